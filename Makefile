@@ -1,0 +1,45 @@
+# `make demo` and `make test` need Python 3.11 and make; Go too, for the tests against a real Vault.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install demo test servers lint bench lock clean
+
+help:            ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(INSTALLED)  ## a virtual environment in .venv, from the locked requirements
+
+$(INSTALLED): requirements-dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install    ## watch keys being born, published, superseded and removed; no outside service
+	@$(BIN)/rotator demo
+
+test: install servers  ## the whole suite; without Go, what needs a real server is skipped and says so
+	$(BIN)/python -m pytest
+
+servers: install  ## build the real servers that the tests run against (about 15 minutes, once)
+	@$(BIN)/python tools/build_servers.py
+
+lint: install    ## ruff, mypy strict, and the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install servers  ## rotations per second and CPU per rotation against a bare loop
+	$(BIN)/python benchmarks/run_once.py
+
+lock:            ## pin the dependencies anew (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet \
+	  pyproject.toml -o requirements.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet \
+	  --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+
+clean:           ## forget the environment and the caches; the built servers stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,118 @@
+"""Every error that rotator raises itself.
+
+    RotatorError
+    ├── ConfigurationError            what the files say cannot be run; lists every problem at once
+    ├── ProviderError
+    │   ├── ProviderCredentialRefused   401, 403: the organisation key
+    │   ├── ProviderRequestRefused      400, 404, 422: this request, whoever asks
+    │   ├── ProviderRateLimited         429: not done; `retry_after` says when
+    │   ├── ProviderUnavailable         not done: nothing was sent, or only a read failed
+    │   └── ProviderOutcomeUnknown      sent, and nobody knows whether it was done
+    └── StoreError
+        ├── StoreCredentialRefused      the login itself, or an expired token that could not be renewed
+        ├── StorePermissionDenied       the policy
+        ├── StoreRequestRefused         400, 413, …: this request, whoever asks
+        ├── StoreMountUnusable          no mount there, or not KV version 2
+        ├── CasMismatch                 somebody else wrote first
+        ├── StoreSealed                 definitely not done
+        ├── StoreUnavailable            a read failed; nothing was changed
+        └── StoreOutcomeUnknown         a write was sent, and nobody knows whether it landed
+
+Adapters turn whatever their library raises into one of these; nothing above an adapter sees another library's
+exception. No message ever holds a key, a token or a request's body.
+"""
+
+from dataclasses import dataclass
+
+
+class RotatorError(Exception):
+    """What failed, in one sentence for a person; `advice` says what that person can do, or is empty."""
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.advice = advice
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a configuration: in which file, at which key ("targets.a.ttl"), and what."""
+
+    file: str
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.key}: {self.message}" if self.key else f"{self.file}: {self.message}"
+
+
+class ConfigurationError(RotatorError):
+    """The configuration cannot be used; `problems` holds all that is wrong with it, not the first only."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+class ProviderError(RotatorError):
+    """The provider did not do what was asked."""
+
+
+class ProviderCredentialRefused(ProviderError):
+    """The organisation key is refused: every target of this provider waits until it is replaced."""
+
+
+class ProviderRequestRefused(ProviderError):
+    """The provider understood the request and will not do it."""
+
+
+class ProviderRateLimited(ProviderError):
+    """Not done, because too much was asked; `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ProviderUnavailable(ProviderError):
+    """Not done: the provider could not be reached, or only a read failed."""
+
+
+class ProviderOutcomeUnknown(ProviderError):
+    """The request was sent; whether it was done is not known."""
+
+
+class StoreError(RotatorError):
+    """The store did not do what was asked."""
+
+
+class StoreCredentialRefused(StoreError):
+    """The login is refused: every target of this store waits until it is mended."""
+
+
+class StorePermissionDenied(StoreError):
+    """Logged in, but the policy does not allow this."""
+
+
+class StoreRequestRefused(StoreError):
+    """The store understood the request and will not do it."""
+
+
+class StoreMountUnusable(StoreError):
+    """There is no KV version 2 mount there."""
+
+
+class CasMismatch(StoreError):
+    """The path's version is not the one this write was meant to follow."""
+
+
+class StoreSealed(StoreError):
+    """The store is sealed: nothing was written, and nothing can be read."""
+
+
+class StoreUnavailable(StoreError):
+    """A read failed; nothing was changed."""
+
+
+class StoreOutcomeUnknown(StoreError):
+    """A write was sent; whether it landed, or will land later, is not known."""

@@ -1,0 +1,56 @@
+"""What happened, as data: one vocabulary that logs, metrics, the command line and the status page share.
+
+Nothing here writes anything. A field's value is never a key, a token or a request's body.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Level(StrEnum):
+    """How an event is meant: info, the world changed; warning, will heal by itself; error, a person is needed."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class What(StrEnum):
+    """The names of all events; their fields are listed in docs/logging.md."""
+
+    KEY_CREATED = "key_created"
+    KEY_PUBLISHED = "key_published"
+    KEY_SHORTENED = "key_shortened"
+    KEY_RESTORED = "key_restored"
+    KEY_EXTENDED = "key_extended"
+    KEY_DELETED = "key_deleted"
+    KEY_ROLLED_BACK = "key_rolled_back"
+    VERSIONS_DESTROYED = "versions_destroyed"
+    KEY_LEFT_BEHIND = "key_left_behind"  # created and not published; a sweep or its own expiry ends it
+    KEY_NOT_TRUSTED = "key_not_trusted"  # the record names a key that was not made for this path
+    PUBLISH_UNSETTLED = "publish_unsettled"
+    PUBLISH_LOST = "publish_lost"  # another writer was first
+    TARGET_FAILED = "target_failed"
+    TARGET_RECOVERED = "target_recovered"
+    TARGET_FOREIGN = "target_foreign"
+    STARTED = "started"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    CONFIGURATION_LOADED = "configuration_loaded"
+    CONFIGURATION_REFUSED = "configuration_refused"
+    ROTATION_REQUESTED = "rotation_requested"
+    CONFIGURATION_WARNING = "configuration_warning"
+    LOGGED_IN = "logged_in"
+    LOGIN_FAILED = "login_failed"
+    UNEXPECTED_ERROR = "unexpected_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened, to one target or (with no target) to the whole."""
+
+    what: What
+    target: str = ""
+    level: Level = Level.INFO
+    fields: Mapping[str, str | int | float | bool] = field(default_factory=dict)

@@ -1,0 +1,345 @@
+"""The words of the domain as values: targets, keys, records, versions, history.
+
+Pure: no I/O, no clock, no randomness, no logger. How a record is written into a version, how a key's name is made
+and read, and what a version of a path means to a target is decided here and nowhere else.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, NoReturn, Self
+from urllib.parse import quote, unquote
+
+RECORD_FIELD = "rotator"
+"""The field of a version in which its record stands."""
+
+
+class Secret:
+    """A text that no repr, str, format, log line or pickle shows; `reveal()` is the only way to it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself, for the one line that sends it."""
+        return self._text
+
+    @property
+    def fingerprint(self) -> str:
+        """The first 16 hex digits of the text's SHA-256: enough to recognise it, useless to call with."""
+        return hashlib.sha256(self._text.encode()).hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        return "Secret(hidden)"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._text.encode(), other._text.encode())
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._text))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret is not pickled")
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC, to the second: how every time is written in records, output and logs."""
+    return moment.astimezone(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
+
+
+def hash_fraction(text: str) -> float:
+    """A number in [0, 1) that is always the same for the same text: jitter that a restart does not change."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class KeyParameters:
+    """What a key may do, as asked of the provider. None is not sent, and so left to the vendor's default."""
+
+    rate_limit: int | None = None  # calls a minute; the vendor's plan overrides it
+    spending_limit: float | None = None  # USD
+    max_usage: int | None = None  # calls in all; -1 is unlimited
+    is_test: bool | None = None
+
+    def asked(self) -> dict[str, int | float | bool]:
+        """Only what is configured, under the vendor's names."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One path that always holds one live key."""
+
+    name: str
+    path: str
+    provider: str
+    store: str
+    field: str
+    fields: Mapping[str, str]
+    parameters: KeyParameters
+    ttl: timedelta
+    renew_before: timedelta
+    grace_period: timedelta
+    jitter: timedelta  # renewed this much before renew_before asks for it; a hash of the name
+    adopt: bool = False
+
+    @property
+    def lead(self) -> timedelta:
+        """How long before its expiry a key of this target is replaced, jitter included."""
+        return self.renew_before + self.jitter
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the parameters as asked: what comes back differs by the vendor's plan and the store's numbers."""
+        asked = {**self.parameters.asked(), "ttl": int(self.ttl.total_seconds())}
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+_NAME = re.compile(
+    r"(?P<owner>[a-z0-9-]{1,8})\.(?P<target>[a-z0-9-]{1,10})\.(?P<place>[a-z2-7]{12})\.(?P<version>[1-9][0-9]{0,7})\.(?P<unique>[a-z2-7]{8})"
+)
+UNIQUE_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
+UNIQUE_LENGTH = 8
+
+
+def place_of(owner: str, location: str) -> str:
+    """Twelve base32 digits for one owner's path; `location` is the store's word for where the path is."""
+    digest = hashlib.sha256(f"{owner}\0{location}".encode()).digest()
+    return base64.b32encode(digest).decode().lower()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyName:
+    """A key's name at the vendor: at most 50 characters, where the vendor's column ends.
+
+    Only `place` decides whose a key is; the two slugs are for the people who read the vendor's list.
+    """
+
+    owner: str
+    target: str
+    place: str
+    version: int  # the version of the path that this key is meant for
+    unique: str  # of this attempt alone, so that a create whose answer was lost can be found again
+
+    def __str__(self) -> str:
+        return f"{self.owner[:8]}.{self.target[:10]}.{self.place}.{self.version}.{self.unique}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """The name's parts, or None where it is not exactly one of ours."""
+        match = _NAME.fullmatch(text)
+        if match is None:
+            return None
+        parts = match.groupdict()
+        return cls(parts["owner"], parts["target"], parts["place"], int(parts["version"]), parts["unique"])
+
+
+# --- keys at the provider --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class VendorKey:
+    """A key as the provider lists it."""
+
+    id: str
+    name: str
+    expires_at: datetime | None  # None: it never expires
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedKey:
+    """A key fresh from the provider: the only answer that ever holds its text."""
+
+    id: str
+    secret: Secret
+    expires_at: datetime | None
+
+
+# --- the record in a version -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a version says of the key it holds."""
+
+    owner: str
+    target: str
+    key_id: str
+    key_name: str
+    issued_at: datetime
+    expires_at: datetime
+    params: str
+    key: str  # the key's fingerprint
+
+    def format(self) -> str:
+        """One line that is readable, and safe in a shell and in an `env` template."""
+        values = {
+            "v": "1",
+            "owner": self.owner,
+            "target": self.target,
+            "key_id": self.key_id,
+            "key_name": self.key_name,
+            "issued_at": timestamp(self.issued_at),
+            "expires_at": timestamp(self.expires_at),
+            "params": self.params,
+            "key": self.key,
+        }
+        return ",".join(f"{name}={quote(value, safe=':').replace('~', '%7E')}" for name, value in values.items())
+
+    @classmethod
+    def parse(cls, text: object) -> Self | None:
+        """The record, or None where the text is not one that we could have written."""
+        if not isinstance(text, str):
+            return None
+        values = {name: unquote(value) for name, _, value in (part.partition("=") for part in text.split(","))}
+        if values.pop("v", None) != "1":
+            return None
+        try:
+            issued_at, expires_at = (datetime.fromisoformat(values.pop(name)) for name in ("issued_at", "expires_at"))
+            if issued_at.tzinfo is None or expires_at.tzinfo is None:
+                return None
+            return cls(issued_at=issued_at, expires_at=expires_at, **values)
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+# --- versions and history, as a store keeps them ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a path. `data` is None when it is deleted or destroyed; it may hold a key, so repr hides it."""
+
+    number: int
+    created_at: datetime
+    data: Mapping[str, Any] | None = field(repr=False)
+    destroyed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """All that a store still knows of a path, oldest version first.
+
+    `current_version` is the store's own counter, 0 when the path is absent; it may name a version that is deleted, or
+    one of which nothing is known. `observed_at` is monotonic seconds, taken before the read that decided the counter.
+    """
+
+    current_version: int
+    versions: tuple[Version, ...]
+    observed_at: float
+
+    @property
+    def current(self) -> Version | None:
+        """The version that applications read; None when the path is absent or nothing is known of that version."""
+        return next((v for v in self.versions if v.number == self.current_version), None)
+
+
+# --- what a version means to a target --------------------------------------------------------------------------------
+
+
+class Standing(StrEnum):
+    """Whose a version is, in the eyes of one target; each a constant reason, shown as it stands."""
+
+    OURS = "ours"
+    UNREADABLE = "unreadable"  # deleted, destroyed, or pushed out of the history
+    NO_RECORD = "no-record"  # somebody else's data, or a `kv put` over ours
+    OTHER_OWNER = "other-owner"
+    OTHER_TARGET = "other-target"  # a copy of another configured target's
+    HAND_EDITED = "hand-edited"  # our record, beside a key that is not the one it describes
+
+    @property
+    def foreign(self) -> bool:
+        """True when the data is readable and not ours."""
+        return self not in (Standing.OURS, Standing.UNREADABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One version, read by one target: whose it is, and which key it holds. It holds no key text."""
+
+    number: int
+    created_at: datetime
+    standing: Standing
+    record: Record | None  # only when it is ours
+    as_configured: bool  # the parameters asked for, the field and the extra fields are what the configuration says
+    foreign_fields: frozenset[str]  # neither the key, nor its record, nor a configured extra field
+
+    @property
+    def key_id(self) -> str | None:
+        """The id of the key of ours that this version holds."""
+        return self.record.key_id if self.record else None
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a target must know of its surroundings to tell its own versions and keys from others'."""
+
+    owner: str
+    places: frozenset[str]  # this path's, under `owner` and under each of the former owners
+    place: str  # under `owner`
+    owners: frozenset[str]  # `owner` and the former ones
+    neighbours: frozenset[str]  # the names of the other configured targets
+
+    def owns(self, name: str) -> bool:
+        """True when a key's name at the vendor says that it was made for this very path."""
+        parsed = KeyName.parse(name)
+        return parsed is not None and parsed.place in self.places
+
+
+def read_version(version: Version, target: Target, scope: Scope) -> Entry:
+    """What one version means to a target.
+
+    A version holds a key exactly if one of its fields has the fingerprint that its record names. That field is looked
+    for, not assumed, so that a target whose `field` was renamed still knows its key.
+    """
+
+    def entry(standing: Standing, holder: str | None = None) -> Entry:
+        ours = {RECORD_FIELD, target.field if holder is None else holder, *target.fields}
+        data = version.data or {}
+        return Entry(
+            version.number,
+            version.created_at,
+            standing,
+            record if standing is Standing.OURS else None,
+            as_configured=record is not None
+            and record.params == target.fingerprint
+            and holder == target.field
+            and all(data.get(name) == value for name, value in target.fields.items()),
+            foreign_fields=frozenset(data) - ours,
+        )
+
+    record = Record.parse(version.data.get(RECORD_FIELD)) if version.data else None
+    if version.data is None:
+        return entry(Standing.UNREADABLE)
+    if record is None:
+        return entry(Standing.NO_RECORD)
+    if record.owner not in scope.owners:
+        return entry(Standing.OTHER_OWNER)
+    if record.target != target.name and record.target in scope.neighbours:
+        return entry(Standing.OTHER_TARGET)
+    names = sorted(version.data, key=lambda name: name != target.field)  # the configured field first
+    holder = next((name for name in names if _fingerprint(version.data[name]) == record.key), None)
+    if holder is None or (holder != target.field and target.field in version.data):
+        return entry(Standing.HAND_EDITED)
+    return entry(Standing.OURS, holder)
+
+
+def _fingerprint(value: object) -> str | None:
+    return Secret(value).fingerprint if isinstance(value, str) else None
+
+
+def compose(target: Target, record: Record, secret: Secret, carried: Mapping[str, Any]) -> dict[str, Any]:
+    """A version's data: what is carried over, the target's own fields, the key, and its record."""
+    return {**carried, **target.fields, target.field: secret.reveal(), RECORD_FIELD: record.format()}

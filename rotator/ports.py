@@ -1,0 +1,128 @@
+"""The edges of the core: what it asks of a provider, a store, time, a budget and whoever listens.
+
+The docstrings here are the contract; one contract suite tries it on every store. No implementation lives here, and
+no library of anybody else's is named.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from rotator.events import Event
+from rotator.model import CreatedKey, History, KeyParameters, VendorKey, Version
+
+
+class Provider(Protocol):
+    """Issues keys.
+
+    Each method is one request, `pages` one a page. Every one may raise `ProviderCredentialRefused`,
+    `ProviderRequestRefused`, `ProviderRateLimited` or `ProviderUnavailable`: it was not done. Those that change
+    something may raise `ProviderOutcomeUnknown` too. None takes longer than a bound of the implementation's own, and
+    none that changes something is repeated inside it. Safe to be called by many threads.
+    """
+
+    def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
+        """Create one key. An answer that lacks its id or its text is an unknown outcome: the key may exist."""
+
+    def pages(self) -> Iterator[Sequence[VendorKey]]:
+        """Every unrevoked key of the organisation, a page at a time; expired ones may be among them.
+
+        The list is complete only when the iterator ends without an error; keys created or removed meanwhile may be
+        missing or there twice.
+        """
+
+    def retrieve(self, key_id: str) -> VendorKey | None:
+        """One key, or None when it is unknown or revoked."""
+
+    def set_expiry(self, key_id: str, expires_at: datetime) -> bool:
+        """Let the key expire at that time, earlier or later than it would; False when there is no such key."""
+
+    def delete(self, key_id: str) -> None:
+        """Revoke the key now. One that is gone already is a success."""
+
+
+class Store(Protocol):
+    """Keeps versioned data under paths, with compare-and-set.
+
+    Paths are relative to what the store was configured with. Every method may raise `StoreCredentialRefused`,
+    `StorePermissionDenied`, `StoreMountUnusable` or `StoreSealed`: nothing was done. Those that only read may raise
+    `StoreUnavailable`. None takes longer than a bound of the implementation's own. Safe to be called by many threads.
+    """
+
+    def location(self, path: str) -> str:
+        """A text that this path, in this very store, shares with no other path of any store, and keeps for life."""
+
+    def history(self, path: str) -> History:
+        """All that is known of the path; empty with current version 0 when it is absent.
+
+        `current_version` and the current version's data belong to one moment, not earlier than `observed_at`.
+        """
+
+    def prove(self, path: str, data: Mapping[str, Any]) -> None:
+        """Return only if `write` with data of this shape and size would be allowed and taken; change nothing.
+
+        Raises `StoreRequestRefused`, `StoreUnavailable`, or one of the errors named above.
+        """
+
+    def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
+        """Append a version, if the current version is still `cas`; 0 when the path must be absent. Sent once.
+
+        Raises `CasMismatch`, `StoreRequestRefused`: definitely not written. `StoreOutcomeUnknown`: anything else.
+        """
+
+    def destroy(self, path: str, versions: Sequence[int]) -> None:
+        """Make the data of these versions unreadable for ever; those that are gone already are no error.
+
+        Raises `StoreOutcomeUnknown` when it is not known whether it was done.
+        """
+
+
+class Clock(Protocol):
+    """All time there is."""
+
+    def now(self) -> datetime:
+        """The wall clock, in UTC. It may jump."""
+
+    def monotonic(self) -> float:
+        """Seconds that only grow, for measuring; their zero means nothing."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait that long."""
+
+
+class Budget(Protocol):
+    """How many requests a provider may still be sent; shared by all who send them."""
+
+    def take(self, needed_by: datetime) -> None:
+        """Wait for the right to send one request. Who needs it soonest is let go first."""
+
+    def pause(self, seconds: float) -> None:
+        """The provider said that it was too much: nobody sends anything for that long."""
+
+
+class Listener(Protocol):
+    """Is told what happened: logs, metrics, the command line, the demo's table."""
+
+    def __call__(self, event: Event) -> None:
+        """Take note. Must not raise, and must not wait."""
+
+
+class Meter(Protocol):
+    """Is told of every request that an adapter sent. Must not raise, and must not wait."""
+
+    def __call__(self, operation: str, outcome: str, seconds: float) -> None:
+        """`outcome` is an HTTP status, or one constant word where there was none ("timeout", "connection")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """All the effects that the work on one target can have."""
+
+    provider: Provider
+    store: Store
+    budget: Budget
+    clock: Clock
+    rng: random.Random
+    tell: Listener

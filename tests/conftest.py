@@ -1,0 +1,50 @@
+"""Fixtures that many tests use, and CI's rule that nothing is skipped unnoticed."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import support.vault as vaults
+from support.vault import RaftVault, VaultServer
+
+
+@pytest.fixture(scope="session")
+def vault() -> Iterator[VaultServer]:
+    """A real Vault, shared by all tests: take a mount of your own from it."""
+    if vaults.ADDRESS_VARIABLE not in os.environ and not vaults.find_vault():
+        pytest.skip(vaults.NO_VAULT)
+    with vaults.dev_vault() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def raft_vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], RaftVault]]:
+    """Makes real Vaults that may be broken; they end with the module that asked for them."""
+    if not vaults.find_vault():
+        pytest.skip(vaults.NO_VAULT)
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(vaults.raft_vault(tmp_path_factory.mktemp("raft-vault")))
+
+
+def unexpected_skips(config: pytest.Config) -> list[str]:
+    """The skipped tests that CI does not allow; none elsewhere than in CI."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") != "true" or reporter is None:
+        return []
+    lines = (Path(__file__).parent / "allowed-skips.txt").read_text().splitlines()
+    allowed = {line.partition("#")[0].strip() for line in lines}
+    return [report.nodeid for report in reporter.stats.get("skipped", []) if report.nodeid not in allowed]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if unexpected_skips(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if skips := unexpected_skips(config):
+        terminalreporter.section("CI does not allow these skips (tests/allowed-skips.txt)", red=True)
+        for nodeid in skips:
+            terminalreporter.line(nodeid)

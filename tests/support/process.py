@@ -1,0 +1,92 @@
+"""Programs that the tests start and stop, on loopback and within bounds. Nothing here knows which program it is."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import httpx
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    """Return once `condition` holds; that nobody listens yet means "not yet". Raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(httpx.TransportError):
+            if condition():
+                return
+        time.sleep(0.02)
+    raise TimeoutError(f"waited {seconds} s in vain for {what}")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports to listen on; below those of outgoing connections, so that one stays free while its server is stopped."""
+    ports: list[int] = []
+    with ExitStack() as stack:
+        while len(ports) < count:
+            port = random.randrange(20_000, 32_000)
+            probe = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                ports.append(port)
+    return ports
+
+
+class Process:
+    """One program, to be started and stopped repeatedly. `folder` gets its output and is its HOME."""
+
+    def __init__(self, command: Sequence[str], folder: Path) -> None:
+        self._command = command
+        self._folder = folder
+        self._running: subprocess.Popen[bytes] | None = None
+
+    def start(self, is_ready: Callable[[], bool]) -> None:
+        """Start it and wait until it is ready. What it said last is noted on the error if it does not come to that."""
+        output = self._folder / "output.log"
+        with output.open("ab") as log:
+            self._running = running = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Nothing of the developer's own, such as VAULT_* variables or a ~/.vault-token.
+                env={"PATH": os.environ["PATH"], "HOME": str(self._folder)},
+            )
+
+        def is_ready_yet() -> bool:
+            if running.poll() is not None:
+                raise RuntimeError(f"{self._command[0]} ended at once, with status {running.returncode}")
+            return is_ready()
+
+        try:
+            wait_until(is_ready_yet, f"{self._command[0]} to be ready")
+        except (RuntimeError, TimeoutError) as error:
+            self.kill()
+            error.add_note("\n".join(output.read_text().splitlines()[-20:]))
+            raise
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        if self._running:
+            self._running.send_signal(number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._running:
+            self._running.kill()
+            self._running.wait()
+            self._running = None
+
+    def stop(self) -> None:
+        """Ask it to end, frozen or not; end it if it has not within ten seconds."""
+        self.signal(signal.SIGTERM)
+        self.signal(signal.SIGCONT)
+        if self._running:
+            with suppress(subprocess.TimeoutExpired):
+                self._running.wait(10)
+        self.kill()

@@ -1,0 +1,199 @@
+"""Real Vault servers for the tests, and the few things that many tests ask of one.
+
+It talks plain HTTP through httpx, not hvac, so that what checks the store shares no code with it.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from support.process import Process, free_ports, wait_until
+from tools.build_servers import VAULT
+
+ADDRESS_VARIABLE = VAULT.address_variable
+TOKEN_VARIABLE = "ROTATOR_TEST_VAULT_TOKEN"
+NO_VAULT = f"no Vault: set {ADDRESS_VARIABLE}, put vault on PATH, or install Go and run `make servers`"
+
+
+def find_vault() -> Path | None:
+    """The Vault program: on PATH, or else our own build."""
+    if on_path := shutil.which("vault"):
+        return Path(on_path)
+    built = VAULT.folder / "vault"
+    return built if built.exists() else None
+
+
+def vault_program() -> Path:
+    """The same, where there must be one. Raises FileNotFoundError."""
+    if program := find_vault():
+        return program
+    raise FileNotFoundError(NO_VAULT)
+
+
+class VaultServer:
+    """A Vault that answers at `address`. Its helpers act as root, and raise httpx.HTTPStatusError when refused."""
+
+    def __init__(self, address: str, root_token: str) -> None:
+        self.address = address
+        self.root_token = root_token
+        self._client = httpx.Client(base_url=f"{address}/v1/", timeout=10, trust_env=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def request(self, method: str, path: str, json: object = None, token: str | None = None) -> httpx.Response:
+        """Ask for `path` (what follows /v1/), as root unless `token` is given; returns any answer, refusals too."""
+        headers = {"X-Vault-Token": self.root_token if token is None else token}
+        return self._client.request(method, path, json=json, headers=headers)
+
+    def _data(self, method: str, path: str, json: object = None) -> Any:
+        return self.request(method, path, json).raise_for_status().json()
+
+    def new_mount(self, version: int = 2) -> str:
+        """A KV mount that no other test uses."""
+        mount = f"kv-{secrets.token_hex(4)}"
+        self.request(
+            "POST", f"sys/mounts/{mount}", {"type": "kv", "options": {"version": str(version)}}
+        ).raise_for_status()
+        if version == 2:  # it answers 400 while it prepares itself in the background
+            wait_until(lambda: self.request("GET", f"{mount}/config").is_success, f"the mount {mount} to be usable")
+        return mount
+
+    def new_policy(self, hcl: str) -> str:
+        """A policy that no other test uses."""
+        name = f"test-{secrets.token_hex(4)}"
+        self.request("PUT", f"sys/policies/acl/{name}", {"policy": hcl}).raise_for_status()
+        return name
+
+    def policy_token(self, hcl: str, **parameters: object) -> str:
+        """A token with that policy alone, without `default`; `parameters` as in auth/token/create, such as ttl="2s"."""
+        wanted = {"policies": [self.new_policy(hcl)], "no_default_policy": True, "no_parent": True, **parameters}
+        token: str = self._data("POST", "auth/token/create", wanted)["auth"]["client_token"]
+        return token
+
+    def approle(self, hcl: str, **parameters: object) -> tuple[str, str]:
+        """Role id and secret id of an AppRole with that policy and `default`; `parameters` as in auth/approle/role."""
+        if "approle/" not in self._data("GET", "sys/auth")["data"]:
+            self.request("POST", "sys/auth/approle", {"type": "approle"}).raise_for_status()
+        policy = self.new_policy(hcl)
+        role = f"auth/approle/role/{policy}"
+        self.request("POST", role, {"token_policies": [policy], **parameters}).raise_for_status()
+        role_id: str = self._data("GET", f"{role}/role-id")["data"]["role_id"]
+        secret_id: str = self._data("POST", f"{role}/secret-id")["data"]["secret_id"]
+        return role_id, secret_id
+
+
+class RaftVault(VaultServer):
+    """A single Vault with storage that survives, to be sealed, stopped, killed and frozen; made by `raft_vault`."""
+
+    def __init__(self, program: Path, folder: Path) -> None:
+        port, cluster_port = free_ports(2)
+        super().__init__(f"http://127.0.0.1:{port}", root_token="")
+        storage = folder / "raft"
+        storage.mkdir()
+        config = folder / "vault.hcl"
+        config.write_text(
+            f"""
+            disable_mlock = true
+            api_addr      = "{self.address}"
+            cluster_addr  = "http://127.0.0.1:{cluster_port}"
+            listener "tcp" {{
+              address         = "127.0.0.1:{port}"
+              cluster_address = "127.0.0.1:{cluster_port}"
+              tls_disable     = true
+            }}
+            storage "raft" {{
+              path                   = "{storage}"
+              node_id                = "only"
+              performance_multiplier = 1  # elect a leader in one second, not in five
+            }}
+            """
+        )
+        self._process = Process([str(program), "server", f"-config={config}"], folder)
+        self._unseal_key = ""
+
+    def __exit__(self, *_: object) -> None:
+        self._process.stop()
+        super().__exit__()
+
+    def initialise(self) -> None:
+        """Make the storage, once; the server must be started, and is sealed still."""
+        answer = self._data("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
+        self.root_token, self._unseal_key = answer["root_token"], answer["keys"][0]
+
+    def start(self) -> None:
+        """Start it: sealed, at the same address, with the storage it had."""
+        self._process.start(lambda: self.request("GET", "sys/seal-status").is_success)
+
+    def stop(self) -> None:
+        """Ask it to end, and wait for it."""
+        self._process.stop()
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self._process.kill()
+
+    def freeze(self) -> None:
+        """Let it stand still: connections are accepted, by the kernel, and nothing is answered."""
+        self._process.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on, with all that was sent to it meanwhile."""
+        self._process.signal(signal.SIGCONT)
+
+    def seal(self) -> None:
+        """Seal it: everything is answered with 503 from now on."""
+        self.request("PUT", "sys/seal").raise_for_status()
+
+    def unseal(self) -> None:
+        """Unseal it, and wait until it is active."""
+        self.request("PUT", "sys/unseal", {"key": self._unseal_key}).raise_for_status()
+        wait_until(lambda: self.request("GET", "sys/health").status_code == httpx.codes.OK, "Vault to become active")
+
+
+@contextmanager
+def dev_vault() -> Iterator[VaultServer]:
+    """The running Vault that the environment names, or one of our own in memory, which ends with this context.
+
+    Raises FileNotFoundError if there is neither. Kubernetes auth can be enabled in it.
+    """
+    if address := os.environ.get(ADDRESS_VARIABLE):
+        with VaultServer(address.rstrip("/"), os.environ[TOKEN_VARIABLE]) as server:
+            yield server
+        return
+    program = vault_program()
+    with tempfile.TemporaryDirectory(prefix="vault-") as folder:
+        [port] = free_ports(1)
+        command = [str(program), "server", "-dev", "-dev-no-store-token", "-dev-root-token-id=root"]
+        command.append(f"-dev-listen-address=127.0.0.1:{port}")
+        if (plugins := program.parent / "plugins").is_dir():  # our build; a release has the plugin built in
+            command.append(f"-dev-plugin-dir={plugins}")
+        process = Process(command, Path(folder))
+        with VaultServer(f"http://127.0.0.1:{port}", "root") as server:
+            try:
+                # The last thing that a dev server does on its way up is to mount secret/.
+                process.start(lambda: server.request("GET", "secret/config").is_success)
+                yield server
+            finally:
+                process.stop()
+
+
+@contextmanager
+def raft_vault(folder: Path) -> Iterator[RaftVault]:
+    """A Vault of our own with its storage in `folder`, unsealed. Raises FileNotFoundError if there is no program."""
+    with RaftVault(vault_program(), folder) as server:
+        server.start()
+        server.initialise()
+        server.unseal()
+        yield server

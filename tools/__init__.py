@@ -1,0 +1,1 @@
+"""What builds and checks this project; not part of what is installed."""
