@@ -1,0 +1,77 @@
+"""How many requests a minute a provider is sent, and who goes first.
+
+A sliding window, not a bucket that refills: after a full burst a bucket lets nearly twice the limit through within
+one minute, and it is the vendor who counts.
+"""
+
+import heapq
+import itertools
+import threading
+from collections import deque
+from datetime import datetime
+
+from rotator.errors import ProviderUnavailable
+from rotator.ports import Clock
+
+WINDOW = 61.0
+"""Seconds: a little over the vendor's minute, because requests do not travel equally fast."""
+
+
+class SlidingWindow:
+    """A `ports.Budget` that is shared by all threads of this process that talk to one provider."""
+
+    def __init__(self, requests_per_minute: int, clock: Clock) -> None:
+        self.limit = requests_per_minute
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._sent: deque[float] = deque()
+        self._waiting: list[tuple[datetime, int]] = []
+        self._tickets = itertools.count()
+        self._paused_until = float("-inf")
+        self._closing = False
+
+    def take(self, needed_by: datetime) -> None:
+        """Wait for the right to send one request; the soonest `needed_by` is let go first.
+
+        Raises `ProviderUnavailable` when it would have to wait after `close`: nothing was sent.
+        """
+        ticket = (needed_by, next(self._tickets))
+        with self._lock:
+            heapq.heappush(self._waiting, ticket)
+        while True:
+            with self._lock:
+                now = self._clock.monotonic()
+                delay = self._delay(now)
+                if delay <= 0 and self._waiting[0] == ticket:
+                    heapq.heappop(self._waiting)
+                    self._sent.append(now)
+                    return
+                if self._closing:
+                    self._waiting.remove(ticket)
+                    heapq.heapify(self._waiting)
+                    raise ProviderUnavailable("rotator is stopping; the request was not sent")
+            # Whoever is not first sleeps as long: until then nobody can be let go, and then the order may be another.
+            self._clock.sleep(max(delay, 0.01))
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody go for that long: the provider said that it was too much."""
+        with self._lock:
+            self._paused_until = max(self._paused_until, self._clock.monotonic() + seconds)
+
+    def close(self) -> None:
+        """From now on nobody waits: what cannot be sent at once is refused."""
+        with self._lock:
+            self._closing = True
+
+    def used(self) -> float:
+        """The share of the last minute's limit that was used."""
+        with self._lock:
+            self._delay(self._clock.monotonic())
+            return len(self._sent) / self.limit
+
+    def _delay(self, now: float) -> float:
+        while self._sent and self._sent[0] <= now - WINDOW:
+            self._sent.popleft()
+        full = len(self._sent) >= self.limit
+        opens = self._sent[len(self._sent) - self.limit] + WINDOW if full else now
+        return max(opens, self._paused_until) - now

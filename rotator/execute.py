@@ -1,0 +1,436 @@
+"""Does what the plan says, for one target at a time: observe, plan, act, observe again.
+
+The order of effects is the protocol of docs/architecture.md; each step says which promise it keeps. All effects go
+through `ports`; nothing here decides whether something is due, and nothing here outlives the process but what is in
+the store and at the provider.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from rotator.errors import (
+    ProviderCredentialRefused,
+    ProviderError,
+    ProviderOutcomeUnknown,
+    ProviderRateLimited,
+    ProviderRequestRefused,
+    ProviderUnavailable,
+    RotatorError,
+    StoreError,
+    StoreOutcomeUnknown,
+    StoreUnavailable,
+)
+from rotator.events import Event, Level, What
+from rotator.model import (
+    UNIQUE_ALPHABET,
+    UNIQUE_LENGTH,
+    CreatedKey,
+    History,
+    KeyName,
+    Record,
+    Scope,
+    Secret,
+    Standing,
+    Target,
+    VendorKey,
+    compose,
+    place_of,
+    read_version,
+    timestamp,
+)
+from rotator.plan import (
+    SCHEDULED,
+    TOLERANCE,
+    Action,
+    Observation,
+    Order,
+    Plan,
+    Reason,
+    Retire,
+    Rotate,
+    Seen,
+    SetExpiry,
+    Superseded,
+    plan,
+    seen_after,
+    to_confirm,
+)
+from rotator.ports import Ports
+from rotator.publish import publish
+
+MAX_AGE = 5.0
+"""Seconds (monotonic) after which an observation is not acted on any more."""
+
+PLACEHOLDER = Secret("x" * 128)
+"""As long as a key may well be: a body that is refused for its size is to be refused before a key exists."""
+
+_PROVIDER_OUT = (ProviderCredentialRefused, ProviderRateLimited, ProviderUnavailable)
+"""After one of these, nothing else that this pass could ask of the provider would be done either."""
+
+TIDYING = datetime.max.replace(tzinfo=UTC)
+"""How urgent work is that no served key waits for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of one pass over a target. `plan` is the last one made; None when nothing could be observed."""
+
+    target: Target
+    plan: Plan | None
+    error: RotatorError | None = None
+    rotated: bool = False  # by us, in this pass
+
+
+class Executor:
+    """Works on the targets of one provider and one store. Safe to be used by many threads, one a target at a time."""
+
+    def __init__(self, owner: str, former_owners: frozenset[str], names: frozenset[str], ports: Ports) -> None:
+        """`names` are those of all configured targets, whatever their store."""
+        self._owner = owner
+        self._owners = frozenset({owner}) | former_owners
+        self._names = names
+        self._ports = ports
+        self._scopes: dict[str, Scope] = {}
+        self._seen: dict[str, Mapping[str, Seen]] = {}
+
+    # --- observe ---------------------------------------------------------------------------------------------------
+
+    def scope(self, target: Target) -> Scope:
+        """Which names and records are this target's own. Raises what `Store.location` raises."""
+        if target.name not in self._scopes:
+            location = self._ports.store.location(target.path)
+            self._scopes[target.name] = Scope(
+                owner=self._owner,
+                places=frozenset(place_of(owner, location) for owner in self._owners),
+                place=place_of(self._owner, location),
+                owners=self._owners,
+                neighbours=self._names - {target.name},
+            )
+        return self._scopes[target.name]
+
+    def observe(self, target: Target) -> Observation:
+        """Read the store; of the provider, only what this process has seen before. Raises `StoreError`."""
+        scope = self.scope(target)
+        history = self._ports.store.history(target.path)
+        held = {entry.key_id for version in history.versions if (entry := read_version(version, target, scope))}
+        seen = {key_id: seen for key_id, seen in self._seen.get(target.name, {}).items() if key_id in held}
+        self._seen[target.name] = seen
+        return Observation(target, scope, history, seen)
+
+    def confirm(self, observation: Observation) -> Observation:
+        """Look up at the provider what the plan needs to know of it. Raises `ProviderError`."""
+        for record in to_confirm(observation):
+            self._ports.budget.take(record.expires_at)
+            observation = self._note(observation, record.key_id, self._ports.provider.retrieve(record.key_id))
+        return observation
+
+    def _note(self, observation: Observation, key_id: str, key: VendorKey | None) -> Observation:
+        observation = seen_after(observation, key_id, key)
+        self._seen[observation.target.name] = observation.vendor
+        return observation
+
+    # --- one pass --------------------------------------------------------------------------------------------------
+
+    def reconcile(self, target: Target, order: Order = SCHEDULED, roll_out_at: datetime | None = None) -> Report:
+        """Do all that is due for one target. Errors end what they concern and are reported, never raised.
+
+        Each action is tried once a pass: what fails waits for the caller's backoff, and what succeeds without showing
+        (a vendor that ignores a PATCH) cannot keep us here.
+        """
+        clock = self._ports.clock
+        observation: Observation | None = None
+        made: Plan | None = None
+        error: RotatorError | None = None
+        rotated = False
+        tried: set[object] = set()
+        paid = False  # the budget has let one request go, and it has not been sent yet
+        try:
+            while True:
+                if observation is None or self._too_old(observation):
+                    observation = self.observe(target)
+                    try:
+                        observation = self.confirm(observation)
+                    except ProviderError as failure:
+                        error = error or failure
+                made = plan(observation, clock.now(), order, roll_out_at)
+                action = next((action for action in made.actions if _identity(action) not in tried), None)
+                if action is None:
+                    break
+                if not paid:
+                    self._ports.budget.take(_needed_by(action, made))
+                    paid = True
+                    if self._too_old(observation):
+                        continue
+                elif self._too_old(observation):
+                    raise StoreUnavailable(
+                        f"reading {target.path} took longer than {MAX_AGE:.0f} s, and nothing is done on old knowledge",
+                        "Look at the store's latency. The served key is left as it is; the next try follows.",
+                    )
+                tried.add(_identity(action))
+                paid = False
+                try:
+                    if isinstance(action, Rotate):
+                        observation, rotated = self._rotate(observation, action, order)
+                        order = replace(order, rotate=False, adopt=False)
+                    elif isinstance(action, SetExpiry):
+                        observation = self._set_expiry(observation, action, order)
+                    else:
+                        observation = self._retire(observation, action, order)
+                except _PROVIDER_OUT as failure:
+                    error = error or failure
+                    break
+                except RotatorError as failure:
+                    error = error or failure
+                    observation = None  # what else is due may still be possible
+        except StoreError as failure:
+            error = error or failure
+        return Report(target, made, error, rotated)
+
+    def _too_old(self, observation: Observation) -> bool:
+        return self._ports.clock.monotonic() - observation.history.observed_at > MAX_AGE
+
+    # --- rotate ----------------------------------------------------------------------------------------------------
+
+    def _rotate(self, observation: Observation, action: Rotate, order: Order) -> tuple[Observation | None, bool]:
+        """Prove, create, publish. Returns what is known now (None: look again), and whether our key is served."""
+        target = observation.target
+        ports = self._ports
+        now = ports.clock.now().replace(microsecond=0)
+        asked = now + target.ttl
+        unique = "".join(ports.rng.choice(UNIQUE_ALPHABET) for _ in range(UNIQUE_LENGTH))
+        name = str(KeyName(self._owner, target.name, observation.scope.place, action.base + 1, unique))
+        record = Record(
+            self._owner, target.name, "x" * 64, name, now, asked, target.fingerprint, PLACEHOLDER.fingerprint
+        )
+        carried = _carried(observation)
+
+        # Nothing is minted in vain: first it is made sure that the store would take it.
+        ports.store.prove(target.path, compose(target, record, PLACEHOLDER, carried))
+        try:
+            created = ports.provider.create(name, target.parameters, asked)
+        except ProviderOutcomeUnknown:
+            self._remove_stray(target, name)
+            raise
+        self._tell(What.KEY_CREATED, observation, order, created.id, name, reason=action.reason)
+        expires_at = self._believe(observation, created, name, asked)
+        record = replace(record, key_id=created.id, expires_at=expires_at, key=created.secret.fingerprint)
+
+        observed_at = ports.clock.monotonic()
+        try:
+            data = compose(target, record, created.secret, carried)
+            version = publish(ports.store, ports.clock, target, observation.scope, data, action.base, created.id)
+        except StoreOutcomeUnknown as error:
+            # It may still land, so it may yet be served: only a sweep may judge it.
+            self._left_behind(target, created.id, name, error)
+            raise
+        except StoreError:
+            self._discard(target, created.id, name)
+            raise
+        if version is None:
+            ports.tell(Event(What.PUBLISH_LOST, target.name, Level.INFO, {"version": action.base + 1}))
+            self._discard(target, created.id, name)
+            return None, False
+        self._tell(
+            What.KEY_PUBLISHED,
+            observation,
+            order,
+            created.id,
+            name,
+            reason=action.reason,
+            version=version.number,
+            expires_at=timestamp(expires_at),
+        )
+        history = History(version.number, (*observation.history.versions, version), observed_at)
+        published = replace(observation, history=history)
+        return self._note(published, created.id, VendorKey(created.id, name, expires_at)), True
+
+    def _believe(self, observation: Observation, created: CreatedKey, name: str, asked: datetime) -> datetime:
+        """When the key really expires: as answered if that is earlier than asked; later is put right at the vendor."""
+        answered = created.expires_at
+        try:
+            if answered is None or answered > asked + TOLERANCE:
+                self._ports.budget.take(asked)
+                self._ports.provider.set_expiry(created.id, asked)
+                return asked
+            if answered <= self._ports.clock.now():
+                raise ProviderRequestRefused(
+                    f"asked for a key that lives until {timestamp(asked)}, the provider made one that expired at "
+                    f"{timestamp(answered)}",
+                    "Compare this machine's clock and the provider's.",
+                )
+        except ProviderError:
+            self._discard(observation.target, created.id, name)
+            raise
+        return min(asked, answered)
+
+    def _discard(self, target: Target, key_id: str, name: str) -> None:
+        """Remove a key that this process created, and that can never be served."""
+        try:
+            self._ports.budget.take(TIDYING)
+            self._ports.provider.delete(key_id)
+        except ProviderError as error:
+            self._left_behind(target, key_id, name, error)
+            return
+        fields = {"key_id": key_id, "key_name": name, "reason": "unpublished"}
+        self._ports.tell(Event(What.KEY_DELETED, target.name, Level.INFO, fields))
+
+    def _remove_stray(self, target: Target, name: str) -> None:
+        """A create was sent and not answered: if a key of this attempt's own name exists, remove it."""
+        try:
+            for key in self.listed():
+                if key.name == name:
+                    self._discard(target, key.id, name)
+        except ProviderError as error:
+            self._left_behind(target, "unknown", name, error)
+
+    def _left_behind(self, target: Target, key_id: str, name: str, error: RotatorError) -> None:
+        fields = {"key_id": key_id, "key_name": name, "error": error.message}
+        self._ports.tell(Event(What.KEY_LEFT_BEHIND, target.name, Level.WARNING, fields))
+
+    def listed(self) -> tuple[VendorKey, ...]:
+        """The provider's whole list; a page costs one request. Raises `ProviderError`: then it proves nothing."""
+        keys: list[VendorKey] = []
+        pages = self._ports.provider.pages()
+        while True:
+            self._ports.budget.take(TIDYING)
+            page = next(pages, None)
+            if page is None:
+                return tuple(keys)
+            keys.extend(page)
+
+    # --- the other keys --------------------------------------------------------------------------------------------
+
+    def _set_expiry(self, observation: Observation, action: SetExpiry, order: Order) -> Observation:
+        record = action.record
+        try:
+            found = self._ports.provider.set_expiry(record.key_id, action.until)
+        except ProviderRequestRefused:
+            if action.reason is not Reason.RESTORED:
+                raise
+            found = False  # a served key that cannot be restored is replaced, like one that is gone
+        if found:
+            what = What.KEY_RESTORED if action.reason is Reason.RESTORED else What.KEY_SHORTENED
+            until = timestamp(action.until)
+            self._tell(what, observation, order, record.key_id, record.key_name, reason=action.reason, expires_at=until)
+        key = VendorKey(record.key_id, record.key_name, action.until) if found else None
+        return self._note(observation, record.key_id, key)
+
+    def _retire(self, observation: Observation, action: Retire, order: Order) -> Observation | None:
+        """Destroy, look again, delete: once its versions are gone, nobody can roll the path back to the key."""
+        target, key = observation.target, action.key
+        numbers = [version.number for version in key.versions if not version.foreign_fields]
+        if numbers:
+            self._ports.store.destroy(target.path, numbers)
+            versions = ",".join(map(str, numbers))
+            self._tell(
+                What.VERSIONS_DESTROYED,
+                observation,
+                order,
+                key.key_id,
+                key.record.key_name,
+                reason=action.reason,
+                versions=versions,
+            )
+        after = self.observe(target)
+        current = next((entry for entry in after.entries() if entry.number == after.history.current_version), None)
+        if current is None or current.standing is not Standing.OURS or current.key_id == key.key_id:
+            return None
+        self._ports.provider.delete(key.key_id)
+        self._tell(What.KEY_DELETED, observation, order, key.key_id, key.record.key_name, reason=action.reason)
+        return self._note(after, key.key_id, None)
+
+    def _tell(
+        self,
+        what: What,
+        observation: Observation,
+        order: Order,
+        key_id: str,
+        key_name: str,
+        **fields: str | int,
+    ) -> None:
+        asked = {"by": order.by, **({"note": order.note} if order.note else {})}
+        self._ports.tell(
+            Event(
+                what, observation.target.name, Level.INFO, {"key_id": key_id, "key_name": key_name, **fields, **asked}
+            )
+        )
+
+    # --- on a person's word ----------------------------------------------------------------------------------------
+
+    def roll_back(self, target: Target, order: Order) -> Report:
+        """Serve the previous key again, if it still works; if it turns out not to, rotate."""
+        try:
+            observation = self.confirm(self.observe(target))
+            made = plan(observation, self._ports.clock.now())
+            previous = max(made.superseded, key=lambda key: key.versions[-1].number, default=None)
+            if made.current is None or previous is None:
+                raise StoreUnavailable(
+                    f"{target.path} holds no previous key of ours to go back to",
+                    f"`rotator rotate {target.name}` makes a new one.",
+                )
+            return self._serve_again(observation, previous, order)
+        except RotatorError as error:
+            return Report(target, None, error)
+
+    def _serve_again(self, observation: Observation, previous: Superseded, order: Order) -> Report:
+        target, record = observation.target, previous.record
+        ports = self._ports
+        seen = observation.vendor[record.key_id].key
+        if seen is None or not observation.scope.owns(seen.name) or record.expires_at <= ports.clock.now():
+            why = "is gone" if seen is None else "has expired" if observation.scope.owns(seen.name) else "is not ours"
+            raise ProviderRequestRefused(
+                f"the previous key {record.key_id} {why}; the served key was left as it is",
+                f"`rotator rotate {target.name}` makes a new one.",
+            )
+        version = next(v for v in observation.history.versions if v.number == previous.versions[-1].number)
+        assert version.data is not None  # noqa: S101 - an entry with a record has data
+        secret = next(
+            Secret(value)
+            for value in version.data.values()
+            if isinstance(value, str) and Secret(value).fingerprint == record.key
+        )
+        # Its old expiry first: a served key must never be one that is on its way out.
+        ports.budget.take(record.expires_at)
+        if not ports.provider.set_expiry(record.key_id, record.expires_at):
+            raise ProviderRequestRefused(f"the previous key {record.key_id} is gone; the served key was left as it is")
+        observation = self._note(observation, record.key_id, VendorKey(seen.id, seen.name, record.expires_at))
+        data = compose(target, record, secret, _carried(observation))
+        base = observation.history.current_version
+        written = publish(ports.store, ports.clock, target, observation.scope, data, base, record.key_id)
+        if written is None:
+            raise StoreOutcomeUnknown(f"another writer published to {target.path} first; nothing was rolled back")
+        self._tell(What.KEY_ROLLED_BACK, observation, order, record.key_id, record.key_name, version=written.number)
+        # Now shorten the key that was just superseded; and if the vendor lost this one meanwhile, replace it.
+        ports.budget.take(record.expires_at)
+        after = self.observe(target)
+        self._note(after, record.key_id, ports.provider.retrieve(record.key_id))
+        return self.reconcile(target, replace(order, rotate=False))
+
+
+def _identity(action: Action) -> object:
+    """What makes two actions of one pass the same attempt."""
+    match action:
+        case Rotate():
+            return "rotate"
+        case SetExpiry():
+            return (action.record.key_id, action.until)
+        case Retire():
+            return ("retire", action.key.key_id)
+
+
+def _needed_by(action: Action, made: Plan) -> datetime:
+    """When the target would be without a live key: what the shared budget is given out by."""
+    if isinstance(action, Retire):
+        return TIDYING
+    return made.current.expires_at if made.current else datetime.min.replace(tzinfo=UTC)
+
+
+def _carried(observation: Observation) -> dict[str, Any]:
+    """The fields of the current version that are neither ours nor configured: they stay with the path."""
+    current = observation.history.current
+    if current is None or current.data is None:
+        return {}
+    foreign = read_version(current, observation.target, observation.scope).foreign_fields
+    return {name: value for name, value in current.data.items() if name in foreign}

@@ -1,0 +1,347 @@
+"""What has to be done for one target, decided from what was observed.
+
+Pure: no I/O, no clock, no randomness, no logger. `observed` is all there is to know, `now` is given, and the answer is
+a `Plan`: the target's state, the actions in the order in which they are to be done, and the moment at which time alone
+will change the answer. Each answer carries a constant `Reason`, which logs, metrics, the command line and the status
+page show as it stands.
+
+What the rules hold:
+
+- Nothing is touched while the newest version is not ours, unless somebody asked for it to be adopted.
+- The vendor's expiry of a key is a function of history: a current key's is the recorded one, a superseded key's is the
+  end of its grace or its own, whichever is earlier. Both directions are corrected.
+- No key is shortened or retired that the vendor has not shown to carry this path's name.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from rotator.model import Entry, History, KeyName, Record, Scope, Standing, Target, VendorKey, read_version
+
+TOLERANCE = timedelta(seconds=1)
+"""Expiries this close are the same: records are written to the second, and a vendor may round as well."""
+
+
+class State(StrEnum):
+    """How a target stands, in one word."""
+
+    OK = "ok"
+    DUE = "due"
+    FAILING = "failing"  # the last attempt at something failed
+    FOREIGN = "foreign"  # the path's newest version is not ours
+    MISSING = "missing"  # the path holds no live key
+    UNKNOWN = "unknown"  # not observed yet, or it could not be
+
+
+class Reason(StrEnum):
+    """Why something is done or left alone."""
+
+    FRESH = "fresh"
+    FIRST = "first"  # the path is absent
+    DELETED = "deleted"  # the path's newest version is deleted or destroyed
+    MISSING = "missing"  # the provider does not have the served key any more
+    EXPIRED = "expired"
+    EXPIRING = "expiring"
+    REQUESTED = "requested"
+    DRIFTED = "drifted"  # the key's parameters are not the configured ones
+    ADOPTED = "adopted"
+    SUPERSEDED = "superseded"
+    RESTORED = "restored"  # current again, after it was on its way out
+    GRACE_OVER = "grace-over"
+    REVOKED = "revoked"  # somebody asked for superseded keys to be removed now
+    NO_RECORD = Standing.NO_RECORD.value
+    OTHER_OWNER = Standing.OTHER_OWNER.value
+    OTHER_TARGET = Standing.OTHER_TARGET.value
+    HAND_EDITED = Standing.HAND_EDITED.value
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What somebody asked for on top of the schedule, and who it was."""
+
+    rotate: bool = False
+    revoke_now: bool = False  # superseded keys get no grace
+    adopt: bool = False
+    by: str = "schedule"
+    note: str = ""
+
+
+SCHEDULED = Order()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the provider last said of a key, and which version of the path was current then. `key` None: gone."""
+
+    key: VendorKey | None
+    at_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """All that is known of one target at one moment."""
+
+    target: Target
+    scope: Scope
+    history: History
+    vendor: Mapping[str, Seen]  # by key id; only the keys that were looked at
+
+    def entries(self) -> tuple[Entry, ...]:
+        """The versions as this target reads them, oldest first."""
+        return tuple(read_version(version, self.target, self.scope) for version in self.history.versions)
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """A key of ours that a later version replaced, and that some readable version still holds."""
+
+    record: Record
+    versions: tuple[Entry, ...]  # those that hold it
+    since: datetime  # by the store's time
+    until: datetime  # when it stops working
+
+    @property
+    def key_id(self) -> str:
+        """The key's id at the provider."""
+        return self.record.key_id
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate:
+    """Create a key and publish it as the version after `base`."""
+
+    reason: Reason
+    base: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetExpiry:
+    """Let a key expire at `until`: a superseded one sooner, a restored one as late as was recorded."""
+
+    reason: Reason
+    record: Record
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Destroy the versions that hold a key, then delete it at the provider."""
+
+    reason: Reason
+    key: Superseded
+
+
+Action = Rotate | SetExpiry | Retire
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is, what is to be done now, and when to look again."""
+
+    state: State
+    reason: Reason
+    current: Record | None = None
+    superseded: tuple[Superseded, ...] = ()
+    untrusted: tuple[Record, ...] = ()  # superseded, but the provider knows them under another name: left alone
+    actions: tuple[Action, ...] = ()
+    renew_at: datetime | None = None
+    wake_at: datetime | None = None
+
+
+def renew_at(record: Record, target: Target) -> datetime:
+    """When this key is due for replacement.
+
+    A key that got a shorter life than was asked for (or was made under a shorter `ttl`) is replaced at the same share
+    of its life. Else a vendor that cuts lives short would have us create keys without end.
+    """
+    life = record.expires_at - record.issued_at
+    share = min(1.0, max(0.0, life / target.ttl))
+    return record.expires_at - target.lead * share
+
+
+def to_confirm(observation: Observation) -> tuple[Record, ...]:
+    """The keys that must be looked up at the provider before `plan` can act on them.
+
+    Superseded ones, because only the vendor's own list says for which path a key was made. And a current key that was
+    published under another number than the one in its name: somebody rolled the path back to it, so it may be on its
+    way out; what was seen of it before it became current again says nothing.
+    """
+    entries = observation.entries()
+    current = _current(observation, entries)
+    if current is None or current.record is None:
+        return ()
+    wanted = [key.record for key in _superseded(observation, entries, current) if key.key_id not in observation.vendor]
+    name = KeyName.parse(current.record.key_name)
+    seen = observation.vendor.get(current.record.key_id)
+    if (name is None or name.version != current.number) and (seen is None or seen.at_version != current.number):
+        wanted.append(current.record)
+    return tuple(wanted)
+
+
+def plan(
+    observation: Observation, now: datetime, order: Order = SCHEDULED, roll_out_at: datetime | None = None
+) -> Plan:
+    """Decide what is to be done. `roll_out_at`: when keys with outdated parameters are replaced; None is now."""
+    entries = observation.entries()
+    current = _current(observation, entries)
+    rotate = next((reason for check in _CHECKS if (reason := check(_Facts(observation, current, now, order)))), None)
+    base = observation.history.current_version
+
+    if current is not None and current.standing.foreign:
+        adopted = (Rotate(Reason.ADOPTED, base),) if order.adopt or observation.target.adopt else ()
+        return Plan(State.FOREIGN, Reason(current.standing.value), actions=adopted)
+    if current is None or current.record is None:
+        assert rotate is not None  # noqa: S101 - the first two checks answer for every path without a current key
+        return Plan(State.MISSING, rotate, actions=(Rotate(rotate, base),))
+
+    drifted = not current.as_configured
+    if rotate is None and drifted and (roll_out_at is None or now >= roll_out_at):
+        rotate = Reason.DRIFTED
+    superseded = _superseded(observation, entries, current, order, now)
+    tidy = [action for key in superseded for action in _tidy(observation, key, now, order)]
+    due = renew_at(current.record, observation.target)
+    moments = [due, *(key.until for key in superseded)]
+    if drifted and roll_out_at is not None:
+        moments.append(roll_out_at)
+    return Plan(
+        state=State.MISSING if rotate in (Reason.MISSING, Reason.EXPIRED) else State.DUE if rotate else State.OK,
+        reason=rotate or Reason.FRESH,
+        current=current.record,
+        superseded=superseded,
+        untrusted=tuple(key.record for key in superseded if _owned(observation, key.record) is False),
+        actions=(*((Rotate(rotate, base),) if rotate else ()), *_restore(observation, current.record, now), *tidy),
+        renew_at=due,
+        wake_at=min((moment for moment in moments if moment > now), default=None),
+    )
+
+
+# --- is a new key needed? Each check looks at the facts and names its reason, or says nothing ------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    observation: Observation
+    current: Entry | None
+    now: datetime
+    order: Order
+
+    @property
+    def record(self) -> Record | None:
+        return self.current.record if self.current else None
+
+
+def _absent(facts: _Facts) -> Reason | None:
+    return Reason.FIRST if facts.observation.history.current_version == 0 else None
+
+
+def _unreadable(facts: _Facts) -> Reason | None:
+    unreadable = facts.current is None or facts.current.standing is Standing.UNREADABLE
+    return Reason.DELETED if unreadable else None
+
+
+def _gone(facts: _Facts) -> Reason | None:
+    seen = facts.record and facts.observation.vendor.get(facts.record.key_id)
+    if not seen or not facts.current or seen.at_version != facts.current.number:
+        return None
+    expires_at = seen.key.expires_at if seen.key else facts.now
+    return Reason.MISSING if expires_at is not None and expires_at <= facts.now else None
+
+
+def _expired(facts: _Facts) -> Reason | None:
+    return Reason.EXPIRED if facts.record and facts.record.expires_at <= facts.now else None
+
+
+def _requested(facts: _Facts) -> Reason | None:
+    return Reason.REQUESTED if facts.order.rotate else None
+
+
+def _expiring(facts: _Facts) -> Reason | None:
+    due = facts.record and renew_at(facts.record, facts.observation.target) <= facts.now
+    return Reason.EXPIRING if due else None
+
+
+_CHECKS: tuple[Callable[[_Facts], Reason | None], ...] = (
+    _absent,
+    _unreadable,
+    _expired,
+    _gone,
+    _requested,
+    _expiring,
+)
+
+
+# --- what becomes of the other keys ----------------------------------------------------------------------------------
+
+
+def _current(observation: Observation, entries: tuple[Entry, ...]) -> Entry | None:
+    number = observation.history.current_version
+    return next((entry for entry in entries if entry.number == number), None)
+
+
+def _superseded(
+    observation: Observation,
+    entries: tuple[Entry, ...],
+    current: Entry,
+    order: Order = SCHEDULED,
+    now: datetime | None = None,
+) -> tuple[Superseded, ...]:
+    ours = [entry for entry in entries if entry.record is not None]
+    holders: dict[str, list[Entry]] = {}
+    for entry in ours:
+        if entry.key_id and entry.key_id != current.key_id:
+            holders.setdefault(entry.key_id, []).append(entry)
+    found = []
+    for key_id, versions in holders.items():
+        record = versions[-1].record
+        # The current version is ours and holds another key, so there is always a next one.
+        since = next(entry.created_at for entry in ours if entry.number > versions[-1].number)
+        assert record is not None  # noqa: S101 - for the type checker: `ours` has only entries with a record
+        seen = observation.vendor.get(key_id)
+        # `extend` may have prolonged a key past its record while the store was away; its grace still counts.
+        own_end = record.expires_at
+        if seen and seen.key:
+            own_end = max(own_end, seen.key.expires_at or datetime.max.replace(tzinfo=own_end.tzinfo))
+        until = min(own_end, since + observation.target.grace_period)
+        if order.revoke_now and now is not None:
+            until = min(until, now)
+        found.append(Superseded(record, tuple(versions), since, until))
+    return tuple(found)
+
+
+def _owned(observation: Observation, record: Record) -> bool | None:
+    """Whether the provider knows this key under this path's name; None when it has not been asked, or it is gone."""
+    seen = observation.vendor.get(record.key_id)
+    return None if seen is None or seen.key is None else observation.scope.owns(seen.key.name)
+
+
+def _tidy(observation: Observation, key: Superseded, now: datetime, order: Order) -> tuple[Action, ...]:
+    seen = observation.vendor.get(key.key_id)
+    if seen is None or _owned(observation, key.record) is False:
+        return ()
+    if key.until <= now:
+        # A version that carries somebody else's field is kept; once its key is gone nothing is left to do.
+        left = seen.key is not None or not all(version.foreign_fields for version in key.versions)
+        return (Retire(Reason.REVOKED if order.revoke_now else Reason.GRACE_OVER, key),) if left else ()
+    if seen.key is None:
+        return ()  # somebody removed it already; its versions go when its grace is over
+    expires_at = seen.key.expires_at
+    if expires_at is None or (expires_at > now and abs(expires_at - key.until) > TOLERANCE):
+        return (SetExpiry(Reason.SUPERSEDED, key.record, key.until),)
+    return ()
+
+
+def _restore(observation: Observation, record: Record, now: datetime) -> tuple[Action, ...]:
+    """A current key that expires before its record says was on its way out when the path was rolled back to it."""
+    seen = observation.vendor.get(record.key_id)
+    if seen is None or seen.key is None or seen.key.expires_at is None or not _owned(observation, record):
+        return ()
+    cut_short = now < seen.key.expires_at < record.expires_at - TOLERANCE
+    return (SetExpiry(Reason.RESTORED, record, record.expires_at),) if cut_short else ()
+
+
+def seen_after(observation: Observation, key_id: str, key: VendorKey | None) -> Observation:
+    """The same observation, with what the provider has just said of one key."""
+    seen = Seen(key, observation.history.current_version)
+    return replace(observation, vendor={**observation.vendor, key_id: seen})

@@ -1,0 +1,378 @@
+"""The shape of a configuration file, as pydantic models: which keys there are, of what type, with which default.
+
+What concerns one value or one table is checked here, what needs more than one table in `config`. The text under a key
+is its description in the JSON Schema. Validating needs the folder that relative file names start from, as the context
+`{"folder": Path}`.
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    Strict,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+
+from rotator import notation
+from rotator.notation import Address, VaultReference
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def _in_folder(value: object, info: ValidationInfo) -> Path:
+    folder: Path = info.context["folder"]
+    return folder / notation.parse_text(value)
+
+
+def _only_encrypted_or_loopback(url: str, info: ValidationInfo) -> str:
+    parts = urlsplit(url)
+    trusted = parts.scheme == "https" or notation.is_loopback(parts.hostname or "")
+    if not trusted and not info.data.get("allow_insecure", True):  # it is absent when it is itself a mistake
+        raise ValueError(
+            "sends credentials unencrypted: http:// is for loopback hosts only (allow_insecure = true overrides it)"
+        )
+    return url
+
+
+def _text(**more: Any) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", **more})
+
+
+Text = Annotated[str, AfterValidator(notation.parse_text), _text(minLength=1)]
+Texts = Annotated[tuple[Text, ...], Strict(False)]  # TOML's lists are Python's, not tuples
+File = Annotated[Path, PlainValidator(_in_folder), _text(minLength=1)]
+Duration = Annotated[
+    timedelta,
+    PlainValidator(notation.parse_duration),
+    _text(pattern=f"^{notation.DURATION_PATTERN}$", examples=["90s", "15m", "1h30m"]),
+]
+Percentage = Annotated[
+    float, PlainValidator(notation.parse_percentage), _text(pattern=f"^{notation.PERCENTAGE_PATTERN}$")
+]
+ListenAddress = Annotated[Address, PlainValidator(notation.parse_address), _text(examples=["127.0.0.1:9465"])]
+Url = Annotated[str, PlainValidator(notation.parse_url), _text(pattern="^https?://")]
+GuardedUrl = Annotated[Url, AfterValidator(_only_encrypted_or_loopback)]
+VaultPath = Annotated[str, PlainValidator(notation.parse_path), _text(minLength=1)]
+Namespace = Annotated[str, PlainValidator(notation.parse_namespace), _text()]
+Reference = Annotated[VaultReference, PlainValidator(notation.parse_reference), _text(pattern="^[^/]+/.+#[^#]+$")]
+
+Owner = Annotated[str, Field(pattern="^[a-z0-9-]{1,63}$")]
+TargetName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
+PartName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+LeaseName = Annotated[str, Field(pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+
+
+class Settings(BaseModel):
+    """What every table has in common: no unknown key, no change, no guessing of types, no value in an error."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+
+# --- providers -------------------------------------------------------------------------------------------------------
+
+
+def _not_the_secret_itself(value: object) -> object:
+    if isinstance(value, str):
+        raise ValueError(  # noqa: TRY004 - pydantic turns only a ValueError into a problem
+            'must not stand in the configuration itself: say where it is, as { file = "…" } or { env = "…" }'
+        )
+    return value
+
+
+class SecretSource(Settings):
+    """Where a secret is read from: exactly one of the three."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    file: File | None = None
+    """A file that holds it, relative to the configuration file; white space around it is ignored."""
+    env: Text | None = None
+    """An environment variable that holds it."""
+    vault: Reference | None = None
+    """A field of a KV version 2 secret, "mount/path#field", read with the login of the only Vault store."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if len(self.model_fields_set) != 1:
+            raise ValueError('must have exactly one of file = "…", env = "…" and vault = "mount/path#field"')
+        return self
+
+
+class RespanSettings(Settings):
+    """An organisation at Respan."""
+
+    type: Literal["respan"]
+    """Which kind of provider this is."""
+    allow_insecure: bool = False
+    """Allow http:// to other hosts than loopback; warns at each start."""
+    base_url: GuardedUrl = Field("https://api.respan.ai", validate_default=True)
+    """Where its API is."""
+    api_key: Annotated[SecretSource, BeforeValidator(_not_the_secret_itself)]
+    """The organisation key."""
+    requests_per_minute: int = Field(60, ge=1, le=100_000)
+    """How many requests the vendor allows this organisation."""
+
+
+# --- stores ----------------------------------------------------------------------------------------------------------
+
+
+class TokenAuth(Settings):
+    """The token in $VAULT_TOKEN."""
+
+    method: Literal["token"]
+
+
+class TokenFileAuth(Settings):
+    """A token in a file that somebody else renews, as Vault Agent's sink."""
+
+    method: Literal["token_file"]
+    token_file: File
+    """The file, relative to the configuration file; read again when the token ends."""
+
+
+class AppRoleAuth(Settings):
+    """An AppRole: a role id, and a secret id in a file."""
+
+    method: Literal["approle"]
+    mount: VaultPath = "approle"
+    """Where the method is mounted."""
+    role_id: Text
+    """The role's id."""
+    secret_id_file: File
+    """The file that holds the secret id, relative to the configuration file; read again at every login."""
+
+
+class KubernetesAuth(Settings):
+    """The pod's service account."""
+
+    method: Literal["kubernetes"]
+    mount: VaultPath = "kubernetes"
+    """Where the method is mounted."""
+    role: Text
+    """The role to log in to."""
+    token_file: File = Field("/var/run/secrets/kubernetes.io/serviceaccount/token", validate_default=True)
+    """The service account's token; read again at every login."""
+
+
+class JwtAuth(Settings):
+    """A JSON Web Token in a file."""
+
+    method: Literal["jwt"]
+    mount: VaultPath = "jwt"
+    """Where the method is mounted."""
+    role: Text
+    """The role to log in to."""
+    token_file: File
+    """The file that holds the token, relative to the configuration file; read again at every login."""
+
+
+class CertAuth(Settings):
+    """A client certificate."""
+
+    method: Literal["cert"]
+    mount: VaultPath = "cert"
+    """Where the method is mounted."""
+    role: Text | None = None
+    """The role to log in to; any that fits if left out."""
+    cert_file: File
+    """The certificate, relative to the configuration file."""
+    key_file: File
+    """Its private key, relative to the configuration file."""
+
+
+Auth = TokenAuth | TokenFileAuth | AppRoleAuth | KubernetesAuth | JwtAuth | CertAuth
+
+
+def _address_may_come_from_the_environment(schema: dict[str, Any]) -> None:
+    schema["required"].remove("address")
+
+
+class VaultSettings(Settings):
+    """A KV version 2 mount of a Vault; another namespace or mount is another store."""
+
+    model_config = ConfigDict(json_schema_extra=_address_may_come_from_the_environment)
+
+    type: Literal["vault"]
+    """Which kind of store this is."""
+    allow_insecure: bool = False
+    """Allow http:// to other hosts than loopback; warns at each start."""
+    address: GuardedUrl
+    """Where Vault listens; $VAULT_ADDR if left out."""
+    namespace: Namespace = ""
+    """The namespace (Enterprise); $VAULT_NAMESPACE if left out."""
+    mount: VaultPath = "secret"
+    """The KV version 2 mount."""
+    auth: Annotated[Auth, Field(discriminator="method")] = TokenAuth(method="token")
+    """How to log in."""
+    ca_file: File | None = None
+    """Certificates to trust, relative to the configuration file; $VAULT_CACERT if left out, else the system's."""
+    server_name: Text | None = None
+    """The name that the server's certificate must hold; $VAULT_TLS_SERVER_NAME if left out, else the address's."""
+    timeout: Duration = Field("10s", validate_default=True)
+    """How long one request may take; $VAULT_CLIENT_TIMEOUT if left out."""
+
+
+class SqliteSettings(Settings):
+    """A file, for the demo and for tests."""
+
+    type: Literal["sqlite"]
+    """Which kind of store this is."""
+    file: File
+    """The database, relative to the configuration file; made when it is not there."""
+
+
+# --- the daemon ------------------------------------------------------------------------------------------------------
+
+
+class HttpSettings(Settings):
+    """The two listeners of the daemon."""
+
+    listen: ListenAddress = Field("0.0.0.0:9465", validate_default=True)
+    """/metrics, /healthz and /readyz: nothing that tells a path or a key id."""
+    admin: ListenAddress = Field("127.0.0.1:9466", validate_default=True)
+    """The status page at / and /status.json: for loopback and port-forwards."""
+
+
+class DaemonSettings(Settings):
+    """How the daemon works."""
+
+    workers: int = Field(8, ge=1, le=256)
+    """How many targets are worked on at a time."""
+    resync: Duration = Field("10m", validate_default=True)
+    """How soon a change that was made elsewhere is noticed."""
+    drain: Duration = Field("25s", validate_default=True)
+    """How long work under way may take to end when the daemon is stopped."""
+    jitter: Percentage = Field("5%", validate_default=True)
+    """How much of renew_before a target may be renewed earlier, by a hash of its name; never later."""
+    spread: Duration = Field("1h", validate_default=True)
+    """Over how long a changed default is rolled out."""
+
+
+class SweepSettings(Settings):
+    """The search for keys that nobody knows of, and for served keys that are gone."""
+
+    every: Duration = Field("15m", validate_default=True)
+    """How often."""
+    settle: Duration = Field("5m", validate_default=True)
+    """A younger key that no version holds may still be on its way there."""
+    max_removals: int = Field(10, ge=0)
+    """If there are more orphans than this, none is touched: a person decides."""
+
+
+class LeaseSettings(Settings):
+    """A Kubernetes Lease: of several replicas one acts, the others stand by."""
+
+    name: LeaseName = "rotator"
+    """The Lease's name."""
+    namespace: LeaseName | None = None
+    """Its namespace; the pod's if left out."""
+    identity: Text | None = None
+    """What this replica is called; the pod's name if left out."""
+    duration: Duration = Field("15s", validate_default=True)
+    """How long a replica that stopped answering keeps the Lease."""
+    api_server: Url | None = None
+    """The API server; the pod's if left out."""
+    token_file: File | None = None
+    """A token for it, relative to the configuration file; the service account's if left out."""
+    ca_file: File | None = None
+    """Certificates to trust, relative to the configuration file; the service account's if left out."""
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------
+
+
+def _unlimited_or_some(value: int) -> int:
+    if value != -1 and value < 1:
+        raise ValueError("must be -1 (unlimited) or at least 1")
+    return value
+
+
+class KeySettings(Settings):
+    """What a key may do. What is left out is not sent, and so the vendor's default."""
+
+    rate_limit: int | None = Field(None, ge=1)
+    """Calls a minute; the vendor's plan overrides it."""
+    spending_limit: float | None = Field(None, gt=0)
+    """USD."""
+    max_usage: Annotated[int, AfterValidator(_unlimited_or_some)] | None = None
+    """Calls in all; -1 is unlimited. Usage is not watched: a key that is used up is not replaced."""
+    is_test: bool | None = None
+    """Whether it is a test key."""
+
+
+class Changeable(Settings):
+    """What may be said of all targets in [defaults], and of each one in [targets.*]."""
+
+    provider: Text | None = None
+    """Who issues the keys; may be left out when there is only one provider."""
+    store: Text | None = None
+    """Where they are kept; may be left out when there is only one store."""
+    ttl: Duration = Field("24h", validate_default=True)
+    """How long a key lives."""
+    renew_before: Duration = Field("8h", validate_default=True)
+    """How long before its expiry a key is replaced."""
+    grace_period: Duration = Field("4h", validate_default=True)
+    """How long a key works after it was replaced."""
+    field: Text = "api_key"
+    """The field of the version that holds the key."""
+    fields: dict[Text, str] = {}
+    """More fields of the version, for the applications; a target's are added to the defaults'."""
+    key: KeySettings = KeySettings()
+    """What a key may do; a target's are added to the defaults'."""
+
+
+class TargetSettings(Changeable):
+    """One path that always holds one live key."""
+
+    path: VaultPath
+    """The path in the store, without its mount and without KV version 2's "data/"."""
+    adopt: bool = False
+    """Take the path over although its newest version is somebody else's."""
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+class FileSettings(Settings):
+    """Configuration of rotator, which rotates Respan temporary API keys into HashiCorp Vault."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["owner", "providers", "stores"]})
+
+    owner: Owner
+    """The name of this installation: keys that carry another owner's name are never touched."""
+    former_owners: Annotated[tuple[Owner, ...], Strict(False)] = ()
+    """What `owner` was before, so that its keys are still known."""
+    include: Texts = ()
+    """Further files with [targets.*], as patterns relative to this file: "targets.d/*"."""
+    providers: dict[PartName, RespanSettings] = Field({}, json_schema_extra={"minProperties": 1})
+    """Who issues keys."""
+    stores: dict[PartName, Annotated[VaultSettings | SqliteSettings, Field(discriminator="type")]] = Field(
+        {}, json_schema_extra={"minProperties": 1}
+    )
+    """Where keys are kept."""
+    http: HttpSettings = HttpSettings()
+    daemon: DaemonSettings = DaemonSettings()
+    sweep: SweepSettings = SweepSettings()
+    lease: LeaseSettings | None = None
+    """Present when there are several replicas."""
+    defaults: Changeable = Changeable()
+    """What holds for every target that does not say otherwise."""
+    targets: dict[TargetName, TargetSettings] = {}
+    """The paths to keep a live key in."""

@@ -1,0 +1,20 @@
+"""A stateful simulator of Respan's temporary-keys API, with faults on request: for the demo, the tests, the benchmarks.
+
+Imports nothing else from `rotator`, and only the standard library: an error of our adapter cannot be mirrored here.
+
+    with Simulator(options=Options(page_size=2)) as sim:
+        sim.url, sim.organisation_key        # where, and the bearer token it accepts
+        sim.faults.add(Fault("drop_after", "create"))
+        sim.vendor.keys, sim.journal         # what there is, and what was called
+
+`options` holds the switches, `vendor` the state, `faults` the rules, `api` the vendor's HTTP API, `control` an endpoint
+for other processes, `wire` HTTP itself, `server` the whole.
+"""
+
+from rotator.simulator.api import Call
+from rotator.simulator.faults import Fault, Faults
+from rotator.simulator.options import Options
+from rotator.simulator.server import Simulator
+from rotator.simulator.vendor import Key, Refusal, Vendor
+
+__all__ = ["Call", "Fault", "Faults", "Key", "Options", "Refusal", "Simulator", "Vendor"]

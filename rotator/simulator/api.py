@@ -1,0 +1,254 @@
+"""The vendor's HTTP API over `Vendor`: routes, the order of the checks, faults, and the journal of calls.
+
+A call is authenticated, counted against the organisation's limit, read, and only then met by a fault, so that a refused
+call uses up no rule. All of it happens under the vendor's lock: the journal's order is the order in which calls took
+effect. Waiting and sending come later, in `wire.py`.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from rotator.simulator.faults import Fault, Faults
+from rotator.simulator.vendor import Json, Key, Refusal, Vendor, throttled
+from rotator.simulator.wire import Answer, Request, json_answer
+
+JOURNAL_LENGTH = 500_000  # calls; older ones are forgotten, so that a simulator may run for weeks
+
+_COLLECTION = {"POST": "create", "GET": "list"}
+_ITEM = {"GET": "retrieve", "PATCH": "update", "DELETE": "delete"}
+_GATEWAY = {"POST": "chat"}
+
+HTML = b"<html><head><title>Bad Gateway</title></head><body><h1>The server is having a nap.</h1></body></html>\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call, as the journal has it. `operation` is "landed" where a late one took effect."""
+
+    number: int
+    at: datetime
+    operation: str
+    key_id: str | None
+    key_name: str | None
+    status: int | None  # None: the connection was dropped
+    fault: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One call, read: what is asked, and about which key."""
+
+    operation: str
+    key_id: str | None
+    body: Json
+    name: str
+    request: Request
+
+
+class Api:
+    """Answers the vendor's calls and the gateway's."""
+
+    def __init__(self, vendor: Vendor, faults: Faults) -> None:
+        self._vendor = vendor
+        self._faults = faults
+        self._journal: deque[Call] = deque(maxlen=JOURNAL_LENGTH)
+        self._calls = 0
+
+    @property
+    def journal(self) -> list[Call]:
+        """The calls so far, in the order in which they took effect."""
+        with self._vendor.lock:
+            return list(self._journal)
+
+    def answer(self, request: Request) -> Answer | None:
+        """The answer to one request, or None to drop the connection."""
+        match request.segments:
+            case ["api", "temporary-keys", ""]:
+                key_id, operations = None, _COLLECTION
+            case ["api", "temporary-keys", str(key_id), ""] if key_id:
+                operations = _ITEM
+            case ["api", "chat", "completions"] | ["api", "chat", "completions", ""]:
+                key_id, operations = None, _GATEWAY
+            case ["api", "temporary-keys"] | ["api", "temporary-keys", _] if self._vendor.options.slash == "301":
+                path, mark, query = request.target.partition("?")
+                return json_answer(301, {"detail": "Moved."}, (("Location", f"{path}/{mark}{query}"),))
+            case _:
+                return json_answer(404, {"detail": "Not found."})
+        operation = operations.get(request.method)
+        if operation is None:
+            return json_answer(405, {"detail": f'Method "{request.method}" not allowed.'})
+        with self._vendor.lock:
+            answer = self._call(operation, key_id, request)
+            if operation != "chat":  # applications call at any time: what lands late must not depend on them
+                self._faults.tick()
+            return answer
+
+    def _call(self, operation: str, key_id: str | None, request: Request) -> Answer | None:
+        name, fault = None, None
+        answer: Answer | None
+        try:
+            if operation == "chat":
+                key = self._vendor.key_of(request.bearer or "")
+                key_id = key.id if key else None
+            else:
+                self._vendor.admit(request.bearer)
+            body = _json_object(request.body) if operation in ("create", "update") else {}
+            name = self._name(operation, key_id, body)
+            fault = self._faults.pick(operation, name or "")
+            ask = _Ask(operation, key_id, body, name or "", request)
+            answer, key_id = self._amid(fault, ask) if fault else self._perform(ask)
+        except Refusal as refusal:
+            answer = self._refused(refusal)
+        self._note(operation, key_id, name, answer.status if answer else None, fault.kind if fault else None)
+        return answer
+
+    def _name(self, operation: str, key_id: str | None, body: Json) -> str | None:
+        if operation == "create":
+            name = body.get("name")
+            return name if isinstance(name, str) else None
+        key = self._vendor.find(key_id or "")
+        return key.name if key else None
+
+    def _note(
+        self, operation: str, key_id: str | None, name: str | None, status: int | None, fault: str | None
+    ) -> None:
+        self._calls += 1
+        self._journal.append(Call(self._calls, self._vendor.now(), operation, key_id, name, status, fault))
+
+    # --- doing it ---
+
+    def _perform(self, ask: _Ask, fault: Fault | None = None) -> tuple[Answer, str | None]:
+        """Do what was asked: the answer, and the id of the key it was about."""
+        vendor, options, key_id = self._vendor, self._vendor.options, ask.key_id or ""
+        try:
+            match ask.operation:
+                case "create":
+                    key = vendor.create(ask.body)
+                    return json_answer(options.create_status, vendor.shown(key, fresh=True)), key.id
+                case "list":
+                    return json_answer(200, self._list(ask.request, fault)), None
+                case "retrieve":
+                    return json_answer(200, vendor.shown(vendor.retrieve(key_id))), key_id
+                case "update":
+                    return json_answer(200, vendor.shown(vendor.update(key_id, ask.body))), key_id
+                case "delete":
+                    key = vendor.delete(key_id)
+                    body = b"" if options.delete_status == 204 else json.dumps(vendor.shown(key)).encode()
+                    return Answer(options.delete_status, body), key_id
+            key = vendor.use(ask.request.bearer)
+            return json_answer(200, _completion(key)), key.id
+        except Refusal as refusal:
+            return self._refused(refusal), ask.key_id
+
+    def _list(self, request: Request, fault: Fault | None) -> object:
+        """A page (page list: `count` is this page's, `next` an absolute URL), or all of it as a bare array."""
+        vendor, size = self._vendor, self._vendor.options.page_size
+        lag_s = fault.seconds if fault and fault.kind == "lag" else 0.0
+        keys = vendor.listed(timedelta(seconds=lag_s))
+        if vendor.options.list_shape == "array":
+            return [vendor.shown(key) for key in keys]
+        shift = fault.by if fault and fault.kind == "shift" else 0
+        asked = request.query.get("page", "1")
+        page = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else 0
+        pages = max(1, -(-(len(keys) - shift) // size))
+        if not 1 <= page <= pages:
+            raise Refusal(404, "Invalid page.")
+        start = max(0, (page - 1) * size + shift)
+        results = [vendor.shown(key) for key in keys[start : page * size + shift]]
+        # As the vendor's framework does it, from the name that the client called us by.
+        here = f"http://{request.headers.get('host', '')}{request.target.partition('?')[0]}"
+        return {
+            "count": len(results),
+            "next": f"{here}?page={page + 1}" if page < pages else None,
+            "previous": f"{here}?page={page - 1}" if page > 1 else None,
+            "current_filters": {},
+            "results": results,
+        }
+
+    def _refused(self, refusal: Refusal) -> Answer:
+        retry_after = refusal.body.get("retry_after")
+        if retry_after is not None and self._vendor.options.retry_after_header:
+            return json_answer(refusal.status, refusal.body, (("Retry-After", str(retry_after)),))
+        return json_answer(refusal.status, refusal.body)
+
+    # --- doing it badly ---
+
+    def _amid(self, fault: Fault, ask: _Ask) -> tuple[Answer | None, str | None]:
+        """Do what was asked, or not, as the fault has it."""
+        match fault.kind:
+            case "refuse":
+                return _error(fault.answered()), ask.key_id
+            case "rate_limit":
+                return self._refused(throttled(fault.retry_after)), ask.key_id
+            case "html":
+                return Answer(fault.answered(), HTML, content_type="text/html"), ask.key_id
+            case "redirect":
+                headers = (("Location", fault.location),)
+                return json_answer(fault.answered(), {"detail": "Moved."}, headers), ask.key_id
+            case "drop_before":
+                return None, ask.key_id
+            case "late":
+                self._faults.postpone(self._landing(ask), fault.after)
+                return None, ask.key_id
+        answer, key_id = self._perform(ask, fault)
+        return _spoilt(fault, answer), key_id
+
+    def _landing(self, ask: _Ask) -> Callable[[], None]:
+        def land() -> None:
+            with self._vendor.lock:
+                answer, key_id = self._perform(ask)
+                self._note("landed", key_id, ask.name, answer.status, "late")
+
+        return land
+
+
+def _spoilt(fault: Fault, answer: Answer) -> Answer | None:
+    """The answer to what was done, as the fault lets it out."""
+    match fault.kind:
+        case "drop_after":
+            return None
+        case "fail":
+            return _error(fault.answered())
+        case "slow":
+            return replace(answer, delay_s=fault.seconds)
+        case "drip":
+            return replace(answer, drip_s=fault.seconds)
+        case "truncate":
+            return replace(answer, cut=True)
+        case "garble":
+            return replace(answer, body=answer.body[: len(answer.body) // 2])
+        case "oversize":
+            return replace(answer, body=answer.body + b" " * fault.size)
+        case "omit" | "foreign_next" if answer.body:
+            body = json.loads(answer.body)
+            if isinstance(body, dict):
+                body = {name: value for name, value in body.items() if fault.kind != "omit" or name not in fault.fields}
+                if fault.kind == "foreign_next":
+                    body["next"] = fault.location
+            return replace(answer, body=json.dumps(body).encode())
+    return answer
+
+
+def _error(status: int) -> Answer:
+    body: Json = {"detail": "A fault that was asked for."}
+    if status in (400, 422):
+        body["errors"] = {"non_field_errors": ["A fault that was asked for."]}
+    return json_answer(status, body)
+
+
+def _json_object(body: bytes) -> Json:
+    try:
+        value = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        raise Refusal(400, "JSON parse error.", errors={"non_field_errors": ["Not JSON."]}) from None
+    if not isinstance(value, dict):
+        raise Refusal(400, "Invalid input.", errors={"non_field_errors": ["Expected an object."]})
+    return value
+
+
+def _completion(key: Key) -> Json:
+    message = {"role": "assistant", "content": f"You are served with the key {key.prefix}."}
+    return {"object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}

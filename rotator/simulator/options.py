@@ -1,0 +1,35 @@
+"""Every ambiguity of the vendor's temporary-keys API, as a switch.
+
+The vendor's reference (the pages create, list, retrieve, update and delete under "Temporary API Keys"), its older
+reference and its SDK disagree; the program must live with each of these. No behaviour here, only the choices.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How this simulated vendor behaves. The defaults follow the reference; each comment says what else was seen."""
+
+    list_shape: Literal["page", "array"] = "page"  # list: a page object; another page of the vendor shows a bare array
+    page_size: int = 100  # keys on one page of a page object; an array always holds them all
+    created_field: Literal["created_at", "created"] = "created_at"  # the reference; "created" is the SDK's
+    create_status: int = 201  # create: the success status is not documented; 200 is as likely
+    delete_status: int = 204  # delete: any 2xx; other than 204 it has a body
+    auth_status: int = 401  # what a refused organisation key gets: the reference says 401, the SDK knows 403
+    invalid_status: int = 400  # a body that does not pass: 400 or 422, both with "errors" by field
+    deleted: Literal["revoked", "plain", "404"] = (
+        "revoked"  # a deleted key is shown so, is shown as ever, or is unknown
+    )
+    id_shape: Literal["uuid", "tk", "tmpkey", "prefix"] = "uuid"  # "prefix" ids hold $ + / and =
+    name_max: int = 50  # characters; the limit of the Django library whose id shape the older reference shows
+    older_fields: bool = False  # show revoked, last_used, spending_in_period and is_temporary, as the older reference
+    plan_rate_limit: int | None = None  # calls a minute that the plan imposes, whatever rate_limit was asked
+    limits_permission: bool = False  # update: may the organisation key change limits? The reference says no: 403
+    expiry_shift_s: float = 0.0  # the expiry granted and answered is this much later (earlier if negative) than asked
+    expiry_round_s: float = 0.0  # and is rounded down to a multiple of this; 0 is not at all
+    expired_listed: bool = True  # list promises unrevoked keys, and says nothing of expired ones
+    slash: Literal["404", "301"] = "404"  # what a path without its last slash gets
+    requests_per_minute: int | None = 60  # for the whole organisation; None is no limit
+    retry_after_header: bool = False  # a 429 has retry_after in its body; this adds the header

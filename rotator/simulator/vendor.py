@@ -1,0 +1,295 @@
+"""The simulated vendor's state: keys, organisation keys and limits. No HTTP: that is `api.py` and `wire.py`.
+
+Thread-safe behind one lock, which a caller may hold around several calls to see or make one consistent step. Time
+comes from `now` alone. What is said of "the vendor" is from its reference: the pages create, list, retrieve, update
+and delete.
+"""
+
+import base64
+import hashlib
+import math
+import secrets
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from rotator.simulator.options import Options
+
+Json = dict[str, object]
+
+LIMITS = ("max_usage", "rate_limit", "spending_limit", "limit_policies")
+MINUTE = timedelta(minutes=1)
+
+
+class Refusal(Exception):
+    """The vendor says no: `status` and the JSON `body` that says why (error shapes: every page of the reference)."""
+
+    def __init__(self, status: int, detail: str, **more: object) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.body: Json = {"detail": detail, **more}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One temporary key's record, as it was at one moment. Its text is in no repr."""
+
+    id: str
+    text: str = field(repr=False)
+    name: str
+    prefix: str
+    created_at: datetime
+    expiry_date: datetime | None = None  # create: without one, the key never expires
+    max_usage: int = -1
+    rate_limit: int | None = None
+    spending_limit: float | None = None
+    is_test: bool = False
+    key_usage: int = 0
+    last_used: datetime | None = None
+    revoked_at: datetime | None = None
+
+    def alive(self, now: datetime) -> bool:
+        """Would the gateway accept it (usage aside)?"""
+        return self.revoked_at is None and (self.expiry_date is None or now < self.expiry_date)
+
+    def fingerprint(self) -> str:
+        """The first 16 hex digits of its text's SHA-256: enough to tell keys apart, nothing to use."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+
+def utc_now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+def timestamp(at: datetime | None) -> str | None:
+    """A time as the vendor writes it: ISO 8601 in UTC with a Z."""
+    return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+class Vendor:
+    """The keys of one organisation. Methods raise `Refusal` where the vendor answers with an error."""
+
+    def __init__(self, options: Options, now: Callable[[], datetime] = utc_now) -> None:
+        self.options = options
+        self.now = now
+        self.lock = threading.RLock()
+        self.organisation_keys: set[str] = set()  # the accepted ones; change it at will
+        self._keys: dict[str, Key] = {}  # oldest first; deleted ones stay: delete "retains the key record"
+        self._id_of_text: dict[str, str] = {}
+        self._admitted: deque[datetime] = deque()  # the requests of the last minute
+
+    # --- for tests and demos ---
+
+    @property
+    def keys(self) -> dict[str, Key]:
+        """Every record by id, oldest first, deleted ones too."""
+        with self.lock:
+            return dict(self._keys)
+
+    def find(self, key_id: str) -> Key | None:
+        """One record by id, however it is for clients."""
+        return self._keys.get(key_id)
+
+    def text_of(self, key_id: str) -> str:
+        """A key's text, for leak scans. KeyError when there is no such key."""
+        return self._keys[key_id].text
+
+    def key_of(self, text: str) -> Key | None:
+        """The record of the key with this text."""
+        with self.lock:
+            key_id = self._id_of_text.get(text)
+            return None if key_id is None else self._keys[key_id]
+
+    def works(self, text: str) -> bool:
+        """Would the gateway accept this key now? Counts no use."""
+        key = self.key_of(text)
+        return key is not None and key.alive(self.now())
+
+    # --- what the vendor does ---
+
+    def admit(self, token: str | None) -> None:
+        """Authenticate one request and count it: 401 or 403, and 429 over the limit (a minute's sliding window)."""
+        with self.lock:
+            if token is None or token not in self.organisation_keys:
+                if token is not None and self.works(token):
+                    raise Refusal(403, "You do not have permission to perform this action.")
+                raise Refusal(self.options.auth_status, "Invalid or missing API key.")
+            if self.options.requests_per_minute is None:
+                return
+            now = self.now()
+            while self._admitted and now - self._admitted[0] >= MINUTE:
+                self._admitted.popleft()
+            if len(self._admitted) >= self.options.requests_per_minute:
+                wait = MINUTE - (now - self._admitted[0]) if self._admitted else MINUTE
+                raise throttled(max(1, math.ceil(wait.total_seconds())))
+            self._admitted.append(now)
+
+    def create(self, body: Mapping[str, object]) -> Key:
+        """Mint a key (page create). Every field is optional, unknown ones are ignored, nothing makes it idempotent."""
+        changes = self._checked(body)
+        prefix = secrets.token_hex(4)
+        text = f"{prefix}.{secrets.token_urlsafe(32)}"
+        key = Key(id=self._new_id(prefix), text=text, name="", prefix=prefix, created_at=self.now())
+        key = replace(key, **{"rate_limit": self.options.plan_rate_limit, **changes})  # type: ignore[arg-type]
+        with self.lock:
+            self._keys[key.id] = key
+            self._id_of_text[text] = key.id
+        return key
+
+    def listed(self, ago: timedelta = timedelta()) -> list[Key]:
+        """The unrevoked keys, newest first (page list), as they were some time ago (a list may lag)."""
+        with self.lock:
+            now = self.now()
+            keys = list(self._keys.values())
+        seen = now - ago
+        return [
+            key
+            for key in reversed(keys)
+            if key.created_at <= seen
+            and (key.revoked_at is None or key.revoked_at > seen)
+            and (self.options.expired_listed or key.expiry_date is None or key.expiry_date > now)
+        ]
+
+    def retrieve(self, key_id: str) -> Key:
+        """One key's record (page retrieve): 404 when unknown; of a deleted one, as `Options.deleted` says."""
+        key = self.find(key_id)
+        if key is None or (key.revoked_at is not None and self.options.deleted == "404"):
+            raise Refusal(404, "Not found.")
+        return key
+
+    def update(self, key_id: str, body: Mapping[str, object]) -> Key:
+        """Change a key's name and expiry (page update); limits need a permission: 403. A deleted key stays deleted."""
+        with self.lock:
+            key = self.retrieve(key_id)
+            if not self.options.limits_permission and any(limit in body for limit in LIMITS):
+                raise Refusal(403, "Changing limits needs the limit_policies permission.")
+            changes = self._checked({name: value for name, value in body.items() if name != "is_test"})
+            key = self._keys[key_id] = replace(key, **changes)  # type: ignore[arg-type]
+            return key
+
+    def delete(self, key_id: str) -> Key:
+        """Revoke a key and keep its record (page delete)."""
+        with self.lock:
+            key = self.retrieve(key_id)
+            if key.revoked_at is None:
+                key = self._keys[key_id] = replace(key, revoked_at=self.now())
+            return key
+
+    def use(self, text: str | None) -> Key:
+        """One call of the gateway with a temporary key: 401 unless it is alive, 429 when max_usage is used up.
+
+        429 is what the SDK documents for a key that reached a cap.
+        """
+        with self.lock:
+            key = None if text is None else self.key_of(text)
+            now = self.now()
+            if key is None or not key.alive(now):
+                raise Refusal(401, "Invalid, revoked or expired API key.")
+            if 0 <= key.max_usage <= key.key_usage:
+                raise Refusal(429, "This key has reached its maximum usage.")
+            key = self._keys[key.id] = replace(key, key_usage=key.key_usage + 1, last_used=now)
+            return key
+
+    def shown(self, key: Key, *, fresh: bool = False) -> Json:
+        """A key as the vendor answers it; `fresh` is the answer of create, the only one with the text."""
+        shown: Json = {
+            "id": key.id,
+            "name": key.name,
+            "prefix": key.prefix,
+            "is_test": key.is_test,
+            "expiry_date": timestamp(key.expiry_date),
+            "max_usage": key.max_usage,
+            "rate_limit": key.rate_limit,
+            "spending_limit": key.spending_limit,
+            self.options.created_field: timestamp(key.created_at),
+        }
+        if fresh:
+            shown |= {"api_key": key.text, "key_usage": key.key_usage}
+        if self.options.older_fields or (key.revoked_at is not None and self.options.deleted == "revoked"):
+            shown["revoked"] = key.revoked_at is not None
+        if self.options.older_fields:
+            shown |= {"last_used": timestamp(key.last_used), "spending_in_period": 0.0, "is_temporary": True}
+        return shown
+
+    # --- within ---
+
+    def _checked(self, body: Mapping[str, object]) -> Json:
+        """The fields of a create or update that mean something, or a refusal that names every bad one."""
+        changes: Json = {}
+        errors: dict[str, list[str]] = {}
+        for name, check in (
+            ("name", self._name),
+            ("expiry_date", self._expiry),
+            ("max_usage", _integer),
+            ("rate_limit", self._rate_limit),
+            ("spending_limit", _number),
+            ("is_test", _boolean),
+        ):
+            if body.get(name) is not None:
+                try:
+                    changes[name] = check(body[name])
+                except (TypeError, ValueError, OverflowError) as error:
+                    errors[name] = [str(error)]
+        if errors:
+            raise Refusal(self.options.invalid_status, "Invalid input.", errors=errors)
+        return changes
+
+    def _name(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise TypeError("Not a valid string.")
+        if len(value) > self.options.name_max:
+            raise ValueError(f"Ensure this field has no more than {self.options.name_max} characters.")
+        return value
+
+    def _expiry(self, value: object) -> datetime:
+        if not isinstance(value, str):
+            raise TypeError("Datetime has wrong format. Use ISO 8601.")
+        asked = datetime.fromisoformat(value)
+        if asked.tzinfo is None:
+            asked = asked.replace(tzinfo=UTC)
+        granted = asked.astimezone(UTC) + timedelta(seconds=self.options.expiry_shift_s)
+        if self.options.expiry_round_s:
+            granted -= (granted - datetime.min.replace(tzinfo=UTC)) % timedelta(seconds=self.options.expiry_round_s)
+        return granted
+
+    def _rate_limit(self, value: object) -> int:
+        asked = _integer(value)
+        return asked if self.options.plan_rate_limit is None else self.options.plan_rate_limit
+
+    def _new_id(self, prefix: str) -> str:
+        match self.options.id_shape:
+            case "tk":
+                return f"tk_{secrets.token_hex(12)}"
+            case "tmpkey":
+                return f"tmpkey_{secrets.token_hex(12)}"
+            case "prefix":
+                digest = base64.b64encode(secrets.token_bytes(30)).decode()
+                return f"{prefix}.pbkdf2_sha256$600000${secrets.token_hex(6)}${digest}+/="
+        return str(uuid.uuid4())
+
+
+def throttled(retry_after: int) -> Refusal:
+    """Too many requests: the seconds to wait are in the body."""
+    return Refusal(429, "Request was throttled.", retry_after=retry_after)
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise TypeError("A valid integer is required.")
+    return int(value)
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError("A valid number is required.")
+    return float(value)
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("Must be a valid boolean.")
+    return value
