@@ -81,26 +81,37 @@ class Report:
     plan: Plan | None
     error: RotatorError | None = None
     rotated: bool = False  # by us, in this pass
+    attempted: Reason | None = None  # why a rotation was tried in this pass, whatever came of it
 
 
 class Executor:
     """Works on the targets of one provider and one store. Safe to be used by many threads, one a target at a time."""
 
-    def __init__(self, owner: str, former_owners: frozenset[str], names: frozenset[str], ports: Ports) -> None:
-        """`names` are those of all configured targets, whatever their store."""
+    def __init__(
+        self,
+        owner: str,
+        former_owners: frozenset[str],
+        names: frozenset[str],
+        ports: Ports,
+        seen: dict[str, Mapping[str, Seen]] | None = None,
+    ) -> None:
+        """`names` are those of all configured targets, whatever their store.
+
+        `seen`, by target, is what the provider said of keys: it saves look-ups and may be handed on to a successor.
+        """
         self._owner = owner
         self._owners = frozenset({owner}) | former_owners
         self._names = names
-        self._ports = ports
+        self.ports = ports
         self._scopes: dict[str, Scope] = {}
-        self._seen: dict[str, Mapping[str, Seen]] = {}
+        self.seen = {} if seen is None else seen
 
     # --- observe ---------------------------------------------------------------------------------------------------
 
     def scope(self, target: Target) -> Scope:
         """Which names and records are this target's own. Raises what `Store.location` raises."""
         if target.name not in self._scopes:
-            location = self._ports.store.location(target.path)
+            location = self.ports.store.location(target.path)
             self._scopes[target.name] = Scope(
                 owner=self._owner,
                 places=frozenset(place_of(owner, location) for owner in self._owners),
@@ -113,22 +124,22 @@ class Executor:
     def observe(self, target: Target) -> Observation:
         """Read the store; of the provider, only what this process has seen before. Raises `StoreError`."""
         scope = self.scope(target)
-        history = self._ports.store.history(target.path)
+        history = self.ports.store.history(target.path)
         held = {entry.key_id for version in history.versions if (entry := read_version(version, target, scope))}
-        seen = {key_id: seen for key_id, seen in self._seen.get(target.name, {}).items() if key_id in held}
-        self._seen[target.name] = seen
+        seen = {key_id: seen for key_id, seen in self.seen.get(target.name, {}).items() if key_id in held}
+        self.seen[target.name] = seen
         return Observation(target, scope, history, seen)
 
     def confirm(self, observation: Observation) -> Observation:
         """Look up at the provider what the plan needs to know of it. Raises `ProviderError`."""
         for record in to_confirm(observation):
-            self._ports.budget.take(record.expires_at)
-            observation = self._note(observation, record.key_id, self._ports.provider.retrieve(record.key_id))
+            self.ports.budget.take(record.expires_at)
+            observation = self._note(observation, record.key_id, self.ports.provider.retrieve(record.key_id))
         return observation
 
     def _note(self, observation: Observation, key_id: str, key: VendorKey | None) -> Observation:
         observation = seen_after(observation, key_id, key)
-        self._seen[observation.target.name] = observation.vendor
+        self.seen[observation.target.name] = observation.vendor
         return observation
 
     # --- one pass --------------------------------------------------------------------------------------------------
@@ -139,11 +150,12 @@ class Executor:
         Each action is tried once a pass: what fails waits for the caller's backoff, and what succeeds without showing
         (a vendor that ignores a PATCH) cannot keep us here.
         """
-        clock = self._ports.clock
+        clock = self.ports.clock
         observation: Observation | None = None
         made: Plan | None = None
         error: RotatorError | None = None
         rotated = False
+        attempted: Reason | None = None
         tried: set[object] = set()
         paid = False  # the budget has let one request go, and it has not been sent yet
         try:
@@ -159,7 +171,7 @@ class Executor:
                 if action is None:
                     break
                 if not paid:
-                    self._ports.budget.take(_needed_by(action, made))
+                    self.ports.budget.take(_needed_by(action, made))
                     paid = True
                     if self._too_old(observation):
                         continue
@@ -172,6 +184,7 @@ class Executor:
                 paid = False
                 try:
                     if isinstance(action, Rotate):
+                        attempted = action.reason
                         observation, rotated = self._rotate(observation, action, order)
                         order = replace(order, rotate=False, adopt=False)
                     elif isinstance(action, SetExpiry):
@@ -186,17 +199,17 @@ class Executor:
                     observation = None  # what else is due may still be possible
         except StoreError as failure:
             error = error or failure
-        return Report(target, made, error, rotated)
+        return Report(target, made, error, rotated, attempted)
 
     def _too_old(self, observation: Observation) -> bool:
-        return self._ports.clock.monotonic() - observation.history.observed_at > MAX_AGE
+        return self.ports.clock.monotonic() - observation.history.observed_at > MAX_AGE
 
     # --- rotate ----------------------------------------------------------------------------------------------------
 
     def _rotate(self, observation: Observation, action: Rotate, order: Order) -> tuple[Observation | None, bool]:
         """Prove, create, publish. Returns what is known now (None: look again), and whether our key is served."""
         target = observation.target
-        ports = self._ports
+        ports = self.ports
         now = ports.clock.now().replace(microsecond=0)
         asked = now + target.ttl
         unique = "".join(ports.rng.choice(UNIQUE_ALPHABET) for _ in range(UNIQUE_LENGTH))
@@ -251,10 +264,10 @@ class Executor:
         answered = created.expires_at
         try:
             if answered is None or answered > asked + TOLERANCE:
-                self._ports.budget.take(asked)
-                self._ports.provider.set_expiry(created.id, asked)
+                self.ports.budget.take(asked)
+                self.ports.provider.set_expiry(created.id, asked)
                 return asked
-            if answered <= self._ports.clock.now():
+            if answered <= self.ports.clock.now():
                 raise ProviderRequestRefused(
                     f"asked for a key that lives until {timestamp(asked)}, the provider made one that expired at "
                     f"{timestamp(answered)}",
@@ -268,13 +281,13 @@ class Executor:
     def _discard(self, target: Target, key_id: str, name: str) -> None:
         """Remove a key that this process created, and that can never be served."""
         try:
-            self._ports.budget.take(TIDYING)
-            self._ports.provider.delete(key_id)
+            self.ports.budget.take(TIDYING)
+            self.ports.provider.delete(key_id)
         except ProviderError as error:
             self._left_behind(target, key_id, name, error)
             return
         fields = {"key_id": key_id, "key_name": name, "reason": "unpublished"}
-        self._ports.tell(Event(What.KEY_DELETED, target.name, Level.INFO, fields))
+        self.ports.tell(Event(What.KEY_DELETED, target.name, Level.INFO, fields))
 
     def _remove_stray(self, target: Target, name: str) -> None:
         """A create was sent and not answered: if a key of this attempt's own name exists, remove it."""
@@ -287,14 +300,14 @@ class Executor:
 
     def _left_behind(self, target: Target, key_id: str, name: str, error: RotatorError) -> None:
         fields = {"key_id": key_id, "key_name": name, "error": error.message}
-        self._ports.tell(Event(What.KEY_LEFT_BEHIND, target.name, Level.WARNING, fields))
+        self.ports.tell(Event(What.KEY_LEFT_BEHIND, target.name, Level.WARNING, fields))
 
     def listed(self) -> tuple[VendorKey, ...]:
         """The provider's whole list; a page costs one request. Raises `ProviderError`: then it proves nothing."""
         keys: list[VendorKey] = []
-        pages = self._ports.provider.pages()
+        pages = self.ports.provider.pages()
         while True:
-            self._ports.budget.take(TIDYING)
+            self.ports.budget.take(TIDYING)
             page = next(pages, None)
             if page is None:
                 return tuple(keys)
@@ -305,7 +318,7 @@ class Executor:
     def _set_expiry(self, observation: Observation, action: SetExpiry, order: Order) -> Observation:
         record = action.record
         try:
-            found = self._ports.provider.set_expiry(record.key_id, action.until)
+            found = self.ports.provider.set_expiry(record.key_id, action.until)
         except ProviderRequestRefused:
             if action.reason is not Reason.RESTORED:
                 raise
@@ -322,7 +335,7 @@ class Executor:
         target, key = observation.target, action.key
         numbers = [version.number for version in key.versions if not version.foreign_fields]
         if numbers:
-            self._ports.store.destroy(target.path, numbers)
+            self.ports.store.destroy(target.path, numbers)
             versions = ",".join(map(str, numbers))
             self._tell(
                 What.VERSIONS_DESTROYED,
@@ -337,7 +350,7 @@ class Executor:
         current = next((entry for entry in after.entries() if entry.number == after.history.current_version), None)
         if current is None or current.standing is not Standing.OURS or current.key_id == key.key_id:
             return None
-        self._ports.provider.delete(key.key_id)
+        self.ports.provider.delete(key.key_id)
         self._tell(What.KEY_DELETED, observation, order, key.key_id, key.record.key_name, reason=action.reason)
         return self._note(after, key.key_id, None)
 
@@ -351,7 +364,7 @@ class Executor:
         **fields: str | int,
     ) -> None:
         asked = {"by": order.by, **({"note": order.note} if order.note else {})}
-        self._ports.tell(
+        self.ports.tell(
             Event(
                 what, observation.target.name, Level.INFO, {"key_id": key_id, "key_name": key_name, **fields, **asked}
             )
@@ -363,7 +376,7 @@ class Executor:
         """Serve the previous key again, if it still works; if it turns out not to, rotate."""
         try:
             observation = self.confirm(self.observe(target))
-            made = plan(observation, self._ports.clock.now())
+            made = plan(observation, self.ports.clock.now())
             previous = max(made.superseded, key=lambda key: key.versions[-1].number, default=None)
             if made.current is None or previous is None:
                 raise StoreUnavailable(
@@ -376,7 +389,7 @@ class Executor:
 
     def _serve_again(self, observation: Observation, previous: Superseded, order: Order) -> Report:
         target, record = observation.target, previous.record
-        ports = self._ports
+        ports = self.ports
         seen = observation.vendor[record.key_id].key
         if seen is None or not observation.scope.owns(seen.name) or record.expires_at <= ports.clock.now():
             why = "is gone" if seen is None else "has expired" if observation.scope.owns(seen.name) else "is not ours"

@@ -1,8 +1,8 @@
 """The shape of a configuration file, as pydantic models: which keys there are, of what type, with which default.
 
 What concerns one value or one table is checked here, what needs more than one table in `config`. The text under a key
-is its description in the JSON Schema. Validating needs the folder that relative file names start from, as the context
-`{"folder": Path}`.
+is its description in the JSON Schema. Relative file names start from the folder in the validation's context,
+`{"folder": Path}`, or from the working directory.
 """
 
 from datetime import timedelta
@@ -22,6 +22,8 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
 
 from rotator import notation
 from rotator.notation import Address, VaultReference
@@ -30,18 +32,19 @@ from rotator.notation import Address, VaultReference
 
 
 def _in_folder(value: object, info: ValidationInfo) -> Path:
-    folder: Path = info.context["folder"]
+    folder: Path = info.context["folder"] if info.context else Path()
     return folder / notation.parse_text(value)
 
 
-def _only_encrypted_or_loopback(url: str, info: ValidationInfo) -> str:
+def _encrypted(url: str) -> str:
     parts = urlsplit(url)
-    trusted = parts.scheme == "https" or notation.is_loopback(parts.hostname or "")
-    if not trusted and not info.data.get("allow_insecure", True):  # it is absent when it is itself a mistake
-        raise ValueError(
-            "sends credentials unencrypted: http:// is for loopback hosts only (allow_insecure = true overrides it)"
-        )
+    if parts.scheme != "https" and not notation.is_loopback(parts.hostname or ""):
+        raise ValueError("must begin with https://: http:// is for loopback hosts only")
     return url
+
+
+def _encrypted_if_asked(url: str, info: ValidationInfo) -> str:
+    return url if info.data.get("allow_insecure") else _encrypted(url)
 
 
 def _text(**more: Any) -> WithJsonSchema:
@@ -61,7 +64,8 @@ Percentage = Annotated[
 ]
 ListenAddress = Annotated[Address, PlainValidator(notation.parse_address), _text(examples=["127.0.0.1:9465"])]
 Url = Annotated[str, PlainValidator(notation.parse_url), _text(pattern="^https?://")]
-GuardedUrl = Annotated[Url, AfterValidator(_only_encrypted_or_loopback)]
+EncryptedUrl = Annotated[Url, AfterValidator(_encrypted)]
+UsuallyEncryptedUrl = Annotated[Url, AfterValidator(_encrypted_if_asked)]  # below `allow_insecure`
 VaultPath = Annotated[str, PlainValidator(notation.parse_path), _text(minLength=1)]
 Namespace = Annotated[str, PlainValidator(notation.parse_namespace), _text()]
 Reference = Annotated[VaultReference, PlainValidator(notation.parse_reference), _text(pattern="^[^/]+/.+#[^#]+$")]
@@ -122,7 +126,7 @@ class RespanSettings(Settings):
     """Which kind of provider this is."""
     allow_insecure: bool = False
     """Allow http:// to other hosts than loopback; warns at each start."""
-    base_url: GuardedUrl = Field("https://api.respan.ai", validate_default=True)
+    base_url: UsuallyEncryptedUrl = Field("https://api.respan.ai", validate_default=True)
     """Where its API is."""
     api_key: Annotated[SecretSource, BeforeValidator(_not_the_secret_itself)]
     """The organisation key."""
@@ -213,7 +217,7 @@ class VaultSettings(Settings):
     """Which kind of store this is."""
     allow_insecure: bool = False
     """Allow http:// to other hosts than loopback; warns at each start."""
-    address: GuardedUrl
+    address: UsuallyEncryptedUrl
     """Where Vault listens; $VAULT_ADDR if left out."""
     namespace: Namespace = ""
     """The namespace (Enterprise); $VAULT_NAMESPACE if left out."""
@@ -287,7 +291,7 @@ class LeaseSettings(Settings):
     """What this replica is called; the pod's name if left out."""
     duration: Duration = Field("15s", validate_default=True)
     """How long a replica that stopped answering keeps the Lease."""
-    api_server: Url | None = None
+    api_server: EncryptedUrl | None = None
     """The API server; the pod's if left out."""
     token_file: File | None = None
     """A token for it, relative to the configuration file; the service account's if left out."""
@@ -334,7 +338,7 @@ class Changeable(Settings):
     """The field of the version that holds the key."""
     fields: dict[Text, str] = {}
     """More fields of the version, for the applications; a target's are added to the defaults'."""
-    key: KeySettings = KeySettings()
+    key: KeySettings = Field(default_factory=KeySettings)
     """What a key may do; a target's are added to the defaults'."""
 
 
@@ -367,12 +371,32 @@ class FileSettings(Settings):
         {}, json_schema_extra={"minProperties": 1}
     )
     """Where keys are kept."""
-    http: HttpSettings = HttpSettings()
-    daemon: DaemonSettings = DaemonSettings()
-    sweep: SweepSettings = SweepSettings()
+    http: HttpSettings = Field(default_factory=HttpSettings)
+    daemon: DaemonSettings = Field(default_factory=DaemonSettings)
+    sweep: SweepSettings = Field(default_factory=SweepSettings)
     lease: LeaseSettings | None = None
     """Present when there are several replicas."""
-    defaults: Changeable = Changeable()
+    defaults: Changeable = Field(default_factory=Changeable)
     """What holds for every target that does not say otherwise."""
     targets: dict[TargetName, TargetSettings] = {}
     """The paths to keep a live key in."""
+
+
+class _WithoutNull(GenerateJsonSchema):
+    """What may be left out is not null either: TOML has no null, and `config_files` refuses JSON's."""
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        inner = super().default_schema(schema)
+        return {key: value for key, value in inner.items() if key != "default" or value is not None}
+
+    def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002 - a title would only repeat the key
+        return False
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the main file, as checked in at `config.schema.json`."""
+    schema = FileSettings.model_json_schema(schema_generator=_WithoutNull)
+    return {"$schema": GenerateJsonSchema.schema_dialect, **schema, "title": "rotator"}

@@ -70,11 +70,15 @@ class Board:
         self._lock = threading.Lock()
         self._targets: dict[str, TargetStatus] = {}
 
-    def update(self, target: Target, plan: Plan | None, error: RotatorError | None) -> None:
-        """Take a pass's result; without a plan (the store could not be read) the last known one stays."""
+    def update(self, target: Target, plan: Plan | None, error: RotatorError | None) -> TargetStatus | None:
+        """Take a pass's result; without a plan (the store could not be read) the last known one stays.
+
+        Returns how the target stood before.
+        """
         with self._lock:
             before = self._targets.get(target.name)
             self._targets[target.name] = TargetStatus(target, plan or (before.plan if before else None), error)
+            return before
 
     def keep_only(self, targets: Mapping[str, Target]) -> None:
         """Forget the targets that are not configured any more; those that are new are unknown."""

@@ -1,0 +1,146 @@
+"""When each target is looked at next, and what somebody asked for it meanwhile.
+
+Data and arithmetic only: no thread is started here, nothing is executed, and time comes from the given clock. One
+heap for all targets, so that nothing is done per target per tick.
+"""
+
+import heapq
+import itertools
+import random
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from rotator.errors import ProviderRateLimited
+from rotator.execute import TIDYING, Report
+from rotator.model import Target, hash_fraction
+from rotator.plan import SCHEDULED, Order
+from rotator.ports import Clock
+
+FIRST_WAIT = timedelta(seconds=5)
+LONGEST_WAIT = timedelta(minutes=10)
+JUMP = 5.0
+"""Seconds by which the wall clock may leave the monotonic one before every target is looked at again."""
+
+_AT_ONCE = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class _Slot:
+    at: datetime
+    ticket: int  # the heap's entry that counts; older ones are passed over
+    order: Order = SCHEDULED
+    under_way: bool = False
+    again: bool = False  # it came due once more while it was under way
+    passes: int = 0
+    failures: int = 0
+    renew_at: datetime | None = None
+    expires_at: datetime = _AT_ONCE  # a target that has not been observed yet may be without a key
+
+
+@dataclass(slots=True)
+class Agenda:
+    """The targets of a daemon. Safe to be used by many threads."""
+
+    clock: Clock
+    rng: random.Random
+    resync: timedelta
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _slots: dict[str, _Slot] = field(default_factory=dict)
+    _heap: list[tuple[datetime, int, str]] = field(default_factory=list)  # by time
+    _ready: list[tuple[datetime, int, str]] = field(default_factory=list)  # due, by urgency
+    _tickets: "itertools.count[int]" = field(default_factory=itertools.count)
+    _offset: float | None = None  # of the wall clock to the monotonic one
+
+    def configure(self, targets: Mapping[str, Target], changed: Collection[str], resync: timedelta) -> None:
+        """Take a new set of targets: the new and the changed are due now, those that are gone are forgotten."""
+        with self._lock:
+            self.resync = resync
+            self._slots = {name: slot for name, slot in self._slots.items() if name in targets}
+            now = self.clock.now()
+            for name in targets:
+                if name not in self._slots:
+                    self._slots[name] = _Slot(now, 0)
+                    self._put(name, now)
+                elif name in changed:
+                    self._put(name, now)
+
+    def request(self, names: Collection[str], order: Order) -> None:
+        """Have these targets worked on now; asking again before it is done changes nothing."""
+        with self._lock:
+            for name in names:
+                if name in self._slots:
+                    self._slots[name].order = order
+                    self._put(name, self.clock.now())
+
+    def take(self) -> tuple[str, Order] | None:
+        """The target to work on now, most urgent first; None when nothing is due."""
+        with self._lock:
+            now = self.clock.now()
+            self._notice_jump(now)
+            while self._heap and self._heap[0][0] <= now:
+                _, ticket, name = heapq.heappop(self._heap)
+                slot = self._slots.get(name)
+                if slot is not None and slot.ticket == ticket:
+                    heapq.heappush(self._ready, (self._needed_by(slot, now), ticket, name))
+            while self._ready:
+                _, ticket, name = heapq.heappop(self._ready)
+                slot = self._slots.get(name)
+                if slot is None or slot.ticket != ticket:
+                    continue
+                if not slot.under_way:
+                    slot.under_way = True
+                    return name, slot.order
+                slot.again = True
+            return None
+
+    def done(self, report: Report, order: Order) -> tuple[int, datetime | None]:
+        """Take a pass's result. Returns how many passes failed in a row, and when it is next looked at."""
+        with self._lock:
+            slot = self._slots.get(report.target.name)
+            if slot is None:
+                return 0, None
+            now = self.clock.now()
+            slot.under_way = False
+            slot.passes += 1
+            slot.failures = slot.failures + 1 if report.error else 0
+            if report.plan:
+                slot.renew_at = report.plan.renew_at
+                slot.expires_at = report.plan.current.expires_at if report.plan.current else _AT_ONCE
+            again, slot.again = slot.again or slot.order is not order, False
+            if slot.order is order and (report.rotated or report.error is None):
+                slot.order = SCHEDULED
+            at = now if again else self._next(slot, report, now)
+            self._put(report.target.name, at)
+            return slot.failures, at
+
+    def _next(self, slot: _Slot, report: Report, now: datetime) -> datetime:
+        if report.error is not None:
+            doubled: timedelta = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(slot.failures - 1, 10))
+            wait = doubled * (0.5 + self.rng.random() / 2)
+            if isinstance(report.error, ProviderRateLimited):
+                wait = max(wait, timedelta(seconds=report.error.retry_after))
+            return now + wait
+        # The first look after the start spreads the targets over the interval; from then on they stay spread.
+        share = hash_fraction(report.target.name) if slot.passes == 1 else 1.0
+        look = now + self.resync * share
+        wake = report.plan.wake_at if report.plan else None
+        return min(look, wake) if wake else look
+
+    def _needed_by(self, slot: _Slot, now: datetime) -> datetime:
+        due = slot.renew_at is None or slot.renew_at <= now or slot.order.rotate
+        return slot.expires_at if due else TIDYING
+
+    def _put(self, name: str, at: datetime) -> None:
+        slot = self._slots[name]
+        slot.at, slot.ticket = at, next(self._tickets)
+        heapq.heappush(self._heap, (at, slot.ticket, name))
+
+    def _notice_jump(self, now: datetime) -> None:
+        """What was planned by a wall clock that has jumped since is looked at again."""
+        offset = now.timestamp() - self.clock.monotonic()
+        if self._offset is not None and abs(offset - self._offset) > JUMP:
+            for name in self._slots:
+                self._put(name, now)
+        self._offset = offset

@@ -1,0 +1,165 @@
+"""Puts the parts together: a configuration in, an executor for each target out.
+
+The only module that knows every adapter. It decides nothing; what can go wrong here is a credential that is not there.
+"""
+
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from rotator import settings
+from rotator.budget import SlidingWindow
+from rotator.clock import SystemClock
+from rotator.config import Configuration
+from rotator.errors import ProviderCredentialRefused, StoreCredentialRefused
+from rotator.execute import Executor
+from rotator.metrics import Metrics
+from rotator.model import Secret, Target
+from rotator.plan import Seen
+from rotator.ports import Listener, Ports
+from rotator.providers.respan import RespanProvider
+from rotator.stores.sqlite import SqliteStore
+from rotator.stores.vault import VaultSettings, VaultStore
+from rotator.stores.vault_login import AppRoleLogin, Login, TokenFileLogin, TokenLogin
+
+AnyStore = VaultStore | SqliteStore
+
+
+class Installation:
+    """Everything that one configuration needs, built and not yet used: the first request is the first use.
+
+    A successor (after a reload) takes over the budgets and what was seen of keys: the vendor goes on counting, and
+    nothing has to be looked up again.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        environment: Mapping[str, str],
+        clock: SystemClock,
+        metrics: Metrics,
+        tell: Listener,
+        predecessor: "Installation | None" = None,
+    ) -> None:
+        self.configuration = configuration
+        self.clock = clock
+        self._environment = environment
+        self._seen: dict[str, Mapping[str, Seen]] = predecessor._seen if predecessor else {}
+        self.stores: dict[str, AnyStore] = {
+            name: self._store(store, metrics, name) for name, store in configuration.stores.items()
+        }
+        self.budgets: dict[str, SlidingWindow] = {}
+        self.providers: dict[str, RespanProvider] = {}
+        for name, provider in configuration.providers.items():
+            budget = predecessor.budgets.get(name) if predecessor else None
+            budget = budget or SlidingWindow(provider.requests_per_minute, clock)
+            budget.limit = provider.requests_per_minute
+            self.budgets[name] = budget
+            self.providers[name] = RespanProvider(
+                name=name,
+                base_url=provider.base_url,
+                organisation_key=self._secret(provider.api_key, f"providers.{name}.api_key"),
+                clock=clock,
+                meter=metrics.provider_meter(name),
+                rate_limited=budget.pause,
+                connections=configuration.daemon.workers,
+            )
+        names = frozenset(configuration.targets)
+        self._executors = {
+            (provider, store): Executor(
+                configuration.owner,
+                frozenset(configuration.former_owners),
+                names,
+                Ports(
+                    self.providers[provider],
+                    self.stores[store],
+                    self.budgets[provider],
+                    clock,
+                    random.SystemRandom(),
+                    tell,
+                ),
+                self._seen,
+            )
+            for provider in self.providers
+            for store in self.stores
+        }
+
+    @property
+    def targets(self) -> Mapping[str, Target]:
+        """The configured targets, by name."""
+        return self.configuration.targets
+
+    def executor(self, target: Target) -> Executor:
+        """Who works on this target."""
+        return self._executors[target.provider, target.store]
+
+    def groups(self, targets: Iterable[Target]) -> Iterator[tuple[Executor, list[Target]]]:
+        """The targets by who works on them."""
+        for executor in self._executors.values():
+            if group := [target for target in targets if self.executor(target) is executor]:
+                yield executor, group
+
+    def close(self) -> None:
+        """Give back the connections. What is still under way fails as if the network had."""
+        for part in (*self.providers.values(), *self.stores.values()):
+            part.close()
+
+    def _store(self, store: settings.VaultSettings | settings.SqliteSettings, metrics: Metrics, name: str) -> AnyStore:
+        if isinstance(store, settings.SqliteSettings):
+            return SqliteStore(store.file, self.clock)
+        return VaultStore(
+            VaultSettings(
+                address=store.address,
+                mount=store.mount,
+                login=self._login(store.auth),
+                namespace=store.namespace or None,
+                ca_file=store.ca_file,
+                server_name=store.server_name,
+                timeout=store.timeout.total_seconds(),
+                connections=self.configuration.daemon.workers,
+            ),
+            self.clock,
+            metrics.store_meter(name),
+        )
+
+    def _login(self, auth: settings.Auth) -> Login:
+        match auth:
+            case settings.TokenFileAuth():
+                return TokenFileLogin(auth.token_file)
+            case settings.AppRoleAuth():
+                return AppRoleLogin(auth.role_id, auth.secret_id_file, auth.mount)
+            case settings.TokenAuth():
+                token = self._environment.get("VAULT_TOKEN")
+                if not token:
+                    raise StoreCredentialRefused(
+                        "$VAULT_TOKEN is not set", 'auth.method = "token" reads it from there.'
+                    )
+                return TokenLogin(Secret(token))
+            case _:
+                raise StoreCredentialRefused(f"the Vault login {auth.method} is not available in this version")
+
+    def _secret(self, source: settings.SecretSource, key: str) -> Callable[[], Secret]:
+        """Reads the secret afresh at each call, so that one that was replaced is found."""
+
+        def read() -> Secret:
+            if source.vault is not None:
+                vaults = [store for store in self.stores.values() if isinstance(store, VaultStore)]
+                return vaults[0].read_secret(str(source.vault))
+            where = f"the file {source.file}" if source.file else f"${source.env}"
+            try:
+                text = Path(source.file).read_text() if source.file else self._environment.get(source.env or "", "")
+            except (OSError, UnicodeDecodeError) as error:
+                reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "it is not text"
+                raise ProviderCredentialRefused(
+                    f"{where}, which {key} names, cannot be read: {reason}",
+                    "No key can be created, shortened or removed until it can be; it is read again at every try.",
+                ) from None
+            if not text.strip():
+                raise ProviderCredentialRefused(
+                    f"{where}, which {key} names, is empty or not set",
+                    "No key can be created, shortened or removed until it holds an organisation key.",
+                )
+            return Secret(text.strip())
+
+        return read

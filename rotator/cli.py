@@ -1,0 +1,539 @@
+"""The command line: reads what was asked for, has it done, says what came of it, and ends with the right status.
+
+0 done; 1 something could not be done; 2 usage or configuration; 3 provider or store unreachable or refused, so that
+nothing could be tried; 4 as the command's help says. Nothing is decided here about keys.
+"""
+
+import contextlib
+import difflib
+import json
+import os
+import resource
+import signal
+import sys
+import urllib.request
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from rotator import __version__, output
+from rotator.assembly import Installation
+from rotator.check import online_findings
+from rotator.clock import SystemClock
+from rotator.config import json_schema, load
+from rotator.daemon import Daemon
+from rotator.errors import (
+    ConfigurationError,
+    ProviderCredentialRefused,
+    ProviderError,
+    ProviderRateLimited,
+    ProviderUnavailable,
+    RotatorError,
+    StoreCredentialRefused,
+    StoreError,
+    StoreMountUnusable,
+    StoreSealed,
+    StoreUnavailable,
+)
+from rotator.events import Event, Level, What
+from rotator.execute import Report
+from rotator.extend import extend as extend_keys
+from rotator.logs import LogListener, configure
+from rotator.metrics import Metrics
+from rotator.model import Target, timestamp
+from rotator.notation import parse_duration
+from rotator.plan import SCHEDULED, Order, State, plan
+from rotator.simulator import Options, Simulator
+from rotator.status import NOT_WELL, TargetStatus, status_json
+from rotator.work import failure, work_on, work_on_all
+
+DONE, NOT_ALL_DONE, USAGE, NOTHING_TRIED, ATTENTION = 0, 1, 2, 3, 4
+
+_NOTHING_COULD_BE_TRIED = (
+    ProviderCredentialRefused,
+    ProviderUnavailable,
+    ProviderRateLimited,
+    StoreCredentialRefused,
+    StoreUnavailable,
+    StoreSealed,
+    StoreMountUnusable,
+)
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """From which level on log lines are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", envvar="ROTATOR_CONFIG", metavar="FILE", help="The configuration file.")
+]
+FormatOption = Annotated[
+    LogFormat | None,
+    typer.Option("--log-format", envvar="ROTATOR_LOG_FORMAT", help="Default: text on a terminal, JSON in a pipe."),
+]
+LevelOption = Annotated[
+    LogLevel | None,
+    typer.Option("--log-level", envvar="ROTATOR_LOG_LEVEL", help="Default: info for run, warning elsewhere."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TargetsArgument = Annotated[list[str] | None, typer.Argument(metavar="TARGET...", show_default=False)]
+AllOption = Annotated[bool, typer.Option("--all", help="Every configured target.")]
+DEFAULT_CONFIG = Path("rotator.toml")
+
+app = typer.Typer(
+    name="rotator",
+    help="Keeps short-lived Respan API keys fresh in HashiCorp Vault.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,  # they print local variables, keys included
+)
+
+
+def main() -> None:
+    """The console script. No core dump ever holds a key; whatever is raised ends in a sentence and a status."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        app()
+    except ConfigurationError as error:
+        output.complain(f"The configuration cannot be used ({len(error.problems)} problems):")
+        for problem in error.problems:
+            output.complain(f"  {problem}")
+        sys.exit(USAGE)
+    except RotatorError as error:
+        _complain(error)
+        sys.exit(_status_of(error))
+    except BrokenPipeError:
+        # Whoever read our output has gone; a flush at exit would only complain once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(NOT_ALL_DONE)
+
+
+def _complain(error: RotatorError) -> None:
+    output.complain(f"rotator: {error.message}")
+    if error.advice:
+        output.complain(f"  {error.advice}")
+
+
+def _status_of(error: RotatorError) -> int:
+    return NOTHING_TRIED if isinstance(error, _NOTHING_COULD_BE_TRIED) else NOT_ALL_DONE
+
+
+def _usage(message: str) -> NoReturn:
+    raise typer.BadParameter(message)
+
+
+class _Session:
+    """What the commands that are no daemon have in common: a configuration, and its installation."""
+
+    def __init__(self, config: Path, log_format: LogFormat | None, log_level: LogLevel | None) -> None:
+        configure(log_format.value if log_format else None, (log_level or LogLevel.WARNING).value)
+        self.tell = LogListener()
+        self.configuration = load(config, os.environ)
+        self.clock = SystemClock()
+        self.metrics = Metrics(__version__)
+        self.installation = Installation(self.configuration, os.environ, self.clock, self.metrics, self.tell)
+        # A signal ends the command as Ctrl-C does: what is under way is ended properly, nothing more is begun.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def chosen(self, names: Sequence[str] | None, every: bool) -> list[Target]:
+        if bool(names) == every:
+            _usage("name the targets, or say --all")
+        return [self.target(name) for name in names] if names else list(self.installation.targets.values())
+
+    def target(self, name: str) -> Target:
+        found = self.installation.targets.get(name)
+        if found is None:
+            close = difflib.get_close_matches(name, self.installation.targets, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            _usage(f"there is no target {name!r} in {self.configuration.file}{hint}")
+        return found
+
+    def work(self, what: str, targets: Collection[Target], order: Order) -> list[Report]:
+        """One pass over each, with progress, in the order of the targets."""
+        passes = work_on_all(
+            self.installation, targets, lambda target: work_on(self.installation, self.metrics, target, order)
+        )
+        reports = {report.target.name: report for report in output.progress(what, len(targets), passes)}
+        return [reports[target.name] for target in targets]
+
+    def look(self, targets: Collection[Target], *, confirm: bool) -> list[TargetStatus]:
+        """How each stands, without touching anything; `confirm` asks the provider what the plan wants to know."""
+
+        def one(target: Target) -> TargetStatus:
+            executor = self.installation.executor(target)
+            try:
+                observation = executor.observe(target)
+            except StoreError as error:
+                return TargetStatus(target, None, error)
+            try:
+                observation = executor.confirm(observation) if confirm else observation
+            except ProviderError as error:
+                return TargetStatus(target, plan(observation, self.clock.now()), error)
+            return TargetStatus(target, plan(observation, self.clock.now()), None)
+
+        with ThreadPoolExecutor(self.configuration.daemon.workers) as pool:
+            return list(pool.map(one, targets))
+
+    def json(self, targets: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"owner": self.configuration.owner, "at": timestamp(self.clock.now()), "targets": targets}
+
+
+def _status_of_all(errors: Sequence[RotatorError | None], *, touched: bool) -> int:
+    """0, 1, or 3 when none of them could even be tried."""
+    failed = [error for error in errors if error is not None]
+    if not failed:
+        return DONE
+    hopeless = all(isinstance(error, _NOTHING_COULD_BE_TRIED) for error in failed)
+    return NOTHING_TRIED if hopeless and len(failed) == len(errors) and not touched else NOT_ALL_DONE
+
+
+# --- the daemon ------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    config: ConfigOption = DEFAULT_CONFIG,
+    once: Annotated[bool, typer.Option("--once", help="Do all that is due now, open no port, and exit.")] = False,
+    log_format: FormatOption = None,
+    log_level: LevelOption = None,
+) -> None:
+    """Keep every target's key fresh, until TERM or INT.
+
+    Signals: TERM or INT ends what is under way and stops, a second one stops at once; HUP reads the configuration
+    again; USR1 rotates every target now.
+
+    \b
+    Example: rotator run --config /etc/rotator/rotator.toml
+    """
+    if once:
+        _run_once(_Session(config, log_format, log_level or LogLevel.INFO))
+    configure(log_format.value if log_format else None, (log_level or LogLevel.INFO).value)
+    daemon = Daemon(config, os.environ, SystemClock(), Metrics(__version__), LogListener())
+    raise typer.Exit(daemon.run())
+
+
+def _run_once(session: _Session) -> NoReturn:
+    for warning in session.configuration.warnings:
+        fields = {"file": warning.file, "key": warning.key, "message": warning.message}
+        session.tell(Event(What.CONFIGURATION_WARNING, level=Level.WARNING, fields=fields))
+    reports = session.work("rotating what is due", list(session.installation.targets.values()), SCHEDULED)
+    for report in reports:
+        event = failure(report, 1, None)
+        if event is not None:
+            session.tell(event)
+    counted = [output.outcome(report) for report in reports]
+    output.say(", ".join(f"{counted.count(word)} {word}" for word in ("rotated", "unchanged", "foreign", "failed")))
+    raise typer.Exit(_finished(reports))
+
+
+def _finished(reports: Sequence[Report]) -> int:
+    if status := _status_of_all([report.error for report in reports], touched=any(r.rotated for r in reports)):
+        return status
+    return NOT_ALL_DONE if any(output.outcome(report) == "foreign" for report in reports) else DONE
+
+
+# --- on a person's word ----------------------------------------------------------------------------------------------
+
+
+def _one_line(text: str | None) -> str | None:
+    if text is not None and (len(text) > 200 or not text.isprintable()):
+        _usage("one line of at most 200 characters")
+    return text
+
+
+@app.command()
+def rotate(
+    targets: TargetsArgument = None,
+    every: AllOption = False,
+    revoke_now: Annotated[
+        bool, typer.Option("--revoke-now", help="Remove the old keys at once: applications that still use them fail.")
+    ] = False,
+    adopt: Annotated[bool, typer.Option("--adopt", help="Take over a path that holds somebody else's data.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why, for the log.", callback=_one_line)] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    log_format: FormatOption = None,
+    log_level: LevelOption = None,
+) -> None:
+    """Give targets a new key now. The old keys work for their grace period.
+
+    \b
+    Example: rotator rotate billing-api --reason "the key was in a screenshot" --revoke-now
+    """
+    session = _Session(config, log_format, log_level)
+    order = Order(rotate=True, revoke_now=revoke_now, adopt=adopt, by="command", note=reason or "")
+    reports = session.work("rotating", session.chosen(targets, every), order)
+    _show(session, reports, as_json=as_json)
+
+
+def _show(session: _Session, reports: Sequence[Report], *, as_json: bool) -> NoReturn:
+    if as_json:
+        output.say_json(session.json([output.report_json(report) for report in reports]))
+    else:
+        for report in reports:
+            for line in output.report_lines(report):
+                output.say(line)
+    raise typer.Exit(_finished(reports))
+
+
+@app.command()
+def rollback(
+    target: Annotated[str, typer.Argument(metavar="TARGET", show_default=False)],
+    config: ConfigOption = DEFAULT_CONFIG,
+    log_format: FormatOption = None,
+    log_level: LevelOption = None,
+) -> None:
+    """Serve the previous key of a target again, if it still works.
+
+    \b
+    Example: rotator rollback billing-api
+    """
+    session = _Session(config, log_format, log_level)
+    found = session.target(target)
+    report = session.installation.executor(found).roll_back(found, Order(by="command"))
+    _show(session, [report], as_json=False)
+
+
+@app.command()
+def extend(
+    lifetime: Annotated[str, typer.Option("--for", metavar="DURATION", help='From now on, as "24h".')],
+    targets: TargetsArgument = None,
+    every: AllOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    log_format: FormatOption = None,
+    log_level: LevelOption = None,
+) -> None:
+    """Break glass: let every unexpired key of targets live longer, by the provider's list alone.
+
+    For when the store cannot be written for long. Once it can be again, the keys are replaced as usual.
+
+    \b
+    Example: rotator extend --all --for 24h
+    """
+    try:
+        duration = parse_duration(lifetime)
+    except ValueError as error:
+        _usage(f"--for: {error}")
+    session = _Session(config, log_format, log_level)
+    chosen = session.chosen(targets, every)
+    until = (session.clock.now() + duration).replace(microsecond=0)
+    owners = {session.configuration.owner, *session.configuration.former_owners}
+    errors: list[RotatorError | None] = []
+    for executor, group in session.installation.groups(chosen):
+        try:
+            found = list(extend_keys(executor, owners, group, until))
+        except ProviderError as error:
+            errors.append(error)
+            _complain(error)
+            continue
+        errors.extend(extension.error for extension in found)
+        for extension in found:
+            said = f"failed: {extension.error.message}" if extension.error else f"lives until {timestamp(until)}"
+            guess = " (told by its name's slugs alone: the store could not be read)" if extension.by_slug else ""
+            output.say(f"{extension.target.name}: {extension.key.id} {said}{guess}")
+        for name in sorted({target.name for target in group} - {extension.target.name for extension in found}):
+            output.say(f"{name}: no key that would end before {timestamp(until)}")
+    raise typer.Exit(_status_of_all(errors, touched=any(error is None for error in errors)))
+
+
+# --- looking ---------------------------------------------------------------------------------------------------------
+
+
+@app.command("plan")
+def plan_command(
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 4 when anything is due or drifted.")
+    ] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    log_format: FormatOption = None,
+    log_level: LevelOption = None,
+) -> None:
+    """Say what would be done now. Touches nothing.
+
+    \b
+    Example: rotator plan --exit-code
+    """
+    session = _Session(config, log_format, log_level)
+    statuses = session.look(list(session.installation.targets.values()), confirm=True)
+    if as_json:
+        output.say_json(session.json([output.plan_json(status) for status in statuses]))
+    else:
+        for status in statuses:
+            for line in output.plan_lines(status):
+                output.say(line)
+    if status := _status_of_all([status.error for status in statuses], touched=False):
+        raise typer.Exit(status)
+    due = any(status.plan and status.plan.actions for status in statuses)
+    raise typer.Exit(ATTENTION if exit_code and due else DONE)
+
+
+@app.command("status")
+def status_command(
+    url: Annotated[str | None, typer.Option(help="Ask a running daemon at its admin address.")] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    log_format: FormatOption = None,
+    log_level: LevelOption = None,
+) -> None:
+    """Show how each target stands. Exits with 4 when any is failing.
+
+    From the store; or, with --url, from a running daemon, which knows the last errors too.
+
+    \b
+    Example: rotator status --url http://127.0.0.1:9466
+    """
+    if url is not None:
+        shown = _ask(url)
+    else:
+        session = _Session(config, log_format, log_level)
+        statuses = session.look(list(session.installation.targets.values()), confirm=False)
+        shown = status_json(session.configuration.owner, session.clock.now(), statuses)
+        unreachable = _status_of_all([status.error for status in statuses], touched=False) == NOTHING_TRIED
+        if unreachable:
+            for message in dict.fromkeys(status.error.message for status in statuses if status.error):
+                output.complain(f"rotator: {message}")
+            raise typer.Exit(NOTHING_TRIED)
+    output.say_status(shown, as_json=as_json)
+    failing = any(State(target["state"]) in NOT_WELL for target in shown["targets"])
+    raise typer.Exit(ATTENTION if failing else DONE)
+
+
+def _ask(url: str) -> dict[str, Any]:
+    """A running daemon's status. Raises `StoreUnavailable` when there is none, which ends in status 3."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{url.rstrip('/')}/status.json", timeout=10) as answer:
+            shown: dict[str, Any] = json.load(answer)
+    except (OSError, ValueError) as error:
+        raise StoreUnavailable(
+            f"no daemon answers at {url}: {error}",
+            "The admin address is [http].admin in its configuration; in a cluster, reach it through a port-forward.",
+        ) from None
+    return shown
+
+
+@app.command()
+def check(
+    online: Annotated[bool, typer.Option("--online", help="Also try the credentials, permissions and paths.")] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    log_format: FormatOption = None,
+    log_level: LevelOption = None,
+) -> None:
+    """Check the configuration; with --online also what it needs of the provider and the store. Changes nothing.
+
+    \b
+    Example: rotator check --online
+    """
+    session = _Session(config, log_format, log_level)
+    configuration = session.configuration
+    warnings = [str(warning) for warning in configuration.warnings]
+    findings = online_findings(session.installation) if online else []
+    if as_json:
+        shown = [{"where": finding.where, "message": finding.message, "advice": finding.advice} for finding in findings]
+        output.say_json(
+            {"file": str(config), "targets": len(configuration.targets), "warnings": warnings, "findings": shown}
+        )
+    else:
+        for warning in warnings:
+            output.say(f"warning: {warning}")
+        for finding in findings:
+            output.say(f"{finding.where}: {finding.message}")
+            if finding.advice:
+                output.say(f"  {finding.advice}")
+        tried = "; credentials, permissions and paths were tried" if online else ""
+        bad = f"{len(findings)} findings" if findings else "nothing wrong"
+        output.say(f"{config}: {len(configuration.targets)} targets, {len(warnings)} warnings, {bad}{tried}")
+    if not findings:
+        raise typer.Exit(DONE)
+    raise typer.Exit(NOTHING_TRIED if any(finding.unreachable for finding in findings) else NOT_ALL_DONE)
+
+
+@app.command()
+def sweep(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    max_removals: Annotated[int | None, typer.Option(help="If there are more orphans, touch none.")] = None,
+) -> None:
+    """Find keys that nobody knows of, and served keys that are gone. Not in this version yet."""
+    output.complain("rotator: sweep is not in this version yet; orphaned keys end by their own expiry")
+    raise typer.Exit(NOT_ALL_DONE)
+
+
+# --- trying it out ---------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    vault: Annotated[bool, typer.Option("--vault", help="Keep the keys in the Vault of $VAULT_ADDR.")] = False,
+) -> None:
+    """Watch keys live and die for half a minute: simulator, short lives, a live table. Leaves nothing behind.
+
+    \b
+    Example: rotator demo
+    """
+    from rotator.demo import show  # noqa: PLC0415 - no other command needs it
+
+    raise typer.Exit(show(vault=vault, environment=os.environ))
+
+
+@app.command()
+def simulate(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
+    requests_per_minute: Annotated[int, typer.Option(min=0, help="0 is no limit.")] = 60,
+) -> None:
+    """Run the Respan simulator on a port of its own, until it is stopped.
+
+    \b
+    Example: rotator simulate --port 8765
+    """
+    options = Options(requests_per_minute=requests_per_minute or None)
+    with Simulator(port=port, options=options) as simulator:
+        output.say(f'base_url = "{simulator.url}"')
+        output.say(f"export RESPAN_API_KEY={simulator.organisation_key}")
+        sys.stdout.flush()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with contextlib.suppress(KeyboardInterrupt):
+            simulator.serve_forever()
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration.
+
+    \b
+    Example: rotator schema > config.schema.json
+    """
+    output.say_json(json_schema())
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        output.say(f"rotator {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass

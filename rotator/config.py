@@ -1,0 +1,177 @@
+"""From the configuration's files to what the program runs with, or to everything that is wrong with them.
+
+The way of a configuration: read (`config_files`), checked table by table (`settings`, told by `findings`), completed
+with the defaults here, and checked as a whole (`config_checks`). No secret is read, and nothing goes over a network.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rotator import config_checks, config_files, findings
+from rotator.config_checks import Draft
+from rotator.config_files import Source
+from rotator.errors import ConfigurationError, Problem
+from rotator.model import KeyParameters, Target, hash_fraction
+from rotator.settings import (
+    Changeable,
+    DaemonSettings,
+    FileSettings,
+    HttpSettings,
+    LeaseSettings,
+    RespanSettings,
+    SqliteSettings,
+    SweepSettings,
+    TargetSettings,
+    VaultSettings,
+    json_schema,
+)
+
+__all__ = ["Configuration", "json_schema", "load"]
+
+_NAMED = ("providers", "stores", "targets")  # the sections that hold tables of any name
+_VAULT_VARIABLES = {
+    "address": "VAULT_ADDR",
+    "namespace": "VAULT_NAMESPACE",
+    "ca_file": "VAULT_CACERT",
+    "server_name": "VAULT_TLS_SERVER_NAME",
+    "timeout": "VAULT_CLIENT_TIMEOUT",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """All that the program runs with; of a secret only where it is found."""
+
+    file: Path
+    owner: str
+    former_owners: tuple[str, ...]
+    providers: Mapping[str, RespanSettings]
+    stores: Mapping[str, VaultSettings | SqliteSettings]
+    http: HttpSettings
+    daemon: DaemonSettings
+    sweep: SweepSettings
+    lease: LeaseSettings | None
+    targets: Mapping[str, Target]
+    warnings: tuple[Problem, ...]
+
+
+def load(file: Path, environment: Mapping[str, str]) -> Configuration:
+    """Read a file and what it includes; raises ConfigurationError with every problem that can be told at once."""
+    source = config_files.read(file)
+    if source.data is None:
+        raise ConfigurationError(source.problems)
+    draft, malformed = _examine(file, source, source.data, environment)
+    problems = dict.fromkeys((*source.problems, *malformed, *config_checks.problems(draft)))
+    if problems:
+        raise ConfigurationError(tuple(problems))
+    settings = draft.settings
+    return Configuration(
+        file=file,
+        owner=settings.owner,
+        former_owners=settings.former_owners,
+        providers=settings.providers,
+        stores=settings.stores,
+        http=settings.http,
+        daemon=settings.daemon,
+        sweep=settings.sweep,
+        lease=settings.lease,
+        targets=draft.targets,
+        warnings=tuple(dict.fromkeys((*source.warnings, *config_checks.warnings(draft)))),
+    )
+
+
+def _examine(
+    file: Path, source: Source, data: Mapping[str, Any], environment: Mapping[str, str]
+) -> tuple[Draft, list[Problem]]:
+    """The well-formed parts of the data, and what is wrong with the others."""
+    data, variables = _with_vault_variables(data, environment)
+    context = {"folder": file.absolute().parent}
+    problems: list[Problem] = []
+    broken: frozenset[tuple[str | int, ...]] = frozenset()
+    try:
+        settings = FileSettings.model_validate(data, context=context)
+    except ValidationError as error:
+        details = findings.details(error)
+        problems = findings.tell(details, file, source.origins, variables)
+        broken = frozenset(detail["loc"][: 2 if detail["loc"][0] in _NAMED else 1] for detail in details)
+        settings = FileSettings.model_validate(_without(data, broken), context=context)
+    names = {section: sorted(_table(data.get(section))) for section in ("providers", "stores")}
+    targets = {
+        name: _resolve(name, target, settings, names)
+        for name, target in settings.targets.items()
+        if not broken & {("defaults",), ("daemon",)}
+    }
+    return Draft(file, settings, broken, names, targets, source.origins, environment), problems
+
+
+def _table(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _without(data: Mapping[str, Any], broken: frozenset[tuple[str | int, ...]]) -> dict[str, Any]:
+    """The data with the broken parts left out, so that the others can still be examined."""
+    rest = {key: dict(value) if isinstance(value, dict) else value for key, value in data.items()}
+    for section, *name in broken:
+        if name:
+            rest[str(section)].pop(name[0], None)
+        else:
+            rest.pop(str(section), None)
+    rest.setdefault("owner", "unknown")
+    return rest
+
+
+def _with_vault_variables(
+    data: Mapping[str, Any], environment: Mapping[str, str]
+) -> tuple[Mapping[str, Any], dict[tuple[str | int, ...], str]]:
+    """The data with what Vault's own variables say where a store says nothing; and which variable is where."""
+    variables: dict[tuple[str | int, ...], str] = {}
+    stores = dict(_table(data.get("stores")))
+    for name, store in stores.items():
+        if _table(store).get("type") != "vault":
+            continue
+        for key, variable in _VAULT_VARIABLES.items():
+            if key not in store and (value := environment.get(variable)):
+                variables["stores", name, key] = variable
+                stores[name] = {key: _as_written(key, value), **stores[name]}
+    return {**data, "stores": stores} if variables else data, variables
+
+
+def _as_written(key: str, value: str) -> str:
+    """A variable's value as one would write it in the file: Vault takes bare seconds, and starts from where we are."""
+    if key == "timeout" and value.isdecimal():
+        return f"{value}s"
+    return str(Path(value).absolute()) if key == "ca_file" else value
+
+
+def _resolve(name: str, target: TargetSettings, settings: FileSettings, names: Mapping[str, list[str]]) -> Target:
+    """One target with the defaults; provider and store are "" where it does not say which of several."""
+    defaults = settings.defaults
+
+    def said(key: str) -> Any:
+        return getattr(target if key in target.model_fields_set else defaults, key)
+
+    def part(key: str, known: list[str]) -> str:
+        return said(key) or (known[0] if len(known) == 1 else "")
+
+    return Target(
+        name=name,
+        path=target.path,
+        provider=part("provider", names["providers"]),
+        store=part("store", names["stores"]),
+        field=said("field"),
+        fields={**defaults.fields, **target.fields},
+        parameters=KeyParameters(**{**_asked(defaults), **_asked(target)}),
+        ttl=said("ttl"),
+        renew_before=said("renew_before"),
+        grace_period=said("grace_period"),
+        jitter=said("renew_before") * settings.daemon.jitter * hash_fraction(name),
+        adopt=target.adopt,
+    )
+
+
+def _asked(settings: Changeable) -> dict[str, Any]:
+    return settings.key.model_dump(exclude_unset=True)

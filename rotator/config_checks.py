@@ -1,0 +1,200 @@
+"""The rules of a configuration that need more than one table: what is refused, and what is only warned of.
+
+Pure. They look at what `settings` found well-formed, and are silent about what hangs on a table that was not.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from rotator.config_files import key_path
+from rotator.errors import Problem
+from rotator.model import RECORD_FIELD, Target
+from rotator.notation import format_duration, is_loopback, quoted
+from rotator.settings import FileSettings, SqliteSettings, TokenAuth, VaultSettings
+
+_CALLS_PER_ROTATION = 3  # create, shorten, delete
+_SHORT_GRACE = timedelta(hours=2)
+_METHODS_TO_COME = ("kubernetes", "jwt", "cert")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A configuration under examination."""
+
+    file: Path
+    settings: FileSettings  # without the parts that are not well-formed
+    broken: frozenset[tuple[str | int, ...]]  # those parts: ("http",), ("stores", "vault")
+    names: Mapping[str, list[str]]  # of the providers and stores that there are, well-formed or not
+    targets: Mapping[str, Target]  # with the defaults; provider and store are "" where it is not clear which
+    origins: Mapping[str, Path]  # the file that each target is in
+    environment: Mapping[str, str]
+
+    def problem(self, message: str, *place: str) -> Problem:
+        """A problem at a place in the main file."""
+        return Problem(str(self.file), key_path(*place), message)
+
+    def target_problem(self, name: str, message: str, *keys: str) -> Problem:
+        """A problem at the first of the keys that the target says itself, else at the first that the defaults say."""
+        settings = self.settings.targets[name]
+        key = next((key for key in keys if key in settings.model_fields_set), None)
+        inherited = next((key for key in keys if key in self.settings.defaults.model_fields_set), None)
+        if key is None and inherited is not None:
+            return self.problem(message, "defaults", inherited)
+        return Problem(str(self.origins[name]), key_path("targets", name, key or keys[0]), message)
+
+
+# --- refused ---------------------------------------------------------------------------------------------------------
+
+
+def problems(draft: Draft) -> Iterator[Problem]:
+    """All that must be mended before anything can run."""
+    for section, message in (
+        ("providers", "is required: at least one [providers.NAME]"),
+        ("stores", "is required: at least one [stores.NAME]; there is no implicit store"),
+    ):
+        if not draft.names[section] and (section,) not in draft.broken:
+            yield draft.problem(message, section)
+    yield from _credential_problems(draft)
+    for target in draft.targets.values():
+        yield from _reference_problems(draft, target)
+        yield from _time_problems(draft, target)
+        yield from _field_problems(draft, target)
+    yield from _shared_paths(draft)
+
+
+def _credential_problems(draft: Draft) -> Iterator[Problem]:
+    for name, provider in draft.settings.providers.items():
+        variable = provider.api_key.env
+        if variable is not None and not draft.environment.get(variable):
+            yield draft.problem(
+                "names a variable that is not set in the environment", "providers", name, "api_key", "env"
+            )
+        vaults = sum(isinstance(store, VaultSettings) for store in draft.settings.stores.values())
+        if provider.api_key.vault is not None and vaults != 1 and not any(part[0] == "stores" for part in draft.broken):
+            message = f"needs exactly one store of type vault to be read from, and there are {vaults}"
+            yield draft.problem(message, "providers", name, "api_key", "vault")
+    for name, store in draft.settings.stores.items():
+        if not isinstance(store, VaultSettings):
+            continue
+        if store.auth.method in _METHODS_TO_COME:
+            message = f'method "{store.auth.method}" is not available in this version: use "approle" or "token_file"'
+            yield draft.problem(message, "stores", name, "auth", "method")
+        if isinstance(store.auth, TokenAuth) and not draft.environment.get("VAULT_TOKEN"):
+            message = 'method "token" takes the token from $VAULT_TOKEN, which is not set in the environment'
+            yield draft.problem(message, "stores", name, "auth", "method")
+
+
+def _reference_problems(draft: Draft, target: Target) -> Iterator[Problem]:
+    for section, key, name in (("providers", "provider", target.provider), ("stores", "store", target.store)):
+        names = draft.names[section]
+        if not names or name in names:
+            continue
+        message = (
+            f"must be said, because there are several: {quoted(names)}" if not name else f"must be {quoted(names)}"
+        )
+        yield draft.target_problem(target.name, message, key)
+
+
+def _time_problems(draft: Draft, target: Target) -> Iterator[Problem]:
+    ttl, renew_before, grace = map(format_duration, (target.ttl, target.renew_before, target.grace_period))
+    most_jitter = target.renew_before * draft.settings.daemon.jitter
+    if target.renew_before >= target.ttl:
+        message = f"renew_before ({renew_before}) must be shorter than ttl ({ttl})"
+        yield draft.target_problem(target.name, message, "renew_before", "ttl")
+    elif target.renew_before + most_jitter >= target.ttl:
+        message = (
+            f"renew_before ({renew_before}) and its largest jitter ({format_duration(most_jitter)}, [daemon].jitter) "
+            f"together must be shorter than ttl ({ttl}): a fresh key would be due at once"
+        )
+        yield draft.target_problem(target.name, message, "renew_before", "ttl")
+    if target.grace_period > target.renew_before:
+        message = (
+            f"grace_period ({grace}) must not be longer than renew_before ({renew_before}): "
+            "a replaced key would expire before its grace is over"
+        )
+        yield draft.target_problem(target.name, message, "grace_period", "renew_before")
+
+
+def _field_problems(draft: Draft, target: Target) -> Iterator[Problem]:
+    if target.field == RECORD_FIELD:
+        yield draft.target_problem(target.name, f'must not be "{RECORD_FIELD}": the record stands there', "field")
+    if RECORD_FIELD in target.fields:
+        yield draft.target_problem(target.name, f'must not hold "{RECORD_FIELD}": the record stands there', "fields")
+    if target.field in target.fields:
+        message = f'must not hold the field of the key itself, "{target.field}"'
+        yield draft.target_problem(target.name, message, "fields", "field")
+
+
+def _shared_paths(draft: Draft) -> Iterator[Problem]:
+    first: dict[str, str] = {}
+    for target in draft.targets.values():
+        store = draft.settings.stores.get(target.store)
+        if store is None:
+            continue
+        if isinstance(store, SqliteSettings):
+            location = f"{store.file}#{target.path}"
+        else:  # Vault takes a namespace as the beginning of a mount too
+            location = "/".join((store.address, store.namespace, store.mount, target.path)).replace("//", "/")
+        other = first.setdefault(location, target.name)
+        if other != target.name:
+            message = f'is the path of the target "{other}" too ({draft.origins[other]}): each needs one of its own'
+            yield draft.target_problem(target.name, message, "path")
+
+
+# --- warned of -------------------------------------------------------------------------------------------------------
+
+
+def warnings(draft: Draft) -> Iterator[Problem]:
+    """All that can run, but is probably not meant."""
+    settings = draft.settings
+    if not draft.targets:
+        yield draft.problem("there is no target, and so nothing to do", "targets")
+    for section in ("providers", "stores"):
+        for name, part in getattr(settings, section).items():
+            if not isinstance(part, SqliteSettings) and part.allow_insecure:
+                message = "credentials and keys may be sent unencrypted"
+                yield draft.problem(message, section, name, "allow_insecure")
+    if draft.environment.get("VAULT_SKIP_VERIFY"):
+        yield draft.problem("$VAULT_SKIP_VERIFY is not honoured: certificates are verified (see ca_file)")
+    if not is_loopback(settings.http.admin.host):
+        message = "is not a loopback address: the status page, with paths and key ids, is open to the network"
+        yield draft.problem(message, "http", "admin")
+    for name, target in draft.targets.items():
+        if target.path.startswith("data/"):
+            message = 'begins with "data/", which belongs to the API and not to the path: it is probably too much'
+            yield draft.target_problem(name, message, "path")
+        if target.grace_period < _SHORT_GRACE:
+            message = (
+                f"{format_duration(target.grace_period)} is short: External Secrets refreshes hourly by default, "
+                "Vault Agent every 5 minutes"
+            )
+            yield draft.target_problem(name, message, "grace_period")
+    yield from _limited_usage(draft)
+    yield from _budgets(draft)
+
+
+def _limited_usage(draft: Draft) -> Iterator[Problem]:
+    message = "usage is not watched: a key that is used up stays until its time"
+    if draft.settings.defaults.key.max_usage not in (None, -1):
+        yield draft.problem(message, "defaults", "key", "max_usage")
+    for name, target in draft.settings.targets.items():
+        if target.key.max_usage not in (None, -1):
+            yield Problem(str(draft.origins[name]), key_path("targets", name, "key", "max_usage"), message)
+
+
+def _budgets(draft: Draft) -> Iterator[Problem]:
+    targets = defaultdict(list)
+    for target in draft.targets.values():
+        targets[target.provider].append(target)
+    for name, served in targets.items():
+        needed = sum(_CALLS_PER_ROTATION * timedelta(minutes=1) / (target.ttl - target.lead) for target in served)
+        allowed = draft.settings.providers[name].requests_per_minute
+        if needed > allowed:
+            message = (
+                f"{allowed} is too few: {len(served)} targets need {needed:.1f} requests a minute "
+                f"({_CALLS_PER_ROTATION} for each rotation), so keys will be late; lengthen ttl or shorten renew_before"
+            )
+            yield draft.problem(message, "providers", name, "requests_per_minute")

@@ -1,0 +1,168 @@
+"""Reads the configuration's files into one dictionary, and remembers which target came from which of them.
+
+Nothing here knows what a key means, `include` and `targets` excepted. What cannot be read is a problem, never an
+exception: the caller wants to tell of all of them at once.
+"""
+
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any
+
+from rotator.errors import Problem
+
+_LARGEST = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the files say, `targets` of all files in one; `data` is None when the main file cannot be read."""
+
+    data: dict[str, Any] | None
+    origins: Mapping[str, Path]  # of each target
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+
+
+def read(file: Path) -> Source:
+    """Read a file and all that it includes."""
+    data, problems = _read_one(file)
+    warnings: list[Problem] = []
+    if data is None:
+        return Source(None, {}, tuple(problems), ())
+    targets = data.get("targets", {})
+    if not isinstance(targets, dict):
+        return Source(data, {}, tuple(problems), ())
+    origins = dict.fromkeys(targets, file)
+    targets = dict(targets)
+    for included in _included(file, data.get("include"), problems, warnings):
+        content, unreadable = _read_one(included)
+        problems += unreadable
+        for key in (content or {}).keys() - {"targets"}:
+            message = f"an included file holds [targets.*] only: credentials, addresses and all else stay in {file}"
+            problems.append(Problem(str(included), key_path(key), message))
+        more = (content or {}).get("targets", {})
+        if not isinstance(more, dict):
+            problems.append(Problem(str(included), "targets", "must be a table"))
+            continue
+        for name, target in more.items():
+            if name in targets:
+                problems.append(Problem(str(included), key_path("targets", name), f"is in {origins[name]} already"))
+            else:
+                targets[name], origins[name] = target, included
+    return Source({**data, "targets": targets}, origins, tuple(problems), tuple(warnings))
+
+
+def key_path(*parts: object) -> str:
+    """A key's place, as one writes it in TOML: `targets.a.ttl`, `include[0]`, `targets."a.b"`."""
+    text = ""
+    for part in parts:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            bare = str(part).isascii() and str(part).replace("-", "_").replace("_", "a").isalnum()
+            text += f"{'.' if text else ''}{part if bare else json.dumps(part)}"
+    return text
+
+
+def _included(file: Path, patterns: object, problems: list[Problem], warnings: list[Problem]) -> list[Path]:
+    """The files that the patterns name, sorted, each once, without the main file itself.
+
+    A ConfigMap is mounted with its files in dot-named folders and links to them beside those: dot-names are skipped.
+    """
+    found: dict[Path, None] = {}
+    for index, pattern in enumerate(patterns if isinstance(patterns, list) else ()):
+        if not isinstance(pattern, str) or not pattern.isprintable():
+            continue  # the settings have a sentence for this
+        names = [file.parent / name for name in sorted(glob(pattern, root_dir=file.parent))]  # noqa: PTH207 - dot-names
+        if has_magic(pattern):
+            names = [name for name in names if not name.name.startswith(".") and not _is_folder(name)]
+        names = [name for name in names if os.path.realpath(name) != os.path.realpath(file)]
+        if not names:
+            said = warnings if has_magic(pattern) else problems
+            said.append(Problem(str(file), key_path("include", index), "matches no file"))
+        found.update(dict.fromkeys(names))
+    return list(found)
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where a folder may not be entered
+
+
+def _read_one(file: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
+    """One file's content, or None and what is wrong with it."""
+
+    def refused(message: str) -> tuple[None, list[Problem]]:
+        return None, [Problem(str(file), "", message)]
+
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(_LARGEST + 1)
+    except FileNotFoundError:
+        return refused("there is no such file")
+    except IsADirectoryError:
+        return refused("is a folder, not a file")
+    except OSError as error:
+        return refused(f"cannot be read: {error.strerror}")
+    except ValueError:
+        return refused("cannot be read: no file can have this name")
+    if len(content) > _LARGEST:
+        return refused(f"is larger than {_LARGEST // 2**20} MiB")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        return refused(f"is not UTF-8 (line {content.count(10, 0, error.start) + 1})")
+    try:
+        if file.suffix.lower() != ".json":
+            return tomllib.loads(text), []
+        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        oddities = [Problem(str(file), key_path(*place), message) for place, message in _oddities(data)]
+    except json.JSONDecodeError as error:
+        return refused(f"is not JSON: {error.msg} (at line {error.lineno}, column {error.colno})")
+    except tomllib.TOMLDecodeError as error:
+        return refused(f"is not TOML: {error}")
+    except ValueError as error:
+        return refused(f"cannot be read: {error}")
+    except RecursionError:
+        return refused("is nested too deeply")
+    if not isinstance(data, dict):
+        return refused("must be a JSON object")
+    return (None if oddities else data), oddities
+
+
+# --- what JSON can say and TOML cannot -------------------------------------------------------------------------------
+
+
+class _Twice:
+    """Stands for the value of a key that stands twice in its object."""
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    unique: dict[str, Any] = {}
+    for key, value in pairs:
+        unique[key] = _Twice() if key in unique else value
+    return unique
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _oddities(value: object, place: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(value, _Twice):
+        yield place, "stands twice in the same object"
+    elif value is None:
+        yield place, "must not be null: leave the key out"
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _oddities(key, (*place, key))
+            yield from _oddities(inner, (*place, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _oddities(inner, (*place, index))
+    elif isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        yield place, "must not contain half of a surrogate pair"

@@ -1,0 +1,183 @@
+"""What the commands print: tables on a terminal, plain lines in a pipe, JSON where it was asked for.
+
+Nothing is decided here. Results go to standard output, everything else (logs, progress, errors) to standard error.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from rotator.execute import Report
+from rotator.model import timestamp
+from rotator.plan import Action, Reason, Retire, Rotate, SetExpiry, State
+from rotator.status import TargetStatus
+from rotator.work import adoption_advice, failure
+
+LINE_EVERY = 10.0
+"""Seconds between lines that tell how far long work is, where there is no terminal for a bar."""
+
+STYLES = {
+    State.OK: "green",
+    State.DUE: "yellow",
+    State.FAILING: "bold red",
+    State.FOREIGN: "bold red",
+    State.MISSING: "bold red",
+    State.UNKNOWN: "magenta",
+}
+
+
+def say(line: str) -> None:
+    """One line of a command's result."""
+    sys.stdout.write(line + "\n")
+
+
+def complain(line: str) -> None:
+    """One line for a person, beside the result."""
+    sys.stderr.write(line + "\n")
+
+
+def say_json(value: Any) -> None:
+    """A command's result for a program."""
+    say(json.dumps(value, indent=2))
+
+
+def say_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], states: Sequence[State]) -> None:
+    """A table on a terminal; in a pipe one line a row, its cells separated by tabs, without a heading."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            say("\t".join(row))
+        return
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row, state in zip(rows, states, strict=True):
+        table.add_row(*row, style=STYLES[state] if state is not State.OK else None)
+    Console().print(table)
+
+
+def progress(what: str, total: int, reports: Iterable[Report]) -> Iterator[Report]:
+    """Show how far it is: a bar on a terminal, else a line now and then."""
+    if sys.stderr.isatty():
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            yield from bar.track(reports, total=total, description=what)
+        return
+    last = time.monotonic()
+    for number, report in enumerate(reports, 1):
+        yield report
+        if time.monotonic() - last > LINE_EVERY:
+            last = time.monotonic()
+            complain(f"{what}: {number} of {total} targets done")
+
+
+# --- one line a target -----------------------------------------------------------------------------------------------
+
+
+STATUS_COLUMNS = ("target", "state", "key", "issued", "expires", "next rotation", "superseded", "why")
+
+
+def say_status(shown: dict[str, Any], *, as_json: bool) -> None:
+    """For `status`: from the store and from a daemon alike, in the one shape of `status.status_json`."""
+    if as_json:
+        say_json(shown)
+        return
+    rows = []
+    for target in shown["targets"]:
+        superseded = ", ".join(f"{key['key_id']} until {key['until']}" for key in target["superseded"])
+        names = ("name", "state", "key_id", "issued_at", "expires_at", "next_rotation_at")
+        why = target["last_error"] or target["reason"]
+        rows.append([*(target[name] or "-" for name in names), superseded or "-", why or "-"])
+    say_rows(STATUS_COLUMNS, rows, [State(target["state"]) for target in shown["targets"]])
+
+
+def in_words(action: Action) -> str:
+    """What an action would do."""
+    match action:
+        case Rotate():
+            return f"rotate ({action.reason}): create a key, publish it as version {action.base + 1}"
+        case SetExpiry():
+            verb = "restore" if action.reason is Reason.RESTORED else "shorten"
+            return f"{verb} {action.record.key_id} to {timestamp(action.until)} ({action.reason})"
+        case Retire():
+            numbers = ",".join(str(version.number) for version in action.key.versions)
+            return f"remove {action.key.key_id} ({action.reason}): destroy version {numbers}, delete it at the provider"
+
+
+def plan_json(status: TargetStatus) -> dict[str, Any]:
+    """For `plan --json`: the status, and what would be done now."""
+    actions = status.plan.actions if status.plan else ()
+    return {**status.to_json(), "actions": [in_words(action) for action in actions]}
+
+
+def plan_lines(status: TargetStatus) -> Iterator[str]:
+    """For `plan`: what would be done to one target, and when it is due next."""
+    name, made = status.target.name, status.plan
+    if status.error is not None:
+        yield f"{name}: not known: {status.error.message}"
+        if status.error.advice:
+            yield f"  {status.error.advice}"
+    if made is None:
+        return
+    if made.state is State.FOREIGN and not made.actions:
+        yield f"{name}: left alone: {status.target.path} holds data that is not ours ({made.reason})"
+        yield f"  {adoption_advice(status.target)}"
+    for action in made.actions:
+        yield f"{name}: {in_words(action)}"
+    if not made.actions and made.renew_at is not None and status.error is None:
+        yield f"{name}: nothing to do; next rotation at {timestamp(made.renew_at)}"
+    for record in made.untrusted:
+        yield f"{name}: {record.key_id} is left alone: the provider knows it under a name that is not this path's"
+
+
+def outcome(report: Report) -> str:
+    """In one word, what came of a pass."""
+    if report.error is not None:
+        return "failed"
+    if report.plan is not None and report.plan.state is State.FOREIGN:
+        return "foreign"
+    return "rotated" if report.rotated else "lost" if report.attempted else "unchanged"
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """For `rotate --json` and `rollback`: the status after the pass, and what came of it."""
+    shown = TargetStatus(report.target, report.plan, report.error).to_json()
+    advice = report.error.advice if report.error else ""
+    return {
+        **shown,
+        "outcome": outcome(report),
+        "attempted": report.attempted.value if report.attempted else None,
+        "advice": advice or None,
+    }
+
+
+def report_lines(report: Report) -> Iterator[str]:
+    """What a pass did, until when the old key works, and what went wrong, for a person."""
+    name, made = report.target.name, report.plan
+    word = outcome(report)
+    if word == "foreign" and made is not None:
+        yield f"{name}: left alone: {report.target.path} holds data that is not ours ({made.reason})"
+        yield f"  {adoption_advice(report.target)}"
+        return
+    if report.error is not None:
+        event = failure(report, 1, None)
+        yield f"{name}: {'rotated, but' if report.rotated else 'failed:'} {report.error.message}"
+        if event is not None:
+            yield f"  the applications have {event.fields['served']}"
+        if report.error.advice:
+            yield f"  {report.error.advice}"
+        return
+    if made is None or made.current is None:
+        return
+    served = f"key {made.current.key_id}, until {timestamp(made.current.expires_at)}"
+    if word == "rotated":
+        yield f"{name}: rotated ({report.attempted}): {served}"
+    elif word == "lost":
+        yield f"{name}: another writer was first and its key is served: {served}"
+    else:
+        yield f"{name}: nothing to do: {served}"
+    for key in made.superseded:
+        yield f"  the old key {key.key_id} works until {timestamp(key.until)}"

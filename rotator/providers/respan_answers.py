@@ -1,0 +1,221 @@
+"""What Respan's answers mean: keys, or an error in words for a person.
+
+Pure: no request is made here, and nothing of httpx is known. What the vendor's references leave open is accepted in
+every shape that they show; "the vendor" is the pages create, list, retrieve, update and delete under "Temporary API
+Keys". Other people's words are quoted short, on one line, and without keys.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from rotator.errors import (
+    ProviderCredentialRefused,
+    ProviderError,
+    ProviderOutcomeUnknown,
+    ProviderRateLimited,
+    ProviderRequestRefused,
+    ProviderUnavailable,
+)
+from rotator.model import CreatedKey, Secret, VendorKey
+
+MAX_ID = 300  # characters
+MAX_QUOTE = 200  # characters
+
+_ASKED_TO = {
+    "create": "create a key",
+    "list": "list the keys",
+    "retrieve": "look up a key",
+    "update": "change a key's expiry",
+    "delete": "delete a key",
+}
+_READS = frozenset({"list", "retrieve"})
+_TITLE = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A status, and what came with it."""
+
+    status: int
+    content_type: str
+    retry_after: str  # the header; "" when there is none
+    key: Secret  # the organisation key that was sent: an answer may echo it
+    body: bytes | None = field(default=None, repr=False)  # None: it did not arrive whole
+    trouble: str = "the rest of the answer did not come"  # why there is no body
+
+    def parsed(self) -> dict[str, object] | list[object] | None:
+        """The body, if it is an object or an array."""
+        try:
+            value = json.loads(self.body or b"")
+        except (ValueError, RecursionError):
+            return None
+        return value if isinstance(value, dict | list) else None
+
+    def words(self) -> str:
+        """What it says for itself: the vendor's `detail` and `errors`, a page's title; never the rest of the body."""
+        parsed = self.parsed()
+        if not isinstance(parsed, dict):
+            return quoted(self._page() if self.body is not None else self.trouble, self.key.reveal())
+        words = [parsed.get("detail")]
+        errors = parsed.get("errors")
+        for name, messages in errors.items() if isinstance(errors, dict) else ():
+            words += [f"{name}: {text}" for text in (messages if isinstance(messages, list) else [messages])]
+        said = "; ".join(text for text in words if isinstance(text, str))
+        return quoted(said, self.key.reveal(), parsed.get("api_key"))
+
+    def _page(self) -> str:
+        text = (self.body or b"")[:4096].decode(errors="replace")
+        if "html" not in self.content_type.lower() and not text.lstrip().lower().startswith(("<!doctype", "<html")):
+            return ""
+        title = _TITLE.search(text)
+        return f'an HTML page (a proxy?): "{title[1].strip()}"' if title else "an HTML page (a proxy?)"
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def is_id(value: object) -> bool:
+    """Could it be an id, and one that no server and no proxy takes for a way to another path?"""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= MAX_ID
+        and value.isprintable()
+        and {".", ".."}.isdisjoint(re.split(r"[/\\]", value))
+    )
+
+
+def is_revoked(entry: object) -> bool:
+    """Does it say that it is a deleted key? Older answers do; that none does is possible, too."""
+    return isinstance(entry, dict) and entry.get("revoked") is True
+
+
+def vendor_key(entry: object) -> VendorKey | None:
+    """Only the id is required, all other fields come and go. None without a usable id, or with an unreadable expiry."""
+    if not isinstance(entry, dict) or not is_id(entry.get("id")):
+        return None
+    name, expiry = entry.get("name"), entry.get("expiry_date")
+    try:
+        expires_at = datetime.fromisoformat(expiry) if expiry else None
+        if expires_at:
+            expires_at = (expires_at if expires_at.tzinfo else expires_at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return VendorKey(entry["id"], _escaped(name) if isinstance(name, str) else "", expires_at)
+
+
+def created_key(entry: object) -> CreatedKey | None:
+    """The same, with the key's text; None without either."""
+    key = vendor_key(entry)
+    text = entry.get("api_key") if isinstance(entry, dict) else None
+    if key and isinstance(text, str) and text and text.isprintable():
+        return CreatedKey(key.id, Secret(text), key.expires_at)
+    return None
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Says what went wrong, for the provider of this name in the configuration."""
+
+    provider: str
+    base_url: str
+
+    def refusal(self, operation: str, answer: Answer, now: datetime) -> ProviderError:
+        """What a status means that was not hoped for. A 408 may be a proxy's word for a server that it gave up on."""
+        status, words, asked = answer.status, answer.words(), _ASKED_TO[operation]
+        said = f"{status}: {words}" if words else f"{status}"
+        if status in (401, 403):  # the vendor's page has 401, its SDK 403
+            return self.credential(f"Respan refused the organisation key ({said}) when asked to {asked}")
+        if status == 429:
+            seconds = _retry_after(answer, now)
+            return ProviderRateLimited(
+                f"Respan was asked too much ({said}): it did not {asked}, and is left alone for {seconds:g} s", seconds
+            )
+        if status < 200 or status == 408 or status >= 500:
+            return self.unsettled(operation, f"answered {said}")
+        if status < 400:
+            return ProviderRequestRefused(
+                f"Respan answered {status}, a redirect, when asked to {asked}; it is not followed, "
+                "for the organisation key would go with it",
+                f"{self._base_url()} must be where Respan itself answers; look for a proxy that redirects, too.",
+            )
+        return ProviderRequestRefused(
+            f"Respan refused to {asked} ({said})",
+            "To ask again will not help. Look at the ttl and the key parameters of the target; after a 404, a 405 "
+            f"or a page of HTML, at {self._base_url()}.",
+        )
+
+    def credential(self, message: str) -> ProviderCredentialRefused:
+        """The organisation key is of no use."""
+        return ProviderCredentialRefused(
+            message,
+            f'Every target of provider "{self.provider}" waits. Put a valid key where its api_key points to: '
+            "it is read again after each refusal, without a restart.",
+        )
+
+    def unsettled(self, operation: str, what: str) -> ProviderError:
+        """It was sent and came to nothing certain: a read just failed, of a change nobody knows."""
+        message = f"Respan {what}, when asked to {_ASKED_TO[operation]}"
+        advice = f"If it does not pass, look at Respan's status, and at what stands between here and {self.base_url}."
+        if operation in _READS:
+            return ProviderUnavailable(f"{message}; nothing was changed", advice)
+        return ProviderOutcomeUnknown(f"{message}; whether it was done is not known", advice)
+
+    def unreached(self, words: str) -> ProviderUnavailable:
+        """There was no connection; `words` say why."""
+        _, mark, why = words.partition("certificate verify failed: ")
+        if mark:
+            return ProviderUnavailable(
+                f"the TLS certificate shown at {self.base_url} is not trusted ({why}); nothing was sent",
+                f"Look at this machine's clock, at {self._base_url()}, and for a proxy that opens TLS. "
+                "If it is Respan's own certificate, only Respan can mend it.",
+            )
+        return ProviderUnavailable(
+            f"Respan cannot be reached at {self.base_url} ({words}); nothing was sent",
+            f"Look at {self._base_url()}, at DNS, and at the network policy for what leaves here.",
+        )
+
+    def elsewhere(self) -> ProviderUnavailable:
+        """The list's next page is where the organisation key must not be sent."""
+        return ProviderUnavailable(
+            f"Respan's list goes on elsewhere than at {self.base_url}, where the organisation key is not sent; "
+            "the list is not complete",
+            f"{self._base_url()} must have the scheme, host and port that Respan gives as its own in `next`.",
+        )
+
+    def _base_url(self) -> str:
+        return f'base_url of provider "{self.provider}" ({self.base_url})'
+
+
+def _retry_after(answer: Answer, now: datetime) -> float:
+    """Seconds, 1 to 300: from the body as the vendor does it, else from the header, where a date is possible."""
+    parsed = answer.parsed()
+    for value in (parsed.get("retry_after") if isinstance(parsed, dict) else None, answer.retry_after):
+        try:
+            seconds = float(str(value))
+        except ValueError:
+            try:
+                seconds = (parsedate_to_datetime(str(value)).astimezone(UTC) - now).total_seconds()
+            except (ValueError, OverflowError):
+                continue
+        if math.isfinite(seconds):
+            return min(max(seconds, 1.0), 300.0)
+    return 30.0
+
+
+def quoted(text: str, *secrets: object) -> str:
+    """Somebody else's words, for a message: without these secrets, on one line, and short."""
+    for secret in secrets:
+        if isinstance(secret, str) and secret:
+            text = text.replace(secret, "(hidden)")
+    return _escaped(text if len(text) <= MAX_QUOTE else f"{text[:MAX_QUOTE]}…")
+
+
+def _escaped(text: str) -> str:
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

@@ -1,0 +1,186 @@
+"""What Vault's answers mean: every status, and the texts that tell one meaning of a status from another, as our errors.
+
+Pure. What is said here of Vault was seen in 1.21 unless it says otherwise. Of an answer only Vault's own list of
+errors is ever quoted.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any
+
+from rotator.errors import (
+    CasMismatch,
+    StoreCredentialRefused,
+    StoreError,
+    StoreMountUnusable,
+    StoreOutcomeUnknown,
+    StorePermissionDenied,
+    StoreRequestRefused,
+    StoreSealed,
+    StoreUnavailable,
+)
+
+MAX_QUOTE = 200  # characters of Vault's words in a message
+
+_CAS_MISMATCH = "check-and-set parameter did not match"
+_INVALID_TOKEN = "invalid token"  # noqa: S105 - expired, revoked or used up; a policy's refusal lacks it
+_SEALED = "Vault is sealed"
+_NO_MOUNT = "no handler for route"
+_TOO_LARGE = ("exceeds allowed", "value being too large")  # with a 500: of the listener, and of raft's storage
+_MEANINGS = {
+    412: "a node was asked that has not yet seen the latest writes",
+    429: "too much was asked (a rate limit quota), or a standby was asked that does not forward requests",
+    472: "a disaster recovery secondary was asked, which serves no requests",
+    473: "a performance standby was asked, which does not forward this request",
+    500: "Vault failed",
+    501: "Vault is not initialised",
+    502: "a proxy got no answer from Vault",
+    503: "Vault is not ready: it has no active node, or is starting",
+    504: "a proxy got no answer from Vault in time",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A kind of request: its name for the meter, and how messages speak of it."""
+
+    name: str
+    verb: str
+    rights: tuple[str, ...] = ()  # all that a policy should allow on its path
+    changes: bool = False
+
+
+_ON_DATA = ("create", "read", "update")
+METADATA = Operation("metadata", "read", ("read",))
+READ = Operation("read", "read", _ON_DATA)
+PROVE = Operation("prove", "try a write to", _ON_DATA)
+WRITE = Operation("write", "write to", _ON_DATA, changes=True)
+DESTROY = Operation("destroy", "destroy versions through", ("update",), changes=True)
+LOGIN = Operation("login", "log in through")
+RENEW = Operation("renew", "renew the token through")
+MOUNT = Operation("mount", "ask")
+HEALTH = Operation("health", "ask")
+CAPABILITIES = Operation("capabilities", "ask", ("update",))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back. `now` is the server's time, or ours where it did not say."""
+
+    status: int
+    content: bytes = field(repr=False)
+    redirect: str
+    now: datetime
+
+    @property
+    def is_success(self) -> bool:
+        """True for 2xx."""
+        return 200 <= self.status < 300
+
+    @property
+    def body(self) -> Mapping[str, Any]:
+        """The JSON object in it; empty where there is none."""
+        try:
+            parsed = json.loads(self.content)
+        except (ValueError, RecursionError):
+            return {}
+        return parsed if isinstance(parsed, dict) else {}
+
+    @property
+    def errors(self) -> Sequence[str] | None:
+        """Vault's list of errors; None when there is none, and so perhaps no Vault."""
+        errors = self.body.get("errors")
+        if isinstance(errors, list) and all(isinstance(error, str) for error in errors):
+            return errors
+        return None
+
+    @property
+    def says_invalid_token(self) -> bool:
+        """True when the token was refused, and not what was asked with it."""
+        return self.status == HTTPStatus.FORBIDDEN and self._says(_INVALID_TOKEN)
+
+    @property
+    def says_absent(self) -> bool:
+        """True when Vault itself says that there is no such path, or no data in the version: not some proxy's 404."""
+        return self.status == HTTPStatus.NOT_FOUND and (self.errors == [] or "data" in self.body)
+
+    @property
+    def said(self) -> str:
+        """The status and Vault's words, in one short line."""
+        words = " ".join(" ".join(self.errors or ()).split())[:MAX_QUOTE]
+        shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
+        return f"{self.status}: {shown}" if shown else f"{self.status}"
+
+    def _says(self, words: str) -> bool:
+        return any(words in error for error in self.errors or ())
+
+    def refusal(self, operation: Operation, path: str, right: str) -> StoreError:
+        """The error that an answer other than success is; `right` is what a policy must allow on `path` for this."""
+        sends_data = operation in (WRITE, PROVE)
+        match self.status:
+            case 300 | 301 | 302 | 303 | 307 | 308:
+                return unsettled(
+                    operation,
+                    path,
+                    f"it was answered with a redirect to {self.redirect}, which is not followed: the token would go along",
+                    "Set the store's address to where Vault's active node answers; a standby that cannot forward "
+                    "redirects to the active node's api_addr.",
+                )
+            case 400 if sends_data and self._says(_CAS_MISMATCH):
+                return CasMismatch(f"{path} has another version than the one to follow: somebody else wrote first")
+            case 403 if self.says_invalid_token:
+                return StoreCredentialRefused(
+                    f"Vault calls the token invalid, asked to {operation.verb} {path} ({self.said})",
+                    "It is expired, revoked or used up. Replace the credentials that rotator logs in with.",
+                )
+            case 403:
+                return StorePermissionDenied(
+                    f"Vault's policy denies `{right}` on {path} ({self.said})", _policy_advice(path, operation.rights)
+                )
+            case 404 if not operation.changes and self._says(_NO_MOUNT):
+                return StoreMountUnusable(
+                    f"nothing is mounted in Vault where {path} would be ({self.said})",
+                    "Look at the store's mount and namespace: `vault secrets list` shows what there is.",
+                )
+            case 503 if self._says(_SEALED) or self.body.get("sealed") is True:
+                return StoreSealed(
+                    f"Vault is sealed: it did not {operation.verb} {path}, and nothing was changed",
+                    "Unseal it (`vault operator unseal` on each node). Keys go on working until they expire.",
+                )
+            case 400 | 413 if sends_data or operation is DESTROY:
+                return self._request_refused(operation, path)
+            case 500 if sends_data and any(self._says(words) for words in _TOO_LARGE):
+                return self._request_refused(operation, path)
+        if self.errors is None and self.status not in _MEANINGS:
+            meaning = "something that is not Vault answered, a proxy perhaps"
+        else:
+            meaning = _MEANINGS.get(self.status, "Vault answered what was not to be expected")
+        return unsettled(operation, path, f"{meaning} ({self.said})")
+
+    def _request_refused(self, operation: Operation, path: str) -> StoreError:
+        return StoreRequestRefused(
+            f"Vault refused to {operation.verb} {path} ({self.said}); nothing was written",
+            "Asking again as it is will not help. Look at the fields that are there beside the key (too large, too many?) "
+            "and at the target's own fields.",
+        )
+
+
+def unsettled(operation: Operation, path: str, what: str, advice: str = "") -> StoreError:
+    """The error for anything but a clear answer: a read just failed, of a change nobody knows."""
+    advice = advice or "If it does not end by itself, look at Vault, and at what is between here and there."
+    if operation.changes:
+        return StoreOutcomeUnknown(
+            f"Vault was asked to {operation.verb} {path}, and whether it did is not known: {what}", advice
+        )
+    return StoreUnavailable(f"Vault did not {operation.verb} {path}, and nothing was changed: {what}", advice)
+
+
+def _policy_advice(path: str, rights: Sequence[str]) -> str:
+    wanted = ", ".join(f'"{right}"' for right in rights)
+    return (
+        f'Its policy must have: path "{path}" {{ capabilities = [{wanted}] }}, and neither denied_parameters nor '
+        "allowed_parameters that exclude the fields. A policy newly given to the role counts from the next login."
+    )

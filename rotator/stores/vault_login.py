@@ -1,0 +1,209 @@
+"""How to log in to Vault, and when: the login methods, and the keeper of the token that they give. No HTTP here.
+
+A method is one small class that says where its credentials come from, and reads them afresh each time. The further
+ones (kubernetes and jwt: a role and a token file; cert: a role, with the certificate in the TLS session) belong beside
+`AppRoleLogin`.
+"""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+from rotator.errors import StoreCredentialRefused, StoreError
+from rotator.model import Secret
+from rotator.ports import Clock
+
+RETRY_AFTER = 60.0  # seconds at most between two attempts to keep a token that still works
+
+# --- the methods -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LoginRequest:
+    """What to POST, and where, to be given a token."""
+
+    path: str
+    body: Mapping[str, str] = field(repr=False)
+
+
+class Login(Protocol):
+    """One way to log in."""
+
+    def credentials(self) -> Secret | LoginRequest:
+        """A token that somebody else got, or the request that gets one. Raises `StoreCredentialRefused`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogin:
+    """A token, as from $VAULT_TOKEN."""
+
+    token: Secret
+
+    def credentials(self) -> Secret:
+        """The token."""
+        return _checked(self.token.reveal(), "the token that was given for Vault")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFileLogin:
+    """A token in a file that somebody else keeps fresh, as Vault Agent's sink."""
+
+    file: Path
+
+    def credentials(self) -> Secret:
+        """The token that is in the file now."""
+        return _read(self.file, "Vault's token")
+
+
+@dataclass(frozen=True, slots=True)
+class AppRoleLogin:
+    """An AppRole; `mount` is where the method is mounted."""
+
+    role_id: str
+    secret_id_file: Path
+    mount: str = "approle"
+
+    def credentials(self) -> LoginRequest:
+        """The login, with the secret id that is in the file now."""
+        secret_id = _read(self.secret_id_file, "the AppRole's secret id").reveal()
+        return LoginRequest(f"auth/{self.mount}/login", {"role_id": self.role_id, "secret_id": secret_id})
+
+
+def _read(file: Path, what: str) -> Secret:
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise StoreCredentialRefused(
+            f"the file {file}, which should hold {what}, cannot be read: {error.strerror}",
+            "Put it there, readable for the user that rotator runs as; it is read at every login.",
+        ) from None
+    return _checked(text, f"the file {file}, which should hold {what},")
+
+
+def _checked(text: str, where: str) -> Secret:
+    text = text.strip()
+    if text and all("!" <= character <= "~" for character in text):
+        return Secret(text)
+    fault = "holds characters that cannot be in one" if text else "is empty"
+    raise StoreCredentialRefused(f"{where} {fault}; nothing was sent", "Replace it; it is read at every login.")
+
+
+# --- the token -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A token as Vault gave it. `lifetime` is in seconds; None when it never ends, or may not be asked."""
+
+    token: Secret
+    lifetime: float | None
+    renewable: bool
+
+
+class TokenService(Protocol):
+    """What the keeper asks of Vault. Both raise `StoreCredentialRefused`, `StoreUnavailable` or `StoreSealed`."""
+
+    def log_in(self, credentials: Secret | LoginRequest) -> Grant:
+        """Log in; of a token that is there already, find out how long it lives."""
+
+    def renew(self, token: Secret) -> Grant:
+        """Prolong the token's life."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    grant: Grant
+    due: float | None  # monotonic; when to renew it, or to log in again
+    ends: float | None  # monotonic
+    expires_at: datetime | None
+
+
+class TokenKeeper:
+    """Logs in at first use, and keeps the token fresh. Of many threads that need a new one, one gets it for all."""
+
+    def __init__(self, login: Login, service: TokenService, clock: Clock) -> None:
+        self._login = login
+        self._service = service
+        self._clock = clock
+        self._lock = threading.Lock()  # held while talking to Vault about the token
+        self._held: _Held | None = None
+        self._attempts = 0
+        self._failure: StoreError | None = None  # of the last attempt
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the token ends; None without one, or when it never does."""
+        held = self._held
+        return held.expires_at if held else None
+
+    def token(self) -> Secret:
+        """The token to send. Raises what `TokenService.log_in` raises."""
+        held = self._held
+        return held.grant.token if held else self.instead_of(None)
+
+    def instead_of(self, refused: Secret | None) -> Secret:
+        """Another token than this one, which Vault calls invalid. Raises what `TokenService.log_in` raises."""
+        attempts = self._attempts
+        with self._lock:
+            held = self._held
+            if held and held.grant.token is not refused:
+                return held.grant.token
+            if self._failure and self._attempts > attempts:  # made by another thread, while this one waited
+                raise self._failure
+            self._held = None
+            return self._log_in().token
+
+    def keep(self) -> None:
+        """Renew the token at two thirds of its life, or log in again where that is not to be had.
+
+        Does nothing before that. If it fails, the token is used on, and after a while this tries again. Raises what
+        `TokenService.log_in` raises.
+        """
+        with self._lock:
+            held = self._held
+            if held and (held.due is None or self._clock.monotonic() < held.due):
+                return
+            try:
+                if held is None or not self._renewed(held.grant):
+                    self._log_in()
+            except StoreError:
+                if held and held.ends is not None:
+                    now = self._clock.monotonic()
+                    self._held = replace(held, due=now + min(max(held.ends - now, 0.0) / 3, RETRY_AFTER))
+                raise
+
+    def _renewed(self, grant: Grant) -> bool:
+        """False when it cannot be renewed, or not for as long as before: it nears the end that nothing prolongs."""
+        if not grant.renewable or grant.lifetime is None:
+            return False
+        try:
+            renewed = self._service.renew(grant.token)
+        except StoreCredentialRefused:
+            return False
+        if renewed.lifetime is not None and renewed.lifetime < grant.lifetime:
+            return False
+        self._hold(renewed)
+        return True
+
+    def _log_in(self) -> Grant:
+        self._failure = None
+        try:
+            grant = self._service.log_in(self._login.credentials())
+        except StoreError as error:
+            self._failure = type(error)(error.message, error.advice)  # without the traceback, and all that hangs on it
+            raise
+        finally:
+            self._attempts += 1
+        self._hold(grant)
+        return grant
+
+    def _hold(self, grant: Grant) -> None:
+        if grant.lifetime is None:
+            self._held = _Held(grant, None, None, None)
+            return
+        now = self._clock.monotonic()
+        ends = self._clock.now() + timedelta(seconds=grant.lifetime)
+        self._held = _Held(grant, now + grant.lifetime * 2 / 3, now + grant.lifetime, ends)

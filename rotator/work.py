@@ -1,0 +1,106 @@
+"""One pass over one target, counted and told; and one pass over many, through a bounded pool.
+
+The daemon, `run --once`, `rotate` and the demo all work through here. When to work is not decided here.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import datetime
+
+from rotator.assembly import Installation
+from rotator.errors import (
+    ProviderCredentialRefused,
+    ProviderRequestRefused,
+    StoreCredentialRefused,
+    StoreMountUnusable,
+    StorePermissionDenied,
+    StoreRequestRefused,
+)
+from rotator.events import Event, Level, What
+from rotator.execute import Report
+from rotator.metrics import Metrics
+from rotator.model import Target, timestamp
+from rotator.plan import SCHEDULED, Order, Plan, State
+
+_NEEDS_A_PERSON = (
+    ProviderCredentialRefused,
+    ProviderRequestRefused,
+    StoreCredentialRefused,
+    StoreMountUnusable,
+    StorePermissionDenied,
+    StoreRequestRefused,
+)
+
+
+def work_on(
+    installation: Installation,
+    metrics: Metrics,
+    target: Target,
+    order: Order = SCHEDULED,
+    roll_out_at: datetime | None = None,
+) -> Report:
+    """One pass over one target, counted. Raises nothing of ours."""
+    clock = installation.clock
+    started = clock.monotonic()
+    report = installation.executor(target).reconcile(target, order, roll_out_at)
+    if report.attempted is not None:
+        outcome = "success" if report.rotated else "failure" if report.error else "lost"
+        metrics.rotation(target.provider, report.attempted.value, outcome, clock.monotonic() - started)
+    return report
+
+
+def work_on_all(
+    installation: Installation, targets: Iterable[Target], pass_over: Callable[[Target], Report]
+) -> Iterator[Report]:
+    """One pass over each, as they end; whose key expires first is not known yet, so the order is the given one."""
+    with ThreadPoolExecutor(installation.configuration.daemon.workers, thread_name_prefix="worker") as pool:
+        try:
+            for future in as_completed([pool.submit(pass_over, target) for target in targets]):
+                yield future.result()
+        except BaseException:
+            # Somebody pressed Ctrl-C, or there is a fault in rotator: begin nothing more, end what is under way.
+            for budget in installation.budgets.values():
+                budget.close()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def failure(report: Report, failures: int, retry_at: datetime | None) -> Event | None:
+    """What is to be told of a pass that did not go well: what failed, what it means, and what happens next."""
+    target, plan, error = report.target, report.plan, report.error
+    if plan is not None and plan.state is State.FOREIGN and not plan.actions:
+        fields = {"path": target.path, "reason": plan.reason.value, "advice": adoption_advice(target)}
+        return Event(What.TARGET_FOREIGN, target.name, Level.ERROR, fields)
+    if error is None:
+        return None
+    return Event(
+        What.TARGET_FAILED,
+        target.name,
+        Level.ERROR if isinstance(error, _NEEDS_A_PERSON) else Level.WARNING,
+        {
+            "error": error.message,
+            "advice": error.advice,
+            "failures": failures,
+            "served": served(plan),
+            **({"retry_at": timestamp(retry_at)} if retry_at else {}),
+        },
+    )
+
+
+def served(plan: Plan | None) -> str:
+    """What the applications have, in words."""
+    if plan is None:
+        return "not known: the path could not be read"
+    if plan.state is State.FOREIGN:
+        return "somebody else's data"
+    if plan.current is None or plan.state is State.MISSING:
+        return "no live key"
+    return f"the key {plan.current.key_id}, until {timestamp(plan.current.expires_at)}"
+
+
+def adoption_advice(target: Target) -> str:
+    """What a person can do about a path that holds somebody else's data."""
+    return (
+        f"It is left alone. If rotator is meant to keep {target.path}, run `rotator rotate {target.name} --adopt`: "
+        "the key's field is overwritten, its other fields stay."
+    )

@@ -1,0 +1,547 @@
+"""A world in memory: a store with versions, a vendor, a clock, and a wire on which anything may go wrong.
+
+Every call that the code under test makes crosses `Wire`: it is noted in order, and a `Fault` may stand in for its
+effect. What a person or another program does by hand does not cross it. The world keeps the whole truth, so that it can
+tell when a promise is broken (`World.broken`), whatever was answered.
+"""
+
+import itertools
+import json
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from math import inf
+from typing import Any, Self, TypeVar
+
+from rotator.errors import (
+    CasMismatch,
+    ProviderCredentialRefused,
+    ProviderOutcomeUnknown,
+    ProviderRateLimited,
+    ProviderRequestRefused,
+    ProviderUnavailable,
+    RotatorError,
+    StoreCredentialRefused,
+    StoreMountUnusable,
+    StoreOutcomeUnknown,
+    StorePermissionDenied,
+    StoreRequestRefused,
+    StoreSealed,
+    StoreUnavailable,
+)
+from rotator.events import Event, What
+from rotator.execute import Executor
+from rotator.model import CreatedKey, History, KeyParameters, Secret, Target, VendorKey, Version
+from rotator.plan import TOLERANCE
+from rotator.ports import Ports
+
+START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+OWNER = "prod-eu"
+T = TypeVar("T")
+
+
+class FakeClock:
+    """Time that passes only when somebody lets it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._elapsed = 0.0
+        self.wall_jump = timedelta(0)  # how far the wall clock is off the time that passed
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=self._elapsed) + self.wall_jump
+
+    def monotonic(self) -> float:
+        return self._elapsed
+
+    def sleep(self, seconds: float) -> None:
+        with self._lock:
+            self._elapsed += seconds
+
+    def advance(self, time: timedelta) -> None:
+        self.sleep(time.total_seconds())
+
+
+# --- the wire --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of one program ("actor") to one port; `effect` does it and returns the answer."""
+
+    number: int
+    actor: str
+    operation: str  # "store.write", "provider.create", …
+    arguments: tuple[Any, ...] = field(repr=False)
+    effect: Callable[[], Any] = field(repr=False)
+
+    @property
+    def subject(self) -> str:
+        """The path, the key's id, or (for a create) the key's name."""
+        return str(self.arguments[0]) if self.arguments else ""
+
+
+Fault = Callable[[Call], Any]
+"""Stands in for a call's effect, which it may or may not let happen; returns the answer, or raises."""
+
+
+class Wire:
+    """What all calls go through, in the order in which they are made."""
+
+    def __init__(self) -> None:
+        self.journal: list[Call] = []
+        self.route: Fault = lambda call: call.effect()
+        self._lock = threading.Lock()
+
+    def call(self, actor: str, operation: str, effect: Callable[[], T], *arguments: object) -> T:
+        with self._lock:
+            call = Call(len(self.journal), actor, operation, arguments, effect)
+            self.journal.append(call)
+        answer: T = self.route(call)
+        return answer
+
+
+def refuse(error: BaseException) -> Fault:
+    """Not done, and `error` is answered: "unsent" if that says that the outcome is unknown."""
+
+    def fault(call: Call) -> None:
+        raise error
+
+    return fault
+
+
+def lost(error: BaseException) -> Fault:
+    """Done, but `error` is answered."""
+
+    def fault(call: Call) -> None:
+        call.effect()
+        raise error
+
+    return fault
+
+
+def meanwhile(act: Callable[[], object]) -> Fault:
+    """Done as asked, just after somebody's `act`."""
+
+    def fault(call: Call) -> Any:
+        act()
+        return call.effect()
+
+    return fault
+
+
+def afterwards(act: Callable[[], object]) -> Fault:
+    """Done as asked, and `act` happens before the answer arrives."""
+
+    def fault(call: Call) -> Any:
+        answer = call.effect()
+        act()
+        return answer
+
+    return fault
+
+
+# --- the store -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class StoredVersion:
+    number: int
+    created_at: datetime
+    data: dict[str, Any]
+    deleted: bool = False
+    destroyed: bool = False
+
+    def seen(self) -> Version:
+        hidden = self.deleted or self.destroyed
+        data = None if hidden else json.loads(json.dumps(self.data))
+        return Version(self.number, self.created_at, data, self.destroyed)
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """One write that the store ever took, kept whatever becomes of the version."""
+
+    at: datetime
+    path: str
+    number: int
+    data: Mapping[str, Any]
+
+
+class MemoryStore:
+    """A `ports.Store` with the ways of KV version 2, and what people do to it by hand."""
+
+    def __init__(self, wire: Wire, clock: FakeClock, max_versions: int = 10) -> None:
+        self._wire, self._clock, self._actor = wire, clock, ""
+        self._lock = threading.RLock()
+        self._counters: dict[str, int] = {}
+        self._versions: dict[str, dict[int, StoredVersion]] = {}
+        self.puts: list[Put] = []
+        self.max_versions = max_versions
+
+    def used_by(self, actor: str) -> Self:
+        """The same store, as one program calls it."""
+        other = copy(self)
+        other._actor = actor
+        return other
+
+    # As `ports.Store` says.
+
+    def location(self, path: str) -> str:
+        return self._wire.call(self._actor, "store.location", lambda: f"memory/{path}", path)
+
+    def history(self, path: str) -> History:
+        observed_at = self._clock.monotonic()
+        return self._wire.call(self._actor, "store.history", lambda: self._history(path, observed_at), path)
+
+    def prove(self, path: str, data: Mapping[str, Any]) -> None:
+        self._wire.call(self._actor, "store.prove", lambda: None, path, data)
+
+    def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
+        return self._wire.call(self._actor, "store.write", lambda: self._write(path, data, cas), path, data, cas)
+
+    def destroy(self, path: str, versions: Sequence[int]) -> None:
+        self._wire.call(self._actor, "store.destroy", lambda: self.destroy_by_hand(path, *versions), path, versions)
+
+    # By hand, and for whoever wants to know the truth.
+
+    def put(self, path: str, **data: object) -> int:
+        return self._write(path, data, self.current_version(path)).number
+
+    def patch(self, path: str, **data: object) -> int:
+        return self.put(path, **{**(self.read(path) or {}), **data})
+
+    def rollback(self, path: str, number: int) -> bool:
+        """What `vault kv rollback` does; False when that version cannot be read any more."""
+        version = self._versions.get(path, {}).get(number)
+        if version is None or version.deleted or version.destroyed:
+            return False
+        self.put(path, **version.data)
+        return True
+
+    def delete(self, path: str, *numbers: int) -> None:
+        for number in numbers or (self.current_version(path),):
+            self._versions[path][number].deleted = True
+
+    def undelete(self, path: str, *numbers: int) -> None:
+        for number in numbers:
+            self._versions[path][number].deleted = False
+
+    def destroy_by_hand(self, path: str, *numbers: int) -> None:
+        for number in numbers:
+            if version := self._versions.get(path, {}).get(number):
+                version.destroyed, version.data = True, {}
+
+    def delete_metadata(self, path: str) -> None:
+        """The path as if it had never been: its counter starts again."""
+        self._counters.pop(path, None)
+        self._versions.pop(path, None)
+
+    def current_version(self, path: str) -> int:
+        return self._counters.get(path, 0)
+
+    def versions(self, path: str) -> dict[int, StoredVersion]:
+        return self._versions.get(path, {})
+
+    def read(self, path: str) -> dict[str, Any] | None:
+        """What an application reads."""
+        version = self.versions(path).get(self.current_version(path))
+        return None if version is None or version.deleted or version.destroyed else version.data
+
+    def _history(self, path: str, observed_at: float) -> History:
+        with self._lock:
+            versions = sorted(self.versions(path).items())
+            return History(self.current_version(path), tuple(version.seen() for _, version in versions), observed_at)
+
+    def _write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
+        with self._lock:
+            if cas != self.current_version(path):
+                raise CasMismatch(f"{path} is at version {self.current_version(path)}, not {cas}")
+            number = cas + 1
+            version = StoredVersion(number, self._clock.now(), json.loads(json.dumps(data)))
+            kept = self._versions.setdefault(path, {})
+            kept[number] = version
+            kept.pop(number - self.max_versions, None)
+            self._counters[path] = number
+            self.puts.append(Put(version.created_at, path, number, dict(version.data)))
+            return version.seen()
+
+
+# --- the vendor ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class IssuedKey:
+    id: str
+    name: str
+    text: str
+    expires_at: datetime | None
+    granted: datetime  # until when it may be relied on, had nobody touched it
+    revoked: bool = False
+
+    def seen(self) -> VendorKey:
+        return VendorKey(self.id, self.name, self.expires_at)
+
+
+class MemoryVendor:
+    """A `ports.Provider`, and what people do to its keys by hand. It lists two keys a page."""
+
+    def __init__(self, wire: Wire, clock: FakeClock) -> None:
+        self._wire, self._clock, self._actor = wire, clock, ""
+        self._lock = threading.RLock()
+        self.keys: dict[str, IssuedKey] = {}
+        self.grants: Callable[[datetime], datetime | None] = lambda asked: asked  # what expiry a new key gets
+
+    def used_by(self, actor: str) -> Self:
+        """The same vendor, as one program calls it."""
+        other = copy(self)
+        other._actor = actor
+        return other
+
+    # As `ports.Provider` says.
+
+    def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
+        def effect() -> CreatedKey:
+            key = self.issue(name, self.grants(expires_at), granted=expires_at)
+            return CreatedKey(key.id, Secret(key.text), key.expires_at)
+
+        return self._wire.call(self._actor, "provider.create", effect, name, parameters, expires_at)
+
+    def pages(self) -> Iterator[Sequence[VendorKey]]:
+        def effect() -> Sequence[VendorKey]:
+            return [key.seen() for key in [*self.keys.values()] if not key.revoked][start : start + 2]
+
+        start = 0
+        while page := self._wire.call(self._actor, "provider.page", effect):
+            yield page
+            start += 2
+
+    def retrieve(self, key_id: str) -> VendorKey | None:
+        def effect() -> VendorKey | None:
+            key = self._usable(key_id)
+            return key.seen() if key else None
+
+        return self._wire.call(self._actor, "provider.retrieve", effect, key_id)
+
+    def set_expiry(self, key_id: str, expires_at: datetime) -> bool:
+        def effect() -> bool:
+            key = self._usable(key_id)
+            if key:
+                key.expires_at = expires_at
+            return key is not None
+
+        return self._wire.call(self._actor, "provider.set_expiry", effect, key_id, expires_at)
+
+    def delete(self, key_id: str) -> None:
+        self._wire.call(self._actor, "provider.delete", lambda: self.revoke(key_id), key_id)
+
+    # By hand, and for whoever wants to know the truth.
+
+    def issue(self, name: str, expires_at: datetime | None, granted: datetime | None = None) -> IssuedKey:
+        with self._lock:
+            number = len(self.keys) + 1
+            text = f"sk-text-of-{number:04}-{name[-8:]}"
+            key = IssuedKey(f"tk_{number:04}", name, text, expires_at, granted or datetime.max.replace(tzinfo=UTC))
+            if expires_at:
+                key.granted = min(key.granted, expires_at)
+            self.keys[key.id] = key
+        return key
+
+    def revoke(self, key_id: str) -> None:
+        if key_id in self.keys:
+            self.keys[key_id].revoked = True
+
+    def alive(self, key: IssuedKey) -> bool:
+        """Whether a call with it would be answered now."""
+        return not key.revoked and (key.expires_at is None or key.expires_at > self._clock.now())
+
+    def living(self) -> list[IssuedKey]:
+        return [key for key in self.keys.values() if self.alive(key)]
+
+    def by_text(self, text: object) -> IssuedKey | None:
+        return next((key for key in self.keys.values() if key.text == text), None)
+
+    def _usable(self, key_id: str) -> IssuedKey | None:
+        key = self.keys.get(key_id)
+        return None if key is None or key.revoked else key
+
+
+class MemoryBudget:
+    """A `ports.Budget` that lets everybody go, after `wait` seconds."""
+
+    def __init__(self, wire: Wire, clock: FakeClock, actor: str) -> None:
+        self._wire, self._clock, self._actor = wire, clock, actor
+        self.wait = 0.0
+
+    def take(self, needed_by: datetime) -> None:
+        self._wire.call(self._actor, "budget.take", lambda: self._clock.sleep(self.wait), needed_by)
+
+    def pause(self, seconds: float) -> None:
+        self._wire.call(self._actor, "budget.pause", lambda: None, seconds)
+
+
+# --- all of it together ----------------------------------------------------------------------------------------------
+
+
+def make_target(name: str = "billing-api", **overrides: Any) -> Target:
+    """A target with the defaults of the configuration, without jitter."""
+    values: dict[str, Any] = {
+        "path": f"apps/{name}/respan",
+        "provider": "respan",
+        "store": "vault",
+        "field": "api_key",
+        "fields": {"base_url": "https://api.respan.ai"},
+        "parameters": KeyParameters(rate_limit=100),
+        "ttl": 24 * HOUR,
+        "renew_before": 8 * HOUR,
+        "grace_period": 4 * HOUR,
+        "jitter": timedelta(0),
+    }
+    return Target(name, **{**values, **overrides})
+
+
+class World:
+    """A store, a vendor and a clock around some targets, and a record of all that happens.
+
+    `broken` names each time a key was ended that was served, or that was within its grace. (After a rollback by hand at
+    the worst moment a served key may be shortened; then it has to be restored. With revoke-now grace ends early.)
+    """
+
+    def __init__(self, *targets: Target, max_versions: int = 10) -> None:
+        self.targets = targets or (make_target(),)
+        self.clock = FakeClock()
+        self.wire = Wire()
+        self.store = MemoryStore(self.wire, self.clock, max_versions)
+        self.vendor = MemoryVendor(self.wire, self.clock)
+        self.events: list[Event] = []
+        self.late: list[Callable[[], object]] = []  # effects that were sent and have not landed yet
+        self.broken: list[str] = []
+        self._seeds = itertools.count()
+        self.at(lambda call: call.operation in ("provider.delete", "provider.set_expiry"), self._watch, times=inf)
+
+    @property
+    def target(self) -> Target:
+        """The only target, or the first."""
+        return self.targets[0]
+
+    def executor(self, actor: str = "a", former_owners: frozenset[str] = frozenset()) -> Executor:
+        """A program that was just started, and knows nothing."""
+        return Executor(OWNER, former_owners, frozenset(target.name for target in self.targets), self.ports(actor))
+
+    def ports(self, actor: str) -> Ports:
+        budget = MemoryBudget(self.wire, self.clock, actor)
+        rng = random.Random(next(self._seeds))
+        return Ports(self.vendor.used_by(actor), self.store.used_by(actor), budget, self.clock, rng, self._listen)
+
+    def _listen(self, event: Event) -> None:
+        self.events.append(event)
+
+    def at(self, when: str | int | Callable[[Call], bool], fault: Fault, times: float = 1) -> None:
+        """Let `fault` stand in for the next calls that are meant: by operation, by number, or by anything."""
+        inner = self.wire.route
+
+        def route(call: Call) -> Any:
+            nonlocal times
+            meant = when(call) if callable(when) else when in (call.operation, call.number)
+            if not meant or times <= 0:
+                return inner(call)
+            times -= 1
+            return fault(replace(call, effect=lambda: inner(call)))
+
+        self.wire.route = route
+
+    def delay(self, error: BaseException) -> Fault:
+        """Sent and not answered: `error`; its effect lands with `land`."""
+
+        def fault(call: Call) -> None:
+            self.late.append(call.effect)
+            raise error
+
+        return fault
+
+    def land(self) -> None:
+        """All that is still on its way arrives; nobody hears what comes of it."""
+        while self.late:
+            effect = self.late.pop(0)
+            try:
+                effect()
+            except RotatorError:
+                continue
+
+    def calls(self, prefix: str = "", since: int = 0) -> list[str]:
+        """The operations called, in order; those of the budget only when asked for."""
+        names = [call.operation for call in self.wire.journal[since:]]
+        return [name for name in names if name.startswith(prefix) and (prefix or not name.startswith("budget."))]
+
+    def told(self, *what: What) -> list[Event]:
+        """The events of these kinds, in order."""
+        return [event for event in self.events if event.what in what]
+
+    def served(self, target: Target | None = None) -> IssuedKey | None:
+        """The key that applications read at the target's path; None when there is none or it was never issued."""
+        target = target or self.target
+        return self.vendor.by_text((self.store.read(target.path) or {}).get(target.field))
+
+    def superseded_at(self, key: IssuedKey) -> datetime | None:
+        """When the key was last replaced in the path that held it; None when it is served, or never was."""
+        since = None
+        held = None
+        for put in self.store.puts:
+            if key.text in put.data.values():
+                held, since = put.path, None
+            elif put.path == held and since is None:
+                since = put.at
+        return since
+
+    def _watch(self, call: Call) -> Any:
+        key = self.vendor.keys.get(call.subject)
+        if key and self.vendor.alive(key):
+            ends = call.arguments[1] if call.operation == "provider.set_expiry" else self.clock.now()
+            target = next((target for target in self.targets if self.served(target) is key), None)
+            since = self.superseded_at(key)
+            if target and ends < key.granted - TOLERANCE:
+                self.broken.append(f"{call.operation} of the key that {target.name} serves")
+            elif since and ends < min(key.granted, since + self.target.grace_period) - TOLERANCE:
+                self.broken.append(f"{call.operation} of {key.id} within its grace")
+        return call.effect()
+
+
+# --- what may be answered --------------------------------------------------------------------------------------------
+
+CHANGES = ("store.write", "store.destroy", "provider.create", "provider.set_expiry", "provider.delete")
+_REFUSALS: dict[str, tuple[type[RotatorError], ...]] = {
+    "store.": (StoreCredentialRefused, StorePermissionDenied, StoreMountUnusable, StoreSealed),
+    "store.location": (StoreUnavailable,),
+    "store.history": (StoreUnavailable,),
+    "store.prove": (StoreUnavailable, StoreRequestRefused),
+    "store.write": (StoreRequestRefused,),
+    "provider.": (ProviderCredentialRefused, ProviderRequestRefused, ProviderUnavailable),
+    "budget.take": (ProviderUnavailable,),
+}
+
+
+def refusals(operation: str) -> list[RotatorError]:
+    """Every error that the contract lets this operation answer with when it was not done."""
+    kinds = [kind for name, kinds in _REFUSALS.items() if operation.startswith(name) for kind in kinds]
+    errors = [kind(f"{operation}: {kind.__name__}") for kind in kinds]
+    limited = [ProviderRateLimited(f"{operation}: too much", 30.0)] if operation.startswith("provider.") else []
+    return [*errors, *limited]
+
+
+def unknown(operation: str) -> RotatorError:
+    """The error that says that nobody knows whether this change was made."""
+    kind = StoreOutcomeUnknown if operation.startswith("store.") else ProviderOutcomeUnknown
+    return kind(f"{operation}: no answer")
+
+
+def faults(world: World, operation: str) -> dict[str, Fault]:
+    """Every way in which the contract lets a call go wrong, by a name for the test's report."""
+    found = {type(error).__name__: refuse(error) for error in refusals(operation)}
+    if operation in CHANGES:
+        error = unknown(operation)
+        found |= {"unsent": refuse(error), "lost": lost(error), "late": world.delay(error)}
+    return found

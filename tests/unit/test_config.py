@@ -1,0 +1,881 @@
+"""A configuration is read as it is meant, or refused with every problem, each at its file and key."""
+
+import json
+import os
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rotator import config, model
+from rotator.config import Configuration
+from rotator.errors import ConfigurationError
+from rotator.settings import AppRoleAuth, SqliteSettings, TokenAuth, VaultSettings
+
+TOP = Path(__file__).parents[2]
+SECRET = "sk_live_do-not-show-this"
+ENVIRONMENT = {"RESPAN_API_KEY": SECRET, "VAULT_TOKEN": SECRET}
+MINIMAL = """
+owner = "prod-eu"
+
+[providers.respan]
+type = "respan"
+api_key = { env = "RESPAN_API_KEY" }
+
+[stores.vault]
+type = "vault"
+address = "https://vault.test:8200"
+auth = { method = "token" }
+
+[targets.billing-api]
+path = "apps/billing/respan"
+"""
+
+Data = dict[str, Any]
+
+
+def set_at(data: Data, key: str, value: object) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+    data[last] = value
+
+
+def minimal(**changes: object) -> Data:
+    """The minimal configuration with changes, their keys' dots written as two underscores."""
+    data = tomllib.loads(MINIMAL)
+    for key, value in changes.items():
+        set_at(data, key.replace("__", ".").replace("billing_api", "billing-api"), value)
+    return data
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[..., Configuration]:
+    def load(content: str | Data, environment: Mapping[str, str] = ENVIRONMENT) -> Configuration:
+        file = tmp_path / ("rotator.toml" if isinstance(content, str) else "rotator.json")
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+        return config.load(file, environment)
+
+    return load
+
+
+@pytest.fixture
+def refused(load: Callable[..., Configuration]) -> Callable[..., dict[str, str]]:
+    """Loads what must be refused, and answers with the message for each key."""
+
+    def refused(content: str | Data, environment: Mapping[str, str] = ENVIRONMENT) -> dict[str, str]:
+        with pytest.raises(ConfigurationError) as caught:
+            load(content, environment)
+        assert SECRET not in str(caught.value)
+        return {problem.key: problem.message for problem in caught.value.problems}
+
+    return refused
+
+
+def warned(configuration: Configuration) -> dict[str, str]:
+    return {warning.key: warning.message for warning in configuration.warnings}
+
+
+# --- what is read ----------------------------------------------------------------------------------------------------
+
+
+def test_the_defaults(load: Callable[..., Configuration]) -> None:
+    read = load(MINIMAL)
+
+    assert (read.owner, read.former_owners, read.lease, read.warnings) == ("prod-eu", (), None, ())
+    provider = read.providers["respan"]
+    assert (provider.base_url, provider.requests_per_minute) == ("https://api.respan.ai", 60)
+    store = read.stores["vault"]
+    assert isinstance(store, VaultSettings)
+    assert (store.mount, store.namespace, store.ca_file, store.auth) == ("secret", "", None, TokenAuth(method="token"))
+    assert (str(read.http.listen), str(read.http.admin)) == ("0.0.0.0:9465", "127.0.0.1:9466")
+    assert (read.daemon.workers, read.daemon.jitter, read.daemon.drain) == (8, 0.05, timedelta(seconds=25))
+    assert (read.daemon.resync, read.daemon.spread) == (timedelta(minutes=10), timedelta(hours=1))
+    assert (read.sweep.every, read.sweep.settle) == (timedelta(minutes=15), timedelta(minutes=5))
+    assert read.sweep.max_removals == 10
+    assert read.targets["billing-api"] == model.Target(
+        name="billing-api",
+        path="apps/billing/respan",
+        provider="respan",
+        store="vault",
+        field="api_key",
+        fields={},
+        parameters=model.KeyParameters(),
+        ttl=timedelta(hours=24),
+        renew_before=timedelta(hours=8),
+        grace_period=timedelta(hours=4),
+        jitter=timedelta(hours=8) * 0.05 * model.hash_fraction("billing-api"),
+        adopt=False,
+    )
+
+
+def test_a_lease_is_wanted_when_its_table_is_there(load: Callable[..., Configuration]) -> None:
+    lease = load(MINIMAL + "[lease]\n").lease
+
+    assert lease is not None
+    assert (lease.name, lease.duration, lease.namespace) == ("rotator", timedelta(seconds=15), None)
+
+
+def test_a_target_changes_the_defaults_entry_by_entry(load: Callable[..., Configuration]) -> None:
+    read = load(
+        minimal(
+            defaults={
+                "ttl": "12h",
+                "renew_before": "6h",
+                "field": "token",
+                "fields": {"region": "eu", "tier": "a"},
+                "key": {"rate_limit": 5, "spending_limit": 9},
+            },
+            targets__billing_api__ttl="48h",
+            targets__billing_api__fields={"tier": "b"},
+            targets__billing_api__key={"rate_limit": 7},
+            targets__billing_api__adopt=True,
+        )
+    )
+
+    target = read.targets["billing-api"]
+    assert (target.ttl, target.renew_before) == (timedelta(hours=48), timedelta(hours=6))
+    assert (target.field, target.fields) == ("token", {"region": "eu", "tier": "b"})
+    assert target.parameters == model.KeyParameters(rate_limit=7, spending_limit=9.0)
+    assert target.adopt
+
+
+def test_a_target_that_repeats_a_builtin_default_still_overrides_defaults(load: Callable[..., Configuration]) -> None:
+    read = load(minimal(defaults={"ttl": "48h"}, targets__billing_api__ttl="24h"))
+
+    assert read.targets["billing-api"].ttl == timedelta(hours=24)
+
+
+def test_file_names_start_from_the_folder_of_the_file_that_holds_them(
+    load: Callable[..., Configuration], tmp_path: Path
+) -> None:
+    approle = {"method": "approle", "role_id": "r", "secret_id_file": "ids/secret"}
+    read = load(
+        minimal(
+            providers__respan__api_key={"file": "org-key"},
+            stores__vault__auth=approle,
+            stores__vault__ca_file="/etc/ca.pem",
+            stores__local={"type": "sqlite", "file": "keys.sqlite"},
+            defaults={"store": "vault"},
+        )
+    )
+
+    assert read.providers["respan"].api_key.file == tmp_path / "org-key"
+    vault, local = read.stores["vault"], read.stores["local"]
+    assert isinstance(vault, VaultSettings)
+    assert isinstance(vault.auth, AppRoleAuth)
+    assert isinstance(local, SqliteSettings)
+    assert (vault.auth.secret_id_file, vault.ca_file) == (tmp_path / "ids/secret", Path("/etc/ca.pem"))
+    assert local.file == tmp_path / "keys.sqlite"
+
+
+def test_a_key_may_be_a_field_in_vault(load: Callable[..., Configuration]) -> None:
+    reference = load(minimal(providers__respan__api_key={"vault": "secret/respan/org#api_key"})).providers["respan"]
+
+    assert reference.api_key.vault is not None
+    assert (reference.api_key.vault.mount, reference.api_key.vault.path) == ("secret", "respan/org")
+    assert reference.api_key.vault.field == "api_key"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:80", "[::1]:9466"])
+def test_listen_addresses(load: Callable[..., Configuration], address: str) -> None:
+    read = load(minimal(http__admin=address))
+
+    assert str(read.http.admin) == address
+    assert read.warnings == ()
+
+
+def test_json_means_what_toml_means(load: Callable[..., Configuration]) -> None:
+    text = (TOP / "config.example.toml").read_text()
+    from_toml, from_json = load(text), load(tomllib.loads(text))
+
+    for name in Configuration.__slots__:
+        if name != "file":
+            assert getattr(from_toml, name) == getattr(from_json, name)
+
+
+def test_the_example_loads_without_a_warning_and_names_every_option() -> None:
+    file = TOP / "config.example.toml"
+    text = file.read_text()
+
+    assert text.startswith("#:schema ./config.schema.json\n")
+    assert config.load(file, {"RESPAN_API_KEY": SECRET}).warnings == ()
+    for table in config.json_schema()["$defs"].values():
+        for option in table["properties"]:
+            assert f"{option} =" in text, option
+
+
+def test_the_checked_in_schema_is_current() -> None:
+    checked_in = (TOP / "config.schema.json").read_text()
+
+    assert checked_in == json.dumps(config.json_schema(), indent=2, ensure_ascii=False) + "\n", (
+        "run `rotator schema > config.schema.json`"
+    )
+
+
+def test_the_schema_asks_for_what_loading_asks_for() -> None:
+    schema = config.json_schema()
+
+    assert schema["required"] == ["owner", "providers", "stores"]
+    assert "address" not in schema["$defs"]["VaultSettings"]["required"]  # it may come from $VAULT_ADDR
+    assert "null" not in json.dumps(schema)
+
+
+# --- the environment -------------------------------------------------------------------------------------------------
+
+VAULT_ENVIRONMENT = {
+    **ENVIRONMENT,
+    "VAULT_ADDR": "https://env.test/",
+    "VAULT_NAMESPACE": "team-a/",
+    "VAULT_CACERT": "ca.pem",
+    "VAULT_TLS_SERVER_NAME": "vault.env.test",
+    "VAULT_CLIENT_TIMEOUT": "7",
+}
+
+
+def test_vaults_variables_say_what_the_file_does_not(load: Callable[..., Configuration]) -> None:
+    store = load(MINIMAL.replace("address", "# address"), VAULT_ENVIRONMENT).stores["vault"]
+
+    assert isinstance(store, VaultSettings)
+    assert (store.address, store.namespace, store.server_name) == ("https://env.test", "team-a", "vault.env.test")
+    assert (store.ca_file, store.timeout) == (Path("ca.pem").absolute(), timedelta(seconds=7))
+
+
+def test_the_file_wins_over_vaults_variables(load: Callable[..., Configuration]) -> None:
+    store = load(minimal(stores__vault__namespace="", stores__vault__timeout="3s"), VAULT_ENVIRONMENT).stores["vault"]
+
+    assert isinstance(store, VaultSettings)
+    assert (store.address, store.namespace) == ("https://vault.test:8200", "")
+    assert store.timeout == timedelta(seconds=3)
+
+
+def test_a_bad_variable_is_named(refused: Callable[..., dict[str, str]]) -> None:
+    environment = {**VAULT_ENVIRONMENT, "VAULT_ADDR": f"https://u:{SECRET}@env.test", "VAULT_CLIENT_TIMEOUT": "soon"}
+
+    problems = refused(MINIMAL.replace("address", "# address"), environment)
+
+    assert problems == {
+        "stores.vault.address": "$VAULT_ADDR must not hold a user name or a password",
+        "stores.vault.timeout": '$VAULT_CLIENT_TIMEOUT is not a duration: write "90s", "15m", "24h", "7d" or "1h30m"',
+    }
+
+
+def test_credentials_that_the_environment_must_hold(refused: Callable[..., dict[str, str]]) -> None:
+    assert refused(MINIMAL.replace("address", "# address"), {}) == {
+        "stores.vault.address": "is required: Where Vault listens; $VAULT_ADDR if left out.",
+        "providers.respan.api_key.env": "names a variable that is not set in the environment",
+    }
+    assert refused(MINIMAL, {"RESPAN_API_KEY": SECRET}) == {
+        "stores.vault.auth.method": 'method "token" takes the token from $VAULT_TOKEN, '
+        "which is not set in the environment"
+    }
+
+
+def test_skipping_verification_is_not_honoured(load: Callable[..., Configuration]) -> None:
+    assert warned(load(MINIMAL, {**ENVIRONMENT, "VAULT_SKIP_VERIFY": "1"})) == {
+        "": "$VAULT_SKIP_VERIFY is not honoured: certificates are verified (see ca_file)"
+    }
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+TARGET = "targets.billing-api"
+NOT_A_DURATION = 'is not a duration: write "90s", "15m", "24h", "7d" or "1h30m"'
+REFUSED = [
+    # the shape
+    ("owner", 3, "owner", "must be a text in quotes"),
+    ("owner", "Prod EU", "owner", "does not have the form [a-z0-9-]{1,63}"),
+    ("ownr", "x", "ownr", 'is not a key that belongs here; did you mean "owner"?'),
+    ("former_owners", "x", "former_owners", "must be a list"),
+    ("former_owners", ["x", "Y"], "former_owners[1]", "does not have the form [a-z0-9-]{1,63}"),
+    ("daemon", 1, "daemon", "must be a table"),
+    ("daemon.workers", 0, "daemon.workers", "must be at least 1"),
+    ("daemon.workers", "8", "daemon.workers", "must be a whole number"),
+    ("daemon.workers", True, "daemon.workers", "must be a whole number"),
+    ("daemon.reysnc", "1h", "daemon.reysnc", 'is not a key that belongs here; did you mean "resync"?'),
+    ("daemon.zzz", "1h", "daemon.zzz", "is not a key that belongs here"),
+    ("sweep.max_removals", -1, "sweep.max_removals", "must be at least 0"),
+    ("targets", [], "targets", "must be a table"),
+    ("targets.Billing", {"path": "x"}, "targets.Billing", "does not have the form [a-z0-9][a-z0-9-]{0,62}"),
+    ("targets.a b", {"path": "x"}, 'targets."a b"', "does not have the form [a-z0-9][a-z0-9-]{0,62}"),
+    ("defaults.adopt", True, "defaults.adopt", "is not a key that belongs here"),
+    ("defaults.path", "x", "defaults.path", "is not a key that belongs here"),
+    (f"{TARGET}.fields", {"n": 1}, f"{TARGET}.fields.n", "must be a text in quotes"),
+    (f"{TARGET}.adopt", "yes", f"{TARGET}.adopt", "must be true or false"),
+    # providers
+    ("providers", {}, "providers", "is required: at least one [providers.NAME]"),
+    ("providers.respan.type", "openai", "providers.respan.type", 'must be "respan"'),
+    ("providers.respan.requests_per_minute", 0, "providers.respan.requests_per_minute", "must be at least 1"),
+    (
+        "providers.respan.api_key",
+        SECRET,
+        "providers.respan.api_key",
+        'must not stand in the configuration itself: say where it is, as { file = "…" } or { env = "…" }',
+    ),
+    ("providers.respan.api_key", 3, "providers.respan.api_key", "must be a table"),
+    (
+        "providers.respan.api_key",
+        {},
+        "providers.respan.api_key",
+        'must have exactly one of file = "…", env = "…" and vault = "mount/path#field"',
+    ),
+    (
+        "providers.respan.api_key",
+        {"file": "a", "env": SECRET},
+        "providers.respan.api_key",
+        'must have exactly one of file = "…", env = "…" and vault = "mount/path#field"',
+    ),
+    (
+        "providers.respan.api_key",
+        {"vault": SECRET},
+        "providers.respan.api_key.vault",
+        'must be written "mount/path#field"',
+    ),
+    (
+        "providers.respan.base_url",
+        "http://api.respan.ai",
+        "providers.respan.base_url",
+        "must begin with https://: http:// is for loopback hosts only",
+    ),
+    (
+        "providers.respan.base_url",
+        "http://127.0.0.1.evil.test",
+        "providers.respan.base_url",
+        "must begin with https://: http:// is for loopback hosts only",
+    ),
+    # stores
+    ("stores", {}, "stores", "is required: at least one [stores.NAME]; there is no implicit store"),
+    ("stores.vault", {}, "stores.vault.type", 'is required: "vault" or "sqlite"'),
+    ("stores.vault.type", "valut", "stores.vault.type", 'must be "vault" or "sqlite"'),
+    ("stores.vault.adress", "x", "stores.vault.adress", 'is not a key that belongs here; did you mean "address"?'),
+    ("stores.vault.address", "vault:8200", "stores.vault.address", 'must begin with "https://"'),
+    ("stores.vault.address", "unix:///run/v", "stores.vault.address", 'must begin with "https://"'),
+    ("stores.vault.address", "https://", "stores.vault.address", "is not a URL with a host"),
+    ("stores.vault.address", "https://[::1", "stores.vault.address", "is not a URL"),
+    ("stores.vault.address", "https://v:99999", "stores.vault.address", "is not a URL"),
+    ("stores.vault.address", "https://a b", "stores.vault.address", "is not a URL with a host"),
+    (
+        "stores.vault.address",
+        f"https://u:{SECRET}@v",
+        "stores.vault.address",
+        "must not hold a user name or a password",
+    ),
+    ("stores.vault.address", f"https://v?t={SECRET}", "stores.vault.address", "must not have a query or a fragment"),
+    (
+        "stores.vault.address",
+        "http://vault.test",
+        "stores.vault.address",
+        "must begin with https://: http:// is for loopback hosts only",
+    ),
+    ("stores.vault.mount", "secret/", "stores.vault.mount", "must not begin or end with a slash"),
+    (
+        "stores.vault.namespace",
+        "a//b",
+        "stores.vault.namespace",
+        "must not contain two slashes in a row: Vault would make another path of it",
+    ),
+    ("stores.vault.auth.role", "r", "stores.vault.auth.role", "is not a key that belongs here"),
+    (
+        "stores.vault.auth",
+        {},
+        "stores.vault.auth.method",
+        'is required: "token", "token_file", "approle", "kubernetes", "jwt" or "cert"',
+    ),
+    (
+        "stores.vault.auth",
+        {"method": "aprole"},
+        "stores.vault.auth.method",
+        'must be "token", "token_file", "approle", "kubernetes", "jwt" or "cert"',
+    ),
+    (
+        "stores.vault.auth",
+        {"method": "kubernetes", "role": "r"},
+        "stores.vault.auth.method",
+        'method "kubernetes" is not available in this version: use "approle" or "token_file"',
+    ),
+    (
+        "stores.vault.auth",
+        {"method": "token_file"},
+        "stores.vault.auth.token_file",
+        "is required: The file, relative to the configuration file; read again when the token ends.",
+    ),
+    # the daemon
+    ("http.listen", "9465", "http.listen", 'is not an address: write "host:port", an IPv6 address in brackets'),
+    ("http.listen", "::1:80", "http.listen", 'is not an address: write "host:port", an IPv6 address in brackets'),
+    ("http.listen", "[::x]:80", "http.listen", 'is not an address: write "host:port", an IPv6 address in brackets'),
+    ("http.listen", "a:65536", "http.listen", "its port must be at most 65535"),
+    ("daemon.jitter", "51%", "daemon.jitter", 'is not a percentage from "0%" to "50%"'),
+    ("daemon.jitter", 0.05, "daemon.jitter", 'is not a percentage from "0%" to "50%"'),
+    ("lease.name", "A_b", "lease.name", "does not have the form [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"),
+    (
+        "lease.api_server",
+        "http://kubernetes.default",
+        "lease.api_server",
+        "must begin with https://: http:// is for loopback hosts only",
+    ),
+    # durations
+    (f"{TARGET}.ttl", 90, f"{TARGET}.ttl", 'write a unit: "90s"'),
+    (f"{TARGET}.ttl", "90", f"{TARGET}.ttl", 'write a unit: "90s"'),
+    (f"{TARGET}.ttl", "1.5h", f"{TARGET}.ttl", NOT_A_DURATION),
+    (f"{TARGET}.ttl", "-5m", f"{TARGET}.ttl", NOT_A_DURATION),
+    (f"{TARGET}.ttl", "30m1h", f"{TARGET}.ttl", NOT_A_DURATION),
+    (f"{TARGET}.ttl", "٣h", f"{TARGET}.ttl", NOT_A_DURATION),
+    (f"{TARGET}.ttl", "0h0s", f"{TARGET}.ttl", "must be longer than nothing"),
+    (f"{TARGET}.ttl", "99999d", f"{TARGET}.ttl", "must be at most 3650d"),
+    (f"{TARGET}.ttl", "", f"{TARGET}.ttl", "must not be empty"),
+    (f"{TARGET}.ttl", True, f"{TARGET}.ttl", NOT_A_DURATION),
+    (f"{TARGET}.ttl", ["1h"], f"{TARGET}.ttl", "must be a text in quotes"),
+    # paths
+    (f"{TARGET}.path", "", f"{TARGET}.path", "must not be empty"),
+    (f"{TARGET}.path", "/a", f"{TARGET}.path", "must not begin or end with a slash"),
+    (f"{TARGET}.path", "a/", f"{TARGET}.path", "must not begin or end with a slash"),
+    (f"{TARGET}.path", "a\nb", f"{TARGET}.path", "must not contain control characters"),
+    (
+        f"{TARGET}.path",
+        "a//b",
+        f"{TARGET}.path",
+        "must not contain two slashes in a row: Vault would make another path of it",
+    ),
+    (
+        f"{TARGET}.path",
+        "a/../b",
+        f"{TARGET}.path",
+        'must not contain "." or ".." as a segment: Vault would make another path of it',
+    ),
+    # keys
+    (f"{TARGET}.key", {"rate_limit": 0}, f"{TARGET}.key.rate_limit", "must be at least 1"),
+    (f"{TARGET}.key", {"spending_limit": 0}, f"{TARGET}.key.spending_limit", "must be more than 0"),
+    (f"{TARGET}.key", {"max_usage": 0}, f"{TARGET}.key.max_usage", "must be -1 (unlimited) or at least 1"),
+    (f"{TARGET}.key", {"ttl": 0}, f"{TARGET}.key.ttl", "is not a key that belongs here"),
+    # what needs several tables
+    (f"{TARGET}.provider", "other", f"{TARGET}.provider", 'must be "respan"'),
+    ("defaults.store", "other", "defaults.store", 'must be "vault"'),
+    (
+        "stores.second",
+        {"type": "sqlite", "file": "x"},
+        f"{TARGET}.store",
+        'must be said, because there are several: "second" or "vault"',
+    ),
+    (f"{TARGET}.ttl", "8h", f"{TARGET}.ttl", "renew_before (8h) must be shorter than ttl (8h)"),
+    (f"{TARGET}.renew_before", "1d", f"{TARGET}.renew_before", "renew_before (1d) must be shorter than ttl (1d)"),
+    ("defaults.renew_before", "25h", "defaults.renew_before", "renew_before (1d1h) must be shorter than ttl (1d)"),
+    (
+        f"{TARGET}.renew_before",
+        "23h",
+        f"{TARGET}.renew_before",
+        "renew_before (23h) and its largest jitter (1h9m, [daemon].jitter) together must be shorter than ttl (1d): "
+        "a fresh key would be due at once",
+    ),
+    (
+        f"{TARGET}.grace_period",
+        "8h1s",
+        f"{TARGET}.grace_period",
+        "grace_period (8h1s) must not be longer than renew_before (8h): "
+        "a replaced key would expire before its grace is over",
+    ),
+    (f"{TARGET}.field", "rotator", f"{TARGET}.field", 'must not be "rotator": the record stands there'),
+    (
+        f"{TARGET}.fields",
+        {"rotator": SECRET},
+        f"{TARGET}.fields",
+        'must not hold "rotator": the record stands there',
+    ),
+    (
+        f"{TARGET}.fields",
+        {"api_key": SECRET},
+        f"{TARGET}.fields",
+        'must not hold the field of the key itself, "api_key"',
+    ),
+]
+
+
+@pytest.mark.parametrize(("changed", "value", "key", "message"), REFUSED, ids=[f"{r[0]}={r[1]!r}" for r in REFUSED])
+def test_refused(refused: Callable[..., dict[str, str]], changed: str, value: object, key: str, message: str) -> None:
+    data = minimal()
+    set_at(data, changed, value)
+
+    assert refused(data) == {key: message}
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        {"path": "apps/billing/respan", "store": "vault"},
+        {"path": "apps/billing/respan", "store": "same"},
+        {"path": "billing/respan", "store": "deeper"},
+    ],
+)
+def test_two_targets_on_one_path(refused: Callable[..., dict[str, str]], second: Data) -> None:
+    same = {**minimal()["stores"]["vault"], "address": "HTTPS://VAULT.test:8200/"}
+    data = minimal(
+        stores__same=same,
+        stores__deeper={**same, "mount": "secret/apps"},
+        targets__billing_api__store="vault",
+        targets__other=second,
+    )
+
+    problems = refused(data)
+
+    assert list(problems) == ["targets.other.path"]
+    assert 'is the path of the target "billing-api" too' in problems["targets.other.path"]
+
+
+def test_the_same_path_elsewhere_is_another_path(load: Callable[..., Configuration]) -> None:
+    vault = minimal()["stores"]["vault"]
+    data = minimal(defaults={"store": "vault"})
+    for name, change in {
+        "mount": {"mount": "kv"},
+        "space": {"namespace": "b"},
+        "host": {"address": "https://b"},
+    }.items():
+        data["stores"][name] = {**vault, **change}
+        data["targets"][f"in-{name}"] = {"path": "apps/billing/respan", "store": name}
+
+    assert len(load(data).targets) == 4
+
+
+def test_a_key_in_vault_needs_to_know_which_vault(refused: Callable[..., dict[str, str]]) -> None:
+    data = minimal(
+        providers__respan__api_key={"vault": "secret/org#key"}, stores={"vault": {"type": "sqlite", "file": "x"}}
+    )
+
+    assert refused(data) == {
+        "providers.respan.api_key.vault": "needs exactly one store of type vault to be read from, and there are 0"
+    }
+
+
+def test_all_problems_at_once(refused: Callable[..., dict[str, str]]) -> None:
+    data = minimal(
+        owner=SECRET.upper(),
+        providers__respan__api_key=SECRET,
+        providers__second={"type": "respan", "api_key": {"env": "NOT_THERE"}},
+        http__listen="here",
+        targets__billing_api__ttl=90,
+        targets__late={"path": "a/b", "provider": "second", "ttl": "2h"},
+        targets__lost={"path": "c", "provider": "third"},
+    )
+
+    assert sorted(refused(data)) == [
+        "http.listen",
+        "owner",
+        "providers.respan.api_key",
+        "providers.second.api_key.env",
+        "targets.billing-api.ttl",
+        "targets.late.ttl",
+        "targets.lost.provider",
+    ]
+
+
+def test_a_mistake_in_the_defaults_is_told_once(refused: Callable[..., dict[str, str]]) -> None:
+    data = minimal(defaults={"ttl": "4h"})
+    data["targets"].update({f"t{number}": {"path": f"p/{number}"} for number in range(20)})
+
+    assert refused(data) == {"defaults.ttl": "renew_before (8h) must be shorter than ttl (4h)"}
+
+
+def test_what_hangs_on_a_mistake_is_not_a_mistake_of_its_own(refused: Callable[..., dict[str, str]]) -> None:
+    assert list(refused(minimal(defaults={"ttl": 4}, targets__billing_api__renew_before="23h"))) == ["defaults.ttl"]
+    assert list(refused(minimal(stores__vault__mount="/"))) == ["stores.vault.mount"]
+
+
+def test_no_value_is_ever_shown(refused: Callable[..., dict[str, str]]) -> None:
+    def leaves(data: Data, place: tuple[str, ...] = ()) -> Iterator[str]:
+        for key, value in data.items():
+            yield ".".join((*place, key))
+            if isinstance(value, dict):
+                yield from leaves(value, (*place, key))
+
+    example = tomllib.loads((TOP / "config.example.toml").read_text())
+    example["providers"]["respan"]["api_key"] = {"env": "RESPAN_API_KEY", "extra": 1}
+    for key in leaves(example):
+        for value in (f"{SECRET}\n", [SECRET], {"ttl": SECRET, "x": {"y": SECRET}}):
+            data = json.loads(json.dumps(example))
+            set_at(data, key, value)
+            refused(data)  # looks for the secret in the messages
+
+
+# --- what is warned of -----------------------------------------------------------------------------------------------
+
+WARNED = [
+    ("targets", {}, "targets", "there is no target, and so nothing to do"),
+    (
+        "http.admin",
+        "0.0.0.0:1",
+        "http.admin",
+        "is not a loopback address: the status page, with paths and key ids, is open to the network",
+    ),
+    (
+        f"{TARGET}.path",
+        "data/apps",
+        f"{TARGET}.path",
+        'begins with "data/", which belongs to the API and not to the path: it is probably too much',
+    ),
+    (
+        "defaults.grace_period",
+        "1h59m",
+        "defaults.grace_period",
+        "1h59m is short: External Secrets refreshes hourly by default, Vault Agent every 5 minutes",
+    ),
+    (
+        f"{TARGET}.key",
+        {"max_usage": 5},
+        f"{TARGET}.key.max_usage",
+        "usage is not watched: a key that is used up stays until its time",
+    ),
+    (
+        "defaults.key",
+        {"max_usage": 5},
+        "defaults.key.max_usage",
+        "usage is not watched: a key that is used up stays until its time",
+    ),
+    (
+        "stores.vault.allow_insecure",
+        True,
+        "stores.vault.allow_insecure",
+        "credentials and keys may be sent unencrypted",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changed", "value", "key", "message"), WARNED, ids=[f"{w[0]}={w[1]!r}" for w in WARNED])
+def test_warned(load: Callable[..., Configuration], changed: str, value: object, key: str, message: str) -> None:
+    data = minimal()
+    set_at(data, changed, value)
+
+    assert warned(load(data)) == {key: message}
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.9:1", "http://localhost", "http://[::1]:8200", "https://v/prefix"])
+def test_loopback_may_be_unencrypted(load: Callable[..., Configuration], url: str) -> None:
+    assert warned(load(minimal(stores__vault__address=url, providers__respan__base_url=url))) == {}
+
+
+def test_insecure_elsewhere_only_if_allowed(load: Callable[..., Configuration]) -> None:
+    read = load(minimal(providers__respan__base_url="http://proxy.test", providers__respan__allow_insecure=True))
+
+    assert list(warned(read)) == ["providers.respan.allow_insecure"]
+
+
+def test_the_vendors_budget(load: Callable[..., Configuration]) -> None:
+    data = minimal(defaults={"ttl": "2h", "renew_before": "1h", "grace_period": "1h"}, daemon__jitter="0%", targets={})
+    data["targets"] = {f"t{number}": {"path": f"p/{number}"} for number in range(1200)}
+    enough = warned(load(data))
+    data["targets"]["more"] = {"path": "more"}
+    too_many = warned(load(data))
+
+    assert list(enough) == ["defaults.grace_period"]
+    assert too_many["providers.respan.requests_per_minute"] == (
+        "60 is too few: 1201 targets need 60.1 requests a minute (3 for each rotation), so keys will be late; "
+        "lengthen ttl or shorten renew_before"
+    )
+
+
+# --- the files -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.toml", b"a = 1\nb = \n", "is not TOML: Invalid value (at line 2, column 5)"),
+        ("a.toml", b"a = '" + SECRET.encode(), 'is not TOML: Expected "\'" (at end of document)'),
+        ("a.toml", b"a = 1\na = 2\n", "is not TOML: Cannot overwrite a value (at line 2, column 6)"),
+        ("a.toml", b"a = 1\nb = '\xff'\n", "is not UTF-8 (line 2)"),
+        ("a.toml", b"a = " + b"[" * 5000, "is nested too deeply"),
+        ("a.toml", b"#" * (2**24 + 1), "is larger than 16 MiB"),
+        (
+            "a.json",
+            b'{"a": 1,\n}',
+            "is not JSON: Expecting property name enclosed in double quotes (at line 2, column 1)",
+        ),
+        ("a.json", b'{"a": NaN}', "cannot be read: NaN is not a number in JSON"),
+        ("a.json", b'{"a": -Infinity}', "cannot be read: -Infinity is not a number in JSON"),
+        ("a.json", b"[]", "must be a JSON object"),
+        ("a.json", b"[" * 100_000, "is nested too deeply"),
+    ],
+)
+def test_unreadable_content(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+
+    with pytest.raises(ConfigurationError) as caught:
+        config.load(file, ENVIRONMENT)
+
+    assert str(caught.value) == f"{file}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "message"),
+    [
+        ('{"targets": {"a": {"ttl": "1h", "ttl": "2h"}}}', "targets.a.ttl", "stands twice in the same object"),
+        ('{"lease": null}', "lease", "must not be null: leave the key out"),
+        ('{"include": ["a", null]}', "include[1]", "must not be null: leave the key out"),
+        ('{"owner": "\\ud800"}', "owner", "must not contain half of a surrogate pair"),
+        ('{"\\ud800": 1}', '"\\ud800"', "must not contain half of a surrogate pair"),
+    ],
+)
+def test_json_that_toml_could_not_say(tmp_path: Path, content: str, key: str, message: str) -> None:
+    file = tmp_path / "a.JSON"
+    file.write_text(content)
+
+    with pytest.raises(ConfigurationError) as caught:
+        config.load(file, ENVIRONMENT)
+
+    assert str(caught.value) == f"{file}: {key}: {message}"
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    for file, message in (
+        (tmp_path / "absent.toml", "there is no such file"),
+        (tmp_path, "is a folder, not a file"),
+        (tmp_path / "a\0b", "cannot be read: no file can have this name"),
+        (tmp_path / ("x" * 300), "cannot be read: File name too long"),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            config.load(file, ENVIRONMENT)
+        assert str(caught.value) == f"{file}: {message}"
+
+
+def test_an_editor_s_byte_order_mark_is_no_mistake(load: Callable[..., Configuration]) -> None:
+    assert load("\ufeff" + MINIMAL).owner == "prod-eu"
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Path:
+    """A folder as Kubernetes mounts a ConfigMap: `a.toml` links to `..data/a.toml`, and `..data` to a dated folder."""
+    folder = tmp_path / "targets.d"
+    dated = folder / "..2026_01_01"
+    dated.mkdir(parents=True)
+    (dated / "b.toml").write_text('targets.b.path = "b"')
+    (dated / "a.json").write_text('{"targets": {"a": {"path": "a"}}}')
+    (folder / "..data").symlink_to(dated.name)
+    for name in ("a.json", "b.toml"):
+        (folder / name).symlink_to(f"..data/{name}")
+    (folder / ".hidden.toml").write_text("nonsense")
+    (folder / "folder").mkdir()
+    return folder
+
+
+INCLUDING = 'include = ["targets.d/*", "targets.d/b.toml"]\n' + MINIMAL
+
+
+def test_includes(load: Callable[..., Configuration], mounted: Path) -> None:
+    assert list(load(INCLUDING).targets) == ["billing-api", "a", "b"]
+
+
+def test_a_pattern_may_find_the_main_file(load: Callable[..., Configuration]) -> None:
+    assert warned(load('include = ["*.toml"]\n' + MINIMAL)) == {"include[0]": "matches no file"}
+
+
+def test_a_problem_of_an_included_target_names_its_file(load: Callable[..., Configuration], mounted: Path) -> None:
+    (mounted / "c.toml").write_text('targets.c = { path = "c/", ttl = "1h" }\ntargets.b = { path = "elsewhere" }\n')
+    (mounted / "d.toml").write_text('targets.d = { path = "d", ttl = "1h" }\ntargets.e = { path = "a" }')
+
+    with pytest.raises(ConfigurationError) as caught:
+        load(INCLUDING)
+
+    assert [str(problem).replace(f"{mounted.parent}/", "") for problem in caught.value.problems] == [
+        "targets.d/c.toml: targets.b: is in targets.d/b.toml already",
+        "targets.d/c.toml: targets.c.path: must not begin or end with a slash",
+        "targets.d/d.toml: targets.d.ttl: renew_before (8h) must be shorter than ttl (1h)",
+        'targets.d/d.toml: targets.e.path: is the path of the target "a" too (targets.d/a.json): '
+        "each needs one of its own",
+    ]
+
+
+def test_an_included_file_holds_targets_only(load: Callable[..., Configuration], mounted: Path) -> None:
+    (mounted / "c.toml").write_text(
+        f'include = ["more"]\nproviders.p.api_key = "{SECRET}"\ntargets.c.path = "c"\n[stores.s]\n'
+    )
+    (mounted / "d.toml").write_text("targets = 3")
+    (mounted / "e.toml").write_text("targets =")
+
+    with pytest.raises(ConfigurationError) as caught:
+        load(INCLUDING)
+
+    main = mounted.parent / "rotator.toml"
+    only = f"an included file holds [targets.*] only: credentials, addresses and all else stay in {main}"
+    assert {(Path(problem.file).name, problem.key, problem.message) for problem in caught.value.problems} == {
+        ("c.toml", "include", only),
+        ("c.toml", "providers", only),
+        ("c.toml", "stores", only),
+        ("d.toml", "targets", "must be a table"),
+        ("e.toml", "", "is not TOML: Invalid value (at end of document)"),
+    }
+
+
+def test_an_include_that_finds_nothing(
+    load: Callable[..., Configuration], refused: Callable[..., dict[str, str]]
+) -> None:
+    assert warned(load('include = ["none.d/*"]\n' + MINIMAL)) == {"include[0]": "matches no file"}
+    assert refused('include = ["none.toml"]\n' + MINIMAL) == {"include[0]": "matches no file"}
+    assert refused('include = "targets.d/*"\n' + MINIMAL) == {"include": "must be a list"}
+    assert refused('include = ["\\u0000"]\n' + MINIMAL) == {"include[0]": "must not contain control characters"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.touch(0o000)
+
+    with pytest.raises(ConfigurationError, match="cannot be read: Permission denied"):
+        config.load(file, ENVIRONMENT)
+
+
+# --- anything at all -------------------------------------------------------------------------------------------------
+
+EXAMPLE = tomllib.loads((TOP / "config.example.toml").read_text())
+WORDS = st.sampled_from(
+    sorted({option for table in config.json_schema()["$defs"].values() for option in table["properties"]})
+)
+VALUES = st.recursive(
+    st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=20)
+    | st.sampled_from(
+        ["vault", "sqlite", "respan", "token", "approle", "1h", "8h", "0.0.0.0:1", "https://v", "a/b", "5%"]
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS | st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def places(data: Data) -> Iterator[tuple[Data, str]]:
+    for key, value in data.items():
+        yield data, key
+        if isinstance(value, dict):
+            yield from places(value)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@given(data=st.data())
+def test_anything_is_a_configuration_or_a_configuration_error(tmp_path: Path, data: st.DataObject) -> None:
+    content = json.loads(json.dumps(EXAMPLE))
+    for _ in range(data.draw(st.integers(0, 3))):
+        table, key = data.draw(st.sampled_from(list(places(content))))
+        if data.draw(st.booleans()):
+            table[data.draw(WORDS | st.just(key) | st.text(max_size=5))] = data.draw(VALUES)
+        else:
+            del table[key]
+    file = tmp_path / "any.json"
+    file.write_text(json.dumps(content))
+
+    try:
+        assert config.load(file, ENVIRONMENT).file == file
+    except ConfigurationError as error:
+        assert error.problems  # noqa: PT017 - either is right
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(content=st.dictionaries(WORDS | st.text(max_size=8), VALUES, max_size=6))
+def test_any_dictionary_without_what_is_required_is_refused(tmp_path: Path, content: Data) -> None:
+    file = tmp_path / "any.json"
+    file.write_text(json.dumps({**content, "owner": 3}))
+
+    with pytest.raises(ConfigurationError):
+        config.load(file, ENVIRONMENT)
