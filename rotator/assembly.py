@@ -102,8 +102,11 @@ class Installation:
 
     def close(self) -> None:
         """Give back the connections. What is still under way fails as if the network had."""
-        for part in (*self.providers.values(), *self.stores.values()):
-            part.close()
+        for provider in self.providers.values():
+            provider.close()
+        for store in self.stores.values():
+            if isinstance(store, VaultStore):
+                store.close()
 
     def _store(self, store: settings.VaultSettings | settings.SqliteSettings, metrics: Metrics, name: str) -> AnyStore:
         if isinstance(store, settings.SqliteSettings):

@@ -379,8 +379,8 @@ def plan_command(
         for status in statuses:
             for line in output.plan_lines(status):
                 output.say(line)
-    if status := _status_of_all([status.error for status in statuses], touched=False):
-        raise typer.Exit(status)
+    if failed := _status_of_all([status.error for status in statuses], touched=False):
+        raise typer.Exit(failed)
     due = any(status.plan and status.plan.actions for status in statuses)
     raise typer.Exit(ATTENTION if exit_code and due else DONE)
 
@@ -469,8 +469,8 @@ def check(
 
 @app.command()
 def sweep(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
-    max_removals: Annotated[int | None, typer.Option(help="If there are more orphans, touch none.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,  # noqa: ARG001
+    max_removals: Annotated[int | None, typer.Option(help="If there are more orphans, touch none.")] = None,  # noqa: ARG001
 ) -> None:
     """Find keys that nobody knows of, and served keys that are gone. Not in this version yet."""
     output.complain("rotator: sweep is not in this version yet; orphaned keys end by their own expiry")
@@ -489,7 +489,7 @@ def demo(
     \b
     Example: rotator demo
     """
-    from rotator.demo import show  # noqa: PLC0415 - no other command needs it
+    from rotator.demo import show  # no other command needs it
 
     raise typer.Exit(show(vault=vault, environment=os.environ))
 

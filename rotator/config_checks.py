@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from math import ceil
 from pathlib import Path
 
 from rotator.config_files import key_path
@@ -137,7 +138,7 @@ def _shared_paths(draft: Draft) -> Iterator[Problem]:
         if isinstance(store, SqliteSettings):
             location = f"{store.file}#{target.path}"
         else:  # Vault takes a namespace as the beginning of a mount too
-            location = "/".join((store.address, store.namespace, store.mount, target.path)).replace("//", "/")
+            location = "/".join(filter(None, (store.address, store.namespace, store.mount, target.path)))
         other = first.setdefault(location, target.name)
         if other != target.name:
             message = f'is the path of the target "{other}" too ({draft.origins[other]}): each needs one of its own'
@@ -157,7 +158,8 @@ def warnings(draft: Draft) -> Iterator[Problem]:
             if not isinstance(part, SqliteSettings) and part.allow_insecure:
                 message = "credentials and keys may be sent unencrypted"
                 yield draft.problem(message, section, name, "allow_insecure")
-    if draft.environment.get("VAULT_SKIP_VERIFY"):
+    vaults = [store for store in settings.stores.values() if isinstance(store, VaultSettings)]
+    if vaults and draft.environment.get("VAULT_SKIP_VERIFY"):
         yield draft.problem("$VAULT_SKIP_VERIFY is not honoured: certificates are verified (see ca_file)")
     if not is_loopback(settings.http.admin.host):
         message = "is not a loopback address: the status page, with paths and key ids, is open to the network"
@@ -194,7 +196,7 @@ def _budgets(draft: Draft) -> Iterator[Problem]:
         allowed = draft.settings.providers[name].requests_per_minute
         if needed > allowed:
             message = (
-                f"{allowed} is too few: {len(served)} targets need {needed:.1f} requests a minute "
+                f"{allowed} is too few: {len(served)} targets need {ceil(needed)} requests a minute "
                 f"({_CALLS_PER_ROTATION} for each rotation), so keys will be late; lengthen ttl or shorten renew_before"
             )
             yield draft.problem(message, "providers", name, "requests_per_minute")

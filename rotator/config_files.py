@@ -42,9 +42,9 @@ def read(file: Path) -> Source:
     for included in _included(file, data.get("include"), problems, warnings):
         content, unreadable = _read_one(included)
         problems += unreadable
-        for key in (content or {}).keys() - {"targets"}:
-            message = f"an included file holds [targets.*] only: credentials, addresses and all else stay in {file}"
-            problems.append(Problem(str(included), key_path(key), message))
+        message = f"an included file holds [targets.*] only: credentials, addresses and all else stay in {file}"
+        others = [key for key in content or {} if key != "targets"]
+        problems += [Problem(str(included), key_path(key), message) for key in others]
         more = (content or {}).get("targets", {})
         if not isinstance(more, dict):
             problems.append(Problem(str(included), "targets", "must be a table"))

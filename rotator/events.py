@@ -46,6 +46,9 @@ class What(StrEnum):
     UNEXPECTED_ERROR = "unexpected_error"
 
 
+Fields = Mapping[str, str | int | float | bool]
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One thing that happened, to one target or (with no target) to the whole."""
@@ -53,4 +56,4 @@ class Event:
     what: What
     target: str = ""
     level: Level = Level.INFO
-    fields: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    fields: Fields = field(default_factory=dict)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rotator.errors import (
+    CasMismatch,
     ProviderCredentialRefused,
     ProviderError,
     ProviderOutcomeUnknown,
@@ -162,6 +163,7 @@ class Executor:
             while True:
                 if observation is None or self._too_old(observation):
                     observation = self.observe(target)
+                if not paid:  # else it might grow old again, waiting for the budget
                     try:
                         observation = self.confirm(observation)
                     except ProviderError as failure:
@@ -197,7 +199,7 @@ class Executor:
                 except RotatorError as failure:
                     error = error or failure
                     observation = None  # what else is due may still be possible
-        except StoreError as failure:
+        except RotatorError as failure:
             error = error or failure
         return Report(target, made, error, rotated, attempted)
 
@@ -265,7 +267,8 @@ class Executor:
         try:
             if answered is None or answered > asked + TOLERANCE:
                 self.ports.budget.take(asked)
-                self.ports.provider.set_expiry(created.id, asked)
+                if not self.ports.provider.set_expiry(created.id, asked):
+                    raise ProviderRequestRefused(f"the new key {created.id} is gone before it was published")
                 return asked
             if answered <= self.ports.clock.now():
                 raise ProviderRequestRefused(
@@ -317,6 +320,7 @@ class Executor:
 
     def _set_expiry(self, observation: Observation, action: SetExpiry, order: Order) -> Observation:
         record = action.record
+        seen = observation.vendor[record.key_id].key
         try:
             found = self.ports.provider.set_expiry(record.key_id, action.until)
         except ProviderRequestRefused:
@@ -327,7 +331,7 @@ class Executor:
             what = What.KEY_RESTORED if action.reason is Reason.RESTORED else What.KEY_SHORTENED
             until = timestamp(action.until)
             self._tell(what, observation, order, record.key_id, record.key_name, reason=action.reason, expires_at=until)
-        key = VendorKey(record.key_id, record.key_name, action.until) if found else None
+        key = replace(seen, expires_at=action.until) if found and seen else None
         return self._note(observation, record.key_id, key)
 
     def _retire(self, observation: Observation, action: Retire, order: Order) -> Observation | None:
@@ -347,8 +351,11 @@ class Executor:
                 versions=versions,
             )
         after = self.observe(target)
-        current = next((entry for entry in after.entries() if entry.number == after.history.current_version), None)
-        if current is None or current.standing is not Standing.OURS or current.key_id == key.key_id:
+        entries = after.entries()
+        current = next((entry for entry in entries if entry.number == after.history.current_version), None)
+        kept = {version.number for version in key.versions} - {*numbers}
+        served_again = any(entry.key_id == key.key_id and entry.number not in kept for entry in entries)
+        if current is None or current.standing is not Standing.OURS or served_again or self._too_old(after):
             return None
         self.ports.provider.delete(key.key_id)
         self._tell(What.KEY_DELETED, observation, order, key.key_id, key.record.key_name, reason=action.reason)
@@ -413,7 +420,8 @@ class Executor:
         base = observation.history.current_version
         written = publish(ports.store, ports.clock, target, observation.scope, data, base, record.key_id)
         if written is None:
-            raise StoreOutcomeUnknown(f"another writer published to {target.path} first; nothing was rolled back")
+            error = CasMismatch(f"another writer published to {target.path} first; nothing was rolled back")
+            return replace(self.reconcile(target, replace(order, rotate=False)), error=error)
         self._tell(What.KEY_ROLLED_BACK, observation, order, record.key_id, record.key_name, version=written.number)
         # Now shorten the key that was just superseded; and if the vendor lost this one meanwhile, replace it.
         ports.budget.take(record.expires_at)

@@ -23,7 +23,7 @@ _SENTENCES = {
     "int_type": "must be a whole number",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
-    "greater_than": "must be more than {gt}",
+    "greater_than": "must be more than {gt:g}",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
     "dict_type": "must be a table",
@@ -68,10 +68,10 @@ def _locate(location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], lis
     node = _schema()
     place: tuple[str | int, ...] = ()
     siblings: list[str] = []
-    for part in location:
+    for part in location[:-1] if location[1:] and location[-1] == "[key]" else location:
         if "discriminator" in node:
             node = _resolved({"$ref": node["discriminator"]["mapping"][part]})
-        elif part != "[key]":
+        else:
             place = (*place, part)
             siblings = list(node.get("properties", ()))
             several = [*node.get("patternProperties", {}).values(), node.get("additionalProperties"), node.get("items")]
@@ -90,7 +90,7 @@ def _sentence(finding: ErrorDetails, siblings: list[str], node: dict[str, Any]) 
     context = finding.get("ctx", {})
     match finding["type"]:
         case "missing":
-            return f"is required: {node['description']}"
+            return f"is required. {node.get('description', '')}".rstrip()
         case "extra_forbidden":
             close = difflib.get_close_matches(str(finding["loc"][-1]), siblings, n=1)
             return "is not a key that belongs here" + (f"; did you mean {quoted(close)}?" if close else "")

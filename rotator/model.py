@@ -35,7 +35,12 @@ class Secret:
     @property
     def fingerprint(self) -> str:
         """The first 16 hex digits of the text's SHA-256: enough to recognise it, useless to call with."""
-        return hashlib.sha256(self._text.encode()).hexdigest()[:16]
+        return hashlib.sha256(self._bytes).hexdigest()[:16]
+
+    @property
+    def _bytes(self) -> bytes:
+        # Half a surrogate pair has no encoding, and the error that says so would hold the text.
+        return self._text.encode(errors="surrogatepass")
 
     def __repr__(self) -> str:
         return "Secret(hidden)"
@@ -43,7 +48,7 @@ class Secret:
     __str__ = __repr__
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and hmac.compare_digest(self._text.encode(), other._text.encode())
+        return isinstance(other, Secret) and hmac.compare_digest(self._bytes, other._bytes)
 
     def __hash__(self) -> int:
         return hash((Secret, self._text))
@@ -169,6 +174,9 @@ class CreatedKey:
 
 # --- the record in a version -----------------------------------------------------------------------------------------
 
+_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+"""Before this no key was issued; and of a time at the beginning of the calendar no lead can be taken off."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -201,14 +209,14 @@ class Record:
     @classmethod
     def parse(cls, text: object) -> Self | None:
         """The record, or None where the text is not one that we could have written."""
-        if not isinstance(text, str):
+        if not isinstance(text, str) or not text.isascii():
             return None
         values = {name: unquote(value) for name, _, value in (part.partition("=") for part in text.split(","))}
-        if values.pop("v", None) != "1":
+        if values.pop("v", None) != "1" or not all(values.values()):
             return None
         try:
             issued_at, expires_at = (datetime.fromisoformat(values.pop(name)) for name in ("issued_at", "expires_at"))
-            if issued_at.tzinfo is None or expires_at.tzinfo is None:
+            if not issued_at.tzinfo == expires_at.tzinfo == UTC or min(issued_at, expires_at) < _EARLIEST:
                 return None
             return cls(issued_at=issued_at, expires_at=expires_at, **values)
         except (KeyError, TypeError, ValueError):

@@ -172,12 +172,13 @@ def to_confirm(observation: Observation) -> tuple[Record, ...]:
     current = _current(observation, entries)
     if current is None or current.record is None:
         return ()
-    wanted = [key.record for key in _superseded(observation, entries, current) if key.key_id not in observation.vendor]
     name = KeyName.parse(current.record.key_name)
     seen = observation.vendor.get(current.record.key_id)
-    if (name is None or name.version != current.number) and (seen is None or seen.at_version != current.number):
-        wanted.append(current.record)
-    return tuple(wanted)
+    as_made = name is not None and name.version == current.number
+    known = as_made or (seen is not None and seen.at_version == current.number)
+    superseded = [key.record for key in _superseded(observation, entries, current)]
+    unknown = [record for record in superseded if record.key_id not in observation.vendor]
+    return (*(() if known else (current.record,)), *unknown)  # the served key first: it may not have long to live
 
 
 def plan(
@@ -202,7 +203,8 @@ def plan(
     superseded = _superseded(observation, entries, current, order, now)
     tidy = [action for key in superseded for action in _tidy(observation, key, now, order)]
     due = renew_at(current.record, observation.target)
-    moments = [due, *(key.until for key in superseded)]
+    ends = [seen.key.expires_at for seen in observation.vendor.values() if seen.key and seen.key.expires_at]
+    moments = [due, current.record.expires_at, *ends, *(key.until for key in superseded)]
     if drifted and roll_out_at is not None:
         moments.append(roll_out_at)
     return Plan(

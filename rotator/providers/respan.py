@@ -9,6 +9,7 @@ import re
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -236,12 +237,16 @@ class RespanProvider:
 
     def _next_url(self, url: str, following: str) -> str:
         """Where the next page is; only at the configured place, for the organisation key goes there too."""
-        home = self._home
-        try:
+        found = None
+        with suppress(httpx.InvalidURL, ValueError):
             found = httpx.URL(url).join(following)
-        except (httpx.InvalidURL, ValueError):
-            raise self._errors.elsewhere() from None
-        if (found.scheme, found.host, found.port, found.userinfo) != (home.scheme, home.host, home.port, b""):
+        home = self._home
+        if not found or (found.scheme, found.host, found.port, found.userinfo) != (
+            home.scheme,
+            home.host,
+            home.port,
+            b"",
+        ):
             raise self._errors.elsewhere()
         return str(found)
 

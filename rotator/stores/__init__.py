@@ -1,1 +1,1 @@
-"""The places that keep keys, behind `ports.Store`: Vault's KV version 2, and an SQLite file for the demo and for tests."""
+"""The places that keep keys, behind `ports.Store`: Vault's KV version 2, and SQLite for the demo and for tests."""

@@ -74,7 +74,9 @@ class SqliteStore:
                 "SELECT number, created_at, data, destroyed FROM versions WHERE path = ? ORDER BY number", (path,)
             ).fetchall()
         versions = tuple(
-            Version(number, datetime.fromisoformat(created_at), None if data is None else json.loads(data), destroyed == 1)
+            Version(
+                number, datetime.fromisoformat(created_at), None if data is None else json.loads(data), destroyed == 1
+            )
             for number, created_at, data, destroyed in rows
         )
         return History(versions[-1].number if versions else 0, versions, observed_at)
@@ -141,4 +143,6 @@ class SqliteStore:
             )
         if code == sqlite3.SQLITE_FULL:
             return StoreRequestRefused(f"{what} cannot grow: the disk is full; nothing was changed", "Make room there.")
-        return unsettled(f"{what} cannot be used ({error})", "If it does not end by itself, look at the file and its disk.")
+        return unsettled(
+            f"{what} cannot be used ({error})", "If it does not end by itself, look at the file and its disk."
+        )

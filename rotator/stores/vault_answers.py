@@ -125,7 +125,7 @@ class Answer:
                 return unsettled(
                     operation,
                     path,
-                    f"it was answered with a redirect to {self.redirect}, which is not followed: the token would go along",
+                    f"it answered with a redirect to {self.redirect}, which is not followed: the token would go along",
                     "Set the store's address to where Vault's active node answers; a standby that cannot forward "
                     "redirects to the active node's api_addr.",
                 )
@@ -163,7 +163,7 @@ class Answer:
     def _request_refused(self, operation: Operation, path: str) -> StoreError:
         return StoreRequestRefused(
             f"Vault refused to {operation.verb} {path} ({self.said}); nothing was written",
-            "Asking again as it is will not help. Look at the fields that are there beside the key (too large, too many?) "
+            "Asking again as it is will not help. Look at the fields that are beside the key (too large, too many?) "
             "and at the target's own fields.",
         )
 

@@ -5,7 +5,6 @@ status, so that hvac's own exceptions, which hold the whole answer, never come t
 `except` that saw a library's exception: those hold the request, and so the token and the key.
 """
 
-import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +35,7 @@ from rotator.stores.vault_login import Grant, Login, LoginRequest, TokenKeeper
 
 T = TypeVar("T")
 CHUNK = 65536  # bytes
+MAX_BODY = 8 * 1024 * 1024  # bytes; Vault's own limit for one entry is 1 MiB, for a request 32
 
 _CAUSE = re.compile(r"certificate verify failed: [^(]+|\[Errno -?\d+\] ([^()'\"]+)")
 _retrying = stamina.RetryingCaller(attempts=3, timeout=None, wait_initial=0.1, wait_max=0.5, wait_jitter=0.2).on(
@@ -110,6 +110,10 @@ class VaultClient:
             # Not done, in truth; but a write knows no such error, and to try it again is right in both cases.
             raise StoreOutcomeUnknown(error.message, error.advice) from None
         return _understood(request, answer)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._session.close()
 
     def health(self) -> Mapping[str, Any]:
         """What sys/health says, whatever the state; asked without token and namespace, which it would not know."""
@@ -203,11 +207,11 @@ class VaultClient:
             response = request.send(client)
             content = response.content
         except requests.exceptions.InvalidJSONError:
-            raise_later = StoreRequestRefused(
+            outcome = "unsendable"
+            failure = StoreRequestRefused(
                 f"what is to be written to {request.path} holds a number that JSON does not know; it was not sent",
                 "Look at the fields that are there beside the key.",
             )
-            outcome, failure = "unsendable", raise_later
         except requests.Timeout:
             outcome = "timeout"
             failure = unsettled(
@@ -243,3 +247,46 @@ class VaultClient:
             return parsedate_to_datetime(response.headers["Date"])
         except (KeyError, ValueError):
             return self._clock.now()
+
+
+def _understood(request: Request[T], answer: Answer) -> T:
+    """The answer's value, or the error that it is."""
+    if answer.is_success or (request.may_be_absent and answer.says_absent):
+        try:
+            return request.understand(answer)
+        except (KeyError, TypeError, ValueError):
+            pass
+        raise unsettled(request.operation, request.path, "the answer is not one of Vault's; a proxy perhaps")
+    raise answer.refusal(request.operation, request.path, request.right)
+
+
+def _grant(auth: Mapping[str, Any]) -> Grant:
+    return Grant(Secret(auth["client_token"]), float(auth["lease_duration"]) or None, auth["renewable"] is True)
+
+
+class _Transport(HTTPAdapter):
+    """Connections enough for every thread, and a bound for the whole answer: `timeout` alone is for each read."""
+
+    def __init__(self, settings: VaultSettings, clock: Clock) -> None:
+        self._settings, self._clock = settings, clock
+        super().__init__(pool_maxsize=settings.connections, pool_block=True)
+
+    def init_poolmanager(self, *args: Any, **more: Any) -> None:
+        """Check the certificate against another name than the address's, where one is configured."""
+        if self._settings.server_name:
+            more |= {"server_hostname": self._settings.server_name, "assert_hostname": self._settings.server_name}
+        super().init_poolmanager(*args, **more)
+
+    def send(self, *args: Any, **more: Any) -> requests.Response:
+        """Send, and read the answer to its end here, within the time and the size that are allowed."""
+        ends = self._clock.monotonic() + 2 * self._settings.timeout
+        response = super().send(*args, **more)
+        content = bytearray()
+        while chunk := response.raw.read1(CHUNK):
+            content += chunk
+            if len(content) > MAX_BODY or self._clock.monotonic() > ends:
+                response.close()
+                raise requests.Timeout
+        response.raw.release_conn()
+        response._content = bytes(content)  # where requests keeps what was read
+        return response

@@ -1,7 +1,6 @@
 """A configuration is read as it is meant, or refused with every problem, each at its file and key."""
 
 import json
-import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -267,7 +266,7 @@ def test_a_bad_variable_is_named(refused: Callable[..., dict[str, str]]) -> None
 
 def test_credentials_that_the_environment_must_hold(refused: Callable[..., dict[str, str]]) -> None:
     assert refused(MINIMAL.replace("address", "# address"), {}) == {
-        "stores.vault.address": "is required: Where Vault listens; $VAULT_ADDR if left out.",
+        "stores.vault.address": "is required. Where Vault listens; $VAULT_ADDR if left out.",
         "providers.respan.api_key.env": "names a variable that is not set in the environment",
     }
     assert refused(MINIMAL, {"RESPAN_API_KEY": SECRET}) == {
@@ -350,8 +349,14 @@ REFUSED = [
     ),
     # stores
     ("stores", {}, "stores", "is required: at least one [stores.NAME]; there is no implicit store"),
-    ("stores.vault", {}, "stores.vault.type", 'is required: "vault" or "sqlite"'),
-    ("stores.vault.type", "valut", "stores.vault.type", 'must be "vault" or "sqlite"'),
+    (
+        "stores",
+        {"my store": {"type": "sqlite", "file": "x"}},
+        'stores."my store"',
+        "does not have the form [A-Za-z0-9][A-Za-z0-9_-]{0,62}",
+    ),
+    ("stores.vault", {}, "stores.vault.type", 'is required: "sqlite" or "vault"'),
+    ("stores.vault.type", "valut", "stores.vault.type", 'must be "sqlite" or "vault"'),
     ("stores.vault.adress", "x", "stores.vault.adress", 'is not a key that belongs here; did you mean "address"?'),
     ("stores.vault.address", "vault:8200", "stores.vault.address", 'must begin with "https://"'),
     ("stores.vault.address", "unix:///run/v", "stores.vault.address", 'must begin with "https://"'),
@@ -384,13 +389,13 @@ REFUSED = [
         "stores.vault.auth",
         {},
         "stores.vault.auth.method",
-        'is required: "token", "token_file", "approle", "kubernetes", "jwt" or "cert"',
+        'is required: "approle", "cert", "jwt", "kubernetes", "token" or "token_file"',
     ),
     (
         "stores.vault.auth",
         {"method": "aprole"},
         "stores.vault.auth.method",
-        'must be "token", "token_file", "approle", "kubernetes", "jwt" or "cert"',
+        'must be "approle", "cert", "jwt", "kubernetes", "token" or "token_file"',
     ),
     (
         "stores.vault.auth",
@@ -402,7 +407,7 @@ REFUSED = [
         "stores.vault.auth",
         {"method": "token_file"},
         "stores.vault.auth.token_file",
-        "is required: The file, relative to the configuration file; read again when the token ends.",
+        "is required. The file, relative to the configuration file; read again when the token ends.",
     ),
     # the daemon
     ("http.listen", "9465", "http.listen", 'is not an address: write "host:port", an IPv6 address in brackets'),
@@ -670,7 +675,7 @@ def test_the_vendors_budget(load: Callable[..., Configuration]) -> None:
 
     assert list(enough) == ["defaults.grace_period"]
     assert too_many["providers.respan.requests_per_minute"] == (
-        "60 is too few: 1201 targets need 60.1 requests a minute (3 for each rotation), so keys will be late; "
+        "60 is too few: 1201 targets need 61 requests a minute (3 for each rotation), so keys will be late; "
         "lengthen ttl or shorten renew_before"
     )
 
@@ -729,7 +734,9 @@ def test_json_that_toml_could_not_say(tmp_path: Path, content: str, key: str, me
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
     for file, message in (
+        (tmp_path / "loop", "cannot be read: Too many levels of symbolic links"),
         (tmp_path / "absent.toml", "there is no such file"),
         (tmp_path, "is a folder, not a file"),
         (tmp_path / "a\0b", "cannot be read: no file can have this name"),
@@ -815,15 +822,6 @@ def test_an_include_that_finds_nothing(
     assert refused('include = ["none.toml"]\n' + MINIMAL) == {"include[0]": "matches no file"}
     assert refused('include = "targets.d/*"\n' + MINIMAL) == {"include": "must be a list"}
     assert refused('include = ["\\u0000"]\n' + MINIMAL) == {"include[0]": "must not contain control characters"}
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
-    file = tmp_path / "a.toml"
-    file.touch(0o000)
-
-    with pytest.raises(ConfigurationError, match="cannot be read: Permission denied"):
-        config.load(file, ENVIRONMENT)
 
 
 # --- anything at all -------------------------------------------------------------------------------------------------

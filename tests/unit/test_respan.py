@@ -584,8 +584,20 @@ def test_a_page_further_on_is_tried_again_alone() -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["refuse", "rate_limit", "html", "redirect", "drop_before", "late", "drop_after", "fail", "truncate", "garble"]
-    + ["oversize", "omit"],
+    [
+        "refuse",
+        "rate_limit",
+        "html",
+        "redirect",
+        "drop_before",
+        "late",
+        "drop_after",
+        "fail",
+        "truncate",
+        "garble",
+        "oversize",
+        "omit",
+    ],
 )
 def test_a_create_is_sent_exactly_once(rig: Rig, kind: str) -> None:
     rig.sim.faults.add(Fault(kind, "create", location="/", times=None))
@@ -613,9 +625,13 @@ def test_a_created_key_without_id_or_text_may_exist(rig: Rig, omitted: str) -> N
         b"\xff\xfe",
         b"<html><p>hi",
         b"1" * 5000,
-    ]
-    + [b'{"id": 5, "api_key": 6}', b'{"id": "a", "api_key": ""}', b'{"id": "", "api_key": "b"}']
-    + [b'{"id": "..", "api_key": "b"}', b'{"id": "a", "api_key": "\\ud800"}', b'{"id": "a\\n", "api_key": "b"}'],
+        b'{"id": 5, "api_key": 6}',
+        b'{"id": "a", "api_key": ""}',
+        b'{"id": "", "api_key": "b"}',
+        b'{"id": "..", "api_key": "b"}',
+        b'{"id": "a", "api_key": "\\ud800"}',
+        b'{"id": "a\\n", "api_key": "b"}',
+    ],
 )
 def test_a_success_that_makes_no_sense_is_none(body: bytes) -> None:
     with answering(response(200, body)) as (provider, server, _):
@@ -641,8 +657,9 @@ def test_a_success_that_makes_no_sense_is_none(body: bytes) -> None:
         [{}],
         [{"id": 5}],
         [{"id": "a"}, {"id": ".."}],
-    ]
-    + [{"results": [], "next": 5}, {"results": [], "next": ["x"]}],
+        {"results": [], "next": 5},
+        {"results": [], "next": ["x"]},
+    ],
 )
 def test_a_list_that_makes_no_sense_proves_nothing(page: object) -> None:
     with answering(response(200, page)) as (provider, _, _):
@@ -754,9 +771,17 @@ def test_next_may_be_relative() -> None:
         "https://{home}/x",
         "http://127.0.0.1/x",
         "http://localhost:{port}/",
-    ]
-    + ["http://u:p@{home}/x", "http://{home}@{foreign}/x", "http://[bad", "http://h:port/", "ftp://{home}/", "mailto:x"]
-    + ["http://{home}.evil.example/", "http:// /", "\x00", "\\\\{foreign}\\x\n"],
+        "http://u:p@{home}/x",
+        "http://{home}@{foreign}/x",
+        "http://[bad",
+        "http://h:port/",
+        "ftp://{home}/",
+        "mailto:x",
+        "http://{home}.evil.example/",
+        "http:// /",
+        "\x00",
+        "\\\\{foreign}\\x\n",
+    ],
 )
 def test_the_organisation_key_goes_nowhere_else(location: str) -> None:
     with rigged() as rig, canned(response(200, [])) as foreign:

@@ -1,0 +1,214 @@
+"""The demo: everything real but the vendor and the length of the lives.
+
+The engine, the planner, the executor and the adapters are those of the daemon; the vendor is the simulator, the store
+a SQLite file (or the Vault of the environment). A small consumer calls the vendor's gateway with the served key all the
+while, and counts what is refused. Nothing is left behind.
+"""
+
+import contextlib
+import json
+import secrets
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rotator import __version__
+from rotator.assembly import Installation
+from rotator.clock import SystemClock
+from rotator.config import load
+from rotator.engine import Engine
+from rotator.events import Event, What
+from rotator.metrics import Metrics
+from rotator.simulator import Options, Simulator
+from rotator.status import TargetStatus
+from rotator.stores.vault import VaultStore
+
+SECONDS = 40.0
+"""Long enough to see a key born, published, superseded, shortened and removed, three times over."""
+
+TARGETS = ("billing-api", "chat-frontend", "batch-jobs")
+LIVES = {"ttl": "20s", "renew_before": "10s", "grace_period": "5s"}
+REREAD = 1.0
+"""Seconds after which the consumer reads the store again: well within the grace period, as an application should."""
+
+WORDS = {
+    What.KEY_CREATED: ("green", "created"),
+    What.KEY_PUBLISHED: ("bold green", "published"),
+    What.KEY_SHORTENED: ("yellow", "superseded: its life is shortened to the end of its grace"),
+    What.VERSIONS_DESTROYED: ("red", "grace over: its version is destroyed in the store"),
+    What.KEY_DELETED: ("red", "removed at the provider"),
+}
+
+
+class Consumer:
+    """An application: reads the key where it is kept, now and then, and calls with it all the time."""
+
+    def __init__(self, installation: Installation, url: str) -> None:
+        self.calls = self.failures = 0
+        self._installation, self._url = installation, url
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._use, args=(name,)) for name in installation.targets]
+
+    def start(self) -> None:
+        """Begin to call."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Stop calling, and wait until the last call is answered."""
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _use(self, name: str) -> None:
+        target = self._installation.targets[name]
+        key, read_at = None, 0.0
+        while not self._stopped.wait(0.1):
+            if time.monotonic() - read_at > REREAD:
+                current = self._installation.stores[target.store].history(target.path).current
+                key = current.data[target.field] if current and current.data else None
+                read_at = time.monotonic()
+            if key is not None:
+                self.calls += 1
+                self.failures += not self._works(key)
+
+    def _works(self, key: str) -> bool:
+        request = urllib.request.Request(  # noqa: S310 - the simulator's own address
+            f"{self._url}/api/chat/completions", b"{}", {"Authorization": f"Bearer {key}"}, method="POST"
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+                return bool(answer.status == 200)
+        except urllib.error.URLError:
+            return False
+
+
+class Screen:
+    """What is shown: the targets and the latest events. A `ports.Listener`."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._events: deque[Text] = deque(maxlen=10)
+
+    def __call__(self, event: Event) -> None:
+        """Keep the event; where there is no terminal, print it."""
+        style, words = WORDS.get(event.what, ("bold red" if event.level != "info" else "dim", event.what.value))
+        why = event.fields.get("reason", event.fields.get("error", ""))
+        shown = f"{datetime.now().astimezone():%H:%M:%S}  {event.target:14} {event.fields.get('key_id', ''):14} {words}"
+        line = Text(f"{shown} ({why})" if why else shown, style=style, no_wrap=True, overflow="ellipsis")
+        self._events.append(line)
+        if not self._console.is_terminal:
+            self._console.print(line)
+
+    def draw(self, statuses: tuple[TargetStatus, ...], consumer: Consumer, now: datetime, left: float) -> Group:
+        """All of it, as it stands now."""
+        table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+        for column in ("target", "state", "served key", "life", "next rotation", "superseded"):
+            table.add_column(column, no_wrap=True)
+        for status in statuses:
+            plan = status.plan
+            if plan is None or plan.current is None or plan.renew_at is None:
+                table.add_row(status.target.name, status.state.value, "-", "", "", "")
+                continue
+            superseded = ", ".join(f"{key.key_id} for {_seconds(key.until, now)}" for key in plan.superseded)
+            table.add_row(
+                status.target.name,
+                Text(status.state.value, style="green" if status.state == "ok" else "yellow"),
+                plan.current.key_id,
+                _bar(plan.current.issued_at, plan.renew_at, plan.current.expires_at, now),
+                f"in {_seconds(plan.renew_at, now)}",
+                Text(superseded, style="yellow"),
+            )
+        failures = Text(f"{consumer.failures} failed", style="bold red" if consumer.failures else "bold green")
+        calls = Text.assemble(f"An application has called {consumer.calls} times with the served keys: ", failures)
+        heading = Text(f"rotator {__version__} demo: keys that live 20 s; {left:.0f} s left", style="bold")
+        return Group(heading, Text(), table, Text(), calls, Text(), *self._events)
+
+
+def _seconds(until: datetime, now: datetime) -> str:
+    return f"{max(0.0, (until - now).total_seconds()):.0f} s"
+
+
+def _bar(born: datetime, renewed: datetime, ends: datetime, now: datetime) -> Text:
+    """A life: what is gone, what is left until the renewal, and the reserve after it."""
+    width = 20
+    life = (ends - born).total_seconds()
+    gone = round(width * min(1.0, max(0.0, (now - born).total_seconds() / life)))
+    due = round(width * (renewed - born).total_seconds() / life)
+    cells = [("━", "dim" if cell < gone else "green" if cell < due else "yellow") for cell in range(width)]
+    return Text.assemble(*cells)
+
+
+def show(*, vault: bool, environment: Mapping[str, str], console: Console | None = None) -> int:
+    """Run the demo; returns the exit status: 0 when no call was refused, and all was seen."""
+    console = console or Console()
+    with (
+        tempfile.TemporaryDirectory(prefix="rotator-demo-") as name,
+        Simulator(options=Options(requests_per_minute=None, id_shape="tk")) as simulator,
+    ):
+        clock, screen = SystemClock(), Screen(console)
+        file, environment = _configuration(Path(name), simulator, environment, vault=vault)
+        metrics = Metrics(__version__)
+        installation = Installation(load(file, environment), environment, clock, metrics, screen)
+        engine = Engine(installation, metrics, screen)
+        consumer = Consumer(installation, simulator.url)
+        try:
+            consumer.start()
+            _watch(console, screen, engine, consumer, clock)
+        except KeyboardInterrupt:
+            console.print("stopped")
+        finally:
+            consumer.stop()
+            engine.end()
+            for target in installation.targets.values():
+                store = installation.stores[target.store]
+                if isinstance(store, VaultStore):
+                    store.forget(target.path)
+            installation.close()
+    console.print(f"\nThe application called {consumer.calls} times and was refused {consumer.failures} times.")
+    console.print(
+        "Nothing is left behind. Your own Vault next: copy config.example.toml to rotator.toml, edit it, then "
+        "`rotator check --online`."
+    )
+    return 1 if consumer.failures or not consumer.calls else 0
+
+
+def _configuration(
+    folder: Path, simulator: Simulator, environment: Mapping[str, str], *, vault: bool
+) -> tuple[Path, Mapping[str, str]]:
+    """A configuration like anybody's, but for the short lives."""
+    root = f"rotator-demo-{secrets.token_hex(4)}"
+    store = {"type": "vault", "auth": {"method": "token"}} if vault else {"type": "sqlite", "file": "demo.db"}
+    settings = {
+        "owner": "demo",
+        "providers": {"respan": {"type": "respan", "base_url": simulator.url, "api_key": {"env": "RESPAN_API_KEY"}}},
+        "stores": {"demo": store},
+        "daemon": {"resync": "5s", "drain": "10s"},
+        "defaults": LIVES,
+        "targets": {name: {"path": f"{root}/{name}/respan"} for name in TARGETS},
+    }
+    file = folder / "rotator.json"
+    file.write_text(json.dumps(settings))
+    return file, {**environment, "RESPAN_API_KEY": simulator.organisation_key}
+
+
+def _watch(console: Console, screen: Screen, engine: Engine, consumer: Consumer, clock: SystemClock) -> None:
+    """Let the engine work, and show it, until the time is over."""
+    ends = clock.monotonic() + SECONDS
+    with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
+        while (left := ends - clock.monotonic()) > 0:
+            engine.tick()
+            if live is not None:
+                live.update(screen.draw(engine.board.snapshot(), consumer, clock.now(), left), refresh=True)
+            clock.sleep(0.25)

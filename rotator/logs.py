@@ -1,0 +1,160 @@
+"""Writes events, and what libraries have to say, as lines of text or JSON; docs/logging.md is their schema.
+
+All lines take one way: the standard library's logging, structlog's formatter, the scrubber. There is no context but
+what an event carries, because context variables do not reach the threads of a pool. A traceback never shows local
+variables: keys are among them.
+"""
+
+import logging
+import math
+import sys
+import textwrap
+import threading
+import traceback
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+from rotator.events import Event, Level, What
+from rotator.model import Secret
+from rotator.scrub import Scrubber, printable, without_controls
+
+QUIET = ("apscheduler", "httpcore", "httpx", "hvac", "urllib3")
+"""Libraries that log each request or job, some with its headers: only their warnings are of use."""
+
+_FIRST = ("timestamp", "level", "event", "target")
+_RESERVED = frozenset((*_FIRST, "logger"))
+_FIELDS = "rotator_fields"  # the attribute of a log record in which an event's fields travel
+
+_scrubber = Scrubber()
+
+
+def register(secret: Secret) -> None:
+    """Hide this text in every line from now on: organisation keys, Vault tokens."""
+    _scrubber.register(secret)
+
+
+def scrub(text: str) -> str:
+    """Text for a person, on one line and without secrets; for what is printed and not logged."""
+    return _scrubber(printable(text))
+
+
+def configure(log_format: Literal["text", "json"] | None, level: str, stream: TextIO | None = None) -> None:
+    """Log to `stream` (standard error) from `level` on; without a format, text on a terminal and JSON in a pipe.
+
+    `level` is one of debug, info, warning, error. Exceptions that nobody caught are logged as well, in every thread.
+    May be called again.
+    """
+    stream = sys.stderr if stream is None else stream
+    as_text = log_format == "text" or (log_format is None and stream.isatty())
+    render = _text if as_text else structlog.processors.JSONRenderer()
+    handler = _Handler(stream)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[_line, render, _scrubbed]))
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if isinstance(old, _Handler)]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    root.setLevel(threshold)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+    logging.captureWarnings(True)
+    structlog.configure(  # for stamina, which tells of its retries this way
+        processors=[structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    sys.excepthook = lambda _kind, error, _traceback: _log(unexpected("main thread", error))
+    threading.excepthook = _thread_ended
+    sys.unraisablehook = _unraisable
+
+
+class LogListener:
+    """A `ports.Listener` that writes one line for each event."""
+
+    def __call__(self, event: Event) -> None:
+        """Write it, if its level is wanted."""
+        _log(event)
+
+
+def unexpected(where: str, error: BaseException, target: str = "") -> Event:
+    """An exception that nobody foresaw, as an event; `where` says what was being done."""
+    described = "".join(traceback.format_exception_only(error)).strip()
+    fields = {"where": where, "error": described, "traceback": _traceback(error)}
+    return Event(What.UNEXPECTED_ERROR, target, Level.ERROR, fields)
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error)).strip()
+
+
+# --- from an event to a line -----------------------------------------------------------------------------------------
+
+
+def _log(event: Event) -> None:
+    fields = {f"{name}_" if name in _RESERVED else name: value for name, value in event.fields.items()}
+    if event.target:
+        fields["target"] = event.target
+    level = logging.getLevelNamesMapping()[event.level.value.upper()]
+    logging.getLogger("rotator").log(level, event.what.value, extra={_FIELDS: fields})
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Lose the line. The library would print it to standard error, past the scrubber."""
+
+
+def _line(_logger: WrappedLogger, _method: str, found: EventDict) -> EventDict:
+    """What every line has: when, how grave, what, about whom; then the rest, all of it plain values."""
+    record: logging.LogRecord = found["_record"]
+    moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+    line = {
+        "timestamp": moment.replace("+00:00", "Z"),
+        "level": record.levelname.lower(),
+        "event": found["event"],
+    }
+    fields: dict[str, Any] | None = getattr(record, _FIELDS, None)
+    if fields is None:
+        # What a library called something with is nobody's business: a secret may be among it.
+        dropped = {"event", "_record", "_from_structlog", "exc_info", "stack_info", "args", "kwargs"}
+        fields = {"logger": record.name, **{name: found[name] for name in found if name not in dropped}}
+        match found.get("exc_info"):
+            case (_, BaseException() as error, _):
+                fields["traceback"] = _traceback(error)
+    rest = sorted(fields.items(), key=lambda item: item[0] not in _FIRST)
+    return {name: _plain(value) for name, value in (*line.items(), *rest)}
+
+
+def _plain(value: object) -> str | int | float | bool | None:
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return without_controls(str(value))
+
+
+def _text(logger: WrappedLogger, method: str, line: EventDict) -> str:
+    """One line of `name=value`, and below it the traceback, indented so that no line of it passes for another event."""
+    told = textwrap.indent(line.pop("traceback", ""), "    ")
+    start = f"{line.pop('timestamp')} {line.pop('level'):<7} "
+    rest = structlog.processors.LogfmtRenderer(bool_as_flag=False)(logger, method, line)
+    return start + printable(rest) + (f"\n{told}" if told else "")
+
+
+def _scrubbed(_logger: WrappedLogger, _method: str, rendered: Any) -> Any:
+    return _scrubber(rendered)
+
+
+# --- exceptions that nobody caught -----------------------------------------------------------------------------------
+
+
+def _thread_ended(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+        _log(unexpected(f"thread {args.thread.name}" if args.thread else "a thread", args.exc_value))
+
+
+def _unraisable(args: "sys.UnraisableHookArgs") -> None:
+    if args.exc_value is not None:
+        # Its repr is not asked for: nobody knows what is in it.
+        _log(unexpected(f"{args.err_msg or 'Exception ignored in'} {type(args.object).__name__}", args.exc_value))

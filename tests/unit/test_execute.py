@@ -1,0 +1,1165 @@
+"""The protocol, by attempts to break it: every call of a target's life refused, lost, late, interrupted or raced."""
+
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+from math import inf
+from typing import Any
+
+import pytest
+from support.world import (
+    CHANGES,
+    HOUR,
+    OWNER,
+    START,
+    Call,
+    Fault,
+    IssuedKey,
+    World,
+    afterwards,
+    faults,
+    lost,
+    make_target,
+    meanwhile,
+    refusals,
+    refuse,
+    unknown,
+)
+
+from rotator.errors import (
+    CasMismatch,
+    ProviderOutcomeUnknown,
+    ProviderRateLimited,
+    ProviderRequestRefused,
+    ProviderUnavailable,
+    StoreOutcomeUnknown,
+    StoreSealed,
+    StoreUnavailable,
+)
+from rotator.events import What
+from rotator.execute import MAX_AGE, Executor, Report
+from rotator.model import RECORD_FIELD, Record, Target, timestamp
+from rotator.plan import Order, Reason, State
+
+MINUTE = timedelta(minutes=1)
+FORCED = Order(rotate=True, by="tester", note="why not")
+READS = ["store.history"]
+ROTATION = ["store.history", "store.prove", "provider.create", "store.write"]
+
+
+def running(world: World, actor: str = "a") -> Executor:
+    """A program that has made the target's first key, and gone on running."""
+    executor = world.executor(actor)
+    assert executor.reconcile(world.target).rotated
+    return executor
+
+
+def by_id(world: World, number: int) -> IssuedKey:
+    return world.vendor.keys[f"tk_{number:04}"]
+
+
+def record_of(world: World) -> Record:
+    record = Record.parse((world.store.read(world.target.path) or {})[RECORD_FIELD])
+    assert record is not None
+    return record
+
+
+def assert_tells_no_key(world: World, reports: list[Report]) -> None:
+    """No text of a key is in an event, in a report, or in an error with all that led to it."""
+    errors = [report.error for report in reports if report.error]
+    said = repr(world.events) + repr(reports) + "".join("".join(traceback.format_exception(e)) for e in errors)
+    assert not [key.id for key in world.vendor.keys.values() if key.text in said]
+
+
+def assert_served(world: World) -> None:
+    served = world.served()
+    assert served is not None
+    assert world.vendor.alive(served)
+
+
+def settle(world: World, passes: int = 3) -> list[Report]:
+    """All that is on its way arrives, nothing goes wrong any more, and a new program looks a few times."""
+    world.land()
+    fresh = world.executor("fresh")
+    reports = []
+    for _ in range(passes):
+        world.clock.advance(10 * MINUTE)
+        reports.append(fresh.reconcile(world.target))
+    return reports
+
+
+# --- nothing goes wrong ---
+
+
+def test_a_rotation_costs_a_create_a_shortening_and_a_delete_and_nothing_more() -> None:
+    world = World()
+    a = world.executor()
+    steps: list[tuple[timedelta, list[str]]] = [
+        (0 * HOUR, ["store.location", *ROTATION]),
+        (1 * HOUR, READS),
+        (15 * HOUR, [*ROTATION, "provider.set_expiry"]),
+        (0 * HOUR, READS),
+        (4 * HOUR - MINUTE, READS),
+        (1 * MINUTE, ["store.history", "store.destroy", "store.history", "provider.delete"]),
+        (0 * HOUR, READS),
+    ]
+    for wait, calls in steps:
+        world.clock.advance(wait)
+        since = len(world.wire.journal)
+        report = a.reconcile(world.target)
+        assert world.calls(since=since) == calls
+        assert len(world.calls("budget.take", since)) == len(world.calls("provider.", since))
+        assert report.error is None
+        assert report.plan is not None
+        assert report.plan.state is State.OK
+        assert_served(world)
+    assert world.broken == []
+    assert world.served() is by_id(world, 2)
+    assert world.vendor.living() == [by_id(world, 2)]
+    assert world.store.versions(world.target.path)[1].destroyed
+    assert [event.what for event in world.events] == [
+        What.KEY_CREATED,
+        What.KEY_PUBLISHED,
+        What.KEY_CREATED,
+        What.KEY_PUBLISHED,
+        What.KEY_SHORTENED,
+        What.VERSIONS_DESTROYED,
+        What.KEY_DELETED,
+    ]
+
+
+def test_the_published_version_holds_the_key_its_record_and_the_configured_fields() -> None:
+    world = World()
+    report = running(world).reconcile(world.target)
+    key = by_id(world, 1)
+    assert world.store.read(world.target.path) == {
+        "api_key": key.text,
+        "base_url": "https://api.respan.ai",
+        RECORD_FIELD: record_of(world).format(),
+    }
+    assert (record_of(world).key_id, record_of(world).key_name) == (key.id, key.name)
+    assert record_of(world).expires_at == key.expires_at == START + 24 * HOUR
+    assert report.plan is not None
+    assert report.plan.wake_at == START + 16 * HOUR
+
+
+def test_a_superseded_key_works_until_its_grace_is_over_and_ends_by_itself() -> None:
+    world = World()
+    a = running(world)
+    world.clock.advance(16 * HOUR)
+    a.reconcile(world.target)
+    assert by_id(world, 1).expires_at == world.clock.now() + 4 * HOUR
+
+
+def test_a_new_program_looks_an_old_key_up_before_it_shortens_it() -> None:
+    world = World()
+    running(world)
+    world.clock.advance(16 * HOUR)
+    since = len(world.wire.journal)
+    report = world.executor().reconcile(world.target)
+    assert world.calls(since=since) == [
+        "store.location",
+        *ROTATION,
+        "provider.retrieve",
+        "provider.set_expiry",
+    ]
+    assert (report.rotated, report.attempted, report.error) == (True, Reason.EXPIRING, None)
+
+
+def test_an_order_is_noted_in_the_events_and_obeyed_once() -> None:
+    world = World()
+    a = running(world)
+    report = a.reconcile(world.target, FORCED)
+    assert (report.rotated, report.attempted) == (True, Reason.REQUESTED)
+    assert world.store.current_version(world.target.path) == 2
+    for event in world.events[2:]:
+        assert (event.fields["by"], event.fields["note"]) == ("tester", "why not")
+    assert not a.reconcile(world.target).rotated
+
+
+def test_foreign_fields_are_carried_over_and_their_versions_are_kept() -> None:
+    world = World()
+    path = world.target.path
+    a = running(world)
+    world.store.patch(path, note="keep me")
+    assert a.reconcile(world.target, FORCED).error is None
+    assert (world.store.read(path) or {})["note"] == "keep me"
+    world.clock.advance(4 * HOUR)
+    assert a.reconcile(world.target).error is None
+    assert [v.number for v in world.store.versions(path).values() if v.destroyed] == [1]
+    assert not world.vendor.alive(by_id(world, 1))
+    since = len(world.wire.journal)
+    a.reconcile(world.target)
+    assert world.calls(since=since) == READS  # version 2 still holds the text of a dead key, and that is all
+
+
+def test_a_renamed_field_is_rolled_out_and_the_old_one_goes() -> None:
+    world = World()
+    running(world)
+    renamed = replace(world.target, field="token")
+    a = world.executor()
+    waiting = a.reconcile(renamed, roll_out_at=START + HOUR)
+    assert not waiting.rotated
+    assert waiting.plan is not None
+    assert waiting.plan.wake_at == START + HOUR
+    world.clock.advance(HOUR)
+    assert a.reconcile(renamed, roll_out_at=START + HOUR).attempted is Reason.DRIFTED
+    assert (world.store.read(renamed.path) or {}).keys() == {"token", "base_url", RECORD_FIELD}
+    assert world.served(renamed) is by_id(world, 2)
+
+
+def test_a_drifted_target_without_a_roll_out_is_rotated_at_once() -> None:
+    world = World()
+    a = running(world)
+    changed = replace(world.target, ttl=12 * HOUR, renew_before=HOUR, grace_period=HOUR)
+    assert a.reconcile(changed).attempted is Reason.DRIFTED
+    assert by_id(world, 2).expires_at == START + 12 * HOUR
+    assert not a.reconcile(changed).rotated
+
+
+def test_a_former_owners_keys_are_taken_over() -> None:
+    world = World()
+    running(world)
+    world.clock.advance(16 * HOUR)
+    names = frozenset({world.target.name})
+    heir = Executor("new-eu", frozenset({OWNER}), names, world.ports("heir"))
+    assert heir.reconcile(world.target).rotated
+    assert record_of(world).owner == "new-eu"
+    world.clock.advance(4 * HOUR)
+    heir.reconcile(world.target)
+    assert world.vendor.living() == [world.served()]
+    assert world.broken == []
+
+
+def test_a_path_whose_metadata_was_deleted_gets_a_first_key_again() -> None:
+    world = World()
+    a = running(world)
+    world.store.delete_metadata(world.target.path)
+    assert a.reconcile(world.target).attempted is Reason.FIRST
+    assert world.store.current_version(world.target.path) == 1
+    assert world.served() is by_id(world, 2)
+
+
+@pytest.mark.parametrize("max_versions", [1, 2, 10])
+def test_a_short_history_ends_no_key_before_its_time(max_versions: int) -> None:
+    world = World(max_versions=max_versions)
+    a = running(world)
+    for hour in range(100):
+        world.clock.advance(HOUR)
+        assert a.reconcile(world.target, FORCED if hour % 7 == 0 else Order()).error is None
+        assert_served(world)
+    assert world.broken == []
+
+
+# --- foreign paths ---
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda world: world.store.put(world.target.path, password="x"),
+        lambda world: world.store.put(world.target.path, api_key="by hand"),
+        lambda world: world.store.patch(world.target.path, api_key="by hand"),
+        lambda world: world.store.put(
+            world.target.path,
+            **(world.store.read(world.target.path) or {})
+            | {RECORD_FIELD: replace(record_of(world), owner="staging").format()},
+        ),
+    ],
+)
+def test_a_foreign_path_is_only_read(spoil: Callable[[World], object]) -> None:
+    world = World()
+    a = running(world)
+    a.reconcile(world.target, FORCED)
+    spoil(world)
+    data = world.store.read(world.target.path)
+    for executor in (a, world.executor("fresh")):
+        for order in (Order(), FORCED, Order(rotate=True, revoke_now=True)):
+            world.clock.advance(10 * HOUR)
+            since = len(world.wire.journal)
+            report = executor.reconcile(world.target, order)
+            assert report.plan is not None
+            assert report.plan.state is State.FOREIGN
+            assert [name for name in world.calls(since=since) if name != "store.location"] == READS
+    assert world.store.read(world.target.path) == data
+
+
+def test_a_foreign_path_is_adopted_when_somebody_says_so() -> None:
+    world = World()
+    a = world.executor()
+    world.store.put(world.target.path, api_key="theirs", base_url="theirs", note="x")
+    assert not a.reconcile(world.target).rotated
+    report = a.reconcile(world.target, Order(adopt=True))
+    assert (report.rotated, report.attempted) == (True, Reason.ADOPTED)
+    assert report.plan is not None
+    assert report.plan.state is State.OK
+    data = world.store.read(world.target.path) or {}
+    assert (data["note"], data["base_url"]) == ("x", "https://api.respan.ai")
+    assert_served(world)
+
+
+def test_a_key_that_is_not_ours_is_never_touched_whatever_the_record_says() -> None:
+    victim_target = make_target("search")
+    world = World(make_target(), victim_target)
+    a = running(world)
+    a.reconcile(victim_target)
+    victim = world.served(victim_target)
+    assert victim is not None
+    # Whoever may write our path makes their key look like a superseded one of ours, and then like the served one.
+    forged = replace(record_of(world), key_id=victim.id)
+    data = world.store.read(world.target.path) or {}
+    world.store.put(world.target.path, **data | {RECORD_FIELD: forged.format()})
+    world.store.rollback(world.target.path, 1)
+    for executor in (a, world.executor("fresh")):
+        for order in (Order(), Order(rotate=True, revoke_now=True)):
+            world.clock.advance(HOUR)
+            executor.reconcile(world.target, order)
+    world.clock.advance(13 * HOUR)
+    a.reconcile(world.target)
+    touched = {call.subject for call in world.wire.journal if call.operation in CHANGES}
+    assert victim.id not in touched
+    assert world.vendor.alive(victim)
+
+
+# --- prove ---
+
+
+@pytest.mark.parametrize("error", refusals("store.prove"), ids=lambda error: type(error).__name__)
+def test_nothing_is_minted_when_the_store_would_not_take_it(error: Exception) -> None:
+    world = World()
+    a = running(world)
+    world.clock.advance(16 * HOUR)
+    world.at("store.prove", refuse(error), times=inf)
+    for _ in range(5):
+        report = a.reconcile(world.target)
+        assert report.error is error
+        assert not report.rotated
+    assert len(world.vendor.keys) == 1
+    assert_served(world)
+
+
+def test_what_is_proven_is_as_long_as_what_is_published_and_holds_no_key() -> None:
+    world = World()
+    running(world)
+    [proven] = [call.arguments[1] for call in world.wire.journal if call.operation == "store.prove"]
+    [written] = [call.arguments[1] for call in world.wire.journal if call.operation == "store.write"]
+    assert proven.keys() == written.keys()
+    assert all(len(proven[name]) >= len(written[name]) for name in written)
+
+
+# --- publish ---
+
+
+def test_a_write_that_landed_without_an_answer_is_settled() -> None:
+    world = World()
+    a = world.executor()
+    world.at("store.write", lost(unknown("store.write")))
+    report = a.reconcile(world.target)
+    assert (report.rotated, report.error) == (True, None)
+    assert len(world.vendor.keys) == 1
+    assert_served(world)
+
+
+@pytest.mark.parametrize("times", range(1, 6))
+def test_a_write_that_did_not_land_is_repeated(times: int) -> None:
+    world = World()
+    world.at("store.write", refuse(unknown("store.write")), times=times)
+    report = world.executor().reconcile(world.target)
+    assert (report.rotated, report.error) == (True, None)
+    writes = [call.arguments for call in world.wire.journal if call.operation == "store.write"]
+    assert len(writes) == times + 1
+    assert all(write == writes[0] for write in writes)
+    assert_served(world)
+
+
+def test_a_key_whose_write_may_land_yet_is_left_alone_and_does_not_die_when_it_lands() -> None:
+    world = World()
+    a = running(world)
+    world.clock.advance(16 * HOUR)
+    world.at("store.write", refuse(unknown("store.write")), times=5)
+    world.at("store.write", world.delay(unknown("store.write")))
+    report = a.reconcile(world.target)
+    assert isinstance(report.error, StoreOutcomeUnknown)
+    assert not report.rotated
+    assert world.told(What.KEY_LEFT_BEHIND)
+    assert world.vendor.alive(by_id(world, 2))
+    world.clock.advance(10 * MINUTE)
+    world.land()
+    assert world.served() is by_id(world, 2)
+    assert settle(world)[0].error is None
+    assert world.served() is by_id(world, 2)
+    assert_served(world)
+    assert world.broken == []
+
+
+def rotate_elsewhere(world: World) -> Callable[[], object]:
+    other = world.executor("b")
+    return lambda: other.reconcile(world.target, FORCED)
+
+
+def test_a_key_that_lost_against_another_replica_is_deleted() -> None:
+    world = World()
+    a = running(world)
+    world.clock.advance(16 * HOUR)
+    world.at("store.write", meanwhile(rotate_elsewhere(world)))
+    report = a.reconcile(world.target)
+    assert (report.rotated, report.error) == (False, None)
+    assert report.plan is not None
+    assert report.plan.state is State.OK
+    assert world.told(What.PUBLISH_LOST)
+    assert world.served() is by_id(world, 3)
+    assert not world.vendor.alive(by_id(world, 2))
+    assert world.broken == []
+
+
+def test_a_key_that_lost_against_a_persons_write_is_deleted() -> None:
+    world = World()
+    a = running(world)
+    world.at("store.write", meanwhile(lambda: world.store.put(world.target.path, password="x")))
+    report = a.reconcile(world.target, FORCED)
+    assert report.plan is not None
+    assert report.plan.state is State.FOREIGN
+    assert not world.vendor.alive(by_id(world, 2))
+
+
+def old_view(world: World) -> Fault:
+    """The store answers what was true at this moment, and not what is."""
+    history = world.ports("nobody").store.history(world.target.path)
+    return lambda call: replace(history, observed_at=world.clock.monotonic())
+
+
+@pytest.mark.parametrize("spoil", ["delete", "destroy", "unreadable", "old", "pushed out"])
+def test_a_key_is_left_alone_when_the_version_it_was_meant_for_cannot_be_read(spoil: str) -> None:
+    world = World()
+    a = running(world)
+    path = world.target.path
+    elsewhere, old = rotate_elsewhere(world), old_view(world)
+
+    def race() -> None:
+        elsewhere()
+        if spoil == "delete":
+            world.store.delete(path, 2)
+        elif spoil == "destroy":
+            world.store.destroy_by_hand(path, 2)
+        elif spoil == "unreadable":
+            world.at("store.history", refuse(StoreUnavailable("no")))
+        elif spoil == "old":
+            world.at("store.history", old)
+        else:
+            world.store.max_versions = 1
+            world.store.versions(path).pop(2)
+
+    world.at("store.write", meanwhile(race))
+    report = a.reconcile(world.target, FORCED)
+    assert isinstance(report.error, StoreOutcomeUnknown)
+    assert world.told(What.KEY_LEFT_BEHIND)
+    assert world.vendor.alive(by_id(world, 2))
+
+
+@pytest.mark.parametrize("error", refusals("store.write"), ids=lambda error: type(error).__name__)
+def test_a_key_whose_write_was_refused_is_deleted(error: Exception) -> None:
+    world = World()
+    a = running(world)
+    world.at("store.write", refuse(error))
+    report = a.reconcile(world.target, FORCED)
+    assert report.error is error
+    assert not world.vendor.alive(by_id(world, 2))
+    assert world.served() is by_id(world, 1)
+    assert_served(world)
+
+
+@pytest.mark.parametrize("error", refusals("store.write"), ids=lambda error: type(error).__name__)
+def test_a_refusal_after_an_unknown_outcome_does_not_say_that_the_first_will_not_land(error: Exception) -> None:
+    world = World()
+    a = running(world)
+    world.at("store.write", refuse(error))
+    world.at("store.write", world.delay(unknown("store.write")))
+    report = a.reconcile(world.target, FORCED)
+    assert isinstance(report.error, StoreOutcomeUnknown)
+    assert str(error) in str(report.error)
+    assert world.vendor.alive(by_id(world, 2))
+    world.land()
+    assert world.served() is by_id(world, 2)
+    assert_served(world)
+
+
+def test_a_key_that_cannot_be_discarded_is_reported() -> None:
+    world = World()
+    a = running(world)
+    world.at("store.write", refuse(StoreSealed("sealed")))
+    world.at("provider.delete", refuse(ProviderUnavailable("down")))
+    report = a.reconcile(world.target, FORCED)
+    assert isinstance(report.error, StoreSealed)
+    [event] = world.told(What.KEY_LEFT_BEHIND)
+    assert event.fields["key_id"] == by_id(world, 2).id
+
+
+def test_our_write_that_landed_is_known_as_ours_below_somebody_elses() -> None:
+    world = World()
+    a = running(world)
+    world.at("store.write", afterwards(rotate_elsewhere(world)))
+    world.at("store.write", lambda call: lost(unknown("store.write"))(call))
+    assert a.reconcile(world.target, FORCED).error is None
+    settle(world)
+    assert_served(world)
+    assert world.broken == []
+    assert not world.told(What.PUBLISH_LOST)
+
+
+# --- create ---
+
+
+@pytest.mark.parametrize("error", refusals("provider.create"), ids=lambda error: type(error).__name__)
+def test_a_refused_create_is_reported_and_the_served_key_stays(error: Exception) -> None:
+    world = World()
+    a = running(world)
+    world.at("provider.create", refuse(error))
+    report = a.reconcile(world.target, FORCED)
+    assert report.error is error
+    assert len(world.vendor.keys) == 1
+    assert_served(world)
+
+
+@pytest.mark.parametrize("others", [0, 1, 2, 3])
+def test_a_create_without_an_answer_is_looked_for_and_removed(others: int) -> None:
+    """An answer without an id or a text is one of these: the key may exist."""
+    world = World()
+    a = running(world)
+    for number in range(others):
+        world.vendor.issue(f"somebody-else-{number}", None)
+    world.at("provider.create", lost(unknown("provider.create")))
+    since = len(world.wire.journal)
+    report = a.reconcile(world.target, FORCED)
+    assert isinstance(report.error, ProviderOutcomeUnknown)
+    assert world.calls("provider.create", since) == ["provider.create"]  # never repeated blindly
+    assert [key.id for key in world.vendor.keys.values() if key.revoked] == [f"tk_{others + 2:04}"]
+    assert_served(world)
+
+
+def test_a_create_that_was_not_done_leaves_nothing_to_remove() -> None:
+    world = World()
+    a = running(world)
+    world.at("provider.create", refuse(unknown("provider.create")))
+    since = len(world.wire.journal)
+    assert isinstance(a.reconcile(world.target, FORCED).error, ProviderOutcomeUnknown)
+    assert world.calls("provider.delete", since) == []
+    assert a.reconcile(world.target, FORCED).rotated
+
+
+def test_a_create_that_lands_late_ends_by_itself() -> None:
+    world = World()
+    a = running(world)
+    world.at("provider.create", world.delay(unknown("provider.create")))
+    a.reconcile(world.target, FORCED)
+    world.land()
+    stray = by_id(world, 2)
+    assert stray.expires_at == START + 24 * HOUR
+    assert a.reconcile(world.target, FORCED).rotated
+    assert world.served() is by_id(world, 3)
+
+
+@pytest.mark.parametrize("error", refusals("provider.page"), ids=lambda error: type(error).__name__)
+def test_a_stray_that_cannot_be_looked_for_is_reported(error: Exception) -> None:
+    world = World()
+    a = running(world)
+    world.at("provider.create", lost(unknown("provider.create")))
+    world.at("provider.page", refuse(error))
+    report = a.reconcile(world.target, FORCED)
+    assert isinstance(report.error, ProviderOutcomeUnknown)
+    [event] = world.told(What.KEY_LEFT_BEHIND)
+    assert event.fields["key_name"] == by_id(world, 2).name
+
+
+# --- the expiry that a new key gets ---
+
+
+def test_a_shorter_life_is_believed_and_makes_no_storm() -> None:
+    world = World()
+    world.vendor.grants = lambda asked: asked - 12 * HOUR
+    a = running(world)
+    assert record_of(world).expires_at == START + 12 * HOUR
+    for _ in range(5):
+        assert not a.reconcile(world.target).rotated
+    report = a.reconcile(world.target)
+    assert report.plan is not None
+    assert report.plan.renew_at == START + 8 * HOUR
+
+
+@pytest.mark.parametrize("granted", [None, 48 * HOUR])
+def test_a_longer_life_is_put_right_before_the_key_is_published(granted: timedelta | None) -> None:
+    world = World()
+    world.vendor.grants = lambda asked: None if granted is None else START + granted
+    since = len(world.wire.journal)
+    running(world)
+    assert world.calls("provider.", since) == ["provider.create", "provider.set_expiry"]
+    assert len(world.calls("budget.take", since)) == 2
+    assert by_id(world, 1).expires_at == record_of(world).expires_at == START + 24 * HOUR
+
+
+def test_an_expiry_within_a_second_of_what_was_asked_is_taken_as_it_is() -> None:
+    world = World()
+    world.vendor.grants = lambda asked: asked + timedelta(seconds=1)
+    running(world)
+    assert world.calls("provider.") == ["provider.create"]
+    assert record_of(world).expires_at == START + 24 * HOUR
+
+
+@pytest.mark.parametrize("error", [*refusals("provider.set_expiry"), unknown("x")], ids=lambda e: type(e).__name__)
+def test_a_key_whose_longer_life_cannot_be_put_right_is_not_published(error: Exception) -> None:
+    world = World()
+    world.vendor.grants = lambda asked: None
+    world.at("provider.set_expiry", refuse(error))
+    report = world.executor().reconcile(world.target)
+    assert report.error is error
+    assert world.vendor.living() == []
+    assert world.store.current_version(world.target.path) == 0
+
+
+def test_a_key_that_is_gone_before_it_was_published_is_not_published() -> None:
+    world = World()
+    world.vendor.grants = lambda asked: None
+    world.at("provider.set_expiry", meanwhile(lambda: world.vendor.revoke("tk_0001")))
+    report = world.executor().reconcile(world.target)
+    assert isinstance(report.error, ProviderRequestRefused)
+    assert world.store.current_version(world.target.path) == 0
+
+
+def test_a_key_that_is_born_dead_is_not_published() -> None:
+    world = World()
+    world.vendor.grants = lambda asked: START - HOUR
+    report = world.executor().reconcile(world.target)
+    assert isinstance(report.error, ProviderRequestRefused)
+    assert timestamp(START - HOUR) in str(report.error)
+    assert by_id(world, 1).revoked
+    assert world.store.current_version(world.target.path) == 0
+
+
+# --- one failure does not hold up the rest ---
+
+
+def test_what_can_be_done_is_done_though_no_key_can_be_made() -> None:
+    world = World()
+    a = running(world)
+    a.reconcile(world.target, FORCED)
+    world.clock.advance(4 * HOUR)
+    error = ProviderRequestRefused("no more keys")
+    world.at("provider.create", refuse(error))
+    report = a.reconcile(world.target, FORCED)
+    assert report.error is error
+    assert not world.vendor.alive(by_id(world, 1))
+    assert world.store.versions(world.target.path)[1].destroyed
+
+
+def test_a_provider_that_is_out_is_not_asked_again_in_the_same_pass() -> None:
+    world = World()
+    a = running(world)
+    a.reconcile(world.target, FORCED)
+    world.clock.advance(4 * HOUR)
+    error = ProviderRateLimited("too much", 30)
+    world.at("provider.create", refuse(error))
+    since = len(world.wire.journal)
+    assert a.reconcile(world.target, FORCED).error is error
+    assert world.calls("provider.", since) == ["provider.create"]
+
+
+def test_a_shortening_that_failed_is_repeated_by_the_next_pass() -> None:
+    world = World()
+    a = running(world)
+    world.at("provider.set_expiry", refuse(ProviderUnavailable("down")))
+    report = a.reconcile(world.target, FORCED)
+    assert report.rotated
+    assert isinstance(report.error, ProviderUnavailable)
+    world.clock.advance(HOUR)
+    assert a.reconcile(world.target).error is None
+    assert by_id(world, 1).expires_at == START + 4 * HOUR
+
+
+def test_a_budget_that_closes_ends_the_pass() -> None:
+    world = World()
+    error = ProviderUnavailable("rotator is stopping")
+    world.at("budget.take", refuse(error))
+    report = world.executor().reconcile(world.target)
+    assert report.error is error
+    assert report.plan is not None
+    assert world.calls("provider.") == []
+
+
+def test_a_look_up_that_is_refused_for_ever_does_not_keep_a_key_from_being_replaced() -> None:
+    world = World()
+    running(world).reconcile(world.target, FORCED)
+    world.at("provider.retrieve", refuse(ProviderRequestRefused("what an id")), times=inf)
+    world.clock.advance(16 * HOUR)
+    report = slow_budget(world, 10).reconcile(world.target)
+    assert isinstance(report.error, ProviderRequestRefused)
+    assert report.rotated
+
+
+# --- retire ---
+
+
+def superseded(world: World) -> Executor:
+    """Two keys; the grace of the first is just over."""
+    a = running(world)
+    a.reconcile(world.target, FORCED)
+    world.clock.advance(4 * HOUR)
+    return a
+
+
+def test_a_retirement_that_was_interrupted_leaves_a_key_that_has_ended_by_itself() -> None:
+    world = World()
+    a = superseded(world)
+    world.at("provider.delete", refuse(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        a.reconcile(world.target)
+    assert world.store.versions(world.target.path)[1].destroyed
+    assert not by_id(world, 1).revoked
+    assert not world.vendor.alive(by_id(world, 1))
+    assert all(report.error is None for report in settle(world))
+
+
+@pytest.mark.parametrize("spoil", ["rollback", "foreign", "deleted"])
+def test_a_key_is_not_deleted_when_the_path_changed_since(spoil: str) -> None:
+    world = World()
+    a = superseded(world)
+    path = world.target.path
+    acts: dict[str, Callable[[], object]] = {
+        "rollback": lambda: world.store.rollback(path, 1),
+        "foreign": lambda: world.store.put(path, password="x"),
+        "deleted": lambda: world.store.delete(path, 2),
+    }
+    by_id(world, 1).expires_at = START + 24 * HOUR  # its shortening was undone by somebody
+    world.at("store.destroy", meanwhile(acts[spoil]))
+    a.reconcile(world.target)
+    assert not by_id(world, 1).revoked
+    assert "provider.delete" not in world.calls()
+
+
+def test_a_key_that_is_gone_already_is_retired_all_the_same() -> None:
+    world = World()
+    a = superseded(world)
+    world.vendor.revoke("tk_0001")
+    assert a.reconcile(world.target).error is None
+    assert world.store.versions(world.target.path)[1].destroyed
+
+
+# --- rolled back by hand ---
+
+
+def test_a_key_that_was_rolled_back_to_is_restored() -> None:
+    world = World()
+    a = running(world)
+    a.reconcile(world.target, FORCED)
+    world.store.rollback(world.target.path, 1)
+    world.clock.advance(HOUR)
+    for executor in (a, world.executor("fresh")):
+        assert executor.reconcile(world.target).error is None
+        assert world.served() is by_id(world, 1)
+        assert by_id(world, 1).expires_at == START + 24 * HOUR
+        assert by_id(world, 2).expires_at == START + 4 * HOUR
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_dead_key_that_was_rolled_back_to_is_replaced(fresh: bool) -> None:
+    world = World()
+    a = running(world)
+    a.reconcile(world.target, FORCED)
+    world.vendor.revoke("tk_0001")
+    world.store.rollback(world.target.path, 1)
+    report = (world.executor("fresh") if fresh else a).reconcile(world.target)
+    assert report.attempted is Reason.MISSING
+    assert_served(world)
+
+
+@pytest.mark.parametrize("answer", ["refused", "gone"])
+def test_a_key_that_cannot_be_restored_is_replaced_in_the_same_pass(answer: str) -> None:
+    world = World()
+    a = running(world)
+    a.reconcile(world.target, FORCED)
+    world.store.rollback(world.target.path, 1)
+    fault: Fault = refuse(ProviderRequestRefused("it is on its way out")) if answer == "refused" else lambda _: False
+    world.at("provider.set_expiry", fault)
+    report = a.reconcile(world.target)
+    assert report.attempted is Reason.MISSING
+    assert world.served() is by_id(world, 3)
+
+
+# --- every call of a target's life, broken in every way ---
+
+
+def life(world: World, executor_for: Callable[[], Executor]) -> Iterator[Report]:
+    """A first key, a rotation, the end of the first key's grace: all calls that the protocol makes."""
+    for hours in (0, 16, 4):
+        world.clock.advance(hours * HOUR)
+        yield executor_for().reconcile(world.target)
+
+
+def lives(fresh: bool) -> tuple[World, Iterator[Report]]:
+    """`fresh`: each step is done by a program that was just started, so that all keys are looked up."""
+    world = World()
+    a = world.executor()
+    return world, life(world, (lambda: world.executor()) if fresh else (lambda: a))
+
+
+def calls_of_a_life(fresh: bool) -> list[Call]:
+    world, passes = lives(fresh)
+    assert all(report.error is None for report in passes)
+    return world.wire.journal
+
+
+CALLS = [(fresh, call.number, call.operation) for fresh in (False, True) for call in calls_of_a_life(fresh)]
+AT_EVERY_CALL = pytest.mark.parametrize(("fresh", "number", "operation"), CALLS)
+
+
+def test_a_life_makes_every_kind_of_call() -> None:
+    operations = {operation for _, _, operation in CALLS}
+    assert operations == {
+        *CHANGES,
+        "store.location",
+        "store.history",
+        "store.prove",
+        "provider.retrieve",
+        "budget.take",
+    }
+
+
+def assert_promises_hold(world: World, reports: list[Report]) -> None:
+    """After the dust has settled, and for a day from then on."""
+    for report in reports[-2:]:
+        assert report.error is None
+        assert report.plan is not None
+        assert report.plan.state is State.OK
+    served = world.served()
+    assert served is not None
+    assert served.expires_at == record_of(world).expires_at
+    keeper = world.executor("keeper")
+    for _ in range(48):
+        world.clock.advance(HOUR / 2)
+        assert keeper.reconcile(world.target).error is None
+        assert_served(world)
+    held = {value for version in world.store.versions(world.target.path).values() for value in version.data.values()}
+    assert len([key for key in world.vendor.living() if key.text not in held]) <= 1
+    assert_tells_no_key(world, reports)
+
+
+@AT_EVERY_CALL
+def test_no_error_at_any_call_escapes_or_breaks_a_promise(fresh: bool, number: int, operation: str) -> None:
+    for name in faults(World(), operation):
+        world, passes = lives(fresh)
+        world.at(number, faults(world, operation)[name])
+        reports = [*passes]
+        assert_promises_hold(world, [*reports, *settle(world)])
+        assert world.broken == [], name
+
+
+@AT_EVERY_CALL
+@pytest.mark.parametrize("when", [refuse, lost])
+def test_a_program_that_is_killed_at_any_call_is_healed_by_the_next(
+    fresh: bool, number: int, operation: str, when: Callable[[BaseException], Fault]
+) -> None:
+    world, passes = lives(fresh)
+    world.at(number, when(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        list(passes)
+    assert_promises_hold(world, settle(world))
+    assert world.broken == []
+
+
+@AT_EVERY_CALL
+@pytest.mark.parametrize("when", [meanwhile, afterwards])
+def test_another_replica_may_publish_at_any_call(
+    fresh: bool, number: int, operation: str, when: Callable[[Callable[[], object]], Fault]
+) -> None:
+    world, passes = lives(fresh)
+    other = world.executor("b")
+    world.at(number, when(lambda: other.reconcile(world.target, FORCED)))
+    reports = [*passes]
+    assert all(report.error is None for report in reports)
+    assert_promises_hold(world, [*reports, *settle(world)])
+    assert world.broken == []
+
+
+@AT_EVERY_CALL
+@pytest.mark.parametrize("when", [meanwhile, afterwards])
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_person_may_roll_back_at_any_call(
+    fresh: bool, number: int, operation: str, when: Callable[[Callable[[], object]], Fault], twice: bool
+) -> None:
+    world, passes = lives(fresh)
+    path = world.target.path
+
+    def roll_back() -> None:
+        if world.store.rollback(path, world.store.current_version(path) - 1) and twice:
+            world.store.rollback(path, world.store.current_version(path) - 1)
+
+    world.at(number, when(roll_back))
+    reports = [*passes]
+    assert_promises_hold(world, [*reports, *settle(world)])
+    # A served key may be shortened when the path is rolled back in that very moment; it was restored since.
+    assert not [what for what in world.broken if "provider.delete" in what]
+
+
+@AT_EVERY_CALL
+@pytest.mark.parametrize("act", ["foreign", "delete", "metadata", "revoke"])
+def test_a_person_may_do_worse_at_any_call(fresh: bool, number: int, operation: str, act: str) -> None:
+    world, passes = lives(fresh)
+    path = world.target.path
+
+    def spoil() -> None:
+        if act == "foreign":
+            world.store.put(path, password="x")
+        elif act == "metadata":
+            world.store.delete_metadata(path)
+        elif act == "delete" and world.store.read(path):
+            world.store.delete(path)
+        elif act == "revoke" and (served := world.served()):
+            world.vendor.revoke(served.id)
+
+    world.at(number, meanwhile(spoil))
+    reports = [*passes, *settle(world)]
+    assert_tells_no_key(world, reports)
+    assert not [what for what in world.broken if "serves" in what]
+    if act == "foreign":
+        assert world.store.read(path) == {"password": "x"}
+    elif act != "revoke":
+        assert_served(world)
+
+
+# --- nothing is done on old knowledge ---
+
+
+def slow_budget(world: World, seconds: float) -> Executor:
+    ports = world.ports("slow")
+    ports.budget.wait = seconds  # type: ignore[attr-defined]
+    return Executor(OWNER, frozenset(), frozenset({world.target.name}), ports)
+
+
+def watch_age(world: World) -> list[float]:
+    """How old the last look at the store was, in seconds, at each change that is not guarded by compare-and-set."""
+    asked = [0.0]
+    ages: list[float] = []
+
+    def look(call: Call) -> Any:
+        asked[0] = world.clock.monotonic()
+        return call.effect()
+
+    def act(call: Call) -> Any:
+        ages.append(world.clock.monotonic() - asked[0])
+        return call.effect()
+
+    world.at(lambda call: call.operation in ("store.history", "store.write"), look, times=inf)
+    changes = {*CHANGES} - {"store.write"}
+    world.at(lambda call: call.operation in changes, act, times=inf)
+    return ages
+
+
+@pytest.mark.parametrize("wait", [0, 3, 5.5, 61])
+def test_no_wait_for_the_budget_makes_us_act_on_old_knowledge(wait: float) -> None:
+    world = World()
+    ages = watch_age(world)
+    slow = slow_budget(world, wait)
+    for hours in (0, 16, 4):
+        world.clock.advance(hours * HOUR)
+        assert slow.reconcile(world.target).error is None
+    settle(world)
+    assert len(ages) >= 4
+    assert max(ages) <= MAX_AGE
+    assert world.broken == []
+    assert world.vendor.living() == [world.served()]
+
+
+def test_a_slow_budget_and_keys_to_look_up_do_not_keep_a_key_from_being_replaced() -> None:
+    world = World()
+    a = running(world)
+    for _ in range(3):
+        a.reconcile(world.target, FORCED)
+    world.clock.advance(16 * HOUR)
+    ages = watch_age(world)
+    report = slow_budget(world, 20).reconcile(world.target)
+    assert (report.rotated, report.error) == (True, None)
+    assert max(ages) <= MAX_AGE
+    assert world.broken == []
+
+
+def test_a_store_that_is_too_slow_is_reported_and_nothing_is_done() -> None:
+    world = World()
+    a = running(world)
+    world.clock.advance(16 * HOUR)
+    world.at("store.history", afterwards(lambda: world.clock.sleep(6)), times=inf)
+    since = len(world.wire.journal)
+    report = a.reconcile(world.target)
+    assert isinstance(report.error, StoreUnavailable)
+    assert "longer than 5 s" in str(report.error)
+    assert {*world.calls(since=since)} == {"store.history"}
+
+
+def test_a_store_that_becomes_slow_does_not_make_us_delete_on_old_knowledge() -> None:
+    world = World()
+    a = superseded(world)
+    world.at("store.destroy", afterwards(lambda: world.at("store.history", afterwards(lambda: world.clock.sleep(6)))))
+    ages = watch_age(world)
+    a.reconcile(world.target)
+    assert max(ages) <= MAX_AGE
+
+
+def test_a_wall_clock_that_jumps_ends_no_grace_and_kills_no_key() -> None:
+    world = World()
+    a = running(world)
+    for jump in (-30 * HOUR, 30 * HOUR, 0 * HOUR):
+        world.clock.wall_jump = jump
+        assert a.reconcile(world.target).error is None
+    settle(world)
+    assert_served(world)
+
+
+# --- on a person's word ---
+
+
+def test_revoke_now_ends_superseded_keys_at_once() -> None:
+    for fresh in (False, True):
+        world = World()
+        a = running(world)
+        if fresh:
+            a = world.executor("fresh")
+        report = a.reconcile(world.target, Order(rotate=True, revoke_now=True, by="cli"))
+        assert (report.rotated, report.error) == (True, None)
+        assert world.vendor.living() == [world.served()]
+        assert world.store.versions(world.target.path)[1].destroyed
+        assert world.told(What.KEY_DELETED)[0].fields["reason"] == Reason.REVOKED
+
+
+def test_revoke_now_without_a_rotation_leaves_the_served_key() -> None:
+    world = World()
+    a = running(world)
+    a.reconcile(world.target, FORCED)
+    assert a.reconcile(world.target, Order(revoke_now=True)).error is None
+    assert world.vendor.living() == [world.served()] == [by_id(world, 2)]
+
+
+def previous(world: World) -> Executor:
+    """Two keys of ours, the first within its grace."""
+    a = running(world)
+    a.reconcile(world.target, FORCED)
+    world.clock.advance(HOUR)
+    return a
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_rolling_back_serves_the_previous_key_again_with_its_whole_life(fresh: bool) -> None:
+    world = World()
+    a = previous(world)
+    if fresh:
+        a = world.executor("fresh")
+    since = len(world.wire.journal)
+    report = a.roll_back(world.target, Order(by="cli"))
+    assert report.error is None
+    assert report.plan is not None
+    assert report.plan.state is State.OK
+    assert world.served() is by_id(world, 1)
+    assert by_id(world, 1).expires_at == START + 24 * HOUR
+    assert by_id(world, 2).expires_at == world.clock.now() + 4 * HOUR
+    changes = [name for name in world.calls(since=since) if name in CHANGES]
+    assert changes == ["provider.set_expiry", "store.write", "provider.set_expiry"]
+    assert world.told(What.KEY_ROLLED_BACK)[0].fields["by"] == "cli"
+    assert world.broken == []
+    for _ in range(30):
+        world.clock.advance(HOUR)
+        a.reconcile(world.target)
+        assert_served(world)
+
+
+def test_there_is_nothing_to_roll_back_to() -> None:
+    world = World()
+    for report in (world.executor().roll_back(world.target, Order()), running(world).roll_back(world.target, Order())):
+        assert report.error is not None
+        assert "no previous key" in str(report.error)
+    assert world.store.current_version(world.target.path) == 1
+
+
+@pytest.mark.parametrize("what", ["gone", "expired", "not ours", "gone meanwhile"])
+def test_a_previous_key_that_does_not_work_is_not_served(what: str) -> None:
+    world = World()
+    a = previous(world)
+    key = by_id(world, 1)
+    if what == "gone":
+        world.vendor.revoke(key.id)
+    elif what == "expired":
+        world.clock.advance(22 * HOUR)
+        world.vendor.keys["tk_0002"].expires_at = None
+        a = world.executor("fresh")
+        world.clock.advance(2 * HOUR)
+    elif what == "not ours":
+        key.name = "made-by-hand"
+    else:
+        world.at("provider.set_expiry", meanwhile(lambda: world.vendor.revoke(key.id)))
+    data = world.store.read(world.target.path)
+    executor = a if what == "gone meanwhile" else world.executor("fresh")
+    report = executor.roll_back(world.target, Order())
+    assert isinstance(report.error, ProviderRequestRefused)
+    assert what.removesuffix(" meanwhile") in str(report.error)
+    assert world.store.read(world.target.path) == data
+
+
+def test_a_roll_back_that_lost_against_another_writer_leaves_the_previous_key_on_its_way_out() -> None:
+    world = World()
+    a = previous(world)
+    world.at("store.write", meanwhile(rotate_elsewhere(world)))
+    report = a.roll_back(world.target, Order())
+    assert isinstance(report.error, CasMismatch)
+    assert world.served() is by_id(world, 3)
+    assert by_id(world, 1).expires_at == START + 4 * HOUR
+    assert world.broken == []
+
+
+def test_a_key_that_died_while_it_was_rolled_back_to_is_replaced() -> None:
+    world = World()
+    a = previous(world)
+    world.at("store.write", afterwards(lambda: world.vendor.revoke("tk_0001")))
+    report = a.roll_back(world.target, Order())
+    assert (report.rotated, report.attempted) == (True, Reason.MISSING)
+    assert_served(world)
+
+
+ROLL_BACK_CALLS = 16
+
+
+@pytest.mark.parametrize("offset", range(ROLL_BACK_CALLS))
+def test_a_roll_back_that_fails_anywhere_leaves_a_served_key_that_works(offset: int) -> None:
+    world = World()
+    a = previous(world)
+    number = len(world.wire.journal) + offset
+    a.roll_back(world.target, Order())
+    assert len(world.wire.journal) <= number + ROLL_BACK_CALLS - offset
+    operation = world.wire.journal[number].operation if number < len(world.wire.journal) else ""
+    for name in faults(world, operation):
+        world = World()
+        a = previous(world)
+        world.at(number, faults(world, operation)[name])
+        reports = [a.roll_back(world.target, Order())]
+        assert_promises_hold(world, [*reports, *settle(world)])
+        assert world.broken == [], name
+
+
+# --- many at once ---
+
+
+def test_many_targets_in_many_threads_do_not_disturb_each_other() -> None:
+    targets = [make_target(f"target-{number}") for number in range(40)]
+    world = World(*targets)
+    executor = world.executor()
+
+    def step(target: Target) -> Report:
+        return executor.reconcile(target)
+
+    with ThreadPoolExecutor(8) as pool:
+        for hours in (0, 16, 4, 1):
+            world.clock.advance(hours * HOUR)
+            reports = [*pool.map(step, targets)]
+            assert [report.target for report in reports] == targets
+            assert not [report.error for report in reports if report.error]
+    served = [world.served(target) for target in targets]
+    assert len({key.id for key in served if key}) == len(targets)
+    assert len(world.vendor.living()) == len(targets)
+    assert len(world.calls("provider.")) == len(targets) * 4
+    assert world.broken == []

@@ -1,0 +1,557 @@
+"""The planner, by tables for every answer it can give, and by Hypothesis over any history at all."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.world import HOUR, OWNER, START, make_target
+
+from rotator.model import (
+    RECORD_FIELD,
+    History,
+    KeyName,
+    Record,
+    Scope,
+    Secret,
+    Standing,
+    Target,
+    VendorKey,
+    Version,
+    compose,
+    place_of,
+)
+from rotator.plan import (
+    SCHEDULED,
+    TOLERANCE,
+    Observation,
+    Order,
+    Plan,
+    Reason,
+    Retire,
+    Rotate,
+    Seen,
+    SetExpiry,
+    State,
+    plan,
+    renew_at,
+    seen_after,
+    to_confirm,
+)
+
+PLACE = place_of(OWNER, "memory/apps/billing-api/respan")
+SCOPE = Scope(OWNER, frozenset({PLACE}), PLACE, frozenset({OWNER}), frozenset({"search"}))
+DELETED, FOREIGN, COPIED = "-", "?", "="
+TTL, GRACE = 24 * HOUR, 4 * HOUR
+
+
+def at(hours: float) -> datetime:
+    return START + hours * HOUR
+
+
+def record(letter: str, issued: float, version: int, target: Target) -> Record:
+    """The record of the key "A", "B", …, which was issued for a version `issued` hours after START."""
+    name = str(KeyName(OWNER, target.name, PLACE, version, letter.lower() * 8))
+    secret = Secret(f"text of {letter}")
+    return Record(
+        OWNER, target.name, letter, name, at(issued), at(issued) + TTL, target.fingerprint, secret.fingerprint
+    )
+
+
+def observation(
+    versions: Mapping[float, str],
+    target: Target | None = None,
+    first: int = 1,
+    missing: int = 0,
+    unseen: str = "",
+    **seen: Any,
+) -> Observation:
+    """A history: at which hour which key was written; `A+` has a foreign field beside it.
+
+    The provider has shown every key with its recorded expiry, but those in `unseen`; `A=None` is a key that is gone,
+    `A=7` one that expires after seven hours. `missing`: versions of which nothing is known, at the end.
+    """
+    target = target or make_target()
+    records: dict[str, Record] = {}
+    known = []
+    for number, (hour, holder) in enumerate(versions.items(), first):
+        letter = holder[0]
+        data: dict[str, Any] | None
+        if letter == DELETED:
+            data = None
+        elif letter == FOREIGN:
+            data = {"password": "x"}
+        elif letter == COPIED:
+            data = compose(target, replace(record("Z", hour, number, target), target="search"), Secret("text of Z"), {})
+        else:
+            made = records.setdefault(letter, record(letter, hour, number, target))
+            data = compose(target, made, Secret(f"text of {letter}"), {"note": "x"} if "+" in holder else {})
+        known.append(Version(number, at(hour), data))
+    current = first - 1 + len(known) + missing
+    vendor = {
+        letter: Seen(VendorKey(letter, made.key_name, made.expires_at), current)
+        for letter, made in records.items()
+        if letter not in unseen
+    }
+    for letter, said in seen.items():
+        if said is None:
+            vendor[letter] = Seen(None, current)
+        else:
+            expires_at = None if said == "never" else at(said)
+            vendor[letter] = Seen(VendorKey(letter, records[letter].key_name, expires_at), current)
+    return Observation(target, SCOPE, History(current, tuple(known), 0.0), vendor)
+
+
+def named(observed: Observation, letter: str, name: str) -> Observation:
+    """The same, but the provider knows this key under another name."""
+    return seen_after(observed, letter, VendorKey(letter, name, at(24)))
+
+
+def told(made: Plan) -> list[str]:
+    """The actions of a plan, in a form that a table can hold."""
+    said = []
+    for action in made.actions:
+        match action:
+            case Rotate():
+                said.append(f"rotate after {action.base}: {action.reason}")
+            case SetExpiry():
+                hours = (action.until - START) / HOUR
+                said.append(f"{action.record.key_id} until {hours:g}: {action.reason}")
+            case Retire():
+                numbers = ",".join(str(version.number) for version in action.key.versions)
+                said.append(f"retire {action.key.key_id} of {numbers}: {action.reason}")
+    return said
+
+
+def grace(observed: Observation, now: float = 3) -> dict[str, tuple[float, float]]:
+    """For each superseded key: since when, and until when, in hours."""
+    keys = plan(observed, at(now)).superseded
+    return {key.key_id: ((key.since - START) / HOUR, (key.until - START) / HOUR) for key in keys}
+
+
+# --- is a new key needed? ---
+
+
+@pytest.mark.parametrize(
+    ("observed", "now", "order", "state", "reason", "actions"),
+    [
+        (observation({}), 0, SCHEDULED, State.MISSING, Reason.FIRST, ["rotate after 0: first"]),
+        (observation({}), 0, Order(rotate=True), State.MISSING, Reason.FIRST, ["rotate after 0: first"]),
+        (observation({0: "A"}), 1, SCHEDULED, State.OK, Reason.FRESH, []),
+        (observation({0: "A"}), 1, Order(revoke_now=True), State.OK, Reason.FRESH, []),
+        (observation({0: "A"}), 1, Order(adopt=True), State.OK, Reason.FRESH, []),
+        (observation({0: "-"}), 1, SCHEDULED, State.MISSING, Reason.DELETED, ["rotate after 1: deleted"]),
+        (observation({0: "A", 1: "-"}), 1, SCHEDULED, State.MISSING, Reason.DELETED, ["rotate after 2: deleted"]),
+        (observation({0: "A"}, missing=2), 1, SCHEDULED, State.MISSING, Reason.DELETED, ["rotate after 3: deleted"]),
+        (observation({0: "A"}, A=None), 1, SCHEDULED, State.MISSING, Reason.MISSING, ["rotate after 1: missing"]),
+        (observation({0: "A"}, A=1), 1, SCHEDULED, State.MISSING, Reason.MISSING, ["rotate after 1: missing"]),
+        (observation({0: "A"}), 24, SCHEDULED, State.MISSING, Reason.EXPIRED, ["rotate after 1: expired"]),
+        (observation({0: "A"}, A=None), 24, SCHEDULED, State.MISSING, Reason.EXPIRED, ["rotate after 1: expired"]),
+        (observation({0: "A"}), 15.99, SCHEDULED, State.OK, Reason.FRESH, []),
+        (observation({0: "A"}), 16, SCHEDULED, State.DUE, Reason.EXPIRING, ["rotate after 1: expiring"]),
+        (observation({0: "A"}), 1, Order(rotate=True), State.DUE, Reason.REQUESTED, ["rotate after 1: requested"]),
+        (observation({0: "A"}), 16, Order(rotate=True), State.DUE, Reason.REQUESTED, ["rotate after 1: requested"]),
+        (observation({0: "A"}, first=41), 16, SCHEDULED, State.DUE, Reason.EXPIRING, ["rotate after 41: expiring"]),
+    ],
+)
+def test_whether_a_new_key_is_needed(
+    observed: Observation, now: float, order: Order, state: State, reason: Reason, actions: list[str]
+) -> None:
+    made = plan(observed, at(now), order)
+    assert (made.state, made.reason, told(made)) == (state, reason, actions)
+
+
+def test_a_plan_says_which_key_is_served_and_when_it_will_be_replaced() -> None:
+    made = plan(observation({0: "A"}), at(1))
+    assert made.current is not None
+    assert made.current.key_id == "A"
+    assert made.renew_at == at(16)
+    assert made.wake_at == at(16)
+
+
+def test_what_was_seen_of_a_key_before_it_was_served_again_says_nothing() -> None:
+    observed = observation({0: "A", 1: "B", 2: "A"}, A=None)
+    before = replace(observed, vendor={**observed.vendor, "A": Seen(None, 2)})
+    assert plan(observed, at(2)).reason is Reason.MISSING
+    assert plan(before, at(2)).reason is Reason.FRESH
+    assert [wanted.key_id for wanted in to_confirm(before)] == ["A"]
+
+
+# --- foreign versions ---
+
+
+def foreign(standing: Standing) -> Observation:
+    """The newest version is not ours; older ones hold keys that would have to be tidied away."""
+    observed = observation({0: "A", 1: "B", 2: COPIED})
+    data: dict[str, Any] = dict(observed.history.versions[2].data or {})
+    ours = record("C", 2, 3, observed.target)
+    changes: dict[Standing, dict[str, Any]] = {
+        Standing.OTHER_TARGET: {},
+        Standing.NO_RECORD: {RECORD_FIELD: None},
+        Standing.OTHER_OWNER: {RECORD_FIELD: replace(ours, owner="staging").format()},
+        Standing.HAND_EDITED: {RECORD_FIELD: ours.format()},
+    }
+    newest = Version(3, at(2), data | changes[standing])
+    return replace(observed, history=History(3, (*observed.history.versions[:2], newest), 0.0))
+
+
+FOREIGN_STANDINGS = [standing for standing in Standing if standing.foreign]
+
+
+@pytest.mark.parametrize("standing", FOREIGN_STANDINGS)
+@pytest.mark.parametrize("order", [SCHEDULED, Order(rotate=True), Order(rotate=True, revoke_now=True)])
+def test_nothing_is_done_while_the_newest_version_is_not_ours(standing: Standing, order: Order) -> None:
+    made = plan(foreign(standing), at(300), order)
+    assert (made.state, made.reason.value, made.actions) == (State.FOREIGN, standing.value, ())
+    assert to_confirm(foreign(standing)) == ()
+
+
+@pytest.mark.parametrize("standing", FOREIGN_STANDINGS)
+def test_a_foreign_version_is_replaced_when_somebody_says_so(standing: Standing) -> None:
+    observed = foreign(standing)
+    willing = replace(observed, target=replace(observed.target, adopt=True))
+    for made in (plan(observed, at(2), Order(adopt=True)), plan(willing, at(2))):
+        assert told(made) == ["rotate after 3: adopted"]
+        assert made.state is State.FOREIGN
+
+
+# --- drift ---
+
+
+def drifted() -> Observation:
+    observed = observation({0: "A"})
+    return replace(observed, target=replace(observed.target, ttl=25 * HOUR))
+
+
+def test_a_drifted_key_is_replaced_at_once_without_a_roll_out() -> None:
+    assert told(plan(drifted(), at(1))) == ["rotate after 1: drifted"]
+
+
+def test_a_drifted_key_is_replaced_when_its_turn_comes() -> None:
+    before = plan(drifted(), at(1), roll_out_at=at(2))
+    assert (before.state, before.reason, before.actions) == (State.OK, Reason.FRESH, ())
+    assert before.wake_at == at(2)
+    assert told(plan(drifted(), at(2), roll_out_at=at(2))) == ["rotate after 1: drifted"]
+
+
+def test_a_roll_out_does_not_concern_a_key_that_is_as_configured() -> None:
+    assert plan(observation({0: "A"}), at(1), roll_out_at=at(1)).actions == ()
+    assert plan(observation({0: "A"}), at(1), roll_out_at=at(2)).wake_at == at(16)
+
+
+def test_an_expiring_key_does_not_wait_for_its_turn() -> None:
+    assert told(plan(drifted(), at(20), roll_out_at=at(30))) == ["rotate after 1: expiring"]
+
+
+# --- grace ---
+
+
+@pytest.mark.parametrize(
+    ("observed", "expected"),
+    [
+        (observation({0: "A"}), {}),
+        (observation({0: "A", 1: "B"}), {"A": (1, 5)}),
+        (observation({0: "A", 1: "B", 2: "C"}), {"A": (1, 5), "B": (2, 6)}),
+        # A B A C: by hand A was served again, and its grace starts anew.
+        (observation({0: "A", 1: "B", 2: "A", 3: "C"}), {"A": (3, 7), "B": (2, 6)}),
+        (observation({0: "A", 1: "B", 2: "A"}), {"B": (2, 6)}),
+        # One key in several versions: it is superseded when the last of them is.
+        (observation({0: "A", 1: "A", 2: "A", 3: "B"}), {"A": (3, 7)}),
+        (observation({0: "A", 1: "A", 2: "A"}), {}),
+        (observation({0: "A", 1: "B", 2: "B"}), {"A": (1, 5)}),
+        # A foreign version in between is not followed by anybody's grace: only ours count.
+        (observation({0: "A", 1: FOREIGN, 2: "B"}), {"A": (2, 6)}),
+        (observation({0: "A", 1: COPIED, 2: "B"}), {"A": (2, 6)}),
+        (observation({0: "A", 1: FOREIGN, 2: "A"}), {}),
+        # Neither is one that cannot be read: who knows which key was in it.
+        (observation({0: "A", 1: DELETED, 2: "B"}), {"A": (2, 6)}),
+        (observation({0: "A", 1: DELETED, 2: "A", 3: "B"}), {"A": (3, 7)}),
+        (observation({0: DELETED, 1: "B"}), {}),
+        # Histories that begin late.
+        (observation({2: "C"}, first=9), {}),
+        (observation({1: "B", 2: "C"}, first=8), {"B": (2, 6)}),
+        # A key that ends before its grace does is not given more life than it had.
+        (observation({0: "A", 23: "B"}), {"A": (23, 24)}),
+        # The provider cut it short: its grace stands as it was.
+        (observation({0: "A", 1: "B"}, A=2), {"A": (1, 5)}),
+        (observation({0: "A", 1: "B"}, A=None), {"A": (1, 5)}),
+        # `extend` prolonged it past its record: its grace still counts, and bounds it.
+        (observation({0: "A", 23: "B"}, A=25), {"A": (23, 25)}),
+        (observation({0: "A", 23: "B"}, A=99), {"A": (23, 27)}),
+        (observation({0: "A", 23: "B"}, A="never"), {"A": (23, 27)}),
+    ],
+)
+def test_when_a_superseded_key_stops_working(observed: Observation, expected: dict[str, tuple[float, float]]) -> None:
+    assert grace(observed) == expected
+
+
+@pytest.mark.parametrize(
+    ("observed", "now", "order", "actions"),
+    [
+        # To be shortened, once, to within a second.
+        (observation({0: "A", 1: "B"}), 2, SCHEDULED, ["A until 5: superseded"]),
+        (observation({0: "A", 1: "B"}, A="never"), 2, SCHEDULED, ["A until 5: superseded"]),
+        (observation({0: "A", 1: "B"}, A=5), 2, SCHEDULED, []),
+        (observation({0: "A", 1: "B"}, A=5 + 1 / 3600), 2, SCHEDULED, []),
+        (observation({0: "A", 1: "B"}, A=5 + 2 / 3600), 2, SCHEDULED, ["A until 5: superseded"]),
+        (observation({0: "A", 1: "B"}, A=4), 2, SCHEDULED, ["A until 5: superseded"]),  # its grace is kept
+        (observation({0: "A", 23: "B"}), 23.5, SCHEDULED, []),
+        # Gone or expired already: nothing can be set, but its versions go when the time comes.
+        (observation({0: "A", 1: "B"}, A=None), 2, SCHEDULED, []),
+        (observation({0: "A", 1: "B"}, A=1.5), 2, SCHEDULED, []),
+        (observation({0: "A", 1: "B"}, A=None), 5, SCHEDULED, ["retire A of 1: grace-over"]),
+        (observation({0: "A", 1: "B"}, A=1.5), 5, SCHEDULED, ["retire A of 1: grace-over"]),
+        # To be removed.
+        (observation({0: "A", 1: "B"}, A=5), 4.99, SCHEDULED, []),
+        (observation({0: "A", 1: "B"}, A=5), 5, SCHEDULED, ["retire A of 1: grace-over"]),
+        (observation({0: "A", 1: "A", 2: "B"}), 6, SCHEDULED, ["retire A of 1,2: grace-over"]),
+        (
+            observation({0: "A", 1: "B", 2: "C"}),
+            6,
+            SCHEDULED,
+            ["retire A of 1: grace-over", "retire B of 2: grace-over"],
+        ),
+        # A version with a foreign field is kept: once its key is gone there is nothing left to do.
+        (observation({0: "A+", 1: "B+"}), 5, SCHEDULED, ["retire A of 1: grace-over"]),
+        (observation({0: "A+", 1: "B+"}, A=None), 5, SCHEDULED, []),
+        (observation({0: "A+", 1: "A", 2: "B"}, A=None), 6, SCHEDULED, ["retire A of 1,2: grace-over"]),
+        # Not looked up, so not known whose it is.
+        (observation({0: "A", 1: "B"}, unseen="A"), 2, SCHEDULED, []),
+        (observation({0: "A", 1: "B"}, unseen="A"), 99, Order(revoke_now=True), ["rotate after 2: expired"]),
+        # Revoked by somebody's word.
+        (observation({0: "A", 1: "B"}), 2, Order(revoke_now=True), ["retire A of 1: revoked"]),
+        (observation({0: "A", 1: "B"}, unseen="A"), 2, Order(revoke_now=True), []),
+        (
+            observation({0: "A", 1: "B"}),
+            2,
+            Order(rotate=True, revoke_now=True),
+            ["rotate after 2: requested", "retire A of 1: revoked"],
+        ),
+        # First of all the new key.
+        (observation({0: "A", 16: "B"}), 32, SCHEDULED, ["rotate after 2: expiring", "retire A of 1: grace-over"]),
+        # A served key that is on its way out is restored; one that was extended is left.
+        (observation({0: "A", 1: "B", 2: "A"}, A=5, B=6), 2, SCHEDULED, ["A until 24: restored"]),
+        (observation({0: "A"}, A=5), 2, SCHEDULED, ["A until 24: restored"]),
+        (observation({0: "A"}, A=24 - 1 / 3600), 2, SCHEDULED, []),
+        (observation({0: "A"}, A=99), 2, SCHEDULED, []),
+        (observation({0: "A"}, A="never"), 2, SCHEDULED, []),
+        (
+            observation({0: "A", 1: "B", 2: "A"}, A=5),
+            4,
+            Order(rotate=True),
+            ["rotate after 3: requested", "A until 24: restored", "B until 6: superseded"],
+        ),
+    ],
+)
+def test_what_becomes_of_the_other_keys(observed: Observation, now: float, order: Order, actions: list[str]) -> None:
+    assert told(plan(observed, at(now), order)) == actions
+
+
+@pytest.mark.parametrize("name", ["made-by-hand", str(KeyName(OWNER, "billing-api", "a" * 12, 1, "a" * 8))])
+def test_a_key_that_was_made_for_another_path_is_left_alone_and_named(name: str) -> None:
+    observed = named(observation({0: "A", 1: "B"}), "A", name)
+    for now, order in ((2, SCHEDULED), (5, SCHEDULED), (2, Order(revoke_now=True))):
+        made = plan(observed, at(now), order)
+        assert made.actions == ()
+        assert [left.key_id for left in made.untrusted] == ["A"]
+
+
+def test_a_served_key_that_was_made_for_another_path_is_not_restored() -> None:
+    observed = observation({0: "A", 1: "B", 2: "A"}, B=6)
+    stranger = seen_after(observed, "A", VendorKey("A", "made-by-hand", at(5)))
+    assert plan(stranger, at(2)).actions == ()
+    assert plan(stranger, at(2)).wake_at == at(5)  # then it is gone, and is replaced
+    assert plan(stranger, at(5)).reason is Reason.MISSING
+
+
+def test_nothing_is_tidied_while_the_path_holds_no_key() -> None:
+    assert told(plan(observation({0: "A", 1: "B", 2: DELETED}), at(300))) == ["rotate after 3: deleted"]
+
+
+# --- what must be looked up ---
+
+
+@pytest.mark.parametrize(
+    ("observed", "wanted"),
+    [
+        (observation({}), ""),
+        (observation({0: "A"}, unseen="A"), ""),  # it was made for this version: nobody has shortened it
+        (observation({0: "A"}, unseen="A", first=41), ""),
+        (observation({0: "A", 1: "B"}, unseen="AB"), "A"),
+        (observation({0: "A", 1: "B", 2: "C"}, unseen="AC"), "A"),
+        (observation({0: "A", 1: "B", 2: "C"}, unseen="ABC"), "AB"),
+        (observation({0: "A", 1: "B"}, A=None), ""),
+        (observation({0: "A", 1: "A"}, unseen="A"), "A"),  # served under another number than it was made for
+        (observation({0: "A", 1: "A"}), ""),
+        (observation({0: "A", 1: "B", 2: "A"}, unseen="AB"), "AB"),
+        (observation({0: "A", 1: "B", 2: DELETED}, unseen="AB"), ""),
+        (observation({0: "A", 1: "B"}, missing=1, unseen="AB"), ""),
+        (observation({0: "A", 1: FOREIGN}, unseen="A"), ""),
+    ],
+)
+def test_which_keys_must_be_looked_up(observed: Observation, wanted: str) -> None:
+    assert "".join(needed.key_id for needed in to_confirm(observed)) == wanted
+
+
+def test_a_served_key_whose_name_is_not_ours_is_looked_up() -> None:
+    observed = observation({0: "A"}, unseen="A")
+    made = replace(record("A", 0, 1, observed.target), key_name="renamed")
+    version = Version(1, at(0), compose(observed.target, made, Secret("text of A"), {}))
+    assert to_confirm(replace(observed, history=History(1, (version,), 0.0))) == (made,)
+
+
+# --- when a key is due ---
+
+
+def test_a_key_is_due_before_its_end_by_lead() -> None:
+    target = make_target(jitter=timedelta(minutes=10))
+    assert renew_at(record("A", 0, 1, target), target) == at(16) - timedelta(minutes=10)
+
+
+@pytest.mark.parametrize(("life", "due"), [(24, 16), (48, 40), (12, 8), (1, 2 / 3), (0, 0), (-1, -1)])
+def test_a_key_with_another_life_than_asked_for_is_due_at_the_same_share_of_it(life: float, due: float) -> None:
+    target = make_target()
+    made = replace(record("A", 0, 1, target), expires_at=at(life))
+    assert renew_at(made, target) == at(due)
+
+
+@st.composite
+def targets(draw: st.DrawFn) -> Target:
+    """Any times that the configuration lets through."""
+    seconds = st.integers(1, 90 * 86_400)
+    ttl = draw(seconds.filter(lambda life: life > 2))
+    lead = draw(st.integers(0, ttl - 1))
+    jitter = draw(st.integers(0, lead))
+    return make_target(
+        ttl=timedelta(seconds=ttl),
+        renew_before=timedelta(seconds=lead - jitter),
+        jitter=timedelta(seconds=jitter),
+        grace_period=timedelta(seconds=draw(st.integers(0, ttl))),
+    )
+
+
+@given(targets(), st.integers(60, 2 * 90 * 86_400))
+def test_a_fresh_key_is_never_due_at_once_however_short_its_life(target: Target, life: int) -> None:
+    made = replace(record("A", 0, 1, target), expires_at=at(0) + timedelta(seconds=life))
+    due = renew_at(made, target)
+    assert made.issued_at < due <= made.expires_at
+    share = min(1.0, life / target.ttl.total_seconds())
+    # At least as large a part of its life is used as of the life that was asked for.
+    assert (due - made.issued_at).total_seconds() >= share * (target.ttl - target.lead).total_seconds() - 0.001
+
+
+@given(targets())
+def test_jitter_makes_a_key_due_earlier_and_never_later(target: Target) -> None:
+    without = replace(target, jitter=timedelta(0))
+    made = record("A", 0, 1, target)
+    assert renew_at(made, target) <= renew_at(made, without)
+
+
+# --- any history at all ---
+
+HOURS = st.integers(0, 160).map(lambda quarters: quarters / 4)
+
+
+@st.composite
+def observations(draw: st.DrawFn) -> Observation:
+    holders = draw(st.lists(st.sampled_from(["A", "B", "C", "D", "A+", "B+", "-", "?", "="]), max_size=7))
+    times = sorted(draw(st.lists(HOURS, min_size=len(holders), max_size=len(holders), unique=True)))
+    target = make_target(grace_period=draw(st.sampled_from([0, 1, 4, 30])) * HOUR)
+    observed = observation(
+        dict(zip(times, holders, strict=True)), target, draw(st.integers(1, 4)), draw(st.sampled_from([0, 0, 0, 1]))
+    )
+    numbers = st.integers(0, observed.history.current_version)
+    for letter in draw(st.sets(st.sampled_from("ABCD"))):
+        if letter not in observed.vendor:
+            continue
+        said = observed.vendor[letter].key
+        assert said is not None
+        expires_at = draw(st.none() | HOURS.map(at) | st.just(said.expires_at))
+        name = draw(st.sampled_from([said.name, said.name, "made-by-hand"]))
+        key = draw(st.sampled_from([None, VendorKey(letter, name, expires_at)]))
+        seen = draw(st.none() | st.builds(Seen, st.just(key), numbers))
+        vendor = {other: known for other, known in observed.vendor.items() if other != letter}
+        observed = replace(observed, vendor=vendor | ({letter: seen} if seen else {}))
+    drift = draw(st.booleans())
+    return replace(observed, target=replace(target, ttl=25 * HOUR)) if drift else observed
+
+
+ORDERS = st.builds(Order, rotate=st.booleans(), revoke_now=st.booleans(), adopt=st.booleans())
+ROLL_OUTS = st.none() | HOURS.map(at)
+
+
+@given(observations(), HOURS.map(at), ORDERS, ROLL_OUTS)
+def test_whatever_the_history_no_rule_is_broken(
+    observed: Observation, now: datetime, order: Order, roll_out_at: datetime | None
+) -> None:
+    made = plan(observed, now, order, roll_out_at)
+    assert made == plan(observed, now, order, roll_out_at)
+
+    current = next((e for e in observed.entries() if e.number == observed.history.current_version), None)
+    served = current.key_id if current else None
+    if current and current.standing.foreign:
+        assert all(isinstance(action, Rotate) and action.reason is Reason.ADOPTED for action in made.actions)
+    for action in made.actions:
+        if isinstance(action, Rotate):
+            assert action is made.actions[0]
+            assert action.base == observed.history.current_version
+            continue
+        touched = action.record if isinstance(action, SetExpiry) else action.key.record
+        seen = observed.vendor[touched.key_id]
+        assert seen.key is None or SCOPE.owns(seen.key.name)
+        if isinstance(action, Retire):
+            assert touched.key_id != served
+            assert action.key.until <= now
+            assert observed.history.current_version not in [version.number for version in action.key.versions]
+        elif touched.key_id == served:
+            assert action.until == touched.expires_at
+            assert seen.key is not None
+            assert seen.key.expires_at is not None
+            assert action.until > seen.key.expires_at
+        else:
+            assert action.until > now
+
+    for key in made.superseded:
+        assert key.key_id != served
+        later = [entry.created_at for entry in observed.entries() if entry.number > key.versions[-1].number]
+        assert key.since in later
+        said = observed.vendor.get(key.key_id)
+        end = said.key.expires_at if said and said.key else key.record.expires_at
+        if not order.revoke_now and (end is None or key.until < end):
+            assert key.until >= min(key.record.expires_at, key.since + observed.target.grace_period)
+    assert {left.key_id for left in made.untrusted}.isdisjoint(
+        action.key.key_id for action in made.actions if isinstance(action, Retire)
+    )
+    assert (made.state is State.OK) == (made.reason is Reason.FRESH)
+
+
+@given(observations(), HOURS.map(at), ORDERS, ROLL_OUTS, st.floats(0, 1))
+def test_until_a_plan_wakes_somebody_nothing_changes(
+    observed: Observation, now: datetime, order: Order, roll_out_at: datetime | None, share: float
+) -> None:
+    made = plan(observed, now, order, roll_out_at)
+    assert made.wake_at is None or made.wake_at > now
+    then = now + share * ((made.wake_at or now + 100 * HOUR) - now)
+    if then == made.wake_at:
+        then = now
+    later = plan(observed, then, order, roll_out_at)
+    assert (later.state, later.reason, told(later)) == (made.state, made.reason, told(made))
+
+
+@given(observations(), HOURS.map(at))
+def test_a_plan_that_was_carried_out_has_nothing_left_to_do(observed: Observation, now: datetime) -> None:
+    """Only what is said of keys is fed back: each action is answered with success."""
+    for _ in range(2):
+        for action in plan(observed, now).actions:
+            if isinstance(action, SetExpiry):
+                before = observed.vendor[action.record.key_id].key
+                assert before is not None
+                observed = seen_after(observed, before.id, replace(before, expires_at=action.until))
+    assert not [action for action in plan(observed, now).actions if isinstance(action, SetExpiry)]
+
+
+def test_expiries_within_the_tolerance_are_the_same() -> None:
+    assert timedelta(seconds=1) == TOLERANCE
