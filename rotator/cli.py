@@ -49,7 +49,7 @@ from rotator.notation import parse_duration
 from rotator.plan import SCHEDULED, Order, State, plan
 from rotator.simulator import Options, Simulator
 from rotator.status import NOT_WELL, TargetStatus, status_json
-from rotator.work import failure, work_on, work_on_all
+from rotator.work import troubles, work_on, work_on_all
 
 DONE, NOT_ALL_DONE, USAGE, NOTHING_TRIED, ATTENTION = 0, 1, 2, 3, 4
 
@@ -235,8 +235,7 @@ def _run_once(session: _Session) -> NoReturn:
         session.tell(Event(What.CONFIGURATION_WARNING, level=Level.WARNING, fields=fields))
     reports = session.work("rotating what is due", list(session.installation.targets.values()), SCHEDULED)
     for report in reports:
-        event = failure(report, 1, None)
-        if event is not None:
+        for event in troubles(report):
             session.tell(event)
     counted = [output.outcome(report) for report in reports]
     output.say(", ".join(f"{counted.count(word)} {word}" for word in ("rotated", "unchanged", "foreign", "failed")))

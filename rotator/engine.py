@@ -16,7 +16,7 @@ from rotator.model import Target, hash_fraction
 from rotator.plan import Order
 from rotator.ports import Listener
 from rotator.status import Board
-from rotator.work import failure, work_on
+from rotator.work import troubles, work_on
 
 
 class Engine:
@@ -94,8 +94,7 @@ class Engine:
         failures, retry_at = self._agenda.done(report, order)
         before = self.board.update(target, report.plan, report.error)
         self.has_read = self.has_read or report.plan is not None
-        event = failure(report, failures, retry_at)
-        if event is not None:
+        for event in troubles(report, failures, retry_at):
             self._tell(event)
-        elif before is not None and before.error is not None:
+        if report.error is None and before is not None and before.error is not None:
             self._tell(Event(What.TARGET_RECOVERED, target.name))

@@ -41,7 +41,6 @@ class What(StrEnum):
     CONFIGURATION_REFUSED = "configuration_refused"
     ROTATION_REQUESTED = "rotation_requested"
     CONFIGURATION_WARNING = "configuration_warning"
-    LOGGED_IN = "logged_in"
     LOGIN_FAILED = "login_failed"
     UNEXPECTED_ERROR = "unexpected_error"
 

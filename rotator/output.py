@@ -17,7 +17,7 @@ from rotator.execute import Report
 from rotator.model import timestamp
 from rotator.plan import Action, Reason, Retire, Rotate, SetExpiry, State
 from rotator.status import TargetStatus
-from rotator.work import adoption_advice, failure
+from rotator.work import adoption_advice, served
 
 LINE_EVERY = 10.0
 """Seconds between lines that tell how far long work is, where there is no terminal for a bar."""
@@ -163,21 +163,19 @@ def report_lines(report: Report) -> Iterator[str]:
         yield f"  {adoption_advice(report.target)}"
         return
     if report.error is not None:
-        event = failure(report, 1, None)
         yield f"{name}: {'rotated, but' if report.rotated else 'failed:'} {report.error.message}"
-        if event is not None:
-            yield f"  the applications have {event.fields['served']}"
+        yield f"  the applications have {served(made)}"
         if report.error.advice:
             yield f"  {report.error.advice}"
         return
     if made is None or made.current is None:
         return
-    served = f"key {made.current.key_id}, until {timestamp(made.current.expires_at)}"
+    key = f"key {made.current.key_id}, until {timestamp(made.current.expires_at)}"
     if word == "rotated":
-        yield f"{name}: rotated ({report.attempted}): {served}"
+        yield f"{name}: rotated ({report.attempted}): {key}"
     elif word == "lost":
-        yield f"{name}: another writer was first and its key is served: {served}"
+        yield f"{name}: another writer was first and its key is served: {key}"
     else:
-        yield f"{name}: nothing to do: {served}"
-    for key in made.superseded:
-        yield f"  the old key {key.key_id} works until {timestamp(key.until)}"
+        yield f"{name}: nothing to do: {key}"
+    for old in made.superseded:
+        yield f"  the old key {old.key_id} works until {timestamp(old.until)}"

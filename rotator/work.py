@@ -65,15 +65,18 @@ def work_on_all(
             raise
 
 
-def failure(report: Report, failures: int, retry_at: datetime | None) -> Event | None:
+def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None) -> Iterator[Event]:
     """What is to be told of a pass that did not go well: what failed, what it means, and what happens next."""
     target, plan, error = report.target, report.plan, report.error
     if plan is not None and plan.state is State.FOREIGN and not plan.actions:
         fields = {"path": target.path, "reason": plan.reason.value, "advice": adoption_advice(target)}
-        return Event(What.TARGET_FOREIGN, target.name, Level.ERROR, fields)
+        yield Event(What.TARGET_FOREIGN, target.name, Level.ERROR, fields)
+    for record in plan.untrusted if plan else ():
+        left_alone = {"key_id": record.key_id, "key_name": record.key_name}
+        yield Event(What.KEY_NOT_TRUSTED, target.name, Level.WARNING, left_alone)
     if error is None:
-        return None
-    return Event(
+        return
+    yield Event(
         What.TARGET_FAILED,
         target.name,
         Level.ERROR if isinstance(error, _NEEDS_A_PERSON) else Level.WARNING,

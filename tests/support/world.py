@@ -10,11 +10,10 @@ import json
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from math import inf
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from rotator.errors import (
     CasMismatch,
@@ -173,44 +172,18 @@ class Put:
 
 
 class MemoryStore:
-    """A `ports.Store` with the ways of KV version 2, and what people do to it by hand."""
+    """Paths in the ways of KV version 2: what is true of them, and what people do to them by hand."""
 
-    def __init__(self, wire: Wire, clock: FakeClock, max_versions: int = 10) -> None:
-        self._wire, self._clock, self._actor = wire, clock, ""
+    def __init__(self, clock: FakeClock, max_versions: int = 10) -> None:
+        self._clock = clock
         self._lock = threading.RLock()
         self._counters: dict[str, int] = {}
         self._versions: dict[str, dict[int, StoredVersion]] = {}
         self.puts: list[Put] = []
         self.max_versions = max_versions
 
-    def used_by(self, actor: str) -> Self:
-        """The same store, as one program calls it."""
-        other = copy(self)
-        other._actor = actor
-        return other
-
-    # As `ports.Store` says.
-
-    def location(self, path: str) -> str:
-        return self._wire.call(self._actor, "store.location", lambda: f"memory/{path}", path)
-
-    def history(self, path: str) -> History:
-        observed_at = self._clock.monotonic()
-        return self._wire.call(self._actor, "store.history", lambda: self._history(path, observed_at), path)
-
-    def prove(self, path: str, data: Mapping[str, Any]) -> None:
-        self._wire.call(self._actor, "store.prove", lambda: None, path, data)
-
-    def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
-        return self._wire.call(self._actor, "store.write", lambda: self._write(path, data, cas), path, data, cas)
-
-    def destroy(self, path: str, versions: Sequence[int]) -> None:
-        self._wire.call(self._actor, "store.destroy", lambda: self.destroy_by_hand(path, *versions), path, versions)
-
-    # By hand, and for whoever wants to know the truth.
-
     def put(self, path: str, **data: object) -> int:
-        return self._write(path, data, self.current_version(path)).number
+        return self.write(path, data, self.current_version(path)).number
 
     def patch(self, path: str, **data: object) -> int:
         return self.put(path, **{**(self.read(path) or {}), **data})
@@ -231,7 +204,7 @@ class MemoryStore:
         for number in numbers:
             self._versions[path][number].deleted = False
 
-    def destroy_by_hand(self, path: str, *numbers: int) -> None:
+    def destroy(self, path: str, *numbers: int) -> None:
         for number in numbers:
             if version := self._versions.get(path, {}).get(number):
                 version.destroyed, version.data = True, {}
@@ -252,12 +225,12 @@ class MemoryStore:
         version = self.versions(path).get(self.current_version(path))
         return None if version is None or version.deleted or version.destroyed else version.data
 
-    def _history(self, path: str, observed_at: float) -> History:
+    def history(self, path: str, observed_at: float) -> History:
         with self._lock:
             versions = sorted(self.versions(path).items())
             return History(self.current_version(path), tuple(version.seen() for _, version in versions), observed_at)
 
-    def _write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
+    def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
         with self._lock:
             if cas != self.current_version(path):
                 raise CasMismatch(f"{path} is at version {self.current_version(path)}, not {cas}")
@@ -265,10 +238,38 @@ class MemoryStore:
             version = StoredVersion(number, self._clock.now(), json.loads(json.dumps(data)))
             kept = self._versions.setdefault(path, {})
             kept[number] = version
-            kept.pop(number - self.max_versions, None)
+            for old in [*kept]:
+                if old <= number - self.max_versions:
+                    del kept[old]
             self._counters[path] = number
             self.puts.append(Put(version.created_at, path, number, dict(version.data)))
             return version.seen()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreClient:
+    """A `ports.Store`: how one program calls the store."""
+
+    store: MemoryStore
+    clock: FakeClock
+    wire: Wire
+    actor: str
+
+    def location(self, path: str) -> str:
+        return self.wire.call(self.actor, "store.location", lambda: f"memory/{path}", path)
+
+    def history(self, path: str) -> History:
+        observed_at = self.clock.monotonic()
+        return self.wire.call(self.actor, "store.history", lambda: self.store.history(path, observed_at), path)
+
+    def prove(self, path: str, data: Mapping[str, Any]) -> None:
+        self.wire.call(self.actor, "store.prove", lambda: None, path, data)
+
+    def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
+        return self.wire.call(self.actor, "store.write", lambda: self.store.write(path, data, cas), path, data, cas)
+
+    def destroy(self, path: str, versions: Sequence[int]) -> None:
+        self.wire.call(self.actor, "store.destroy", lambda: self.store.destroy(path, *versions), path, versions)
 
 
 # --- the vendor ------------------------------------------------------------------------------------------------------
@@ -288,58 +289,13 @@ class IssuedKey:
 
 
 class MemoryVendor:
-    """A `ports.Provider`, and what people do to its keys by hand. It lists two keys a page."""
+    """Keys: what is true of them, and what people do to them by hand."""
 
-    def __init__(self, wire: Wire, clock: FakeClock) -> None:
-        self._wire, self._clock, self._actor = wire, clock, ""
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
         self._lock = threading.RLock()
         self.keys: dict[str, IssuedKey] = {}
         self.grants: Callable[[datetime], datetime | None] = lambda asked: asked  # what expiry a new key gets
-
-    def used_by(self, actor: str) -> Self:
-        """The same vendor, as one program calls it."""
-        other = copy(self)
-        other._actor = actor
-        return other
-
-    # As `ports.Provider` says.
-
-    def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
-        def effect() -> CreatedKey:
-            key = self.issue(name, self.grants(expires_at), granted=expires_at)
-            return CreatedKey(key.id, Secret(key.text), key.expires_at)
-
-        return self._wire.call(self._actor, "provider.create", effect, name, parameters, expires_at)
-
-    def pages(self) -> Iterator[Sequence[VendorKey]]:
-        def effect() -> Sequence[VendorKey]:
-            return [key.seen() for key in [*self.keys.values()] if not key.revoked][start : start + 2]
-
-        start = 0
-        while page := self._wire.call(self._actor, "provider.page", effect):
-            yield page
-            start += 2
-
-    def retrieve(self, key_id: str) -> VendorKey | None:
-        def effect() -> VendorKey | None:
-            key = self._usable(key_id)
-            return key.seen() if key else None
-
-        return self._wire.call(self._actor, "provider.retrieve", effect, key_id)
-
-    def set_expiry(self, key_id: str, expires_at: datetime) -> bool:
-        def effect() -> bool:
-            key = self._usable(key_id)
-            if key:
-                key.expires_at = expires_at
-            return key is not None
-
-        return self._wire.call(self._actor, "provider.set_expiry", effect, key_id, expires_at)
-
-    def delete(self, key_id: str) -> None:
-        self._wire.call(self._actor, "provider.delete", lambda: self.revoke(key_id), key_id)
-
-    # By hand, and for whoever wants to know the truth.
 
     def issue(self, name: str, expires_at: datetime | None, granted: datetime | None = None) -> IssuedKey:
         with self._lock:
@@ -360,28 +316,75 @@ class MemoryVendor:
         return not key.revoked and (key.expires_at is None or key.expires_at > self._clock.now())
 
     def living(self) -> list[IssuedKey]:
-        return [key for key in self.keys.values() if self.alive(key)]
+        return [key for key in [*self.keys.values()] if self.alive(key)]
 
     def by_text(self, text: object) -> IssuedKey | None:
-        return next((key for key in self.keys.values() if key.text == text), None)
+        return next((key for key in [*self.keys.values()] if key.text == text), None)
 
-    def _usable(self, key_id: str) -> IssuedKey | None:
+    def unrevoked(self, key_id: str) -> IssuedKey | None:
         key = self.keys.get(key_id)
         return None if key is None or key.revoked else key
 
 
-class MemoryBudget:
+@dataclass(frozen=True, slots=True)
+class VendorClient:
+    """A `ports.Provider`: how one program calls the vendor, who lists two keys a page."""
+
+    vendor: MemoryVendor
+    wire: Wire
+    actor: str
+
+    def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
+        def effect() -> CreatedKey:
+            key = self.vendor.issue(name, self.vendor.grants(expires_at), granted=expires_at)
+            return CreatedKey(key.id, Secret(key.text), key.expires_at)
+
+        return self.wire.call(self.actor, "provider.create", effect, name, parameters, expires_at)
+
+    def pages(self) -> Iterator[Sequence[VendorKey]]:
+        def effect() -> Sequence[VendorKey]:
+            keys = [key.seen() for key in [*self.vendor.keys.values()] if not key.revoked]
+            return keys[start : start + 2]
+
+        start = 0
+        while page := self.wire.call(self.actor, "provider.page", effect):
+            yield page
+            start += 2
+
+    def retrieve(self, key_id: str) -> VendorKey | None:
+        def effect() -> VendorKey | None:
+            key = self.vendor.unrevoked(key_id)
+            return key.seen() if key else None
+
+        return self.wire.call(self.actor, "provider.retrieve", effect, key_id)
+
+    def set_expiry(self, key_id: str, expires_at: datetime) -> bool:
+        def effect() -> bool:
+            key = self.vendor.unrevoked(key_id)
+            if key:
+                key.expires_at = expires_at
+            return key is not None
+
+        return self.wire.call(self.actor, "provider.set_expiry", effect, key_id, expires_at)
+
+    def delete(self, key_id: str) -> None:
+        self.wire.call(self.actor, "provider.delete", lambda: self.vendor.revoke(key_id), key_id)
+
+
+@dataclass(slots=True)
+class BudgetClient:
     """A `ports.Budget` that lets everybody go, after `wait` seconds."""
 
-    def __init__(self, wire: Wire, clock: FakeClock, actor: str) -> None:
-        self._wire, self._clock, self._actor = wire, clock, actor
-        self.wait = 0.0
+    clock: FakeClock
+    wire: Wire
+    actor: str
+    wait: float
 
     def take(self, needed_by: datetime) -> None:
-        self._wire.call(self._actor, "budget.take", lambda: self._clock.sleep(self.wait), needed_by)
+        self.wire.call(self.actor, "budget.take", lambda: self.clock.sleep(self.wait), needed_by)
 
     def pause(self, seconds: float) -> None:
-        self._wire.call(self._actor, "budget.pause", lambda: None, seconds)
+        self.wire.call(self.actor, "budget.pause", lambda: None, seconds)
 
 
 # --- all of it together ----------------------------------------------------------------------------------------------
@@ -415,8 +418,8 @@ class World:
         self.targets = targets or (make_target(),)
         self.clock = FakeClock()
         self.wire = Wire()
-        self.store = MemoryStore(self.wire, self.clock, max_versions)
-        self.vendor = MemoryVendor(self.wire, self.clock)
+        self.store = MemoryStore(self.clock, max_versions)
+        self.vendor = MemoryVendor(self.clock)
         self.events: list[Event] = []
         self.late: list[Callable[[], object]] = []  # effects that were sent and have not landed yet
         self.broken: list[str] = []
@@ -428,14 +431,21 @@ class World:
         """The only target, or the first."""
         return self.targets[0]
 
-    def executor(self, actor: str = "a", former_owners: frozenset[str] = frozenset()) -> Executor:
+    def executor(self, actor: str = "a", budget_wait: float = 0.0) -> Executor:
         """A program that was just started, and knows nothing."""
-        return Executor(OWNER, former_owners, frozenset(target.name for target in self.targets), self.ports(actor))
+        names = frozenset(target.name for target in self.targets)
+        return Executor(OWNER, frozenset(), names, self.ports(actor, budget_wait))
 
-    def ports(self, actor: str) -> Ports:
-        budget = MemoryBudget(self.wire, self.clock, actor)
-        rng = random.Random(next(self._seeds))
-        return Ports(self.vendor.used_by(actor), self.store.used_by(actor), budget, self.clock, rng, self._listen)
+    def ports(self, actor: str, budget_wait: float = 0.0) -> Ports:
+        """All the effects of one program; the budget lets it go after so many seconds."""
+        return Ports(
+            VendorClient(self.vendor, self.wire, actor),
+            StoreClient(self.store, self.clock, self.wire, actor),
+            BudgetClient(self.clock, self.wire, actor, budget_wait),
+            self.clock,
+            random.Random(next(self._seeds)),
+            self._listen,
+        )
 
     def _listen(self, event: Event) -> None:
         self.events.append(event)

@@ -117,6 +117,7 @@ def test_a_rotation_costs_a_create_a_shortening_and_a_delete_and_nothing_more() 
         assert_served(world)
     assert world.broken == []
     assert world.served() is by_id(world, 2)
+    assert a.seen[world.target.name].keys() == {"tk_0002"}  # what is known of others is forgotten
     assert world.vendor.living() == [by_id(world, 2)]
     assert world.store.versions(world.target.path)[1].destroyed
     assert [event.what for event in world.events] == [
@@ -173,6 +174,8 @@ def test_an_order_is_noted_in_the_events_and_obeyed_once() -> None:
     a = running(world)
     report = a.reconcile(world.target, FORCED)
     assert (report.rotated, report.attempted) == (True, Reason.REQUESTED)
+    assert report.plan is not None
+    assert report.plan.state is State.OK
     assert world.store.current_version(world.target.path) == 2
     for event in world.events[2:]:
         assert (event.fields["by"], event.fields["note"]) == ("tester", "why not")
@@ -442,14 +445,14 @@ def test_a_key_is_left_alone_when_the_version_it_was_meant_for_cannot_be_read(sp
         if spoil == "delete":
             world.store.delete(path, 2)
         elif spoil == "destroy":
-            world.store.destroy_by_hand(path, 2)
+            world.store.destroy(path, 2)
         elif spoil == "unreadable":
             world.at("store.history", refuse(StoreUnavailable("no")))
         elif spoil == "old":
             world.at("store.history", old)
         else:
             world.store.max_versions = 1
-            world.store.versions(path).pop(2)
+            elsewhere()
 
     world.at("store.write", meanwhile(race))
     report = a.reconcile(world.target, FORCED)
@@ -691,7 +694,7 @@ def test_a_look_up_that_is_refused_for_ever_does_not_keep_a_key_from_being_repla
     running(world).reconcile(world.target, FORCED)
     world.at("provider.retrieve", refuse(ProviderRequestRefused("what an id")), times=inf)
     world.clock.advance(16 * HOUR)
-    report = slow_budget(world, 10).reconcile(world.target)
+    report = world.executor("slow", budget_wait=10).reconcile(world.target)
     assert isinstance(report.error, ProviderRequestRefused)
     assert report.rotated
 
@@ -929,12 +932,6 @@ def test_a_person_may_do_worse_at_any_call(fresh: bool, number: int, operation: 
 # --- nothing is done on old knowledge ---
 
 
-def slow_budget(world: World, seconds: float) -> Executor:
-    ports = world.ports("slow")
-    ports.budget.wait = seconds  # type: ignore[attr-defined]
-    return Executor(OWNER, frozenset(), frozenset({world.target.name}), ports)
-
-
 def watch_age(world: World) -> list[float]:
     """How old the last look at the store was, in seconds, at each change that is not guarded by compare-and-set."""
     asked = [0.0]
@@ -958,7 +955,7 @@ def watch_age(world: World) -> list[float]:
 def test_no_wait_for_the_budget_makes_us_act_on_old_knowledge(wait: float) -> None:
     world = World()
     ages = watch_age(world)
-    slow = slow_budget(world, wait)
+    slow = world.executor("slow", budget_wait=wait)
     for hours in (0, 16, 4):
         world.clock.advance(hours * HOUR)
         assert slow.reconcile(world.target).error is None
@@ -976,7 +973,7 @@ def test_a_slow_budget_and_keys_to_look_up_do_not_keep_a_key_from_being_replaced
         a.reconcile(world.target, FORCED)
     world.clock.advance(16 * HOUR)
     ages = watch_age(world)
-    report = slow_budget(world, 20).reconcile(world.target)
+    report = world.executor("slow", budget_wait=20).reconcile(world.target)
     assert (report.rotated, report.error) == (True, None)
     assert max(ages) <= MAX_AGE
     assert world.broken == []
