@@ -148,7 +148,7 @@ class Installation:
         def read() -> Secret:
             if source.vault is not None:
                 vaults = [store for store in self.stores.values() if isinstance(store, VaultStore)]
-                return vaults[0].read_secret(str(source.vault))
+                return vaults[0].read_secret(source.vault)
             where = f"the file {source.file}" if source.file else f"${source.env}"
             try:
                 text = Path(source.file).read_text() if source.file else self._environment.get(source.env or "", "")

@@ -23,7 +23,7 @@ from rotator.config import load
 from rotator.engine import Engine
 from rotator.errors import ConfigurationError, RotatorError
 from rotator.events import Event, Fields, Level, What
-from rotator.httpd import Response, Server, serve, text
+from rotator.httpd import Response, Server, serve
 from rotator.metrics import Metrics
 from rotator.plan import Order
 from rotator.ports import Listener
@@ -172,10 +172,12 @@ class Daemon:
     def _listen(self) -> tuple[Server, Server]:
         http = self._installation.configuration.http
         pages = {"/metrics": self._metrics_page, "/healthz": self._health, "/readyz": self._readiness}
-        listen = serve(http.listen.host, http.listen.port, pages, loopback_only_hosts=False, tell=self._tell)
+        host, port = http.listen.host, http.listen.port
+        listen = serve(host, port, pages, option="[http].listen", loopback_only_hosts=False, tell=self._tell)
+        pages = {"/status.json": self._status}
+        host, port = http.admin.host, http.admin.port
         try:
-            status = {"/status.json": self._status}
-            admin = serve(http.admin.host, http.admin.port, status, loopback_only_hosts=True, tell=self._tell)
+            admin = serve(host, port, pages, option="[http].admin", loopback_only_hosts=True, tell=self._tell)
         except RotatorError:
             listen.close()
             raise
@@ -188,18 +190,22 @@ class Daemon:
         """Fails only when the loop itself is stuck: then nothing helps but a restart."""
         silent = self._clock.monotonic() - self._engine.last_tick
         if silent > STUCK:
-            return text(503, f"stuck: the agenda was last looked at {silent:.0f} s ago")
-        return text(200, "ok")
+            return _line(503, f"stuck: the agenda was last looked at {silent:.0f} s ago")
+        return _line(200, "ok")
 
     def _readiness(self) -> Response:
         """True once a path could be read, and from then on: an outage later is no reason to take the pod away."""
         if self._engine.has_read or not self._installation.targets:
-            return text(200, "ok")
+            return _line(200, "ok")
         # No message of an error here: it may name a path, and this port is open.
         kinds = sorted({type(status.error).__name__ for status in self._engine.board.snapshot() if status.error})
-        return text(503, f"not ready: no path could be read yet ({', '.join(kinds) or 'nothing was tried yet'})")
+        return _line(503, f"not ready: no path could be read yet ({', '.join(kinds) or 'nothing was tried yet'})")
 
     def _status(self) -> Response:
         owner = self._installation.configuration.owner
         shown = status_json(owner, self._clock.now(), self._engine.board.snapshot())
         return Response(200, "application/json", json.dumps(shown).encode())
+
+
+def _line(status: int, text: str) -> Response:
+    return Response(status, "text/plain; charset=utf-8", f"{text}\n".encode())

@@ -1,11 +1,11 @@
-"""A small HTTP server for pages that only tell: bounded in connections, in bytes and in time.
+"""A small HTTP server for a few fixed pages, made to be left alone on a port that strangers can reach.
 
-It knows nothing of keys: what a path answers is given to it. prometheus-client's own server would answer every path
-with metrics and 200, so that a probe of /healthz always passes; hence this one.
+Bounded in connections, bytes and time: one deadline for a whole connection, not for each read. It answers GET and HEAD,
+once a connection, reads no body and writes no access log. What the pages say is their callers' business.
 """
 
-import contextlib
-import ipaddress
+import re
+import selectors
 import socket
 import threading
 import time
@@ -14,175 +14,281 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from rotator.errors import RotatorError
-from rotator.events import Event, Level, What
+from rotator.logs import unexpected
+from rotator.notation import Address, is_loopback
 from rotator.ports import Listener
 
-MAX_CONNECTIONS = 32
-MAX_HEAD = 16 * 1024  # bytes of request line and headers
-DEADLINE = 5.0
-"""Seconds for a whole exchange, however slowly the bytes come."""
+MAX_HEAD = 8192  # bytes, of a request's line and headers together
+MAX_REST = 65536  # bytes that are thrown away after an answer, so that closing does not tear it up on its way
+PATIENCE = 0.5  # seconds, for what is not worth a connection's whole deadline
 
-_SAFE = (
-    "Cache-Control: no-store",
-    "Content-Security-Policy: default-src 'none'",
-    "X-Content-Type-Options: nosniff",
-    "Connection: close",
+_ALWAYS = (
+    "Connection: close\r\n"
+    "Cache-Control: no-store\r\n"
+    "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n"
+    "Cross-Origin-Resource-Policy: same-origin\r\n"
+    "X-Content-Type-Options: nosniff\r\n"
 )
+_REQUEST = re.compile(r"([A-Z]{1,16}) ([!-~]+) HTTP/1\.[01]")
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a path answers."""
+    """What to answer. The body is sent with its length, and not at all after a HEAD."""
 
     status: int
     content_type: str
     body: bytes
 
 
-def text(status: int, line: str) -> Response:
-    """One line of plain text."""
-    return Response(status, "text/plain; charset=utf-8", f"{line}\n".encode())
-
-
 Routes = Mapping[str, Callable[[], Response]]
-
-
-class Server:
-    """One listener. `address` is where it really listens; `close` ends it and all its connections' threads."""
-
-    def __init__(
-        self, listening: socket.socket, routes: Routes, tell: Listener, *, loopback_only_hosts: bool, deadline: float
-    ) -> None:
-        self._socket, self._routes, self._tell = listening, routes, tell
-        self._loopback_only_hosts, self._deadline = loopback_only_hosts, deadline
-        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        self._threads: set[threading.Thread] = set()
-        self._accepting = threading.Thread(target=self._accept, name="http", daemon=True)
-        self._accepting.start()
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port."""
-        host, port = self._socket.getsockname()[:2]
-        return host, port
-
-    def close(self) -> None:
-        """Accept nothing more; what is being answered has its deadline."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for a connection
-        self._accepting.join()
-        self._socket.close()
-        for thread in list(self._threads):
-            thread.join()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            if not self._places.acquire(blocking=False):
-                connection.close()  # full: the next scrape or probe will find a place
-                continue
-            thread = threading.Thread(target=self._serve, args=(connection,), name="http", daemon=True)
-            self._threads.add(thread)
-            thread.start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        try:
-            with connection, contextlib.suppress(OSError):
-                ends = time.monotonic() + self._deadline
-                head = _read_head(connection, ends)
-                if head is not None:
-                    answer = self._answer(head)
-                    connection.settimeout(max(0.01, ends - time.monotonic()))
-                    connection.sendall(answer)
-                    connection.shutdown(socket.SHUT_WR)
-        finally:
-            self._places.release()
-            self._threads.discard(threading.current_thread())
-
-    def _answer(self, head: bytes) -> bytes:
-        lines = head.decode("latin-1").split("\r\n")
-        method, _, rest = lines[0].partition(" ")
-        target, _, version = rest.rpartition(" ")
-        if not version.startswith("HTTP/1.") or not target:
-            return _encode(text(400, "not an HTTP request"), "GET")
-        headers = {
-            name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])
-        }
-        if self._loopback_only_hosts and not _is_loopback(headers.get("host", "")):
-            # A page of somebody else's, in a browser here, reaches us under its own name (DNS rebinding).
-            return _encode(text(421, "this address answers to loopback names only"), method)
-        if method not in ("GET", "HEAD"):
-            return _encode(text(405, "nothing here can be changed"), method, "Allow: GET, HEAD")
-        route = self._routes.get(target.partition("?")[0])
-        if route is None:
-            return _encode(text(404, f"there is: {', '.join(self._routes)}"), method)
-        try:
-            return _encode(route(), method)
-        except Exception as error:
-            fields = {"error": type(error).__name__, "page": target}
-            self._tell(Event(What.UNEXPECTED_ERROR, level=Level.ERROR, fields=fields))
-            return _encode(text(500, "this page has a fault; the log names it"), method)
+"""What answers which path, to the letter: nothing is decoded, resolved or looked up on a disk."""
 
 
 def serve(
-    host: str, port: int, routes: Routes, *, loopback_only_hosts: bool, tell: Listener, deadline: float = DEADLINE
-) -> Server:
-    """Listen, and answer from threads of its own. Raises `RotatorError` when the address cannot be had."""
+    host: str,
+    port: int,
+    routes: Routes,
+    *,
+    option: str,
+    loopback_only_hosts: bool,
+    tell: Listener,
+    connections: int = 32,
+    deadline: float = 5.0,
+) -> "Server":
+    """Listen and answer, in threads, until `close`. Port 0 is any free one.
+
+    `option` names the place in the configuration where the address is set. With `loopback_only_hosts` a request must
+    name this very host: a page elsewhere whose name was made to resolve to this address is refused (DNS rebinding).
+    At most `connections` are open at once, each for at most `deadline` seconds. Raises `RotatorError`.
+    """
+    wanted = Address(host, port)
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, kind, protocol)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-            listening.listen(MAX_CONNECTIONS)
-        except OSError:
-            listening.close()
-            raise
+        listener = socket.create_server(
+            (host, port),
+            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+            backlog=128,
+            dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
+        )
     except OSError as error:
         raise RotatorError(
-            f"cannot listen on {host}:{port}: {error.strerror}",
-            "Choose another address under [http] (listen, admin), or stop what uses it.",
+            f"cannot listen on {wanted}: {error.strerror or error}",
+            f"Set another address or port in {option}, or end the program that has it.",
         ) from None
-    return Server(listening, routes, tell, loopback_only_hosts=loopback_only_hosts, deadline=deadline)
+    address = Address(host, listener.getsockname()[1])
+    return Server(listener, address, routes, loopback_only_hosts, tell, connections, deadline)
 
 
-def _read_head(connection: socket.socket, ends: float) -> bytes | None:
-    """Everything up to the empty line; None when it does not come in time, or is too long."""
-    head = b""
-    while b"\r\n\r\n" not in head:
-        left = ends - time.monotonic()
-        if left <= 0 or len(head) > MAX_HEAD:
-            return None
-        connection.settimeout(left)
-        read = connection.recv(4096)
-        if not read:
-            return None
-        head += read
-    return head.partition(b"\r\n\r\n")[0]
+class Server:
+    """A port that is being served. `address` holds the real port."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        address: Address,
+        routes: Routes,
+        loopback_only_hosts: bool,
+        tell: Listener,
+        connections: int,
+        deadline: float,
+    ) -> None:
+        self.address = address
+        self._routes = routes
+        self._loopback_only_hosts = loopback_only_hosts
+        self._tell = tell
+        self._deadline = deadline
+        self._free = threading.BoundedSemaphore(connections)
+        self._lock = threading.Lock()
+        self._threads: dict[socket.socket, threading.Thread] = {}
+        self._reading: dict[socket.socket, None] = {}  # those that have not asked for anything yet, oldest first
+        self._stopping = False
+        self._listener = listener
+        self._listener.setblocking(False)
+        self._wake, self._woken = socket.socketpair()
+        self._acceptor = threading.Thread(target=self._accept, name=f"http {address}", daemon=True)
+        self._acceptor.start()
+
+    def close(self) -> None:
+        """Stop listening and end what is still open; no thread is left. Twice does no harm."""
+        with self._lock:
+            if self._stopping:
+                return
+            self._stopping = True
+        self._wake.send(b"x")
+        self._acceptor.join()
+        with self._lock:
+            threads = list(self._threads.values())
+            for connection in self._threads:
+                _hang_up(connection)
+        for thread in threads:
+            thread.join(self._deadline)
+        for end in (self._listener, self._wake, self._woken):
+            end.close()
+
+    # --- connections -----------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        with selectors.DefaultSelector() as ready:
+            ready.register(self._listener, selectors.EVENT_READ)
+            ready.register(self._woken, selectors.EVENT_READ)
+            while not self._stopping:
+                ready.select()
+                try:
+                    connection, _ = self._listener.accept()
+                except BlockingIOError:
+                    continue
+                except OSError:  # no file descriptor left, or the other side gave up
+                    time.sleep(0.05)
+                    continue
+                connection.setblocking(False)
+                if self._room():
+                    self._start(connection)
+                else:
+                    _refuse(connection)
+
+    def _room(self) -> bool:
+        """Wait for a place; if there is none, whoever has been silent for longest has to leave."""
+        if self._free.acquire(blocking=False):
+            return True
+        with self._lock:
+            oldest = next(iter(self._reading), None)
+            if oldest is None:
+                return False
+            del self._reading[oldest]
+            _hang_up(oldest)
+        return self._free.acquire(timeout=PATIENCE)
+
+    def _start(self, connection: socket.socket) -> None:
+        until = time.monotonic() + self._deadline
+        thread = threading.Thread(
+            target=self._serve, args=(connection, until), name=f"http {self.address} connection", daemon=True
+        )
+        with self._lock:
+            self._threads[connection] = thread
+            self._reading[connection] = None
+        try:
+            thread.start()
+        except RuntimeError:  # the machine has no thread left for us
+            self._end(connection)
+
+    def _serve(self, connection: socket.socket, until: float) -> None:
+        try:
+            head = _read_head(connection, until)
+            with self._lock:
+                self._reading.pop(connection, None)
+            if head is not None:
+                _limit(connection, until)
+                connection.sendall(self._answer(head))
+                connection.shutdown(socket.SHUT_WR)
+                _read_rest(connection, min(until, time.monotonic() + PATIENCE))
+        except OSError:
+            pass  # the other side is gone or too slow: there is nobody to tell
+        finally:
+            self._end(connection)
+
+    def _end(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._reading.pop(connection, None)
+            self._threads.pop(connection, None)
+            connection.close()
+        self._free.release()
+
+    # --- requests --------------------------------------------------------------------------------------------------
+
+    def _answer(self, head: bytes) -> bytes:
+        if len(head) > MAX_HEAD:
+            return _rendered(_plain(431, "the headers are too long"))
+        first, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+        request = _REQUEST.fullmatch(first)
+        headers = [_HEADER.fullmatch(line) for line in lines]
+        if request is None or None in headers:
+            return _rendered(_plain(400, "this is not HTTP/1.1"))
+        hosts = [found[2] for found in headers if found and found[1].lower() == "host"]
+        if self._loopback_only_hosts and not (len(hosts) == 1 and _names_loopback(hosts[0])):
+            return _rendered(_plain(421, "ask for localhost here, through a port-forward"))
+        method, target = request.groups()
+        if method not in ("GET", "HEAD"):
+            return _rendered(_plain(405, "only GET and HEAD"), "Allow: GET, HEAD\r\n")
+        return _rendered(self._page(target.partition("?")[0]), with_body=method == "GET")
+
+    def _page(self, path: str) -> Response:
+        route = self._routes.get(path)
+        if route is None:
+            return _plain(404, f"nothing here; this port answers {', '.join(self._routes)}")
+        try:
+            return route()
+        except Exception as error:  # whatever it is, the next request is to be answered as well
+            self._tell(unexpected(f"answering {path}", error))
+            return _plain(500, "this went wrong; the log says why")
 
 
-def _encode(response: Response, method: str, *headers: str) -> bytes:
-    lines = (
-        f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}",
-        f"Content-Type: {response.content_type}",
-        f"Content-Length: {len(response.body)}",
-        *_SAFE,
-        *headers,
+def _names_loopback(host: str) -> bool:
+    found = _HOST.fullmatch(host)
+    return found is not None and is_loopback((found[1] or found[2]).lower())
+
+
+def _plain(status: int, text: str) -> Response:
+    return Response(status, "text/plain; charset=utf-8", f"{text}\n".encode())
+
+
+def _rendered(response: Response, headers: str = "", *, with_body: bool = True) -> bytes:
+    head = (
+        f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}\r\n"
+        f"Content-Type: {response.content_type}\r\nContent-Length: {len(response.body)}\r\n{headers}{_ALWAYS}\r\n"
     )
-    head = "\r\n".join(lines).encode() + b"\r\n\r\n"
-    return head if method == "HEAD" else head + response.body
+    return head.encode() + (response.body if with_body else b"")
 
 
-def _is_loopback(host: str) -> bool:
-    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    if name.lower() == "localhost":
-        return True
+# --- bytes -----------------------------------------------------------------------------------------------------------
+
+
+def _limit(connection: socket.socket, until: float) -> None:
+    """Let the next call on the socket end by then. Raises TimeoutError when it is past."""
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    connection.settimeout(left)
+
+
+def _read_head(connection: socket.socket, until: float) -> bytes | None:
+    """Up to the empty line; longer than `MAX_HEAD` when there is none by then, None when the other side hung up."""
+    head = b""
+    while len(head) <= MAX_HEAD:
+        _limit(connection, until)
+        chunk = connection.recv(MAX_HEAD + 1 - len(head))
+        if not chunk:
+            return None
+        head += chunk
+        end = head.find(b"\r\n\r\n", max(0, len(head) - len(chunk) - 3))
+        if end >= 0:
+            return head[: end + 4]
+    return head
+
+
+def _read_rest(connection: socket.socket, until: float) -> None:
+    left = MAX_REST
+    while left > 0:
+        _limit(connection, until)
+        chunk = connection.recv(left)
+        if not chunk:
+            return
+        left -= len(chunk)
+
+
+def _refuse(connection: socket.socket) -> None:
+    """Say so if that is possible at once, and close."""
     try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+        connection.send(_rendered(_plain(503, "too many connections"), "Retry-After: 1\r\n"))
+    except OSError:
+        pass
+    finally:
+        connection.close()
+
+
+def _hang_up(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it is closed already

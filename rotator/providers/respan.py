@@ -240,13 +240,8 @@ class RespanProvider:
         found = None
         with suppress(httpx.InvalidURL, ValueError):
             found = httpx.URL(url).join(following)
-        home = self._home
-        if not found or (found.scheme, found.host, found.port, found.userinfo) != (
-            home.scheme,
-            home.host,
-            home.port,
-            b"",
-        ):
+        home = (self._home.scheme, self._home.host, self._home.port, b"")
+        if found is None or (found.scheme, found.host, found.port, found.userinfo) != home:
             raise self._errors.elsewhere()
         return str(found)
 

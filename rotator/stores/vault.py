@@ -1,345 +1,249 @@
-"""HashiCorp Vault's KV version 2 as a `Store`, and what `check --online` wants to know of it.
+"""Vault's KV version 2 as a `Store`: which requests make up each of its methods, and what their answers amount to.
 
-How a request is sent is in `vault_client`, what an answer means in `vault_answers`, how to log in in `vault_login`.
+How a request is sent is in `vault_client`, what a refusal means in `vault_answers`, the login in `vault_login`, and
+what `rotator check --online` asks in `vault_check`.
 """
 
-import re
-import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 from rotator.errors import (
     CasMismatch,
     StoreMountUnusable,
     StorePermissionDenied,
     StoreRequestRefused,
-    StoreSealed,
     StoreUnavailable,
 )
 from rotator.model import History, Secret, Version
+from rotator.notation import VaultReference
 from rotator.ports import Clock, Meter
-from rotator.stores.vault_answers import (
-    CAPABILITIES,
-    DESTROY,
-    METADATA,
-    MOUNT,
-    PROVE,
-    READ,
-    WRITE,
-    Answer,
-)
+from rotator.stores.vault_answers import DESTROY, METADATA, MOUNT, PROVE, READ, WRITE, Answer
 from rotator.stores.vault_client import Request, VaultClient, VaultSettings
 
-__all__ = ["Finding", "VaultSettings", "VaultStore"]
-
-IMPOSSIBLE_CAS = 2147483647
-"""No path ever has that many versions: a write that follows it is checked in every respect, and never done."""
-
-PATHS_A_CALL = 500
-"""How many paths are asked about in one request for capabilities."""
-
-_RIGHTS = {"data": ("create", "read", "update"), "metadata": ("read",), "destroy": ("update",)}
+NEVER_CURRENT = 2**31 - 1  # a version that no path has, so that a write after it is tried by all rules and then refused
+ATTEMPTS = 3  # to see a path's metadata and its current version at one moment
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that `check --online` found, on one path of Vault's."""
+class _Metadata:
+    """What is known of a path without its data. `readable` are the versions neither deleted nor destroyed."""
 
-    path: str
-    message: str
-    advice: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Meta:
-    """A version without its data."""
-
-    number: int
-    created_at: datetime
-    destroyed: bool
-    readable: bool
+    current_version: int
+    versions: Mapping[int, Version]  # without data
+    readable: frozenset[int]
 
 
 class VaultStore:
-    """One KV version 2 mount. Safe to be used by many threads; logs in at first use."""
+    """Keeps versions under one KV version 2 mount. `client` is for `vault_check`."""
 
     def __init__(self, settings: VaultSettings, clock: Clock, meter: Meter) -> None:
-        self._settings = settings
+        self.client = VaultClient(settings, clock, meter)
+        self.mount = settings.mount.strip("/")
+        self._namespace = (settings.namespace or "").strip("/")
         self._clock = clock
-        self._client = VaultClient(settings, clock, meter)
-        self._lock = threading.Lock()
         self._cluster: str | None = None
-        self._is_version_2 = False
-
-    # --- the contract ------------------------------------------------------------------------------------------------
-
-    def location(self, path: str) -> str:
-        """The cluster, the namespace, the mount and the path; the cluster's id is asked once."""
-        with self._lock:
-            if self._cluster is None:
-                health = self._client.health()
-                cluster = health.get("cluster_id")
-                if not cluster:
-                    raise StoreSealed(
-                        "Vault does not say which cluster it is: it is sealed, or not initialised",
-                        "Unseal it (`vault operator unseal` on each node). Keys go on working until they expire.",
-                    )
-                self._cluster = str(cluster)
-        # A newline is in none of the parts: paths and namespaces with control characters are refused at load.
-        return "\n".join((self._cluster, self._settings.namespace or "", self._settings.mount, path))
-
-    def history(self, path: str) -> History:
-        """Metadata first, the current data last: what makes the counter true is the newest thing that was read."""
-        for _ in range(3):
-            current, metas = self._metadata(path)
-            older = [self._version(path, meta) for meta in metas if meta.number != current]
-            observed_at = self._clock.monotonic()
-            number, newest = self._read(path, None)
-            if number == current:
-                return History(current, (*older, *([newest] if newest else [])), observed_at)
-        raise StoreUnavailable(
-            f"{self._at('data', path)} changes faster than it can be read",
-            "Find out who writes to it: rotator should be the only one.",
-        )
-
-    def prove(self, path: str, data: Mapping[str, Any]) -> None:
-        """Make sure that it is KV version 2, once; then send a write that can only be refused for its version."""
-        if not self._is_version_2:
-            self._check_version(path)
-            self._is_version_2 = True
-        try:
-            self._client.send(self._write_request(PROVE, path, data, IMPOSSIBLE_CAS))
-        except CasMismatch:
-            return
-        raise StoreMountUnusable(
-            f"{self._at('data', path)} took a write that compare-and-set should have refused",
-            "The mount does not behave like KV version 2. Nothing was minted; look at the path, it was overwritten.",
-        )
-
-    def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
-        """One request, and never a second unless the first was refused for its token."""
-        return self._client.send(self._write_request(WRITE, path, data, cas))
-
-    def destroy(self, path: str, versions: Sequence[int]) -> None:
-        """One request for all of them."""
-        self._client.send(
-            Request(
-                DESTROY,
-                self._at("destroy", path),
-                "update",
-                lambda client: client.secrets.kv.v2.destroy_secret_versions(
-                    path, list(versions), mount_point=self._settings.mount
-                ),
-                lambda _answer: None,
-            )
-        )
-
-    # --- what only Vault has -----------------------------------------------------------------------------------------
+        self._mount_is_proved = False
 
     @property
     def token_expires_at(self) -> datetime | None:
-        """When the login ends; None when it does not, or there is none yet."""
-        return self._client.tokens.expires_at
+        """When the login ends; None before it, or when it never does."""
+        return self.client.tokens.expires_at
 
     def keep_login(self) -> None:
-        """Renew the login when it is time, or log in again. Cheap when it is not. Raises a `StoreError`."""
-        self._client.tokens.keep()
+        """Renew the login, or log in anew, when it is time; to be called every few seconds.
 
-    def close(self) -> None:
-        """Give the connections back."""
-        self._client.close()
+        Raises `StoreCredentialRefused`, `StoreUnavailable` or `StoreSealed`; the old login is used for as long as it
+        lasts.
+        """
+        self.client.tokens.keep()
 
-    def read_secret(self, reference: str) -> Secret:
-        """A field of any KV version 2 secret, "mount/path#field"; the first segment is the mount."""
-        where, _, field = reference.rpartition("#")
-        mount, _, path = where.partition("/")
+    # --- the port ----------------------------------------------------------------------------------------------------
+
+    def location(self, path: str) -> str:
+        """The cluster's own id, the namespace, the mount and the path."""
+        if self._cluster is None:
+            cluster = self.client.health().get("cluster_id")
+            if not cluster:
+                raise StoreUnavailable("Vault does not tell its cluster_id in sys/health; nothing was changed")
+            self._cluster = str(cluster)
+        return "/".join(quote(part, safe="") for part in ("vault", self._cluster, self._namespace, self.mount, path))
+
+    def history(self, path: str) -> History:
+        """The metadata first, then the readable versions, the current one last and without naming its number."""
+        for _ in range(ATTEMPTS):
+            observed_at = self._clock.monotonic()
+            metadata = self.client.read(self._metadata(path))
+            if metadata is None:
+                return History(0, (), observed_at)
+            versions = dict(metadata.versions)
+            for number in sorted(metadata.readable - {metadata.current_version}):
+                versions[number] = self.client.read(self._data(path, number)) or versions[number]
+            observed_at = self._clock.monotonic()
+            current = self.client.read(self._data(path, None))
+            if current is not None:
+                versions[current.number] = current
+            elif metadata.current_version in versions:
+                continue  # it is gone since
+            if current is None or current.number == metadata.current_version:
+                ordered = tuple(versions[number] for number in sorted(versions))
+                return History(metadata.current_version, ordered, observed_at)
+        raise StoreUnavailable(
+            f"{self.mount}/data/{path} in Vault changed {ATTEMPTS} times while it was being read",
+            "Somebody writes there all the time, or the nodes of Vault do not agree: look at both if it goes on.",
+        )
+
+    def prove(self, path: str, data: Mapping[str, Any]) -> None:
+        """Once, that the mount is KV version 2. Then a write that all rules apply to, and that comes too late.
+
+        Not tried by it: the limit of Vault's storage on one entry (1 MiB with raft), which applies only at the end.
+        """
+        if not self._mount_is_proved:
+            self.prove_mount(path)
+        try:
+            self.client.send(self._write(path, data, NEVER_CURRENT, trial=True))
+        except CasMismatch:
+            return
+        self._mount_is_proved = False
+        raise StoreMountUnusable(
+            f"a write to {path} that should have been refused was taken: the mount {self.mount} ignores compare-and-set",
+            f"Is something between here and Vault, or was the mount replaced? Look at {path} first: it was overwritten.",
+        )
+
+    def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
+        """One POST, with the compare-and-set."""
+        return self.client.send(self._write(path, data, cas))
+
+    def destroy(self, path: str, versions: Sequence[int]) -> None:
+        """One POST; Vault is content with versions, or a path, that it does not have."""
+        if versions:
+            self.client.send(
+                Request(
+                    DESTROY,
+                    f"{self.mount}/destroy/{path}",
+                    "update",
+                    lambda vault: vault.secrets.kv.v2.destroy_secret_versions(path, list(versions), self.mount),
+                    lambda _: None,
+                )
+            )
+
+    # --- beyond the port ---------------------------------------------------------------------------------------------
+
+    def prove_mount(self, path: str) -> None:
+        """Return only if the mount is KV version 2; a mount of version 1 looks like an empty one of version 2.
+
+        Raises `StoreMountUnusable`, or what a read raises.
+        """
+        asked = f"sys/internal/ui/mounts/{self.mount}/{path}"
         request = Request(
-            READ,
-            f"{mount}/data/{path}",
+            MOUNT,
+            asked,
             "read",
-            lambda client: client.secrets.kv.v2.read_secret_version(
-                path, mount_point=mount, raise_on_deleted_version=False
+            lambda vault: vault.adapter.get(f"/v1/{quote(asked)}"),
+            lambda answer: (
+                str(answer.body["data"]["type"]),
+                str((answer.body["data"].get("options") or {}).get("version", "1")),
+                str(answer.body["data"]["path"]),
             ),
-            lambda answer: (answer.body.get("data") or {}).get("data") or {},
-            may_be_absent=True,
         )
-        value = self._client.read(request).get(field)
-        if not isinstance(value, str) or not value:
-            raise StoreRequestRefused(f"{mount}/data/{path} has no text in a field {field!r}", "Look at the reference.")
-        return Secret(value)
-
-    def forget(self, path: str) -> None:
-        """Remove a path with all its versions: for the demo, which leaves nothing behind. Needs more rights."""
-        self._client.send(
-            Request(
-                DESTROY,
-                self._at("metadata", path),
-                "delete",
-                lambda client: client.secrets.kv.v2.delete_metadata_and_all_versions(
-                    path, mount_point=self._settings.mount
-                ),
-                lambda _answer: None,
+        advice = "Look at the store's mount and namespace: `vault secrets list -detailed` shows what there is."
+        try:
+            kind, version, where = self.client.read(request)
+        except StorePermissionDenied as error:
+            # Vault does not tell the two apart, so that nobody learns of mounts that are none of his business.
+            raise StoreMountUnusable(
+                f"there is no mount {self.mount} in Vault, or no policy allows anything at {self.mount}/data/{path} "
+                f"({error.message})",
+                advice,
+            ) from None
+        if where.strip("/") != self.mount:
+            raise StoreMountUnusable(f"the mount is {where} in Vault, not {self.mount}", advice)
+        if kind != "kv":
+            raise StoreMountUnusable(f"the mount {self.mount} is of type {kind}, not KV", advice)
+        if version != "2":
+            raise StoreMountUnusable(
+                f"the mount {self.mount} is KV version {version}, which ignores compare-and-set and would overwrite",
+                f"Name another mount, or upgrade this one: `vault kv enable-versioning {self.mount}`.",
             )
-        )
+        self._mount_is_proved = True
 
-    def check(self, paths: Collection[str]) -> Iterator[Finding]:
-        """What would keep these paths from being rotated. Reads only. Raises a `StoreError` when it cannot be tried."""
-        health = self._client.health()
-        if self._settings.namespace and health.get("enterprise") is False:
-            yield Finding(
-                "sys/health",
-                f"this Vault is the open-source one: it ignores the namespace {self._settings.namespace!r}",
-                "Leave the namespace out, or use another mount: what is meant to be apart is not.",
+    def read_secret(self, reference: VaultReference) -> Secret:
+        """One field of any KV version 2 secret. Raises `StoreRequestRefused` where it is not, or what a read raises."""
+        version = self.client.read(self._data(reference.path, None, reference.mount))
+        where = f"{reference.mount}/data/{reference.path}"
+        if version is None or version.data is None:
+            raise StoreRequestRefused(
+                f"there is no secret at {where} in Vault, or its newest version is deleted",
+                f"Put it there: `vault kv put -mount={reference.mount} {reference.path} {reference.field}=…`.",
             )
-        if paths:
-            try:
-                self._check_version(next(iter(paths)))
-            except StoreMountUnusable as error:
-                yield Finding(self._settings.mount, error.message, error.advice)
-                return
-        yield from self._missing_rights(sorted(paths))
+        value = version.data.get(reference.field)
+        if not isinstance(value, str) or not value.strip():
+            raise StoreRequestRefused(
+                f"the secret at {where} in Vault has no field {reference.field} that holds a text",
+                f"Add it: `vault kv patch -mount={reference.mount} {reference.path} {reference.field}=…`.",
+            )
+        return Secret(value.strip())
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
-    def _at(self, kind: str, path: str) -> str:
-        return f"{self._settings.mount}/{kind}/{path}"
-
-    def _metadata(self, path: str) -> tuple[int, tuple[_Meta, ...]]:
-        def understand(answer: Answer) -> tuple[int, tuple[_Meta, ...]]:
-            if not answer.is_success:
-                return 0, ()
-            data = answer.body["data"]
-            metas = (_meta(int(number), entry, answer.now) for number, entry in data["versions"].items())
-            return int(data["current_version"]), tuple(sorted(metas, key=lambda meta: meta.number))
-
-        return self._client.read(
-            Request(
-                METADATA,
-                self._at("metadata", path),
-                "read",
-                lambda client: client.secrets.kv.v2.read_secret_metadata(path, mount_point=self._settings.mount),
-                understand,
-                may_be_absent=True,
-            )
+    def _metadata(self, path: str) -> Request[_Metadata | None]:
+        return Request(
+            METADATA,
+            f"{self.mount}/metadata/{path}",
+            "read",
+            lambda vault: vault.secrets.kv.v2.read_secret_metadata(path, self.mount),
+            _read_metadata,
+            may_be_absent=True,
         )
 
-    def _version(self, path: str, meta: _Meta) -> Version:
-        """One older version, with its data if it has any."""
-        if not meta.readable:
-            return Version(meta.number, meta.created_at, None, meta.destroyed)
-        _, version = self._read(path, meta.number)
-        # A counter that was reset meanwhile gives another version of this number: then it is not the one asked for.
-        return (
-            version
-            if version and version.created_at == meta.created_at
-            else Version(meta.number, meta.created_at, None)
+    def _data(self, path: str, number: int | None, mount: str = "") -> Request[Version | None]:
+        mount = mount or self.mount
+        return Request(
+            READ,
+            f"{mount}/data/{path}",
+            "read",
+            lambda vault: vault.secrets.kv.v2.read_secret_version(path, number, mount, raise_on_deleted_version=False),
+            _read_version,
+            may_be_absent=True,
         )
 
-    def _read(self, path: str, number: int | None) -> tuple[int, Version | None]:
-        def understand(answer: Answer) -> tuple[int, Version | None]:
-            if not answer.is_success and "data" not in answer.body:
-                return 0, None
-            found = answer.body["data"]
-            meta = _meta(int(found["metadata"]["version"]), found["metadata"], answer.now)
-            data = found["data"] if meta.readable else None
-            return meta.number, Version(meta.number, meta.created_at, data, meta.destroyed)
-
-        return self._client.read(
-            Request(
-                READ,
-                self._at("data", path),
-                "read",
-                lambda client: client.secrets.kv.v2.read_secret_version(
-                    path, version=number, mount_point=self._settings.mount, raise_on_deleted_version=False
-                ),
-                understand,
-                may_be_absent=True,
-            )
-        )
-
-    def _write_request(self, operation: Any, path: str, data: Mapping[str, Any], cas: int) -> Request[Version]:
+    def _write(self, path: str, data: Mapping[str, Any], cas: int, *, trial: bool = False) -> Request[Version]:
         def understand(answer: Answer) -> Version:
             written = answer.body["data"]
-            return Version(int(written["version"]), _moment(written["created_time"]), data)
+            return Version(int(written["version"]), datetime.fromisoformat(written["created_time"]), dict(data))
 
         return Request(
-            operation,
-            self._at("data", path),
-            "create" if cas == 0 else "update",
-            lambda client: client.secrets.kv.v2.create_or_update_secret(
-                path, dict(data), cas=cas, mount_point=self._settings.mount
-            ),
+            PROVE if trial else WRITE,
+            f"{self.mount}/data/{path}",
+            "create` or `update" if trial else "update" if cas else "create",
+            lambda vault: vault.secrets.kv.v2.create_or_update_secret(path, dict(data), cas, self.mount),
             understand,
         )
 
-    def _check_version(self, path: str) -> None:
-        """A KV version 1 mount looks like an empty version 2 one, ignores `cas`, and overwrites."""
-        asked = f"sys/internal/ui/mounts/{self._settings.mount}/{path}"
-        try:
-            mount = self._client.read(
-                Request(
-                    MOUNT,
-                    asked,
-                    "read",
-                    lambda client: client.adapter.get(f"/v1/{asked}"),
-                    lambda answer: answer.body["data"],
-                )
-            )
-        except StorePermissionDenied:
-            raise StoreMountUnusable(
-                f"there is no mount {self._settings.mount!r} in this Vault, or the policy allows nothing on {path}",
-                "`vault secrets list` shows the mounts, `rotator check --online` the rights that are missing.",
-            ) from None
-        kind, options = mount.get("type"), mount.get("options") or {}
-        if kind != "kv" or options.get("version") != "2":
-            what = (
-                "is KV version 1, which ignores compare-and-set and would overwrite" if kind == "kv" else f"is {kind!r}"
-            )
-            raise StoreMountUnusable(
-                f"the mount {self._settings.mount!r} {what}; nothing was written and no key was created",
-                "Name a KV version 2 mount, or upgrade this one: `vault kv enable-versioning`.",
-            )
 
-    def _missing_rights(self, paths: Sequence[str]) -> Iterator[Finding]:
-        wanted = {self._at(kind, path): rights for path in paths for kind, rights in _RIGHTS.items()}
-        asked = list(wanted)
-        for start in range(0, len(asked), PATHS_A_CALL):
-            part = asked[start : start + PATHS_A_CALL]
-            granted = self._capabilities(part)
-            for path in part:
-                missing = set(wanted[path]) - set(granted.get(path, ()))
-                if missing and "root" not in granted.get(path, ()):
-                    rights = ", ".join(f'"{right}"' for right in wanted[path])
-                    yield Finding(
-                        path,
-                        f"the policy does not allow {', '.join(sorted(missing))}",
-                        f'Its policy must have: path "{path}" {{ capabilities = [{rights}] }}',
-                    )
-
-    def _capabilities(self, paths: Sequence[str]) -> Mapping[str, Sequence[str]]:
-        return self._client.read(
-            Request(
-                CAPABILITIES,
-                "sys/capabilities-self",
-                "update",
-                lambda client: client.adapter.post("/v1/sys/capabilities-self", json={"paths": list(paths)}),
-                lambda answer: answer.body["data"],
-            )
-        )
+def _read_metadata(answer: Answer) -> _Metadata | None:
+    if not answer.is_success:
+        return None
+    data = answer.body["data"]
+    versions, readable = {}, set()
+    for text, facts in data["versions"].items():
+        number, destroyed, deletion = int(text), facts["destroyed"] is True, facts["deletion_time"]
+        versions[number] = Version(number, datetime.fromisoformat(facts["created_time"]), None, destroyed)
+        # With delete_version_after, a version that is alive has a time of deletion too: one that is yet to come.
+        if not destroyed and (not deletion or datetime.fromisoformat(deletion) > answer.now):
+            readable.add(number)
+    return _Metadata(int(data["current_version"]), versions, frozenset(readable))
 
 
-_NANOSECONDS = re.compile(r"(\.\d{6})\d+")
-
-
-def _moment(text: str) -> datetime:
-    """Vault writes nanoseconds, Python reads microseconds."""
-    return datetime.fromisoformat(_NANOSECONDS.sub(r"\1", text)).astimezone(UTC)
-
-
-def _meta(number: int, entry: Mapping[str, Any], now: datetime) -> _Meta:
-    """With `delete_version_after` a live version has a deletion time, too: in the future."""
-    ends = entry["deletion_time"]  # empty when there is none
-    deleted = ends != "" and _moment(ends) <= now
-    return _Meta(number, _moment(entry["created_time"]), entry["destroyed"], not entry["destroyed"] and not deleted)
+def _read_version(answer: Answer) -> Version | None:
+    """A version, with data None when it is deleted or destroyed; None when there is no such version."""
+    if "data" not in answer.body:
+        return None
+    facts = answer.body["data"]["metadata"]
+    data = answer.body["data"]["data"]
+    if data is not None and not isinstance(data, dict):
+        raise ValueError("the data of a version is an object")
+    created_at = datetime.fromisoformat(facts["created_time"])
+    return Version(int(facts["version"]), created_at, data, facts["destroyed"] is True)

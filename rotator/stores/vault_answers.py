@@ -71,23 +71,14 @@ class Answer:
     """What came back. `now` is the server's time, or ours where it did not say."""
 
     status: int
-    content: bytes = field(repr=False)
-    redirect: str
+    body: Mapping[str, Any] = field(repr=False)  # the JSON object in it; empty where there is none
+    redirect: str  # the host and port that a redirect leads to
     now: datetime
 
     @property
     def is_success(self) -> bool:
         """True for 2xx."""
         return 200 <= self.status < 300
-
-    @property
-    def body(self) -> Mapping[str, Any]:
-        """The JSON object in it; empty where there is none."""
-        try:
-            parsed = json.loads(self.content)
-        except (ValueError, RecursionError):
-            return {}
-        return parsed if isinstance(parsed, dict) else {}
 
     @property
     def errors(self) -> Sequence[str] | None:
@@ -166,6 +157,15 @@ class Answer:
             "Asking again as it is will not help. Look at the fields that are beside the key (too large, too many?) "
             "and at the target's own fields.",
         )
+
+
+def parse_object(content: bytes) -> Mapping[str, Any]:
+    """The JSON object in a body; empty when it is anything else."""
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
 
 
 def unsettled(operation: Operation, path: str, what: str, advice: str = "") -> StoreError:

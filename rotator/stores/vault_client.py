@@ -30,11 +30,10 @@ from rotator.errors import (
 )
 from rotator.model import Secret
 from rotator.ports import Clock, Meter
-from rotator.stores.vault_answers import HEALTH, LOGIN, RENEW, Answer, Operation, unsettled
+from rotator.stores.vault_answers import HEALTH, LOGIN, RENEW, Answer, Operation, parse_object, unsettled
 from rotator.stores.vault_login import Grant, Login, LoginRequest, TokenKeeper
 
 T = TypeVar("T")
-CHUNK = 65536  # bytes
 MAX_BODY = 8 * 1024 * 1024  # bytes; Vault's own limit for one entry is 1 MiB, for a request 32
 
 _CAUSE = re.compile(r"certificate verify failed: [^(]+|\[Errno -?\d+\] ([^()'\"]+)")
@@ -126,7 +125,7 @@ class VaultClient:
                 lambda client: client.sys.read_health_status(method="GET"),
                 lambda answer: answer.body,
             )
-            answer = self._exchange(request, self._hvac(None, namespace=None))
+            answer = self._exchange(request, self._hvac(None, in_namespace=False))
             if "cluster_id" in answer.body:
                 return answer.body
             return _understood(request, answer)
@@ -184,7 +183,7 @@ class VaultClient:
 
     # --- one request -------------------------------------------------------------------------------------------------
 
-    def _hvac(self, token: Secret | None, namespace: str | None = "") -> Any:
+    def _hvac(self, token: Secret | None, *, in_namespace: bool = True) -> Any:
         """A client for one request (36 µs): hvac's is bound to one token, and threads must not change each other's."""
         return hvac.Client(
             url=self._settings.address,
@@ -195,7 +194,7 @@ class VaultClient:
             allow_redirects=False,
             session=self._session,
             adapter=hvac.adapters.RawAdapter,
-            namespace=self._settings.namespace if namespace == "" else namespace,
+            namespace=self._settings.namespace if in_namespace else None,
             ignore_exceptions=True,
         )
 
@@ -205,7 +204,6 @@ class VaultClient:
         started = self._clock.monotonic()
         try:
             response = request.send(client)
-            content = response.content
         except requests.exceptions.InvalidJSONError:
             outcome = "unsendable"
             failure = StoreRequestRefused(
@@ -224,7 +222,7 @@ class VaultClient:
         else:
             self._meter(request.operation.name, str(response.status_code), self._clock.monotonic() - started)
             redirect = urlsplit(response.headers.get("Location", ""))
-            return Answer(response.status_code, content, redirect.netloc, self._time(response))
+            return Answer(response.status_code, parse_object(response.content), redirect.netloc, self._time(response))
         self._meter(request.operation.name, outcome, self._clock.monotonic() - started)
         raise failure
 
@@ -290,3 +288,59 @@ class _Transport(HTTPAdapter):
         response.raw.release_conn()
         response._content = bytes(content)  # where requests keeps what was read
         return response
+
+
+class _Transport(HTTPAdapter):
+    """Connections enough for all threads, for which any more wait; and a bound for the body of an answer.
+
+    `timeout` bounds each read from the network. A body must also be complete within it, counted from the start, so
+    that one that drips in does not take for ever.
+    """
+
+    def __init__(self, settings: VaultSettings, clock: Clock) -> None:
+        self._server_name = settings.server_name
+        self._timeout = settings.timeout
+        self._clock = clock
+        super().__init__(pool_connections=1, pool_maxsize=settings.connections, max_retries=0, pool_block=True)
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
+        """Have the certificate checked for `server_name`, whatever host the address names."""
+        if self._server_name:
+            pool_kwargs["server_hostname"] = self._server_name
+        super().init_poolmanager(connections, maxsize, block, **pool_kwargs)
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        """Send it, and read the whole answer."""
+        until = self._clock.monotonic() + self._timeout
+        response = super().send(request, *args, **{**kwargs, "stream": True})
+        body = io.BytesIO()
+        while chunk := response.raw.read1():
+            body.write(chunk)
+            if self._clock.monotonic() > until:
+                response.close()
+                raise requests.ReadTimeout(request=request)
+        response.raw.release_conn()
+        body.seek(0)
+        response.raw = body
+        return response
+
+
+def _understood(request: Request[T], answer: Answer) -> T:
+    if not (answer.is_success or (request.may_be_absent and answer.says_absent)):
+        raise answer.refusal(request.operation, request.path, request.right)
+    try:
+        return request.understand(answer)
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise unsettled(
+        request.operation,
+        request.path,
+        f"the answer ({answer.status}) is not what KV version 2 gives; a proxy's, perhaps",
+        "Look at the store's address, and at what answers there.",
+    )
+
+
+def _grant(auth: Mapping[str, Any]) -> Grant:
+    if not auth["client_token"]:
+        raise ValueError("a login that is not finished, as one that asks for a second factor")
+    return Grant(Secret(auth["client_token"]), float(auth["lease_duration"]) or None, auth["renewable"] is True)

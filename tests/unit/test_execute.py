@@ -326,6 +326,18 @@ def test_a_key_that_is_not_ours_is_never_touched_whatever_the_record_says() -> N
     assert world.vendor.alive(victim)
 
 
+def test_a_key_is_known_by_its_name_at_the_vendor_and_not_by_the_records_word_for_it() -> None:
+    world = World()
+    a = running(world)
+    renamed = replace(record_of(world), key_name="renamed")
+    world.store.patch(world.target.path, **{RECORD_FIELD: renamed.format()})
+    assert a.reconcile(world.target, FORCED).error is None
+    assert by_id(world, 1).expires_at == START + 4 * HOUR
+    world.clock.advance(4 * HOUR)
+    a.reconcile(world.target)
+    assert by_id(world, 1).revoked
+
+
 # --- prove ---
 
 
@@ -1101,10 +1113,10 @@ def test_a_previous_key_that_does_not_work_is_not_served(what: str) -> None:
 def test_a_roll_back_that_lost_against_another_writer_leaves_the_previous_key_on_its_way_out() -> None:
     world = World()
     a = previous(world)
-    world.at("store.write", meanwhile(rotate_elsewhere(world)))
+    world.at("store.write", meanwhile(lambda: world.store.rollback(world.target.path, 2)))
     report = a.roll_back(world.target, Order())
     assert isinstance(report.error, CasMismatch)
-    assert world.served() is by_id(world, 3)
+    assert world.served() is by_id(world, 2)
     assert by_id(world, 1).expires_at == START + 4 * HOUR
     assert world.broken == []
 
