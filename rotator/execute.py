@@ -386,7 +386,7 @@ class Executor:
             made = plan(observation, self.ports.clock.now())
             previous = max(made.superseded, key=lambda key: key.versions[-1].number, default=None)
             if made.current is None or previous is None:
-                raise StoreUnavailable(
+                raise RotatorError(  # noqa: TRY301 - reported like what the adapters raise
                     f"{target.path} holds no previous key of ours to go back to",
                     f"`rotator rotate {target.name}` makes a new one.",
                 )

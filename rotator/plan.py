@@ -187,7 +187,9 @@ def plan(
     """Decide what is to be done. `roll_out_at`: when keys with outdated parameters are replaced; None is now."""
     entries = observation.entries()
     current = _current(observation, entries)
-    rotate = next((reason for check in _CHECKS if (reason := check(_Facts(observation, current, now, order)))), None)
+    held_since = _rolled_back_at(entries, current)
+    facts = _Facts(observation, current, _renewal(observation, current, held_since), now, order)
+    rotate = next((reason for check in _CHECKS if (reason := check(facts))), None)
     base = observation.history.current_version
 
     if current is not None and current.standing.foreign:
@@ -197,12 +199,13 @@ def plan(
         assert rotate is not None  # noqa: S101 - the first two checks answer for every path without a current key
         return Plan(State.MISSING, rotate, actions=(Rotate(rotate, base),))
 
-    drifted = not current.as_configured
+    drifted = not current.as_configured and held_since is None
     if rotate is None and drifted and (roll_out_at is None or now >= roll_out_at):
         rotate = Reason.DRIFTED
     superseded = _superseded(observation, entries, current, order, now)
     tidy = [action for key in superseded for action in _tidy(observation, key, now, order)]
-    due = renew_at(current.record, observation.target)
+    due = facts.renew_at
+    assert due is not None  # noqa: S101 - for the type checker: there is a current key
     ends = [seen.key.expires_at for seen in observation.vendor.values() if seen.key and seen.key.expires_at]
     moments = [due, current.record.expires_at, *ends, *(key.until for key in superseded)]
     if drifted and roll_out_at is not None:
@@ -226,6 +229,7 @@ def plan(
 class _Facts:
     observation: Observation
     current: Entry | None
+    renew_at: datetime | None
     now: datetime
     order: Order
 
@@ -260,8 +264,7 @@ def _requested(facts: _Facts) -> Reason | None:
 
 
 def _expiring(facts: _Facts) -> Reason | None:
-    due = facts.record and renew_at(facts.record, facts.observation.target) <= facts.now
-    return Reason.EXPIRING if due else None
+    return Reason.EXPIRING if facts.renew_at is not None and facts.renew_at <= facts.now else None
 
 
 _CHECKS: tuple[Callable[[_Facts], Reason | None], ...] = (
@@ -272,6 +275,33 @@ _CHECKS: tuple[Callable[[_Facts], Reason | None], ...] = (
     _requested,
     _expiring,
 )
+
+
+def _rolled_back_at(entries: tuple[Entry, ...], current: Entry | None) -> datetime | None:
+    """When the path was rolled back to the current key, by whomever; None when it was not.
+
+    A fence repeats a key as well, but right after itself: the version before it holds the same one.
+    """
+    before = next((entry for entry in entries if current and entry.number == current.number - 1), None)
+    if current is None or current.record is None or before is None or before.record is None:
+        return None
+    name = KeyName.parse(current.record.key_name)
+    again = (name is None or name.version != current.number) and before.key_id != current.key_id
+    return current.created_at if again else None
+
+
+def _renewal(observation: Observation, current: Entry | None, held_since: datetime | None) -> datetime | None:
+    """When the current key is due: as `renew_at` says, but one that somebody rolled back to is held a while.
+
+    It is the older key, so it is often due already, and to replace it at once would undo what a person has just done.
+    It is replaced when half of what was left of its life is over.
+    """
+    if current is None or current.record is None:
+        return None
+    due = renew_at(current.record, observation.target)
+    if held_since is None:
+        return due
+    return max(due, held_since + (current.record.expires_at - held_since) / 2)
 
 
 # --- what becomes of the other keys ----------------------------------------------------------------------------------

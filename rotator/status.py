@@ -5,7 +5,7 @@ No I/O. The shape of `to_json` is a promise to whoever reads it with a program.
 
 import threading
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -83,8 +83,10 @@ class Board:
     def keep_only(self, targets: Mapping[str, Target]) -> None:
         """Forget the targets that are not configured any more; those that are new are unknown."""
         with self._lock:
+            known = self._targets
             self._targets = {
-                name: self._targets.get(name, TargetStatus(target, None, None)) for name, target in targets.items()
+                name: replace(known[name], target=target) if name in known else TargetStatus(target, None, None)
+                for name, target in targets.items()
             }
 
     def snapshot(self) -> tuple[TargetStatus, ...]:

@@ -555,3 +555,26 @@ def test_a_plan_that_was_carried_out_has_nothing_left_to_do(observed: Observatio
 
 def test_expiries_within_the_tolerance_are_the_same() -> None:
     assert timedelta(seconds=1) == TOLERANCE
+
+
+# --- a rollback is held (docs/decisions/0005) ------------------------------------------------------------------------
+
+
+def test_a_key_that_a_person_rolled_back_to_is_not_due_at_once() -> None:
+    # A was due at hour 16 and replaced by B; at hour 17 somebody goes back to A, which would be due at once.
+    held = observation({0: "A", 16: "B", 17: "A"})
+    made = plan(held, at(17.1))
+    assert (made.state, made.reason) == (State.OK, Reason.FRESH)
+    assert made.renew_at == at(17) + (at(24) - at(17)) / 2
+    assert plan(held, at(21)).reason is Reason.EXPIRING
+
+
+def test_nor_replaced_for_drift_before_that() -> None:
+    drifted = make_target(fields={"base_url": "https://elsewhere.example"})
+    held = observation({0: "A", 16: "B", 17: "A"}, drifted)
+    held = replace(held, target=replace(drifted, fields={"base_url": "https://api.example"}))
+    assert plan(held, at(17.1)).reason is Reason.FRESH
+
+
+def test_a_fence_holds_nothing() -> None:
+    assert plan(observation({0: "A", 17: "A"}), at(17.1)).reason is Reason.EXPIRING

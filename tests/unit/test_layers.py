@@ -1,0 +1,30 @@
+"""What import-linter cannot see: the core takes the time as an argument, and never asks for it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import rotator
+
+PURE = ("model", "plan", "events", "errors", "execute", "publish", "extend", "agenda")
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_the_core_never_looks_at_a_clock_of_its_own(module: str) -> None:
+    tree = ast.parse((Path(rotator.__file__).parent / f"{module}.py").read_text())
+    asked = [
+        node.func.value.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("now", "utcnow", "today", "monotonic", "time")
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id != "clock"  # a local name of the port
+    ]
+    assert asked == []
+
+
+def test_the_check_can_fail() -> None:
+    tree = ast.parse("from datetime import datetime\nmoment = datetime.now()\n")
+    assert any(isinstance(node, ast.Attribute) and node.attr == "now" for node in ast.walk(tree))
