@@ -13,14 +13,16 @@ from rotator.budget import SlidingWindow
 from rotator.clock import SystemClock
 from rotator.config import Configuration
 from rotator.errors import ProviderCredentialRefused, StoreCredentialRefused
-from rotator.execute import Executor
-from rotator.metrics import Metrics
+from rotator.events import Event, What
+from rotator.execute import UNPUBLISHED, Executor
+from rotator.metrics import SUCCESS, Metrics
 from rotator.model import Secret, Target
 from rotator.plan import Seen
 from rotator.ports import Listener, Ports
 from rotator.providers.respan import RespanProvider
 from rotator.stores.sqlite import SqliteStore
-from rotator.stores.vault import VaultSettings, VaultStore
+from rotator.stores.vault import VaultStore
+from rotator.stores.vault_client import VaultSettings
 from rotator.stores.vault_login import AppRoleLogin, Login, TokenFileLogin, TokenLogin
 
 AnyStore = VaultStore | SqliteStore
@@ -65,6 +67,12 @@ class Installation:
                 rate_limited=budget.pause,
                 connections=configuration.daemon.workers,
             )
+
+        def listen(event: Event) -> None:
+            tell(event)
+            if event.what is What.KEY_DELETED and event.fields["reason"] != UNPUBLISHED:
+                metrics.retirement(SUCCESS)
+
         names = frozenset(configuration.targets)
         self._executors = {
             (provider, store): Executor(
@@ -77,7 +85,7 @@ class Installation:
                     self.budgets[provider],
                     clock,
                     random.SystemRandom(),
-                    tell,
+                    listen,
                 ),
                 self._seen,
             )

@@ -7,6 +7,7 @@ from rotator.assembly import Installation
 from rotator.errors import ProviderError, RotatorError, StoreError
 from rotator.model import Standing, read_version
 from rotator.stores.vault import VaultStore
+from rotator.stores.vault_check import findings
 from rotator.work import adoption_advice
 
 
@@ -30,7 +31,7 @@ def _stores(installation: Installation) -> Iterator[OnlineFinding]:
         targets = [target for target in installation.targets.values() if target.store == name]
         try:
             if isinstance(store, VaultStore):
-                for finding in store.check([target.path for target in targets]):
+                for finding in findings(store, [target.path for target in targets]):
                     yield OnlineFinding(f"stores.{name}: {finding.path}", finding.message, finding.advice)
             for target in targets:
                 executor = installation.executor(target)

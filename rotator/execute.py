@@ -64,6 +64,9 @@ from rotator.publish import publish
 MAX_AGE = 5.0
 """Seconds (monotonic) after which an observation is not acted on any more."""
 
+UNPUBLISHED = "unpublished"
+"""Why a key is deleted that was created and can never be served: no plan says so."""
+
 PLACEHOLDER = Secret("x" * 128)
 """As long as a key may well be: a body that is refused for its size is to be refused before a key exists."""
 
@@ -289,7 +292,7 @@ class Executor:
         except ProviderError as error:
             self._left_behind(target, key_id, name, error)
             return
-        fields = {"key_id": key_id, "key_name": name, "reason": "unpublished"}
+        fields = {"key_id": key_id, "key_name": name, "reason": UNPUBLISHED}
         self.ports.tell(Event(What.KEY_DELETED, target.name, Level.INFO, fields))
 
     def _remove_stray(self, target: Target, name: str) -> None:

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -72,10 +73,11 @@ def serve(
             backlog=128,
             dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
         )
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        why = str(getattr(error, "strerror", error)).partition(" (while")[0]
         raise RotatorError(
-            f"cannot listen on {wanted}: {error.strerror or error}",
-            f"Set another address or port in {option}, or end the program that has it.",
+            f"cannot listen on {wanted}: {why}",
+            f"Set another address or port in {option}; or if another program has this one, end that.",
         ) from None
     address = Address(host, listener.getsockname()[1])
     return Server(listener, address, routes, loopback_only_hosts, tell, connections, deadline)
@@ -101,8 +103,9 @@ class Server:
         self._deadline = deadline
         self._free = threading.BoundedSemaphore(connections)
         self._lock = threading.Lock()
-        self._threads: dict[socket.socket, threading.Thread] = {}
-        self._reading: dict[socket.socket, None] = {}  # those that have not asked for anything yet, oldest first
+        self._threads: list[threading.Thread] = []
+        self._open: set[socket.socket] = set()
+        self._waiting: dict[socket.socket, None] = {}  # for the other side to send or to take something; oldest first
         self._stopping = False
         self._listener = listener
         self._listener.setblocking(False)
@@ -119,10 +122,9 @@ class Server:
         self._wake.send(b"x")
         self._acceptor.join()
         with self._lock:
-            threads = list(self._threads.values())
-            for connection in self._threads:
+            for connection in self._open:
                 _hang_up(connection)
-        for thread in threads:
+        for thread in self._threads:
             thread.join(self._deadline)
         for end in (self._listener, self._wake, self._woken):
             end.close()
@@ -149,14 +151,17 @@ class Server:
                     _refuse(connection)
 
     def _room(self) -> bool:
-        """Wait for a place; if there is none, whoever has been silent for longest has to leave."""
+        """Find a place; where there is none, whoever keeps us waiting for longest loses his.
+
+        Else a few silent connections could shut out the probes, and Kubernetes would restart us for it.
+        """
         if self._free.acquire(blocking=False):
             return True
         with self._lock:
-            oldest = next(iter(self._reading), None)
+            oldest = next(iter(self._waiting), None)
             if oldest is None:
                 return False
-            del self._reading[oldest]
+            del self._waiting[oldest]
             _hang_up(oldest)
         return self._free.acquire(timeout=PATIENCE)
 
@@ -166,21 +171,26 @@ class Server:
             target=self._serve, args=(connection, until), name=f"http {self.address} connection", daemon=True
         )
         with self._lock:
-            self._threads[connection] = thread
-            self._reading[connection] = None
+            self._open.add(connection)
+            self._waiting[connection] = None
         try:
             thread.start()
         except RuntimeError:  # the machine has no thread left for us
             self._end(connection)
+        else:
+            self._threads = [other for other in self._threads if other.is_alive()] + [thread]
 
     def _serve(self, connection: socket.socket, until: float) -> None:
         try:
             head = _read_head(connection, until)
-            with self._lock:
-                self._reading.pop(connection, None)
             if head is not None:
+                with self._lock:
+                    self._waiting.pop(connection, None)
+                answer = self._answer(head)
+                with self._lock:
+                    self._waiting[connection] = None
                 _limit(connection, until)
-                connection.sendall(self._answer(head))
+                connection.sendall(answer)
                 connection.shutdown(socket.SHUT_WR)
                 _read_rest(connection, min(until, time.monotonic() + PATIENCE))
         except OSError:
@@ -190,8 +200,8 @@ class Server:
 
     def _end(self, connection: socket.socket) -> None:
         with self._lock:
-            self._reading.pop(connection, None)
-            self._threads.pop(connection, None)
+            self._waiting.pop(connection, None)
+            self._open.discard(connection)
             connection.close()
         self._free.release()
 
@@ -205,13 +215,15 @@ class Server:
         headers = [_HEADER.fullmatch(line) for line in lines]
         if request is None or None in headers:
             return _rendered(_plain(400, "this is not HTTP/1.1"))
-        hosts = [found[2] for found in headers if found and found[1].lower() == "host"]
-        if self._loopback_only_hosts and not (len(hosts) == 1 and _names_loopback(hosts[0])):
-            return _rendered(_plain(421, "ask for localhost here, through a port-forward"))
         method, target = request.groups()
         if method not in ("GET", "HEAD"):
             return _rendered(_plain(405, "only GET and HEAD"), "Allow: GET, HEAD\r\n")
-        return _rendered(self._page(target.partition("?")[0]), with_body=method == "GET")
+        hosts = [found[2] for found in headers if found and found[1].lower() == "host"]
+        if self._loopback_only_hosts and not (len(hosts) == 1 and _names_loopback(hosts[0])):
+            page = _plain(421, "ask for localhost here, through a port-forward")
+        else:
+            page = self._page(target.partition("?")[0])
+        return _rendered(page, with_body=method == "GET")
 
     def _page(self, path: str) -> Response:
         route = self._routes.get(path)
@@ -279,16 +291,10 @@ def _read_rest(connection: socket.socket, until: float) -> None:
 
 def _refuse(connection: socket.socket) -> None:
     """Say so if that is possible at once, and close."""
-    try:
+    with connection, suppress(OSError):
         connection.send(_rendered(_plain(503, "too many connections"), "Retry-After: 1\r\n"))
-    except OSError:
-        pass
-    finally:
-        connection.close()
 
 
 def _hang_up(connection: socket.socket) -> None:
-    try:
+    with suppress(OSError):  # it is closed already
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # it is closed already

@@ -1,178 +1,248 @@
-"""The metrics: counted as it happens, or read from the board when somebody scrapes. No key and no key id in a label."""
+"""What Prometheus is told. Each `Metrics` has a registry of its own; nothing is counted globally.
 
-from collections import Counter as Tally
-from collections.abc import Callable, Iterator
+What events add up to is counted here. What can be asked for at any time (how targets stand, what a budget has left) is
+asked for at each scrape, so that a removed target's series end with it. No key and no key id is ever a label.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from rotator.plan import Reason, State
+from rotator.plan import Plan, Reason, Retire, State, Superseded
 from rotator.ports import Meter
 from rotator.status import TargetStatus
 
-disable_created_metrics()  # type: ignore[no-untyped-call]
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
-Statuses = Callable[[], tuple[TargetStatus, ...]]
+OK = "ok"
+FAILED = "failed"
+OUTCOMES = (OK, FAILED)
+
+ROTATION_REASONS = (
+    Reason.FIRST,
+    Reason.DELETED,
+    Reason.MISSING,
+    Reason.EXPIRED,
+    Reason.EXPIRING,
+    Reason.REQUESTED,
+    Reason.DRIFTED,
+    Reason.ADOPTED,
+)
+"""Why a key is created: so that these are counted from 0, and a first failure is an increase."""
+
+_REQUEST_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_ROTATION_SECONDS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
 class Metrics:
-    """One registry of our own, without the process-wide one. Safe to be used by many threads."""
-
-    content_type = CONTENT_TYPE_LATEST
+    """All metrics of one process. Safe to be used by many threads."""
 
     def __init__(self, version: str) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # else each counter has a second series
         self._registry = registry = CollectorRegistry()
-        Gauge("rotator_build_info", "Which version runs; always 1.", ["version"], registry=registry).labels(
-            version
-        ).set(1)
-        self._rotations = Counter(
-            "rotator_rotations", "Rotations that were tried.", ["provider", "reason", "outcome"], registry=registry
-        )
-        self._duration = Histogram(
-            "rotator_rotation_duration_seconds",
-            "How long a pass with a rotation took, in seconds.",
-            buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
-            registry=registry,
-        )
-        self._retirements = Counter(
-            "rotator_retirements", "Superseded keys that were removed, or could not be.", ["outcome"], registry=registry
-        )
-        for outcome in ("success", "failure"):
-            self._retirements.labels(outcome)
-        self._requests = {
-            "provider": Counter(
-                "rotator_provider_requests",
-                "Requests to the provider.",
-                ["provider", "method", "status"],
-                registry=registry,
-            ),
-            "store": Counter(
-                "rotator_store_requests", "Requests to the store.", ["store", "operation", "outcome"], registry=registry
-            ),
-        }
-        self._request_durations = {
-            kind: Histogram(
-                f"rotator_{kind}_request_duration_seconds",
-                f"How long requests to the {kind} took, in seconds.",
-                [kind],
-                registry=registry,
-            )
-            for kind in ("provider", "store")
-        }
-        self._budget = Gauge(
-            "rotator_provider_budget_used_ratio",
-            "The share of the last minute's requests that the provider's limit allows.",
-            ["provider"],
-            registry=registry,
-        )
-        self._token = Gauge(
-            "rotator_store_token_expiry_timestamp_seconds",
-            "When the login to the store ends; 0 when it does not, or there is none yet.",
-            ["store"],
-            registry=registry,
-        )
+        self._asked = _Asked()
+        registry.register(self._asked)
+        Gauge("rotator_build_info", "The version that runs.", ["version"], registry=registry).labels(version).set(1)
+        Gauge("rotator_leader", "1 if this replica acts, 0 if it stands by.", registry=registry).set(1)
         self._reloaded = Gauge(
-            "rotator_config_last_reload_successful", "1 when the last configuration was taken.", registry=registry
+            "rotator_config_last_reload_successful",
+            "0 if the last reload was refused and the configuration before it is still in force.",
+            registry=registry,
         )
         self._reloaded.set(1)
-        leader = Gauge("rotator_leader", "1 when this replica acts.", registry=registry)
-        leader.set(1)
+        self._rotations = Counter(
+            "rotator_rotations_total", "Rotations tried.", ["provider", "reason", "outcome"], registry=registry
+        )
+        self._rotation_seconds = Histogram(
+            "rotator_rotation_duration_seconds",
+            "How long rotations that succeeded took, waiting for the provider's budget included.",
+            registry=registry,
+            buckets=_ROTATION_SECONDS,
+        )
+        self._retirements = Counter(
+            "rotator_retirements_total", "Superseded keys removed after their grace.", ["outcome"], registry=registry
+        )
+        for outcome in OUTCOMES:
+            self._retirements.labels(outcome)
+        self._provider_requests = Counter(
+            "rotator_provider_requests_total",
+            "Requests sent to a provider, by what was asked and the HTTP status, or why there was none.",
+            ["provider", "method", "status"],
+            registry=registry,
+        )
+        self._provider_seconds = Histogram(
+            "rotator_provider_request_duration_seconds",
+            "How long a provider took to answer.",
+            ["provider"],
+            registry=registry,
+            buckets=_REQUEST_SECONDS,
+        )
+        self._store_requests = Counter(
+            "rotator_store_requests_total",
+            "Requests sent to a store, by what was asked and what came of it.",
+            ["store", "operation", "outcome"],
+            registry=registry,
+        )
+        self._store_seconds = Histogram(
+            "rotator_store_request_duration_seconds",
+            "How long a store took to answer.",
+            ["store"],
+            registry=registry,
+            buckets=_REQUEST_SECONDS,
+        )
 
-    def provider_meter(self, name: str) -> Meter:
-        """Counts the requests to one provider."""
-        return self._meter("provider", name)
+    # --- what is asked for at each scrape --------------------------------------------------------------------------
 
-    def store_meter(self, name: str) -> Meter:
-        """Counts the requests to one store."""
-        return self._meter("store", name)
+    def watch(self, statuses: Callable[[], tuple[TargetStatus, ...]], now: Callable[[], datetime]) -> None:
+        """Tell how the targets stand. Neither callable may wait or raise; those watched before are let go."""
+        self._asked.targets = (statuses, now)
 
-    def _meter(self, kind: str, name: str) -> Meter:
-        requests, duration = self._requests[kind], self._request_durations[kind].labels(name)
+    def watch_budget(self, provider: str, used: Callable[[], float]) -> None:
+        """Tell which share of its budget a provider was sent, between 0 and 1."""
+        self._asked.budgets = {**self._asked.budgets, provider: used}
 
-        def count(operation: str, outcome: str, seconds: float) -> None:
-            requests.labels(name, operation, outcome).inc()
-            duration.observe(seconds)
+    def watch_token(self, store: str, expires_at: Callable[[], datetime | None]) -> None:
+        """Tell when a store's token ends; None while there is none, or when it never does."""
+        self._asked.tokens = {**self._asked.tokens, store: expires_at}
 
-        return count
+    # --- what is counted -------------------------------------------------------------------------------------------
 
-    def rotation(self, provider: str, reason: str, outcome: str, seconds: float) -> None:
-        """Count a rotation that was tried: `outcome` is success, lost (another writer was first) or failure."""
-        self._rotations.labels(provider, reason, outcome).inc()
-        self._duration.observe(seconds)
-
-    def expect_rotations(self, provider: str) -> None:
-        """Let the counters of a configured provider start at 0, so that the first failure is a change."""
-        for reason in (Reason.FIRST, Reason.EXPIRING, Reason.EXPIRED, Reason.REQUESTED, Reason.DRIFTED, Reason.MISSING):
-            for outcome in ("success", "failure"):
+    def provider_meter(self, provider: str) -> Meter:
+        """Who counts the requests of one provider; its rotations are counted from 0 from now on."""
+        for reason in ROTATION_REASONS:
+            for outcome in OUTCOMES:
                 self._rotations.labels(provider, reason.value, outcome)
+        return _meter(provider, self._provider_requests, self._provider_seconds)
+
+    def store_meter(self, store: str) -> Meter:
+        """Who counts the requests of one store."""
+        return _meter(store, self._store_requests, self._store_seconds)
+
+    def rotation(self, provider: str, reason: Reason, outcome: str, seconds: float) -> None:
+        """A rotation was tried; `outcome` is `OK` or `FAILED`."""
+        self._rotations.labels(provider, reason.value, outcome).inc()
+        if outcome == OK:
+            self._rotation_seconds.observe(seconds)
 
     def retirement(self, outcome: str) -> None:
-        """Count a superseded key that was removed ("success"), or could not be ("failure")."""
+        """A superseded key's removal was tried; `outcome` is `OK` or `FAILED`."""
         self._retirements.labels(outcome).inc()
 
     def reload(self, *, ok: bool) -> None:
-        """Note whether the last configuration was taken."""
-        self._reloaded.set(1 if ok else 0)
-
-    def watch(self, statuses: Statuses, now: Callable[[], datetime]) -> None:
-        """Read the targets' series from the board at each scrape."""
-        self._registry.register(_Targets(statuses, now))
-
-    def watch_budget(self, provider: str, used: Callable[[], float]) -> None:
-        """Read how much of a provider's budget is used at each scrape."""
-        self._budget.labels(provider).set_function(used)
-
-    def watch_token(self, store: str, expires_at: Callable[[], datetime | None]) -> None:
-        """Read when a store's login ends at each scrape."""
-        self._token.labels(store).set_function(lambda: moment.timestamp() if (moment := expires_at()) else 0.0)
+        """The configuration was read again, and taken or refused."""
+        self._reloaded.set(ok)
 
     def render(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """All of it in Prometheus' text format, whose content type is `CONTENT_TYPE`."""
         return generate_latest(self._registry)
 
 
-class _Targets(Collector):
-    """The series of each target, made anew at each scrape: those of a removed target are simply not there."""
+def _meter(name: str, requests: Counter, seconds_taken: Histogram) -> Meter:
+    duration = seconds_taken.labels(name)
 
-    def __init__(self, statuses: Statuses, now: Callable[[], datetime]) -> None:
-        self._statuses, self._now = statuses, now
+    def count(operation: str, outcome: str, seconds: float) -> None:
+        requests.labels(name, operation, outcome).inc()
+        duration.observe(seconds)
 
-    def describe(self) -> Iterator[Metric]:
-        return iter(())
-
-    def collect(self) -> Iterator[Metric]:
-        statuses, now = self._statuses(), self._now()
-        expiry = _gauge("key_expiry_timestamp_seconds", "When the served key stops working.", "target")
-        issued = _gauge("key_issued_timestamp_seconds", "When the served key was created.", "target")
-        due = _gauge("next_rotation_timestamp_seconds", "When the served key is due for replacement.", "target")
-        superseded = _gauge("superseded_keys", "Keys that were replaced and are not removed yet.", "target")
-        past_grace, ends = 0, []
-        for status in statuses:
-            if status.plan is None:
-                continue
-            name, current = [status.target.name], status.plan.current
-            superseded.add_metric(name, len(status.plan.superseded))
-            past_grace += sum(key.until <= now for key in status.plan.superseded)
-            if current is not None:
-                ends.append(current.expires_at.timestamp())
-                expiry.add_metric(name, ends[-1])
-                issued.add_metric(name, current.issued_at.timestamp())
-            if status.plan.renew_at is not None:
-                due.add_metric(name, status.plan.renew_at.timestamp())
-        states = _gauge("targets", "Configured targets by state.", "state")
-        tally = Tally(status.state for status in statuses)
-        for state in State:
-            states.add_metric([state.value], tally[state])
-        late = _gauge("superseded_keys_past_grace", "Superseded keys that should have been removed by now.")
-        late.add_metric([], past_grace)
-        first = _gauge("earliest_key_expiry_timestamp_seconds", "When the first of all served keys stops working.")
-        if ends:
-            first.add_metric([], min(ends))
-        yield from (expiry, issued, due, superseded, states, late, first)
+    return count
 
 
-def _gauge(name: str, description: str, *labels: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"rotator_{name}", description, labels=labels)
+@dataclass
+class _Asked(Collector):
+    """Makes its series anew at each scrape."""
+
+    targets: tuple[Callable[[], tuple[TargetStatus, ...]], Callable[[], datetime]] | None = None
+    budgets: Mapping[str, Callable[[], float]] = field(default_factory=dict)
+    tokens: Mapping[str, Callable[[], datetime | None]] = field(default_factory=dict)
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        if self.targets is not None:
+            statuses, now = self.targets
+            yield from _of_targets(statuses(), now())
+        yield _gauge(
+            "provider_budget_used_ratio",
+            "The share of a provider's requests for the last minute that was sent.",
+            "provider",
+            {name: used() for name, used in self.budgets.items()},
+        )
+        yield _gauge(
+            "store_token_expiry_timestamp_seconds",
+            "When the token for a store ends, unless it is renewed.",
+            "store",
+            {name: _seconds(expires_at()) for name, expires_at in self.tokens.items()},
+        )
+
+
+def _of_targets(statuses: tuple[TargetStatus, ...], now: datetime) -> Iterable[GaugeMetricFamily]:
+    plans = {status.target.name: status.plan for status in statuses if status.plan}
+    served = {name: plan.current for name, plan in plans.items() if plan.current}
+    left = {name: _not_removed(plan, now) for name, plan in plans.items()}
+    states = [status.state for status in statuses]
+    yield _gauge("targets", "Targets in each state.", "state", {state.value: states.count(state) for state in State})
+    yield _gauge(
+        "key_expiry_timestamp_seconds",
+        "When the served key stops working.",
+        "target",
+        {name: record.expires_at.timestamp() for name, record in served.items()},
+    )
+    yield _gauge(
+        "key_issued_timestamp_seconds",
+        "When the served key was created.",
+        "target",
+        {name: record.issued_at.timestamp() for name, record in served.items()},
+    )
+    yield _gauge(
+        "next_rotation_timestamp_seconds",
+        "When the served key is due for replacement.",
+        "target",
+        {name: _seconds(plan.renew_at) for name, plan in plans.items()},
+    )
+    yield _gauge(
+        "superseded_keys",
+        "Keys that were replaced and are not removed yet.",
+        "target",
+        {name: len(keys) for name, keys in left.items()},
+    )
+    yield GaugeMetricFamily(
+        "rotator_superseded_keys_past_grace",
+        "Keys that were to be removed by now, of all targets.",
+        value=sum(key.until <= now for keys in left.values() for key in keys),
+    )
+    first = GaugeMetricFamily(
+        "rotator_earliest_key_expiry_timestamp_seconds", "When the first of all served keys stops working."
+    )
+    if served:
+        first.add_metric([], min(record.expires_at for record in served.values()).timestamp())
+    yield first
+
+
+def _not_removed(plan: Plan, now: datetime) -> list[Superseded]:
+    """The superseded keys that still work, or are still to be removed.
+
+    Not those that are gone and only held by versions that somebody else's fields keep; nor those that are not ours to
+    remove.
+    """
+    to_retire = {action.key.key_id for action in plan.actions if isinstance(action, Retire)}
+    return [
+        key
+        for key in plan.superseded
+        if key.record not in plan.untrusted
+        and (key.until > now or key.key_id in to_retire or not all(version.foreign_fields for version in key.versions))
+    ]
+
+
+def _gauge(name: str, told: str, label: str, values: Mapping[str, float | None]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"rotator_{name}", told, labels=[label])
+    for of, value in values.items():
+        if value is not None:
+            family.add_metric([of], value)
+    return family
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    return moment.timestamp() if moment else None

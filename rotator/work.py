@@ -18,9 +18,9 @@ from rotator.errors import (
 )
 from rotator.events import Event, Level, What
 from rotator.execute import Report
-from rotator.metrics import Metrics
+from rotator.metrics import FAILURE, LOST, SUCCESS, Metrics
 from rotator.model import Target, timestamp
-from rotator.plan import SCHEDULED, Order, Plan, State
+from rotator.plan import SCHEDULED, Order, Plan, Retire, State
 
 _NEEDS_A_PERSON = (
     ProviderCredentialRefused,
@@ -44,8 +44,10 @@ def work_on(
     started = clock.monotonic()
     report = installation.executor(target).reconcile(target, order, roll_out_at)
     if report.attempted is not None:
-        outcome = "success" if report.rotated else "failure" if report.error else "lost"
-        metrics.rotation(target.provider, report.attempted.value, outcome, clock.monotonic() - started)
+        outcome = SUCCESS if report.rotated else FAILURE if report.error else LOST
+        metrics.rotation(target.provider, report.attempted, outcome, clock.monotonic() - started)
+    if report.error and report.plan and any(isinstance(action, Retire) for action in report.plan.actions):
+        metrics.retirement(FAILURE)
     return report
 
 

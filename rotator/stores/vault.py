@@ -60,6 +60,10 @@ class VaultStore:
         """
         self.client.tokens.keep()
 
+    def close(self) -> None:
+        """Give the connections back."""
+        self.client.close()
+
     # --- the port ----------------------------------------------------------------------------------------------------
 
     def location(self, path: str) -> str:
@@ -108,8 +112,8 @@ class VaultStore:
             return
         self._mount_is_proved = False
         raise StoreMountUnusable(
-            f"a write to {path} that should have been refused was taken: the mount {self.mount} ignores compare-and-set",
-            f"Is something between here and Vault, or was the mount replaced? Look at {path} first: it was overwritten.",
+            f"a write to {path} that had to be refused was taken: the mount {self.mount} ignores compare-and-set",
+            f"Is something between here and Vault, or was the mount replaced? Look at {path}: it was overwritten.",
         )
 
     def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
@@ -185,6 +189,22 @@ class VaultStore:
                 f"Add it: `vault kv patch -mount={reference.mount} {reference.path} {reference.field}=…`.",
             )
         return Secret(value.strip())
+
+    def ignored_namespace(self) -> str | None:
+        """The configured namespace, if this Vault is the open-source one: that ignores it without a word."""
+        return self._namespace if self._namespace and self.client.health().get("enterprise") is False else None
+
+    def forget(self, path: str) -> None:
+        """Remove a path with its whole history, for the demo, which leaves nothing behind. Takes a right of its own."""
+        self.client.send(
+            Request(
+                DESTROY,
+                f"{self.mount}/metadata/{path}",
+                "delete",
+                lambda vault: vault.secrets.kv.v2.delete_metadata_and_all_versions(path, self.mount),
+                lambda _: None,
+            )
+        )
 
     # --- requests ----------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ status, so that hvac's own exceptions, which hold the whole answer, never come t
 `except` that saw a library's exception: those hold the request, and so the token and the key.
 """
 
+import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -34,7 +35,6 @@ from rotator.stores.vault_answers import HEALTH, LOGIN, RENEW, Answer, Operation
 from rotator.stores.vault_login import Grant, Login, LoginRequest, TokenKeeper
 
 T = TypeVar("T")
-MAX_BODY = 8 * 1024 * 1024  # bytes; Vault's own limit for one entry is 1 MiB, for a request 32
 
 _CAUSE = re.compile(r"certificate verify failed: [^(]+|\[Errno -?\d+\] ([^()'\"]+)")
 _retrying = stamina.RetryingCaller(attempts=3, timeout=None, wait_initial=0.1, wait_max=0.5, wait_jitter=0.2).on(
@@ -245,49 +245,6 @@ class VaultClient:
             return parsedate_to_datetime(response.headers["Date"])
         except (KeyError, ValueError):
             return self._clock.now()
-
-
-def _understood(request: Request[T], answer: Answer) -> T:
-    """The answer's value, or the error that it is."""
-    if answer.is_success or (request.may_be_absent and answer.says_absent):
-        try:
-            return request.understand(answer)
-        except (KeyError, TypeError, ValueError):
-            pass
-        raise unsettled(request.operation, request.path, "the answer is not one of Vault's; a proxy perhaps")
-    raise answer.refusal(request.operation, request.path, request.right)
-
-
-def _grant(auth: Mapping[str, Any]) -> Grant:
-    return Grant(Secret(auth["client_token"]), float(auth["lease_duration"]) or None, auth["renewable"] is True)
-
-
-class _Transport(HTTPAdapter):
-    """Connections enough for every thread, and a bound for the whole answer: `timeout` alone is for each read."""
-
-    def __init__(self, settings: VaultSettings, clock: Clock) -> None:
-        self._settings, self._clock = settings, clock
-        super().__init__(pool_maxsize=settings.connections, pool_block=True)
-
-    def init_poolmanager(self, *args: Any, **more: Any) -> None:
-        """Check the certificate against another name than the address's, where one is configured."""
-        if self._settings.server_name:
-            more |= {"server_hostname": self._settings.server_name, "assert_hostname": self._settings.server_name}
-        super().init_poolmanager(*args, **more)
-
-    def send(self, *args: Any, **more: Any) -> requests.Response:
-        """Send, and read the answer to its end here, within the time and the size that are allowed."""
-        ends = self._clock.monotonic() + 2 * self._settings.timeout
-        response = super().send(*args, **more)
-        content = bytearray()
-        while chunk := response.raw.read1(CHUNK):
-            content += chunk
-            if len(content) > MAX_BODY or self._clock.monotonic() > ends:
-                response.close()
-                raise requests.Timeout
-        response.raw.release_conn()
-        response._content = bytes(content)  # where requests keeps what was read
-        return response
 
 
 class _Transport(HTTPAdapter):
