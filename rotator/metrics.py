@@ -17,11 +17,9 @@ from rotator.plan import Plan, Reason, Retire, State, Superseded
 from rotator.ports import Meter
 from rotator.status import TargetStatus
 
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-
-OK = "ok"
-FAILED = "failed"
-OUTCOMES = (OK, FAILED)
+SUCCESS = "success"
+FAILURE = "failure"
+LOST = "lost"  # another writer was first: nothing is wrong
 
 ROTATION_REASONS = (
     Reason.FIRST,
@@ -41,6 +39,8 @@ _ROTATION_SECONDS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 class Metrics:
     """All metrics of one process. Safe to be used by many threads."""
+
+    content_type = CONTENT_TYPE_PLAIN_0_0_4
 
     def __init__(self, version: str) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # else each counter has a second series
@@ -67,7 +67,7 @@ class Metrics:
         self._retirements = Counter(
             "rotator_retirements_total", "Superseded keys removed after their grace.", ["outcome"], registry=registry
         )
-        for outcome in OUTCOMES:
+        for outcome in (SUCCESS, FAILURE):
             self._retirements.labels(outcome)
         self._provider_requests = Counter(
             "rotator_provider_requests_total",
@@ -115,7 +115,7 @@ class Metrics:
     def provider_meter(self, provider: str) -> Meter:
         """Who counts the requests of one provider; its rotations are counted from 0 from now on."""
         for reason in ROTATION_REASONS:
-            for outcome in OUTCOMES:
+            for outcome in (SUCCESS, FAILURE, LOST):
                 self._rotations.labels(provider, reason.value, outcome)
         return _meter(provider, self._provider_requests, self._provider_seconds)
 
@@ -124,13 +124,13 @@ class Metrics:
         return _meter(store, self._store_requests, self._store_seconds)
 
     def rotation(self, provider: str, reason: Reason, outcome: str, seconds: float) -> None:
-        """A rotation was tried; `outcome` is `OK` or `FAILED`."""
+        """A rotation was tried; `outcome` is `SUCCESS`, `FAILURE` or `LOST`."""
         self._rotations.labels(provider, reason.value, outcome).inc()
-        if outcome == OK:
+        if outcome == SUCCESS:
             self._rotation_seconds.observe(seconds)
 
     def retirement(self, outcome: str) -> None:
-        """A superseded key's removal was tried; `outcome` is `OK` or `FAILED`."""
+        """A superseded key's removal was tried; `outcome` is `SUCCESS` or `FAILURE`."""
         self._retirements.labels(outcome).inc()
 
     def reload(self, *, ok: bool) -> None:
@@ -138,7 +138,7 @@ class Metrics:
         self._reloaded.set(ok)
 
     def render(self) -> bytes:
-        """All of it in Prometheus' text format, whose content type is `CONTENT_TYPE`."""
+        """All of it in Prometheus' text format, whose content type is `content_type`."""
         return generate_latest(self._registry)
 
 
