@@ -67,9 +67,10 @@ class Daemon:
         scheduler.add_job(self._keep_logins, "interval", seconds=KEEP_LOGIN, id="login")
         self._handle_signals()
         with contextlib.ExitStack() as stack:
-            for server in self._listen():
+            servers = self._listen()
+            for server in servers:
                 stack.callback(server.close)
-            self._tell_of_start()
+            self._tell_of_start(*servers)
             scheduler.start()
             stack.callback(scheduler.shutdown, wait=False)
             number = self._obey_signals()
@@ -146,10 +147,16 @@ class Daemon:
                 self._metrics.watch_token(name, partial(getattr, store, "token_expires_at"))
         return installation
 
-    def _tell_of_start(self) -> None:
+    def _tell_of_start(self, listen: Server, admin: Server) -> None:
         configuration = self._installation.configuration
         self._metrics.watch(self._engine.board.snapshot, self._clock.now)
-        fields: Fields = {"version": __version__, "owner": configuration.owner, "targets": len(configuration.targets)}
+        fields: Fields = {
+            "version": __version__,
+            "owner": configuration.owner,
+            "targets": len(configuration.targets),
+            "listen": str(listen.address),
+            "admin": str(admin.address),
+        }
         self._tell(Event(What.STARTED, fields=fields))
         self._tell_of_warnings()
 

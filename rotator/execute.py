@@ -86,6 +86,7 @@ class Report:
     error: RotatorError | None = None
     rotated: bool = False  # by us, in this pass
     attempted: Reason | None = None  # why a rotation was tried in this pass, whatever came of it
+    rolled_back: bool = False  # the previous key is served again, because a person asked for it
 
 
 class Executor:
@@ -430,7 +431,7 @@ class Executor:
         ports.budget.take(record.expires_at)
         after = self.observe(target)
         self._note(after, record.key_id, ports.provider.retrieve(record.key_id))
-        return self.reconcile(target, replace(order, rotate=False))
+        return replace(self.reconcile(target, replace(order, rotate=False)), rolled_back=True)
 
 
 def _identity(action: Action) -> object:

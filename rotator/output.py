@@ -139,7 +139,9 @@ def outcome(report: Report) -> str:
         return "failed"
     if report.plan is not None and report.plan.state is State.FOREIGN:
         return "foreign"
-    return "rotated" if report.rotated else "lost" if report.attempted else "unchanged"
+    if report.rotated:
+        return "rotated"
+    return "rolled-back" if report.rolled_back else "lost" if report.attempted else "unchanged"
 
 
 def report_json(report: Report) -> dict[str, Any]:
@@ -173,6 +175,8 @@ def report_lines(report: Report) -> Iterator[str]:
     key = f"key {made.current.key_id}, until {timestamp(made.current.expires_at)}"
     if word == "rotated":
         yield f"{name}: rotated ({report.attempted}): {key}"
+    elif word == "rolled-back":
+        yield f"{name}: rolled back: {key}"
     elif word == "lost":
         yield f"{name}: another writer was first and its key is served: {key}"
     else:

@@ -78,9 +78,10 @@ class Scrubber:
 
 
 def _spellings(text: str) -> set[str]:
-    """How the text may stand in a line: as it is, in a repr, in JSON, in a URL."""
-    shown = {text, ascii(text)[1:-1], repr(text)[1:-1], quote(text, safe="")}
-    return shown | {json.dumps(form)[1:-1] for form in shown}
+    """How the text may stand in a line: as it is, in a repr, in a URL; and each of them in JSON or logfmt."""
+    shown = {text, ascii(text)[1:-1], repr(text)[1:-1], repr(text.encode())[2:-1], quote(text, safe="")}
+    escaped = {json.dumps(form, ensure_ascii=pure)[1:-1] for form in shown for pure in (True, False)}
+    return shown | escaped | {form.replace('"', '\\"') for form in shown}
 
 
 def _hide(found: re.Match[str]) -> str:

@@ -84,7 +84,10 @@ class VaultStore:
                 return History(0, (), observed_at)
             versions = dict(metadata.versions)
             for number in sorted(metadata.readable - {metadata.current_version}):
-                versions[number] = self.client.read(self._data(path, number)) or versions[number]
+                version = self.client.read(self._data(path, number))
+                # Where the metadata were deleted meanwhile, another version has this number now.
+                if version and version.created_at == versions[number].created_at:
+                    versions[number] = version
             observed_at = self._clock.monotonic()
             current = self.client.read(self._data(path, None))
             if current is not None:
@@ -140,7 +143,7 @@ class VaultStore:
 
         Raises `StoreMountUnusable`, or what a read raises.
         """
-        asked = f"sys/internal/ui/mounts/{self.mount}/{path}"
+        asked = f"sys/internal/ui/mounts/{self.mount}/data/{path}"  # with data/, else a mount below this one is meant
         request = Request(
             MOUNT,
             asked,

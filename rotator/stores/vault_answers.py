@@ -129,7 +129,7 @@ class Answer:
                 )
             case 403:
                 return StorePermissionDenied(
-                    f"Vault's policy denies `{right}` on {path} ({self.said})", _policy_advice(path, operation.rights)
+                    f"Vault's policy denies `{right}` on {path} ({self.said})", _policy_advice(operation, path, right)
                 )
             case 404 if not operation.changes and self._says(_NO_MOUNT):
                 return StoreMountUnusable(
@@ -178,9 +178,14 @@ def unsettled(operation: Operation, path: str, what: str, advice: str = "") -> S
     return StoreUnavailable(f"Vault did not {operation.verb} {path}, and nothing was changed: {what}", advice)
 
 
-def _policy_advice(path: str, rights: Sequence[str]) -> str:
+def stanza(path: str, rights: Sequence[str]) -> str:
+    """The line of a policy that allows this."""
     wanted = ", ".join(f'"{right}"' for right in rights)
-    return (
-        f'Its policy must have: path "{path}" {{ capabilities = [{wanted}] }}, and neither denied_parameters nor '
-        "allowed_parameters that exclude the fields. A policy newly given to the role counts from the next login."
-    )
+    return f'path "{path}" {{ capabilities = [{wanted}] }}'
+
+
+def _policy_advice(operation: Operation, path: str, right: str) -> str:
+    advice = f"The policy must have: {stanza(path, operation.rights or (right,))}"
+    if operation in (WRITE, PROVE):
+        advice += ", and no denied_parameters or allowed_parameters that exclude a field"
+    return f"{advice}. A policy newly given to the role counts from the next login."

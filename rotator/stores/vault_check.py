@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rotator.stores.vault import VaultStore
-from rotator.stores.vault_answers import CAPABILITIES, DESTROY, METADATA, WRITE
+from rotator.stores.vault_answers import CAPABILITIES, DESTROY, METADATA, WRITE, stanza
 from rotator.stores.vault_client import Request
 
 PATHS_PER_REQUEST = 500  # more than that Vault does not answer
@@ -40,9 +40,9 @@ def findings(store: VaultStore, paths: Sequence[str]) -> Iterator[Finding]:
         for path, held in granted.items():
             missing = [] if "root" in held else [right for right in wanted[path] if right not in held]
             if missing:
-                rights = ", ".join(f'"{right}"' for right in wanted[path])
-                advice = f'It must have: path "{path}" {{ capabilities = [{rights}] }}'
-                yield Finding(path, f"Vault's policy does not allow {', '.join(missing)}", advice)
+                names = ", ".join(f"`{right}`" for right in missing)
+                advice = f"It must have: {stanza(path, wanted[path])}"
+                yield Finding(path, f"Vault's policy does not allow {names}", advice)
 
 
 def _capabilities(paths: Sequence[str]) -> Request[Mapping[str, Sequence[str]]]:

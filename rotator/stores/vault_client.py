@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -210,7 +210,7 @@ class VaultClient:
                 f"what is to be written to {request.path} holds a number that JSON does not know; it was not sent",
                 "Look at the fields that are there beside the key.",
             )
-        except requests.Timeout:
+        except (requests.Timeout, urllib3.exceptions.TimeoutError):
             outcome = "timeout"
             failure = unsettled(
                 request.operation,
@@ -242,7 +242,7 @@ class VaultClient:
 
     def _time(self, response: requests.Response) -> datetime:
         try:
-            return parsedate_to_datetime(response.headers["Date"])
+            return parsedate_to_datetime(response.headers["Date"]).replace(tzinfo=UTC)
         except (KeyError, ValueError):
             return self._clock.now()
 
@@ -250,8 +250,8 @@ class VaultClient:
 class _Transport(HTTPAdapter):
     """Connections enough for all threads, for which any more wait; and a bound for the body of an answer.
 
-    `timeout` bounds each read from the network. A body must also be complete within it, counted from the start, so
-    that one that drips in does not take for ever.
+    `timeout` bounds each read from the network. A body must also be complete within twice that, counted from the start,
+    so that one that drips in does not take for ever. Headers that drip in are not bounded, nor is the host's look-up.
     """
 
     def __init__(self, settings: VaultSettings, clock: Clock) -> None:
@@ -268,7 +268,7 @@ class _Transport(HTTPAdapter):
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         """Send it, and read the whole answer."""
-        until = self._clock.monotonic() + self._timeout
+        until = self._clock.monotonic() + 2 * self._timeout
         response = super().send(request, *args, **{**kwargs, "stream": True})
         body = io.BytesIO()
         while chunk := response.raw.read1():

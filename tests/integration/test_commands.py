@@ -1,0 +1,280 @@
+"""The commands that change something, as processes, with a real Vault: what they do, say, and end with."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.installation import Installation, VaultPaths, on_vault
+from support.process import wait_until
+from support.vault import VaultServer
+
+from rotator.simulator import Fault
+
+Made = tuple[Installation, VaultPaths]
+
+
+@pytest.fixture
+def made(vault: VaultServer, tmp_path: Path) -> Iterator[Made]:
+    with on_vault(tmp_path, vault) as it:
+        yield it
+
+
+@pytest.fixture
+def two(vault: VaultServer, tmp_path: Path) -> Iterator[Made]:
+    with on_vault(tmp_path, vault, ("a", "b")) as it:
+        yield it
+
+
+def works(made: Made, path: str = "apps/a", field: str = "api_key") -> bool:
+    """Do the applications of this path have a key that the gateway accepts?"""
+    return made[0].simulator.vendor.works((made[1].read(path) or {}).get(field, ""))
+
+
+def key_id(made: Made, path: str = "apps/a") -> str:
+    """The key that the applications of this path have."""
+    key = made[0].simulator.vendor.key_of((made[1].read(path) or {}).get("api_key", ""))
+    assert key is not None
+    return key.id
+
+
+# --- run --once ------------------------------------------------------------------------------------------------------
+
+
+def test_once_rotates_then_does_nothing_then_removes_what_is_out_of_grace(made: Made) -> None:
+    rotator, paths = made
+    first = rotator.run("run", "--once", status=0)
+    assert first.stdout == "1 rotated, 0 unchanged, 0 foreign, 0 failed\n"
+    assert works(made)
+    assert paths.read("apps/a") is not None
+
+    calls, metadata = rotator.calls(), paths.metadata("apps/a")
+    second = rotator.run("run", "--once", status=0)
+    assert second.stdout == "0 rotated, 1 unchanged, 0 foreign, 0 failed\n"
+    assert [c for c in rotator.calls()[len(calls) :] if c.operation != "retrieve"] == []
+    assert paths.metadata("apps/a") == metadata
+
+    old = key_id(made)
+    rotator.run("rotate", "a", status=0)
+    assert key_id(made) != old
+    vendor = rotator.simulator.vendor
+    wait_until(lambda: not vendor.works(vendor.text_of(old)), "the grace period to end", 5)
+    rotator.run("run", "--once", status=0)
+    assert vendor.keys[old].revoked_at is not None
+    versions = paths.versions("apps/a")
+    assert [versions[number]["destroyed"] for number in ("1", "2")] == [True, False]
+    assert works(made)
+
+
+def test_once_says_what_it_did_in_lines_of_json_without_colours(made: Made) -> None:
+    said = made[0].run("run", "--once", status=0)
+    events = [json.loads(line)["event"] for line in said.stderr.splitlines()]
+    assert [event for event in events if event.startswith("key_")] == ["key_created", "key_published"]
+    assert "\x1b" not in said.stdout + said.stderr
+
+
+# --- rotate ----------------------------------------------------------------------------------------------------------
+
+
+def test_rotate_tells_the_new_key_and_how_long_the_old_one_works(made: Made) -> None:
+    rotator, _ = made
+    rotator.config["defaults"]["grace_period"] = "10m"
+    rotator.run("run", "--once", status=0)
+    old = key_id(made)
+    said = rotator.run("rotate", "a", "--reason", "the key was in a screenshot", "--log-level", "info", status=0)
+    new = key_id(made)
+    assert re.match(rf"a: rotated \(requested\): key {new}, until \S+Z\n  the old key {old} works until", said.stdout)
+    assert rotator.simulator.vendor.works(rotator.simulator.vendor.text_of(old))
+    assert '"note": "the key was in a screenshot"' in said.stderr
+
+
+def test_rotate_all_in_json(two: Made) -> None:
+    rotator, _ = two
+    shown = rotator.json("rotate", "--all")
+    assert [(t["name"], t["outcome"], t["attempted"], t["state"]) for t in shown["targets"]] == [
+        ("a", "rotated", "first", "ok"),
+        ("b", "rotated", "first", "ok"),
+    ]
+    assert shown["targets"][0]["key_id"] == key_id(two)
+
+
+def test_revoke_now_removes_the_old_key_at_once(made: Made) -> None:
+    rotator, paths = made
+    rotator.config["defaults"]["grace_period"] = "10m"
+    rotator.run("run", "--once", status=0)
+    old = key_id(made)
+    said = rotator.run("rotate", "a", "--revoke-now", status=0)
+    assert rotator.simulator.vendor.keys[old].revoked_at is not None
+    assert paths.versions("apps/a")["1"]["destroyed"]
+    assert "the old key" not in said.stdout
+    assert works(made)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("rotate", "aa"), "there is no target 'aa'"),
+        (("rotate",), "name the targets, or say --all"),
+        (("rotate", "a", "--all"), "name the targets, or say --all"),
+        (("rotate", "a", "--reason", "one\ntwo"), "one line of at most 200 characters"),
+        (("rotate", "a", "--reason", "x" * 201), "one line of at most 200 characters"),
+        (("extend", "a", "--for", "soon"), "--for"),
+        (("rollback", "b"), "there is no target 'b'"),
+        (("rotates",), "No such command"),
+    ],
+    ids=lambda value: "-".join(value)[:30].replace("\n", " ") if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_meant_ends_with_2_and_does_nothing(made: Made, arguments: tuple[str, ...], said: str) -> None:
+    rotator, paths = made
+    result = rotator.run(*arguments, status=2)
+    assert said in result.stderr
+    assert not result.stdout
+    assert rotator.calls() == []
+    assert paths.read("apps/a") is None
+
+
+# --- rollback and extend ---------------------------------------------------------------------------------------------
+
+
+def test_rollback_serves_the_previous_key_again(made: Made) -> None:
+    rotator, paths = made
+    rotator.config["defaults"]["grace_period"] = "10m"
+    rotator.run("run", "--once", status=0)
+    first = key_id(made)
+    rotator.run("rotate", "a", status=0)
+    second = key_id(made)
+    said = rotator.run("rollback", "a", status=0)
+    assert key_id(made) == first
+    assert works(made)
+    assert said.stdout.startswith(f"a: rolled back: key {first}, until ")
+    assert f"the old key {second} works until" in said.stdout
+    assert len(paths.versions("apps/a")) == 3
+    assert len(rotator.calls("create")) == 2
+    rotator.run("run", "--once", status=0)
+    assert key_id(made) == first
+
+
+def test_rollback_without_a_previous_key_changes_nothing(made: Made) -> None:
+    rotator, paths = made
+    rotator.run("run", "--once", status=0)
+    metadata = paths.metadata("apps/a")
+    said = rotator.run("rollback", "a", status=1)
+    assert "no previous key" in said.stdout
+    assert "rotator rotate a" in said.stdout
+    assert paths.metadata("apps/a") == metadata
+
+
+def test_extend_prolongs_every_living_key_also_when_the_store_is_away(made: Made) -> None:
+    rotator, _ = made
+    rotator.config["defaults"]["grace_period"] = "10m"
+    rotator.run("run", "--once", status=0)
+    rotator.run("rotate", "a", status=0)
+    for more in ("2h", "3h"):
+        before = {key.id: key.expiry_date for key in rotator.simulator.vendor.keys.values()}
+        said = rotator.run("extend", "--all", "--for", more, status=0).stdout
+        assert said.count("lives until") == 2
+        assert ("slugs alone" in said) == (more == "3h")
+        for key in rotator.simulator.vendor.keys.values():
+            expiry, earlier = key.expiry_date, before[key.id]
+            assert expiry is not None
+            assert earlier is not None
+            assert expiry > earlier
+        rotator.config["stores"]["store"]["address"] = "http://127.0.0.1:9"
+
+
+# --- paths that are not ours, or no longer ---------------------------------------------------------------------------
+
+
+def test_a_path_that_somebody_made_by_hand_is_left_alone_until_it_is_adopted(two: Made) -> None:
+    rotator, paths = two
+    theirs = {"api_key": "theirs-and-theirs-alone", "password": "kept"}
+    paths.put("apps/a", theirs)
+    said = rotator.run("run", "--once", status=1)
+    assert said.stdout == "1 rotated, 0 unchanged, 1 foreign, 0 failed\n"
+    assert "target_foreign" in said.stderr
+    refused = rotator.run("rotate", "a", status=1)
+    assert "a: left alone: apps/a holds data that is not ours (no-record)" in refused.stdout
+    assert "rotator rotate a --adopt" in refused.stdout
+    assert paths.read("apps/a") == theirs
+    assert len(rotator.calls("create")) == 1  # b's
+
+    rotator.run("rotate", "a", "--adopt", status=0)
+    assert works(two)
+    assert (paths.read("apps/a") or {})["password"] == "kept"
+
+
+def test_a_key_that_somebody_patched_over_ours_is_left_alone(made: Made) -> None:
+    rotator, paths = made
+    rotator.run("run", "--once", status=0)
+    ours = paths.read("apps/a") or {}
+    paths.put("apps/a", {**ours, "api_key": "patched-by-hand"})
+    calls = len(rotator.calls("create", "update", "delete"))
+    said = rotator.run("rotate", "a", status=1)
+    assert "hand-edited" in said.stdout
+    assert (paths.read("apps/a") or {})["api_key"] == "patched-by-hand"
+    assert len(rotator.calls("create", "update", "delete")) == calls
+
+
+@pytest.mark.parametrize("how", ["delete", "destroy", "metadata"])
+def test_a_path_that_was_removed_gets_a_new_key(made: Made, how: str) -> None:
+    rotator, paths = made
+    rotator.run("run", "--once", status=0)
+    old = key_id(made)
+    requests: dict[str, tuple[str, str, Any]] = {
+        "delete": ("DELETE", "data", None),
+        "destroy": ("PUT", "destroy", {"versions": [1]}),
+        "metadata": ("DELETE", "metadata", None),
+    }
+    method, kind, body = requests[how]
+    paths.vault.request(method, f"{paths.mount}/{kind}/apps/a", body).raise_for_status()
+    assert rotator.run("run", "--once", status=0).stdout.startswith("1 rotated")
+    assert works(made)
+    assert key_id(made) != old
+
+
+def test_the_targets_own_fields_are_beside_the_key_and_changing_them_makes_no_key_lost(made: Made) -> None:
+    rotator, paths = made
+    rotator.config["targets"]["a"] |= {"fields": {"base_url": "https://api.example"}, "field": "RESPAN_KEY"}
+    rotator.run("run", "--once", status=0)
+    data = paths.read("apps/a") or {}
+    assert data["base_url"] == "https://api.example"
+    assert works(made, field="RESPAN_KEY")
+    assert set(data) == {"RESPAN_KEY", "base_url", "rotator"}
+
+
+# --- a vendor that misbehaves ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "said", "status"),
+    [
+        (Fault("html", "create"), "", 1),
+        (Fault("refuse", "create", status=401), "", 3),
+        (Fault("omit", "create", fields=("id",)), "", 1),
+        (Fault("omit", "create", fields=("api_key",)), "", 1),
+        (Fault("drop_after", "create"), "", 1),
+        (Fault("truncate", "create"), "", 1),
+        (Fault("fail", "create"), "", 1),
+    ],
+    ids=lambda value: f"{value.kind}-{'-'.join(value.fields)}-{value.status}" if isinstance(value, Fault) else "",
+)
+def test_a_create_that_goes_wrong_leaves_no_key_behind(made: Made, fault: Fault, said: str, status: int) -> None:
+    rotator, paths = made
+    rotator.simulator.faults.add(fault)
+    result = rotator.run("rotate", "a", status=status)
+    assert "a: failed: " in result.stdout
+    assert paths.read("apps/a") is None
+    assert len(rotator.calls("create")) == 1
+    assert [key for key in rotator.simulator.vendor.keys.values() if key.revoked_at is None] == []
+    rotator.run("rotate", "a", status=0)
+    assert works(made)
+
+
+def test_a_refused_organisation_key_ends_with_3(made: Made) -> None:
+    rotator, paths = made
+    result = rotator.run("rotate", "a", status=3, RESPAN_API_KEY="sk_live_wrong_and_long_enough")
+    assert "organisation key" in result.stdout
+    assert paths.read("apps/a") is None
+    assert "sk_live_wrong" not in result.stdout + result.stderr

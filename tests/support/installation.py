@@ -1,0 +1,233 @@
+"""A rotator as its users have it: a configuration file, a simulated vendor, a store, and the command in a process.
+
+Everything that a process says goes to `leaks.RECORDER`, where the end of the session looks for secrets.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from rotator.simulator import Call, Options, Simulator
+from support.leaks import RECORDER
+from support.process import wait_until
+from support.vault import VaultServer
+
+PROGRAM = Path(sys.executable).parent / "rotator"
+LIMIT = 60.0
+"""Seconds that a command may take."""
+
+LEAST_RIGHTS = """
+path "{mount}/data/*" {{ capabilities = ["create", "read", "update"] }}
+path "{mount}/metadata/*" {{ capabilities = ["read"] }}
+path "{mount}/destroy/*" {{ capabilities = ["update"] }}
+path "sys/capabilities-self" {{ capabilities = ["update"] }}
+"""
+
+Result = subprocess.CompletedProcess[str]
+
+
+class Daemon:
+    """A running `rotator run`."""
+
+    def __init__(self, running: subprocess.Popen[bytes], stderr: Path, stdout: Path) -> None:
+        self.process = running
+        self._stderr, self._stdout = stderr, stdout
+
+    def events(self, event: str = "", **fields: object) -> list[dict[str, Any]]:
+        """The log lines so far with this event and these fields."""
+        lines = self._stderr.read_text().splitlines(keepends=True)
+        found = [json.loads(line) for line in lines if line.endswith("\n")]
+        wanted = {"event": event, **fields} if event else fields
+        return [line for line in found if wanted.items() <= line.items()]
+
+    def wait_for(self, event: str, count: int = 1, **fields: object) -> dict[str, Any]:
+        """The `count`th log line with this event and these fields, once it is there."""
+        wait_until(
+            lambda: len(self.events(event, **fields)) >= count or self.process.poll() is not None,
+            f"{event} number {count} {fields}; there is {self.events()}",
+        )
+        return self.events(event, **fields)[count - 1]
+
+    def get(self, path: str, *, admin: bool = False) -> httpx.Response:
+        """A page of the daemon."""
+        answer = httpx.get(self.url(admin=admin) + path, trust_env=False, timeout=10)
+        RECORDER.record(f"page {path}", f"{answer.headers}\n{answer.text}")
+        return answer
+
+    def url(self, *, admin: bool = False) -> str:
+        """Where it listens."""
+        return f"http://{self.wait_for('started')['admin' if admin else 'listen']}"
+
+    def metric(self, series: str) -> float | None:
+        """The value of one series, as "rotator_leader" or 'rotator_targets{state="ok"}'; None when there is none."""
+        lines = self.get("/metrics").text.splitlines()
+        values = [float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == series]
+        return values[0] if values else None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def end(self) -> int:
+        """Wait for it to end, and return its status."""
+        return self.process.wait(LIMIT)
+
+    def stop(self) -> int:
+        """Ask it to end, and return its status."""
+        self.signal(signal.SIGTERM)
+        return self.end()
+
+    def close(self) -> None:
+        """End it if it still runs, and hand over what it said."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        RECORDER.record("run: stderr", self._stderr.read_text())
+        RECORDER.record("run: stdout", self._stdout.read_text())
+
+
+class Installation:
+    """One configuration and what it needs; `config` is written anew before each process starts."""
+
+    def __init__(self, folder: Path, simulator: Simulator, store: Mapping[str, Any], targets: tuple[str, ...]) -> None:
+        self.folder, self.simulator = folder, simulator
+        self.file = folder / "rotator.json"
+        self.environment = {"RESPAN_API_KEY": simulator.organisation_key}
+        self.config: dict[str, Any] = {
+            "owner": "prod-eu",
+            "providers": {
+                "respan": {
+                    "type": "respan",
+                    "base_url": simulator.url,
+                    "api_key": {"env": "RESPAN_API_KEY"},
+                    "requests_per_minute": 100_000,
+                }
+            },
+            "stores": {"store": dict(store)},
+            "http": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"},
+            "daemon": {"jitter": "0%"},
+            "defaults": {"ttl": "1h", "renew_before": "20m", "grace_period": "1s"},
+            "targets": {name: {"path": f"apps/{name}"} for name in targets},
+        }
+        self._daemons: list[Daemon] = []
+
+    def write(self, text: str | None = None) -> None:
+        """Write the configuration, or this text in its place."""
+        self.file.write_text(json.dumps(self.config) if text is None else text)
+
+    def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        # Nothing of the developer's own: no proxies, no VAULT_* variables, no ~/.vault-token.
+        base = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "ROTATOR_CONFIG": str(self.file)}
+        return {**base, **self.environment, **more}
+
+    def run(self, *arguments: str, status: int | None = None, **environment: str) -> Result:
+        """Run one command to its end; with `status`, that is what it must end with."""
+        self.write()
+        result = subprocess.run(
+            [PROGRAM, *arguments],
+            env=self._environment(environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+        for name, text in (("stdout", result.stdout), ("stderr", result.stderr)):
+            RECORDER.record(f"{' '.join(arguments)}: {name}", text)
+        assert "Traceback" not in result.stderr, result.stderr
+        assert status is None or result.returncode == status, (result.returncode, result.stdout, result.stderr)
+        return result
+
+    def json(self, *arguments: str, status: int | None = 0) -> Any:
+        """What a command prints with --json."""
+        return json.loads(self.run(*arguments, "--json", status=status).stdout)
+
+    def start(self, *arguments: str) -> Daemon:
+        """Start the daemon; it ends with the installation at the latest."""
+        self.write()
+        number = len(self._daemons)
+        out, err = self.folder / f"stdout.{number}", self.folder / f"stderr.{number}"
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            running = subprocess.Popen(
+                [PROGRAM, "run", *arguments],
+                env=self._environment({}),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+            )
+        daemon = Daemon(running, err, out)
+        self._daemons.append(daemon)
+        return daemon
+
+    def calls(self, *operations: str) -> list[Call]:
+        """What was asked of the vendor so far."""
+        return [call for call in self.simulator.journal if not operations or call.operation in operations]
+
+    def close(self) -> None:
+        """End all daemons."""
+        for daemon in self._daemons:
+            daemon.close()
+
+
+@contextmanager
+def installation(
+    folder: Path, store: Mapping[str, Any] | None = None, targets: tuple[str, ...] = ("a",), **options: Any
+) -> Iterator[Installation]:
+    """An installation with a SQLite file (or this store) and a vendor with these options."""
+    with Simulator(options=Options(**{"requests_per_minute": None, **options})) as simulator:
+        RECORDER.add_simulator(simulator)
+        made = Installation(folder, simulator, store or {"type": "sqlite", "file": "store.db"}, targets)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+class VaultPaths:
+    """A mount of one installation, as root: what a person does there by hand, and what applications read."""
+
+    def __init__(self, vault: VaultServer, mount: str) -> None:
+        self.vault, self.mount = vault, mount
+
+    def read(self, path: str) -> dict[str, Any] | None:
+        """The data of the newest version."""
+        answer = self.vault.request("GET", f"{self.mount}/data/{path}")
+        return dict(answer.json()["data"]["data"]) if answer.is_success else None
+
+    def versions(self, path: str) -> dict[str, dict[str, Any]]:
+        """The metadata of the versions, by number."""
+        return dict(self.metadata(path)["versions"])
+
+    def metadata(self, path: str) -> dict[str, Any]:
+        """All the metadata."""
+        return dict(self.vault.request("GET", f"{self.mount}/metadata/{path}").raise_for_status().json()["data"])
+
+    def put(self, path: str, data: Mapping[str, Any]) -> None:
+        """What `vault kv put` does."""
+        self.vault.request("POST", f"{self.mount}/data/{path}", {"data": data}).raise_for_status()
+
+    def token(self, hcl: str = LEAST_RIGHTS) -> str:
+        """A token with this policy, in which {mount} is replaced."""
+        token = self.vault.policy_token(hcl.format(mount=self.mount))
+        RECORDER.add_secret("a Vault token", token)
+        return token
+
+
+@contextmanager
+def on_vault(
+    folder: Path, vault: VaultServer, targets: tuple[str, ...] = ("a",), **options: Any
+) -> Iterator[tuple[Installation, VaultPaths]]:
+    """An installation on a Vault mount of its own, with a token of the least rights."""
+    paths = VaultPaths(vault, vault.new_mount())
+    store = {"type": "vault", "address": vault.address, "mount": paths.mount}
+    with installation(folder, store, targets, **options) as made:
+        made.environment["VAULT_TOKEN"] = paths.token()
+        yield made, paths

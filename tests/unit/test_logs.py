@@ -1,0 +1,462 @@
+"""The log: one line an event, in text and JSON; and nothing that is planted comes out."""
+
+import gc
+import io
+import json
+import logging
+import re
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import stamina
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rotator import logs
+from rotator.events import Event, Level, What
+from rotator.logs import LogListener, configure, unexpected
+from rotator.model import Secret
+from rotator.plan import Reason
+from rotator.scrub import HIDDEN, MOST_REGISTERED, Scrubber, printable
+
+Format = Literal["text", "json"]
+Log = Callable[[], list[str]]
+
+VENDOR_KEY = "a1b2c3d4.Zx9-_kQpR7tUvWxYz0123456789abcdefghIJKLM-q"
+ORGANISATION_KEY = "sk_live_0123456789abcdef"
+WEIRD_KEY = 'correct horse "battery" \\ staple\'s é'
+SECRETS = {
+    "vendor key": VENDOR_KEY,
+    "organisation key": ORGANISATION_KEY,
+    "Vault token": "hvs.CAESIJlWh2vPq0nA4",
+    "Vault batch token": "hvb.AAAAAQKz4uH1",
+    "old Vault token": "s.aB3dE6gH9jK2mN5pQ8sT1vW4",
+    "JWT": "eyJhbGciOiJSUzI1NiIsImtpZCI6Ijk5In0.eyJzdWIiOiJzeXN0ZW0ifQ.c2lnbmF0dXJl-_x",
+    "registered": WEIRD_KEY,
+}
+FORMATS: tuple[Format, Format] = ("text", "json")
+
+
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is set up for a whole process is put back as it was."""
+    for owner, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    monkeypatch.setattr(logs, "_scrubber", Scrubber())
+    root = logging.getLogger()
+    handlers, levels = list(root.handlers), {name: logging.getLogger(name).level for name in ("", *logs.QUIET)}
+    yield
+    root.handlers[:] = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def log() -> Callable[..., Log]:
+    """Starts the log, and gives a function that reads its lines."""
+
+    def start(log_format: Format | None = "json", level: str = "info") -> Log:
+        stream = io.StringIO()
+        configure(log_format, level, stream)
+        return lambda: stream.getvalue().splitlines()
+
+    return start
+
+
+def tell(what: What = What.KEY_PUBLISHED, target: str = "billing", **more: Any) -> None:
+    LogListener()(Event(what, target, more.pop("level", Level.INFO), more.pop("fields", {})))
+
+
+def parsed(log: Log) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log()]
+
+
+# --- lines -----------------------------------------------------------------------------------------------------------
+
+FIELDS: Mapping[str, str | int | float | bool] = {
+    "key_id": "tk_1",
+    "reason": Reason.EXPIRING,
+    "version": 7,
+    "share": 0.5,
+    "ok": True,
+    "note": 'as "asked" by=me',
+}
+
+
+def test_json_is_one_object_a_line_that_begins_with_what_every_line_has(log: Callable[..., Log]) -> None:
+    lines = log("json")
+    tell(fields=FIELDS)
+    (line,) = parsed(lines)
+    assert list(line)[:4] == ["timestamp", "level", "event", "target"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("timestamp"))
+    assert line == {"level": "info", "event": "key_published", "target": "billing", **FIELDS}
+
+
+def test_text_is_logfmt(log: Callable[..., Log]) -> None:
+    lines = log("text")
+    tell(fields=FIELDS)
+    tell(What.STOPPED, "", level=Level.WARNING)
+    first, second = (line.partition(" ") for line in lines())
+    assert first[2] == (
+        "info    event=key_published target=billing key_id=tk_1 reason=expiring version=7 share=0.5 ok=true "
+        r'note="as \"asked\" by=me"'
+    )
+    assert second[2] == "warning event=stopped"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first[0])
+
+
+@pytest.mark.parametrize("on_terminal", [True, False])
+def test_without_a_format_it_is_text_on_a_terminal_only(on_terminal: bool) -> None:
+    class Stream(io.StringIO):
+        def isatty(self) -> bool:
+            return on_terminal
+
+    stream = Stream()
+    configure(None, "info", stream)
+    tell()
+    assert stream.getvalue().startswith("{") is not on_terminal
+
+
+@pytest.mark.parametrize(
+    ("level", "heard"),
+    [("debug", ["info", "warning", "error"]), ("warning", ["warning", "error"]), ("error", ["error"])],
+)
+def test_the_level_is_a_threshold(log: Callable[..., Log], level: str, heard: list[str]) -> None:
+    lines = log(level=level)
+    for one in Level:
+        tell(level=one)
+    assert [line["level"] for line in parsed(lines)] == heard
+
+
+def test_set_up_again_it_writes_each_line_once_and_to_the_new_place(log: Callable[..., Log]) -> None:
+    first, second = log(), log()
+    tell()
+    assert (len(first()), len(second())) == (0, 1)
+
+
+def test_fields_cannot_take_the_place_of_what_every_line_has(log: Callable[..., Log]) -> None:
+    lines = log()
+    names = ("event", "level", "target", "timestamp", "logger", "self", "msg", "args", "name", "exc_info", "_record")
+    tell(fields=dict.fromkeys(names, "mine"))
+    (line,) = parsed(lines)
+    assert (line["event"], line["level"], line["target"]) == ("key_published", "info", "billing")
+    assert {name for name, value in line.items() if value == "mine"} == {
+        *("event_", "level_", "target_", "timestamp_", "logger_", "self", "msg", "args", "name", "exc_info", "_record")
+    }
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_json_does_not_know_are_texts(log: Callable[..., Log], number: float) -> None:
+    lines = log()
+    tell(fields={"n": number})
+    assert parsed(lines)[0]["n"] == str(number)
+
+
+def test_a_stream_that_is_gone_does_not_stop_the_work(capfd: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    configure("json", "info", stream)
+    stream.close()
+    tell(fields={"error": ORGANISATION_KEY})
+    assert capfd.readouterr() == ("", "")
+
+
+# --- injection -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+@given(text=st.text())
+def test_whatever_a_field_holds_it_is_one_line_without_control_characters(log_format: Format, text: str) -> None:
+    stream = io.StringIO()
+    configure(log_format, "info", stream)
+    tell(fields={"error": text + "\n2026-03-01T12:00:00.000Z info event=forged\x1b[2K\r\x9b31m\u2028\u202e\x00"})
+    line = stream.getvalue()
+    assert line.endswith("\n")
+    assert line[:-1] == printable(line[:-1])
+    assert line[:-1].splitlines() == [line[:-1]]
+    line.encode()  # no lone surrogates
+
+
+def test_in_json_no_terminal_is_commanded_even_by_what_is_decoded(log: Callable[..., Log]) -> None:
+    lines = log()
+    tell(fields={"error": "a\x1b[31mb\nc"})
+    assert parsed(lines)[0]["error"] == "a\\x1b[31mb\nc"
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+def test_no_line_of_a_traceback_passes_for_an_event(log: Callable[..., Log], log_format: Format) -> None:
+    lines = log(log_format)
+    forged = "2026-03-01T12:00:00.000Z info    event=key_deleted"
+    LogListener()(unexpected("a test", ValueError(f"x\n{forged}\x1b[31m\r{forged}")))
+    assert len([line for line in lines() if not line.startswith("    ")]) == 1
+    assert not any("\x1b" in line or "\r" in line for line in lines())
+
+
+# --- secrets ---------------------------------------------------------------------------------------------------------
+
+
+class Careless(Exception):
+    """Shows all it is given, as a library's exceptions do."""
+
+
+def fail(secret: str, shape: str) -> None:
+    local_variable = {"api_key": secret}
+    match shape:
+        case "message":
+            raise Careless(f"could not send {secret} anywhere")
+        case "arguments":
+            raise Careless("sent", {"Authorization": f"Bearer {secret}"}, secret)
+        case "bytes":
+            raise Careless(secret.encode())
+        case "cause":
+            raise Careless("outer") from ValueError(f"token={secret}")
+        case "note":
+            error = Careless("outer")
+            error.add_note(secret)
+            raise error
+        case "group":
+            raise ExceptionGroup("several", [Careless(secret), ValueError(secret)])
+    raise Careless(f"of {len(local_variable)}")
+
+
+SHAPES = ("message", "arguments", "bytes", "cause", "note", "group", "local variable")
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", SECRETS)
+def test_a_secret_in_an_exception_does_not_come_out(
+    log: Callable[..., Log], log_format: Format, shape: str, kind: str
+) -> None:
+    secret = SECRETS[kind]
+    logs.register(Secret(WEIRD_KEY))
+    lines = log(log_format)
+    try:
+        fail(secret, shape)
+    except Exception as error:
+        LogListener()(unexpected("a test", error, "billing"))
+        logging.getLogger("apscheduler.executors").exception("Job raised")
+        structlog.get_logger("stamina").error("oh", caused_by=repr(error), exc_info=error)
+    text = "\n".join(lines())
+    assert text.count("Careless") >= 3
+    assert "test_logs.py" in text
+    for part in (secret, secret[3:], repr(secret)[1:-1], json.dumps(secret)[1:-1]):
+        assert part not in text
+    assert (HIDDEN in text) is (shape != "local variable")
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+@pytest.mark.parametrize("kind", SECRETS)
+@pytest.mark.parametrize(
+    "around", ["{}", "a {} b", "a\n{}\nb", "'{}'", '{{"api_key": "{}"}}', "x={}&y", "{},{}", "é{}é"]
+)
+def test_a_secret_in_a_field_does_not_come_out(
+    log: Callable[..., Log], log_format: Format, kind: str, around: str
+) -> None:
+    logs.register(Secret(WEIRD_KEY))
+    lines = log(log_format)
+    tell(fields={"error": around.format(*[SECRETS[kind]] * 2)})
+    (line,) = lines()
+    assert SECRETS[kind] not in line
+    assert SECRETS[kind][-8:] not in line
+    assert HIDDEN in line
+    if log_format == "json":
+        json.loads(line)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization: Bearer abcdefgh",
+        "{'Authorization': 'Bearer abcdefgh', 'x': 1}",
+        "[(b'X-Vault-Token', b'abcdefgh')]",
+        '{"headers": "{\\"x-vault-token\\": \\"abcdefgh\\"}"}',
+        "api_key=abcdefgh01234567",
+        "the token abcdefgh01234567/+== was refused",
+        "secret_id: 'abcdefgh-0123-4567-89ab-cdef01234567'",
+    ],
+)
+def test_what_stands_behind_a_word_for_secrets_is_hidden(text: str) -> None:
+    shown = Scrubber()(text)
+    assert "abcdefgh" not in shown
+    assert HIDDEN in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "key_id=0c8f8f5e-7f0c-4f4e-9b0e-1b2c3d4e5f60 key_name=prod-eu.billing-ap.abcdefghijkl.12345678.abcdefgh",
+        "key_id=abcdefgh.pbkdf2_sha256$600000$abcdef",
+        "secret secret/apps/billing-api/respan of the mount secret/ cannot be read",
+        "token: permission denied",
+        "authorization is refused; the token expires_at=2026-03-01T12:00:00Z",
+        "the file /var/run/secrets/kubernetes.io/serviceaccount/token cannot be read",
+        "rotator.errors.ProviderCredentialRefused: the organisation key is refused",
+        "Secret(hidden)",
+        "a bearer of bad news",
+    ],
+)
+def test_what_a_person_needs_is_not_hidden(text: str) -> None:
+    assert Scrubber()(text) == text
+
+
+def test_what_is_registered_is_hidden_however_it_is_spelt() -> None:
+    scrubber = Scrubber()
+    scrubber.register(Secret(WEIRD_KEY))
+    scrubber.register(Secret("a longer " + WEIRD_KEY))
+    shown = scrubber(
+        f"{WEIRD_KEY} {WEIRD_KEY!r} {json.dumps(WEIRD_KEY)} {json.dumps(repr(WEIRD_KEY))} a longer {WEIRD_KEY}"
+    )
+    assert shown == f"{HIDDEN} '{HIDDEN}' \"{HIDDEN}\" \"'{HIDDEN}'\" {HIDDEN}"
+
+
+def test_only_so_many_are_registered_and_none_that_would_hide_words() -> None:
+    scrubber = Scrubber()
+    for number in range(MOST_REGISTERED + 1):
+        scrubber.register(Secret(f"correct horse {number}."))
+    scrubber.register(Secret(f"correct horse {MOST_REGISTERED}."))  # again: pushes nobody out
+    scrubber.register(Secret("root"))
+    assert scrubber("correct horse 0. root") == "correct horse 0. root"
+    assert scrubber(f"correct horse 1. correct horse {MOST_REGISTERED}.") == f"{HIDDEN} {HIDDEN}"
+    assert "correct" not in repr(vars(scrubber))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 50_000, "token " * 8_000, "eyJ" * 16_000, "authorization" + " " * 50_000, "\\" * 50_000, "hvs." * 12_000],
+)
+@pytest.mark.timeout(10)
+def test_no_text_keeps_the_scrubber_busy(text: str) -> None:
+    Scrubber()(text)
+
+
+def test_for_what_is_printed_there_is_the_same_scrubber() -> None:
+    assert logs.scrub(f"a\n{ORGANISATION_KEY}\x1b") == f"a\\n{HIDDEN}\\x1b"
+
+
+# --- libraries -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*logs.QUIET, "httpx._client", "apscheduler.scheduler", "urllib3.connectionpool"])
+def test_libraries_are_heard_from_warning_on_only_and_in_the_same_form(log: Callable[..., Log], name: str) -> None:
+    lines = log(level="debug")
+    logger = logging.getLogger(name)
+    logger.info("request %s", ORGANISATION_KEY)
+    logger.warning("retry of %s", ORGANISATION_KEY)
+    (line,) = parsed(lines)
+    assert (line["level"], line["event"], line["logger"]) == ("warning", f"retry of {HIDDEN}", name)
+
+
+def test_a_library_is_not_louder_than_the_level(log: Callable[..., Log]) -> None:
+    lines = log(level="error")
+    logging.getLogger("httpx").warning("x")
+    assert lines() == []
+
+
+def test_retries_are_told_of_without_what_was_called(log: Callable[..., Log]) -> None:
+    lines = log()
+    tries = []
+
+    def once(argument: str, *, keyword: str) -> None:
+        tries.append(argument + keyword)
+        if len(tries) == 1:
+            raise OSError("no")
+
+    retrying = stamina.RetryingCaller(attempts=2, wait_initial=0.001, wait_max=0.001, wait_jitter=0)
+    retrying(OSError, once, "planted", keyword="as well")
+    (line,) = parsed(lines)
+    assert (line["event"], line["level"], line["caused_by"]) == ("stamina.retry_scheduled", "warning", "OSError('no')")
+    assert "planted" not in str(line)
+    assert "as well" not in str(line)
+
+
+def test_warnings_are_lines(log: Callable[..., Log], monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = log()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        # pytest's own recorder stands where the log would, so that is asked directly.
+        logging._showwarning(UserWarning(f"a\n{ORGANISATION_KEY}"), UserWarning, "f.py", 1)  # type: ignore[attr-defined]
+    (line,) = parsed(lines)
+    assert line["logger"] == "py.warnings"
+    assert HIDDEN in line["event"]
+
+
+# --- exceptions that nobody caught -----------------------------------------------------------------------------------
+
+
+def uncaught(lines: Log) -> dict[str, Any]:
+    (line,) = parsed(lines)
+    assert (line["event"], line["level"]) == ("unexpected_error", "error")
+    assert ORGANISATION_KEY not in str(line)
+    assert "Traceback" in line["traceback"]
+    return line
+
+
+def test_a_thread_that_dies_is_told_of(log: Callable[..., Log]) -> None:
+    lines = log()
+    thread = threading.Thread(target=fail, args=(ORGANISATION_KEY, "message"), name="worker-3")
+    thread.start()
+    thread.join()
+    line = uncaught(lines)
+    assert line["where"] == "thread worker-3"
+    assert line["error"] == f"test_logs.Careless: could not send {HIDDEN} anywhere"
+
+
+def test_a_thread_that_just_ends_is_not(log: Callable[..., Log]) -> None:
+    lines = log()
+    thread = threading.Thread(target=sys.exit)
+    thread.start()
+    thread.join()
+    assert lines() == []
+
+
+def test_what_cannot_be_raised_is_told_of(log: Callable[..., Log]) -> None:
+    class Fragile:
+        def __del__(self) -> None:
+            fail(ORGANISATION_KEY, "message")
+
+        def __repr__(self) -> str:
+            return f"Fragile({ORGANISATION_KEY})"
+
+    lines = log()
+    Fragile()
+    gc.collect()
+    assert uncaught(lines)["where"] == "Exception ignored in function"
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+def test_a_program_that_dies_prints_nothing_else(log_format: Format) -> None:
+    program = (
+        "from rotator.logs import configure\n"
+        f"configure({log_format!r}, 'info')\n"
+        f"local = {ORGANISATION_KEY!r}\n"
+        "raise ValueError(local)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ORGANISATION_KEY not in ended.stderr
+    assert HIDDEN in ended.stderr
+    if log_format == "json":
+        assert json.loads(ended.stderr)["where"] == "main thread"
+    else:
+        first, *rest = ended.stderr.splitlines()
+        assert 'event=unexpected_error where="main thread"' in first
+        assert all(line.startswith("    ") for line in rest)
+
+
+# --- the schema ------------------------------------------------------------------------------------------------------
+
+
+def test_every_event_is_documented_and_nothing_else() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "logging.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (?:info|warning|error)", document, re.MULTILINE)
+    assert sorted(rows) == sorted(What)
