@@ -1,0 +1,291 @@
+"""The metrics, as Prometheus reads them: counted from 0, gone with their target, and without a key."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from support.world import HOUR, START, make_target
+
+from rotator.errors import StoreUnavailable
+from rotator.metrics import FAILURE, LOST, SUCCESS, Metrics
+from rotator.model import Entry, Record, Standing
+from rotator.plan import Plan, Reason, Retire, Rotate, State, Superseded
+from rotator.status import TargetStatus
+
+PROMISED = {
+    "rotator_build_info": ("gauge", {"version"}),
+    "rotator_targets": ("gauge", {"state"}),
+    "rotator_key_expiry_timestamp_seconds": ("gauge", {"target"}),
+    "rotator_key_issued_timestamp_seconds": ("gauge", {"target"}),
+    "rotator_next_rotation_timestamp_seconds": ("gauge", {"target"}),
+    "rotator_superseded_keys": ("gauge", {"target"}),
+    "rotator_superseded_keys_past_grace": ("gauge", set()),
+    "rotator_earliest_key_expiry_timestamp_seconds": ("gauge", set()),
+    "rotator_rotations_total": ("counter", {"provider", "reason", "outcome"}),
+    "rotator_rotation_duration_seconds": ("histogram", set()),
+    "rotator_retirements_total": ("counter", {"outcome"}),
+    "rotator_provider_requests_total": ("counter", {"provider", "method", "status"}),
+    "rotator_provider_request_duration_seconds": ("histogram", {"provider"}),
+    "rotator_provider_budget_used_ratio": ("gauge", {"provider"}),
+    "rotator_store_requests_total": ("counter", {"store", "operation", "outcome"}),
+    "rotator_store_request_duration_seconds": ("histogram", {"store"}),
+    "rotator_store_token_expiry_timestamp_seconds": ("gauge", {"store"}),
+    "rotator_config_last_reload_successful": ("gauge", set()),
+    "rotator_leader": ("gauge", set()),
+}
+NOW = START + HOUR
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def scrape(metrics: Metrics) -> Samples:
+    families = list(text_string_to_metric_families(metrics.render().decode()))
+    samples = [sample for family in families for sample in family.samples]
+    read = {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
+    assert len(read) == len(samples), "two samples of one series"
+    return read
+
+
+def series(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    return f"rotator_{name}", frozenset(labels.items())
+
+
+def labelled(samples: Samples, label: str, value: str) -> set[str]:
+    return {name for name, labels in samples if (label, value) in labels}
+
+
+def record(key_id: str, expires_at: datetime = START + 24 * HOUR) -> Record:
+    return Record("prod-eu", "billing-api", key_id, f"name-of-{key_id}", START, expires_at, "p", "f")
+
+
+def superseded(key_id: str, until: datetime, *foreign: frozenset[str]) -> Superseded:
+    """A key in as many versions as there are sets of foreign fields; one plain version without."""
+    entries = tuple(
+        Entry(number, START, Standing.OURS, record(key_id), True, fields)
+        for number, fields in enumerate(foreign or (frozenset(),), 1)
+    )
+    return Superseded(record(key_id), entries, START, until)
+
+
+def status(name: str, plan: Plan | None, *, failed: bool = False) -> TargetStatus:
+    return TargetStatus(make_target(name), plan, StoreUnavailable("no") if failed else None)
+
+
+def served(**more: object) -> Plan:
+    plan = Plan(State.OK, Reason.FRESH, current=record("served-id"), renew_at=START + 16 * HOUR)
+    return replace(plan, **more)  # type: ignore[arg-type]
+
+
+def of(*statuses: TargetStatus) -> Samples:
+    metrics = Metrics("1.2.3")
+    metrics.watch(lambda: statuses, lambda: NOW)
+    return scrape(metrics)
+
+
+def busy() -> Metrics:
+    """Of everything at least one."""
+    metrics = Metrics("1.2.3")
+    metrics.watch(lambda: (status("a", served()),), lambda: NOW)
+    metrics.watch_budget("respan", lambda: 0.25)
+    metrics.watch_token("vault", lambda: NOW)
+    metrics.provider_meter("respan")("create", "201", 0.2)
+    metrics.store_meter("vault")("write", "200", 0.01)
+    metrics.rotation("respan", Reason.EXPIRING, SUCCESS, 1.5)
+    metrics.retirement(SUCCESS)
+    metrics.reload(ok=True)
+    return metrics
+
+
+def test_every_promised_metric_is_there_with_its_type_and_labels_and_no_other() -> None:
+    types: dict[str, str] = {}
+    labels: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(busy().render().decode()):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        types[name] = family.type
+        labels[name] = set().union(*(sample.labels for sample in family.samples)) - {"le"}
+    assert {name: (types[name], labels[name]) for name in types} == PROMISED
+
+
+def test_each_has_one_help_and_one_type_before_its_samples() -> None:
+    lines = busy().render().decode().splitlines()
+    helped = [line.split()[2] for line in lines if line.startswith("# HELP")]
+    assert sorted(helped) == sorted(PROMISED)
+    assert [line.split()[2] for line in lines if line.startswith("# TYPE")] == helped
+    for line in (line for line in lines if line.startswith("# HELP")):
+        assert line.endswith("."), line
+    current = ""
+    for line in lines:
+        if line.startswith("#"):
+            current = line.split()[2]
+        else:
+            assert line.startswith(current), f"{line} stands under {current}"
+
+
+def test_names_follow_prometheus_conventions() -> None:
+    for name, (kind, _) in PROMISED.items():
+        assert name.endswith("_total") is (kind == "counter")
+        assert not name.endswith(("_created", "_count", "_sum", "_bucket"))
+
+
+def test_counters_have_no_second_series() -> None:
+    assert b"_created" not in busy().render()
+
+
+def test_two_have_nothing_in_common() -> None:
+    one, other = Metrics("1"), Metrics("1")
+    one.retirement(FAILURE)
+    assert scrape(other)[series("retirements_total", outcome="failure")] == 0
+    assert scrape(one)[series("retirements_total", outcome="failure")] == 1
+
+
+def test_counters_start_at_0() -> None:
+    metrics = Metrics("1.2.3")
+    metrics.provider_meter("respan")
+    samples = scrape(metrics)
+    for outcome in (SUCCESS, FAILURE):
+        assert samples[series("retirements_total", outcome=outcome)] == 0
+    for reason in ("first", "deleted", "missing", "expired", "expiring", "requested", "drifted", "adopted"):
+        for outcome in (SUCCESS, FAILURE, LOST):
+            assert samples[series("rotations_total", provider="respan", reason=reason, outcome=outcome)] == 0
+
+
+def test_what_is_constant() -> None:
+    samples = scrape(Metrics("1.2.3"))
+    assert samples[series("build_info", version="1.2.3")] == 1
+    assert samples[series("leader")] == 1
+    assert samples[series("config_last_reload_successful")] == 1
+
+
+def test_rotations_are_counted_and_only_successes_timed() -> None:
+    metrics = Metrics("1")
+    for outcome in (SUCCESS, FAILURE, LOST):
+        metrics.rotation("respan", Reason.EXPIRING, outcome, 1.5)
+    samples = scrape(metrics)
+    for outcome in (SUCCESS, FAILURE, LOST):
+        assert samples[series("rotations_total", provider="respan", reason="expiring", outcome=outcome)] == 1
+    assert samples[series("rotation_duration_seconds_count")] == 1
+    assert samples[series("rotation_duration_seconds_sum")] == 1.5
+
+
+def test_a_reload_is_good_or_bad() -> None:
+    metrics = Metrics("1")
+    metrics.reload(ok=False)
+    assert scrape(metrics)[series("config_last_reload_successful")] == 0
+    metrics.reload(ok=True)
+    assert scrape(metrics)[series("config_last_reload_successful")] == 1
+
+
+def test_meters_count_and_time_requests() -> None:
+    metrics = Metrics("1")
+    provider, store = metrics.provider_meter("respan"), metrics.store_meter("vault")
+    provider("create", "timeout", 3.0)
+    metrics.provider_meter("respan")("create", "timeout", 1.0)  # as after a reload: it goes on counting
+    store("write", "200", 0.5)
+    samples = scrape(metrics)
+    assert samples[series("provider_requests_total", provider="respan", method="create", status="timeout")] == 2
+    assert samples[series("provider_request_duration_seconds_sum", provider="respan")] == 4
+    assert samples[series("store_requests_total", store="vault", operation="write", outcome="200")] == 1
+    assert samples[series("store_request_duration_seconds_count", store="vault")] == 1
+
+
+def test_budgets_and_tokens_are_asked_for_at_each_scrape() -> None:
+    metrics = Metrics("1")
+    used, ends = [0.25, 0.5], [None, NOW]
+    metrics.watch_budget("respan", lambda: used.pop(0))
+    metrics.watch_token("vault", lambda: ends.pop(0))
+    first, second = scrape(metrics), scrape(metrics)
+    assert [s[series("provider_budget_used_ratio", provider="respan")] for s in (first, second)] == [0.25, 0.5]
+    token = series("store_token_expiry_timestamp_seconds", store="vault")
+    assert token not in first  # 0 would look like one that ended long ago
+    assert second[token] == NOW.timestamp()
+
+
+def test_a_targets_times_come_from_its_plan() -> None:
+    samples = of(status("a", served()))
+    assert samples[series("key_expiry_timestamp_seconds", target="a")] == (START + 24 * HOUR).timestamp()
+    assert samples[series("key_issued_timestamp_seconds", target="a")] == START.timestamp()
+    assert samples[series("next_rotation_timestamp_seconds", target="a")] == (START + 16 * HOUR).timestamp()
+    assert samples[series("superseded_keys", target="a")] == 0
+
+
+def test_states_are_counted_0_included() -> None:
+    samples = of(
+        status("a", served()),
+        status("b", served(), failed=True),
+        status("c", None),
+        status("d", Plan(State.FOREIGN, Reason.NO_RECORD)),
+    )
+    counts = {state: samples[series("targets", state=state.value)] for state in State}
+    expected: Mapping[State, int] = {State.OK: 1, State.FAILING: 1, State.UNKNOWN: 1, State.FOREIGN: 1}
+    assert counts == {state: expected.get(state, 0) for state in State}
+
+
+@pytest.mark.parametrize("plan", [None, Plan(State.MISSING, Reason.FIRST), Plan(State.FOREIGN, Reason.NO_RECORD)])
+def test_what_is_not_known_is_not_there(plan: Plan | None) -> None:
+    samples = of(status("a", plan))
+    assert labelled(samples, "target", "a") == ({"rotator_superseded_keys"} if plan else set())
+    assert series("earliest_key_expiry_timestamp_seconds") not in samples
+
+
+def test_the_earliest_expiry_is_that_of_all_served_keys() -> None:
+    sooner = served(current=record("x", START + 2 * HOUR))
+    samples = of(status("a", served()), status("b", sooner), status("c", None))
+    assert samples[series("earliest_key_expiry_timestamp_seconds")] == (START + 2 * HOUR).timestamp()
+
+
+def test_a_removed_targets_series_end_and_a_watch_takes_the_place_of_the_one_before() -> None:
+    metrics = Metrics("1")
+    statuses = [status("a", served()), status("b", served())]
+    metrics.watch(lambda: tuple(statuses), lambda: NOW)
+    assert len(labelled(scrape(metrics), "target", "b")) == 4
+    del statuses[1]
+    assert labelled(scrape(metrics), "target", "b") == set()
+    metrics.watch(lambda: (status("c", served()),), lambda: NOW)
+    assert labelled(scrape(metrics), "target", "a") == set()
+    assert len(labelled(scrape(metrics), "target", "c")) == 4
+
+
+# --- superseded keys -------------------------------------------------------------------------------------------------
+
+FIELD = frozenset({"somebody-elses"})
+PAST, FUTURE = START, NOW + HOUR
+
+
+def superseded_of(plan: Plan) -> tuple[float, float]:
+    samples = of(status("a", plan))
+    return samples[series("superseded_keys", target="a")], samples[series("superseded_keys_past_grace")]
+
+
+def test_keys_in_grace_are_not_past_it() -> None:
+    assert superseded_of(served(superseded=(superseded("k", FUTURE), superseded("l", PAST)))) == (2, 1)
+
+
+def test_grace_is_past_from_its_very_end() -> None:
+    assert superseded_of(served(superseded=(superseded("k", NOW),))) == (1, 1)
+
+
+def test_a_key_that_is_gone_but_kept_in_a_version_with_foreign_fields_is_no_alarm_for_ever() -> None:
+    assert superseded_of(served(superseded=(superseded("k", PAST, FIELD),))) == (0, 0)
+    assert superseded_of(served(superseded=(superseded("k", PAST, FIELD, frozenset()),))) == (1, 1)
+
+
+def test_but_it_is_one_while_the_key_still_works() -> None:
+    key = superseded("k", PAST, FIELD)
+    plan = served(superseded=(key,), actions=(Rotate(Reason.EXPIRING, 1), Retire(Reason.GRACE_OVER, key)))
+    assert superseded_of(plan) == (1, 1)
+
+
+def test_keys_that_are_not_ours_to_remove_are_not_counted() -> None:
+    key = superseded("k", PAST)
+    assert superseded_of(served(superseded=(key,), untrusted=(key.record,))) == (0, 0)
+
+
+def test_nothing_of_a_key_is_shown() -> None:
+    text = busy().render().decode()
+    for planted in ("served-id", "name-of-", make_target("a").path):
+        assert planted not in text
+
+
+def test_the_content_type_is_the_text_formats() -> None:
+    assert Metrics.content_type == "text/plain; version=0.0.4; charset=utf-8"
