@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import stamina
+import trustme
 
 from rotator.clock import SystemClock
 from rotator.errors import (
@@ -1000,40 +1001,32 @@ def test_names_in_the_list_cannot_disturb_a_terminal() -> None:
 
 # --- TLS ---
 
-# Made for this test: a self-signed certificate for 127.0.0.1 that ended with the year 2000, and its key.
-EXPIRED = """
------BEGIN CERTIFICATE-----
-MIIBRzCB76ADAgECAgEBMAoGCCqGSM49BAMCMBQxEjAQBgNVBAMMCWxvY2FsaG9z
-dDAeFw0wMDAxMDEwMDAwMDBaFw0wMTAxMDEwMDAwMDBaMBQxEjAQBgNVBAMMCWxv
-Y2FsaG9zdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABPzg4C50YZa3/yRyo4Im
-13l2Zd55wNzkbJIAaqoWt27Br51/j8LSxt1ggpjxZOWYmmGD2hc410o70ZKHdVXM
-YG6jMjAwMA8GA1UdEQQIMAaHBH8AAAEwHQYDVR0OBBYEFNVqJMhsmO6ytjPPJQEx
-UNrLGCFDMAoGCCqGSM49BAMCA0cAMEQCIE4NJ6VCbB8dG5now8qN9qd+s1oO/E/3
-ul9bU9UeabnoAiAlHhhwaJCocIHYH0iTvGWBSUgM6MJj/PfZsjcjxU7Skw==
------END CERTIFICATE-----
-"""
-
 
 @pytest.fixture
 def tls(tmp_path: Path) -> Iterator[Canned]:
-    """A server with that certificate."""
-    (tmp_path / "expired.pem").write_text(EXPIRED)
+    """A server whose certificate ended with the year 2000; `authority.pem` is who signed it."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "expired.pem")
+    authority.issue_cert(
+        "127.0.0.1", not_before=datetime(2000, 1, 1, tzinfo=UTC), not_after=datetime(2001, 1, 1, tzinfo=UTC)
+    ).configure_cert(context)
     with canned(response(200, [{"id": "a"}])) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         yield server
 
 
 @pytest.mark.parametrize("trusted", [False, True])
-def test_a_bad_certificate_has_words_of_its_own(tls: Canned, monkeypatch: pytest.MonkeyPatch, trusted: bool) -> None:
-    context = ssl.create_default_context(cadata=EXPIRED[EXPIRED.index("-----BEGIN CERT") :]) if trusted else CONTEXT
+def test_a_bad_certificate_has_words_of_its_own(
+    tls: Canned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    context = ssl.create_default_context(cafile=tmp_path / "authority.pem") if trusted else CONTEXT
     monkeypatch.setattr(httpx, "create_ssl_context", lambda **_: context)
     with provider_at(tls.url.replace("http:", "https:"), Noted()) as provider:
         error = refused(lambda: provider.create("n", NONE, EXPIRY))
     assert isinstance(error, ProviderUnavailable)
     assert "is not trusted" in error.message
-    assert ("certificate has expired" if trusted else "self-signed certificate") in error.message
+    assert ("certificate has expired" if trusted else "unable to get local issuer certificate") in error.message
     assert "clock" in error.advice
     assert tls.heads == []
 

@@ -1,0 +1,87 @@
+"""A `VaultStore` for tests, and what is the same for all of them."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from rotator.clock import SystemClock
+from rotator.model import Secret
+from rotator.ports import Clock
+from rotator.stores.vault import VaultStore
+from rotator.stores.vault_client import VaultSettings
+from rotator.stores.vault_login import Login, TokenLogin
+
+CLOCK = SystemClock()
+
+LEAST_RIGHTS = """
+path "{mount}/data/*"         {{ capabilities = ["create", "read", "update"] }}
+path "{mount}/metadata/*"     {{ capabilities = ["read"] }}
+path "{mount}/destroy/*"      {{ capabilities = ["update"] }}
+path "sys/capabilities-self"  {{ capabilities = ["update"] }}
+"""
+
+
+class SetClock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.start = datetime.now(UTC)
+        self.passed = 0.0
+
+    def now(self) -> datetime:
+        return self.start + timedelta(seconds=self.passed)
+
+    def monotonic(self) -> float:
+        return self.passed
+
+    def sleep(self, seconds: float) -> None:
+        self.passed += seconds
+
+
+class Metered:
+    """A `ports.Meter` that remembers."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str]] = []
+        self._lock = threading.Lock()
+
+    def __call__(self, operation: str, outcome: str, seconds: float) -> None:
+        assert seconds >= 0
+        with self._lock:
+            self.requests.append((operation, outcome))
+
+    def take(self) -> list[tuple[str, str]]:
+        """What was sent since the last time."""
+        with self._lock:
+            taken, self.requests = self.requests, []
+        return taken
+
+
+class MeteredStore(VaultStore):
+    """One whose meter can be read."""
+
+    def __init__(self, settings: VaultSettings, clock: Clock) -> None:
+        self.metered = Metered()
+        super().__init__(settings, clock, self.metered)
+
+
+OpenStore = Callable[..., MeteredStore]
+
+
+@contextmanager
+def opened_stores() -> Iterator[OpenStore]:
+    """Makes stores, and closes them in the end."""
+    with ExitStack() as stack:
+
+        def open_store(
+            address: str, mount: str, login: str | Login, clock: Clock = CLOCK, **settings: object
+        ) -> MeteredStore:
+            login = TokenLogin(Secret(login)) if isinstance(login, str) else login
+            wanted = replace(VaultSettings(address, mount, login, timeout=2.0), **settings)  # type: ignore[arg-type]
+            store = MeteredStore(wanted, clock)
+            stack.callback(store.close)
+            return store
+
+        yield open_store

@@ -1,0 +1,489 @@
+"""The small HTTP server: what it answers, and that nobody can hold it up, crowd it out or get more from it."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import httpx
+import pytest
+from support.process import wait_until
+
+from rotator.errors import RotatorError
+from rotator.events import Event, Level, What
+from rotator.httpd import MAX_HEAD, Response, Server, serve
+
+SECRET = "sk_live_0123456789abcdef"
+METRICS = Response(200, "text/plain; version=0.0.4; charset=utf-8", b"up 1\n")
+GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def nobody(event: Event) -> None:
+    """Does not listen."""
+
+
+def fail() -> Response:
+    raise ValueError(f"a fault with {SECRET}")
+
+
+def long_page() -> Response:
+    return Response(200, "text/plain", b"x" * 32_000_000)
+
+
+class Site:
+    """A server, the events that it told of, and ways to talk to it."""
+
+    def __init__(self, server: Server, told: list[Event]) -> None:
+        self.server, self.told = server, told
+        self.to = (server.address.host, server.address.port)
+
+    def url(self, path: str) -> str:
+        return f"http://{self.server.address}{path}"
+
+    def ask(self, method: str = "GET", path: str = "/metrics", **more: Any) -> httpx.Response:
+        with httpx.Client(trust_env=False) as client:
+            return client.request(method, self.url(path), **more)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.to, timeout=5)
+
+    def send(self, raw: bytes) -> bytes:
+        with self.connect() as connection:
+            connection.sendall(raw)
+            return read(connection)
+
+
+def read(connection: socket.socket) -> bytes:
+    """All until the other side closes; what came before a reset counts."""
+    received = b""
+    try:
+        while chunk := connection.recv(65536):
+            received += chunk
+    except ConnectionError:
+        pass
+    return received
+
+
+def status(answer: bytes) -> int | None:
+    return int(answer.split()[1]) if answer else None
+
+
+def threads_of(site: Site) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if str(site.server.address) in thread.name]
+
+
+@contextmanager
+def serving(host: str = "127.0.0.1", **more: Any) -> Iterator[Site]:
+    told: list[Event] = []
+
+    def tell(event: Event) -> None:
+        told.append(event)
+
+    pages: Mapping[str, Callable[[], Response]] = {
+        "/metrics": lambda: METRICS,
+        "/status.json": lambda: Response(200, "application/json", b"{}"),
+        "/broken": fail,
+        "/long": long_page,
+        "/not-ready": lambda: Response(503, "text/plain; charset=utf-8", b"not yet\n"),
+    }
+    options: dict[str, Any] = {"routes": pages, "option": "[http].listen", "loopback_only_hosts": False, **more}
+    server = serve(host, 0, tell=tell, **options)
+    site = Site(server, told)
+    try:
+        yield site
+    finally:
+        server.close()
+        assert threads_of(site) == [], "a thread is left"
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with serving() as site:
+        yield site
+
+
+@pytest.fixture
+def admin() -> Iterator[Site]:
+    with serving(loopback_only_hosts=True) as site:
+        yield site
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_is_answered_with_all_headers_and_no_others(site: Site) -> None:
+    answer = site.ask()
+    assert (answer.status_code, answer.content) == (200, METRICS.body)
+    assert dict(answer.headers) == {
+        "content-type": METRICS.content_type,
+        "content-length": "5",
+        "connection": "close",
+        "cache-control": "no-store",
+        "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+        "cross-origin-resource-policy": "same-origin",
+        "x-content-type-options": "nosniff",
+    }
+
+
+def test_a_pages_own_status_is_passed_on_and_a_query_ignored(site: Site) -> None:
+    assert site.ask(path="/not-ready?a=b").status_code == 503
+    assert site.ask(path="/metrics?name[]=up").content == METRICS.body
+
+
+def test_head_is_get_without_the_body(site: Site) -> None:
+    got, head = site.send(GET), site.send(GET.replace(b"GET", b"HEAD"))
+    assert got == head + METRICS.body
+
+
+def test_head_has_no_body_where_it_is_refused_either(admin: Site) -> None:
+    for raw in (b"HEAD /metrics HTTP/1.1\r\nHost: evil\r\n\r\n", b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+        assert admin.send(raw).endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "FOO"])
+def test_other_methods_are_refused(site: Site, method: str) -> None:
+    answer = site.ask(method)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_a_body_is_not_waited_for_and_does_not_tear_up_the_answer(site: Site) -> None:
+    assert site.ask("POST", content=b"x" * 60_000).status_code == 405
+    assert status(site.send(b"GET /metrics HTTP/1.1\r\nContent-Length: 99999\r\n\r\n")) == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "",
+        "/metrics/",
+        "/METRICS",
+        "//metrics",
+        "/metrics%00",
+        "/%6detrics",
+        "/x/../metrics",
+        "/../../../../etc/passwd",
+        "/..%2f..%2fetc%2fpasswd",
+        "http://localhost/metrics",
+        "*",
+    ],
+)
+def test_anything_but_a_page_to_the_letter_is_not_found(site: Site, path: str) -> None:
+    answer = site.send(f"GET {path or '?'} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    assert status(answer) == 404
+    assert b"root:" not in answer
+    assert b"this port answers /metrics, /status.json" in answer
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"nonsense\r\n\r\n",
+        b"\r\n\r\n",
+        b"GET /metrics\r\n\r\n",
+        b"GET /metrics HTTP/2\r\n\r\n",
+        b"GET  /metrics HTTP/1.1\r\n\r\n",
+        b"GET /metrics HTTP/1.1 \r\n\r\n",
+        b"get /metrics HTTP/1.1\r\n\r\n",
+        b"GET /met\xffrics HTTP/1.1\r\n\r\n",
+        b"GET /met\x00rics HTTP/1.1\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nA: b\r\n folded\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nA : b\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nA: \x00\r\n\r\n",
+        b"GET /metrics HTTP/1.1\nHost: a\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_is_refused(site: Site, raw: bytes) -> None:
+    assert status(site.send(raw)) == 400
+    assert site.told == []
+
+
+def test_a_second_request_on_a_connection_is_not_answered(site: Site) -> None:
+    assert site.send(GET * 3).count(b"HTTP/1.1 200") == 1
+
+
+def test_a_fault_is_answered_without_details_and_told(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+    answer = site.ask(path="/broken")
+    assert answer.status_code == 500
+    assert SECRET not in str(answer.headers) + answer.text
+    assert "ValueError" not in answer.text
+    (event,) = site.told
+    assert (event.what, event.level) == (What.UNEXPECTED_ERROR, Level.ERROR)
+    assert event.fields["where"] == "answering /broken"
+    assert "ValueError" in str(event.fields["traceback"])
+    assert site.ask().status_code == 200
+    assert capfd.readouterr() == ("", "")
+
+
+# --- DNS rebinding ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "LocalHost", "[::1]", "127.0.0.1:1", "localhost:9466", "[::1]:65535", "127.0.0.53"],
+)
+def test_the_admin_port_answers_to_this_host(admin: Site, host: str) -> None:
+    assert status(admin.send(f"GET /status.json HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())) == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "",
+        "Host:\r\n",
+        "Host: evil.example\r\n",
+        "Host: evil.example:9466\r\n",
+        "Host: localhost.evil.example\r\n",
+        "Host: 127.0.0.1.evil.example\r\n",
+        "Host: evil@localhost\r\n",
+        "Host: localhost evil\r\n",
+        "Host: localhost.\r\n",
+        "Host: ::1\r\n",
+        "Host: [::1\r\n",
+        "Host: [::1].evil\r\n",
+        "Host: 10.0.0.1\r\n",
+        "Host: 0.0.0.0\r\n",
+        "Host: [::]\r\n",
+        "Host: 2130706433\r\n",
+        "Host: localhost:port\r\n",
+        "Host: localhost\r\nHost: evil.example\r\n",
+        "Host: evil.example\r\nX-Forwarded-Host: localhost\r\n",
+    ],
+)
+def test_the_admin_port_answers_to_nobody_else(admin: Site, headers: str) -> None:
+    answer = admin.send(f"GET /status.json HTTP/1.1\r\n{headers}\r\n".encode())
+    assert status(answer) == 421
+    assert not answer.endswith(b"{}")
+
+
+def test_the_open_port_does_not_care(site: Site) -> None:
+    assert site.ask(headers={"Host": "10.1.2.3:9465"}).status_code == 200
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slow", ["nothing", "a byte at a time", "half a request"])
+def test_who_is_slow_is_cut_off_at_the_deadline_of_the_whole(slow: str) -> None:
+    with serving(deadline=0.3) as site, site.connect() as connection:
+        began = time.monotonic()
+        if slow == "half a request":
+            connection.sendall(GET[:-2])
+        if slow == "a byte at a time":
+            for byte in GET[:-1]:
+                try:
+                    connection.sendall(bytes([byte]))
+                except ConnectionError:
+                    break
+                time.sleep(0.03)
+                if time.monotonic() - began > 2:
+                    break
+        assert read(connection) == b""
+        assert 0.25 < time.monotonic() - began < 2
+
+
+def test_who_does_not_take_the_answer_is_cut_off_as_well() -> None:
+    with serving(deadline=0.3) as site, site.connect() as connection:
+        connection.sendall(GET.replace(b"/metrics", b"/long"))
+        wait_until(lambda: len(threads_of(site)) == 2, "a connection", 5)
+        wait_until(lambda: len(threads_of(site)) == 1, "its end", 5)
+        assert len(read(connection)) < 32_000_000
+
+
+def test_who_does_not_hang_up_after_the_answer_is_not_waited_for(site: Site) -> None:
+    with site.connect() as connection:
+        connection.sendall(GET)
+        assert status(read(connection)) == 200
+        wait_until(lambda: len(threads_of(site)) == 1, "the connection's end", 3)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"a" * MAX_HEAD,
+        b"GET /metrics HTTP/1.1\r\nA: " + b"b" * MAX_HEAD,
+        b"GET /metrics HTTP/1.1\r\n" + b"A: b\r\n" * MAX_HEAD,
+        b"\x00" * 60_000,
+    ],
+)
+def test_long_heads_are_refused_and_not_read_to_their_end(site: Site, head: bytes) -> None:
+    assert status(site.send(head)) in (431, None)
+    assert site.ask().status_code == 200
+
+
+def test_a_head_may_be_as_long_as_allowed(site: Site) -> None:
+    head = b"GET /metrics HTTP/1.1\r\nA: "
+    assert status(site.send(head + b"b" * (MAX_HEAD - len(head) - 4) + b"\r\n\r\n")) == 200
+    assert status(site.send(head + b"b" * (MAX_HEAD - len(head) - 3) + b"\r\n\r\n")) == 431
+
+
+def test_a_hundred_at_once_are_answered_or_refused_within_the_bound() -> None:
+    at_once = 0
+    most = 0
+    lock = threading.Lock()
+
+    def page() -> Response:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.02)
+        with lock:
+            at_once -= 1
+        return METRICS
+
+    with serving(routes={"/metrics": page}, connections=8) as site:
+        answers: list[int | None] = []
+        everybody = threading.Barrier(100)
+
+        def ask() -> None:
+            with site.connect() as connection:
+                everybody.wait()
+                with suppress(ConnectionError):
+                    connection.sendall(GET)
+                answers.append(status(read(connection)))
+
+        askers = [threading.Thread(target=ask) for _ in range(100)]
+        for asker in askers:
+            asker.start()
+        while any(asker.is_alive() for asker in askers):
+            assert len(threads_of(site)) <= 8 + 1 + 8  # those that have just ended may still be counted
+            time.sleep(0.005)
+        assert len(answers) == 100
+        assert set(answers) <= {200, 503, None}
+        assert most <= 8
+        assert site.ask().status_code == 200
+
+
+def test_silent_connections_do_not_shut_out_a_probe() -> None:
+    with serving(connections=4) as site, ExitStack() as stack:
+        silent = [stack.enter_context(site.connect()) for _ in range(4)]
+        wait_until(lambda: len(threads_of(site)) == 5, "all connections", 5)
+        began = time.monotonic()
+        assert site.ask().status_code == 200
+        assert time.monotonic() - began < 2  # and not after their deadline
+        assert read(silent[0]) == b""  # the oldest had to leave
+
+
+def test_when_all_are_being_answered_a_further_one_is_refused() -> None:
+    may_end = threading.Event()
+
+    def page() -> Response:
+        may_end.wait(10)
+        return METRICS
+
+    with serving(routes={"/metrics": page}, connections=2) as site, ExitStack() as stack:
+        busy = [stack.enter_context(site.connect()) for _ in range(2)]
+        for connection in busy:
+            connection.sendall(GET)
+        wait_until(lambda: site.server._waiting == {} and len(site.server._open) == 2, "two that wait", 5)
+        with site.connect() as further:
+            assert status(read(further)) == 503
+        may_end.set()
+        assert [status(read(connection)) for connection in busy] == [200, 200]
+
+
+def test_without_a_thread_for_it_a_connection_is_closed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with site.connect() as connection:
+            assert read(connection) == b""
+    assert site.ask().status_code == 200
+
+
+def test_whoever_hangs_up_early_is_no_event(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+    for raw in (b"", b"GET", GET):
+        site.connect().close()
+        with site.connect() as connection:
+            connection.sendall(raw)
+    assert site.ask().status_code == 200
+    assert site.told == []
+    assert capfd.readouterr() == ("", "")
+
+
+# --- listening and stopping ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::1", "::"])
+def test_every_kind_of_address_is_listened_on(host: str) -> None:
+    if ":" in host and not ipv6():
+        pytest.skip("this machine has no IPv6")
+    with serving(host) as site:
+        assert site.server.address.port > 0
+        assert str(site.server.address) == (f"[{host}]" if ":" in host else host) + f":{site.server.address.port}"
+        assert site.ask().content == METRICS.body
+        if host == "::":
+            with socket.create_connection(("127.0.0.1", site.server.address.port), timeout=5) as connection:
+                connection.sendall(GET)
+                assert status(read(connection)) == 200
+
+
+def ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_taken_port_is_a_clear_error(site: Site) -> None:
+    with pytest.raises(RotatorError) as caught:
+        serve(*site.to, {}, option="[http].admin", loopback_only_hosts=True, tell=nobody)
+    assert caught.value.message == f"cannot listen on {site.server.address}: Address already in use"
+    assert "[http].admin" in caught.value.advice
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "a" * 64 + ".invalid"])
+def test_an_address_that_is_not_ours_is_a_clear_error(host: str) -> None:
+    with pytest.raises(RotatorError, match=f"cannot listen on {host}:8080: [^(]+"):
+        serve(host, 8080, {}, option="[http].listen", loopback_only_hosts=False, tell=nobody)
+
+
+def test_after_a_stop_the_port_can_be_had_again_at_once() -> None:
+    with serving() as site:
+        assert site.ask().status_code == 200
+    serve(*site.to, {}, option="", loopback_only_hosts=False, tell=nobody).close()
+
+
+def test_a_stop_does_not_wait_for_who_is_silent_and_may_be_repeated() -> None:
+    with serving() as site, site.connect() as connection:
+        wait_until(lambda: len(threads_of(site)) == 2, "the connection", 5)
+        began = time.monotonic()
+        site.server.close()
+        site.server.close()
+        assert time.monotonic() - began < 1
+        assert threads_of(site) == []
+        assert read(connection) == b""
+        with pytest.raises(OSError, match="refused"):
+            site.connect()
+
+
+def test_a_stop_waits_for_the_page_that_is_being_made() -> None:
+    began, ended = threading.Event(), []
+
+    def page() -> Response:
+        began.set()
+        time.sleep(0.05)
+        ended.append(True)
+        return METRICS
+
+    with serving(routes={"/metrics": page}) as site, site.connect() as connection:
+        connection.sendall(GET)
+        assert began.wait(5)
+        site.server.close()
+        assert ended == [True]
+
+
+def test_both_ports_may_be_served_at_once() -> None:
+    with serving() as one, serving(loopback_only_hosts=True) as other:
+        assert one.server.address != other.server.address
+        assert one.ask().status_code == 200
+        assert json.loads(other.ask(path="/status.json").content) == {}
