@@ -164,6 +164,9 @@ def warnings(draft: Draft) -> Iterator[Problem]:
     if not is_loopback(settings.http.admin.host):
         message = "is not a loopback address: the status page, with paths and key ids, is open to the network"
         yield draft.problem(message, "http", "admin")
+    if settings.lease is not None:
+        message = "is not used in this version: every replica acts, and the store's compare-and-set keeps that safe"
+        yield draft.problem(message, "lease")
     for name, target in draft.targets.items():
         if target.path.startswith("data/"):
             message = 'begins with "data/", which belongs to the API and not to the path: it is probably too much'

@@ -45,8 +45,8 @@ REREAD = 1.0
 WORDS = {
     What.KEY_CREATED: ("green", "created"),
     What.KEY_PUBLISHED: ("bold green", "published"),
-    What.KEY_SHORTENED: ("yellow", "superseded: its life is shortened to the end of its grace"),
-    What.VERSIONS_DESTROYED: ("red", "grace over: its version is destroyed in the store"),
+    What.KEY_SHORTENED: ("yellow", "superseded: it ends when its grace does"),
+    What.VERSIONS_DESTROYED: ("red", "its version is destroyed in the store"),
     What.KEY_DELETED: ("red", "removed at the provider"),
 }
 

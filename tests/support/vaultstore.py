@@ -1,12 +1,16 @@
 """A `VaultStore` for tests, and what is the same for all of them."""
 
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from support.leaks import spellings
+
 from rotator.clock import SystemClock
+from rotator.errors import RotatorError
 from rotator.model import Secret
 from rotator.ports import Clock
 from rotator.stores.vault import VaultStore
@@ -15,12 +19,18 @@ from rotator.stores.vault_login import Login, TokenLogin
 
 CLOCK = SystemClock()
 
-LEAST_RIGHTS = """
-path "{mount}/data/*"         {{ capabilities = ["create", "read", "update"] }}
-path "{mount}/metadata/*"     {{ capabilities = ["read"] }}
-path "{mount}/destroy/*"      {{ capabilities = ["update"] }}
-path "sys/capabilities-self"  {{ capabilities = ["update"] }}
-"""
+
+def assert_hides(error: BaseException, *secrets: str) -> None:
+    """Neither the error nor what hangs on it says a secret, and no other library's exception hangs on it."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    assert all(isinstance(link, RotatorError) for link in chain), chain
+    said = "\n".join([*traceback.format_exception(error), *(repr(vars(link)) + repr(link) for link in chain)])
+    for secret in secrets:
+        assert not any(spelling in said for spelling in spellings(secret))
 
 
 class SetClock:

@@ -1,0 +1,219 @@
+"""The daemon as a process: what it does by itself, what signals do, what its pages say, and how it ends."""
+
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.installation import Installation, installation, on_vault
+from support.process import wait_until
+from support.vault import VaultServer
+
+from rotator.simulator import Fault
+
+
+@pytest.fixture
+def rotator(tmp_path: Path) -> Iterator[Installation]:
+    with installation(tmp_path, targets=("a", "b")) as it:
+        yield it
+
+
+def served(rotator: Installation) -> dict[str, dict[str, Any]]:
+    return {target["name"]: target for target in rotator.json("status", status=None)["targets"]}
+
+
+def alive(rotator: Installation, key_id: str) -> bool:
+    vendor = rotator.simulator.vendor
+    return vendor.works(vendor.text_of(key_id))
+
+
+# --- pages -----------------------------------------------------------------------------------------------------------
+
+
+def test_it_rotates_at_start_and_its_pages_tell(rotator: Installation) -> None:
+    daemon = rotator.start()
+    started = daemon.wait_for("started")
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", started["listen"])
+    assert (started["targets"], started["owner"]) == (2, "prod-eu")
+    keys = {daemon.wait_for("key_published", target=name)["key_id"] for name in ("a", "b")}
+    wait_until(lambda: daemon.metric('rotator_targets{state="ok"}') == 2, "both targets to be well")
+    assert daemon.get("/healthz").status_code == 200
+    assert daemon.get("/readyz").status_code == 200
+    metrics = daemon.get("/metrics").text
+    assert 'rotator_key_expiry_timestamp_seconds{target="a"}' in metrics
+    assert not any(key_id in metrics for key_id in keys)
+    assert "apps/a" not in metrics
+    for path in ("/", "/nowhere", "/status.json"):
+        assert daemon.get(path).status_code == 404
+
+    shown = daemon.get("/status.json", admin=True).json()
+    assert {target["key_id"] for target in shown["targets"]} == keys
+    asked = rotator.json("status", "--url", daemon.url(admin=True))
+    assert asked["targets"] == shown["targets"]
+    assert rotator.run("status", "--url", daemon.url(admin=True), status=0).stdout.startswith("a\tok\t")
+    assert daemon.get("/metrics", admin=True).status_code == 404
+    assert daemon.stop() == 0
+    assert daemon.events()[-1] | {"event": "stopped", "drained": True} == daemon.events()[-1]
+
+
+def test_it_rotates_on_schedule_and_removes_the_old_key(rotator: Installation) -> None:
+    rotator.config["defaults"] = {"ttl": "5s", "renew_before": "4s", "grace_period": "1s"}
+    del rotator.config["targets"]["b"]
+    daemon = rotator.start()
+    first = daemon.wait_for("key_published")["key_id"]
+    second = daemon.wait_for("key_published", 2)
+    assert second["reason"] == "expiring"
+    assert daemon.wait_for("key_deleted")["key_id"] == first
+    assert alive(rotator, served(rotator)["a"]["key_id"])
+    assert daemon.stop() == 0
+
+
+def test_it_keeps_a_path_in_vault(vault: VaultServer, tmp_path: Path) -> None:
+    with on_vault(tmp_path, vault) as (rotator, paths):
+        daemon = rotator.start()
+        daemon.wait_for("key_published")
+        daemon.signal(signal.SIGUSR1)
+        daemon.wait_for("key_published", 2)
+        assert rotator.simulator.vendor.works((paths.read("apps/a") or {})["api_key"])
+        daemon.wait_for("key_deleted")
+        assert daemon.metric('rotator_store_up{store="store"}') == 1
+        assert paths.versions("apps/a")["1"]["destroyed"]
+        assert daemon.stop() == 0
+
+
+def test_a_port_that_is_taken_ends_it_with_a_sentence(rotator: Installation) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for name in ("listen", "admin"):
+            rotator.config["http"] = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", name: f"127.0.0.1:{port}"}
+            said = rotator.run("run", status=1).stderr
+            assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in said
+            assert "[http]" in said
+    assert rotator.calls() == []
+
+
+# --- signals ---------------------------------------------------------------------------------------------------------
+
+
+def test_usr1_rotates_every_target_once_however_often_it_comes(rotator: Installation) -> None:
+    rotator.config["defaults"]["grace_period"] = "10m"
+    daemon = rotator.start()
+    for name in ("a", "b"):
+        daemon.wait_for("key_published", target=name)
+    rotator.simulator.faults.add(Fault("slow", "create", seconds=1.0, times=2))
+    for count in range(1, 6):
+        daemon.signal(signal.SIGUSR1)
+        daemon.wait_for("rotation_requested", count)
+    for name in ("a", "b"):
+        assert daemon.wait_for("key_published", 2, target=name)["reason"] == "requested"
+    assert daemon.stop() == 0
+    # Five requests: those that came while the first was under way are one more at most.
+    for name in ("a", "b"):
+        assert 2 <= len(daemon.events("key_published", target=name)) <= 3
+    requested = daemon.events("rotation_requested")
+    assert [(event["by"], event["targets"]) for event in requested] == [("signal", 2)] * 5
+
+
+def test_hup_takes_a_good_configuration_and_refuses_a_bad_one(rotator: Installation) -> None:
+    daemon = rotator.start()
+    daemon.wait_for("key_published", target="b")
+    wait_until(lambda: daemon.metric('rotator_targets{state="ok"}') == 2, "both targets to be well")
+
+    rotator.write('{"owner": 7}')
+    daemon.signal(signal.SIGHUP)
+    refused = daemon.wait_for("configuration_refused")
+    assert "owner" in refused["problems"]
+    assert daemon.metric("rotator_config_last_reload_successful") == 0
+    assert daemon.metric('rotator_targets{state="ok"}') == 2
+
+    del rotator.config["targets"]["b"]
+    rotator.config["targets"]["c"] = {"path": "apps/c"}
+    rotator.write()
+    daemon.signal(signal.SIGHUP)
+    loaded = daemon.wait_for("configuration_loaded")
+    assert (loaded["targets"], loaded["added"], loaded["changed"], loaded["removed"]) == (2, 1, 0, 1)
+    daemon.wait_for("key_published", target="c")
+    assert daemon.metric("rotator_config_last_reload_successful") == 1
+    metrics = daemon.get("/metrics").text
+    assert 'target="b"' not in metrics
+    assert 'target="a"' in metrics
+    assert daemon.stop() == 0
+    assert all(key.revoked_at is None for key in rotator.simulator.vendor.keys.values())
+
+
+def test_term_ends_what_is_under_way_first(rotator: Installation) -> None:
+    del rotator.config["targets"]["b"]
+    rotator.simulator.faults.add(Fault("slow", "create", seconds=1.0))
+    daemon = rotator.start()
+    wait_until(lambda: bool(rotator.calls("create")), "a create under way")
+    assert daemon.stop() == 0
+    assert [event["event"] for event in daemon.events()][-3:] == ["stopping", "key_published", "stopped"]
+    assert daemon.events("key_left_behind") == []
+    assert served(rotator)["a"]["state"] == "ok"
+
+
+def test_a_second_term_ends_it_at_once(rotator: Installation) -> None:
+    rotator.simulator.faults.add(Fault("slow", "create", seconds=20.0, times=None))
+    daemon = rotator.start()
+    wait_until(lambda: bool(rotator.calls("create")), "a create under way")
+    daemon.signal(signal.SIGTERM)
+    daemon.wait_for("stopping")
+    daemon.signal(signal.SIGTERM)
+    assert daemon.process.wait(5) == 1
+    assert daemon.events("stopped") == []
+    # Nothing that it knew is needed: the next one makes the targets well.
+    rotator.simulator.faults.clear()
+    rotator.run("run", "--once", status=0)
+    assert all(target["state"] == "ok" for target in served(rotator).values())
+
+
+# --- outages ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_outage_of_the_vendor_is_told_once_a_try_and_so_is_its_end(rotator: Installation) -> None:
+    rotator.simulator.stop()
+    daemon = rotator.start()
+    failed = daemon.wait_for("target_failed", target="a")
+    assert failed["served"] == "no live key"
+    assert failed["failures"] == 1
+    assert "retry_at" in failed
+    daemon.wait_for("target_failed", target="b")
+    assert daemon.get("/healthz").status_code == 200
+    assert daemon.get("/readyz").status_code == 200  # the store could be read
+    shown = daemon.get("/status.json", admin=True).json()["targets"]
+    assert {(target["state"], bool(target["last_error"])) for target in shown} == {("missing", True)}
+    rotator.run("status", "--url", daemon.url(admin=True), status=4)
+    assert daemon.metric('rotator_provider_up{provider="respan"}') == 0
+
+    rotator.simulator.start()
+    daemon.signal(signal.SIGUSR1)  # a person does not wait for the next try
+    for name in ("a", "b"):
+        daemon.wait_for("target_recovered", target=name)
+    assert daemon.metric('rotator_provider_up{provider="respan"}') == 1
+    assert daemon.metric('rotator_targets{state="ok"}') == 2
+    assert daemon.stop() == 0
+
+
+def test_an_outage_ends_without_anybodys_help(rotator: Installation) -> None:
+    del rotator.config["targets"]["b"]
+    rotator.simulator.faults.add(Fault("refuse", "create", status=503))
+    daemon = rotator.start()
+    daemon.wait_for("target_failed")
+    daemon.wait_for("target_recovered")  # the first wait is 2.5 to 5 s
+    assert daemon.stop() == 0
+
+
+def test_one_bad_target_does_not_hold_up_the_others(rotator: Installation) -> None:
+    rotator.simulator.faults.add(Fault("refuse", "create", name=".a.", status=422, times=None))
+    daemon = rotator.start()
+    failed = daemon.wait_for("target_failed", target="a")
+    assert failed["level"] == "error"
+    daemon.wait_for("key_published", target="b")
+    wait_until(lambda: daemon.metric('rotator_targets{state="missing"}') == 1, "the bad one to be shown")
+    assert daemon.metric('rotator_targets{state="ok"}') == 1
+    assert daemon.stop() == 0

@@ -1,0 +1,159 @@
+"""The agenda: what is due when, who goes first, and what a failure, a request or a jump of the clock changes."""
+
+import random
+from datetime import timedelta
+
+from support.world import FakeClock, make_target
+
+from rotator.agenda import FIRST_WAIT, LONGEST_WAIT, Agenda
+from rotator.errors import ProviderRateLimited, StoreUnavailable
+from rotator.execute import Report
+from rotator.model import Record, Target
+from rotator.plan import SCHEDULED, Order, Plan, Reason, State
+
+RESYNC = timedelta(minutes=10)
+ALL = Order(rotate=True, by="signal")
+
+
+def agenda(*names: str) -> tuple[Agenda, FakeClock, dict[str, Target]]:
+    clock = FakeClock()
+    targets = {name: make_target(name) for name in names}
+    made = Agenda(clock, random.Random(7), RESYNC)
+    made.configure(targets, (), RESYNC)
+    return made, clock, targets
+
+
+def taken(agenda: Agenda) -> list[str]:
+    names = []
+    while entry := agenda.take():
+        names.append(entry[0])
+    return names
+
+
+def well(target: Target, clock: FakeClock, wake: float | None = None, renew: float = 3600) -> Report:
+    """A pass after which nothing is due; `wake` and `renew` are seconds from now."""
+    now = clock.now()
+    record = Record("o", target.name, "id", "name", now, now + timedelta(seconds=renew + 600), "p", "k")
+    moment = now + timedelta(seconds=wake) if wake is not None else None
+    renew_at = now + timedelta(seconds=renew)
+    return Report(target, Plan(State.OK, Reason.FRESH, record, renew_at=renew_at, wake_at=moment))
+
+
+def failed(target: Target) -> Report:
+    return Report(target, None, StoreUnavailable("no answer"))
+
+
+def test_at_the_start_every_target_is_looked_at_once_and_then_within_the_resync() -> None:
+    made, clock, targets = agenda("a", "b", "c")
+    assert sorted(taken(made)) == ["a", "b", "c"]
+    assert taken(made) == []  # they are under way
+    for target in targets.values():
+        made.done(well(target, clock), SCHEDULED)
+    assert taken(made) == []
+    clock.sleep(RESYNC.total_seconds())
+    assert sorted(taken(made)) == ["a", "b", "c"]
+
+
+def test_a_target_wakes_when_its_plan_says_so() -> None:
+    made, clock, targets = agenda("a")
+    taken(made)
+    made.done(well(targets["a"], clock, wake=5), SCHEDULED)
+    clock.sleep(4)
+    assert taken(made) == []
+    clock.sleep(1)
+    assert taken(made) == ["a"]
+
+
+def test_whose_key_ends_first_goes_first_and_tidying_last() -> None:
+    made, clock, targets = agenda("tidy", "late", "soon")
+    taken(made)
+    made.done(well(targets["tidy"], clock, wake=60, renew=9000), SCHEDULED)
+    made.done(well(targets["late"], clock, wake=60, renew=60), SCHEDULED)
+    made.done(well(targets["soon"], clock, wake=60, renew=30), SCHEDULED)
+    clock.sleep(60)
+    assert taken(made) == ["soon", "late", "tidy"]
+
+
+def test_failures_back_off_to_a_ceiling_and_a_success_forgets_them() -> None:
+    made, clock, targets = agenda("a")
+    waits = []
+    for count in range(1, 12):
+        assert taken(made) == ["a"]
+        failures, at = made.done(failed(targets["a"]), SCHEDULED)
+        assert failures == count
+        assert at is not None
+        waits.append(at - clock.now())
+        clock.sleep(waits[-1].total_seconds())
+    assert FIRST_WAIT / 2 <= waits[0] <= FIRST_WAIT
+    assert waits[0] < waits[3] < waits[-1]
+    assert all(LONGEST_WAIT / 2 <= wait <= LONGEST_WAIT for wait in waits[-3:])
+    taken(made)
+    assert made.done(well(targets["a"], clock), SCHEDULED)[0] == 0
+
+
+def test_a_provider_that_says_when_to_come_back_is_believed() -> None:
+    made, clock, targets = agenda("a")
+    taken(made)
+    _, at = made.done(Report(targets["a"], None, ProviderRateLimited("too much", 120)), SCHEDULED)
+    assert at == clock.now() + timedelta(seconds=120)
+
+
+def test_a_request_is_worked_on_now_once_however_often_it_is_made() -> None:
+    made, clock, targets = agenda("a")
+    taken(made)
+    made.done(well(targets["a"], clock), SCHEDULED)
+    for _ in range(3):
+        made.request(["a", "unknown"], ALL)
+    assert made.take() == ("a", ALL)
+    made.done(Report(targets["a"], well(targets["a"], clock).plan, rotated=True), ALL)
+    assert taken(made) == []
+
+
+def test_a_request_during_a_pass_is_not_lost() -> None:
+    made, clock, targets = agenda("a")
+    taken(made)
+    made.request(["a"], ALL)
+    assert taken(made) == []
+    made.done(well(targets["a"], clock), SCHEDULED)
+    assert made.take() == ("a", ALL)
+
+
+def test_a_request_that_failed_is_tried_again() -> None:
+    made, clock, targets = agenda("a")
+    taken(made)
+    made.done(well(targets["a"], clock), SCHEDULED)
+    made.request(["a"], ALL)
+    assert made.take() == ("a", ALL)
+    made.done(failed(targets["a"]), ALL)
+    clock.sleep(FIRST_WAIT.total_seconds())
+    assert made.take() == ("a", ALL)
+
+
+def test_a_new_configuration_takes_up_the_new_and_the_changed_and_forgets_the_rest() -> None:
+    made, clock, targets = agenda("kept", "changed", "gone")
+    taken(made)
+    for target in targets.values():
+        made.done(well(target, clock), SCHEDULED)
+    after = {name: make_target(name) for name in ("kept", "changed", "new")}
+    made.configure(after, {"changed"}, RESYNC)
+    assert sorted(taken(made)) == ["changed", "new"]
+    assert made.done(well(targets["gone"], clock), SCHEDULED) == (0, None)
+
+
+def test_a_target_that_changed_during_its_pass_is_looked_at_again() -> None:
+    made, clock, targets = agenda("a")
+    taken(made)
+    made.configure(targets, {"a"}, RESYNC)
+    assert taken(made) == []
+    made.done(well(targets["a"], clock), SCHEDULED)
+    assert taken(made) == ["a"]
+
+
+def test_after_a_jump_of_the_clock_everything_is_looked_at_again() -> None:
+    made, clock, targets = agenda("a", "b")
+    taken(made)
+    for target in targets.values():
+        made.done(well(target, clock), SCHEDULED)
+    assert taken(made) == []
+    clock.wall_jump = timedelta(hours=-8)
+    assert sorted(taken(made)) == ["a", "b"]
