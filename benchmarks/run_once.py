@@ -24,9 +24,9 @@ import tempfile
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,9 +36,7 @@ ROTATOR = Path(sys.executable).parent / "rotator"
 WORKERS = 8
 KEYS = "/api/temporary-keys/"
 NEVER = 2**31 - 1  # a version that no path has: Vault refuses the write after all other rules
-FIRST, AGAIN = "run --once", "rotate --all"
-
-Calls = Mapping[str, Counter[tuple[str, ...]]]  # of Vault and of Respan: how often each sequence occurs
+START_UP, FIRST, AGAIN = "check", "run --once", "rotate --all"  # rotator's commands
 
 
 # --- the bare loop ---------------------------------------------------------------------------------------------------
@@ -46,15 +44,17 @@ Calls = Mapping[str, Counter[tuple[str, ...]]]  # of Vault and of Respan: how of
 
 def bare(job: dict[str, Any]) -> None:
     """Rotate `job["targets"]`, for the first time or again."""
-    names = deque(job["targets"])
-    threads = [threading.Thread(target=_bare_worker, args=(job, names)) for _ in range(WORKERS if names else 0)]
+    names = deque([*job["targets"], *[None] * WORKERS])
+    threads = [
+        threading.Thread(target=_bare_worker, args=(job, names)) for _ in range(WORKERS if job["targets"] else 0)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
 
-def _bare_worker(job: dict[str, Any], names: deque[str]) -> None:
+def _bare_worker(job: dict[str, Any], names: deque[str | None]) -> None:
     vault = _sender(job["vault"], {"X-Vault-Token": job["token"]})
     respan = _sender(job["respan"], {"Authorization": f"Bearer {job['key']}", "Content-Type": "application/json"})
     again, mount, expires, early = job["again"], job["mount"], job["expires_at"], job["early"]
@@ -66,11 +66,7 @@ def _bare_worker(job: dict[str, Any], names: deque[str]) -> None:
         )
         return f'{{"options":{{"cas":{cas}}},"data":{{"api_key":"{key}","rotator":"{record}"}}}}'
 
-    while True:
-        try:
-            name = names.popleft()
-        except IndexError:
-            return
+    while name := names.popleft():
         path = f"/v1/{mount}/data/apps/{name}"
         base, old = 0, ""
         vault("GET", f"/v1/{mount}/metadata/apps/{name}")
@@ -113,48 +109,47 @@ class Site:
     """A Vault, a simulator, and the two contestants on them."""
 
     def __init__(self, vault: Any, respan: str, key: str, folder: Path, targets: int) -> None:
-        self.vault, self.folder = vault, folder
-        self._respan, self._key = respan, key
-        self.names = [f"app-{number:04}" for number in range(targets)]
-        self._audit = folder / "audit.log"
+        self.vault = vault
+        self._folder, self._respan, self._key = folder, respan, key
+        self._names = [f"app-{number:04}" for number in range(targets)]
 
-    def rotator(self, mount: str, *command: str) -> Run:
-        """Run a command of rotator, on all targets."""
-        config = self.folder / "rotator.json"
-        providers = {"base_url": self._respan, "api_key": {"env": "RESPAN_API_KEY"}, "requests_per_minute": 100_000}
+    def run(self, contestant: int, what: str, mount: str) -> Run:
+        """Let rotator (0) or the bare loop (1) do its part, on all targets."""
+        return (self._bare if contestant else self._rotator)(what, mount)
+
+    def _rotator(self, what: str, mount: str) -> Run:
+        provider = {"type": "respan", "base_url": self._respan, "api_key": {"env": "RESPAN_API_KEY"}}
         settings = {
             "owner": "bench",
             "daemon": {"workers": WORKERS},
-            "providers": {"respan": {"type": "respan", **providers}},
+            "providers": {"respan": {**provider, "requests_per_minute": 100_000}},
             "stores": {"vault": {"type": "vault", "address": self.vault.address, "mount": mount}},
             "defaults": {"ttl": "1h", "renew_before": "20m", "grace_period": "10m"},
-            "targets": {name: {"path": f"apps/{name}"} for name in self.names},
+            "targets": {name: {"path": f"apps/{name}"} for name in self._names},
         }
+        config = self._folder / "rotator.json"
         config.write_text(json.dumps(settings))
         secrets = {"RESPAN_API_KEY": self._key, "VAULT_TOKEN": self.vault.root_token}
-        return self._run([str(ROTATOR), *command, "--config", str(config)], {**os.environ, **secrets})
+        return self._run([str(ROTATOR), *what.split(), "--config", str(config)], {**os.environ, **secrets})
 
-    def bare(self, mount: str, what: str | None) -> Run:
-        """Run the bare loop; over nothing for None."""
-
-        def at(seconds: int) -> str:
-            return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
-
-        job = self.folder / "bare.json"
+    def _bare(self, what: str, mount: str) -> Run:
+        expires_at, early = (f"{datetime.now(UTC) + timedelta(minutes=m):%Y-%m-%dT%H:%M:%SZ}" for m in (60, 10))
         wanted = {"vault": self.vault.address, "token": self.vault.root_token, "mount": mount, "again": what == AGAIN}
-        wanted |= {"respan": self._respan, "key": self._key, "expires_at": at(3600), "early": at(600)}
-        job.write_text(json.dumps({**wanted, "targets": self.names if what else []}))
+        wanted |= {"respan": self._respan, "key": self._key, "expires_at": expires_at, "early": early}
+        job = self._folder / "bare.json"
+        job.write_text(json.dumps({**wanted, "targets": [] if what == START_UP else self._names}))
         return self._run([sys.executable, str(Path(__file__).resolve()), "--bare", str(job)], dict(os.environ))
 
     def _run(self, command: list[str], environment: dict[str, str]) -> Run:
-        with (self.folder / "output.log").open("wb") as output:
+        log = self._folder / "output.log"
+        with log.open("wb") as output:
             started = time.perf_counter()
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
             _, status, usage = os.wait4(process.pid, 0)
             wall = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            print((self.folder / "output.log").read_text()[-2000:], file=sys.stderr)
+            print(log.read_text()[-2000:], file=sys.stderr)
             raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
         return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
@@ -166,25 +161,27 @@ class Site:
         calls: list[dict[str, Any]] = json.loads(ask("GET", f"/_simulator/journal?since={since}"))["calls"]
         return calls
 
-    @contextmanager
-    def audited(self, mount: str, calls: dict[str, Counter[tuple[str, ...]]]) -> Iterator[None]:
-        """Put into `calls` what is asked of Vault and Respan meanwhile, by path and by key."""
-        device = {"type": "file", "options": {"file_path": str(self._audit)}}
-        self._audit.unlink(missing_ok=True)
+    def audited(self, contestant: int, what: str, mount: str) -> dict[str, Counter[tuple[str, ...]]]:
+        """Run it, and tell what is asked of Vault for each path, of Respan for each key: how often each sequence."""
+        audit = self._folder / "audit.log"
+        audit.unlink(missing_ok=True)
+        device = {"type": "file", "options": {"file_path": str(audit)}}
         self.vault.request("PUT", "sys/audit/bench", device).raise_for_status()
-        number = len(self.journal())
-        yield
+        before = len(self.journal())
+        self.run(contestant, what, mount)
         self.vault.request("DELETE", "sys/audit/bench").raise_for_status()
         of_path, of_key = defaultdict(list), defaultdict(list)
-        for entry in map(json.loads, self._audit.read_text().splitlines()):
+        for entry in map(json.loads, audit.read_text().splitlines()):
             asked = entry["request"]
             if entry["type"] == "response" and asked["path"].startswith(f"{mount}/"):
-                kind, path = asked["path"].removeprefix(f"{mount}/").split("/", 1)
+                _, kind, path = asked["path"].split("/", 2)
                 of_path[path].append(f"{asked['operation']} {kind}" + (" (refused)" if "error" in entry else ""))
-        for call in self.journal(number):
+        for call in self.journal(before):
             of_key[call["key_name"]].append(f"{call['operation']} {call['status']}")
-        calls["Vault, each path"] = Counter(map(tuple, of_path.values()))
-        calls["Respan, each key"] = Counter(map(tuple, of_key.values()))
+        return {
+            "Vault, a path": Counter(map(tuple, of_path.values())),
+            "Respan, a key": Counter(map(tuple, of_key.values())),
+        }
 
 
 # --- the comparison --------------------------------------------------------------------------------------------------
@@ -192,72 +189,54 @@ class Site:
 
 def verify(site: Site) -> None:
     """One round of each with the audit log on; SystemExit unless both ask for the same."""
-    commands = {FIRST: ("run", "--once"), AGAIN: ("rotate", "--all")}
-    ours, theirs = site.vault.new_mount(), site.vault.new_mount()
-    for what, command in commands.items():
-        rotator: dict[str, Counter[tuple[str, ...]]] = {}
-        loop: dict[str, Counter[tuple[str, ...]]] = {}
-        with site.audited(ours, rotator):
-            site.rotator(ours, *command)
-        with site.audited(theirs, loop):
-            site.bare(theirs, what)
-        if rotator != loop:
-            raise SystemExit(f"{what}: the calls differ\nrotator: {rotator}\nbare:    {loop}")
-        for where, sequences in rotator.items():
+    mounts = [site.vault.new_mount(), site.vault.new_mount()]
+    for what in (FIRST, AGAIN):
+        ours, theirs = (site.audited(contestant, what, mounts[contestant]) for contestant in (0, 1))
+        if ours != theirs:
+            raise SystemExit(f"{what}: the calls differ\nrotator: {ours}\nbare:    {theirs}")
+        for where, sequences in ours.items():
             for sequence, count in sequences.items():
                 print(f"{what}: {where}: {count} x {', '.join(sequence)}")
 
 
 def repeat(site: Site, repetitions: int) -> dict[str, list[tuple[Run, Run]]]:
     """Pairs of runs, rotator's and the bare loop's, by what they did."""
-    runs: dict[str, list[tuple[Run, Run]]] = {"start-up": [], FIRST: [], AGAIN: []}
+    runs: dict[str, list[tuple[Run, Run]]] = {START_UP: [], FIRST: [], AGAIN: []}
     for number in range(repetitions):
-        ours, theirs = site.vault.new_mount(), site.vault.new_mount()
-        pairs: dict[str, tuple[Callable[[], Run], Callable[[], Run]]] = {
-            "start-up": (lambda: site.rotator(ours, "check"), lambda: site.bare(theirs, None)),  # noqa: B023
-            FIRST: (lambda: site.rotator(ours, "run", "--once"), lambda: site.bare(theirs, FIRST)),  # noqa: B023
-            AGAIN: (lambda: site.rotator(ours, "rotate", "--all"), lambda: site.bare(theirs, AGAIN)),  # noqa: B023
-        }
-        for what, pair in pairs.items():
+        mounts = [site.vault.new_mount(), site.vault.new_mount()]
+        for what, pairs in runs.items():
             done: dict[int, Run] = {}
             asked = []
             for contestant in (0, 1) if number % 2 else (1, 0):
                 before = len(site.journal())
-                done[contestant] = pair[contestant]()
+                done[contestant] = site.run(contestant, what, mounts[contestant])
                 asked.append(Counter((call["operation"], call["status"]) for call in site.journal(before)))
             if asked[0] != asked[1]:
                 raise SystemExit(f"{what}: the calls differ: {asked}")
-            runs[what].append((done[0], done[1]))
+            pairs.append((done[0], done[1]))
     return runs
-
-
-def _row(what: str, pairs: Sequence[tuple[float, float]]) -> None:
-    def shown(values: list[float]) -> str:
-        return f"{statistics.median(values):8.2f} ({min(values):7.2f} to {max(values):7.2f})"
-
-    ratio = [ours / theirs for ours, theirs in pairs]
-    ours, theirs = zip(*pairs, strict=True)
-    print(f"{what:<46} {shown([*ours])}  {shown([*theirs])}  {shown(ratio)}")
 
 
 def report(runs: Mapping[str, list[tuple[Run, Run]]], targets: int) -> None:
     """Print medians, and lowest and highest; ratios are medians of each pair's."""
-    print(f"\n{'median (lowest to highest)':<46} {'rotator':>30}  {'bare loop':>30}  {'ratio':>30}")
-    start = runs["start-up"]
-    idle = [
-        Run(*(statistics.median(getattr(p[i], f) for p in start) for f in ("wall", "cpu", "memory"))) for i in (0, 1)
-    ]
-    _row("start-up, seconds", [(a.wall, b.wall) for a, b in start])
-    _row("start-up, CPU seconds", [(a.cpu, b.cpu) for a, b in start])
+
+    def row(what: str, values: list[list[float]]) -> None:
+        columns = [*values, [ours / theirs for ours, theirs in zip(*values, strict=True)]]
+        shown = [f"{statistics.median(column):9.2f} ({min(column):6.2f} to {max(column):6.2f})" for column in columns]
+        print(f"{what:<42}", *shown)
+
+    print(f"\n{'median (lowest to highest)':<42} {'rotator':>28} {'bare loop':>28} {'ratio':>28}")
+    wall, cpu = ([[getattr(p[i], f) for p in runs[START_UP]] for i in (0, 1)] for f in ("wall", "cpu"))
+    row("start-up: seconds", wall)
+    row("start-up: CPU seconds", cpu)
     for what in (FIRST, AGAIN):
-        done = runs[what]
-        _row(f"{what}: rotations/s", [(targets / a.wall, targets / b.wall) for a, b in done])
-        working = [(targets / (a.wall - idle[0].wall), targets / (b.wall - idle[1].wall)) for a, b in done]
-        _row(f"{what}: rotations/s without start-up", working)
-        _row(f"{what}: CPU ms/rotation", [(a.cpu / targets * 1e3, b.cpu / targets * 1e3) for a, b in done])
-        pairs = [((a.cpu - idle[0].cpu) / targets * 1e3, (b.cpu - idle[1].cpu) / targets * 1e3) for a, b in done]
-        _row(f"{what}: CPU ms/rotation without start-up", pairs)
-        _row(f"{what}: memory at most, MiB", [(a.memory, b.memory) for a, b in done])
+        sides = list(zip(*runs[what], strict=True))
+        for words, share in (("", 0), (" without start-up", 1)):
+            idle = [(share * statistics.median(wall[i]), share * statistics.median(cpu[i])) for i in (0, 1)]
+            row(f"{what}: rotations/s{words}", [[targets / (r.wall - idle[i][0]) for r in sides[i]] for i in (0, 1)])
+            costs = [[(run.cpu - idle[i][1]) / targets * 1000 for run in sides[i]] for i in (0, 1)]
+            row(f"{what}: CPU ms/rotation{words}", costs)
+        row(f"{what}: memory at most, MiB", [[run.memory for run in side] for side in sides])
 
 
 def main(targets: int, repetitions: int) -> None:
@@ -266,18 +245,21 @@ def main(targets: int, repetitions: int) -> None:
     from support.vault import dev_vault  # here, so that the bare loop need not import it
 
     command = [str(ROTATOR), "simulate", "--port", "0", "--requests-per-minute", "0"]
-    with tempfile.TemporaryDirectory() as folder, dev_vault() as vault:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as simulator:
-            try:
-                assert simulator.stdout is not None
-                url = simulator.stdout.readline().split('"')[1]
-                key = simulator.stdout.readline().strip().partition("=")[2]
-                site = Site(vault, url, key, Path(folder), targets)
-                print(f"{targets} targets, {WORKERS} threads, {repetitions} repetitions, {os.cpu_count()} CPUs")
-                verify(site)
-                report(repeat(site, repetitions), targets)
-            finally:
-                simulator.terminate()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        dev_vault() as vault,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as simulator,
+    ):
+        try:
+            assert simulator.stdout is not None
+            url = simulator.stdout.readline().split('"')[1]
+            key = simulator.stdout.readline().strip().partition("=")[2]
+            print(f"{targets} targets, {WORKERS} threads, {repetitions} repetitions, {os.cpu_count()} CPUs")
+            site = Site(vault, url, key, Path(folder), targets)
+            verify(site)
+            report(repeat(site, repetitions), targets)
+        finally:
+            simulator.terminate()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from rotator import settings
+from rotator import logs, settings
 from rotator.budget import SlidingWindow
 from rotator.clock import SystemClock
 from rotator.config import Configuration
@@ -73,6 +73,7 @@ class Installation:
             if event.what is What.KEY_DELETED and event.fields["reason"] != UNPUBLISHED:
                 metrics.retirement(SUCCESS)
 
+        self.tell = listen
         names = frozenset(configuration.targets)
         self._executors = {
             (provider, store): Executor(
@@ -146,7 +147,9 @@ class Installation:
                     raise StoreCredentialRefused(
                         "$VAULT_TOKEN is not set", 'auth.method = "token" reads it from there.'
                     )
-                return TokenLogin(Secret(token))
+                secret = Secret(token)
+                logs.register(secret)
+                return TokenLogin(secret)
             case _:
                 raise StoreCredentialRefused(f"the Vault login {auth.method} is not available in this version")
 
@@ -156,7 +159,9 @@ class Installation:
         def read() -> Secret:
             if source.vault is not None:
                 vaults = [store for store in self.stores.values() if isinstance(store, VaultStore)]
-                return vaults[0].read_secret(source.vault)
+                secret = vaults[0].read_secret(source.vault)
+                logs.register(secret)
+                return secret
             where = f"the file {source.file}" if source.file else f"${source.env}"
             try:
                 text = Path(source.file).read_text() if source.file else self._environment.get(source.env or "", "")
@@ -171,6 +176,8 @@ class Installation:
                     f"{where}, which {key} names, is empty or not set",
                     "No key can be created, shortened or removed until it holds an organisation key.",
                 )
-            return Secret(text.strip())
+            secret = Secret(text.strip())
+            logs.register(secret)
+            return secret
 
         return read

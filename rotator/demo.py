@@ -105,7 +105,8 @@ class Screen:
         """Keep the event; where there is no terminal, print it."""
         style, words = WORDS.get(event.what, ("bold red" if event.level != "info" else "dim", event.what.value))
         why = event.fields.get("reason", event.fields.get("error", ""))
-        shown = f"{datetime.now().astimezone():%H:%M:%S}  {event.target:14} {event.fields.get('key_id', ''):14} {words}"
+        key = _short(str(event.fields.get("key_id", "")))
+        shown = f"{datetime.now().astimezone():%H:%M:%S}  {event.target:14} {key:12} {words}"
         line = Text(f"{shown} ({why})" if why else shown, style=style, no_wrap=True, overflow="ellipsis")
         self._events.append(line)
         if not self._console.is_terminal:
@@ -121,11 +122,11 @@ class Screen:
             if plan is None or plan.current is None or plan.renew_at is None:
                 table.add_row(status.target.name, status.state.value, "-", "", "", "")
                 continue
-            superseded = ", ".join(f"{key.key_id} for {_seconds(key.until, now)}" for key in plan.superseded)
+            superseded = ", ".join(f"{_short(key.key_id)} for {_seconds(key.until, now)}" for key in plan.superseded)
             table.add_row(
                 status.target.name,
                 Text(status.state.value, style="green" if status.state == "ok" else "yellow"),
-                plan.current.key_id,
+                _short(plan.current.key_id),
                 _bar(plan.current.issued_at, plan.renew_at, plan.current.expires_at, now),
                 f"in {_seconds(plan.renew_at, now)}",
                 Text(superseded, style="yellow"),
@@ -134,6 +135,10 @@ class Screen:
         calls = Text.assemble(f"An application has called {consumer.calls} times with the served keys: ", failures)
         heading = Text(f"rotator {__version__} demo: keys that live 20 s; {left:.0f} s left", style="bold")
         return Group(heading, Text(), table, Text(), calls, Text(), *self._events)
+
+
+def _short(key_id: str) -> str:
+    return key_id[:10]
 
 
 def _seconds(until: datetime, now: datetime) -> str:

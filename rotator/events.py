@@ -29,7 +29,6 @@ class What(StrEnum):
     VERSIONS_DESTROYED = "versions_destroyed"
     KEY_LEFT_BEHIND = "key_left_behind"  # created and not published; a sweep or its own expiry ends it
     KEY_NOT_TRUSTED = "key_not_trusted"  # the record names a key that was not made for this path
-    PUBLISH_UNSETTLED = "publish_unsettled"
     PUBLISH_LOST = "publish_lost"  # another writer was first
     TARGET_FAILED = "target_failed"
     TARGET_RECOVERED = "target_recovered"

@@ -11,6 +11,7 @@ from rotator.assembly import Installation
 from rotator.errors import (
     ProviderCredentialRefused,
     ProviderRequestRefused,
+    RotatorError,
     StoreCredentialRefused,
     StoreMountUnusable,
     StorePermissionDenied,
@@ -18,6 +19,7 @@ from rotator.errors import (
 )
 from rotator.events import Event, Level, What
 from rotator.execute import Report
+from rotator.logs import unexpected
 from rotator.metrics import FAILURE, LOST, SUCCESS, Metrics
 from rotator.model import Target, timestamp
 from rotator.plan import SCHEDULED, Order, Plan, Retire, State
@@ -25,6 +27,7 @@ from rotator.plan import SCHEDULED, Order, Plan, Retire, State
 _NEEDS_A_PERSON = (
     ProviderCredentialRefused,
     ProviderRequestRefused,
+    RotatorError,
     StoreCredentialRefused,
     StoreMountUnusable,
     StorePermissionDenied,
@@ -42,7 +45,12 @@ def work_on(
     """One pass over one target, counted. Raises nothing of ours."""
     clock = installation.clock
     started = clock.monotonic()
-    report = installation.executor(target).reconcile(target, order, roll_out_at)
+    try:
+        report = installation.executor(target).reconcile(target, order, roll_out_at)
+    except Exception as error:
+        installation.tell(unexpected("working on a target", error, target.name))
+        advice = "The log has the traceback (unexpected_error): please report it. The served key is left as it is."
+        return Report(target, None, RotatorError(f"a fault in rotator: {type(error).__name__}", advice))
     if report.attempted is not None:
         outcome = SUCCESS if report.rotated else FAILURE if report.error else LOST
         metrics.rotation(target.provider, report.attempted, outcome, clock.monotonic() - started)

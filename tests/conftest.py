@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import support.vault as vaults
+from support.leaks import RECORDER, Leak
 from support.vault import RaftVault, VaultServer
 
 
@@ -28,6 +29,9 @@ def raft_vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[]
         yield lambda: stack.enter_context(vaults.raft_vault(tmp_path_factory.mktemp("raft-vault")))
 
 
+LEAKS = pytest.StashKey[list[Leak]]()
+
+
 def unexpected_skips(config: pytest.Config) -> list[str]:
     """The skipped tests that CI does not allow; none elsewhere than in CI."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
@@ -39,7 +43,8 @@ def unexpected_skips(config: pytest.Config) -> list[str]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if unexpected_skips(session.config):
+    session.config.stash[LEAKS] = leaks = RECORDER.scan()  # by now every process of the tests has ended
+    if leaks or unexpected_skips(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -48,3 +53,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("CI does not allow these skips (tests/allowed-skips.txt)", red=True)
         for nodeid in skips:
             terminalreporter.line(nodeid)
+    if leaks := config.stash.get(LEAKS, []):
+        terminalreporter.section("secrets were found in what rotator said", red=True)
+        for leak in leaks:
+            terminalreporter.line(f"{leak.source}: {leak.kind}, after {leak.around!r}")

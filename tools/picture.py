@@ -1,4 +1,4 @@
-"""Makes docs/demo.svg: what `rotator demo` shows on a terminal of 118 columns, half-way through. Needs tmux."""
+"""Makes docs/demo.svg: what `rotator demo` shows on a terminal of 96 columns, half-way through. Needs tmux."""
 
 import io
 import subprocess
@@ -12,24 +12,24 @@ from rich.text import Text
 SESSION = "rotator-picture"
 ROTATOR = Path(sys.executable).parent / "rotator"
 PICTURE = Path(__file__).parent.parent / "docs" / "demo.svg"
-PLAIN = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="-16 -10 {terminal_width} {terminal_height}">
+PLAIN = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {terminal_width} {terminal_height}">
 <style>
 text {{ font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 20px; white-space: pre }}
 {styles}
 </style>
 <defs>
-<clipPath id="{unique_id}-clip-terminal"><rect width="{terminal_width}" height="{terminal_height}"/></clipPath>
+
 {lines}
 </defs>
-<rect x="-16" y="-10" width="{terminal_width}" height="{terminal_height}" rx="8" fill="#0c0c0c"/>
-<g clip-path="url(#{unique_id}-clip-terminal)">{backgrounds}<g class="{unique_id}-matrix">{matrix}</g></g>
+<rect width="{terminal_width}" height="{terminal_height}" rx="8" fill="#0c0c0c"/>
+<g transform="translate(20 10) scale(.96)">{backgrounds}<g class="{unique_id}-matrix">{matrix}</g></g>
 </svg>
 """  # rich's own frame names an outside host for its font
 
 
 def main() -> None:
     """Run the demo in a terminal of its own, and keep one moment of it."""
-    start = ["new-session", "-d", "-s", SESSION, "-x", "118", "-y", "26", f"TERM=xterm-256color {ROTATOR} demo"]
+    start = ["new-session", "-d", "-s", SESSION, "-x", "96", "-y", "26", f"TERM=xterm-256color {ROTATOR} demo"]
     subprocess.run(["tmux", *start], check=True)
     time.sleep(15)
     shown = ""
@@ -38,7 +38,7 @@ def main() -> None:
         capture = ["tmux", "capture-pane", "-e", "-p", "-t", SESSION]
         shown = subprocess.run(capture, check=True, capture_output=True, text=True).stdout
     subprocess.run(["tmux", "kill-session", "-t", SESSION], check=True)
-    console = Console(record=True, width=118, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console = Console(record=True, width=96, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     console.print(Text.from_ansi(shown.rstrip()), no_wrap=True)
     console.save_svg(str(PICTURE), code_format=PLAIN)
 

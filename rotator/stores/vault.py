@@ -143,7 +143,7 @@ class VaultStore:
 
         Raises `StoreMountUnusable`, or what a read raises.
         """
-        asked = f"sys/internal/ui/mounts/{self.mount}/data/{path}"  # with data/, else a mount below this one is meant
+        asked = f"sys/internal/ui/mounts/{self.mount}/{path}"
         request = Request(
             MOUNT,
             asked,

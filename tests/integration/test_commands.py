@@ -11,8 +11,6 @@ from support.installation import Installation, VaultPaths, on_vault
 from support.process import wait_until
 from support.vault import VaultServer
 
-from rotator.simulator import Fault
-
 Made = tuple[Installation, VaultPaths]
 
 
@@ -242,39 +240,3 @@ def test_the_targets_own_fields_are_beside_the_key_and_changing_them_makes_no_ke
     assert data["base_url"] == "https://api.example"
     assert works(made, field="RESPAN_KEY")
     assert set(data) == {"RESPAN_KEY", "base_url", "rotator"}
-
-
-# --- a vendor that misbehaves ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("fault", "said", "status"),
-    [
-        (Fault("html", "create"), "", 1),
-        (Fault("refuse", "create", status=401), "", 3),
-        (Fault("omit", "create", fields=("id",)), "", 1),
-        (Fault("omit", "create", fields=("api_key",)), "", 1),
-        (Fault("drop_after", "create"), "", 1),
-        (Fault("truncate", "create"), "", 1),
-        (Fault("fail", "create"), "", 1),
-    ],
-    ids=lambda value: f"{value.kind}-{'-'.join(value.fields)}-{value.status}" if isinstance(value, Fault) else "",
-)
-def test_a_create_that_goes_wrong_leaves_no_key_behind(made: Made, fault: Fault, said: str, status: int) -> None:
-    rotator, paths = made
-    rotator.simulator.faults.add(fault)
-    result = rotator.run("rotate", "a", status=status)
-    assert "a: failed: " in result.stdout
-    assert paths.read("apps/a") is None
-    assert len(rotator.calls("create")) == 1
-    assert [key for key in rotator.simulator.vendor.keys.values() if key.revoked_at is None] == []
-    rotator.run("rotate", "a", status=0)
-    assert works(made)
-
-
-def test_a_refused_organisation_key_ends_with_3(made: Made) -> None:
-    rotator, paths = made
-    result = rotator.run("rotate", "a", status=3, RESPAN_API_KEY="sk_live_wrong_and_long_enough")
-    assert "organisation key" in result.stdout
-    assert paths.read("apps/a") is None
-    assert "sk_live_wrong" not in result.stdout + result.stderr

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.installation import Installation, installation, on_vault
+from support.installation import LEAST_RIGHTS, Installation, installation, on_vault
+from support.leaks import RECORDER
 from support.process import wait_until
 from support.vault import VaultServer
 
@@ -73,13 +74,19 @@ def test_it_rotates_on_schedule_and_removes_the_old_key(rotator: Installation) -
 
 def test_it_keeps_a_path_in_vault(vault: VaultServer, tmp_path: Path) -> None:
     with on_vault(tmp_path, vault) as (rotator, paths):
+        role_id, secret_id = vault.approle(LEAST_RIGHTS.format(mount=paths.mount))
+        RECORDER.add_secret("an AppRole's secret id", secret_id)
+        (tmp_path / "secret-id").write_text(secret_id)
+        auth = {"method": "approle", "role_id": role_id, "secret_id_file": "secret-id"}
+        rotator.config["stores"]["store"]["auth"] = auth
+        del rotator.environment["VAULT_TOKEN"]
         daemon = rotator.start()
         daemon.wait_for("key_published")
         daemon.signal(signal.SIGUSR1)
         daemon.wait_for("key_published", 2)
         assert rotator.simulator.vendor.works((paths.read("apps/a") or {})["api_key"])
         daemon.wait_for("key_deleted")
-        assert daemon.metric('rotator_store_up{store="store"}') == 1
+        assert "apps/a" not in daemon.get("/metrics").text
         assert paths.versions("apps/a")["1"]["destroyed"]
         assert daemon.stop() == 0
 
@@ -152,7 +159,12 @@ def test_term_ends_what_is_under_way_first(rotator: Installation) -> None:
     daemon = rotator.start()
     wait_until(lambda: bool(rotator.calls("create")), "a create under way")
     assert daemon.stop() == 0
-    assert [event["event"] for event in daemon.events()][-3:] == ["stopping", "key_published", "stopped"]
+    assert [event["event"] for event in daemon.events()][-4:] == [
+        "stopping",
+        "key_created",
+        "key_published",
+        "stopped",
+    ]
     assert daemon.events("key_left_behind") == []
     assert served(rotator)["a"]["state"] == "ok"
 
@@ -188,13 +200,14 @@ def test_an_outage_of_the_vendor_is_told_once_a_try_and_so_is_its_end(rotator: I
     shown = daemon.get("/status.json", admin=True).json()["targets"]
     assert {(target["state"], bool(target["last_error"])) for target in shown} == {("missing", True)}
     rotator.run("status", "--url", daemon.url(admin=True), status=4)
-    assert daemon.metric('rotator_provider_up{provider="respan"}') == 0
+    tried = 'rotator_rotations_total{{outcome="{}",provider="respan",reason="first"}}'
+    assert (daemon.metric(tried.format("failure")), daemon.metric(tried.format("success"))) == (2, 0)
 
     rotator.simulator.start()
     daemon.signal(signal.SIGUSR1)  # a person does not wait for the next try
     for name in ("a", "b"):
         daemon.wait_for("target_recovered", target=name)
-    assert daemon.metric('rotator_provider_up{provider="respan"}') == 1
+    assert (daemon.metric(tried.format("failure")), daemon.metric(tried.format("success"))) == (2, 2)
     assert daemon.metric('rotator_targets{state="ok"}') == 2
     assert daemon.stop() == 0
 

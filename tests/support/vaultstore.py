@@ -7,8 +7,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from support.leaks import spellings
-
 from rotator.clock import SystemClock
 from rotator.errors import RotatorError
 from rotator.model import Secret
@@ -16,6 +14,7 @@ from rotator.ports import Clock
 from rotator.stores.vault import VaultStore
 from rotator.stores.vault_client import VaultSettings
 from rotator.stores.vault_login import Login, TokenLogin
+from support.leaks import spellings
 
 CLOCK = SystemClock()
 

@@ -150,7 +150,12 @@ def test_other_methods_are_refused(site: Site, method: str) -> None:
 
 
 def test_a_body_is_not_waited_for_and_does_not_tear_up_the_answer(site: Site) -> None:
-    assert site.ask("POST", content=b"x" * 60_000).status_code == 405
+    with site.connect() as connection:
+        connection.sendall(b"POST /metrics HTTP/1.1\r\nContent-Length: 50000\r\n\r\n")
+        for _ in range(5):
+            time.sleep(0.02)
+            connection.sendall(b"x" * 10_000)  # it would not be taken any more
+        assert status(read(connection)) == 405
     assert status(site.send(b"GET /metrics HTTP/1.1\r\nContent-Length: 99999\r\n\r\n")) == 200
 
 
@@ -201,6 +206,15 @@ def test_anything_but_a_page_to_the_letter_is_not_found(site: Site, path: str) -
 def test_what_is_not_http_is_refused(site: Site, raw: bytes) -> None:
     assert status(site.send(raw)) == 400
     assert site.told == []
+
+
+@pytest.mark.parametrize("split", [1, 2, 3, 4, 10])
+def test_a_request_may_come_in_pieces(site: Site, split: int) -> None:
+    with site.connect() as connection:
+        connection.sendall(GET[:-split])
+        time.sleep(0.01)
+        connection.sendall(GET[-split:])
+        assert status(read(connection)) == 200
 
 
 def test_a_second_request_on_a_connection_is_not_answered(site: Site) -> None:
@@ -280,11 +294,11 @@ def test_who_is_slow_is_cut_off_at_the_deadline_of_the_whole(slow: str) -> None:
                     connection.sendall(bytes([byte]))
                 except ConnectionError:
                     break
-                time.sleep(0.03)
+                time.sleep(0.05)
                 if time.monotonic() - began > 2:
                     break
         assert read(connection) == b""
-        assert 0.25 < time.monotonic() - began < 2
+        assert 0.25 < time.monotonic() - began < 1.5
 
 
 def test_who_does_not_take_the_answer_is_cut_off_as_well() -> None:
@@ -312,7 +326,7 @@ def test_who_does_not_hang_up_after_the_answer_is_not_waited_for(site: Site) -> 
     ],
 )
 def test_long_heads_are_refused_and_not_read_to_their_end(site: Site, head: bytes) -> None:
-    assert status(site.send(head)) in (431, None)
+    assert status(site.send(head)) == 431
     assert site.ask().status_code == 200
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pytest
 import stamina
 import structlog
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rotator import logs
@@ -173,6 +173,7 @@ def test_a_stream_that_is_gone_does_not_stop_the_work(capfd: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("log_format", FORMATS)
+@settings(deadline=None)
 @given(text=st.text())
 def test_whatever_a_field_holds_it_is_one_line_without_control_characters(log_format: Format, text: str) -> None:
     stream = io.StringIO()
@@ -365,13 +366,13 @@ def test_retries_are_told_of_without_what_was_called(log: Callable[..., Log]) ->
     lines = log()
     tries = []
 
+    @stamina.retry(on=OSError, attempts=2, wait_initial=0.001, wait_max=0.001, wait_jitter=0)
     def once(argument: str, *, keyword: str) -> None:
         tries.append(argument + keyword)
         if len(tries) == 1:
             raise OSError("no")
 
-    retrying = stamina.RetryingCaller(attempts=2, wait_initial=0.001, wait_max=0.001, wait_jitter=0)
-    retrying(OSError, once, "planted", keyword="as well")
+    once("planted", keyword="as well")
     (line,) = parsed(lines)
     assert (line["event"], line["level"], line["caused_by"]) == ("stamina.retry_scheduled", "warning", "OSError('no')")
     assert "planted" not in str(line)

@@ -1,0 +1,448 @@
+"""The login: how it is got, kept, and healed, on a real Vault; and its timing, with a clock that the test moves."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from support.installation import LEAST_RIGHTS
+from support.process import wait_until
+from support.vault import VaultServer
+from support.vaultstore import MeteredStore, OpenStore, SetClock, assert_hides
+
+from rotator.errors import StoreCredentialRefused, StoreError, StorePermissionDenied, StoreUnavailable
+from rotator.model import Secret
+from rotator.stores.vault_login import (
+    RETRY_AFTER,
+    AppRoleLogin,
+    Grant,
+    LoginRequest,
+    TokenFileLogin,
+    TokenKeeper,
+    TokenLogin,
+)
+
+pytestmark = pytest.mark.usefixtures("no_waiting")
+
+# What `default` allows a token to do with itself.
+OF_ITSELF = """
+path "auth/token/lookup-self" { capabilities = ["read"] }
+path "auth/token/renew-self" { capabilities = ["update"] }
+"""
+
+
+@pytest.fixture
+def mount(vault: VaultServer) -> str:
+    return vault.new_mount()
+
+
+@pytest.fixture
+def policy(mount: str) -> str:
+    return LEAST_RIGHTS.format(mount=mount) + OF_ITSELF
+
+
+def revoke(vault: VaultServer, token: str) -> None:
+    vault.request("POST", "auth/token/revoke", {"token": token}).raise_for_status()
+
+
+def approle(vault: VaultServer, policy: str, folder: Path, **parameters: object) -> AppRoleLogin:
+    role_id, secret_id = vault.approle(policy, **parameters)
+    file = folder / "secret-id"
+    file.write_text(f"{secret_id}\n")
+    return AppRoleLogin(role_id, file)
+
+
+def operations(store: MeteredStore) -> list[str]:
+    return [operation for operation, _ in store.metered.take()]
+
+
+# --- logging in ------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_sent_before_the_first_use(vault: VaultServer, mount: str, open_store: OpenStore) -> None:
+    store = open_store(vault.address, mount, vault.root_token)
+    assert store.metered.take() == []
+
+    store.history("app")
+    store.history("app")
+
+    assert operations(store) == ["login", "metadata", "metadata"]
+    assert store.token_expires_at is None  # root's never ends
+
+
+def test_an_approle_logs_in(vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path) -> None:
+    clock = SetClock()
+    store = open_store(vault.address, mount, approle(vault, policy, tmp_path, token_ttl="60s"), clock)
+
+    assert store.write("app", {"n": "1"}, cas=0).number == 1
+
+    assert operations(store) == ["login", "write"]
+    assert store.token_expires_at == clock.start + timedelta(seconds=60)
+
+
+def test_the_end_of_a_given_token_is_asked_for(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore
+) -> None:
+    clock = SetClock()
+    store = open_store(vault.address, mount, vault.policy_token(policy, ttl="100s"), clock)
+
+    store.keep_login()
+
+    assert store.token_expires_at is not None
+    assert timedelta(seconds=90) < store.token_expires_at - clock.start <= timedelta(seconds=100)
+
+
+def test_of_many_threads_one_logs_in(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    store = open_store(vault.address, mount, approle(vault, policy, tmp_path))
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda number: store.history(f"app-{number}"), range(32)))
+
+    assert operations(store).count("login") == 1
+
+
+def missing(file: Path) -> None:
+    file.unlink(missing_ok=True)
+
+
+def empty(file: Path) -> None:
+    file.write_text("\n")
+
+
+def two_lines(file: Path) -> None:
+    file.write_text("hvs.first-token-text\nhvs.second-token-text\n")
+
+
+def binary(file: Path) -> None:
+    file.write_bytes(b"hvs.\xff\xfe\x00first-token-text")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [(missing, "No such file"), (empty, "is empty"), (two_lines, "cannot be in one"), (binary, "cannot be in one")],
+)
+@pytest.mark.parametrize("of", [TokenFileLogin, lambda file: AppRoleLogin("role", file)], ids=["token", "approle"])
+def test_a_file_without_a_credential_is_named_and_nothing_is_sent(
+    vault: VaultServer,
+    mount: str,
+    open_store: OpenStore,
+    tmp_path: Path,
+    prepare: Callable[[Path], None],
+    words: str,
+    of: Callable[[Path], TokenFileLogin | AppRoleLogin],
+) -> None:
+    file = tmp_path / "credential"
+    prepare(file)
+    store = open_store(vault.address, mount, of(file))
+
+    with pytest.raises(StoreCredentialRefused, match=words) as raised:
+        store.write("app", {"n": "1"}, cas=0)
+
+    assert str(file) in raised.value.message
+    assert store.metered.take() == []
+    assert_hides(raised.value, "first-token-text", "second-token-text")
+
+
+def test_a_refused_approle_is_named(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    login = approle(vault, policy, tmp_path)
+    login.secret_id_file.write_text("a-wrong-secret-id")
+
+    for of in (login, AppRoleLogin(login.role_id, login.secret_id_file, mount="elsewhere")):
+        with pytest.raises(StoreCredentialRefused, match=f"refused the login at auth/{of.mount}/login") as raised:
+            open_store(vault.address, mount, of).write("app", {"n": "1"}, cas=0)
+        assert_hides(raised.value, "a-wrong-secret-id")
+
+
+# --- healing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_revoked_token_is_replaced_from_its_file(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    first, second = vault.policy_token(policy), vault.policy_token(policy)
+    file.write_text(first)
+    store = open_store(vault.address, mount, TokenFileLogin(file))
+    store.write("app", {"n": "1"}, cas=0)
+    store.metered.take()
+
+    revoke(vault, first)
+    file.write_text(f"{second}\n")
+
+    assert store.write("app", {"n": "2"}, cas=1).number == 2
+    assert store.metered.take() == [("write", "403"), ("login", "200"), ("write", "200")]
+
+
+def test_a_revoked_token_is_replaced_by_another_login(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    store = open_store(vault.address, mount, approle(vault, policy, tmp_path))
+    for cas in range(3):
+        store.write("app", {"n": str(cas)}, cas)
+        revoke(vault, store.client.tokens.token().reveal())
+
+    assert store.history("app").current_version == 3
+    assert operations(store) == [
+        "login",
+        "write",
+        *["write", "login", "write"] * 2,
+        "metadata",
+        "login",
+        *["metadata"],
+        *["read"] * 3,
+    ]
+
+
+def test_an_expired_token_is_replaced_by_another_login(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    store = open_store(vault.address, mount, approle(vault, policy, tmp_path, token_ttl="1s"))
+    store.history("app")
+    token = store.client.tokens.token().reveal()
+    wait_until(
+        lambda: vault.request("GET", "auth/token/lookup-self", token=token).status_code == 403, "the token's end", 10
+    )
+
+    store.prove("app", {"n": "1"})
+
+    assert operations(store) == ["login", "metadata", "mount", "login", "mount", "prove"]
+
+
+def test_of_many_threads_with_a_revoked_token_one_logs_in(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    store = open_store(vault.address, mount, approle(vault, policy, tmp_path), connections=16)
+    store.history("app")
+    revoke(vault, store.client.tokens.token().reveal())
+    store.metered.take()
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda number: store.write(f"app-{number}", {}, cas=0), range(64)))
+
+    assert operations(store).count("login") == 1
+
+
+def test_a_dead_token_that_nothing_replaces_is_a_refused_credential(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    token, file = vault.policy_token(policy), tmp_path / "token"
+    file.write_text(token)
+    stores = [open_store(vault.address, mount, token), open_store(vault.address, mount, TokenFileLogin(file))]
+    for store in stores:
+        store.history("app")
+    revoke(vault, token)
+
+    for store in stores:
+        store.metered.take()
+        for attempt in (lambda: store.history("app"), lambda: store.write("app", {}, cas=0), store.keep_login):
+            with pytest.raises(StoreCredentialRefused, match="invalid") as raised:
+                attempt()
+            assert_hides(raised.value, token)
+        assert store.token_expires_at is None
+        assert operations(store) == ["metadata", "login", "login", "login"]
+
+
+def test_a_refusal_of_the_policy_is_no_reason_to_log_in(
+    vault: VaultServer, mount: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    store = open_store(
+        vault.address, mount, approle(vault, f'path "{mount}/x" {{ capabilities = ["read"] }}', tmp_path)
+    )
+
+    for _ in range(2):
+        with pytest.raises(StorePermissionDenied):
+            store.write("app", {"n": "1"}, cas=0)
+
+    assert operations(store) == ["login", "write", "write"]
+
+
+# --- keeping ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_is_renewed_at_two_thirds_of_its_life(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    clock = SetClock()
+    store = open_store(vault.address, mount, approle(vault, policy, tmp_path, token_ttl="60s"), clock)
+    store.keep_login()
+    clock.sleep(39)
+    store.keep_login()
+    assert operations(store) == ["login"]
+
+    clock.sleep(2)
+    store.keep_login()
+    store.keep_login()
+
+    assert operations(store) == ["renew"]
+    assert store.token_expires_at == clock.start + timedelta(seconds=41 + 60)
+
+
+def test_a_token_near_its_last_day_is_replaced(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    # A renewal that gives less than before: Vault's clock has not moved, but its bound for this token is below its ttl.
+    login = approle(vault, policy, tmp_path, token_ttl="60s", token_explicit_max_ttl="61s")
+    clock = SetClock()
+    store = open_store(vault.address, mount, login, clock)
+    store.keep_login()
+    first = store.client.tokens.token().reveal()
+    wait_until(
+        lambda: vault.request("GET", "auth/token/lookup-self", token=first).json()["data"]["ttl"] < 58,
+        "two seconds",
+        10,
+    )
+
+    clock.sleep(41)
+    store.keep_login()
+
+    assert operations(store) == ["login", "renew", "login"]
+    assert store.client.tokens.token().reveal() != first
+
+
+def test_a_token_that_is_not_renewable_is_replaced(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    clock = SetClock()
+    login = approle(vault, policy, tmp_path, token_ttl="60s", token_type="batch")
+    store = open_store(vault.address, mount, login, clock)
+    store.keep_login()
+
+    clock.sleep(41)
+    store.keep_login()
+
+    assert operations(store) == ["login", "login"]
+
+
+class Service:
+    """A `TokenService` that does what a test says; every login gives the next token."""
+
+    def __init__(self, lifetime: float | None = 90.0) -> None:
+        self.lifetime = lifetime
+        self.fails: StoreError | None = None
+        self.asked: list[str] = []
+        self.entered = threading.Semaphore(0)
+        self.may_go = threading.Event()
+        self.may_go.set()
+
+    def _grant(self, what: str) -> Grant:
+        self.asked.append(what)
+        self.entered.release()
+        assert self.may_go.wait(30)
+        if self.fails:
+            raise self.fails
+        return Grant(Secret(f"token-{len(self.asked)}"), self.lifetime, renewable=True)
+
+    def log_in(self, credentials: Secret | LoginRequest) -> Grant:
+        return self._grant("log in")
+
+    def renew(self, token: Secret) -> Grant:
+        return self._grant("renew")
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+@pytest.fixture
+def keeper(service: Service, clock: SetClock) -> TokenKeeper:
+    return TokenKeeper(TokenLogin(Secret("given")), service, clock)
+
+
+def test_a_failed_renewal_is_tried_again_before_the_end_and_the_token_is_used_on(
+    keeper: TokenKeeper, service: Service, clock: SetClock
+) -> None:
+    keeper.keep()
+    token, ends = keeper.token(), keeper.expires_at
+    service.fails = StoreUnavailable("no answer")
+    attempts = []
+    while clock.passed < 90:
+        clock.sleep(1)
+        try:
+            keeper.keep()
+        except StoreUnavailable:
+            attempts.append(clock.passed)
+        assert keeper.token() is token
+    assert keeper.expires_at == ends
+    assert attempts[:3] == [60, 70, 77]  # a third of what is left each time
+    assert len(attempts) < 15
+
+    service.fails = None
+    clock.sleep(1)
+    keeper.keep()
+
+    assert keeper.expires_at == clock.now() + timedelta(seconds=90)
+
+
+def test_a_long_lived_token_is_tried_again_soon(keeper: TokenKeeper, service: Service, clock: SetClock) -> None:
+    service.lifetime = 30 * 86400.0
+    keeper.keep()
+    clock.sleep(20 * 86400)
+    service.fails = StoreUnavailable("no answer")
+    with pytest.raises(StoreUnavailable):
+        keeper.keep()
+
+    service.fails = None
+    clock.sleep(RETRY_AFTER)
+    keeper.keep()
+
+    assert service.asked == ["log in", "renew", "renew"]
+
+
+def test_a_token_that_never_ends_is_left_alone(keeper: TokenKeeper, service: Service, clock: SetClock) -> None:
+    service.lifetime = None
+    for _ in range(3):
+        keeper.keep()
+        clock.sleep(10**9)
+
+    assert service.asked == ["log in"]
+    assert keeper.expires_at is None
+
+
+def test_a_failed_login_is_not_repeated_by_those_who_waited_for_it(keeper: TokenKeeper, service: Service) -> None:
+    service.fails = StoreCredentialRefused("refused", "mend it")
+    service.may_go.clear()
+    with ThreadPoolExecutor(8) as pool:
+        attempts = [pool.submit(keeper.token) for _ in range(8)]
+        service.entered.acquire()
+        wait_until(lambda: keeper.waiting == 8, "all to wait for the one login")  # type: ignore[attr-defined]
+        service.may_go.set()
+        errors = [attempt.exception(30) for attempt in attempts]
+
+    assert [str(error) for error in errors] == ["refused"] * 8
+    assert service.asked == ["log in"]
+
+    service.fails = None
+    assert keeper.token().reveal() == "token-2"
+
+
+def test_a_renewal_under_way_holds_up_nobody(keeper: TokenKeeper, service: Service, clock: SetClock) -> None:
+    keeper.keep()
+    token = keeper.token()
+    clock.sleep(61)
+    service.may_go.clear()
+    with ThreadPoolExecutor(1) as pool:
+        renewal = pool.submit(keeper.keep)
+        service.entered.acquire()
+        service.entered.acquire()
+        assert keeper.token() is token
+        service.may_go.set()
+        renewal.result(30)
+
+
+def test_the_end_is_told_in_utc(keeper: TokenKeeper, clock: SetClock) -> None:
+    keeper.keep()
+
+    assert isinstance(keeper.expires_at, datetime)
+    assert keeper.expires_at.utcoffset() == timedelta(0)
