@@ -105,7 +105,7 @@ class Budget(Protocol):
 class Listener(Protocol):
     """Is told what happened: logs, metrics, the command line, the demo's table."""
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event, /) -> None:
         """Take note. Must not raise, and must not wait."""
 
 

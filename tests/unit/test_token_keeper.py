@@ -1,0 +1,148 @@
+"""When the token is got, renewed and got anew, with a clock that the test moves. The rest is in tests/integration."""
+
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+
+import pytest
+from support.process import wait_until
+from support.vaultstore import SetClock
+
+from rotator.errors import StoreCredentialRefused, StoreError, StoreUnavailable
+from rotator.model import Secret
+from rotator.stores.vault_login import RETRY_AFTER, Grant, LoginRequest, TokenKeeper, TokenLogin
+
+
+def running(function: str) -> int:
+    """How many threads are at work in a function of this name, itself and not what it calls."""
+    return [frame.f_code.co_name for frame in sys._current_frames().values()].count(function)
+
+
+class Service:
+    """A `TokenService` that does what a test says; every login gives the next token."""
+
+    def __init__(self, lifetime: float | None = 90.0) -> None:
+        self.lifetime = lifetime
+        self.fails: StoreError | None = None
+        self.asked: list[str] = []
+        self.entered = threading.Semaphore(0)
+        self.may_go = threading.Event()
+        self.may_go.set()
+
+    def _grant(self, what: str) -> Grant:
+        self.asked.append(what)
+        self.entered.release()
+        assert self.may_go.wait(30)
+        if self.fails:
+            raise self.fails
+        return Grant(Secret(f"token-{len(self.asked)}"), self.lifetime, renewable=True)
+
+    def log_in(self, credentials: Secret | LoginRequest) -> Grant:
+        return self._grant("log in")
+
+    def renew(self, token: Secret) -> Grant:
+        return self._grant("renew")
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+@pytest.fixture
+def keeper(service: Service, clock: SetClock) -> TokenKeeper:
+    return TokenKeeper(TokenLogin(Secret("given")), service, clock)
+
+
+def test_a_failed_renewal_is_tried_again_before_the_end_and_the_token_is_used_on(
+    keeper: TokenKeeper, service: Service, clock: SetClock
+) -> None:
+    keeper.keep()
+    token, ends = keeper.token(), keeper.expires_at
+    service.fails = StoreUnavailable("no answer")
+    attempts = []
+    while clock.passed < 90:
+        clock.sleep(1)
+        try:
+            keeper.keep()
+        except StoreUnavailable:
+            attempts.append(clock.passed)
+        assert keeper.token() is token
+    assert keeper.expires_at == ends
+    assert attempts[:3] == [60, 70, 77]  # a third of what is left each time
+    assert len(attempts) < 15
+
+    service.fails = None
+    clock.sleep(1)
+    keeper.keep()
+
+    assert keeper.expires_at == clock.now() + timedelta(seconds=90)
+
+
+def test_a_long_lived_token_is_tried_again_soon(keeper: TokenKeeper, service: Service, clock: SetClock) -> None:
+    service.lifetime = 30 * 86400.0
+    keeper.keep()
+    clock.sleep(20 * 86400)
+    service.fails = StoreUnavailable("no answer")
+    with pytest.raises(StoreUnavailable):
+        keeper.keep()
+
+    service.fails = None
+    clock.sleep(RETRY_AFTER)
+    keeper.keep()
+
+    assert service.asked == ["log in", "renew", "renew"]
+
+
+def test_a_token_that_never_ends_is_left_alone(keeper: TokenKeeper, service: Service, clock: SetClock) -> None:
+    service.lifetime = None
+    for _ in range(3):
+        keeper.keep()
+        clock.sleep(10**9)
+
+    assert service.asked == ["log in"]
+    assert keeper.expires_at is None
+
+
+def test_a_failed_login_is_not_repeated_by_those_who_waited_for_it(keeper: TokenKeeper, service: Service) -> None:
+    service.fails = StoreCredentialRefused("refused", "mend it")
+    service.may_go.clear()
+    with ThreadPoolExecutor(8) as pool:
+        attempts = [pool.submit(keeper.token) for _ in range(8)]
+        service.entered.acquire()
+        wait_until(lambda: running("instead_of") == 7, "all others to wait for the one login")
+        service.may_go.set()
+        errors = [attempt.exception(30) for attempt in attempts]
+
+    assert [str(error) for error in errors] == ["refused"] * 8
+    assert service.asked == ["log in"]
+
+    service.fails = None
+    assert keeper.token().reveal() == "token-2"
+
+
+def test_a_renewal_under_way_holds_up_nobody(keeper: TokenKeeper, service: Service, clock: SetClock) -> None:
+    keeper.keep()
+    token = keeper.token()
+    clock.sleep(61)
+    service.may_go.clear()
+    with ThreadPoolExecutor(1) as pool:
+        renewal = pool.submit(keeper.keep)
+        service.entered.acquire()
+        service.entered.acquire()
+        assert keeper.token() is token
+        service.may_go.set()
+        renewal.result(30)
+
+
+def test_the_end_is_told_in_utc(keeper: TokenKeeper, clock: SetClock) -> None:
+    keeper.keep()
+
+    assert isinstance(keeper.expires_at, datetime)
+    assert keeper.expires_at.utcoffset() == timedelta(0)

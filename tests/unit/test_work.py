@@ -1,0 +1,148 @@
+"""A pass over a target, as the daemon and the commands make it: counted, told, and never the end of the others."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rotator.assembly import Installation
+from rotator.clock import SystemClock
+from rotator.config import load
+from rotator.engine import Engine
+from rotator.errors import ProviderCredentialRefused, RotatorError
+from rotator.events import Event, Level, What
+from rotator.execute import Executor, Report
+from rotator.metrics import Metrics
+from rotator.model import Target
+from rotator.plan import Order
+from rotator.simulator import Options, Simulator
+from rotator.work import work_on, work_on_all
+
+
+class Rig:
+    """An installation on the simulator and a file, whose events are kept."""
+
+    def __init__(self, folder: Path, simulator: Simulator) -> None:
+        self.folder, self.simulator = folder, simulator
+        self.events: list[Event] = []
+        self.metrics = Metrics("0")
+        self.key_file = folder / "key"
+        self.key_file.write_text(simulator.organisation_key + "\n")
+        provider = {"type": "respan", "base_url": simulator.url, "api_key": {"file": "key"}}
+        settings = {
+            "owner": "prod",
+            "providers": {"respan": provider},
+            "stores": {"file": {"type": "sqlite", "file": "store.db"}},
+            "targets": {name: {"path": f"apps/{name}"} for name in ("good", "bad", "well")},
+        }
+        file = folder / "rotator.json"
+        file.write_text(json.dumps(settings))
+        self.installation = Installation(load(file, {}), {}, SystemClock(), self.metrics, self.events.append)
+
+    def target(self, name: str) -> Target:
+        return self.installation.targets[name]
+
+    def told(self, what: What) -> list[Event]:
+        return [event for event in self.events if event.what is what]
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    with Simulator(options=Options(requests_per_minute=None)) as simulator:
+        made = Rig(tmp_path, simulator)
+        yield made
+        made.installation.close()
+
+
+@pytest.fixture
+def _faulty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of our own, at one target."""
+    reconcile = Executor.reconcile
+
+    def faulty(self: Executor, target: Target, *more: object) -> Report:
+        if target.name == "bad":
+            raise TypeError("a fault")
+        return reconcile(self, target, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Executor, "reconcile", faulty)
+
+
+@pytest.mark.usefixtures("_faulty")
+def test_a_fault_of_ours_at_one_target_does_not_hold_up_the_others(rig: Rig) -> None:
+    reports = {
+        report.target.name: report
+        for report in work_on_all(
+            rig.installation,
+            rig.installation.targets.values(),
+            lambda target: work_on(rig.installation, rig.metrics, target),
+        )
+    }
+    assert reports["good"].rotated
+    assert reports["well"].rotated
+    assert isinstance(reports["bad"].error, RotatorError)
+    (told,) = rig.told(What.UNEXPECTED_ERROR)
+    assert (told.target, told.level) == ("bad", Level.ERROR)
+    assert "TypeError" in str(told.fields["traceback"])
+
+
+@pytest.mark.usefixtures("_faulty")
+def test_and_the_daemon_comes_back_to_it(rig: Rig) -> None:
+    engine = Engine(rig.installation, rig.metrics, rig.events.append)
+    engine.tick()
+    assert engine.end()
+    states = {status.target.name: status.state.value for status in engine.board.snapshot()}
+    assert states == {"good": "ok", "bad": "unknown", "well": "ok"}
+    (failed,) = rig.told(What.TARGET_FAILED)
+    assert failed.target == "bad"
+    assert "retry_at" in failed.fields
+
+
+def test_a_pass_is_counted(rig: Rig) -> None:
+    work_on(rig.installation, rig.metrics, rig.target("good"))
+    work_on(rig.installation, rig.metrics, rig.target("good"))  # nothing to do: nothing to count
+    work_on(rig.installation, rig.metrics, rig.target("good"), Order(rotate=True, revoke_now=True))
+    shown = rig.metrics.render().decode()
+    assert 'rotator_rotations_total{outcome="success",provider="respan",reason="first"} 1.0' in shown
+    assert 'rotator_rotations_total{outcome="success",provider="respan",reason="requested"} 1.0' in shown
+    assert 'rotator_retirements_total{outcome="success"} 1.0' in shown
+
+
+@pytest.mark.parametrize("content", ["", "  \n", None])
+def test_an_organisation_key_that_is_not_there_is_named_with_its_place(rig: Rig, content: str | None) -> None:
+    if content is None:
+        rig.key_file.unlink()
+    else:
+        rig.key_file.write_text(content)
+    report = work_on(rig.installation, rig.metrics, rig.target("good"))
+    assert isinstance(report.error, ProviderCredentialRefused)
+    assert str(rig.key_file) in report.error.message
+    assert "providers.respan.api_key" in report.error.message
+    assert rig.simulator.journal == []
+
+
+def test_a_replaced_organisation_key_is_found_after_a_refusal(rig: Rig) -> None:
+    assert work_on(rig.installation, rig.metrics, rig.target("good")).rotated
+    rig.simulator.vendor.organisation_keys = {"sk_live_another_one_that_is_made_up"}
+    refused = work_on(rig.installation, rig.metrics, rig.target("well"))
+    assert isinstance(refused.error, ProviderCredentialRefused)
+    rig.key_file.write_text("sk_live_another_one_that_is_made_up")
+    assert work_on(rig.installation, rig.metrics, rig.target("well")).rotated
+
+
+def test_a_successor_takes_over_the_budgets_and_what_was_seen(rig: Rig) -> None:
+    work_on(rig.installation, rig.metrics, rig.target("good"))
+    before = rig.installation
+    after = Installation(before.configuration, {}, before.clock, rig.metrics, rig.events.append, before)
+    assert after.budgets == before.budgets
+    calls = len(rig.simulator.journal)
+    work_on(after, rig.metrics, rig.target("good"), Order(rotate=True))
+    # Created and shortened; the old key did not have to be looked up.
+    assert [call.operation for call in rig.simulator.journal[calls:]] == ["create", "update"]
+    after.close()
+
+
+def test_the_random_part_of_a_name_is_not_predictable(rig: Rig) -> None:
+    ports = rig.installation.executor(rig.target("good")).ports
+    assert isinstance(ports.rng, random.SystemRandom)
