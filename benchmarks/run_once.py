@@ -13,7 +13,6 @@ by a bare loop over nothing, and rates are given with and without it. CPU time a
 each process as it ends, children of its own included; those of Vault and the simulator are not in it.
 """
 
-import argparse
 import http.client
 import json
 import os
@@ -33,25 +32,17 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).parents[1]
 ROTATOR = Path(sys.executable).parent / "rotator"
-WORKERS = 8
+TARGETS, WORKERS, REPETITIONS = 300, 8, 7
 KEYS = "/api/temporary-keys/"
 NEVER = 2**31 - 1  # a version that no path has: Vault refuses the write after all other rules
 START_UP, FIRST, AGAIN = "check", "run --once", "rotate --all"  # rotator's commands
 
 
-# --- the bare loop ---------------------------------------------------------------------------------------------------
-
-
 def bare(job: dict[str, Any]) -> None:
-    """Rotate `job["targets"]`, for the first time or again."""
+    """Rotate `job["targets"]`, for the first time or again; the process ends with the last thread."""
     names = deque([*job["targets"], *[None] * WORKERS])
-    threads = [
-        threading.Thread(target=_bare_worker, args=(job, names)) for _ in range(WORKERS if job["targets"] else 0)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    for _ in range(WORKERS if job["targets"] else 0):
+        threading.Thread(target=_bare_worker, args=(job, names)).start()
 
 
 def _bare_worker(job: dict[str, Any], names: deque[str | None]) -> None:
@@ -93,9 +84,6 @@ def _sender(url: str, headers: Mapping[str, str]) -> Callable[..., bytes]:
     return send
 
 
-# --- what both are run on --------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Run:
     """One process, from its start to its end. Seconds, and mebibytes at most."""
@@ -108,10 +96,10 @@ class Run:
 class Site:
     """A Vault, a simulator, and the two contestants on them."""
 
-    def __init__(self, vault: Any, respan: str, key: str, folder: Path, targets: int) -> None:
+    def __init__(self, vault: Any, respan: str, key: str, folder: Path) -> None:
         self.vault = vault
         self._folder, self._respan, self._key = folder, respan, key
-        self._names = [f"app-{number:04}" for number in range(targets)]
+        self._names = [f"app-{number:04}" for number in range(TARGETS)]
 
     def run(self, contestant: int, what: str, mount: str) -> Run:
         """Let rotator (0) or the bare loop (1) do its part, on all targets."""
@@ -134,11 +122,12 @@ class Site:
 
     def _bare(self, what: str, mount: str) -> Run:
         expires_at, early = (f"{datetime.now(UTC) + timedelta(minutes=m):%Y-%m-%dT%H:%M:%SZ}" for m in (60, 10))
-        wanted = {"vault": self.vault.address, "token": self.vault.root_token, "mount": mount, "again": what == AGAIN}
-        wanted |= {"respan": self._respan, "key": self._key, "expires_at": expires_at, "early": early}
-        job = self._folder / "bare.json"
-        job.write_text(json.dumps({**wanted, "targets": [] if what == START_UP else self._names}))
-        return self._run([sys.executable, str(Path(__file__).resolve()), "--bare", str(job)], dict(os.environ))
+        job = {"vault": self.vault.address, "token": self.vault.root_token, "mount": mount, "again": what == AGAIN}
+        job |= {"respan": self._respan, "key": self._key, "expires_at": expires_at, "early": early}
+        job["targets"] = [] if what == START_UP else self._names
+        file = self._folder / "bare.json"
+        file.write_text(json.dumps(job))
+        return self._run([sys.executable, __file__, "--bare", str(file)], dict(os.environ))
 
     def _run(self, command: list[str], environment: dict[str, str]) -> Run:
         log = self._folder / "output.log"
@@ -149,17 +138,13 @@ class Site:
             wall = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            print(log.read_text()[-2000:], file=sys.stderr)
-            raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
+            raise SystemExit(f"{log.read_text()[-2000:]}\n{' '.join(command)} ended with status {process.returncode}")
         return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
-
-    # --- who asked for what ---
 
     def journal(self, since: int = 0) -> list[dict[str, Any]]:
         """The simulator's calls after that number."""
-        ask = _sender(self._respan, {})
-        calls: list[dict[str, Any]] = json.loads(ask("GET", f"/_simulator/journal?since={since}"))["calls"]
-        return calls
+        answer = _sender(self._respan, {})("GET", f"/_simulator/journal?since={since}")
+        return list(json.loads(answer)["calls"])
 
     def audited(self, contestant: int, what: str, mount: str) -> dict[str, Counter[tuple[str, ...]]]:
         """Run it, and tell what is asked of Vault for each path, of Respan for each key: how often each sequence."""
@@ -178,13 +163,8 @@ class Site:
                 of_path[path].append(f"{asked['operation']} {kind}" + (" (refused)" if "error" in entry else ""))
         for call in self.journal(before):
             of_key[call["key_name"]].append(f"{call['operation']} {call['status']}")
-        return {
-            "Vault, a path": Counter(map(tuple, of_path.values())),
-            "Respan, a key": Counter(map(tuple, of_key.values())),
-        }
-
-
-# --- the comparison --------------------------------------------------------------------------------------------------
+        counted = {"Vault, a path": of_path, "Respan, a key": of_key}
+        return {where: Counter(map(tuple, found.values())) for where, found in counted.items()}
 
 
 def verify(site: Site) -> None:
@@ -199,14 +179,14 @@ def verify(site: Site) -> None:
                 print(f"{what}: {where}: {count} x {', '.join(sequence)}")
 
 
-def repeat(site: Site, repetitions: int) -> dict[str, list[tuple[Run, Run]]]:
+def repeat(site: Site) -> dict[str, list[tuple[Run, Run]]]:
     """Pairs of runs, rotator's and the bare loop's, by what they did."""
     runs: dict[str, list[tuple[Run, Run]]] = {START_UP: [], FIRST: [], AGAIN: []}
-    for number in range(repetitions):
+    for number in range(REPETITIONS):
         mounts = [site.vault.new_mount(), site.vault.new_mount()]
         for what, pairs in runs.items():
             done: dict[int, Run] = {}
-            asked = []
+            asked: list[Counter[tuple[str, int]]] = []
             for contestant in (0, 1) if number % 2 else (1, 0):
                 before = len(site.journal())
                 done[contestant] = site.run(contestant, what, mounts[contestant])
@@ -217,7 +197,7 @@ def repeat(site: Site, repetitions: int) -> dict[str, list[tuple[Run, Run]]]:
     return runs
 
 
-def report(runs: Mapping[str, list[tuple[Run, Run]]], targets: int) -> None:
+def report(runs: Mapping[str, list[tuple[Run, Run]]]) -> None:
     """Print medians, and lowest and highest; ratios are medians of each pair's."""
 
     def row(what: str, values: list[list[float]]) -> None:
@@ -233,13 +213,13 @@ def report(runs: Mapping[str, list[tuple[Run, Run]]], targets: int) -> None:
         sides = list(zip(*runs[what], strict=True))
         for words, share in (("", 0), (" without start-up", 1)):
             idle = [(share * statistics.median(wall[i]), share * statistics.median(cpu[i])) for i in (0, 1)]
-            row(f"{what}: rotations/s{words}", [[targets / (r.wall - idle[i][0]) for r in sides[i]] for i in (0, 1)])
-            costs = [[(run.cpu - idle[i][1]) / targets * 1000 for run in sides[i]] for i in (0, 1)]
+            row(f"{what}: rotations/s{words}", [[TARGETS / (r.wall - idle[i][0]) for r in sides[i]] for i in (0, 1)])
+            costs = [[(run.cpu - idle[i][1]) / TARGETS * 1000 for run in sides[i]] for i in (0, 1)]
             row(f"{what}: CPU ms/rotation{words}", costs)
         row(f"{what}: memory at most, MiB", [[run.memory for run in side] for side in sides])
 
 
-def main(targets: int, repetitions: int) -> None:
+def main() -> None:
     """Set up Vault and the simulator, verify, repeat, report."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     from support.vault import dev_vault  # here, so that the bare loop need not import it
@@ -254,21 +234,16 @@ def main(targets: int, repetitions: int) -> None:
             assert simulator.stdout is not None
             url = simulator.stdout.readline().split('"')[1]
             key = simulator.stdout.readline().strip().partition("=")[2]
-            print(f"{targets} targets, {WORKERS} threads, {repetitions} repetitions, {os.cpu_count()} CPUs")
-            site = Site(vault, url, key, Path(folder), targets)
+            print(f"{TARGETS} targets, {WORKERS} threads, {REPETITIONS} repetitions, {os.cpu_count()} CPUs")
+            site = Site(vault, url, key, Path(folder))
             verify(site)
-            report(repeat(site, repetitions), targets)
+            report(repeat(site))
         finally:
             simulator.terminate()
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--bare", type=Path, metavar="JOB", help="be the bare loop, on the job in this file")
-    parser.add_argument("--targets", type=int, default=300)
-    parser.add_argument("--repetitions", type=int, default=7)
-    options = parser.parse_args()
-    if options.bare:
-        bare(json.loads(options.bare.read_text()))
+    if sys.argv[1:2] == ["--bare"]:
+        bare(json.loads(Path(sys.argv[2]).read_text()))
     else:
-        main(options.targets, options.repetitions)
+        main()

@@ -6,7 +6,6 @@ status, so that hvac's own exceptions, which hold the whole answer, never come t
 """
 
 import io
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -36,7 +35,6 @@ from rotator.stores.vault_login import Grant, Login, LoginRequest, TokenKeeper
 
 T = TypeVar("T")
 
-_CAUSE = re.compile(r"certificate verify failed: [^(]+|\[Errno -?\d+\] ([^()'\"]+)")
 _retrying = stamina.RetryingCaller(attempts=3, timeout=None, wait_initial=0.1, wait_max=0.5, wait_jitter=0.2).on(
     StoreUnavailable
 )
@@ -60,7 +58,7 @@ class VaultSettings:
 class Request(Generic[T]):
     """One request. `right` is what a policy must allow on `path`; `understand` makes a value of the answer.
 
-    `understand` may raise KeyError, TypeError or ValueError: the answer is not what was to be expected.
+    `understand` may trip over an answer that is not what was to be expected, with any error that reading JSON gives.
     """
 
     operation: Operation
@@ -171,7 +169,9 @@ class VaultClient:
     def _look_up(self, token: Secret) -> Grant:
         def understand(answer: Answer) -> Grant:
             data = answer.body["data"]
-            return Grant(token, float(data["ttl"]) or None, data["renewable"] is True)
+            return Grant(
+                token, float(data["ttl"]) or None, data.get("renewable") is True
+            )  # the first root token lacks it
 
         request = Request(
             LOGIN, "auth/token/lookup-self", "read", lambda client: client.auth.token.lookup_self(), understand
@@ -227,12 +227,10 @@ class VaultClient:
         raise failure
 
     def _not_reached(self, request: Request[Any], error: Exception) -> StoreError:
-        cause = _CAUSE.search(str(error))
-        words = (cause[1] or cause[0]) if cause else type(error).__name__
         return unsettled(
             request.operation,
             request.path,
-            f"the connection to {self._where} failed ({words.strip()})",
+            f"the connection to {self._where} failed ({_cause(error)})",
             "Look at Vault, at the store's address, ca_file and server_name, at DNS, and at the network policy.",
         )
 
@@ -282,12 +280,23 @@ class _Transport(HTTPAdapter):
         return response
 
 
+def _cause(error: BaseException) -> str:
+    """What the system or the TLS library said; the libraries above wrap that in many words of their own."""
+    link: BaseException | None = error
+    while link is not None:
+        if words := getattr(link, "verify_message", None) or getattr(link, "strerror", None):
+            return str(words)
+        link = link.__cause__ or link.__context__
+    # Of requests' own errors only the name: their words may be a header.
+    return str(error) if type(error) is OSError else type(error).__name__
+
+
 def _understood(request: Request[T], answer: Answer) -> T:
     if not (answer.is_success or (request.may_be_absent and answer.says_absent)):
         raise answer.refusal(request.operation, request.path, request.right)
     try:
         return request.understand(answer)
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         pass
     raise unsettled(
         request.operation,

@@ -58,9 +58,12 @@ def test_once_rotates_then_does_nothing_then_removes_what_is_out_of_grace(made: 
     rotator.run("rotate", "a", status=0)
     assert key_id(made) != old
     vendor = rotator.simulator.vendor
-    wait_until(lambda: not vendor.works(vendor.text_of(old)), "the grace period to end", 5)
-    rotator.run("run", "--once", status=0)
-    assert vendor.keys[old].revoked_at is not None
+    # The store's clock decides when grace is over, and it may be a moment later than the vendor's whole seconds.
+    wait_until(
+        lambda: rotator.run("run", "--once").returncode == 0 and vendor.keys[old].revoked_at is not None,
+        "the old key to be removed",
+        10,
+    )
     versions = paths.versions("apps/a")
     assert [versions[number]["destroyed"] for number in ("1", "2")] == [True, False]
     assert works(made)
