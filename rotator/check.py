@@ -29,11 +29,13 @@ def online_findings(installation: Installation) -> list[OnlineFinding]:
 def _stores(installation: Installation) -> Iterator[OnlineFinding]:
     for name, store in installation.stores.items():
         targets = [target for target in installation.targets.values() if target.store == name]
+        found = False
         try:
             if isinstance(store, VaultStore):
                 for finding in findings(store, [target.path for target in targets]):
+                    found = True
                     yield OnlineFinding(f"stores.{name}: {finding.path}", finding.message, finding.advice)
-            for target in targets:
+            for target in () if found else targets:  # what lacks a right would only say so once more
                 executor = installation.executor(target)
                 scope = executor.scope(target)
                 current = store.history(target.path).current

@@ -335,11 +335,16 @@ def _superseded(
         own_end = record.expires_at
         if seen and seen.key:
             own_end = max(own_end, seen.key.expires_at or datetime.max.replace(tzinfo=own_end.tzinfo))
-        until = min(own_end, since + observation.target.grace_period)
+        until = min(own_end, _whole_seconds(since + observation.target.grace_period))
         if order.revoke_now and now is not None:
             until = min(until, now)
         found.append(Superseded(record, tuple(versions), since, until))
     return tuple(found)
+
+
+def _whole_seconds(moment: datetime) -> datetime:
+    """Rounded up: the vendor is told a time to the second, and a grace that ends early is no grace."""
+    return moment if not moment.microsecond else moment.replace(microsecond=0) + timedelta(seconds=1)
 
 
 def _owned(observation: Observation, record: Record) -> bool | None:

@@ -4,6 +4,7 @@ How a request is sent is in `vault_client`, what a refusal means in `vault_answe
 what `rotator check --online` asks in `vault_check`.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +25,7 @@ from rotator.stores.vault_answers import DESTROY, METADATA, MOUNT, PROVE, READ, 
 from rotator.stores.vault_client import Request, VaultClient, VaultSettings
 
 NEVER_CURRENT = 2**31 - 1  # a version that no path has, so that a write after it is tried by all rules and then refused
+LARGEST_ENTRY = 1_000_000  # bytes: raft takes 1 MiB by default, and Vault adds a little of its own
 ATTEMPTS = 3  # to see a path's metadata and its current version at one moment
 
 
@@ -105,8 +107,14 @@ class VaultStore:
     def prove(self, path: str, data: Mapping[str, Any]) -> None:
         """Once, that the mount is KV version 2. Then a write that all rules apply to, and that comes too late.
 
-        Not tried by it: the limit of Vault's storage on one entry (1 MiB with raft), which applies only at the end.
+        The limit of Vault's storage on one entry applies only after the compare-and-set, so it is looked at here.
         """
+        size = len(json.dumps(data, ensure_ascii=False).encode(errors="replace"))
+        if size > LARGEST_ENTRY:
+            raise StoreRequestRefused(
+                f"{size} bytes are to be written to {self.mount}/data/{path}, and Vault's storage takes 1 MiB at most",
+                "Look at the fields that are beside the key, and at the target's own fields. Nothing was sent.",
+            )
         if not self._mount_is_proved:
             self.prove_mount(path)
         try:

@@ -1,0 +1,28 @@
+"""Raft's own limit on one entry comes after the compare-and-set: a proof that Vault alone made would not see it."""
+
+from collections.abc import Callable
+
+import pytest
+from support.vault import RaftVault
+
+from rotator.clock import SystemClock
+from rotator.errors import StoreRequestRefused
+from rotator.model import Secret
+from rotator.stores.vault import VaultStore
+from rotator.stores.vault_client import VaultSettings
+from rotator.stores.vault_login import TokenLogin
+
+
+def test_what_raft_would_refuse_after_the_key_exists_is_refused_before(raft_vault: Callable[[], RaftVault]) -> None:
+    vault = raft_vault()
+    settings = VaultSettings(vault.address, vault.new_mount(), TokenLogin(Secret(vault.root_token)))
+    store = VaultStore(settings, SystemClock(), lambda *_: None)
+    nearly = {f"field{number}": "x" * 199_000 for number in range(5)}
+    store.prove("app", nearly)
+    store.write("app", nearly, 0)  # what is let through does fit
+    too_much = {**nearly, "one_more": "x" * 60_000}
+    with pytest.raises(StoreRequestRefused, match="1 MiB at most"):
+        store.prove("app", too_much)
+    with pytest.raises(StoreRequestRefused):
+        store.write("app", too_much, 1)  # it really would have been refused
+    store.close()
