@@ -25,7 +25,6 @@ from rotator.assembly import Installation
 from rotator.check import online_findings
 from rotator.clock import SystemClock
 from rotator.config import json_schema, load
-from rotator.daemon import Daemon
 from rotator.errors import (
     ConfigurationError,
     ProviderCredentialRefused,
@@ -47,7 +46,6 @@ from rotator.metrics import Metrics
 from rotator.model import Target, timestamp
 from rotator.notation import parse_duration
 from rotator.plan import SCHEDULED, Order, State, plan
-from rotator.simulator import Options, Simulator
 from rotator.status import NOT_WELL, TargetStatus, status_json
 from rotator.work import troubles, work_on, work_on_all
 
@@ -225,6 +223,8 @@ def run(
     if once:
         _run_once(_Session(config, log_format, log_level or LogLevel.INFO))
     configure(log_format.value if log_format else None, (log_level or LogLevel.INFO).value)
+    from rotator.daemon import Daemon  # starting is most of what a short command does: only this one needs it
+
     daemon = Daemon(config, os.environ, SystemClock(), Metrics(__version__), LogListener())
     raise typer.Exit(daemon.run())
 
@@ -503,6 +503,8 @@ def simulate(
     \b
     Example: rotator simulate --port 8765
     """
+    from rotator.simulator import Options, Simulator  # no other command needs it
+
     options = Options(requests_per_minute=requests_per_minute or None)
     with Simulator(port=port, options=options) as simulator:
         output.say(f'base_url = "{simulator.url}"')
