@@ -109,23 +109,26 @@ class VaultStore:
 
         The limit of Vault's storage on one entry applies only after the compare-and-set, so it is looked at here.
         """
-        size = len(json.dumps(data, ensure_ascii=False).encode(errors="replace"))
-        if size > LARGEST_ENTRY:
-            raise StoreRequestRefused(
-                f"{size} bytes are to be written to {self.mount}/data/{path}, and Vault's storage takes 1 MiB at most",
-                "Look at the fields that are beside the key, and at the target's own fields. Nothing was sent.",
-            )
         if not self._mount_is_proved:
             self.prove_mount(path)
         try:
             self.client.send(self._write(path, data, NEVER_CURRENT, trial=True))
         except CasMismatch:
+            self._prove_size(path, data)
             return
         self._mount_is_proved = False
         raise StoreMountUnusable(
             f"a write to {path} that had to be refused was taken: the mount {self.mount} ignores compare-and-set",
             f"Is something between here and Vault, or was the mount replaced? Look at {path}: it was overwritten.",
         )
+
+    def _prove_size(self, path: str, data: Mapping[str, Any]) -> None:
+        size = len(json.dumps(data, ensure_ascii=False).encode(errors="replace"))
+        if size > LARGEST_ENTRY:
+            raise StoreRequestRefused(
+                f"{size} bytes are to be written to {self.mount}/data/{path}, and Vault's storage takes 1 MiB at most",
+                "Look at the fields that are beside the key, and at the target's own fields. Nothing was sent.",
+            )
 
     def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
         """One POST, with the compare-and-set."""

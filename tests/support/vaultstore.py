@@ -7,13 +7,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from rotator.clock import SystemClock
-from rotator.errors import RotatorError
+from rotator.errors import RotatorError, StoreError, StoreOutcomeUnknown, StoreUnavailable
 from rotator.model import Secret
 from rotator.ports import Clock
 from rotator.stores.vault import VaultStore
 from rotator.stores.vault_client import VaultSettings
 from rotator.stores.vault_login import Login, TokenLogin
+from support.canned import Asked, Reply
 from support.leaks import spellings
 
 CLOCK = SystemClock()
@@ -94,3 +97,42 @@ def opened_stores() -> Iterator[OpenStore]:
             return store
 
         yield open_store
+
+
+# --- stores that are to fail -----------------------------------------------------------------------------------------
+
+TOKEN = "hvs.the-token-of-this-test"
+KEY = "the-key-of-this-test"
+DATA = {"api_key": KEY}
+
+
+def all_methods(store: MeteredStore) -> dict[str, Callable[[], object]]:
+    """Every method of the port that talks to Vault."""
+    return {
+        "history": lambda: store.history("app"),
+        "prove": lambda: store.prove("app", DATA),
+        "write": lambda: store.write("app", DATA, cas=0),
+        "destroy": lambda: store.destroy("app", [1]),
+        "location": lambda: store.location("app"),
+    }
+
+
+def assert_unsettled(store: MeteredStore, words: str, *secrets: str, but: tuple[str, ...] = ()) -> None:
+    """Reads are unavailable, of changes nobody knows, all in clear words."""
+    for name, method in all_methods(store).items():
+        if name in but:
+            continue
+        with pytest.raises(StoreError) as raised:
+            method()
+        assert type(raised.value) is (StoreOutcomeUnknown if name in ("write", "destroy") else StoreUnavailable), name
+        assert words in raised.value.message
+        assert raised.value.advice
+        assert_hides(raised.value, KEY, *secrets)
+
+
+DENIED = Reply(403, {"errors": ["1 error occurred:\n\t* permission denied\n\n"]})
+
+
+def answering(reply: Reply) -> Callable[[Asked], Reply]:
+    """Logs in whoever asks, and answers this to all else."""
+    return lambda asked: DENIED if asked.path == "/v1/auth/token/lookup-self" else reply
