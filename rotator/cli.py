@@ -110,7 +110,7 @@ def main() -> None:
     try:
         app()
     except ConfigurationError as error:
-        output.complain(f"The configuration cannot be used ({len(error.problems)} problems):")
+        output.complain(f"The configuration cannot be used ({output.count(len(error.problems), 'problem')}):")
         for problem in error.problems:
             output.complain(f"  {problem}")
         sys.exit(USAGE)
@@ -459,8 +459,9 @@ def check(
             if finding.advice:
                 output.say(f"  {finding.advice}")
         tried = "; credentials, permissions and paths were tried" if online else ""
-        bad = f"{len(findings)} findings" if findings else "nothing wrong"
-        output.say(f"{config}: {len(configuration.targets)} targets, {len(warnings)} warnings, {bad}{tried}")
+        bad = output.count(len(findings), "finding") if findings else "nothing wrong"
+        read = f"{output.count(len(configuration.targets), 'target')}, {output.count(len(warnings), 'warning')}"
+        output.say(f"{config}: {read}, {bad}{tried}")
     if not findings:
         raise typer.Exit(DONE)
     raise typer.Exit(NOTHING_TRIED if any(finding.unreachable for finding in findings) else NOT_ALL_DONE)

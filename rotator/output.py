@@ -42,6 +42,11 @@ def complain(line: str) -> None:
     sys.stderr.write(line + "\n")
 
 
+def count(number: int, noun: str) -> str:
+    """ "1 target", "2 targets"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def say_json(value: Any) -> None:
     """A command's result for a program."""
     say(json.dumps(value, indent=2))

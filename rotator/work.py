@@ -114,6 +114,6 @@ def served(plan: Plan | None) -> str:
 def adoption_advice(target: Target) -> str:
     """What a person can do about a path that holds somebody else's data."""
     return (
-        f"It is left alone. If rotator is meant to keep {target.path}, run `rotator rotate {target.name} --adopt`: "
+        f"If rotator is meant to keep {target.path}, run `rotator rotate {target.name} --adopt`: "
         "the key's field is overwritten, its other fields stay."
     )
