@@ -5,15 +5,13 @@ nothing could be tried; 4 as the command's help says. Nothing is decided here ab
 """
 
 import contextlib
-import difflib
 import json
 import os
 import resource
 import signal
 import sys
 import urllib.request
-from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -21,21 +19,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from rotator import __version__, output
-from rotator.assembly import Installation
 from rotator.check import online_findings
 from rotator.clock import SystemClock
-from rotator.config import json_schema, load
+from rotator.config import json_schema
 from rotator.errors import (
     ConfigurationError,
-    ProviderCredentialRefused,
     ProviderError,
-    ProviderRateLimited,
-    ProviderUnavailable,
     RotatorError,
-    StoreCredentialRefused,
-    StoreError,
-    StoreMountUnusable,
-    StoreSealed,
     StoreUnavailable,
 )
 from rotator.events import Event, Level, What
@@ -43,23 +33,22 @@ from rotator.execute import Report
 from rotator.extend import extend as extend_keys
 from rotator.logs import LogListener, configure
 from rotator.metrics import Metrics
-from rotator.model import Target, timestamp
+from rotator.model import timestamp
 from rotator.notation import parse_duration
-from rotator.plan import SCHEDULED, Order, State, plan
-from rotator.status import NOT_WELL, TargetStatus, status_json
-from rotator.work import troubles, work_on, work_on_all
-
-DONE, NOT_ALL_DONE, USAGE, NOTHING_TRIED, ATTENTION = 0, 1, 2, 3, 4
-
-_NOTHING_COULD_BE_TRIED = (
-    ProviderCredentialRefused,
-    ProviderUnavailable,
-    ProviderRateLimited,
-    StoreCredentialRefused,
-    StoreUnavailable,
-    StoreSealed,
-    StoreMountUnusable,
+from rotator.plan import SCHEDULED, Order, State
+from rotator.session import (
+    ATTENTION,
+    DONE,
+    NOT_ALL_DONE,
+    NOTHING_TRIED,
+    USAGE,
+    Session,
+    status_of,
+    status_of_all,
+    usage,
 )
+from rotator.status import NOT_WELL, status_json
+from rotator.work import troubles
 
 
 class LogFormat(StrEnum):
@@ -116,90 +105,21 @@ def main() -> None:
         sys.exit(USAGE)
     except RotatorError as error:
         _complain(error)
-        sys.exit(_status_of(error))
+        sys.exit(status_of(error))
     except BrokenPipeError:
         # Whoever read our output has gone; a flush at exit would only complain once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(NOT_ALL_DONE)
 
 
+def _session(config: Path, log_format: LogFormat | None, log_level: LogLevel | None) -> Session:
+    return Session(config, log_format.value if log_format else None, log_level.value if log_level else None)
+
+
 def _complain(error: RotatorError) -> None:
     output.complain(f"rotator: {error.message}")
     if error.advice:
         output.complain(f"  {error.advice}")
-
-
-def _status_of(error: RotatorError) -> int:
-    return NOTHING_TRIED if isinstance(error, _NOTHING_COULD_BE_TRIED) else NOT_ALL_DONE
-
-
-def _usage(message: str) -> NoReturn:
-    raise typer.BadParameter(message)
-
-
-class _Session:
-    """What the commands that are no daemon have in common: a configuration, and its installation."""
-
-    def __init__(self, config: Path, log_format: LogFormat | None, log_level: LogLevel | None) -> None:
-        configure(log_format.value if log_format else None, (log_level or LogLevel.WARNING).value)
-        self.tell = LogListener()
-        self.configuration = load(config, os.environ)
-        self.clock = SystemClock()
-        self.metrics = Metrics(__version__)
-        self.installation = Installation(self.configuration, os.environ, self.clock, self.metrics, self.tell)
-        # A signal ends the command as Ctrl-C does: what is under way is ended properly, nothing more is begun.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-    def chosen(self, names: Sequence[str] | None, every: bool) -> list[Target]:
-        if bool(names) == every:
-            _usage("name the targets, or say --all")
-        return [self.target(name) for name in names] if names else list(self.installation.targets.values())
-
-    def target(self, name: str) -> Target:
-        found = self.installation.targets.get(name)
-        if found is None:
-            close = difflib.get_close_matches(name, self.installation.targets, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            _usage(f"there is no target {name!r} in {self.configuration.file}{hint}")
-        return found
-
-    def work(self, what: str, targets: Collection[Target], order: Order) -> list[Report]:
-        """One pass over each, with progress, in the order of the targets."""
-        passes = work_on_all(
-            self.installation, targets, lambda target: work_on(self.installation, self.metrics, target, order)
-        )
-        reports = {report.target.name: report for report in output.progress(what, len(targets), passes)}
-        return [reports[target.name] for target in targets]
-
-    def look(self, targets: Collection[Target], *, confirm: bool) -> list[TargetStatus]:
-        """How each stands, without touching anything; `confirm` asks the provider what the plan wants to know."""
-
-        def one(target: Target) -> TargetStatus:
-            executor = self.installation.executor(target)
-            try:
-                observation = executor.observe(target)
-            except StoreError as error:
-                return TargetStatus(target, None, error)
-            try:
-                observation = executor.confirm(observation) if confirm else observation
-            except ProviderError as error:
-                return TargetStatus(target, plan(observation, self.clock.now()), error)
-            return TargetStatus(target, plan(observation, self.clock.now()), None)
-
-        with ThreadPoolExecutor(self.configuration.daemon.workers) as pool:
-            return list(pool.map(one, targets))
-
-    def json(self, targets: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"owner": self.configuration.owner, "at": timestamp(self.clock.now()), "targets": targets}
-
-
-def _status_of_all(errors: Sequence[RotatorError | None], *, touched: bool) -> int:
-    """0, 1, or 3 when none of them could even be tried."""
-    failed = [error for error in errors if error is not None]
-    if not failed:
-        return DONE
-    hopeless = all(isinstance(error, _NOTHING_COULD_BE_TRIED) for error in failed)
-    return NOTHING_TRIED if hopeless and len(failed) == len(errors) and not touched else NOT_ALL_DONE
 
 
 # --- the daemon ------------------------------------------------------------------------------------------------------
@@ -221,7 +141,7 @@ def run(
     Example: rotator run --config /etc/rotator/rotator.toml
     """
     if once:
-        _run_once(_Session(config, log_format, log_level or LogLevel.INFO))
+        _run_once(_session(config, log_format, log_level or LogLevel.INFO))
     configure(log_format.value if log_format else None, (log_level or LogLevel.INFO).value)
     from rotator.daemon import Daemon  # starting is most of what a short command does: only this one needs it
 
@@ -229,7 +149,7 @@ def run(
     raise typer.Exit(daemon.run())
 
 
-def _run_once(session: _Session) -> NoReturn:
+def _run_once(session: Session) -> NoReturn:
     for warning in session.configuration.warnings:
         fields = {"file": warning.file, "key": warning.key, "message": warning.message}
         session.tell(Event(What.CONFIGURATION_WARNING, level=Level.WARNING, fields=fields))
@@ -243,7 +163,7 @@ def _run_once(session: _Session) -> NoReturn:
 
 
 def _finished(reports: Sequence[Report]) -> int:
-    if status := _status_of_all([report.error for report in reports], touched=any(r.rotated for r in reports)):
+    if status := status_of_all([report.error for report in reports], touched=any(r.rotated for r in reports)):
         return status
     return NOT_ALL_DONE if any(output.outcome(report) == "foreign" for report in reports) else DONE
 
@@ -253,7 +173,7 @@ def _finished(reports: Sequence[Report]) -> int:
 
 def _one_line(text: str | None) -> str | None:
     if text is not None and (len(text) > 200 or not text.isprintable()):
-        _usage("one line of at most 200 characters")
+        usage("one line of at most 200 characters")
     return text
 
 
@@ -276,13 +196,13 @@ def rotate(
     \b
     Example: rotator rotate billing-api --reason "the key was in a screenshot" --revoke-now
     """
-    session = _Session(config, log_format, log_level)
+    session = _session(config, log_format, log_level)
     order = Order(rotate=True, revoke_now=revoke_now, adopt=adopt, by="command", note=reason or "")
     reports = session.work("rotating", session.chosen(targets, every), order)
     _show(session, reports, as_json=as_json)
 
 
-def _show(session: _Session, reports: Sequence[Report], *, as_json: bool) -> NoReturn:
+def _show(session: Session, reports: Sequence[Report], *, as_json: bool) -> NoReturn:
     if as_json:
         output.say_json(session.json([output.report_json(report) for report in reports]))
     else:
@@ -304,7 +224,7 @@ def rollback(
     \b
     Example: rotator rollback billing-api
     """
-    session = _Session(config, log_format, log_level)
+    session = _session(config, log_format, log_level)
     found = session.target(target)
     report = session.installation.executor(found).roll_back(found, Order(by="command"))
     _show(session, [report], as_json=False)
@@ -329,8 +249,8 @@ def extend(
     try:
         duration = parse_duration(lifetime)
     except ValueError as error:
-        _usage(f"--for: {error}")
-    session = _Session(config, log_format, log_level)
+        usage(f"--for: {error}")
+    session = _session(config, log_format, log_level)
     chosen = session.chosen(targets, every)
     until = (session.clock.now() + duration).replace(microsecond=0)
     owners = {session.configuration.owner, *session.configuration.former_owners}
@@ -349,7 +269,7 @@ def extend(
             output.say(f"{extension.target.name}: {extension.key.id} {said}{guess}")
         for name in sorted({target.name for target in group} - {extension.target.name for extension in found}):
             output.say(f"{name}: no key that would end before {timestamp(until)}")
-    raise typer.Exit(_status_of_all(errors, touched=any(error is None for error in errors)))
+    raise typer.Exit(status_of_all(errors, touched=any(error is None for error in errors)))
 
 
 # --- looking ---------------------------------------------------------------------------------------------------------
@@ -370,7 +290,7 @@ def plan_command(
     \b
     Example: rotator plan --exit-code
     """
-    session = _Session(config, log_format, log_level)
+    session = _session(config, log_format, log_level)
     statuses = session.look(list(session.installation.targets.values()), confirm=True)
     if as_json:
         output.say_json(session.json([output.plan_json(status) for status in statuses]))
@@ -378,7 +298,7 @@ def plan_command(
         for status in statuses:
             for line in output.plan_lines(status):
                 output.say(line)
-    if failed := _status_of_all([status.error for status in statuses], touched=False):
+    if failed := status_of_all([status.error for status in statuses], touched=False):
         raise typer.Exit(failed)
     due = any(status.plan and status.plan.actions for status in statuses)
     raise typer.Exit(ATTENTION if exit_code and due else DONE)
@@ -402,10 +322,10 @@ def status_command(
     if url is not None:
         shown = _ask(url)
     else:
-        session = _Session(config, log_format, log_level)
+        session = _session(config, log_format, log_level)
         statuses = session.look(list(session.installation.targets.values()), confirm=False)
         shown = status_json(session.configuration.owner, session.clock.now(), statuses)
-        unreachable = _status_of_all([status.error for status in statuses], touched=False) == NOTHING_TRIED
+        unreachable = status_of_all([status.error for status in statuses], touched=False) == NOTHING_TRIED
         if unreachable:
             for message in dict.fromkeys(status.error.message for status in statuses if status.error):
                 output.complain(f"rotator: {message}")
@@ -442,7 +362,7 @@ def check(
     \b
     Example: rotator check --online
     """
-    session = _Session(config, log_format, log_level)
+    session = _session(config, log_format, log_level)
     configuration = session.configuration
     warnings = [str(warning) for warning in configuration.warnings]
     findings = online_findings(session.installation) if online else []

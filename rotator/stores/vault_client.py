@@ -221,8 +221,8 @@ class VaultClient:
             outcome, failure = "connection", self._not_reached(request, error)
         else:
             self._meter(request.operation.name, str(response.status_code), self._clock.monotonic() - started)
-            redirect = urlsplit(response.headers.get("Location", ""))
-            return Answer(response.status_code, parse_object(response.content), redirect.netloc, self._time(response))
+            redirect = urlsplit(response.headers.get("Location", "")).netloc.rpartition("@")[2]
+            return Answer(response.status_code, parse_object(response.content), redirect, self._time(response))
         self._meter(request.operation.name, outcome, self._clock.monotonic() - started)
         raise failure
 

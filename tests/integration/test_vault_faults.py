@@ -9,6 +9,7 @@ from support.process import free_ports, wait_until
 from support.vault import RaftVault
 from support.vaultstore import (
     DATA,
+    DENIED,
     KEY,
     TOKEN,
     MeteredStore,
@@ -177,7 +178,7 @@ def test_what_is_not_a_clear_answer_is_unsettled_in_clear_words(
     server: Canned, open_store: OpenStore, reply: Reply, words: str
 ) -> None:
     server.answer = answering(reply)
-    store = open_store(server.address, "kv", TOKEN, timeout=0.2 if reply.drips else 2.0)
+    store = open_store(server.address, "kv", TOKEN, timeout=0.05 if reply.drips else 2.0)
     # A 204 or an empty 200 is all that Vault says to a destroy; sys/health is judged by what is in it.
     but = ("location", "destroy") if reply.status == 200 and not reply.drips else ()
 

@@ -1,0 +1,129 @@
+"""What the commands that are no daemon have in common, and the exit status that comes of it; no command itself.
+
+A configuration and its installation, passes over many targets with progress, and looks that touch nothing.
+"""
+
+import difflib
+import os
+import signal
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import typer
+
+from rotator import __version__, output
+from rotator.assembly import Installation
+from rotator.clock import SystemClock
+from rotator.config import load
+from rotator.errors import (
+    ProviderCredentialRefused,
+    ProviderError,
+    ProviderRateLimited,
+    ProviderUnavailable,
+    RotatorError,
+    StoreCredentialRefused,
+    StoreError,
+    StoreMountUnusable,
+    StoreSealed,
+    StoreUnavailable,
+)
+from rotator.execute import Report
+from rotator.logs import LogListener, configure
+from rotator.metrics import Metrics
+from rotator.model import Target, timestamp
+from rotator.plan import Order, plan
+from rotator.status import TargetStatus
+from rotator.work import work_on, work_on_all
+
+DONE, NOT_ALL_DONE, USAGE, NOTHING_TRIED, ATTENTION = 0, 1, 2, 3, 4
+
+_NOTHING_COULD_BE_TRIED = (
+    ProviderCredentialRefused,
+    ProviderUnavailable,
+    ProviderRateLimited,
+    StoreCredentialRefused,
+    StoreUnavailable,
+    StoreSealed,
+    StoreMountUnusable,
+)
+
+
+def status_of(error: RotatorError) -> int:
+    """The exit status of a command that ended with this error."""
+    return NOTHING_TRIED if isinstance(error, _NOTHING_COULD_BE_TRIED) else NOT_ALL_DONE
+
+
+def status_of_all(errors: Sequence[RotatorError | None], *, touched: bool) -> int:
+    """0, 1, or 3 when none of them could even be tried."""
+    failed = [error for error in errors if error is not None]
+    if not failed:
+        return DONE
+    hopeless = all(isinstance(error, _NOTHING_COULD_BE_TRIED) for error in failed)
+    return NOTHING_TRIED if hopeless and len(failed) == len(errors) and not touched else NOT_ALL_DONE
+
+
+def usage(message: str) -> NoReturn:
+    """End with status 2 and what was wrong with the call."""
+    raise typer.BadParameter(message)
+
+
+class Session:
+    """One command's configuration, installation, clock and metrics."""
+
+    def __init__(self, config: Path, log_format: Literal["text", "json"] | None, log_level: str | None) -> None:
+        """Raises `ConfigurationError`, or another `RotatorError` when a credential is needed at once and not there."""
+        configure(log_format, log_level or "warning")
+        self.tell = LogListener()
+        self.configuration = load(config, os.environ)
+        self.clock = SystemClock()
+        self.metrics = Metrics(__version__)
+        self.installation = Installation(self.configuration, os.environ, self.clock, self.metrics, self.tell)
+        # A signal ends the command as Ctrl-C does: what is under way is ended properly, nothing more is begun.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def chosen(self, names: Sequence[str] | None, every: bool) -> list[Target]:
+        """The targets that a command was given, each once."""
+        if bool(names) == every:
+            usage("name the targets, or say --all")
+        return [self.target(name) for name in dict.fromkeys(names or self.installation.targets)]
+
+    def target(self, name: str) -> Target:
+        """A configured target; ends with status 2 when there is none of that name."""
+        found = self.installation.targets.get(name)
+        if found is None:
+            close = difflib.get_close_matches(name, self.installation.targets, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            usage(f"there is no target {name!r} in {self.configuration.file}{hint}")
+        return found
+
+    def work(self, what: str, targets: Collection[Target], order: Order) -> list[Report]:
+        """One pass over each, with progress, in the order of the targets."""
+        passes = work_on_all(
+            self.installation, targets, lambda target: work_on(self.installation, self.metrics, target, order)
+        )
+        reports = {report.target.name: report for report in output.progress(what, len(targets), passes)}
+        return [reports[target.name] for target in targets]
+
+    def look(self, targets: Collection[Target], *, confirm: bool) -> list[TargetStatus]:
+        """How each stands, without touching anything; `confirm` asks the provider what the plan wants to know."""
+
+        def one(target: Target) -> TargetStatus:
+            executor = self.installation.executor(target)
+            try:
+                observation = executor.observe(target)
+            except StoreError as error:
+                return TargetStatus(target, None, error)
+            try:
+                observation = executor.confirm(observation) if confirm else observation
+            except ProviderError as error:
+                return TargetStatus(target, plan(observation, self.clock.now()), error)
+            return TargetStatus(target, plan(observation, self.clock.now()), None)
+
+        with ThreadPoolExecutor(self.configuration.daemon.workers) as pool:
+            return list(pool.map(one, targets))
+
+    def json(self, targets: list[dict[str, Any]]) -> dict[str, Any]:
+        """What every `--json` has around the targets."""
+        return {"owner": self.configuration.owner, "at": timestamp(self.clock.now()), "targets": targets}
