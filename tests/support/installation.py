@@ -5,11 +5,12 @@ Everything that a process says goes to `leaks.RECORDER`, where the end of the se
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,21 @@ class Installation:
         assert "Traceback" not in result.stderr, result.stderr
         assert status is None or result.returncode == status, (result.returncode, result.stdout, result.stderr)
         return result
+
+    def at_a_terminal(self, *arguments: str) -> str:
+        """What one command shows on a terminal of 200 columns."""
+        self.write()
+        ours, its = pty.openpty()
+        environment = self._environment({"COLUMNS": "200", "TERM": "xterm-256color"})
+        with subprocess.Popen([PROGRAM, *arguments], env=environment, stdin=its, stdout=its, stderr=its):
+            os.close(its)
+            shown = b""
+            with suppress(OSError):  # which is how Linux says that the other end is closed
+                while read := os.read(ours, 65536):
+                    shown += read
+        os.close(ours)
+        RECORDER.record(f"{' '.join(arguments)}: terminal", shown.decode())
+        return shown.decode().replace("\r", "")
 
     def json(self, *arguments: str, status: int | None = 0) -> Any:
         """What a command prints with --json."""

@@ -1,0 +1,25 @@
+"""What a person at a terminal sees, and a pipe does not: headings, tables, a bar."""
+
+from pathlib import Path
+
+from rich.text import Text
+from support.installation import installation
+
+
+def test_a_table_on_a_terminal_and_lines_in_a_pipe(tmp_path: Path) -> None:
+    with installation(tmp_path) as installed:
+        installed.run("run", "--once", status=0)
+        shown = Text.from_ansi(installed.at_a_terminal("status")).plain
+        assert "next rotation" in shown
+        assert "\t" not in shown
+        piped = installed.run("status", status=0).stdout
+        assert "next rotation" not in piped
+        assert len(piped.splitlines()[0].split("\t")) == 8
+        assert "\x1b" not in piped
+
+
+def test_long_work_shows_a_bar(tmp_path: Path) -> None:
+    with installation(tmp_path) as installed:
+        shown = Text.from_ansi(installed.at_a_terminal("rotate", "--all")).plain
+        assert "rotating" in shown
+        assert "rotated (first)" in shown
