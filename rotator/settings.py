@@ -226,7 +226,7 @@ class VaultSettings(Settings):
     auth: Annotated[Auth, Field(discriminator="method")] = TokenAuth(method="token")
     """How to log in."""
     ca_file: File | None = None
-    """Certificates to trust, relative to the configuration file; $VAULT_CACERT if left out, else the system's."""
+    """Certificates to trust, relative to the configuration file; $VAULT_CACERT if left out, else certifi's."""
     server_name: Text | None = None
     """The name that the server's certificate must hold; $VAULT_TLS_SERVER_NAME if left out, else the address's."""
     timeout: Duration = Field("10s", validate_default=True)

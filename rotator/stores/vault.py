@@ -127,7 +127,7 @@ class VaultStore:
         if size > LARGEST_ENTRY:
             raise StoreRequestRefused(
                 f"{size} bytes are to be written to {self.mount}/data/{path}, and Vault's storage takes 1 MiB at most",
-                "Look at the fields that are beside the key, and at the target's own fields. Nothing was sent.",
+                "Look at the fields that are beside the key, and at the target's own fields. No key was created.",
             )
 
     def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from support.canned import Canned, Reply, canned
+from support.canned import Asked, Canned, Reply, canned
 from support.process import free_ports, wait_until
 from support.vault import RaftVault
 from support.vaultstore import (
@@ -260,3 +260,65 @@ def test_a_dripping_answer_gives_its_connection_back(server: Canned, open_store:
     for _ in range(3):
         with pytest.raises(StoreOutcomeUnknown, match="no answer"):
             store.write("app", DATA, cas=0)
+
+
+# --- histories that a real Vault does not give on demand ------------------------------------------------------------
+
+
+def version(deletion_time: str = "") -> dict[str, object]:
+    return {"created_time": "2026-03-01T12:00:00.5Z", "deletion_time": deletion_time, "destroyed": False}
+
+
+def keeping(current: int, versions: dict[int, dict[str, object]], readable: set[int]) -> Callable[[Asked], Reply]:
+    """Answers as a Vault with this history; what is not `readable` is not there at all."""
+
+    def answer(asked: Asked) -> Reply:
+        if asked.path.startswith("/v1/kv/metadata/"):
+            body = {"data": {"current_version": current, "versions": versions}}
+            return Reply(200, body, {"Date": "Sun, 01 Mar 2026 13:00:00 GMT"})
+        if asked.path.startswith("/v1/kv/data/"):
+            number = int(asked.path.partition("?version=")[2] or current)
+            if number in readable:
+                facts = {**versions[number], "version": number}
+                return Reply(200, {"data": {"data": {"n": str(number)}, "metadata": facts}})
+            return Reply(404, {"errors": []})
+        return DENIED
+
+    return answer
+
+
+def test_deleted_versions_are_not_asked_for_and_those_that_will_be_are(server: Canned, store: MeteredStore) -> None:
+    versions = {1: version("2026-03-01T12:59:59.9Z"), 2: version("2026-03-01T13:00:00.1Z"), 3: version()}
+    server.answer = keeping(3, versions, {1, 2, 3})
+
+    history = store.history("app")
+
+    assert [found.data for found in history.versions] == [None, {"n": "2"}, {"n": "3"}]
+    assert server.paths("GET")[2:] == ["/v1/kv/data/app?version=2", "/v1/kv/data/app"]
+
+
+def test_a_counter_without_its_version_is_a_history_without_a_current_one(server: Canned, store: MeteredStore) -> None:
+    server.answer = keeping(5, {3: version()}, {3})
+
+    history = store.history("app")
+
+    assert (history.current_version, history.current) == (5, None)
+    assert [found.data for found in history.versions] == [{"n": "3"}]
+
+
+def test_a_current_version_that_is_listed_and_not_there_is_not_believed(server: Canned, store: MeteredStore) -> None:
+    server.answer = keeping(2, {1: version(), 2: version()}, {1})
+
+    with pytest.raises(StoreUnavailable, match="3 times"):
+        store.history("app")
+
+
+def test_a_version_of_another_time_is_not_the_one_that_was_listed(server: Canned, store: MeteredStore) -> None:
+    versions = {1: version(), 2: version()}
+    listed = keeping(2, versions, {1, 2})
+    anew = keeping(
+        2, {number: {**facts, "created_time": "2026-03-01T12:30:00Z"} for number, facts in versions.items()}, {1, 2}
+    )
+    server.answer = lambda asked: anew(asked) if asked.path.endswith("?version=1") else listed(asked)
+
+    assert [found.data for found in store.history("app").versions] == [None, {"n": "2"}]

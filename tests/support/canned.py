@@ -63,7 +63,7 @@ def canned(answer: Callable[[Asked], Reply]) -> Iterator[Canned]:
             reply = state.answer(asked)
             is_text = isinstance(reply.body, str)
             content = str(reply.body).encode() if is_text else json.dumps(reply.body).encode()
-            self.send_response(reply.status)
+            self.send_response_only(reply.status)  # without a Date, which the reply may have
             for name, value in {
                 "Content-Type": "text/html" if is_text else "application/json",
                 "Content-Length": str(len(content)),
