@@ -88,11 +88,6 @@ class RespanProvider:
         """End all connections."""
         self._client.close()
 
-    def reread_key(self) -> None:
-        """Take the organisation key from its source again. Raises what that raises; the old one is kept then."""
-        with self._key_lock:
-            self._key = self._organisation_key()
-
     # --- the port ----------------------------------------------------------------------------------------------------
 
     def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:

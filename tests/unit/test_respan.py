@@ -919,18 +919,6 @@ def test_what_the_source_of_the_key_raises_is_passed_on(rig: Rig) -> None:
     assert provider.create("n", NONE, EXPIRY)
 
 
-def test_reload_takes_the_key_again_and_keeps_the_old_one_when_it_cannot(rig: Rig) -> None:
-    absent = ConfigurationError((Problem("rotator.toml", "providers.respan.api_key", "no such file"),))
-    source = Source(["sk_live_outdated", rig.sim.organisation_key, absent])
-    provider = rig.another(organisation_key=source)
-    provider.reread_key()
-    provider.reread_key()
-    assert listed(provider)
-    assert refused(provider.reread_key) is absent
-    assert listed(provider)
-    assert source.calls == 3
-
-
 @pytest.mark.parametrize(
     "text", ["", "sk_live_a\n", "sk_live_a\r\nX: y", "sk_live a", "sk_live_ä", '"sk_live_a"', "sk\\live"]
 )

@@ -143,6 +143,18 @@ def test_a_successor_takes_over_the_budgets_and_what_was_seen(rig: Rig) -> None:
     after.close()
 
 
+def test_a_successor_reads_the_organisation_key_afresh(rig: Rig) -> None:
+    work_on(rig.installation, rig.metrics, rig.target("good"))
+    rig.simulator.vendor.organisation_keys = {"sk_live_another_one_that_is_made_up"}
+    rig.key_file.write_text("sk_live_another_one_that_is_made_up")
+    before = rig.installation
+    after = Installation(before.configuration, {}, before.clock, rig.metrics, rig.events.append, before)
+    calls = len(rig.simulator.journal)
+    assert work_on(after, rig.metrics, rig.target("well")).rotated
+    assert [call.status for call in rig.simulator.journal[calls:]] == [201]  # no refusal was needed to find it
+    after.close()
+
+
 def test_the_random_part_of_a_name_is_not_predictable(rig: Rig) -> None:
     ports = rig.installation.executor(rig.target("good")).ports
     assert isinstance(ports.rng, random.SystemRandom)
