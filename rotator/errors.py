@@ -23,10 +23,14 @@ exception. No message ever holds a key, a token or a request's body.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 class RotatorError(Exception):
     """What failed, in one sentence for a person; `advice` says what that person can do, or is empty."""
+
+    needs_a_person: ClassVar[bool] = False  # it will not heal by itself
+    nothing_tried: ClassVar[bool] = False  # out of reach or locked out: nothing else there could be tried either
 
     def __init__(self, message: str, advice: str = "") -> None:
         super().__init__(message)
@@ -61,13 +65,20 @@ class ProviderError(RotatorError):
 class ProviderCredentialRefused(ProviderError):
     """The organisation key is refused: every target of this provider waits until it is replaced."""
 
+    needs_a_person = True
+    nothing_tried = True
+
 
 class ProviderRequestRefused(ProviderError):
     """The provider understood the request and will not do it."""
 
+    needs_a_person = True
+
 
 class ProviderRateLimited(ProviderError):
     """Not done, because too much was asked; `retry_after` is in seconds."""
+
+    nothing_tried = True
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -76,6 +87,8 @@ class ProviderRateLimited(ProviderError):
 
 class ProviderUnavailable(ProviderError):
     """Not done: the provider could not be reached, or only a read failed."""
+
+    nothing_tried = True
 
 
 class ProviderOutcomeUnknown(ProviderError):
@@ -89,17 +102,27 @@ class StoreError(RotatorError):
 class StoreCredentialRefused(StoreError):
     """The login is refused: every target of this store waits until it is mended."""
 
+    needs_a_person = True
+    nothing_tried = True
+
 
 class StorePermissionDenied(StoreError):
     """Logged in, but the policy does not allow this."""
+
+    needs_a_person = True
 
 
 class StoreRequestRefused(StoreError):
     """The store understood the request and will not do it."""
 
+    needs_a_person = True
+
 
 class StoreMountUnusable(StoreError):
     """There is no KV version 2 mount there."""
+
+    needs_a_person = True
+    nothing_tried = True
 
 
 class CasMismatch(StoreError):
@@ -109,9 +132,13 @@ class CasMismatch(StoreError):
 class StoreSealed(StoreError):
     """The store is sealed: nothing was written, and nothing can be read."""
 
+    nothing_tried = True
+
 
 class StoreUnavailable(StoreError):
     """A read failed; nothing was changed."""
+
+    nothing_tried = True
 
 
 class StoreOutcomeUnknown(StoreError):

@@ -17,18 +17,7 @@ from rotator import __version__, output
 from rotator.assembly import Installation
 from rotator.clock import SystemClock
 from rotator.config import load
-from rotator.errors import (
-    ProviderCredentialRefused,
-    ProviderError,
-    ProviderRateLimited,
-    ProviderUnavailable,
-    RotatorError,
-    StoreCredentialRefused,
-    StoreError,
-    StoreMountUnusable,
-    StoreSealed,
-    StoreUnavailable,
-)
+from rotator.errors import ProviderError, RotatorError, StoreError
 from rotator.execute import Report
 from rotator.logs import LogListener, configure
 from rotator.metrics import Metrics
@@ -39,20 +28,10 @@ from rotator.work import work_on, work_on_all
 
 DONE, NOT_ALL_DONE, USAGE, NOTHING_TRIED, ATTENTION = 0, 1, 2, 3, 4
 
-_NOTHING_COULD_BE_TRIED = (
-    ProviderCredentialRefused,
-    ProviderUnavailable,
-    ProviderRateLimited,
-    StoreCredentialRefused,
-    StoreUnavailable,
-    StoreSealed,
-    StoreMountUnusable,
-)
-
 
 def status_of(error: RotatorError) -> int:
     """The exit status of a command that ended with this error."""
-    return NOTHING_TRIED if isinstance(error, _NOTHING_COULD_BE_TRIED) else NOT_ALL_DONE
+    return NOTHING_TRIED if error.nothing_tried else NOT_ALL_DONE
 
 
 def status_of_all(errors: Sequence[RotatorError | None], *, touched: bool) -> int:
@@ -60,7 +39,7 @@ def status_of_all(errors: Sequence[RotatorError | None], *, touched: bool) -> in
     failed = [error for error in errors if error is not None]
     if not failed:
         return DONE
-    hopeless = all(isinstance(error, _NOTHING_COULD_BE_TRIED) for error in failed)
+    hopeless = all(error.nothing_tried for error in failed)
     return NOTHING_TRIED if hopeless and len(failed) == len(errors) and not touched else NOT_ALL_DONE
 
 

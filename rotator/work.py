@@ -8,31 +8,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import datetime
 
 from rotator.assembly import Installation
-from rotator.errors import (
-    ProviderCredentialRefused,
-    ProviderRequestRefused,
-    RotatorError,
-    StoreCredentialRefused,
-    StoreMountUnusable,
-    StorePermissionDenied,
-    StoreRequestRefused,
-)
+from rotator.errors import RotatorError
 from rotator.events import Event, Level, What
 from rotator.execute import Report
 from rotator.logs import unexpected
 from rotator.metrics import FAILURE, LOST, SUCCESS, Metrics
 from rotator.model import Target, timestamp
 from rotator.plan import SCHEDULED, Order, Plan, Retire, State
-
-_NEEDS_A_PERSON = (
-    ProviderCredentialRefused,
-    ProviderRequestRefused,
-    RotatorError,
-    StoreCredentialRefused,
-    StoreMountUnusable,
-    StorePermissionDenied,
-    StoreRequestRefused,
-)
 
 
 def work_on(
@@ -89,7 +71,7 @@ def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None
     yield Event(
         What.TARGET_FAILED,
         target.name,
-        Level.ERROR if isinstance(error, _NEEDS_A_PERSON) else Level.WARNING,
+        Level.ERROR if error.needs_a_person else Level.WARNING,
         {
             "error": error.message,
             "advice": error.advice,
