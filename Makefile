@@ -1,10 +1,10 @@
-# `make demo` and `make test` need Python 3.11 and make; Go too, for the tests against a real Vault.
+# `make demo` and `make test` need Python 3.11 and make; the tests against real servers also Go, etcd, prometheus and systemd-analyze.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test servers lint bench lock clean
+.PHONY: help install demo test servers lint simulate-long kills bench lock clean
 
 help:            ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,7 +23,7 @@ demo: install    ## watch keys being born, published, superseded and removed; no
 test: install servers  ## the whole suite; without Go, what needs a real server is skipped and says so
 	$(BIN)/python -m pytest
 
-servers: install  ## build the real servers that the tests run against (about 15 minutes, once)
+servers: install  ## build the real servers and tools that the tests run (about 20 minutes, once)
 	@$(BIN)/python tools/build_servers.py
 
 lint: install    ## ruff, mypy strict, and the import rules
@@ -31,6 +31,12 @@ lint: install    ## ruff, mypy strict, and the import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+simulate-long: install  ## the protocol under ever new schedules, until it is stopped (SEED=0 is the first)
+	cd tests && PYTHONPATH=.. ../$(BIN)/python -m simulation $(or $(SEED),0) --many 0
+
+kills: install servers  ## 200 kills and freezes of two daemons on a real Vault (ROTATOR_KILLS=200)
+	ROTATOR_KILLS=$${ROTATOR_KILLS:-200} $(BIN)/python -m pytest tests/integration/test_kills.py -s
 
 bench: install servers  ## rotations per second and CPU per rotation against a bare loop
 	$(BIN)/python benchmarks/run_once.py
@@ -40,6 +46,8 @@ lock:            ## pin the dependencies anew (needs uv)
 	  pyproject.toml -o requirements.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet \
 	  --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+	echo hatchling | uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet \
+	  -c requirements-dev.txt - -o deploy/requirements-build.txt
 
 clean:           ## forget the environment and the caches; the built servers stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""Builds the real servers that the tests run against, from the Go modules pinned beside this file (`make servers`).
+"""Builds the real servers and tools that the tests run, from the Go modules pinned beside this file (`make servers`).
 
 They are kept in `$ROTATOR_BUILD_DIR`, or else in `rotator-build` under `$XDG_CACHE_HOME` or `~/.cache`: outside the
 clone, so that every clone of a user shares them, CI's fresh ones included. A server's folder there is named by a hash
@@ -12,11 +12,13 @@ in a folder of its name.
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,14 +31,37 @@ class Program:
     package: str
     flags: tuple[str, ...] = ()
 
+    def make(self, run_go: Callable[..., str], folder: Path) -> None:
+        """Build it into `folder`."""
+        run_go("build", "-trimpath", "-ldflags", "-s -w", *self.flags, "-o", str(folder / self.file), self.package)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One file to copy from a Go module as it is."""
+
+    file: str
+    module: str
+    path: str
+
+    def make(self, run_go: Callable[..., str], folder: Path) -> None:
+        """Copy it into `folder`."""
+        module = json.loads(run_go("mod", "download", "-json", self.module))
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(module["Dir"]) / self.path, folder / self.file)
+
 
 @dataclass(frozen=True)
 class Server:
-    """What one server consists of. `name` is also its folder beside this file, and the program looked for on PATH."""
+    """What one server, or tool, consists of.
+
+    `name` is also its folder beside this file, and the program looked for on PATH. A tool has no address: its
+    `address_variable` is empty.
+    """
 
     name: str
     address_variable: str
-    programs: tuple[Program, ...]
+    programs: tuple[Program | Copy, ...]
 
     @property
     def sources(self) -> Path:
@@ -62,6 +87,13 @@ class Server:
             return f"found on PATH, {on_path}"
         return None
 
+    def find(self) -> Path | None:
+        """The program: on PATH, or else our own build."""
+        if on_path := shutil.which(self.name):
+            return Path(on_path)
+        built = self.folder / self.name
+        return built if built.exists() else None
+
 
 VAULT = Server(
     "vault",
@@ -75,7 +107,48 @@ VAULT = Server(
         ),
     ),
 )
-SERVERS = (VAULT,)
+KUBE_APISERVER = Server(
+    "kube-apiserver",
+    "ROTATOR_TEST_KUBE_ADDR",
+    (
+        Program(
+            "kube-apiserver",
+            "k8s.io/kubernetes/cmd/kube-apiserver",
+            ("-ldflags", "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2"),  # it has to be told what it is
+        ),
+    ),
+)
+HELM = Server(
+    "helm",
+    "",
+    (
+        Program(
+            "helm",
+            "helm.sh/helm/v3/cmd/helm",
+            # The Kubernetes that charts are rendered and judged for, as in its releases; else it is 1.20.
+            (
+                "-ldflags",
+                "-s -w -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 "
+                "-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=37 "
+                "-X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1 "
+                "-X helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=37",
+            ),
+        ),
+    ),
+)
+PROMETHEUS_OPERATOR_CRDS = Server(
+    "prometheus-operator-crds",
+    "",
+    tuple(
+        Copy(
+            f"{plural}.yaml",
+            "github.com/prometheus-operator/prometheus-operator",
+            f"example/prometheus-operator-crd/monitoring.coreos.com_{plural}.yaml",
+        )
+        for plural in ("podmonitors", "prometheusrules")
+    ),
+)
+SERVERS = (VAULT, KUBE_APISERVER, HELM, PROMETHEUS_OPERATOR_CRDS)
 
 
 def say(text: str) -> None:
@@ -90,21 +163,24 @@ def build(server: Server, go: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second clone waits for the first one's build, rather than doing it twice
         if server.folder.exists():
             return
-        say(f"{server.name}: building {server.folder}; the first time this takes 5 to 10 minutes")
+        say(f"{server.name}: building {server.folder}; the first time this takes up to 10 minutes")
         partial = server.folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        for program in server.programs:
-            started = time.monotonic()
-            command = [go, "build", "-trimpath", "-ldflags", "-s -w", *program.flags]
-            subprocess.run(
-                [*command, "-o", str(partial / program.file), program.package],
+
+        def run_go(*arguments: str) -> str:
+            return subprocess.run(
+                [go, *arguments],
                 cwd=server.sources,
                 env={**os.environ, "CGO_ENABLED": "0"},
                 check=True,
                 stdin=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,  # hundreds of lines of downloads, wanted only when it fails
+                capture_output=True,  # stderr has hundreds of lines of downloads, wanted only when it fails
                 text=True,
-            )
+            ).stdout
+
+        for program in server.programs:
+            started = time.monotonic()
+            program.make(run_go, partial)
             say(f"{server.name}: built {program.file} in {time.monotonic() - started:.0f} s")
         partial.rename(server.folder)
 
@@ -118,15 +194,16 @@ def main() -> int:
         elif server.folder.exists():
             say(f"{server.name}: built already, {server.folder}")
         elif go is None:
-            say(f"{server.name}: no Go on PATH, so the tests against a real {server.name} will be skipped")
+            say(f"{server.name}: no Go on PATH, so the tests that need {server.name} will be skipped")
         else:
             try:
                 build(server, go)
             except subprocess.CalledProcessError as error:
                 say("\n".join(error.stderr.splitlines()[-20:]))
+                running = f", or set ${server.address_variable}" if server.address_variable else ""
                 say(
                     f"{server.name}: the build failed, as Go says above. It needs the Go that {server.sources}/go.mod "
-                    f"names, and a module proxy. Or set ${server.address_variable}, or put {server.name} on PATH."
+                    f"names, and a module proxy. Or put {server.name} on PATH{running}."
                 )
                 return 1
     return 0
