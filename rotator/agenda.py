@@ -20,6 +20,7 @@ from rotator.ports import Clock
 
 FIRST_WAIT = timedelta(seconds=5)
 LONGEST_WAIT = timedelta(minutes=10)
+LONGEST_WAIT_AT_END = timedelta(minutes=1)
 JUMP = 5.0
 """Seconds by which the wall clock may leave the monotonic one before every target is looked at again."""
 
@@ -74,6 +75,13 @@ class Agenda:
                     self._slots[name].order = order
                     self._put(name, self.clock.now())
 
+    def wake(self, names: Collection[str]) -> None:
+        """Look at these now; what was asked for them stays asked for."""
+        with self._lock:
+            for name in names:
+                if name in self._slots:
+                    self._put(name, self.clock.now())
+
     def take(self) -> tuple[str, Order] | None:
         """The target to work on now, most urgent first; None when nothing is due."""
         with self._lock:
@@ -117,7 +125,12 @@ class Agenda:
 
     def _next(self, slot: _Slot, report: Report, now: datetime) -> datetime:
         if report.error is not None:
-            doubled: timedelta = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(slot.failures - 1, 10))
+            # The nearer the end of the served key, the more often a try is worth its requests; not where this target's
+            # own requests are refused: until a person has acted, each would only take from the others' budget.
+            refused = report.error.needs_a_person and not report.error.nothing_tried
+            near = max(LONGEST_WAIT_AT_END, (slot.expires_at - now) / 10)
+            ceiling = LONGEST_WAIT if refused else min(LONGEST_WAIT, near)
+            doubled: timedelta = min(ceiling, FIRST_WAIT * 2 ** min(slot.failures - 1, 10))
             wait = doubled * (0.5 + self.rng.random() / 2)
             if isinstance(report.error, ProviderRateLimited):
                 wait = max(wait, timedelta(seconds=report.error.retry_after))

@@ -12,20 +12,24 @@ from rotator import logs, settings
 from rotator.budget import SlidingWindow
 from rotator.clock import SystemClock
 from rotator.config import Configuration
-from rotator.errors import ProviderCredentialRefused, StoreCredentialRefused
+from rotator.errors import ProviderCredentialRefused, RotatorError, StoreCredentialRefused
 from rotator.events import Event, What
 from rotator.execute import UNPUBLISHED, Executor
 from rotator.metrics import SUCCESS, Metrics
 from rotator.model import Secret, Target
-from rotator.plan import Seen
-from rotator.ports import Listener, Ports
-from rotator.providers.respan import RespanProvider
+from rotator.plan import Reason, Seen
+from rotator.ports import Leadership, Listener, Ports
+from rotator.providers.respan import Probe, RespanProvider
 from rotator.stores.sqlite import SqliteStore
 from rotator.stores.vault import VaultStore
 from rotator.stores.vault_client import VaultSettings
-from rotator.stores.vault_login import AppRoleLogin, Login, TokenFileLogin, TokenLogin
+from rotator.stores.vault_login import AppRoleLogin, CertLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
+from rotator.sweep import Sweeper
 
 AnyStore = VaultStore | SqliteStore
+
+SWEEP_SHARE = 5
+"""A sweep takes at most the fifth part of a provider's budget."""
 
 
 class Installation:
@@ -43,6 +47,9 @@ class Installation:
         metrics: Metrics,
         tell: Listener,
         predecessor: "Installation | None" = None,
+        leads: Leadership = lambda: True,
+        *,
+        is_swept: bool = False,
     ) -> None:
         self.configuration = configuration
         self.clock = clock
@@ -66,11 +73,12 @@ class Installation:
                 meter=metrics.provider_meter(name),
                 rate_limited=budget.pause,
                 connections=configuration.daemon.workers,
+                probe=_probe(provider.probe),
             )
 
         def listen(event: Event) -> None:
             tell(event)
-            if event.what is What.KEY_DELETED and event.fields["reason"] != UNPUBLISHED:
+            if event.what is What.KEY_DELETED and event.fields["reason"] not in (UNPUBLISHED, Reason.ORPHAN):
                 metrics.retirement(SUCCESS)
 
         self.tell = listen
@@ -87,12 +95,16 @@ class Installation:
                     clock,
                     random.SystemRandom(),
                     listen,
+                    leads,
                 ),
                 self._seen,
+                is_swept=is_swept,
             )
             for provider in self.providers
             for store in self.stores
         }
+        clock.max_skew = configuration.daemon.max_skew
+        self.sweepers = {name: self._sweeper(name) for name in self.providers}
 
     @property
     def targets(self) -> Mapping[str, Target]:
@@ -105,9 +117,27 @@ class Installation:
 
     def groups(self, targets: Iterable[Target]) -> Iterator[tuple[Executor, list[Target]]]:
         """The targets by who works on them."""
-        for executor in self._executors.values():
-            if group := [target for target in targets if self.executor(target) is executor]:
-                yield executor, group
+        groups: dict[Executor, list[Target]] = {}
+        for target in targets:
+            groups.setdefault(self.executor(target), []).append(target)
+        yield from groups.items()
+
+    def _sweeper(self, provider: str) -> Sweeper:
+        configuration, budget = self.configuration, self.budgets[provider]
+        return Sweeper(
+            provider,
+            list(self.groups(target for target in self.targets.values() if target.provider == provider)),
+            SlidingWindow(max(1, budget.limit // SWEEP_SHARE), self.clock, whole=budget),
+            frozenset({configuration.owner, *configuration.former_owners}),
+            configuration.sweep.settle,
+            configuration.sweep.max_removals,
+        )
+
+    def peers(self) -> Mapping[str, RotatorError | None]:
+        """Every provider and store by name, with the error for which it is left alone at the moment."""
+        providers = {f"provider {name}": provider.circuit.error for name, provider in self.providers.items()}
+        vaults = {name: store for name, store in self.stores.items() if isinstance(store, VaultStore)}
+        return {**providers, **{f"store {name}": store.client.circuit.error for name, store in vaults.items()}}
 
     def close(self) -> None:
         """Give back the connections. What is still under way fails as if the network had."""
@@ -130,6 +160,9 @@ class Installation:
                 server_name=store.server_name,
                 timeout=store.timeout.total_seconds(),
                 connections=self.configuration.daemon.workers,
+                certificate=(
+                    (store.auth.cert_file, store.auth.key_file) if isinstance(store.auth, settings.CertAuth) else None
+                ),
             ),
             self.clock,
             metrics.store_meter(name),
@@ -150,8 +183,10 @@ class Installation:
                 secret = Secret(token)
                 logs.register(secret)
                 return TokenLogin(secret)
-            case _:
-                raise StoreCredentialRefused(f"the Vault login {auth.method} is not available in this version")
+            case settings.KubernetesAuth() | settings.JwtAuth():
+                return JwtLogin(auth.role, auth.token_file, auth.mount)
+            case settings.CertAuth():
+                return CertLogin(auth.role, auth.mount)
 
     def _secret(self, source: settings.SecretSource, key: str) -> Callable[[], Secret]:
         """Reads the secret afresh at each call, so that one that was replaced is found."""
@@ -181,3 +216,7 @@ class Installation:
             return secret
 
         return read
+
+
+def _probe(probe: settings.ProbeSettings | None) -> Probe | None:
+    return Probe(probe.url, probe.method, frozenset(probe.accept)) if probe else None

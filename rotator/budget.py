@@ -16,12 +16,17 @@ from rotator.ports import Clock
 WINDOW = 61.0
 """Seconds: a little over the vendor's minute, because requests do not travel equally fast."""
 
+NAP = 0.5
+"""Seconds: how soon one who waits notices `close`."""
+
 
 class SlidingWindow:
     """A `ports.Budget` that is shared by all threads of this process that talk to one provider."""
 
-    def __init__(self, requests_per_minute: int, clock: Clock) -> None:
+    def __init__(self, requests_per_minute: int, clock: Clock, whole: "SlidingWindow | None" = None) -> None:
+        """With `whole` this is a part of that: each request is let go by both."""
         self.limit = requests_per_minute
+        self._whole = whole
         self._clock = clock
         self._lock = threading.Lock()
         self._sent: deque[float] = deque()
@@ -35,6 +40,11 @@ class SlidingWindow:
 
         Raises `ProviderUnavailable` when it would have to wait after `close`: nothing was sent.
         """
+        self._take(needed_by)
+        if self._whole:
+            self._whole.take(needed_by)
+
+    def _take(self, needed_by: datetime) -> None:
         ticket = (needed_by, next(self._tickets))
         with self._lock:
             heapq.heappush(self._waiting, ticket)
@@ -46,12 +56,12 @@ class SlidingWindow:
                     heapq.heappop(self._waiting)
                     self._sent.append(now)
                     return
-                if self._closing:
+                if self.closing:
                     self._waiting.remove(ticket)
                     heapq.heapify(self._waiting)
                     raise ProviderUnavailable("rotator is stopping; the request was not sent")
-            # Whoever is not first sleeps as long: until then nobody can be let go, and then the order may be another.
-            self._clock.sleep(max(delay, 0.01))
+            # Whoever is not first waits as long: until then nobody can be let go, and then the order may be another.
+            self._clock.sleep(min(max(delay, 0.01), NAP))
 
     def pause(self, seconds: float) -> None:
         """Let nobody go for that long: the provider said that it was too much."""
@@ -62,6 +72,11 @@ class SlidingWindow:
         """From now on nobody waits: what cannot be sent at once is refused."""
         with self._lock:
             self._closing = True
+
+    @property
+    def closing(self) -> bool:
+        """Whether `close` was called, here or on the whole."""
+        return self._closing or (self._whole is not None and self._whole.closing)
 
     def used(self) -> float:
         """The share of the last minute's limit that was used."""

@@ -13,6 +13,7 @@ import sys
 import urllib.request
 from collections.abc import Sequence
 from enum import StrEnum
+from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -48,6 +49,7 @@ from rotator.session import (
     usage,
 )
 from rotator.status import NOT_WELL, status_json
+from rotator.sweep import Outcome
 from rotator.work import troubles
 
 
@@ -312,9 +314,9 @@ def status_command(
     log_format: FormatOption = None,
     log_level: LevelOption = None,
 ) -> None:
-    """Show how each target stands. Exits with 4 when any is failing.
+    """Show how each target stands, worst first. Exits with 4 when any is failing.
 
-    From the store; or, with --url, from a running daemon, which knows the last errors too.
+    From the store; or, with --url, from a running daemon, which knows the last errors too, and recent events.
 
     \b
     Example: rotator status --url http://127.0.0.1:9466
@@ -327,8 +329,8 @@ def status_command(
         shown = status_json(session.configuration.owner, session.clock.now(), statuses)
         unreachable = status_of_all([status.error for status in statuses], touched=False) == NOTHING_TRIED
         if unreachable:
-            for message in dict.fromkeys(status.error.message for status in statuses if status.error):
-                output.complain(f"rotator: {message}")
+            for error in {status.error.message: status.error for status in statuses if status.error}.values():
+                _complain(error)
             raise typer.Exit(NOTHING_TRIED)
     output.say_status(shown, as_json=as_json)
     failing = any(State(target["state"]) in NOT_WELL for target in shown["targets"])
@@ -338,14 +340,14 @@ def status_command(
 def _ask(url: str) -> dict[str, Any]:
     """A running daemon's status. Raises `StoreUnavailable` when there is none, which ends in status 3."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    advice = "The admin address is [http].admin in its configuration; in a cluster, reach it through a port-forward."
     try:
         with opener.open(f"{url.rstrip('/')}/status.json", timeout=10) as answer:
             shown: dict[str, Any] = json.load(answer)
-    except (OSError, ValueError) as error:
-        raise StoreUnavailable(
-            f"no daemon answers at {url}: {error}",
-            "The admin address is [http].admin in its configuration; in a cluster, reach it through a port-forward.",
-        ) from None
+    except (OSError, ValueError, HTTPException) as error:
+        raise StoreUnavailable(f"no daemon answers at {url}: {error}", advice) from None
+    if not isinstance(shown, dict) or "targets" not in shown:
+        raise StoreUnavailable(f"what answers at {url} is no rotator", advice)
     return shown
 
 
@@ -389,12 +391,49 @@ def check(
 
 @app.command()
 def sweep(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,  # noqa: ARG001
-    max_removals: Annotated[int | None, typer.Option(help="If there are more orphans, touch none.")] = None,  # noqa: ARG001
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done; touch nothing.")] = False,
+    max_removals: Annotated[
+        int | None, typer.Option(min=0, help="If there are more orphans, touch none. Default: [sweep].max_removals.")
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    log_format: FormatOption = None,
+    log_level: LevelOption = None,
 ) -> None:
-    """Find keys that nobody knows of, and served keys that are gone. Not in this version yet."""
-    output.complain("rotator: sweep is not in this version yet; orphaned keys end by their own expiry")
-    raise typer.Exit(NOT_ALL_DONE)
+    """Find keys that no version holds and let them end after a grace period; replace served keys that are gone.
+
+    Keys of others, and of targets that are not configured any more, are reported and never touched.
+
+    \b
+    Example: rotator sweep --dry-run
+    """
+    session = _session(config, log_format, log_level)
+    results = session.sweep(dry_run=dry_run, max_removals=max_removals)
+    to_work = [target for swept in results for target in swept.to_work]
+    errors: list[RotatorError | None] = []
+    for swept in results:
+        failed = list(swept.failed.values())
+        looked_at = sum(target.provider == swept.provider for target in session.installation.targets.values())
+        well = 0 if isinstance(swept.error, ProviderError) else looked_at - len(failed)
+        errors += [*([swept.error] if swept.error else []), *failed, *[None] * well]
+    touched = any(orphan.outcome in (Outcome.SHORTENED, Outcome.REMOVED) for s in results for orphan in s.orphans)
+    if dry_run:
+        statuses = session.look(to_work, confirm=True)
+        shown = [output.plan_json(status) for status in statuses]
+        lines = [line for status in statuses for line in output.plan_lines(status)]
+        errors += [status.error for status in statuses]
+    else:
+        reports = session.work("replacing and restoring", to_work, Order(by="command"))
+        shown = [output.report_json(report) for report in reports]
+        lines = [line for report in reports for line in output.report_lines(report)]
+        errors += [report.error for report in reports]
+        touched = touched or any(report.rotated for report in reports)
+    if as_json:
+        output.say_json({**session.json(shown), "providers": [output.sweep_json(swept) for swept in results]})
+    else:
+        for line in [line for swept in results for line in output.sweep_lines(swept)] + lines:
+            output.say(line)
+    raise typer.Exit(status_of_all(errors, touched=touched))
 
 
 # --- trying it out ---------------------------------------------------------------------------------------------------

@@ -2,7 +2,11 @@
 
 import threading
 import time
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+_SECOND = timedelta(seconds=1)
 
 
 class SystemClock:
@@ -10,6 +14,8 @@ class SystemClock:
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
+        self.max_skew = timedelta(minutes=1)
+        self.skews: Mapping[str, timedelta] = {}  # by peer: how far this clock is ahead of that one
 
     def now(self) -> datetime:
         """The wall clock, in UTC."""
@@ -22,6 +28,20 @@ class SystemClock:
     def sleep(self, seconds: float) -> None:
         """Wait that long, or until `stop`."""
         self._stopped.wait(seconds)
+
+    def heard(self, peer: str, said: str | None, sent_at: datetime) -> None:
+        """The clocks agree if the date lies between the two; it is to the second, so one is allowed on either side."""
+        try:
+            date = parsedate_to_datetime(said or "").replace(tzinfo=UTC)
+        except ValueError:
+            return
+        early, late = sent_at - date - _SECOND, date - self.now() - _SECOND
+        skew = early if early > timedelta(0) else -late if late > timedelta(0) else timedelta(0)
+        self.skews = {**self.skews, peer: skew}
+
+    def trusted(self) -> bool:
+        """Whether no peer's clock differs by more than `max_skew`; what nobody contradicts is trusted."""
+        return all(abs(skew) <= self.max_skew for skew in self.skews.values())
 
     def stop(self) -> None:
         """End every sleep, now and from now on."""

@@ -55,6 +55,7 @@ class Configuration:
     daemon: DaemonSettings
     sweep: SweepSettings
     lease: LeaseSettings | None
+    include: tuple[str, ...]
     targets: Mapping[str, Target]
     warnings: tuple[Problem, ...]
 
@@ -79,6 +80,7 @@ def load(file: Path, environment: Mapping[str, str]) -> Configuration:
         daemon=settings.daemon,
         sweep=settings.sweep,
         lease=settings.lease,
+        include=settings.include,
         targets=draft.targets,
         warnings=tuple(dict.fromkeys((*source.warnings, *config_checks.warnings(draft)))),
     )

@@ -17,8 +17,8 @@ from rotator.notation import format_duration, is_loopback, quoted
 from rotator.settings import FileSettings, SqliteSettings, TokenAuth, VaultSettings
 
 _CALLS_PER_ROTATION = 3  # create, shorten, delete
+_LONGEST_PUBLISH = timedelta(seconds=30)  # with all its retries, and the requests before it
 _SHORT_GRACE = timedelta(hours=2)
-_METHODS_TO_COME = ("kubernetes", "jwt", "cert")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,6 @@ def _credential_problems(draft: Draft) -> Iterator[Problem]:
     for name, store in draft.settings.stores.items():
         if not isinstance(store, VaultSettings):
             continue
-        if store.auth.method in _METHODS_TO_COME:
-            message = f'method "{store.auth.method}" is not available in this version: use "approle" or "token_file"'
-            yield draft.problem(message, "stores", name, "auth", "method")
         if isinstance(store.auth, TokenAuth) and not draft.environment.get("VAULT_TOKEN"):
             message = 'method "token" takes the token from $VAULT_TOKEN, which is not set in the environment'
             yield draft.problem(message, "stores", name, "auth", "method")
@@ -164,9 +161,12 @@ def warnings(draft: Draft) -> Iterator[Problem]:
     if not is_loopback(settings.http.admin.host):
         message = "is not a loopback address: the status page, with paths and key ids, is open to the network"
         yield draft.problem(message, "http", "admin")
-    if settings.lease is not None:
-        message = "is not used in this version: every replica acts, and the store's compare-and-set keeps that safe"
-        yield draft.problem(message, "lease")
+    if settings.sweep.settle < _LONGEST_PUBLISH:
+        message = (
+            f"is shorter than a publish may take ({format_duration(_LONGEST_PUBLISH)}): a sweep may fence a replica "
+            "that is about to publish, whose key is then made in vain"
+        )
+        yield draft.problem(message, "sweep", "settle")
     for name, target in draft.targets.items():
         if target.path.startswith("data/"):
             message = 'begins with "data/", which belongs to the API and not to the path: it is probably too much'

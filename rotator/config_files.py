@@ -57,6 +57,21 @@ def read(file: Path) -> Source:
     return Source({**data, "targets": targets}, origins, tuple(problems), tuple(warnings))
 
 
+def fingerprint(file: Path, patterns: Sequence[str]) -> object:
+    """Another one than before when the file, or one that it includes, is another one than before, or has changed.
+
+    A mounted ConfigMap is replaced by turning a symbolic link: the same names then lead to other files.
+    """
+    found = []
+    for name in (file, *_included(file, list(patterns), [], [])):
+        try:
+            stat = name.stat()
+        except OSError:
+            continue
+        found.append((str(name), stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size))
+    return found
+
+
 def key_path(*parts: object) -> str:
     """A key's place, as one writes it in TOML: `targets.a.ttl`, `include[0]`, `targets."a.b"`."""
     text = ""

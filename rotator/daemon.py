@@ -16,18 +16,20 @@ from pathlib import Path
 from apscheduler.executors.pool import ThreadPoolExecutor as JobThreads
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from rotator import __version__
+from rotator import __version__, page
 from rotator.assembly import Installation
 from rotator.clock import SystemClock
 from rotator.config import load
+from rotator.config_files import fingerprint
 from rotator.engine import Engine
 from rotator.errors import ConfigurationError, RotatorError
 from rotator.events import Event, Fields, Level, What
-from rotator.httpd import Response, Server, serve
+from rotator.httpd import Response, Routes, Server, serve
+from rotator.lease import Lease, settings_in_a_pod
 from rotator.metrics import Metrics
 from rotator.plan import Order
 from rotator.ports import Listener
-from rotator.status import status_json
+from rotator.status import Known, Recent, Surroundings
 from rotator.stores.vault import VaultStore
 
 TICK = 1.0
@@ -35,6 +37,12 @@ TICK = 1.0
 
 KEEP_LOGIN = 5.0
 """Seconds between looks at the age of each store's login."""
+
+LOOK_FOR_SIGNALS = 0.5
+"""Seconds after which a signal is noticed at the latest."""
+
+LOOK_AT_FILES = 2.0
+"""Seconds between looks at whether the configuration's files have changed, as a mounted ConfigMap's do."""
 
 STUCK = 30.0
 """Seconds without a tick after which /healthz says that the loop is stuck."""
@@ -48,16 +56,21 @@ class Daemon:
     ) -> None:
         """Raises `ConfigurationError`, or another `RotatorError` when a credential is needed at once and not there."""
         self._file, self._environment = file, environment
-        self._clock, self._metrics, self._tell = clock, metrics, tell
+        self._clock, self._metrics = clock, metrics
+        self._tell = self._recent = Recent(tell, clock.now)
+        self._replica = ""
+        self._lease: Lease | None = None
         self._installation = self._assemble(None)
-        self._former: Installation | None = None
-        self._engine = Engine(self._installation, metrics, tell)
+        self._lease = self._wanted_lease()
+        self._files = self._fingerprint()
+        self._engine = Engine(self._installation, metrics, self._tell, self._leads)
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._asked_to_stop = False
+        self._login_failures: dict[str, str] = {}  # by store, the reason that was told
 
     def run(self) -> int:
         """Work until TERM or INT; 0 when all that was under way ended within `drain`, 1 when it did not."""
-        scheduler = BackgroundScheduler(
+        scheduler = self._scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={"default": JobThreads(4)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
@@ -65,17 +78,27 @@ class Daemon:
         now = datetime.now(UTC)
         scheduler.add_job(self._engine.tick, "interval", seconds=TICK, id="tick", next_run_time=now)
         scheduler.add_job(self._keep_logins, "interval", seconds=KEEP_LOGIN, id="login")
+        scheduler.add_job(self._engine.watch, "interval", seconds=TICK, id="watch")
+        resync = self._installation.configuration.daemon.resync.total_seconds()
+        scheduler.add_job(self._engine.ask_providers, "interval", seconds=resync, id="check")
+        scheduler.add_job(self._look_at_files, "interval", seconds=LOOK_AT_FILES, id="files")
+        every = self._installation.configuration.sweep.every.total_seconds()
+        scheduler.add_job(self._engine.sweep, "interval", seconds=every, id="sweep", next_run_time=now)
         self._handle_signals()
         with contextlib.ExitStack() as stack:
             servers = self._listen()
             for server in servers:
                 stack.callback(server.close)
             self._tell_of_start(*servers)
+            if self._lease is not None:
+                self._lease.start()
             scheduler.start()
             stack.callback(scheduler.shutdown, wait=False)
             number = self._obey_signals()
             self._tell(Event(What.STOPPING, fields={"signal": signal.Signals(number).name}))
             drained = self._engine.end()
+            if self._lease is not None and drained:  # else what is under way may still write: let it run out by itself
+                self._lease.stop()
         self._tell(Event(What.STOPPED, fields={"drained": drained}))
         if not drained:
             os._exit(1)  # threads that did not end in time would keep the interpreter waiting for them
@@ -97,7 +120,14 @@ class Daemon:
 
     def _obey_signals(self) -> int:
         """Until one says to stop; returns that one."""
-        while (number := self._signals.get()) not in (signal.SIGTERM, signal.SIGINT):
+        while True:
+            # Not without a time-out: a signal that comes just before the wait begins does not wake it.
+            try:
+                number = self._signals.get(timeout=LOOK_FOR_SIGNALS)
+            except queue.Empty:
+                continue
+            if number in (signal.SIGTERM, signal.SIGINT):
+                return number
             if number == signal.SIGHUP:
                 self._reload()
             else:
@@ -105,9 +135,17 @@ class Daemon:
                 self._tell(Event(What.ROTATION_REQUESTED, fields=fields))
                 self._engine.request(Order(rotate=True, by="signal"))
                 self._engine.tick()
-        return number
+
+    def _look_at_files(self) -> None:
+        """A changed file has the effect of HUP, once: one that was refused is not read again until it changes."""
+        if self._fingerprint() != self._files:
+            self._signals.put(signal.SIGHUP)
+
+    def _fingerprint(self) -> object:
+        return fingerprint(self._file, self._installation.configuration.include)
 
     def _reload(self) -> None:
+        self._files = self._fingerprint()
         try:
             successor = self._assemble(self._installation)
         except RotatorError as error:
@@ -117,11 +155,16 @@ class Daemon:
             self._tell(Event(What.CONFIGURATION_REFUSED, level=Level.ERROR, fields=refused))
             return
         self._metrics.reload(ok=True)
+        for section in ("lease", "http", "daemon", "sweep"):
+            if getattr(successor.configuration, section) != getattr(self._installation.configuration, section):
+                message = "is read at the start: what changed in it takes effect with a restart, if not in part before"
+                late = {"file": str(self._file), "key": section, "message": message}
+                self._tell(Event(What.CONFIGURATION_WARNING, level=Level.WARNING, fields=late))
         new, old = successor.targets, self._installation.targets
-        if self._former is not None:
-            self._former.close()
-        # Passes that are under way end with the installation that they began with: it is closed one reload later.
-        self._former, self._installation = self._installation, successor
+        other_files = successor.configuration.include != self._installation.configuration.include
+        self._installation = successor
+        if other_files:  # else it stays that of before they were read: what changed since is read again
+            self._files = self._fingerprint()
         changed = self._engine.take_up(successor)
         fields: Fields = {
             "file": str(self._file),
@@ -138,7 +181,14 @@ class Daemon:
     def _assemble(self, predecessor: Installation | None) -> Installation:
         configuration = load(self._file, self._environment)
         installation = Installation(
-            configuration, self._environment, self._clock, self._metrics, self._tell, predecessor
+            configuration,
+            self._environment,
+            self._clock,
+            self._metrics,
+            self._tell,
+            predecessor,
+            self._leads,
+            is_swept=True,
         )
         for name, budget in installation.budgets.items():
             self._metrics.watch_budget(name, budget.used)
@@ -147,9 +197,39 @@ class Daemon:
                 self._metrics.watch_token(name, partial(getattr, store, "token_expires_at"))
         return installation
 
+    def _leads(self) -> bool:
+        return self._lease is None or self._lease.leads()
+
+    def _wanted_lease(self) -> Lease | None:
+        wanted = self._installation.configuration.lease
+        if wanted is None:
+            return None
+        found = settings_in_a_pod(
+            self._environment,
+            name=wanted.name,
+            duration=wanted.duration.total_seconds(),
+            namespace=wanted.namespace,
+            identity=wanted.identity,
+            api_server=wanted.api_server,
+            token_file=wanted.token_file,
+            ca_file=wanted.ca_file,
+        )
+        self._replica = found.identity
+        return Lease(found, self._clock, self._tell, self._begin_to_lead)
+
+    def _begin_to_lead(self, leads: bool) -> None:
+        if leads:
+            self._engine.lead()
+            self._engine.tick()
+            # What the former leader left behind when it died is not left for another interval.
+            self._scheduler.modify_job("sweep", next_run_time=datetime.now(UTC))
+
     def _tell_of_start(self, listen: Server, admin: Server) -> None:
         configuration = self._installation.configuration
-        self._metrics.watch(self._engine.board.snapshot, self._clock.now)
+        each = configuration.http.target_metrics
+        self._metrics.watch(self._engine.board.snapshot, self._clock.now, self._leads, each=each)
+        self._metrics.watch_skews(lambda: self._clock.skews)
+        self._metrics.watch_peers(lambda: self._installation.peers())
         fields: Fields = {
             "version": __version__,
             "owner": configuration.owner,
@@ -171,17 +251,22 @@ class Daemon:
                 try:
                     store.keep_login()
                 except RotatorError as error:
-                    fields = {"store": name, "error": error.message, "advice": error.advice}
-                    self._tell(Event(What.LOGIN_FAILED, level=Level.ERROR, fields=fields))
+                    # Once for each reason; and not where it is told that the store is down.
+                    if store.client.circuit.error is None and self._login_failures.get(name) != error.message:
+                        fields = {"store": name, "error": error.message, "advice": error.advice}
+                        self._tell(Event(What.LOGIN_FAILED, level=Level.ERROR, fields=fields))
+                    self._login_failures[name] = error.message
+                else:
+                    self._login_failures.pop(name, None)
 
     # --- what can be asked -------------------------------------------------------------------------------------------
 
     def _listen(self) -> tuple[Server, Server]:
         http = self._installation.configuration.http
-        pages = {"/metrics": self._metrics_page, "/healthz": self._health, "/readyz": self._readiness}
+        pages: Routes = {"/metrics": self._metrics_page, "/healthz": self._health, "/readyz": self._readiness}
         host, port = http.listen.host, http.listen.port
         listen = serve(host, port, pages, option="[http].listen", loopback_only_hosts=False, tell=self._tell)
-        pages = {"/status.json": self._status}
+        pages = {"/": self._page, "/status.json": self._status}
         host, port = http.admin.host, http.admin.port
         try:
             admin = serve(host, port, pages, option="[http].admin", loopback_only_hosts=True, tell=self._tell)
@@ -190,17 +275,17 @@ class Daemon:
             raise
         return listen, admin
 
-    def _metrics_page(self) -> Response:
+    def _metrics_page(self, _query: str) -> Response:
         return Response(200, self._metrics.content_type, self._metrics.render())
 
-    def _health(self) -> Response:
+    def _health(self, _query: str) -> Response:
         """Fails only when the loop itself is stuck: then nothing helps but a restart."""
         silent = self._clock.monotonic() - self._engine.last_tick
         if silent > STUCK:
             return _line(503, f"stuck: the agenda was last looked at {silent:.0f} s ago")
         return _line(200, "ok")
 
-    def _readiness(self) -> Response:
+    def _readiness(self, _query: str) -> Response:
         """True once a path could be read, and from then on: an outage later is no reason to take the pod away."""
         if self._engine.has_read or not self._installation.targets:
             return _line(200, "ok")
@@ -208,10 +293,28 @@ class Daemon:
         kinds = sorted({type(status.error).__name__ for status in self._engine.board.snapshot() if status.error})
         return _line(503, f"not ready: no path could be read yet ({', '.join(kinds) or 'nothing was tried yet'})")
 
-    def _status(self) -> Response:
-        owner = self._installation.configuration.owner
-        shown = status_json(owner, self._clock.now(), self._engine.board.snapshot())
-        return Response(200, "application/json", json.dumps(shown).encode())
+    def _page(self, query: str) -> Response:
+        shown = page.render(self._known(), page.read_query(query))
+        return Response(200, "text/html; charset=utf-8", shown.encode(), page.POLICY)
+
+    def _status(self, _query: str) -> Response:
+        return Response(200, "application/json", json.dumps(self._known().to_json()).encode())
+
+    def _known(self) -> Known:
+        installation, lease = self._installation, self._lease
+        vaults = {name: store for name, store in installation.stores.items() if isinstance(store, VaultStore)}
+        surroundings = Surroundings(
+            version=__version__,
+            replica=self._replica,
+            leads=self._leads(),
+            holder=lease.holder if lease else "",
+            budgets={name: budget.used() for name, budget in installation.budgets.items()},
+            logins={name: store.token_expires_at for name, store in vaults.items()},
+            down={name: error for name, error in installation.peers().items() if error is not None},
+            clock_trusted=self._clock.trusted(),
+        )
+        owner, targets = installation.configuration.owner, self._engine.board.snapshot()
+        return Known(owner, self._clock.now(), targets, self._recent.latest(), surroundings)
 
 
 def _line(status: int, text: str) -> Response:

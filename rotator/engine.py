@@ -4,26 +4,46 @@ Somebody calls `tick` often; nothing is done per target per tick. What is done t
 `plan` and `execute`. The demo drives the same engine.
 """
 
+import contextlib
 import threading
+from collections import Counter, deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from random import SystemRandom
 
 from rotator.agenda import Agenda
 from rotator.assembly import Installation
-from rotator.events import Event, What
+from rotator.errors import ClockDisagrees, ProviderError, RotatorError
+from rotator.events import Event, Fields, Level, What
+from rotator.execute import TIDYING
 from rotator.metrics import Metrics
 from rotator.model import Target, hash_fraction
-from rotator.plan import Order
-from rotator.ports import Listener
+from rotator.plan import Order, State
+from rotator.ports import Leadership, Listener
 from rotator.status import Board
-from rotator.work import troubles, work_on
+from rotator.work import findings, sweep_all, troubles, work_on
+
+Lane = tuple[str, str]
+"""A provider and a store: one of them that hangs must not take the threads of the others."""
+
+
+def _lane(target: Target) -> Lane:
+    return target.provider, target.store
 
 
 class Engine:
     """Keeps the targets of the installation it was last given. Any thread may call `tick`, `request` and `take_up`."""
 
-    def __init__(self, installation: Installation, metrics: Metrics, tell: Listener) -> None:
+    def __init__(
+        self,
+        installation: Installation,
+        metrics: Metrics,
+        tell: Listener,
+        leads: Leadership = lambda: True,
+    ) -> None:
         self.installation = installation
+        self._leads = leads
         self.board = Board()
         self._metrics, self._tell = metrics, tell
         daemon = installation.configuration.daemon
@@ -32,6 +52,17 @@ class Engine:
         self._pool = ThreadPoolExecutor(daemon.workers, thread_name_prefix="worker")
         self._places = threading.Semaphore(daemon.workers)
         self._under_way: set[Future[None]] = set()
+        self._busy: Counter[Lane] = Counter()  # threads in use
+        self._held: dict[Lane, deque[tuple[str, Order]]] = {}  # due, while their lane has all the threads it may have
+        self._taking = threading.Lock()
+        self._in_use: Counter[Installation] = Counter()
+        self._formers: list[Installation] = []  # to be closed when nothing under way uses them any more
+        self._sweeping = threading.Lock()
+        self._down: set[str] = set()  # the peers that are
+        self._told: set[str] = set()  # the targets of which it was told that they fail
+        self._foreign: set[str] = set()  # those of which it was told that they are
+        self._clock_disagrees = False
+        self._reported: set[str] = set()  # keys of which it was said that nobody claims them
         self._ending = False
         self.last_tick = self._clock.monotonic()
         self.has_read = False  # a path could be read since the start
@@ -40,9 +71,15 @@ class Engine:
     def take_up(self, installation: Installation) -> set[str]:
         """Work with this installation from now on; what is under way ends with its own. Returns the changed targets."""
         before = self.installation.targets
+        if installation is not self.installation:
+            self._formers.append(self.installation)
         changed = {name for name, target in installation.targets.items() if before.get(name, target) != target}
-        self.installation = installation
+        with self._taking:
+            self.installation = installation
         self._configured_at = self._clock.now()
+        lanes = {_lane(target) for target in installation.targets.values()}
+        # All but one thread for each of the other lanes.
+        self._share = max(1, installation.configuration.daemon.workers - len(lanes) + 1)
         self.board.keep_only(installation.targets)
         self._agenda.configure(installation.targets, changed, installation.configuration.daemon.resync)
         return changed
@@ -51,50 +88,166 @@ class Engine:
         """Have every target worked on now."""
         self._agenda.request(list(self.installation.targets), order)
 
+    def lead(self) -> None:
+        """This replica has begun to lead: work on what its view says is due. All else is looked at in its turn."""
+        due = [status.target.name for status in self.board.snapshot() if status.plan is None or status.plan.actions]
+        self._agenda.wake(due)
+
     def tick(self) -> None:
         """Begin what is due."""
         self.last_tick = self._clock.monotonic()
         self._begin_what_is_due()
+
+    def sweep(self) -> None:
+        """Sweep the keys of all providers, unless that is under way; what it finds to be done is begun."""
+        if self._ending or not self._leads() or not self._sweeping.acquire(blocking=False):
+            return
+        try:
+            with self._using() as installation:
+                results = sweep_all(installation, self._metrics, stopping=lambda: self._ending or not self._leads())
+            for swept in results:
+                for event in findings(swept, self._is_known):
+                    self._tell(event)
+                for key in swept.unclaimed:
+                    if key.id not in self._reported:
+                        self._reported.add(key.id)
+                        fields = {"key_id": key.id, "key_name": key.name, "provider": swept.provider}
+                        self._tell(Event(What.KEY_UNCLAIMED, "", Level.WARNING, fields))
+                self._agenda.wake([target.name for target in swept.to_work])
+        finally:
+            self._sweeping.release()
+
+    def ask_providers(self) -> None:
+        """Read a page of each provider's list: a refused organisation key is to be known in quiet times, too."""
+        if not self._leads():
+            return
+        with self._using() as installation:
+            for name in {target.provider for target in installation.targets.values()}:
+                # What comes of it is in the provider's circuit and meter; `watch` tells.
+                with contextlib.suppress(ProviderError):
+                    installation.budgets[name].take(TIDYING)
+                    next(installation.providers[name].pages(), None)
+
+    def watch(self) -> None:
+        """Tell, once each, of providers and stores that went down or came up, and of a clock that went wrong.
+
+        And let go what the passes of before a reload have ended with.
+        """
+        self._close_the_unused()
+        peers = self.installation.peers()
+        for name, error in peers.items():
+            was_down = name in self._down
+            if error is not None and not was_down:
+                fields: Fields = {"peer": name, "error": error.message, "advice": error.advice}
+                self._tell(Event(What.PEER_DOWN, "", Level.ERROR, fields))
+            elif error is None and was_down:
+                self._tell(Event(What.PEER_UP, fields={"peer": name}))
+        self._down = {name for name, error in peers.items() if error is not None}
+        if self._clock.trusted() is self._clock_disagrees:
+            self._clock_disagrees = not self._clock_disagrees
+            skews = ", ".join(f"{skew.total_seconds():+.0f} s to {peer}" for peer, skew in self._clock.skews.items())
+            if self._clock_disagrees:
+                error = ClockDisagrees()
+                fields = {"skews": skews, "error": error.message, "advice": error.advice}
+                self._tell(Event(What.CLOCK_DISAGREES, "", Level.ERROR, fields))
+            else:
+                self._tell(Event(What.CLOCK_AGREES, fields={"skews": skews}))
 
     def end(self) -> bool:
         """Begin nothing more, and end what is under way; True when that was done within `drain`."""
         self._ending = True
         for budget in self.installation.budgets.values():
             budget.close()
-        _, late = wait(set(self._under_way), self.installation.configuration.daemon.drain.total_seconds())
+        by = self._clock.monotonic() + self.installation.configuration.daemon.drain.total_seconds()
+        _, late = wait(set(self._under_way), by - self._clock.monotonic())
+        swept = self._sweeping.acquire(timeout=max(0.0, by - self._clock.monotonic()))
         self._clock.stop()
         self._pool.shutdown(wait=not late)
-        return not late
+        return swept and not late
 
     def _begin_what_is_due(self) -> None:
         """Hand targets out only while there are threads for them, so that the most urgent is always the next."""
         while not self._ending and self._places.acquire(blocking=False):
-            taken = self._agenda.take()
+            taken = self._take()
             if taken is None:
                 self._places.release()
                 return
-            name, order = taken
-            target = self.installation.targets.get(name)
-            if target is None:  # a reload has just taken it away
-                self._places.release()
-                continue
+            target, order = taken
             future = self._pool.submit(self._pass, target, order)
             self._under_way.add(future)
-            future.add_done_callback(self._passed)
+            future.add_done_callback(partial(self._passed, _lane(target)))
 
-    def _passed(self, future: "Future[None]") -> None:
+    def _take(self) -> tuple[Target, Order] | None:
+        """The next target whose lane has a thread left for it."""
+        targets, share = self.installation.targets, self._share
+        with self._taking:
+            for lane, held in self._held.items():
+                while held and self._busy[lane] < share:
+                    name, order = held.popleft()
+                    if name in targets:  # else a reload has taken it away meanwhile
+                        self._busy[lane] += 1
+                        return targets[name], order
+            while taken := self._agenda.take():
+                name, order = taken
+                if name not in targets:
+                    continue
+                lane = _lane(targets[name])
+                if self._busy[lane] < share:
+                    self._busy[lane] += 1
+                    return targets[name], order
+                self._held.setdefault(lane, deque()).append((name, order))
+            return None
+
+    def _passed(self, lane: Lane, future: "Future[None]") -> None:
         self._under_way.discard(future)
+        with self._taking:
+            self._busy[lane] -= 1
         self._places.release()
         self._begin_what_is_due()
 
     def _pass(self, target: Target, order: Order) -> None:
-        installation = self.installation
-        roll_out_at = self._configured_at + installation.configuration.daemon.spread * hash_fraction(target.name)
-        report = work_on(installation, self._metrics, target, order, roll_out_at)
+        with self._using() as installation:
+            roll_out_at = self._configured_at + installation.configuration.daemon.spread * hash_fraction(target.name)
+            report = work_on(installation, self._metrics, target, order, roll_out_at)
         failures, retry_at = self._agenda.done(report, order)
-        before = self.board.update(target, report.plan, report.error)
+        self.board.update(target, report.plan, report.error, retry_at)
         self.has_read = self.has_read or report.plan is not None
-        for event in troubles(report, failures, retry_at):
-            self._tell(event)
-        if report.error is None and before is not None and before.error is not None:
+        if report.error is None and target.name in self._told:
+            self._told.discard(target.name)
             self._tell(Event(What.TARGET_RECOVERED, target.name))
+        if self._is_news(report.error, failures):
+            if report.error is not None:
+                self._told.add(target.name)
+            for event in troubles(report, failures, retry_at):
+                if event.what is not What.TARGET_FOREIGN or target.name not in self._foreign:
+                    self._tell(event)
+        if report.plan is not None:
+            (self._foreign.add if report.plan.state is State.FOREIGN else self._foreign.discard)(target.name)
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[Installation]:
+        """The installation of now, which is not closed while it is in use."""
+        with self._taking:
+            installation = self.installation
+            self._in_use[installation] += 1
+        try:
+            yield installation
+        finally:
+            with self._taking:
+                self._in_use[installation] -= 1
+
+    def _close_the_unused(self) -> None:
+        with self._taking:
+            unused = [former for former in self._formers if not self._in_use[former]]
+            self._formers = [former for former in self._formers if former not in unused]
+        for former in unused:
+            former.close()
+            del self._in_use[former]
+
+    def _is_news(self, error: RotatorError | None, failures: int) -> bool:
+        """Not what holds for all targets of a peer that is down; and the same again only at each doubling."""
+        return not self._is_known(error) and failures & (failures - 1) == 0
+
+    def _is_known(self, error: RotatorError | None) -> bool:
+        """Whether a peer is down because of this very error: that is told by itself."""
+        return error is not None and any(error is known for known in self.installation.peers().values())

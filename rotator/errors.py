@@ -2,9 +2,13 @@
 
     RotatorError
     ├── ConfigurationError            what the files say cannot be run; lists every problem at once
+    ├── ClockDisagrees                this machine's clock and the others' differ: nothing is ended by it
+    ├── LeaseUnusable                 it is not known which Lease, or as whom
+    ├── TooManyOrphans                more than a person allowed to be tidied away at once
     ├── ProviderError
     │   ├── ProviderCredentialRefused   401, 403: the organisation key
     │   ├── ProviderRequestRefused      400, 404, 422: this request, whoever asks
+    │   ├── ProviderKeyNotAccepted      the probe: a new key does not work
     │   ├── ProviderRateLimited         429: not done; `retry_after` says when
     │   ├── ProviderUnavailable         not done: nothing was sent, or only a read failed
     │   └── ProviderOutcomeUnknown      sent, and nobody knows whether it was done
@@ -58,6 +62,38 @@ class ConfigurationError(RotatorError):
         self.problems = problems
 
 
+class ClockDisagrees(RotatorError):
+    """This machine's clock is too far from what the provider's or the store's answers say."""
+
+    needs_a_person = True
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this machine's clock does not agree with the provider's or the store's, so no key was ended by it",
+            "Look at rotator_clock_skew_seconds, and mend the clock that is off; keys go on being renewed meanwhile.",
+        )
+
+
+class LeaseUnusable(RotatorError):
+    """The configuration wants a Lease, and does not say enough to find it."""
+
+    needs_a_person = True
+    nothing_tried = True
+
+
+class TooManyOrphans(RotatorError):
+    """There are so many keys that no version holds that something may be wrong with what is seen."""
+
+    needs_a_person = True
+
+    def __init__(self, found: int, limit: int) -> None:
+        super().__init__(
+            f"{found} live keys are in no version of their paths, more than max_removals ({limit}): none was touched",
+            "Was a path or a mount restored, moved or emptied? `rotator sweep --dry-run` lists them; if they may go, "
+            f"`rotator sweep --max-removals {found}` lets them end after a grace period.",
+        )
+
+
 class ProviderError(RotatorError):
     """The provider did not do what was asked."""
 
@@ -71,6 +107,12 @@ class ProviderCredentialRefused(ProviderError):
 
 class ProviderRequestRefused(ProviderError):
     """The provider understood the request and will not do it."""
+
+    needs_a_person = True
+
+
+class ProviderKeyNotAccepted(ProviderError):
+    """A new key does not work where it was tried."""
 
     needs_a_person = True
 

@@ -5,7 +5,8 @@ through `ports`; nothing here decides whether something is due, and nothing here
 the store and at the provider.
 """
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ from rotator.errors import (
     CasMismatch,
     ProviderCredentialRefused,
     ProviderError,
+    ProviderKeyNotAccepted,
     ProviderOutcomeUnknown,
     ProviderRateLimited,
     ProviderRequestRefused,
@@ -64,6 +66,9 @@ from rotator.publish import publish
 MAX_AGE = 5.0
 """Seconds (monotonic) after which an observation is not acted on any more."""
 
+TRIES_OUT = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+"""Seconds between attempts to see a new key work, where a probe is configured."""
+
 UNPUBLISHED = "unpublished"
 """Why a key is deleted that was created and can never be served: no plan says so."""
 
@@ -75,6 +80,14 @@ _PROVIDER_OUT = (ProviderCredentialRefused, ProviderRateLimited, ProviderUnavail
 
 TIDYING = datetime.max.replace(tzinfo=UTC)
 """How urgent work is that no served key waits for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What reading a path's whole history has shown: at which version, and whether that holds the only key of ours."""
+
+    number: int
+    nothing_else: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +112,13 @@ class Executor:
         names: frozenset[str],
         ports: Ports,
         seen: dict[str, Mapping[str, Seen]] | None = None,
+        *,
+        is_swept: bool = False,
     ) -> None:
         """`names` are those of all configured targets, whatever their store.
 
         `seen`, by target, is what the provider said of keys: it saves look-ups and may be handed on to a successor.
+        `is_swept`: this process sweeps, too, at its start and from then on.
         """
         self._owner = owner
         self._owners = frozenset({owner}) | former_owners
@@ -110,6 +126,9 @@ class Executor:
         self.ports = ports
         self._scopes: dict[str, Scope] = {}
         self.seen = {} if seen is None else seen
+        self._noting = threading.Lock()
+        self._read: dict[str, _Read] = {}
+        self._is_swept = is_swept
 
     # --- observe ---------------------------------------------------------------------------------------------------
 
@@ -122,29 +141,73 @@ class Executor:
                 places=frozenset(place_of(owner, location) for owner in self._owners),
                 place=place_of(self._owner, location),
                 owners=self._owners,
-                neighbours=self._names - {target.name},
+                names=self._names,
             )
         return self._scopes[target.name]
 
     def observe(self, target: Target) -> Observation:
-        """Read the store; of the provider, only what this process has seen before. Raises `StoreError`."""
+        """Read the whole history; of the provider, only what this process has seen before. Raises `StoreError`."""
+        observation = self._observed(target, self.ports.store.history)
+        current = observation.current
+        others = {entry.key_id for entry in observation.entries} - {current.key_id if current else None, None}
+        number = observation.history.current_version
+        self._read[target.name] = _Read(number, nothing_else=not others)
+        return observation
+
+    def glance(self, target: Target) -> Observation:
+        """Read the current version alone, where that tells as much as the whole history; else that.
+
+        It does if the whole was read at this version and held no other key of ours. For a path that was not read yet,
+        in a process that sweeps, a current key older than its predecessor's grace is enough: whatever there is besides
+        the sweep finds in the provider's list. Raises `StoreError`.
+        """
+        known = self._read.get(target.name)
+        if not self._is_swept if known is None else not known.nothing_else:
+            return self.observe(target)
+        observation = self._observed(target, self.ports.store.newest)
+        current = observation.current
+        if current is None or current.record is None:
+            return observation  # whatever there is besides, nothing is done about it while this is so
+        if known is not None:
+            return observation if known.number == current.number else self.observe(target)
+        name = KeyName.parse(current.record.key_name)
+        as_made = name is not None and name.version == current.number
+        age = self.ports.clock.now() - current.created_at
+        if not as_made or not observation.clock_trusted or age <= target.grace_period:
+            return self.observe(target)
+        self._read[target.name] = _Read(current.number, nothing_else=True)
+        return observation
+
+    def look_closer(self, target: Target) -> None:
+        """There is more to a path than its current version: read the whole history until there is not."""
+        self._read[target.name] = _Read(0, nothing_else=False)
+
+    def _observed(self, target: Target, read: Callable[[str], History]) -> Observation:
         scope = self.scope(target)
-        history = self.ports.store.history(target.path)
+        history = read(target.path)
         held = {entry.key_id for version in history.versions if (entry := read_version(version, target, scope))}
-        seen = {key_id: seen for key_id, seen in self.seen.get(target.name, {}).items() if key_id in held}
-        self.seen[target.name] = seen
-        return Observation(target, scope, history, seen)
+        with self._noting:
+            seen = {key_id: seen for key_id, seen in self.seen.get(target.name, {}).items() if key_id in held}
+            self.seen[target.name] = seen
+        return Observation(target, scope, history, seen, self.ports.clock.trusted())
 
     def confirm(self, observation: Observation) -> Observation:
         """Look up at the provider what the plan needs to know of it. Raises `ProviderError`."""
         for record in to_confirm(observation):
-            self.ports.budget.take(record.expires_at)
-            observation = self._note(observation, record.key_id, self.ports.provider.retrieve(record.key_id))
+            observation = self.look_up(observation, record)
         return observation
 
-    def _note(self, observation: Observation, key_id: str, key: VendorKey | None) -> Observation:
+    def look_up(self, observation: Observation, record: Record) -> Observation:
+        """Ask the provider for one key, whatever was seen of it before. Raises `ProviderError`."""
+        self.ports.budget.take(record.expires_at)
+        return self.note(observation, record.key_id, self.ports.provider.retrieve(record.key_id))
+
+    def note(self, observation: Observation, key_id: str, key: VendorKey | None) -> Observation:
+        """The observation with what the provider has said of one key; passes to come know it too."""
         observation = seen_after(observation, key_id, key)
-        self.seen[observation.target.name] = observation.vendor
+        name = observation.target.name
+        with self._noting:  # a sweep and a pass may both be learning about this target
+            self.seen[name] = {**self.seen.get(name, {}), key_id: observation.vendor[key_id]}
         return observation
 
     # --- one pass --------------------------------------------------------------------------------------------------
@@ -153,7 +216,7 @@ class Executor:
         """Do all that is due for one target. Errors end what they concern and are reported, never raised.
 
         Each action is tried once a pass: what fails waits for the caller's backoff, and what succeeds without showing
-        (a vendor that ignores a PATCH) cannot keep us here.
+        (a vendor that ignores a PATCH) cannot keep us here. A replica that does not lead looks at the store, no more.
         """
         clock = self.ports.clock
         observation: Observation | None = None
@@ -162,19 +225,31 @@ class Executor:
         rotated = False
         attempted: Reason | None = None
         tried: set[object] = set()
+        served: str | None = None  # the current key, when a rotation was tried
+        lost = False  # and another writer was first, with the same key as far as is known
         paid = False  # the budget has let one request go, and it has not been sent yet
+        scheduled = order.by == SCHEDULED.by  # a person is obeyed by any replica
         try:
             while True:
                 if observation is None or self._too_old(observation):
-                    observation = self.observe(target)
-                if not paid:  # else it might grow old again, waiting for the budget
+                    observation = self.glance(target) if scheduled else self.observe(target)
+                if lost and (observation.current is None or observation.current.key_id != served):
+                    lost = False  # another's new key is as good as one of ours
+                    order = replace(order, rotate=False, adopt=False)
+                may_act = not scheduled or self.ports.leads()
+                if may_act and not paid:  # else it might grow old again, waiting for the budget
                     try:
                         observation = self.confirm(observation)
                     except ProviderError as failure:
                         error = error or failure
                 made = plan(observation, clock.now(), order, roll_out_at)
                 action = next((action for action in made.actions if _identity(action) not in tried), None)
-                if action is None:
+                if action is None or not may_act:
+                    if lost and any(isinstance(left, Rotate) for left in made.actions):
+                        error = error or CasMismatch(
+                            f"another write to {target.path} came first, and left the same key (a sweep's fence does)",
+                            "Nothing to do: the next try follows.",
+                        )
                     break
                 if not paid:
                     self.ports.budget.take(_needed_by(action, made))
@@ -191,8 +266,11 @@ class Executor:
                 try:
                     if isinstance(action, Rotate):
                         attempted = action.reason
+                        served = observation.current.key_id if observation.current else None
                         observation, rotated = self._rotate(observation, action, order)
-                        order = replace(order, rotate=False, adopt=False)
+                        lost = not rotated
+                        if rotated:
+                            order = replace(order, rotate=False, adopt=False)
                     elif isinstance(action, SetExpiry):
                         observation = self._set_expiry(observation, action, order)
                     else:
@@ -234,6 +312,7 @@ class Executor:
             raise
         self._tell(What.KEY_CREATED, observation, order, created.id, name, reason=action.reason)
         expires_at = self._believe(observation, created, name, asked)
+        self._try_out(target, created, name)
         record = replace(record, key_id=created.id, expires_at=expires_at, key=created.secret.fingerprint)
 
         observed_at = ports.clock.monotonic()
@@ -262,8 +341,9 @@ class Executor:
             expires_at=timestamp(expires_at),
         )
         history = History(version.number, (*observation.history.versions, version), observed_at)
+        self.look_closer(target)
         published = replace(observation, history=history)
-        return self._note(published, created.id, VendorKey(created.id, name, expires_at)), True
+        return self.note(published, created.id, VendorKey(created.id, name, expires_at)), True
 
     def _believe(self, observation: Observation, created: CreatedKey, name: str, asked: datetime) -> datetime:
         """When the key really expires: as answered if that is earlier than asked; later is put right at the vendor."""
@@ -283,7 +363,23 @@ class Executor:
         except ProviderError:
             self._discard(observation.target, created.id, name)
             raise
+        if answered < asked - TOLERANCE:
+            fields = {"key_id": created.id, "key_name": name, "expires_at": timestamp(answered)}
+            self.ports.tell(Event(What.KEY_CUT_SHORT, observation.target.name, Level.WARNING, fields))
         return min(asked, answered)
+
+    def _try_out(self, target: Target, created: CreatedKey, name: str) -> None:
+        """Publish no key that does not work; the vendor's systems may take a while to learn of it."""
+        for wait in (*TRIES_OUT, None):
+            try:
+                self.ports.provider.try_out(created.secret)
+            except (ProviderKeyNotAccepted, ProviderUnavailable):
+                if wait is None:
+                    self._discard(target, created.id, name)
+                    raise
+                self.ports.clock.sleep(wait)
+            else:
+                return
 
     def _discard(self, target: Target, key_id: str, name: str) -> None:
         """Remove a key that this process created, and that can never be served."""
@@ -299,7 +395,7 @@ class Executor:
     def _remove_stray(self, target: Target, name: str) -> None:
         """A create was sent and not answered: if a key of this attempt's own name exists, remove it."""
         try:
-            for key in self.listed():
+            for key in listed(self.ports):
                 if key.name == name:
                     self._discard(target, key.id, name)
         except ProviderError as error:
@@ -308,17 +404,6 @@ class Executor:
     def _left_behind(self, target: Target, key_id: str, name: str, error: RotatorError) -> None:
         fields = {"key_id": key_id, "key_name": name, "error": error.message}
         self.ports.tell(Event(What.KEY_LEFT_BEHIND, target.name, Level.WARNING, fields))
-
-    def listed(self) -> tuple[VendorKey, ...]:
-        """The provider's whole list; a page costs one request. Raises `ProviderError`: then it proves nothing."""
-        keys: list[VendorKey] = []
-        pages = self.ports.provider.pages()
-        while True:
-            self.ports.budget.take(TIDYING)
-            page = next(pages, None)
-            if page is None:
-                return tuple(keys)
-            keys.extend(page)
 
     # --- the other keys --------------------------------------------------------------------------------------------
 
@@ -336,7 +421,7 @@ class Executor:
             until = timestamp(action.until)
             self._tell(what, observation, order, record.key_id, record.key_name, reason=action.reason, expires_at=until)
         key = replace(seen, expires_at=action.until) if found and seen else None
-        return self._note(observation, record.key_id, key)
+        return self.note(observation, record.key_id, key)
 
     def _retire(self, observation: Observation, action: Retire, order: Order) -> Observation | None:
         """Destroy, look again, delete: once its versions are gone, nobody can roll the path back to the key."""
@@ -355,15 +440,14 @@ class Executor:
                 versions=versions,
             )
         after = self.observe(target)
-        entries = after.entries()
-        current = next((entry for entry in entries if entry.number == after.history.current_version), None)
+        current = after.current
         kept = {version.number for version in key.versions} - {*numbers}
-        served_again = any(entry.key_id == key.key_id and entry.number not in kept for entry in entries)
+        served_again = any(entry.key_id == key.key_id and entry.number not in kept for entry in after.entries)
         if current is None or current.standing is not Standing.OURS or served_again or self._too_old(after):
             return None
         self.ports.provider.delete(key.key_id)
         self._tell(What.KEY_DELETED, observation, order, key.key_id, key.record.key_name, reason=action.reason)
-        return self._note(after, key.key_id, None)
+        return self.note(after, key.key_id, None)
 
     def _tell(
         self,
@@ -419,7 +503,7 @@ class Executor:
         ports.budget.take(record.expires_at)
         if not ports.provider.set_expiry(record.key_id, record.expires_at):
             raise ProviderRequestRefused(f"the previous key {record.key_id} is gone; the served key was left as it is")
-        observation = self._note(observation, record.key_id, VendorKey(seen.id, seen.name, record.expires_at))
+        observation = self.note(observation, record.key_id, VendorKey(seen.id, seen.name, record.expires_at))
         data = compose(target, record, secret, _carried(observation))
         base = observation.history.current_version
         written = publish(ports.store, ports.clock, target, observation.scope, data, base, record.key_id)
@@ -430,8 +514,20 @@ class Executor:
         # Now shorten the key that was just superseded; and if the vendor lost this one meanwhile, replace it.
         ports.budget.take(record.expires_at)
         after = self.observe(target)
-        self._note(after, record.key_id, ports.provider.retrieve(record.key_id))
+        self.note(after, record.key_id, ports.provider.retrieve(record.key_id))
         return replace(self.reconcile(target, replace(order, rotate=False)), rolled_back=True)
+
+
+def listed(ports: Ports) -> tuple[VendorKey, ...]:
+    """The provider's whole list; a page costs one request. Raises `ProviderError`: then it proves nothing."""
+    keys: list[VendorKey] = []
+    pages = ports.provider.pages()
+    while True:
+        ports.budget.take(TIDYING)
+        page = next(pages, None)
+        if page is None:
+            return tuple(keys)
+        keys.extend(page)
 
 
 def _identity(action: Action) -> object:

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from rotator.errors import ProviderError, StoreError
 from rotator.events import Event, What
-from rotator.execute import Executor
+from rotator.execute import Executor, listed
 from rotator.model import KeyName, Target, VendorKey, timestamp
 from rotator.ports import Ports
 
@@ -35,7 +35,7 @@ def extend(
     """
     ports = executor.ports
     now = ports.clock.now()
-    keys = [key for key in executor.listed() if key.expires_at and now < key.expires_at < until]
+    keys = [key for key in listed(ports) if key.expires_at and now < key.expires_at < until]
     unreachable = False
     for target in targets:
         places: frozenset[str] | None = None

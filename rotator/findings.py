@@ -97,7 +97,7 @@ def _sentence(finding: ErrorDetails, siblings: list[str], node: dict[str, Any]) 
         case "value_error":
             return str(context["error"])
         case "literal_error":
-            return f"must be {quoted([node['const']])}"
+            return f"must be {quoted(node.get('enum') or [node['const']])}"
         case "union_tag_invalid":
             return f"must be {quoted(list(node['discriminator']['mapping']))}"
         case "union_tag_not_found":

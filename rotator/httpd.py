@@ -19,6 +19,9 @@ from rotator.logs import unexpected
 from rotator.notation import Address, is_loopback
 from rotator.ports import Listener
 
+NOTHING_BUT_TEXT = "default-src 'none'; frame-ancestors 'none'"
+"""The content security policy of a page that needs no style."""
+
 MAX_HEAD = 8192  # bytes, of a request's line and headers together
 MAX_REST = 65536  # bytes that are thrown away after an answer, so that closing does not tear it up on its way
 PATIENCE = 0.5  # seconds, for what is not worth a connection's whole deadline
@@ -26,9 +29,11 @@ PATIENCE = 0.5  # seconds, for what is not worth a connection's whole deadline
 _ALWAYS = (
     "Connection: close\r\n"
     "Cache-Control: no-store\r\n"
-    "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n"
+    "Cross-Origin-Opener-Policy: same-origin\r\n"
     "Cross-Origin-Resource-Policy: same-origin\r\n"
+    "Referrer-Policy: no-referrer\r\n"
     "X-Content-Type-Options: nosniff\r\n"
+    "X-Frame-Options: DENY\r\n"
 )
 _REQUEST = re.compile(r"([A-Z]{1,16}) ([!-~]+) HTTP/1\.[01]")
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~\x80-\xff]*?)[ \t]*")
@@ -42,10 +47,14 @@ class Response:
     status: int
     content_type: str
     body: bytes
+    policy: str = NOTHING_BUT_TEXT  # the content security policy
 
 
-Routes = Mapping[str, Callable[[], Response]]
-"""What answers which path, to the letter: nothing is decoded, resolved or looked up on a disk."""
+Routes = Mapping[str, Callable[[str], Response]]
+"""What answers which path, to the letter: nothing is decoded, resolved or looked up on a disk.
+
+Each is given the query as it came: what stands after the first question mark, in printable ASCII, or nothing.
+"""
 
 
 def serve(
@@ -222,15 +231,16 @@ class Server:
         if self._loopback_only_hosts and not (len(hosts) == 1 and _names_loopback(hosts[0])):
             page = _plain(421, "ask for localhost here, through a port-forward")
         else:
-            page = self._page(target.partition("?")[0])
+            path, _, query = target.partition("?")
+            page = self._page(path, query)
         return _rendered(page, with_body=method == "GET")
 
-    def _page(self, path: str) -> Response:
+    def _page(self, path: str, query: str) -> Response:
         route = self._routes.get(path)
         if route is None:
             return _plain(404, f"nothing here; this port answers {', '.join(self._routes)}")
         try:
-            return route()
+            return route(query)
         except Exception as error:  # whatever it is, the next request is to be answered as well
             self._tell(unexpected(f"answering {path}", error))
             return _plain(500, "this went wrong; the log says why")
@@ -248,7 +258,8 @@ def _plain(status: int, text: str) -> Response:
 def _rendered(response: Response, headers: str = "", *, with_body: bool = True) -> bytes:
     head = (
         f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}\r\n"
-        f"Content-Type: {response.content_type}\r\nContent-Length: {len(response.body)}\r\n{headers}{_ALWAYS}\r\n"
+        f"Content-Type: {response.content_type}\r\nContent-Length: {len(response.body)}\r\n"
+        f"Content-Security-Policy: {response.policy}\r\n{headers}{_ALWAYS}\r\n"
     )
     return head.encode() + (response.body if with_body else b"")
 

@@ -60,6 +60,8 @@ def configure(log_format: Literal["text", "json"] | None, level: str, stream: Te
     root.setLevel(threshold)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+    # A second attempt that succeeds is nobody's business, and what fails in the end has a sentence of our own.
+    logging.getLogger("stamina").setLevel(threshold if threshold <= logging.DEBUG else logging.ERROR)
     logging.captureWarnings(True)
     structlog.configure(  # for stamina, which tells of its retries this way
         processors=[structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

@@ -6,7 +6,7 @@ asked for at each scrape, so that a removed target's series end with it. No key 
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from rotator.plan import Plan, Reason, Retire, State, Superseded
 from rotator.ports import Meter
 from rotator.status import TargetStatus
+from rotator.sweep import Orphan, Outcome
 
 SUCCESS = "success"
 FAILURE = "failure"
@@ -48,7 +49,6 @@ class Metrics:
         self._asked = _Asked()
         registry.register(self._asked)
         Gauge("rotator_build_info", "The version that runs.", ["version"], registry=registry).labels(version).set(1)
-        Gauge("rotator_leader", "1 if this replica acts, 0 if it stands by.", registry=registry).set(1)
         self._reloaded = Gauge(
             "rotator_config_last_reload_successful",
             "0 if the last reload was refused and the configuration before it is still in force.",
@@ -69,6 +69,20 @@ class Metrics:
         )
         for outcome in (SUCCESS, FAILURE):
             self._retirements.labels(outcome)
+        self._orphans = Counter(
+            "rotator_orphans_total",
+            "Keys that no version of their path held, by what a sweep did about them.",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in Outcome:
+            if outcome is not Outcome.LEFT:
+                self._orphans.labels(outcome.value)
+        self._swept = Gauge(
+            "rotator_last_sweep_success_timestamp_seconds",
+            "When a sweep last saw all targets and did all that was to be done; 0: not since the start.",
+            registry=registry,
+        )
         self._provider_requests = Counter(
             "rotator_provider_requests_total",
             "Requests sent to a provider, by what was asked and the HTTP status, or why there was none.",
@@ -98,9 +112,19 @@ class Metrics:
 
     # --- what is asked for at each scrape --------------------------------------------------------------------------
 
-    def watch(self, statuses: Callable[[], tuple[TargetStatus, ...]], now: Callable[[], datetime]) -> None:
-        """Tell how the targets stand. Neither callable may wait or raise; those watched before are let go."""
-        self._asked.targets = (statuses, now)
+    def watch(
+        self,
+        statuses: Callable[[], tuple[TargetStatus, ...]],
+        now: Callable[[], datetime],
+        leads: Callable[[], bool] = lambda: True,
+        *,
+        each: bool = True,
+    ) -> None:
+        """Tell how the targets stand: all together, and where this replica leads and `each` is set, each by itself.
+
+        None of the callables may wait or raise; those watched before are let go.
+        """
+        self._asked.targets, self._asked.leads, self._asked.each = (statuses, now), leads, each
 
     def watch_budget(self, provider: str, used: Callable[[], float]) -> None:
         """Tell which share of its budget a provider was sent, between 0 and 1."""
@@ -110,6 +134,14 @@ class Metrics:
         """Tell when a store's token ends; None while there is none, or when it never does."""
         self._asked.tokens = {**self._asked.tokens, store: expires_at}
 
+    def watch_peers(self, peers: Callable[[], Mapping[str, object]]) -> None:
+        """Tell of those left alone for an error as down, too; by "provider NAME" and "store NAME", None is none."""
+        self._asked.peers = peers
+
+    def watch_skews(self, skews: Callable[[], Mapping[str, timedelta]]) -> None:
+        """Tell how far the clock is ahead of each peer's."""
+        self._asked.skews = skews
+
     # --- what is counted -------------------------------------------------------------------------------------------
 
     def provider_meter(self, provider: str) -> Meter:
@@ -117,11 +149,15 @@ class Metrics:
         for reason in ROTATION_REASONS:
             for outcome in (SUCCESS, FAILURE, LOST):
                 self._rotations.labels(provider, reason.value, outcome)
-        return _meter(provider, self._provider_requests, self._provider_seconds)
+        meter = _Meter(provider, self._provider_requests, self._provider_seconds, down=_refused_key)
+        self._asked.providers = {**self._asked.providers, provider: meter}
+        return meter
 
     def store_meter(self, store: str) -> Meter:
         """Who counts the requests of one store."""
-        return _meter(store, self._store_requests, self._store_seconds)
+        meter = _Meter(store, self._store_requests, self._store_seconds, down=_refused_login)
+        self._asked.stores = {**self._asked.stores, store: meter}
+        return meter
 
     def rotation(self, provider: str, reason: Reason, outcome: str, seconds: float) -> None:
         """A rotation was tried; `outcome` is `SUCCESS`, `FAILURE` or `LOST`."""
@@ -133,6 +169,16 @@ class Metrics:
         """A superseded key's removal was tried; `outcome` is `SUCCESS` or `FAILURE`."""
         self._retirements.labels(outcome).inc()
 
+    def orphans(self, orphans: Iterable[Orphan]) -> None:
+        """A sweep found these, and did something about them, or tried to."""
+        for orphan in orphans:
+            if orphan.outcome is not Outcome.LEFT:
+                self._orphans.labels(orphan.outcome.value).inc()
+
+    def swept(self, at: datetime) -> None:
+        """Every provider's keys were swept, and all was done that was to be done."""
+        self._swept.set(at.timestamp())
+
     def reload(self, *, ok: bool) -> None:
         """The configuration was read again, and taken or refused."""
         self._reloaded.set(ok)
@@ -142,14 +188,30 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-def _meter(name: str, requests: Counter, seconds_taken: Histogram) -> Meter:
-    duration = seconds_taken.labels(name)
+class _Meter:
+    """Counts one peer's requests, and knows whether the last one was answered as it should be."""
 
-    def count(operation: str, outcome: str, seconds: float) -> None:
-        requests.labels(name, operation, outcome).inc()
-        duration.observe(seconds)
+    def __init__(
+        self, name: str, requests: Counter, seconds_taken: Histogram, down: Callable[[str, int], bool]
+    ) -> None:
+        self._name, self._requests, self._down = name, requests, down
+        self._duration = seconds_taken.labels(name)
+        self.up = True  # until it is known better
 
-    return count
+    def __call__(self, operation: str, outcome: str, seconds: float) -> None:
+        self._requests.labels(self._name, operation, outcome).inc()
+        self._duration.observe(seconds)
+        status = int(outcome) if outcome.isdecimal() else 0
+        self.up = 0 < status < 500 and not self._down(operation, status)
+
+
+def _refused_key(_operation: str, status: int) -> bool:
+    return status in (401, 403)
+
+
+def _refused_login(operation: str, status: int) -> bool:
+    """A policy may well refuse one path: that is no sign of a store that is down."""
+    return operation in ("login", "renew") and status >= 400
 
 
 @dataclass(eq=False)  # the registry finds its collectors by identity
@@ -159,11 +221,21 @@ class _Asked(Collector):
     targets: tuple[Callable[[], tuple[TargetStatus, ...]], Callable[[], datetime]] | None = None
     budgets: Mapping[str, Callable[[], float]] = field(default_factory=dict)
     tokens: Mapping[str, Callable[[], datetime | None]] = field(default_factory=dict)
+    providers: Mapping[str, "_Meter"] = field(default_factory=dict)
+    stores: Mapping[str, "_Meter"] = field(default_factory=dict)
+    skews: Callable[[], Mapping[str, timedelta]] = dict
+    peers: Callable[[], Mapping[str, object]] = dict
+    leads: Callable[[], bool] = lambda: True
+    each: bool = True
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
+        leads, peers = self.leads(), self.peers()
+        yield GaugeMetricFamily("rotator_leader", "1 if this replica acts, 0 if it stands by.", value=float(leads))
         if self.targets is not None:
             statuses, now = self.targets
-            yield from _of_targets(statuses(), now())
+            for family in _of_targets(statuses(), now()):
+                if (leads and self.each) or "target" not in family._labelnames:
+                    yield family
         yield _gauge(
             "provider_budget_used_ratio",
             "The share of a provider's requests for the last minute that was sent.",
@@ -175,6 +247,24 @@ class _Asked(Collector):
             "When the token for a store ends, unless it is renewed.",
             "store",
             {name: _seconds(expires_at()) for name, expires_at in self.tokens.items()},
+        )
+        yield _gauge(
+            "provider_up",
+            "1 if the last request to a provider was answered as it should be, 0 if not.",
+            "provider",
+            {name: float(meter.up and not peers.get(f"provider {name}")) for name, meter in self.providers.items()},
+        )
+        yield _gauge(
+            "store_up",
+            "1 if the last request to a store was answered as it should be, 0 if not.",
+            "store",
+            {name: float(meter.up and not peers.get(f"store {name}")) for name, meter in self.stores.items()},
+        )
+        yield _gauge(
+            "clock_skew_seconds",
+            "How far this machine's clock is ahead of a peer's, by the peer's answers.",
+            "peer",
+            {peer: skew.total_seconds() for peer, skew in self.skews().items()},
         )
 
 

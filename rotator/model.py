@@ -161,6 +161,7 @@ class VendorKey:
     id: str
     name: str
     expires_at: datetime | None  # None: it never expires
+    created_at: datetime | None = field(default=None, compare=False)  # None: the provider did not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +299,7 @@ class Scope:
     places: frozenset[str]  # this path's, under `owner` and under each of the former owners
     place: str  # under `owner`
     owners: frozenset[str]  # `owner` and the former ones
-    neighbours: frozenset[str]  # the names of the other configured targets
+    names: frozenset[str]  # of all configured targets, its own too: one set that all scopes share
 
     def owns(self, name: str) -> bool:
         """True when a key's name at the vendor says that it was made for this very path."""
@@ -335,7 +336,7 @@ def read_version(version: Version, target: Target, scope: Scope) -> Entry:
         return entry(Standing.NO_RECORD)
     if record.owner not in scope.owners:
         return entry(Standing.OTHER_OWNER)
-    if record.target != target.name and record.target in scope.neighbours:
+    if record.target != target.name and record.target in scope.names:
         return entry(Standing.OTHER_TARGET)
     names = sorted(version.data, key=lambda name: name != target.field)  # the configured field first
     holder = next((name for name in names if _fingerprint(version.data[name]) == record.key), None)

@@ -7,16 +7,20 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from rotator.execute import Report
-from rotator.model import timestamp
+from rotator.model import VendorKey, timestamp
 from rotator.plan import Action, Reason, Retire, Rotate, SetExpiry, State
-from rotator.status import TargetStatus
+from rotator.scrub import printable
+from rotator.status import TargetStatus, urgency
+from rotator.sweep import Fate, Orphan, Outcome, Swept
 from rotator.work import adoption_advice, served
 
 LINE_EVERY = 10.0
@@ -60,7 +64,8 @@ def say_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], states: Sequ
         return
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row, state in zip(rows, states, strict=True):
-        table.add_row(*row, style=STYLES[state] if state is not State.OK else None)
+        # As texts: what stands in brackets in an error is no markup.
+        table.add_row(*map(Text, row), style=STYLES[state] if state is not State.OK else None)
     Console().print(table)
 
 
@@ -82,21 +87,62 @@ def progress(what: str, total: int, reports: Iterable[Report]) -> Iterator[Repor
 # --- one line a target -----------------------------------------------------------------------------------------------
 
 
+EVENTS_SHOWN = 20
+"""Of a daemon's events, on a terminal."""
+
 STATUS_COLUMNS = ("target", "state", "key", "issued", "expires", "next rotation", "superseded", "why")
 
 
 def say_status(shown: dict[str, Any], *, as_json: bool) -> None:
-    """For `status`: from the store and from a daemon alike, in the one shape of `status.status_json`."""
+    """For `status`: from the store and from a daemon alike, in the one shape of `status.status_json`.
+
+    Worst first. What a daemon knows beside its targets is for a person: it stands on a terminal only, or in the JSON.
+    """
     if as_json:
         say_json(shown)
         return
-    rows = []
-    for target in shown["targets"]:
+    rows, states = [], []
+    for target in sorted(shown["targets"], key=_urgency):
         superseded = ", ".join(f"{key['key_id']} until {key['until']}" for key in target["superseded"])
         names = ("name", "state", "key_id", "issued_at", "expires_at", "next_rotation_at")
         why = target["last_error"] or target["reason"]
-        rows.append([*(target[name] or "-" for name in names), superseded or "-", why or "-"])
-    say_rows(STATUS_COLUMNS, rows, [State(target["state"]) for target in shown["targets"]])
+        # A key id is what the path's record says, and a daemon elsewhere may be anything.
+        row = (*(target[name] or "-" for name in names), superseded or "-", why or "-")
+        rows.append([printable(cell) for cell in row])
+        states.append(State(target["state"]))
+    say_rows(STATUS_COLUMNS, rows, states)
+    if sys.stdout.isatty() and "daemon" in shown:
+        for line in (*_daemon_lines(shown["daemon"]), *_event_lines(shown["events"])):
+            say(printable(line))
+
+
+def _urgency(target: dict[str, Any]) -> tuple[int, str, str]:
+    return urgency(State(target["state"])), target["expires_at"] or "", target["name"]
+
+
+def _daemon_lines(daemon: dict[str, Any]) -> Iterator[str]:
+    replica, holder = daemon["replica"], daemon["holder"]
+    acts = "acts" if daemon["leads"] else f"stands by; {holder or 'nobody'} leads"
+    yield ""
+    yield f"rotator {daemon['version']}: {replica or 'this replica'} {acts}"
+    for provider, used in daemon["budgets_used"].items():
+        yield f"provider {provider}: {used:.0%} of a minute's requests used"
+    for store, end in daemon["logins_end"].items():
+        yield f"store {store}: the login ends {f'at {end}, unless it is renewed' if end else 'at no known time'}"
+    for peer, error in daemon["down"].items():
+        yield f"{peer} is left alone for now: {error}"
+    if not daemon["clock_trusted"]:
+        yield "the clocks differ: keys are renewed, none is ended"
+
+
+def _event_lines(events: list[dict[str, Any]]) -> Iterator[str]:
+    """The latest, the newest last: there the prompt comes."""
+    if events:
+        yield ""
+    for event in reversed(events[:EVENTS_SHOWN]):
+        fields = " ".join(f"{name}={value}" for name, value in event["fields"].items() if value != "")
+        level = "" if event["level"] == "info" else f"{event['level']}: "
+        yield f"{event['at']} {level}{event['event']} {event['target'] or ''} {fields}".replace("  ", " ")
 
 
 def in_words(action: Action) -> str:
@@ -188,3 +234,87 @@ def report_lines(report: Report) -> Iterator[str]:
         yield f"{name}: nothing to do: {key}"
     for old in made.superseded:
         yield f"  the old key {old.key_id} works until {timestamp(old.until)}"
+
+
+# --- a sweep ---------------------------------------------------------------------------------------------------------
+
+
+def sweep_json(swept: Swept) -> dict[str, Any]:
+    """For `sweep --json`: one provider's part."""
+    errors = {name: error.message for name, error in swept.failed.items()}
+    return {
+        "provider": swept.provider,
+        "listed": swept.listed,
+        "orphans": [
+            {
+                "target": orphan.target.name,
+                **_key_json(orphan.key),
+                "fate": orphan.fate.value,
+                "outcome": orphan.outcome.value,
+                "until": timestamp(orphan.until) if orphan.until else None,
+            }
+            for orphan in swept.orphans
+        ],
+        "unclaimed": [_key_json(key) for key in swept.unclaimed],
+        "others": swept.others,
+        "failed": errors,
+        "error": swept.error.message if swept.error else None,
+    }
+
+
+def _key_json(key: VendorKey) -> dict[str, Any]:
+    return {
+        "key_id": key.id,
+        "key_name": key.name,
+        "expires_at": timestamp(key.expires_at) if key.expires_at else None,
+    }
+
+
+def sweep_lines(swept: Swept) -> Iterator[str]:
+    """For `sweep`: what was found at one provider, and what was done about it or would be."""
+    for orphan in swept.orphans:
+        became = _became(orphan, dry_run=swept.dry_run)
+        yield f"{orphan.target.name}: orphan {orphan.key.id} ({orphan.key.name}) {became}"
+    for key in swept.unclaimed:
+        yield f"{swept.provider}: {key.id} ({key.name}) is of no configured target: left alone, {_end(key.expires_at)}"
+    for name, error in swept.failed.items():
+        yield f"{name}: not swept: {error.message}"
+        if error.advice:
+            yield f"  {error.advice}"
+    if swept.error is not None:
+        yield f"{swept.provider}: {swept.error.message}"
+        if swept.error.advice:
+            yield f"  {swept.error.advice}"
+    if swept.listed or swept.error is None:
+        found = f"{count(len(swept.orphans), 'orphan')}, {len(swept.unclaimed)} of no configured target"
+        yield f"{swept.provider}: {count(swept.listed, 'key')} listed, {found}, {swept.others} of others"
+
+
+def _became(orphan: Orphan, *, dry_run: bool) -> str:
+    match orphan.outcome:
+        case Outcome.SHORTENED:
+            return f"is let end: {_end(orphan.until)}"
+        case Outcome.REMOVED:
+            return "is removed: its time was over"
+        case Outcome.HELD:
+            return f"is left alone, {_end(orphan.key.expires_at)}"
+        case Outcome.FAILED:
+            return "could not be let end; the next sweep tries again"
+        case Outcome.LEFT:
+            pass
+    match orphan.fate:
+        case Fate.SETTLING:
+            return "is so young that it may still be on its way: left alone"
+        case Fate.ENDING:
+            return f"{_end(orphan.key.expires_at)} by itself"
+        case _ if not dry_run:
+            return "is left alone: its path changed meanwhile; the next sweep looks again"
+        case Fate.OVER:
+            return "has ended: its record would be removed"
+        case Fate.TO_SHORTEN:
+            fence = ", after the served data was written once more" if orphan.ahead else ""
+            return f"would be let end after a grace period{fence}"
+
+
+def _end(moment: datetime | None) -> str:
+    return f"it ends at {timestamp(moment)}" if moment else "it never ends"

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 
 from rotator.model import Entry, History, KeyName, Record, Scope, Standing, Target, VendorKey, read_version
 
@@ -50,6 +51,7 @@ class Reason(StrEnum):
     SUPERSEDED = "superseded"
     RESTORED = "restored"  # current again, after it was on its way out
     GRACE_OVER = "grace-over"
+    ORPHAN = "orphan"  # a key made for this path that no version of it holds
     REVOKED = "revoked"  # somebody asked for superseded keys to be removed now
     NO_RECORD = Standing.NO_RECORD.value
     OTHER_OWNER = Standing.OTHER_OWNER.value
@@ -79,7 +81,7 @@ class Seen:
     at_version: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Observation:
     """All that is known of one target at one moment."""
 
@@ -87,10 +89,18 @@ class Observation:
     scope: Scope
     history: History
     vendor: Mapping[str, Seen]  # by key id; only the keys that were looked at
+    clock_trusted: bool = True  # else no key is ended because its time is over
 
+    @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """The versions as this target reads them, oldest first."""
         return tuple(read_version(version, self.target, self.scope) for version in self.history.versions)
+
+    @property
+    def current(self) -> Entry | None:
+        """The version that applications read, as this target reads it; None when nothing is known of it."""
+        number = self.history.current_version
+        return next((entry for entry in self.entries if entry.number == number), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,15 +178,14 @@ def to_confirm(observation: Observation) -> tuple[Record, ...]:
     published under another number than the one in its name: somebody rolled the path back to it, so it may be on its
     way out; what was seen of it before it became current again says nothing.
     """
-    entries = observation.entries()
-    current = _current(observation, entries)
+    current = observation.current
     if current is None or current.record is None:
         return ()
     name = KeyName.parse(current.record.key_name)
     seen = observation.vendor.get(current.record.key_id)
     as_made = name is not None and name.version == current.number
     known = as_made or (seen is not None and seen.at_version == current.number)
-    superseded = [key.record for key in _superseded(observation, entries, current)]
+    superseded = [key.record for key in _superseded(observation, current)]
     unknown = [record for record in superseded if record.key_id not in observation.vendor]
     return (*(() if known else (current.record,)), *unknown)  # the served key first: it may not have long to live
 
@@ -185,9 +194,8 @@ def plan(
     observation: Observation, now: datetime, order: Order = SCHEDULED, roll_out_at: datetime | None = None
 ) -> Plan:
     """Decide what is to be done. `roll_out_at`: when keys with outdated parameters are replaced; None is now."""
-    entries = observation.entries()
-    current = _current(observation, entries)
-    held_since = _rolled_back_at(entries, current)
+    current = observation.current
+    held_since = _rolled_back_at(observation)
     facts = _Facts(observation, current, _renewal(observation, current, held_since), now, order)
     rotate = next((reason for check in _CHECKS if (reason := check(facts))), None)
     base = observation.history.current_version
@@ -202,7 +210,7 @@ def plan(
     drifted = not current.as_configured and held_since is None
     if rotate is None and drifted and (roll_out_at is None or now >= roll_out_at):
         rotate = Reason.DRIFTED
-    superseded = _superseded(observation, entries, current, order, now)
+    superseded = _superseded(observation, current, order, now)
     tidy = [action for key in superseded for action in _tidy(observation, key, now, order)]
     due = facts.renew_at
     assert due is not None  # noqa: S101 - for the type checker: there is a current key
@@ -277,12 +285,13 @@ _CHECKS: tuple[Callable[[_Facts], Reason | None], ...] = (
 )
 
 
-def _rolled_back_at(entries: tuple[Entry, ...], current: Entry | None) -> datetime | None:
+def _rolled_back_at(observation: Observation) -> datetime | None:
     """When the path was rolled back to the current key, by whomever; None when it was not.
 
     A fence repeats a key as well, but right after itself: the version before it holds the same one.
     """
-    before = next((entry for entry in entries if current and entry.number == current.number - 1), None)
+    current = observation.current
+    before = next((entry for entry in observation.entries if current and entry.number == current.number - 1), None)
     if current is None or current.record is None or before is None or before.record is None:
         return None
     name = KeyName.parse(current.record.key_name)
@@ -307,19 +316,10 @@ def _renewal(observation: Observation, current: Entry | None, held_since: dateti
 # --- what becomes of the other keys ----------------------------------------------------------------------------------
 
 
-def _current(observation: Observation, entries: tuple[Entry, ...]) -> Entry | None:
-    number = observation.history.current_version
-    return next((entry for entry in entries if entry.number == number), None)
-
-
 def _superseded(
-    observation: Observation,
-    entries: tuple[Entry, ...],
-    current: Entry,
-    order: Order = SCHEDULED,
-    now: datetime | None = None,
+    observation: Observation, current: Entry, order: Order = SCHEDULED, now: datetime | None = None
 ) -> tuple[Superseded, ...]:
-    ours = [entry for entry in entries if entry.record is not None]
+    ours = [entry for entry in observation.entries if entry.record is not None]
     holders: dict[str, list[Entry]] = {}
     for entry in ours:
         if entry.key_id and entry.key_id != current.key_id:
@@ -335,14 +335,14 @@ def _superseded(
         own_end = record.expires_at
         if seen and seen.key:
             own_end = max(own_end, seen.key.expires_at or datetime.max.replace(tzinfo=own_end.tzinfo))
-        until = min(own_end, _whole_seconds(since + observation.target.grace_period))
+        until = min(own_end, whole_seconds(since + observation.target.grace_period))
         if order.revoke_now and now is not None:
             until = min(until, now)
         found.append(Superseded(record, tuple(versions), since, until))
     return tuple(found)
 
 
-def _whole_seconds(moment: datetime) -> datetime:
+def whole_seconds(moment: datetime) -> datetime:
     """Rounded up: the vendor is told a time to the second, and a grace that ends early is no grace."""
     return moment if not moment.microsecond else moment.replace(microsecond=0) + timedelta(seconds=1)
 
@@ -356,6 +356,8 @@ def _owned(observation: Observation, record: Record) -> bool | None:
 def _tidy(observation: Observation, key: Superseded, now: datetime, order: Order) -> tuple[Action, ...]:
     seen = observation.vendor.get(key.key_id)
     if seen is None or _owned(observation, key.record) is False:
+        return ()
+    if key.until <= now and not (observation.clock_trusted or order.revoke_now):
         return ()
     if key.until <= now:
         # A version that carries somebody else's field is kept; once its key is gone nothing is left to do.

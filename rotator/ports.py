@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from rotator.events import Event
-from rotator.model import CreatedKey, History, KeyParameters, VendorKey, Version
+from rotator.model import CreatedKey, History, KeyParameters, Secret, VendorKey, Version
 
 
 class Provider(Protocol):
@@ -42,6 +42,12 @@ class Provider(Protocol):
     def delete(self, key_id: str) -> None:
         """Revoke the key now. One that is gone already is a success."""
 
+    def try_out(self, key: Secret) -> None:
+        """Return if the key works, or if there is no way to tell. Takes nothing of the budget.
+
+        Raises `ProviderKeyNotAccepted`, or `ProviderUnavailable` when there was no answer.
+        """
+
 
 class Store(Protocol):
     """Keeps versioned data under paths, with compare-and-set.
@@ -59,6 +65,9 @@ class Store(Protocol):
 
         `current_version` and the current version's data belong to one moment, not earlier than `observed_at`.
         """
+
+    def newest(self, path: str) -> History:
+        """The same with the current version alone, for less: the others may exist all the same."""
 
     def prove(self, path: str, data: Mapping[str, Any]) -> None:
         """Return only if `write` with data of this shape and size would be allowed and taken; change nothing.
@@ -90,6 +99,19 @@ class Clock(Protocol):
 
     def sleep(self, seconds: float) -> None:
         """Wait that long."""
+
+    def heard(self, peer: str, said: str | None, sent_at: datetime) -> None:
+        """Take the `Date` of a peer's answer that has just come to a request sent at `sent_at`; None: it has none."""
+
+    def trusted(self) -> bool:
+        """False while `now` is further from what others say than was allowed: no key is ended by such a clock."""
+
+
+class Leadership(Protocol):
+    """Which of several replicas acts. It saves work; no promise rests on it."""
+
+    def __call__(self) -> bool:
+        """Whether this process may begin something of its own accord now. Must not wait."""
 
 
 class Budget(Protocol):
@@ -126,3 +148,4 @@ class Ports:
     clock: Clock
     rng: random.Random
     tell: Listener
+    leads: Leadership = lambda: True

@@ -24,7 +24,8 @@ from rotator.metrics import Metrics
 from rotator.model import Target, timestamp
 from rotator.plan import Order, plan
 from rotator.status import TargetStatus
-from rotator.work import work_on, work_on_all
+from rotator.sweep import Swept
+from rotator.work import sweep_all, work_on, work_on_all
 
 DONE, NOT_ALL_DONE, USAGE, NOTHING_TRIED, ATTENTION = 0, 1, 2, 3, 4
 
@@ -102,6 +103,10 @@ class Session:
 
         with ThreadPoolExecutor(self.configuration.daemon.workers) as pool:
             return list(pool.map(one, targets))
+
+    def sweep(self, *, dry_run: bool, max_removals: int | None) -> list[Swept]:
+        """Sweep the keys of all providers."""
+        return sweep_all(self.installation, self.metrics, by="command", dry_run=dry_run, max_removals=max_removals)
 
     def json(self, targets: list[dict[str, Any]]) -> dict[str, Any]:
         """What every `--json` has around the targets."""

@@ -119,6 +119,25 @@ class SecretSource(Settings):
         return self
 
 
+def _known_status(value: int) -> int:
+    if not 200 <= value <= 599:
+        raise ValueError("must be an HTTP status, 200 to 599")
+    return value
+
+
+class ProbeSettings(Settings):
+    """One request that each new key makes itself before it is published, to see that it works."""
+
+    url: EncryptedUrl
+    """Where to; the key is sent there, as `Authorization: Bearer`."""
+    method: Literal["GET", "HEAD", "POST"] = "GET"
+    """How; a POST has the body {}. What costs money or usage costs it at each rotation."""
+    accept: Annotated[tuple[Annotated[int, AfterValidator(_known_status)], ...], Strict(False), Field(min_length=1)] = (
+        200,
+    )
+    """The statuses that a key which works is answered with."""
+
+
 class RespanSettings(Settings):
     """An organisation at Respan."""
 
@@ -132,6 +151,8 @@ class RespanSettings(Settings):
     """The organisation key."""
     requests_per_minute: int = Field(60, ge=1, le=100_000)
     """How many requests the vendor allows this organisation."""
+    probe: ProbeSettings | None = None
+    """Off if left out."""
 
 
 # --- stores ----------------------------------------------------------------------------------------------------------
@@ -252,6 +273,8 @@ class HttpSettings(Settings):
     """/metrics, /healthz and /readyz: nothing that tells a path or a key id."""
     admin: ListenAddress = Field("127.0.0.1:9466", validate_default=True)
     """The status page at / and /status.json: for loopback and port-forwards."""
+    target_metrics: bool = True
+    """Whether /metrics has series for each target, and not the sums alone; read at the start."""
 
 
 class DaemonSettings(Settings):
@@ -267,6 +290,8 @@ class DaemonSettings(Settings):
     """How much of renew_before a target may be renewed earlier, by a hash of its name; never later."""
     spread: Duration = Field("1h", validate_default=True)
     """Over how long a changed default is rolled out."""
+    max_skew: Duration = Field("60s", validate_default=True)
+    """How far this machine's clock may be off Respan's and Vault's; beyond that no key is ended by it."""
 
 
 class SweepSettings(Settings):

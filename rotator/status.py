@@ -1,20 +1,31 @@
-"""How each target stands, in the one shape that the `status` command, `/status.json` and the metrics show.
+"""How each target stands, in the one shape that the `status` command, `/status.json`, the page and the metrics show.
 
-No I/O. The shape of `to_json` is a promise to whoever reads it with a program.
+No I/O. The shape of `to_json` is a promise to whoever reads it with a program. What others wrote (a vendor's error, a
+path's record) is made printable here, and searched for secrets.
 """
 
 import threading
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from rotator.errors import RotatorError
+from rotator.events import Event, Level
+from rotator.logs import scrub
 from rotator.model import Target, timestamp
 from rotator.plan import Plan, State
+from rotator.ports import Listener
 
 NOT_WELL = frozenset({State.FAILING, State.FOREIGN, State.MISSING, State.UNKNOWN})
 """The states in which applications lack a live key, or will if nobody does anything."""
+
+WORST_FIRST = (State.MISSING, State.FOREIGN, State.FAILING, State.UNKNOWN, State.DUE, State.OK)
+"""The states as a person should hear of them; a target that is due is as well as one that is not."""
+
+KEPT = 100
+"""Events of each kind that are kept for whoever asks: those at info, and those above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +35,7 @@ class TargetStatus:
     target: Target
     plan: Plan | None
     error: RotatorError | None
+    next_look: datetime | None = None  # when the daemon works on it again; None: nobody knows
 
     @property
     def state(self) -> State:
@@ -54,13 +66,120 @@ class TargetStatus:
             "superseded": [{"key_id": key.key_id, "until": timestamp(key.until)} for key in plan.superseded]
             if plan
             else [],
-            "last_error": self.error.message if self.error else None,
+            "last_error": scrub(self.error.message) if self.error else None,
         }
 
 
 def status_json(owner: str, at: datetime, targets: Collection[TargetStatus]) -> dict[str, Any]:
-    """All of `status --json`."""
+    """All of `status --json`, where no daemon is asked."""
     return {"owner": owner, "at": timestamp(at), "targets": [target.to_json() for target in targets]}
+
+
+def urgency(state: State) -> int:
+    """0 for a target that is worst off; those with the same number are ordered by the time that they have left."""
+    return min(WORST_FIRST.index(state), WORST_FIRST.index(State.DUE))
+
+
+# --- what else a daemon knows ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event, and when it was told."""
+
+    at: datetime
+    event: Event
+
+    @property
+    def fields(self) -> dict[str, str | int | float | bool]:
+        """The event's, without what only a log has room for."""
+        shown = {name: value for name, value in self.event.fields.items() if name != "traceback"}
+        return {name: scrub(value) if isinstance(value, str) else value for name, value in shown.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """The event's part of `/status.json`."""
+        return {
+            "at": timestamp(self.at),
+            "level": self.event.level.value,
+            "event": self.event.what.value,
+            "target": self.event.target or None,
+            "fields": self.fields,
+        }
+
+
+class Recent:
+    """Keeps the latest events, and passes each on: a `ports.Listener` before another.
+
+    What went wrong is kept apart from what went well, so that a busy hour of rotations does not push it out.
+    """
+
+    def __init__(self, tell: Listener, now: Callable[[], datetime]) -> None:
+        self._tell, self._now = tell, now
+        self._lock = threading.Lock()
+        self._good: deque[Told] = deque(maxlen=KEPT)
+        self._bad: deque[Told] = deque(maxlen=KEPT)
+
+    def __call__(self, event: Event) -> None:
+        """Keep it, and pass it on."""
+        with self._lock:
+            (self._good if event.level is Level.INFO else self._bad).append(Told(self._now(), event))
+        self._tell(event)
+
+    def latest(self) -> tuple[Told, ...]:
+        """What is kept, the newest first."""
+        with self._lock:
+            kept = [*self._good, *self._bad]
+        return tuple(sorted(kept, key=lambda told: told.at, reverse=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a daemon knows beside its targets: who leads, and how it stands with providers and stores."""
+
+    version: str
+    replica: str  # this one's name in the Lease; empty where there is no Lease
+    leads: bool
+    holder: str  # who leads, as far as this replica knows
+    budgets: Mapping[str, float] = field(default_factory=dict)  # by provider: the share of a minute's requests, used
+    logins: Mapping[str, datetime | None] = field(default_factory=dict)  # by store: the end of its token; None: no end
+    down: Mapping[str, RotatorError] = field(default_factory=dict)  # by peer: why it is left alone for now
+    clock_trusted: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """The daemon's part of `/status.json`."""
+        return {
+            "version": self.version,
+            "replica": self.replica or None,
+            "leads": self.leads,
+            "holder": self.holder or None,
+            "budgets_used": {name: round(used, 3) for name, used in self.budgets.items()},
+            "logins_end": {name: timestamp(end) if end else None for name, end in self.logins.items()},
+            "down": {name: scrub(error.message) for name, error in self.down.items()},
+            "clock_trusted": self.clock_trusted,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """All that a daemon knows at one moment."""
+
+    owner: str
+    at: datetime
+    targets: Sequence[TargetStatus]
+    events: Sequence[Told]  # the newest first
+    surroundings: Surroundings
+
+    def to_json(self) -> dict[str, Any]:
+        """All of `/status.json`: that of `status --json`, and beside it what only a daemon knows."""
+        told = [event.to_json() for event in self.events]
+        return {
+            **status_json(self.owner, self.at, self.targets),
+            "daemon": self.surroundings.to_json(),
+            "events": told,
+        }
+
+
+# --- the board -------------------------------------------------------------------------------------------------------
 
 
 class Board:
@@ -70,15 +189,17 @@ class Board:
         self._lock = threading.Lock()
         self._targets: dict[str, TargetStatus] = {}
 
-    def update(self, target: Target, plan: Plan | None, error: RotatorError | None) -> TargetStatus | None:
+    def update(
+        self, target: Target, plan: Plan | None, error: RotatorError | None, next_look: datetime | None = None
+    ) -> None:
         """Take a pass's result; without a plan (the store could not be read) the last known one stays.
 
-        Returns how the target stood before.
+        A target that is not configured any more stays forgotten.
         """
         with self._lock:
             before = self._targets.get(target.name)
-            self._targets[target.name] = TargetStatus(target, plan or (before.plan if before else None), error)
-            return before
+            if before is not None:
+                self._targets[target.name] = TargetStatus(before.target, plan or before.plan, error, next_look)
 
     def keep_only(self, targets: Mapping[str, Target]) -> None:
         """Forget the targets that are not configured any more; those that are new are unknown."""
@@ -86,10 +207,10 @@ class Board:
             known = self._targets
             self._targets = {
                 name: replace(known[name], target=target) if name in known else TargetStatus(target, None, None)
-                for name, target in targets.items()
+                for name, target in sorted(targets.items())
             }
 
     def snapshot(self) -> tuple[TargetStatus, ...]:
         """All targets, by name."""
         with self._lock:
-            return tuple(self._targets[name] for name in sorted(self._targets))
+            return tuple(self._targets.values())  # `keep_only` put them in order

@@ -1,4 +1,4 @@
-"""One pass over one target, counted and told; and one pass over many, through a bounded pool.
+"""One pass over one target, counted and told; one pass over many, through a bounded pool; and a sweep over all.
 
 The daemon, `run --once`, `rotate` and the demo all work through here. When to work is not decided here.
 """
@@ -9,12 +9,13 @@ from datetime import datetime
 
 from rotator.assembly import Installation
 from rotator.errors import RotatorError
-from rotator.events import Event, Level, What
+from rotator.events import Event, Fields, Level, What
 from rotator.execute import Report
 from rotator.logs import unexpected
 from rotator.metrics import FAILURE, LOST, SUCCESS, Metrics
 from rotator.model import Target, timestamp
 from rotator.plan import SCHEDULED, Order, Plan, Retire, State
+from rotator.sweep import Swept
 
 
 def work_on(
@@ -57,6 +58,49 @@ def work_on_all(
             raise
 
 
+def sweep_all(
+    installation: Installation,
+    metrics: Metrics,
+    *,
+    by: str = "schedule",
+    dry_run: bool = False,
+    max_removals: int | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> list[Swept]:
+    """One sweep over each provider's keys, counted. Raises nothing of ours."""
+    results = []
+    for sweeper in installation.sweepers.values():
+        swept = sweeper.sweep(by=by, dry_run=dry_run, max_removals=max_removals, stopping=stopping)
+        metrics.orphans(swept.orphans)
+        results.append(swept)
+    if all(swept.complete for swept in results) and not stopping():
+        metrics.swept(installation.clock.now())
+    return results
+
+
+def findings(swept: Swept, is_known: Callable[[RotatorError | None], bool]) -> Iterator[Event]:
+    """What is to be told of a sweep: first what it saw, then what it could not do, unless that is known already."""
+    counted: Fields = {
+        "provider": swept.provider,
+        "listed": swept.listed,
+        "orphans": len(swept.orphans),
+        "unclaimed": len(swept.unclaimed),
+        "others": swept.others,
+        "to_work": len(swept.to_work),
+    }
+    yield Event(What.SWEPT, fields=counted)
+    for error in (swept.error, next(iter(swept.failed.values()), None)):
+        if error is not None and not is_known(error):
+            level = Level.ERROR if error.needs_a_person else Level.WARNING
+            failure: Fields = {
+                "provider": swept.provider,
+                "error": error.message,
+                "advice": error.advice,
+                "targets": len(swept.failed),
+            }
+            yield Event(What.SWEEP_FAILED, "", level, failure)
+
+
 def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None) -> Iterator[Event]:
     """What is to be told of a pass that did not go well: what failed, what it means, and what happens next."""
     target, plan, error = report.target, report.plan, report.error
@@ -85,7 +129,7 @@ def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None
 def served(plan: Plan | None) -> str:
     """What the applications have, in words."""
     if plan is None:
-        return "not known: the path could not be read"
+        return "what they had before, as far as is known: the path could not be read"
     if plan.state is State.FOREIGN:
         return "somebody else's data"
     if plan.current is None or plan.state is State.MISSING:

@@ -10,7 +10,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from urllib.parse import quote
@@ -20,7 +20,8 @@ import httpx
 import stamina
 
 from rotator import __version__
-from rotator.errors import ProviderRateLimited, ProviderUnavailable
+from rotator.circuit import Circuit
+from rotator.errors import ProviderCredentialRefused, ProviderRateLimited, ProviderUnavailable
 from rotator.model import CreatedKey, KeyParameters, Secret, VendorKey, timestamp
 from rotator.ports import Clock, Meter
 from rotator.providers.respan_answers import Answer, Errors, created_key, is_id, is_revoked, quoted, vendor_key
@@ -33,14 +34,25 @@ _USABLE_KEY = re.compile(r"[!#-&(-\[\]-~]+")  # printable ASCII; no quote and no
 _retrying = stamina.RetryingCaller(attempts=3, timeout=None, wait_initial=0.2, wait_max=1.0, wait_jitter=0.3)
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A request that a new key makes itself, to see that it works: the statuses in `accept` say that it does."""
+
+    url: str
+    method: str
+    accept: frozenset[int]
+
+
 class RespanProvider:
     """Issues keys through Respan.
 
     `name` is the provider's in the configuration. `organisation_key` is called at the first use and its result kept;
     after a refusal it is called again, and if it then gives another key the refused request is repeated once with that.
-    What it raises is passed on. `connections` is how many threads call at once. `timeout` is for each read, in seconds,
-    `deadline` for a whole call (a page is a call); only the look-up of the host's name is not bounded by them, and a
-    host of several addresses is given `timeout` for each. `rate_limited` is told the seconds to wait after every 429.
+    What it raises is passed on. While the key is refused `circuit` is open: one request now and then tries whether it
+    still is, and all others fail unsent with the same error. `connections` is how many threads call at once. `timeout`
+    is for each read, in seconds, `deadline` for a whole call (a page is a call); only the look-up of the host's name is
+    not bounded by them, and a host of several addresses is given `timeout` for each. `rate_limited` is told the seconds
+    to wait after every 429.
 
     Nothing is taken from the environment: no proxy, no netrc, no SSL_CERT_FILE. Certificates are checked against
     certifi's.
@@ -56,13 +68,16 @@ class RespanProvider:
         meter: Meter,
         rate_limited: Callable[[float], None],
         connections: int,
+        probe: Probe | None = None,
         timeout: float = 10.0,
         deadline: float = 30.0,
     ) -> None:
         self._home = httpx.URL(base_url)
         self._keys_url = f"{base_url.rstrip('/')}/api/temporary-keys/"
         self._errors = Errors(name, base_url)
+        self.circuit: Circuit[ProviderCredentialRefused] = Circuit(clock)
         self._organisation_key = organisation_key
+        self._probe = probe
         self._clock = clock
         self._meter = meter
         self._rate_limited = rate_limited
@@ -144,6 +159,17 @@ class RespanProvider:
         if is_id(key_id):
             self._call("delete", "DELETE", self._key_url(key_id), self._by())
 
+    def try_out(self, key: Secret) -> None:
+        """The configured probe, once. The key's own refusal says nothing about the organisation key."""
+        if self._probe is None:
+            return
+        probe = self._probe
+        body: object = {} if probe.method == "POST" else None
+        errors = replace(self._errors, base_url=probe.url)
+        answer = self._exchange("probe", probe.method, probe.url, key, self._by(), body, errors)
+        if answer.status not in probe.accept:
+            raise self._errors.not_accepted(answer, f"{probe.method} {probe.url}")
+
     # --- one call ----------------------------------------------------------------------------------------------------
 
     def _by(self) -> float:
@@ -168,6 +194,16 @@ class RespanProvider:
 
     def _call(self, operation: str, method: str, url: str, by: float, body: object = None) -> Answer:
         """An answer of 2xx, or the 404 of a key that is gone; all else is raised as an error."""
+        self.circuit.enter()
+        try:
+            answer = self._authorised(operation, method, url, by, body)
+        except ProviderCredentialRefused as error:
+            self.circuit.failed(error)
+            raise
+        self.circuit.worked()
+        return answer
+
+    def _authorised(self, operation: str, method: str, url: str, by: float, body: object) -> Answer:
         with self._key_lock:
             key = self._key = self._key or self._organisation_key()
         answer = self._exchange(operation, method, url, key, by, body)
@@ -186,15 +222,25 @@ class RespanProvider:
             self._rate_limited(error.retry_after)
         raise error
 
-    def _exchange(self, operation: str, method: str, url: str, key: Secret, by: float, body: object) -> Answer:
+    def _exchange(
+        self,
+        operation: str,
+        method: str,
+        url: str,
+        key: Secret,
+        by: float,
+        body: object,
+        errors: Errors | None = None,
+    ) -> Answer:
         """Send one request. Returns whatever has a status; raises `ProviderError` where none came."""
+        errors = errors or self._errors
         if not _USABLE_KEY.fullmatch(key.reveal()):
-            raise self._errors.credential(
+            raise errors.credential(
                 "the organisation key was not sent: it is empty, or holds what no key does (a line's end, a quote?)"
             )
         answer: Answer | None = None
         failure: httpx.HTTPError | None = None
-        started = self._clock.monotonic()
+        started, sent_at = self._clock.monotonic(), self._clock.now()
         self._until.monotonic = by
         try:
             with self._client.stream(
@@ -204,6 +250,7 @@ class RespanProvider:
                 answer = Answer(
                     response.status_code, headers.get("content-type", ""), headers.get("retry-after", ""), key
                 )
+                self._clock.heard(self._home.netloc.decode(), headers.get("date"), sent_at)
                 content = b""
                 for chunk in response.iter_raw():
                     content += chunk
@@ -220,10 +267,10 @@ class RespanProvider:
             return answer
         words = quoted(str(failure), key.reveal())
         if isinstance(failure, _NOTHING_SENT):
-            raise self._errors.unreached(words or "no connection in time")
+            raise errors.unreached(words or "no connection in time")
         if isinstance(failure, httpx.TimeoutException):
-            raise self._errors.unsettled(operation, f"did not answer in time ({self._limits})")
-        raise self._errors.unsettled(operation, f"did not answer, for the connection broke ({words})")
+            raise errors.unsettled(operation, f"did not answer in time ({self._limits})")
+        raise errors.unsettled(operation, f"did not answer, for the connection broke ({words})")
 
     # --- addresses ---------------------------------------------------------------------------------------------------
 

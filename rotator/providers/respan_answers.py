@@ -8,13 +8,17 @@ Keys". Other people's words are quoted short, on one line, and without keys.
 import json
 import math
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 from rotator.errors import (
     ProviderCredentialRefused,
     ProviderError,
+    ProviderKeyNotAccepted,
     ProviderOutcomeUnknown,
     ProviderRateLimited,
     ProviderRequestRefused,
@@ -31,8 +35,9 @@ _ASKED_TO = {
     "retrieve": "look up a key",
     "update": "change a key's expiry",
     "delete": "delete a key",
+    "probe": "accept a new key",
 }
-_READS = frozenset({"list", "retrieve"})
+_READS = frozenset({"list", "retrieve", "probe"})
 _TITLE = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
 
 
@@ -99,12 +104,23 @@ def vendor_key(entry: object) -> VendorKey | None:
         return None
     name, expiry = entry.get("name"), entry.get("expiry_date")
     try:
-        expires_at = datetime.fromisoformat(expiry) if expiry else None
-        if expires_at:
-            expires_at = (expires_at if expires_at.tzinfo else expires_at.replace(tzinfo=UTC)).astimezone(UTC)
+        expires_at = _moment(expiry) if expiry else None
     except (TypeError, ValueError, OverflowError):
         return None
-    return VendorKey(entry["id"], _escaped(name) if isinstance(name, str) else "", expires_at)
+    return VendorKey(entry["id"], _escaped(name) if isinstance(name, str) else "", expires_at, _created_at(entry))
+
+
+def _moment(text: Any) -> datetime:
+    """UTC, where it does not say otherwise. Raises TypeError, ValueError or OverflowError."""
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+def _created_at(entry: Mapping[str, object]) -> datetime | None:
+    """The page calls it `created_at`, the SDK `created`; it only says how young a key is, so it may be missing."""
+    with suppress(TypeError, ValueError, OverflowError):
+        return _moment(entry.get("created_at") or entry.get("created"))
+    return None
 
 
 def created_key(entry: object) -> CreatedKey | None:
@@ -157,6 +173,14 @@ class Errors:
             message,
             f'Every target of provider "{self.provider}" waits. Put a valid key where its api_key points to: '
             "it is read again after each refusal, without a restart.",
+        )
+
+    def not_accepted(self, answer: Answer, request: str) -> ProviderKeyNotAccepted:
+        """The probe of a new key was answered with another status than those that say that it works."""
+        said = f"{answer.status}: {words}" if (words := answer.words()) else f"{answer.status}"
+        return ProviderKeyNotAccepted(
+            f"a new key does not work: {request} was answered with {said}; it is removed, and the served key stays",
+            f'Look at the probe of provider "{self.provider}" (url, method, accept), and at the key parameters.',
         )
 
     def unsettled(self, operation: str, what: str) -> ProviderError:

@@ -68,10 +68,18 @@ class SqliteStore:
 
     def history(self, path: str) -> History:
         """All versions of the path; none is ever pushed out."""
+        return self._read(path, "")
+
+    def newest(self, path: str) -> History:
+        """The last of them."""
+        return self._read(path, "AND number = (SELECT max(number) FROM versions WHERE path = :path)")
+
+    def _read(self, path: str, only: str) -> History:
         observed_at = self._clock.monotonic()
         with self._transaction(StoreUnavailable) as database:
             rows = database.execute(
-                "SELECT number, created_at, data, destroyed FROM versions WHERE path = ? ORDER BY number", (path,)
+                f"SELECT number, created_at, data, destroyed FROM versions WHERE path = :path {only} ORDER BY number",  # noqa: S608
+                {"path": path},
             ).fetchall()
         versions = tuple(
             Version(

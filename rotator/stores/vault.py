@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from rotator.errors import (
     CasMismatch,
+    StoreError,
     StoreMountUnusable,
     StorePermissionDenied,
     StoreRequestRefused,
@@ -71,7 +72,12 @@ class VaultStore:
     def location(self, path: str) -> str:
         """The cluster's own id, the namespace, the mount and the path."""
         if self._cluster is None:
-            cluster = self.client.health().get("cluster_id")
+            self.client.circuit.enter()
+            try:
+                cluster = self.client.health().get("cluster_id")
+            except StoreError as error:
+                self.client.circuit.failed(error)
+                raise
             if not cluster:
                 raise StoreUnavailable("Vault does not tell its cluster_id in sys/health; nothing was changed")
             self._cluster = str(cluster)
@@ -103,6 +109,12 @@ class VaultStore:
             f"{self.mount}/data/{path} in Vault changed {ATTEMPTS} times while it was being read",
             "Somebody writes there all the time, or the nodes of Vault do not agree: look at both if it goes on.",
         )
+
+    def newest(self, path: str) -> History:
+        """One read, without naming a number."""
+        observed_at = self._clock.monotonic()
+        current = self.client.read(self._data(path, None))
+        return History(current.number, (current,), observed_at) if current else History(0, (), observed_at)
 
     def prove(self, path: str, data: Mapping[str, Any]) -> None:
         """Once, that the mount is KV version 2. Then a write that all rules apply to, and that comes too late.

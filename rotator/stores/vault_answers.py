@@ -62,7 +62,7 @@ DESTROY = Operation("destroy", "destroy versions through", ("update",), changes=
 LOGIN = Operation("login", "log in through")
 RENEW = Operation("renew", "renew the token through")
 MOUNT = Operation("mount", "ask")
-HEALTH = Operation("health", "ask")
+HEALTH = Operation("health", "answer at")
 CAPABILITIES = Operation("capabilities", "ask", ("update",))
 
 

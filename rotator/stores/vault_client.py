@@ -1,31 +1,38 @@
 """Requests to Vault: the one module that knows hvac. It sends them, logged in, and gives back answers or our errors.
 
-hvac builds each request and its RawAdapter sends it; with `ignore_exceptions` that returns every answer, whatever its
-status, so that hvac's own exceptions, which hold the whole answer, never come to be. An error is raised outside of the
-`except` that saw a library's exception: those hold the request, and so the token and the key.
+hvac builds each request, and an adapter of our own sends it through urllib3: requests, which hvac would use, takes more
+time for it than all the rest together. The adapter returns every answer, whatever its status, so that hvac's own
+exceptions, which hold the whole answer, never come to be. An error is raised outside of the `except` that saw a
+library's exception: those hold the request, and so the token and the key.
 """
 
+import http.client
 import io
+import json as jsonlib
+import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
+import certifi
 import hvac
-import requests
 import stamina
 import urllib3
-from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from rotator import __version__
+from rotator.circuit import Circuit
 from rotator.errors import (
     StoreCredentialRefused,
     StoreError,
     StoreOutcomeUnknown,
     StorePermissionDenied,
     StoreRequestRefused,
+    StoreSealed,
     StoreUnavailable,
 )
 from rotator.model import Secret
@@ -35,6 +42,10 @@ from rotator.stores.vault_login import Grant, Login, LoginRequest, TokenKeeper
 
 T = TypeVar("T")
 
+MAX_BODY = 8 * 2**20
+"""Bytes of an answer: storage takes 1 MiB an entry, of which JSON makes more: of metadata, four or five times that."""
+
+_json = jsonlib.JSONEncoder(allow_nan=False).encode
 _retrying = stamina.RetryingCaller(attempts=3, timeout=None, wait_initial=0.1, wait_max=0.5, wait_jitter=0.2).on(
     StoreUnavailable
 )
@@ -52,6 +63,7 @@ class VaultSettings:
     server_name: str | None = None  # that the certificate must be for; None: the address's
     timeout: float = 5.0
     connections: int = 8
+    certificate: tuple[Path, Path] | None = None  # ours, and its private key, to log in with
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +76,7 @@ class Request(Generic[T]):
     operation: Operation
     path: str
     right: str
-    send: Callable[[Any], requests.Response] = field(repr=False)  # is given an hvac.Client
+    send: Callable[[Any], Answer] = field(repr=False)  # is given an hvac.Client
     understand: Callable[[Answer], T] = field(repr=False)
     may_be_absent: bool = False  # whether Vault's 404 is an answer to be understood
 
@@ -79,17 +91,40 @@ class VaultClient:
         self._settings = settings
         self._clock = clock
         self._meter = meter
-        self._session = requests.Session()
-        self._session.trust_env = False
-        self._session.verify = str(settings.ca_file) if settings.ca_file else True
-        self._session.headers["Accept-Encoding"] = "identity"
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _Transport(settings, clock))
+        self._pool = _pool(settings, clock)
+        self.circuit: Circuit[StoreError] = Circuit(clock)
+        self._logged_in: tuple[Secret, Any] | None = None  # the newest token, and the hvac.Client that sends it
         self.tokens = TokenKeeper(settings.login, self, clock)
 
     def read(self, request: Request[T]) -> T:
-        """What `send` does, and up to twice more when it raises `StoreUnavailable`: for what changes nothing."""
-        return _retrying(self.send, request)
+        """What `send` does, and up to twice more when it raises `StoreUnavailable`: for what changes nothing.
+
+        While Vault is down `circuit` is open: one read now and then tries whether it still is, all others fail unsent.
+        """
+        self.circuit.enter()
+        try:
+            value = _tried(lambda: self.send(request))
+        except (StoreCredentialRefused, StoreSealed):
+            raise  # `send` has seen to it
+        except StoreUnavailable as error:
+            if self._is_down():
+                self.circuit.failed(error)
+            raise
+        except StoreError:
+            self.circuit.worked()
+            raise
+        self.circuit.worked()
+        return value
+
+    def _is_down(self) -> bool:
+        """Something could not be read: is it that alone, or all of Vault? One bad path must not stop the others.
+
+        A standby answers for its own health, and for nothing else while there is no active node behind it.
+        """
+        try:
+            return self.health().get("standby") is True
+        except StoreError:
+            return True
 
     def send(self, request: Request[T]) -> T:
         """Send it once, logged in. Raises a `StoreError`.
@@ -98,19 +133,22 @@ class VaultClient:
         """
         try:
             token = self.tokens.token()
-            answer = self._exchange(request, self._hvac(token))
+            answer = self._exchange(request, self._hvac_with(token))
             if answer.says_invalid_token:
-                answer = self._exchange(request, self._hvac(self.tokens.instead_of(token)))
-        except StoreUnavailable as error:  # of the login
+                answer = self._exchange(request, self._hvac_with(self.tokens.instead_of(token)))
+            return _understood(request, answer)
+        except (StoreCredentialRefused, StoreSealed) as error:
+            self.circuit.failed(error)
+            raise
+        except StoreUnavailable as error:
             if not request.operation.changes:
                 raise
-            # Not done, in truth; but a write knows no such error, and to try it again is right in both cases.
+            # Of the login: not done, in truth. But a write knows no such error, and to try again is right either way.
             raise StoreOutcomeUnknown(error.message, error.advice) from None
-        return _understood(request, answer)
 
     def close(self) -> None:
-        """Give the connections back."""
-        self._session.close()
+        """Close the connections. What is under way is answered still; what comes later fails as if Vault were gone."""
+        self._pool.close()
 
     def health(self) -> Mapping[str, Any]:
         """What sys/health says, whatever the state; asked without token and namespace, which it would not know."""
@@ -128,7 +166,7 @@ class VaultClient:
                 return answer.body
             return _understood(request, answer)
 
-        return _retrying(once)
+        return _tried(once)
 
     # --- what the keeper of the token asks ---------------------------------------------------------------------------
 
@@ -144,7 +182,11 @@ class VaultClient:
             lambda client: client.adapter.post(f"/v1/{wanted.path}", json=dict(wanted.body)),
             lambda answer: _grant(answer.body["auth"]),
         )
-        answer = self._exchange(request, self._hvac(None))
+        # A kept connection shows the certificate that it was made with; the file may hold another one by now.
+        fresh = _pool(self._settings, self._clock) if self._settings.certificate else None
+        answer = self._exchange(request, self._hvac(None, pool=fresh))
+        if fresh is not None:
+            fresh.close()
         if answer.status in (400, 401, 403, 404) and answer.errors is not None:
             raise StoreCredentialRefused(
                 f"Vault refused the login at {wanted.path} ({answer.said})",
@@ -164,7 +206,11 @@ class VaultClient:
         answer = self._exchange(request, self._hvac(token))
         if answer.status in (400, 403):
             raise StoreCredentialRefused(f"Vault does not renew the token ({answer.said})")
-        return _understood(request, answer)
+        grant = _understood(request, answer)
+        if grant.lifetime is None:  # a token that never ends is not renewed: this one has nothing left
+            raise StoreCredentialRefused("Vault renewed the token by nothing")
+        # The same object while it is the same token: by it others know whether theirs was replaced.
+        return replace(grant, token=token) if grant.token == token else grant
 
     def _look_up(self, token: Secret) -> Grant:
         def understand(answer: Answer) -> Grant:
@@ -183,101 +229,233 @@ class VaultClient:
 
     # --- one request -------------------------------------------------------------------------------------------------
 
-    def _hvac(self, token: Secret | None, *, in_namespace: bool = True) -> Any:
-        """A client for one request (36 µs): hvac's is bound to one token, and threads must not change each other's."""
-        return hvac.Client(
-            url=self._settings.address,
-            token=token.reveal() if token else "",  # None would look into $VAULT_TOKEN and ~/.vault-token
-            cert=(),  # None would look into $VAULT_CLIENT_CERT
-            verify=self._session.verify,  # None would look into $VAULT_CACERT
-            timeout=self._settings.timeout,
-            allow_redirects=False,
-            session=self._session,
-            adapter=hvac.adapters.RawAdapter,
-            namespace=self._settings.namespace if in_namespace else None,
-            ignore_exceptions=True,
-        )
+    def _hvac_with(self, token: Secret) -> Any:
+        """The one client for this token: it is never changed, so that all threads may use it."""
+        held = self._logged_in
+        if held is None or held[0] is not token:
+            self._logged_in = held = (token, self._hvac(token))
+        return held[1]
+
+    def _hvac(
+        self, token: Secret | None, *, in_namespace: bool = True, pool: urllib3.HTTPConnectionPool | None = None
+    ) -> Any:
+        headers = {"X-Vault-Request": "true", "Accept-Encoding": "identity", "User-Agent": f"rotator/{__version__}"}
+        if token:
+            headers["X-Vault-Token"] = token.reveal()
+        if in_namespace and self._settings.namespace:
+            headers["X-Vault-Namespace"] = self._settings.namespace
+        adapter = _Adapter(self._settings, pool or self._pool, headers, self._clock)
+        # What is given here is not used; but for what is left out, or None, hvac looks into the environment.
+        return hvac.Client(self._settings.address, token="", cert=(), verify=True, adapter=lambda **_: adapter)
 
     def _exchange(self, request: Request[Any], client: Any) -> Answer:
         """Send one request. Returns whatever Vault answered; raises a `StoreError` if it did not."""
         failure: StoreError
         started = self._clock.monotonic()
         try:
-            response = request.send(client)
-        except requests.exceptions.InvalidJSONError:
+            answer: Answer = request.send(client)
+        except _Unsendable:
             outcome = "unsendable"
             failure = StoreRequestRefused(
                 f"what is to be written to {request.path} holds a number that JSON does not know; it was not sent",
                 "Look at the fields that are there beside the key.",
             )
-        except (requests.Timeout, urllib3.exceptions.TimeoutError):
-            outcome = "timeout"
-            failure = unsettled(
-                request.operation,
-                request.path,
-                f"there was no answer from {self._where} within {self._settings.timeout:g} s",
-            )
-        except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' own exceptions are OSErrors
-            outcome, failure = "connection", self._not_reached(request, error)
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, _TooLarge) as error:
+            outcome, failure = self._failure(request, error)
         else:
-            self._meter(request.operation.name, str(response.status_code), self._clock.monotonic() - started)
-            redirect = urlsplit(response.headers.get("Location", "")).netloc.rpartition("@")[2]
-            return Answer(response.status_code, parse_object(response.content), redirect, self._time(response))
+            self._meter(request.operation.name, str(answer.status), self._clock.monotonic() - started)
+            return answer
         self._meter(request.operation.name, outcome, self._clock.monotonic() - started)
         raise failure
 
-    def _not_reached(self, request: Request[Any], error: Exception) -> StoreError:
-        return unsettled(
-            request.operation,
-            request.path,
-            f"the connection to {self._where} failed ({_cause(error)})",
-            "Look at Vault, at the store's address, ca_file and server_name, at DNS, and at the network policy.",
-        )
+    def _failure(self, request: Request[Any], error: Exception) -> tuple[str, StoreError]:
+        """What the meter calls it, and an error of ours, with nothing of the library's but what is said in `_cause`."""
+        advice = ""
+        if isinstance(error, _TooLarge):
+            outcome, what = "oversized", f"{self._where} answered with more than {MAX_BODY} bytes"
+        elif isinstance(error, _LATE) and not isinstance(error, urllib3.exceptions.NewConnectionError):
+            outcome, what = "timeout", f"there was no answer from {self._where} within {self._settings.timeout:g} s"
+        else:
+            outcome, what = "connection", f"the connection to {self._where} failed ({_cause(error)})"
+            advice = (
+                "Look at Vault, at the store's address, ca_file and server_name, at DNS, and at the network policy."
+            )
+        return outcome, unsettled(request.operation, request.path, what, advice)
 
     @property
     def _where(self) -> str:
-        return urlsplit(self._settings.address).netloc.rpartition("@")[2]
+        return _host_and_port(self._settings.address)
 
-    def _time(self, response: requests.Response) -> datetime:
+
+# --- on the wire -----------------------------------------------------------------------------------------------------
+
+
+class _Unsendable(Exception):
+    """There is no JSON for it."""
+
+
+class _TooLarge(Exception):
+    """The body has more than `MAX_BODY` bytes."""
+
+
+_LATE = (urllib3.exceptions.TimeoutError, urllib3.exceptions.EmptyPoolError)
+
+
+class _Adapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no types
+    """Sends what hvac asks for, with the same headers each time, and makes an `Answer` of whatever comes back."""
+
+    def __init__(
+        self, settings: VaultSettings, pool: urllib3.HTTPConnectionPool, headers: Mapping[str, str], clock: Clock
+    ) -> None:
+        self._peer = _host_and_port(settings.address)
+        self._prefix = urlsplit(settings.address).path.rstrip("/")
+        self._patience = 2 * settings.timeout
+        self._pool = pool
+        self._headers = dict(headers)
+        self._json_headers = {**headers, "Content-Type": "application/json"}
+        self._clock = clock
+
+    def get_login_token(self, response: object) -> str:
+        """For hvac's own logins, which nothing here uses."""
+        raise NotImplementedError
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        json: object = None,
+        params: Mapping[str, object] | None = None,
+        **_: object,  # wrap_ttl, which is None, and raise_exception: no status is raised here
+    ) -> Answer:
+        """Send it once, and read the whole answer."""
+        sent_at = self._clock.now()
+        response = self._pool.urlopen(
+            method.upper(),
+            f"{self._prefix}{url}?{urlencode(params)}" if params else f"{self._prefix}{url}",
+            body=None if json is None else _encoded(json),
+            headers=self._headers if json is None else self._json_headers,
+            redirect=False,
+            pool_timeout=self._patience,  # type: ignore[arg-type]  # a float is as good
+            preload_content=False,
+            decode_content=False,
+        )
+        self._clock.heard(self._peer, response.headers.get("Date"), sent_at)
+        content = b""
+        for chunk in response.stream():
+            content += chunk
+            if len(content) > MAX_BODY:
+                response.close()
+                response.release_conn()
+                raise _TooLarge
+        response.release_conn()
+        redirect = _host_and_port(response.headers.get("Location", ""))
+        return Answer(response.status, parse_object(content), redirect, self._time(response.headers.get("Date", "")))
+
+    def _time(self, date: str) -> datetime:
         try:
-            return parsedate_to_datetime(response.headers["Date"]).replace(tzinfo=UTC)
-        except (KeyError, ValueError):
+            return parsedate_to_datetime(date).replace(tzinfo=UTC)
+        except ValueError:
             return self._clock.now()
 
 
-class _Transport(HTTPAdapter):
-    """Connections enough for all threads, for which any more wait; and a bound for the body of an answer.
+def _encoded(value: object) -> bytes:
+    try:
+        return _json(value).encode()
+    except ValueError:
+        pass
+    raise _Unsendable
 
-    `timeout` bounds each read from the network. A body must also be complete within twice that, counted from the start,
-    so that one that drips in does not take for ever. Headers that drip in are not bounded, nor is the host's look-up.
+
+def _host_and_port(url: str) -> str:
+    try:
+        return urlsplit(url).netloc.rpartition("@")[2]
+    except ValueError:
+        return "somewhere that is no URL"
+
+
+def _pool(settings: VaultSettings, clock: Clock) -> urllib3.HTTPConnectionPool:
+    """Connections enough for all threads, for which any more wait. Nothing is tried again, and no redirect followed."""
+    is_tls = urlsplit(settings.address).scheme == "https"
+    tls = {
+        "cert_reqs": "CERT_REQUIRED",
+        "ca_certs": str(settings.ca_file or certifi.where()),
+        "cert_file": settings.certificate and str(settings.certificate[0]),
+        "key_file": settings.certificate and str(settings.certificate[1]),
+        "server_hostname": settings.server_name,  # has the certificate checked for it, whatever host the address names
+    }
+    pool = urllib3.connection_from_url(
+        settings.address,
+        maxsize=settings.connections,
+        block=True,
+        timeout=settings.timeout,
+        retries=urllib3.Retry(False),
+        seconds=settings.timeout,
+        clock=clock,
+        **(tls if is_tls else {}),
+    )
+    pool.ConnectionCls = _TlsConnection if is_tls else _Connection
+    return pool
+
+
+class _Connection(HTTPConnection):
+    """A connection on which a whole answer, headers and body, must be read within twice the time for one read.
+
+    The time is counted from when the request is sent. Without this an answer that drips in could take for ever:
+    urllib3's timeouts are for one read each. The look-up of the host is not bounded, and a host of several addresses is
+    given the time for one read for the connection to each.
     """
 
-    def __init__(self, settings: VaultSettings, clock: Clock) -> None:
-        self._server_name = settings.server_name
-        self._timeout = settings.timeout
+    def __init__(self, *args: Any, seconds: float, clock: Clock, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._seconds = seconds
         self._clock = clock
-        super().__init__(pool_connections=1, pool_maxsize=settings.connections, max_retries=0, pool_block=True)
+        self._until = 0.0
 
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
-        """Have the certificate checked for `server_name`, whatever host the address names."""
-        if self._server_name:
-            pool_kwargs["server_hostname"] = self._server_name
-        super().init_poolmanager(connections, maxsize, block, **pool_kwargs)
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        """Send the request; from now on the time for the answer is running."""
+        self._until = self._clock.monotonic() + 2 * self._seconds
+        super().request(*args, **kwargs)
 
-    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        """Send it, and read the whole answer."""
-        until = self._clock.monotonic() + 2 * self._timeout
-        response = super().send(request, *args, **{**kwargs, "stream": True})
-        body = io.BytesIO()
-        while chunk := response.raw.read1():
-            body.write(chunk)
-            if self._clock.monotonic() > until:
-                response.close()
-                raise requests.ReadTimeout(request=request)
-        response.raw.release_conn()
-        body.seek(0)
-        response.raw = body
+    def response_class(  # type: ignore[override]  # what http.client calls to make a response; here it is a method
+        self, sock: socket.socket, *args: Any, **kwargs: Any
+    ) -> http.client.HTTPResponse:
+        """http.client's own response, which reads through a `_Reader`."""
+        response = http.client.HTTPResponse(sock, *args, **kwargs)
+        response.fp = io.BufferedReader(_Reader(response.fp.detach(), sock, self._left))
         return response
+
+    def _left(self) -> float:
+        left = self._until - self._clock.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return min(left, self._seconds)
+
+
+class _TlsConnection(_Connection, HTTPSConnection):
+    def connect(self) -> None:
+        """Connect, with the certificates that are in the file now."""
+        Path(self.ca_certs or "").open("rb").close()  # an error of `ssl` does not say which file it could not read
+        super().connect()
+
+
+class _Reader(io.RawIOBase):
+    """Reads from a socket, and asks before each read how long it may take."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, left: Callable[[], float]) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._left = left
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(self._left())
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 def _cause(error: BaseException) -> str:
@@ -285,10 +463,25 @@ def _cause(error: BaseException) -> str:
     link: BaseException | None = error
     while link is not None:
         if words := getattr(link, "verify_message", None) or getattr(link, "strerror", None):
-            return str(words)
+            file = getattr(link, "filename", None)
+            return f"{words}: {file}" if file else str(words)
         link = link.__cause__ or link.__context__
-    # Of requests' own errors only the name: their words may be a header.
-    return str(error) if type(error) is OSError else type(error).__name__
+    return type(error).__name__  # and not its words: they may be a header
+
+
+def _tried(once: Callable[[], T]) -> T:
+    """Its value, after at most two more attempts; stamina, which is a tenth of a request's cost, sees only failures."""
+    try:
+        return once()
+    except StoreUnavailable as error:
+        first = [error]
+
+    def again() -> T:
+        if first:
+            raise first.pop()
+        return once()
+
+    return _retrying(again)
 
 
 def _understood(request: Request[T], answer: Answer) -> T:

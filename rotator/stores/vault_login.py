@@ -1,8 +1,6 @@
 """How to log in to Vault, and when: the login methods, and the keeper of the token that they give. No HTTP here.
 
-A method is one small class that says where its credentials come from, and reads them afresh each time. The further
-ones (kubernetes and jwt: a role and a token file; cert: a role, with the certificate in the TLS session) belong beside
-`AppRoleLogin`.
+A method is one small class that says where its credentials come from, and reads them afresh each time.
 """
 
 import threading
@@ -70,6 +68,32 @@ class AppRoleLogin:
         """The login, with the secret id that is in the file now."""
         secret_id = _read(self.secret_id_file, "the AppRole's secret id").reveal()
         return LoginRequest(f"auth/{self.mount}/login", {"role_id": self.role_id, "secret_id": secret_id})
+
+
+@dataclass(frozen=True, slots=True)
+class JwtLogin:
+    """A JSON Web Token in a file that somebody else keeps fresh; a pod's service account logs in the same way."""
+
+    role: str
+    token_file: Path
+    mount: str
+
+    def credentials(self) -> LoginRequest:
+        """The login, with the token that is in the file now."""
+        token = _read(self.token_file, "the token to log in to Vault with")
+        return LoginRequest(f"auth/{self.mount}/login", {"role": self.role, "jwt": token.reveal()})
+
+
+@dataclass(frozen=True, slots=True)
+class CertLogin:
+    """A client certificate, which is shown in the TLS session; without a role, any whose certificate fits."""
+
+    role: str | None
+    mount: str = "cert"
+
+    def credentials(self) -> LoginRequest:
+        """The login; its proof is the connection."""
+        return LoginRequest(f"auth/{self.mount}/login", {"name": self.role} if self.role else {})
 
 
 def _read(file: Path, what: str) -> Secret:

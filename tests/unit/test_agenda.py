@@ -3,12 +3,19 @@
 import random
 from datetime import timedelta
 
+import pytest
 from support.world import FakeClock, make_target
 
-from rotator.agenda import FIRST_WAIT, LONGEST_WAIT, Agenda
-from rotator.errors import ProviderRateLimited, StoreUnavailable
+from rotator.agenda import FIRST_WAIT, LONGEST_WAIT, LONGEST_WAIT_AT_END, Agenda
+from rotator.errors import (
+    ProviderCredentialRefused,
+    ProviderRateLimited,
+    ProviderRequestRefused,
+    RotatorError,
+    StoreUnavailable,
+)
 from rotator.execute import Report
-from rotator.model import Record, Target
+from rotator.model import Record, Target, hash_fraction
 from rotator.plan import SCHEDULED, Order, Plan, Reason, State
 
 RESYNC = timedelta(minutes=10)
@@ -74,21 +81,53 @@ def test_whose_key_ends_first_goes_first_and_tidying_last() -> None:
     assert taken(made) == ["soon", "late", "tidy"]
 
 
-def test_failures_back_off_to_a_ceiling_and_a_success_forgets_them() -> None:
+def waits_after(error: RotatorError, times: int, life: float) -> list[timedelta]:
+    """How long each of so many failed passes waits, one after the other, of a target with so many seconds to live."""
     made, clock, targets = agenda("a")
+    taken(made)
+    made.done(well(targets["a"], clock, wake=0, renew=life - 600), SCHEDULED)
     waits = []
-    for count in range(1, 12):
+    for count in range(1, times + 1):
         assert taken(made) == ["a"]
-        failures, at = made.done(failed(targets["a"]), SCHEDULED)
+        failures, at = made.done(Report(targets["a"], None, error), SCHEDULED)
         assert failures == count
         assert at is not None
         waits.append(at - clock.now())
         clock.sleep(waits[-1].total_seconds())
+    taken(made)
+    assert made.done(well(targets["a"], clock), SCHEDULED)[0] == 0, "a success forgets them"
+    return waits
+
+
+def test_failures_back_off_to_a_ceiling() -> None:
+    waits = waits_after(StoreUnavailable("no answer"), 12, life=1_000_000)
     assert FIRST_WAIT / 2 <= waits[0] <= FIRST_WAIT
     assert waits[0] < waits[3] < waits[-1]
     assert all(LONGEST_WAIT / 2 <= wait <= LONGEST_WAIT for wait in waits[-3:])
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("no answer"), ProviderCredentialRefused("refused")])
+def test_the_ceiling_comes_down_as_the_end_of_the_served_key_comes_near(error: RotatorError) -> None:
+    waits = waits_after(error, 60, life=7200)
+    assert max(waits) > 3 * LONGEST_WAIT_AT_END
+    assert all(LONGEST_WAIT_AT_END / 2 <= wait <= LONGEST_WAIT_AT_END for wait in waits[-3:])
+
+
+def test_a_target_whose_own_requests_are_refused_does_not_take_from_the_others() -> None:
+    waits = waits_after(ProviderRequestRefused("a rate_limit of 0"), 12, life=600)
+    assert all(LONGEST_WAIT / 2 <= wait <= LONGEST_WAIT for wait in waits[-3:])
+
+
+def test_to_wake_a_target_leaves_what_was_asked_for_it() -> None:
+    made, clock, targets = agenda("a")
     taken(made)
-    assert made.done(well(targets["a"], clock), SCHEDULED)[0] == 0
+    made.done(well(targets["a"], clock), SCHEDULED)
+    made.wake(["a", "unknown"])
+    assert made.take() == ("a", SCHEDULED)
+    made.done(well(targets["a"], clock), SCHEDULED)
+    made.request(["a"], ALL)
+    made.wake(["a"])
+    assert made.take() == ("a", ALL)
 
 
 def test_a_provider_that_says_when_to_come_back_is_believed() -> None:
@@ -157,3 +196,26 @@ def test_after_a_jump_of_the_clock_everything_is_looked_at_again() -> None:
     assert taken(made) == []
     clock.wall_jump = timedelta(hours=-8)
     assert sorted(taken(made)) == ["a", "b"]
+
+
+def test_an_outage_of_an_hour_ends_without_a_stampede() -> None:
+    """A thousand targets fail for an hour; then they come back spread out."""
+    names = [f"t{number:04}" for number in range(1000)]
+    made, clock, targets = agenda(*names)
+    up_again = 3600.0
+    after: dict[int, int] = {}
+    taken(made)
+    for name in names:
+        made.done(well(targets[name], clock, wake=hash_fraction(name) * 600, renew=80_000), SCHEDULED)
+    started = clock.monotonic()
+    while (passed := clock.monotonic() - started) < up_again + 900:
+        for name in taken(made):
+            if passed < up_again:
+                made.done(failed(targets[name]), SCHEDULED)
+            else:
+                after[int((passed - up_again) // 10)] = after.get(int((passed - up_again) // 10), 0) + 1
+                made.done(well(targets[name], clock, renew=80_000), SCHEDULED)
+        clock.sleep(1)
+    first_looks = sum(count for slot, count in after.items() if slot < 60)
+    assert first_looks >= 1000, "within its longest wait each has been looked at"
+    assert max(after.values()) <= 4 * 1000 / 60, "an even share is a sixtieth of them"

@@ -168,3 +168,43 @@ def test_many_threads_together_stay_within_the_limit() -> None:
     # A thread may note its time a little after it was let go, but never before.
     assert clock.monotonic() >= WINDOW * 9
     assert budget.used() <= 1
+
+
+# --- a part of it ----------------------------------------------------------------------------------------------------
+
+
+def test_a_part_takes_from_the_whole_and_never_more_than_its_own_limit() -> None:
+    clock = FakeClock()
+    whole = SlidingWindow(60, clock)
+    part = SlidingWindow(12, clock, whole)
+    for _ in range(12):
+        part.take(START)
+    assert clock.monotonic() == 0
+    assert whole.used() == 12 / 60
+    part.take(START)
+    assert clock.monotonic() >= WINDOW, "although the whole has room"
+
+
+def test_a_part_waits_for_the_whole_and_its_pauses() -> None:
+    clock = FakeClock()
+    whole = SlidingWindow(3, clock)
+    part = SlidingWindow(2, clock, whole)
+    for _ in range(3):
+        whole.take(START)
+    part.take(START)
+    assert clock.monotonic() >= WINDOW
+    whole.pause(100)
+    before = clock.monotonic()
+    part.take(START)
+    assert clock.monotonic() - before >= 100
+
+
+def test_who_waits_for_a_part_is_sent_away_when_the_whole_closes() -> None:
+    clock = FakeClock()
+    whole = SlidingWindow(60, clock)
+    part = SlidingWindow(1, clock, whole)
+    part.take(START)
+    whole.close()
+    with pytest.raises(ProviderUnavailable, match="stopping"):
+        part.take(START)
+    assert clock.monotonic() < WINDOW

@@ -23,6 +23,7 @@ from support.world import (
     lost,
     make_target,
     meanwhile,
+    only_newest,
     refusals,
     refuse,
     unknown,
@@ -30,6 +31,7 @@ from support.world import (
 
 from rotator.errors import (
     CasMismatch,
+    ProviderKeyNotAccepted,
     ProviderOutcomeUnknown,
     ProviderRateLimited,
     ProviderRequestRefused,
@@ -39,14 +41,15 @@ from rotator.errors import (
     StoreUnavailable,
 )
 from rotator.events import What
-from rotator.execute import MAX_AGE, Executor, Report
+from rotator.execute import MAX_AGE, TRIES_OUT, UNPUBLISHED, Executor, Report
 from rotator.model import RECORD_FIELD, Record, Target, timestamp
 from rotator.plan import Order, Reason, State
+from rotator.sweep import Sweeper
 
 MINUTE = timedelta(minutes=1)
 FORCED = Order(rotate=True, by="tester", note="why not")
 READS = ["store.history"]
-ROTATION = ["store.history", "store.prove", "provider.create", "store.write"]
+ROTATION = ["store.history", "store.prove", "provider.create", "probe", "store.write"]
 
 
 def running(world: World, actor: str = "a") -> Executor:
@@ -523,6 +526,131 @@ def test_our_write_that_landed_is_known_as_ours_below_somebody_elses() -> None:
     assert not world.told(What.PUBLISH_LOST)
 
 
+# --- another writer is first ---
+
+
+def test_a_fence_in_between_does_not_swallow_a_persons_request() -> None:
+    """Another write came first, and left the key that a person wants replaced."""
+    world = World()
+    a = running(world)
+    served = world.served()
+    data = world.store.read(world.target.path)
+    assert data
+    world.at("store.write", meanwhile(lambda: world.store.put(world.target.path, **data)))
+    report = a.reconcile(world.target, FORCED)
+    assert isinstance(report.error, CasMismatch)
+    assert not report.rotated
+    assert world.served() is served
+    assert len(world.vendor.living()) == 1, "ours is removed"
+    assert a.reconcile(world.target, FORCED).rotated
+
+
+def test_anothers_new_key_is_what_a_person_asked_for() -> None:
+    world = World()
+    a = running(world)
+    world.at("store.write", meanwhile(lambda: world.executor("b").reconcile(world.target, FORCED)))
+    report = a.reconcile(world.target, FORCED)
+    assert (report.rotated, report.error) == (False, None)
+    assert len(world.vendor.keys) == 3
+    assert_served(world)
+
+
+# --- how much is read ---
+
+
+def test_a_path_is_read_whole_only_while_there_is_more_to_it_than_the_served_key() -> None:
+    world = World()
+    a = world.executor()
+    whole: list[bool] = []
+    history = world.store.history
+    world.store.history = lambda *its: (whole.append(True), history(*its))[1]  # type: ignore[method-assign, func-returns-value]
+    world.store.newest = lambda *its: (whole.append(False), only_newest(history(*its)))[1]  # type: ignore[method-assign, func-returns-value]
+
+    def reads(executor: Executor) -> list[bool]:
+        whole.clear()
+        assert executor.reconcile(world.target).error is None
+        return list(whole)
+
+    assert reads(a) == [False], "an absent path"
+    assert reads(a) == [True], "just published: is there a predecessor?"
+    assert reads(a) == reads(a) == [False]
+    world.clock.advance(16 * HOUR)
+    assert reads(a) == [False], "and rotates"
+    assert reads(a) == reads(a) == [True], "a superseded key is left"
+    assert reads(world.executor("b")) == [False, True], "a newcomer sees a young key, and looks closer"
+    world.clock.advance(4 * HOUR)
+    assert reads(a) == [True, True], "and retires"
+    assert reads(a) == [False]
+    world.clock.advance(MINUTE)
+    assert reads(world.executor("c")) == [False], "the served key is older than a grace period"
+    b = world.executor("b")
+    b.reconcile(world.target, FORCED)
+    assert reads(a) == [False, True], "its number has changed"
+    world.store.put(world.target.path, api_key="theirs")
+    assert reads(world.executor("d")) == [False], "nothing is done about a foreign path, so nothing else matters"
+
+
+def test_a_program_that_does_not_sweep_reads_the_whole_history_of_a_path_that_it_does_not_know() -> None:
+    """As `run --once` from a cron job: nobody else would retire the key."""
+    world = World()
+    a = running(world)
+    a.reconcile(world.target, FORCED)
+    world.clock.advance(7 * HOUR)
+    names = frozenset({world.target.name})
+    assert Executor(OWNER, frozenset(), names, world.ports("once")).reconcile(world.target).error is None
+    assert by_id(world, 1).revoked
+    assert_served(world)
+
+
+def test_superseded_keys_that_nobody_has_tidied_are_found_by_a_sweep_and_read_from_then_on() -> None:
+    """All programs were down for days; a new one's first look at the path sees a served key of a good age."""
+    world = World()
+    a = running(world)
+    a.reconcile(world.target, FORCED)
+    world.clock.advance(7 * HOUR)
+    b = world.executor("b")
+    b.reconcile(world.target)
+    assert len(world.vendor.keys) == 2
+    assert not by_id(world, 1).revoked, "not seen"
+    Sweeper("respan", [(b, world.targets)], b.ports.budget, frozenset({OWNER}), HOUR, 10).sweep()
+    b.reconcile(world.target)
+    assert by_id(world, 1).revoked
+    assert world.store.versions(world.target.path)[1].destroyed
+    assert_served(world)
+
+
+# --- the probe ---
+
+
+@pytest.mark.parametrize("error", [ProviderKeyNotAccepted("401"), ProviderUnavailable("no answer")])
+def test_a_key_that_takes_a_while_to_work_is_published_when_it_does(error: Exception) -> None:
+    world = World()
+    a = running(world)
+    world.at("probe", refuse(error), times=3)
+    started, since = world.clock.monotonic(), len(world.wire.journal)
+    assert a.reconcile(world.target, FORCED).rotated
+    assert world.clock.monotonic() - started == sum(TRIES_OUT[:3])
+    assert world.calls(since=since)[2:8] == ["provider.create", *["probe"] * 4, "store.write"]
+    assert_served(world)
+
+
+@pytest.mark.parametrize("error", [ProviderKeyNotAccepted("401"), ProviderUnavailable("no answer")])
+def test_a_key_that_never_works_is_removed_and_the_old_one_stays(error: Exception) -> None:
+    world = World()
+    a = running(world)
+    served = world.served()
+    world.at("probe", refuse(error), times=inf)
+    since = len(world.wire.journal)
+    report = a.reconcile(world.target, FORCED)
+    assert report.error is error
+    assert "store.write" not in world.calls(since=since)
+    assert world.calls("provider.create", since) == ["provider.create"]
+    assert world.served() is served
+    assert [key.id for key in world.vendor.living()] == [served.id if served else ""]
+    assert [event.fields["reason"] for event in world.told(What.KEY_DELETED)] == [UNPUBLISHED]
+    assert_served(world)
+
+
 # --- create ---
 
 
@@ -595,6 +723,7 @@ def test_a_shorter_life_is_believed_and_makes_no_storm() -> None:
     world.vendor.grants = lambda asked: asked - 12 * HOUR
     a = running(world)
     assert record_of(world).expires_at == START + 12 * HOUR
+    assert [event.fields["expires_at"] for event in world.told(What.KEY_CUT_SHORT)] == [timestamp(START + 12 * HOUR)]
     for _ in range(5):
         assert not a.reconcile(world.target).rotated
     report = a.reconcile(world.target)
@@ -617,6 +746,7 @@ def test_an_expiry_within_a_second_of_what_was_asked_is_taken_as_it_is() -> None
     world = World()
     world.vendor.grants = lambda asked: asked + timedelta(seconds=1)
     running(world)
+    assert not world.told(What.KEY_CUT_SHORT)
     assert world.calls("provider.") == ["provider.create"]
     assert record_of(world).expires_at == START + 24 * HOUR
 
@@ -835,6 +965,7 @@ def test_a_life_makes_every_kind_of_call() -> None:
         "store.history",
         "store.prove",
         "provider.retrieve",
+        "probe",
         "budget.take",
     }
 

@@ -25,11 +25,11 @@ def nobody(event: Event) -> None:
     """Does not listen."""
 
 
-def fail() -> Response:
+def fail(query: str) -> Response:
     raise ValueError(f"a fault with {SECRET}")
 
 
-def long_page() -> Response:
+def long_page(query: str) -> Response:
     return Response(200, "text/plain", b"x" * 32_000_000)
 
 
@@ -82,12 +82,12 @@ def serving(host: str = "127.0.0.1", **more: Any) -> Iterator[Site]:
     def tell(event: Event) -> None:
         told.append(event)
 
-    pages: Mapping[str, Callable[[], Response]] = {
-        "/metrics": lambda: METRICS,
-        "/status.json": lambda: Response(200, "application/json", b"{}"),
+    pages: Mapping[str, Callable[[str], Response]] = {
+        "/metrics": lambda _: METRICS,
+        "/status.json": lambda _: Response(200, "application/json", b"{}"),
         "/broken": fail,
         "/long": long_page,
-        "/not-ready": lambda: Response(503, "text/plain; charset=utf-8", b"not yet\n"),
+        "/not-ready": lambda _: Response(503, "text/plain; charset=utf-8", b"not yet\n"),
     }
     options: dict[str, Any] = {"routes": pages, "option": "[http].listen", "loopback_only_hosts": False, **more}
     server = serve(host, 0, tell=tell, **options)
@@ -123,14 +123,38 @@ def test_a_page_is_answered_with_all_headers_and_no_others(site: Site) -> None:
         "connection": "close",
         "cache-control": "no-store",
         "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+        "cross-origin-opener-policy": "same-origin",
         "cross-origin-resource-policy": "same-origin",
+        "referrer-policy": "no-referrer",
         "x-content-type-options": "nosniff",
+        "x-frame-options": "DENY",
     }
 
 
-def test_a_pages_own_status_is_passed_on_and_a_query_ignored(site: Site) -> None:
+def test_a_pages_own_status_is_passed_on_and_a_query_is_no_part_of_its_path(site: Site) -> None:
     assert site.ask(path="/not-ready?a=b").status_code == 503
     assert site.ask(path="/metrics?name[]=up").content == METRICS.body
+
+
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [("/", ""), ("/?", ""), ("/?a=b&c=%3F?d", "a=b&c=%3F?d"), ("/?<script>", "<script>"), ("/??/metrics", "?/metrics")],
+)
+def test_a_page_is_given_its_query_as_it_came(path: str, query: str) -> None:
+    asked: list[str] = []
+
+    def page(query: str) -> Response:
+        asked.append(query)
+        return METRICS
+
+    with serving(routes={"/": page}) as site:
+        assert status(site.send(f"GET {path} HTTP/1.1\r\n\r\n".encode())) == 200
+    assert asked == [query]
+
+
+def test_a_page_may_have_a_policy_of_its_own() -> None:
+    with serving(routes={"/": lambda _: Response(200, "text/html", b"", "style-src 'self'")}) as site:
+        assert site.ask(path="/").headers.get_list("content-security-policy") == ["style-src 'self'"]
 
 
 def test_head_is_get_without_the_body(site: Site) -> None:
@@ -341,7 +365,7 @@ def test_a_hundred_at_once_are_answered_or_refused_within_the_bound() -> None:
     most = 0
     lock = threading.Lock()
 
-    def page() -> Response:
+    def page(query: str) -> Response:
         nonlocal at_once, most
         with lock:
             at_once += 1
@@ -387,7 +411,7 @@ def test_silent_connections_do_not_shut_out_a_probe() -> None:
 def test_when_all_are_being_answered_a_further_one_is_refused() -> None:
     may_end = threading.Event()
 
-    def page() -> Response:
+    def page(query: str) -> Response:
         may_end.wait(10)
         return METRICS
 
@@ -483,7 +507,7 @@ def test_a_stop_does_not_wait_for_who_is_silent_and_may_be_repeated() -> None:
 def test_a_stop_waits_for_the_page_that_is_being_made() -> None:
     began, ended = threading.Event(), []
 
-    def page() -> Response:
+    def page(query: str) -> Response:
         began.set()
         time.sleep(0.05)
         ended.append(True)

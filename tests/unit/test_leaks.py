@@ -71,7 +71,7 @@ def test_a_key_in_the_metrics_is_found(key: str) -> None:
     recorder, metrics = Recorder(), Metrics("1")
     recorder.add_secret("a key", key)
     metrics.rotation(key, Reason.FIRST, "success", 1.0)
-    page = {"/metrics": lambda: Response(200, metrics.content_type, metrics.render())}
+    page = {"/metrics": lambda _: Response(200, metrics.content_type, metrics.render())}
     server = serve("127.0.0.1", 0, page, option="http.listen", loopback_only_hosts=False, tell=unheard)
     try:
         recorder.record("page", httpx.get(f"http://{server.address}/metrics", trust_env=False).text)

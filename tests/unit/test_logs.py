@@ -362,8 +362,9 @@ def test_a_library_is_not_louder_than_the_level(log: Callable[..., Log]) -> None
     assert lines() == []
 
 
-def test_retries_are_told_of_without_what_was_called(log: Callable[..., Log]) -> None:
-    lines = log()
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_retries_are_told_of_when_looking_closely_without_what_was_called(log: Callable[..., Log], level: str) -> None:
+    lines = log(level=level)
     tries = []
 
     @stamina.retry(on=OSError, attempts=2, wait_initial=0.001, wait_max=0.001, wait_jitter=0)
@@ -373,6 +374,9 @@ def test_retries_are_told_of_without_what_was_called(log: Callable[..., Log]) ->
             raise OSError("no")
 
     once("planted", keyword="as well")
+    if level == "info":
+        assert lines() == []
+        return
     (line,) = parsed(lines)
     assert (line["event"], line["level"], line["caused_by"]) == ("stamina.retry_scheduled", "warning", "OSError('no')")
     assert "planted" not in str(line)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -10,9 +10,10 @@ from support.world import HOUR, START, make_target
 
 from rotator.errors import StoreUnavailable
 from rotator.metrics import FAILURE, LOST, SUCCESS, Metrics
-from rotator.model import Entry, Record, Standing
+from rotator.model import Entry, Record, Standing, VendorKey
 from rotator.plan import Plan, Reason, Retire, Rotate, State, Superseded
 from rotator.status import TargetStatus
+from rotator.sweep import Fate, Orphan, Outcome
 
 PROMISED = {
     "rotator_build_info": ("gauge", {"version"}),
@@ -32,6 +33,11 @@ PROMISED = {
     "rotator_store_requests_total": ("counter", {"store", "operation", "outcome"}),
     "rotator_store_request_duration_seconds": ("histogram", {"store"}),
     "rotator_store_token_expiry_timestamp_seconds": ("gauge", {"store"}),
+    "rotator_orphans_total": ("counter", {"outcome"}),
+    "rotator_last_sweep_success_timestamp_seconds": ("gauge", set()),
+    "rotator_provider_up": ("gauge", {"provider"}),
+    "rotator_store_up": ("gauge", {"store"}),
+    "rotator_clock_skew_seconds": ("gauge", {"peer"}),
     "rotator_config_last_reload_successful": ("gauge", set()),
     "rotator_leader": ("gauge", set()),
 }
@@ -89,6 +95,7 @@ def busy() -> Metrics:
     metrics.watch(lambda: (status("a", served()),), lambda: NOW)
     metrics.watch_budget("respan", lambda: 0.25)
     metrics.watch_token("vault", lambda: NOW)
+    metrics.watch_skews(lambda: {"api.respan.ai": timedelta(seconds=-3)})
     metrics.provider_meter("respan")("create", "201", 0.2)
     metrics.store_meter("vault")("write", "200", 0.01)
     metrics.rotation("respan", Reason.EXPIRING, SUCCESS, 1.5)
@@ -189,6 +196,74 @@ def test_meters_count_and_time_requests() -> None:
     assert samples[series("store_request_duration_seconds_count", store="vault")] == 1
 
 
+@pytest.mark.parametrize(
+    ("operation", "outcome", "up"),
+    [
+        ("create", "201", True),
+        ("list", "429", True),
+        ("retrieve", "404", True),
+        ("create", "401", False),
+        ("list", "403", False),
+        ("list", "502", False),
+        ("create", "timeout", False),
+    ],
+)
+def test_a_provider_is_up_by_its_last_answer(operation: str, outcome: str, up: bool) -> None:
+    metrics = Metrics("1")
+    meter = metrics.provider_meter("respan")
+    for told, expected in ((("list", "200"), True), ((operation, outcome), up), (("list", "200"), True)):
+        meter(*told, 0.1)
+        assert scrape(metrics)[series("provider_up", provider="respan")] == expected
+
+
+@pytest.mark.parametrize(
+    ("operation", "outcome", "up"),
+    [
+        ("read", "404", True),
+        ("prove", "400", True),
+        ("read", "403", True),
+        ("login", "400", False),
+        ("renew", "403", False),
+        ("read", "503", False),
+        ("write", "connection", False),
+    ],
+)
+def test_a_store_is_up_by_its_last_answer(operation: str, outcome: str, up: bool) -> None:
+    metrics = Metrics("1")
+    meter = metrics.store_meter("vault")
+    meter(operation, outcome, 0.1)
+    assert scrape(metrics)[series("store_up", store="vault")] == up
+
+
+def test_a_peer_that_is_left_alone_is_not_up_whatever_was_answered_last() -> None:
+    """As with an organisation key that cannot be read: then nothing is sent."""
+    metrics = Metrics("1")
+    metrics.provider_meter("respan")("list", "200", 0.1)
+    metrics.store_meter("vault")("read", "200", 0.1)
+    metrics.watch_peers(lambda: {"provider respan": StoreUnavailable("no"), "store vault": None})
+    samples = scrape(metrics)
+    assert samples[series("provider_up", provider="respan")] == 0
+    assert samples[series("store_up", store="vault")] == 1
+
+
+def test_what_a_sweep_did_about_orphans_is_counted_and_when_all_was_done() -> None:
+    metrics = Metrics("1")
+    key = VendorKey("id", "name", NOW)
+    found = [Orphan(make_target(), key, Fate.TO_SHORTEN, False, outcome) for outcome in Outcome]
+    metrics.orphans([*found, found[-1]])
+    metrics.swept(NOW)
+    samples = scrape(metrics)
+    counted = {outcome: samples.get(series("orphans_total", outcome=outcome.value)) for outcome in Outcome}
+    assert counted == {
+        Outcome.LEFT: None,  # nothing was to be done
+        Outcome.SHORTENED: 1,
+        Outcome.REMOVED: 1,
+        Outcome.HELD: 1,
+        Outcome.FAILED: 2,
+    }
+    assert samples[series("last_sweep_success_timestamp_seconds")] == NOW.timestamp()
+
+
 def test_budgets_and_tokens_are_asked_for_at_each_scrape() -> None:
     metrics = Metrics("1")
     used, ends = [0.25, 0.5], [None, NOW]
@@ -244,6 +319,17 @@ def test_a_removed_targets_series_end_and_a_watch_takes_the_place_of_the_one_bef
     metrics.watch(lambda: (status("c", served()),), lambda: NOW)
     assert labelled(scrape(metrics), "target", "a") == set()
     assert len(labelled(scrape(metrics), "target", "c")) == 4
+
+
+@pytest.mark.parametrize(("leads", "each"), [(False, True), (True, False), (False, False)])
+def test_a_standby_and_who_wants_none_have_no_series_of_a_target_but_all_sums(leads: bool, each: bool) -> None:
+    metrics = Metrics("1")
+    metrics.watch(lambda: (status("a", served()),), lambda: NOW, lambda: leads, each=each)
+    samples = scrape(metrics)
+    assert labelled(samples, "target", "a") == set()
+    assert samples[series("leader")] == leads
+    assert samples[series("targets", state="ok")] == 1
+    assert samples[series("earliest_key_expiry_timestamp_seconds")] == (START + 24 * HOUR).timestamp()
 
 
 # --- superseded keys -------------------------------------------------------------------------------------------------

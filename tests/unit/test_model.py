@@ -55,9 +55,9 @@ def record(**changes: Any) -> Record:
     return replace(made, **changes)
 
 
-def scope(neighbours: frozenset[str] = frozenset({"search"}), former: tuple[str, ...] = ()) -> Scope:
+def scope(names: frozenset[str] = frozenset({"search"}), former: tuple[str, ...] = ()) -> Scope:
     places = frozenset(place_of(owner, "memory/apps/billing-api/respan") for owner in (OWNER, *former))
-    return Scope(OWNER, places, PLACE, frozenset({OWNER, *former}), neighbours)
+    return Scope(OWNER, places, PLACE, frozenset({OWNER, *former}), names)
 
 
 # --- secrets ---
@@ -326,7 +326,7 @@ def test_a_target_that_was_renamed_knows_its_key() -> None:
 def test_a_copy_is_told_from_a_rename_by_whether_that_target_is_configured() -> None:
     copied = written(target="search")
     assert read(copied).standing is Standing.OTHER_TARGET
-    assert read(copied, in_scope=scope(neighbours=frozenset())).standing is Standing.OURS
+    assert read(copied, in_scope=scope(names=frozenset())).standing is Standing.OURS
 
 
 def test_a_former_owners_version_is_ours() -> None:

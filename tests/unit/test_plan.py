@@ -490,7 +490,7 @@ def test_whatever_the_history_no_rule_is_broken(
     made = plan(observed, now, order, roll_out_at)
     assert made == plan(observed, now, order, roll_out_at)
 
-    current = next((e for e in observed.entries() if e.number == observed.history.current_version), None)
+    current = observed.current
     served = current.key_id if current else None
     if current and current.standing.foreign:
         assert all(isinstance(action, Rotate) and action.reason is Reason.ADOPTED for action in made.actions)
@@ -516,7 +516,7 @@ def test_whatever_the_history_no_rule_is_broken(
 
     for key in made.superseded:
         assert key.key_id != served
-        later = [entry.created_at for entry in observed.entries() if entry.number > key.versions[-1].number]
+        later = [entry.created_at for entry in observed.entries if entry.number > key.versions[-1].number]
         assert key.since in later
         said = observed.vendor.get(key.key_id)
         end = said.key.expires_at if said and said.key else key.record.expires_at

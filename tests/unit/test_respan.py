@@ -18,13 +18,17 @@ import httpx
 import pytest
 import stamina
 import trustme
+from support.process import free_ports
+from support.world import FakeClock
 
+from rotator.circuit import FIRST_WAIT
 from rotator.clock import SystemClock
 from rotator.errors import (
     ConfigurationError,
     Problem,
     ProviderCredentialRefused,
     ProviderError,
+    ProviderKeyNotAccepted,
     ProviderOutcomeUnknown,
     ProviderRateLimited,
     ProviderRequestRefused,
@@ -33,7 +37,7 @@ from rotator.errors import (
 )
 from rotator.model import CreatedKey, KeyParameters, Secret, VendorKey
 from rotator.providers import respan
-from rotator.providers.respan import RespanProvider
+from rotator.providers.respan import Probe, RespanProvider
 from rotator.providers.respan_answers import is_id, vendor_key
 from rotator.simulator import Fault, Options, Simulator
 
@@ -455,6 +459,7 @@ def test_every_status_has_its_meaning(rig: Rig, operation: str) -> None:
         rig.sim.faults.clear()
         rig.sim.faults.add(Fault("refuse", operation, status=status, times=None))
         rig.noted.requests.clear()
+        rig.provider.circuit.worked()  # each status for itself
         expected = meaning(operation, status)
         if expected is None:
             assert not OPERATIONS[operation](rig.provider, rig.key_id)
@@ -885,7 +890,26 @@ def test_another_key_that_is_refused_too_ends_it(rig: Rig) -> None:
     provider = rig.another(organisation_key=source)
     assert isinstance(rig.refused("create", provider), ProviderCredentialRefused)
     assert rig.calls("create") == [401, 401]
-    assert provider.create("n", NONE, EXPIRY)
+
+
+def test_while_the_key_is_refused_one_request_now_and_then_tries_whether_it_still_is(rig: Rig) -> None:
+    clock = FakeClock()
+    source = Source([*["sk_live_outdated"] * 4, rig.sim.organisation_key])
+    provider = rig.another(organisation_key=source, clock=clock)
+    clock.sleep(100)
+    for _ in range(5):
+        assert isinstance(rig.refused("retrieve", provider), ProviderCredentialRefused)
+    assert len(rig.calls("retrieve")) == 1
+    clock.sleep(FIRST_WAIT)
+    for _ in range(5):
+        assert isinstance(rig.refused("delete", provider), ProviderCredentialRefused)
+    assert (len(rig.calls("retrieve")), len(rig.calls("delete"))) == (1, 1)
+    clock.sleep(2 * FIRST_WAIT)
+    assert isinstance(rig.refused("create", provider), ProviderCredentialRefused)
+    clock.sleep(4 * FIRST_WAIT)
+    assert provider.create("n", NONE, EXPIRY), "the key was read afresh"
+    assert provider.circuit.error is None
+    assert provider.create("m", NONE, EXPIRY)
 
 
 def test_many_refused_at_once_read_the_key_once(rig: Rig) -> None:
@@ -1046,3 +1070,51 @@ def test_certificates_are_verified_by_default(monkeypatch: pytest.MonkeyPatch) -
         assert asked == [{"trust_env": False}]
     assert CONTEXT.verify_mode is ssl.CERT_REQUIRED
     assert CONTEXT.check_hostname
+
+
+# --- the probe -------------------------------------------------------------------------------------------------------
+
+
+STRANGE = "tk-that-nobody-made"
+
+
+def probing(rig: Rig, method: str = "POST", path: str = "/api/chat/completions", accept: int = 200) -> RespanProvider:
+    return rig.another(probe=Probe(f"{rig.sim.url}{path}", method, frozenset({accept})))
+
+
+def test_a_new_key_is_tried_out_with_itself(rig: Rig) -> None:
+    provider = probing(rig)
+    created = provider.create("n", NONE, EXPIRY)
+    provider.try_out(created.secret)
+    assert rig.sim.vendor.keys[created.id].key_usage == 1
+    assert rig.noted.requests[-1] == ("probe", "200")
+
+
+def test_without_a_probe_nothing_is_sent(rig: Rig) -> None:
+    rig.provider.try_out(Secret("tk-anything"))
+    assert rig.noted.requests == []
+
+
+def test_a_key_that_is_refused_is_told_without_it_and_the_organisation_key_is_not_suspected(rig: Rig) -> None:
+    provider = probing(rig)
+    error = refused(lambda: provider.try_out(Secret(STRANGE)), STRANGE)
+    assert isinstance(error, ProviderKeyNotAccepted)
+    assert f"a new key does not work: POST {rig.sim.url}/api/chat/completions was answered with 401" in error.message
+    assert "url, method, accept" in error.advice
+    assert provider.circuit.error is None
+
+
+def test_any_status_may_be_the_one_that_says_that_it_works(rig: Rig) -> None:
+    provider = probing(rig, "GET", "/nowhere", accept=404)
+    provider.try_out(Secret("tk-anything"))
+    assert isinstance(
+        refused(lambda: probing(rig, "GET", "/nowhere").try_out(Secret("tk-anything"))), ProviderKeyNotAccepted
+    )
+
+
+def test_a_probe_without_an_answer_is_not_a_refused_key(rig: Rig) -> None:
+    [port] = free_ports(1)
+    provider = rig.another(probe=Probe(f"http://127.0.0.1:{port}/", "GET", frozenset({200})))
+    error = refused(lambda: provider.try_out(Secret(STRANGE)), STRANGE)
+    assert isinstance(error, ProviderUnavailable)
+    assert f"127.0.0.1:{port}" in error.message

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rotator.assembly import Installation
+from rotator.circuit import FIRST_WAIT
 from rotator.clock import SystemClock
 from rotator.config import load
 from rotator.engine import Engine
@@ -128,6 +129,7 @@ def test_a_replaced_organisation_key_is_found_after_a_refusal(rig: Rig) -> None:
     refused = work_on(rig.installation, rig.metrics, rig.target("well"))
     assert isinstance(refused.error, ProviderCredentialRefused)
     rig.key_file.write_text("sk_live_another_one_that_is_made_up")
+    rig.installation.clock.sleep(FIRST_WAIT)  # a second: until then nothing is sent
     assert work_on(rig.installation, rig.metrics, rig.target("well")).rotated
 
 

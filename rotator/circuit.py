@@ -1,0 +1,56 @@
+"""Remembers that somebody else is down, so that it is asked by one at a time until it is up again.
+
+Data and arithmetic only; the error that stopped the requests is the one that everybody is answered with meanwhile.
+"""
+
+import threading
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from rotator.errors import RotatorError
+from rotator.ports import Clock
+
+FIRST_WAIT = 1.0
+LONGEST_WAIT = 30.0
+
+E = TypeVar("E", bound=RotatorError)
+
+
+@dataclass(slots=True)
+class Circuit(Generic[E]):
+    """Between an adapter and its peer. Safe to be used by many threads."""
+
+    clock: Clock
+    error: E | None = None  # why nothing is sent; None while all is well
+    _wait: float = 0.0  # seconds
+    _until: float = 0.0  # monotonic
+    _trying: bool = False  # somebody was let go, to see whether it is up again
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def enter(self) -> None:
+        """Return if something may be sent: always while all is well, else to one caller after each wait.
+
+        Raises the error that is known already.
+        """
+        with self._lock:
+            if self.error is None:
+                return
+            now = self.clock.monotonic()
+            if now < self._until:
+                raise self.error.with_traceback(None)  # else each raising would make the traceback longer
+            # Whoever is let go has as long as that; should nothing be heard of it, the next may try.
+            self._trying, self._until = True, now + self._wait
+
+    def failed(self, error: E) -> None:
+        """The peer is down. The wait doubles with each try, not with each of those that were under way at once."""
+        with self._lock:
+            if self.error is None:
+                self._wait = FIRST_WAIT
+            elif self._trying:
+                self._wait = min(LONGEST_WAIT, 2 * self._wait)
+            self._trying = False
+            self.error, self._until = error, self.clock.monotonic() + self._wait
+
+    def worked(self) -> None:
+        """The peer answered as it should."""
+        self.error = None

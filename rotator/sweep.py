@@ -1,0 +1,335 @@
+"""Finds what a pass over one target cannot see: keys that no version holds, and served keys that are gone.
+
+A sweep asks one provider for all its keys, and only then reads the history of each of its targets: a key that is
+published in between is found there. What is an orphan is judged by `orphans`, which is pure. What is done about it:
+
+- An orphan is treated as if it had just been superseded, for somebody may still use it (a key that was pushed out of a
+  short history, a deleted path, a restored snapshot): it is shortened to the end of a grace period that begins now, and
+  its record at the provider goes when that is over. It is never deleted at once.
+- A key that is meant for a version which the path does not have yet may still be published. So first the path is
+  *fenced*: its current data is written once more, and the compare-and-set of whoever is about to publish is spent.
+- With more orphans than `max_removals` none is touched: more likely than so many crashes is that something is wrong
+  with what we see.
+- A served key that the list lacks, or shows as ending early, is looked up by itself. What was learned goes to the
+  executor; the targets that need a pass because of it are returned, and replacing and restoring is done there.
+
+Nothing is done about keys whose name is not that of a configured target's path, and nothing on a path that is not ours.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from rotator.errors import (
+    CasMismatch,
+    ClockDisagrees,
+    ProviderError,
+    RotatorError,
+    StoreError,
+    TooManyOrphans,
+)
+from rotator.events import Event, Fields, Level, What
+from rotator.execute import MAX_AGE, TIDYING, Executor, listed
+from rotator.model import KeyName, Standing, Target, VendorKey, timestamp
+from rotator.plan import TOLERANCE, Observation, Reason, Rotate, plan, whole_seconds
+from rotator.ports import Budget
+
+
+class Fate(StrEnum):
+    """What is to become of an orphan."""
+
+    SETTLING = "settling"  # so young that it may still be on its way into a version
+    TO_SHORTEN = "to-shorten"
+    ENDING = "ending"  # ends by itself within a grace period
+    OVER = "over"  # has ended: only its record at the provider is left
+
+
+class Outcome(StrEnum):
+    """What became of one."""
+
+    LEFT = "left"  # nothing was to be done, or not any more
+    SHORTENED = "shortened"
+    REMOVED = "removed"
+    HELD = "held"  # there are too many, or the clock is not to be trusted
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A key made for a target's path that no readable version of it holds."""
+
+    target: Target
+    key: VendorKey
+    fate: Fate
+    ahead: bool  # the path does not have the version yet that it was meant for
+    outcome: Outcome = Outcome.LEFT
+    until: datetime | None = None  # when it ends now
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What came of a sweep over one provider's keys. `error`: why not all of it was done."""
+
+    provider: str
+    listed: int = 0
+    orphans: tuple[Orphan, ...] = ()
+    unclaimed: tuple[VendorKey, ...] = ()  # live; carry our owner's name, and the place of no configured path
+    others: int = 0  # live keys that are not ours at all
+    to_work: tuple[Target, ...] = ()  # these need a pass now
+    failed: Mapping[str, RotatorError] = field(default_factory=dict)  # by target
+    error: RotatorError | None = None
+    dry_run: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether every target of the provider was looked at, and all was done that was to be done."""
+        return self.error is None and not self.failed
+
+
+def orphans(
+    observation: Observation, keys: Iterable[VendorKey], now: datetime, unsettled: Callable[[VendorKey], bool]
+) -> tuple[Orphan, ...]:
+    """Which of a target's own `keys` are in no readable version of its path; none while the path is not ours.
+
+    `keys` must have been listed before the history was read.
+    """
+    current = observation.current
+    if current is None or current.standing is not Standing.OURS:
+        return ()
+    entries = observation.entries
+    held = {entry.key_id for entry in entries}
+    end = now + observation.target.grace_period + TOLERANCE
+    found = []
+    for key in keys:
+        name = KeyName.parse(key.name)
+        if key.id in held or name is None:
+            continue
+        if key.expires_at is not None and key.expires_at <= now:
+            fate = Fate.OVER
+        elif unsettled(key):
+            fate = Fate.SETTLING
+        elif key.expires_at is not None and key.expires_at <= end:
+            fate = Fate.ENDING
+        else:
+            fate = Fate.TO_SHORTEN
+        ahead = name.version > observation.history.current_version
+        found.append(Orphan(observation.target, key, fate, ahead, until=key.expires_at))
+    return tuple(found)
+
+
+class Sweeper:
+    """Sweeps one provider's keys; one call at a time. It remembers nothing but when it first saw a key without date."""
+
+    def __init__(
+        self,
+        provider: str,
+        groups: Sequence[tuple[Executor, Sequence[Target]]],
+        budget: Budget,
+        owners: frozenset[str],
+        settle: timedelta,
+        max_removals: int,
+    ) -> None:
+        """`groups` are all targets of the provider, by who works on them; `budget` is the sweep's share of its own."""
+        self._provider = provider
+        self._targets = [(executor, target) for executor, targets in groups for target in targets]
+        self._slugs = {owner[:8] for owner in owners}
+        self._settle = settle
+        self._max_removals = max_removals
+        if groups:
+            self._ports = replace(groups[0][0].ports, budget=budget)
+        self._first_seen: dict[str, float] = {}
+
+    def sweep(
+        self,
+        *,
+        by: str = "schedule",
+        dry_run: bool = False,
+        max_removals: int | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> Swept:
+        """Look at everything, then tidy; a dry run ends before that. Raises nothing of ours.
+
+        `max_removals` stands in for the configured one; `stopping` is asked before each target.
+        """
+        if not self._targets:
+            return Swept(self._provider)
+        try:
+            keys = {key.id: key for key in listed(self._ports)}
+        except ProviderError as error:
+            return Swept(self._provider, error=error)
+        self._first_seen = {key_id: self._first_seen.get(key_id, self._monotonic()) for key_id in keys}
+        swept = self._compare(keys, stopping)
+        limit = self._max_removals if max_removals is None else max_removals
+        to_shorten = sum(orphan.fate is Fate.TO_SHORTEN for orphan in swept.orphans)
+        if to_shorten > limit:
+            swept = replace(_held(swept), error=TooManyOrphans(to_shorten, limit))
+        elif swept.orphans and not self._ports.clock.trusted():
+            swept = replace(_held(swept), error=ClockDisagrees())
+        elif not dry_run:
+            swept = self._tidy(swept, by, stopping)
+        return replace(swept, dry_run=dry_run)
+
+    # --- look --------------------------------------------------------------------------------------------------------
+
+    def _compare(self, keys: Mapping[str, VendorKey], stopping: Callable[[], bool]) -> Swept:
+        """Read every target's history, and see what the list says about it."""
+        by_place: dict[str, list[VendorKey]] = {}
+        for key in keys.values():
+            name = KeyName.parse(key.name)
+            by_place.setdefault(name.place if name else "", []).append(key)
+        found: list[Orphan] = []
+        to_work: list[Target] = []
+        failed: dict[str, RotatorError] = {}
+        for executor, target in self._targets:
+            if stopping():
+                break
+            try:
+                mine = [key for place in executor.scope(target).places for key in by_place.pop(place, ())]
+                observation = self._learn(executor, _read(executor, target, mine), keys)
+            except (StoreError, ProviderError) as error:
+                failed[target.name] = error
+                continue
+            now = self._ports.clock.now()
+            found += orphans(observation, mine, now, self._is_unsettled)
+            # What only time has made due is the schedule's business.
+            actions = plan(observation, now).actions
+            if any(not isinstance(action, Rotate) or action.reason is Reason.MISSING for action in actions):
+                to_work.append(target)
+        now = self._ports.clock.now()
+        rest = [key for left in by_place.values() for key in left if key.expires_at is None or key.expires_at > now]
+        named = tuple(key for key in rest if self._looks_like_ours(key))
+        return Swept(
+            self._provider,
+            len(keys),
+            tuple(found),
+            () if failed or stopping() else named,  # while a path could not be read, whose they are is not known
+            len(rest) - len(named),
+            tuple(to_work),
+            failed,
+        )
+
+    def _learn(self, executor: Executor, observation: Observation, keys: Mapping[str, VendorKey]) -> Observation:
+        """The list confirms what superseded keys are called. Of the served one it proves nothing: it may be older."""
+        current = observation.current
+        served = current.record if current else None
+        if served is None:
+            return observation
+        for entry in observation.entries:
+            key = keys.get(entry.key_id or "")
+            if key is not None and key.id != served.key_id:
+                observation = executor.note(observation, key.id, key)
+        key = keys.get(served.key_id)
+        if key is None or (key.expires_at is not None and key.expires_at < served.expires_at - TOLERANCE):
+            observation = executor.look_up(observation, served)
+        return observation
+
+    def _is_unsettled(self, key: VendorKey) -> bool:
+        if key.created_at is not None:
+            return self._ports.clock.now() - key.created_at < self._settle
+        return self._monotonic() - self._first_seen[key.id] < self._settle.total_seconds()
+
+    def _looks_like_ours(self, key: VendorKey) -> bool:
+        name = KeyName.parse(key.name)
+        return name is not None and name.owner in self._slugs
+
+    def _monotonic(self) -> float:
+        return self._ports.clock.monotonic()
+
+    # --- tidy --------------------------------------------------------------------------------------------------------
+
+    def _tidy(self, swept: Swept, by: str, stopping: Callable[[], bool]) -> Swept:
+        failed = dict(swept.failed)
+        after = [orphan for orphan in swept.orphans if not _needs_us(orphan)]
+        for executor, target in self._targets:
+            mine = [orphan for orphan in swept.orphans if orphan.target is target and _needs_us(orphan)]
+            fence: int | None = None
+            for number, orphan in enumerate(mine):
+                if stopping():
+                    after += mine[number:]
+                    break
+                try:
+                    if orphan.ahead and orphan.fate is Fate.TO_SHORTEN and fence is None:
+                        fence = self._fence(executor, target, by)
+                    after.append(self._end(executor, orphan, by, fence))
+                except (StoreError, ProviderError) as error:
+                    failed[target.name] = error
+                    after += [replace(left, outcome=Outcome.FAILED) for left in mine[number:]]
+                    break
+        return replace(swept, orphans=tuple(after), failed=failed)
+
+    def _fence(self, executor: Executor, target: Target, by: str) -> int:
+        """Write the current data again; the version that it became, or 0: somebody else wrote first.
+
+        Sent once. A refused write is not settled by looking, as that of a new key is: another sweep's fence holds the
+        same data, and stands where ours was meant to be, but not where a writer is about to publish.
+        """
+        observation = executor.observe(target)
+        current, entry = observation.history.current, observation.current
+        if current is None or current.data is None or entry is None or entry.record is None:
+            return 0
+        try:
+            written = executor.ports.store.write(target.path, current.data, cas=current.number)
+        except CasMismatch:
+            return 0
+        fields: Fields = {
+            "key_id": entry.record.key_id,
+            "key_name": entry.record.key_name,
+            "version": written.number,
+            "reason": Reason.ORPHAN.value,
+            "by": by,
+        }
+        executor.ports.tell(Event(What.PATH_FENCED, target.name, Level.INFO, fields))
+        return written.number
+
+    def _end(self, executor: Executor, orphan: Orphan, by: str, fence: int | None) -> Orphan:
+        """Shorten it, or remove its record; unless it turns out that it is in a version now.
+
+        A read that does not know of our own fence is from the past, and in what it lacks the key may stand. So may the
+        list be: a key that another replica has shortened since must not be prolonged by it, and so is looked up.
+        """
+        ports, target = self._ports, orphan.target
+        key = orphan.key
+        if orphan.fate is Fate.TO_SHORTEN:
+            ports.budget.take(TIDYING)
+            found = ports.provider.retrieve(key.id)
+            if found is None:
+                return orphan  # somebody removed it
+            key = replace(found, created_at=key.created_at)
+        ports.budget.take(TIDYING)
+        observation = executor.observe(target)
+        now = ports.clock.now()
+        still = next((o for o in orphans(observation, [key], now, self._is_unsettled) if _needs_us(o)), None)
+        too_old = ports.clock.monotonic() - observation.history.observed_at > MAX_AGE
+        unfenced = still is not None and still.fate is Fate.TO_SHORTEN and still.ahead and not fence
+        if still is None or too_old or unfenced or observation.history.current_version < (fence or 0):
+            return orphan
+        fields = {"key_id": key.id, "key_name": key.name, "reason": Reason.ORPHAN.value, "by": by}
+        if still.fate is Fate.OVER:
+            ports.provider.delete(key.id)
+            ports.tell(Event(What.KEY_DELETED, target.name, Level.INFO, fields))
+            return replace(still, outcome=Outcome.REMOVED)
+        until = whole_seconds(now + target.grace_period)
+        if not ports.provider.set_expiry(key.id, until):
+            return orphan
+        ports.tell(Event(What.KEY_SHORTENED, target.name, Level.INFO, {**fields, "expires_at": timestamp(until)}))
+        return replace(still, outcome=Outcome.SHORTENED, until=until)
+
+
+def _read(executor: Executor, target: Target, mine: Sequence[VendorKey]) -> Observation:
+    """The whole history only where the list holds another key of this path than the served one."""
+    if len(mine) <= 1:
+        observation = executor.glance(target)
+        served = observation.current and observation.current.key_id
+        if all(key.id == served for key in mine):
+            return observation
+    return executor.observe(target)
+
+
+def _needs_us(orphan: Orphan) -> bool:
+    return orphan.fate in (Fate.TO_SHORTEN, Fate.OVER)
+
+
+def _held(swept: Swept) -> Swept:
+    held = (replace(orphan, outcome=Outcome.HELD) if _needs_us(orphan) else orphan for orphan in swept.orphans)
+    return replace(swept, orphans=tuple(held))

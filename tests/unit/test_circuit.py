@@ -1,0 +1,98 @@
+"""The circuit: while a peer is down one caller now and then is let go, and all others hear why."""
+
+import threading
+
+import pytest
+from support.world import FakeClock
+
+from rotator.circuit import FIRST_WAIT, LONGEST_WAIT, Circuit
+from rotator.errors import StoreSealed
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def circuit(clock: FakeClock) -> Circuit[StoreSealed]:
+    return Circuit(clock)
+
+
+def is_open(circuit: Circuit[StoreSealed]) -> bool:
+    try:
+        circuit.enter()
+    except StoreSealed:
+        return True
+    return False
+
+
+def test_everybody_may_go_while_all_is_well(circuit: Circuit[StoreSealed]) -> None:
+    assert not any(is_open(circuit) for _ in range(3))
+
+
+def test_one_at_a_time_tries_after_waits_that_double_up_to_a_bound(
+    circuit: Circuit[StoreSealed], clock: FakeClock
+) -> None:
+    circuit.failed(StoreSealed("sealed"))
+    waits = []
+    for _ in range(8):
+        began = clock.monotonic()
+        while is_open(circuit):
+            clock.sleep(0.25)
+        waits.append(clock.monotonic() - began)
+        assert is_open(circuit), "one only"
+        circuit.failed(StoreSealed("sealed"))
+    assert waits[:4] == [FIRST_WAIT, 2 * FIRST_WAIT, 4 * FIRST_WAIT, 8 * FIRST_WAIT]
+    assert waits[-1] == LONGEST_WAIT
+
+
+def test_many_that_fail_at_once_count_as_one(circuit: Circuit[StoreSealed], clock: FakeClock) -> None:
+    for _ in range(8):
+        circuit.failed(StoreSealed("sealed"))
+    clock.sleep(FIRST_WAIT)
+    assert not is_open(circuit)
+
+
+def test_one_who_tries_and_is_never_heard_of_does_not_keep_it_open_for_ever(
+    circuit: Circuit[StoreSealed], clock: FakeClock
+) -> None:
+    circuit.failed(StoreSealed("sealed"))
+    clock.sleep(FIRST_WAIT)
+    assert not is_open(circuit)
+    clock.sleep(FIRST_WAIT)
+    assert not is_open(circuit)
+
+
+def test_a_success_lets_everybody_go_and_forgets_the_waits(circuit: Circuit[StoreSealed], clock: FakeClock) -> None:
+    for _ in range(5):
+        circuit.failed(StoreSealed("sealed"))
+        clock.sleep(LONGEST_WAIT)
+        assert not is_open(circuit)
+    circuit.worked()
+    assert not any(is_open(circuit) for _ in range(3))
+    circuit.failed(StoreSealed("sealed"))
+    clock.sleep(FIRST_WAIT)
+    assert not is_open(circuit)
+
+
+def test_the_error_does_not_grow_with_each_who_hears_it(circuit: Circuit[StoreSealed]) -> None:
+    circuit.failed(StoreSealed("sealed"))
+    depths = set()
+    for _ in range(5):
+        with pytest.raises(StoreSealed) as caught:
+            circuit.enter()
+        depths.add(len(caught.traceback))
+    assert len(depths) == 1
+
+
+def test_of_many_threads_one_is_let_go(circuit: Circuit[StoreSealed], clock: FakeClock) -> None:
+    circuit.failed(StoreSealed("sealed"))
+    clock.sleep(FIRST_WAIT)
+    gone = []
+    threads = [threading.Thread(target=lambda: gone.append(not is_open(circuit))) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(gone) == 1

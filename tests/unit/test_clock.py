@@ -1,0 +1,63 @@
+"""The machine's clock against what its peers say."""
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from rotator.clock import SystemClock
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, 400_000, tzinfo=UTC)
+
+
+class At(SystemClock):
+    """It says what it is told to."""
+
+    moment = NOW
+
+    def now(self) -> datetime:
+        return self.moment
+
+
+def heard(date: datetime, took: float = 0.0) -> At:
+    """A clock that has had an answer with this date to a request that took so long."""
+    clock = At()
+    clock.heard("vault", format_datetime(date, usegmt=True), NOW - timedelta(seconds=took))
+    return clock
+
+
+@pytest.mark.parametrize("took", [0.0, 0.3, 40.0, 600.0])
+def test_a_date_between_question_and_answer_agrees_however_long_that_took(took: float) -> None:
+    for share in (0, 0.5, 1):
+        assert heard(NOW - timedelta(seconds=took * share), took).skews == {"vault": timedelta(0)}
+
+
+@pytest.mark.parametrize(
+    ("off", "trusted"), [(-90, False), (-55, True), (-2, True), (2, True), (55, True), (90, False)]
+)
+def test_a_clock_that_is_off_is_known_by_how_much_and_which_way(off: int, trusted: bool) -> None:
+    clock = heard(NOW - timedelta(seconds=off))
+    assert abs(clock.skews["vault"].total_seconds() - off) <= 1.5
+    assert clock.trusted() is trusted
+
+
+def test_the_bound_is_the_configured_one() -> None:
+    clock = heard(NOW - timedelta(seconds=90))
+    clock.max_skew = timedelta(minutes=2)
+    assert clock.trusted()
+
+
+def test_one_peer_that_disagrees_is_enough_and_it_may_come_round() -> None:
+    clock = heard(NOW)
+    clock.heard("api.respan.ai", format_datetime(NOW + timedelta(hours=1), usegmt=True), NOW)
+    assert not clock.trusted()
+    clock.heard("api.respan.ai", format_datetime(NOW, usegmt=True), NOW)
+    assert clock.trusted()
+
+
+@pytest.mark.parametrize("said", [None, "", "tomorrow", "Sun, 01 Mar 2026", "Sun, 99 Mar 2026 12:00:00 GMT"])
+def test_what_is_no_date_says_nothing(said: str | None) -> None:
+    clock = At()
+    clock.heard("vault", said, NOW)
+    assert clock.trusted()
+    assert clock.skews == {}

@@ -1,0 +1,182 @@
+"""The engine: who of several replicas acts, what is told of peers, clocks and failures, and when it sweeps."""
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from support.process import wait_until
+
+from rotator.assembly import Installation
+from rotator.clock import SystemClock
+from rotator.config import load
+from rotator.engine import Engine
+from rotator.events import Event, What
+from rotator.metrics import Metrics
+from rotator.plan import Order, State
+from rotator.simulator import Fault, Options, Simulator
+
+
+class Replica:
+    """One process' engine on a vendor and a file that it shares with the others."""
+
+    def __init__(self, folder: Path, simulator: Simulator, *, leads: bool) -> None:
+        self.simulator = simulator
+        self.leads = leads
+        self.events: list[Event] = []
+        metrics = Metrics("0")
+        settings = {
+            "owner": "prod",
+            "providers": {"respan": {"type": "respan", "base_url": simulator.url, "api_key": {"file": "key"}}},
+            "stores": {"file": {"type": "sqlite", "file": "store.db"}},
+            "sweep": {"settle": "1s"},
+            "targets": {name: {"path": f"apps/{name}"} for name in ("a", "b")},
+        }
+        (folder / "key").write_text(simulator.organisation_key)
+        file = folder / "rotator.json"
+        file.write_text(json.dumps(settings))
+        self.clock = SystemClock()
+        self.installation = Installation(
+            load(file, {}), {}, self.clock, metrics, self.events.append, leads=lambda: self.leads
+        )
+        self.engine = Engine(self.installation, metrics, self.events.append, lambda: self.leads)
+
+    def work(self) -> None:
+        """Do all that is due now."""
+        looked = self.engine.board.snapshot
+        self.engine.tick()
+        wait_until(lambda: all(s.plan or s.error for s in looked()) and not self.engine._under_way, "the passes to end")
+
+    def states(self) -> dict[str, State]:
+        return {status.target.name: status.state for status in self.engine.board.snapshot()}
+
+    def told(self, what: What) -> list[Event]:
+        return [event for event in self.events if event.what is what]
+
+    def calls(self) -> list[str]:
+        return [call.operation for call in self.simulator.journal]
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    with Simulator(options=Options(requests_per_minute=None)) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def replica(tmp_path: Path, simulator: Simulator) -> Iterator[Replica]:
+    made = Replica(tmp_path, simulator, leads=True)
+    yield made
+    made.engine.end()
+    made.installation.close()
+
+
+@pytest.fixture
+def standby(tmp_path: Path, simulator: Simulator) -> Iterator[Replica]:
+    made = Replica(tmp_path, simulator, leads=False)
+    yield made
+    made.engine.end()
+    made.installation.close()
+
+
+# --- standing by -----------------------------------------------------------------------------------------------------
+
+
+def test_a_standby_looks_and_does_nothing(standby: Replica) -> None:
+    standby.work()
+    standby.engine.sweep()
+    standby.engine.ask_providers()
+    assert standby.states() == {"a": State.MISSING, "b": State.MISSING}
+    assert standby.calls() == []
+    assert standby.engine.has_read, "it is ready to take over"
+
+
+def test_who_begins_to_lead_does_what_its_view_says_is_due(standby: Replica) -> None:
+    standby.work()
+    standby.leads = True
+    standby.engine.lead()
+    standby.work()
+    assert standby.states() == {"a": State.OK, "b": State.OK}
+    assert standby.calls() == ["create", "create"]
+
+
+def test_a_person_is_obeyed_by_a_standby_too(replica: Replica, standby: Replica) -> None:
+    replica.work()
+    standby.work()
+    standby.engine.request(Order(rotate=True, by="signal"))
+    standby.work()
+    assert standby.calls().count("create") == 4
+    assert standby.calls().count("update") == 2, "the old keys are shortened by whoever replaced them"
+
+
+def test_who_ceases_to_lead_begins_nothing_more(replica: Replica) -> None:
+    """The pass is under way; after its first action it finds that another leads now."""
+    replica.work()
+    target = replica.installation.targets["a"]
+    executor = replica.installation.executor(target)
+    executor.reconcile(target, Order(rotate=True, by="signal"))
+    replica.leads = False
+    before = len(replica.calls())
+    report = executor.reconcile(target)
+    assert report.error is None
+    assert report.plan is not None
+    assert replica.calls()[before:] == []
+
+
+# --- what is told ----------------------------------------------------------------------------------------------------
+
+
+def test_a_refused_organisation_key_is_told_once_and_its_end_too(replica: Replica) -> None:
+    replica.simulator.faults.add(Fault("refuse", "list", status=401, times=None))
+    for _ in range(3):
+        replica.engine.ask_providers()
+        replica.engine.watch()
+    [down] = replica.told(What.PEER_DOWN)
+    assert down.fields["peer"] == "provider respan"
+    assert "organisation key" in str(down.fields["error"])
+    assert replica.told(What.PEER_UP) == []
+    replica.simulator.faults.clear()
+    replica.clock.sleep(1)
+    replica.engine.ask_providers()
+    replica.engine.watch()
+    [up] = replica.told(What.PEER_UP)
+    assert up.fields == {"peer": "provider respan"}
+
+
+def test_a_foreign_path_is_told_once_until_it_is_ours_again(replica: Replica) -> None:
+    replica.work()
+    store = replica.installation.stores["file"]
+    target = replica.installation.targets["a"]
+    for times in (1, 2):
+        store.write(target.path, {"theirs": "x"}, cas=store.newest(target.path).current_version)
+        for _ in range(3):
+            replica.engine._agenda.wake(["a"])
+            replica.work()
+        assert len(replica.told(What.TARGET_FOREIGN)) == times
+        replica.engine._agenda.request(["a"], Order(adopt=True, by="command"))
+        replica.work()
+        assert replica.states()["a"] is State.OK
+
+
+def test_a_clock_that_is_off_is_told_once_and_its_end_too(replica: Replica) -> None:
+    replica.clock.skews = {"vault:8200": timedelta(seconds=-90), "api.respan.ai": timedelta(0)}
+    for _ in range(3):
+        replica.engine.watch()
+    [told] = replica.told(What.CLOCK_DISAGREES)
+    assert told.fields["skews"] == "-90 s to vault:8200, +0 s to api.respan.ai"
+    replica.clock.skews = {"vault:8200": timedelta(seconds=1)}
+    for _ in range(3):
+        replica.engine.watch()
+    assert len(replica.told(What.CLOCK_AGREES)) == 1
+
+
+def test_a_sweep_has_what_it_finds_worked_on(replica: Replica) -> None:
+    replica.work()
+    for key in replica.simulator.vendor.keys.values():
+        replica.simulator.vendor.delete(key.id)
+    replica.engine.sweep()
+    replica.work()
+    wait_until(lambda: len(replica.told(What.KEY_PUBLISHED)) == 4, "two more keys")
+    assert {event.fields["reason"] for event in replica.told(What.KEY_PUBLISHED)[2:]} == {"missing"}
+    assert [event.fields["to_work"] for event in replica.told(What.SWEPT)] == [2]

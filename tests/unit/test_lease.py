@@ -1,0 +1,323 @@
+"""The Lease, against an API server in memory: who leads when, whatever clocks and answers do."""
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.canned import Asked, Canned, Reply, canned
+from support.world import FakeClock
+
+from rotator.errors import LeaseUnusable
+from rotator.events import Event, What
+from rotator.lease import Lease, LeaseSettings, settings_in_a_pod
+
+DURATION = 15.0
+PATH = "/apis/coordination.k8s.io/v1/namespaces/rotator/leases"
+TOKEN = "a-service-accounts-token"
+
+
+class Api:
+    """Keeps one Lease as Kubernetes does; `reply` stands in for its answers while it is set."""
+
+    def __init__(self) -> None:
+        self.lease: dict[str, Any] | None = None
+        self.version = 0
+        self.reply: Reply | None = None
+        self.token = TOKEN
+        self._lock = threading.Lock()
+
+    def __call__(self, asked: Asked) -> Reply:
+        with self._lock:
+            return self._answer(asked)
+
+    def _answer(self, asked: Asked) -> Reply:
+        if self.reply is not None:
+            return self.reply
+        if asked.headers["authorization"] != f"Bearer {self.token}":
+            return Reply(401, {"kind": "Status"})
+        if asked.method == "GET":
+            assert asked.path == f"{PATH}/rotator"
+            return Reply(200, self.lease) if self.lease else Reply(404, {"kind": "Status"})
+        body = json.loads(asked.body)
+        if asked.method == "POST" and self.lease is not None:
+            return Reply(409, {"kind": "Status"})
+        if asked.method == "PUT" and body["metadata"]["resourceVersion"] != str(self.version):
+            return Reply(409, {"kind": "Status"})
+        self.version += 1
+        body["metadata"]["resourceVersion"] = str(self.version)
+        self.lease = body
+        return Reply(201 if asked.method == "POST" else 200, body)
+
+    @property
+    def holder(self) -> str:
+        assert self.lease is not None
+        return str(self.lease["spec"]["holderIdentity"])
+
+
+class Rig:
+    """Some replicas and one API server. Each replica has clocks of its own."""
+
+    def __init__(self, server: Canned, folder: Path) -> None:
+        self.server, self.api = server, Api()
+        server.answer = self.api
+        self.token = folder / "token"
+        self.token.write_text(TOKEN + "\n")
+        self.events: list[Event] = []
+        self.changes: list[tuple[str, bool]] = []
+
+    def replica(self, name: str, clock: FakeClock) -> Lease:
+        settings = LeaseSettings(self.server.address, "rotator", "rotator", name, self.token, Path("unused"), DURATION)
+        return Lease(settings, clock, self.events.append, lambda leads: self.changes.append((name, leads)))
+
+    def told(self, what: What) -> list[Event]:
+        return [event for event in self.events if event.what is what]
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    with canned(lambda _: Reply(500)) as server:
+        yield Rig(server, tmp_path)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    clock = FakeClock()
+    clock.sleep(1000)
+    return clock
+
+
+def test_the_first_to_come_leads_and_the_second_stands_by(rig: Rig, clock: FakeClock) -> None:
+    a, b = rig.replica("a", clock), rig.replica("b", clock)
+    a.attempt()
+    b.attempt()
+    assert (a.leads(), b.leads(), b.holder) == (True, False, "a")
+    assert rig.api.lease is not None
+    spec = rig.api.lease["spec"]
+    assert spec["renewTime"] == spec["acquireTime"] == "2026-03-01T12:16:40.000000Z"
+    assert (spec["leaseDurationSeconds"], spec["leaseTransitions"]) == (15, 0)
+    assert rig.changes == [("a", True)]
+
+
+def test_who_renews_leads_on_and_keeps_the_time_it_began(rig: Rig, clock: FakeClock) -> None:
+    a, b = rig.replica("a", clock), rig.replica("b", clock)
+    for _ in range(20):
+        a.attempt()
+        b.attempt()
+        assert (a.leads(), b.leads()) == (True, False)
+        clock.sleep(DURATION / 4)
+    assert rig.api.lease is not None
+    assert rig.api.lease["spec"]["acquireTime"] < rig.api.lease["spec"]["renewTime"]
+    assert rig.changes == [("a", True)]
+
+
+def test_a_holder_stops_before_another_can_begin(rig: Rig, clock: FakeClock) -> None:
+    a, b = rig.replica("a", clock), rig.replica("b", clock)
+    a.attempt()
+    b.attempt()
+    began, stopped, taken = clock.monotonic(), 0.0, 0.0
+    while not taken:
+        clock.sleep(0.25)
+        b.attempt()
+        assert not (a.leads() and b.leads())
+        stopped = stopped or (clock.monotonic() if not a.leads() else 0.0)
+        taken = clock.monotonic() if b.leads() else 0.0
+    assert stopped - began == pytest.approx(DURATION * 2 / 3, abs=0.25)
+    assert taken - began == pytest.approx(DURATION, abs=0.25)
+    assert rig.api.holder == "b"
+    assert rig.api.lease is not None
+    assert rig.api.lease["spec"]["leaseTransitions"] == 1
+    a.attempt()
+    assert (a.leads(), a.holder) == (False, "b")
+    assert rig.changes == [("a", True), ("b", True), ("a", False)]
+
+
+def test_times_in_anothers_lease_mean_nothing(rig: Rig, clock: FakeClock) -> None:
+    """A holder whose clock is years behind is not robbed, one whose clock is years ahead not waited for."""
+    for years in (-5, 5):
+        rig.api.lease = None
+        off = FakeClock()
+        off.sleep(1000)
+        off.wall_jump = timedelta(days=365 * years)
+        a, b = rig.replica("a", off), rig.replica("b", clock)
+        a.attempt()
+        for _ in range(3):
+            b.attempt()
+            assert not b.leads()
+            clock.sleep(DURATION / 4)
+        clock.sleep(DURATION)
+        b.attempt()
+        assert b.leads()
+
+
+def test_a_lease_that_says_longer_is_waited_for_longer(rig: Rig, clock: FakeClock) -> None:
+    a, b = rig.replica("a", clock), rig.replica("b", clock)
+    a.attempt()
+    assert rig.api.lease is not None
+    rig.api.lease["spec"]["leaseDurationSeconds"] = 60
+    b.attempt()
+    clock.sleep(DURATION * 2)
+    b.attempt()
+    assert not b.leads()
+    clock.sleep(60)
+    b.attempt()
+    assert b.leads()
+
+
+def test_of_two_who_try_at_once_one_gets_it(rig: Rig, clock: FakeClock) -> None:
+    a, b = rig.replica("a", clock), rig.replica("b", clock)
+    between: list[Lease] = [b]
+
+    def answer(asked: Asked) -> Reply:
+        reply = rig.api(asked)
+        if asked.method == "GET" and between:
+            between.pop().attempt()  # after the other has seen that there is none
+        return reply
+
+    rig.server.answer = answer
+    a.attempt()
+    assert (a.leads(), b.leads()) == (False, True)
+    a.attempt()
+    assert not a.leads()
+    assert not rig.told(What.LEASE_FAILED), "nothing is wrong"
+
+
+@pytest.mark.parametrize("reply", [Reply(500), Reply(403, {}), Reply(401, {}), Reply(200, "<html>"), Reply(200, {})])
+def test_a_holder_that_cannot_renew_leads_on_to_two_thirds_and_says_so_once(
+    rig: Rig, clock: FakeClock, reply: Reply
+) -> None:
+    a = rig.replica("a", clock)
+    a.attempt()
+    rig.api.reply = reply
+    led = 0.0
+    for _ in range(60):
+        a.attempt()
+        led += 0.25 if a.leads() else 0
+        clock.sleep(0.25)
+    assert led == pytest.approx(DURATION * 2 / 3, abs=0.3)
+    [failed] = rig.told(What.LEASE_FAILED)
+    assert TOKEN not in str(failed)
+    assert rig.changes == [("a", True), ("a", False)]
+    rig.api.reply = None
+    a.attempt()
+    assert a.leads()
+    assert TOKEN not in str(rig.events)
+
+
+def test_an_api_server_that_is_away_is_no_end(rig: Rig, clock: FakeClock) -> None:
+    a = rig.replica("a", clock)
+    with canned(lambda _: Reply(500)) as gone:
+        address = gone.address
+    settings = LeaseSettings(address, "rotator", "rotator", "a", rig.token, Path("unused"), DURATION)
+    lost = Lease(settings, clock, rig.events.append)
+    lost.attempt()
+    assert not lost.leads()
+    [failed] = rig.told(What.LEASE_FAILED)
+    assert f"the API server {address} does not answer about the Lease rotator/rotator (ConnectError)" in str(failed)
+    assert not a.leads()
+
+
+def test_the_token_is_read_afresh(rig: Rig, clock: FakeClock) -> None:
+    a = rig.replica("a", clock)
+    a.attempt()
+    rig.api.token = "the-next-token"
+    clock.sleep(5)
+    a.attempt()
+    assert "401" in str(rig.told(What.LEASE_FAILED)[0].fields["error"])
+    rig.token.write_text("the-next-token")
+    clock.sleep(6)
+    a.attempt()
+    assert a.leads()
+
+
+def test_a_token_file_that_is_not_there_is_named(rig: Rig, clock: FakeClock) -> None:
+    a = rig.replica("a", clock)
+    rig.token.unlink()
+    a.attempt()
+    assert not a.leads()
+    assert str(rig.token) in str(rig.told(What.LEASE_FAILED)[0].fields["error"])
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"a b\x00", b"\xff\xfe"])
+def test_a_token_file_without_a_token_is_named(rig: Rig, clock: FakeClock, content: bytes) -> None:
+    a = rig.replica("a", clock)
+    rig.token.write_bytes(content)
+    a.attempt()
+    [failed] = rig.told(What.LEASE_FAILED)
+    assert f"the token file {rig.token} for the Lease rotator/rotator" in str(failed.fields["error"])
+    assert rig.server.asked == []
+
+
+def test_a_clean_stop_gives_it_back_at_once(rig: Rig, clock: FakeClock) -> None:
+    a, b = rig.replica("a", clock), rig.replica("b", clock)
+    a.attempt()
+    b.attempt()
+    a.start()
+    a.stop()
+    assert rig.api.holder == ""
+    assert not a.leads()
+    b.attempt()
+    assert b.leads()
+
+
+def test_a_stop_leaves_anothers_lease_alone(rig: Rig, clock: FakeClock) -> None:
+    a, b = rig.replica("a", clock), rig.replica("b", clock)
+    a.attempt()
+    b.start()
+    b.stop()
+    assert rig.api.holder == "a"
+
+
+def test_a_pod_that_comes_back_under_its_name_goes_on_at_once(rig: Rig, clock: FakeClock) -> None:
+    rig.replica("a", clock).attempt()
+    again = rig.replica("a", clock)
+    again.attempt()
+    assert again.leads()
+
+
+NOTHING: dict[str, Any] = {
+    "name": "rotator",
+    "duration": DURATION,
+    **dict.fromkeys(("namespace", "identity", "api_server", "token_file", "ca_file")),
+}
+
+
+def test_what_is_left_out_is_the_pods_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "namespace").write_text("keys\n")
+    monkeypatch.setattr("rotator.lease.SERVICE_ACCOUNT", tmp_path)
+    pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443", "HOSTNAME": "rotator-5d"}
+    found = settings_in_a_pod(pod, **NOTHING)
+    assert found == LeaseSettings(
+        "https://10.0.0.1:443",
+        "keys",
+        "rotator",
+        "rotator-5d",
+        tmp_path / "token",
+        tmp_path / "ca.crt",
+        DURATION,
+    )
+    assert (
+        settings_in_a_pod(pod | {"KUBERNETES_SERVICE_HOST": "fd00::1"}, **NOTHING).api_server == "https://[fd00::1]:443"
+    )
+
+
+@pytest.mark.parametrize(("said", "missing"), [({}, "api_server"), ({"api_server": "https://k"}, "namespace")])
+def test_outside_of_a_pod_it_is_told_what_is_missing(
+    said: dict[str, str], missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rotator.lease.SERVICE_ACCOUNT", tmp_path)
+    with pytest.raises(LeaseUnusable, match=rf"\[lease\]\.{missing} is not said"):
+        settings_in_a_pod({}, **{**NOTHING, **said})
+
+
+def test_certificates_that_cannot_be_used_are_named(rig: Rig, clock: FakeClock, tmp_path: Path) -> None:
+    for content in (None, "no certificate"):
+        ca_file = tmp_path / f"ca-{content}"
+        if content:
+            ca_file.write_text(content)
+        settings = LeaseSettings("https://127.0.0.1:1", "rotator", "rotator", "a", rig.token, ca_file, DURATION)
+        Lease(settings, clock, rig.events.append).attempt()
+        assert f"the certificates in {ca_file} for the Lease" in str(rig.told(What.LEASE_FAILED)[-1].fields["error"])

@@ -1,0 +1,556 @@
+"""The status page: what it says of every target, in which order, and that nothing in it acts, loads or leaks."""
+
+import base64
+import hashlib
+import re
+import time
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from support.pages import Element, read_page, rows
+from support.world import HOUR, START, make_target
+
+from rotator.errors import ProviderCredentialRefused, ProviderUnavailable, RotatorError
+from rotator.events import Event, Level, What
+from rotator.model import Entry, Record, Standing
+from rotator.page import LONGEST_TEXT, POLICY, ROWS, Asked, read_query, render
+from rotator.plan import Plan, Reason, Rotate, State, Superseded
+from rotator.status import Known, Surroundings, TargetStatus, Told
+
+NOW = START + 10 * HOUR
+ALONE = Surroundings("1.2.3", "", True, "")
+ALL = Asked()
+NASTY = "\"><script>alert(1)</script>'&\u202e\u2028\x1b[31m\x00\ud800"
+
+
+def record(key_id: str = "tk_1", issued: float = 0, expires: float = 24) -> Record:
+    """A key's, in hours from the start; it is ten hours later now."""
+    return Record("prod-eu", "t", key_id, "name", START + issued * HOUR, START + expires * HOUR, "p", "f")
+
+
+def superseded(key_id: str, until: float) -> Superseded:
+    entry = Entry(1, START, Standing.OURS, record(key_id), True, frozenset())
+    return Superseded(record(key_id), (entry,), START, START + until * HOUR)
+
+
+def well(key_id: str = "tk_1", **more: Any) -> Plan:
+    return replace(Plan(State.OK, Reason.FRESH, current=record(key_id), renew_at=START + 16 * HOUR), **more)
+
+
+def due(**more: Any) -> Plan:
+    actions = (Rotate(Reason.EXPIRING, 7),)
+    return well(state=State.DUE, reason=Reason.EXPIRING, actions=actions, renew_at=START + 9 * HOUR, **more)
+
+
+FOREIGN = Plan(State.FOREIGN, Reason.NO_RECORD)
+FIRST = Plan(State.MISSING, Reason.FIRST, actions=(Rotate(Reason.FIRST, 0),))
+
+
+def status(name: str, plan: Plan | None, error: RotatorError | None = None, **more: Any) -> TargetStatus:
+    return TargetStatus(make_target(name), plan, error, **more)
+
+
+def known(*targets: TargetStatus, events: tuple[Told, ...] = (), around: Surroundings = ALONE) -> Known:
+    return Known("prod-eu", NOW, targets, events, around)
+
+
+def page(*targets: TargetStatus, asked: Asked = ALL, **more: Any) -> Element:
+    return read_page(render(known(*targets, **more), asked))
+
+
+def cells(plan: Plan | None, error: RotatorError | None = None, **more: Any) -> dict[str, str]:
+    return rows(page(status("a", plan, error, **more)))["a"]
+
+
+def told(what: What, target: str = "", level: Level = Level.INFO, ago: float = 0, **fields: str | int) -> Told:
+    return Told(NOW - timedelta(seconds=ago), Event(what, target, level, fields))
+
+
+def everything() -> tuple[Known, Asked]:
+    """Of all that can be shown at least one, and most of it nasty."""
+    error = RotatorError(f"it said {NASTY}", f"do {NASTY}")
+    nasty = replace(make_target("b"), path=f"apps/{NASTY}")
+    targets = (
+        status("a", well(superseded=(superseded(NASTY, 11), superseded("tk_0", 9)))),
+        TargetStatus(nasty, due(current=record(NASTY)), error, NOW + HOUR),
+        status("c", FOREIGN),
+        status("d", FIRST),
+        status("e", None),
+        status("f", None, error),
+        *(status(f"g-{number}", well()) for number in range(ROWS)),
+    )
+    events = (told(What.TARGET_FAILED, "b", Level.ERROR, error=NASTY, advice=NASTY, key_id=NASTY, failures=3),)
+    around = Surroundings(
+        NASTY, NASTY, False, f"x{NASTY}", {NASTY: 0.5}, {NASTY: NOW, "b": None}, {NASTY: error}, clock_trusted=False
+    )
+    return Known(NASTY, NOW, targets, events, around), Asked(text="", state=None)
+
+
+# --- it only shows ---------------------------------------------------------------------------------------------------
+
+
+def test_whatever_others_wrote_is_text_and_plays_no_tricks() -> None:
+    html = render(*everything())
+    read_page(html)
+    assert "<script" not in html
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", html)
+    assert (
+        html.count("&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;&#x27;&amp;\\u202e\\u2028\\x1b[31m\\x00\\ud800") > 10
+    )
+    assert html.encode()
+
+
+@pytest.mark.parametrize("text", [NASTY.encode(errors="replace").decode(), '" autofocus onfocus="alert(1)', "</input>"])
+def test_what_is_asked_for_is_text_as_well(text: str) -> None:
+    shown = page(status("a", well()), asked=Asked(text=text, state=State.OK, refresh=False))
+    field = shown.one("input", type="search")
+    assert set(field.attributes) == {"type", "name", "maxlength", "value", "autocomplete"}
+    assert not shown.all("script")
+
+
+def test_nothing_is_loaded_and_nothing_acts() -> None:
+    shown = read_page(render(*everything()))
+    assert not {element.tag for element in shown.all()} & {"script", "iframe", "img", "link", "object", "embed", "base"}
+    for element in shown.all():
+        assert not [name for name in element.attributes if name.startswith("on") or name in ("style", "src", "target")]
+    for link in shown.all("a"):
+        assert re.match(r"\?|#(targets|events)$|status\.json$", link.attributes["href"] or ""), link.attributes
+    for form in shown.all("form"):
+        assert (form.attributes["method"], form.attributes["action"]) == ("get", "?")
+    assert [button.text for button in shown.all("button")] == ["Show"]
+
+
+def test_the_policy_allows_this_style_and_nothing_else() -> None:
+    style = read_page(render(*everything())).one("style")
+    [css] = style.children
+    assert isinstance(css, str)
+    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    assert POLICY.split("; ") == [
+        "default-src 'none'",
+        f"style-src 'sha256-{digest}'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    ]
+    assert "url(" not in css
+    assert "@import" not in css
+
+
+def test_a_secret_that_found_its_way_into_a_text_is_hidden() -> None:
+    key, error = (
+        "sk_live_0123456789abcdef",
+        RotatorError("refused: sk_live_0123456789abcdef", "not sk_live_0123456789abcdef"),
+    )
+    html = render(
+        known(
+            status("a", due(), error),
+            events=(told(What.TARGET_FAILED, "a", error=error.message, note=key),),
+            around=replace(ALONE, down={"provider x": error}),
+        ),
+        Asked(text=key),
+    )
+    assert key not in html.replace(f"q={key}", "")
+    assert "[hidden]" in html
+
+
+# --- for everybody ---------------------------------------------------------------------------------------------------
+
+
+def test_it_can_be_read_aloud() -> None:
+    shown = read_page(render(*everything()))
+    assert shown.one("html").attributes["lang"] == "en"
+    assert shown.one("title").text.startswith("5 not well · ")
+    assert [heading.tag for heading in shown.all() if re.fullmatch("h[1-6]", heading.tag)] == ["h1", "h2", "h2"]
+    ids = [element.attributes["id"] for element in shown.all() if "id" in element.attributes]
+    assert len(ids) == len(set(ids))
+    for svg in shown.all("svg"):
+        assert svg.attributes.get("aria-hidden") == "true" or (
+            svg.attributes["role"],
+            bool(svg.attributes["aria-label"]),
+        )
+    assert all(meter.attributes["aria-label"] for meter in shown.all("meter"))
+    labelled = [control for label in shown.all("label") for control in (*label.all("input"), *label.all("select"))]
+    assert [control.attributes["name"] for control in labelled] == ["q", "state"]
+    table = shown.one("table")
+    assert table.one("caption").text == "1 to 100 of 106 targets, worst first"
+    assert all(head.attributes["scope"] == "col" for head in table.one("thead").all("th"))
+    assert all(head.attributes["scope"] == "row" for head in table.one("tbody").all("th"))
+    # A phone's layout takes the table's own meaning away: the roles keep it.
+    for tag, role in (("table", "table"), ("tr", "row"), ("td", "cell"), ("tbody", "rowgroup")):
+        assert {element.attributes.get("role") for element in shown.all(tag)} == {role}
+
+
+def contrast(one: str, other: str) -> float:
+    """As the Web Content Accessibility Guidelines define it."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_light_and_dark_can_be_read() -> None:
+    [css] = read_page(render(*everything())).one("style").children
+    assert isinstance(css, str)
+    schemes = [
+        dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root {(.*?)}", css, re.S)
+    ]
+    assert len(schemes) == 2
+    for colours in schemes:
+        for back in ("back", "raised"):
+            for front in ("text", "quiet", "link", "good", "soon", "bad", "unsure"):
+                assert contrast(colours[front], colours[back]) >= 4.5, (front, back, colours)
+
+
+def test_it_asks_again_by_itself_unless_it_was_told_to_stand_still() -> None:
+    moving, still = page(status("a", well())), page(status("a", well()), asked=Asked(refresh=False))
+    assert [meta.attributes["content"] for meta in moving.all("meta", **{"http-equiv": "refresh"})] == ["30"]
+    assert still.all("meta", **{"http-equiv": "refresh"}) == []
+    # And it stays still, wherever one goes from there.
+    for link in still.all("a", class_="state"):
+        assert "refresh=off" in (link.attributes["href"] or "")
+    assert still.one("input", type="hidden").attributes == {"type": "hidden", "name": "refresh", "value": "off"}
+
+
+# --- what it says of a target ----------------------------------------------------------------------------------------
+
+
+def test_a_target_that_is_well() -> None:
+    assert cells(well()) == {
+        "path": make_target("a").path,
+        "State": "ok",
+        "Served key": "tk_1 10 h old",
+        "Its life": "14 h of 1 d left, until 2 Mar 12:00:00",
+        "Next": "rotate (expiring) in 6 h, 2 Mar 04:00:00",
+        "Superseded keys": "none",
+    }
+
+
+@pytest.mark.parametrize(
+    ("plan", "error", "state", "key", "following"),
+    [
+        (due(), None, "due", "tk_1 10 h old", "now: rotate (expiring): create a key, publish it as version 8"),
+        (FIRST, None, "missing", "none", "now: rotate (first): create a key, publish it as version 1"),
+        (FOREIGN, None, "foreign", "somebody else's data", "left alone (no-record) If rotator is meant to keep"),
+        (
+            replace(FOREIGN, actions=(Rotate(Reason.ADOPTED, 1),)),
+            None,
+            "foreign",
+            "somebody else's data",
+            "now: rotate",
+        ),
+        (None, None, "unknown", "not known", "read the path"),
+        (None, ProviderUnavailable("no"), "unknown", "not known", "read the path again Failed: no"),
+        (
+            well(),
+            ProviderUnavailable("no", "wait"),
+            "failing",
+            "tk_1 10 h old",
+            "rotate (expiring) in 6 h, 2 Mar 04:00:00 F",
+        ),
+        (well(renew_at=None), None, "ok", "tk_1 10 h old", "nothing"),
+    ],
+)
+def test_what_comes_next_and_why(
+    plan: Plan | None, error: RotatorError | None, state: str, key: str, following: str
+) -> None:
+    shown = cells(plan, error)
+    assert (shown["State"], shown["Served key"]) == (state, key)
+    assert shown["Next"].startswith(following)
+
+
+def test_an_error_stands_with_its_advice_and_the_next_try() -> None:
+    shown = cells(due(), ProviderUnavailable("Respan does not answer", "Wait."), next_look=NOW + timedelta(seconds=42))
+    assert shown["State"] == "failing"
+    assert shown["Next"].endswith("next try in 42 s, 1 Mar 22:00:42 Failed: Respan does not answer Wait.")
+
+
+def test_superseded_keys_and_when_they_go() -> None:
+    keys = (superseded("tk_gone", 9.5), superseded("tk_soon", 11), superseded("tk_other", 10.5))
+    shown = cells(well(superseded=keys, untrusted=(keys[2].record,)))
+    assert shown["Superseded keys"] == (
+        "tk_gone was to end 30 min ago, 1 Mar 21:30:00 tk_soon ends in 1 h, 1 Mar 23:00:00 "
+        "tk_other left alone: the provider knows it under a name that is not this path's"
+    )
+    assert shown["Next"] == "remove tk_soon (grace-over) in 1 h, 1 Mar 23:00:00"
+
+
+def bar(plan: Plan) -> tuple[dict[str, tuple[float, float]], str]:
+    """Where each part of the bar begins and ends, and what is said of it."""
+    shown = page(status("a", plan)).one("svg", class_="bar")
+    parts = {}
+    for rect in shown.all("rect"):
+        x, width = (float(rect.attributes[name] or "") for name in ("x", "width"))
+        parts[str(rect.attributes["class"])] = (x, round(x + width, 1))
+    return parts, str(shown.attributes["aria-label"])
+
+
+@pytest.mark.parametrize(
+    ("plan", "parts"),
+    [
+        (
+            well(renew_at=START + 18 * HOUR),
+            {
+                "gone": (0, 41.7),
+                "ahead": (41.7, 75),
+                "grace": (75, 91.7),
+                "reserve": (91.7, 100),
+                "point": (74.6, 75.4),
+            },
+        ),
+        (
+            well(current=record(issued=10, expires=34), renew_at=START + 28 * HOUR),
+            {"ahead": (0, 75), "grace": (75, 91.7), "reserve": (91.7, 100), "point": (74.6, 75.4)},
+        ),
+        (
+            due(current=record(issued=-10, expires=14)),
+            {"gone": (0, 83.3), "grace": (83.3, 95.8), "reserve": (95.8, 100), "point": (78.8, 79.6)},
+        ),
+        (due(current=record(issued=-15, expires=9)), {"gone": (0, 100), "point": (99.6, 100.4)}),
+        (due(current=record(issued=10, expires=10)), {"ahead": (0, 0)}),
+    ],
+    ids=["half-way", "new", "late", "ended", "no life at all"],
+)
+def test_the_bar_shows_what_is_gone_the_renewal_the_grace_and_the_reserve(
+    plan: Plan, parts: dict[str, tuple[float, float]]
+) -> None:
+    drawn, _ = bar(plan)
+    if parts == {"ahead": (0, 0)}:
+        assert drawn  # and nothing is divided by zero
+        return
+    assert drawn == parts
+    zones = [drawn[name] for name in ("gone", "ahead", "grace", "reserve") if name in drawn]
+    assert [begin for begin, _ in zones[1:]] == [end for _, end in zones[:-1]], "they leave a gap or overlap"
+    assert (zones[0][0], zones[-1][1]) == (0, 100)
+
+
+def test_the_bar_is_told_to_whoever_does_not_see_it() -> None:
+    assert bar(well(renew_at=START + 18 * HOUR))[1] == (
+        "14 h of 1 d left; renewal after 75% of its life, grace of the old key until 92%"
+    )
+    assert bar(due(current=record(issued=-15, expires=9)))[1].startswith("ended 1 h ago;")
+
+
+# --- which targets ---------------------------------------------------------------------------------------------------
+
+
+def test_the_worst_come_first_then_those_with_the_least_time() -> None:
+    def ending(hours: float, **more: Any) -> Plan:
+        return replace(due(**more), current=record(expires=hours))
+
+    shown = page(
+        status("ok-long", replace(well(), current=record(expires=30))),
+        status("ok-short", replace(well(), current=record(expires=20))),
+        status("due", ending(19)),
+        status("failing-long", ending(18), ProviderUnavailable("no")),
+        status("failing-short", ending(12), ProviderUnavailable("no")),
+        status("foreign", FOREIGN),
+        status("unknown", None),
+        status("missing", FIRST),
+        status("also-missing", FIRST),
+    )
+    assert list(rows(shown)) == [
+        *(
+            "also-missing",
+            "missing",
+            "foreign",
+            "failing-short",
+            "failing-long",
+            "unknown",
+            "due",
+            "ok-short",
+            "ok-long",
+        )
+    ]
+    counts = [link.text for link in shown.all("a", class_="state")]
+    assert counts == ["2 missing", "1 foreign", "2 failing", "1 unknown", "1 due", "2 ok"]
+    assert "failing-short in 2 h" in shown.one("dl").text
+
+
+FLEET = (
+    status("billing-api", well("tk_AAA", superseded=(superseded("tk_old", 11),))),
+    status("billing-web", due(current=record(expires=20))),
+    status("chat", FIRST),
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        (Asked(), ["chat", "billing-web", "billing-api"]),
+        (Asked(text="billing"), ["billing-web", "billing-api"]),
+        (Asked(text="BILLING-A"), ["billing-api"]),
+        (Asked(text=make_target("chat").path), ["chat"]),
+        (Asked(text="tk_aaa"), ["billing-api"]),
+        (Asked(text="tk_old"), ["billing-api"]),
+        (Asked(state=State.MISSING), ["chat"]),
+        (Asked(text="billing", state=State.OK), ["billing-api"]),
+        (Asked(text="billing", state=State.MISSING), []),
+        (Asked(page=7), ["chat", "billing-web", "billing-api"]),
+    ],
+)
+def test_the_filter(asked: Asked, names: list[str]) -> None:
+    shown = page(*FLEET, asked=asked)
+    assert list(rows(shown)) == names
+    assert shown.one("input", type="search").attributes["value"] == asked.text
+    selected = [option.text for option in shown.all("option") if "selected" in option.attributes]
+    assert selected == ([asked.state.value] if asked.state else [])
+    assert len(shown.all("a", class_="state")) == 3  # the counts are of all
+    if not names:
+        assert "No target is like that." in shown.one("section", id="targets").text
+
+
+def test_without_targets_it_says_so() -> None:
+    shown = page()
+    assert "No target is configured." in shown.text
+    assert "no key is served" in shown.text
+
+
+@pytest.mark.parametrize(
+    ("query", "asked"),
+    [
+        ("", Asked()),
+        ("q=a&state=failing&page=3&refresh=off", Asked("a", State.FAILING, 3, False)),
+        ("q=&state=&page=", Asked()),
+        ("q=+two%20%20words+%0a", Asked("two words")),
+        ("q=%F0%9F%94%91%ff", Asked("🔑\ufffd")),
+        ("q=" + "x" * 5000, Asked("x" * LONGEST_TEXT)),
+        ("state=OK&state=nonsense", Asked()),
+        ("state=%3Cscript%3E", Asked()),
+        ("page=0", Asked()),
+        ("page=-1", Asked()),
+        ("page=1e9", Asked()),
+        ("page=9999999", Asked()),
+        ("page=٣", Asked()),
+        ("page=999999", Asked(page=999999)),
+        ("refresh=on", Asked()),
+        ("q", Asked()),
+        ("&&&=&;", Asked()),
+        ("unknown=1&q=a", Asked("a")),
+        ("&".join(f"x{number}=1" for number in range(50)) + "&q=a", Asked()),
+        ("%", Asked()),
+    ],
+)
+def test_a_query_is_understood_or_as_if_it_were_not_there(query: str, asked: Asked) -> None:
+    assert read_query(query) == asked
+    page(*FLEET, asked=asked)
+
+
+@pytest.mark.parametrize(
+    "asked", [Asked(), Asked("a & b=<c>", State.OK, 12, False), Asked("%25+#é"), Asked(page=2), Asked(refresh=False)]
+)
+def test_a_link_leads_to_what_it_was_made_for(asked: Asked) -> None:
+    assert read_query(asked.query.removeprefix("?")) == asked
+
+
+def many(number: int, error: RotatorError | None = None) -> tuple[TargetStatus, ...]:
+    plans = (replace(due() if error else well(), current=record(f"tk_{n:05}")) for n in range(number))
+    return tuple(status(f"target-{n:05}", made, error) for n, made in enumerate(plans))
+
+
+def steps(shown: Element) -> dict[str, str]:
+    """Where one can go from a page of many."""
+    return {link.text: str(link.attributes["href"]) for link in shown.one("nav", class_="paging").all("a")}
+
+
+def test_from_page_to_page_each_target_is_there_once() -> None:
+    fleet, asked, seen = known(*many(950)), Asked(text="TARGET", state=State.OK, refresh=False), list[str]()
+    while True:
+        shown = read_page(render(fleet, asked))
+        seen += rows(shown)
+        if "next" not in steps(shown):
+            break
+        asked = read_query(steps(shown)["next"].removeprefix("?"))
+    assert seen == sorted(seen)
+    assert len(set(seen)) == len(seen) == 950
+    assert asked == Asked("TARGET", State.OK, 10, False)
+    assert shown.one("caption").text == "901 to 950 of 950 targets, out of 950, worst first"
+    assert steps(shown).keys() == {"first", "previous"}
+
+
+def test_ten_thousand_targets_a_hundred_a_page() -> None:
+    fleet = known(*many(10_000))
+    shown = read_page(render(fleet, Asked(page=50)))
+    assert list(rows(shown)) == [f"target-{n:05}" for n in range(4900, 5000)]
+    assert shown.one("caption").text == "4,901 to 5,000 of 10,000 targets, worst first"
+    assert steps(shown) == {"first": "?", "previous": "?page=49", "next": "?page=51", "last": "?page=100"}
+    last, beyond = (read_page(render(fleet, Asked(page=number))) for number in (100, 100_000))
+    assert rows(beyond) == rows(last)
+    assert list(rows(read_page(render(fleet, Asked(text="target-04711"))))) == ["target-04711"]
+
+
+@pytest.mark.parametrize("error", [None, ProviderUnavailable("Respan does not answer" * 10)], ids=["well", "failing"])
+def test_ten_thousand_targets_cost_little(error: RotatorError | None) -> None:
+    fleet = known(*many(10_000, error))
+    took = []
+    for _ in range(3):
+        began = time.process_time()
+        html = render(fleet, Asked(page=50))
+        took.append(time.process_time() - began)
+    assert min(took) < 0.5  # about 0.03 s where nothing else runs
+    assert len(html) < 400_000
+
+
+# --- what it says of the whole ---------------------------------------------------------------------------------------
+
+
+def around(**more: Any) -> str:
+    shown = page(status("a", well()), around=replace(ALONE, **more))
+    return " | ".join(
+        element.text
+        for element in (*shown.all("section", class_="troubles"), *shown.all(class_="notice"), shown.one("dl"))
+    )
+
+
+def test_who_leads() -> None:
+    assert "Leader this replica, alone" in around()
+    assert "Leader this replica rotator-0" in around(replica="rotator-0", holder="rotator-0")
+    standing_by = around(replica="rotator-1", holder="rotator-0", leads=False)
+    assert standing_by.startswith("This replica stands by and only looks: rotator-0 acts")
+    assert "Leader rotator-0 this is rotator-1" in standing_by
+    nobody = around(replica="rotator-1", holder="", leads=False)
+    assert nobody.startswith("No replica leads")
+    assert "Leader nobody this is rotator-1" in nobody
+
+
+def test_budgets_logins_and_what_is_down() -> None:
+    assert "respan 37% used" in around(budgets={"respan": 0.37})
+    shown = around(logins={"vault": NOW + timedelta(minutes=23), "other": None})
+    assert "vault in 23 min, 1 Mar 22:23:00 other no end known" in shown
+    down = around(down={"provider respan": ProviderCredentialRefused("the organisation key is refused", "Replace it.")})
+    assert down.startswith("provider respan is left alone for now: the organisation key is refused Replace it.")
+    assert around(clock_trusted=False).startswith("This machine's clock")
+
+
+def test_the_title_counts_who_is_not_well() -> None:
+    assert page(*FLEET).one("title").text == "1 not well · prod-eu · rotator"
+    assert page(*FLEET[:2]).one("title").text == "all well · prod-eu · rotator"
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+EVENTS = (
+    told(What.TARGET_FAILED, "chat", Level.WARNING, 5, error="no answer", advice="Wait.", failures=4, note=""),
+    told(What.KEY_PUBLISHED, "billing-api", ago=60, key_id="tk_1", reason="expiring", version=7),
+    told(What.UNEXPECTED_ERROR, "", Level.ERROR, 3600 * 20, where="a sweep", error="ValueError", traceback="File x"),
+)
+
+
+def test_events_are_told_as_in_the_log_but_for_tracebacks() -> None:
+    items = [item.text for item in page(*FLEET, events=EVENTS).one("section", id="events").all("li")]
+    assert items == [
+        "21:59:55 warning target_failed chat no answer Wait. failures=4",
+        "21:59:00 key_published billing-api key_id=tk_1 reason=expiring version=7",
+        "1 Mar 02:00:00 error unexpected_error ValueError where=a sweep",
+    ]
+
+
+def test_the_filter_holds_for_events_too() -> None:
+    shown = page(*FLEET, events=EVENTS, asked=Asked(text="Billing")).one("section", id="events")
+    assert [item.text.split()[1] for item in shown.all("li")] == ["key_published"]
+    assert "None yet about targets like" in page(*FLEET, events=EVENTS, asked=Asked(text="nobody")).text

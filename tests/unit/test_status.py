@@ -1,0 +1,209 @@
+"""How targets stand: the daemon's board and its latest events, the promised JSON, and what `status` prints of it."""
+
+import json
+import threading
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from rich.text import Text
+from support.world import HOUR, START, make_target
+
+from rotator.errors import ProviderCredentialRefused, ProviderUnavailable, RotatorError
+from rotator.events import Event, Level, What
+from rotator.model import Record
+from rotator.output import say_status
+from rotator.plan import Plan, Reason, State
+from rotator.status import KEPT, Board, Known, Recent, Surroundings, TargetStatus, status_json
+
+SECRET = "sk_live_0123456789abcdef"
+RECORD = Record("prod-eu", "t", "tk_1", "name", START, START + 24 * HOUR, "p", "f")
+WELL = Plan(State.OK, Reason.FRESH, current=RECORD, renew_at=START + 16 * HOUR)
+SURROUNDINGS = Surroundings(
+    "1.2.3",
+    "rotator-1",
+    False,
+    "rotator-0",
+    {"respan": 0.37},
+    {"vault": START, "other": None},
+    {"provider respan": ProviderCredentialRefused(f"refused: {SECRET}")},
+)
+
+
+class Told:
+    """A clock that ticks once an event, and those who listen."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.ticks = 0
+        self.recent = Recent(self.events.append, self.now)
+
+    def now(self) -> datetime:
+        self.ticks += 1
+        return START + timedelta(seconds=self.ticks)
+
+    def tell(self, what: What, level: Level = Level.INFO, **fields: str) -> None:
+        self.recent(Event(what, "a", level, fields))
+
+
+# --- recent events ---------------------------------------------------------------------------------------------------
+
+
+def test_every_event_is_passed_on_and_the_newest_comes_first() -> None:
+    told = Told()
+    for what in (What.KEY_CREATED, What.KEY_PUBLISHED):
+        told.tell(what)
+    assert [event.what for event in told.events] == [What.KEY_CREATED, What.KEY_PUBLISHED]
+    assert [each.event.what for each in told.recent.latest()] == [What.KEY_PUBLISHED, What.KEY_CREATED]
+
+
+def test_a_busy_hour_does_not_push_out_what_went_wrong() -> None:
+    told = Told()
+    told.tell(What.TARGET_FAILED, Level.WARNING)
+    told.tell(What.TARGET_FOREIGN, Level.ERROR)
+    for _ in range(10 * KEPT):
+        told.tell(What.KEY_PUBLISHED)
+    latest = told.recent.latest()
+    assert len(latest) == KEPT + 2
+    assert [each.event.what for each in latest[-2:]] == [What.TARGET_FOREIGN, What.TARGET_FAILED]
+    for _ in range(10 * KEPT):
+        told.tell(What.TARGET_FAILED, Level.WARNING)
+    assert len(told.recent.latest()) == 2 * KEPT
+
+
+def test_it_is_kept_and_asked_for_by_many_threads() -> None:
+    told = Told()
+
+    def use() -> None:
+        for _ in range(200):
+            told.tell(What.SWEPT)
+            told.recent.latest()
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(told.events) == 800
+    assert len(told.recent.latest()) == KEPT
+
+
+def test_an_event_has_no_secret_and_no_traceback_in_the_json() -> None:
+    told = Told()
+    told.tell(What.UNEXPECTED_ERROR, Level.ERROR, where="x", error=f"no {SECRET}\u202e", traceback="File")
+    [event] = told.recent.latest()
+    assert event.to_json() == {
+        "at": "2026-03-01T12:00:01Z",
+        "level": "error",
+        "event": "unexpected_error",
+        "target": "a",
+        "fields": {"where": "x", "error": "no [hidden]\\u202e"},
+    }
+
+
+# --- the board -------------------------------------------------------------------------------------------------------
+
+
+def test_the_board_is_in_order_and_keeps_what_was_known() -> None:
+    board, error = Board(), ProviderUnavailable("no")
+    targets = {name: make_target(name) for name in ("b", "c", "a")}
+    board.keep_only(targets)
+    board.update(targets["c"], WELL, None, START)
+    board.update(targets["c"], None, error, START + HOUR)
+    assert [status.target.name for status in board.snapshot()] == ["a", "b", "c"]
+    last = board.snapshot()[2]
+    assert (last.plan, last.error, last.next_look, last.state) == (WELL, error, START + HOUR, State.FAILING)
+    board.keep_only({name: targets[name] for name in ("c", "b")})
+    assert board.snapshot() == (TargetStatus(targets["b"], None, None), last)
+
+
+def test_a_pass_that_ends_after_its_target_was_removed_does_not_bring_it_back() -> None:
+    board, target = Board(), make_target("a")
+    board.keep_only({"a": target})
+    board.keep_only({})
+    board.update(target, WELL, None)
+    assert board.snapshot() == ()
+
+
+# --- the JSON --------------------------------------------------------------------------------------------------------
+
+
+def statuses() -> tuple[TargetStatus, ...]:
+    return (
+        TargetStatus(make_target("a"), WELL, None),
+        TargetStatus(make_target("b"), WELL, RotatorError(f"it said [/red] {SECRET} \x1b[31m")),
+        TargetStatus(make_target("c"), None, None),
+    )
+
+
+def test_the_promised_keys_are_there_and_a_daemon_adds_its_own_beside_them() -> None:
+    plain = status_json("prod-eu", START, statuses())
+    assert list(plain) == ["owner", "at", "targets"]
+    assert [target["state"] for target in plain["targets"]] == ["ok", "failing", "unknown"]
+    assert plain["targets"][1]["last_error"] == "it said [/red] [hidden] \\x1b[31m"
+    shown = Known("prod-eu", START, statuses(), (), SURROUNDINGS).to_json()
+    assert {name: shown[name] for name in plain} == plain
+    assert shown.keys() - plain.keys() == {"daemon", "events"}
+    assert shown["daemon"] == {
+        "version": "1.2.3",
+        "replica": "rotator-1",
+        "leads": False,
+        "holder": "rotator-0",
+        "budgets_used": {"respan": 0.37},
+        "logins_end": {"vault": "2026-03-01T12:00:00Z", "other": None},
+        "down": {"provider respan": "refused: [hidden]"},
+        "clock_trusted": True,
+    }
+    assert SECRET not in json.dumps(shown)
+
+
+# --- what is printed of it -------------------------------------------------------------------------------------------
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], known: Any, *, terminal: bool) -> str:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", "200")
+    say_status(known, as_json=False)
+    return Text.from_ansi(capsys.readouterr().out).plain
+
+
+def test_worst_first_on_a_terminal_and_in_a_pipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = status_json("prod-eu", START, statuses())
+    piped = shown(monkeypatch, capsys, known, terminal=False).splitlines()
+    assert [line.split("\t")[0] for line in piped] == ["b", "c", "a"]
+    assert all(len(line.split("\t")) == 8 for line in piped)
+    heading, *lines = shown(monkeypatch, capsys, known, terminal=True).splitlines()
+    assert heading.startswith("target")
+    assert [line.split()[0] for line in lines] == ["b", "c", "a"]
+    assert "it said [/red] [hidden] \\x1b[31m" in lines[0]  # what stands in brackets is no markup
+
+
+def test_a_key_id_that_somebody_wrote_breaks_no_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = status_json("prod-eu", START, statuses()[:1])
+    known["targets"][0]["key_id"] = "tk\nb\tok\x1b[2J"
+    assert shown(monkeypatch, capsys, known, terminal=False).split("\t")[2] == "tk\\nb\\tok\\x1b[2J"
+
+
+def test_what_a_daemon_knows_is_told_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = Told()
+    for what in What:
+        told.tell(what, note="", reason="expiring")
+    known = Known("prod-eu", START, statuses(), told.recent.latest(), SURROUNDINGS).to_json()
+    assert len(shown(monkeypatch, capsys, known, terminal=False).splitlines()) == 3
+    lines = shown(monkeypatch, capsys, known, terminal=True).splitlines()[4:]
+    assert lines[1:6] == [
+        "rotator 1.2.3: rotator-1 stands by; rotator-0 leads",
+        "provider respan: 37% of a minute's requests used",
+        "store vault: the login ends at 2026-03-01T12:00:00Z, unless it is renewed",
+        "store other: the login ends at no known time",
+        "provider respan is left alone for now: refused: [hidden]",
+    ]
+    events = lines[7:]
+    assert len(events) == 20
+    assert events[-1].endswith(f"{list(What)[-1]} a reason=expiring")  # the newest is the last

@@ -1,0 +1,533 @@
+"""The sweep: which keys are orphans, what is done about them, and what it must leave alone."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import timedelta
+from math import inf
+
+import pytest
+from support.world import (
+    HOUR,
+    OWNER,
+    IssuedKey,
+    World,
+    afterwards,
+    faults,
+    lost,
+    make_target,
+    meanwhile,
+    refuse,
+    unknown,
+)
+
+from rotator.errors import ClockDisagrees, ProviderUnavailable, StoreUnavailable, TooManyOrphans
+from rotator.events import What
+from rotator.execute import Executor
+from rotator.model import KeyName, Target
+from rotator.plan import Order, Reason
+from rotator.sweep import Fate, Outcome, Sweeper, Swept
+
+SETTLE = timedelta(minutes=5)
+LATER = timedelta(minutes=6)
+
+
+def rotated(world: World) -> Executor:
+    """An executor that has given every target its first key."""
+    executor = world.executor()
+    for target in world.targets:
+        assert executor.reconcile(target).error is None
+    return executor
+
+
+def sweeper_of(executor: Executor, targets: Iterable[Target], max_removals: int = 10) -> Sweeper:
+    groups = [(executor, list(targets))]
+    return Sweeper("respan", groups, executor.ports.budget, frozenset({OWNER}), SETTLE, max_removals)
+
+
+def sweep(world: World, *, after: timedelta = LATER, dry_run: bool = False, max_removals: int = 10) -> Swept:
+    """What a process does that has been there for a while: it sweeps twice, and then works on what was found."""
+    executor = world.executor("sweeper")
+    sweeper = sweeper_of(executor, world.targets, max_removals)
+    if after:
+        sweeper.sweep(dry_run=True)
+        world.clock.advance(after)
+    swept = sweeper.sweep(dry_run=dry_run)
+    for target in swept.to_work if not dry_run else ():
+        executor.reconcile(target)
+    return swept
+
+
+def orphan(world: World, version: int = 1, target: Target | None = None, life: timedelta = 24 * HOUR) -> IssuedKey:
+    """A key that was made for a version of a target's path, and that no version of it holds."""
+    target = target or world.target
+    place = world.executor().scope(target).place
+    name = KeyName(OWNER, target.name, place, version, f"orphan{'abcdefgh'[len(world.vendor.keys) % 8]}a")
+    return world.vendor.issue(str(name), world.clock.now() + life)
+
+
+# --- orphans ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_orphan_is_treated_as_just_superseded_and_its_record_goes_when_that_is_over() -> None:
+    world = World()
+    rotated(world)
+    lonely = orphan(world)
+    swept = sweep(world)
+    assert [(o.key.id, o.fate, o.outcome) for o in swept.orphans] == [(lonely.id, Fate.TO_SHORTEN, Outcome.SHORTENED)]
+    assert lonely.expires_at == swept.orphans[0].until == world.clock.now() + world.target.grace_period
+    assert world.vendor.alive(lonely)
+
+    assert [o.fate for o in sweep(world).orphans] == [Fate.ENDING]
+
+    world.clock.advance(world.target.grace_period)
+    assert [o.outcome for o in sweep(world).orphans] == [Outcome.REMOVED]
+    assert lonely.revoked
+    assert sweep(world).orphans == ()
+    assert not world.broken
+
+
+def test_a_key_that_never_expires_is_shortened_too() -> None:
+    world = World()
+    rotated(world)
+    lonely = orphan(world)
+    lonely.expires_at = None
+    assert [o.outcome for o in sweep(world).orphans] == [Outcome.SHORTENED]
+    assert lonely.expires_at is not None
+
+
+def test_an_orphan_that_ends_within_a_grace_period_is_left_to_do_so() -> None:
+    world = World()
+    rotated(world)
+    lonely = orphan(world, life=2 * HOUR)
+    ends = lonely.expires_at
+    assert [o.fate for o in sweep(world).orphans] == [Fate.ENDING]
+    assert lonely.expires_at == ends
+
+
+def test_a_young_key_may_still_be_on_its_way() -> None:
+    world = World()
+    rotated(world)
+    orphan(world)
+    assert [o.fate for o in sweep(world, after=timedelta(0)).orphans] == [Fate.SETTLING]
+    assert [o.fate for o in sweep(world, after=SETTLE - timedelta(seconds=1)).orphans] == [Fate.SETTLING]
+    assert [o.outcome for o in sweep(world, after=SETTLE).orphans] == [Outcome.SHORTENED]
+
+
+def test_the_history_is_read_after_the_list() -> None:
+    """A key that is published while the list travels is found in the history."""
+    world = World()
+    executor = rotated(world)
+    sweeper = sweeper_of(world.executor("sweeper"), world.targets)
+    sweeper.sweep(dry_run=True)
+
+    def publishes_meanwhile() -> None:
+        executor.reconcile(world.target, Order(rotate=True))
+        world.clock.advance(LATER)
+
+    world.at(
+        lambda call: call.actor == "sweeper" and call.operation == "provider.page", afterwards(publishes_meanwhile)
+    )
+    assert sweeper.sweep().orphans == ()
+    assert not world.broken
+
+
+@pytest.mark.parametrize("served", ["shortened", "restored"])
+def test_a_superseded_key_is_no_orphan(served: str) -> None:
+    world = World()
+    executor = rotated(world)
+    first = world.served()
+    assert first
+    executor.reconcile(world.target, Order(rotate=True))
+    if served == "restored":
+        world.store.rollback(world.target.path, 1)
+    assert sweep(world).orphans == ()
+    assert world.vendor.alive(first)
+    assert not world.broken
+
+
+def test_a_key_that_a_short_history_pushed_out_keeps_a_grace_period() -> None:
+    world = World(max_versions=1)
+    executor = rotated(world)
+    first = world.served()
+    assert first
+    world.at("provider.set_expiry", refuse(unknown("provider.set_expiry")), times=1)
+    executor.reconcile(world.target, Order(rotate=True))
+    assert [o.outcome for o in sweep(world).orphans] == [Outcome.SHORTENED]
+    assert first.expires_at == world.clock.now() + world.target.grace_period
+    assert not world.broken
+
+
+def test_a_list_that_is_older_than_anothers_shortening_prolongs_nothing() -> None:
+    """Seen in the simulation: a sweep that was frozen after its list would have given the key another grace period."""
+    world = World()
+    rotated(world)
+    lonely = orphan(world)
+    frozen = sweeper_of(world.executor("frozen"), world.targets)
+    frozen.sweep(dry_run=True)
+    world.clock.advance(LATER)
+
+    def others_work() -> None:
+        sweep(world)
+        world.clock.advance(HOUR)
+
+    pages = iter([False, True])
+    world.at(
+        lambda call: call.actor == "frozen" and call.operation == "provider.page" and next(pages, False),
+        afterwards(others_work),
+        times=inf,
+    )
+    assert [o.outcome for o in frozen.sweep().orphans] == [Outcome.LEFT]
+    assert lonely.expires_at == world.clock.now() - HOUR + world.target.grace_period
+
+
+# --- the fence -------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_for_a_version_to_come_is_fenced_off_first() -> None:
+    world = World()
+    rotated(world)
+    before = world.store.read(world.target.path)
+    lonely = orphan(world, version=2)
+    other = orphan(world, version=2)
+    swept = sweep(world)
+    assert [o.outcome for o in swept.orphans] == [Outcome.SHORTENED] * 2
+    assert {lonely.expires_at, other.expires_at} == {swept.orphans[0].until}
+    assert world.store.current_version(world.target.path) == 2, "one fence for both"
+    assert world.store.read(world.target.path) == before
+    assert [event.fields["version"] for event in world.told(What.PATH_FENCED)] == [2]
+    assert not sweep(world).to_work, "a fenced path has nothing due"
+
+
+def test_no_fence_where_the_key_has_missed_its_version() -> None:
+    world = World()
+    rotated(world)
+    orphan(world, version=1)
+    assert [o.outcome for o in sweep(world).orphans] == [Outcome.SHORTENED]
+    assert world.store.current_version(world.target.path) == 1
+
+
+def test_a_writer_that_wakes_up_after_the_fence_publishes_nothing() -> None:
+    """The publish of a frozen replica lands after the sweep: with its compare-and-set spent it changes nothing."""
+    world = World()
+    rotated(world)
+    served = world.served()
+    world.at("store.write", world.delay(unknown("store.write")), times=inf)
+    world.executor("frozen").reconcile(world.target, Order(rotate=True))
+    world.wire.route = lambda call: call.effect()
+    assert [o.outcome for o in sweep(world).orphans] == [Outcome.SHORTENED]
+    world.land()
+    assert world.served() is served
+    assert not world.broken
+
+
+def test_a_writer_that_wakes_up_before_the_fence_has_its_key_served() -> None:
+    world = World()
+    rotated(world)
+    world.at("store.write", world.delay(unknown("store.write")), times=inf)
+    world.executor("frozen").reconcile(world.target, Order(rotate=True))
+    world.wire.route = lambda call: call.effect()
+    world.at("store.write", meanwhile(world.land))
+    swept = sweep(world)
+    served = world.served()
+    assert served is world.vendor.keys[swept.orphans[0].key.id]
+    assert swept.orphans[0].outcome is Outcome.LEFT
+    assert served.expires_at == served.granted
+
+
+def test_a_read_that_is_older_than_the_fence_is_not_believed() -> None:
+    """Found by the simulation: an old leader does not know the key yet that the fence itself has just published again.
+
+    The list shows a key that is published at once; a stale history makes it an orphan; the fence, on a fresh read,
+    repeats that very key; and another stale read shows it as an orphan still.
+    """
+    world = World()
+    executor = rotated(world)
+    past = world.store.history(world.target.path, 0.0)
+    sweeper = sweeper_of(world.executor("sweeper"), world.targets)
+    executor.reconcile(world.target, Order(rotate=True))
+    served = world.served()
+    assert served
+    sweeper.sweep(dry_run=True)
+    world.clock.advance(LATER)
+    reads = iter([True, False, True])
+    world.at(
+        lambda call: call.actor == "sweeper" and call.operation == "store.history" and next(reads),
+        lambda call: replace(past, observed_at=world.clock.monotonic()),
+        times=inf,
+    )
+    swept = sweeper.sweep()
+    assert [(o.key.id, o.outcome) for o in swept.orphans] == [(served.id, Outcome.LEFT)]
+    assert served.expires_at == served.granted
+    assert not world.broken
+
+
+@pytest.mark.parametrize("kind", ["lost", "unsent", "late", "StoreSealed", "StorePermissionDenied"])
+def test_without_a_fence_that_is_known_to_stand_nothing_is_shortened(kind: str) -> None:
+    world = World()
+    rotated(world)
+    lonely = orphan(world, version=2)
+    ends = lonely.expires_at
+    world.at("store.write", faults(world, "store.write")[kind], times=inf)
+    swept = sweep(world)
+    assert swept.orphans[0].outcome is Outcome.FAILED
+    assert lonely.expires_at == ends
+    assert [*swept.failed] == [world.target.name]
+    assert not swept.complete
+    world.wire.route = lambda call: call.effect()
+    assert sweep(world).orphans[0].outcome is Outcome.SHORTENED, "the next sweep tries again"
+
+
+def test_another_sweeps_fence_is_not_taken_for_our_own() -> None:
+    """Found by the simulation: it repeats the same key, and a writer may be about to publish right after it."""
+    world = World()
+    executor = rotated(world)
+    path = world.target.path
+    past = world.store.history(path, 0.0)
+    world.store.put(path, **(world.store.read(path) or {}))  # what the other sweep does
+    lonely = orphan(world, version=3)
+    ends = lonely.expires_at
+    sweeper = sweeper_of(executor, world.targets)
+    sweeper.sweep(dry_run=True)
+    world.clock.advance(LATER)
+    reads = iter([False, True])
+    world.at(
+        lambda call: call.operation == "store.history" and next(reads, False),
+        lambda call: replace(past, observed_at=world.clock.monotonic()),
+        times=inf,
+    )
+    assert [o.outcome for o in sweeper.sweep().orphans] == [Outcome.LEFT]
+    assert lonely.expires_at == ends
+    assert not world.told(What.PATH_FENCED)
+
+
+# --- what is left alone ----------------------------------------------------------------------------------------------
+
+
+def test_more_orphans_than_allowed_are_all_left_alone() -> None:
+    world = World(make_target("a"), make_target("b"))
+    rotated(world)
+    orphans = [orphan(world, target=target) for target in world.targets for _ in range(2)]
+    over = orphan(world, life=timedelta(seconds=1))
+    ends = [key.expires_at for key in orphans]
+    swept = sweep(world, max_removals=3)
+    assert isinstance(swept.error, TooManyOrphans)
+    assert {o.outcome for o in swept.orphans} == {Outcome.HELD}
+    assert [key.expires_at for key in orphans] == ends
+    assert not over.revoked
+
+    assert {o.outcome for o in sweep(world, max_removals=4).orphans} == {Outcome.SHORTENED, Outcome.REMOVED}
+
+
+def test_a_dry_run_changes_nothing() -> None:
+    world = World()
+    executor = rotated(world)
+    executor.reconcile(world.target, Order(rotate=True))
+    orphan(world, version=9)
+    orphan(world, life=timedelta(seconds=1))
+    served = world.served()
+    assert served
+    world.vendor.revoke(served.id)
+    before = len(world.wire.journal)
+    swept = sweep(world, dry_run=True)
+    changing = {"store.write", "store.destroy", "provider.create", "provider.set_expiry", "provider.delete"}
+    assert not changing & set(world.calls(since=before))
+    assert [o.fate for o in swept.orphans] == [Fate.TO_SHORTEN, Fate.OVER]
+    assert swept.to_work == (world.target,)
+
+
+def test_what_is_not_ours_is_reported_and_never_touched() -> None:
+    world = World()
+    rotated(world)
+    removed = make_target("removed")
+    place = World(removed).executor().scope(removed).place
+    gone = world.vendor.issue(str(KeyName(OWNER, "removed", place, 1, "abcdefgh")), world.clock.now() + HOUR)
+    theirs = world.vendor.issue(str(KeyName("staging", "removed", place, 1, "abcdefgh")), world.clock.now() + HOUR)
+    by_hand = world.vendor.issue("made by hand", None)
+    before = [(key.expires_at, key.revoked) for key in (gone, theirs, by_hand)]
+    swept = sweep(world)
+    assert [key.id for key in swept.unclaimed] == [gone.id]
+    assert swept.others == 2
+    assert [(key.expires_at, key.revoked) for key in (gone, theirs, by_hand)] == before
+
+
+@pytest.mark.parametrize("deed", ["put", "patch", "delete", "forget"])
+def test_nothing_is_touched_while_the_path_is_not_ours(deed: str) -> None:
+    world = World()
+    rotated(world)
+    lonely = orphan(world, version=2)
+    ends, path = lonely.expires_at, world.target.path
+    if deed == "put":
+        world.store.put(path, api_key="theirs")
+    elif deed == "patch":
+        world.store.patch(path, api_key="theirs")
+    elif deed == "delete":
+        world.store.delete(path)
+    else:
+        world.store.delete_metadata(path)
+    before = len(world.wire.journal)
+    assert sweep(world).orphans == ()
+    assert lonely.expires_at == ends
+    if deed in ("put", "patch"):
+        assert not {"store.write", "provider.set_expiry", "provider.delete"} & set(world.calls(since=before))
+
+
+def test_no_key_is_ended_by_a_clock_that_is_not_trusted() -> None:
+    world = World()
+    executor = rotated(world)
+    executor.reconcile(world.target, Order(rotate=True))
+    first = world.vendor.keys["tk_0001"]
+    lonely = orphan(world)
+    ends = lonely.expires_at
+    world.clock.is_trusted = False
+    swept = sweep(world)
+    assert isinstance(swept.error, ClockDisagrees)
+    assert [o.outcome for o in swept.orphans] == [Outcome.HELD]
+    assert lonely.expires_at == ends
+    world.clock.advance(world.target.grace_period)
+    assert executor.reconcile(world.target).error is None
+    assert not first.revoked, "its grace may not be over in truth"
+    world.clock.is_trusted = True
+    assert executor.reconcile(world.target).error is None
+    assert first.revoked
+
+
+# --- served keys that are gone ---------------------------------------------------------------------------------------
+
+
+def test_a_served_key_that_is_gone_is_replaced() -> None:
+    world = World(make_target("a"), make_target("b"))
+    rotated(world)
+    served = world.served()
+    assert served
+    world.vendor.revoke(served.id)
+    swept = sweep(world)
+    assert swept.to_work == (world.target,)
+    assert world.told(What.KEY_PUBLISHED)[-1].fields["reason"] == Reason.MISSING
+    now_served = world.served()
+    assert now_served
+    assert world.vendor.alive(now_served)
+
+
+def test_a_list_that_lacks_the_served_key_proves_nothing_by_itself() -> None:
+    world = World()
+    rotated(world)
+    world.at(lambda call: call.operation == "provider.page", lambda call: [], times=inf)
+    before = len(world.wire.journal)
+    assert sweep(world).to_work == ()
+    assert "provider.retrieve" in world.calls(since=before)
+
+
+def test_a_served_key_that_somebody_shortened_is_restored() -> None:
+    world = World()
+    rotated(world)
+    served = world.served()
+    assert served
+    assert served.expires_at
+    served.expires_at -= 10 * HOUR
+    assert sweep(world).to_work == (world.target,)
+    assert served.expires_at == served.granted
+
+
+def test_a_path_rolled_back_to_a_key_on_its_way_out_is_healed() -> None:
+    world = World()
+    executor = rotated(world)
+    first = world.served()
+    executor.reconcile(world.target, Order(rotate=True))
+    world.store.rollback(world.target.path, 1)
+    assert world.served() is first
+    sweep(world)
+    assert first
+    assert first.expires_at == first.granted
+
+
+def test_a_lost_shortening_is_made_up_for() -> None:
+    world = World()
+    executor = rotated(world)
+    first = world.served()
+    assert first
+    world.at("provider.set_expiry", lambda call: True)  # it says so, and does nothing
+    executor.reconcile(world.target, Order(rotate=True))
+    assert first.expires_at == first.granted
+    sweep(world)
+    assert first.expires_at == world.superseded_at(first) + world.target.grace_period  # type: ignore[operator]
+
+
+# --- when things fail ------------------------------------------------------------------------------------------------
+
+
+def test_a_list_that_breaks_off_proves_nothing() -> None:
+    world = World(make_target("a"), make_target("b"))
+    rotated(world)
+    lonely = orphan(world)
+    ends = lonely.expires_at
+    calls = iter([False, True, False, True, False, True, False, True])
+    world.at(
+        lambda call: call.operation == "provider.page" and next(calls),
+        refuse(ProviderUnavailable("the list broke off")),
+        times=inf,
+    )
+    swept = sweep(world)
+    assert isinstance(swept.error, ProviderUnavailable)
+    assert swept.to_work == ()
+    assert lonely.expires_at == ends
+
+
+def test_one_path_that_cannot_be_read_does_not_hold_up_the_others() -> None:
+    world = World(make_target("a"), make_target("b"))
+    rotated(world)
+    lonely = orphan(world, target=world.targets[1])
+    world.at(
+        lambda call: call.operation == "store.history" and call.subject == world.target.path,
+        refuse(StoreUnavailable("no answer")),
+        times=inf,
+    )
+    swept = sweep(world)
+    assert [*swept.failed] == ["a"]
+    assert [(o.key.id, o.outcome) for o in swept.orphans] == [(lonely.id, Outcome.SHORTENED)]
+    assert swept.unclaimed == (), "whose a key is cannot be told while a path is unknown"
+
+
+@pytest.mark.parametrize("operation", ["provider.set_expiry", "provider.delete"])
+def test_what_could_not_be_done_is_done_by_the_next_sweep(operation: str) -> None:
+    world = World()
+    rotated(world)
+    lonely = orphan(world, life=24 * HOUR if operation == "provider.set_expiry" else timedelta(seconds=1))
+    world.at(operation, lost(unknown(operation)))
+    swept = sweep(world)
+    assert [o.outcome for o in swept.orphans] == [Outcome.FAILED]
+    assert not swept.complete
+    again = sweep(world)
+    assert again.complete
+    assert lonely.revoked or [o.fate for o in again.orphans] == [Fate.ENDING]
+
+
+def test_a_sweep_that_is_told_to_stop_begins_nothing_more() -> None:
+    world = World(make_target("a"), make_target("b"))
+    executor = rotated(world)
+    lonely = orphan(world)
+    ends = lonely.expires_at
+    sweeper = sweeper_of(executor, world.targets)
+    before = len(world.wire.journal)
+    sweeper.sweep(stopping=lambda: True)
+    assert set(world.calls(since=before)) == {"provider.page"}
+    assert lonely.expires_at == ends
+
+
+def test_a_provider_without_targets_is_not_asked() -> None:
+    world = World()
+    assert sweeper_of(world.executor(), []).sweep() == Swept("respan")
+    assert world.wire.journal == []
+
+
+def test_a_dated_key_need_not_be_watched_to_be_known_as_old() -> None:
+    world = World()
+    rotated(world)
+    lonely = orphan(world)
+    made = world.clock.now() - LATER
+    world.at(
+        lambda call: call.operation == "provider.page",
+        lambda call: [replace(key, created_at=made) for key in call.effect()],
+        times=inf,
+    )
+    assert [o.outcome for o in sweep(world, after=timedelta(0)).orphans] == [Outcome.SHORTENED]
+    assert lonely.expires_at == world.clock.now() + world.target.grace_period

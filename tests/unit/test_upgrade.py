@@ -1,0 +1,38 @@
+"""What an earlier version wrote is read by this one: a configuration, and a version of a path. The files are kept."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from rotator.config import load
+from rotator.model import KeyName, Scope, Standing, Version, place_of, read_version
+
+WRITTEN = Path(__file__).parents[1] / "data"
+BY = sorted(path.name for path in WRITTEN.glob("written-by-*"))
+
+
+def test_there_is_something_to_read() -> None:
+    assert "written-by-0.1.0" in BY
+
+
+@pytest.mark.parametrize("by", BY)
+def test_it_is_read_and_still_ours(by: str) -> None:
+    configuration = load(WRITTEN / by / "rotator.toml", {"RESPAN_API_KEY": "planted"})
+    assert configuration.warnings == ()
+    target = configuration.targets["billing-api"]
+    kept = json.loads((WRITTEN / by / "version.json").read_text())
+    version = Version(kept["number"], datetime.fromisoformat(kept["created_at"]), kept["data"])
+    place = place_of(configuration.owner, kept["location"])
+    scope = Scope(
+        configuration.owner, frozenset({place}), place, frozenset({configuration.owner}), frozenset({target.name})
+    )
+    entry = read_version(version, target, scope)
+    assert (entry.standing, entry.as_configured) == (Standing.OURS, True), "neither foreign nor drifted"
+    assert entry.foreign_fields == {"note"}
+    assert entry.record is not None
+    assert entry.record.expires_at == datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
+    name = KeyName.parse(entry.record.key_name)
+    assert name is not None
+    assert (name.version, scope.owns(entry.record.key_name)) == (7, True), "an upgrade makes no orphans"
