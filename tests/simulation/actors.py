@@ -1,0 +1,327 @@
+"""Who acts: replicas of several threads, people at the command line, people with other tools, and the weather."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+from support.world import OWNER, IssuedKey
+
+from rotator import execute, sweep
+from rotator.model import RECORD_FIELD, Record, Secret, Target, compose
+from rotator.plan import SCHEDULED, Order
+from simulation.clients import Intent, Line, MachineClock, Surroundings, ports
+from simulation.invariants import SOMEBODYS
+from simulation.scheduler import Freezable, Happening, Killed
+
+FORCED = Order(rotate=True, by="person")
+REVOKED = Order(rotate=True, revoke_now=True, by="person")
+ADOPTED = Order(rotate=True, adopt=True, by="person")
+
+
+@dataclass(slots=True, eq=False)
+class Life:
+    """What a process has in memory; gone when it is killed."""
+
+    executor: execute.Executor
+    sweeper: sweep.Sweeper
+    due: dict[str, float]  # when each target is looked at next
+    under_way: set[str] = field(default_factory=set)
+    failures: int = 0
+
+
+class Program:
+    """A process that may be killed at any call, and then starts again with nothing remembered."""
+
+    is_swept = True
+
+    def __init__(self, around: Surroundings, name: str, targets: tuple[Target, ...], seed: str) -> None:
+        self.around, self.name, self.targets = around, name, targets
+        self.process = Freezable(name)
+        self._seed = f"{seed}/{name}"
+        self._lives = 0
+        self.clock = MachineClock(around.scheduler)
+        self.life = self._new_life()
+
+    def start(self) -> None:
+        """Called when the process was killed."""
+        self.life = self._new_life()
+
+    def _new_life(self) -> Life:
+        self._lives += 1
+        line = Line(self.around, self.process)
+        names = frozenset(target.name for target in self.targets)
+        mine = ports(line, self.clock, f"{self._seed}/{self._lives}")
+        executor = execute.Executor(OWNER, frozenset(), names, mine, is_swept=self.is_swept)
+        settings = self.around.settings
+        sweeper = sweep.Sweeper(
+            "respan",
+            [(executor, self.targets)],
+            mine.budget,
+            frozenset({OWNER}),
+            timedelta(seconds=settings.settle),
+            settings.max_removals,
+        )
+        now = self.around.scheduler.now
+        return Life(executor, sweeper, {target.name: now for target in self.targets})
+
+    def thread(self, name: str, work: Callable[[Random], None]) -> None:
+        """Another thread of this process, which does `work` over and over."""
+        rng = Random(f"{self._seed}/{name}/work")
+
+        def body() -> None:
+            pause = self.around.scheduler.pause
+            while True:
+                try:
+                    pause()
+                    while True:
+                        work(rng)
+                except Killed:
+                    continue
+
+        label = f"{self.name}.{name}"
+        self.around.scheduler.add(self.process, label, Random(f"{self._seed}/{name}/calls"), body)
+
+    def pass_over(self, target: Target, order: Order, *, roll_back: bool = False) -> execute.Report:
+        """One pass, and what the invariants have to know of it."""
+        around = self.around
+        adopting = order.adopt or target.adopt
+        around.begin(Intent(target.path, by_person=roll_back, adopting=adopting, revoking=order.revoke_now))
+        executor = self.life.executor
+        report = executor.roll_back(target, order) if roll_back else executor.reconcile(target, order)
+        around.coverage["rotations"] += report.rotated
+        return report
+
+
+class Replica(Program):
+    """A daemon: a few threads that pass over the targets, and one that sweeps."""
+
+    def begin(self) -> None:
+        for number in range(self.around.settings.workers):
+            self.thread(str(number + 1), self._work)
+        self.thread("sweep", self._sweep)
+
+    def _sweep(self, rng: Random) -> None:
+        around, life = self.around, self.life
+        wait = rng.random()
+        around.begin(Intent())
+        limit = 1000 if around.quiet else None  # by then a person has decided
+        swept = life.sweeper.sweep(max_removals=limit)
+        around.coverage["sweeps"] += 1
+        for orphan in swept.orphans:
+            around.coverage[f"orphan {orphan.fate.value}: {orphan.outcome.value}"] += 1
+        if swept.error:
+            around.coverage[f"sweep: {type(swept.error).__name__}"] += 1
+        for target in swept.to_work:  # as the daemon's agenda does
+            life.due[target.name] = around.scheduler.now
+        around.scheduler.pause(60.0 if around.quiet else 5 + wait * wait * 300)
+
+    def _work(self, rng: Random) -> None:
+        around, life = self.around, self.life
+        draws = rng.random(), rng.random()
+        free = [target for target in self.targets if target.name not in life.under_way]
+        now = around.scheduler.now
+        target = min(free, key=lambda target: life.due[target.name], default=None)
+        if target is None or life.due[target.name] > now:
+            around.scheduler.pause(10.0 if target is None else life.due[target.name] - now)
+            return
+        life.under_way.add(target.name)
+        report = self.pass_over(target, self._order(draws[0]))
+        life.under_way.discard(target.name)
+        life.failures = life.failures + 1 if report.error else 0
+        wait = 5.0 * min(life.failures, 6) if report.error else 2 + draws[1] ** 3 * 300
+        if around.quiet:
+            wait = 60.0
+        life.due[target.name] = around.scheduler.now + wait
+
+    def _order(self, draw: float) -> Order:
+        around, settings = self.around, self.around.settings
+        actor = around.scheduler.running
+        if draw >= settings.revoked + settings.forced or not around.happens(f"{actor.name}!{actor.calls}", "forced"):
+            return SCHEDULED
+        return REVOKED if draw < settings.revoked else FORCED
+
+
+class Commands(Program):
+    """A person who types commands now and then; each is a program of its own."""
+
+    is_swept = False
+
+    def begin(self) -> None:
+        self.thread("1", self._work)
+
+    def _work(self, rng: Random) -> None:
+        around = self.around
+        wait, which, what = rng.random(), rng.random(), rng.random()
+        around.scheduler.pause(20 + wait * 300)
+        if around.quiet or not around.happens(f"command at {around.scheduler.now:.0f}", "command"):
+            around.scheduler.pause(60)
+            return
+        self.start()
+        target = self.targets[int(which * len(self.targets))]
+        kind, order = ("rollback", Order(by="person")) if what < 0.5 else ("rotate", FORCED)
+        if what > 0.7:
+            kind, order = ("rotate --revoke-now", REVOKED) if what < 0.85 else ("rotate --adopt", ADOPTED)
+        around.scheduler.note(self.name, kind, target.path, "")
+        report = self.pass_over(target, order, roll_back=kind == "rollback")
+        around.coverage[f"{kind}: {'error' if report.error else 'done'}"] += 1
+
+
+class People(Happening):
+    """Somebody with `vault` and the vendor's web page. What one does happens at once, between any two effects."""
+
+    def __init__(self, around: Surroundings, targets: tuple[Target, ...], rng: Random, deeds: dict[str, int]) -> None:
+        super().__init__("people", self._act)
+        self._around, self._targets, self._rng = around, targets, rng
+        self._deeds = [name for name, weight in deeds.items() for _ in range(weight)]
+        self._count = 0
+
+    def _act(self) -> float:
+        """Something, or nothing; returns when the next may happen."""
+        around, rng = self._around, self._rng
+        wait, which, what, detail = rng.random(), rng.random(), rng.random(), rng.random()
+        self._count += 1
+        target = self._targets[int(which * len(self._targets))]
+        deed = self._deeds[int(what * len(self._deeds))]
+        if self._count > 1 and around.happens(f"people#{self._count}", "deed"):
+            done = getattr(self, "_" + deed.replace(" ", "_"))(target, detail)
+            if done:
+                around.coverage[deed] += 1
+                around.scheduler.note("(people)", deed, target.path, done)
+                around.truth.check()
+        return around.scheduler.now + 10 + wait * wait * 400
+
+    def _data(self, target: Target) -> dict[str, Any]:
+        return dict(self._around.store.read(target.path) or {})
+
+    def _put(self, target: Target, data: dict[str, Any], kind: str = "") -> str:
+        number = self._around.store.put(target.path, **data)
+        self._around.truth.by_hand(target.path, kind)
+        return f"version {number}"
+
+    def _some_version(self, target: Target, detail: float, *, readable: bool) -> int | None:
+        found = [
+            number
+            for number, version in self._around.store.versions(target.path).items()
+            if not version.destroyed and version.deleted is not readable
+        ]
+        return found[int(detail * len(found))] if found else None
+
+    def _rollback(self, target: Target, detail: float) -> str:
+        number = self._some_version(target, detail, readable=True)
+        if number is None:
+            return ""
+        kind = self._around.truth.places[target.path].others.get(number, "")
+        data = dict(self._around.store.versions(target.path)[number].data)
+        return self._put(target, data, kind) + f", as {number} was"
+
+    def _delete(self, target: Target, detail: float) -> str:
+        store = self._around.store
+        number = self._some_version(target, detail, readable=True)
+        if number is None:
+            return ""
+        store.delete(target.path, number)
+        self._around.truth.by_hand(target.path)
+        return f"version {number}"
+
+    def _undelete(self, target: Target, detail: float) -> str:
+        number = self._some_version(target, detail, readable=False)
+        if number is None:
+            return ""
+        self._around.store.undelete(target.path, number)
+        self._around.truth.undeleted(target.path, self._around.scheduler.now)
+        return f"version {number}"
+
+    def _destroy(self, target: Target, detail: float) -> str:
+        number = self._some_version(target, detail, readable=True)
+        if number is None:
+            return ""
+        self._around.store.destroy(target.path, number)
+        self._around.truth.by_hand(target.path)
+        return f"version {number}"
+
+    def _put_other(self, target: Target, detail: float) -> str:
+        return self._put(target, {"password": "x"}, "foreign")
+
+    def _edit_key(self, target: Target, detail: float) -> str:
+        data = self._data(target)
+        return self._put(target, {**data, target.field: "sk-typed-by-hand"}, "foreign") if data else ""
+
+    def _drop_record(self, target: Target, detail: float) -> str:
+        data = self._data(target)
+        return self._put(target, {target.field: data[target.field]}, "foreign") if target.field in data else ""
+
+    def _copy(self, target: Target, detail: float) -> str:
+        other = self._targets[int(detail * len(self._targets))]
+        place, data = self._around.truth.places[other.path], self._data(other)
+        if not data or other is target or place.foreign or place.forged:
+            return ""
+        return self._put(target, data, "foreign")
+
+    def _forge(self, target: Target, detail: float) -> str:
+        """Whoever may write this path names somebody else's key in a record that looks like ours."""
+        found = Record.parse(self._data(target).get(RECORD_FIELD))
+        strangers = sorted(self._around.truth.strangers)
+        if found is None or self._around.truth.places[target.path].foreign:
+            return ""
+        key: IssuedKey = self._around.vendor.keys[strangers[int(detail * len(strangers))]]
+        secret = Secret("sk-made-up")
+        record = Record(
+            found.owner,
+            target.name,
+            key.id,
+            found.key_name,
+            found.issued_at,
+            found.expires_at,
+            found.params,
+            secret.fingerprint,
+        )
+        return self._put(target, compose(target, record, secret, {}), "forged") + f" names {key.id}"
+
+    def _add_field(self, target: Target, detail: float) -> str:
+        data = self._data(target)
+        place = self._around.truth.places[target.path]
+        kind = "foreign" if place.foreign else "forged" if place.forged else ""
+        return self._put(target, {**data, SOMEBODYS: "mind this"}, kind) if data else ""
+
+    def _reset(self, target: Target, detail: float) -> str:
+        if not self._around.store.current_version(target.path):
+            return ""
+        self._around.store.delete_metadata(target.path)
+        self._around.truth.reset(target.path, self._around.scheduler.now)
+        return "metadata and all"
+
+    def _revoke_at_vendor(self, target: Target, detail: float) -> str:
+        vendor, truth = self._around.vendor, self._around.truth
+        keys = [key for key in vendor.living() if key.id not in truth.strangers]
+        if not keys:
+            return ""
+        key = keys[int(detail * len(keys))]
+        truth.revoked_by_hand(key)
+        vendor.revoke(key.id)
+        return key.id
+
+
+class Weather(Happening):
+    """Outages of the store, and jumps of wall clocks."""
+
+    def __init__(self, around: Surroundings, clocks: list[MachineClock], rng: Random) -> None:
+        super().__init__("weather", self._change)
+        self._around, self._clocks, self._rng = around, clocks, rng
+        self._count = 0
+
+    def _change(self) -> float:
+        around, rng = self._around, self._rng
+        wait, which, kind, size = rng.random(), rng.random(), rng.random(), rng.random()
+        self._count += 1
+        around.outage = ""
+        if around.settings.outages and kind < 0.5 and around.happens(f"weather#{self._count}", "outage"):
+            around.outage = ("denied", "sealed", "down")[int(which * 3)]
+            around.scheduler.note("(weather)", "outage", around.outage, "")
+            return around.scheduler.now + 5 + wait * 60
+        if around.settings.skew and around.happens(f"weather#{self._count}", "clock jump"):
+            clock = self._clocks[int(which * len(self._clocks))]
+            clock.ahead = timedelta(seconds=(size - 0.5) * 2 * around.settings.skew)
+            around.scheduler.note("(weather)", "clock jump", f"{clock.ahead.total_seconds():.0f} s", "")
+        return around.scheduler.now + 20 + wait * 300

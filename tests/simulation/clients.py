@@ -1,0 +1,456 @@
+"""The ports of rotator, as one process sees them: each call may be interrupted, delayed, refused, lost, late or stale.
+
+What befalls a call is drawn from the calling actor's own generator, always the same number of draws a call. A
+disturbance has a name ("a.1#17"), so that a schedule can be run again without it.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from support.world import CHANGES, START, only_newest, refusals, unknown
+
+from rotator.errors import (
+    ProviderUnavailable,
+    RotatorError,
+    StoreOutcomeUnknown,
+    StorePermissionDenied,
+    StoreSealed,
+    StoreUnavailable,
+)
+from rotator.events import Event
+from rotator.model import CreatedKey, History, KeyParameters, Secret, VendorKey, Version
+from rotator.ports import Ports
+from simulation.invariants import Truth
+from simulation.scheduler import NEVER, Freezable, Happening, Scheduler
+from simulation.settings import Settings
+from simulation.world import LaggingVendor, RememberingStore
+
+T = TypeVar("T")
+LONGEST_DELAY = 400.0
+"""Seconds after which what was sent has landed, or never will."""
+
+
+@dataclass(slots=True, eq=False)
+class Intent:
+    """What a pass is about: on whose word, and as of when it knows what it knows."""
+
+    path: str = ""
+    since: float = 0.0
+    by_person: bool = False  # a typed `rollback`
+    adopting: bool = False
+    revoking: bool = False
+    proven: bool = False  # the store would take a write of this pass
+    creates: int = 0
+    number: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Late:
+    """An effect that was sent and not answered."""
+
+    at: float
+    number: int
+    name: str
+    operation: str
+    subject: str
+    effect: Callable[[], object]
+
+
+@dataclass(slots=True, eq=False)
+class Surroundings:
+    """All that the programs of one schedule share."""
+
+    scheduler: Scheduler
+    settings: Settings
+    store: RememberingStore
+    vendor: LaggingVendor
+    truth: Truth
+    without: frozenset[str]  # disturbances that are left out
+    quiet: bool = False
+    outage: str = ""  # "denied", "sealed" or "down": the store takes no writes
+    late: list[Late] = field(default_factory=list)
+    intents: dict[str, Intent] = field(default_factory=dict)  # by actor
+    disturbances: list[str] = field(default_factory=list)
+    effects: int = 0
+    begun: int = 0
+    restart: Callable[[Freezable], None] = lambda process: None
+    network: Happening = field(default_factory=lambda: Happening("network", lambda: NEVER, NEVER))
+    coverage: "Counter[str]" = field(default_factory=Counter)
+
+    @property
+    def intent(self) -> Intent:
+        return self.intents[self.scheduler.running.name]
+
+    def begin(self, intent: Intent) -> None:
+        """What the running actor's calls are about from now on."""
+        self.begun += 1
+        intent.since, intent.number = self.scheduler.now, self.begun
+        self.intents[self.scheduler.running.name] = intent
+
+    def happens(self, name: str, what: str) -> bool:
+        """Note a disturbance; False when this run is to do without it."""
+        if self.quiet or name in self.without:
+            return False
+        self.disturbances.append(name)
+        self.coverage[what] += 1
+        return True
+
+    def land(self) -> float:
+        """The next late effect arrives; nobody hears what comes of it. Returns when the one after it does."""
+        late = self.late.pop(0)
+        try:
+            late.effect()
+            what = f"lands, sent by {late.name}"
+        except RotatorError as error:
+            what = f"arrives, sent by {late.name}: {type(error).__name__}"
+        self.scheduler.note("(late)", late.operation, late.subject, what)
+        self.truth.check()
+        return self.late[0].at if self.late else NEVER
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """What all calls of one process go through."""
+
+    surroundings: Surroundings
+    process: Freezable
+
+    def call(
+        self,
+        operation: str,
+        subject: str,
+        effect: Callable[[], T],
+        show: Callable[[T], str] = lambda answer: "",
+        stale: Callable[[float], T] | None = None,
+    ) -> T:
+        """One call of the running actor. `stale` answers as of so much of the past as it is told."""
+        around, scheduler = self.surroundings, self.surroundings.scheduler
+        actor = scheduler.running
+        actor.calls += 1
+        rng = actor.rng
+        chance, size, which, latency = rng.random(), rng.random(), rng.random(), rng.random()
+        kind = "" if around.quiet else self._befalls(operation, chance, which, stale is not None)
+        name = f"{actor.name}#{actor.calls}"
+        if kind and not around.happens(name, kind.split(":")[0]):
+            kind = ""
+        note = f" [{name}: {kind}]" if kind else ""
+
+        def tell(what: str) -> None:
+            telling = bool(kind) or operation in CHANGES or what.startswith("->")
+            scheduler.note(actor.name, operation, subject, what + note, around.intent.number, telling=telling)
+
+        self._interrupted(kind, "before", size, tell)
+        scheduler.pause(_delay(kind, "before", size))
+        if around.quiet and kind.endswith(":after"):
+            kind = ""  # it was drawn before things became quiet, and would come after
+        around.effects += 1
+        try:
+            answer = self._answer(kind, operation, subject, effect, size, which, stale, name)
+        except RotatorError as error:
+            tell(f"-> {type(error).__name__}")
+            around.truth.check()
+            scheduler.pause(_delay(kind, "after", size))
+            raise
+        tell(show(answer))
+        around.truth.check()
+        self._interrupted(kind, "after", size, tell)
+        scheduler.pause(_delay(kind, "after", size) + (0.0 if latency < 0.5 else latency * 0.4))
+        return answer
+
+    def _befalls(self, operation: str, chance: float, which: float, can_be_stale: bool) -> str:
+        s = self.surroundings.settings
+        changes = operation in CHANGES
+        rates = [
+            ("kill", s.kill),
+            ("freeze", s.freeze),
+            ("slow", s.slow),
+            ("refused", s.refused),
+            ("unknown", s.unknown if changes else 0.0),
+            ("stale", s.stale if can_be_stale else 0.0),
+        ]
+        for kind, rate in rates:
+            if chance < rate:
+                if kind == "unknown":
+                    return ("unsent", "lost", "late")[int(which * 3)]
+                if kind in ("kill", "freeze", "slow"):
+                    return f"{kind}:{'before' if which < 0.5 else 'after'}"
+                return kind
+            chance -= rate
+        return ""
+
+    def _interrupted(self, kind: str, when: str, size: float, tell: Callable[[str], None]) -> None:
+        around = self.surroundings
+        if kind == f"kill:{when}":
+            if when == "before":
+                tell("is not sent")
+            around.restart(self.process)
+        elif kind == f"freeze:{when}":
+            around.scheduler.freeze(self.process, _freeze(size))
+
+    def _answer(
+        self,
+        kind: str,
+        operation: str,
+        subject: str,
+        effect: Callable[[], T],
+        size: float,
+        which: float,
+        stale: Callable[[float], T] | None,
+        name: str,
+    ) -> T:
+        around = self.surroundings
+        if kind == "refused":
+            errors = refusals(operation) or [ProviderUnavailable(f"{operation}: no answer")]
+            raise errors[int(which * len(errors))]
+        if around.outage and operation.startswith("store.") and operation != "store.location":
+            raise _outage(around.outage, operation)
+        if kind == "stale" and stale is not None:
+            return stale(size)
+        if kind in ("lost", "late", "unsent"):
+            if kind == "lost":
+                effect()
+            elif kind == "late":
+                at = around.scheduler.now + 1 + size * size * LONGEST_DELAY
+                around.late.append(Late(at, around.effects, name, operation, subject, effect))
+                around.late.sort(key=lambda late: (late.at, late.number))
+                around.network.wake = around.late[0].at
+            raise unknown(operation)
+        return effect()
+
+
+def _delay(kind: str, when: str, size: float) -> float:
+    return size * 20 if kind == f"slow:{when}" else 0.0
+
+
+def _freeze(size: float) -> float:
+    return 5.0 + size * size * 600
+
+
+def _outage(kind: str, operation: str) -> RotatorError:
+    if kind == "denied" and operation in ("store.prove", "store.write"):
+        return StorePermissionDenied("the policy has changed")
+    if kind == "sealed":
+        return StoreSealed("sealed")
+    if operation in ("store.write", "store.destroy"):
+        return StoreOutcomeUnknown("no answer")
+    return StoreUnavailable("no answer")
+
+
+@dataclass(slots=True, eq=False)
+class MachineClock:
+    """Time as one machine sees it: its wall clock may be off, and may jump.
+
+    `ahead` is within what is tolerated; `wrong` is beyond it, and the guard has noticed.
+    """
+
+    scheduler: Scheduler
+    ahead: timedelta = timedelta(0)
+    wrong: timedelta = timedelta(0)
+
+    def now(self) -> datetime:
+        return self.scheduler.clock.now() + self.ahead + self.wrong
+
+    def heard(self, peer: str, said: str | None, sent_at: datetime) -> None:
+        return None
+
+    def trusted(self) -> bool:
+        return not self.wrong
+
+    def monotonic(self) -> float:
+        return self.scheduler.now
+
+    def sleep(self, seconds: float) -> None:
+        self.scheduler.pause(seconds)
+
+
+@dataclass(slots=True, eq=False)
+class Budget:
+    """Lets everybody go, mostly at once."""
+
+    line: Line
+
+    def take(self, needed_by: datetime) -> None:
+        around, actor = self.line.surroundings, self.line.surroundings.scheduler.running
+        if around.quiet or around.settings.slow == 0.0:
+            return
+        actor.calls += 1
+        chance, size = actor.rng.random(), actor.rng.random()
+        if chance < around.settings.slow and around.happens(f"{actor.name}#{actor.calls}", "budget"):
+            around.scheduler.pause(size * 20)
+
+    def pause(self, seconds: float) -> None:
+        return None
+
+
+@dataclass(slots=True, eq=False)
+class StoreClient:
+    line: Line
+
+    def location(self, path: str) -> str:
+        return f"memory/{path}"
+
+    def history(self, path: str) -> History:
+        return self._read(path, lambda history: history)
+
+    def newest(self, path: str) -> History:
+        return self._read(path, only_newest)
+
+    def _read(self, path: str, part: Callable[[History], History]) -> History:
+        around = self.line.surroundings
+        store = around.store
+        observed_at = around.scheduler.now
+
+        def stale(size: float) -> History:
+            moments = store.moments(path)[-3:]
+            moment = moments[int(size * len(moments))] - 1e-9 if moments else 0.0
+            around.intent.since = min(around.intent.since, moment)
+            return part(store.history_at(path, moment, observed_at))
+
+        def show(history: History) -> str:
+            return f"at version {history.current_version}, {_readable(history)}"
+
+        return self.line.call(
+            "store.history", path, lambda: part(store.history_at(path, around.scheduler.now, observed_at)), show, stale
+        )
+
+    def prove(self, path: str, data: Mapping[str, Any]) -> None:
+        intent = self.line.surroundings.intent
+        intent.proven = False
+        self.line.call("store.prove", path, lambda: None)
+        intent.proven = True
+
+    def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
+        around = self.line.surroundings
+        intent = around.intent
+
+        def effect() -> Version:
+            version = around.store.write(path, data, cas)
+            around.truth.written(
+                path, version.number, since=intent.since, by_person=intent.by_person, adopting=intent.adopting
+            )
+            return version
+
+        def show(version: Version) -> str:
+            served = around.truth.places[path].served
+            return f"version {version.number} holds {served.id if served else 'no key'}"
+
+        return self.line.call("store.write", f"{path} cas={cas}", effect, show)
+
+    def destroy(self, path: str, versions: Sequence[int]) -> None:
+        around = self.line.surroundings
+        intent = around.intent
+
+        def effect() -> None:
+            around.truth.destroying(path, versions, since=intent.since)
+            around.store.destroy(path, *versions)
+            around.truth.destroyed(path)
+
+        self.line.call("store.destroy", f"{path} {[*versions]}", effect)
+
+
+def _readable(history: History) -> str:
+    numbers = [str(version.number) for version in history.versions if version.data is not None]
+    return f"readable: {' '.join(numbers) or 'none'}"
+
+
+@dataclass(slots=True, eq=False)
+class VendorClient:
+    line: Line
+
+    def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
+        around = self.line.surroundings
+        intent, actor = around.intent, around.scheduler.running
+        odd, which = actor.rng.random(), actor.rng.random()
+        around.truth.asked_for(name, intent.path, proven=intent.proven, before=intent.creates)
+        intent.creates += 1
+        intent.proven = False
+
+        def effect() -> CreatedKey:
+            granted: datetime | None = expires_at
+            if odd < around.settings.odd_grants and around.happens(f"{actor.name}+{actor.calls}", "odd grant"):
+                others = (None, expires_at + timedelta(seconds=600), expires_at - timedelta(seconds=400))
+                granted = others[int(which * 3)]
+            key = around.vendor.issue(name, granted, granted=expires_at)
+            return CreatedKey(key.id, Secret(key.text), key.expires_at)
+
+        return self.line.call("provider.create", name.split(".", 3)[-1], effect, lambda key: f"makes {key.id}")
+
+    def pages(self) -> Iterator[Sequence[VendorKey]]:
+        around = self.line.surroundings
+        start = 0
+        behind = 0.0
+        if not around.quiet and around.settings.lagging:
+            actor = around.scheduler.running
+            actor.calls += 1
+            chance, size = actor.rng.random(), actor.rng.random()
+            if chance < around.settings.lagging and around.happens(f"{actor.name}#{actor.calls}", "lagging list"):
+                behind = size * 40
+
+        def effect() -> Sequence[VendorKey]:
+            return around.vendor.listed(behind, dated=bool(around.settings.dated))[start : start + 4]
+
+        while True:
+            subject = f"from {start}" + (f", {behind:.0f} s behind" if behind else "")
+            page = self.line.call("provider.page", subject, effect, lambda page: " ".join(key.id for key in page))
+            if not page:
+                return
+            yield page
+            start += 4
+
+    def retrieve(self, key_id: str) -> VendorKey | None:
+        vendor = self.line.surroundings.vendor
+
+        def effect() -> VendorKey | None:
+            key = vendor.unrevoked(key_id)
+            return key.seen() if key else None
+
+        def show(key: VendorKey | None) -> str:
+            return "is gone" if key is None else f"ends {_at(key.expires_at)}"
+
+        return self.line.call("provider.retrieve", key_id, effect, show)
+
+    def set_expiry(self, key_id: str, expires_at: datetime) -> bool:
+        around = self.line.surroundings
+        intent = around.intent
+
+        def effect() -> bool:
+            key = around.vendor.unrevoked(key_id)
+            if key:
+                around.truth.ending(key_id, expires_at, delete=False, revoking=intent.revoking, since=intent.since)
+                key.expires_at = expires_at
+            return key is not None
+
+        return self.line.call(
+            "provider.set_expiry", f"{key_id} to {_at(expires_at)}", effect, lambda found: "" if found else "is gone"
+        )
+
+    def delete(self, key_id: str) -> None:
+        around = self.line.surroundings
+        intent = around.intent
+
+        def effect() -> None:
+            now = around.store.now()
+            around.truth.ending(key_id, now, delete=True, revoking=intent.revoking, since=intent.since)
+            around.vendor.revoke(key_id)
+
+        self.line.call("provider.delete", key_id, effect)
+
+    def try_out(self, key: Secret) -> None:
+        self.line.call("probe", "", lambda: None)
+
+
+def _at(moment: datetime | None) -> str:
+    return "never" if moment is None else f"{(moment - START).total_seconds():.0f}"
+
+
+def ports(line: Line, clock: MachineClock, seed: str) -> Ports:
+    """All the effects of one process."""
+
+    def tell(event: Event) -> None:
+        line.surroundings.coverage[event.what.value] += 1
+
+    return Ports(VendorClient(line), StoreClient(line), Budget(line), clock, random.Random(seed), tell)

@@ -1,0 +1,189 @@
+"""One schedule from its seed; many of them; and a failing one with all that it can do without left out."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from random import Random
+
+from support.world import HOUR, START, make_target
+
+from rotator.model import KeyName, place_of
+from simulation.actors import Commands, People, Program, Replica, Weather
+from simulation.clients import Surroundings
+from simulation.invariants import FAULT, Truth
+from simulation.scheduler import Freezable, Scheduler, Step
+from simulation.settings import GRACE, RENEW_BEFORE, TTL, Profile, Settings
+from simulation.world import LaggingVendor, RememberingStore
+
+HEALED = 150
+"""Seconds without disturbance after which each process has swept once, and has passed over each target since."""
+
+QUIET = GRACE * 2 + 150
+"""Seconds without disturbance after which nothing may be left over: settling, a grace that begins then, and sweeps."""
+
+MOST_STEPS = 3000
+"""After so many calls a schedule is taken to go round in circles."""
+
+
+SIMPLER = (
+    *("targets=1", "replicas=1", "workers=1", "hand=0", "commands=0", "outages=0", "skew=0", "wrong=0", "lagging=0"),
+    *("forced=0", "revoked=0", "kill=0", "freeze=0", "slow=0", "refused=0", "odd_grants=0", "survivors=0"),
+)
+"""Changes that make a schedule easier to read, if it still breaks the same promise."""
+
+_NAMES = tuple(change.partition("=")[0] for change in SIMPLER)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one schedule."""
+
+    seed: int
+    profile: Profile
+    settings: Settings
+    broken: str | None
+    steps: list[Step]
+    disturbances: list[str]
+    without: frozenset[str]
+    coverage: "Counter[str]" = field(repr=False)
+
+    def __str__(self) -> str:
+        """What was broken, and the steps of all passes and sweeps that did anything; the others are left out."""
+        told = {step.part_of for step in self.steps if step.telling} | {step.part_of for step in self.steps[-1:]}
+        return self.trace([step for step in self.steps if step.part_of in told])
+
+    def trace(self, steps: Iterable[Step]) -> str:
+        """These steps, under what is to be known of the schedule."""
+        left_out = [f"    without {' '.join(sorted(self.without))}"] if self.without else []
+        lines = [
+            f"seed {self.seed}, profile {self.profile.name}: {self.broken or 'no promise was broken'}",
+            f"    {self.settings}",
+            *left_out,
+            *map(str, steps),
+        ]
+        return "\n".join(lines)
+
+
+def simulate(seed: int, profile: Profile, without: Iterable[str] = ()) -> Outcome:
+    """Run one schedule. `without`: disturbances that are left out, and settings ("replicas=1") that are changed."""
+    settings = Settings.draw(profile, Random(f"{seed}/settings"))
+    changes = dict(name.split("=") for name in without if "=" in name)
+    settings = replace(settings, **{name: int(value) for name, value in changes.items()})
+    scheduler = Scheduler(f"{seed}/scheduler")
+    store = RememberingStore(scheduler.clock, settings.max_versions)
+    vendor = LaggingVendor(scheduler.clock)
+    second = timedelta(seconds=1)
+    targets = tuple(
+        make_target(
+            f"target-{letter}",
+            path=letter,
+            ttl=TTL * second,
+            renew_before=RENEW_BEFORE * second,
+            grace_period=GRACE * second,
+        )
+        for letter in "xyz"[: settings.targets]
+    )
+    truth = Truth(targets, store, vendor, settings.skew, strict=profile.strict)
+    for name in ("somebody's", str(KeyName("prod-eu", targets[0].name, place_of("other", "memory/x"), 1, "a" * 8))):
+        truth.strangers.add(vendor.issue(name, START + 1000 * HOUR).id)
+    around = Surroundings(scheduler, settings, store, vendor, truth, frozenset(without))
+
+    programs: list[Program] = []
+    for letter in "abc"[: settings.replicas]:
+        replica = Replica(around, letter, targets, str(seed))
+        replica.begin()
+        programs.append(replica)
+    if settings.wrong:
+        programs[-1].clock.wrong = timedelta(seconds=settings.wrong * (1 if seed % 2 else -1))
+    if settings.commands:
+        commands = Commands(around, "cli", targets, str(seed))
+        commands.begin()
+        programs.append(commands)
+
+    def restart(process: Freezable) -> None:
+        scheduler.kill(process)
+        next(program for program in programs if program.process is process).start()
+
+    around.restart = restart
+    around.network.act = around.land
+    scheduler.happenings.append(around.network)
+    weather = Weather(around, [program.clock for program in programs], Random(f"{seed}/weather"))
+    scheduler.happenings.append(weather)
+    if settings.hand:
+        scheduler.happenings.append(People(around, targets, Random(f"{seed}/people"), dict(profile.deeds)))
+
+    ending = _Ending(around, programs, weather)
+    scheduler.ends = ending
+    scheduler.crashed = lambda text: truth.break_(FAULT, text)
+    scheduler.run()
+    if truth.broken is None:
+        truth.check_end()
+    return Outcome(
+        seed,
+        profile,
+        settings,
+        truth.broken,
+        scheduler.steps,
+        around.disturbances,
+        around.without,
+        around.coverage,
+    )
+
+
+class _Ending:
+    """When a schedule becomes quiet, and when it ends."""
+
+    def __init__(self, around: Surroundings, programs: list[Program], weather: Weather) -> None:
+        self._around, self._programs, self._weather = around, programs, weather
+        self._healed_by = self._until = 0.0
+
+    def __call__(self) -> bool:
+        around = self._around
+        scheduler = around.scheduler
+        if around.truth.broken is not None:
+            return True
+        if around.quiet:
+            if around.effects > MOST_STEPS:
+                around.truth.break_(FAULT, "it goes round in circles")
+            if scheduler.now >= self._healed_by:
+                self._healed_by = self._until + 1
+                around.truth.check_healed()
+            return scheduler.now >= self._until
+        if around.effects >= around.settings.steps:
+            self._be_quiet()
+        return False
+
+    def _be_quiet(self) -> None:
+        """Nothing goes wrong any more: what is on its way lands, what is frozen thaws."""
+        around = self._around
+        around.quiet, around.outage = True, ""
+        around.scheduler.note("", "quiet", "", "from here on nothing goes wrong")
+        while around.late:
+            around.land()
+        around.scheduler.happenings.clear()
+        for program in self._programs:
+            program.process.frozen_until = 0.0
+            program.clock.ahead = program.clock.wrong = timedelta(0)
+            if around.settings.survivors:
+                for name in program.life.due:
+                    program.life.due[name] = min(program.life.due[name], around.scheduler.now + 30)
+            else:
+                around.restart(program.process)
+        for actor in around.scheduler.actors:
+            actor.wake = min(actor.wake, around.scheduler.now + 30)
+        self._healed_by, self._until = around.scheduler.now + HEALED, around.scheduler.now + QUIET
+
+
+def shortest(outcome: Outcome) -> Outcome:
+    """The same promise broken with as few disturbances as leaving them out one at a time finds."""
+    assert outcome.broken is not None
+    promise = outcome.broken.partition(":")[0]
+    settings = outcome.settings
+    tried = {change for change in SIMPLER if change in (f"{name}={getattr(settings, name):g}" for name in _NAMES)}
+    while left := [name for name in (*SIMPLER, *reversed(outcome.disturbances)) if name not in tried]:
+        tried.add(left[0])
+        shorter = simulate(outcome.seed, outcome.profile, outcome.without | {left[0]})
+        if shorter.broken is not None and shorter.broken.startswith(promise):
+            outcome = shorter
+    return outcome

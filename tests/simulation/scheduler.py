@@ -1,0 +1,181 @@
+"""One thing happens at a time: actors are threads that hand over a baton at every call of a port.
+
+Whoever holds the baton runs; who gets it next is decided by a generator seeded with the schedule's number, and time
+passes only here. So a schedule is the same each time it runs, whatever the machine does with its threads.
+"""
+
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import NamedTuple
+
+from support.world import FakeClock
+
+STUCK = 60.0
+"""Real seconds after which an actor is taken to wait for something that is not a port: no schedule can resolve that."""
+
+
+NEVER = float("inf")
+
+
+class Killed(BaseException):
+    """Thrown into an actor: its process is gone. Not an `Exception`, so that no code under test can survive it."""
+
+
+class Over(BaseException):
+    """Thrown into an actor: the schedule has ended."""
+
+
+class Step(NamedTuple):
+    """One line of a trace."""
+
+    at: float
+    actor: str
+    operation: str
+    subject: str
+    what: str
+    part_of: int  # the pass, sweep or deed that it belongs to
+    telling: bool  # it changed something, or something befell it
+
+    def __str__(self) -> str:
+        return f"{self.at:9.2f}  {self.actor:10} {self.operation:20} {self.subject:22} {self.what}"
+
+
+@dataclass(slots=True, eq=False)
+class Actor:
+    """A thread of a process. `rng` decides what befalls its calls, so that this does not depend on the other actors."""
+
+    name: str
+    rng: Random
+    body: Callable[[], None]
+    process: "Freezable"
+    wake: float = 0.0
+    calls: int = 0
+    doomed: bool = False
+    gate: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(slots=True, eq=False)
+class Freezable:
+    """What is killed and frozen as one."""
+
+    name: str
+    actors: list[Actor] = field(default_factory=list)
+    frozen_until: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Happening:
+    """Something that is not a program: it does all it does at once, and says when it wants to be asked again."""
+
+    name: str
+    act: Callable[[], float]
+    wake: float = 0.0
+
+
+class Scheduler:
+    """Gives out the baton, and lets time pass."""
+
+    def __init__(self, seed: str) -> None:
+        self.rng = Random(seed)
+        self.clock = FakeClock()
+        self.steps: list[Step] = []
+        self.actors: list[Actor] = []
+        self.happenings: list[Happening] = []
+        self.ends: Callable[[], bool] = lambda: False
+        self.crashed: Callable[[str], None] = lambda text: None
+        self._main = Actor("main", Random(0), lambda: None, Freezable("main"))
+        self.running = self._main
+        self._over = False
+
+    @property
+    def now(self) -> float:
+        return self.clock.monotonic()
+
+    def note(
+        self, actor: str, operation: str, subject: str, what: str, part_of: int = 0, *, telling: bool = True
+    ) -> None:
+        self.steps.append(Step(self.now, actor, operation, subject, what, part_of, telling))
+
+    def add(self, process: Freezable, name: str, rng: Random, body: Callable[[], None]) -> None:
+        actor = Actor(name, rng, body, process)
+        actor.gate.acquire()
+        process.actors.append(actor)
+        self.actors.append(actor)
+
+    def run(self) -> None:
+        """Until `ends` says so. All threads that were begun have ended then."""
+        threads = [threading.Thread(target=self._live, args=(actor,), daemon=True) for actor in self.actors]
+        for thread in threads:
+            thread.start()
+        self._main.gate.acquire()
+        self._hand_over(self._main)
+        self._over = True
+        for actor, thread in zip(self.actors, threads, strict=True):
+            actor.gate.release()
+            thread.join()
+
+    def pause(self, seconds: float = 0.0) -> None:
+        """Called by the running actor: others may run now, and it goes on after so long at the earliest."""
+        actor = self.running
+        actor.wake = self.now + seconds
+        self._hand_over(actor)
+        if self._over:
+            raise Over
+        if actor.doomed:
+            actor.doomed = False
+            raise Killed
+
+    def kill(self, process: Freezable) -> None:
+        """Each of the process's threads ends where it is, as soon as it gets the baton."""
+        process.frozen_until = 0.0
+        for actor in process.actors:
+            actor.doomed, actor.wake = True, self.now
+
+    def freeze(self, process: Freezable, seconds: float) -> None:
+        process.frozen_until = self.now + seconds
+
+    def _live(self, actor: Actor) -> None:
+        actor.gate.acquire()
+        try:
+            if not self._over:
+                actor.body()
+        except Over:
+            return
+        except BaseException:
+            self.crashed(traceback.format_exc())
+            actor.wake = NEVER
+            self._pass_on(self._main)
+
+    def _hand_over(self, actor: Actor) -> None:
+        chosen = self._choose(actor)
+        if chosen is not actor:
+            self._pass_on(chosen)
+            if not actor.gate.acquire(timeout=STUCK):
+                raise RuntimeError(f"{self.running.name} waits for something that is not a port")
+
+    def _pass_on(self, chosen: Actor) -> None:
+        self.running = chosen
+        chosen.gate.release()
+
+    def _choose(self, last: Actor) -> Actor:
+        rng = self.rng
+        while not self.ends():
+            now = self.now
+            ready: list[Actor | Happening] = [
+                actor for actor in self.actors if actor.wake <= now and actor.process.frozen_until <= now
+            ]
+            ready += [happening for happening in self.happenings if happening.wake <= now]
+            if not ready:
+                moments = [max(actor.wake, actor.process.frozen_until) for actor in self.actors]
+                moments += [happening.wake for happening in self.happenings]
+                self.clock.sleep(max(min(moments) - now, 1e-6))
+                continue
+            keeps = rng.random() < 0.5  # runs of steps by one actor are as telling as a mixture
+            chosen = last if keeps and last in ready else ready[int(rng.random() * len(ready))]
+            if isinstance(chosen, Actor):
+                return chosen
+            chosen.wake = chosen.act()
+        return self._main

@@ -1,0 +1,142 @@
+"""What a schedule is like: how many programs and targets there are, and how often what goes wrong.
+
+All of it follows from the seed. A `Profile` says what may be drawn; a `Settings` is what one schedule has drawn.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from random import Random
+
+TTL = 1200
+RENEW_BEFORE = 400
+GRACE = 180
+"""Seconds. Lives are short, so that much happens in few steps; only their proportions matter to the protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The ranges that a schedule is drawn from. Rates are chances at each call, or of each person's deed."""
+
+    name: str = "mixed"
+    strict: bool = False  # see `invariants.Truth`
+    targets: tuple[int, ...] = (1, 1, 1, 2, 3)
+    replicas: tuple[int, ...] = (1, 2, 2, 2, 3)
+    workers: tuple[int, ...] = (1, 1, 2)
+    max_versions: tuple[int, ...] = (1, 2, 10, 10)
+    settle: tuple[int, ...] = (0, 30, 60)
+    steps: tuple[int, ...] = (80, 160)
+    refused: tuple[float, ...] = (0.0, 0.02)
+    unknown: tuple[float, ...] = (0.0, 0.05, 0.12)  # unsent, lost or late, in equal parts
+    stale: tuple[float, ...] = (0.0, 0.0, 0.1)
+    lagging: tuple[float, ...] = (0.0, 0.2)
+    kill: tuple[float, ...] = (0.0, 0.01, 0.02)
+    freeze: tuple[float, ...] = (0.0, 0.02, 0.05)
+    slow: tuple[float, ...] = (0.0, 0.03)
+    forced: tuple[float, ...] = (0.1, 0.3)
+    revoked: tuple[float, ...] = (0.0, 0.0, 0.05)
+    hand: tuple[float, ...] = (0.0, 0.0, 1.0)  # of the schedules in which people change things by hand
+    deeds: Mapping[str, int] = field(
+        default_factory=lambda: {
+            "rollback": 6,
+            "delete": 2,
+            "undelete": 1,
+            "destroy": 1,
+            "put other": 1,
+            "edit key": 1,
+            "drop record": 1,
+            "copy": 1,
+            "forge": 1,
+            "add field": 2,
+            "reset": 1,
+            "revoke at vendor": 2,
+        }
+    )
+    commands: tuple[float, ...] = (0.0, 0.0, 1.0)  # of the schedules with somebody at the command line
+    outages: tuple[float, ...] = (0.0, 0.0, 1.0)
+    skew: tuple[float, ...] = (0.0, 0.0, 30.0)  # seconds by which a machine's wall clock may be off, and jump
+    wrong: tuple[float, ...] = (0.0, 0.0, 0.0, 300.0)  # by which one machine's clock is off, and knows that it is
+    dated: tuple[int, ...] = (0, 1)  # whether the vendor says when a key was created
+    max_removals: tuple[int, ...] = (10, 10, 1)
+    odd_grants: tuple[float, ...] = (0.0, 0.0, 0.1)  # an expiry other than asked, or none
+
+
+MIXED = Profile()
+RACES = Profile(
+    "races",  # many at work on one path, often interrupted; a short history
+    targets=(1,),
+    replicas=(2, 3),
+    max_versions=(1, 2, 10),
+    settle=(0,),
+    unknown=(0.05, 0.12),
+    stale=(0.0, 0.1),
+    freeze=(0.05, 0.1),
+    forced=(0.3, 0.5),
+    hand=(0.0,),
+    commands=(0.0,),
+    outages=(0.0,),
+    skew=(0.0,),
+    wrong=(0.0,),
+    max_removals=(10,),
+    odd_grants=(0.0,),
+)
+ROLLBACKS = Profile(
+    "rollbacks",  # a person who rolls back at the worst moments, and nothing that is stale or late
+    strict=True,
+    targets=(1,),
+    replicas=(1, 2),
+    max_versions=(10,),
+    unknown=(0.0,),
+    stale=(0.0,),
+    freeze=(0.05, 0.1),
+    slow=(0.1,),
+    hand=(1.0,),
+    deeds={"rollback": 1},
+    commands=(0.0,),
+    wrong=(0.0,),
+)
+MEDDLING = Profile("meddling", targets=(1, 2), hand=(1.0,), commands=(1.0,))
+PROFILES = {profile.name: profile for profile in (MIXED, RACES, ROLLBACKS, MEDDLING)}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One schedule's."""
+
+    targets: int
+    replicas: int
+    workers: int
+    max_versions: int
+    settle: int
+    steps: int
+    refused: float
+    unknown: float
+    stale: float
+    lagging: float
+    kill: float
+    freeze: float
+    slow: float
+    forced: float
+    revoked: float
+    hand: float
+    commands: float
+    outages: float
+    skew: float
+    wrong: float
+    dated: int
+    max_removals: int
+    odd_grants: float
+    survivors: int  # 1: the programs go on when nothing goes wrong any more; else all are replaced by new ones
+
+    @classmethod
+    def draw(cls, profile: Profile, rng: Random) -> "Settings":
+        names = [name for name in cls.__slots__ if name != "survivors"]
+        drawn = {name: rng.choice(getattr(profile, name)) for name in names}
+        return cls(**drawn, survivors=int(rng.random() < 0.5))
+
+    @property
+    def grace(self) -> timedelta:
+        return timedelta(seconds=GRACE)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name in self.__slots__ if (value := getattr(self, name)))

@@ -1,0 +1,100 @@
+"""The model store and the model vendor of a schedule: the ones of `support.world`, with a memory of their past."""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from support.world import START, FakeClock, IssuedKey, MemoryStore, MemoryVendor
+
+from rotator.model import History, VendorKey, Version
+
+
+class RememberingStore(MemoryStore):
+    """Can also answer as of an earlier moment, as a leader does that was frozen and does not know that it is none."""
+
+    def __init__(self, clock: FakeClock, max_versions: int) -> None:
+        super().__init__(clock, max_versions)
+        self._time = clock
+        self._past: dict[str, list[tuple[float, int, tuple[Version, ...]]]] = {}
+
+    def now(self) -> datetime:
+        return self._time.now()
+
+    def changed(self, path: str) -> None:
+        """Remember how the path is now."""
+        shown = tuple(
+            Version(v.number, v.created_at, None if v.deleted or v.destroyed else v.data, v.destroyed)
+            for _, v in sorted(self.versions(path).items())
+        )
+        self._past.setdefault(path, [(0.0, 0, ())]).append((self._time.monotonic(), self.current_version(path), shown))
+
+    def history_at(self, path: str, moment: float, observed_at: float) -> History:
+        past = self._past.get(path) or [(0.0, 0, ())]
+        _, number, versions = past[max(0, bisect_right(past, moment, key=lambda entry: entry[0]) - 1)]
+        return History(number, versions, observed_at)
+
+    def moments(self, path: str) -> list[float]:
+        """When the path changed."""
+        return [at for at, _, _ in self._past.get(path, [])]
+
+    def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
+        version = super().write(path, data, cas)
+        self.changed(path)
+        return version
+
+    def delete(self, path: str, *numbers: int) -> None:
+        super().delete(path, *numbers)
+        self.changed(path)
+
+    def undelete(self, path: str, *numbers: int) -> None:
+        super().undelete(path, *numbers)
+        self.changed(path)
+
+    def destroy(self, path: str, *numbers: int) -> None:
+        super().destroy(path, *numbers)
+        self.changed(path)
+
+    def delete_metadata(self, path: str) -> None:
+        super().delete_metadata(path)
+        self.changed(path)
+
+
+class LaggingVendor(MemoryVendor):
+    """Its list may be behind: keys just made are not in it yet, keys just removed still are."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
+        self._time = clock
+        self._made: dict[str, float] = {}
+        self._removed: dict[str, float] = {}
+        self._texts: dict[object, IssuedKey] = {}
+
+    def issue(self, name: str, expires_at: datetime | None, granted: datetime | None = None) -> IssuedKey:
+        key = super().issue(name, expires_at, granted)
+        self._made[key.id] = self._time.monotonic()
+        self._texts[key.text] = key
+        return key
+
+    def age(self, key: IssuedKey) -> float:
+        """Seconds since it was made."""
+        return self._time.monotonic() - self._made[key.id]
+
+    def revoke(self, key_id: str) -> None:
+        if key_id in self.keys and not self.keys[key_id].revoked:
+            self._removed[key_id] = self._time.monotonic()
+        super().revoke(key_id)
+
+    def by_text(self, text: object) -> IssuedKey | None:
+        return self._texts.get(text)
+
+    def listed(self, behind: float, *, dated: bool) -> Sequence[VendorKey]:
+        """What was there so many seconds ago; `dated`: with the times of creation."""
+        then = self._time.monotonic() - behind
+        return [
+            VendorKey(
+                key.id, key.name, key.expires_at, START + timedelta(seconds=self._made[key.id]) if dated else None
+            )
+            for key in self.keys.values()
+            if self._made[key.id] <= then and (not key.revoked or self._removed[key.id] > then)
+        ]
