@@ -142,6 +142,28 @@ def test_all_versions_are_known_oldest_first(store: Store) -> None:
     assert history.current_version == 3
 
 
+def assert_newest_is_the_last_of_the_history(store: Store) -> None:
+    whole, newest = store.history("app"), store.newest("app")
+    assert newest.current_version == whole.current_version
+    assert newest.current == whole.current
+    assert newest.versions == whole.versions[-1:]
+
+
+def test_the_newest_version_alone_is_the_same_as_in_the_history(place: Place) -> None:
+    store = place.open()
+    assert_newest_is_the_last_of_the_history(store)
+    for cas in range(3):
+        store.write("app", {"n": str(cas)}, cas)
+        assert_newest_is_the_last_of_the_history(store)
+    place.hands.delete("app", 3)
+    assert_newest_is_the_last_of_the_history(store)
+    place.hands.undelete("app", 3)
+    store.destroy("app", [1, 3])
+    assert_newest_is_the_last_of_the_history(store)
+    place.hands.forget("app")
+    assert_newest_is_the_last_of_the_history(store)
+
+
 def test_the_observation_is_not_younger_than_its_time(store: Store) -> None:
     before = CLOCK.monotonic()
     for _ in range(2):

@@ -216,12 +216,11 @@ def test_a_body_that_is_too_large_is_known_before_a_key_is_minted(made: Made) ->
 # --- the rest --------------------------------------------------------------------------------------------------------
 
 
-def test_schema_version_and_sweep(made: Made) -> None:
+def test_schema_and_version(made: Made) -> None:
     rotator, _ = made
     schema = json.loads(rotator.run("schema", status=0).stdout)
     assert set(schema["required"]) >= {"owner", "providers", "stores"}
     assert rotator.run("--version", status=0).stdout == f"rotator {__version__}\n"
-    assert "not in this version" in rotator.run("sweep", status=1).stderr
 
 
 def test_simulate_says_where_it_is_and_ends_when_asked(tmp_path: Path) -> None:

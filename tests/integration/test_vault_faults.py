@@ -14,12 +14,14 @@ from support.vaultstore import (
     TOKEN,
     MeteredStore,
     OpenStore,
+    SetClock,
     all_methods,
     answering,
     assert_hides,
     assert_unsettled,
 )
 
+from rotator.circuit import FIRST_WAIT
 from rotator.errors import (
     StoreError,
     StoreOutcomeUnknown,
@@ -56,6 +58,7 @@ def test_a_sealed_vault_does_nothing_and_says_so(own_vault: RaftVault, open_stor
         own_vault.unseal()
 
     for store in (used, fresh):
+        store.client.circuit.worked()
         assert store.history("app").current_version == 0
     assert used.location("app") == fresh.location("app")
 
@@ -69,10 +72,12 @@ def test_a_vault_that_was_restarted_is_used_on(own_vault: RaftVault, open_store:
     assert_unsettled(store, "Connection refused", own_vault.root_token, but=("location",))
     assert {outcome for _, outcome in store.metered.take()} == {"200", "connection"}
     own_vault.start()
+    store.client.circuit.worked()
     with pytest.raises(StoreSealed):
         store.history("app")
     own_vault.unseal()
 
+    store.client.circuit.worked()
     assert store.history("app").current_version == 1
     assert open_store(own_vault.address, store.mount, own_vault.root_token).location("app") == location
 
@@ -195,14 +200,80 @@ def test_reads_are_tried_three_times_and_changes_once(server: Canned, store: Met
             method()
 
     asked = [request for request in store.metered.take() if request[0] != "login"]
+    is_it_down = [("health", "500")] * 3  # asked after a read that failed
 
     assert asked == [
         *[("metadata", "500")] * 3,
+        *is_it_down,
         *[("mount", "500")] * 3,
+        *is_it_down,
         ("write", "500"),
         ("destroy", "500"),
         *[("health", "500")] * 3,
     ]
+
+
+def test_a_vault_that_is_down_is_asked_by_one_read_now_and_then(server: Canned, open_store: OpenStore) -> None:
+    clock = SetClock()
+    store = open_store(server.address, "kv", TOKEN, clock=clock)
+    server.answer = answering(Reply(503, {"errors": ["Vault is sealed"]}))
+    with pytest.raises(StoreSealed):
+        store.history("app")
+    before = len(server.asked)
+    for _ in range(5):
+        with pytest.raises(StoreSealed, match="Vault is sealed"):
+            store.history("another")
+    assert len(server.asked) == before
+    clock.sleep(FIRST_WAIT)
+    for _ in range(5):
+        with pytest.raises(StoreSealed):
+            store.history("another")
+    assert len(server.asked) == before + 1
+    server.answer = answering(Reply(404, {"errors": []}))
+    clock.sleep(2 * FIRST_WAIT)
+    assert store.history("another").current_version == 0
+    assert store.history("app").current_version == 0
+
+
+@pytest.mark.parametrize("method", ["write", "destroy"])
+def test_a_change_that_finds_it_sealed_stops_the_reads(server: Canned, store: MeteredStore, method: str) -> None:
+    server.answer = answering(Reply(503, {"errors": ["Vault is sealed"]}))
+    with pytest.raises(StoreSealed) as refused:
+        all_methods(store)[method]()
+    before = len(server.asked)
+    with pytest.raises(StoreSealed) as known:
+        store.history("app")
+    assert known.value is refused.value
+    assert len(server.asked) == before
+
+
+def test_a_standby_that_nobody_is_active_behind_is_down(server: Canned, store: MeteredStore) -> None:
+    standby = Reply(429, {"cluster_id": "c", "standby": True, "sealed": False})
+    server.answer = lambda asked: (
+        DENIED
+        if asked.path.endswith("lookup-self")
+        else standby
+        if asked.path.endswith("/health")
+        else Reply(500, {"errors": ["local node not active but active cluster node not found"]})
+    )
+    with pytest.raises(StoreUnavailable) as first:
+        store.history("app")
+    with pytest.raises(StoreUnavailable) as known:
+        store.history("another")
+    assert known.value is first.value
+
+
+def test_one_path_that_fails_does_not_stop_the_others(server: Canned, store: MeteredStore) -> None:
+    def answer(asked: Asked) -> Reply:
+        if asked.path.endswith("/bad"):
+            return Reply(500, {"errors": ["internal error"]})
+        return Reply(200, {"cluster_id": "c"}) if asked.path.endswith("/health") else Reply(404, {"errors": []})
+
+    server.answer = lambda asked: DENIED if asked.path.endswith("lookup-self") else answer(asked)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            store.history("bad")
+        assert store.history("good").current_version == 0
 
 
 def test_a_read_that_fails_once_is_no_failure(server: Canned, store: MeteredStore) -> None:

@@ -102,6 +102,7 @@ class Installation:
         self.folder, self.simulator = folder, simulator
         self.file = folder / "rotator.json"
         self.environment = {"RESPAN_API_KEY": simulator.organisation_key}
+        self.program = [str(PROGRAM)]
         self.config: dict[str, Any] = {
             "owner": "prod-eu",
             "providers": {
@@ -173,7 +174,7 @@ class Installation:
         out, err = self.folder / f"stdout.{number}", self.folder / f"stderr.{number}"
         with out.open("wb") as stdout, err.open("wb") as stderr:
             running = subprocess.Popen(
-                [PROGRAM, "run", *arguments],
+                [*self.program, "run", *arguments],
                 env=self._environment({}),
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,

@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -95,9 +95,12 @@ class VaultServer:
 
 
 class RaftVault(VaultServer):
-    """A single Vault with storage that survives, to be sealed, stopped, killed and frozen; made by `raft_vault`."""
+    """A Vault with storage that survives, to be sealed, stopped, killed and frozen; made by `raft_vault`.
 
-    def __init__(self, program: Path, folder: Path) -> None:
+    A single one, or one of several; made by `raft_cluster` then, which gives each a name of its own as `node`.
+    """
+
+    def __init__(self, program: Path, folder: Path, node: str = "only") -> None:
         port, cluster_port = free_ports(2)
         super().__init__(f"http://127.0.0.1:{port}", root_token="")
         storage = folder / "raft"
@@ -115,8 +118,10 @@ class RaftVault(VaultServer):
             }}
             storage "raft" {{
               path                   = "{storage}"
-              node_id                = "only"
+              node_id                = "{node}"
               performance_multiplier = 1  # elect a leader in one second, not in five
+              autopilot_reconcile_interval = "200ms"  # who has joined may vote at once, not after ten seconds
+              autopilot_update_interval    = "200ms"
             }}
             """
         )
@@ -124,13 +129,24 @@ class RaftVault(VaultServer):
         self._unseal_key = ""
 
     def __exit__(self, *_: object) -> None:
-        self._process.stop()
+        self._process.kill()
         super().__exit__()
 
     def initialise(self) -> None:
         """Make the storage, once; the server must be started, and is sealed still."""
         answer = self._data("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
         self.root_token, self._unseal_key = answer["root_token"], answer["keys"][0]
+
+    def join(self, leader: "RaftVault") -> None:
+        """Become a standby of this one, and unsealed, in a moment; the server must be started, and its storage new."""
+        self.root_token, self._unseal_key = leader.root_token, leader._unseal_key
+        self.request("POST", "sys/storage/raft/join", {"leader_api_addr": leader.address}).raise_for_status()
+        self.request("PUT", "sys/unseal", {"key": self._unseal_key}).raise_for_status()
+
+    @property
+    def health(self) -> int:
+        """What sys/health answers: 200 the active node does, 429 a standby, 503 a sealed one."""
+        return self.request("GET", "sys/health").status_code
 
     def start(self) -> None:
         """Start it: sealed, at the same address, with the storage it had."""
@@ -159,7 +175,7 @@ class RaftVault(VaultServer):
     def unseal(self) -> None:
         """Unseal it, and wait until it is active."""
         self.request("PUT", "sys/unseal", {"key": self._unseal_key}).raise_for_status()
-        wait_until(lambda: self.request("GET", "sys/health").status_code == httpx.codes.OK, "Vault to become active")
+        wait_until(lambda: self.health == httpx.codes.OK, "Vault to become active")
 
 
 @contextmanager
@@ -197,3 +213,30 @@ def raft_vault(folder: Path) -> Iterator[RaftVault]:
         server.initialise()
         server.unseal()
         yield server
+
+
+@contextmanager
+def raft_cluster(folder: Path) -> Iterator[list[RaftVault]]:
+    """Three Vaults of our own that are one, the active one first. Raises FileNotFoundError if there is no program."""
+    with ExitStack() as stack:
+        nodes = []
+        for node in ("first", "second", "third"):
+            (folder / node).mkdir()
+            nodes.append(stack.enter_context(RaftVault(vault_program(), folder / node, node)))
+            nodes[-1].start()
+        leader, *standbys = nodes
+        leader.initialise()
+        leader.unseal()
+        autopilot = {"server_stabilization_time": "200ms"}
+        leader.request("POST", "sys/storage/raft/autopilot/configuration", autopilot).raise_for_status()
+        for standby in standbys:
+            standby.join(leader)
+
+        def all_vote() -> bool:
+            configuration = leader.request("GET", "sys/storage/raft/configuration").raise_for_status().json()
+            servers = configuration["data"]["config"]["servers"]
+            return [server["voter"] for server in servers] == [True] * len(nodes)
+
+        wait_until(all_vote, "all three to vote")
+        wait_until(lambda: all(standby.health == httpx.codes.TOO_MANY_REQUESTS for standby in standbys), "two standbys")
+        yield nodes

@@ -51,6 +51,11 @@ class SetClock:
     def sleep(self, seconds: float) -> None:
         self.passed += seconds
 
+    def heard(self, peer: str, said: str | None, sent_at: datetime) -> None: ...
+
+    def trusted(self) -> bool:
+        return True
+
 
 class Metered:
     """A `ports.Meter` that remembers."""
@@ -107,14 +112,23 @@ DATA = {"api_key": KEY}
 
 
 def all_methods(store: MeteredStore) -> dict[str, Callable[[], object]]:
-    """Every method of the port that talks to Vault."""
-    return {
+    """Every method of the port that talks to Vault, each by itself: whatever was found before, it asks."""
+
+    def afresh(method: Callable[[], object]) -> Callable[[], object]:
+        def ask() -> object:
+            store.client.circuit.worked()
+            return method()
+
+        return ask
+
+    methods: dict[str, Callable[[], object]] = {
         "history": lambda: store.history("app"),
         "prove": lambda: store.prove("app", DATA),
         "write": lambda: store.write("app", DATA, cas=0),
         "destroy": lambda: store.destroy("app", [1]),
         "location": lambda: store.location("app"),
     }
+    return {name: afresh(method) for name, method in methods.items()}
 
 
 def assert_unsettled(store: MeteredStore, words: str, *secrets: str, but: tuple[str, ...] = ()) -> None:

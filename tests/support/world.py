@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from rotator.errors import (
     CasMismatch,
     ProviderCredentialRefused,
+    ProviderKeyNotAccepted,
     ProviderOutcomeUnknown,
     ProviderRateLimited,
     ProviderRequestRefused,
@@ -50,6 +51,7 @@ class FakeClock:
         self._lock = threading.Lock()
         self._elapsed = 0.0
         self.wall_jump = timedelta(0)  # how far the wall clock is off the time that passed
+        self.is_trusted = True
 
     def now(self) -> datetime:
         return START + timedelta(seconds=self._elapsed) + self.wall_jump
@@ -60,6 +62,11 @@ class FakeClock:
     def sleep(self, seconds: float) -> None:
         with self._lock:
             self._elapsed += seconds
+
+    def heard(self, peer: str, said: str | None, sent_at: datetime) -> None: ...
+
+    def trusted(self) -> bool:
+        return self.is_trusted
 
     def advance(self, time: timedelta) -> None:
         self.sleep(time.total_seconds())
@@ -171,6 +178,11 @@ class Put:
     data: Mapping[str, Any]
 
 
+def only_newest(history: History) -> History:
+    """The same, as one who reads the current version alone sees it."""
+    return replace(history, versions=(history.current,) if history.current else ())
+
+
 class MemoryStore:
     """Paths in the ways of KV version 2: what is true of them, and what people do to them by hand."""
 
@@ -230,6 +242,9 @@ class MemoryStore:
             versions = sorted(self.versions(path).items())
             return History(self.current_version(path), tuple(version.seen() for _, version in versions), observed_at)
 
+    def newest(self, path: str, observed_at: float) -> History:
+        return only_newest(self.history(path, observed_at))
+
     def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
         with self._lock:
             if cas != self.current_version(path):
@@ -261,6 +276,10 @@ class StoreClient:
     def history(self, path: str) -> History:
         observed_at = self.clock.monotonic()
         return self.wire.call(self.actor, "store.history", lambda: self.store.history(path, observed_at), path)
+
+    def newest(self, path: str) -> History:
+        observed_at = self.clock.monotonic()
+        return self.wire.call(self.actor, "store.history", lambda: self.store.newest(path, observed_at), path)
 
     def prove(self, path: str, data: Mapping[str, Any]) -> None:
         self.wire.call(self.actor, "store.prove", lambda: None, path, data)
@@ -370,6 +389,9 @@ class VendorClient:
     def delete(self, key_id: str) -> None:
         self.wire.call(self.actor, "provider.delete", lambda: self.vendor.revoke(key_id), key_id)
 
+    def try_out(self, key: Secret) -> None:
+        self.wire.call(self.actor, "probe", lambda: None)
+
 
 @dataclass(slots=True)
 class BudgetClient:
@@ -434,7 +456,7 @@ class World:
     def executor(self, actor: str = "a", budget_wait: float = 0.0) -> Executor:
         """A program that was just started, and knows nothing."""
         names = frozenset(target.name for target in self.targets)
-        return Executor(OWNER, frozenset(), names, self.ports(actor, budget_wait))
+        return Executor(OWNER, frozenset(), names, self.ports(actor, budget_wait), is_swept=True)
 
     def ports(self, actor: str, budget_wait: float = 0.0) -> Ports:
         """All the effects of one program; the budget lets it go after so many seconds."""
@@ -530,6 +552,7 @@ _REFUSALS: dict[str, tuple[type[RotatorError], ...]] = {
     "store.prove": (StoreUnavailable, StoreRequestRefused),
     "store.write": (StoreRequestRefused,),
     "provider.": (ProviderCredentialRefused, ProviderRequestRefused, ProviderUnavailable),
+    "probe": (ProviderKeyNotAccepted, ProviderUnavailable),
     "budget.take": (ProviderUnavailable,),
 }
 

@@ -1,0 +1,128 @@
+"""The rules and the dashboard: they ask for what there is, each alert is tried, and each is explained."""
+
+import json
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from support.prometheus import NO_PROMETHEUS, RULES, is_installed, promtool
+from support.world import HOUR, START, make_target
+
+from rotator.metrics import FAILURE, LOST, ROTATION_REASONS, SUCCESS, Metrics
+from rotator.model import Record
+from rotator.plan import Plan, Reason, State
+from rotator.status import TargetStatus
+from rotator.sweep import Outcome
+
+PROJECT = Path(__file__).parents[2]
+RULES_TEST = RULES.with_name("rules_test.yaml")
+DASHBOARD = PROJECT / "deploy" / "grafana" / "rotator.json"
+RUNBOOK = PROJECT / "docs" / "runbook.md"
+SERIES = re.compile(r"(rotator_[a-z_]+)(?:\{([^}]*)\})?")
+MATCHER = re.compile(r'([a-z_]+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
+VALUES = {
+    "state": {state.value for state in State},
+    "outcome": {SUCCESS, FAILURE, LOST, *(outcome.value for outcome in Outcome)},
+    "reason": {reason.value for reason in ROTATION_REASONS},
+}
+needs_promtool = pytest.mark.skipif(not is_installed(), reason=NO_PROMETHEUS)
+
+
+def alerts() -> dict[str, str]:
+    """Each alert's part of the file, by name."""
+    parts = re.split(r"(?m)^      - alert: ", RULES.read_text())[1:]
+    return {part.split("\n", 1)[0].strip(): part for part in parts}
+
+
+def expressions() -> list[str]:
+    """All that is asked of Prometheus; of the rules, without the texts."""
+    dashboard = json.loads(DASHBOARD.read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    asked += [variable["definition"] for variable in dashboard["templating"]["list"] if "definition" in variable]
+    asked += [part.partition("expr:")[2].partition("labels:")[0] for part in alerts().values()]
+    return asked
+
+
+def all_metrics() -> dict[str, set[str]]:
+    """The labels of each series that there may be, by the name that a query uses."""
+    metrics = Metrics("1")
+    record = Record("prod-eu", "a", "id", "name", START, START + 24 * HOUR, "p", "f")
+    plan = Plan(State.OK, Reason.FRESH, current=record, renew_at=START + 16 * HOUR)
+    metrics.watch(lambda: (TargetStatus(make_target("a"), plan, None),), lambda: START)
+    metrics.watch_budget("respan", lambda: 0.5)
+    metrics.watch_token("vault", lambda: START)
+    metrics.watch_skews(lambda: {"vault": timedelta(0)})
+    metrics.provider_meter("respan")("list", "200", 0.1)
+    metrics.store_meter("vault")("read", "200", 0.1)
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_what_is_asked_for_is_there(expression: str) -> None:
+    known = all_metrics()
+    series = SERIES.findall(expression)
+    assert series
+    for name, matchers in series:
+        assert name in known, name
+        for label, operator, value in MATCHER.findall(matchers):
+            assert label in known[name] | {"job"}, f"{name} has no label {label}"
+            if label in VALUES and operator in ("=", "=~") and not name.startswith("rotator_store"):
+                assert set(value.split("|")) <= VALUES[label], value
+
+
+def test_every_metric_is_documented_with_its_labels() -> None:
+    rows = re.findall(r"(?m)^\| `(rotator_\w+)` \| \w+ \| ([^|]*)\|", (PROJECT / "docs" / "metrics.md").read_text())
+    documented = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
+    there: dict[str, set[str]] = {}
+    for series, labels in all_metrics().items():
+        name = re.sub("_(bucket|sum|count)$", "", series)
+        there.setdefault(name, set()).update(labels - {"le"})
+    assert documented == there
+
+
+@pytest.mark.parametrize("name", alerts())
+def test_each_alert_says_what_it_means_and_where_to_read_on(name: str) -> None:
+    part, runbook = alerts()[name], RUNBOOK.read_text()
+    assert re.search(r"severity: (critical|warning|info)\n", part)
+    assert "summary:" in part
+    assert "application" in part.partition("description:")[2].lower()
+    assert f"runbook_url: docs/runbook.md#{name.lower()}\n" in part
+    section = re.search(rf"(?ms)^### {name}\n(.+?)(?=^##|\Z)", runbook)
+    assert section, f"docs/runbook.md has no part for {name}"
+    for word in ("**Means.**", "**Look.**", "**Do.**"):
+        assert word in section[1]
+    assert f'alertname="{name}"' in RULES_TEST.read_text(), f"{name} is not tried in {RULES_TEST.name}"
+
+
+def test_the_runbook_has_no_part_for_an_alert_that_is_not_there() -> None:
+    assert re.findall(r"(?m)^### (Rotator\w+)$", RUNBOOK.read_text()) == list(alerts())
+
+
+def test_the_dashboard_needs_nothing_but_grafana() -> None:
+    dashboard: dict[str, Any] = json.loads(DASHBOARD.read_text())
+    panels = dashboard["panels"]
+    assert {panel["type"] for panel in panels} <= {"row", "stat", "bargauge", "timeseries", "state-timeline", "table"}
+    asked = [target for panel in panels for target in panel.get("targets", [])]
+    assert {json.dumps(target["datasource"]) for target in asked} == {
+        json.dumps({"type": "prometheus", "uid": "${datasource}"})
+    }
+    assert next(panel["title"] for panel in panels if panel["type"] == "row").startswith("Survival")
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = [panel["gridPos"] for panel in panels]
+    assert all(place["x"] + place["w"] <= 24 for place in places)
+    taken = [(x, y) for p in places for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
+    assert len(taken) == len(set(taken)), "two panels in one place"
+
+
+@needs_promtool
+@pytest.mark.parametrize("check", [("check", RULES.name), ("test", RULES_TEST.name)])
+def test_promtool_finds_nothing_wrong(check: tuple[str, str]) -> None:
+    said = promtool(check[0], "rules", check[1], folder=RULES.parent)
+    assert said.returncode == 0, said.stdout + said.stderr

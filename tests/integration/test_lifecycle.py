@@ -1,0 +1,208 @@
+"""A running daemon: its configuration changes, as a file and as a mounted ConfigMap; and what /readyz says."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.installation import Daemon, Installation, installation, on_vault
+from support.kube import MountedConfigMap
+from support.process import wait_until
+from support.proxy import Proxy
+from support.vault import VaultServer
+
+from rotator.simulator import Fault
+
+
+@pytest.fixture
+def rotator(tmp_path: Path) -> Iterator[Installation]:
+    with installation(tmp_path, targets=("a", "b")) as it:
+        yield it
+
+
+def all_well(daemon: Daemon, count: int) -> None:
+    wait_until(lambda: daemon.metric('rotator_targets{state="ok"}') == count, f"{count} targets to be well")
+
+
+def counts(loaded: dict[str, Any]) -> tuple[int, int, int, int]:
+    return loaded["targets"], loaded["added"], loaded["changed"], loaded["removed"]
+
+
+def shown(daemon: Daemon) -> set[str]:
+    """The targets that have series of their own."""
+    lines = daemon.get("/metrics").text.splitlines()
+    return {line.split('target="')[1].split('"')[0] for line in lines if 'target="' in line}
+
+
+# --- a new configuration ---------------------------------------------------------------------------------------------
+
+
+def test_a_changed_file_is_taken_up_without_a_signal(rotator: Installation) -> None:
+    daemon = rotator.start()
+    all_well(daemon, 2)
+    before = daemon.wait_for("key_published", target="a")["key_id"]
+
+    del rotator.config["targets"]["b"]
+    rotator.config["targets"] |= {"a": {"path": "apps/a", "fields": {"url": "x"}}, "c": {"path": "apps/c"}}
+    rotator.config["daemon"]["spread"] = "1s"
+    rotator.write()
+
+    assert counts(daemon.wait_for("configuration_loaded")) == (2, 1, 1, 1)
+    daemon.wait_for("key_published", target="c")
+    assert daemon.wait_for("key_published", 2, target="a")["reason"] == "drifted"
+    assert shown(daemon) == {"a", "c"}
+    assert rotator.simulator.vendor.works(rotator.simulator.vendor.text_of(before)), "it has its grace"
+    daemon.wait_for("key_deleted", key_id=before)
+    assert len(daemon.events("configuration_loaded")) == 1
+    assert daemon.stop() == 0
+
+
+def test_a_mounted_config_map_is_taken_up_when_its_link_turns(rotator: Installation) -> None:
+    """The main file and what it includes change at once, as kubelet does it."""
+    rotator.config["include"] = ["targets.d/*"]
+    targets = rotator.config.pop("targets")
+
+    def files(*parts: dict[str, Any], **config: Any) -> dict[str, str]:
+        included = {f"targets.d/{n}.json": json.dumps({"targets": part}) for n, part in enumerate(parts)}
+        return {"rotator.json": json.dumps({**rotator.config, **config}), **included}
+
+    mounted = MountedConfigMap(rotator.folder / "mounted", files(targets))
+    daemon = rotator.start("--config", str(mounted.folder / "rotator.json"))
+    all_well(daemon, 2)
+
+    mounted.write(files(targets, {"c": {"path": "apps/c"}}))
+    assert counts(daemon.wait_for("configuration_loaded")) == (3, 1, 0, 0)
+    daemon.wait_for("key_published", target="c")
+
+    mounted.write(files({"c": {"path": "apps/c"}}))
+    assert counts(daemon.wait_for("configuration_loaded", 2)) == (1, 0, 0, 2)
+    assert shown(daemon) == {"c"}
+
+    mounted.write(files({"c": {"path": "apps/c"}}, owner=7))
+    assert "owner" in daemon.wait_for("configuration_refused")["problems"]
+    mounted.write(files(targets))
+    assert counts(daemon.wait_for("configuration_loaded", 3)) == (2, 2, 0, 1)
+    assert daemon.stop() == 0
+    assert all(key.revoked_at is None for key in rotator.simulator.vendor.keys.values()), "no one removed them"
+
+
+def put(file: Path, text: str | None) -> None:
+    """Let it hold this from one moment to the next, or be gone."""
+    if text is None:
+        file.unlink()
+    else:
+        fresh = file.with_suffix(".fresh")
+        fresh.write_text(text)
+        fresh.replace(file)
+
+
+def test_a_bad_configuration_is_refused_once_and_the_old_one_stays(rotator: Installation) -> None:
+    daemon = rotator.start()
+    all_well(daemon, 2)
+    good = rotator.file.read_text()
+    spoilt = (good[:200], None, good.replace("RESPAN_API_KEY", "NO_SUCH_VARIABLE"))
+    words = ("is not JSON", "there is no such file", "is not set in the environment")
+    for number, (text, word) in enumerate(zip(spoilt, words, strict=True), 1):
+        put(rotator.file, text)
+        refused = daemon.wait_for("configuration_refused", number)
+        assert word in refused["problems"]
+        assert refused["level"] == "error"
+        assert daemon.metric("rotator_config_last_reload_successful") == 0
+    daemon.signal(signal.SIGUSR1)
+    for name in ("a", "b"):
+        assert daemon.wait_for("key_published", 2, target=name)["reason"] == "requested"
+    all_well(daemon, 2)
+    assert daemon.events("configuration_loaded") == []
+    put(rotator.file, good)
+    daemon.wait_for("configuration_loaded")
+    assert daemon.metric("rotator_config_last_reload_successful") == 1
+    # Each was told once, although the last was there for several looks.
+    assert len(daemon.events("configuration_refused")) == len(spoilt)
+    assert daemon.stop() == 0
+
+
+def test_a_reload_that_comes_while_keys_are_made_costs_none(rotator: Installation) -> None:
+    """Twice in a row, as when two ConfigMaps change one after the other."""
+    rotator.simulator.faults.add(Fault("slow", "create", seconds=1.5, times=2))
+    daemon = rotator.start()
+    wait_until(lambda: len(rotator.calls("create")) == 2, "two creates under way")
+    for number in (1, 2):
+        rotator.config["targets"][f"more-{number}"] = {"path": f"apps/more-{number}"}
+        rotator.write()
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for("configuration_loaded", number)
+    for name in ("a", "b", "more-1", "more-2"):
+        daemon.wait_for("key_published", target=name)
+    all_well(daemon, 4)
+    assert daemon.stop() == 0
+    assert daemon.events("key_left_behind") == []
+    assert daemon.events("target_failed") == []
+    assert len(rotator.calls("create")) == 4
+
+
+def test_an_end_while_a_reload_waits(rotator: Installation) -> None:
+    daemon = rotator.start()
+    all_well(daemon, 2)
+    for _ in range(5):
+        daemon.signal(signal.SIGHUP)
+    daemon.signal(signal.SIGTERM)
+    assert daemon.end() == 0
+    assert daemon.events("unexpected_error") == []
+
+
+# --- ready -----------------------------------------------------------------------------------------------------------
+
+
+def readiness(daemon: Daemon) -> tuple[int, str]:
+    answer = daemon.get("/readyz")
+    return answer.status_code, answer.text
+
+
+def test_it_says_why_it_is_not_ready_and_stays_ready_through_an_outage(vault: VaultServer, tmp_path: Path) -> None:
+    with on_vault(tmp_path, vault) as (rotator, _), Proxy(vault.address) as network:
+        network.mode = "refuse"
+        rotator.config["stores"]["store"] |= {"address": network.url, "timeout": "1s"}
+        daemon = rotator.start()
+        daemon.wait_for("peer_down")
+        status, text = readiness(daemon)
+        assert status == 503
+        assert "no path could be read yet (StoreUnavailable)" in text
+        assert "apps/" not in text
+        assert daemon.get("/healthz").status_code == 200
+        network.mode = "pass"
+        daemon.signal(signal.SIGUSR1)  # it would find out by itself, too; a person does not wait for the next try
+        wait_until(lambda: readiness(daemon)[0] == 200, "it to be ready")
+        daemon.wait_for("key_published")
+
+        network.mode = "refuse"
+        daemon.signal(signal.SIGUSR1)
+        daemon.wait_for("peer_down", 2)
+        assert readiness(daemon) == (200, "ok\n")
+        assert daemon.get("/healthz").status_code == 200
+        network.mode = "pass"
+        daemon.wait_for("peer_up", 2)
+        daemon.wait_for("key_published", 2)
+        assert daemon.stop() == 0
+
+
+def test_a_refused_login_is_why_it_is_not_ready(vault: VaultServer, tmp_path: Path) -> None:
+    with on_vault(tmp_path, vault) as (rotator, _):
+        rotator.environment["VAULT_TOKEN"] = "hvs.no-such-token"
+        daemon = rotator.start()
+        down = daemon.wait_for("peer_down")
+        assert "invalid token" in down["error"]
+        assert readiness(daemon) == (503, "not ready: no path could be read yet (StoreCredentialRefused)\n")
+        assert daemon.stop() == 0
+
+
+def test_with_no_target_it_is_ready_at_once(rotator: Installation) -> None:
+    rotator.config["targets"] = {}
+    daemon = rotator.start()
+    assert httpx.get(f"{daemon.url()}/readyz", trust_env=False).text == "ok\n"
+    rotator.config["targets"] = {"a": {"path": "apps/a"}}
+    rotator.write()
+    daemon.wait_for("key_published", target="a")
+    assert daemon.stop() == 0

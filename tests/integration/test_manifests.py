@@ -1,0 +1,632 @@
+"""The Helm chart, the Job and the systemd unit, judged by who will read them: Helm, a real API server, systemd.
+
+There is no YAML parser here: what Helm renders goes to the API server as it is, and comes back as JSON.
+"""
+
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.installation import installation
+from support.kube import KubeServer, vault_kubernetes, vault_kubernetes_role
+from support.process import wait_until
+from support.vault import VaultServer
+
+from rotator.clock import SystemClock
+from rotator.config import Configuration, load
+from rotator.events import Event, What
+from rotator.lease import Lease, LeaseSettings
+from tools.build_servers import HELM
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "deploy/helm/rotator"
+DATA = ROOT / "tests/data"
+UNIT = ROOT / "deploy/systemd/rotator.service"
+MINIMAL, EVERYTHING = DATA / "values-minimal.yaml", DATA / "values-everything.yaml"
+VALUES = sorted(DATA.glob("values-*.yaml"))
+LARGEST_CONFIG_MAP = 2**20  # bytes
+
+NAMESPACED = {
+    "ConfigMap": "/api/v1/namespaces/{}/configmaps",
+    "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
+    "Job": "/apis/batch/v1/namespaces/{}/jobs",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
+    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
+    "PodMonitor": "/apis/monitoring.coreos.com/v1/namespaces/{}/podmonitors",
+    "PrometheusRule": "/apis/monitoring.coreos.com/v1/namespaces/{}/prometheusrules",
+    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
+    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
+    "Service": "/api/v1/namespaces/{}/services",
+    "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
+}
+Manifest = dict[str, Any]
+Manifests = dict[str, Manifest]
+
+
+def helm(*arguments: str | Path, status: int = 0, access: Mapping[str, str] | None = None) -> str:
+    """What Helm says, which must end with this status; `access` are the variables for a cluster."""
+    program = HELM.find()
+    if program is None:
+        pytest.skip("no Helm: put helm on PATH, or install Go and run `make servers`")
+    with tempfile.TemporaryDirectory(prefix="helm-") as home:
+        done = subprocess.run(
+            [str(argument) for argument in (program, *arguments)],
+            env={"PATH": os.environ["PATH"], "HOME": home, **(access or {})},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == status, done.stderr
+    return done.stderr if status else done.stdout
+
+
+def rendered(namespace: str, values: Path, *settings: str) -> list[str]:
+    """The chart's manifests with these values, as YAML."""
+    changed = [f"--set={setting}" for setting in settings]
+    text = helm("template", "rotator", CHART, f"--namespace={namespace}", f"--values={values}", *changed)
+    return [part for part in re.split(r"^---$", text, flags=re.MULTILINE) if "\nkind: " in part]
+
+
+def accepted(kube: KubeServer, namespace: str, manifest: str, *, really: bool = False) -> Manifest:
+    """What the API server makes of a manifest; with `really` it keeps it."""
+    [kind] = re.findall(r"^kind: (\w+)$", manifest, re.MULTILINE)
+    params = {"fieldValidation": "Strict", **({} if really else {"dryRun": "All"})}
+    answer = kube.request("POST", NAMESPACED[kind].format(namespace), yaml=manifest, params=params)
+    assert answer.is_success, (answer.text, manifest)
+    made: Manifest = answer.json()
+    assert made["kind"] == kind
+    assert made["metadata"]["namespace"] == namespace
+    return made
+
+
+@pytest.fixture(scope="session")
+def cluster(kube: KubeServer) -> KubeServer:
+    kube.install_crds()
+    return kube
+
+
+@pytest.fixture
+def manifests(cluster: KubeServer) -> Callable[..., Manifests]:
+    """The chart with these values, as the API server understands it, by kind and name."""
+
+    def understood(values: Path, *settings: str) -> Manifests:
+        namespace = cluster.namespace()
+        found = [accepted(cluster, namespace, manifest) for manifest in rendered(namespace, values, *settings)]
+        by_name = {f"{made['kind']}/{made['metadata']['name']}": made for made in found}
+        assert len(by_name) == len(found)
+        return by_name
+
+    return understood
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """500 targets that do not fit into one ConfigMap."""
+    targets = {f"t{n:03}": {"path": f"apps/t{n:03}", "fields": {"note": f"{n} " + "x" * 3000}} for n in range(500)}
+    values = {"owner": "prod-eu", "vault": {"address": "https://vault.test"}, "targets": targets}
+    file = tmp_path_factory.mktemp("values") / "values-500.json"
+    file.write_text(json.dumps(values))
+    return file
+
+
+def pod_of(deployment: Manifest) -> Manifest:
+    pod: Manifest = deployment["spec"]["template"]
+    return pod
+
+
+def container_of(pod: Manifest) -> Manifest:
+    [container] = pod["spec"]["containers"]
+    return dict(container)
+
+
+def mounted(manifests: Manifests, folder: Path) -> Path:
+    """The configuration as the kubelet puts it before the container, anew if it is there; returns the main file."""
+    [deployment] = [made for name, made in manifests.items() if name.startswith("Deployment/")]
+    [volume] = [volume for volume in pod_of(deployment)["spec"]["volumes"] if volume["name"] == "config"]
+    data = Path(tempfile.mkdtemp(prefix="..", dir=folder))
+    for source in volume["projected"]["sources"]:
+        content = manifests[f"ConfigMap/{source['configMap']['name']}"]["data"]
+        for item in source["configMap"].get("items") or [{"key": key, "path": key} for key in content]:
+            file = data / item["path"]
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(content[item["key"]])
+    (folder / "..data_tmp").symlink_to(data.name)
+    (folder / "..data_tmp").replace(folder / "..data")
+    for name in {path.name for path in data.iterdir()} - {path.name for path in folder.iterdir()}:
+        (folder / name).symlink_to(f"..data/{name}")
+    return folder / "rotator.json"
+
+
+def configuration_of(manifests: Manifests, folder: Path) -> Configuration:
+    return load(mounted(manifests, folder), {})
+
+
+# --- what Helm and the API server say --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda file: file.stem)
+def test_helm_has_nothing_against_the_chart(values: Path) -> None:
+    helm("lint", "--strict", CHART, f"--values={values}")
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda file: file.stem)
+def test_the_api_server_takes_every_manifest(manifests: Callable[..., Manifests], values: Path) -> None:
+    kinds = {made["kind"] for made in manifests(values).values()}
+    assert "Deployment" in kinds
+    if values == EVERYTHING:
+        assert kinds == set(NAMESPACED) - {"Job"}
+
+
+def test_many_targets_are_split(manifests: Callable[..., Manifests], many: Path, tmp_path: Path) -> None:
+    helm("lint", "--strict", CHART, f"--values={many}")
+    made = manifests(many)
+    parts = [made[name] for name in made if name.startswith("ConfigMap/rotator-targets-")]
+    assert len(parts) > 2
+    for part in parts:
+        assert sum(len(key) + len(value.encode()) for key, value in part["data"].items()) < LARGEST_CONFIG_MAP
+    configuration = configuration_of(made, tmp_path)
+    assert sorted(configuration.targets) == [f"t{n:03}" for n in range(500)]
+    assert configuration.targets["t499"].fields["note"].startswith("499 xxx")
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("replicas=two", "at '/replicas': got string, want integer"),
+        ("replica=3", "additional properties 'replica' not allowed"),
+        ("owner=Prod", "at '/owner'"),
+        ("targets.billing-api.ttl=5", "at '/targets/billing-api/ttl': got number, want string"),
+        ("targets.billing-api.ttl=5x", "at '/targets/billing-api/ttl'"),
+        ("targets.billing-api.grase_period=1h", "additional properties 'grase_period' not allowed"),
+        ("targets.Billing.path=x", "additional properties 'Billing' not allowed"),
+        ("config.http.admin=0.0.0.0:9466", "at '/config/http': additional properties 'admin' not allowed"),
+        ("config.daemon.drain=soon", "at '/config/daemon/drain'"),
+        ("vault.address=vault:8200", "at '/vault/address'"),
+        ("vault.token.expirationSeconds=60", "minimum: got 60, want 600"),
+        ("lease.duration=15", "at '/lease/duration'"),
+        ("networkPolicy.enable=false", "additional properties 'enable' not allowed"),
+        ("image.digest=latest", "at '/image/digest'"),
+        ("listen=10.0.0.1", "value must be one of '0.0.0.0', '::'"),
+        # Beyond the schema:
+        ("owner=", "owner: give this installation a name"),
+        ("vault.address=", "vault.address: say where Vault is"),
+        ("lease.enabled=false", "without the Lease only one may run"),
+        ("config.daemon.drain=1m30s", "terminationGracePeriodSeconds must be at least 100"),
+        ("existingConfig.name=ours", "owner, config and targets stand in that ConfigMap"),
+        ("respan.organisationKey.secretName=", "name the Secret that holds the organisation key"),
+        ("vault.token.enabled=false", "say in config.stores how rotator logs in to Vault"),
+    ],
+)
+def test_a_wrong_value_is_refused(setting: str, said: str) -> None:
+    assert said in helm("template", "rotator", CHART, f"--values={MINIMAL}", f"--set={setting}", status=1)
+
+
+def test_the_schema_knows_what_the_configuration_knows() -> None:
+    updated = runpy.run_path(str(ROOT / "deploy/helm/update_schema.py"))["updated"]()
+    # If this fails: python deploy/helm/update_schema.py
+    assert (CHART / "values.schema.json").read_text() == updated
+
+
+def test_it_is_installed_upgraded_and_removed(cluster: KubeServer) -> None:
+    namespace = cluster.namespace()
+    access = {"HELM_KUBEAPISERVER": cluster.address, "HELM_KUBETOKEN": cluster.token}
+    access["HELM_KUBECAFILE"] = str(cluster.ca_file)
+    arguments = (f"--namespace={namespace}", "rotator")
+
+    def deployment() -> Manifest:
+        found: Manifest = cluster.request("GET", f"/apis/apps/v1/namespaces/{namespace}/deployments/rotator").json()
+        return found
+
+    said = helm("install", *arguments, CHART, f"--values={MINIMAL}", access=access)
+    notes = said.partition("NOTES:\n")[2]
+    assert f"kubectl -n {namespace} exec deploy/rotator -- rotator check --online" in notes
+    assert "the Secret rotator-respan" in notes
+    assert len(notes.splitlines()) < 15
+    before = deployment()["metadata"]["generation"]
+
+    more = "--set=targets.search.path=apps/search/respan"
+    helm("upgrade", *arguments, CHART, f"--values={MINIMAL}", more, access=access)
+    targets = cluster.request("GET", f"/api/v1/namespaces/{namespace}/configmaps/rotator-targets-0").json()["data"]
+    assert sorted(json.loads(targets["targets.json"])["targets"]) == ["billing-api", "search"]
+    assert deployment()["metadata"]["generation"] == before  # so no pod is replaced for it
+    helm("upgrade", *arguments, CHART, f"--values={MINIMAL}", "--set=image.tag=0.2.0", access=access)
+    assert deployment()["metadata"]["generation"] > before
+
+    helm("uninstall", *arguments, access=access)
+    assert deployment()["code"] == 404
+
+
+def test_the_alerts_are_those_of_the_project(manifests: Callable[..., Manifests]) -> None:
+    rules = (ROOT / "deploy/prometheus/rules.yaml").read_text()
+    # If this fails: cp deploy/prometheus/rules.yaml deploy/helm/rotator/files/
+    assert (CHART / "files/rules.yaml").read_text() == rules
+    made = manifests(EVERYTHING)["PrometheusRule/key-rotation"]
+    alerts = [rule for group in made["spec"]["groups"] for rule in group["rules"]]
+    assert [rule["alert"] for rule in alerts] == re.findall(r"- alert: (\w+)", rules)
+    for rule in alerts:
+        assert rule["annotations"]["runbook_url"] == f"https://docs.test/runbook.md#{rule['alert'].lower()}"
+        assert "{{ $labels." in rules  # which Helm has left alone
+    assert any("{{ $labels." in rule["annotations"]["summary"] for rule in alerts)
+
+
+# --- the configuration -----------------------------------------------------------------------------------------------
+
+
+def test_the_least_configuration_is_a_whole_one(manifests: Callable[..., Manifests], tmp_path: Path) -> None:
+    configuration = configuration_of(manifests(MINIMAL), tmp_path)
+    assert configuration.warnings == ()
+    assert (str(configuration.http.listen), str(configuration.http.admin)) == ("0.0.0.0:9465", "127.0.0.1:9466")
+    assert configuration.lease is not None
+    assert configuration.lease.name == "rotator"
+    assert configuration.lease.model_fields_set == {"name", "duration"}  # the rest is the pod's
+    [vault] = configuration.stores.values()
+    assert vault.model_dump(mode="json", exclude_unset=True) == {
+        "type": "vault",
+        "address": "https://vault.vault.svc:8200",
+        "mount": "secret",
+        "auth": {
+            "method": "kubernetes",
+            "mount": "kubernetes",
+            "role": "rotator",
+            "token_file": "/var/run/secrets/rotator/vault/token",
+        },
+    }
+    assert [target.path for target in configuration.targets.values()] == ["apps/billing/respan"]
+
+
+def test_whatever_is_said_arrives(manifests: Callable[..., Manifests], tmp_path: Path) -> None:
+    configuration = configuration_of(manifests(EVERYTHING), tmp_path)
+    target = configuration.targets["billing-api"]
+    assert target.fields["note"] == '"quoted", {{ braces }}, <tags> & ümläuts: 日本 \x7f'
+    parameters = target.parameters
+    asked = (parameters.rate_limit, parameters.spending_limit, parameters.max_usage, parameters.is_test)
+    assert asked == (1_000_000, 12.5, -1, True)
+    assert target.ttl.total_seconds() == 24 * 3600
+    assert configuration.targets["search"].ttl.total_seconds() == 12 * 3600
+    assert configuration.former_owners == ("prod",)
+    assert configuration.daemon.workers == 16
+    assert configuration.sweep.max_removals == 0
+    assert configuration.http.target_metrics is False
+    assert configuration.providers["respan"].requests_per_minute == 600
+    [vault] = configuration.stores.values()
+    assert vault.type == "vault"
+    assert (vault.namespace, vault.mount) == ("teams/keys", "kv/apps")
+    assert str(vault.ca_file) == "/var/run/secrets/rotator/vault-ca/ca.crt"
+    assert str(configuration.http.listen) == "[::]:9465"
+
+
+def test_another_login_is_left_to_who_says_it(manifests: Callable[..., Manifests], tmp_path: Path) -> None:
+    made = manifests(DATA / "values-approle.yaml")
+    configuration = configuration_of(made, tmp_path)
+    [vault] = configuration.stores.values()
+    assert vault.type == "vault"
+    assert vault.auth.method == "approle"
+    volumes = {volume["name"] for volume in pod_of(made["Deployment/rotator"])["spec"]["volumes"]}
+    assert volumes == {"config", "kubernetes", "approle"}
+
+
+def test_only_what_is_read_at_the_start_replaces_the_pods(manifests: Callable[..., Manifests]) -> None:
+    def pod(*settings: str) -> Manifest:
+        return pod_of(manifests(MINIMAL, *settings)["Deployment/rotator"])
+
+    before = pod()
+    for setting in (
+        "targets.billing-api.ttl=12h",
+        "vault.mount=kv",
+        "config.defaults.ttl=30h",
+        "respan.baseUrl=https://x.test",
+    ):
+        assert pod(setting) == before
+    for setting in ("lease.duration=30s", "config.daemon.resync=5m", "config.sweep.every=1h", "listen=::"):
+        assert pod(setting) != before
+
+
+# --- the pods --------------------------------------------------------------------------------------------------------
+
+
+def test_the_deployment_is_as_it_should_be(manifests: Callable[..., Manifests]) -> None:
+    made = manifests(MINIMAL)
+    deployment = made["Deployment/rotator"]
+    pod, container = pod_of(deployment), container_of(pod_of(deployment))
+    assert deployment["spec"]["replicas"] == 2
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert pod["spec"]["terminationGracePeriodSeconds"] > 25
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert made["ServiceAccount/rotator"]["automountServiceAccountToken"] is False
+    assert all(mount["readOnly"] for mount in container["volumeMounts"])
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["spec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert [port["containerPort"] for port in container["ports"]] == [9465]
+    assert [port["port"] for port in made["Service/rotator"]["spec"]["ports"]] == [9465]
+    probes = {name: container[name]["httpGet"]["path"] for name in ("livenessProbe", "readinessProbe", "startupProbe")}
+    assert probes == {"livenessProbe": "/healthz", "readinessProbe": "/readyz", "startupProbe": "/healthz"}
+    audiences = {
+        volume["name"]: source["serviceAccountToken"].get("audience")
+        for volume in pod["spec"]["volumes"]
+        for source in volume.get("projected", {}).get("sources", [])
+        if "serviceAccountToken" in source
+    }
+    assert audiences == {"vault-token": "vault", "kubernetes": None}
+    assert made["NetworkPolicy/rotator"]["spec"]["ingress"] == [{"ports": [{"port": "metrics", "protocol": "TCP"}]}]
+    for selects in (made["Service/rotator"]["spec"]["selector"], deployment["spec"]["selector"]["matchLabels"]):
+        assert selects.items() <= pod["metadata"]["labels"].items()
+
+
+def test_without_the_lease_no_token_for_the_api_server_is_mounted(manifests: Callable[..., Manifests]) -> None:
+    made = manifests(DATA / "values-existing.yaml")
+    assert set(made) == {"Deployment/rotator"}
+    pod = pod_of(made["Deployment/rotator"])
+    assert {volume["name"] for volume in pod["spec"]["volumes"]} == {"config", "respan", "vault-token", "vault-ca"}
+    assert {"name": "ROTATOR_CONFIG", "value": "/etc/rotator/rotator.toml"} in container_of(pod)["env"]
+
+
+@pytest.fixture
+def restricted(cluster: KubeServer) -> str:
+    """A namespace that takes pods of the strictest Pod Security Standard alone."""
+    namespace = cluster.namespace()
+    found = cluster.request("GET", f"/api/v1/namespaces/{namespace}").json()
+    found["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = "restricted"
+    cluster.request("PUT", f"/api/v1/namespaces/{namespace}", found).raise_for_status()
+    for service_account in ("default", "rotator", "rotation"):
+        cluster.token_for(namespace, service_account)
+    return namespace
+
+
+def test_the_pods_are_of_the_strictest_standard(cluster: KubeServer, restricted: str) -> None:
+    def try_(pod: Manifest) -> Any:
+        manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod["spec"]}
+        return cluster.dry_run(manifest, restricted)
+
+    pods = [accepted(cluster, restricted, job(restricted))["spec"]["template"]]
+    for values in VALUES:
+        [deployment] = [text for text in rendered(restricted, values) if "\nkind: Deployment\n" in text]
+        pods.append(pod_of(accepted(cluster, restricted, deployment)))
+    for pod in pods:
+        answer = try_(pod)
+        assert answer.status_code == 201, answer.text
+
+    container_of(pods[0])["securityContext"]["allowPrivilegeEscalation"] = True
+    assert "violates PodSecurity" in try_(pods[0]).json()["message"]  # so the loop above means something
+
+
+def job(namespace: str) -> str:
+    text = (ROOT / "deploy/kubernetes/rotate-job.yaml").read_text()
+    return re.sub(r"^  namespace: .*$", f"  namespace: {namespace}", text, flags=re.MULTILINE)
+
+
+def test_the_job_runs_what_the_chart_has_made(
+    cluster: KubeServer, manifests: Callable[..., Manifests], tmp_path: Path
+) -> None:
+    made = manifests(MINIMAL)
+    namespace = cluster.namespace()
+    its = accepted(cluster, namespace, job(namespace))["spec"]["template"]["spec"]
+    ours = pod_of(made["Deployment/rotator"])["spec"]
+    for same in ("serviceAccountName", "automountServiceAccountToken", "enableServiceLinks", "securityContext"):
+        assert its[same] == ours[same]
+    assert its["volumes"] == [volume for volume in ours["volumes"] if volume["name"] != "kubernetes"]
+    [its_container], [container] = its["containers"], ours["containers"]
+    for same in ("image", "resources", "securityContext"):
+        assert its_container[same] == container[same]
+    assert its_container["volumeMounts"] == [m for m in container["volumeMounts"] if m["name"] != "kubernetes"]
+    assert all(variable in container["env"] for variable in its_container["env"])
+    command, target, *_ = its_container["args"]
+    assert command == "rotate"
+    assert target in configuration_of(made, tmp_path).targets
+    assert its["restartPolicy"] == "Never"
+
+
+# --- the rights ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(cluster: KubeServer) -> tuple[str, str]:
+    """A namespace where the chart's ServiceAccount, Role and RoleBinding are for real, and a token of it."""
+    namespace = cluster.namespace()
+    for manifest in rendered(namespace, MINIMAL):
+        if re.search(r"^kind: (ServiceAccount|Role|RoleBinding)$", manifest, re.MULTILINE):
+            accepted(cluster, namespace, manifest, really=True)
+    token = cluster.token_for(namespace, "rotator")
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/rotator"
+    wait_until(lambda: cluster.request("GET", path, token=token).status_code == 404, "the role to be in force")
+    return namespace, token
+
+
+def test_the_service_account_can_keep_the_lease_and_nothing_else(
+    cluster: KubeServer, installed: tuple[str, str], tmp_path: Path
+) -> None:
+    namespace, token = installed
+    file = tmp_path / "token"
+    file.write_text(token)
+    told: list[Event] = []
+    first, second = (
+        Lease(
+            LeaseSettings(cluster.address, namespace, "rotator", identity, file, cluster.ca_file, 15.0),
+            SystemClock(),
+            told.append,
+        )
+        for identity in ("rotator-0", "rotator-1")
+    )
+    for lease in (first, second, first):
+        lease.attempt()
+    assert (first.leads(), second.leads(), second.holder) == (True, False, "rotator-0")
+    first.start()
+    first.stop()  # gives it back
+    second.attempt()
+    assert second.leads()
+    assert What.LEASE_FAILED not in [event.what for event in told]
+
+    def rules(token: str) -> set[tuple[str, ...]]:
+        review = {"spec": {"namespace": namespace}}
+        answer = cluster.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review, token)
+        return {
+            (verb, resource, *rule.get("resourceNames", []))
+            for rule in answer.raise_for_status().json()["status"]["resourceRules"]
+            for verb in rule["verbs"]
+            for resource in rule["resources"]
+        }
+
+    everybodys = rules(cluster.token_for(namespace, "somebody-else"))
+    assert rules(token) - everybodys == {
+        ("create", "leases"),
+        ("get", "leases", "rotator"),
+        ("update", "leases", "rotator"),
+    }
+
+    leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+    for method, path in (
+        ("GET", leases),
+        ("GET", f"{leases}/another"),
+        ("PUT", f"{leases}/another"),
+        ("DELETE", f"{leases}/rotator"),
+        ("GET", f"{leases.replace(namespace, cluster.namespace())}/rotator"),
+        ("GET", f"/api/v1/namespaces/{namespace}/secrets"),
+        ("GET", f"/api/v1/namespaces/{namespace}/configmaps/rotator-config"),
+        ("GET", f"/api/v1/namespaces/{namespace}/pods"),
+    ):
+        body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"} if method == "PUT" else None
+        refused = cluster.request(method, path, body, token)
+        assert refused.status_code == 403, (method, path, refused.text)
+
+
+def test_the_charts_configuration_rotates_with_the_charts_rights(
+    cluster: KubeServer, vault: VaultServer, installed: tuple[str, str], tmp_path: Path
+) -> None:
+    """Only addresses and places are changed: those that a pod has, and a test has not."""
+    namespace, token = installed
+    mount, kv = vault_kubernetes(vault, cluster), vault.new_mount()
+    policy = (ROOT / "deploy/vault/policy.hcl").read_text().replace('"secret/', f'"{kv}/')
+    role = vault_kubernetes_role(vault, mount, namespace, "rotator", policy, audience="vault")
+    settings = [f"vault.address={vault.address}", f"vault.mount={kv}", f"vault.auth.mount={mount}"]
+    settings += [f"vault.auth.role={role}"]
+    (tmp_path / "vault-token").write_text(cluster.token_for(namespace, "rotator", "vault"))
+    (tmp_path / "token").write_text(token)
+    folder = tmp_path / "etc"
+    folder.mkdir()
+
+    def made(*more: str) -> Manifests:
+        manifests = rendered(namespace, MINIMAL, *settings, *more)
+        needed = [text for text in manifests if re.search(r"^kind: (ConfigMap|Deployment)$", text, re.MULTILINE)]
+        found = [accepted(cluster, namespace, manifest) for manifest in needed]
+        return {f"{manifest['kind']}/{manifest['metadata']['name']}": manifest for manifest in found}
+
+    with installation(tmp_path) as rotator:
+        (tmp_path / "api-key").write_text(rotator.simulator.organisation_key)
+
+        def adapted(manifests: Manifests, identity: str) -> dict[str, Any]:
+            config: dict[str, Any] = json.loads(manifests["ConfigMap/rotator-config"]["data"]["rotator.json"])
+            config["http"] = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"}
+            config["providers"]["respan"]["base_url"] = rotator.simulator.url
+            config["providers"]["respan"]["api_key"]["file"] = str(tmp_path / "api-key")
+            config["stores"]["vault"]["auth"]["token_file"] = str(tmp_path / "vault-token")
+            config["lease"] |= {"namespace": namespace, "identity": identity, "api_server": cluster.address}
+            config["lease"] |= {"token_file": str(tmp_path / "token"), "ca_file": str(cluster.ca_file)}
+            return config
+
+        rotator.file = mounted(made(), folder)
+        daemons = []
+        for identity in ("rotator-0", "rotator-1"):
+            rotator.config = adapted(made(), identity)
+            daemons.append(rotator.start())
+            wait_until(lambda: daemons[-1].get("/readyz").status_code == 200, f"{identity} to be ready")
+            daemons[0].wait_for("key_published", target="billing-api")
+        assert [daemon.metric("rotator_leader") for daemon in daemons] == [1, 0]
+
+        changed = made("targets.search.path=apps/search/respan")
+        changed["ConfigMap/rotator-config"]["data"]["rotator.json"] = json.dumps(adapted(changed, "rotator-1"))
+        mounted(changed, folder)  # as the kubelet does some time after `helm upgrade`
+        for daemon in daemons:
+            daemon.wait_for("configuration_loaded", added=1)
+        daemons[0].wait_for("key_published", target="search")
+
+        # The Job has the same files, but no token for the API server, and no need of it.
+        rotator.config = adapted(changed, "job")
+        rotator.config["lease"] = {"name": "rotator"}
+        rotator.file = folder / "job.json"
+        rotator.run("rotate", "search", status=0)
+
+        assert daemons[0].stop() == 0
+        daemons[1].wait_for("leading")
+        assert not [event for daemon in daemons for event in daemon.events(level="error")]
+    for path, version in (("billing", 1), ("search", 2)):
+        data = vault.request("GET", f"{kv}/data/apps/{path}/respan").raise_for_status().json()["data"]
+        assert data["metadata"]["version"] == version
+
+
+# --- without Kubernetes ----------------------------------------------------------------------------------------------
+
+
+def systemd_analyze(*arguments: str | Path) -> str:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("no systemd-analyze: install Debian's package systemd")
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    return said
+
+
+def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
+    program = Path(sys.executable).parent / "rotator"  # the unit's own is not installed here
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("/opt/rotator/bin/rotator", str(program)))
+    assert str(program) in unit.read_text()
+    assert systemd_analyze("verify", "--man=no", unit) == ""
+    # In tenths. What is left: it talks to the Internet, and lives in the root directory.
+    assert "rotator.service" in systemd_analyze("security", "--offline=true", "--threshold=15", unit)
+
+
+def test_the_units_configuration_goes_with_it(tmp_path: Path) -> None:
+    configuration = load(UNIT.with_suffix(".toml"), {})
+    assert configuration.warnings == ()
+    given = dict(re.findall(r"^LoadCredential=(.+):(.+)$", UNIT.read_text(), re.MULTILINE))
+    [vault], [respan] = configuration.stores.values(), configuration.providers.values()
+    assert vault.type == "vault"
+    assert vault.auth.method == "approle"
+    wanted = {vault.auth.secret_id_file, respan.api_key.file}
+    assert wanted == {Path("/run/credentials/rotator.service") / name for name in given}
+    [stop] = re.findall(r"^TimeoutStopSec=(\d+)s$", UNIT.read_text(), re.MULTILINE)
+    assert int(stop) > configuration.daemon.drain.total_seconds()
+
+
+# --- what is said in two places --------------------------------------------------------------------------------------
+
+
+def test_the_values_of_the_documentation_are_enough(manifests: Callable[..., Manifests], tmp_path: Path) -> None:
+    document = (ROOT / "docs/kubernetes.md").read_text()
+    [block] = re.findall(r"^```yaml\n(# my-values.yaml\n.*?)^```$", document, re.MULTILINE | re.DOTALL)
+    values = tmp_path / "my-values.yaml"
+    values.write_text(block)
+    made = manifests(values)
+    assert {"PodMonitor/rotator", "PrometheusRule/rotator"} <= set(made)
+    assert sorted(configuration_of(made, tmp_path).targets) == ["billing-api"]
+
+
+def test_the_script_for_vault_and_the_chart_mean_the_same(manifests: Callable[..., Manifests], tmp_path: Path) -> None:
+    defaults = dict(re.findall(r'^([A-Z_]+)="\$\{\1:-([^$}]*)\}"', (ROOT / "deploy/vault/setup.sh").read_text(), re.M))
+    made = manifests(MINIMAL)
+    [vault] = configuration_of(made, tmp_path).stores.values()
+    assert vault.type == "vault"
+    assert vault.auth.method == "kubernetes"
+    pod = pod_of(made["Deployment/rotator"])["spec"]
+    [token] = [v["projected"]["sources"][0] for v in pod["volumes"] if v["name"] == "vault-token"]
+    assert {
+        "NAMESPACE": "rotator",
+        "SERVICE_ACCOUNT": pod["serviceAccountName"],
+        "AUDIENCE": token["serviceAccountToken"]["audience"],
+        "MOUNT": vault.auth.mount,
+        "ROLE": vault.auth.role,
+    } == defaults

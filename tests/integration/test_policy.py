@@ -1,0 +1,189 @@
+"""The shipped Vault policy is enough for every command, and nothing in it can be left out unnoticed."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+from support.installation import Installation, VaultPaths, on_vault
+from support.kube import KubeServer, vault_kubernetes
+from support.leaks import RECORDER
+from support.vault import VaultServer, vault_program
+
+from rotator.cli import app
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy/vault"
+POLICY = (DEPLOY / "policy.hcl").read_text()
+RULES = {
+    path: set(re.findall(r"\w+", rights)) for path, rights in re.findall(r'^path "(.+)" \{.*\[(.*)\]', POLICY, re.M)
+}
+Made = tuple[Installation, VaultPaths]
+
+WITHOUT_VAULT = {"demo", "simulate", "schema"}
+COMMANDS = (
+    ("check", "--online"),
+    ("plan",),
+    ("run", "--once"),
+    ("rotate", "a"),
+    ("rotate", "--all", "--revoke-now"),
+    ("rotate", "a"),
+    ("rollback", "a"),
+    ("sweep", "--dry-run"),
+    ("sweep",),
+    ("extend", "--all", "--for", "48h"),
+    ("status",),
+)
+
+DATA, METADATA, DESTROY, CAPABILITIES = RULES
+MISSING = {
+    (DATA, "create"): ("rotate", "a"),
+    (DATA, "read"): ("status",),
+    (DATA, "update"): ("rotate", "a"),
+    (METADATA, "read"): ("plan",),
+    (DESTROY, "update"): ("rotate", "a", "--revoke-now"),
+    (CAPABILITIES, "update"): ("check", "--online"),
+}
+"""What fails without each right."""
+
+
+@pytest.fixture
+def made(vault: VaultServer, tmp_path: Path) -> Iterator[Made]:
+    with on_vault(tmp_path, vault, ("a",)) as (rotator, paths):
+        rotator.config["defaults"]["grace_period"] = "10m"
+        restrict(rotator, paths, POLICY)
+        yield rotator, paths
+
+
+def restrict(rotator: Installation, paths: VaultPaths, policy: str) -> None:
+    """From now on it has a token with this policy alone, without `default`."""
+    token = paths.vault.policy_token(policy.replace('"secret/', f'"{paths.mount}/'))
+    RECORDER.add_secret("a Vault token", token)
+    rotator.environment["VAULT_TOKEN"] = token
+
+
+def without(path: str, right: str) -> str:
+    """The shipped policy without this right; without the whole line if it gives no other."""
+    kept = RULES[path] - {right}
+    line = (
+        f'path "{path}" {{ capabilities = [{", ".join(map(repr, sorted(kept)))}] }}'.replace("'", '"') if kept else ""
+    )
+    text, count = re.subn(rf'^path "{re.escape(path)}".*$', line, POLICY, flags=re.M)
+    assert count == 1
+    return text
+
+
+def test_the_policy_is_enough_for_every_command(made: Made) -> None:
+    rotator, paths = made
+    known = set(getattr(typer.main.get_command(app), "commands", ()))
+    assert known == {command for command, *_ in COMMANDS} | WITHOUT_VAULT
+    for command in COMMANDS:
+        rotator.run(*command, status=0)
+    paths.put("apps/a", {"api_key": "theirs"})
+    rotator.run("rotate", "a", "--adopt", status=0)
+
+    rotator.config["defaults"]["grace_period"] = "1s"
+    rotator.config["targets"]["new"] = {"path": "apps/new"}
+    daemon = rotator.start()
+    daemon.wait_for("key_published", target="new")
+    daemon.wait_for("swept")
+    assert daemon.stop() == 0
+    assert not daemon.events(level="error")
+
+
+def test_every_right_of_the_policy_is_tried_below() -> None:
+    assert {(path, right) for path, rights in RULES.items() for right in rights} == set(MISSING)
+
+
+@pytest.mark.parametrize(("path", "right"), MISSING)
+def test_without_a_right_a_command_fails_and_says_which(made: Made, path: str, right: str) -> None:
+    rotator, paths = made
+    if right != "create":
+        rotator.run("run", "--once", status=0)
+    restrict(rotator, paths, without(path, right))
+    asked = path.replace("secret/", f"{paths.mount}/").replace("*", "a")
+
+    failed, check = rotator.run(*MISSING[path, right]), rotator.run("check", "--online")
+
+    assert failed.returncode in (1, 3, 4)
+    denied = re.search(rf"Vault's policy denies (.+) on {asked} ", failed.stdout + failed.stderr)
+    assert denied, failed
+    assert f"`{right}`" in denied[1]
+    assert check.returncode in (1, 3)
+    assert re.search(rf"{asked}.*`{right}`|`{right}` on {asked}", check.stdout), check.stdout
+
+
+@pytest.mark.parametrize("path", RULES)
+def test_without_a_line_the_check_shows_the_line_to_add(made: Made, path: str) -> None:
+    rotator, paths = made
+    restrict(rotator, paths, re.sub(rf'^path "{re.escape(path)}".*$', "", POLICY, flags=re.M))
+    said = rotator.run("check", "--online").stdout
+    line = next(line for line in POLICY.splitlines() if line.startswith(f'path "{path}"'))
+    assert line.replace("secret/", f"{paths.mount}/").replace("*", "a") in said
+
+
+def test_the_script_lets_a_service_account_log_in(
+    made: Made, vault: VaultServer, kube: KubeServer, tmp_path: Path
+) -> None:
+    rotator, paths = made
+    mount, namespace = vault_kubernetes(vault, kube), kube.namespace()
+    policy = tmp_path / "policy.hcl"
+    policy.write_text(POLICY.replace('"secret/', f'"{paths.mount}/'))
+    environment = {
+        "PATH": f"{vault_program().parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "VAULT_ADDR": vault.address,
+        "VAULT_TOKEN": vault.root_token,
+        "MOUNT": mount,
+        "ROLE": mount,
+        "NAMESPACE": namespace,
+        "POLICY": str(policy),
+    }
+    for _ in range(2):
+        subprocess.run([DEPLOY / "setup.sh"], env=environment, check=True, capture_output=True, timeout=60)
+
+    jwt = tmp_path / "token"
+    auth = {"method": "kubernetes", "mount": mount, "role": mount, "token_file": str(jwt)}
+    rotator.config["stores"]["store"]["auth"] = auth
+    del rotator.environment["VAULT_TOKEN"]
+
+    jwt.write_text(kube.token_for(namespace, "rotator", "vault"))
+    rotator.run("check", "--online", status=0)
+    rotator.run("rotate", "a", status=0)
+    for service_account, audience in (("rotator", None), ("somebody-else", "vault")):
+        jwt.write_text(kube.token_for(namespace, service_account, audience))
+        refused = rotator.run("check", "--online", status=3)
+        assert f"Vault refused the login at auth/{mount}/login" in refused.stdout
+
+
+def test_the_script_enables_and_configures_kubernetes_auth_where_it_is_not(
+    vault: VaultServer, kube: KubeServer, tmp_path: Path
+) -> None:
+    mount = f"k8s-{os.urandom(4).hex()}"
+    reviewer = tmp_path / "reviewer.jwt"
+    reviewer.write_text(kube.token_for("vault", "reviewer"))
+    kube.bind_cluster_role("system:auth-delegator", "vault", "reviewer")
+    namespace = kube.namespace()
+    environment = {
+        "PATH": f"{vault_program().parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "VAULT_ADDR": vault.address,
+        "VAULT_TOKEN": vault.root_token,
+        "MOUNT": mount,
+        "ROLE": mount,
+        "NAMESPACE": namespace,
+        "KUBERNETES_HOST": kube.address,
+        "KUBERNETES_CA": str(kube.ca_file),
+        "REVIEWER_TOKEN": str(reviewer),
+    }
+    for _ in range(2):
+        subprocess.run([DEPLOY / "setup.sh"], env=environment, check=True, capture_output=True, timeout=60)
+
+    jwt = kube.token_for(namespace, "rotator", "vault")
+    answer = vault.request("POST", f"auth/{mount}/login", {"role": mount, "jwt": jwt}, token="")
+    auth = answer.raise_for_status().json()["auth"]
+    RECORDER.add_secret("a Vault token", auth["client_token"])
+    assert auth["lease_duration"] == 3600
+    assert set(auth["policies"]) == {"default", mount}

@@ -1,0 +1,206 @@
+"""A real Prometheus scrapes a running daemon while things break and heal: alerts fire and clear, the dashboard shows.
+
+The rules are those that are shipped, but that they wait two seconds where they would wait minutes.
+"""
+
+import json
+import math
+import signal
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from support.installation import LEAST_RIGHTS, Daemon, Installation, VaultPaths, installation, on_vault
+from support.kube import OwnKubeServer
+from support.leaks import RECORDER
+from support.process import free_ports, wait_until
+from support.prometheus import NO_PROMETHEUS, RULES, Prometheus, impatient, is_installed, prometheus, promtool
+from support.proxy import Proxy
+from support.vault import VaultServer
+
+from rotator.simulator import Fault
+
+DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "rotator.json"
+FOR = 2
+# But for the one that fires until Prometheus has scraped for the first time, which may take it five seconds.
+EVER_FIRED = 'count by (alertname) (count_over_time(ALERTS{alertstate="firing", alertname!="RotatorGone"}[10m]))'
+
+pytestmark = pytest.mark.skipif(not is_installed(), reason=NO_PROMETHEUS)
+
+
+class Watched:
+    """An installation of two targets with short lives, on a Vault behind a proxy, that Prometheus scrapes."""
+
+    def __init__(self, rotator: Installation, paths: VaultPaths, link: Proxy) -> None:
+        self.rotator, self.paths, self.link = rotator, paths, link
+        self.ports = free_ports(2)
+        rotator.config["defaults"] = {"ttl": "10s", "renew_before": "8s", "grace_period": "1s"}
+        rotator.config["sweep"] = {"every": "1s", "settle": "2s"}
+        rotator.config["daemon"]["resync"] = "2s"
+        rotator.config["stores"]["store"]["address"] = link.url
+
+    def start(self, number: int = 0) -> Daemon:
+        """One of two daemons; neither knows of the other."""
+        self.rotator.config["http"]["listen"] = f"127.0.0.1:{self.ports[number]}"
+        daemon = self.rotator.start()
+        daemon.wait_for("swept")
+        return daemon
+
+    def lose_a_key(self, target: str) -> None:
+        """Leave one at the vendor that no version holds, as a crash does."""
+        vendor = self.rotator.simulator.vendor
+        served = vendor.key_of((self.paths.read(f"apps/{target}") or {})["api_key"])
+        assert served is not None
+        name = ".".join([*served.name.split(".")[:3], "1", "lonelyaa"])
+        vendor.create({"name": name, "expiry_date": (datetime.now(UTC) + timedelta(days=1)).isoformat()})
+
+
+@pytest.fixture
+def watched(vault: VaultServer, tmp_path: Path) -> Iterator[Watched]:
+    with on_vault(tmp_path, vault, ("a", "b")) as (rotator, paths), Proxy(vault.address) as link:
+        role_id, secret_id = vault.approle(LEAST_RIGHTS.format(mount=paths.mount), token_ttl="60s")
+        RECORDER.add_secret("an AppRole's secret id", secret_id)
+        (tmp_path / "secret-id").write_text(secret_id)
+        auth = {"method": "approle", "role_id": role_id, "secret_id_file": "secret-id"}
+        rotator.config["stores"]["store"]["auth"] = auth
+        yield Watched(rotator, paths, link)
+
+
+@pytest.fixture
+def seen(watched: Watched) -> Iterator[Prometheus]:
+    hosts = [f"127.0.0.1:{port}" for port in watched.ports]
+    with prometheus({"rotator": hosts}, impatient(RULES.read_text(), FOR)) as server:
+        yield server
+
+
+def rotates_and_nothing_fires(seen: Prometheus) -> None:
+    rotated = 'sum(increase(rotator_rotations_total{reason="expiring", outcome="success"}[5m])) > 2'
+    wait_until(lambda: bool(seen.query(rotated)), "rotations that Prometheus has seen")
+    assert seen.query(EVER_FIRED) == []
+
+
+def everything_breaks_and_heals(watched: Watched, daemon: Daemon, seen: Prometheus) -> None:
+    rotator = watched.rotator
+    rotator.simulator.stop()
+    rotator.write('{"owner": 7}')
+    daemon.signal(signal.SIGHUP)
+    watched.paths.put("apps/b", {"api_key": "somebody else's"})
+    seen.wait_for(
+        "RotatorConfigurationNotReloaded",
+        "RotatorForeignPath",
+        "RotatorProviderDown",
+        "RotatorRotationFailing",
+        "RotatorTargetsFailing",
+        "RotatorKeyNearExpiry",
+        "RotatorTargetWithoutKey",
+        seconds=60,
+    )
+    near = seen.firing()["RotatorKeyNearExpiry"]
+    assert [alert["labels"]["target"] for alert in near] == ["a"], "b is not ours any more"
+    assert near[0]["annotations"]["summary"].startswith("The key of a ends in ")
+
+    watched.link.mode = "refuse"
+    seen.wait_for("RotatorStoreDown")
+    watched.link.mode = "pass"
+    rotator.simulator.start()
+    rotator.run("rotate", "b", "--adopt", status=0)
+    daemon.signal(signal.SIGHUP)
+    daemon.signal(signal.SIGUSR1)  # a person does not wait for the next try
+    wait_until(lambda: seen.firing() == {}, f"all to clear, and not {set(seen.firing())}")
+
+
+def two_act_and_both_are_refused(watched: Watched, seen: Prometheus) -> Daemon:
+    simulator = watched.rotator.simulator
+    second = watched.start(1)
+    watched.lose_a_key("a")
+    seen.wait_for("RotatorTwoLeaders", "RotatorOrphansFound")
+    simulator.faults.add(Fault("refuse", status=401, times=None))
+    seen.wait_for("RotatorOrganisationKeyRefused")
+    simulator.faults.clear()
+    seen.wait_for_end("RotatorOrganisationKeyRefused")
+    return second
+
+
+def test_the_alerts_fire_and_clear_and_the_dashboard_shows_it(watched: Watched, seen: Prometheus) -> None:
+    seen.wait_for("RotatorGone")
+    daemon = watched.start()
+    rotates_and_nothing_fires(seen)
+    everything_breaks_and_heals(watched, daemon, seen)
+    second = two_act_and_both_are_refused(watched, seen)
+    the_dashboard_has_data(seen)
+
+    page = daemon.get("/metrics").text
+    checked = promtool("check", "metrics", stdin=page)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+    assert second.stop() == 0
+    seen.wait_for_end("RotatorTwoLeaders")
+    assert daemon.stop() == 0
+    seen.wait_for("RotatorGone")
+    [gone] = seen.firing()["RotatorGone"]
+    assert gone["annotations"]["summary"] == "No replica of rotator answers Prometheus"
+
+
+def the_dashboard_has_data(seen: Prometheus) -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    [variable] = [one for one in dashboard["templating"]["list"] if one["type"] == "query"]
+    assert variable["definition"] == "label_values(rotator_build_info, job)"
+    jobs = seen.label_values("job", "rotator_build_info")
+    assert jobs == ["rotator"]
+    asked = {
+        (panel["title"], target["expr"].replace("$job", jobs[0]).replace("$__rate_interval", "1m"))
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", [])
+    }
+    empty = {
+        title for title, expression in asked if not any(not math.isnan(value) for _, value in seen.query(expression))
+    }
+    assert empty == set()
+
+
+def test_a_change_of_leader_is_no_alarm_and_none_at_all_is(own_kube: OwnKubeServer, tmp_path: Path) -> None:
+    namespace = own_kube.namespace()
+    token = own_kube.token_for(namespace, "rotator")
+    rights = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}
+    own_kube.bind(namespace, own_kube.role(namespace, rights), "rotator")
+    (tmp_path / "token").write_text(token)
+    ports = free_ports(2)
+    with installation(tmp_path) as rotator:
+        rotator.config["sweep"] = {"every": "1s"}
+        rotator.config["lease"] = {
+            "duration": "2s",
+            "namespace": namespace,
+            "api_server": own_kube.address,
+            "token_file": "token",
+            "ca_file": str(own_kube.ca_file),
+        }
+        replicas = []
+        for identity, port in zip(("one", "two"), ports, strict=True):
+            rotator.config["lease"]["identity"] = identity
+            rotator.config["http"]["listen"] = f"127.0.0.1:{port}"
+            replicas.append(rotator.start())
+            replicas[0].wait_for("key_published")
+        one, two = (f"127.0.0.1:{port}" for port in ports)
+        with prometheus({"rotator": [one, two]}, impatient(RULES.read_text(), 5)) as seen:
+
+            def shows(leader: str) -> bool:
+                led = seen.query("rotator_leader == 1")
+                told = seen.query('rotator_key_expiry_timestamp_seconds{target="a"}')
+                return [[labels["instance"] for labels, _ in found] for found in (led, told)] == [[leader], [leader]]
+
+            wait_until(lambda: shows(one), "the first to lead")
+            earliest = "count(rotator_earliest_key_expiry_timestamp_seconds) == 2"
+            wait_until(lambda: bool(seen.query(earliest)), "the standby to know of the keys, too")
+            replicas[0].process.kill()
+            wait_until(lambda: shows(two), "the second to lead")
+            assert seen.query(EVER_FIRED) == []
+
+            own_kube.freeze()
+            try:
+                seen.wait_for("RotatorNoLeader")
+                assert seen.query('rotator_key_expiry_timestamp_seconds{target="a"}') == []
+            finally:
+                own_kube.thaw()
+            seen.wait_for_end("RotatorNoLeader")
+            assert [labels["alertname"] for labels, _ in seen.query(EVER_FIRED)] == ["RotatorNoLeader"]

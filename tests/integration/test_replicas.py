@@ -1,0 +1,597 @@
+"""Several replicas and a real kube-apiserver: who acts, how soon another does, and that nobody is harmed meanwhile."""
+
+import itertools
+import json
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.installation import Daemon, Installation, VaultPaths, installation, on_vault
+from support.kube import KubeServer, MountedConfigMap, OwnKubeServer, vault_kubernetes, vault_kubernetes_role
+from support.process import wait_until
+from support.proxy import Proxy
+from support.vault import VaultServer
+from support.witness import Witness
+
+DURATION = 3.0
+"""Seconds that the Lease is for."""
+
+TAKEOVER = DURATION * 9 / 8 + 1.0
+"""Seconds from a leader's last sign of life to the next one: whoever waits looks eight times a duration, and this
+machine is slow."""
+
+UNTIL_IT_STOPS = DURATION * 2 / 3 + 0.5
+"""Seconds from a leader's last renewal to when it begins nothing more."""
+
+A_STEP = 0.5
+"""Seconds for the one request that was under way when somebody ceased to lead."""
+
+LEASE = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+ACTS = ("key_created", "key_published", "key_shortened", "versions_destroyed", "key_deleted")
+
+
+def of_one_lease(name: str) -> tuple[dict[str, list[str]], ...]:
+    """The rules of a Role that suffices, and of no more: what is to be created has no name yet."""
+    return ({**LEASE, "resourceNames": [name], "verbs": ["get", "update"]}, {**LEASE, "verbs": ["create"]})
+
+
+def at(event: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(event["timestamp"])
+
+
+class Replica:
+    """One of several daemons of an installation, with a token and a network to the API server of its own."""
+
+    def __init__(self, name: str, rotator: Installation, kube: KubeServer, lease: dict[str, str]) -> None:
+        self.name, self.rotator, self.kube, self.lease = name, rotator, kube, lease
+        self.network = Proxy(kube.address)
+        self.token_file = rotator.folder / f"{lease['name']}-{name}.token"
+        self.account = "rotator"
+        self.renew_token()
+        self._client = httpx.Client(trust_env=False, timeout=5)
+        self._daemon: Daemon | None = None
+
+    def renew_token(self) -> None:
+        self.token_file.write_text(self.kube.token_for(self.lease["namespace"], self.account))
+
+    @property
+    def daemon(self) -> Daemon:
+        assert self._daemon is not None
+        return self._daemon
+
+    def start(self) -> Daemon:
+        """Start it, with a configuration file of its own: the installation's, and a Lease."""
+        own = {
+            "identity": self.name,
+            "api_server": self.network.url.replace("http:", "https:"),
+            "token_file": self.token_file.name,
+            "ca_file": str(self.kube.ca_file),
+            "duration": f"{DURATION:.0f}s",
+        }
+        file = self.token_file.with_suffix(".json")
+        file.write_text(json.dumps({**self.rotator.config, "lease": {**own, **self.lease}}))
+        self._daemon = self.rotator.start("--config", str(file))
+        self._url = self._daemon.url()
+        return self._daemon
+
+    def leads(self) -> bool:
+        """What its metric says, without a record of the whole page: this is asked very often."""
+        lines = self._client.get(f"{self._url}/metrics").raise_for_status().text.splitlines()
+        return "rotator_leader 1.0" in lines
+
+    def ready(self) -> bool:
+        return self._client.get(f"{self._url}/readyz").is_success
+
+    def acts(self) -> list[dict[str, Any]]:
+        """All that it did to keys, in order."""
+        return [event for event in self.daemon.events() if event["event"] in ACTS]
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class Pair:
+    """Two replicas that work all the time, and the one Lease between them."""
+
+    def __init__(self, rotator: Installation, kube: KubeServer, stack: ExitStack, name: str = "rotator") -> None:
+        self.rotator, self.kube = rotator, kube
+        self.namespace = kube.namespace()
+        self.lease = {"name": name, "namespace": self.namespace}
+        self.replicas = [self.replica(stack, name) for name in ("a", "b")]
+        kube.bind(self.namespace, kube.role(self.namespace, *of_one_lease(name)), "rotator")
+
+    def replica(self, stack: ExitStack, name: str) -> Replica:
+        made = Replica(name, self.rotator, self.kube, self.lease)
+        stack.callback(made.close)
+        stack.enter_context(made.network)
+        return made
+
+    @property
+    def path(self) -> str:
+        return f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases/{self.lease['name']}"
+
+    def start(self) -> None:
+        for replica in self.replicas:
+            replica.start()
+
+    def roles(self) -> tuple[Replica, Replica]:
+        """The leader and the standby, once they are that, and ready."""
+        a, b = self.replicas
+        wait_until(lambda: a.leads() is not b.leads() and a.ready() and b.ready(), "one of two to lead")
+        return (a, b) if a.leads() else (b, a)
+
+
+def work_often(rotator: Installation) -> None:
+    """A new key every second or so: who acts is always to be seen."""
+    rotator.config["defaults"] = {"ttl": "60s", "renew_before": "59s", "grace_period": "1s"}
+    rotator.config["daemon"] |= {"resync": "3s", "drain": "5s"}
+
+
+@contextmanager
+def paired(folder: Path, kube: KubeServer, targets: tuple[str, ...] = ("x", "y")) -> Iterator[Pair]:
+    with installation(folder, targets=targets) as rotator, ExitStack() as stack:
+        work_often(rotator)
+        yield Pair(rotator, kube, stack)
+
+
+@pytest.fixture(scope="module")
+def running(own_kube: OwnKubeServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Two replicas that all tests of this module share: each leaves both of them running, and able to lead."""
+    with paired(tmp_path_factory.mktemp("pair"), own_kube) as pair:
+        pair.start()
+        yield pair
+
+
+def takes_over(old: Replica, new: Replica, since: datetime, within: float, *, asked: bool = True) -> float:
+    """Wait until `new` leads, and has done something; returns the seconds that it took. Never do both lead.
+
+    `asked` says whether `old` can be asked for its metric meanwhile.
+    """
+    before = len(new.daemon.events("leading"))
+
+    def led() -> bool:
+        leads = new.leads()
+        # In this order: if both are true, `old` led when another did already.
+        assert not (leads and asked and old.leads()), "both lead"
+        return leads
+
+    wait_until(led, f"{new.name} to lead", within + 5)
+    began = at(new.daemon.wait_for("leading", before + 1))
+    took = (began - since).total_seconds()
+    print(f"{new.name} takes over from {old.name} after {took:.2f} s")  # noqa: T201 - shown with -s
+    assert took < within
+    wait_until(lambda: any(at(event) > began for event in new.acts()), f"{new.name} to act")
+    late = [event for event in old.acts() if (at(event) - began).total_seconds() > A_STEP]
+    assert not late, f"{old.name} acts although {new.name} leads"
+    return took
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+# --- one acts, the other stands by -----------------------------------------------------------------------------------
+
+
+def test_one_acts_and_the_other_stands_by_and_is_ready(running: Pair) -> None:
+    leader, standby = running.roles()
+    held = running.kube.request("GET", running.path).raise_for_status().json()["spec"]
+    assert held["holderIdentity"] == leader.name
+    assert held["leaseDurationSeconds"] == DURATION
+    assert leader.daemon.metric("rotator_leader") == 1
+    assert standby.daemon.metric("rotator_leader") == 0
+    assert 'target="x"' in leader.daemon.get("/metrics").text
+    page = standby.daemon.get("/metrics").text
+    assert 'target="' not in page
+    assert "rotator_earliest_key_expiry_timestamp_seconds" in page, "it knows how the targets stand"
+    for replica in (leader, standby):
+        assert replica.daemon.get("/readyz").status_code == 200
+        shown = replica.daemon.get("/status.json", admin=True).json()["daemon"]
+        assert (shown["replica"], shown["holder"]) == (replica.name, leader.name)
+    before = len(standby.acts())
+    acted = len(leader.acts())
+    wait_until(lambda: len(leader.acts()) > acted + 8, "the leader to renew both keys")
+    assert len(standby.acts()) == before
+
+
+def test_a_person_who_asks_a_standby_is_obeyed(running: Pair) -> None:
+    leader, standby = running.roles()
+    standby.daemon.signal(signal.SIGUSR1)
+
+    def obeyed(name: str) -> bool:
+        lost = standby.daemon.events("publish_lost", target=name)  # the leader's own turn came in that very moment
+        return bool(lost or standby.daemon.events("key_shortened", target=name, by="signal"))
+
+    wait_until(lambda: obeyed("x") and obeyed("y"), "both to be rotated")
+    replaced = standby.daemon.events("key_shortened", by="signal")
+    assert replaced
+    # The one that leads finds the replaced keys, and removes them when their grace is over.
+    for shortened in replaced:
+        leader.daemon.wait_for("key_deleted", key_id=shortened["key_id"])
+    assert not standby.leads()
+
+
+# --- the leader is gone ----------------------------------------------------------------------------------------------
+
+
+def test_a_leader_that_is_killed(running: Pair) -> None:
+    old, new = running.roles()
+    since = now()
+    old.daemon.process.kill()
+    old.daemon.process.wait()
+    takes_over(old, new, since, TAKEOVER, asked=False)
+    old.start()
+    wait_until(old.ready, "the one that was killed to be back")
+    assert not old.leads()
+
+
+def test_a_leader_that_is_frozen_does_nothing_more_when_it_goes_on(running: Pair) -> None:
+    old, new = running.roles()
+    stood_by = len(old.daemon.events("standing_by"))
+    since = now()
+    old.daemon.signal(signal.SIGSTOP)
+    try:
+        takes_over(old, new, since, TAKEOVER, asked=False)
+    finally:
+        old.daemon.signal(signal.SIGCONT)
+    thawed = now()
+    told = old.daemon.wait_for("standing_by", stood_by + 1)
+    assert told["holder"] in (old.name, new.name)
+    assert (at(told) - thawed).total_seconds() < 1.5
+    assert not old.leads()
+    acted = len(new.acts())
+    wait_until(lambda: len(new.acts()) > acted + 8, "the new leader to renew both keys")
+    late = [event for event in old.acts() if (at(event) - thawed).total_seconds() > A_STEP]
+    assert not late, "the one that was frozen still acts"
+
+
+def test_a_leader_that_ends_gives_it_back(running: Pair) -> None:
+    old, new = running.roles()
+    since = now()
+    old.daemon.signal(signal.SIGTERM)
+    took = takes_over(old, new, since, 2.0, asked=False)
+    assert old.daemon.end() == 0
+    assert took < 2
+    old.start()
+    wait_until(old.ready, "the one that ended to be back")
+
+
+# --- the leader is cut off -------------------------------------------------------------------------------------------
+
+
+def hang(leader: Replica) -> None:
+    leader.network.mode = "hang"
+
+
+def refuse(leader: Replica) -> None:
+    leader.network.mode = "refuse"
+
+
+def drip(leader: Replica) -> None:
+    leader.network.seconds = 0.1
+    leader.network.mode = "drip"
+
+
+def empty(leader: Replica) -> None:
+    leader.token_file.write_text("")
+
+
+def revoke(leader: Replica) -> None:
+    """A token that was good: the API server forgets one that it knows after ten seconds only, so this one is new."""
+    leader.account = f"gone-{secrets.token_hex(4)}"
+    leader.renew_token()
+    namespace = leader.lease["namespace"]
+    leader.kube.request("DELETE", f"/api/v1/namespaces/{namespace}/serviceaccounts/{leader.account}").raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("cut", "words"),
+    [
+        (hang, "does not answer"),
+        (refuse, "does not answer"),
+        (drip, "does not answer"),
+        (empty, "holds no token"),
+        (revoke, "(401)"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_leader_that_is_cut_off(running: Pair, cut: Callable[[Replica], None], words: str) -> None:
+    old, new = running.roles()
+    failed = len(old.daemon.events("lease_failed"))
+    stood_by = len(old.daemon.events("standing_by"))
+    since = now()
+    cut(old)
+    try:
+        takes_over(old, new, since, TAKEOVER)
+        told = old.daemon.wait_for("lease_failed", failed + 1)
+        assert words in told["error"]
+        assert f"{running.namespace}/rotator" in told["error"]
+        stopped = old.daemon.wait_for("standing_by", stood_by + 1)
+        assert (at(stopped) - since).total_seconds() < UNTIL_IT_STOPS + 0.5
+        assert old.daemon.get("/readyz").status_code == 200
+        assert old.daemon.get("/healthz").status_code == 200
+    finally:
+        old.network.mode = "pass"
+        old.account = "rotator"
+        old.renew_token()
+    # It can lead again: the other ends, and so will its own turn come.
+    wait_until(lambda: sees_the_holder(old, new), "the one that was cut off to see who leads")
+
+
+def sees_the_holder(replica: Replica, holder: Replica) -> bool:
+    shown = httpx.get(f"{replica.daemon.url(admin=True)}/status.json", trust_env=False).json()["daemon"]
+    return bool(shown["holder"] == holder.name)
+
+
+# --- the API server, or its Lease, is gone ---------------------------------------------------------------------------
+
+
+def one_leads_again(pair: Pair, since: datetime, within: float) -> None:
+    """Wait until one of the two leads and acts; never do both lead."""
+    a, b = pair.replicas
+
+    def led() -> bool:
+        leads = a.leads(), b.leads(), a.leads()
+        assert leads != (True, True, True), "both lead"
+        return any(leads)
+
+    acted = len(a.acts()) + len(b.acts())
+    wait_until(led, "one of the two to lead", within + 5)
+    took = (now() - since).total_seconds()
+    print(f"one of the two leads again after {took:.2f} s")  # noqa: T201 - shown with -s
+    assert took < within
+    wait_until(lambda: len(a.acts()) + len(b.acts()) > acted, "one of the two to act")
+
+
+def test_an_api_server_that_is_frozen_for_long(running: Pair, own_kube: OwnKubeServer) -> None:
+    old, new = running.roles()
+    stood_by = len(old.daemon.events("standing_by"))
+    since = now()
+    own_kube.freeze()
+    try:
+        stopped = old.daemon.wait_for("standing_by", stood_by + 1)
+        assert (at(stopped) - since).total_seconds() < UNTIL_IT_STOPS + 0.5
+        while (now() - since).total_seconds() < DURATION * 1.2:
+            assert not new.leads(), "nobody can lead"
+            assert not old.leads()
+            time.sleep(0.05)
+        for replica in (old, new):
+            assert replica.daemon.get("/readyz").status_code == 200
+            assert replica.daemon.get("/healthz").status_code == 200
+    finally:
+        own_kube.thaw()
+    one_leads_again(running, now(), TAKEOVER)
+    running.roles()
+
+
+def test_an_api_server_that_is_restarted(running: Pair, own_kube: OwnKubeServer) -> None:
+    old, new = running.roles()
+    stood_by = len(old.daemon.events("standing_by"))
+    own_kube.stop()
+    old.daemon.wait_for("standing_by", stood_by + 1)
+    assert not new.leads()
+    own_kube.start()
+    one_leads_again(running, now(), TAKEOVER)
+    running.roles()
+
+
+def test_a_lease_that_somebody_deletes(running: Pair) -> None:
+    running.roles()
+    for _ in range(3):
+        running.kube.request("DELETE", running.path).raise_for_status()
+        # Whoever looks first makes it anew; that is the one moment at which both may lead, and both may.
+        wait_until(lambda: running.kube.request("GET", running.path).is_success, "the Lease to be there again")
+        began = time.monotonic()
+        running.roles()
+        assert time.monotonic() - began < DURATION / 5 + 0.5
+
+
+# --- rights ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verbs", "refused"),
+    [([], "GET"), (["get"], "POST"), (["get", "create"], "PUT"), (["get", "update"], "POST")],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else "",
+)
+def test_a_right_that_is_missing_is_told(tmp_path: Path, kube: KubeServer, verbs: list[str], refused: str) -> None:
+    with paired(tmp_path, kube) as pair:
+        stranger = pair.replicas[0]
+        stranger.account = "stranger"
+        stranger.renew_token()
+        if verbs:
+            kube.bind(pair.namespace, kube.role(pair.namespace, {**LEASE, "verbs": verbs}), "stranger")
+        daemon = stranger.start()
+        told = daemon.wait_for("lease_failed")
+        assert f"refuses to {refused} the Lease {pair.namespace}/rotator (403)" in told["error"]
+        assert "get and update on this Lease, and create on leases" in told["advice"]
+        wait_until(stranger.ready, "the standby to be ready")
+        kube.bind(pair.namespace, kube.role(pair.namespace, *of_one_lease("rotator")), "stranger")
+        daemon.wait_for("key_published", target="y")
+        assert stranger.leads()
+        assert len(daemon.events("lease_failed")) == 1
+
+
+# --- what rests on none of this --------------------------------------------------------------------------------------
+
+
+def watched(rotator: Installation, paths: VaultPaths, ttl: float, grace: float, **options: Any) -> Witness:
+    served = {name: target["path"] for name, target in rotator.config["targets"].items()}
+    return Witness(paths.vault, paths.mount, served, rotator.simulator, ttl=ttl, grace=grace, **options)
+
+
+def no_complaints(*daemons: Daemon) -> None:
+    """None of them met with anything that has no reason."""
+    never = {"unexpected_error", "target_foreign", "key_not_trusted", "configuration_refused", "sweep_failed"}
+    assert [event for daemon in daemons for event in daemon.events() if event["event"] in never] == []
+
+
+def test_two_that_both_believe_they_lead_break_no_promise(
+    vault: VaultServer, own_kube: OwnKubeServer, tmp_path: Path
+) -> None:
+    """Each has a Lease of its own: both renew, sweep and tidy the same targets, and one is frozen in between."""
+    with on_vault(tmp_path, vault, ("v", "w", "x", "y", "z")) as (rotator, paths), ExitStack() as stack:
+        rotator.config["defaults"] = {"ttl": "60s", "renew_before": "58s", "grace_period": "2s"}
+        rotator.config["daemon"] |= {"resync": "1s", "drain": "5s"}
+        rotator.config["sweep"] = {"every": "2s", "settle": "1s", "max_removals": 1000}
+        pairs = [Pair(rotator, own_kube, stack, name) for name in ("one", "another")]
+        both = [pair.replicas[number] for number, pair in enumerate(pairs)]
+        with watched(rotator, paths, ttl=60, grace=2) as witness:
+            for replica in both:
+                replica.start()
+            witness.wait_until_served()
+            for first, second in (both, both[::-1]):
+                wait_until(lambda: all(replica.leads() for replica in both), "both to lead")
+                done = [len(replica.acts()) for replica in both]
+
+                def both_act() -> bool:
+                    for replica in both:  # else the one whose clock ticks first does all the work
+                        replica.daemon.signal(signal.SIGUSR1)
+                    time.sleep(0.1)
+                    return all(len(r.acts()) > count + 10 for r, count in zip(both, done, strict=True))  # noqa: B023
+
+                wait_until(both_act, "both to act")
+                first.daemon.signal(signal.SIGSTOP)
+                done = [len(second.acts())]
+                try:
+                    wait_until(lambda: len(second.acts()) > done[0] + 25, "the other to go on")  # noqa: B023
+                finally:
+                    first.daemon.signal(signal.SIGCONT)
+            for replica in both:
+                assert replica.daemon.stop() == 0
+        assert witness.broken == []
+        assert witness.counts["refused"] == 0
+        assert len(witness.paths["v"].versions) > 4
+        no_complaints(*(replica.daemon for replica in both))
+
+
+# --- upgrades --------------------------------------------------------------------------------------------------------
+
+
+def rotation_gaps(witness: Witness) -> list[float]:
+    """Seconds between each two versions of a path that hold another key."""
+    gaps = []
+    for path in witness.paths.values():
+        made = [version.created_at for _, version in sorted(path.versions.items())]
+        gaps += [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(made)]
+    return gaps
+
+
+def test_a_rolling_upgrade_misses_no_rotation(vault: VaultServer, own_kube: OwnKubeServer, tmp_path: Path) -> None:
+    """As a Deployment does it: a new replica is started, and once it is ready an old one is ended; the leader first."""
+    with on_vault(tmp_path, vault, ("v", "w", "x", "y")) as (rotator, paths), ExitStack() as stack:
+        work_often(rotator)
+        pair = Pair(rotator, own_kube, stack)
+        with watched(rotator, paths, ttl=60, grace=1, in_flight=0.5) as witness:
+            pair.start()
+            old = list(pair.roles())
+            ended = [replica.daemon for replica in old]
+            witness.wait_until_served()
+            for number, leaving in enumerate(old):
+                fresh = pair.replica(stack, f"new-{number}")
+                fresh.start()
+                wait_until(fresh.ready, "the new replica to be ready")
+                since = now()
+                leads = leaving.leads()
+                leaving.daemon.signal(signal.SIGTERM)
+                staying = [*old[number + 1 :], *(r for r in pair.replicas if r not in old), fresh]
+                if leads:
+                    wait_until(lambda: any(r.leads() for r in staying), "another to lead")  # noqa: B023
+                    print(f"another leads after {(now() - since).total_seconds():.2f} s")  # noqa: T201 - shown with -s
+                    assert (now() - since).total_seconds() < 2
+                assert leaving.daemon.end() == 0
+                pair.replicas.append(fresh)
+            pair.replicas = pair.replicas[2:]
+            versions = sum(len(path.versions) for path in witness.paths.values())
+            wait_until(lambda: sum(len(p.versions) for p in witness.paths.values()) > versions + 8, "two more rounds")
+        assert witness.broken == []
+        assert witness.counts["refused"] == 0
+        assert max(rotation_gaps(witness)) < 2 + 2.5, "due every second or two; a takeover is in a second or two"
+        assert sum(len(daemon.events("key_left_behind")) for daemon in ended) == 0
+        no_complaints(*ended, *(replica.daemon for replica in pair.replicas))
+
+
+# --- all of it together ----------------------------------------------------------------------------------------------
+
+POLICY = Path(__file__).parents[2] / "deploy/vault/policy.hcl"
+
+
+def target_files(*names: str) -> dict[str, str]:
+    return {"targets.json": json.dumps({"targets": {name: {"path": f"apps/{name}"} for name in names}})}
+
+
+def test_two_replicas_rotate_on_schedule_whatever_the_cluster_does(
+    vault: VaultServer, own_kube: OwnKubeServer, tmp_path: Path
+) -> None:
+    """With the least rights, logged in by their ServiceAccount with a login that lasts for seconds."""
+    targets = ("w", "x", "y")
+    with on_vault(tmp_path, vault, targets) as (rotator, paths), ExitStack() as stack:
+        work_often(rotator)
+        pair = Pair(rotator, own_kube, stack)
+        mount = vault_kubernetes(vault, own_kube)
+        policy = POLICY.read_text().replace("secret/", f"{paths.mount}/")
+        lasts = {"audience": "vault", "token_ttl": "3s", "token_max_ttl": "6s"}
+        role = vault_kubernetes_role(vault, mount, pair.namespace, "rotator", policy, **lasts)
+        (tmp_path / "vault.token").write_text(own_kube.token_for(pair.namespace, "rotator", "vault"))
+        del rotator.environment["VAULT_TOKEN"]
+        auth = {"method": "kubernetes", "mount": mount, "role": role, "token_file": "vault.token"}
+        rotator.config["stores"]["store"]["auth"] = auth
+        with watched(rotator, paths, ttl=60, grace=1, in_flight=0.5) as witness:
+            del rotator.config["targets"]
+            rotator.config["include"] = ["targets.d/*"]
+            mounted = MountedConfigMap(tmp_path / "targets.d", target_files(*targets))
+            pair.start()
+
+            def rounds(count: int, what: str) -> None:
+                """Wait until each path got so many new keys."""
+                before = {name: len(path.versions) for name, path in witness.paths.items()}
+                wait_until(
+                    lambda: all(len(path.versions) >= before[name] + count for name, path in witness.paths.items()),
+                    f"{count} new keys for all, {what}",
+                )
+
+            rounds(2, "after the start")
+            old, new = pair.roles()
+            assert old.daemon.metric('rotator_store_token_expiry_timestamp_seconds{store="store"}') is not None
+            since = now()
+            old.daemon.process.kill()
+            old.daemon.process.wait()
+            killed = old.daemon
+            takes_over(old, new, since, TAKEOVER, asked=False)
+            old.start()
+            rounds(1, "after the leader was killed")
+
+            mounted.write(target_files(*targets, "z"))
+            for replica in pair.replicas:
+                loaded = replica.daemon.wait_for("configuration_loaded")
+                assert (loaded["targets"], loaded["added"], loaded["changed"], loaded["removed"]) == (4, 1, 0, 0)
+            wait_until(lambda: bool(new.daemon.events("key_published", target="z")), "the added target's key")
+            name = 'rotator_store_requests_total{operation="login",outcome="200",store="store"}'
+            wait_until(lambda: all((replica.daemon.metric(name) or 0) > 1 for replica in pair.replicas), "new logins")
+
+            # What follows takes no login, which would need the API server.
+            vault.request("POST", f"auth/{mount}/role/{role}", {"token_ttl": "1h", "token_max_ttl": "1h"})
+            vault.request("PUT", f"sys/leases/revoke-prefix/auth/{mount}/login").raise_for_status()
+            rounds(1, "after all logins were revoked")
+            expiry = 'rotator_store_token_expiry_timestamp_seconds{store="store"}'
+            wait_until(
+                lambda: all((replica.daemon.metric(expiry) or 0) > time.time() + 600 for replica in pair.replicas),
+                "logins that last",
+            )
+            own_kube.stop()
+            own_kube.start()
+            one_leads_again(pair, now(), TAKEOVER)
+            rounds(1, "after the API server was restarted")
+
+            pair.roles()
+        assert witness.broken == []
+        assert witness.counts["refused"] == 0
+        assert max(rotation_gaps(witness)) < 2 + TAKEOVER + 10, "the API server was away for some seconds"
+        no_complaints(killed, *(replica.daemon for replica in pair.replicas))

@@ -1,0 +1,159 @@
+"""The status page of a running daemon: well, failing, foreign and hostile targets, and what a browser is told."""
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+from rich.text import Text
+from support.canned import Asked, Reply, canned
+from support.installation import Daemon, Installation, installation
+from support.pages import Element, read_page, rows
+from support.process import wait_until
+
+from rotator.clock import SystemClock
+from rotator.model import Record
+from rotator.page import POLICY
+from rotator.simulator import Fault
+from rotator.stores.sqlite import SqliteStore
+
+SCRIPT = "<script>alert('\u202egnp.exe')</script>"
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[tuple[Installation, Daemon]]:
+    """A daemon whose targets stand in every way that lasts, one of them with a vendor that means ill."""
+
+    def answer(asked: Asked) -> Reply:
+        return Reply(422, {"detail": f"{SCRIPT} {asked.headers.get('authorization', '')}"})
+
+    names = ("fresh", "rotated", "failing", "foreign", "hostile")
+    with canned(answer) as vendor, installation(tmp_path, targets=names) as rotator:
+        rotator.config["defaults"]["grace_period"] = "10m"
+        rotator.config["providers"]["ill"] = {**rotator.config["providers"]["respan"], "base_url": vendor.address}
+        for name, target in rotator.config["targets"].items():
+            target["provider"] = "ill" if name == "hostile" else "respan"
+        by_hand = SqliteStore(tmp_path / "store.db", SystemClock())
+        by_hand.write("apps/foreign", {"api_key": "somebody's"}, 0)
+        rotator.run("rotate", "fresh", "rotated", "failing", status=0)
+        rotator.run("rotate", "rotated", status=0)
+        served = by_hand.history("apps/fresh").current
+        assert served is not None
+        assert served.data is not None
+        record = Record.parse(served.data["rotator"])
+        assert record is not None
+        lines = str(served.data["rotator"]).replace(record.key_id, f"tk%3Cb%3E{SCRIPT.encode().hex()}%E2%80%AE")
+        by_hand.write("apps/hostile", {**served.data, "rotator": lines.replace("target=fresh", "target=hostile")}, 0)
+        # Drifted, so due at once, and refused for good.
+        for name in ("failing", "hostile"):
+            rotator.config["targets"][name]["ttl"] = "2h"
+        rotator.config["daemon"]["spread"] = "1s"
+        rotator.simulator.faults.add(Fault("refuse", "create", name=".failing.", status=422, times=None))
+        daemon = rotator.start()
+        for name in ("failing", "hostile"):
+            daemon.wait_for("target_failed", target=name)
+        daemon.wait_for("target_foreign", target="foreign")
+        wait_until(lambda: daemon.metric('rotator_targets{state="ok"}') == 2, "two targets to be well")
+        yield rotator, daemon
+        assert daemon.stop() == 0
+
+
+def get(daemon: Daemon, query: str = "") -> Element:
+    return read_page(daemon.get(f"/{query}", admin=True).text)
+
+
+def test_the_page_of_a_running_daemon(fleet: tuple[Installation, Daemon]) -> None:
+    rotator, daemon = fleet
+    answer = daemon.get("/", admin=True)
+    told = read_page(answer.text)
+
+    # What it says.
+    shown = rows(told)
+    assert {name: row["State"] for name, row in shown.items()} == {
+        "hostile": "failing",
+        "foreign": "foreign",
+        "failing": "failing",
+        "fresh": "ok",
+        "rotated": "ok",
+    }
+    keys = {target["name"]: target for target in daemon.get("/status.json", admin=True).json()["targets"]}
+    assert shown["fresh"]["Served key"].startswith(keys["fresh"]["key_id"])
+    assert "rotate (expiring) in" in shown["fresh"]["Next"]
+    [old] = keys["rotated"]["superseded"]
+    assert shown["rotated"]["Superseded keys"].startswith(f"{old['key_id']} ends in 9 min")
+    assert shown["rotated"]["Next"].startswith(f"remove {old['key_id']} (grace-over) in 9 min")
+    assert "now: rotate (" in shown["failing"]["Next"]
+    assert "Failed: " in shown["failing"]["Next"]
+    assert "rotator rotate foreign --adopt" in shown["foreign"]["Next"]
+    summary = told.one("dl").text
+    assert "Leader this replica, alone" in summary
+    assert re.search(r"respan \d+% used", summary)
+    events = told.one("section", id="events").text
+    assert "target_failed failing" in events
+    assert "started" in events
+    assert told.one("title").text == "3 not well · prod-eu · rotator"
+
+    # What others wrote is text, without tricks and secrets.
+    assert "&lt;script&gt;" in answer.text
+    assert "<script" not in answer.text
+    assert "\u202e" not in answer.text
+    assert "\\u202egnp.exe" in answer.text
+    assert "tk<b>" in shown["hostile"]["Served key"]
+    for key in rotator.simulator.vendor.keys.values():
+        assert key.text not in answer.text
+    assert rotator.simulator.organisation_key not in answer.text
+
+    # What a browser is told.
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers.get_list("content-security-policy") == [POLICY]
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+
+    # The filter, and what makes no sense.
+    assert list(rows(get(daemon, "?q=FRESH"))) == ["fresh"]
+    assert list(rows(get(daemon, f"?q={old['key_id']}&state=ok"))) == ["rotated"]
+    assert rows(get(daemon, "?state=due")) == {}
+    for query in ("?state=%3Cscript%3E&page=-7&refresh=maybe&" + "x=y&" * 40, "?page=99999", "?%00=%ff&q=%00"):
+        assert len(rows(get(daemon, query))) in (5, 0)
+    assert "<script>" not in daemon.get("/?q=%3Cscript%3E", admin=True).text
+
+    # A HEAD, other methods, another name for this host, and the open port.
+    with closing(httpx.Client(base_url=daemon.url(admin=True), trust_env=False)) as client:
+        head = client.head("/")
+        assert (head.status_code, head.content) == (200, b"")
+        assert int(head.headers["content-length"]) > 1000
+        assert client.post("/", content=b"q=a").status_code == 405
+        assert client.get("/", headers={"Host": "evil.example"}).status_code == 421
+    assert daemon.get("/").status_code == 404
+
+
+def test_status_asks_a_daemon_and_tells_what_it_knows(fleet: tuple[Installation, Daemon]) -> None:
+    rotator, daemon = fleet
+    url = daemon.url(admin=True)
+    seen = Text.from_ansi(rotator.at_a_terminal("status", "--url", url)).plain.splitlines()
+    firsts = [line.split()[0] for line in seen if line.split()]
+    assert firsts.index("foreign") < firsts.index("failing") < firsts.index("fresh")
+    assert any("this replica acts" in line for line in seen)
+    assert any("error: target_foreign foreign" in line for line in seen)
+    assert "\u202e" not in "".join(seen)
+
+    piped = rotator.run("status", "--url", url, status=4).stdout.splitlines()
+    assert [line.split("\t")[1] for line in piped] == ["foreign", "failing", "failing", "ok", "ok"]
+    shown = rotator.json("status", "--url", url, status=4)
+    assert [target["name"] for target in shown["targets"]] == sorted(target["name"] for target in shown["targets"])
+    assert set(shown) == {"owner", "at", "targets", "daemon", "events"}
+    assert {event["event"] for event in shown["events"]} >= {"started", "target_failed", "target_foreign"}
+    assert set(rotator.json("status", status=4)) == {"owner", "at", "targets"}
+
+
+def test_what_is_no_daemon_is_said_to_be_none(tmp_path: Path) -> None:
+    answers = iter([Reply(200, {"hello": 1}), Reply(200, [1]), Reply(200, "<html>"), Reply(404, {})])
+    with canned(lambda _: next(answers)) as other, installation(tmp_path) as rotator:
+        for wanted in ("is no rotator", "is no rotator", "no daemon answers", "no daemon answers"):
+            said = rotator.run("status", "--url", other.address, status=3).stderr
+            assert wanted in said
+            assert "[http].admin" in said

@@ -1,0 +1,127 @@
+"""A real Prometheus, and what many tests ask of one: the value of a query, and which alerts fire.
+
+Debian's package `prometheus` brings both programs, the server and promtool.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from support.leaks import RECORDER
+from support.process import Process, free_ports, wait_until
+
+NO_PROMETHEUS = "no Prometheus: install Debian's package `prometheus`, or put prometheus and promtool on PATH"
+RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules.yaml"
+
+
+def is_installed() -> bool:
+    """Whether both programs are on PATH."""
+    return bool(shutil.which("prometheus") and shutil.which("promtool"))
+
+
+def promtool(*arguments: str, stdin: str = "", folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """What promtool said."""
+    command = [shutil.which("promtool") or "promtool", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=110, check=False, cwd=folder)
+
+
+class Prometheus:
+    """A server that scrapes `targets` (host:port, by job) each second; made by `prometheus`."""
+
+    def __init__(self, folder: Path, targets: dict[str, Sequence[str]], rules: str) -> None:
+        [port] = free_ports(1)
+        self.url = f"http://127.0.0.1:{port}"
+        (folder / "rules.yaml").write_text(rules)
+        config = {
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "rule_files": ["rules.yaml"],
+            "scrape_configs": [
+                {"job_name": job, "static_configs": [{"targets": list(hosts)}]} for job, hosts in targets.items()
+            ],
+        }
+        (folder / "prometheus.yml").write_text(json.dumps(config))  # which YAML is, too
+        self._folder = folder
+        self._client = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
+        self._process = Process(
+            [
+                shutil.which("prometheus") or "prometheus",
+                f"--config.file={folder}/prometheus.yml",
+                f"--storage.tsdb.path={folder}/data",
+                f"--web.listen-address=127.0.0.1:{port}",
+                "--log.level=warn",
+            ],
+            folder,
+        )
+
+    def __enter__(self) -> Self:
+        self._process.start(lambda: self._client.get("/-/ready").is_success)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.stop()
+        self._client.close()
+        RECORDER.record("prometheus", (self._folder / "output.log").read_text())
+
+    def _data(self, path: str, **parameters: str) -> Any:
+        answer = self._client.get(f"/api/v1/{path}", params=parameters)
+        assert answer.is_success, (parameters, answer.text)
+        RECORDER.record(f"prometheus {path}", answer.text)
+        return answer.json()["data"]
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """The series of an instant vector, or the one value of a scalar. A query that is wrong is an AssertionError."""
+        data = self._data("query", query=expression)
+        if data["resultType"] == "scalar":
+            return [({}, float(data["result"][1]))]
+        return [(one["metric"], float(one["value"][1])) for one in data["result"]]
+
+    def label_values(self, label: str, series: str) -> list[str]:
+        """What `label_values(series, label)` gives in Grafana."""
+        answer: list[str] = self._data(f"label/{label}/values", **{"match[]": series})
+        return answer
+
+    def firing(self) -> dict[str, list[dict[str, Any]]]:
+        """The alerts that fire, by name, each with `labels` and `annotations`."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for alert in self._data("alerts")["alerts"]:
+            if alert["state"] == "firing":
+                found.setdefault(alert["labels"]["alertname"], []).append(alert)
+        return found
+
+    def wait_for(self, *names: str, seconds: float = 30) -> None:
+        """Until all of these have fired, be it one after the other."""
+        awaited = set(names)
+
+        def all_fired() -> bool:
+            awaited.difference_update(self.firing())
+            return not awaited
+
+        try:
+            wait_until(all_fired, f"{', '.join(sorted(names))} to fire", seconds)
+        except TimeoutError as error:
+            error.add_note(f"not seen: {sorted(awaited)}; firing: {sorted(self.firing())}")
+            raise
+
+    def wait_for_end(self, *names: str, seconds: float = 30) -> None:
+        """Until none of these fires."""
+        wait_until(lambda: not set(names) & set(self.firing()), f"{', '.join(sorted(names))} to clear", seconds)
+
+
+def impatient(rules: str, seconds: int) -> str:
+    """The same rules, but an alert fires once its expression has held so long."""
+    return re.sub(r"(?m)^( +for: )\S+$", rf"\g<1>{seconds}s", rules)
+
+
+@contextmanager
+def prometheus(targets: dict[str, Sequence[str]], rules: str) -> Iterator[Prometheus]:
+    """A server of our own, new and empty, which ends with this context."""
+    with tempfile.TemporaryDirectory(prefix="prometheus-") as folder, Prometheus(Path(folder), targets, rules) as it:
+        yield it
