@@ -195,14 +195,13 @@ def test_a_body_without_end_is_refused(
 
 
 def test_the_largest_body_is_taken_and_one_byte_more_is_not(server: Canned, open_store: OpenStore) -> None:
-    store = open_store(server.address, "kv", TOKEN)
     body = '{"cluster_id":"c"}'.ljust(vault_client.MAX_BODY)
 
+    server.answer = lambda _: Reply(200, body)
+    assert open_store(server.address, "kv", TOKEN).location("app")
     server.answer = lambda _: Reply(200, body + " ")
     with pytest.raises(StoreUnavailable, match="answered with more than"):
-        store.location("app")
-    server.answer = lambda _: Reply(200, body)
-    assert store.location("app")
+        open_store(server.address, "kv", TOKEN).location("app")
 
 
 def test_a_body_that_is_cut_off_is_no_answer(open_store: OpenStore) -> None:
