@@ -8,6 +8,7 @@ import heapq
 import itertools
 import random
 import threading
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from rotator.errors import ProviderRateLimited
 from rotator.execute import TIDYING, Report
 from rotator.model import Target, hash_fraction
-from rotator.plan import SCHEDULED, Order
+from rotator.plan import LOOK, SCHEDULED, Order, needed_by
 from rotator.ports import Clock
 
 FIRST_WAIT = timedelta(seconds=5)
@@ -24,6 +25,9 @@ LONGEST_WAIT_AT_END = timedelta(minutes=1)
 JUMP = 5.0
 """Seconds by which the wall clock may leave the monotonic one before every target is looked at again."""
 
+LEVEL_EVERY = timedelta(minutes=1)
+"""How often what comes due is compared with what the budgets allow."""
+
 _AT_ONCE = datetime.min.replace(tzinfo=UTC)
 
 
@@ -31,13 +35,13 @@ _AT_ONCE = datetime.min.replace(tzinfo=UTC)
 class _Slot:
     at: datetime
     ticket: int  # the heap's entry that counts; older ones are passed over
-    order: Order = SCHEDULED
+    provider: str = ""
+    order: Order = LOOK  # the first pass only looks, so that the most urgent of all targets is the first to be acted on
     under_way: bool = False
     again: bool = False  # it came due once more while it was under way
-    passes: int = 0
     failures: int = 0
     renew_at: datetime | None = None
-    expires_at: datetime = _AT_ONCE  # a target that has not been observed yet may be without a key
+    needed_by: datetime = _AT_ONCE  # a target that has not been observed yet may be without a key
 
 
 @dataclass(slots=True)
@@ -53,19 +57,31 @@ class Agenda:
     _ready: list[tuple[datetime, int, str]] = field(default_factory=list)  # due, by urgency
     _tickets: "itertools.count[int]" = field(default_factory=itertools.count)
     _offset: float | None = None  # of the wall clock to the monotonic one
+    _paces: Mapping[str, timedelta] = field(default_factory=dict)
+    _levelled_at: datetime | None = None
 
-    def configure(self, targets: Mapping[str, Target], changed: Collection[str], resync: timedelta) -> None:
-        """Take a new set of targets: the new and the changed are due now, those that are gone are forgotten."""
+    def configure(
+        self,
+        targets: Mapping[str, Target],
+        changed: Collection[str],
+        resync: timedelta,
+        paces: Mapping[str, timedelta],
+    ) -> None:
+        """Take a new set of targets: the new and the changed are due now, those that are gone are forgotten.
+
+        `paces`: how far apart a provider's budget lets rotations be.
+        """
         with self._lock:
-            self.resync = resync
+            self.resync, self._paces = resync, paces
             self._slots = {name: slot for name, slot in self._slots.items() if name in targets}
             now = self.clock.now()
-            for name in targets:
+            for name, target in targets.items():
                 if name not in self._slots:
                     self._slots[name] = _Slot(now, 0)
                     self._put(name, now)
                 elif name in changed:
                     self._put(name, now)
+                self._slots[name].provider = target.provider
 
     def request(self, names: Collection[str], order: Order) -> None:
         """Have these targets worked on now; asking again before it is done changes nothing."""
@@ -87,6 +103,8 @@ class Agenda:
         with self._lock:
             now = self.clock.now()
             self._notice_jump(now)
+            if self._levelled_at is None or not timedelta(0) <= now - self._levelled_at < LEVEL_EVERY:
+                self._level(now)
             while self._heap and self._heap[0][0] <= now:
                 _, ticket, name = heapq.heappop(self._heap)
                 slot = self._slots.get(name)
@@ -111,39 +129,65 @@ class Agenda:
                 return 0, None
             now = self.clock.now()
             slot.under_way = False
-            slot.passes += 1
             slot.failures = slot.failures + 1 if report.error else 0
             if report.plan:
                 slot.renew_at = report.plan.renew_at
-                slot.expires_at = report.plan.current.expires_at if report.plan.current else _AT_ONCE
+                needed = needed_by(report.plan, now)
+                waits = report.plan.current is None and slot.needed_by != _AT_ONCE  # and so keeps its place
+                slot.needed_by = min(slot.needed_by, needed) if waits else needed
             again, slot.again = slot.again or slot.order is not order, False
             if slot.order is order and (report.rotated or report.error is None):
                 slot.order = SCHEDULED
-            at = now if again else self._next(slot, report, now)
+            at = now if again else self._next(slot, report, order, now)
             self._put(report.target.name, at)
             return slot.failures, at
 
-    def _next(self, slot: _Slot, report: Report, now: datetime) -> datetime:
+    def _next(self, slot: _Slot, report: Report, order: Order, now: datetime) -> datetime:
         if report.error is not None:
             # The nearer the end of the served key, the more often a try is worth its requests; not where this target's
             # own requests are refused: until a person has acted, each would only take from the others' budget.
             refused = report.error.needs_a_person and not report.error.nothing_tried
-            near = max(LONGEST_WAIT_AT_END, (slot.expires_at - now) / 10)
+            near = max(LONGEST_WAIT_AT_END, (slot.needed_by - now) / 10)
             ceiling = LONGEST_WAIT if refused else min(LONGEST_WAIT, near)
             doubled: timedelta = min(ceiling, FIRST_WAIT * 2 ** min(slot.failures - 1, 10))
             wait = doubled * (0.5 + self.rng.random() / 2)
             if isinstance(report.error, ProviderRateLimited):
                 wait = max(wait, timedelta(seconds=report.error.retry_after))
             return now + wait
+        if not order.act and report.plan and report.plan.actions:
+            return now
         # The first look after the start spreads the targets over the interval; from then on they stay spread.
-        share = hash_fraction(report.target.name) if slot.passes == 1 else 1.0
+        share = 1.0 if order.act else hash_fraction(report.target.name)
         look = now + self.resync * share
         wake = report.plan.wake_at if report.plan else None
         return min(look, wake) if wake else look
 
     def _needed_by(self, slot: _Slot, now: datetime) -> datetime:
-        due = slot.renew_at is None or slot.renew_at <= now or slot.order.rotate
-        return slot.expires_at if due else TIDYING
+        due = slot.renew_at is None or slot.renew_at - slot.order.ahead <= now or slot.order.rotate
+        return slot.needed_by if due else TIDYING
+
+    def _level(self, now: datetime) -> None:
+        """Bring forward what would come due faster than its provider's budget allows.
+
+        Backwards from the last: each has to begin a pace before the next one, or else when it is due.
+        """
+        self._levelled_at = now
+        due: dict[str, list[tuple[datetime, str]]] = defaultdict(list)
+        for name, slot in self._slots.items():
+            if slot.renew_at is not None:
+                due[slot.provider].append((slot.renew_at, name))
+        for provider, moments in due.items():
+            pace = self._paces[provider]
+            moments.sort(reverse=True)
+            begin = moments[0][0] + pace
+            for renew_at, name in moments:
+                begin = min(renew_at, begin - pace)
+                slot = self._slots[name]
+                if begin > now + LEVEL_EVERY or begin >= min(slot.at, renew_at) or slot.under_way:
+                    continue
+                if slot.order == SCHEDULED:
+                    slot.order = Order(ahead=renew_at - begin)
+                    self._put(name, max(begin, now))
 
     def _put(self, name: str, at: datetime) -> None:
         slot = self._slots[name]

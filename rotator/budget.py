@@ -8,13 +8,16 @@ import heapq
 import itertools
 import threading
 from collections import deque
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from rotator.errors import ProviderUnavailable
 from rotator.ports import Clock
 
 WINDOW = 61.0
 """Seconds: a little over the vendor's minute, because requests do not travel equally fast."""
+
+CALLS_PER_ROTATION = 3
+"""To create the new key, to shorten the old one, and to delete that when its grace is over."""
 
 NAP = 0.5
 """Seconds: how soon one who waits notices `close`."""
@@ -77,6 +80,11 @@ class SlidingWindow:
     def closing(self) -> bool:
         """Whether `close` was called, here or on the whole."""
         return self._closing or (self._whole is not None and self._whole.closing)
+
+    @property
+    def pace(self) -> timedelta:
+        """How far apart rotations have to be."""
+        return timedelta(seconds=CALLS_PER_ROTATION * WINDOW / self.limit)
 
     def used(self) -> float:
         """The share of the last minute's limit that was used."""

@@ -10,13 +10,13 @@ from datetime import timedelta
 from math import ceil
 from pathlib import Path
 
+from rotator.budget import CALLS_PER_ROTATION
 from rotator.config_files import key_path
 from rotator.errors import Problem
 from rotator.model import RECORD_FIELD, Target
 from rotator.notation import format_duration, is_loopback, quoted
 from rotator.settings import FileSettings, SqliteSettings, TokenAuth, VaultSettings
 
-_CALLS_PER_ROTATION = 3  # create, shorten, delete
 _LONGEST_PUBLISH = timedelta(seconds=30)  # with all its retries, and the requests before it
 _SHORT_GRACE = timedelta(hours=2)
 
@@ -195,11 +195,11 @@ def _budgets(draft: Draft) -> Iterator[Problem]:
     for target in draft.targets.values():
         targets[target.provider].append(target)
     for name, served in targets.items():
-        needed = sum(_CALLS_PER_ROTATION * timedelta(minutes=1) / (target.ttl - target.lead) for target in served)
+        needed = sum(CALLS_PER_ROTATION * timedelta(minutes=1) / (target.ttl - target.lead) for target in served)
         allowed = draft.settings.providers[name].requests_per_minute
         if needed > allowed:
             message = (
                 f"{allowed} is too few: {len(served)} targets need {ceil(needed)} requests a minute "
-                f"({_CALLS_PER_ROTATION} for each rotation), so keys will be late; lengthen ttl or shorten renew_before"
+                f"({CALLS_PER_ROTATION} for each rotation), so keys will be late; lengthen ttl or shorten renew_before"
             )
             yield draft.problem(message, "providers", name, "requests_per_minute")

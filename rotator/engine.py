@@ -81,7 +81,8 @@ class Engine:
         # All but one thread for each of the other lanes.
         self._share = max(1, installation.configuration.daemon.workers - len(lanes) + 1)
         self.board.keep_only(installation.targets)
-        self._agenda.configure(installation.targets, changed, installation.configuration.daemon.resync)
+        paces = {name: budget.pace for name, budget in installation.budgets.items()}
+        self._agenda.configure(installation.targets, changed, installation.configuration.daemon.resync, paces)
         return changed
 
     def request(self, order: Order) -> None:

@@ -56,6 +56,7 @@ from rotator.plan import (
     Seen,
     SetExpiry,
     Superseded,
+    needed_by,
     plan,
     seen_after,
     to_confirm,
@@ -236,7 +237,7 @@ class Executor:
                 if lost and (observation.current is None or observation.current.key_id != served):
                     lost = False  # another's new key is as good as one of ours
                     order = replace(order, rotate=False, adopt=False)
-                may_act = not scheduled or self.ports.leads()
+                may_act = order.act and (not scheduled or self.ports.leads())
                 if may_act and not paid:  # else it might grow old again, waiting for the budget
                     try:
                         observation = self.confirm(observation)
@@ -252,7 +253,7 @@ class Executor:
                         )
                     break
                 if not paid:
-                    self.ports.budget.take(_needed_by(action, made))
+                    self.ports.budget.take(TIDYING if isinstance(action, Retire) else needed_by(made, clock.now()))
                     paid = True
                     if self._too_old(observation):
                         continue
@@ -539,13 +540,6 @@ def _identity(action: Action) -> object:
             return (action.record.key_id, action.until)
         case Retire():
             return ("retire", action.key.key_id)
-
-
-def _needed_by(action: Action, made: Plan) -> datetime:
-    """When the target would be without a live key: what the shared budget is given out by."""
-    if isinstance(action, Retire):
-        return TIDYING
-    return made.current.expires_at if made.current else datetime.min.replace(tzinfo=UTC)
 
 
 def _carried(observation: Observation) -> dict[str, Any]:

@@ -68,9 +68,12 @@ class Order:
     adopt: bool = False
     by: str = "schedule"
     note: str = ""
+    act: bool = True  # else only see what is due
+    ahead: timedelta = timedelta(0)  # replaced so long before it is due: at that time there would be too many at once
 
 
 SCHEDULED = Order()
+LOOK = Order(act=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,17 @@ class Plan:
     wake_at: datetime | None = None
 
 
+NEWCOMER = timedelta(hours=1)
+"""How long a path that never held a key may wait for its first one while the budget is short: nobody uses it yet."""
+
+
+def needed_by(plan: Plan, now: datetime) -> datetime:
+    """When the target's applications would be without a live key: who is served first while the budget is short."""
+    if plan.current is not None:
+        return plan.current.expires_at
+    return now + NEWCOMER if plan.reason is Reason.FIRST else now
+
+
 def renew_at(record: Record, target: Target) -> datetime:
     """When this key is due for replacement.
 
@@ -196,7 +210,8 @@ def plan(
     """Decide what is to be done. `roll_out_at`: when keys with outdated parameters are replaced; None is now."""
     current = observation.current
     held_since = _rolled_back_at(observation)
-    facts = _Facts(observation, current, _renewal(observation, current, held_since), now, order)
+    ahead = order.ahead if held_since is None else timedelta(0)
+    facts = _Facts(observation, current, _renewal(observation, current, held_since), now, order, ahead)
     rotate = next((reason for check in _CHECKS if (reason := check(facts))), None)
     base = observation.history.current_version
 
@@ -240,6 +255,7 @@ class _Facts:
     renew_at: datetime | None
     now: datetime
     order: Order
+    ahead: timedelta
 
     @property
     def record(self) -> Record | None:
@@ -272,7 +288,7 @@ def _requested(facts: _Facts) -> Reason | None:
 
 
 def _expiring(facts: _Facts) -> Reason | None:
-    return Reason.EXPIRING if facts.renew_at is not None and facts.renew_at <= facts.now else None
+    return Reason.EXPIRING if facts.renew_at is not None and facts.renew_at - facts.ahead <= facts.now else None
 
 
 _CHECKS: tuple[Callable[[_Facts], Reason | None], ...] = (

@@ -1,7 +1,8 @@
 """The agenda: what is due when, who goes first, and what a failure, a request or a jump of the clock changes."""
 
 import random
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 from support.world import FakeClock, make_target
@@ -16,9 +17,10 @@ from rotator.errors import (
 )
 from rotator.execute import Report
 from rotator.model import Record, Target, hash_fraction
-from rotator.plan import SCHEDULED, Order, Plan, Reason, State
+from rotator.plan import LOOK, SCHEDULED, Order, Plan, Reason, Rotate, State
 
 RESYNC = timedelta(minutes=10)
+PACES = {"respan": timedelta(seconds=3)}
 ALL = Order(rotate=True, by="signal")
 
 
@@ -26,15 +28,25 @@ def agenda(*names: str) -> tuple[Agenda, FakeClock, dict[str, Target]]:
     clock = FakeClock()
     targets = {name: make_target(name) for name in names}
     made = Agenda(clock, random.Random(7), RESYNC)
-    made.configure(targets, (), RESYNC)
+    made.configure(targets, (), RESYNC, PACES)
     return made, clock, targets
+
+
+UNDER_WAY: dict[str, Order] = {}
+"""What each target was last taken with."""
 
 
 def taken(agenda: Agenda) -> list[str]:
     names = []
     while entry := agenda.take():
+        UNDER_WAY[entry[0]] = entry[1]
         names.append(entry[0])
     return names
+
+
+def done(agenda: Agenda, report: Report) -> tuple[int, datetime | None]:
+    """A pass over what was taken has ended."""
+    return agenda.done(report, UNDER_WAY[report.target.name])
 
 
 def well(target: Target, clock: FakeClock, wake: float | None = None, renew: float = 3600) -> Report:
@@ -55,7 +67,7 @@ def test_at_the_start_every_target_is_looked_at_once_and_then_within_the_resync(
     assert sorted(taken(made)) == ["a", "b", "c"]
     assert taken(made) == []  # they are under way
     for target in targets.values():
-        made.done(well(target, clock), SCHEDULED)
+        done(made, well(target, clock))
     assert taken(made) == []
     clock.sleep(RESYNC.total_seconds())
     assert sorted(taken(made)) == ["a", "b", "c"]
@@ -64,7 +76,7 @@ def test_at_the_start_every_target_is_looked_at_once_and_then_within_the_resync(
 def test_a_target_wakes_when_its_plan_says_so() -> None:
     made, clock, targets = agenda("a")
     taken(made)
-    made.done(well(targets["a"], clock, wake=5), SCHEDULED)
+    done(made, well(targets["a"], clock, wake=5))
     clock.sleep(4)
     assert taken(made) == []
     clock.sleep(1)
@@ -74,9 +86,9 @@ def test_a_target_wakes_when_its_plan_says_so() -> None:
 def test_whose_key_ends_first_goes_first_and_tidying_last() -> None:
     made, clock, targets = agenda("tidy", "late", "soon")
     taken(made)
-    made.done(well(targets["tidy"], clock, wake=60, renew=9000), SCHEDULED)
-    made.done(well(targets["late"], clock, wake=60, renew=60), SCHEDULED)
-    made.done(well(targets["soon"], clock, wake=60, renew=30), SCHEDULED)
+    done(made, well(targets["tidy"], clock, wake=60, renew=9000))
+    done(made, well(targets["late"], clock, wake=60, renew=60))
+    done(made, well(targets["soon"], clock, wake=60, renew=30))
     clock.sleep(60)
     assert taken(made) == ["soon", "late", "tidy"]
 
@@ -85,17 +97,17 @@ def waits_after(error: RotatorError, times: int, life: float) -> list[timedelta]
     """How long each of so many failed passes waits, one after the other, of a target with so many seconds to live."""
     made, clock, targets = agenda("a")
     taken(made)
-    made.done(well(targets["a"], clock, wake=0, renew=life - 600), SCHEDULED)
+    done(made, well(targets["a"], clock, wake=0, renew=life - 600))
     waits = []
     for count in range(1, times + 1):
         assert taken(made) == ["a"]
-        failures, at = made.done(Report(targets["a"], None, error), SCHEDULED)
+        failures, at = done(made, Report(targets["a"], None, error))
         assert failures == count
         assert at is not None
         waits.append(at - clock.now())
         clock.sleep(waits[-1].total_seconds())
     taken(made)
-    assert made.done(well(targets["a"], clock), SCHEDULED)[0] == 0, "a success forgets them"
+    assert done(made, well(targets["a"], clock))[0] == 0, "a success forgets them"
     return waits
 
 
@@ -121,10 +133,11 @@ def test_a_target_whose_own_requests_are_refused_does_not_take_from_the_others()
 def test_to_wake_a_target_leaves_what_was_asked_for_it() -> None:
     made, clock, targets = agenda("a")
     taken(made)
-    made.done(well(targets["a"], clock), SCHEDULED)
+    done(made, well(targets["a"], clock))
     made.wake(["a", "unknown"])
-    assert made.take() == ("a", SCHEDULED)
-    made.done(well(targets["a"], clock), SCHEDULED)
+    assert taken(made) == ["a"]
+    assert UNDER_WAY["a"] == SCHEDULED
+    done(made, well(targets["a"], clock))
     made.request(["a"], ALL)
     made.wake(["a"])
     assert made.take() == ("a", ALL)
@@ -133,14 +146,14 @@ def test_to_wake_a_target_leaves_what_was_asked_for_it() -> None:
 def test_a_provider_that_says_when_to_come_back_is_believed() -> None:
     made, clock, targets = agenda("a")
     taken(made)
-    _, at = made.done(Report(targets["a"], None, ProviderRateLimited("too much", 120)), SCHEDULED)
+    _, at = done(made, Report(targets["a"], None, ProviderRateLimited("too much", 120)))
     assert at == clock.now() + timedelta(seconds=120)
 
 
 def test_a_request_is_worked_on_now_once_however_often_it_is_made() -> None:
     made, clock, targets = agenda("a")
     taken(made)
-    made.done(well(targets["a"], clock), SCHEDULED)
+    done(made, well(targets["a"], clock))
     for _ in range(3):
         made.request(["a", "unknown"], ALL)
     assert made.take() == ("a", ALL)
@@ -153,14 +166,14 @@ def test_a_request_during_a_pass_is_not_lost() -> None:
     taken(made)
     made.request(["a"], ALL)
     assert taken(made) == []
-    made.done(well(targets["a"], clock), SCHEDULED)
+    done(made, well(targets["a"], clock))
     assert made.take() == ("a", ALL)
 
 
 def test_a_request_that_failed_is_tried_again() -> None:
     made, clock, targets = agenda("a")
     taken(made)
-    made.done(well(targets["a"], clock), SCHEDULED)
+    done(made, well(targets["a"], clock))
     made.request(["a"], ALL)
     assert made.take() == ("a", ALL)
     made.done(failed(targets["a"]), ALL)
@@ -172,19 +185,19 @@ def test_a_new_configuration_takes_up_the_new_and_the_changed_and_forgets_the_re
     made, clock, targets = agenda("kept", "changed", "gone")
     taken(made)
     for target in targets.values():
-        made.done(well(target, clock), SCHEDULED)
+        done(made, well(target, clock))
     after = {name: make_target(name) for name in ("kept", "changed", "new")}
-    made.configure(after, {"changed"}, RESYNC)
+    made.configure(after, {"changed"}, RESYNC, PACES)
     assert sorted(taken(made)) == ["changed", "new"]
-    assert made.done(well(targets["gone"], clock), SCHEDULED) == (0, None)
+    assert done(made, well(targets["gone"], clock)) == (0, None)
 
 
 def test_a_target_that_changed_during_its_pass_is_looked_at_again() -> None:
     made, clock, targets = agenda("a")
     taken(made)
-    made.configure(targets, {"a"}, RESYNC)
+    made.configure(targets, {"a"}, RESYNC, PACES)
     assert taken(made) == []
-    made.done(well(targets["a"], clock), SCHEDULED)
+    done(made, well(targets["a"], clock))
     assert taken(made) == ["a"]
 
 
@@ -192,7 +205,7 @@ def test_after_a_jump_of_the_clock_everything_is_looked_at_again() -> None:
     made, clock, targets = agenda("a", "b")
     taken(made)
     for target in targets.values():
-        made.done(well(target, clock), SCHEDULED)
+        done(made, well(target, clock))
     assert taken(made) == []
     clock.wall_jump = timedelta(hours=-8)
     assert sorted(taken(made)) == ["a", "b"]
@@ -206,16 +219,81 @@ def test_an_outage_of_an_hour_ends_without_a_stampede() -> None:
     after: dict[int, int] = {}
     taken(made)
     for name in names:
-        made.done(well(targets[name], clock, wake=hash_fraction(name) * 600, renew=80_000), SCHEDULED)
+        done(made, well(targets[name], clock, wake=hash_fraction(name) * 600, renew=80_000))
     started = clock.monotonic()
     while (passed := clock.monotonic() - started) < up_again + 900:
         for name in taken(made):
             if passed < up_again:
-                made.done(failed(targets[name]), SCHEDULED)
+                done(made, failed(targets[name]))
             else:
                 after[int((passed - up_again) // 10)] = after.get(int((passed - up_again) // 10), 0) + 1
-                made.done(well(targets[name], clock, renew=80_000), SCHEDULED)
+                done(made, well(targets[name], clock, renew=80_000))
         clock.sleep(1)
     first_looks = sum(count for slot, count in after.items() if slot < 60)
     assert first_looks >= 1000, "within its longest wait each has been looked at"
     assert max(after.values()) <= 4 * 1000 / 60, "an even share is a sixtieth of them"
+
+
+def test_the_first_pass_looks_and_what_it_finds_is_done_by_urgency() -> None:
+    made, clock, targets = agenda("new", "soon", "fine")
+    assert sorted(taken(made)) == ["fine", "new", "soon"]
+    assert set(UNDER_WAY.values()) >= {LOOK}
+    rotate = (Rotate(Reason.EXPIRING, 1),)
+    new = Report(targets["new"], Plan(State.MISSING, Reason.FIRST, actions=rotate))
+    soon = well(targets["soon"], clock, renew=-300)  # ends in five minutes: before anybody can miss what never was
+    assert soon.plan is not None
+    done(made, new)
+    done(made, replace(soon, plan=replace(soon.plan, actions=rotate)))
+    done(made, well(targets["fine"], clock))
+    assert taken(made) == ["soon", "new"]
+    assert {UNDER_WAY["soon"], UNDER_WAY["new"]} == {SCHEDULED}
+
+
+def test_whoever_waits_for_a_first_key_keeps_its_place() -> None:
+    made, clock, targets = agenda("early", "late")
+    taken(made)
+    nothing = Plan(State.MISSING, Reason.FIRST, actions=(Rotate(Reason.FIRST, 0),))
+    done(made, Report(targets["early"], nothing, StoreUnavailable("no answer")))
+    clock.sleep(60)
+    done(made, Report(targets["late"], nothing))
+    assert taken(made) == ["early", "late"]
+
+
+def test_what_would_come_due_faster_than_the_budget_allows_is_brought_forward() -> None:
+    """A hundred keys end at one moment, and each rotation takes three seconds of the budget."""
+    names = [f"t{number:03}" for number in range(100)]
+    made, clock, targets = agenda(*names)
+    taken(made)
+    due = clock.now() + timedelta(hours=4)
+    for name in names:
+        done(made, well(targets[name], clock, renew=4 * 3600))
+    begun: dict[str, datetime] = {}
+    while clock.now() < due:
+        for name in taken(made):
+            ahead = UNDER_WAY[name].ahead
+            report = well(targets[name], clock, renew=(due - clock.now()).total_seconds())
+            if ahead and due - ahead <= clock.now():
+                begun[name] = clock.now()
+                report = replace(well(targets[name], clock, renew=16 * 3600), rotated=True)
+            done(made, report)
+        clock.sleep(1)
+    assert len(begun) >= 95, "the others are begun when they are due"
+    moments = sorted(begun.values())
+    assert moments[0] >= due - timedelta(seconds=3 * 100 + 60), "none earlier than it must"
+    in_each_minute = [sum(m <= other < m + timedelta(minutes=1) for other in moments) for m in moments]
+    assert max(in_each_minute) <= 2 * 60 / 3, "at the pace of the budget, but for what was looked at late"
+
+
+def test_what_the_budget_allows_is_not_brought_forward() -> None:
+    made, clock, targets = agenda("a", "b")
+    taken(made)
+    done(made, well(targets["a"], clock, wake=3600, renew=3600))
+    done(made, well(targets["b"], clock, wake=3604, renew=3604))
+    ends = clock.monotonic() + 3600
+    while clock.monotonic() < ends:
+        for name in taken(made):
+            assert not UNDER_WAY[name].ahead
+            left = 3600 if name == "a" else 3604
+            remaining = ends - clock.monotonic() + left - 3600
+            done(made, well(targets[name], clock, wake=remaining, renew=remaining))
+        clock.sleep(1)
