@@ -12,7 +12,13 @@ from rotator import logs, settings
 from rotator.budget import SlidingWindow
 from rotator.clock import SystemClock
 from rotator.config import Configuration
-from rotator.errors import ProviderCredentialRefused, RotatorError, StoreCredentialRefused
+from rotator.errors import (
+    ProviderCredentialRefused,
+    ProviderUnavailable,
+    RotatorError,
+    StoreCredentialRefused,
+    StoreError,
+)
 from rotator.events import Event, What
 from rotator.execute import UNPUBLISHED, Executor
 from rotator.metrics import SUCCESS, Metrics
@@ -194,7 +200,12 @@ class Installation:
         def read() -> Secret:
             if source.vault is not None:
                 vaults = [store for store in self.stores.values() if isinstance(store, VaultStore)]
-                secret = vaults[0].read_secret(source.vault)
+                try:
+                    secret = vaults[0].read_secret(source.vault)
+                except StoreError as error:  # whoever asks the provider for something knows no error of a store
+                    kind = ProviderCredentialRefused if error.needs_a_person else ProviderUnavailable
+                    message = f"the organisation key, which {key} names, cannot be read: {error.message}"
+                    raise kind(message, error.advice) from None
                 logs.register(secret)
                 return secret
             where = f"the file {source.file}" if source.file else f"${source.env}"

@@ -55,10 +55,12 @@ from rotator.plan import (
     Rotate,
     Seen,
     SetExpiry,
+    State,
     Superseded,
     needed_by,
     plan,
     seen_after,
+    superseded_keys,
     to_confirm,
 )
 from rotator.ports import Ports
@@ -309,11 +311,11 @@ class Executor:
         try:
             created = ports.provider.create(name, target.parameters, asked)
         except ProviderOutcomeUnknown:
-            self._remove_stray(target, name)
+            self._remove_stray(target, name, order)
             raise
         self._tell(What.KEY_CREATED, observation, order, created.id, name, reason=action.reason)
-        expires_at = self._believe(observation, created, name, asked)
-        self._try_out(target, created, name)
+        expires_at = self._believe(observation, created, name, asked, order)
+        self._try_out(target, created, name, order)
         record = replace(record, key_id=created.id, expires_at=expires_at, key=created.secret.fingerprint)
 
         observed_at = ports.clock.monotonic()
@@ -325,11 +327,14 @@ class Executor:
             self._left_behind(target, created.id, name, error)
             raise
         except StoreError:
-            self._discard(target, created.id, name)
+            self._discard(target, created.id, name, order)
             raise
         if version is None:
-            ports.tell(Event(What.PUBLISH_LOST, target.name, Level.INFO, {"version": action.base + 1}))
-            self._discard(target, created.id, name)
+            version_lost = action.base + 1
+            self._tell(
+                What.PUBLISH_LOST, observation, order, created.id, name, reason=action.reason, version=version_lost
+            )
+            self._discard(target, created.id, name, order)
             return None, False
         self._tell(
             What.KEY_PUBLISHED,
@@ -346,7 +351,9 @@ class Executor:
         published = replace(observation, history=history)
         return self.note(published, created.id, VendorKey(created.id, name, expires_at)), True
 
-    def _believe(self, observation: Observation, created: CreatedKey, name: str, asked: datetime) -> datetime:
+    def _believe(
+        self, observation: Observation, created: CreatedKey, name: str, asked: datetime, order: Order
+    ) -> datetime:
         """When the key really expires: as answered if that is earlier than asked; later is put right at the vendor."""
         answered = created.expires_at
         try:
@@ -362,27 +369,27 @@ class Executor:
                     "Compare this machine's clock and the provider's.",
                 )
         except ProviderError:
-            self._discard(observation.target, created.id, name)
+            self._discard(observation.target, created.id, name, order)
             raise
         if answered < asked - TOLERANCE:
             fields = {"key_id": created.id, "key_name": name, "expires_at": timestamp(answered)}
             self.ports.tell(Event(What.KEY_CUT_SHORT, observation.target.name, Level.WARNING, fields))
         return min(asked, answered)
 
-    def _try_out(self, target: Target, created: CreatedKey, name: str) -> None:
+    def _try_out(self, target: Target, created: CreatedKey, name: str, order: Order) -> None:
         """Publish no key that does not work; the vendor's systems may take a while to learn of it."""
         for wait in (*TRIES_OUT, None):
             try:
                 self.ports.provider.try_out(created.secret)
             except (ProviderKeyNotAccepted, ProviderUnavailable):
                 if wait is None:
-                    self._discard(target, created.id, name)
+                    self._discard(target, created.id, name, order)
                     raise
                 self.ports.clock.sleep(wait)
             else:
                 return
 
-    def _discard(self, target: Target, key_id: str, name: str) -> None:
+    def _discard(self, target: Target, key_id: str, name: str, order: Order) -> None:
         """Remove a key that this process created, and that can never be served."""
         try:
             self.ports.budget.take(TIDYING)
@@ -390,15 +397,15 @@ class Executor:
         except ProviderError as error:
             self._left_behind(target, key_id, name, error)
             return
-        fields = {"key_id": key_id, "key_name": name, "reason": UNPUBLISHED}
+        fields = {"key_id": key_id, "key_name": name, "reason": UNPUBLISHED, **_asked(order)}
         self.ports.tell(Event(What.KEY_DELETED, target.name, Level.INFO, fields))
 
-    def _remove_stray(self, target: Target, name: str) -> None:
+    def _remove_stray(self, target: Target, name: str, order: Order) -> None:
         """A create was sent and not answered: if a key of this attempt's own name exists, remove it."""
         try:
             for key in listed(self.ports):
                 if key.name == name:
-                    self._discard(target, key.id, name)
+                    self._discard(target, key.id, name, order)
         except ProviderError as error:
             self._left_behind(target, "unknown", name, error)
 
@@ -446,7 +453,11 @@ class Executor:
         served_again = any(entry.key_id == key.key_id and entry.number not in kept for entry in after.entries)
         if current is None or current.standing is not Standing.OURS or served_again or self._too_old(after):
             return None
-        self.ports.provider.delete(key.key_id)
+        try:
+            self.ports.provider.delete(key.key_id)
+        except ProviderError as error:
+            self._left_behind(target, key.key_id, key.record.key_name, error)
+            raise
         self._tell(What.KEY_DELETED, observation, order, key.key_id, key.record.key_name, reason=action.reason)
         return self.note(after, key.key_id, None)
 
@@ -459,29 +470,29 @@ class Executor:
         key_name: str,
         **fields: str | int,
     ) -> None:
-        asked = {"by": order.by, **({"note": order.note} if order.note else {})}
-        self.ports.tell(
-            Event(
-                what, observation.target.name, Level.INFO, {"key_id": key_id, "key_name": key_name, **fields, **asked}
-            )
-        )
+        fields = {"key_id": key_id, "key_name": key_name, **fields, **_asked(order)}
+        self.ports.tell(Event(what, observation.target.name, Level.INFO, fields))
 
     # --- on a person's word ----------------------------------------------------------------------------------------
 
     def roll_back(self, target: Target, order: Order) -> Report:
         """Serve the previous key again, if it still works; if it turns out not to, rotate."""
+        made: Plan | None = None
         try:
             observation = self.confirm(self.observe(target))
             made = plan(observation, self.ports.clock.now())
-            previous = max(made.superseded, key=lambda key: key.versions[-1].number, default=None)
-            if made.current is None or previous is None:
+            current = observation.current
+            held = superseded_keys(observation, current) if current and current.record else ()
+            previous = max(held, key=lambda key: key.versions[-1].number, default=None)
+            if previous is None:
+                adopt = " --adopt" if made.state is State.FOREIGN else ""
                 raise RotatorError(  # noqa: TRY301 - reported like what the adapters raise
-                    f"{target.path} holds no previous key of ours to go back to",
-                    f"`rotator rotate {target.name}` makes a new one.",
+                    f"{target.path} holds no previous key of ours to go back to ({made.reason})",
+                    f"`rotator rotate {target.name}{adopt}` makes a new one.",
                 )
             return self._serve_again(observation, previous, order)
         except RotatorError as error:
-            return Report(target, None, error)
+            return Report(target, made, error)
 
     def _serve_again(self, observation: Observation, previous: Superseded, order: Order) -> Report:
         target, record = observation.target, previous.record
@@ -511,12 +522,25 @@ class Executor:
         if written is None:
             error = CasMismatch(f"another writer published to {target.path} first; nothing was rolled back")
             return replace(self.reconcile(target, replace(order, rotate=False)), error=error)
-        self._tell(What.KEY_ROLLED_BACK, observation, order, record.key_id, record.key_name, version=written.number)
+        self._tell(
+            What.KEY_ROLLED_BACK,
+            observation,
+            order,
+            record.key_id,
+            record.key_name,
+            reason=Reason.REQUESTED,
+            version=written.number,
+        )
         # Now shorten the key that was just superseded; and if the vendor lost this one meanwhile, replace it.
-        ports.budget.take(record.expires_at)
-        after = self.observe(target)
-        self.note(after, record.key_id, ports.provider.retrieve(record.key_id))
-        return replace(self.reconcile(target, replace(order, rotate=False)), rolled_back=True)
+        failure: RotatorError | None = None
+        try:
+            ports.budget.take(record.expires_at)
+            after = self.observe(target)
+            self.note(after, record.key_id, ports.provider.retrieve(record.key_id))
+        except RotatorError as error:
+            failure = error
+        report = self.reconcile(target, replace(order, rotate=False))
+        return replace(report, rolled_back=True, error=failure or report.error)
 
 
 def listed(ports: Ports) -> tuple[VendorKey, ...]:
@@ -531,13 +555,18 @@ def listed(ports: Ports) -> tuple[VendorKey, ...]:
         keys.extend(page)
 
 
+def _asked(order: Order) -> dict[str, str]:
+    """Who asked for it, and why."""
+    return {"by": order.by, **({"note": order.note} if order.note else {})}
+
+
 def _identity(action: Action) -> object:
     """What makes two actions of one pass the same attempt."""
     match action:
         case Rotate():
             return "rotate"
         case SetExpiry():
-            return (action.record.key_id, action.until)
+            return (action.reason, action.record.key_id)
         case Retire():
             return ("retire", action.key.key_id)
 

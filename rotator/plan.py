@@ -156,12 +156,15 @@ class Plan:
     state: State
     reason: Reason
     current: Record | None = None
-    superseded: tuple[Superseded, ...] = ()
+    superseded: tuple[Superseded, ...] = ()  # without those that are known to be gone
     untrusted: tuple[Record, ...] = ()  # superseded, but the provider knows them under another name: left alone
     actions: tuple[Action, ...] = ()
     renew_at: datetime | None = None
     wake_at: datetime | None = None
 
+
+REVOKED_WITHIN = timedelta(minutes=1)
+"""How long a revoked key lives should it be shortened and not deleted: a vendor may refuse an end that has passed."""
 
 NEWCOMER = timedelta(hours=1)
 """How long a path that never held a key may wait for its first one while the budget is short: nobody uses it yet."""
@@ -199,7 +202,7 @@ def to_confirm(observation: Observation) -> tuple[Record, ...]:
     seen = observation.vendor.get(current.record.key_id)
     as_made = name is not None and name.version == current.number
     known = as_made or (seen is not None and seen.at_version == current.number)
-    superseded = [key.record for key in _superseded(observation, current)]
+    superseded = [key.record for key in superseded_keys(observation, current)]
     unknown = [record for record in superseded if record.key_id not in observation.vendor]
     return (*(() if known else (current.record,)), *unknown)  # the served key first: it may not have long to live
 
@@ -225,7 +228,7 @@ def plan(
     drifted = not current.as_configured and held_since is None
     if rotate is None and drifted and (roll_out_at is None or now >= roll_out_at):
         rotate = Reason.DRIFTED
-    superseded = _superseded(observation, current, order, now)
+    superseded = superseded_keys(observation, current, order, now)
     tidy = [action for key in superseded for action in _tidy(observation, key, now, order)]
     due = facts.renew_at
     assert due is not None  # noqa: S101 - for the type checker: there is a current key
@@ -237,7 +240,7 @@ def plan(
         state=State.MISSING if rotate in (Reason.MISSING, Reason.EXPIRED) else State.DUE if rotate else State.OK,
         reason=rotate or Reason.FRESH,
         current=current.record,
-        superseded=superseded,
+        superseded=tuple(key for key in superseded if not _is_gone(observation, key.record)),
         untrusted=tuple(key.record for key in superseded if _owned(observation, key.record) is False),
         actions=(*((Rotate(rotate, base),) if rotate else ()), *_restore(observation, current.record, now), *tidy),
         renew_at=due,
@@ -332,9 +335,13 @@ def _renewal(observation: Observation, current: Entry | None, held_since: dateti
 # --- what becomes of the other keys ----------------------------------------------------------------------------------
 
 
-def _superseded(
+def superseded_keys(
     observation: Observation, current: Entry, order: Order = SCHEDULED, now: datetime | None = None
 ) -> tuple[Superseded, ...]:
+    """The keys of ours in readable versions, but the current one; those too that the provider does not have any more.
+
+    `current` is the current version, and ours. `now` is wanted only where the order is to revoke.
+    """
     ours = [entry for entry in observation.entries if entry.record is not None]
     holders: dict[str, list[Entry]] = {}
     for entry in ours:
@@ -363,6 +370,11 @@ def whole_seconds(moment: datetime) -> datetime:
     return moment if not moment.microsecond else moment.replace(microsecond=0) + timedelta(seconds=1)
 
 
+def _is_gone(observation: Observation, record: Record) -> bool:
+    seen = observation.vendor.get(record.key_id)
+    return seen is not None and seen.key is None
+
+
 def _owned(observation: Observation, record: Record) -> bool | None:
     """Whether the provider knows this key under this path's name; None when it has not been asked, or it is gone."""
     seen = observation.vendor.get(record.key_id)
@@ -378,7 +390,13 @@ def _tidy(observation: Observation, key: Superseded, now: datetime, order: Order
     if key.until <= now:
         # A version that carries somebody else's field is kept; once its key is gone nothing is left to do.
         left = seen.key is not None or not all(version.foreign_fields for version in key.versions)
-        return (Retire(Reason.REVOKED if order.revoke_now else Reason.GRACE_OVER, key),) if left else ()
+        retire = (Retire(Reason.REVOKED if order.revoke_now else Reason.GRACE_OVER, key),) if left else ()
+        soon = whole_seconds(now + REVOKED_WITHIN)
+        if not order.revoke_now or seen.key is None or (seen.key.expires_at and seen.key.expires_at <= soon):
+            return retire
+        # It has its life before it still. Once its versions are destroyed only a sweep would find it, should deleting
+        # it fail, and that would give it a grace.
+        return (SetExpiry(Reason.REVOKED, key.record, soon), *retire)
     if seen.key is None:
         return ()  # somebody removed it already; its versions go when its grace is over
     expires_at = seen.key.expires_at

@@ -210,7 +210,10 @@ class Sweeper:
         )
 
     def _learn(self, executor: Executor, observation: Observation, keys: Mapping[str, VendorKey]) -> Observation:
-        """The list confirms what superseded keys are called. Of the served one it proves nothing: it may be older."""
+        """The list confirms what keys are called, so that nobody has to ask once more when one is superseded.
+
+        Of a served key it proves no more than that, for it may be older; and of one that was served before nothing.
+        """
         current = observation.current
         served = current.record if current else None
         if served is None:
@@ -221,8 +224,10 @@ class Sweeper:
                 observation = executor.note(observation, key.id, key)
         key = keys.get(served.key_id)
         if key is None or (key.expires_at is not None and key.expires_at < served.expires_at - TOLERANCE):
-            observation = executor.look_up(observation, served)
-        return observation
+            return executor.look_up(observation, served)
+        name = KeyName.parse(served.key_name)
+        as_made = name is not None and name.version == observation.history.current_version
+        return executor.note(observation, key.id, key) if as_made and key.id not in observation.vendor else observation
 
     def _is_unsettled(self, key: VendorKey) -> bool:
         if key.created_at is not None:

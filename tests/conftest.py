@@ -5,10 +5,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 import support.vault as vaults
 from support.leaks import RECORDER, Leak
 from support.vault import RaftVault, VaultServer
+
+hypothesis.settings.register_profile("patient", deadline=None)  # nothing here fails because a machine is busy
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

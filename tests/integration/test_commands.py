@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.installation import Installation, VaultPaths, on_vault
+from support.installation import Installation, VaultPaths, installation, on_vault
 from support.process import wait_until
 from support.vault import VaultServer
 
@@ -243,3 +243,23 @@ def test_the_targets_own_fields_are_beside_the_key_and_changing_them_makes_no_ke
     assert data["base_url"] == "https://api.example"
     assert works(made, field="RESPAN_KEY")
     assert set(data) == {"RESPAN_KEY", "base_url", "rotator"}
+
+
+# --- an organisation key that is in a Vault --------------------------------------------------------------------------
+
+
+def test_an_organisation_key_in_a_vault_that_is_down_is_an_error_of_its_provider(tmp_path: Path) -> None:
+    """The targets are kept elsewhere: their paths can be read, and the commands say so."""
+    with installation(tmp_path) as rotator:
+        rotator.config["stores"]["vault"] = {"type": "vault", "address": "http://127.0.0.1:1", "mount": "secret"}
+        rotator.config["defaults"]["store"] = "store"
+        rotator.environment["VAULT_TOKEN"] = "hvs.none"
+        rotator.run("rotate", "a", status=0)
+        rotator.config["providers"]["respan"]["api_key"] = {"vault": "secret/respan/org#api_key"}
+        for command in (("rotate", "a"), ("sweep",), ("check", "--online")):
+            said = rotator.run(*command, status=3)
+            assert "the organisation key, which providers.respan.api_key names, cannot be read" in said.stdout, command
+        assert rotator.json("plan")["targets"][0]["reason"] == "fresh"
+        daemon = rotator.start()
+        daemon.wait_for("peer_down", peer="store vault")
+        assert not daemon.events("unexpected_error")

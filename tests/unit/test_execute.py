@@ -43,7 +43,7 @@ from rotator.errors import (
 from rotator.events import What
 from rotator.execute import MAX_AGE, TRIES_OUT, UNPUBLISHED, Executor, Report
 from rotator.model import RECORD_FIELD, Record, Target, timestamp
-from rotator.plan import Order, Reason, State
+from rotator.plan import REVOKED_WITHIN, Order, Reason, State
 from rotator.sweep import Sweeper
 
 MINUTE = timedelta(minutes=1)
@@ -1177,6 +1177,27 @@ def test_revoke_now_without_a_rotation_leaves_the_served_key() -> None:
     assert world.vendor.living() == [world.served()] == [by_id(world, 2)]
 
 
+def test_a_key_that_is_revoked_ends_though_it_cannot_be_deleted() -> None:
+    """Its versions are gone by then, so that only a sweep would find it, which would give it a grace."""
+    world = World()
+    a = running(world)
+    world.at("provider.delete", refuse(ProviderUnavailable("no answer")))
+    report = a.reconcile(world.target, Order(rotate=True, revoke_now=True))
+    assert isinstance(report.error, ProviderUnavailable)
+    assert [event.fields["key_id"] for event in world.told(What.KEY_LEFT_BEHIND)] == ["tk_0001"]
+    world.clock.advance(REVOKED_WITHIN)
+    assert world.vendor.living() == [world.served()]
+
+
+def test_a_vendor_that_does_not_shorten_a_revoked_key_is_asked_to_delete_it_all_the_same() -> None:
+    world = World()
+    a = running(world)
+    world.at("provider.set_expiry", refuse(ProviderRequestRefused("no")), times=inf)
+    report = a.reconcile(world.target, Order(rotate=True, revoke_now=True))
+    assert isinstance(report.error, ProviderRequestRefused)
+    assert world.vendor.living() == [world.served()]
+
+
 def previous(world: World) -> Executor:
     """Two keys of ours, the first within its grace."""
     a = running(world)
@@ -1215,6 +1236,29 @@ def test_there_is_nothing_to_roll_back_to() -> None:
         assert report.error is not None
         assert "no previous key" in str(report.error)
     assert world.store.current_version(world.target.path) == 1
+
+
+def test_there_is_nothing_to_roll_back_to_on_a_foreign_path() -> None:
+    world = World()
+    a = previous(world)
+    world.store.put(world.target.path, password="x")
+    report = a.roll_back(world.target, Order())
+    assert report.error is not None
+    assert "--adopt" in report.error.advice
+    assert report.plan is not None
+    assert report.plan.state is State.FOREIGN
+
+
+@pytest.mark.parametrize("call", ["provider.retrieve", "provider.set_expiry"])
+def test_what_fails_after_a_roll_back_does_not_hide_that_it_was_done(call: str) -> None:
+    world = World()
+    a = previous(world)
+    error = ProviderUnavailable("no answer")
+    world.at("store.write", afterwards(lambda: world.at(call, refuse(error), times=inf)))
+    report = a.roll_back(world.target, Order())
+    assert (report.error, report.rolled_back) == (error, True)
+    assert report.plan is not None
+    assert world.served() is by_id(world, 1)
 
 
 @pytest.mark.parametrize("what", ["gone", "expired", "not ours", "gone meanwhile"])

@@ -277,7 +277,8 @@ def test_an_expiring_key_does_not_wait_for_its_turn() -> None:
         (observation({0: "A", 23: "B"}), {"A": (23, 24)}),
         # The provider cut it short: its grace stands as it was.
         (observation({0: "A", 1: "B"}, A=2), {"A": (1, 5)}),
-        (observation({0: "A", 1: "B"}, A=None), {"A": (1, 5)}),
+        # It is gone: nothing stops working any more.
+        (observation({0: "A", 1: "B"}, A=None), {}),
         # `extend` prolonged it past its record: its grace still counts, and bounds it.
         (observation({0: "A", 23: "B"}, A=25), {"A": (23, 25)}),
         (observation({0: "A", 23: "B"}, A=99), {"A": (23, 27)}),
@@ -322,13 +323,19 @@ def test_when_a_superseded_key_stops_working(observed: Observation, expected: di
         (observation({0: "A", 1: "B"}, unseen="A"), 2, SCHEDULED, []),
         (observation({0: "A", 1: "B"}, unseen="A"), 99, Order(revoke_now=True), ["rotate after 2: expired"]),
         # Revoked by somebody's word.
-        (observation({0: "A", 1: "B"}), 2, Order(revoke_now=True), ["retire A of 1: revoked"]),
+        (
+            observation({0: "A", 1: "B"}),
+            2,
+            Order(revoke_now=True),
+            [f"A until {2 + 1 / 60:g}: revoked", "retire A of 1: revoked"],
+        ),
+        (observation({0: "A", 1: "B"}, A=2 + 1 / 60), 2, Order(revoke_now=True), ["retire A of 1: revoked"]),
         (observation({0: "A", 1: "B"}, unseen="A"), 2, Order(revoke_now=True), []),
         (
             observation({0: "A", 1: "B"}),
             2,
             Order(rotate=True, revoke_now=True),
-            ["rotate after 2: requested", "retire A of 1: revoked"],
+            ["rotate after 2: requested", f"A until {2 + 1 / 60:g}: revoked", "retire A of 1: revoked"],
         ),
         # First of all the new key.
         (observation({0: "A", 16: "B"}), 32, SCHEDULED, ["rotate after 2: expiring", "retire A of 1: grace-over"]),
@@ -532,6 +539,7 @@ def test_whatever_the_history_no_rule_is_broken(
 def test_until_a_plan_wakes_somebody_nothing_changes(
     observed: Observation, now: datetime, order: Order, roll_out_at: datetime | None, share: float
 ) -> None:
+    order = replace(order, revoke_now=False)  # a revoked key's end is counted from now
     made = plan(observed, now, order, roll_out_at)
     assert made.wake_at is None or made.wake_at > now
     then = now + share * ((made.wake_at or now + 100 * HOUR) - now)

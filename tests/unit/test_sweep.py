@@ -531,3 +531,38 @@ def test_a_dated_key_need_not_be_watched_to_be_known_as_old() -> None:
     )
     assert [o.outcome for o in sweep(world, after=timedelta(0)).orphans] == [Outcome.SHORTENED]
     assert lonely.expires_at == world.clock.now() + world.target.grace_period
+
+
+def test_after_a_sweep_a_rotation_costs_three_calls_though_another_process_made_the_key() -> None:
+    """The list has shown what the served key is called, so it need not be looked up once it is superseded."""
+    world = World()
+    rotated(world)
+    successor = world.executor("successor")
+    sweeper_of(successor, world.targets).sweep()
+    since = len(world.wire.journal)
+    successor.reconcile(world.target, Order(rotate=True))
+    world.clock.advance(world.target.grace_period)
+    successor.reconcile(world.target)
+    assert world.calls("provider.", since) == ["provider.create", "provider.set_expiry", "provider.delete"]
+    assert not world.broken
+
+
+def test_what_an_old_list_says_of_a_key_that_was_rolled_back_to_is_not_believed() -> None:
+    """It may show the key as it was before it was shortened."""
+    world = World()
+    executor = rotated(world)
+    first = world.served()
+    assert first
+    sweeper = sweeper_of(world.executor("sweeper"), world.targets)
+
+    def shortens_and_rolls_back() -> None:
+        executor.reconcile(world.target, Order(rotate=True))
+        world.store.rollback(world.target.path, 1)
+
+    world.at(
+        lambda call: call.actor == "sweeper" and call.operation == "provider.page", afterwards(shortens_and_rolls_back)
+    )
+    sweeper.sweep()
+    world.executor("sweeper").reconcile(world.target)
+    assert world.served() is first
+    assert first.expires_at == first.granted
