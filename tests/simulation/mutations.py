@@ -142,7 +142,7 @@ MUTATIONS = {
         (Edit(Executor._retire, "    if numbers:", "    self.ports.provider.delete(key.key_id)\n    if numbers:"),),
     ),
     "shorten to now": Mutation(
-        "races", (GRACE_CUT,), (Edit(plan._superseded, "since + observation.target.grace_period", "since"),)
+        "races", (GRACE_CUT,), (Edit(plan.superseded_keys, "since + observation.target.grace_period", "since"),)
     ),
     "no proof that it can be stored": Mutation(
         "mixed", (UNPROVEN,), (Edit(Executor._rotate, "ports.store.prove(", "(lambda *_: 0)("),)

@@ -78,7 +78,8 @@ class Happening:
 class Scheduler:
     """Gives out the baton, and lets time pass."""
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, stuck: float = STUCK) -> None:
+        self._stuck = stuck
         self.rng = Random(seed)
         self.clock = FakeClock()
         self.steps: list[Step] = []
@@ -153,7 +154,7 @@ class Scheduler:
         chosen = self._choose(actor)
         if chosen is not actor:
             self._pass_on(chosen)
-            if not actor.gate.acquire(timeout=STUCK):
+            if not actor.gate.acquire(timeout=self._stuck):
                 raise RuntimeError(f"{self.running.name} waits for something that is not a port")
 
     def _pass_on(self, chosen: Actor) -> None:

@@ -1,0 +1,180 @@
+"""Thousands of targets on one budget, in simulated time: the real agenda, budget, planner and executor, for days.
+
+Workers are threads that hand over a baton, as everywhere here, but nothing befalls them: what is looked at is whether
+every key is replaced in time. What a real engine adds (a pool, lanes) decides nothing about when.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from random import Random
+from typing import TypeVar
+
+from support.world import OWNER, START, MemoryStore, MemoryVendor, StoreClient, VendorClient, Wire, make_target
+
+from rotator.agenda import Agenda
+from rotator.budget import CALLS_PER_ROTATION, WINDOW, SlidingWindow
+from rotator.errors import ProviderUnavailable
+from rotator.events import Event, What
+from rotator.execute import Executor
+from rotator.model import Target, hash_fraction
+from rotator.ports import Ports
+from simulation.scheduler import Freezable, Scheduler
+
+T = TypeVar("T")
+
+ANSWERS_AFTER = 0.2
+"""Seconds that the vendor takes for an answer."""
+
+JITTER = 0.05
+"""Of `renew_before`: the default."""
+
+LOOKS_EVERY = 2.0
+"""Seconds after which a worker without work looks at the agenda again."""
+
+
+class FleetClock:
+    """A `ports.Clock` on which the workers' sleep lets the others run."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    def now(self) -> datetime:
+        return self._scheduler.clock.now()
+
+    def monotonic(self) -> float:
+        return self._scheduler.now
+
+    def sleep(self, seconds: float) -> None:
+        self._scheduler.pause(seconds)
+
+    def heard(self, peer: str, said: str | None, sent_at: datetime) -> None: ...
+
+    def trusted(self) -> bool:
+        return True
+
+
+class Line(Wire):
+    """Between the programs and the vendor, who may be down."""
+
+    def __init__(self, clock: FleetClock) -> None:
+        super().__init__()
+        self._clock = clock
+        self.down = False
+        self.counted: Counter[str] = Counter()
+
+    def call(self, actor: str, operation: str, effect: Callable[[], T], *arguments: object) -> T:
+        self.counted[operation] += 1
+        if operation.startswith("provider."):
+            self._clock.sleep(ANSWERS_AFTER)
+            if self.down:
+                raise ProviderUnavailable("down")
+        return effect()
+
+
+@dataclass(slots=True)
+class Replaced:
+    """One key, when it was replaced."""
+
+    target: str
+    at: datetime
+    expires_at: datetime  # of the key that was replaced
+    due_at: datetime  # when it had to be, at the latest: the configured margin before its end
+
+    @property
+    def late(self) -> float:
+        """Seconds; less than 0 when it was in time."""
+        return (self.at - self.due_at).total_seconds()
+
+
+@dataclass(slots=True)
+class Fleet:
+    """As many targets as use this share of a limit on requests a minute; all are new when it begins."""
+
+    limit: int
+    used: float
+    ttl: timedelta = timedelta(hours=24)
+    renew_before: timedelta = timedelta(hours=8)
+    grace_period: timedelta = timedelta(hours=4)
+    resync: timedelta = timedelta(hours=4)
+    workers: int = 4
+    replaced: list[Replaced] = field(default_factory=list)
+    first: int = 0  # keys made for targets that had none
+    began: datetime = START
+
+    @property
+    def targets(self) -> int:
+        """How many there are."""
+        period = self.ttl - self.renew_before * (1 + JITTER / 2)
+        return int(self.used * self.limit * (period / timedelta(seconds=WINDOW)) / CALLS_PER_ROTATION)
+
+    def run(self, lasts: timedelta, outages: tuple[tuple[timedelta, timedelta], ...] = ()) -> "Counter[str]":
+        """Let so much time pass; in each outage (from, to) the vendor does not answer. Returns the calls, counted."""
+        scheduler = Scheduler("fleet", stuck=3600.0)
+        clock = FleetClock(scheduler)
+        line = Line(clock)
+        store, vendor = MemoryStore(scheduler.clock, 4), MemoryVendor(scheduler.clock)
+        jitter = self.renew_before * JITTER
+        made: list[Target] = [
+            make_target(
+                name,
+                path=name,
+                ttl=self.ttl,
+                renew_before=self.renew_before,
+                grace_period=self.grace_period,
+                jitter=jitter * hash_fraction(name),
+            )
+            for name in (f"t{number:05}" for number in range(self.targets))
+        ]
+        targets = {target.name: target for target in made}
+        budget = SlidingWindow(self.limit, clock)
+        served: dict[str, datetime] = {}
+
+        def tell(event: Event) -> None:
+            if event.what is not What.KEY_PUBLISHED:
+                return
+            now, before = clock.now(), served.get(event.target)
+            served[event.target] = datetime.fromisoformat(str(event.fields["expires_at"]))
+            if before is None:
+                self.first += 1
+            else:
+                self.replaced.append(Replaced(event.target, now, before, before - self.renew_before))
+
+        executor = Executor(
+            OWNER,
+            frozenset(),
+            frozenset(targets),
+            Ports(
+                VendorClient(vendor, line, "fleet"),
+                StoreClient(store, scheduler.clock, line, "fleet"),
+                budget,
+                clock,
+                Random(0),
+                tell,
+            ),
+        )
+        agenda = Agenda(clock, Random(1), self.resync)
+        agenda.configure(targets, (), self.resync, {"respan": budget.pace})
+
+        def work() -> None:
+            while True:
+                if entry := agenda.take():
+                    name, order = entry
+                    agenda.done(executor.reconcile(targets[name], order), order)
+                else:
+                    clock.sleep(LOOKS_EVERY)
+
+        process = Freezable("fleet")
+        for number in range(self.workers):
+            scheduler.add(process, f"worker {number}", Random(number), work)
+        moments = [(down.total_seconds(), up.total_seconds()) for down, up in outages]
+
+        def ends() -> bool:
+            line.down = any(down <= scheduler.now < up for down, up in moments)
+            return scheduler.now >= lasts.total_seconds()
+
+        scheduler.ends = ends
+        scheduler.run()
+        assert all(target.name in served for target in made), "each has got a key"
+        return line.counted

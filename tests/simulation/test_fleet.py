@@ -1,0 +1,43 @@
+"""Punctuality: near the limit of the budget every key is replaced in time, and an outage is made good in order of need."""
+
+from datetime import timedelta
+
+import pytest
+from simulation.fleet import Fleet
+
+HOUR = timedelta(hours=1)
+IN_TIME = 60.0
+"""Seconds: a key is due when its margin begins, and its rotation takes a moment."""
+
+
+def fleet() -> Fleet:
+    return Fleet(6, used=0.95, ttl=3 * HOUR, renew_before=HOUR, grace_period=HOUR / 2, resync=2 * HOUR)
+
+
+@pytest.mark.timeout(600)
+def test_at_95_percent_of_the_budget_no_key_comes_nearer_to_its_end_than_its_margin() -> None:
+    """All are made within 40 minutes, and so would all be due within 40 minutes, in which a third can be replaced."""
+    many = fleet()
+    calls = many.run(15 * HOUR)
+    assert many.first == many.targets
+    assert len(many.replaced) > 6 * many.targets
+    assert max(one.late for one in many.replaced) <= IN_TIME
+    assert calls["provider.retrieve"] == 0
+    assert (
+        calls["provider.create"] + calls["provider.set_expiry"] + calls["provider.delete"]
+        <= 3 * len(many.replaced) + many.first
+    )
+
+
+@pytest.mark.timeout(600)
+def test_an_outage_of_half_the_margin_is_made_good_in_order_of_need() -> None:
+    many = fleet()
+    down, up = 5 * HOUR, 11 * HOUR / 2
+    many.run(20 * HOUR, outages=((down, up),))
+    assert all(one.at < one.expires_at for one in many.replaced), "no key has expired"
+    assert max(one.late for one in many.replaced) > IN_TIME, "the outage was one"
+    begins = many.began
+    backlog = [one for one in many.replaced if up <= one.at - begins and one.late > IN_TIME]
+    for earlier, later in zip(backlog, backlog[1:], strict=False):
+        assert later.expires_at >= earlier.expires_at - timedelta(minutes=15), "but for a wait after a failure"
+    assert max(one.late for one in many.replaced if one.at - begins > 18 * HOUR) <= IN_TIME, "it is made good"
