@@ -153,7 +153,9 @@ class Agenda:
             wait = doubled * (0.5 + self.rng.random() / 2)
             if isinstance(report.error, ProviderRateLimited):
                 wait = max(wait, timedelta(seconds=report.error.retry_after))
-            return now + wait
+            # What else is to be done at its time does not wait for what fails.
+            wake = report.plan.wake_at if report.plan else None
+            return min(now + wait, wake) if wake and wake > now else now + wait
         if not order.act and report.plan and report.plan.actions:
             return now
         # The first look after the start spreads the targets over the interval; from then on they stay spread.

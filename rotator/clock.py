@@ -15,10 +15,14 @@ class SystemClock:
     def __init__(self) -> None:
         self._stopped = threading.Event()
         self.max_skew = timedelta(minutes=1)
-        self.skews: Mapping[str, timedelta] = {}  # by peer: how far this clock is ahead of that one
+        self.skews: Mapping[str, timedelta] = {}  # by peer: how far this machine's clock is ahead of that one
+        self._wrong_by = timedelta(0)
 
     def now(self) -> datetime:
-        """The wall clock, in UTC."""
+        """The wall clock, in UTC; where all peers agree that it is wrong, theirs."""
+        return self._wall() - self._wrong_by
+
+    def _wall(self) -> datetime:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
@@ -29,19 +33,35 @@ class SystemClock:
         """Wait that long, or until `stop`."""
         self._stopped.wait(seconds)
 
-    def heard(self, peer: str, said: str | None, sent_at: datetime) -> None:
-        """The clocks agree if the date lies between the two; it is to the second, so one is allowed on either side."""
+    def heard(self, peer: str, said: str | None, sent_at: float) -> None:
+        """The clocks agree if the date lies between the two; it is to the second, so one is allowed on either side.
+
+        One peer that says otherwise may be wrong itself. Where there are several, and they say the same, it is us.
+        """
         try:
             date = parsedate_to_datetime(said or "").replace(tzinfo=UTC)
         except ValueError:
             return
-        early, late = sent_at - date - _SECOND, date - self.now() - _SECOND
+        now = self._wall()
+        sent = now - timedelta(seconds=self.monotonic() - sent_at)
+        early, late = sent - date - _SECOND, date - now - _SECOND
         skew = early if early > timedelta(0) else -late if late > timedelta(0) else timedelta(0)
         self.skews = {**self.skews, peer: skew}
+        self._wrong_by = self._agreed_error()
+
+    def _agreed_error(self) -> timedelta:
+        skews = sorted(self.skews.values())
+        agree = len(skews) > 1 and skews[-1] - skews[0] <= self.max_skew
+        wrong = agree and min(map(abs, skews)) > self.max_skew
+        return skews[len(skews) // 2] if wrong else timedelta(0)
 
     def trusted(self) -> bool:
         """Whether no peer's clock differs by more than `max_skew`; what nobody contradicts is trusted."""
         return all(abs(skew) <= self.max_skew for skew in self.skews.values())
+
+    def may_be_ahead(self) -> timedelta:
+        """By how much `now` is ahead of the peer that is furthest behind; 0 at least."""
+        return max([timedelta(0), *(skew - self._wrong_by for skew in self.skews.values())])
 
     def stop(self) -> None:
         """End every sleep, now and from now on."""

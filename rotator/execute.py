@@ -63,7 +63,7 @@ from rotator.plan import (
     superseded_keys,
     to_confirm,
 )
-from rotator.ports import Ports
+from rotator.ports import Budget, Ports
 from rotator.publish import publish
 
 MAX_AGE = 5.0
@@ -121,7 +121,7 @@ class Executor:
         """`names` are those of all configured targets, whatever their store.
 
         `seen`, by target, is what the provider said of keys: it saves look-ups and may be handed on to a successor.
-        `is_swept`: this process sweeps, too, at its start and from then on.
+        `is_swept`: this process sweeps, too, at its start and from then on; `swept` is told what came of one.
         """
         self._owner = owner
         self._owners = frozenset({owner}) | former_owners
@@ -178,8 +178,14 @@ class Executor:
         age = self.ports.clock.now() - current.created_at
         if not as_made or not observation.clock_trusted or age <= target.grace_period:
             return self.observe(target)
-        self._read[target.name] = _Read(current.number, nothing_else=True)
+        self._read.setdefault(target.name, _Read(current.number, nothing_else=True))
         return observation
+
+    def swept(self, *, complete: bool) -> None:
+        """The provider's whole list was read and compared with the paths; or not, and then it tells nothing of them."""
+        self._is_swept = complete
+        if not complete:
+            self._read.clear()
 
     def look_closer(self, target: Target) -> None:
         """There is more to a path than its current version: read the whole history until there is not."""
@@ -192,17 +198,19 @@ class Executor:
         with self._noting:
             seen = {key_id: seen for key_id, seen in self.seen.get(target.name, {}).items() if key_id in held}
             self.seen[target.name] = seen
-        return Observation(target, scope, history, seen, self.ports.clock.trusted())
+        clock = self.ports.clock
+        return Observation(target, scope, history, seen, clock.trusted(), clock.may_be_ahead())
 
     def confirm(self, observation: Observation) -> Observation:
         """Look up at the provider what the plan needs to know of it. Raises `ProviderError`."""
         for record in to_confirm(observation):
-            observation = self.look_up(observation, record)
+            observation = self.look_up(observation, record, self.ports.budget)
         return observation
 
-    def look_up(self, observation: Observation, record: Record) -> Observation:
+    def look_up(self, observation: Observation, record: Record, budget: Budget) -> Observation:
         """Ask the provider for one key, whatever was seen of it before. Raises `ProviderError`."""
-        self.ports.budget.take(record.expires_at)
+        served = observation.current is not None and observation.current.key_id == record.key_id
+        budget.take(record.expires_at if served else TIDYING)
         return self.note(observation, record.key_id, self.ports.provider.retrieve(record.key_id))
 
     def note(self, observation: Observation, key_id: str, key: VendorKey | None) -> Observation:
@@ -381,8 +389,8 @@ class Executor:
         for wait in (*TRIES_OUT, None):
             try:
                 self.ports.provider.try_out(created.secret)
-            except (ProviderKeyNotAccepted, ProviderUnavailable):
-                if wait is None:
+            except ProviderError as error:
+                if wait is None or not isinstance(error, ProviderKeyNotAccepted | ProviderUnavailable):
                     self._discard(target, created.id, name, order)
                     raise
                 self.ports.clock.sleep(wait)

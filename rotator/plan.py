@@ -93,6 +93,7 @@ class Observation:
     history: History
     vendor: Mapping[str, Seen]  # by key id; only the keys that were looked at
     clock_trusted: bool = True  # else no key is ended because its time is over
+    clock_ahead: timedelta = timedelta(0)  # by so much it may be, and so much later is a key ended
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
@@ -202,8 +203,8 @@ def to_confirm(observation: Observation) -> tuple[Record, ...]:
     seen = observation.vendor.get(current.record.key_id)
     as_made = name is not None and name.version == current.number
     known = as_made or (seen is not None and seen.at_version == current.number)
-    superseded = [key.record for key in superseded_keys(observation, current)]
-    unknown = [record for record in superseded if record.key_id not in observation.vendor]
+    superseded = superseded_keys(observation, current)
+    unknown = [key.record for key in superseded if not _is_known(observation, key)]
     return (*(() if known else (current.record,)), *unknown)  # the served key first: it may not have long to live
 
 
@@ -233,7 +234,7 @@ def plan(
     due = facts.renew_at
     assert due is not None  # noqa: S101 - for the type checker: there is a current key
     ends = [seen.key.expires_at for seen in observation.vendor.values() if seen.key and seen.key.expires_at]
-    moments = [due, current.record.expires_at, *ends, *(key.until for key in superseded)]
+    moments = [due, current.record.expires_at, *ends, *(key.until + observation.clock_ahead for key in superseded)]
     if drifted and roll_out_at is not None:
         moments.append(roll_out_at)
     return Plan(
@@ -307,15 +308,17 @@ _CHECKS: tuple[Callable[[_Facts], Reason | None], ...] = (
 def _rolled_back_at(observation: Observation) -> datetime | None:
     """When the path was rolled back to the current key, by whomever; None when it was not.
 
-    A fence repeats a key as well, but right after itself: the version before it holds the same one.
+    A fence repeats a key as well, but right after itself: what counts is the first of the versions in a row.
     """
-    current = observation.current
-    before = next((entry for entry in observation.entries if current and entry.number == current.number - 1), None)
-    if current is None or current.record is None or before is None or before.record is None:
+    first = observation.current
+    if first is None or first.record is None:
         return None
-    name = KeyName.parse(current.record.key_name)
-    again = (name is None or name.version != current.number) and before.key_id != current.key_id
-    return current.created_at if again else None
+    name = KeyName.parse(first.record.key_name)
+    by_number = {entry.number: entry for entry in observation.entries}
+    while (before := by_number.get(first.number - 1)) and before.key_id == first.key_id:
+        first = before
+    again = (name is None or name.version != first.number) and before is not None and before.record is not None
+    return first.created_at if again else None
 
 
 def _renewal(observation: Observation, current: Entry | None, held_since: datetime | None) -> datetime | None:
@@ -348,17 +351,12 @@ def superseded_keys(
         if entry.key_id and entry.key_id != current.key_id:
             holders.setdefault(entry.key_id, []).append(entry)
     found = []
-    for key_id, versions in holders.items():
+    for versions in holders.values():
         record = versions[-1].record
         # The current version is ours and holds another key, so there is always a next one.
         since = next(entry.created_at for entry in ours if entry.number > versions[-1].number)
         assert record is not None  # noqa: S101 - for the type checker: `ours` has only entries with a record
-        seen = observation.vendor.get(key_id)
-        # `extend` may have prolonged a key past its record while the store was away; its grace still counts.
-        own_end = record.expires_at
-        if seen and seen.key:
-            own_end = max(own_end, seen.key.expires_at or datetime.max.replace(tzinfo=own_end.tzinfo))
-        until = min(own_end, whole_seconds(since + observation.target.grace_period))
+        until = min(_own_end(observation, record), whole_seconds(since + observation.target.grace_period))
         if order.revoke_now and now is not None:
             until = min(until, now)
         found.append(Superseded(record, tuple(versions), since, until))
@@ -368,6 +366,25 @@ def superseded_keys(
 def whole_seconds(moment: datetime) -> datetime:
     """Rounded up: the vendor is told a time to the second, and a grace that ends early is no grace."""
     return moment if not moment.microsecond else moment.replace(microsecond=0) + timedelta(seconds=1)
+
+
+def _is_known(observation: Observation, key: Superseded) -> bool:
+    """Whether enough is known of a superseded key to end it.
+
+    Not if its own end comes before that of its grace, as far as was seen when it was still served: `extend` may have
+    prolonged it since, which takes no more than the provider's list.
+    """
+    seen = observation.vendor.get(key.key_id)
+    bounded = _own_end(observation, key.record) < key.since + observation.target.grace_period
+    return seen is not None and not (bounded and seen.at_version <= key.versions[-1].number)
+
+
+def _own_end(observation: Observation, record: Record) -> datetime:
+    """When a key ends by itself: `extend` may have prolonged it past its record while the store was away."""
+    seen = observation.vendor.get(record.key_id)
+    if seen is None or seen.key is None:
+        return record.expires_at
+    return max(record.expires_at, seen.key.expires_at or datetime.max.replace(tzinfo=record.expires_at.tzinfo))
 
 
 def _is_gone(observation: Observation, record: Record) -> bool:
@@ -383,11 +400,9 @@ def _owned(observation: Observation, record: Record) -> bool | None:
 
 def _tidy(observation: Observation, key: Superseded, now: datetime, order: Order) -> tuple[Action, ...]:
     seen = observation.vendor.get(key.key_id)
-    if seen is None or _owned(observation, key.record) is False:
+    if seen is None or not _is_known(observation, key) or _owned(observation, key.record) is False:
         return ()
-    if key.until <= now and not (observation.clock_trusted or order.revoke_now):
-        return ()
-    if key.until <= now:
+    if order.revoke_now or (observation.clock_trusted and key.until <= now - observation.clock_ahead):
         # A version that carries somebody else's field is kept; once its key is gone nothing is left to do.
         left = seen.key is not None or not all(version.foreign_fields for version in key.versions)
         retire = (Retire(Reason.REVOKED if order.revoke_now else Reason.GRACE_OVER, key),) if left else ()
@@ -397,8 +412,8 @@ def _tidy(observation: Observation, key: Superseded, now: datetime, order: Order
         # It has its life before it still. Once its versions are destroyed only a sweep would find it, should deleting
         # it fail, and that would give it a grace.
         return (SetExpiry(Reason.REVOKED, key.record, soon), *retire)
-    if seen.key is None:
-        return ()  # somebody removed it already; its versions go when its grace is over
+    if seen.key is None or key.until <= now:
+        return ()  # its versions go when its grace is over
     expires_at = seen.key.expires_at
     if expires_at is None or (expires_at > now and abs(expires_at - key.until) > TOLERANCE):
         return (SetExpiry(Reason.SUPERSEDED, key.record, key.until),)

@@ -7,7 +7,7 @@ no library of anybody else's is named.
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from rotator.events import Event
@@ -92,7 +92,7 @@ class Clock(Protocol):
     """All time there is."""
 
     def now(self) -> datetime:
-        """The wall clock, in UTC. It may jump."""
+        """The wall clock, in UTC; where all peers agree that it is wrong, theirs. It may jump."""
 
     def monotonic(self) -> float:
         """Seconds that only grow, for measuring; their zero means nothing."""
@@ -100,11 +100,14 @@ class Clock(Protocol):
     def sleep(self, seconds: float) -> None:
         """Wait that long."""
 
-    def heard(self, peer: str, said: str | None, sent_at: datetime) -> None:
-        """Take the `Date` of a peer's answer that has just come to a request sent at `sent_at`; None: it has none."""
+    def heard(self, peer: str, said: str | None, sent_at: float) -> None:
+        """Take the `Date` of an answer that has just come to a request sent at `sent_at` (monotonic); None: no date."""
 
     def trusted(self) -> bool:
-        """False while `now` is further from what others say than was allowed: no key is ended by such a clock."""
+        """False while the wall clock is further from what others say than is allowed: it ends no key."""
+
+    def may_be_ahead(self) -> timedelta:
+        """By how much `now` is ahead of the peer that is furthest behind; 0 at least."""
 
 
 class Leadership(Protocol):

@@ -105,7 +105,7 @@ def orphans(
         name = KeyName.parse(key.name)
         if key.id in held or name is None:
             continue
-        if key.expires_at is not None and key.expires_at <= now:
+        if key.expires_at is not None and key.expires_at <= now - observation.clock_ahead:
             fate = Fate.OVER
         elif unsettled(key):
             fate = Fate.SETTLING
@@ -133,6 +133,7 @@ class Sweeper:
         """`groups` are all targets of the provider, by who works on them; `budget` is the sweep's share of its own."""
         self._provider = provider
         self._targets = [(executor, target) for executor, targets in groups for target in targets]
+        self._executors = [executor for executor, _ in groups]
         self._slugs = {owner[:8] for owner in owners}
         self._settle = settle
         self._max_removals = max_removals
@@ -157,9 +158,13 @@ class Sweeper:
         try:
             keys = {key.id: key for key in listed(self._ports)}
         except ProviderError as error:
+            for executor in self._executors:
+                executor.swept(complete=False)
             return Swept(self._provider, error=error)
         self._first_seen = {key_id: self._first_seen.get(key_id, self._monotonic()) for key_id in keys}
         swept = self._compare(keys, stopping)
+        for executor in self._executors:
+            executor.swept(complete=True)
         limit = self._max_removals if max_removals is None else max_removals
         to_shorten = sum(orphan.fate is Fate.TO_SHORTEN for orphan in swept.orphans)
         if to_shorten > limit:
@@ -189,6 +194,7 @@ class Sweeper:
                 observation = self._learn(executor, _read(executor, target, mine), keys)
             except (StoreError, ProviderError) as error:
                 failed[target.name] = error
+                executor.look_closer(target)
                 continue
             now = self._ports.clock.now()
             found += orphans(observation, mine, now, self._is_unsettled)
@@ -224,7 +230,7 @@ class Sweeper:
                 observation = executor.note(observation, key.id, key)
         key = keys.get(served.key_id)
         if key is None or (key.expires_at is not None and key.expires_at < served.expires_at - TOLERANCE):
-            return executor.look_up(observation, served)
+            return executor.look_up(observation, served, self._ports.budget)
         name = KeyName.parse(served.key_name)
         as_made = name is not None and name.version == observation.history.current_version
         return executor.note(observation, key.id, key) if as_made and key.id not in observation.vendor else observation

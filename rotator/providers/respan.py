@@ -240,7 +240,7 @@ class RespanProvider:
             )
         answer: Answer | None = None
         failure: httpx.HTTPError | None = None
-        started, sent_at = self._clock.monotonic(), self._clock.now()
+        started = self._clock.monotonic()
         self._until.monotonic = by
         try:
             with self._client.stream(
@@ -250,7 +250,7 @@ class RespanProvider:
                 answer = Answer(
                     response.status_code, headers.get("content-type", ""), headers.get("retry-after", ""), key
                 )
-                self._clock.heard(self._home.netloc.decode(), headers.get("date"), sent_at)
+                self._clock.heard(self._home.netloc.decode(), headers.get("date"), started)
                 content = b""
                 for chunk in response.iter_raw():
                     content += chunk

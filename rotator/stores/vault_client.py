@@ -328,7 +328,7 @@ class _Adapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no type
         **_: object,  # wrap_ttl, which is None, and raise_exception: no status is raised here
     ) -> Answer:
         """Send it once, and read the whole answer."""
-        sent_at = self._clock.now()
+        sent_at = self._clock.monotonic()
         response = self._pool.urlopen(
             method.upper(),
             f"{self._prefix}{url}?{urlencode(params)}" if params else f"{self._prefix}{url}",

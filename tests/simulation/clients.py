@@ -254,8 +254,11 @@ class MachineClock:
     def now(self) -> datetime:
         return self.scheduler.clock.now() + self.ahead + self.wrong
 
-    def heard(self, peer: str, said: str | None, sent_at: datetime) -> None:
+    def heard(self, peer: str, said: str | None, sent_at: float) -> None:
         return None
+
+    def may_be_ahead(self) -> timedelta:
+        return max(self.ahead, timedelta(0))
 
     def trusted(self) -> bool:
         return not self.wrong

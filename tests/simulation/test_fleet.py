@@ -1,8 +1,10 @@
-"""Punctuality: near the limit of the budget every key is replaced in time, and an outage is made good in order of need."""
+"""Punctuality: near the limit of the budget all keys are replaced in time; an outage is made good in order of need."""
 
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
+
 from simulation.fleet import Fleet
 
 HOUR = timedelta(hours=1)
@@ -38,6 +40,6 @@ def test_an_outage_of_half_the_margin_is_made_good_in_order_of_need() -> None:
     assert max(one.late for one in many.replaced) > IN_TIME, "the outage was one"
     begins = many.began
     backlog = [one for one in many.replaced if up <= one.at - begins and one.late > IN_TIME]
-    for earlier, later in zip(backlog, backlog[1:], strict=False):
+    for earlier, later in pairwise(backlog):
         assert later.expires_at >= earlier.expires_at - timedelta(minutes=15), "but for a wait after a failure"
     assert max(one.late for one in many.replaced if one.at - begins > 18 * HOUR) <= IN_TIME, "it is made good"

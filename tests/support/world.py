@@ -52,6 +52,7 @@ class FakeClock:
         self._elapsed = 0.0
         self.wall_jump = timedelta(0)  # how far the wall clock is off the time that passed
         self.is_trusted = True
+        self.is_ahead = timedelta(0)
 
     def now(self) -> datetime:
         return START + timedelta(seconds=self._elapsed) + self.wall_jump
@@ -63,7 +64,10 @@ class FakeClock:
         with self._lock:
             self._elapsed += seconds
 
-    def heard(self, peer: str, said: str | None, sent_at: datetime) -> None: ...
+    def heard(self, peer: str, said: str | None, sent_at: float) -> None: ...
+
+    def may_be_ahead(self) -> timedelta:
+        return self.is_ahead
 
     def trusted(self) -> bool:
         return self.is_trusted

@@ -297,3 +297,20 @@ def test_what_the_budget_allows_is_not_brought_forward() -> None:
             remaining = ends - clock.monotonic() + left - 3600
             done(made, well(targets[name], clock, wake=remaining, renew=remaining))
         clock.sleep(1)
+
+
+def test_what_is_due_does_not_wait_for_what_fails() -> None:
+    """Tidying that is refused until a person has acted must not make the target late for its next key."""
+    made, clock, targets = agenda("a")
+    taken(made)
+    fine = well(targets["a"], clock, wake=90, renew=90)
+    refused = replace(fine, error=ProviderRequestRefused("the policy has no destroy"))
+    for _ in range(20):
+        _, at = done(made, refused)
+        assert at is not None
+        if at == clock.now() + timedelta(seconds=90):
+            break
+        made.wake(["a"])
+        taken(made)
+    else:
+        pytest.fail("the wait grows beyond the moment at which the key is due")

@@ -15,14 +15,17 @@ class At(SystemClock):
 
     moment = NOW
 
-    def now(self) -> datetime:
+    def _wall(self) -> datetime:
         return self.moment
+
+    def monotonic(self) -> float:
+        return self.moment.timestamp()
 
 
 def heard(date: datetime, took: float = 0.0) -> At:
     """A clock that has had an answer with this date to a request that took so long."""
     clock = At()
-    clock.heard("vault", format_datetime(date, usegmt=True), NOW - timedelta(seconds=took))
+    clock.heard("vault", format_datetime(date, usegmt=True), NOW.timestamp() - took)
     return clock
 
 
@@ -49,15 +52,48 @@ def test_the_bound_is_the_configured_one() -> None:
 
 def test_one_peer_that_disagrees_is_enough_and_it_may_come_round() -> None:
     clock = heard(NOW)
-    clock.heard("api.respan.ai", format_datetime(NOW + timedelta(hours=1), usegmt=True), NOW)
+    clock.heard("api.respan.ai", format_datetime(NOW + timedelta(hours=1), usegmt=True), NOW.timestamp())
     assert not clock.trusted()
-    clock.heard("api.respan.ai", format_datetime(NOW, usegmt=True), NOW)
+    clock.heard("api.respan.ai", format_datetime(NOW, usegmt=True), NOW.timestamp())
     assert clock.trusted()
 
 
 @pytest.mark.parametrize("said", [None, "", "tomorrow", "Sun, 01 Mar 2026", "Sun, 99 Mar 2026 12:00:00 GMT"])
 def test_what_is_no_date_says_nothing(said: str | None) -> None:
     clock = At()
-    clock.heard("vault", said, NOW)
+    clock.heard("vault", said, NOW.timestamp())
     assert clock.trusted()
     assert clock.skews == {}
+
+
+def says(clock: At, peer: str, date: datetime) -> None:
+    clock.heard(peer, format_datetime(date, usegmt=True), clock.monotonic())
+
+
+@pytest.mark.parametrize("hours", [-9, 9])
+def test_where_all_peers_say_the_same_their_time_is_taken(hours: int) -> None:
+    clock = heard(NOW - timedelta(hours=hours))
+    assert clock.now() == NOW, "one alone may be wrong itself"
+    says(clock, "api.respan.ai", NOW - timedelta(hours=hours, seconds=20))
+    assert abs(clock.now() - (NOW - timedelta(hours=hours))) < timedelta(seconds=30)
+    assert not clock.trusted(), "and still no key is ended by it"
+    assert abs(clock.skews["vault"] - timedelta(hours=hours)) < timedelta(seconds=3)
+    for peer in ("vault", "api.respan.ai"):  # somebody has put the clock right
+        says(clock, peer, NOW)
+    assert clock.now() == NOW
+    assert clock.trusted()
+
+
+def test_peers_that_contradict_each_other_are_not_followed() -> None:
+    clock = heard(NOW - timedelta(hours=1))
+    says(clock, "api.respan.ai", NOW + timedelta(hours=1))
+    assert clock.now() == NOW
+    assert not clock.trusted()
+
+
+def test_it_may_be_ahead_by_what_the_furthest_peer_says() -> None:
+    assert At().may_be_ahead() == timedelta(0)
+    clock = heard(NOW + timedelta(seconds=30))
+    assert clock.may_be_ahead() == timedelta(0)
+    says(clock, "api.respan.ai", NOW - timedelta(seconds=30))
+    assert timedelta(seconds=28) < clock.may_be_ahead() <= timedelta(seconds=30)

@@ -31,6 +31,7 @@ from support.world import (
 
 from rotator.errors import (
     CasMismatch,
+    ProviderCredentialRefused,
     ProviderKeyNotAccepted,
     ProviderOutcomeUnknown,
     ProviderRateLimited,
@@ -619,7 +620,59 @@ def test_superseded_keys_that_nobody_has_tidied_are_found_by_a_sweep_and_read_fr
     assert_served(world)
 
 
+# --- `extend`, and clocks ---
+
+
+def test_a_key_that_was_extended_while_the_store_was_away_gets_its_grace_from_whoever_made_it() -> None:
+    """What the program knows of it is older: it has to ask before it takes the key's end for what was recorded."""
+    world = World()
+    a = running(world)
+    by_id(world, 1).expires_at = START + 48 * HOUR
+    world.clock.advance(25 * HOUR)
+    report = a.reconcile(world.target)
+    assert (report.rotated, report.attempted) == (True, Reason.EXPIRED)
+    assert world.vendor.alive(by_id(world, 1))
+    assert by_id(world, 1).expires_at == world.clock.now() + 4 * HOUR
+    world.clock.advance(4 * HOUR)
+    a.reconcile(world.target)
+    assert world.vendor.living() == [world.served()]
+
+
+def test_a_key_of_which_nobody_can_say_whether_it_was_extended_is_not_ended() -> None:
+    world = World()
+    a = running(world)
+    by_id(world, 1).expires_at = START + 48 * HOUR
+    world.clock.advance(25 * HOUR)
+    world.at("provider.retrieve", refuse(ProviderUnavailable("no answer")), times=inf)
+    for _ in range(3):
+        a.reconcile(world.target)
+    assert world.vendor.alive(by_id(world, 1))
+
+
+def test_a_clock_that_may_be_ahead_ends_a_key_so_much_later() -> None:
+    world = World()
+    a = running(world)
+    a.reconcile(world.target, FORCED)
+    world.clock.is_ahead = MINUTE
+    world.clock.advance(4 * HOUR)
+    a.reconcile(world.target)
+    assert not by_id(world, 1).revoked
+    assert world.store.versions(world.target.path)[1].data
+    world.clock.advance(MINUTE)
+    a.reconcile(world.target)
+    assert by_id(world, 1).revoked
+
+
 # --- the probe ---
+
+
+def test_a_new_key_that_cannot_even_be_tried_is_removed() -> None:
+    world = World()
+    a = running(world)
+    error = ProviderCredentialRefused("the key holds what no key does")
+    world.at("probe", refuse(error))
+    assert a.reconcile(world.target, FORCED).error is error
+    assert world.vendor.living() == [by_id(world, 1)]
 
 
 @pytest.mark.parametrize("error", [ProviderKeyNotAccepted("401"), ProviderUnavailable("no answer")])

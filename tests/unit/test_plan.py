@@ -586,3 +586,11 @@ def test_nor_replaced_for_drift_before_that() -> None:
 
 def test_a_fence_holds_nothing() -> None:
     assert plan(observation({0: "A", 17: "A"}), at(17.1)).reason is Reason.EXPIRING
+
+
+def test_a_fence_after_a_rollback_does_not_end_its_hold() -> None:
+    # A was due at hour 16 and replaced; at hour 17 somebody goes back to it, and at hour 18 a sweep fences the path.
+    fenced = observation({0: "A", 16: "B", 17: "A", 18: "A"})
+    made = plan(fenced, at(18.1))
+    assert made.reason is Reason.FRESH
+    assert made.renew_at == at(17) + (at(24) - at(17)) / 2

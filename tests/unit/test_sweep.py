@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from math import inf
 
 import pytest
@@ -566,3 +566,43 @@ def test_what_an_old_list_says_of_a_key_that_was_rolled_back_to_is_not_believed(
     world.executor("sweeper").reconcile(world.target)
     assert world.served() is first
     assert first.expires_at == first.granted
+
+
+class CountingBudget:
+    """A part of the budget."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def take(self, needed_by: datetime) -> None:
+        self.taken += 1
+
+    def pause(self, seconds: float) -> None: ...
+
+
+def test_whatever_a_sweep_asks_is_of_its_own_share() -> None:
+    world = World(*(make_target(f"t{number}") for number in range(5)))
+    executor = rotated(world)
+    for key in [*world.vendor.keys.values()]:
+        world.vendor.revoke(key.id)
+    since = len(world.wire.journal)
+    share = CountingBudget()
+    swept = Sweeper("respan", [(executor, world.targets)], share, frozenset({OWNER}), SETTLE, 10).sweep()
+    assert len(swept.to_work) == 5
+    assert world.calls("budget.", since) == []
+    assert share.taken >= len(world.calls("provider.", since)) > 5
+
+
+def test_while_the_list_cannot_be_read_whole_histories_are() -> None:
+    """What a path holds beside its newest version a sweep finds in the list; if there is none, looking has to."""
+    world = World()
+    world.at("provider.set_expiry", refuse(ProviderUnavailable("no answer")), times=inf)
+    rotated(world).reconcile(world.target, Order(rotate=True))
+    world.clock.advance(world.target.grace_period + HOUR)
+    executor = Executor(OWNER, frozenset(), frozenset({world.target.name}), world.ports("fresh"), is_swept=True)
+    executor.reconcile(world.target)
+    assert len(world.vendor.living()) == 2, "the cheap look has not seen it"
+    world.at("provider.page", refuse(ProviderUnavailable("no answer")), times=inf)
+    sweeper_of(executor, world.targets).sweep()
+    executor.reconcile(world.target)
+    assert world.vendor.living() == [world.served()]
