@@ -9,7 +9,7 @@ import itertools
 import random
 import threading
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -28,6 +28,9 @@ JUMP = 5.0
 LEVEL_EVERY = timedelta(minutes=1)
 """How often what comes due is compared with what the budgets allow."""
 
+Lane = tuple[str, str]
+"""A provider and a store: what a target waits for when it is worked on."""
+
 _AT_ONCE = datetime.min.replace(tzinfo=UTC)
 
 
@@ -35,7 +38,7 @@ _AT_ONCE = datetime.min.replace(tzinfo=UTC)
 class _Slot:
     at: datetime
     ticket: int  # the heap's entry that counts; older ones are passed over
-    provider: str = ""
+    lane: Lane
     order: Order = LOOK  # the first pass only looks, so that the most urgent of all targets is the first to be acted on
     under_way: bool = False
     again: bool = False  # it came due once more while it was under way
@@ -54,7 +57,7 @@ class Agenda:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _slots: dict[str, _Slot] = field(default_factory=dict)
     _heap: list[tuple[datetime, int, str]] = field(default_factory=list)  # by time
-    _ready: list[tuple[datetime, int, str]] = field(default_factory=list)  # due, by urgency
+    _ready: dict[Lane, list[tuple[datetime, int, str]]] = field(default_factory=dict)  # due, by urgency
     _tickets: "itertools.count[int]" = field(default_factory=itertools.count)
     _offset: float | None = None  # of the wall clock to the monotonic one
     _paces: Mapping[str, timedelta] = field(default_factory=dict)
@@ -76,12 +79,13 @@ class Agenda:
             self._slots = {name: slot for name, slot in self._slots.items() if name in targets}
             now = self.clock.now()
             for name, target in targets.items():
+                lane = target.provider, target.store
                 if name not in self._slots:
-                    self._slots[name] = _Slot(now, 0)
+                    self._slots[name] = _Slot(now, 0, lane)
                     self._put(name, now)
                 elif name in changed:
+                    self._slots[name].lane = lane
                     self._put(name, now)
-                self._slots[name].provider = target.provider
 
     def request(self, names: Collection[str], order: Order) -> None:
         """Have these targets worked on now; asking again before it is done changes nothing."""
@@ -98,8 +102,8 @@ class Agenda:
                 if name in self._slots:
                     self._put(name, self.clock.now())
 
-    def take(self) -> tuple[str, Order] | None:
-        """The target to work on now, most urgent first; None when nothing is due."""
+    def take(self, is_open: Callable[[Lane], bool] = lambda _: True) -> tuple[str, Order] | None:
+        """The target to work on now, most urgent first, of the lanes that are open; None when nothing is due there."""
         with self._lock:
             now = self.clock.now()
             self._notice_jump(now)
@@ -109,9 +113,10 @@ class Agenda:
                 _, ticket, name = heapq.heappop(self._heap)
                 slot = self._slots.get(name)
                 if slot is not None and slot.ticket == ticket:
-                    heapq.heappush(self._ready, (self._needed_by(slot, now), ticket, name))
-            while self._ready:
-                _, ticket, name = heapq.heappop(self._ready)
+                    heapq.heappush(self._ready.setdefault(slot.lane, []), (self._needed_by(slot, now), ticket, name))
+            lanes = {lane: ready for lane, ready in self._ready.items() if is_open(lane)}
+            while ready := min((ready for ready in lanes.values() if ready), default=None, key=lambda ready: ready[0]):
+                _, ticket, name = heapq.heappop(ready)
                 slot = self._slots.get(name)
                 if slot is None or slot.ticket != ticket:
                     continue
@@ -177,7 +182,7 @@ class Agenda:
         due: dict[str, list[tuple[datetime, str]]] = defaultdict(list)
         for name, slot in self._slots.items():
             if slot.renew_at is not None:
-                due[slot.provider].append((slot.renew_at, name))
+                due[slot.lane[0]].append((slot.renew_at, name))
         for provider, moments in due.items():
             pace = self._paces[provider]
             moments.sort(reverse=True)

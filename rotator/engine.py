@@ -6,13 +6,14 @@ Somebody calls `tick` often; nothing is done per target per tick. What is done t
 
 import contextlib
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import datetime
 from functools import partial
 from random import SystemRandom
 
-from rotator.agenda import Agenda
+from rotator.agenda import Agenda, Lane
 from rotator.assembly import Installation
 from rotator.errors import ClockDisagrees, ProviderError, RotatorError
 from rotator.events import Event, Fields, Level, What
@@ -22,14 +23,8 @@ from rotator.model import Target, hash_fraction
 from rotator.plan import Order, State
 from rotator.ports import Leadership, Listener
 from rotator.status import Board
+from rotator.sweep import Swept
 from rotator.work import findings, sweep_all, troubles, work_on
-
-Lane = tuple[str, str]
-"""A provider and a store: one of them that hangs must not take the threads of the others."""
-
-
-def _lane(target: Target) -> Lane:
-    return target.provider, target.store
 
 
 class Engine:
@@ -52,8 +47,9 @@ class Engine:
         self._pool = ThreadPoolExecutor(daemon.workers, thread_name_prefix="worker")
         self._places = threading.Semaphore(daemon.workers)
         self._under_way: set[Future[None]] = set()
+        self._workers = daemon.workers
         self._busy: Counter[Lane] = Counter()  # threads in use
-        self._held: dict[Lane, deque[tuple[str, Order]]] = {}  # due, while their lane has all the threads it may have
+        self._lanes: frozenset[Lane] = frozenset()
         self._taking = threading.Lock()
         self._in_use: Counter[Installation] = Counter()
         self._formers: list[Installation] = []  # to be closed when nothing under way uses them any more
@@ -62,6 +58,7 @@ class Engine:
         self._told: set[str] = set()  # the targets of which it was told that they fail
         self._foreign: set[str] = set()  # those of which it was told that they are
         self._clock_disagrees = False
+        self._configured_at: dict[str, datetime] = {}  # by target: since when it is as it is
         self._reported: set[str] = set()  # keys of which it was said that nobody claims them
         self._ending = False
         self.last_tick = self._clock.monotonic()
@@ -76,10 +73,9 @@ class Engine:
         changed = {name for name, target in installation.targets.items() if before.get(name, target) != target}
         with self._taking:
             self.installation = installation
-        self._configured_at = self._clock.now()
-        lanes = {_lane(target) for target in installation.targets.values()}
-        # All but one thread for each of the other lanes.
-        self._share = max(1, installation.configuration.daemon.workers - len(lanes) + 1)
+        now, since = self._clock.now(), self._configured_at
+        self._configured_at = {name: now if name in changed else since.get(name, now) for name in installation.targets}
+        self._lanes = frozenset((target.provider, target.store) for target in installation.targets.values())
         self.board.keep_only(installation.targets)
         paces = {name: budget.pace for name, budget in installation.budgets.items()}
         self._agenda.configure(installation.targets, changed, installation.configuration.daemon.resync, paces)
@@ -105,18 +101,21 @@ class Engine:
             return
         try:
             with self._using() as installation:
-                results = sweep_all(installation, self._metrics, stopping=lambda: self._ending or not self._leads())
-            for swept in results:
-                for event in findings(swept, self._is_known):
-                    self._tell(event)
-                for key in swept.unclaimed:
-                    if key.id not in self._reported:
-                        self._reported.add(key.id)
-                        fields = {"key_id": key.id, "key_name": key.name, "provider": swept.provider}
-                        self._tell(Event(What.KEY_UNCLAIMED, "", Level.WARNING, fields))
-                self._agenda.wake([target.name for target in swept.to_work])
+                stopping = lambda: self._ending or not self._leads()  # noqa: E731
+                for swept in sweep_all(installation, self._metrics, stopping=stopping):
+                    self._take_note(swept)
         finally:
             self._sweeping.release()
+
+    def _take_note(self, swept: Swept) -> None:
+        for event in findings(swept, self._is_known):
+            self._tell(event)
+        for key in swept.unclaimed:
+            if key.id not in self._reported:
+                self._reported.add(key.id)
+                fields = {"key_id": key.id, "key_name": key.name, "provider": swept.provider}
+                self._tell(Event(What.KEY_UNCLAIMED, "", Level.WARNING, fields))
+        self._agenda.wake([target.name for target in swept.to_work])
 
     def ask_providers(self) -> None:
         """Read a page of each provider's list: a refused organisation key is to be known in quiet times, too."""
@@ -176,28 +175,32 @@ class Engine:
             target, order = taken
             future = self._pool.submit(self._pass, target, order)
             self._under_way.add(future)
-            future.add_done_callback(partial(self._passed, _lane(target)))
+            future.add_done_callback(partial(self._passed, (target.provider, target.store)))
 
     def _take(self) -> tuple[Target, Order] | None:
-        """The next target whose lane has a thread left for it."""
-        targets, share = self.installation.targets, self._share
+        """The most urgent of the targets for which there is a thread."""
         with self._taking:
-            for lane, held in self._held.items():
-                while held and self._busy[lane] < share:
-                    name, order = held.popleft()
-                    if name in targets:  # else a reload has taken it away meanwhile
-                        self._busy[lane] += 1
-                        return targets[name], order
-            while taken := self._agenda.take():
+            targets = self.installation.targets
+            while taken := self._agenda.take(self._is_open):
                 name, order = taken
-                if name not in targets:
-                    continue
-                lane = _lane(targets[name])
-                if self._busy[lane] < share:
-                    self._busy[lane] += 1
-                    return targets[name], order
-                self._held.setdefault(lane, deque()).append((name, order))
+                if name in targets:  # else a reload is just taking it away
+                    target = targets[name]
+                    self._busy[target.provider, target.store] += 1
+                    return target, order
             return None
+
+    def _is_open(self, lane: Lane) -> bool:
+        """Whether another thread may go into this lane: a provider or a store that hangs must not take them all.
+
+        One is left for each other provider and each other store that has none.
+        """
+        free = self._workers - self._busy.total()
+        for kind, peer in enumerate(lane):
+            busy = {one[kind] for one, threads in self._busy.items() if threads}
+            idle = {one[kind] for one in self._lanes} - busy - {peer}
+            if peer in busy and free <= len(idle):
+                return False
+        return True
 
     def _passed(self, lane: Lane, future: "Future[None]") -> None:
         self._under_way.discard(future)
@@ -208,7 +211,8 @@ class Engine:
 
     def _pass(self, target: Target, order: Order) -> None:
         with self._using() as installation:
-            roll_out_at = self._configured_at + installation.configuration.daemon.spread * hash_fraction(target.name)
+            configured_at = self._configured_at.get(target.name, self._clock.now())
+            roll_out_at = configured_at + installation.configuration.daemon.spread * hash_fraction(target.name)
             report = work_on(installation, self._metrics, target, order, roll_out_at)
         failures, retry_at = self._agenda.done(report, order)
         self.board.update(target, report.plan, report.error, retry_at)

@@ -551,12 +551,12 @@ class Executor:
         return replace(report, rolled_back=True, error=failure or report.error)
 
 
-def listed(ports: Ports) -> tuple[VendorKey, ...]:
+def listed(ports: Ports, needed_by: datetime = TIDYING) -> tuple[VendorKey, ...]:
     """The provider's whole list; a page costs one request. Raises `ProviderError`: then it proves nothing."""
     keys: list[VendorKey] = []
     pages = ports.provider.pages()
     while True:
-        ports.budget.take(TIDYING)
+        ports.budget.take(needed_by)
         page = next(pages, None)
         if page is None:
             return tuple(keys)

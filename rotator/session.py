@@ -106,7 +106,8 @@ class Session:
 
     def sweep(self, *, dry_run: bool, max_removals: int | None) -> list[Swept]:
         """Sweep the keys of all providers."""
-        return sweep_all(self.installation, self.metrics, by="command", dry_run=dry_run, max_removals=max_removals)
+        swept = sweep_all(self.installation, self.metrics, by="command", dry_run=dry_run, max_removals=max_removals)
+        return sorted(swept, key=lambda one: one.provider)
 
     def json(self, targets: list[dict[str, Any]]) -> dict[str, Any]:
         """What every `--json` has around the targets."""

@@ -30,10 +30,13 @@ from rotator.errors import (
     TooManyOrphans,
 )
 from rotator.events import Event, Fields, Level, What
-from rotator.execute import MAX_AGE, TIDYING, Executor, listed
+from rotator.execute import MAX_AGE, Executor, listed
 from rotator.model import KeyName, Standing, Target, VendorKey, timestamp
 from rotator.plan import TOLERANCE, Observation, Reason, Rotate, plan, whole_seconds
 from rotator.ports import Budget
+
+PATIENCE = timedelta(hours=12)
+"""How long a sweep waits for requests that the rotations leave over, before it goes ahead of keys that live longer."""
 
 
 class Fate(StrEnum):
@@ -155,8 +158,9 @@ class Sweeper:
         """
         if not self._targets:
             return Swept(self._provider)
+        needed_by = self._ports.clock.now() + PATIENCE
         try:
-            keys = {key.id: key for key in listed(self._ports)}
+            keys = {key.id: key for key in listed(self._ports, needed_by)}
         except ProviderError as error:
             for executor in self._executors:
                 executor.swept(complete=False)
@@ -172,7 +176,7 @@ class Sweeper:
         elif swept.orphans and not self._ports.clock.trusted():
             swept = replace(_held(swept), error=ClockDisagrees())
         elif not dry_run:
-            swept = self._tidy(swept, by, stopping)
+            swept = self._tidy(swept, by, needed_by, stopping)
         return replace(swept, dry_run=dry_run)
 
     # --- look --------------------------------------------------------------------------------------------------------
@@ -249,7 +253,7 @@ class Sweeper:
 
     # --- tidy --------------------------------------------------------------------------------------------------------
 
-    def _tidy(self, swept: Swept, by: str, stopping: Callable[[], bool]) -> Swept:
+    def _tidy(self, swept: Swept, by: str, needed_by: datetime, stopping: Callable[[], bool]) -> Swept:
         failed = dict(swept.failed)
         after = [orphan for orphan in swept.orphans if not _needs_us(orphan)]
         for executor, target in self._targets:
@@ -262,7 +266,7 @@ class Sweeper:
                 try:
                     if orphan.ahead and orphan.fate is Fate.TO_SHORTEN and fence is None:
                         fence = self._fence(executor, target, by)
-                    after.append(self._end(executor, orphan, by, fence))
+                    after.append(self._end(executor, orphan, by, needed_by, fence))
                 except (StoreError, ProviderError) as error:
                     failed[target.name] = error
                     after += [replace(left, outcome=Outcome.FAILED) for left in mine[number:]]
@@ -293,7 +297,7 @@ class Sweeper:
         executor.ports.tell(Event(What.PATH_FENCED, target.name, Level.INFO, fields))
         return written.number
 
-    def _end(self, executor: Executor, orphan: Orphan, by: str, fence: int | None) -> Orphan:
+    def _end(self, executor: Executor, orphan: Orphan, by: str, needed_by: datetime, fence: int | None) -> Orphan:
         """Shorten it, or remove its record; unless it turns out that it is in a version now.
 
         A read that does not know of our own fence is from the past, and in what it lacks the key may stand. So may the
@@ -302,12 +306,12 @@ class Sweeper:
         ports, target = self._ports, orphan.target
         key = orphan.key
         if orphan.fate is Fate.TO_SHORTEN:
-            ports.budget.take(TIDYING)
+            ports.budget.take(needed_by)
             found = ports.provider.retrieve(key.id)
             if found is None:
                 return orphan  # somebody removed it
             key = replace(found, created_at=key.created_at)
-        ports.budget.take(TIDYING)
+        ports.budget.take(needed_by)
         observation = executor.observe(target)
         now = ports.clock.now()
         still = next((o for o in orphans(observation, [key], now, self._is_unsettled) if _needs_us(o)), None)

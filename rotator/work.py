@@ -6,6 +6,7 @@ The daemon, `run --once`, `rotate` and the demo all work through here. When to w
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import datetime
+from typing import TypeVar
 
 from rotator.assembly import Installation
 from rotator.errors import RotatorError
@@ -15,7 +16,10 @@ from rotator.logs import unexpected
 from rotator.metrics import FAILURE, LOST, SUCCESS, Metrics
 from rotator.model import Target, timestamp
 from rotator.plan import SCHEDULED, Order, Plan, Retire, State
-from rotator.sweep import Swept
+from rotator.sweep import Sweeper, Swept
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def work_on(
@@ -46,9 +50,13 @@ def work_on_all(
     installation: Installation, targets: Iterable[Target], pass_over: Callable[[Target], Report]
 ) -> Iterator[Report]:
     """One pass over each, as they end; whose key expires first is not known yet, so the order is the given one."""
-    with ThreadPoolExecutor(installation.configuration.daemon.workers, thread_name_prefix="worker") as pool:
+    yield from _in_threads(installation, installation.configuration.daemon.workers, targets, pass_over)
+
+
+def _in_threads(installation: Installation, threads: int, items: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
+    with ThreadPoolExecutor(threads, thread_name_prefix="worker") as pool:
         try:
-            for future in as_completed([pool.submit(pass_over, target) for target in targets]):
+            for future in as_completed([pool.submit(work, item) for item in items]):
                 yield future.result()
         except BaseException:
             # Somebody pressed Ctrl-C, or there is a fault in rotator: begin nothing more, end what is under way.
@@ -66,16 +74,23 @@ def sweep_all(
     dry_run: bool = False,
     max_removals: int | None = None,
     stopping: Callable[[], bool] = lambda: False,
-) -> list[Swept]:
-    """One sweep over each provider's keys, counted. Raises nothing of ours."""
-    results = []
-    for sweeper in installation.sweepers.values():
-        swept = sweeper.sweep(by=by, dry_run=dry_run, max_removals=max_removals, stopping=stopping)
+) -> Iterator[Swept]:
+    """One sweep over each provider's keys, counted, as they end: a provider that is slow does not hold up the others.
+
+    Raises nothing of ours.
+    """
+
+    def sweep(sweeper: Sweeper) -> Swept:
+        return sweeper.sweep(by=by, dry_run=dry_run, max_removals=max_removals, stopping=stopping)
+
+    sweepers = installation.sweepers.values()
+    complete = True
+    for swept in _in_threads(installation, len(sweepers), sweepers, sweep):
         metrics.orphans(swept.orphans)
-        results.append(swept)
-    if all(swept.complete for swept in results) and not stopping():
+        complete = complete and swept.complete
+        yield swept
+    if complete and not stopping():
         metrics.swept(installation.clock.now())
-    return results
 
 
 def findings(swept: Swept, is_known: Callable[[RotatorError | None], bool]) -> Iterator[Event]:

@@ -20,7 +20,7 @@ from rotator.model import Record, Target, hash_fraction
 from rotator.plan import LOOK, SCHEDULED, Order, Plan, Reason, Rotate, State
 
 RESYNC = timedelta(minutes=10)
-PACES = {"respan": timedelta(seconds=3)}
+PACES = {"respan": timedelta(seconds=3), "other": timedelta(seconds=3)}
 ALL = Order(rotate=True, by="signal")
 
 
@@ -182,13 +182,15 @@ def test_a_request_that_failed_is_tried_again() -> None:
 
 
 def test_a_new_configuration_takes_up_the_new_and_the_changed_and_forgets_the_rest() -> None:
-    made, clock, targets = agenda("kept", "changed", "gone")
+    made, clock, targets = agenda("kept", "changed", "gone")  # the provider of "changed" is another one now
     taken(made)
     for target in targets.values():
         done(made, well(target, clock))
     after = {name: make_target(name) for name in ("kept", "changed", "new")}
+    after["changed"] = make_target("changed", provider="other")
     made.configure(after, {"changed"}, RESYNC, PACES)
-    assert sorted(taken(made)) == ["changed", "new"]
+    assert made.take(lambda lane: lane == ("other", "vault")) == ("changed", SCHEDULED)
+    assert taken(made) == ["new"]
     assert done(made, well(targets["gone"], clock)) == (0, None)
 
 
@@ -314,3 +316,19 @@ def test_what_is_due_does_not_wait_for_what_fails() -> None:
         taken(made)
     else:
         pytest.fail("the wait grows beyond the moment at which the key is due")
+
+
+def test_a_closed_lane_holds_up_nobody_else_and_its_targets_go_by_urgency_when_it_opens() -> None:
+    clock = FakeClock()
+    targets = {name: make_target(name, provider=name[:4]) for name in ("sick-late", "sick-soon", "well-late")}
+    made = Agenda(clock, random.Random(7), RESYNC)
+    made.configure(targets, (), RESYNC, {"sick": timedelta(seconds=3), "well": timedelta(seconds=3)})
+    taken(made)
+    done(made, well(targets["sick-late"], clock, wake=60, renew=60))
+    done(made, well(targets["sick-soon"], clock, wake=60, renew=30))
+    done(made, well(targets["well-late"], clock, wake=60, renew=60))
+    clock.sleep(60)
+    only_the_well = {"is_open": lambda lane: lane[0] == "well"}
+    assert (made.take(**only_the_well) or ("",))[0] == "well-late"
+    assert made.take(**only_the_well) is None
+    assert taken(made) == ["sick-soon", "sick-late"]

@@ -1,7 +1,8 @@
 """The engine: who of several replicas acts, what is told of peers, clocks and failures, and when it sweeps."""
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from rotator.clock import SystemClock
 from rotator.config import load
 from rotator.engine import Engine
 from rotator.events import Event, What
+from rotator.execute import Report
 from rotator.metrics import Metrics
+from rotator.model import Target
 from rotator.plan import Order, State
 from rotator.simulator import Fault, Options, Simulator
 
@@ -180,3 +183,93 @@ def test_a_sweep_has_what_it_finds_worked_on(replica: Replica) -> None:
     wait_until(lambda: len(replica.told(What.KEY_PUBLISHED)) == 4, "two more keys")
     assert {event.fields["reason"] for event in replica.told(What.KEY_PUBLISHED)[2:]} == {"missing"}
     assert [event.fields["to_work"] for event in replica.told(What.SWEPT)] == [2]
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+class Crowd:
+    """An engine whose passes last until they are let go."""
+
+    def __init__(
+        self, folder: Path, simulator: Simulator, targets: Mapping[str, tuple[str, str]], workers: int
+    ) -> None:
+        """`targets`: the provider and the store of each."""
+        self.folder, self.simulator, self.workers = folder, simulator, workers
+        (folder / "key").write_text(simulator.organisation_key)
+        self.clock, self.metrics = SystemClock(), Metrics("0")
+        self.engine = Engine(self.installation(targets), self.metrics, lambda event: None)
+        self.gate = threading.Event()
+        self.inside: list[str] = []
+
+    def installation(self, targets: Mapping[str, tuple[str, str]]) -> Installation:
+        respan = {"type": "respan", "base_url": self.simulator.url, "api_key": {"file": "key"}}
+        settings = {
+            "owner": "prod",
+            "providers": {provider: respan for provider, _ in targets.values()},
+            "stores": {store: {"type": "sqlite", "file": f"{store}.db"} for _, store in targets.values()},
+            "daemon": {"workers": self.workers},
+            "targets": {
+                name: {"path": f"apps/{name}", "provider": provider, "store": store}
+                for name, (provider, store) in targets.items()
+            },
+        }
+        file = self.folder / "rotator.json"
+        file.write_text(json.dumps(settings))
+        made = Installation(load(file, {}), {}, self.clock, self.metrics, lambda event: None)
+        for executor in {made.executor(target) for target in made.targets.values()}:
+            executor.reconcile = self.wait  # type: ignore[method-assign]
+        return made
+
+    def wait(self, target: Target, order: Order, roll_out_at: object = None) -> Report:
+        self.inside.append(target.name)
+        self.gate.wait(30)
+        return Report(target, None)
+
+    def end(self) -> None:
+        self.gate.set()
+        self.engine.end()
+
+
+@pytest.fixture
+def crowd(tmp_path: Path, simulator: Simulator) -> Iterator[Callable[..., Crowd]]:
+    made: list[Crowd] = []
+
+    def make(targets: Mapping[str, tuple[str, str]], workers: int) -> Crowd:
+        made.append(Crowd(tmp_path, simulator, targets, workers))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()
+        one.engine.installation.close()
+
+
+def test_one_provider_that_hangs_does_not_take_all_threads_whatever_stores_it_has(crowd: Callable[..., Crowd]) -> None:
+    sick = {f"sick-{number}": ("a", f"store-{number % 2}") for number in range(20)}
+    hanging = crowd({**sick, "well": ("b", "store-0")}, 4)
+    hanging.engine.tick()
+    wait_until(lambda: len(hanging.inside) == 4, "as many passes as there are threads")
+    assert "well" in hanging.inside
+
+
+def test_a_reload_that_moves_targets_to_another_provider_keeps_the_count_of_threads(
+    crowd: Callable[..., Crowd],
+) -> None:
+    names = [f"t{number}" for number in range(6)]
+    moving = crowd({**dict.fromkeys(names, ("a", "store")), "other": ("b", "store")}, 3)
+    moving.engine.tick()
+    wait_until(lambda: len(moving.inside) == 3, "the threads to be taken")
+    moving.engine.take_up(moving.installation({**dict.fromkeys(names, ("b", "store")), "other": ("a", "store")}))
+    moving.gate.set()
+    wait_until(lambda: set(moving.inside) >= {*names, "other"} and not moving.engine._under_way, "all passes")
+    assert not +moving.engine._busy
+    assert not -moving.engine._busy
+
+
+def test_a_reload_does_not_put_off_the_roll_out_of_what_did_not_change(crowd: Callable[..., Crowd]) -> None:
+    places = {"kept": ("a", "store"), "moved": ("a", "store"), "other": ("b", "store")}
+    engine = crowd(places, 2).engine
+    before = dict(engine._configured_at)
+    engine.take_up(engine.installation)
+    assert engine._configured_at == before

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.process import wait_until
 
 from rotator.assembly import Installation
 from rotator.circuit import FIRST_WAIT
@@ -92,9 +93,12 @@ def test_a_fault_of_ours_at_one_target_does_not_hold_up_the_others(rig: Rig) -> 
 def test_and_the_daemon_comes_back_to_it(rig: Rig) -> None:
     engine = Engine(rig.installation, rig.metrics, rig.events.append)
     engine.tick()
+
+    def states() -> dict[str, str]:
+        return {status.target.name: status.state.value for status in engine.board.snapshot()}
+
+    wait_until(lambda: states() == {"good": "ok", "bad": "unknown", "well": "ok"}, "the others' keys")
     assert engine.end()
-    states = {status.target.name: status.state.value for status in engine.board.snapshot()}
-    assert states == {"good": "ok", "bad": "unknown", "well": "ok"}
     (failed,) = rig.told(What.TARGET_FAILED)
     assert failed.target == "bad"
     assert "retry_at" in failed.fields
