@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from rotator.metrics import Metrics
 from rotator.model import Target
 from rotator.plan import Order, State
 from rotator.simulator import Fault, Options, Simulator
+from rotator.sweep import Swept
 
 
 class Replica:
@@ -221,7 +222,7 @@ class Crowd:
             executor.reconcile = self.wait  # type: ignore[method-assign]
         return made
 
-    def wait(self, target: Target, order: Order, roll_out_at: object = None) -> Report:
+    def wait(self, target: Target, order: Order, roll_out_at: datetime | None = None) -> Report:
         self.inside.append(target.name)
         self.gate.wait(30)
         return Report(target, None)
@@ -253,7 +254,7 @@ def test_one_provider_that_hangs_does_not_take_all_threads_whatever_stores_it_ha
     assert "well" in hanging.inside
 
 
-def test_a_reload_that_moves_targets_to_another_provider_keeps_the_count_of_threads(
+def test_a_reload_that_moves_targets_keeps_the_count_of_threads(
     crowd: Callable[..., Crowd],
 ) -> None:
     names = [f"t{number}" for number in range(6)]
@@ -273,3 +274,24 @@ def test_a_reload_does_not_put_off_the_roll_out_of_what_did_not_change(crowd: Ca
     before = dict(engine._configured_at)
     engine.take_up(engine.installation)
     assert engine._configured_at == before
+
+
+def test_a_sweep_of_one_provider_does_not_wait_for_that_of_another(crowd: Callable[..., Crowd]) -> None:
+    engine = crowd({"sick": ("a", "store"), "well": ("b", "store")}, 2).engine
+    gate = threading.Event()
+    swept: list[str] = []
+    for name, sweeper in engine.installation.sweepers.items():
+
+        def sweep(name: str = name, **_: object) -> Swept:
+            if name == "a":
+                assert gate.wait(30)
+            return Swept(name)
+
+        sweeper.sweep = sweep  # type: ignore[assignment]
+    engine._take_note = lambda one: swept.append(one.provider)  # type: ignore[method-assign]
+    thread = threading.Thread(target=engine.sweep)
+    thread.start()
+    wait_until(lambda: swept == ["b"], "the sweep that nothing holds up")
+    gate.set()
+    thread.join()
+    assert swept == ["b", "a"]
