@@ -219,7 +219,7 @@ class Crowd:
         file.write_text(json.dumps(settings))
         made = Installation(load(file, {}), {}, self.clock, self.metrics, lambda event: None)
         for executor in {made.executor(target) for target in made.targets.values()}:
-            executor.reconcile = self.wait  # type: ignore[method-assign]
+            executor.reconcile = self.wait  # type: ignore[method-assign, assignment]
         return made
 
     def wait(self, target: Target, order: Order, roll_out_at: datetime | None = None) -> Report:
@@ -287,8 +287,8 @@ def test_a_sweep_of_one_provider_does_not_wait_for_that_of_another(crowd: Callab
                 assert gate.wait(30)
             return Swept(name)
 
-        sweeper.sweep = sweep  # type: ignore[assignment]
-    engine._take_note = lambda one: swept.append(one.provider)  # type: ignore[method-assign]
+        sweeper.sweep = sweep  # type: ignore[method-assign]
+    engine._take_note = lambda one: swept.append(one.provider)  # type: ignore[method-assign, assignment]
     thread = threading.Thread(target=engine.sweep)
     thread.start()
     wait_until(lambda: swept == ["b"], "the sweep that nothing holds up")
