@@ -6,6 +6,7 @@ with the defaults here, and checked as a whole (`config_checks`). No secret is r
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -159,20 +160,25 @@ def _resolve(name: str, target: TargetSettings, settings: FileSettings, names: M
     def part(key: str, known: list[str]) -> str:
         return said(key) or (known[0] if len(known) == 1 else "")
 
+    fields = {**defaults.fields, **target.fields} if target.fields else defaults.fields
     return Target(
         name=name,
         path=target.path,
         provider=part("provider", names["providers"]),
         store=part("store", names["stores"]),
         field=said("field"),
-        fields={**defaults.fields, **target.fields},
-        parameters=KeyParameters(**{**_asked(defaults), **_asked(target)}),
+        fields=fields,
+        parameters=_parameters(**{**_asked(defaults), **_asked(target)}),
         ttl=said("ttl"),
         renew_before=said("renew_before"),
         grace_period=said("grace_period"),
         jitter=said("renew_before") * settings.daemon.jitter * hash_fraction(name),
         adopt=target.adopt,
     )
+
+
+_parameters = lru_cache(maxsize=1000, typed=True)(KeyParameters)
+"""Most targets ask for the same, and need not hold it each by itself."""
 
 
 def _asked(settings: Changeable) -> dict[str, Any]:

@@ -86,14 +86,6 @@ TIDYING = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """What reading a path's whole history has shown: at which version, and whether that holds the only key of ours."""
-
-    number: int
-    nothing_else: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
     """What came of one pass over a target. `plan` is the last one made; None when nothing could be observed."""
 
@@ -130,7 +122,8 @@ class Executor:
         self._scopes: dict[str, Scope] = {}
         self.seen = {} if seen is None else seen
         self._noting = threading.Lock()
-        self._read: dict[str, _Read] = {}
+        self._whole: dict[str, int] = {}  # the version at which a path held no other key of ours; 0: it may hold one
+        self._shown: dict[str, str] = {}  # the served key that the provider's list has shown, with its whole life
         self._is_swept = is_swept
 
     # --- observe ---------------------------------------------------------------------------------------------------
@@ -141,7 +134,7 @@ class Executor:
             location = self.ports.store.location(target.path)
             self._scopes[target.name] = Scope(
                 owner=self._owner,
-                places=frozenset(place_of(owner, location) for owner in self._owners),
+                places=tuple(place_of(owner, location) for owner in self._owners),
                 place=place_of(self._owner, location),
                 owners=self._owners,
                 names=self._names,
@@ -153,8 +146,7 @@ class Executor:
         observation = self._observed(target, self.ports.store.history)
         current = observation.current
         others = {entry.key_id for entry in observation.entries} - {current.key_id if current else None, None}
-        number = observation.history.current_version
-        self._read[target.name] = _Read(number, nothing_else=not others)
+        self._whole[target.name] = 0 if others else observation.history.current_version
         return observation
 
     def glance(self, target: Target) -> Observation:
@@ -164,42 +156,51 @@ class Executor:
         in a process that sweeps, a current key older than its predecessor's grace is enough: whatever there is besides
         the sweep finds in the provider's list. Raises `StoreError`.
         """
-        known = self._read.get(target.name)
-        if not self._is_swept if known is None else not known.nothing_else:
+        known = self._whole.get(target.name)
+        if known == 0 or (known is None and not self._is_swept):
             return self.observe(target)
         observation = self._observed(target, self.ports.store.newest)
         current = observation.current
         if current is None or current.record is None:
             return observation  # whatever there is besides, nothing is done about it while this is so
         if known is not None:
-            return observation if known.number == current.number else self.observe(target)
+            return observation if known == current.number else self.observe(target)
         name = KeyName.parse(current.record.key_name)
         as_made = name is not None and name.version == current.number
         age = self.ports.clock.now() - current.created_at
         if not as_made or not observation.clock_trusted or age <= target.grace_period:
             return self.observe(target)
-        self._read.setdefault(target.name, _Read(current.number, nothing_else=True))
+        self._whole.setdefault(target.name, current.number)
         return observation
 
     def swept(self, *, complete: bool) -> None:
         """The provider's whole list was read and compared with the paths; or not, and then it tells nothing of them."""
         self._is_swept = complete
         if not complete:
-            self._read.clear()
+            self._whole.clear()
 
     def look_closer(self, target: Target) -> None:
         """There is more to a path than its current version: read the whole history until there is not."""
-        self._read[target.name] = _Read(0, nothing_else=False)
+        self._whole[target.name] = 0
+
+    def show(self, target: Target, key_id: str) -> None:
+        """The provider's list has shown this key, which has been served ever since it was made, with its whole life."""
+        self._shown[target.name] = key_id
 
     def _observed(self, target: Target, read: Callable[[str], History]) -> Observation:
-        scope = self.scope(target)
-        history = read(target.path)
-        held = {entry.key_id for version in history.versions if (entry := read_version(version, target, scope))}
+        clock, vendor = self.ports.clock, dict[str, Seen]()
+        scope, history = self.scope(target), read(target.path)
+        observation = Observation(target, scope, history, vendor, clock.trusted(), clock.may_be_ahead())
+        held = {entry.record.key_id: entry.record for entry in observation.entries if entry.record}
+        if shown := held.get(self._shown.get(target.name, "")):
+            vendor[shown.key_id] = Seen(VendorKey(shown.key_id, shown.key_name, shown.expires_at), at_version=0)
         with self._noting:
-            seen = {key_id: seen for key_id, seen in self.seen.get(target.name, {}).items() if key_id in held}
-            self.seen[target.name] = seen
-        clock = self.ports.clock
-        return Observation(target, scope, history, seen, clock.trusted(), clock.may_be_ahead())
+            if seen := {key_id: seen for key_id, seen in self.seen.get(target.name, {}).items() if key_id in held}:
+                self.seen[target.name] = seen
+            else:
+                self.seen.pop(target.name, None)
+        vendor.update(seen)
+        return observation
 
     def confirm(self, observation: Observation) -> Observation:
         """Look up at the provider what the plan needs to know of it. Raises `ProviderError`."""

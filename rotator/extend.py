@@ -38,7 +38,7 @@ def extend(
     keys = [key for key in listed(ports) if key.expires_at and now < key.expires_at < until]
     unreachable = False
     for target in targets:
-        places: frozenset[str] | None = None
+        places: tuple[str, ...] | None = None
         if not unreachable:
             try:
                 places = executor.scope(target).places
@@ -51,7 +51,7 @@ def extend(
             yield _extended(ports, target, key, until, by_slug=places is None)
 
 
-def _names(name: KeyName, target: Target, owners: Collection[str], places: frozenset[str] | None) -> bool:
+def _names(name: KeyName, target: Target, owners: Collection[str], places: tuple[str, ...] | None) -> bool:
     if places is not None:
         return name.place in places
     return name.owner in {owner[:8] for owner in owners} and name.target == target.name[:10]

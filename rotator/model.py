@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, NoReturn, Self
 from urllib.parse import quote, unquote
 
@@ -106,8 +107,13 @@ class Target:
     @property
     def fingerprint(self) -> str:
         """Of the parameters as asked: what comes back differs by the vendor's plan and the store's numbers."""
-        asked = {**self.parameters.asked(), "ttl": int(self.ttl.total_seconds())}
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+        return _fingerprint_of(self.parameters, self.ttl)
+
+
+@lru_cache(maxsize=1000)
+def _fingerprint_of(parameters: KeyParameters, ttl: timedelta) -> str:
+    asked = {**parameters.asked(), "ttl": int(ttl.total_seconds())}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -208,8 +214,11 @@ class Record:
         return ",".join(f"{name}={quote(value, safe=':').replace('~', '%7E')}" for name, value in values.items())
 
     @classmethod
-    def parse(cls, text: object) -> Self | None:
-        """The record, or None where the text is not one that we could have written."""
+    def parse(cls, text: object, known: tuple[str, ...] = ()) -> Self | None:
+        """The record, or None where the text is not one that we could have written.
+
+        `known`: what many records have in common, and need not hold each by itself.
+        """
         if not isinstance(text, str) or not text.isascii():
             return None
         values = {name: unquote(value) for name, _, value in (part.partition("=") for part in text.split(","))}
@@ -219,7 +228,8 @@ class Record:
             issued_at, expires_at = (datetime.fromisoformat(values.pop(name)) for name in ("issued_at", "expires_at"))
             if not issued_at.tzinfo == expires_at.tzinfo == UTC or min(issued_at, expires_at) < _EARLIEST:
                 return None
-            return cls(issued_at=issued_at, expires_at=expires_at, **values)
+            shared = {name: next((one for one in known if one == value), value) for name, value in values.items()}
+            return cls(issued_at=issued_at, expires_at=expires_at, **shared)
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -296,7 +306,7 @@ class Scope:
     """What a target must know of its surroundings to tell its own versions and keys from others'."""
 
     owner: str
-    places: frozenset[str]  # this path's, under `owner` and under each of the former owners
+    places: tuple[str, ...]  # this path's, under `owner` and under each of the former owners
     place: str  # under `owner`
     owners: frozenset[str]  # `owner` and the former ones
     names: frozenset[str]  # of all configured targets, its own too: one set that all scopes share
@@ -329,7 +339,8 @@ def read_version(version: Version, target: Target, scope: Scope) -> Entry:
             foreign_fields=frozenset(data) - ours,
         )
 
-    record = Record.parse(version.data.get(RECORD_FIELD)) if version.data else None
+    known = scope.owner, target.name, target.fingerprint
+    record = Record.parse(version.data.get(RECORD_FIELD), known) if version.data else None
     if version.data is None:
         return entry(Standing.UNREADABLE)
     if record is None:

@@ -16,7 +16,7 @@ published in between is found there. What is an orphan is judged by `orphans`, w
 Nothing is done about keys whose name is not that of a configured target's path, and nothing on a path that is not ours.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -135,8 +135,7 @@ class Sweeper:
     ) -> None:
         """`groups` are all targets of the provider, by who works on them; `budget` is the sweep's share of its own."""
         self._provider = provider
-        self._targets = [(executor, target) for executor, targets in groups for target in targets]
-        self._executors = [executor for executor, _ in groups]
+        self._groups = [group for group in groups if group[1]]
         self._slugs = {owner[:8] for owner in owners}
         self._settle = settle
         self._max_removals = max_removals
@@ -156,18 +155,18 @@ class Sweeper:
 
         `max_removals` stands in for the configured one; `stopping` is asked before each target.
         """
-        if not self._targets:
+        if not self._groups:
             return Swept(self._provider)
         needed_by = self._ports.clock.now() + PATIENCE
         try:
             keys = {key.id: key for key in listed(self._ports, needed_by)}
         except ProviderError as error:
-            for executor in self._executors:
+            for executor, _ in self._groups:
                 executor.swept(complete=False)
             return Swept(self._provider, error=error)
         self._first_seen = {key_id: self._first_seen.get(key_id, self._monotonic()) for key_id in keys}
         swept = self._compare(keys, stopping)
-        for executor in self._executors:
+        for executor, _ in self._groups:
             executor.swept(complete=True)
         limit = self._max_removals if max_removals is None else max_removals
         to_shorten = sum(orphan.fate is Fate.TO_SHORTEN for orphan in swept.orphans)
@@ -178,6 +177,11 @@ class Sweeper:
         elif not dry_run:
             swept = self._tidy(swept, by, needed_by, stopping)
         return replace(swept, dry_run=dry_run)
+
+    def _targets(self) -> Iterator[tuple[Executor, Target]]:
+        for executor, targets in self._groups:
+            for target in targets:
+                yield executor, target
 
     # --- look --------------------------------------------------------------------------------------------------------
 
@@ -190,7 +194,7 @@ class Sweeper:
         found: list[Orphan] = []
         to_work: list[Target] = []
         failed: dict[str, RotatorError] = {}
-        for executor, target in self._targets:
+        for executor, target in self._targets():
             if stopping():
                 break
             try:
@@ -237,7 +241,9 @@ class Sweeper:
             return executor.look_up(observation, served, self._ports.budget)
         name = KeyName.parse(served.key_name)
         as_made = name is not None and name.version == observation.history.current_version
-        return executor.note(observation, key.id, key) if as_made and key.id not in observation.vendor else observation
+        if as_made and key.id not in observation.vendor:
+            executor.show(observation.target, key.id)
+        return observation
 
     def _is_unsettled(self, key: VendorKey) -> bool:
         if key.created_at is not None:
@@ -256,7 +262,7 @@ class Sweeper:
     def _tidy(self, swept: Swept, by: str, needed_by: datetime, stopping: Callable[[], bool]) -> Swept:
         failed = dict(swept.failed)
         after = [orphan for orphan in swept.orphans if not _needs_us(orphan)]
-        for executor, target in self._targets:
+        for executor, target in self._targets():
             mine = [orphan for orphan in swept.orphans if orphan.target is target and _needs_us(orphan)]
             fence: int | None = None
             for number, orphan in enumerate(mine):

@@ -77,7 +77,7 @@ MUTATIONS = {
                 "    try:\n        keys =",
                 "    self._early = {}\n"
                 "    try:\n"
-                "        for executor, target in self._targets:\n"
+                "        for executor, target in self._targets():\n"
                 "            self._early[target.name] = executor.observe(target)\n"
                 "    except StoreError as error:\n"
                 "        return Swept(self._provider, error=error)\n"

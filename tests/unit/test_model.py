@@ -56,7 +56,7 @@ def record(**changes: Any) -> Record:
 
 
 def scope(names: frozenset[str] = frozenset({"search"}), former: tuple[str, ...] = ()) -> Scope:
-    places = frozenset(place_of(owner, "memory/apps/billing-api/respan") for owner in (OWNER, *former))
+    places = tuple(place_of(owner, "memory/apps/billing-api/respan") for owner in (OWNER, *former))
     return Scope(OWNER, places, PLACE, frozenset({OWNER, *former}), names)
 
 

@@ -43,7 +43,7 @@ from rotator.plan import (
 )
 
 PLACE = place_of(OWNER, "memory/apps/billing-api/respan")
-SCOPE = Scope(OWNER, frozenset({PLACE}), PLACE, frozenset({OWNER}), frozenset({"search"}))
+SCOPE = Scope(OWNER, (PLACE,), PLACE, frozenset({OWNER}), frozenset({"search"}))
 DELETED, FOREIGN, COPIED = "-", "?", "="
 TTL, GRACE = 24 * HOUR, 4 * HOUR
 

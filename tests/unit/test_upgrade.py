@@ -25,9 +25,7 @@ def test_it_is_read_and_still_ours(by: str) -> None:
     kept = json.loads((WRITTEN / by / "version.json").read_text())
     version = Version(kept["number"], datetime.fromisoformat(kept["created_at"]), kept["data"])
     place = place_of(configuration.owner, kept["location"])
-    scope = Scope(
-        configuration.owner, frozenset({place}), place, frozenset({configuration.owner}), frozenset({target.name})
-    )
+    scope = Scope(configuration.owner, (place,), place, frozenset({configuration.owner}), frozenset({target.name}))
     entry = read_version(version, target, scope)
     assert (entry.standing, entry.as_configured) == (Standing.OURS, True), "neither foreign nor drifted"
     assert entry.foreign_fields == {"note"}
