@@ -30,11 +30,11 @@ from rotator.errors import (
     StoreUnavailable,
 )
 from rotator.events import Event, Level, What
-from rotator.execute import Report
-from rotator.extend import extend as extend_keys
+from rotator.execute import Report, listed
+from rotator.extend import Living, living
 from rotator.logs import LogListener, configure
 from rotator.metrics import Metrics
-from rotator.model import timestamp
+from rotator.model import VendorKey, timestamp
 from rotator.notation import parse_duration
 from rotator.plan import SCHEDULED, Order, State
 from rotator.session import (
@@ -79,6 +79,17 @@ FormatOption = Annotated[
 LevelOption = Annotated[
     LogLevel | None,
     typer.Option("--log-level", envvar="ROTATOR_LOG_LEVEL", help="Default: info for run, warning elsewhere."),
+]
+
+
+def _one_line(text: str | None) -> str | None:
+    if text is not None and (len(text) > 200 or not text.isprintable()):
+        usage("one line of at most 200 characters")
+    return text
+
+
+ReasonOption = Annotated[
+    str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the log.", callback=_one_line)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TargetsArgument = Annotated[list[str] | None, typer.Argument(metavar="TARGET...", show_default=False)]
@@ -173,12 +184,6 @@ def _finished(reports: Sequence[Report]) -> int:
 # --- on a person's word ----------------------------------------------------------------------------------------------
 
 
-def _one_line(text: str | None) -> str | None:
-    if text is not None and (len(text) > 200 or not text.isprintable()):
-        usage("one line of at most 200 characters")
-    return text
-
-
 @app.command()
 def rotate(
     targets: TargetsArgument = None,
@@ -187,7 +192,7 @@ def rotate(
         bool, typer.Option("--revoke-now", help="Remove the old keys at once: applications that still use them fail.")
     ] = False,
     adopt: Annotated[bool, typer.Option("--adopt", help="Take over a path that holds somebody else's data.")] = False,
-    reason: Annotated[str | None, typer.Option(help="Why, for the log.", callback=_one_line)] = None,
+    reason: ReasonOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
     log_format: FormatOption = None,
@@ -217,6 +222,7 @@ def _show(session: Session, reports: Sequence[Report], *, as_json: bool) -> NoRe
 @app.command()
 def rollback(
     target: Annotated[str, typer.Argument(metavar="TARGET", show_default=False)],
+    reason: ReasonOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     log_format: FormatOption = None,
     log_level: LevelOption = None,
@@ -228,7 +234,7 @@ def rollback(
     """
     session = _session(config, log_format, log_level)
     found = session.target(target)
-    report = session.installation.executor(found).roll_back(found, Order(by="command"))
+    report = session.installation.executor(found).roll_back(found, Order(by="command", note=reason or ""))
     _show(session, [report], as_json=False)
 
 
@@ -237,13 +243,15 @@ def extend(
     lifetime: Annotated[str, typer.Option("--for", metavar="DURATION", help='From now on, as "24h".')],
     targets: TargetsArgument = None,
     every: AllOption = False,
+    reason: ReasonOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     log_format: FormatOption = None,
     log_level: LevelOption = None,
 ) -> None:
     """Break glass: let every unexpired key of targets live longer, by the provider's list alone.
 
-    For when the store cannot be written for long. Once it can be again, the keys are replaced as usual.
+    For when the store cannot be written for long. Once it can be again, the keys are replaced as usual. What ends
+    soonest is extended first.
 
     \b
     Example: rotator extend --all --for 24h
@@ -256,21 +264,31 @@ def extend(
     chosen = session.chosen(targets, every)
     until = (session.clock.now() + duration).replace(microsecond=0)
     owners = {session.configuration.owner, *session.configuration.former_owners}
+    found: list[Living] = []
     errors: list[RotatorError | None] = []
+    lists: dict[str, Sequence[VendorKey] | None] = {}
     for executor, group in session.installation.groups(chosen):
-        try:
-            found = list(extend_keys(executor, owners, group, until))
-        except ProviderError as error:
-            errors.append(error)
-            _complain(error)
+        provider = group[0].provider
+        if provider not in lists:
+            lists[provider] = None
+            try:
+                lists[provider] = listed(executor.ports)
+            except ProviderError as error:
+                errors.append(error)
+                _complain(error)
+        keys = lists[provider]
+        if keys is None:
             continue
-        errors.extend(extension.error for extension in found)
-        for extension in found:
-            said = f"failed: {extension.error.message}" if extension.error else f"lives until {timestamp(until)}"
-            guess = " (told by its name's slugs alone: the store could not be read)" if extension.by_slug else ""
-            output.say(f"{extension.target.name}: {extension.key.id} {said}{guess}")
-        for name in sorted({target.name for target in group} - {extension.target.name for extension in found}):
+        mine = living(executor, keys, owners, group, until)
+        found += mine
+        for name in sorted({target.name for target in group} - {one.target.name for one in mine}):
             output.say(f"{name}: no key that would end before {timestamp(until)}")
+            errors.append(None)
+    for one in sorted(found, key=lambda one: one.key.expires_at or until):
+        failed = one.extend(until, reason or "")
+        errors.append(failed)
+        for line in output.extension_lines(one, until, failed):
+            output.say(line)
     raise typer.Exit(status_of_all(errors, touched=any(error is None for error in errors)))
 
 

@@ -4,65 +4,81 @@ Whose a key is follows from its name. Where the store cannot say which place a p
 slug have to do: they are shortened and so not unique, which is why nothing is ever removed or shortened by them.
 """
 
-from collections.abc import Collection, Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from rotator.errors import ProviderError, StoreError
+from rotator.errors import ProviderError, ProviderRequestRefused, StoreError
 from rotator.events import Event, What
-from rotator.execute import Executor, listed
+from rotator.execute import Executor
 from rotator.model import KeyName, Target, VendorKey, timestamp
-from rotator.ports import Ports
+
+REASON = "extended"
+"""Why a key lives longer than was planned: no plan says so."""
 
 
 @dataclass(frozen=True, slots=True)
-class Extension:
-    """What became of one key. `by_slug`: the store could not be asked whether the key is really this target's."""
+class Living:
+    """A key that is to live longer. `by_slug`: the store could not be asked whether it is really this target's."""
 
+    executor: Executor
     target: Target
     key: VendorKey
-    until: datetime
     by_slug: bool
-    error: ProviderError | None = None
+
+    def extend(self, until: datetime, note: str = "") -> ProviderError | None:
+        """Let it live until then; what kept it from that."""
+        ports, key = self.executor.ports, self.key
+        try:
+            ports.budget.take(key.expires_at or until)
+            if not ports.provider.set_expiry(key.id, until):
+                return ProviderRequestRefused(
+                    "the provider does not have it any more",
+                    f"If {self.target.name} is served it, the applications need another: "
+                    f"`rotator rotate {self.target.name}`, once the store can be written.",
+                )
+        except ProviderError as error:
+            return error
+        fields = {
+            "key_id": key.id,
+            "key_name": key.name,
+            "reason": REASON,
+            "expires_at": timestamp(until),
+            "by": "command",
+            **({"note": note} if note else {}),
+        }
+        ports.tell(Event(What.KEY_EXTENDED, self.target.name, fields=fields))
+        return None
 
 
-def extend(
-    executor: Executor, owners: Collection[str], targets: Collection[Target], until: datetime
-) -> Iterator[Extension]:
-    """Let every unexpired key of these targets live until `until`, if that is later than it would.
-
-    Raises `ProviderError` when the list cannot be read: then nothing was done.
-    """
-    ports = executor.ports
-    now = ports.clock.now()
-    keys = [key for key in listed(ports) if key.expires_at and now < key.expires_at < until]
+def living(
+    executor: Executor,
+    keys: Iterable[VendorKey],
+    owners: Collection[str],
+    targets: Collection[Target],
+    until: datetime,
+) -> list[Living]:
+    """Those of the provider's `keys` that are these targets', still live, and would end before `until`."""
+    now = executor.ports.clock.now()
+    by_place: dict[str, list[VendorKey]] = defaultdict(list)
+    by_slugs: dict[tuple[str, str], list[VendorKey]] = defaultdict(list)
+    for key in keys:
+        name = KeyName.parse(key.name)
+        if name is not None and key.expires_at is not None and now < key.expires_at < until:
+            by_place[name.place].append(key)
+            by_slugs[name.owner, name.target].append(key)
+    slugs = {owner[:8] for owner in owners}
+    found: list[Living] = []
     unreachable = False
     for target in targets:
-        places: tuple[str, ...] | None = None
-        if not unreachable:
-            try:
-                places = executor.scope(target).places
-            except StoreError:
-                unreachable = True  # asked once: with the store away, each question would cost its timeout
-        for key in keys:
-            name = KeyName.parse(key.name)
-            if name is None or not _names(name, target, owners, places):
-                continue
-            yield _extended(ports, target, key, until, by_slug=places is None)
-
-
-def _names(name: KeyName, target: Target, owners: Collection[str], places: tuple[str, ...] | None) -> bool:
-    if places is not None:
-        return name.place in places
-    return name.owner in {owner[:8] for owner in owners} and name.target == target.name[:10]
-
-
-def _extended(ports: Ports, target: Target, key: VendorKey, until: datetime, *, by_slug: bool) -> Extension:
-    try:
-        ports.budget.take(key.expires_at or until)
-        ports.provider.set_expiry(key.id, until)
-    except ProviderError as error:
-        return Extension(target, key, until, by_slug, error)
-    fields = {"key_id": key.id, "key_name": key.name, "expires_at": timestamp(until), "by": "command"}
-    ports.tell(Event(What.KEY_EXTENDED, target.name, fields=fields))
-    return Extension(target, key, until, by_slug)
+        try:
+            places = () if unreachable else executor.scope(target).places
+        except StoreError:
+            unreachable = True  # asked once: with the store away, each question would cost its timeout
+        if unreachable:
+            named = [by_slugs.get((owner, target.name[:10]), []) for owner in sorted(slugs)]
+        else:
+            named = [by_place.get(place, []) for place in places]
+        found += [Living(executor, target, key, by_slug=unreachable) for some in named for key in some]
+    return found

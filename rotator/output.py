@@ -15,7 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from rotator.errors import RotatorError
 from rotator.execute import Report
+from rotator.extend import Living
 from rotator.model import VendorKey, timestamp
 from rotator.plan import Action, Reason, Retire, Rotate, SetExpiry, State
 from rotator.scrub import printable
@@ -234,6 +236,15 @@ def report_lines(report: Report) -> Iterator[str]:
         yield f"{name}: nothing to do: {key}"
     for old in made.superseded:
         yield f"  the old key {old.key_id} works until {timestamp(old.until)}"
+
+
+def extension_lines(one: Living, until: datetime, error: RotatorError | None) -> Iterator[str]:
+    """For `extend`: what became of one key."""
+    became = f"could not be extended: {error.message}" if error else f"lives until {timestamp(until)}"
+    guess = " (told by its name's slugs alone: the store could not be read)" if one.by_slug else ""
+    yield f"{one.target.name}: {one.key.id} {became}{guess}"
+    if error and error.advice:
+        yield f"  {error.advice}"
 
 
 # --- a sweep ---------------------------------------------------------------------------------------------------------

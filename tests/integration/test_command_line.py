@@ -1,0 +1,61 @@
+"""What all commands have in common, and what they do when things go wrong; the store is a SQLite file."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.installation import Installation, Result, installation
+
+from rotator.simulator import Fault
+
+
+@pytest.fixture
+def rotator(tmp_path: Path) -> Iterator[Installation]:
+    with installation(tmp_path, targets=("a", "b")) as made:
+        yield made
+
+
+def logged(result: Result) -> list[dict[str, Any]]:
+    """What a command wrote to its log."""
+    return [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
+
+
+# --- extend ----------------------------------------------------------------------------------------------------------
+
+
+def test_extend_does_not_believe_in_a_key_that_is_gone(rotator: Installation) -> None:
+    rotator.run("rotate", "--all", status=0)
+    gone = rotator.json("status")["targets"][0]["key_id"]
+    rotator.simulator.faults.add(Fault("refuse", "update", name=".a.", status=404))
+    said = rotator.run("extend", "--all", "--for", "2h", status=1).stdout
+    assert f"a: {gone} could not be extended: the provider does not have it any more" in said
+    assert "`rotator rotate a`" in said
+    assert said.count("lives until") == 1
+
+
+def test_extend_begins_with_what_ends_soonest_and_tells_of_each_at_once(rotator: Installation) -> None:
+    rotator.config["stores"]["other"] = {"type": "sqlite", "file": "other.db"}
+    for name, store, ttl in (("a", "store", "3h"), ("b", "other", "1h"), ("c", "store", "2h")):
+        rotator.config["targets"][name] = {"path": f"apps/{name}", "store": store, "ttl": ttl}
+    rotator.run("rotate", "--all", status=0)
+    lists = len(rotator.calls("list"))
+    said = rotator.run("extend", "--all", "--for", "5h", status=0).stdout
+    assert [line[0] for line in said.splitlines()] == ["b", "c", "a"]
+    extended = [call.key_name or "" for call in rotator.calls("update")]
+    assert [name.split(".")[1] for name in extended] == ["b", "c", "a"]
+    assert len(rotator.calls("list")) == lists + 1, "one provider, one list, however many stores"
+
+
+@pytest.mark.parametrize("arguments", [("rollback", "a"), ("extend", "a", "--for", "9h"), ("rotate", "a")])
+def test_why_is_carried_into_the_log(rotator: Installation, arguments: tuple[str, ...]) -> None:
+    rotator.config["defaults"]["grace_period"] = "10m"
+    rotator.run("rotate", "a", status=0)
+    rotator.run("rotate", "a", status=0)
+    said = rotator.run(*arguments, "--reason", "because I can", "--log-level", "info", status=0)
+    told = [event for event in logged(said) if event["event"].startswith("key_")]
+    assert told
+    assert {(event["by"], event["note"]) for event in told} == {("command", "because I can")}
+    if arguments[0] == "extend":
+        assert {event["reason"] for event in told} == {"extended"}
