@@ -11,10 +11,8 @@ import resource
 import signal
 import sys
 import urllib.request
-from collections.abc import Sequence
-from enum import StrEnum
+from collections.abc import Callable, Sequence
 from http.client import HTTPException
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -32,10 +30,11 @@ from rotator.errors import (
 from rotator.events import Event, Level, What
 from rotator.execute import Report, listed
 from rotator.extend import Living, living
-from rotator.logs import LogListener, configure
+from rotator.logs import LogListener
 from rotator.metrics import Metrics
 from rotator.model import VendorKey, timestamp
 from rotator.notation import parse_duration
+from rotator.options import Common, with_options
 from rotator.plan import SCHEDULED, Order, State
 from rotator.session import (
     ATTENTION,
@@ -53,35 +52,6 @@ from rotator.sweep import Outcome
 from rotator.work import troubles
 
 
-class LogFormat(StrEnum):
-    """How log lines look."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-class LogLevel(StrEnum):
-    """From which level on log lines are written."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-ConfigOption = Annotated[
-    Path, typer.Option("--config", envvar="ROTATOR_CONFIG", metavar="FILE", help="The configuration file.")
-]
-FormatOption = Annotated[
-    LogFormat | None,
-    typer.Option("--log-format", envvar="ROTATOR_LOG_FORMAT", help="Default: text on a terminal, JSON in a pipe."),
-]
-LevelOption = Annotated[
-    LogLevel | None,
-    typer.Option("--log-level", envvar="ROTATOR_LOG_LEVEL", help="Default: info for run, warning elsewhere."),
-]
-
-
 def _one_line(text: str | None) -> str | None:
     if text is not None and (len(text) > 200 or not text.isprintable()):
         usage("one line of at most 200 characters")
@@ -94,7 +64,6 @@ ReasonOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TargetsArgument = Annotated[list[str] | None, typer.Argument(metavar="TARGET...", show_default=False)]
 AllOption = Annotated[bool, typer.Option("--all", help="Every configured target.")]
-DEFAULT_CONFIG = Path("rotator.toml")
 
 app = typer.Typer(
     name="rotator",
@@ -106,11 +75,20 @@ app = typer.Typer(
 )
 
 
+def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return lambda function: app.command(name)(with_options(function))
+
+
 def main() -> None:
-    """The console script. No core dump ever holds a key; whatever is raised ends in a sentence and a status."""
+    """The console script. No core dump ever holds a key."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    execute()
+
+
+def execute(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command, the process's own if none is given; whatever is raised ends in a sentence and a status."""
     try:
-        app()
+        app(arguments, obj=Common())
     except ConfigurationError as error:
         output.complain(f"The configuration cannot be used ({output.count(len(error.problems), 'problem')}):")
         for problem in error.problems:
@@ -119,14 +97,7 @@ def main() -> None:
     except RotatorError as error:
         _complain(error)
         sys.exit(status_of(error))
-    except BrokenPipeError:
-        # Whoever read our output has gone; a flush at exit would only complain once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(NOT_ALL_DONE)
-
-
-def _session(config: Path, log_format: LogFormat | None, log_level: LogLevel | None) -> Session:
-    return Session(config, log_format.value if log_format else None, log_level.value if log_level else None)
+    raise AssertionError("a command ends by itself")
 
 
 def _complain(error: RotatorError) -> None:
@@ -138,12 +109,10 @@ def _complain(error: RotatorError) -> None:
 # --- the daemon ------------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@_command()
 def run(
-    config: ConfigOption = DEFAULT_CONFIG,
+    common: Common,
     once: Annotated[bool, typer.Option("--once", help="Do all that is due now, open no port, and exit.")] = False,
-    log_format: FormatOption = None,
-    log_level: LevelOption = None,
 ) -> None:
     """Keep every target's key fresh, until TERM or INT.
 
@@ -154,11 +123,11 @@ def run(
     Example: rotator run --config /etc/rotator/rotator.toml
     """
     if once:
-        _run_once(_session(config, log_format, log_level or LogLevel.INFO))
-    configure(log_format.value if log_format else None, (log_level or LogLevel.INFO).value)
+        _run_once(Session(common, "info"))
+    common.begin_to_log("info")
     from rotator.daemon import Daemon  # starting is most of what a short command does: only this one needs it
 
-    daemon = Daemon(config, os.environ, SystemClock(), Metrics(__version__), LogListener())
+    daemon = Daemon(common.config, os.environ, SystemClock(), Metrics(__version__), LogListener())
     raise typer.Exit(daemon.run())
 
 
@@ -184,8 +153,9 @@ def _finished(reports: Sequence[Report]) -> int:
 # --- on a person's word ----------------------------------------------------------------------------------------------
 
 
-@app.command()
+@_command()
 def rotate(
+    common: Common,
     targets: TargetsArgument = None,
     every: AllOption = False,
     revoke_now: Annotated[
@@ -194,16 +164,13 @@ def rotate(
     adopt: Annotated[bool, typer.Option("--adopt", help="Take over a path that holds somebody else's data.")] = False,
     reason: ReasonOption = None,
     as_json: JsonOption = False,
-    config: ConfigOption = DEFAULT_CONFIG,
-    log_format: FormatOption = None,
-    log_level: LevelOption = None,
 ) -> None:
     """Give targets a new key now. The old keys work for their grace period.
 
     \b
     Example: rotator rotate billing-api --reason "the key was in a screenshot" --revoke-now
     """
-    session = _session(config, log_format, log_level)
+    session = Session(common, "warning")
     order = Order(rotate=True, revoke_now=revoke_now, adopt=adopt, by="command", note=reason or "")
     reports = session.work("rotating", session.chosen(targets, every), order)
     _show(session, reports, as_json=as_json)
@@ -219,34 +186,30 @@ def _show(session: Session, reports: Sequence[Report], *, as_json: bool) -> NoRe
     raise typer.Exit(_finished(reports))
 
 
-@app.command()
+@_command()
 def rollback(
+    common: Common,
     target: Annotated[str, typer.Argument(metavar="TARGET", show_default=False)],
     reason: ReasonOption = None,
-    config: ConfigOption = DEFAULT_CONFIG,
-    log_format: FormatOption = None,
-    log_level: LevelOption = None,
 ) -> None:
     """Serve the previous key of a target again, if it still works.
 
     \b
     Example: rotator rollback billing-api
     """
-    session = _session(config, log_format, log_level)
+    session = Session(common, "warning")
     found = session.target(target)
     report = session.installation.executor(found).roll_back(found, Order(by="command", note=reason or ""))
     _show(session, [report], as_json=False)
 
 
-@app.command()
+@_command()
 def extend(
+    common: Common,
     lifetime: Annotated[str, typer.Option("--for", metavar="DURATION", help='From now on, as "24h".')],
     targets: TargetsArgument = None,
     every: AllOption = False,
     reason: ReasonOption = None,
-    config: ConfigOption = DEFAULT_CONFIG,
-    log_format: FormatOption = None,
-    log_level: LevelOption = None,
 ) -> None:
     """Break glass: let every unexpired key of targets live longer, by the provider's list alone.
 
@@ -260,7 +223,7 @@ def extend(
         duration = parse_duration(lifetime)
     except ValueError as error:
         usage(f"--for: {error}")
-    session = _session(config, log_format, log_level)
+    session = Session(common, "warning")
     chosen = session.chosen(targets, every)
     until = (session.clock.now() + duration).replace(microsecond=0)
     owners = {session.configuration.owner, *session.configuration.former_owners}
@@ -295,22 +258,20 @@ def extend(
 # --- looking ---------------------------------------------------------------------------------------------------------
 
 
-@app.command("plan")
+@_command("plan")
 def plan_command(
+    common: Common,
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit with 4 when anything is due or drifted.")
     ] = False,
     as_json: JsonOption = False,
-    config: ConfigOption = DEFAULT_CONFIG,
-    log_format: FormatOption = None,
-    log_level: LevelOption = None,
 ) -> None:
     """Say what would be done now. Touches nothing.
 
     \b
     Example: rotator plan --exit-code
     """
-    session = _session(config, log_format, log_level)
+    session = Session(common, "warning")
     statuses = session.look(list(session.installation.targets.values()), confirm=True)
     if as_json:
         output.say_json(session.json([output.plan_json(status) for status in statuses]))
@@ -324,13 +285,11 @@ def plan_command(
     raise typer.Exit(ATTENTION if exit_code and due else DONE)
 
 
-@app.command("status")
+@_command("status")
 def status_command(
+    common: Common,
     url: Annotated[str | None, typer.Option(help="Ask a running daemon at its admin address.")] = None,
     as_json: JsonOption = False,
-    config: ConfigOption = DEFAULT_CONFIG,
-    log_format: FormatOption = None,
-    log_level: LevelOption = None,
 ) -> None:
     """Show how each target stands, worst first. Exits with 4 when any is failing.
 
@@ -342,7 +301,7 @@ def status_command(
     if url is not None:
         shown = _ask(url)
     else:
-        session = _session(config, log_format, log_level)
+        session = Session(common, "warning")
         statuses = session.look(list(session.installation.targets.values()), confirm=False)
         shown = status_json(session.configuration.owner, session.clock.now(), statuses)
         unreachable = status_of_all([status.error for status in statuses], touched=False) == NOTHING_TRIED
@@ -369,27 +328,25 @@ def _ask(url: str) -> dict[str, Any]:
     return shown
 
 
-@app.command()
+@_command()
 def check(
+    common: Common,
     online: Annotated[bool, typer.Option("--online", help="Also try the credentials, permissions and paths.")] = False,
     as_json: JsonOption = False,
-    config: ConfigOption = DEFAULT_CONFIG,
-    log_format: FormatOption = None,
-    log_level: LevelOption = None,
 ) -> None:
     """Check the configuration; with --online also what it needs of the provider and the store. Changes nothing.
 
     \b
     Example: rotator check --online
     """
-    session = _session(config, log_format, log_level)
+    session = Session(common, "warning")
     configuration = session.configuration
     warnings = [str(warning) for warning in configuration.warnings]
     findings = online_findings(session.installation) if online else []
     if as_json:
         shown = [{"where": finding.where, "message": finding.message, "advice": finding.advice} for finding in findings]
         output.say_json(
-            {"file": str(config), "targets": len(configuration.targets), "warnings": warnings, "findings": shown}
+            {"file": str(common.config), "targets": len(configuration.targets), "warnings": warnings, "findings": shown}
         )
     else:
         for warning in warnings:
@@ -401,22 +358,20 @@ def check(
         tried = "; credentials, permissions and paths were tried" if online else ""
         bad = output.count(len(findings), "finding") if findings else "nothing wrong"
         read = f"{output.count(len(configuration.targets), 'target')}, {output.count(len(warnings), 'warning')}"
-        output.say(f"{config}: {read}, {bad}{tried}")
+        output.say(f"{common.config}: {read}, {bad}{tried}")
     if not findings:
         raise typer.Exit(DONE)
     raise typer.Exit(NOTHING_TRIED if any(finding.unreachable for finding in findings) else NOT_ALL_DONE)
 
 
-@app.command()
+@_command()
 def sweep(
+    common: Common,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done; touch nothing.")] = False,
     max_removals: Annotated[
         int | None, typer.Option(min=0, help="If there are more orphans, touch none. Default: [sweep].max_removals.")
     ] = None,
     as_json: JsonOption = False,
-    config: ConfigOption = DEFAULT_CONFIG,
-    log_format: FormatOption = None,
-    log_level: LevelOption = None,
 ) -> None:
     """Find keys that no version holds and let them end after a grace period; replace served keys that are gone.
 
@@ -425,7 +380,7 @@ def sweep(
     \b
     Example: rotator sweep --dry-run
     """
-    session = _session(config, log_format, log_level)
+    session = Session(common, "warning")
     results = session.sweep(dry_run=dry_run, max_removals=max_removals)
     to_work = [target for swept in results for target in swept.to_work]
     errors: list[RotatorError | None] = []
@@ -457,8 +412,9 @@ def sweep(
 # --- trying it out ---------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@_command()
 def demo(
+    common: Common,
     vault: Annotated[bool, typer.Option("--vault", help="Keep the keys in the Vault of $VAULT_ADDR.")] = False,
 ) -> None:
     """Watch keys live and die for half a minute: simulator, short lives, a live table. Leaves nothing behind.
@@ -468,11 +424,13 @@ def demo(
     """
     from rotator.demo import show  # no other command needs it
 
+    common.begin_to_log("warning")
     raise typer.Exit(show(vault=vault, environment=os.environ))
 
 
-@app.command()
+@_command()
 def simulate(
+    common: Common,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
     requests_per_minute: Annotated[int, typer.Option(min=0, help="0 is no limit.")] = 60,
 ) -> None:
@@ -483,6 +441,7 @@ def simulate(
     """
     from rotator.simulator import Options, Simulator  # no other command needs it
 
+    common.begin_to_log("warning")
     options = Options(requests_per_minute=requests_per_minute or None)
     with Simulator(port=port, options=options) as simulator:
         output.say(f'base_url = "{simulator.url}"')
@@ -493,13 +452,14 @@ def simulate(
             simulator.serve_forever()
 
 
-@app.command()
-def schema() -> None:
+@_command()
+def schema(common: Common) -> None:
     """Print the JSON Schema of the configuration.
 
     \b
     Example: rotator schema > config.schema.json
     """
+    common.begin_to_log("warning")
     output.say_json(json_schema())
 
 
@@ -509,10 +469,13 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def _common(
+def _program(
+    common: Common,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
+
+
+app.callback()(with_options(_program, environment=True))

@@ -3,6 +3,7 @@
 Nothing is decided here. Results go to standard output, everything else (logs, progress, errors) to standard error.
 """
 
+import io
 import json
 import sys
 import time
@@ -36,6 +37,23 @@ STYLES = {
     State.MISSING: "bold red",
     State.UNKNOWN: "magenta",
 }
+
+
+class Stderr(io.TextIOBase):
+    """Standard error as it is when something is written: a progress bar puts itself in its place, to stay below."""
+
+    def write(self, text: str) -> int:
+        """Write it, if there is anywhere to write to."""
+        return sys.stderr.write(text) if sys.stderr is not None else len(text)
+
+    def flush(self) -> None:
+        """Pass it on."""
+        if sys.stderr is not None:
+            sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        """Whether a person reads it."""
+        return sys.stderr is not None and sys.stderr.isatty()
 
 
 def say(line: str) -> None:

@@ -8,8 +8,7 @@ import os
 import signal
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -19,9 +18,10 @@ from rotator.clock import SystemClock
 from rotator.config import load
 from rotator.errors import ProviderError, RotatorError, StoreError
 from rotator.execute import Report
-from rotator.logs import LogListener, configure
+from rotator.logs import LogListener
 from rotator.metrics import Metrics
 from rotator.model import Target, timestamp
+from rotator.options import Common, LogLevel
 from rotator.plan import Order, plan
 from rotator.status import TargetStatus
 from rotator.sweep import Swept
@@ -52,14 +52,15 @@ def usage(message: str) -> NoReturn:
 class Session:
     """One command's configuration, installation, clock and metrics."""
 
-    def __init__(self, config: Path, log_format: Literal["text", "json"] | None, log_level: str | None) -> None:
+    def __init__(self, common: Common, level: LogLevel) -> None:
         """Raises `ConfigurationError`, or another `RotatorError` when a credential is needed at once and not there."""
-        configure(log_format, log_level or "warning")
+        common.begin_to_log(level)
         self.tell = LogListener()
-        self.configuration = load(config, os.environ)
+        self.configuration = load(common.config, os.environ)
         self.clock = SystemClock()
         self.metrics = Metrics(__version__)
         self.installation = Installation(self.configuration, os.environ, self.clock, self.metrics, self.tell)
+        common.at_end.callback(self.installation.close)
         # A signal ends the command as Ctrl-C does: what is under way is ended properly, nothing more is begun.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 

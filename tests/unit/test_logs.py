@@ -18,6 +18,7 @@ import stamina
 import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.inprocess import restored
 
 from rotator import logs
 from rotator.events import Event, Level, What
@@ -47,17 +48,8 @@ FORMATS: tuple[Format, Format] = ("text", "json")
 @pytest.fixture(autouse=True)
 def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is set up for a whole process is put back as it was."""
-    for owner, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
-        monkeypatch.setattr(owner, name, getattr(owner, name))
-    monkeypatch.setattr(logs, "_scrubber", Scrubber())
-    root = logging.getLogger()
-    handlers, levels = list(root.handlers), {name: logging.getLogger(name).level for name in ("", *logs.QUIET)}
-    yield
-    root.handlers[:] = handlers
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
+    with restored(monkeypatch):
+        yield
 
 
 @pytest.fixture

@@ -1,0 +1,32 @@
+"""Commands and logs that run in the tests' own process: what they set up for the whole of it is put back."""
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import structlog
+
+from rotator import logs
+from rotator.scrub import Scrubber
+
+
+@contextmanager
+def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The hooks, handlers, levels and known secrets of this process are at the end as they were at the beginning."""
+    for owner, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    monkeypatch.setattr(logs, "_scrubber", Scrubber())
+    root = logging.getLogger()
+    handlers, levels = list(root.handlers), {name: logging.getLogger(name).level for name in ("", *logs.QUIET)}
+    on_term = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, on_term)
+    root.handlers[:] = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
