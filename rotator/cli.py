@@ -82,6 +82,7 @@ def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callabl
 def main() -> None:
     """The console script. No core dump ever holds a key."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    output.take_stdout()
     execute()
 
 

@@ -3,8 +3,11 @@
 Nothing is decided here. Results go to standard output, everything else (logs, progress, errors) to standard error.
 """
 
+import contextlib
+import errno
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,6 +42,46 @@ STYLES = {
 }
 
 
+class Unwritable(RotatorError):
+    """Standard output is full, closed, or otherwise not there."""
+
+
+class Stdout(io.TextIOWrapper):
+    """Standard output, which writes each line at once, and whose failure is an error of ours."""
+
+    def write(self, text: str) -> int:
+        """Write it, or raise `Unwritable`; `BrokenPipeError` when nobody reads any more."""
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self.abandon()
+            raise Unwritable(f"the output cannot be written: {error.strerror}") from None
+
+    def abandon(self) -> None:
+        """Let what cannot be written go nowhere, so that its end is not complained about once more at ours."""
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+
+
+class NoStdout(io.TextIOBase):
+    """Stands for a standard output that was closed before we began."""
+
+    def write(self, _text: str) -> int:
+        """Raise `Unwritable`."""
+        raise Unwritable(f"the output cannot be written: {os.strerror(errno.EBADF)}")
+
+
+def take_stdout() -> None:
+    """Have the process's standard output be one of the above."""
+    if sys.stdout is None:
+        sys.stdout = NoStdout()
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        encoding, errors = sys.stdout.encoding, sys.stdout.errors
+        sys.stdout = Stdout(sys.stdout.detach(), encoding, errors, line_buffering=True)
+
+
 class Stderr(io.TextIOBase):
     """Standard error as it is when something is written: a progress bar puts itself in its place, to stay below."""
 
@@ -62,8 +105,9 @@ def say(line: str) -> None:
 
 
 def complain(line: str) -> None:
-    """One line for a person, beside the result."""
-    sys.stderr.write(line + "\n")
+    """One line for a person, beside the result, if there is anywhere to write it."""
+    with contextlib.suppress(OSError):
+        Stderr().write(line + "\n")
 
 
 def count(number: int, noun: str) -> str:

@@ -1,12 +1,14 @@
 """What all commands have in common, and what they do when things go wrong; the store is a SQLite file."""
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.installation import Installation, Result, installation
+from support.installation import PROGRAM, Installation, Result, installation
 
 from rotator.simulator import Fault
 
@@ -59,3 +61,31 @@ def test_why_is_carried_into_the_log(rotator: Installation, arguments: tuple[str
     assert {(event["by"], event["note"]) for event in told} == {("command", "because I can")}
     if arguments[0] == "extend":
         assert {event["reason"] for event in told} == {"extended"}
+
+
+# --- an output that takes nothing ------------------------------------------------------------------------------------
+
+
+def at_a_shell(rotator: Installation, line: str) -> tuple[int, str]:
+    """The status of the command in a shell's line, in which $ROTATOR stands for it, and what it complained of."""
+    rotator.write()
+    environment = {**os.environ, **rotator.environment, "ROTATOR": str(PROGRAM), "ROTATOR_CONFIG": str(rotator.file)}
+    command = ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("$ROTATOR schema > /dev/full", "rotator: the output cannot be written: No space left on device\n"),
+        ("$ROTATOR status >&-", "rotator: the output cannot be written: Bad file descriptor\n"),
+        ("$ROTATOR --help > /dev/full", "rotator: the output cannot be written: No space left on device\n"),
+        ("$ROTATOR schema | true", ""),
+        ("$ROTATOR status 2>&- >&-", ""),
+    ],
+)
+def test_an_output_that_takes_nothing_ends_with_1_and_a_sentence(
+    rotator: Installation, line: str, complaint: str
+) -> None:
+    assert at_a_shell(rotator, line) == (1, complaint)
