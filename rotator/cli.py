@@ -171,7 +171,7 @@ def rotate(
     \b
     Example: rotator rotate billing-api --reason "the key was in a screenshot" --revoke-now
     """
-    session = Session(common, "warning")
+    session = Session(common, "info")
     order = Order(rotate=True, revoke_now=revoke_now, adopt=adopt, by="command", note=reason or "")
     reports = session.work("rotating", session.chosen(targets, every), order)
     _show(session, reports, as_json=as_json)
@@ -198,7 +198,7 @@ def rollback(
     \b
     Example: rotator rollback billing-api
     """
-    session = Session(common, "warning")
+    session = Session(common, "info")
     found = session.target(target)
     report = session.installation.executor(found).roll_back(found, Order(by="command", note=reason or ""))
     _show(session, [report], as_json=False)
@@ -224,7 +224,7 @@ def extend(
         duration = parse_duration(lifetime)
     except ValueError as error:
         usage(f"--for: {error}")
-    session = Session(common, "warning")
+    session = Session(common, "info")
     chosen = session.chosen(targets, every)
     until = (session.clock.now() + duration).replace(microsecond=0)
     owners = {session.configuration.owner, *session.configuration.former_owners}
@@ -381,7 +381,7 @@ def sweep(
     \b
     Example: rotator sweep --dry-run
     """
-    session = Session(common, "warning")
+    session = Session(common, "warning" if dry_run else "info")
     results = session.sweep(dry_run=dry_run, max_removals=max_removals)
     to_work = [target for swept in results for target in swept.to_work]
     errors: list[RotatorError | None] = []

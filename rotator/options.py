@@ -76,7 +76,7 @@ def _options(*, environment: bool) -> tuple[inspect.Parameter, ...]:
         )
 
     look = "How the log looks; else $ROTATOR_LOG_FORMAT, else text on a terminal, JSON in a pipe."
-    level = "From which level on; else $ROTATOR_LOG_LEVEL, else info for run, warning elsewhere."
+    level = "From which level on; else $ROTATOR_LOG_LEVEL, else info where keys may be changed, warning elsewhere."
     return (
         option("config", Path, "The configuration file; else $ROTATOR_CONFIG, else rotator.toml.", metavar="FILE"),
         word("log_format", look, FORMATS),

@@ -55,7 +55,7 @@ def test_why_is_carried_into_the_log(rotator: Installation, arguments: tuple[str
     rotator.config["defaults"]["grace_period"] = "10m"
     rotator.run("rotate", "a", status=0)
     rotator.run("rotate", "a", status=0)
-    said = rotator.run(*arguments, "--reason", "because I can", "--log-level", "info", status=0)
+    said = rotator.run(*arguments, "--reason", "because I can", status=0)
     told = [event for event in logged(said) if event["event"].startswith("key_")]
     assert told
     assert {(event["by"], event["note"]) for event in told} == {("command", "because I can")}

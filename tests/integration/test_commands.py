@@ -84,7 +84,7 @@ def test_rotate_tells_the_new_key_and_how_long_the_old_one_works(made: Made) -> 
     rotator.config["defaults"]["grace_period"] = "10m"
     rotator.run("run", "--once", status=0)
     old = key_id(made)
-    said = rotator.run("rotate", "a", "--reason", "the key was in a screenshot", "--log-level", "info", status=0)
+    said = rotator.run("rotate", "a", "--reason", "the key was in a screenshot", status=0)
     new = key_id(made)
     assert re.match(rf"a: rotated \(requested\): key {new}, until \S+Z\n  the old key {old} works until", said.stdout)
     assert rotator.simulator.vendor.works(rotator.simulator.vendor.text_of(old))
