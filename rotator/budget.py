@@ -7,6 +7,7 @@ one minute, and it is the vendor who counts.
 import heapq
 import itertools
 import threading
+import weakref
 from collections import deque
 from datetime import datetime, timedelta
 
@@ -30,6 +31,9 @@ class SlidingWindow:
         """With `whole` this is a part of that: each request is let go by both."""
         self.limit = requests_per_minute
         self._whole = whole
+        self._parts: weakref.WeakSet[SlidingWindow] = weakref.WeakSet()  # a reload makes new ones
+        if whole is not None:
+            whole._parts.add(self)
         self._clock = clock
         self._lock = threading.Lock()
         self._sent: deque[float] = deque()
@@ -91,6 +95,12 @@ class SlidingWindow:
         with self._lock:
             self._delay(self._clock.monotonic())
             return len(self._sent) / self.limit
+
+    def awaited(self) -> bool:
+        """Whether somebody has to wait for the right to send a request, of this or of a part of it."""
+        with self._lock:
+            awaited = bool(self._waiting) and self._delay(self._clock.monotonic()) > 0
+        return awaited or any(part.awaited() for part in self._parts)
 
     def _delay(self, now: float) -> float:
         while self._sent and self._sent[0] <= now - WINDOW:

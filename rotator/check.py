@@ -1,6 +1,6 @@
 """What `check --online` tries: credentials, permissions and paths, by reading only."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rotator.assembly import Installation
@@ -21,12 +21,12 @@ class OnlineFinding:
     unreachable: bool = False  # nothing more could be tried there
 
 
-def online_findings(installation: Installation) -> list[OnlineFinding]:
-    """Everything that is found, stores first."""
-    return [*_stores(installation), *_providers(installation)]
+def online_findings(installation: Installation, advance: Callable[[], None]) -> list[OnlineFinding]:
+    """Everything that is found, stores first; `advance` is called for each target that was looked at."""
+    return [*_stores(installation, advance), *_providers(installation)]
 
 
-def _stores(installation: Installation) -> Iterator[OnlineFinding]:
+def _stores(installation: Installation, advance: Callable[[], None]) -> Iterator[OnlineFinding]:
     for name, store in installation.stores.items():
         targets = [target for target in installation.targets.values() if target.store == name]
         found = False
@@ -38,7 +38,8 @@ def _stores(installation: Installation) -> Iterator[OnlineFinding]:
             for target in () if found else targets:  # what lacks a right would only say so once more
                 executor = installation.executor(target)
                 scope = executor.scope(target)
-                current = store.history(target.path).current
+                current = store.newest(target.path).current
+                advance()
                 standing = read_version(current, target, scope).standing if current else Standing.UNREADABLE
                 if standing.foreign and not target.adopt:
                     message = f"{target.path} holds data that is not ours ({standing})"

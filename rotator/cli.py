@@ -12,13 +12,14 @@ import signal
 import sys
 import urllib.request
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from http.client import HTTPException
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from rotator import __version__, output
-from rotator.check import online_findings
+from rotator.check import OnlineFinding, online_findings
 from rotator.clock import SystemClock
 from rotator.config import json_schema
 from rotator.errors import (
@@ -32,7 +33,7 @@ from rotator.execute import Report, listed
 from rotator.extend import Living, living
 from rotator.logs import LogListener
 from rotator.metrics import Metrics
-from rotator.model import VendorKey, timestamp
+from rotator.model import Target, VendorKey, timestamp
 from rotator.notation import parse_duration
 from rotator.options import Common, with_options
 from rotator.plan import SCHEDULED, Order, State
@@ -227,33 +228,45 @@ def extend(
     session = Session(common, "info")
     chosen = session.chosen(targets, every)
     until = (session.clock.now() + duration).replace(microsecond=0)
+    found, errors = _living(session, chosen, until)
+    with session.progress("extending", len(found)) as advance:
+        for one in sorted(found, key=lambda one: one.key.expires_at or until):
+            failed = one.extend(until, reason or "")
+            errors.append(failed)
+            for line in output.extension_lines(one, until, failed):
+                output.say(line)
+            advance()
+    raise typer.Exit(status_of_all(errors, touched=any(error is None for error in errors)))
+
+
+def _living(
+    session: Session, chosen: Sequence[Target], until: datetime
+) -> tuple[list[Living], list[RotatorError | None]]:
+    """The keys to extend, by each provider's list; and for each target without any an error, or None."""
     owners = {session.configuration.owner, *session.configuration.former_owners}
     found: list[Living] = []
     errors: list[RotatorError | None] = []
     lists: dict[str, Sequence[VendorKey] | None] = {}
-    for executor, group in session.installation.groups(chosen):
-        provider = group[0].provider
-        if provider not in lists:
-            lists[provider] = None
-            try:
-                lists[provider] = listed(executor.ports)
-            except ProviderError as error:
-                errors.append(error)
-                _complain(error)
-        keys = lists[provider]
-        if keys is None:
-            continue
-        mine = living(executor, keys, owners, group, until)
-        found += mine
-        for name in sorted({target.name for target in group} - {one.target.name for one in mine}):
-            output.say(f"{name}: no key that would end before {timestamp(until)}")
-            errors.append(None)
-    for one in sorted(found, key=lambda one: one.key.expires_at or until):
-        failed = one.extend(until, reason or "")
-        errors.append(failed)
-        for line in output.extension_lines(one, until, failed):
-            output.say(line)
-    raise typer.Exit(status_of_all(errors, touched=any(error is None for error in errors)))
+    with session.progress("listing the keys for targets", len(chosen)) as advance:
+        for executor, group in session.installation.groups(chosen):
+            provider = group[0].provider
+            if provider not in lists:
+                lists[provider] = None
+                try:
+                    lists[provider] = listed(executor.ports)
+                except ProviderError as error:
+                    errors.append(error)
+                    _complain(error)
+            keys = lists[provider]
+            mine = [] if keys is None else living(executor, keys, owners, group, until)
+            found += mine
+            for name in sorted({target.name for target in group} - {one.target.name for one in mine}):
+                if keys is not None:
+                    output.say(f"{name}: no key that would end before {timestamp(until)}")
+                    errors.append(None)
+            for _ in group:
+                advance()
+    return found, errors
 
 
 # --- looking ---------------------------------------------------------------------------------------------------------
@@ -273,7 +286,7 @@ def plan_command(
     Example: rotator plan --exit-code
     """
     session = Session(common, "warning")
-    statuses = session.look(list(session.installation.targets.values()), confirm=True)
+    statuses = session.look("looking", list(session.installation.targets.values()), confirm=True)
     if as_json:
         output.say_json(session.json([output.plan_json(status) for status in statuses]))
     else:
@@ -303,7 +316,7 @@ def status_command(
         shown = _ask(url)
     else:
         session = Session(common, "warning")
-        statuses = session.look(list(session.installation.targets.values()), confirm=False)
+        statuses = session.look("looking", list(session.installation.targets.values()), confirm=False)
         shown = status_json(session.configuration.owner, session.clock.now(), statuses)
         unreachable = status_of_all([status.error for status in statuses], touched=False) == NOTHING_TRIED
         if unreachable:
@@ -343,7 +356,10 @@ def check(
     session = Session(common, "warning")
     configuration = session.configuration
     warnings = [str(warning) for warning in configuration.warnings]
-    findings = online_findings(session.installation) if online else []
+    findings: list[OnlineFinding] = []
+    if online:
+        with session.progress("checking the paths", len(configuration.targets)) as advance:
+            findings = online_findings(session.installation, advance)
     if as_json:
         shown = [{"where": finding.where, "message": finding.message, "advice": finding.advice} for finding in findings]
         output.say_json(
@@ -392,7 +408,7 @@ def sweep(
         errors += [*([swept.error] if swept.error else []), *failed, *[None] * well]
     touched = any(orphan.outcome in (Outcome.SHORTENED, Outcome.REMOVED) for s in results for orphan in s.orphans)
     if dry_run:
-        statuses = session.look(to_work, confirm=True)
+        statuses = session.look("looking", to_work, confirm=True)
         shown = [output.plan_json(status) for status in statuses]
         lines = [line for status in statuses for line in output.plan_lines(status)]
         errors += [status.error for status in statuses]

@@ -4,11 +4,13 @@ A configuration and its installation, passes over many targets with progress, an
 """
 
 import difflib
+import itertools
 import os
 import signal
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn
+from contextlib import AbstractContextManager
+from typing import Any, NoReturn, TypeVar
 
 import typer
 
@@ -26,6 +28,8 @@ from rotator.plan import Order, plan
 from rotator.status import TargetStatus
 from rotator.sweep import Swept
 from rotator.work import sweep_all, work_on, work_on_all
+
+T = TypeVar("T")
 
 DONE, NOT_ALL_DONE, USAGE, NOTHING_TRIED, ATTENTION = 0, 1, 2, 3, 4
 
@@ -84,10 +88,23 @@ class Session:
         passes = work_on_all(
             self.installation, targets, lambda target: work_on(self.installation, self.metrics, target, order)
         )
-        reports = {report.target.name: report for report in output.progress(what, len(targets), passes)}
+        reports: dict[str, Report] = {}
+        with self.progress(what, len(targets)) as advance:
+            for report in passes:
+                reports[report.target.name] = report
+                advance()
         return [reports[target.name] for target in targets]
 
-    def look(self, targets: Collection[Target], *, confirm: bool) -> list[TargetStatus]:
+    def progress(self, what: str, total: int) -> AbstractContextManager[output.Advance]:
+        """Show how far the work on so many is, and whether it waits for a provider's budget."""
+        return output.progress(what, total, self._waits)
+
+    def _waits(self) -> str:
+        budgets = self.installation.budgets.items()
+        awaited = [f"{name} ({budget.limit} requests a minute)" for name, budget in budgets if budget.awaited()]
+        return f"waiting for the budget of {', '.join(awaited)}" if awaited else ""
+
+    def look(self, what: str, targets: Collection[Target], *, confirm: bool) -> list[TargetStatus]:
         """How each stands, without touching anything; `confirm` asks the provider what the plan wants to know."""
 
         def one(target: Target) -> TargetStatus:
@@ -102,13 +119,46 @@ class Session:
                 return TargetStatus(target, plan(observation, self.clock.now()), error)
             return TargetStatus(target, plan(observation, self.clock.now()), None)
 
+        with self.progress(what, len(targets)) as advance:
+
+            def counted(target: Target) -> TargetStatus:
+                status = one(target)
+                advance()
+                return status
+
+            return self._in_threads(counted, targets)
+
+    def _in_threads(self, look: Callable[[Target], T], targets: Iterable[Target]) -> list[T]:
+        """What each look tells, in the order of the targets. Ctrl-C begins nothing more."""
         with ThreadPoolExecutor(self.configuration.daemon.workers) as pool:
-            return list(pool.map(one, targets))
+            try:
+                return list(pool.map(look, targets))
+            except BaseException:
+                for budget in self.installation.budgets.values():
+                    budget.close()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
 
     def sweep(self, *, dry_run: bool, max_removals: int | None) -> list[Swept]:
         """Sweep the keys of all providers."""
-        swept = sweep_all(self.installation, self.metrics, by="command", dry_run=dry_run, max_removals=max_removals)
-        return sorted(swept, key=lambda one: one.provider)
+        total = len(self.installation.targets)
+        with self.progress("sweeping", total) as advance:
+            asked = itertools.count()
+
+            def stopping() -> bool:  # which is asked before each target, and later before each orphan
+                if 0 < next(asked) <= total:
+                    advance()
+                return False
+
+            swept = sweep_all(
+                self.installation,
+                self.metrics,
+                by="command",
+                dry_run=dry_run,
+                max_removals=max_removals,
+                stopping=stopping,
+            )
+            return sorted(swept, key=lambda one: one.provider)
 
     def json(self, targets: list[dict[str, Any]]) -> dict[str, Any]:
         """What every `--json` has around the targets."""

@@ -208,3 +208,19 @@ def test_who_waits_for_a_part_is_sent_away_when_the_whole_closes() -> None:
     with pytest.raises(ProviderUnavailable, match="stopping"):
         part.take(START)
     assert clock.monotonic() < WINDOW
+
+
+def test_it_is_known_whether_somebody_has_to_wait_also_for_a_part() -> None:
+    clock = SteppedClock()
+    whole = SlidingWindow(5, clock)
+    part = SlidingWindow(1, clock, whole)
+    part.take(START)
+    assert not whole.awaited()
+    waiting = threading.Thread(target=part.take, args=(START,))
+    waiting.start()
+    clock.wait_for_sleepers(1)
+    assert whole.awaited()
+    while waiting.is_alive():
+        clock.advance(timedelta(seconds=WINDOW))
+        waiting.join(0.01)
+    assert not whole.awaited()

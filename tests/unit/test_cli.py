@@ -1,6 +1,7 @@
 """The command line by itself, in this process: what it takes, what it says, and the status that it ends with."""
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,10 @@ from support.inprocess import restored
 from support.installation import Installation, installation
 from support.leaks import RECORDER
 
-from rotator import cli
+from rotator import cli, output
+from rotator.model import History
+from rotator.simulator import Fault
+from rotator.stores.sqlite import SqliteStore
 
 COMMANDS = sorted(
     str(command.name or command.callback.__name__) for command in cli.app.registered_commands if command.callback
@@ -89,3 +93,42 @@ def test_a_level_may_be_written_as_one_likes(invoke: Invoke) -> None:
     refused = invoke("plan", ROTATOR_LOG_LEVEL="loud")
     assert refused.status == 2
     assert "'loud' is none of debug, info, warning, error" in refused.err
+
+
+# --- long work -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "operation", "said"),
+    [
+        ("sweep", "list", "sweeping: 0 of 2 done"),
+        ("extend --all --for 48h", "list", "listing the keys for targets: 0 of 2 done"),
+        ("extend --all --for 48h", "update", "extending: 0 of 2 done"),
+        ("rotate --all", "create", "rotating: 0 of 2 done"),
+    ],
+)
+def test_long_work_tells_how_far_it_is(
+    invoke: Invoke, made: Installation, monkeypatch: pytest.MonkeyPatch, command: str, operation: str, said: str
+) -> None:
+    invoke("rotate", "--all")
+    made.simulator.faults.add(Fault("slow", operation, seconds=0.3, times=None))
+    monkeypatch.setattr(output, "LINE_EVERY", 0.05)
+    ended = invoke(*command.split())
+    assert (ended.status, said in ended.err) == (0, True), ended
+
+
+@pytest.mark.parametrize("command", ["plan", "status", "check --online"])
+def test_long_looks_tell_how_far_they_are(
+    invoke: Invoke, made: Installation, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(output, "LINE_EVERY", 0.02)
+    newest = SqliteStore.newest
+
+    def slow(store: SqliteStore, path: str) -> History:
+        threading.Event().wait(0.1)
+        return newest(store, path)
+
+    monkeypatch.setattr(SqliteStore, "newest", slow)
+    history = SqliteStore.history
+    monkeypatch.setattr(SqliteStore, "history", lambda store, path: slow(store, path) and history(store, path))
+    assert "of 2 done" in invoke(*command.split()).err
