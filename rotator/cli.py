@@ -5,16 +5,14 @@ nothing could be tried; 4 as the command's help says. Nothing is decided here ab
 """
 
 import contextlib
-import json
 import os
 import resource
 import signal
 import sys
-import urllib.request
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import datetime
-from http.client import HTTPException
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -26,7 +24,6 @@ from rotator.errors import (
     ConfigurationError,
     ProviderError,
     RotatorError,
-    StoreUnavailable,
 )
 from rotator.events import Event, Level, What
 from rotator.execute import Report, listed
@@ -37,6 +34,7 @@ from rotator.model import Target, VendorKey, timestamp
 from rotator.notation import parse_duration
 from rotator.options import Common, with_options
 from rotator.plan import SCHEDULED, Order, State
+from rotator.remote import ask
 from rotator.session import (
     ATTENTION,
     DONE,
@@ -55,7 +53,7 @@ from rotator.work import troubles
 
 def _one_line(text: str | None) -> str | None:
     if text is not None and (len(text) > 200 or not text.isprintable()):
-        usage("one line of at most 200 characters")
+        usage("--reason: one line of at most 200 characters")
     return text
 
 
@@ -89,17 +87,23 @@ def main() -> None:
 
 def execute(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command, the process's own if none is given; whatever is raised ends in a sentence and a status."""
+    common = Common()
     try:
-        app(arguments, obj=Common())
-    except ConfigurationError as error:
-        output.complain(f"The configuration cannot be used ({output.count(len(error.problems), 'problem')}):")
-        for problem in error.problems:
+        app(arguments, obj=common)
+    except RotatorError as error:
+        failure = error
+    if common.as_json and not isinstance(failure, output.Unwritable):
+        try:
+            output.say_json(output.failure_json(failure))
+        except output.Unwritable as unwritable:
+            failure = unwritable
+    if isinstance(failure, ConfigurationError):
+        output.complain(f"The configuration cannot be used ({output.count(len(failure.problems), 'problem')}):")
+        for problem in failure.problems:
             output.complain(f"  {problem}")
         sys.exit(USAGE)
-    except RotatorError as error:
-        _complain(error)
-        sys.exit(status_of(error))
-    raise AssertionError("a command ends by itself")
+    _complain(failure)
+    sys.exit(status_of(failure))
 
 
 def _complain(error: RotatorError) -> None:
@@ -224,7 +228,7 @@ def extend(
     try:
         duration = parse_duration(lifetime)
     except ValueError as error:
-        usage(f"--for: {error}")
+        usage(f"--for {error}")
     session = Session(common, "info")
     chosen = session.chosen(targets, every)
     until = (session.clock.now() + duration).replace(microsecond=0)
@@ -313,33 +317,20 @@ def status_command(
     Example: rotator status --url http://127.0.0.1:9466
     """
     if url is not None:
-        shown = _ask(url)
+        shown = ask(url)
     else:
         session = Session(common, "warning")
         statuses = session.look("looking", list(session.installation.targets.values()), confirm=False)
         shown = status_json(session.configuration.owner, session.clock.now(), statuses)
-        unreachable = status_of_all([status.error for status in statuses], touched=False) == NOTHING_TRIED
-        if unreachable:
+        if status_of_all([status.error for status in statuses], touched=False) == NOTHING_TRIED:
+            if as_json:
+                output.say_json(shown)
             for error in {status.error.message: status.error for status in statuses if status.error}.values():
                 _complain(error)
             raise typer.Exit(NOTHING_TRIED)
     output.say_status(shown, as_json=as_json)
     failing = any(State(target["state"]) in NOT_WELL for target in shown["targets"])
     raise typer.Exit(ATTENTION if failing else DONE)
-
-
-def _ask(url: str) -> dict[str, Any]:
-    """A running daemon's status. Raises `StoreUnavailable` when there is none, which ends in status 3."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    advice = "The admin address is [http].admin in its configuration; in a cluster, reach it through a port-forward."
-    try:
-        with opener.open(f"{url.rstrip('/')}/status.json", timeout=10) as answer:
-            shown: dict[str, Any] = json.load(answer)
-    except (OSError, ValueError, HTTPException) as error:
-        raise StoreUnavailable(f"no daemon answers at {url}: {error}", advice) from None
-    if not isinstance(shown, dict) or "targets" not in shown:
-        raise StoreUnavailable(f"what answers at {url} is no rotator", advice)
-    return shown
 
 
 @_command()
@@ -355,15 +346,20 @@ def check(
     """
     session = Session(common, "warning")
     configuration = session.configuration
-    warnings = [str(warning) for warning in configuration.warnings]
+    warnings = configuration.warnings
     findings: list[OnlineFinding] = []
     if online:
         with session.progress("checking the paths", len(configuration.targets)) as advance:
             findings = online_findings(session.installation, advance)
     if as_json:
-        shown = [{"where": finding.where, "message": finding.message, "advice": finding.advice} for finding in findings]
         output.say_json(
-            {"file": str(common.config), "targets": len(configuration.targets), "warnings": warnings, "findings": shown}
+            {
+                "file": str(common.config),
+                "targets": len(configuration.targets),
+                "problems": [],
+                "warnings": [asdict(warning) for warning in warnings],
+                "findings": [output.finding_json(finding) for finding in findings],
+            }
         )
     else:
         for warning in warnings:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -28,7 +29,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from rotator.errors import RotatorError
+from rotator.check import OnlineFinding
+from rotator.errors import ConfigurationError, RotatorError
 from rotator.execute import Report
 from rotator.extend import Living
 from rotator.model import VendorKey, timestamp
@@ -127,6 +129,19 @@ def count(number: int, noun: str) -> str:
 def say_json(value: Any) -> None:
     """A command's result for a program."""
     say(json.dumps(value, indent=2))
+
+
+def failure_json(error: RotatorError) -> dict[str, Any]:
+    """What a program is told where there is nothing else to tell."""
+    if isinstance(error, ConfigurationError):
+        return {"problems": [asdict(problem) for problem in error.problems]}
+    return {"error": error.message, **({"advice": error.advice} if error.advice else {})}
+
+
+def finding_json(finding: OnlineFinding) -> dict[str, Any]:
+    """For `check --online --json`."""
+    advice = {"advice": finding.advice} if finding.advice else {}
+    return {"where": finding.where, "message": finding.message, **advice}
 
 
 def say_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], states: Sequence[State]) -> None:
@@ -297,7 +312,19 @@ def in_words(action: Action) -> str:
 def plan_json(status: TargetStatus) -> dict[str, Any]:
     """For `plan --json`: the status, and what would be done now."""
     actions = status.plan.actions if status.plan else ()
-    return {**status.to_json(), "actions": [in_words(action) for action in actions]}
+    return {**status.to_json(), "actions": [_action_json(action) for action in actions]}
+
+
+def _action_json(action: Action) -> dict[str, Any]:
+    match action:
+        case Rotate():
+            return {"action": "rotate", "reason": action.reason.value}
+        case SetExpiry():
+            verb = "restore" if action.reason is Reason.RESTORED else "shorten"
+            facts = {"key_id": action.record.key_id, "until": timestamp(action.until)}
+            return {"action": verb, "reason": action.reason.value, **facts}
+        case Retire():
+            return {"action": "remove", "reason": action.reason.value, "key_id": action.key.key_id}
 
 
 def plan_lines(status: TargetStatus) -> Iterator[str]:
@@ -339,7 +366,7 @@ def report_json(report: Report) -> dict[str, Any]:
         **shown,
         "outcome": outcome(report),
         "attempted": report.attempted.value if report.attempted else None,
-        "advice": advice or None,
+        **({"advice": advice} if advice else {}),
     }
 
 

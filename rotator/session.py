@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any, NoReturn, TypeVar
 
 import typer
@@ -18,7 +19,7 @@ from rotator import __version__, output
 from rotator.assembly import Installation
 from rotator.clock import SystemClock
 from rotator.config import load
-from rotator.errors import ProviderError, RotatorError, StoreError
+from rotator.errors import ProviderError, RotatorError, StoreError, StoreUnavailable
 from rotator.execute import Report
 from rotator.logs import LogListener
 from rotator.metrics import Metrics
@@ -48,37 +49,59 @@ def status_of_all(errors: Sequence[RotatorError | None], *, touched: bool) -> in
     return NOTHING_TRIED if hopeless and len(failed) == len(errors) and not touched else NOT_ALL_DONE
 
 
+class Usage(typer.BadParameter):
+    """What was wrong with the call, as a sentence of our own."""
+
+    def format_message(self) -> str:
+        """The sentence, without the library's "Invalid value:"."""
+        return self.message
+
+
 def usage(message: str) -> NoReturn:
     """End with status 2 and what was wrong with the call."""
-    raise typer.BadParameter(message)
+    raise Usage(message)
 
 
 class Session:
     """One command's configuration, installation, clock and metrics."""
 
     def __init__(self, common: Common, level: LogLevel) -> None:
-        """Raises `ConfigurationError`, or another `RotatorError` when a credential is needed at once and not there."""
+        """Raises `ConfigurationError`."""
         common.begin_to_log(level)
         self.tell = LogListener()
         self.configuration = load(common.config, os.environ)
         self.clock = SystemClock()
         self.metrics = Metrics(__version__)
-        self.installation = Installation(self.configuration, os.environ, self.clock, self.metrics, self.tell)
-        common.at_end.callback(self.installation.close)
+        self._at_end = common.at_end
         # A signal ends the command as Ctrl-C does: what is under way is ended properly, nothing more is begun.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    @cached_property
+    def installation(self) -> Installation:
+        """Built when it is first asked for, because that makes the files of stores, and reads credentials.
+
+        Raises a `RotatorError` with which a command ends in status 3.
+        """
+        try:
+            built = Installation(self.configuration, os.environ, self.clock, self.metrics, self.tell)
+        except RotatorError as error:
+            if error.nothing_tried:
+                raise
+            raise StoreUnavailable(error.message, error.advice) from None
+        self._at_end.callback(built.close)
+        return built
 
     def chosen(self, names: Sequence[str] | None, every: bool) -> list[Target]:
         """The targets that a command was given, each once."""
         if bool(names) == every:
             usage("name the targets, or say --all")
-        return [self.target(name) for name in dict.fromkeys(names or self.installation.targets)]
+        return [self.target(name) for name in dict.fromkeys(names or self.configuration.targets)]
 
     def target(self, name: str) -> Target:
         """A configured target; ends with status 2 when there is none of that name."""
-        found = self.installation.targets.get(name)
+        found = self.configuration.targets.get(name)
         if found is None:
-            close = difflib.get_close_matches(name, self.installation.targets, 1)
+            close = difflib.get_close_matches(name, self.configuration.targets, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             usage(f"there is no target {name!r} in {self.configuration.file}{hint}")
         return found

@@ -56,7 +56,7 @@ def test_plan_says_what_is_due_and_touches_nothing(made: Made) -> None:
     assert rotator.run("plan", "--exit-code", status=4).stdout.startswith("a: rotate (first): create a key")
     rotator.run("plan", status=0)
     shown = rotator.json("plan")
-    assert shown["targets"][0]["actions"] == ["rotate (first): create a key, publish it as version 1"]
+    assert shown["targets"][0]["actions"] == [{"action": "rotate", "reason": "first"}]
     assert rotator.calls("create", "update", "delete") == []
     assert paths.read("apps/a") is None
     rotator.run("run", "--once", status=0)

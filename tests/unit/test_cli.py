@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.canned import Reply, canned
 from support.inprocess import restored
 from support.installation import Installation, installation
 from support.leaks import RECORDER
+from support.process import free_ports
 
 from rotator import cli, output
 from rotator.model import History
@@ -132,3 +134,136 @@ def test_long_looks_tell_how_far_they_are(
     history = SqliteStore.history
     monkeypatch.setattr(SqliteStore, "history", lambda store, path: slow(store, path) and history(store, path))
     assert "of 2 done" in invoke(*command.split()).err
+
+
+# --- JSON is JSON, whatever goes wrong -------------------------------------------------------------------------------
+
+
+def test_json_also_when_the_configuration_cannot_be_used(invoke: Invoke, made: Installation) -> None:
+    made.config["defaults"]["grase_period"] = "1h"
+    for command in ("check", "plan", "status", "sweep", "rotate --all"):
+        ended = invoke(*command.split(), "--json")
+        assert (ended.status, ended.json()) == (
+            2,
+            {
+                "problems": [
+                    {
+                        "file": str(made.file),
+                        "key": "defaults.grase_period",
+                        "message": 'is not a key that belongs here; did you mean "grace_period"?',
+                    }
+                ]
+            },
+        )
+
+
+def test_json_also_when_the_store_or_the_provider_is_away(invoke: Invoke, made: Installation) -> None:
+    away = {"type": "vault", "address": f"http://127.0.0.1:{free_ports(1)[0]}", "timeout": "1s"}
+    made.config["stores"]["store"] = away
+    for command in ("status", "plan", "sweep", "rotate --all", "check --online"):
+        ended = invoke(*command.split(), "--json", VAULT_TOKEN="hvs.made-up-for-a-vault-that-is-not-there")
+        assert ended.status == 3, (command, ended)
+        shown = ended.json()
+        if command == "check --online":
+            assert [finding["where"] for finding in shown["findings"]] == ["stores.store"]
+        else:
+            assert [target["state"] for target in shown["targets"]] == ([] if command == "sweep" else ["unknown"] * 2)
+    made.simulator.stop()
+    made.config["stores"]["store"] = {"type": "sqlite", "file": "store.db"}
+    for command in ("sweep", "rotate --all"):
+        ended = invoke(*command.split(), "--json")
+        assert (ended.status, "targets" in ended.json()) == (3, True)
+
+
+def test_a_store_that_cannot_be_opened_ends_with_3(invoke: Invoke, made: Installation) -> None:
+    made.config["stores"]["store"]["file"] = "no-such-folder/store.db"
+    for command in ("plan", "check --online", "rotate --all"):
+        ended = invoke(*command.split(), "--json")
+        assert ended.status == 3
+        assert ended.json()["error"].endswith("cannot be opened: No such file or directory")
+        assert "cannot be opened" in ended.err
+
+
+def test_check_looks_at_the_configuration_only(invoke: Invoke, made: Installation) -> None:
+    ended = invoke("check", "--json")
+    assert ended.status == 0
+    assert ended.json()["problems"] == []
+    assert [warning["key"] for warning in ended.json()["warnings"]] == ["defaults.grace_period"]
+    assert not (made.folder / "store.db").exists()
+    assert made.calls() == []
+
+
+def test_plan_in_json_tells_each_action_as_an_object(invoke: Invoke, made: Installation) -> None:
+    made.config["defaults"]["grace_period"] = "20m"
+    invoke("rotate", "a")
+    first = invoke("status", "--json").json()["targets"][0]["key_id"]
+    made.simulator.faults.add(Fault("refuse", "update"))
+    invoke("rotate", "a")
+    shown = {target["name"]: target for target in invoke("plan", "--json").json()["targets"]}
+    assert shown["b"]["actions"] == [{"action": "rotate", "reason": "first"}]
+    [action] = shown["a"]["actions"]
+    until = shown["a"]["superseded"][0]["until"]
+    assert action == {"action": "shorten", "reason": "superseded", "key_id": first, "until": until}
+    made.config["defaults"]["grace_period"] = "1s"
+    [action] = {t["name"]: t for t in invoke("plan", "--json").json()["targets"]}["a"]["actions"]
+    assert action["action"] in ("shorten", "remove")  # within a second of the rotation it is to be shortened first
+    assert (action["key_id"], "advice" in shown["a"]) == (first, False)
+
+
+# --- a daemon elsewhere ----------------------------------------------------------------------------------------------
+
+TARGET: dict[str, Any] = {
+    "name": "a",
+    "state": "ok",
+    "path": "apps/a",
+    "key_id": "tk_1",
+    "issued_at": "2026-03-01T12:00:00Z",
+    "expires_at": "2026-03-02T12:00:00Z",
+    "next_rotation_at": "2026-03-02T04:00:00Z",
+    "reason": "fresh",
+    "superseded": [],
+    "last_error": None,
+}
+DAEMON: dict[str, Any] = {
+    "version": "9.0.0",
+    "replica": None,
+    "leads": True,
+    "holder": None,
+    "budgets_used": {},
+    "logins_end": {},
+    "down": {},
+    "clock_trusted": True,
+}
+ANSWER = {"owner": "o", "at": "2026-03-01T13:00:00Z", "targets": [TARGET], "daemon": DAEMON, "events": []}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "[]",
+        "null",
+        "<html>",
+        "[" * 100_000,
+        {**ANSWER, "targets": 5},
+        {**ANSWER, "targets": [{}]},
+        {**ANSWER, "targets": [{**TARGET, "superseded": [5]}]},
+        {**ANSWER, "events": {}},
+        {**ANSWER, "daemon": {}},
+    ],
+    ids=lambda answer: repr(answer)[:20],
+)
+def test_an_answer_that_is_no_rotators_ends_with_3(invoke: Invoke, answer: object) -> None:
+    with canned(lambda _: Reply(200, answer)) as server:
+        ended = invoke("status", "--url", server.address)
+    assert (ended.status, ended.out) == (3, "")
+    assert "no daemon answers" in ended.err or "is no rotator, or one of another version" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_a_newer_daemons_state_is_shown_as_unknown_and_the_scheme_may_be_left_out(invoke: Invoke) -> None:
+    newer = {**ANSWER, "news": 1, "targets": [{**TARGET, "state": "pondering", "mood": "calm"}]}
+    with canned(lambda _: Reply(200, newer)) as server:
+        ended = invoke("status", "--url", server.address.removeprefix("http://"))
+        assert ended.status == 4
+        assert ended.out.startswith("a\tunknown\ttk_1\t")
+        assert invoke("status", "--url", server.address, "--json").json()["targets"][0]["state"] == "unknown"
