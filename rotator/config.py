@@ -5,6 +5,7 @@ with the defaults here, and checked as a whole (`config_checks`). No secret is r
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from rotator import config_checks, config_files, findings
-from rotator.config_checks import Draft
+from rotator.config_checks import Draft, Load, Place
 from rotator.config_files import Source
 from rotator.errors import ConfigurationError, Problem
 from rotator.model import KeyParameters, Target, hash_fraction
+from rotator.notation import parse_go_seconds
 from rotator.settings import (
     Changeable,
     DaemonSettings,
@@ -58,6 +60,7 @@ class Configuration:
     lease: LeaseSettings | None
     include: tuple[str, ...]
     targets: Mapping[str, Target]
+    loads: tuple[Load, ...]  # what each provider is asked for, against what it allows
     warnings: tuple[Problem, ...]
 
 
@@ -83,6 +86,7 @@ def load(file: Path, environment: Mapping[str, str]) -> Configuration:
         lease=settings.lease,
         include=settings.include,
         targets=draft.targets,
+        loads=config_checks.loads(draft),
         warnings=tuple(dict.fromkeys((*source.warnings, *config_checks.warnings(draft)))),
     )
 
@@ -94,44 +98,68 @@ def _examine(
     data, variables = _with_vault_variables(data, environment)
     context = {"folder": file.absolute().parent}
     problems: list[Problem] = []
-    broken: frozenset[tuple[str | int, ...]] = frozenset()
-    try:
-        settings = FileSettings.model_validate(data, context=context)
-    except ValidationError as error:
-        details = findings.details(error)
-        problems = findings.tell(details, file, source.origins, variables)
-        broken = frozenset(detail["loc"][: 2 if detail["loc"][0] in _NAMED else 1] for detail in details)
-        settings = FileSettings.model_validate(_without(data, broken), context=context)
+    broken: set[Place] = set()
+    rest: dict[str, Any] = dict(data)
+    settings: FileSettings | None = None
+    while settings is None:
+        try:
+            settings = FileSettings.model_validate(rest, context=context)
+        except ValidationError as error:
+            details = findings.details(error)
+            problems = problems or findings.tell(details, file, source.origins, variables)
+            places = findings.places(details)
+            if not broken:
+                rest = deepcopy(rest)
+            broken |= set(places)
+            before = deepcopy(rest)
+            for place in places:
+                _mend(rest, place)
+            if rest == before:
+                raise ConfigurationError((*source.problems, *problems)) from None
     names = {section: sorted(_table(data.get(section))) for section in ("providers", "stores")}
-    targets = {
-        name: _resolve(name, target, settings, names)
-        for name, target in settings.targets.items()
-        if not broken & {("defaults",), ("daemon",)}
-    }
-    return Draft(file, settings, broken, names, targets, source.origins, environment), problems
+    targets = {name: _resolve(name, target, settings, names) for name, target in settings.targets.items()}
+    return Draft(file, settings, frozenset(broken), names, targets, source.origins, environment), problems
+
+
+_STAND_INS: Mapping[Place, Any] = {
+    ("owner",): "unknown",
+    ("providers", "*", "api_key"): {"env": "UNKNOWN"},
+    ("stores", "*", "address"): "https://unknown.invalid",
+    ("targets", "*", "path"): "unknown",
+}
+"""What is put where something required is missing or wrong, so that all else can still be looked at."""
+
+
+def _mend(data: dict[str, Any], place: Place) -> None:
+    """Take out what is wrong there, and no more; where it is what is missing, the table that lacks it."""
+    tables: list[dict[str, Any]] = [data]
+    for part in place[:-1]:
+        inner = tables[-1].get(str(part))
+        if not isinstance(inner, dict):
+            break
+        tables.append(inner)
+    depth = len(tables) - 1  # of the last table on the way; a list on it goes as a whole
+    key = place[depth]
+    stand_in = _STAND_INS.get(
+        (place[0], "*", key) if place[0] in _NAMED and depth == 2 else (key,) if not depth else ()
+    )
+    if stand_in is not None and tables[-1].get(str(key)) != stand_in:
+        tables[-1][str(key)] = stand_in
+    elif key in tables[-1]:
+        del tables[-1][str(key)]
+    elif depth:
+        del tables[-2][str(place[depth - 1])]
 
 
 def _table(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _without(data: Mapping[str, Any], broken: frozenset[tuple[str | int, ...]]) -> dict[str, Any]:
-    """The data with the broken parts left out, so that the others can still be examined."""
-    rest = {key: dict(value) if isinstance(value, dict) else value for key, value in data.items()}
-    for section, *name in broken:
-        if name:
-            rest[str(section)].pop(name[0], None)
-        else:
-            rest.pop(str(section), None)
-    rest.setdefault("owner", "unknown")
-    return rest
-
-
 def _with_vault_variables(
     data: Mapping[str, Any], environment: Mapping[str, str]
-) -> tuple[Mapping[str, Any], dict[tuple[str | int, ...], str]]:
+) -> tuple[Mapping[str, Any], dict[Place, str]]:
     """The data with what Vault's own variables say where a store says nothing; and which variable is where."""
-    variables: dict[tuple[str | int, ...], str] = {}
+    variables: dict[Place, str] = {}
     stores = dict(_table(data.get("stores")))
     for name, store in stores.items():
         if _table(store).get("type") != "vault":
@@ -144,9 +172,9 @@ def _with_vault_variables(
 
 
 def _as_written(key: str, value: str) -> str:
-    """A variable's value as one would write it in the file: Vault takes bare seconds, and starts from where we are."""
-    if key == "timeout" and value.isdecimal():
-        return f"{value}s"
+    """A variable's value as one would write it in the file: Vault takes Go's durations, and starts from here."""
+    if key == "timeout" and (seconds := parse_go_seconds(value)) is not None:
+        return f"{seconds}s"
     return str(Path(value).absolute()) if key == "ca_file" else value
 
 

@@ -3,7 +3,6 @@
 Pure. They look at what `settings` found well-formed, and are silent about what hangs on a table that was not.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +18,11 @@ from rotator.settings import FileSettings, SqliteSettings, TokenAuth, VaultSetti
 
 _LONGEST_PUBLISH = timedelta(seconds=30)  # with all its retries, and the requests before it
 _SHORT_GRACE = timedelta(hours=2)
+_SHORT_LEASE = timedelta(seconds=10)
+_CLOSE_TO_THE_LIMIT = 0.9
+
+Place = tuple[str | int, ...]
+"""Where something is in the files: ("targets", "a", "ttl")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +31,23 @@ class Draft:
 
     file: Path
     settings: FileSettings  # without the parts that are not well-formed
-    broken: frozenset[tuple[str | int, ...]]  # those parts: ("http",), ("stores", "vault")
+    broken: frozenset[Place]  # those parts: ("http",), ("stores", "vault", "mount"), ("targets", "a", "fields", "x")
     names: Mapping[str, list[str]]  # of the providers and stores that there are, well-formed or not
     targets: Mapping[str, Target]  # with the defaults; provider and store are "" where it is not clear which
     origins: Mapping[str, Path]  # the file that each target is in
     environment: Mapping[str, str]
+
+    def is_broken(self, *place: str) -> bool:
+        """Whether what stands there was not well-formed, or is in or around something that was not."""
+        return any(part[: len(place)] == place[: len(part)] for part in self.broken)
+
+    def is_unknown(self, target: str, *keys: str) -> bool:
+        """Whether what a target has for one of these keys, by itself or by the defaults, was not well-formed."""
+        said = self.settings.targets[target].model_fields_set
+        return any(
+            self.is_broken("targets", target, key) or (key not in said and self.is_broken("defaults", key))
+            for key in keys
+        )
 
     def problem(self, message: str, *place: str) -> Problem:
         """A problem at a place in the main file."""
@@ -56,7 +72,7 @@ def problems(draft: Draft) -> Iterator[Problem]:
         ("providers", "is required: at least one [providers.NAME]"),
         ("stores", "is required: at least one [stores.NAME]; there is no implicit store"),
     ):
-        if not draft.names[section] and (section,) not in draft.broken:
+        if not draft.names[section] and not draft.is_broken(section):
             yield draft.problem(message, section)
     yield from _credential_problems(draft)
     for target in draft.targets.values():
@@ -69,16 +85,19 @@ def problems(draft: Draft) -> Iterator[Problem]:
 def _credential_problems(draft: Draft) -> Iterator[Problem]:
     for name, provider in draft.settings.providers.items():
         variable = provider.api_key.env
+        if draft.is_broken("providers", name, "api_key"):
+            continue
         if variable is not None and not draft.environment.get(variable):
             yield draft.problem(
                 "names a variable that is not set in the environment", "providers", name, "api_key", "env"
             )
         vaults = sum(isinstance(store, VaultSettings) for store in draft.settings.stores.values())
-        if provider.api_key.vault is not None and vaults != 1 and not any(part[0] == "stores" for part in draft.broken):
+        of_known_type = len(draft.settings.stores) == len(draft.names["stores"])
+        if provider.api_key.vault is not None and vaults != 1 and of_known_type and not draft.is_broken("stores"):
             message = f"needs exactly one store of type vault to be read from, and there are {vaults}"
             yield draft.problem(message, "providers", name, "api_key", "vault")
     for name, store in draft.settings.stores.items():
-        if not isinstance(store, VaultSettings):
+        if not isinstance(store, VaultSettings) or draft.is_broken("stores", name, "auth"):
             continue
         if isinstance(store.auth, TokenAuth) and not draft.environment.get("VAULT_TOKEN"):
             message = 'method "token" takes the token from $VAULT_TOKEN, which is not set in the environment'
@@ -88,7 +107,7 @@ def _credential_problems(draft: Draft) -> Iterator[Problem]:
 def _reference_problems(draft: Draft, target: Target) -> Iterator[Problem]:
     for section, key, name in (("providers", "provider", target.provider), ("stores", "store", target.store)):
         names = draft.names[section]
-        if not names or name in names:
+        if not names or name in names or draft.is_unknown(target.name, key):
             continue
         message = (
             f"must be said, because there are several: {quoted(names)}" if not name else f"must be {quoted(names)}"
@@ -99,16 +118,18 @@ def _reference_problems(draft: Draft, target: Target) -> Iterator[Problem]:
 def _time_problems(draft: Draft, target: Target) -> Iterator[Problem]:
     ttl, renew_before, grace = map(format_duration, (target.ttl, target.renew_before, target.grace_period))
     most_jitter = target.renew_before * draft.settings.daemon.jitter
-    if target.renew_before >= target.ttl:
+    if draft.is_unknown(target.name, "ttl", "renew_before"):
+        pass  # nothing can be told of how they stand to each other
+    elif target.renew_before >= target.ttl:
         message = f"renew_before ({renew_before}) must be shorter than ttl ({ttl})"
         yield draft.target_problem(target.name, message, "renew_before", "ttl")
-    elif target.renew_before + most_jitter >= target.ttl:
+    elif target.renew_before + most_jitter >= target.ttl and not draft.is_broken("daemon", "jitter"):
         message = (
             f"renew_before ({renew_before}) and its largest jitter ({format_duration(most_jitter)}, [daemon].jitter) "
             f"together must be shorter than ttl ({ttl}): a fresh key would be due at once"
         )
         yield draft.target_problem(target.name, message, "renew_before", "ttl")
-    if target.grace_period > target.renew_before:
+    if target.grace_period > target.renew_before and not draft.is_unknown(target.name, "grace_period", "renew_before"):
         message = (
             f"grace_period ({grace}) must not be longer than renew_before ({renew_before}): "
             "a replaced key would expire before its grace is over"
@@ -117,11 +138,12 @@ def _time_problems(draft: Draft, target: Target) -> Iterator[Problem]:
 
 
 def _field_problems(draft: Draft, target: Target) -> Iterator[Problem]:
-    if target.field == RECORD_FIELD:
+    is_field_known = not draft.is_unknown(target.name, "field")
+    if target.field == RECORD_FIELD and is_field_known:
         yield draft.target_problem(target.name, f'must not be "{RECORD_FIELD}": the record stands there', "field")
     if RECORD_FIELD in target.fields:
         yield draft.target_problem(target.name, f'must not hold "{RECORD_FIELD}": the record stands there', "fields")
-    if target.field in target.fields:
+    if target.field in target.fields and is_field_known:
         message = f'must not hold the field of the key itself, "{target.field}"'
         yield draft.target_problem(target.name, message, "fields", "field")
 
@@ -129,17 +151,29 @@ def _field_problems(draft: Draft, target: Target) -> Iterator[Problem]:
 def _shared_paths(draft: Draft) -> Iterator[Problem]:
     first: dict[str, str] = {}
     for target in draft.targets.values():
-        store = draft.settings.stores.get(target.store)
-        if store is None:
+        if (
+            not target.store
+            or draft.is_unknown(target.name, "store")
+            or draft.is_broken("targets", target.name, "path")
+        ):
             continue
-        if isinstance(store, SqliteSettings):
-            location = f"{store.file}#{target.path}"
-        else:  # Vault takes a namespace as the beginning of a mount too
-            location = "/".join(filter(None, (store.address, store.namespace, store.mount, target.path)))
+        location = f"{_location(draft, target.store)}/{target.path}"
         other = first.setdefault(location, target.name)
         if other != target.name:
             message = f'is the path of the target "{other}" too ({draft.origins[other]}): each needs one of its own'
             yield draft.target_problem(target.name, message, "path")
+
+
+def _location(draft: Draft, name: str) -> str:
+    """What the paths of a store begin with: two stores may lead to the same place, and one leads to one at least."""
+    store = draft.settings.stores.get(name)
+    if isinstance(store, SqliteSettings):
+        return f"{store.file}#" if not draft.is_broken("stores", name, "file") else f"{name}#"
+    keys = ("address", "namespace", "mount")
+    if store is None or any(draft.is_broken("stores", name, key) for key in keys):
+        return f"{name}#"
+    # Vault takes a namespace as the beginning of a mount too.
+    return "/".join(filter(None, (store.address, store.namespace, store.mount)))
 
 
 # --- warned of -------------------------------------------------------------------------------------------------------
@@ -167,6 +201,15 @@ def warnings(draft: Draft) -> Iterator[Problem]:
             "that is about to publish, whose key is then made in vain"
         )
         yield draft.problem(message, "sweep", "settle")
+    if settings.lease is not None and settings.lease.identity is not None:
+        message = "several replicas that share this file would all lead: leave it out, and each is called as its pod is"
+        yield draft.problem(message, "lease", "identity")
+    if settings.lease is not None and settings.lease.duration < _SHORT_LEASE:
+        message = (
+            f"{format_duration(settings.lease.duration)} is short: an API server that is slow for a moment would have "
+            "replicas take turns"
+        )
+        yield draft.problem(message, "lease", "duration")
     for name, target in draft.targets.items():
         if target.path.startswith("data/"):
             message = 'begins with "data/", which belongs to the API and not to the path: it is probably too much'
@@ -191,15 +234,57 @@ def _limited_usage(draft: Draft) -> Iterator[Problem]:
 
 
 def _budgets(draft: Draft) -> Iterator[Problem]:
-    targets = defaultdict(list)
-    for target in draft.targets.values():
-        targets[target.provider].append(target)
-    for name, served in targets.items():
-        needed = sum(CALLS_PER_ROTATION * timedelta(minutes=1) / (target.ttl - target.lead) for target in served)
-        allowed = draft.settings.providers[name].requests_per_minute
+    for load in loads(draft):
+        needed, allowed = load.needed, load.requests_per_minute
         if needed > allowed:
             message = (
-                f"{allowed} is too few: {len(served)} targets need {ceil(needed)} requests a minute "
+                f"{allowed} is too few: {load.targets} targets need {ceil(needed)} requests a minute "
                 f"({CALLS_PER_ROTATION} for each rotation), so keys will be late; lengthen ttl or shorten renew_before"
             )
-            yield draft.problem(message, "providers", name, "requests_per_minute")
+        elif load.share > _CLOSE_TO_THE_LIMIT:
+            message = (
+                f"{allowed} is close to too few: {load.targets} targets need {needed:.3g} requests a minute "
+                f"({CALLS_PER_ROTATION} for each rotation), {load.share:.0%} of them; "
+                "retries, sweeps and rotations by hand take more"
+            )
+        else:
+            continue
+        yield draft.problem(message, "providers", load.provider, "requests_per_minute")
+
+
+# --- how much the providers are asked for ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the rotations of a provider's targets take of what it allows, in requests a minute."""
+
+    provider: str
+    targets: int
+    requests_per_minute: int
+    needed: float
+
+    @property
+    def share(self) -> float:
+        """1.0 is all of it."""
+        return self.needed / self.requests_per_minute
+
+    def __str__(self) -> str:
+        targets = f"{self.targets} target{'' if self.targets == 1 else 's'}"
+        return (
+            f"{self.provider}: {targets}, {CALLS_PER_ROTATION} requests a rotation (create, shorten, delete): "
+            f"{self.needed:.3g} of {self.requests_per_minute} requests a minute ({self.share:.0%})"
+        )
+
+
+def loads(draft: Draft) -> tuple[Load, ...]:
+    """The arithmetic for each provider; a key is replaced `lead` before its expiry, and so once in the rest of it."""
+    needed = dict.fromkeys(draft.settings.providers, 0.0)
+    targets = dict.fromkeys(draft.settings.providers, 0)
+    for target in draft.targets.values():
+        needed[target.provider] += CALLS_PER_ROTATION * (timedelta(minutes=1) / (target.ttl - target.lead))
+        targets[target.provider] += 1
+    return tuple(
+        Load(name, targets[name], provider.requests_per_minute, needed[name])
+        for name, provider in draft.settings.providers.items()
+    )

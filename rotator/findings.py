@@ -43,6 +43,11 @@ def details(error: ValidationError) -> list[ErrorDetails]:
     return error.errors(include_url=False, include_input=False)
 
 
+def places(found: list[ErrorDetails]) -> list[tuple[str | int, ...]]:
+    """Where each finding is, as the file has it."""
+    return [_place(finding)[0] for finding in found]
+
+
 def tell(
     found: list[ErrorDetails],
     file: Path,
@@ -52,15 +57,20 @@ def tell(
     """One problem for each finding; `variables` names the environment variable that a key's value came from."""
     problems = []
     for finding in found:
-        place, siblings, node = _locate(finding["loc"])
-        if finding["type"].startswith("union_tag"):
-            place = (*place, finding["ctx"]["discriminator"].strip("'"))
+        place, siblings, node = _place(finding)
         sentence = _sentence(finding, siblings, node)
         if place in variables:
             sentence = f"${variables[place]} {sentence}"
         origin = origins.get(str(place[1]), file) if place[:1] == ("targets",) and len(place) > 1 else file
         problems.append(Problem(str(origin), key_path(*place), sentence))
     return problems
+
+
+def _place(finding: ErrorDetails) -> tuple[tuple[str | int, ...], list[str], dict[str, Any]]:
+    place, siblings, node = _locate(finding["loc"])
+    if finding["type"].startswith("union_tag"):
+        place = (*place, finding["ctx"]["discriminator"].strip("'"))
+    return place, siblings, node
 
 
 def _locate(location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], list[str], dict[str, Any]]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_address
+from math import ceil
 from urllib.parse import urlsplit
 
 DURATION_PATTERN = "(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?"
@@ -66,6 +67,18 @@ def parse_duration(value: object) -> timedelta:
     if seconds > _LONGEST.total_seconds():
         raise ValueError(f"must be at most {_LONGEST.days}d")
     return timedelta(seconds=seconds)
+
+
+_GO_UNITS = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_GO_DURATION = re.compile("([0-9]{1,9}(?:[.][0-9]{1,9})?)(ms|us|µs|ns|h|m|s)")
+
+
+def parse_go_seconds(text: str) -> int | None:
+    """A time as Vault's own variables have it, "1500ms" or bare seconds, rounded up; None where it is none."""
+    text = f"{text}s" if re.fullmatch("[0-9]{1,9}", text) else text
+    if not re.fullmatch(f"(?:{_GO_DURATION.pattern})+", text):
+        return None
+    return ceil(sum(float(number) * _GO_UNITS[unit] for number, unit in _GO_DURATION.findall(text)))
 
 
 def format_duration(duration: timedelta) -> str:

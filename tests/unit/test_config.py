@@ -261,6 +261,17 @@ def test_the_file_wins_over_vaults_variables(load: Callable[..., Configuration])
     assert store.timeout == timedelta(seconds=3)
 
 
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("7", 7), ("1500ms", 2), ("1m30s", 90), ("1.5h", 5400), ("60s", 60), ("100us", 1), ("1h", 3600)],
+)
+def test_a_timeout_may_be_one_of_gos(load: Callable[..., Configuration], value: str, seconds: int) -> None:
+    store = load(MINIMAL, {**ENVIRONMENT, "VAULT_CLIENT_TIMEOUT": value}).stores["vault"]
+
+    assert isinstance(store, VaultSettings)
+    assert store.timeout == timedelta(seconds=seconds)
+
+
 def test_a_bad_variable_is_named(refused: Callable[..., dict[str, str]]) -> None:
     environment = {**VAULT_ENVIRONMENT, "VAULT_ADDR": f"https://u:{SECRET}@env.test", "VAULT_CLIENT_TIMEOUT": "soon"}
 
@@ -276,6 +287,8 @@ def test_credentials_that_the_environment_must_hold(refused: Callable[..., dict[
     assert refused(MINIMAL.replace("address", "# address"), {}) == {
         "stores.vault.address": "is required. Where Vault listens; $VAULT_ADDR if left out.",
         "providers.respan.api_key.env": "names a variable that is not set in the environment",
+        "stores.vault.auth.method": 'method "token" takes the token from $VAULT_TOKEN, '
+        "which is not set in the environment",
     }
     assert refused(MINIMAL, {"RESPAN_API_KEY": SECRET}) == {
         "stores.vault.auth.method": 'method "token" takes the token from $VAULT_TOKEN, '
@@ -572,6 +585,7 @@ def test_all_problems_at_once(refused: Callable[..., dict[str, str]]) -> None:
         "owner",
         "providers.respan.api_key",
         "providers.second.api_key.env",
+        "targets.billing-api.provider",
         "targets.billing-api.ttl",
         "targets.late.ttl",
         "targets.lost.provider",
@@ -588,6 +602,45 @@ def test_a_mistake_in_the_defaults_is_told_once(refused: Callable[..., dict[str,
 def test_what_hangs_on_a_mistake_is_not_a_mistake_of_its_own(refused: Callable[..., dict[str, str]]) -> None:
     assert list(refused(minimal(defaults={"ttl": 4}, targets__billing_api__renew_before="23h"))) == ["defaults.ttl"]
     assert list(refused(minimal(stores__vault__mount="/"))) == ["stores.vault.mount"]
+
+
+def test_a_mistake_hides_nothing_but_what_hangs_on_it(refused: Callable[..., dict[str, str]]) -> None:
+    explicit = {"ttl": "1h", "renew_before": "2h", "grace_period": "3h", "field": "rotator", "store": "vualt"}
+    data = minimal(
+        defaults={"ttl": 4, "field": 5, "grase_period": "1h"},
+        daemon__jitter="lots",
+        stores__vault__mount="/",
+        targets__explicit={"path": "a", **explicit},
+        targets__hanging={"path": "b", "renew_before": "23h", "grace_period": "1h"},
+        targets__same={"path": "b", "provider": "other"},
+        targets__malformed={"path": "/", "fields": {"rotator": "x", "y": 1}},
+    )
+
+    assert sorted(refused(data, {"RESPAN_API_KEY": SECRET})) == [
+        "daemon.jitter",
+        "defaults.field",
+        "defaults.grase_period",
+        "defaults.ttl",
+        "stores.vault.auth.method",  # there is no $VAULT_TOKEN
+        "stores.vault.mount",
+        "targets.explicit.field",
+        "targets.explicit.grace_period",
+        "targets.explicit.renew_before",
+        "targets.explicit.store",
+        "targets.malformed.fields",
+        "targets.malformed.fields.y",
+        "targets.malformed.path",
+        "targets.same.path",
+        "targets.same.provider",
+    ]
+
+
+@pytest.mark.parametrize("broken", ["address", "namespace", "mount", "type"])
+def test_a_broken_store_hides_no_shared_path(refused: Callable[..., dict[str, str]], broken: str) -> None:
+    data = minimal(targets__other={"path": "apps/billing/respan"})
+    data["stores"]["vault"][broken] = 5
+
+    assert list(refused(data)) == [f"stores.vault.{broken}", "targets.other.path"]
 
 
 def test_no_value_is_ever_shown(refused: Callable[..., dict[str, str]]) -> None:
@@ -641,6 +694,18 @@ WARNED = [
         "usage is not watched: a key that is used up stays until its time",
     ),
     (
+        "lease.identity",
+        "rotator-0",
+        "lease.identity",
+        "several replicas that share this file would all lead: leave it out, and each is called as its pod is",
+    ),
+    (
+        "lease.duration",
+        "9s",
+        "lease.duration",
+        "9s is short: an API server that is slow for a moment would have replicas take turns",
+    ),
+    (
         "stores.vault.allow_insecure",
         True,
         "stores.vault.allow_insecure",
@@ -675,11 +740,30 @@ def test_the_vendors_budget(load: Callable[..., Configuration]) -> None:
     data["targets"]["more"] = {"path": "more"}
     too_many = warned(load(data))
 
-    assert list(enough) == ["defaults.grace_period"]
+    assert enough["providers.respan.requests_per_minute"] == (
+        "60 is close to too few: 1200 targets need 60 requests a minute (3 for each rotation), 100% of them; "
+        "retries, sweeps and rotations by hand take more"
+    )
     assert too_many["providers.respan.requests_per_minute"] == (
         "60 is too few: 1201 targets need 61 requests a minute (3 for each rotation), so keys will be late; "
         "lengthen ttl or shorten renew_before"
     )
+
+
+def test_the_vendors_budget_is_worked_out_for_each_provider(load: Callable[..., Configuration]) -> None:
+    data = minimal(
+        daemon__jitter="0%",
+        providers__second={"type": "respan", "api_key": {"env": "RESPAN_API_KEY"}, "requests_per_minute": 1},
+        defaults={"provider": "respan"},
+    )
+    data["targets"] |= {f"t{number}": {"path": f"p/{number}"} for number in range(10_000)}
+    first, second = load(data).loads
+
+    assert str(first) == (
+        "respan: 10001 targets, 3 requests a rotation (create, shorten, delete): 31.3 of 60 requests a minute (52%)"
+    )
+    assert (second.provider, second.targets, second.needed, second.share) == ("second", 0, 0.0, 0.0)
+    assert load(data).warnings == ()
 
 
 # --- the files -------------------------------------------------------------------------------------------------------
@@ -790,6 +874,7 @@ def test_a_problem_of_an_included_target_names_its_file(load: Callable[..., Conf
     assert [str(problem).replace(f"{mounted.parent}/", "") for problem in caught.value.problems] == [
         "targets.d/c.toml: targets.b: is in targets.d/b.toml already",
         "targets.d/c.toml: targets.c.path: must not begin or end with a slash",
+        "targets.d/c.toml: targets.c.ttl: renew_before (8h) must be shorter than ttl (1h)",
         "targets.d/d.toml: targets.d.ttl: renew_before (8h) must be shorter than ttl (1h)",
         'targets.d/d.toml: targets.e.path: is the path of the target "a" too (targets.d/a.json): '
         "each needs one of its own",
