@@ -358,12 +358,15 @@ def check(
                 "targets": len(configuration.targets),
                 "problems": [],
                 "warnings": [asdict(warning) for warning in warnings],
+                "budgets": [output.load_json(load) for load in configuration.loads],
                 "findings": [output.finding_json(finding) for finding in findings],
             }
         )
     else:
         for warning in warnings:
             output.say(f"warning: {warning}")
+        for load in configuration.loads:
+            output.say(f"budget: {load}")
         for finding in findings:
             output.say(f"{finding.where}: {finding.message}")
             if finding.advice:

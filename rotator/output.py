@@ -30,6 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rotator.check import OnlineFinding
+from rotator.config_checks import Load
 from rotator.errors import ConfigurationError, RotatorError
 from rotator.execute import Report
 from rotator.extend import Living
@@ -136,6 +137,17 @@ def failure_json(error: RotatorError) -> dict[str, Any]:
     if isinstance(error, ConfigurationError):
         return {"problems": [asdict(problem) for problem in error.problems]}
     return {"error": error.message, **({"advice": error.advice} if error.advice else {})}
+
+
+def load_json(load: Load) -> dict[str, Any]:
+    """For `check --json`: what a provider is asked for, in requests a minute."""
+    return {
+        "provider": load.provider,
+        "targets": load.targets,
+        "requests_per_minute": load.requests_per_minute,
+        "needed": round(load.needed, 3),
+        "share": round(load.share, 4),
+    }
 
 
 def finding_json(finding: OnlineFinding) -> dict[str, Any]:
