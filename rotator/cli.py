@@ -47,6 +47,7 @@ from rotator.session import (
     usage,
 )
 from rotator.status import NOT_WELL, status_json
+from rotator.statustable import say_status
 from rotator.sweep import Outcome
 from rotator.work import troubles
 
@@ -328,7 +329,7 @@ def status_command(
             for error in {status.error.message: status.error for status in statuses if status.error}.values():
                 _complain(error)
             raise typer.Exit(NOTHING_TRIED)
-    output.say_status(shown, as_json=as_json)
+    say_status(shown, as_json=as_json)
     failing = any(State(target["state"]) in NOT_WELL for target in shown["targets"])
     raise typer.Exit(ATTENTION if failing else DONE)
 

@@ -9,25 +9,10 @@ import io
 import json
 import os
 import sys
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-)
-from rich.table import Table
-from rich.text import Text
 
 from rotator.check import OnlineFinding
 from rotator.config_checks import Load
@@ -36,22 +21,9 @@ from rotator.execute import Report
 from rotator.extend import Living
 from rotator.model import VendorKey, timestamp
 from rotator.plan import Action, Reason, Retire, Rotate, SetExpiry, State
-from rotator.scrub import printable
-from rotator.status import TargetStatus, urgency
+from rotator.status import TargetStatus
 from rotator.sweep import Fate, Orphan, Outcome, Swept
 from rotator.work import adoption_advice, served
-
-LINE_EVERY = 10.0
-"""Seconds between lines that tell how far long work is, where there is no terminal for a bar."""
-
-STYLES = {
-    State.OK: "green",
-    State.DUE: "yellow",
-    State.FAILING: "bold red",
-    State.FOREIGN: "bold red",
-    State.MISSING: "bold red",
-    State.UNKNOWN: "magenta",
-}
 
 
 class Unwritable(RotatorError):
@@ -156,156 +128,7 @@ def finding_json(finding: OnlineFinding) -> dict[str, Any]:
     return {"where": finding.where, "message": finding.message, **advice}
 
 
-def say_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], states: Sequence[State]) -> None:
-    """A table on a terminal; in a pipe one line a row, its cells separated by tabs, without a heading."""
-    if not sys.stdout.isatty():
-        for row in rows:
-            say("\t".join(row))
-        return
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row, state in zip(rows, states, strict=True):
-        # As texts: what stands in brackets in an error is no markup.
-        table.add_row(*map(Text, row), style=STYLES[state] if state is not State.OK else None)
-    Console().print(table)
-
-
-Advance = Callable[[], None]
-"""Says that one more is done."""
-
-
-@contextlib.contextmanager
-def progress(what: str, total: int, waits: Callable[[], str] = lambda: "") -> Iterator[Advance]:
-    """Show how far long work is, and when it may end: a bar on a terminal, else a line now and then.
-
-    `waits` says, if anything, what the work waits for at the moment.
-    """
-    with _bar(what, total, waits) if Stderr().isatty() else _lines(what, total, waits) as advance:
-        yield advance
-
-
-@contextlib.contextmanager
-def _lines(what: str, total: int, waits: Callable[[], str]) -> Iterator[Advance]:
-    done: deque[None] = deque()
-    ended, started = threading.Event(), time.monotonic()
-
-    def tell() -> None:
-        while not ended.wait(LINE_EVERY):
-            complain(progress_line(what, len(done), total, time.monotonic() - started, waits()))
-
-    teller = threading.Thread(target=tell, name="progress", daemon=True)
-    teller.start()
-    try:
-        yield lambda: done.append(None)
-    finally:
-        ended.set()
-        teller.join()
-
-
-def progress_line(what: str, done: int, total: int, elapsed: float, waits: str) -> str:
-    """One line of it; the rest is taken to last as long as what is done, each for each."""
-    left = _left(done, total, elapsed)
-    return f"{what}: {done} of {total} done{f', {left}' if left else ''}{f'; {waits}' if waits else ''}"
-
-
-def _left(done: int, total: int, elapsed: float) -> str:
-    return f"about {in_units(elapsed / done * (total - done))} left" if 0 < done < total else ""
-
-
-@contextlib.contextmanager
-def _bar(what: str, total: int, waits: Callable[[], str]) -> Iterator[Advance]:
-    class Rest(ProgressColumn):
-        def render(self, task: Task) -> Text:  # rich's own estimate knows nothing of a stall that goes on
-            parts = (_left(int(task.completed), total, task.elapsed or 0.0), waits())
-            return Text("; ".join(filter(None, parts)), style="yellow")
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        Rest(),
-        console=Console(stderr=True),
-        transient=True,
-        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),  # what goes to a file stays out of its way
-    )
-    with bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
-
-
-_UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
-
-
-def in_units(seconds: float) -> str:
-    """The two largest units of a time, as one says it: "4 h 10 min", "40 s"."""
-    rest = round(max(0.0, seconds))
-    largest = next((index for index, (_, size) in enumerate(_UNITS) if rest >= size), len(_UNITS) - 1)
-    parts: list[str] = []
-    for unit, size in _UNITS[largest : largest + 2]:
-        number, rest = divmod(rest, size)
-        if number or not parts:
-            parts.append(f"{number} {unit}")
-    return " ".join(parts)
-
-
 # --- one line a target -----------------------------------------------------------------------------------------------
-
-
-EVENTS_SHOWN = 20
-"""Of a daemon's events, on a terminal."""
-
-STATUS_COLUMNS = ("target", "state", "key", "issued", "expires", "next rotation", "superseded", "why")
-
-
-def say_status(shown: dict[str, Any], *, as_json: bool) -> None:
-    """For `status`: from the store and from a daemon alike, in the one shape of `status.status_json`.
-
-    Worst first. What a daemon knows beside its targets is for a person: it stands on a terminal only, or in the JSON.
-    """
-    if as_json:
-        say_json(shown)
-        return
-    rows, states = [], []
-    for target in sorted(shown["targets"], key=_urgency):
-        superseded = ", ".join(f"{key['key_id']} until {key['until']}" for key in target["superseded"])
-        names = ("name", "state", "key_id", "issued_at", "expires_at", "next_rotation_at")
-        why = target["last_error"] or target["reason"]
-        # A key id is what the path's record says, and a daemon elsewhere may be anything.
-        row = (*(target[name] or "-" for name in names), superseded or "-", why or "-")
-        rows.append([printable(cell) for cell in row])
-        states.append(State(target["state"]))
-    say_rows(STATUS_COLUMNS, rows, states)
-    if sys.stdout.isatty() and "daemon" in shown:
-        for line in (*_daemon_lines(shown["daemon"]), *_event_lines(shown["events"])):
-            say(printable(line))
-
-
-def _urgency(target: dict[str, Any]) -> tuple[int, str, str]:
-    return urgency(State(target["state"])), target["expires_at"] or "", target["name"]
-
-
-def _daemon_lines(daemon: dict[str, Any]) -> Iterator[str]:
-    replica, holder = daemon["replica"], daemon["holder"]
-    acts = "acts" if daemon["leads"] else f"stands by; {holder or 'nobody'} leads"
-    yield ""
-    yield f"rotator {daemon['version']}: {replica or 'this replica'} {acts}"
-    for provider, used in daemon["budgets_used"].items():
-        yield f"provider {provider}: {used:.0%} of a minute's requests used"
-    for store, end in daemon["logins_end"].items():
-        yield f"store {store}: the login ends {f'at {end}, unless it is renewed' if end else 'at no known time'}"
-    for peer, error in daemon["down"].items():
-        yield f"{peer} is left alone for now: {error}"
-    if not daemon["clock_trusted"]:
-        yield "the clocks differ: keys are renewed, none is ended"
-
-
-def _event_lines(events: list[dict[str, Any]]) -> Iterator[str]:
-    """The latest, the newest last: there the prompt comes."""
-    if events:
-        yield ""
-    for event in reversed(events[:EVENTS_SHOWN]):
-        fields = " ".join(f"{name}={value}" for name, value in event["fields"].items() if value != "")
-        level = "" if event["level"] == "info" else f"{event['level']}: "
-        yield f"{event['at']} {level}{event['event']} {event['target'] or ''} {fields}".replace("  ", " ")
 
 
 def in_words(action: Action) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import typer
 
-from rotator import __version__, output
+from rotator import __version__
 from rotator.assembly import Installation
 from rotator.clock import SystemClock
 from rotator.config import load
@@ -26,6 +26,7 @@ from rotator.metrics import Metrics
 from rotator.model import Target, timestamp
 from rotator.options import Common, LogLevel
 from rotator.plan import Order, plan
+from rotator.progress import Advance, progress
 from rotator.status import TargetStatus
 from rotator.sweep import Swept
 from rotator.work import sweep_all, work_on, work_on_all
@@ -118,9 +119,9 @@ class Session:
                 advance()
         return [reports[target.name] for target in targets]
 
-    def progress(self, what: str, total: int) -> AbstractContextManager[output.Advance]:
+    def progress(self, what: str, total: int) -> AbstractContextManager[Advance]:
         """Show how far the work on so many is, and whether it waits for a provider's budget."""
-        return output.progress(what, total, self._waits)
+        return progress(what, total, self._waits)
 
     def _waits(self) -> str:
         budgets = self.installation.budgets.items()

@@ -14,7 +14,7 @@ from support.installation import Installation, installation
 from support.leaks import RECORDER
 from support.process import free_ports
 
-from rotator import cli, output
+from rotator import cli, progress
 from rotator.model import History
 from rotator.simulator import Fault
 from rotator.stores.sqlite import SqliteStore
@@ -114,7 +114,7 @@ def test_long_work_tells_how_far_it_is(
 ) -> None:
     invoke("rotate", "--all")
     made.simulator.faults.add(Fault("slow", operation, seconds=0.3, times=None))
-    monkeypatch.setattr(output, "LINE_EVERY", 0.05)
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.05)
     ended = invoke(*command.split())
     assert (ended.status, said in ended.err) == (0, True), ended
 
@@ -123,7 +123,7 @@ def test_long_work_tells_how_far_it_is(
 def test_long_looks_tell_how_far_they_are(
     invoke: Invoke, made: Installation, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setattr(output, "LINE_EVERY", 0.02)
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.02)
     newest = SqliteStore.newest
 
     def slow(store: SqliteStore, path: str) -> History:

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from rotator import output
-from rotator.output import in_units, progress, progress_line
+from rotator import progress as progressing
+from rotator.progress import in_units, progress, progress_line
 
 # --- progress --------------------------------------------------------------------------------------------------------
 
@@ -41,7 +41,7 @@ def test_a_stall_is_not_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         asked.release()
         return "waiting"
 
-    monkeypatch.setattr(output, "LINE_EVERY", 0.01)
+    monkeypatch.setattr(progressing, "LINE_EVERY", 0.01)
     with progress("rotating", 3, waits) as advance:
         for _ in range(2):
             assert asked.acquire(timeout=10)

@@ -11,10 +11,10 @@ from support.world import HOUR, START, make_target
 
 from rotator.errors import ProviderCredentialRefused, ProviderUnavailable, RotatorError
 from rotator.events import Event, Level, What
-from rotator.model import Record
-from rotator.output import say_status
+from rotator.model import Record, timestamp
 from rotator.plan import Plan, Reason, State
 from rotator.status import KEPT, Board, Known, Recent, Surroundings, TargetStatus, status_json
+from rotator.statustable import say_status
 
 SECRET = "sk_live_0123456789abcdef"
 RECORD = Record("prod-eu", "t", "tk_1", "name", START, START + 24 * HOUR, "p", "f")
@@ -160,9 +160,11 @@ def test_the_promised_keys_are_there_and_a_daemon_adds_its_own_beside_them() -> 
 # --- what is printed of it -------------------------------------------------------------------------------------------
 
 
-def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], known: Any, *, terminal: bool) -> str:
+def shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], known: Any, *, terminal: bool, width: int = 200
+) -> str:
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", str(width))
     say_status(known, as_json=False)
     return Text.from_ansi(capsys.readouterr().out).plain
 
@@ -176,8 +178,34 @@ def test_worst_first_on_a_terminal_and_in_a_pipe(
     assert all(len(line.split("\t")) == 8 for line in piped)
     heading, *lines = shown(monkeypatch, capsys, known, terminal=True).splitlines()
     assert heading.startswith("target")
-    assert [line.split()[0] for line in lines] == ["b", "c", "a"]
-    assert "it said [/red] [hidden] \\x1b[31m" in lines[0]  # what stands in brackets is no markup
+    assert [line.split()[0] for line in lines[:3]] == ["b", "c", "a"]
+    assert lines[3:] == ["", "b: failing: it said [/red] [hidden] \\x1b[31m"]  # what stands in brackets is no markup
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_table_fits_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    long = {"name": "chat-frontend-with-a-name-that-is-rather-long", "key_id": "9e5535e8-6139-42cb-92bf-576ca0f3fceb"}
+    known = status_json("prod-eu", START, statuses()[:1])
+    [target] = known["targets"]
+    known["targets"] = [
+        {
+            **target,
+            **long,
+            "issued_at": timestamp(START - HOUR * 3),
+            "expires_at": timestamp(START + HOUR * 50),
+            "next_rotation_at": timestamp(START - HOUR / 15),
+            "superseded": [{"key_id": "k", "until": timestamp(START + HOUR * more)} for more in (2, 1)],
+        }
+    ]
+    heading, *lines = shown(monkeypatch, capsys, known, terminal=True, width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert heading.split("  ")[0] == "target"
+    assert heading.split() == ["target", "key", "age", "expires", "next", "rotation", "superseded", "state"]
+    told = "9e5535e8-6…" if width == 80 else long["key_id"]
+    assert lines[0].split()[1:] == f"{told} 3 h in 2 d 4 min ago 2, last in 2 h ok".split()
+    assert "".join(line.split()[0] for line in lines) == long["name"]
 
 
 def test_a_key_id_that_somebody_wrote_breaks_no_line(
@@ -196,14 +224,20 @@ def test_what_a_daemon_knows_is_told_on_a_terminal_only(
         told.tell(what, note="", reason="expiring")
     known = Known("prod-eu", START, statuses(), told.recent.latest(), SURROUNDINGS).to_json()
     assert len(shown(monkeypatch, capsys, known, terminal=False).splitlines()) == 3
-    lines = shown(monkeypatch, capsys, known, terminal=True).splitlines()[4:]
+    lines = shown(monkeypatch, capsys, known, terminal=True).splitlines()[6:]
     assert lines[1:6] == [
         "rotator 1.2.3: rotator-1 stands by; rotator-0 leads",
         "provider respan: 37% of a minute's requests used",
-        "store vault: the login ends at 2026-03-01T12:00:00Z, unless it is renewed",
+        "store vault: the login ends in 0 s, unless it is renewed",
         "store other: the login ends at no known time",
         "provider respan is left alone for now: refused: [hidden]",
     ]
     events = lines[7:]
     assert len(events) == 20
-    assert events[-1].endswith(f"{list(What)[-1]} a reason=expiring")  # the newest is the last
+    newest = list(What)[-1].replace("_", " ")
+    assert events[-1].endswith(f"a: {newest} (expiring)")  # it is the last
+    told.tell(What.TARGET_FAILED, error="Vault is sealed.", advice="Unseal it.", failures="3")
+    known = Known("prod-eu", START, statuses(), told.recent.latest(), SURROUNDINGS).to_json()
+    *_, said, error, advice = shown(monkeypatch, capsys, known, terminal=True).splitlines()
+    assert "a: target failed, failures 3" in said
+    assert (error.strip(), advice.strip()) == ("Vault is sealed.", "Unseal it.")
