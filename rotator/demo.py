@@ -14,8 +14,9 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from http.client import HTTPException
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -28,6 +29,7 @@ from rotator.assembly import Installation
 from rotator.clock import SystemClock
 from rotator.config import load
 from rotator.engine import Engine
+from rotator.errors import StoreError
 from rotator.events import Event, What
 from rotator.metrics import Metrics
 from rotator.simulator import Options, Simulator
@@ -58,6 +60,7 @@ class Consumer:
         self.calls = self.failures = 0
         self._installation, self._url = installation, url
         self._stopped = threading.Event()
+        self._counting = threading.Lock()
         self._threads = [threading.Thread(target=self._use, args=(name,)) for name in installation.targets]
 
     def start(self) -> None:
@@ -75,13 +78,18 @@ class Consumer:
         target = self._installation.targets[name]
         key, read_at = None, 0.0
         while not self._stopped.wait(0.1):
-            if time.monotonic() - read_at > REREAD:
-                current = self._installation.stores[target.store].history(target.path).current
-                key = current.data[target.field] if current and current.data else None
-                read_at = time.monotonic()
-            if key is not None:
-                self.calls += 1
-                self.failures += not self._works(key)
+            works = True
+            try:
+                if time.monotonic() - read_at > REREAD:
+                    current = self._installation.stores[target.store].newest(target.path).current
+                    key = current.data[target.field] if current and current.data else None
+                    read_at = time.monotonic()
+                works = key is None or self._works(key)
+            except (StoreError, OSError, HTTPException):
+                works = False
+            with self._counting:
+                self.calls += key is not None or not works
+                self.failures += not works
 
     def _works(self, key: str) -> bool:
         request = urllib.request.Request(  # noqa: S310 - the simulator's own address
@@ -90,7 +98,8 @@ class Consumer:
         try:
             with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
                 return bool(answer.status == 200)
-        except urllib.error.URLError:
+        except urllib.error.HTTPError as error:
+            error.close()
             return False
 
 
@@ -176,17 +185,28 @@ def show(*, vault: bool, environment: Mapping[str, str], console: Console | None
         finally:
             consumer.stop()
             engine.end()
-            for target in installation.targets.values():
-                store = installation.stores[target.store]
-                if isinstance(store, VaultStore):
-                    store.forget(target.path)
+            left = list(_forget(installation))
             installation.close()
     console.print(f"\nThe application called {consumer.calls} times and was refused {consumer.failures} times.")
+    for line in left:
+        console.print(line, markup=False)
+    nothing = "" if left else "Nothing is left behind. "
     console.print(
-        "Nothing is left behind. Your own Vault next: copy config.example.toml to rotator.toml, edit it, then "
+        f"{nothing}Your own Vault next: copy config.example.toml to rotator.toml, edit it, then "
         "`rotator check --online`."
     )
-    return 1 if consumer.failures or not consumer.calls else 0
+    return 1 if consumer.failures or not consumer.calls or left else 0
+
+
+def _forget(installation: Installation) -> Iterator[str]:
+    """Remove each target's path from a Vault; what of it could not be, in a sentence each."""
+    for target in installation.targets.values():
+        store = installation.stores[target.store]
+        if isinstance(store, VaultStore):
+            try:
+                store.forget(target.path)
+            except StoreError as error:
+                yield f"{store.mount}/{target.path} is left in Vault: {error.message}"
 
 
 def _configuration(
