@@ -442,28 +442,61 @@ def demo(
     from rotator.demo import show  # no other command needs it
 
     common.begin_to_log("warning")
+    # As Ctrl-C does: what was made is removed, and then it ends.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     raise typer.Exit(show(vault=vault, environment=os.environ))
 
 
 @_command()
 def simulate(
     common: Common,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
-    requests_per_minute: Annotated[int, typer.Option(min=0, help="0 is no limit.")] = 60,
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="0 takes a free one.")] = 8765,
+    requests_per_minute: Annotated[int, typer.Option(min=0, metavar="NUMBER", help="0 is no limit.")] = 60,
+    switches: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            show_default=False,
+            help="How the vendor behaves where its documents disagree, as below; may be said several times.",
+        ),
+    ] = None,
 ) -> None:
     """Run the Respan simulator on a port of its own, until it is stopped.
 
+    Faults are asked of it over HTTP, from this machine: docs/simulator.md.
+
     \b
-    Example: rotator simulate --port 8765
+    What may be --set, the default first:
+      list_shape=page|array  page_size=100|NUMBER
+      created_field=created_at|created  create_status=201|NUMBER
+      delete_status=204|NUMBER  auth_status=401|NUMBER
+      invalid_status=400|NUMBER  deleted=revoked|plain|404
+      id_shape=uuid|tk|tmpkey|prefix  name_max=50|NUMBER
+      older_fields=false|true  plan_rate_limit=none|NUMBER
+      limits_permission=false|true  expiry_shift_s=0|NUMBER
+      expiry_round_s=0|NUMBER  expired_listed=true|false  slash=404|301
+      requests_per_minute=60|NUMBER|none  retry_after_header=false|true
+
+    \b
+    Example: rotator simulate --port 8765 --set list_shape=array --set auth_status=403
     """
-    from rotator.simulator import Options, Simulator  # no other command needs it
+    from rotator.simulator import Options, Simulator, with_switches  # no other command needs it
 
     common.begin_to_log("warning")
-    options = Options(requests_per_minute=requests_per_minute or None)
-    with Simulator(port=port, options=options) as simulator:
+    try:
+        options = with_switches(Options(requests_per_minute=requests_per_minute or None), switches or ())
+    except ValueError as error:
+        usage(f"--set: {error}")
+    simulator = Simulator(port=port, options=options)
+    try:
+        simulator.start()
+    except OSError as error:
+        raise RotatorError(f"port {port} cannot be listened on: {error.strerror}", "Name another, or 0.") from None
+    with contextlib.ExitStack() as stack:
+        stack.callback(simulator.stop)
         output.say(f'base_url = "{simulator.url}"')
         output.say(f"export RESPAN_API_KEY={simulator.organisation_key}")
-        sys.stdout.flush()
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             simulator.serve_forever()

@@ -13,8 +13,8 @@ for other processes, `wire` HTTP itself, `server` the whole.
 
 from rotator.simulator.api import Call
 from rotator.simulator.faults import Fault, Faults
-from rotator.simulator.options import Options
+from rotator.simulator.options import Options, described, with_switches
 from rotator.simulator.server import Simulator
 from rotator.simulator.vendor import Key, Refusal, Vendor
 
-__all__ = ["Call", "Fault", "Faults", "Key", "Options", "Refusal", "Simulator", "Vendor"]
+__all__ = ["Call", "Fault", "Faults", "Key", "Options", "Refusal", "Simulator", "Vendor", "described", "with_switches"]

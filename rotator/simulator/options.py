@@ -4,8 +4,10 @@ The vendor's reference (the pages create, list, retrieve, update and delete unde
 reference and its SDK disagree; the program must live with each of these. No behaviour here, only the choices.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +35,55 @@ class Options:
     slash: Literal["404", "301"] = "404"  # what a path without its last slash gets
     requests_per_minute: int | None = 60  # for the whole organisation; None is no limit
     retry_after_header: bool = False  # a 429 has retry_after in its body; this adds the header
+
+
+def with_switches(options: Options, switches: Iterable[str]) -> Options:
+    """The options with some changed, each written NAME=VALUE. ValueError, for a person, where one is none."""
+    kinds = get_type_hints(Options)
+    changes: dict[str, Any] = {}
+    for switch in switches:
+        name, equals, text = switch.partition("=")
+        if name not in kinds or not equals:
+            raise ValueError(f"{switch!r} is no switch: write NAME=VALUE, with one of {', '.join(kinds)}")
+        try:
+            changes[name] = _value(kinds[name], text)
+        except ValueError:
+            raise ValueError(f"{name} must be {_in_words(kinds[name])}, not {text!r}") from None
+    if changes.get("page_size", 1) < 1:
+        raise ValueError("page_size must be at least 1")
+    return replace(options, **changes)
+
+
+def described() -> list[str]:
+    """Every switch as it may be written, its default first."""
+    kinds = get_type_hints(Options)
+    return [
+        f"{field.name}={_shown(field.default)}|{_others(kinds[field.name], field.default)}" for field in fields(Options)
+    ]
+
+
+def _value(kind: Any, text: str) -> Any:
+    if get_origin(kind) is Literal:
+        return get_args(kind)[get_args(kind).index(text)]
+    if kind is bool:
+        return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else int("")
+    if NoneType in get_args(kind):
+        return None if text.lower() == "none" else int(text)
+    return kind(text)
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def _others(kind: Any, default: object) -> str:
+    words = _in_words(kind).split("|")
+    return "|".join(word for word in words if word != _shown(default))
+
+
+def _in_words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "|".join(get_args(kind))
+    if NoneType in get_args(kind):
+        return "NUMBER|none"
+    return {bool: "true|false", int: "NUMBER", float: "NUMBER"}[kind]

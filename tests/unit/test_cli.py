@@ -16,7 +16,7 @@ from support.process import free_ports
 
 from rotator import cli, progress
 from rotator.model import History
-from rotator.simulator import Fault
+from rotator.simulator import Fault, Options, described, with_switches
 from rotator.stores.sqlite import SqliteStore
 
 COMMANDS = sorted(
@@ -272,3 +272,44 @@ def test_a_newer_daemons_state_is_shown_as_unknown_and_the_scheme_may_be_left_ou
         assert ended.status == 4
         assert ended.out.startswith("a\tunknown\ttk_1\t")
         assert invoke("status", "--url", server.address, "--json").json()["targets"][0]["state"] == "unknown"
+
+
+# --- the simulator's switches ----------------------------------------------------------------------------------------
+
+
+def test_the_help_lists_every_switch_of_the_simulator(invoke: Invoke) -> None:
+    shown = invoke("simulate", "--help").out.split()
+    assert [switch for switch in described() if switch not in shown] == []
+
+
+def test_each_switch_can_be_set_to_each_of_its_values() -> None:
+    for line in described():
+        name, _, values = line.partition("=")
+        for value in values.split("|"):
+            changed = with_switches(Options(), [f"{name}={value.replace('NUMBER', '7')}"])
+            assert str(getattr(changed, name)).lower().removesuffix(".0") == value.replace("NUMBER", "7")
+
+
+@pytest.mark.parametrize(
+    ("switch", "said"),
+    [
+        ("list_shape=tree", "--set: list_shape must be page|array, not 'tree'"),
+        ("page_size=many", "--set: page_size must be NUMBER, not 'many'"),
+        ("page_size=0", "--set: page_size must be at least 1"),
+        ("older_fields=1", "--set: older_fields must be true|false, not '1'"),
+        ("list_shapes=page", "--set: 'list_shapes=page' is no switch: write NAME=VALUE, with one of list_shape,"),
+        ("slash", "--set: 'slash' is no switch"),
+    ],
+)
+def test_a_switch_that_is_none_is_refused(invoke: Invoke, switch: str, said: str) -> None:
+    ended = invoke("simulate", "--port", "0", "--set", switch)
+    assert (ended.status, said in ended.err) == (2, True), ended
+
+
+def test_a_port_that_is_taken_is_named(invoke: Invoke, made: Installation) -> None:
+    port = made.simulator.url.rpartition(":")[2]
+    ended = invoke("simulate", "--port", port)
+    assert (ended.status, ended.err.splitlines()[0]) == (
+        1,
+        f"rotator: port {port} cannot be listened on: Address already in use",
+    )
