@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 from rotator.assembly import Installation
 from rotator.errors import ProviderError, RotatorError, StoreError
-from rotator.model import Standing, read_version
+from rotator.model import Standing, Target, read_version
+from rotator.notation import format_duration
 from rotator.stores.vault import VaultStore
-from rotator.stores.vault_check import findings
+from rotator.stores.vault_check import Lifetime, findings, mount_lifetime, path_lifetime
 from rotator.work import adoption_advice
 
 
@@ -35,6 +37,7 @@ def _stores(installation: Installation, advance: Callable[[], None]) -> Iterator
                 for finding in findings(store, [target.path for target in targets]):
                     found = True
                     yield OnlineFinding(f"stores.{name}: {finding.path}", finding.message, finding.advice)
+            of_mount = mount_lifetime(store) if isinstance(store, VaultStore) and targets and not found else None
             for target in () if found else targets:  # what lacks a right would only say so once more
                 executor = installation.executor(target)
                 scope = executor.scope(target)
@@ -44,8 +47,23 @@ def _stores(installation: Installation, advance: Callable[[], None]) -> Iterator
                 if standing.foreign and not target.adopt:
                     message = f"{target.path} holds data that is not ours ({standing})"
                     yield OnlineFinding(f"targets.{target.name}", message, adoption_advice(target))
+                if isinstance(store, VaultStore):
+                    yield from _vanishing(target, store, of_mount)
         except StoreError as error:
             yield _failed(f"stores.{name}", error)
+
+
+def _vanishing(target: Target, store: VaultStore, of_mount: Lifetime | None) -> Iterator[OnlineFinding]:
+    """Vault takes the sooner of what the mount and the path say, and then applications find nothing."""
+    said = [life for life in (of_mount, path_lifetime(store, target.path)) if life is not None]
+    soonest = min(said, key=lambda life: life.seconds, default=None)
+    if soonest is not None and 0 <= soonest.seconds < target.ttl.total_seconds():
+        after, ttl = format_duration(timedelta(seconds=soonest.seconds)), format_duration(target.ttl)
+        message = (
+            f"Vault deletes a version of {store.mount}/{target.path} after {after} (delete_version_after of "
+            f"{soonest.where}), sooner than its key ends ({ttl}): applications would find nothing there"
+        )
+        yield OnlineFinding(f"targets.{target.name}", message, f"Put an end to that: `{soonest.remedy}`.")
 
 
 def _providers(installation: Installation) -> Iterator[OnlineFinding]:

@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
+from rotator.errors import StorePermissionDenied
+from rotator.notation import parse_go_seconds
 from rotator.stores.vault import VaultStore
-from rotator.stores.vault_answers import CAPABILITIES, DESTROY, METADATA, WRITE, stanza
+from rotator.stores.vault_answers import CAPABILITIES, DESTROY, METADATA, WRITE, Operation, stanza
 from rotator.stores.vault_client import Request
 
 PATHS_PER_REQUEST = 500  # more than that Vault does not answer
 
+_CONFIG = Operation("config", "read", ("read",))
 _WANTED = {"data": WRITE.rights, "metadata": METADATA.rights, "destroy": DESTROY.rights}
 
 
@@ -43,6 +47,48 @@ def findings(store: VaultStore, paths: Sequence[str]) -> Iterator[Finding]:
                 names = ", ".join(f"`{right}`" for right in missing)
                 advice = f"It must have: {stanza(path, wanted[path])}"
                 yield Finding(path, f"Vault's policy does not allow {names}", advice)
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """After how many seconds Vault deletes a version by itself, and what would have it not do so.
+
+    Less than nothing of a mount: never, whatever a path says.
+    """
+
+    seconds: int
+    where: str
+    remedy: str
+
+
+def mount_lifetime(store: VaultStore) -> Lifetime | None:
+    """What the mount says; None where that is nothing, or where it may not be asked: few policies allow it."""
+    try:
+        said = store.client.read(_delete_version_after(_CONFIG, f"{store.mount}/config"))
+    except StorePermissionDenied:
+        return None
+    seconds = -1 if said.startswith("-") else parse_go_seconds(said)
+    remedy = f"vault write {store.mount}/config delete_version_after=0s"
+    return Lifetime(seconds, f"the mount {store.mount}", remedy) if seconds else None
+
+
+def path_lifetime(store: VaultStore, path: str) -> Lifetime | None:
+    """What a path's own metadata say; None where that is nothing."""
+    said = store.client.read(_delete_version_after(METADATA, f"{store.mount}/metadata/{path}"))
+    remedy = f"vault kv metadata patch -mount={store.mount} -delete-version-after=0s {path}"
+    seconds = parse_go_seconds(said)
+    return Lifetime(seconds, "the path's metadata", remedy) if seconds else None
+
+
+def _delete_version_after(operation: Operation, path: str) -> Request[str]:
+    return Request(
+        operation,
+        path,
+        "read",
+        lambda vault: vault.adapter.get(f"/v1/{quote(path)}"),
+        lambda answer: str(answer.body["data"].get("delete_version_after", "")) if answer.is_success else "",
+        may_be_absent=True,
+    )
 
 
 def _capabilities(paths: Sequence[str]) -> Request[Mapping[str, Sequence[str]]]:

@@ -154,6 +154,32 @@ def test_check_online_names_a_path_of_somebody_else(made: Made) -> None:
     assert "targets.a: apps/a holds data that is not ours (no-record)" in said.stdout
 
 
+def test_check_online_names_versions_that_vanish_before_their_key_ends(made: Made) -> None:
+    rotator, paths = made
+    rotator.run("run", "--once", status=0)
+    metadata, config = f"{paths.mount}/metadata/apps/a", f"{paths.mount}/config"
+
+    def keeps(path: str, after: str) -> None:
+        paths.vault.request("POST", path, {"delete_version_after": after}).raise_for_status()
+
+    keeps(metadata, "90m")
+    rotator.run("check", "--online", status=0)
+    keeps(metadata, "59m30s")
+    said = rotator.run("check", "--online", status=1).stdout
+    assert f"targets.a: Vault deletes a version of {paths.mount}/apps/a after 59m30s" in said
+    assert f"`vault kv metadata patch -mount={paths.mount} -delete-version-after=0s apps/a`" in said
+
+    keeps(metadata, "0s")
+    keeps(config, "10m")
+    rotator.run("check", "--online", status=0)  # which the policy of least rights does not let it know
+    more = f'{LEAST_RIGHTS}\npath "{{mount}}/config" {{{{ capabilities = ["read"] }}}}'
+    said = rotator.run("check", "--online", status=1, VAULT_TOKEN=paths.token(more)).stdout
+    assert f"after 10m (delete_version_after of the mount {paths.mount})" in said
+    keeps(config, "-1s")
+    keeps(metadata, "10m")
+    rotator.run("check", "--online", status=0, VAULT_TOKEN=paths.token(more))
+
+
 def test_every_mistake_of_a_configuration_is_named_at_once(made: Made) -> None:
     rotator, _ = made
     rotator.config["defaults"] |= {"ttl": "1h", "renew_before": "2h", "grase_period": "1h"}
