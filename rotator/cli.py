@@ -62,7 +62,8 @@ ReasonOption = Annotated[
     str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the log.", callback=_one_line)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TargetsArgument = Annotated[list[str] | None, typer.Argument(metavar="TARGET...", show_default=False)]
+# Told of in each command's own text: the library's list of arguments shows Python's types.
+TargetsArgument = Annotated[list[str] | None, typer.Argument(metavar="TARGET", hidden=True)]
 AllOption = Annotated[bool, typer.Option("--all", help="Every configured target.")]
 
 app = typer.Typer(
@@ -90,7 +91,7 @@ def execute(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command, the process's own if none is given; whatever is raised ends in a sentence and a status."""
     common = Common()
     try:
-        app(arguments, obj=common)
+        app(arguments, prog_name="rotator", obj=common)
     except RotatorError as error:
         failure = error
     if common.as_json and not isinstance(failure, output.Unwritable):
@@ -163,7 +164,9 @@ def _finished(reports: Sequence[Report]) -> int:
 @_command()
 def rotate(
     common: Common,
-    targets: TargetsArgument = None,
+    targets:
+    # Told of in each command's own text: the library's list of arguments shows Python's types.
+    TargetsArgument = None,
     every: AllOption = False,
     revoke_now: Annotated[
         bool, typer.Option("--revoke-now", help="Remove the old keys at once: applications that still use them fail.")
@@ -173,6 +176,8 @@ def rotate(
     as_json: JsonOption = False,
 ) -> None:
     """Give targets a new key now. The old keys work for their grace period.
+
+    TARGET is a target's name; name as many as you like, or say --all.
 
     \b
     Example: rotator rotate billing-api --reason "the key was in a screenshot" --revoke-now
@@ -196,10 +201,12 @@ def _show(session: Session, reports: Sequence[Report], *, as_json: bool) -> NoRe
 @_command()
 def rollback(
     common: Common,
-    target: Annotated[str, typer.Argument(metavar="TARGET", show_default=False)],
+    target: Annotated[str, typer.Argument(metavar="TARGET", hidden=True)],
     reason: ReasonOption = None,
 ) -> None:
-    """Serve the previous key of a target again, if it still works.
+    """Serve a target's previous key again.
+
+    If that still works; else nothing is changed. TARGET is the target's name.
 
     \b
     Example: rotator rollback billing-api
@@ -214,11 +221,16 @@ def rollback(
 def extend(
     common: Common,
     lifetime: Annotated[str, typer.Option("--for", metavar="DURATION", help='From now on, as "24h".')],
-    targets: TargetsArgument = None,
+    targets:
+    # Told of in each command's own text: the library's list of arguments shows Python's types.
+    TargetsArgument = None,
     every: AllOption = False,
     reason: ReasonOption = None,
 ) -> None:
-    """Break glass: let every unexpired key of targets live longer, by the provider's list alone.
+    """Break glass: let keys live longer without the store.
+
+    Every unexpired key of the targets is prolonged, by the provider's list alone. TARGET is a target's name; name as
+    many as you like, or say --all.
 
     For when the store cannot be written for long. Once it can be again, the keys are replaced as usual. What ends
     soonest is extended first.
@@ -307,7 +319,7 @@ def plan_command(
 @_command("status")
 def status_command(
     common: Common,
-    url: Annotated[str | None, typer.Option(help="Ask a running daemon at its admin address.")] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Ask a running daemon at its admin address.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show how each target stands, worst first. Exits with 4 when any is failing.
@@ -340,7 +352,9 @@ def check(
     online: Annotated[bool, typer.Option("--online", help="Also try the credentials, permissions and paths.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the configuration; with --online also what it needs of the provider and the store. Changes nothing.
+    """Check the configuration. Changes nothing.
+
+    With --online also what it needs of the provider and the store: credentials, permissions, paths.
 
     \b
     Example: rotator check --online
@@ -386,13 +400,17 @@ def sweep(
     common: Common,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done; touch nothing.")] = False,
     max_removals: Annotated[
-        int | None, typer.Option(min=0, help="If there are more orphans, touch none. Default: [sweep].max_removals.")
+        int | None,
+        typer.Option(
+            min=0, metavar="NUMBER", help="If there are more orphans, touch none. Default: [sweep].max_removals."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find keys that no version holds and let them end after a grace period; replace served keys that are gone.
+    """Find and tidy away keys that nobody knows of.
 
-    Keys of others, and of targets that are not configured any more, are reported and never touched.
+    Keys that no version holds are let end after a grace period; served keys that are gone are replaced. Keys of others,
+    and of targets that are not configured any more, are reported and never touched.
 
     \b
     Example: rotator sweep --dry-run
@@ -434,7 +452,9 @@ def demo(
     common: Common,
     vault: Annotated[bool, typer.Option("--vault", help="Keep the keys in the Vault of $VAULT_ADDR.")] = False,
 ) -> None:
-    """Watch keys live and die for half a minute: simulator, short lives, a live table. Leaves nothing behind.
+    """Watch keys live and die for half a minute.
+
+    The vendor is the simulator, the lives are short, and a live table shows what happens. Nothing is left behind.
 
     \b
     Example: rotator demo
@@ -462,7 +482,7 @@ def simulate(
         ),
     ] = None,
 ) -> None:
-    """Run the Respan simulator on a port of its own, until it is stopped.
+    """Run the Respan simulator, until it is stopped.
 
     Faults are asked of it over HTTP, from this machine: docs/simulator.md.
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TextIO, cast, get_args
 import typer
 
 from rotator.logs import configure
-from rotator.output import Stderr
+from rotator.output import Stderr, complain
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -95,7 +95,11 @@ def with_options(function: Callable[..., None], *, environment: bool = False) ->
         common = context.find_root().ensure_object(Common)
         common.as_json = bool(given.get("as_json"))
         with common.at_end:
-            function(common, **{parameter.name: given[parameter.name] for parameter in own})
+            try:
+                function(common, **{parameter.name: given[parameter.name] for parameter in own})
+            except KeyboardInterrupt:
+                complain("rotator: stopped; what was under way was ended, and nothing more was begun")
+                raise
 
     first = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     ordered = [first, *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *added]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.installation import PROGRAM, Installation, Result, installation
+from support.process import wait_until
 
 from rotator.simulator import Fault
 
@@ -89,3 +91,38 @@ def test_an_output_that_takes_nothing_ends_with_1_and_a_sentence(
     rotator: Installation, line: str, complaint: str
 ) -> None:
     assert at_a_shell(rotator, line) == (1, complaint)
+
+
+# --- stopped half-way ------------------------------------------------------------------------------------------------
+
+
+def stopped(rotator: Installation, number: signal.Signals, operation: str, *arguments: str) -> tuple[int, str, str]:
+    """The status and the output of a command that gets a signal once it has asked this of the vendor."""
+    rotator.write()
+    environment = {**os.environ, **rotator.environment, "ROTATOR_CONFIG": str(rotator.file)}
+    command = [str(PROGRAM), *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as running:
+        wait_until(lambda: len(rotator.calls(operation)) == 1, operation)
+        running.send_signal(number)
+        out, err = running.communicate(timeout=30)
+    assert "Traceback" not in err
+    return running.returncode, out, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_stopped_ends_what_is_under_way(rotator: Installation, number: signal.Signals) -> None:
+    rotator.config["daemon"]["workers"] = 1
+    rotator.simulator.faults.add(Fault("slow", "create", seconds=0.5, times=None))
+    status, out, err = stopped(rotator, number, "create", "rotate", "--all")
+    assert (status, out) == (130, "")
+    assert "rotator: stopped; what was under way was ended, and nothing more was begun" in err
+    states = [target["state"] for target in rotator.json("status", status=4)["targets"]]
+    assert states == ["ok", "missing"]
+    assert len(rotator.simulator.vendor.keys) == 1
+
+
+def test_a_look_that_is_stopped_ends_at_once(rotator: Installation) -> None:
+    rotator.simulator.faults.add(Fault("slow", "list", seconds=0.5, times=None))
+    status, out, _ = stopped(rotator, signal.SIGTERM, "list", "check", "--online")
+    assert (status, out) == (130, "")

@@ -81,6 +81,26 @@ def test_every_command_takes_the_common_options_before_and_after_its_name(invoke
             assert option in shown.out
 
 
+def test_the_help_is_for_people(invoke: Invoke) -> None:
+    for command in ("", *COMMANDS):
+        shown = invoke(*command.split(), "--help", COLUMNS="80").out
+        assert "TARGET...]..." not in shown
+        for python in ("<str>", "<int", "list[", "<path>", "None"):
+            assert python not in shown, command
+        assert "..." not in shown.split("Commands:")[-1] or command, "each command's line fits"
+    for command in ("rotate", "extend", "rollback"):
+        assert "TARGET is" in invoke(command, "--help").out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_and_completes(invoke: Invoke, shell: str) -> None:
+    script = invoke(_ROTATOR_COMPLETE=f"source_{shell}")
+    assert (script.status, "_ROTATOR_COMPLETE=complete_" in script.out) == (0, True), script
+    words = {"COMP_WORDS": "rotator ro", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "rotator ro"}
+    found = invoke(_ROTATOR_COMPLETE=f"complete_{shell}", _TYPER_COMPLETE_FISH_ACTION="get-args", **words)
+    assert (found.status, "rotate" in found.out, "sweep" in found.out) == (0, True, False)
+
+
 def test_what_is_said_later_wins_and_the_environment_comes_last(invoke: Invoke, tmp_path: Path) -> None:
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     assert f"{first}: there is no such file" in invoke("--config", first, "plan").err
