@@ -1,13 +1,14 @@
 """What import-linter cannot see: the core takes the time as an argument, and never asks for it."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import rotator
 
-PURE = ("model", "plan", "events", "errors", "execute", "publish", "extend", "agenda")
+PURE = ("model", "plan", "events", "errors", "execute", "publish", "extend", "sweep", "agenda")
 
 
 @pytest.mark.parametrize("module", PURE)
@@ -28,3 +29,11 @@ def test_the_core_never_looks_at_a_clock_of_its_own(module: str) -> None:
 def test_the_check_can_fail() -> None:
     tree = ast.parse("from datetime import datetime\nmoment = datetime.now()\n")
     assert any(isinstance(node, ast.Attribute) and node.attr == "now" for node in ast.walk(tree))
+
+
+def test_the_simulators_contract_names_every_other_module() -> None:
+    top = Path(rotator.__file__).parent
+    contracts = tomllib.loads((top.parent / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [contract] = [each for each in contracts if each["source_modules"] == ["rotator.simulator"]]
+    modules = {path.stem for path in top.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert set(contract["forbidden_modules"]) == {f"rotator.{name}" for name in modules - {"__init__", "simulator"}}
