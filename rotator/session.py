@@ -7,11 +7,10 @@ import difflib
 import itertools
 import os
 import signal
-from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import typer
 
@@ -29,9 +28,7 @@ from rotator.plan import Order, plan
 from rotator.progress import Advance, progress
 from rotator.status import TargetStatus
 from rotator.sweep import Swept
-from rotator.work import sweep_all, work_on, work_on_all
-
-T = TypeVar("T")
+from rotator.work import in_threads, sweep_all, work_on, work_on_all
 
 DONE, NOT_ALL_DONE, USAGE, NOTHING_TRIED, ATTENTION = 0, 1, 2, 3, 4
 
@@ -143,25 +140,12 @@ class Session:
                 return TargetStatus(target, plan(observation, self.clock.now()), error)
             return TargetStatus(target, plan(observation, self.clock.now()), None)
 
+        statuses: dict[str, TargetStatus] = {}
         with self.progress(what, len(targets)) as advance:
-
-            def counted(target: Target) -> TargetStatus:
-                status = one(target)
+            for status in in_threads(self.installation, self.configuration.daemon.workers, targets, one):
+                statuses[status.target.name] = status
                 advance()
-                return status
-
-            return self._in_threads(counted, targets)
-
-    def _in_threads(self, look: Callable[[Target], T], targets: Iterable[Target]) -> list[T]:
-        """What each look tells, in the order of the targets. Ctrl-C begins nothing more."""
-        with ThreadPoolExecutor(self.configuration.daemon.workers) as pool:
-            try:
-                return list(pool.map(look, targets))
-            except BaseException:
-                for budget in self.installation.budgets.values():
-                    budget.close()
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        return [statuses[target.name] for target in targets]
 
     def sweep(self, *, dry_run: bool, max_removals: int | None) -> list[Swept]:
         """Sweep the keys of all providers."""

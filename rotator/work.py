@@ -50,10 +50,11 @@ def work_on_all(
     installation: Installation, targets: Iterable[Target], pass_over: Callable[[Target], Report]
 ) -> Iterator[Report]:
     """One pass over each, as they end; whose key expires first is not known yet, so the order is the given one."""
-    yield from _in_threads(installation, installation.configuration.daemon.workers, targets, pass_over)
+    yield from in_threads(installation, installation.configuration.daemon.workers, targets, pass_over)
 
 
-def _in_threads(installation: Installation, threads: int, items: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
+def in_threads(installation: Installation, threads: int, items: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
+    """What comes of each, as they end."""
     with ThreadPoolExecutor(threads, thread_name_prefix="worker") as pool:
         try:
             for future in as_completed([pool.submit(work, item) for item in items]):
@@ -85,7 +86,7 @@ def sweep_all(
 
     sweepers = installation.sweepers.values()
     complete = True
-    for swept in _in_threads(installation, len(sweepers), sweepers, sweep):
+    for swept in in_threads(installation, len(sweepers), sweepers, sweep):
         metrics.orphans(swept.orphans)
         complete = complete and swept.complete
         yield swept
