@@ -153,7 +153,9 @@ def _run_once(session: Session) -> NoReturn:
 
 
 def _finished(reports: Sequence[Report]) -> int:
-    if status := status_of_all([report.error for report in reports], touched=any(r.rotated for r in reports)):
+    if status := status_of_all(
+        [report.error for report in reports], touched=any(r.rotated or r.rolled_back for r in reports)
+    ):
         return status
     return NOT_ALL_DONE if any(output.outcome(report) == "foreign" for report in reports) else DONE
 

@@ -214,7 +214,8 @@ def report_lines(report: Report) -> Iterator[str]:
         yield f"  {adoption_advice(report.target)}"
         return
     if report.error is not None:
-        yield f"{name}: {'rotated, but' if report.rotated else 'failed:'} {report.error.message}"
+        done = "rotated, but" if report.rotated else "rolled back, but" if report.rolled_back else "failed:"
+        yield f"{name}: {done} {report.error.message}"
         yield f"  the applications have {served(made)}"
         if report.error.advice:
             yield f"  {report.error.advice}"

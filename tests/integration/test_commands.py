@@ -11,6 +11,8 @@ from support.installation import Installation, VaultPaths, installation, on_vaul
 from support.process import wait_until
 from support.vault import VaultServer
 
+from rotator.simulator import Fault
+
 Made = tuple[Installation, VaultPaths]
 
 
@@ -155,6 +157,19 @@ def test_rollback_serves_the_previous_key_again(made: Made) -> None:
     assert len(rotator.calls("create")) == 2
     rotator.run("run", "--once", status=0)
     assert key_id(made) == first
+
+
+def test_a_rollback_that_was_done_says_so_whatever_fails_after_it(made: Made) -> None:
+    rotator, _ = made
+    rotator.config["defaults"]["grace_period"] = "10m"
+    rotator.run("run", "--once", status=0)
+    first = key_id(made)
+    rotator.run("rotate", "a", status=0)
+    rotator.simulator.faults.add(Fault("refuse", "retrieve", skip=1, times=None))
+    said = rotator.run("rollback", "a", status=1)
+    assert key_id(made) == first
+    assert said.stdout.startswith("a: rolled back, but ")
+    assert f"the applications have the key {first}, until " in said.stdout
 
 
 def test_rollback_without_a_previous_key_changes_nothing(made: Made) -> None:
