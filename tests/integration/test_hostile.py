@@ -110,6 +110,7 @@ HOSTILE = {
     "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 100,
     "a method that is none": b"ROTATE / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "two hosts": b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n",
+    "blanks without end": b"GET / HTTP/1.1\r\nHost:" + b" " * 8100 + b"\x01\r\n\r\n",
     "smuggling": b"GET /no HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\nGET",
 }
 

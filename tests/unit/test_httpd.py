@@ -354,6 +354,36 @@ def test_long_heads_are_refused_and_not_read_to_their_end(site: Site, head: byte
     assert site.ask().status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("begin", "repeated", "end"),
+    [
+        (b"A:", b" ", b"\x01"),
+        (b"A:", b"\t", b"\x7f"),
+        (b"A:", b" \t", b"\x00"),
+        (b"A:", b" a", b"\x01"),
+        (b"A:", b":", b"\x01"),
+        (b"A:", b"\xa0", b"\x01"),
+        (b"", b"A", b""),
+        (b"", b"A:", b"\x01"),
+        (b"Host:", b" ", b"x"),
+        (b"Host: ", b"a.", b":"),
+        (b"Host: [", b":", b""),
+        (b"Host: ", b"1.", b""),
+    ],
+)
+def test_no_header_keeps_the_process_busy(admin: Site, begin: bytes, repeated: bytes, end: bytes) -> None:
+    for length in (500, 1000, 2000, 4000, 8000):  # where time grows with the cube, this ends before it is hours
+        line = begin + repeated * (length // len(repeated)) + end
+        spent = time.process_time()
+        assert status(admin.send(b"GET / HTTP/1.1\r\n" + line + b"\r\n\r\n")) in (400, 421)
+        assert time.process_time() - spent < 0.5
+
+
+@pytest.mark.parametrize("value", ["localhost", "  localhost", "\tlocalhost \t", "localhost  "])
+def test_white_space_around_a_headers_value_is_none_of_it(admin: Site, value: str) -> None:
+    assert status(admin.send(f"GET /status.json HTTP/1.1\r\nHost:{value}\r\n\r\n".encode())) == 200
+
+
 def test_a_head_may_be_as_long_as_allowed(site: Site) -> None:
     head = b"GET /metrics HTTP/1.1\r\nA: "
     assert status(site.send(head + b"b" * (MAX_HEAD - len(head) - 4) + b"\r\n\r\n")) == 200

@@ -324,7 +324,17 @@ def test_only_so_many_are_registered_and_none_that_would_hide_words() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a" * 50_000, "token " * 8_000, "eyJ" * 16_000, "authorization" + " " * 50_000, "\\" * 50_000, "hvs." * 12_000],
+    [
+        *("a" * 50_000, "token " * 8_000, "eyJ" * 16_000, "authorization" + " " * 50_000, "\\" * 50_000),
+        *("authorization" + "a." * 25_000 + "é", "authorization: " + "bearer " * 7_000 + "\x01", '"' * 50_000 + "é"),
+        *(
+            "hvs." * 12_000,
+            "token=" + " " * 50_000,
+            "password:a" * 5_000,
+            "abcdefgh." * 5_000,
+            "eyJaaaaaaaa." * 4_000 + " ",
+        ),
+    ],
 )
 @pytest.mark.timeout(10)
 def test_no_text_keeps_the_scrubber_busy(text: str) -> None:
