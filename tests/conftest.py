@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 import support.vault as vaults
 from support.leaks import RECORDER, Leak
+from support.told import Heard, flaws_of_lines
 from support.vault import RaftVault, VaultServer
 
 hypothesis.settings.register_profile("patient", deadline=None)  # nothing here fails because a machine is busy
@@ -34,6 +35,7 @@ def raft_vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[]
 
 
 LEAKS = pytest.StashKey[list[Leak]]()
+FLAWS = pytest.StashKey[list[str]]()
 
 
 def unexpected_skips(config: pytest.Config) -> list[str]:
@@ -48,7 +50,9 @@ def unexpected_skips(config: pytest.Config) -> list[str]:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     session.config.stash[LEAKS] = leaks = RECORDER.scan()  # by now every process of the tests has ended
-    if leaks or unexpected_skips(session.config):
+    flaws = sorted(Heard.all_flaws.union(flaws_of_lines(text for _, text in RECORDER.said)))
+    session.config.stash[FLAWS] = flaws
+    if leaks or flaws or unexpected_skips(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -57,6 +61,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("CI does not allow these skips (tests/allowed-skips.txt)", red=True)
         for nodeid in skips:
             terminalreporter.line(nodeid)
+    if flaws := config.stash.get(FLAWS, []):
+        terminalreporter.section("events were not as docs/logging.md says", red=True)
+        for flaw in flaws:
+            terminalreporter.line(flaw)
     if leaks := config.stash.get(LEAKS, []):
         terminalreporter.section("secrets were found in what rotator said", red=True)
         for leak in leaks:

@@ -62,9 +62,9 @@ class Recorder:
         self._simulators.append(simulator)
 
     @property
-    def texts(self) -> int:
-        """How many texts there are."""
-        return len(self._texts)
+    def said(self) -> list[tuple[str, str]]:
+        """The texts, each with its source."""
+        return list(self._texts)
 
     def secrets(self) -> dict[str, str]:
         """Every secret that is known, and its kind."""

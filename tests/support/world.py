@@ -37,6 +37,7 @@ from rotator.execute import Executor
 from rotator.model import CreatedKey, History, KeyParameters, Secret, Target, VendorKey, Version
 from rotator.plan import TOLERANCE
 from rotator.ports import Ports
+from support.told import Heard
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -446,7 +447,7 @@ class World:
         self.wire = Wire()
         self.store = MemoryStore(self.clock, max_versions)
         self.vendor = MemoryVendor(self.clock)
-        self.events: list[Event] = []
+        self.events: list[Event] = Heard()
         self.late: list[Callable[[], object]] = []  # effects that were sent and have not landed yet
         self.broken: list[str] = []
         self._seeds = itertools.count()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.process import wait_until
+from support.told import Heard
 
 from rotator.assembly import Installation
 from rotator.clock import SystemClock
@@ -28,7 +29,7 @@ class Replica:
     def __init__(self, folder: Path, simulator: Simulator, *, leads: bool) -> None:
         self.simulator = simulator
         self.leads = leads
-        self.events: list[Event] = []
+        self.events: list[Event] = Heard()
         metrics = Metrics("0")
         settings = {
             "owner": "prod",

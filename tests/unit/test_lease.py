@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.canned import Asked, Canned, Reply, canned
+from support.told import Heard
 from support.world import FakeClock
 
 from rotator.errors import LeaseUnusable
@@ -66,7 +67,7 @@ class Rig:
         server.answer = self.api
         self.token = folder / "token"
         self.token.write_text(TOKEN + "\n")
-        self.events: list[Event] = []
+        self.events: list[Event] = Heard()
         self.changes: list[tuple[str, bool]] = []
 
     def replica(self, name: str, clock: FakeClock) -> Lease:

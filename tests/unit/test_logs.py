@@ -10,7 +10,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -19,6 +18,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.inprocess import restored
+from support.told import DOCUMENT, DOCUMENTED, Heard, flaws_of_lines
 
 from rotator import logs
 from rotator.events import Event, Level, What
@@ -464,6 +464,46 @@ def test_a_program_that_dies_prints_nothing_else(log_format: Format) -> None:
 
 
 def test_every_event_is_documented_and_nothing_else() -> None:
-    document = (Path(__file__).parents[2] / "docs" / "logging.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \| (?:info|warning|error)", document, re.MULTILINE)
-    assert sorted(rows) == sorted(What)
+    assert sorted(DOCUMENTED) == sorted(What)
+
+
+def test_every_event_of_the_audit_trail_says_what_to_which_key_why_and_for_whom() -> None:
+    [sentence] = re.findall(r"(?s)\*\*The audit trail\*\* is [^:]+: (.+?)\. ", DOCUMENT.read_text())
+    trail = re.findall("`([a-z_]+)`", sentence)
+    assert set(trail) >= {
+        f"key_{done}" for done in ("created", "published", "shortened", "deleted", "rolled_back", "extended")
+    }
+    for name in trail:
+        row = DOCUMENTED[name]
+        assert row.levels == {"info"}, name
+        assert row.always >= {"key_id", "key_name", "reason", "by"}, name
+        assert "note" in row.sometimes, name
+
+
+@pytest.mark.parametrize(
+    ("level", "missing", "more", "flaw"),
+    [
+        (Level.INFO, "", {}, None),
+        (Level.INFO, "", {"note": "why not"}, None),
+        (Level.INFO, "key_name", {}, "key_deleted lacks key_name"),
+        (Level.INFO, "by", {}, "key_deleted lacks by"),
+        (Level.INFO, "", {"versions": "1"}, "key_deleted has versions, which is not in the table"),
+        (Level.WARNING, "", {}, "key_deleted is told at warning"),
+    ],
+)
+def test_an_event_that_is_not_as_documented_is_noticed_be_it_heard_or_logged(
+    log: Callable[..., Log],
+    monkeypatch: pytest.MonkeyPatch,
+    level: Level,
+    missing: str,
+    more: dict[str, str],
+    flaw: str | None,
+) -> None:
+    monkeypatch.setattr(Heard, "all_flaws", set())
+    fields = {"key_id": "k", "key_name": "n", "reason": "grace-over", "by": "schedule", **more}
+    event = Event(What.KEY_DELETED, "a", level, {name: told for name, told in fields.items() if name != missing})
+    Heard().append(event)
+    lines = log()
+    LogListener()(event)
+    expected = [flaw] if flaw else []
+    assert sorted(Heard.all_flaws) == sorted(flaws_of_lines(["\n".join(lines())])) == expected

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.process import wait_until
+from support.told import Heard
 
 from rotator.assembly import Installation
 from rotator.circuit import FIRST_WAIT
@@ -28,7 +29,7 @@ class Rig:
 
     def __init__(self, folder: Path, simulator: Simulator) -> None:
         self.folder, self.simulator = folder, simulator
-        self.events: list[Event] = []
+        self.events: list[Event] = Heard()
         self.metrics = Metrics("0")
         self.key_file = folder / "key"
         self.key_file.write_text(simulator.organisation_key + "\n")
