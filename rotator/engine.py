@@ -20,11 +20,20 @@ from rotator.events import Event, Fields, Level, What
 from rotator.execute import TIDYING
 from rotator.metrics import Metrics
 from rotator.model import Target, hash_fraction
-from rotator.plan import Order, State
+from rotator.plan import Order
 from rotator.ports import Leadership, Listener
 from rotator.status import Board
 from rotator.sweep import Swept
-from rotator.work import findings, sweep_all, troubles, work_on
+from rotator.work import Findings, sweep_all, troubles, work_on
+
+Lasting = tuple[What, object]
+"""A trouble that every pass over a target meets until somebody acts, and of which key."""
+
+
+def _lasting(event: Event) -> Lasting | None:
+    """Which trouble an event tells of; None where it is one that comes and goes."""
+    lasts = event.what in (What.TARGET_FOREIGN, What.KEY_NOT_TRUSTED)
+    return (event.what, event.fields.get("key_id")) if lasts else None
 
 
 class Engine:
@@ -56,7 +65,8 @@ class Engine:
         self._sweeping = threading.Lock()
         self._down: set[str] = set()  # the peers that are
         self._told: set[str] = set()  # the targets of which it was told that they fail
-        self._foreign: set[str] = set()  # those of which it was told that they are
+        self._lasting: dict[str, frozenset[Lasting]] = {}  # by target: what was told, and is so until somebody acts
+        self._findings = Findings()
         self._clock_disagrees = False
         self._configured_at: dict[str, datetime] = {}  # by target: since when it is as it is
         self._reported: set[str] = set()  # keys of which it was said that nobody claims them
@@ -77,6 +87,8 @@ class Engine:
         self._configured_at = {name: now if name in changed else since.get(name, now) for name in installation.targets}
         self._lanes = frozenset((target.provider, target.store) for target in installation.targets.values())
         self.board.keep_only(installation.targets)
+        for name in self._lasting.keys() - installation.targets.keys():
+            self._lasting.pop(name, None)
         paces = {name: budget.pace for name, budget in installation.budgets.items()}
         self._agenda.configure(installation.targets, changed, installation.configuration.daemon.resync, paces)
         return changed
@@ -108,7 +120,7 @@ class Engine:
             self._sweeping.release()
 
     def _take_note(self, swept: Swept) -> None:
-        for event in findings(swept, self._is_known):
+        for event in self._findings(swept, self._is_known):
             self._tell(event)
         for key in swept.unclaimed:
             if key.id not in self._reported:
@@ -220,14 +232,18 @@ class Engine:
         if report.error is None and target.name in self._told:
             self._told.discard(target.name)
             self._tell(Event(What.TARGET_RECOVERED, target.name))
+        before = self._lasting.get(target.name, frozenset())
+        events = list(troubles(report, failures, retry_at))
         if self._is_news(report.error, failures):
             if report.error is not None:
                 self._told.add(target.name)
-            for event in troubles(report, failures, retry_at):
-                if event.what is not What.TARGET_FOREIGN or target.name not in self._foreign:
+            for event in events:
+                if _lasting(event) not in before:
                     self._tell(event)
+        else:
+            events = [event for event in events if _lasting(event) in before]
         if report.plan is not None:
-            (self._foreign.add if report.plan.state is State.FOREIGN else self._foreign.discard)(target.name)
+            self._lasting[target.name] = frozenset(told for event in events if (told := _lasting(event)))
 
     @contextlib.contextmanager
     def _using(self) -> Iterator[Installation]:

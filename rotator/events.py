@@ -9,8 +9,11 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How an event is meant: info, the world changed; warning, will heal by itself; error, a person is needed."""
+    """How an event is meant: debug, all is as before; info, the world changed; warning, it heals by itself; error, a
+    person is needed.
+    """
 
+    DEBUG = "debug"
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
@@ -34,6 +37,7 @@ class What(StrEnum):
     PATH_FENCED = "path_fenced"  # the served data was written again, so that no writer under way can publish
     SWEPT = "swept"
     SWEEP_FAILED = "sweep_failed"
+    SWEEP_RECOVERED = "sweep_recovered"
     PUBLISH_LOST = "publish_lost"  # another writer was first
     TARGET_FAILED = "target_failed"
     TARGET_RECOVERED = "target_recovered"

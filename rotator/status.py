@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from rotator.errors import RotatorError
-from rotator.events import Event, Level
+from rotator.events import Event, Level, What
 from rotator.logs import scrub
 from rotator.model import Target, timestamp
 from rotator.plan import Plan, State
@@ -110,7 +110,8 @@ class Told:
 class Recent:
     """Keeps the latest events, and passes each on: a `ports.Listener` before another.
 
-    What went wrong is kept apart from what went well, so that a busy hour of rotations does not push it out.
+    What went wrong is kept apart from what went well, so that a busy hour of rotations does not push it out. Nor do
+    sweeps push out rotations: of each provider's the last is kept.
     """
 
     def __init__(self, tell: Listener, now: Callable[[], datetime]) -> None:
@@ -121,8 +122,12 @@ class Recent:
 
     def __call__(self, event: Event) -> None:
         """Keep it, and pass it on."""
-        with self._lock:
-            (self._good if event.level is Level.INFO else self._bad).append(Told(self._now(), event))
+        if event.level is not Level.DEBUG:
+            with self._lock:
+                if event.what is What.SWEPT:
+                    for told in [told for told in self._good if _same_sweep(told.event, event)]:
+                        self._good.remove(told)
+                (self._good if event.level is Level.INFO else self._bad).append(Told(self._now(), event))
         self._tell(event)
 
     def latest(self) -> tuple[Told, ...]:
@@ -130,6 +135,10 @@ class Recent:
         with self._lock:
             kept = [*self._good, *self._bad]
         return tuple(sorted(kept, key=lambda told: told.at, reverse=True))
+
+
+def _same_sweep(one: Event, other: Event) -> bool:
+    return one.what is other.what and one.fields.get("provider") == other.fields.get("provider")
 
 
 @dataclass(frozen=True, slots=True)

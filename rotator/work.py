@@ -16,7 +16,7 @@ from rotator.logs import unexpected
 from rotator.metrics import FAILURE, LOST, SUCCESS, Metrics
 from rotator.model import Target, timestamp
 from rotator.plan import SCHEDULED, Order, Plan, Retire, State
-from rotator.sweep import Sweeper, Swept
+from rotator.sweep import Outcome, Sweeper, Swept
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -94,9 +94,42 @@ def sweep_all(
         metrics.swept(installation.clock.now())
 
 
-def findings(swept: Swept, is_known: Callable[[RotatorError | None], bool]) -> Iterator[Event]:
-    """What is to be told of a sweep: first what it saw, then what it could not do, unless that is known already."""
-    counted: Fields = {
+class Findings:
+    """What is to be told of one sweep after the other. What was told before is not repeated."""
+
+    def __init__(self) -> None:
+        self._counted: dict[str, Fields] = {}  # by provider: what the last sweep saw
+        self._failures: dict[str, dict[str, int]] = {}  # by provider: how often in a row each error came
+
+    def __call__(self, swept: Swept, is_known: Callable[[RotatorError | None], bool]) -> Iterator[Event]:
+        """First what it saw, at info where that is new; then what it could not do, unless that is known already.
+
+        An error is told the 1st, 2nd, 4th, … time in a row, and when a sweep does all again.
+        """
+        yield self._seen(swept)
+        before = self._failures.get(swept.provider, {})
+        failures: dict[str, int] = {}
+        for error in (swept.error, next(iter(swept.failed.values()), None)):
+            if error is None or is_known(error):
+                continue
+            failures[error.message] = times = before.get(error.message, 0) + 1
+            if times & (times - 1) == 0:
+                yield _failure(swept, error, times)
+        if swept.complete and before:
+            yield Event(What.SWEEP_RECOVERED, fields={"provider": swept.provider})
+        if failures or swept.complete:  # else all that failed is known of, and what was told before may go on
+            self._failures[swept.provider] = failures
+
+    def _seen(self, swept: Swept) -> Event:
+        counted = _counted(swept)
+        did_something = any(orphan.outcome in (Outcome.SHORTENED, Outcome.REMOVED) for orphan in swept.orphans)
+        is_news = did_something or self._counted.get(swept.provider) != counted
+        self._counted[swept.provider] = counted
+        return Event(What.SWEPT, "", Level.INFO if is_news else Level.DEBUG, counted)
+
+
+def _counted(swept: Swept) -> Fields:
+    return {
         "provider": swept.provider,
         "listed": swept.listed,
         "orphans": len(swept.orphans),
@@ -104,17 +137,18 @@ def findings(swept: Swept, is_known: Callable[[RotatorError | None], bool]) -> I
         "others": swept.others,
         "to_work": len(swept.to_work),
     }
-    yield Event(What.SWEPT, fields=counted)
-    for error in (swept.error, next(iter(swept.failed.values()), None)):
-        if error is not None and not is_known(error):
-            level = Level.ERROR if error.needs_a_person else Level.WARNING
-            failure: Fields = {
-                "provider": swept.provider,
-                "error": error.message,
-                "advice": error.advice,
-                "targets": len(swept.failed),
-            }
-            yield Event(What.SWEEP_FAILED, "", level, failure)
+
+
+def _failure(swept: Swept, error: RotatorError, times: int) -> Event:
+    level = Level.ERROR if error.needs_a_person else Level.WARNING
+    fields: Fields = {
+        "provider": swept.provider,
+        "error": error.message,
+        "advice": error.advice,
+        "targets": len(swept.failed),
+        "failures": times,
+    }
+    return Event(What.SWEEP_FAILED, "", level, fields)
 
 
 def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None) -> Iterator[Event]:

@@ -14,7 +14,7 @@ from rotator.assembly import Installation
 from rotator.clock import SystemClock
 from rotator.config import load
 from rotator.engine import Engine
-from rotator.events import Event, What
+from rotator.events import Event, Level, What
 from rotator.execute import Report
 from rotator.metrics import Metrics
 from rotator.model import Target
@@ -164,6 +164,27 @@ def test_a_foreign_path_is_told_once_until_it_is_ours_again(replica: Replica) ->
         assert replica.states()["a"] is State.OK
 
 
+def test_a_key_that_is_not_trusted_is_told_once_until_the_path_is_ours_again(replica: Replica) -> None:
+    replica.work()
+    store, vendor = replica.installation.stores["file"], replica.simulator.vendor
+    target = replica.installation.targets["a"]
+    ours = store.newest(target.path).current
+    assert ours is not None
+    assert ours.data is not None
+    [key] = [key for key in vendor.keys.values() if key.name.split(".")[1] == "a"]
+    planted = vendor.create({"name": "of somebody else", "expiry_date": None})
+    record = str(ours.data["rotator"]).replace(key.id, planted.id)
+    store.write(target.path, {**ours.data, "rotator": record}, cas=1)
+    store.write(target.path, ours.data, cas=2)
+    for _ in range(3):
+        replica.installation.executor(target).look_closer(target)
+        replica.engine._agenda.wake(["a"])
+        replica.work()
+    [told] = replica.told(What.KEY_NOT_TRUSTED)
+    assert (told.target, told.level, told.fields["key_id"]) == ("a", Level.WARNING, planted.id)
+    assert planted.revoked_at is None
+
+
 def test_a_clock_that_is_off_is_told_once_and_its_end_too(replica: Replica) -> None:
     replica.clock.skews = {"vault:8200": timedelta(seconds=-90), "api.respan.ai": timedelta(0)}
     for _ in range(3):
@@ -185,6 +206,47 @@ def test_a_sweep_has_what_it_finds_worked_on(replica: Replica) -> None:
     wait_until(lambda: len(replica.told(What.KEY_PUBLISHED)) == 4, "two more keys")
     assert {event.fields["reason"] for event in replica.told(What.KEY_PUBLISHED)[2:]} == {"missing"}
     assert [event.fields["to_work"] for event in replica.told(What.SWEPT)] == [2]
+
+
+def test_a_sweep_that_sees_what_the_one_before_saw_is_told_at_debug(replica: Replica) -> None:
+    replica.work()
+    for _ in range(3):
+        replica.engine.sweep()
+    replica.simulator.vendor.create({"name": "of somebody else", "expiry_date": None})
+    for _ in range(2):
+        replica.engine.sweep()
+    told = [(event.level.value, event.fields["others"]) for event in replica.told(What.SWEPT)]
+    assert told == [("info", 0), ("debug", 0), ("debug", 0), ("info", 1), ("debug", 1)]
+
+
+def test_a_sweep_that_fails_again_and_again_is_told_ever_more_rarely_and_its_end_once(replica: Replica) -> None:
+    replica.work()
+    replica.simulator.faults.add(Fault("refuse", "list", status=422, times=None))
+    for _ in range(9):
+        replica.engine.sweep()
+    assert [event.fields["failures"] for event in replica.told(What.SWEEP_FAILED)] == [1, 2, 4, 8]
+    first = replica.told(What.SWEEP_FAILED)[0]
+    assert (first.level, first.fields["provider"], first.fields["targets"]) == (Level.ERROR, "respan", 0)
+    assert "422" in str(first.fields["error"])
+    assert replica.told(What.SWEEP_RECOVERED) == []
+    replica.simulator.faults.clear()
+    for _ in range(2):
+        replica.engine.sweep()
+    assert [event.fields for event in replica.told(What.SWEEP_RECOVERED)] == [{"provider": "respan"}]
+
+
+def test_another_failure_of_a_sweep_is_told_at_once(replica: Replica) -> None:
+    replica.work()
+    for status in (422, 422, 409):
+        replica.simulator.faults.clear()
+        replica.simulator.faults.add(Fault("refuse", "list", status=status, times=None))
+        replica.engine.sweep()
+        replica.engine.sweep()
+    told = [
+        (str(event.fields["error"]).split("(")[1][:3], event.fields["failures"])
+        for event in replica.told(What.SWEEP_FAILED)
+    ]
+    assert told == [("422", 1), ("422", 2), ("422", 4), ("409", 1), ("409", 2)]
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------

@@ -120,7 +120,12 @@ def test_without_a_format_it_is_text_on_a_terminal_only(on_terminal: bool) -> No
 
 @pytest.mark.parametrize(
     ("level", "heard"),
-    [("debug", ["info", "warning", "error"]), ("warning", ["warning", "error"]), ("error", ["error"])],
+    [
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
 )
 def test_the_level_is_a_threshold(log: Callable[..., Log], level: str, heard: list[str]) -> None:
     lines = log(level=level)

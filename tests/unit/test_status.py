@@ -71,12 +71,24 @@ def test_a_busy_hour_does_not_push_out_what_went_wrong() -> None:
     assert len(told.recent.latest()) == 2 * KEPT
 
 
+def test_sweeps_do_not_push_out_rotations_and_what_is_as_before_is_not_kept() -> None:
+    told = Told()
+    told.tell(What.KEY_PUBLISHED)
+    for _ in range(2 * KEPT):
+        told.tell(What.SWEPT, provider="one")
+        told.tell(What.SWEPT, provider="two")
+        told.tell(What.SWEPT, Level.DEBUG, provider="one")
+    latest = [(each.event.what, each.event.fields.get("provider")) for each in told.recent.latest()]
+    assert latest == [(What.SWEPT, "two"), (What.SWEPT, "one"), (What.KEY_PUBLISHED, None)]
+    assert len(told.events) == 6 * KEPT + 1, "all are passed on"
+
+
 def test_it_is_kept_and_asked_for_by_many_threads() -> None:
     told = Told()
 
     def use() -> None:
         for _ in range(200):
-            told.tell(What.SWEPT)
+            told.tell(What.KEY_PUBLISHED)
             told.recent.latest()
 
     threads = [threading.Thread(target=use) for _ in range(4)]
