@@ -14,7 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from rotator.plan import Plan, Reason, Retire, State, Superseded
-from rotator.ports import Meter
+from rotator.ports import NO_CREDENTIAL, Meter
 from rotator.status import TargetStatus
 from rotator.sweep import Orphan, Outcome
 
@@ -85,7 +85,7 @@ class Metrics:
         )
         self._provider_requests = Counter(
             "rotator_provider_requests_total",
-            "Requests sent to a provider, by what was asked and the HTTP status, or why there was none.",
+            "Requests to a provider, by what was asked and the HTTP status, or why there was none.",
             ["provider", "method", "status"],
             registry=registry,
         )
@@ -98,7 +98,7 @@ class Metrics:
         )
         self._store_requests = Counter(
             "rotator_store_requests_total",
-            "Requests sent to a store, by what was asked and what came of it.",
+            "Requests to a store, by what was asked and what came of it.",
             ["store", "operation", "outcome"],
             registry=registry,
         )
@@ -200,7 +200,8 @@ class _Meter:
 
     def __call__(self, operation: str, outcome: str, seconds: float) -> None:
         self._requests.labels(self._name, operation, outcome).inc()
-        self._duration.observe(seconds)
+        if outcome != NO_CREDENTIAL:
+            self._duration.observe(seconds)
         status = int(outcome) if outcome.isdecimal() else 0
         self.up = 0 < status < 500 and not self._down(operation, status)
 
@@ -309,6 +310,13 @@ def _of_targets(statuses: tuple[TargetStatus, ...], now: datetime) -> Iterable[G
     if served:
         first.add_metric([], min(record.expires_at for record in served.values()).timestamp())
     yield first
+    due = [plan.renew_at for plan in plans.values() if plan.renew_at]
+    next_one = GaugeMetricFamily(
+        "rotator_earliest_rotation_timestamp_seconds", "When the first of all served keys is due for replacement."
+    )
+    if due:
+        next_one.add_metric([], min(due).timestamp())
+    yield next_one
 
 
 def _not_removed(plan: Plan, now: datetime) -> list[Superseded]:

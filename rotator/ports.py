@@ -134,11 +134,18 @@ class Listener(Protocol):
         """Take note. Must not raise, and must not wait."""
 
 
+NO_CREDENTIAL = "credential"
+"""The outcome of a request that was not sent, because what it needs to be let in could not be read."""
+
+
 class Meter(Protocol):
-    """Is told of every request that an adapter sent. Must not raise, and must not wait."""
+    """Is told of every request that an adapter sent, or could not for want of a credential.
+
+    Must not raise, and must not wait.
+    """
 
     def __call__(self, operation: str, outcome: str, seconds: float) -> None:
-        """`outcome` is an HTTP status, or one constant word where there was none ("timeout", "connection")."""
+        """`outcome` is an HTTP status, or one constant word where there was none ("timeout", `NO_CREDENTIAL`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ import stamina
 
 from rotator import __version__
 from rotator.circuit import Circuit
-from rotator.errors import ProviderCredentialRefused, ProviderRateLimited, ProviderUnavailable
+from rotator.errors import ProviderCredentialRefused, ProviderRateLimited, ProviderUnavailable, RotatorError
 from rotator.model import CreatedKey, KeyParameters, Secret, VendorKey, timestamp
-from rotator.ports import Clock, Meter
+from rotator.ports import NO_CREDENTIAL, Clock, Meter
 from rotator.providers.respan_answers import Answer, Errors, created_key, is_id, is_revoked, quoted, vendor_key
 
 MAX_BODY = 1024 * 1024  # bytes
@@ -205,12 +205,12 @@ class RespanProvider:
 
     def _authorised(self, operation: str, method: str, url: str, by: float, body: object) -> Answer:
         with self._key_lock:
-            key = self._key = self._key or self._organisation_key()
+            key = self._key = self._key or self._read_key(operation)
         answer = self._exchange(operation, method, url, key, by, body)
         if answer.status in (401, 403):
             with self._key_lock:
                 if self._key == key:  # else another thread has been here already
-                    self._key = self._organisation_key()
+                    self._key = self._read_key(operation)
                 fresh = self._key
             if fresh != key:  # what was refused was not done: even a create may be repeated
                 answer = self._exchange(operation, method, url, fresh, by, body)
@@ -221,6 +221,13 @@ class RespanProvider:
         if isinstance(error, ProviderRateLimited):
             self._rate_limited(error.retry_after)
         raise error
+
+    def _read_key(self, operation: str) -> Secret:
+        try:
+            return self._organisation_key()
+        except RotatorError:
+            self._meter(operation, NO_CREDENTIAL, 0.0)
+            raise
 
     def _exchange(
         self,
@@ -235,6 +242,7 @@ class RespanProvider:
         """Send one request. Returns whatever has a status; raises `ProviderError` where none came."""
         errors = errors or self._errors
         if not _USABLE_KEY.fullmatch(key.reveal()):
+            self._meter(operation, NO_CREDENTIAL, 0.0)
             raise errors.credential(
                 "the organisation key was not sent: it is empty, or holds what no key does (a line's end, a quote?)"
             )

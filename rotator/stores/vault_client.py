@@ -36,7 +36,7 @@ from rotator.errors import (
     StoreUnavailable,
 )
 from rotator.model import Secret
-from rotator.ports import Clock, Meter
+from rotator.ports import NO_CREDENTIAL, Clock, Meter
 from rotator.stores.vault_answers import HEALTH, LOGIN, RENEW, Answer, Operation, parse_object, unsettled
 from rotator.stores.vault_login import Grant, Login, LoginRequest, TokenKeeper
 
@@ -94,7 +94,7 @@ class VaultClient:
         self._pool = _pool(settings, clock)
         self.circuit: Circuit[StoreError] = Circuit(clock)
         self._logged_in: tuple[Secret, Any] | None = None  # the newest token, and the hvac.Client that sends it
-        self.tokens = TokenKeeper(settings.login, self, clock)
+        self.tokens = TokenKeeper(_CountedLogin(settings.login, meter), self, clock)
 
     def read(self, request: Request[T]) -> T:
         """What `send` does, and up to twice more when it raises `StoreUnavailable`: for what changes nothing.
@@ -285,6 +285,22 @@ class VaultClient:
     @property
     def _where(self) -> str:
         return _host_and_port(self._settings.address)
+
+
+@dataclass(frozen=True, slots=True)
+class _CountedLogin:
+    """A login method; where it has no credentials to show, that is a failed login, too."""
+
+    login: Login
+    meter: Meter
+
+    def credentials(self) -> Secret | LoginRequest:
+        """What the method gives."""
+        try:
+            return self.login.credentials()
+        except StoreCredentialRefused:
+            self.meter(LOGIN.name, NO_CREDENTIAL, 0.0)
+            raise
 
 
 # --- on the wire -----------------------------------------------------------------------------------------------------

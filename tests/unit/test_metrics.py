@@ -24,6 +24,7 @@ PROMISED = {
     "rotator_superseded_keys": ("gauge", {"target"}),
     "rotator_superseded_keys_past_grace": ("gauge", set()),
     "rotator_earliest_key_expiry_timestamp_seconds": ("gauge", set()),
+    "rotator_earliest_rotation_timestamp_seconds": ("gauge", set()),
     "rotator_rotations_total": ("counter", {"provider", "reason", "outcome"}),
     "rotator_rotation_duration_seconds": ("histogram", set()),
     "rotator_retirements_total": ("counter", {"outcome"}),
@@ -301,12 +302,22 @@ def test_what_is_not_known_is_not_there(plan: Plan | None) -> None:
     samples = of(status("a", plan))
     assert labelled(samples, "target", "a") == ({"rotator_superseded_keys"} if plan else set())
     assert series("earliest_key_expiry_timestamp_seconds") not in samples
+    assert series("earliest_rotation_timestamp_seconds") not in samples
 
 
 def test_the_earliest_expiry_is_that_of_all_served_keys() -> None:
     sooner = served(current=record("x", START + 2 * HOUR))
     samples = of(status("a", served()), status("b", sooner), status("c", None))
     assert samples[series("earliest_key_expiry_timestamp_seconds")] == (START + 2 * HOUR).timestamp()
+
+
+def test_the_earliest_rotation_is_told_of_a_target_that_fails_too() -> None:
+    """In an outage what is due is failing: only the clock tells that it is due."""
+    overdue = served(renew_at=START)
+    samples = of(status("a", served()), status("b", overdue, failed=True), status("c", None))
+    assert samples[series("earliest_rotation_timestamp_seconds")] == START.timestamp()
+    assert samples[series("targets", state="failing")] == 1
+    assert samples[series("targets", state="due")] == 0
 
 
 def test_a_removed_targets_series_end_and_a_watch_takes_the_place_of_the_one_before() -> None:

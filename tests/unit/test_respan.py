@@ -949,7 +949,7 @@ def test_what_the_source_of_the_key_raises_is_passed_on(rig: Rig) -> None:
 def test_a_key_that_is_none_is_not_sent(rig: Rig, text: str) -> None:
     error = refused(rig.another(organisation_key=Source([text])).pages().__next__, *filter(None, [text]))
     assert isinstance(error, ProviderCredentialRefused)
-    assert rig.noted.requests == []
+    assert rig.noted.requests == [("list", "credential")], "counted, and not sent"
 
 
 # --- somebody else's words ---

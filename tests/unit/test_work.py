@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.process import wait_until
@@ -14,13 +15,14 @@ from rotator.circuit import FIRST_WAIT
 from rotator.clock import SystemClock
 from rotator.config import load
 from rotator.engine import Engine
-from rotator.errors import ProviderCredentialRefused, RotatorError
+from rotator.errors import ProviderCredentialRefused, RotatorError, StoreCredentialRefused
 from rotator.events import Event, Level, What
 from rotator.execute import Executor, Report
 from rotator.metrics import Metrics
 from rotator.model import Target
 from rotator.plan import Order
 from rotator.simulator import Options, Simulator
+from rotator.stores.vault import VaultStore
 from rotator.work import work_on, work_on_all
 
 
@@ -34,15 +36,19 @@ class Rig:
         self.key_file = folder / "key"
         self.key_file.write_text(simulator.organisation_key + "\n")
         provider = {"type": "respan", "base_url": simulator.url, "api_key": {"file": "key"}}
-        settings = {
+        self.settings: dict[str, Any] = {
             "owner": "prod",
             "providers": {"respan": provider},
             "stores": {"file": {"type": "sqlite", "file": "store.db"}},
             "targets": {name: {"path": f"apps/{name}"} for name in ("good", "bad", "well")},
         }
-        file = folder / "rotator.json"
-        file.write_text(json.dumps(settings))
-        self.installation = Installation(load(file, {}), {}, SystemClock(), self.metrics, self.events.append)
+        self.installation = self.assemble()
+
+    def assemble(self) -> Installation:
+        """An installation with the settings as they are now."""
+        file = self.folder / "rotator.json"
+        file.write_text(json.dumps(self.settings))
+        return Installation(load(file, {}), {}, SystemClock(), self.metrics, self.events.append)
 
     def target(self, name: str) -> Target:
         return self.installation.targets[name]
@@ -126,6 +132,28 @@ def test_an_organisation_key_that_is_not_there_is_named_with_its_place(rig: Rig,
     assert str(rig.key_file) in report.error.message
     assert "providers.respan.api_key" in report.error.message
     assert rig.simulator.journal == []
+    shown = rig.metrics.render().decode()
+    assert 'rotator_provider_requests_total{method="create",provider="respan",status="credential"} 1.0' in shown
+    assert 'rotator_provider_request_duration_seconds_count{provider="respan"} 0.0' in shown, "nothing was sent"
+    assert 'rotator_provider_up{provider="respan"} 0.0' in shown
+
+
+@pytest.mark.parametrize("content", ["", "a\x00b", None])
+def test_a_secret_id_that_is_not_there_is_counted_as_a_failed_login(rig: Rig, content: str | None) -> None:
+    secret_id = rig.folder / "secret-id"
+    if content is not None:
+        secret_id.write_text(content)
+    auth = {"method": "approle", "role_id": "r", "secret_id_file": "secret-id"}
+    rig.settings["stores"] = {"vault": {"type": "vault", "address": "http://127.0.0.1:9", "auth": auth}}
+    installation = rig.assemble()
+    store = installation.stores["vault"]
+    assert isinstance(store, VaultStore)
+    with pytest.raises(StoreCredentialRefused):
+        store.keep_login()
+    installation.close()
+    shown = rig.metrics.render().decode()
+    assert 'rotator_store_requests_total{operation="login",outcome="credential",store="vault"} 1.0' in shown
+    assert 'rotator_store_up{store="vault"} 0.0' in shown
 
 
 def test_a_replaced_organisation_key_is_found_after_a_refusal(rig: Rig) -> None:
