@@ -4,6 +4,7 @@ What events add up to is counted here. What can be asked for at any time (how ta
 asked for at each scrape, so that a removed target's series end with it. No key and no key id is ever a label.
 """
 
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -13,6 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
+from rotator.model import Record
 from rotator.plan import Plan, Reason, Retire, State, Superseded
 from rotator.ports import NO_CREDENTIAL, Meter
 from rotator.status import TargetStatus
@@ -234,9 +236,7 @@ class _Asked(Collector):
         yield GaugeMetricFamily("rotator_leader", "1 if this replica acts, 0 if it stands by.", value=float(leads))
         if self.targets is not None:
             statuses, now = self.targets
-            for family in _of_targets(statuses(), now()):
-                if (leads and self.each) or "target" not in family._labelnames:
-                    yield family
+            yield from _of_targets(statuses(), now(), each=leads and self.each)
         yield _gauge(
             "provider_budget_used_ratio",
             "The share of a provider's requests for the last minute that was sent.",
@@ -269,12 +269,40 @@ class _Asked(Collector):
         )
 
 
-def _of_targets(statuses: tuple[TargetStatus, ...], now: datetime) -> Iterable[GaugeMetricFamily]:
+def _of_targets(statuses: tuple[TargetStatus, ...], now: datetime, *, each: bool) -> Iterable[GaugeMetricFamily]:
+    """Of all together; and of `each` target four series, which are most of what a scrape costs."""
     plans = {status.target.name: status.plan for status in statuses if status.plan}
     served = {name: plan.current for name, plan in plans.items() if plan.current}
     left = {name: _not_removed(plan, now) for name, plan in plans.items()}
-    states = [status.state for status in statuses]
-    yield _gauge("targets", "Targets in each state.", "state", {state.value: states.count(state) for state in State})
+    states = Counts(status.state for status in statuses)
+    yield _gauge("targets", "Targets in each state.", "state", {state.value: states[state] for state in State})
+    if each:
+        yield from _of_each(plans, served, left)
+    yield GaugeMetricFamily(
+        "rotator_superseded_keys_past_grace",
+        "Keys that were to be removed by now, of all targets.",
+        value=sum(key.until <= now for keys in left.values() for key in keys),
+    )
+    yield _first(
+        "earliest_key_expiry_timestamp_seconds",
+        "When the first of all served keys stops working.",
+        (record.expires_at for record in served.values()),
+    )
+    yield _first(
+        "earliest_rotation_timestamp_seconds",
+        "When the first of all served keys is due for replacement.",
+        (plan.renew_at for plan in plans.values() if plan.renew_at),
+    )
+
+
+def _first(name: str, told: str, moments: Iterable[datetime]) -> GaugeMetricFamily:
+    first = min(moments, default=None)
+    return GaugeMetricFamily(f"rotator_{name}", told, value=_seconds(first))
+
+
+def _of_each(
+    plans: Mapping[str, Plan], served: Mapping[str, Record], left: Mapping[str, list[Superseded]]
+) -> Iterable[GaugeMetricFamily]:
     yield _gauge(
         "key_expiry_timestamp_seconds",
         "When the served key stops working.",
@@ -299,24 +327,6 @@ def _of_targets(statuses: tuple[TargetStatus, ...], now: datetime) -> Iterable[G
         "target",
         {name: len(keys) for name, keys in left.items()},
     )
-    yield GaugeMetricFamily(
-        "rotator_superseded_keys_past_grace",
-        "Keys that were to be removed by now, of all targets.",
-        value=sum(key.until <= now for keys in left.values() for key in keys),
-    )
-    first = GaugeMetricFamily(
-        "rotator_earliest_key_expiry_timestamp_seconds", "When the first of all served keys stops working."
-    )
-    if served:
-        first.add_metric([], min(record.expires_at for record in served.values()).timestamp())
-    yield first
-    due = [plan.renew_at for plan in plans.values() if plan.renew_at]
-    next_one = GaugeMetricFamily(
-        "rotator_earliest_rotation_timestamp_seconds", "When the first of all served keys is due for replacement."
-    )
-    if due:
-        next_one.add_metric([], min(due).timestamp())
-    yield next_one
 
 
 def _not_removed(plan: Plan, now: datetime) -> list[Superseded]:
