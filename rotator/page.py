@@ -8,14 +8,14 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from html import escape
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
-from rotator.events import Level
+from rotator.events import Event, Level
 from rotator.logs import scrub
 from rotator.model import timestamp
 from rotator.output import in_words
@@ -32,6 +32,7 @@ LONGEST_TEXT = 100
 REFRESH = 30
 """Seconds after which a browser asks again, unless it was told not to."""
 
+_COMMAND = re.compile("`([^`]+)`")
 _STATES = {state.value: state for state in State}
 _NO_KEY = datetime.min.replace(tzinfo=UTC)  # no time is left
 
@@ -119,7 +120,12 @@ def _troubles(known: Known) -> str:
     if not around.leads and not around.holder:
         found.append("<b>No replica leads</b>, as far as this one knows: nothing is rotated.")
     items = "".join(f"<li>{item}</li>" for item in found)
-    shown = f'<section class="troubles" aria-label="Troubles"><ul>{items}</ul></section>' if found else ""
+    heading = '<h2 id="troubles-heading">Troubles</h2>'
+    shown = (
+        f'<section class="troubles" aria-labelledby="troubles-heading">{heading}<ul role="list">{items}</ul></section>'
+        if found
+        else ""
+    )
     if around.holder and not around.leads:
         shown += (
             f'<p class="notice"><b>This replica stands by</b> and only looks: {_text(around.holder)} acts, '
@@ -141,11 +147,14 @@ def _summary(known: Known, asked: Asked, states: Counter[State]) -> str:
     if served:
         end, name = min(served)
         first = f"{_target_link(name, asked)} {_moment(end, known.at)}"
-    leader = f"{_text(around.holder or 'nobody')}<small>this is {_text(around.replica)}</small>"
     if not around.replica:
-        leader = "this replica, alone"
+        leader = "this replica acts<small>it has no Lease, and knows of no others</small>"
     elif around.holder == around.replica:
-        leader = f"this replica<small>{_text(around.replica)}</small>"
+        leader = f"{_text(around.replica)} leads: this replica<small>those that stand by are not known here</small>"
+    else:
+        leads = f"{_text(around.holder)} leads" if around.holder else "nobody leads"
+        here = f"this replica, {_text(around.replica)}, stands by; others are not known here"
+        leader = f"{leads}<small>{here}</small>"
     budgets = "<br>".join(
         f'{_text(name)} <meter min="0" max="1" high="0.9" optimum="0" value="{used:.3f}" '
         f'aria-label="budget of {_text(name)}"></meter> {used:.0%} used'
@@ -157,12 +166,13 @@ def _summary(known: Known, asked: Asked, states: Counter[State]) -> str:
     tiles = {
         "Targets": by_state or "none",
         "First key to end": first,
-        "Leader": leader,
+        "Leader and replicas": leader,
         "Provider budget of a minute": budgets,
         "Store login, unless renewed": logins,
     }
     shown = "".join(f"<div><dt>{name}</dt><dd>{what}</dd></div>" for name, what in tiles.items() if what)
-    return f'<section aria-label="Summary"><dl class="tiles">{shown}</dl></section>'
+    heading = '<h2 id="summary-heading" class="unseen">Summary</h2>'
+    return f'<section aria-labelledby="summary-heading">{heading}<dl class="tiles">{shown}</dl></section>'
 
 
 # --- the targets -----------------------------------------------------------------------------------------------------
@@ -337,7 +347,7 @@ def _next(status: TargetStatus, now: datetime) -> str:
     if plan.actions:
         return "<br>".join(f"now: {_text(in_words(action))}" for action in plan.actions) + again
     if plan.state is State.FOREIGN:
-        return f"left alone ({plan.reason})<small>{_text(adoption_advice(status.target))}</small>"
+        return f"left alone ({plan.reason})<small>{_advice(adoption_advice(status.target))}</small>"
     return _coming(plan, now) + again
 
 
@@ -372,7 +382,7 @@ def _superseded(plan: Plan | None, now: datetime) -> str:
         if key.record in plan.untrusted:
             goes = "left alone: the provider knows it under a name that is not this path's"
         lines.append(f"<li><code>{_text(key.key_id)}</code><small>{goes}</small></li>")
-    return f"<ul>{''.join(lines)}</ul>"
+    return f'<ul role="list">{"".join(lines)}</ul>'
 
 
 # --- the events ------------------------------------------------------------------------------------------------------
@@ -380,13 +390,20 @@ def _superseded(plan: Plan | None, now: datetime) -> str:
 
 def _events(known: Known, asked: Asked) -> str:
     text = asked.text.lower()
-    chosen = [told for told in known.events if not text or text in told.event.target.lower()]
+    paths = {status.target.name: status.target.path for status in known.targets} if text else {}
+    chosen = [told for told in known.events if not text or text in _searched_of(told.event, paths)]
     shown = "".join(_event(told, known, asked) for told in chosen)
-    about = f" about targets like “{_text(asked.text)}”" if text else ""
-    items = f"<ol>{shown}</ol>" if shown else f"<p>None yet{about}.</p>"
+    about = f" with “{_text(asked.text)}” in target, path or key id" if text else ""
+    items = f'<ol role="list">{shown}</ol>' if shown else f"<p>None yet{about}.</p>"
     told = f"<p>The latest{about} that this replica told of, the newest first; the log has all.</p>" if shown else ""
     heading = '<h2 id="events-heading">Events</h2>'
     return f'<section id="events" aria-labelledby="events-heading">{heading}{told}{items}</section>'
+
+
+def _searched_of(event: Event, paths: Mapping[str, str]) -> str:
+    """What of an event is searched; the name of a key ties together what happened to it."""
+    fields = (str(event.fields.get(name, "")) for name in ("path", "key_id", "key_name"))
+    return "\n".join((event.target, paths.get(event.target, ""), *fields)).lower()
 
 
 def _event(told: Told, known: Known, asked: Asked) -> str:
@@ -416,7 +433,17 @@ def _text(text: str) -> str:
 
 
 def _sentences(error: str, advice: str) -> str:
-    return _text(error) + (f"<small>{_text(advice)}</small>" if advice else "")
+    return _text(error) + (f"<small>{_advice(advice)}</small>" if advice else "")
+
+
+def _advice(advice: str) -> str:
+    """With its commands, which stand in backticks, as such: where there is no room for one, broken at blanks only."""
+    return _COMMAND.sub(_command, _text(advice))
+
+
+def _command(found: re.Match[str]) -> str:
+    words = " ".join(f"<span>{word}</span>" for word in found[1].split())
+    return f'<code class="command">{words}</code>'
 
 
 def _link(asked: Asked) -> str:
@@ -495,6 +522,10 @@ header nav a { display: inline-block; padding: .3rem .6rem .3rem 0; }
 small { display: block; font-size: .85em; color: var(--quiet); }
 code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .9em; }
 code, small, th, td, li { overflow-wrap: anywhere; }
+.command { display: inline-block; max-width: 100%; overflow-x: auto; vertical-align: bottom; }
+.command span { white-space: nowrap; }
+.unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+.troubles h2 { margin: 0 0 .3rem; }
 ul, ol { margin: 0; padding: 0; list-style: none; }
 .troubles, .notice {
   margin: 1rem 0; padding: .6rem .9rem; border: 1px solid var(--bad); border-left-width: 6px; border-radius: 6px;
@@ -555,7 +586,7 @@ footer { margin-top: 2rem; }
     background: var(--raised); border: 1px solid var(--line); border-radius: 6px;
   }
   th, td { padding: .3rem 0; border: 0; }
-  td { display: grid; grid-template-columns: 7.5rem 1fr; }
+  td { display: grid; grid-template-columns: 7.5rem minmax(0, 1fr); }
   td.empty { display: none; }
   td::before { content: attr(data-label); color: var(--quiet); font-size: .85em; }
   input { width: 100%; }

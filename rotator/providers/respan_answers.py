@@ -70,7 +70,8 @@ class Answer:
         for name, messages in errors.items() if isinstance(errors, dict) else ():
             words += [f"{name}: {text}" for text in (messages if isinstance(messages, list) else [messages])]
         said = "; ".join(text for text in words if isinstance(text, str))
-        return quoted(said, self.key.reveal(), parsed.get("api_key"))
+        # Without full stops: they stand within a sentence of ours.
+        return quoted(said, self.key.reveal(), parsed.get("api_key")).replace(".; ", "; ").rstrip(" .")
 
     def _page(self) -> str:
         text = (self.body or b"")[:4096].decode(errors="replace")

@@ -1,12 +1,23 @@
-"""Fixtures for the tests of what talks to a real Vault."""
+"""Fixtures that several tests on real servers share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import stamina
 import support.kube as kubes
+from support.canned import Asked, Reply, canned
+from support.installation import Daemon, Installation, installation
 from support.kube import KubeServer, OwnKubeServer
+from support.process import wait_until
 from support.vaultstore import OpenStore, opened_stores
+
+from rotator.clock import SystemClock
+from rotator.model import Record
+from rotator.simulator import Fault
+from rotator.stores.sqlite import SqliteStore
+
+SCRIPT = "<script>alert('\u202egnp.exe')</script>"
 
 
 @pytest.fixture
@@ -41,3 +52,41 @@ def kube(request: pytest.FixtureRequest) -> Iterator[KubeServer]:
     else:
         own: OwnKubeServer = request.getfixturevalue("own_kube")
         yield own
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[tuple[Installation, Daemon]]:
+    """A daemon whose targets stand in every way that lasts, one of them with a vendor that means ill."""
+
+    def answer(asked: Asked) -> Reply:
+        return Reply(422, {"detail": f"{SCRIPT} {asked.headers.get('authorization', '')}"})
+
+    names = ("fresh", "rotated", "failing", "foreign", "hostile")
+    with canned(answer) as vendor, installation(tmp_path, targets=names) as rotator:
+        rotator.config["defaults"]["grace_period"] = "10m"
+        rotator.config["providers"]["ill"] = {**rotator.config["providers"]["respan"], "base_url": vendor.address}
+        for name, target in rotator.config["targets"].items():
+            target["provider"] = "ill" if name == "hostile" else "respan"
+        by_hand = SqliteStore(tmp_path / "store.db", SystemClock())
+        by_hand.write("apps/foreign", {"api_key": "somebody's"}, 0)
+        rotator.run("rotate", "fresh", "rotated", "failing", status=0)
+        rotator.run("rotate", "rotated", status=0)
+        served = by_hand.history("apps/fresh").current
+        assert served is not None
+        assert served.data is not None
+        record = Record.parse(served.data["rotator"])
+        assert record is not None
+        lines = str(served.data["rotator"]).replace(record.key_id, f"tk%3Cb%3E{SCRIPT.encode().hex()}%E2%80%AE")
+        by_hand.write("apps/hostile", {**served.data, "rotator": lines.replace("target=fresh", "target=hostile")}, 0)
+        # Drifted, so due at once, and refused for good.
+        for name in ("failing", "hostile"):
+            rotator.config["targets"][name]["ttl"] = "2h"
+        rotator.config["daemon"]["spread"] = "1s"
+        rotator.simulator.faults.add(Fault("refuse", "create", name=".failing.", status=422, times=None))
+        daemon = rotator.start()
+        for name in ("failing", "hostile"):
+            daemon.wait_for("target_failed", target=name)
+        daemon.wait_for("target_foreign", target="foreign")
+        wait_until(lambda: daemon.metric('rotator_targets{state="ok"}') == 2, "two targets to be well")
+        yield rotator, daemon
+        assert daemon.stop() == 0

@@ -162,7 +162,13 @@ def test_it_can_be_read_aloud() -> None:
     shown = read_page(render(*everything()))
     assert shown.one("html").attributes["lang"] == "en"
     assert shown.one("title").text.startswith("5 not well · ")
-    assert [heading.tag for heading in shown.all() if re.fullmatch("h[1-6]", heading.tag)] == ["h1", "h2", "h2"]
+    assert [heading.tag for heading in shown.all() if re.fullmatch("h[1-6]", heading.tag)] == [
+        "h1",
+        "h2",
+        "h2",
+        "h2",
+        "h2",
+    ]
     ids = [element.attributes["id"] for element in shown.all() if "id" in element.attributes]
     assert len(ids) == len(set(ids))
     for svg in shown.all("svg"):
@@ -508,14 +514,15 @@ def around(**more: Any) -> str:
 
 
 def test_who_leads() -> None:
-    assert "Leader this replica, alone" in around()
-    assert "Leader this replica rotator-0" in around(replica="rotator-0", holder="rotator-0")
+    assert "Leader and replicas this replica acts it has no Lease, and knows of no others" in around()
+    leading = around(replica="rotator-0", holder="rotator-0")
+    assert "Leader and replicas rotator-0 leads: this replica those that stand by are not known here" in leading
     standing_by = around(replica="rotator-1", holder="rotator-0", leads=False)
     assert standing_by.startswith("This replica stands by and only looks: rotator-0 acts")
-    assert "Leader rotator-0 this is rotator-1" in standing_by
+    assert "rotator-0 leads this replica, rotator-1, stands by; others are not known here" in standing_by
     nobody = around(replica="rotator-1", holder="", leads=False)
-    assert nobody.startswith("No replica leads")
-    assert "Leader nobody this is rotator-1" in nobody
+    assert nobody.startswith("Troubles No replica leads")
+    assert "nobody leads this replica, rotator-1, stands by; others are not known here" in nobody
 
 
 def test_budgets_logins_and_what_is_down() -> None:
@@ -523,8 +530,10 @@ def test_budgets_logins_and_what_is_down() -> None:
     shown = around(logins={"vault": NOW + timedelta(minutes=23), "other": None})
     assert "vault in 23 min, 1 Mar 22:23:00 other no end known" in shown
     down = around(down={"provider respan": ProviderCredentialRefused("the organisation key is refused", "Replace it.")})
-    assert down.startswith("provider respan is left alone for now: the organisation key is refused Replace it.")
-    assert around(clock_trusted=False).startswith("This machine's clock")
+    assert down.startswith(
+        "Troubles provider respan is left alone for now: the organisation key is refused Replace it."
+    )
+    assert around(clock_trusted=False).startswith("Troubles This machine's clock")
 
 
 def test_the_title_counts_who_is_not_well() -> None:
@@ -553,4 +562,40 @@ def test_events_are_told_as_in_the_log_but_for_tracebacks() -> None:
 def test_the_filter_holds_for_events_too() -> None:
     shown = page(*FLEET, events=EVENTS, asked=Asked(text="Billing")).one("section", id="events")
     assert [item.text.split()[1] for item in shown.all("li")] == ["key_published"]
-    assert "None yet about targets like" in page(*FLEET, events=EVENTS, asked=Asked(text="nobody")).text
+    assert "None yet with “nobody” in target, path or key id." in page(*FLEET, asked=Asked(text="nobody")).text
+
+
+@pytest.mark.parametrize("text", ["tk_0007", "LING-AP.ABC", "apps/billing", "billing-api/respan"])
+def test_the_filter_finds_events_by_path_key_id_and_key_name(text: str) -> None:
+    events = (
+        told(What.KEY_PUBLISHED, "billing-api", key_id="tk_0007", key_name="prod-eu.billing-ap.abc", version=7),
+        told(What.KEY_UNCLAIMED, "", Level.WARNING, key_id="tk_0008", key_name="prod-eu.other.def"),
+    )
+    targets = (status("billing-api", well()), status("chat", well()))
+    shown = page(*targets, events=events, asked=Asked(text=text)).one("section", id="events")
+    assert [item.text.split()[1] for item in shown.all("li")] == ["key_published"]
+
+
+# --- for who cannot see it -------------------------------------------------------------------------------------------
+
+
+def test_headings_name_every_part_and_a_list_is_one_though_it_has_no_bullets() -> None:
+    shown = read_page(render(*everything()))
+    assert shown.one("h1").text.startswith("rotator ")
+    assert [heading.text for heading in shown.all("h2")] == ["Troubles", "Summary", "Targets", "Events"]
+    named = {heading.attributes["id"] for heading in shown.all("h2")}
+    assert [section.attributes["aria-labelledby"] in named for section in shown.all("section")] == [True] * 4
+    assert {each.attributes.get("role") for tag in ("ul", "ol") for each in shown.all(tag)} == {"list"}
+    assert not {element.tag for element in shown.all()} & {"h3", "h4"}
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def test_commands_in_advice_stand_out_and_are_not_broken() -> None:
+    advice = "Look first, then `rotator sweep --max-removals 3` or `<b>`."
+    shown = page(status("a", well(), RotatorError("too many", advice)))
+    assert [code.text for code in shown.all("code", class_="command")] == ["rotator sweep --max-removals 3", "<b>"]
+    assert "`" not in shown.text
+    foreign = page(status("c", FOREIGN))
+    assert foreign.one("code", class_="command").text == "rotator rotate c --adopt"

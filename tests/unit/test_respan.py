@@ -38,7 +38,7 @@ from rotator.errors import (
 from rotator.model import CreatedKey, KeyParameters, Secret, VendorKey
 from rotator.providers import respan
 from rotator.providers.respan import Probe, RespanProvider
-from rotator.providers.respan_answers import is_id, vendor_key
+from rotator.providers.respan_answers import Answer, Errors, is_id, vendor_key
 from rotator.simulator import Fault, Options, Simulator
 
 EXPIRY = datetime(2126, 3, 1, 12, 0, tzinfo=UTC)
@@ -467,7 +467,7 @@ def test_every_status_has_its_meaning(rig: Rig, operation: str) -> None:
         error = rig.refused(operation)
         assert type(error) is expected, status
         assert str(status) in error.message
-        assert status < 400 or "A fault that was asked for." in error.message
+        assert status < 400 or "A fault that was asked for" in error.message
         assert error.advice or expected is ProviderRateLimited
         tries = 3 if expected is ProviderUnavailable else 1
         assert rig.noted.requests == [(operation, str(status))] * tries
@@ -502,8 +502,8 @@ def test_the_vendors_reason_is_quoted(invalid_status: int) -> None:
         error = refused(lambda: rig.provider.create("n" * 51, NONE, EXPIRY))
         assert isinstance(error, ProviderRequestRefused)
         assert (
-            error.message == f"Respan refused to create a key ({invalid_status}: Invalid input.; "
-            "name: Ensure this field has no more than 50 characters.)"
+            error.message == f"Respan refused to create a key ({invalid_status}: Invalid input; "
+            "name: Ensure this field has no more than 50 characters)"
         )
 
 
@@ -879,7 +879,7 @@ def test_the_same_key_is_not_sent_again(rig: Rig, operation: str) -> None:
     source = Source(["sk_live_outdated"])
     error = rig.refused(operation, rig.another(organisation_key=source))
     assert isinstance(error, ProviderCredentialRefused)
-    assert error.message.startswith("Respan refused the organisation key (401: Invalid or missing API key.)")
+    assert error.message.startswith("Respan refused the organisation key (401: Invalid or missing API key)")
     assert 'Every target of provider "respan" waits' in error.advice
     assert rig.calls(operation) == [401]
     assert source.calls == 2
@@ -953,6 +953,16 @@ def test_a_key_that_is_none_is_not_sent(rig: Rig, text: str) -> None:
 
 
 # --- somebody else's words ---
+
+
+@pytest.mark.parametrize("detail", ["Not what was asked for.", "Not what was asked for. ", "Not what was asked for"])
+def test_the_vendors_full_stop_does_not_end_our_sentence(detail: str) -> None:
+    answer = Answer(503, "application/json", "", Secret(KEY), json.dumps({"detail": detail}).encode())
+    error = Errors("respan", "https://api.respan.ai").refusal("list", answer, EXPIRY)
+    assert (
+        error.message == "Respan answered 503: Not what was asked for, when asked to list the keys; nothing was changed"
+    )
+
 
 ECHOES: list[tuple[int, object, str]] = [
     (400, {"detail": f"You sent {KEY}."}, "application/json"),
