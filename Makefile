@@ -1,4 +1,4 @@
-# `make demo` and `make test` need Python 3.11 and make; the tests against real servers also Go, etcd, prometheus and systemd-analyze.
+# `make demo` and `make test` need Python 3.11 and make; the tests against real servers also Go, etcd, prometheus, systemd-analyze and chromium.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

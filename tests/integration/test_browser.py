@@ -1,0 +1,35 @@
+"""The status page of a running daemon in a real browser: on a desk and on a phone, by day and by night."""
+
+import pytest
+from support.browser import NO_CHROMIUM, is_installed, look_at
+from support.canned import Reply, canned
+from support.installation import Daemon, Installation
+from support.pages import read_page, rows
+
+from rotator.page import POLICY
+
+pytestmark = pytest.mark.skipif(not is_installed(), reason=NO_CHROMIUM)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 1600), (390, 3000)], ids=["desk", "phone"])
+def test_the_page_is_shown_and_the_browser_has_no_complaint(
+    fleet: tuple[Installation, Daemon], size: tuple[int, int], dark: bool
+) -> None:
+    rotator, daemon = fleet
+    seen = look_at(daemon.url(admin=True) + "/?refresh=off", *size, dark=dark)
+    assert seen.complaints == ()
+    assert set(rows(read_page(seen.dom))) == set(rotator.config["targets"])
+    assert seen.size == size
+    assert seen.corner == ("#0d1117" if dark else "#ffffff"), "it has the style, and this scheme's"
+    assert len(set(seen.rows)) > 300, "it is no blank"
+
+
+def test_a_browser_that_is_told_nothing_to_like_does_complain_and_shows_a_blank() -> None:
+    """Else the test above would see nothing wrong, whatever was."""
+    page = Reply(200, "<!DOCTYPE html><style>body { background: #123456 }</style>", {"Content-Security-Policy": POLICY})
+    with canned(lambda _: page) as other:
+        seen = look_at(other.address, 400, 400)
+    assert any("Content Security Policy" in complaint for complaint in seen.complaints)
+    assert seen.corner == "#ffffff"
+    assert len(set(seen.rows)) < 5

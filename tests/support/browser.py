@@ -1,0 +1,83 @@
+"""A headless Chromium that looks at one page: what it made of it, what it had to say about it, and a picture.
+
+Debian's package `chromium` brings it.
+"""
+
+import shutil
+import struct
+import subprocess
+import tempfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from support.leaks import RECORDER
+
+NO_CHROMIUM = "no Chromium: install Debian's package `chromium`, or put chromium on PATH"
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--enable-logging=stderr",
+)
+
+
+def is_installed() -> bool:
+    """Whether it is on PATH."""
+    return shutil.which("chromium") is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A page as the browser has it."""
+
+    dom: str
+    complaints: tuple[str, ...]  # what a developer would see in the console
+    picture: bytes  # a PNG
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Of the picture, in pixels."""
+        width, height = struct.unpack(">II", self.picture[16:24])
+        return width, height
+
+    @property
+    def rows(self) -> list[bytes]:
+        """The picture's rows, three or four bytes a pixel: as PNG filters them, but for the very first pixel."""
+        data, at = b"", 8
+        while at < len(self.picture):
+            length, kind = struct.unpack(">I4s", self.picture[at : at + 8])
+            data += self.picture[at + 8 : at + 8 + length] if kind == b"IDAT" else b""
+            at += length + 12
+        raw = zlib.decompress(data)
+        step = len(raw) // self.size[1]
+        return [raw[start : start + step] for start in range(0, len(raw), step)]
+
+    @property
+    def corner(self) -> str:
+        """The colour of the first pixel, as "#ffffff"."""
+        return f"#{self.rows[0][1:4].hex()}"
+
+
+def look_at(url: str, width: int, height: int, *, dark: bool = False) -> Seen:
+    """Open the page in a new browser, and end that."""
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    with tempfile.TemporaryDirectory(prefix="chromium-") as folder:
+        picture = Path(folder) / "picture.png"
+        command = [
+            *(shutil.which("chromium") or "chromium", *FLAGS, scheme),
+            *(f"--user-data-dir={folder}/profile", f"--window-size={width},{height}"),
+            *("--dump-dom", f"--screenshot={picture}", url),
+        ]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        assert said.returncode == 0, said.stderr
+        RECORDER.record("chromium: DOM", said.stdout)
+        RECORDER.record("chromium: log", said.stderr)
+        complaints = tuple(line for line in said.stderr.splitlines() if "CONSOLE" in line)
+        return Seen(said.stdout, complaints, picture.read_bytes())
