@@ -47,6 +47,15 @@ class Watched:
         daemon.wait_for("swept")
         return daemon
 
+    def set_policy(self, hcl: str) -> None:
+        """From now on the daemon's AppRole has these rights."""
+        vault, role = self.paths.vault, "auth/approle/role"
+        role_id = self.rotator.config["stores"]["store"]["auth"]["role_id"]
+        for name in vault.request("LIST", role).json()["data"]["keys"]:
+            if vault.request("GET", f"{role}/{name}/role-id").json()["data"]["role_id"] == role_id:
+                policy = {"policy": hcl.format(mount=self.paths.mount)}
+                vault.request("PUT", f"sys/policies/acl/{name}", policy).raise_for_status()
+
     def lose_a_key(self, target: str) -> None:
         """Leave one at the vendor that no version holds, as a crash does."""
         vendor = self.rotator.simulator.vendor
@@ -140,6 +149,53 @@ def test_the_alerts_fire_and_clear_and_the_dashboard_shows_it(watched: Watched, 
     seen.wait_for("RotatorGone")
     [gone] = seen.firing()["RotatorGone"]
     assert gone["annotations"]["summary"] == "No replica of rotator answers Prometheus"
+
+
+def test_what_is_not_done_and_what_cannot_be_read_is_told_of(watched: Watched, tmp_path: Path) -> None:
+    """Without series of targets, so that the sums alone have to do; minutes and hours are seconds here."""
+    rotator, simulator = watched.rotator, watched.rotator.simulator
+    rotator.config["sweep"]["max_removals"] = 1
+    rotator.config["http"]["target_metrics"] = False
+    rules = impatient(RULES.read_text(), FOR).replace("> 3600", "> 3").replace("> 900", "> 2").replace("[30m]", "[5s]")
+    hosts = [f"127.0.0.1:{port}" for port in watched.ports]
+    with prometheus({"rotator": hosts}, rules) as seen:
+        watched.start()
+        rotates = 'sum(increase(rotator_rotations_total{reason="expiring", outcome="success"}[5m])) > 2'
+        wait_until(lambda: bool(seen.query(rotates)), "rotations that Prometheus has seen")
+
+        for _ in range(3):
+            watched.lose_a_key("a")
+        seen.wait_for("RotatorOrphansHeld", "RotatorNoSweep")
+        rotator.run("sweep", "--max-removals", "10", status=0)
+        seen.wait_for_end("RotatorNoSweep")
+
+        watched.set_policy(LEAST_RIGHTS.replace("{mount}/destroy", "{mount}/nothing"))
+        seen.wait_for("RotatorSupersededPastGrace")
+        watched.set_policy(LEAST_RIGHTS)
+        seen.wait_for_end("RotatorSupersededPastGrace", seconds=60)
+
+        simulator.faults.add(Fault("rate_limit", retry_after=1, times=None))
+        seen.wait_for("RotatorRateLimited")
+        simulator.faults.clear()
+
+        simulator.stop()
+        seen.wait_for("RotatorNothingRotated", seconds=60)
+        assert seen.query('rotator_targets{state="due"} > 0') == [], "what is due is failing in an outage"
+        simulator.start()
+        seen.wait_for_end("RotatorNothingRotated", seconds=60)
+
+        secret_id = tmp_path / "secret-id"
+        rotator.config["stores"]["store"]["auth"]["secret_id_file"] = "not-there-yet"
+        rotator.config["providers"]["respan"]["api_key"] = {"file": "nor-this"}
+        rotator.config["http"]["listen"] = hosts[1]
+        rotator.start()
+        seen.wait_for("RotatorLoginFailing")
+        [login] = seen.firing()["RotatorLoginFailing"]
+        assert login["labels"]["instance"] == hosts[1]
+        (tmp_path / "not-there-yet").write_text(secret_id.read_text())
+        seen.wait_for("RotatorOrganisationKeyRefused")
+        (tmp_path / "nor-this").write_text(simulator.organisation_key)
+        seen.wait_for_end("RotatorLoginFailing", "RotatorOrganisationKeyRefused", seconds=60)
 
 
 def the_dashboard_has_data(seen: Prometheus) -> None:
