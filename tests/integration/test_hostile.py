@@ -4,6 +4,7 @@ import contextlib
 import resource
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +15,8 @@ from support.installation import Daemon, Installation, installation
 from support.leaks import RECORDER
 from support.process import wait_until
 
-CONNECTIONS = 500  # on each of the two ports
+CONNECTIONS = 1000  # on each of the two ports
+PATIENCE = 3.0  # seconds in which a probe is to be answered, come what may
 ANSWERS = 400, 403, 404, 405, 408, 414, 421, 431
 
 
@@ -65,8 +67,16 @@ def goes_on(daemon: Daemon) -> None:
         wait_until(answered, f"{path} to be answered")
 
 
+def probes_are_answered(daemon: Daemon) -> None:
+    """What Kubernetes and Prometheus ask is answered, soon and at the first try."""
+    for path in ("/healthz", "/readyz", "/metrics"):
+        began = time.monotonic()
+        assert daemon.get(path).status_code == 200, path
+        assert time.monotonic() - began < PATIENCE, path
+
+
 @pytest.mark.usefixtures("_many_files")
-def test_a_thousand_connections_that_say_nothing_or_drip(daemon: Daemon) -> None:
+def test_a_thousand_connections_on_each_port_that_say_nothing_or_drip(daemon: Daemon) -> None:
     stop = threading.Event()
     with ExitStack() as stack:
         sockets: list[socket.socket] = []
@@ -88,6 +98,9 @@ def test_a_thousand_connections_that_say_nothing_or_drip(daemon: Daemon) -> None
         dripping.start()
         try:
             keys = len(daemon.events("key_published"))
+            for _ in range(5):
+                probes_are_answered(daemon)
+                assert daemon.get("/status.json", admin=True).status_code == 200
             daemon.wait_for("key_published", keys + 2)
             threads = int(
                 (Path("/proc") / str(daemon.process.pid) / "status").read_text().split("Threads:")[1].split()[0]
@@ -135,6 +148,28 @@ def test_requests_that_nobody_honest_makes(daemon: Daemon) -> None:
                 status = int(answer.split(b" ", 2)[1])
                 assert status in ANSWERS, (what, answer[:200])
                 assert b"root:" not in answer, what
+            probes_are_answered(daemon)
+    goes_on(daemon)
+
+
+def test_probes_are_answered_while_hostile_requests_are_being_read(daemon: Daemon) -> None:
+    stop = threading.Event()
+
+    def bother(address: tuple[str, int], request: bytes) -> None:
+        while not stop.is_set():
+            ask(address, request)
+
+    worst = (HOSTILE["blanks without end"], HOSTILE["huge headers"], HOSTILE["a post"])
+    botherers = [threading.Thread(target=bother, args=(address, raw)) for address in addresses(daemon) for raw in worst]
+    for botherer in botherers:
+        botherer.start()
+    try:
+        for _ in range(5):
+            probes_are_answered(daemon)
+    finally:
+        stop.set()
+        for botherer in botherers:
+            botherer.join()
     goes_on(daemon)
 
 
