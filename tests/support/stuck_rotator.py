@@ -1,0 +1,25 @@
+"""`rotator`, whose loop is stuck while the file $STUCK_WHILE is there. It is run as a program: the shipped code has no
+hook for it. That is noticed after half a second, and not after half a minute.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import rotator.daemon
+from rotator.cli import main
+from rotator.engine import Engine
+
+if __name__ == "__main__":
+    rotator.daemon.TICK, rotator.daemon.STUCK = 0.1, 0.5
+    file = Path(os.environ["STUCK_WHILE"])
+    begin_what_is_due = Engine._begin_what_is_due
+
+    def begin(engine: Engine) -> None:
+        """Hang, as with a lock that nobody gives back."""
+        while file.exists():
+            time.sleep(0.02)
+        begin_what_is_due(engine)
+
+    setattr(Engine, begin_what_is_due.__name__, begin)
+    main()
