@@ -6,8 +6,10 @@ can begin.
 
 - Whether another's lease has run out is judged by how long *this* process has seen it unchanged, never by the times
   that stand in it: clocks differ.
-- A holder counts from the moment at which it *sent* its last renewal that was taken, and stops at two thirds of the
+- A holder counts from the moment at which it *began* its last renewal that was taken, and stops at two thirds of the
   duration; the others wait for the whole of it, from when they saw that renewal, which is later.
+- A renewal takes at most a third of the duration, reading and writing together, however slowly the answer drips in:
+  one that fails leaves time for another.
 
 Requests go to the API server over httpx: GET, POST and PUT of one object, whose `resourceVersion` makes them a
 compare-and-set. The token and the certificates are read afresh for each, for both are replaced in a running pod.
@@ -24,6 +26,7 @@ from typing import Any
 
 import httpx
 
+from rotator.deadline import Transport, Until
 from rotator.errors import LeaseUnusable
 from rotator.events import Event, Fields, Level, What
 from rotator.logs import unexpected
@@ -99,6 +102,10 @@ class _Failed(Exception):
         self.advice = advice
 
 
+class _Stopping(Exception):
+    """It is being given back: nothing more is written."""
+
+
 class Lease:
     """A `ports.Leadership`, on a thread of its own between `start` and `stop`."""
 
@@ -110,6 +117,7 @@ class Lease:
         self._clock = clock
         self._tell = tell
         self._changed = changed
+        self._by = Until(clock)
         self._until = float("-inf")  # monotonic; this process leads before that
         self._led = False  # and that was told
         self._seen: _Seen | None = None
@@ -120,7 +128,7 @@ class Lease:
 
     def leads(self) -> bool:
         """Whether this process may act now."""
-        return self._clock.monotonic() < self._until
+        return self._clock.monotonic() < self._until and not self._stopping.is_set()
 
     def start(self) -> None:
         """Begin to try for it."""
@@ -130,26 +138,35 @@ class Lease:
         """Give it back, so that another need not wait. To be called when nothing is under way any more."""
         self._stopping.set()
         self._thread.join(timeout=self._settings.duration)
-        if self.leads():
-            self._until = float("-inf")
+        # Twice: if the thread did not end in time, what it had sent may come in between; it sends nothing more.
+        for _ in range(2):
             try:
-                held = self._get()
-                if held is not None and _holder(held) == self._settings.identity:
-                    self._put(held, {"holderIdentity": "", "leaseDurationSeconds": 1})
-            except (_Failed, _Conflict):
-                return  # then it runs out by itself
+                self._release()
+            except _Conflict:
+                continue
+            except _Failed:
+                pass  # then it runs out by itself
+            return
+
+    def _release(self) -> None:
+        """Whether this process still leads does not matter: the others wait for as long as it is named."""
+        self._by.monotonic = self._clock.monotonic() + self._settings.duration / 3
+        held = self._get()
+        if held is not None and _holder(held) == self._settings.identity:
+            self._put(held, {"holderIdentity": "", "leaseDurationSeconds": 1})
 
     # --- on its own thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            began = self._clock.monotonic()
             try:
                 self.attempt()
             except Exception as error:  # a thread that ends would never lead again, and nobody would know why
                 self._tell(unexpected("keeping the Lease", error))
             # A holder renews three times before it would have to stop; whoever waits looks often enough to be quick.
-            share = 5 if self.leads() else 8
-            self._stopping.wait(self._settings.duration / share)
+            pause = self._settings.duration / (5 if self.leads() else 8)
+            self._stopping.wait(max(pause - (self._clock.monotonic() - began), pause / 4))
 
     def attempt(self) -> None:
         """Try once to get or to keep it. Raises nothing."""
@@ -157,6 +174,8 @@ class Lease:
             self._acquire_or_renew()
         except _Conflict:
             self._seen = None  # somebody wrote in between: look again
+        except _Stopping:
+            return
         except _Failed as error:
             if str(error) != self._failure:
                 fields: Fields = {"error": str(error), "advice": error.advice, "leads": self.leads()}
@@ -172,9 +191,10 @@ class Lease:
 
     def _acquire_or_renew(self) -> None:
         me, now = self._settings.identity, self._clock.monotonic()
+        self._by.monotonic = now + self._settings.duration / 3
         held = self._get()
         if held is None:
-            self._post(self._spec(transitions=0))
+            self._write(None, self._spec(transitions=0))
         else:
             self.holder = _holder(held)
             if self.holder not in ("", me) and not self._has_run_out(held):
@@ -185,9 +205,25 @@ class Lease:
             spec = self._spec(transitions if mine else transitions + 1)
             if mine:
                 spec["acquireTime"] = held["spec"].get("acquireTime") or spec["acquireTime"]
-            self._put(held, spec)
+            self._write(held, spec)
         self.holder = me
         self._until = now + self._settings.duration * 2 / 3
+        took = self._clock.monotonic() - now
+        if not self.leads() and not self._stopping.is_set():  # this process stood still, or its name service did
+            raise _Failed(
+                f"it took {took:.0f} s to renew the Lease {self._settings.namespace}/{self._settings.name}, "
+                f"which is held for {self._settings.duration * 2 / 3:.0f} s",
+                "Nobody leads until the next try. Is this machine overloaded, or its DNS slow?",
+            )
+
+    def _write(self, held: Mapping[str, Any] | None, spec: Mapping[str, Any]) -> None:
+        """Take or keep it, unless `stop` has begun, which may not have waited for this thread."""
+        if self._stopping.is_set():
+            raise _Stopping
+        if held is None:
+            self._ask("POST", "", {"metadata": {"name": self._settings.name}, "spec": dict(spec)})
+        else:
+            self._put(held, spec)
 
     def _has_run_out(self, held: Mapping[str, Any]) -> bool:
         now, version = self._clock.monotonic(), str(held["metadata"]["resourceVersion"])
@@ -210,9 +246,6 @@ class Lease:
 
     def _get(self) -> dict[str, Any] | None:
         return self._ask("GET", self._settings.name)
-
-    def _post(self, spec: Mapping[str, Any]) -> None:
-        self._ask("POST", "", {"metadata": {"name": self._settings.name}, "spec": dict(spec)})
 
     def _put(self, held: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
         self._ask("PUT", self._settings.name, {"metadata": held["metadata"], "spec": {**held["spec"], **changes}})
@@ -237,9 +270,13 @@ class Lease:
         failure: _Failed | None = None
         token = self._token(what)
         try:
-            tls = settings.api_server.startswith("https:")
-            context = ssl.create_default_context(cafile=str(settings.ca_file)) if tls else False
-            with httpx.Client(verify=context, trust_env=False, timeout=settings.duration / 6) as client:
+            context = (
+                ssl.create_default_context(cafile=str(settings.ca_file))
+                if settings.api_server.startswith("https:")
+                else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            )
+            transport = Transport(context, 1, self._by)
+            with httpx.Client(transport=transport, trust_env=False, timeout=settings.duration / 6) as client:
                 answer = client.request(
                     method,
                     f"{base}/{name}" if name else base,

@@ -6,21 +6,20 @@ of httpx's, whose request does: an error is raised outside of the `except` that 
 """
 
 import re
-import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from urllib.parse import quote
 
-import httpcore
 import httpx
 import stamina
 
 from rotator import __version__
 from rotator.circuit import Circuit
+from rotator.deadline import Transport, Until
 from rotator.errors import ProviderCredentialRefused, ProviderRateLimited, ProviderUnavailable, RotatorError
 from rotator.model import CreatedKey, KeyParameters, Secret, VendorKey, timestamp
 from rotator.ports import NO_CREDENTIAL, Clock, Meter
@@ -85,9 +84,9 @@ class RespanProvider:
         self._deadline = deadline
         self._key: Secret | None = None
         self._key_lock = threading.Lock()
-        self._until = _Until(clock)
+        self._until = Until(clock)
         self._client = httpx.Client(
-            transport=_Transport(connections, self._until),
+            transport=Transport(httpx.create_ssl_context(trust_env=False), connections, self._until),
             timeout=timeout,
             trust_env=False,
             follow_redirects=False,
@@ -294,82 +293,3 @@ class RespanProvider:
         if found is None or (found.scheme, found.host, found.port, found.userinfo) != home:
             raise self._errors.elsewhere()
         return str(found)
-
-
-# --- the network, until a deadline -----------------------------------------------------------------------------------
-
-
-class _Until(threading.local):
-    """The monotonic second by which this thread's call must be over."""
-
-    monotonic = 0.0
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-
-    def left(self, timeout: float | None, late: type[httpcore.TimeoutException]) -> float:
-        """`timeout`, or what is left of the call where that is less; raises `late` when nothing is."""
-        seconds = self.monotonic - self._clock.monotonic()
-        if seconds <= 0:
-            raise late
-        return seconds if timeout is None else min(timeout, seconds)
-
-
-class _Transport(httpx.HTTPTransport):
-    """httpx's own, on a network that knows the deadline: httpx's timeouts are for one read, and a drip is many.
-
-    Without this, headers could drip for days: httpx hands out nothing before the last of them.
-    """
-
-    def __init__(self, connections: int, until: _Until) -> None:
-        context = httpx.create_ssl_context(trust_env=False)
-        super().__init__(verify=context)
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=context,
-            max_connections=connections,
-            keepalive_expiry=5.0,
-            network_backend=_Network(until),
-        )
-
-
-class _Network(httpcore.SyncBackend):
-    def __init__(self, until: _Until) -> None:
-        self._until = until
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
-        left = self._until.left(timeout, httpcore.ConnectTimeout)
-        try:
-            return _Stream(super().connect_tcp(host, port, left, local_address, socket_options), self._until)
-        except UnicodeError as error:  # what `socket` says of a name like a..b
-            raise httpcore.ConnectError("no such name is possible") from error
-
-
-class _Stream(httpcore.NetworkStream):
-    def __init__(self, stream: httpcore.NetworkStream, until: _Until) -> None:
-        self._stream = stream
-        self._until = until
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._until.left(timeout, httpcore.ReadTimeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._until.left(timeout, httpcore.WriteTimeout))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def get_extra_info(self, info: str) -> object:
-        return self._stream.get_extra_info(info)
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        left = self._until.left(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, left), self._until)

@@ -3,18 +3,22 @@
 import json
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.canned import Asked, Canned, Reply, canned
+from support.process import wait_until
 from support.told import Heard
 from support.world import FakeClock
 
+from rotator.clock import SystemClock
 from rotator.errors import LeaseUnusable
 from rotator.events import Event, What
 from rotator.lease import Lease, LeaseSettings, settings_in_a_pod
+from rotator.ports import Clock
 
 DURATION = 15.0
 PATH = "/apis/coordination.k8s.io/v1/namespaces/rotator/leases"
@@ -70,8 +74,8 @@ class Rig:
         self.events: list[Event] = Heard()
         self.changes: list[tuple[str, bool]] = []
 
-    def replica(self, name: str, clock: FakeClock) -> Lease:
-        settings = LeaseSettings(self.server.address, "rotator", "rotator", name, self.token, Path("unused"), DURATION)
+    def replica(self, name: str, clock: Clock, duration: float = DURATION) -> Lease:
+        settings = LeaseSettings(self.server.address, "rotator", "rotator", name, self.token, Path("unused"), duration)
         return Lease(settings, clock, self.events.append, lambda leads: self.changes.append((name, leads)))
 
     def told(self, what: What) -> list[Event]:
@@ -221,6 +225,60 @@ def test_an_api_server_that_is_away_is_no_end(rig: Rig, clock: FakeClock) -> Non
     assert not a.leads()
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_an_answer_that_drips_is_not_waited_for_longer_than_a_third(rig: Rig, method: str) -> None:
+    """Each byte comes in time; all of them take seconds, in which nobody could try again."""
+    clock = SystemClock()
+    a = rig.replica("a", clock, duration := 1.5)
+    a.attempt()
+
+    def answer(asked: Asked) -> Reply:
+        reply = rig.api(asked)
+        return replace(reply, drips=asked.method == method)
+
+    rig.server.answer = answer
+    rig.server.asked.clear()
+    began = clock.monotonic()
+    a.attempt()
+    assert clock.monotonic() - began < duration / 3 + 0.2
+    assert a.leads(), "there is time for another try"
+    assert "ReadTimeout" in str(rig.told(What.LEASE_FAILED)[0].fields["error"])
+    assert [asked.method for asked in rig.server.asked] == (["GET"] if method == "GET" else ["GET", "PUT"])
+
+
+def test_reading_and_writing_have_one_deadline_together(rig: Rig, clock: FakeClock) -> None:
+    a = rig.replica("a", clock)
+    a.attempt()
+
+    def answer(asked: Asked) -> Reply:
+        clock.sleep(DURATION / 3)  # while it is being read
+        return rig.api(asked)
+
+    rig.server.answer = answer
+    rig.server.asked.clear()
+    a.attempt()
+    assert [asked.method for asked in rig.server.asked] == ["GET"]
+    assert rig.told(What.LEASE_FAILED)
+
+
+def test_a_renewal_that_was_taken_too_late_to_lead_is_told(rig: Rig, clock: FakeClock) -> None:
+    """As when the process was stopped in the middle: the others wait for it, and it does nothing."""
+    a = rig.replica("a", clock)
+    a.attempt()
+
+    class StandsStill(FakeClock):
+        def now(self) -> datetime:  # asked between reading and writing
+            self.sleep(DURATION)
+            return super().now()
+
+    late = rig.replica("a", StandsStill())
+    late._by.left = lambda timeout, late: timeout or 1.0  # type: ignore[method-assign]  # no deadline knows of it
+    late.attempt()
+    assert not late.leads()
+    [failed] = rig.told(What.LEASE_FAILED)
+    assert "it took 15 s to renew the Lease rotator/rotator, which is held for 10 s" in str(failed.fields["error"])
+
+
 def test_the_token_is_read_afresh(rig: Rig, clock: FakeClock) -> None:
     a = rig.replica("a", clock)
     a.attempt()
@@ -262,6 +320,45 @@ def test_a_clean_stop_gives_it_back_at_once(rig: Rig, clock: FakeClock) -> None:
     assert not a.leads()
     b.attempt()
     assert b.leads()
+
+
+def test_a_stop_gives_back_what_is_not_led_any_more(rig: Rig, clock: FakeClock) -> None:
+    """The others wait for as long as it is named, whatever it believes itself."""
+    a = rig.replica("a", clock)
+    a.attempt()
+    rig.api.reply = Reply(500)
+    clock.sleep(DURATION)
+    assert not a.leads()
+    a.start()
+    wait_until(lambda: bool(rig.told(What.LEASE_FAILED)), "an attempt that fails")
+    rig.api.reply = None
+    a.stop()
+    assert rig.api.holder == ""
+
+
+@pytest.mark.parametrize("where", ["GET", "PUT"])
+def test_a_thread_that_a_stop_did_not_wait_for_takes_nothing_back(
+    rig: Rig, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    a = rig.replica("a", clock)
+    a.attempt()
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def answer(asked: Asked) -> Reply:
+        if asked.method == where and not hangs.is_set():
+            hangs.set()
+            goes_on.wait(10)
+        return rig.api(asked)
+
+    rig.server.answer = answer
+    monkeypatch.setattr(a._thread, "join", lambda timeout: None)
+    a.start()
+    assert hangs.wait(10)
+    a.stop()
+    assert (rig.api.holder, a.leads()) == ("", False)
+    goes_on.set()
+    threading.Thread.join(a._thread, 10)
+    assert (rig.api.holder, a.leads()) == ("", False)
 
 
 def test_a_stop_leaves_anothers_lease_alone(rig: Rig, clock: FakeClock) -> None:
