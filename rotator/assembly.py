@@ -42,7 +42,8 @@ class Installation:
     """Everything that one configuration needs, built and not yet used: the first request is the first use.
 
     A successor (after a reload) takes over the budgets and what was seen of keys: the vendor goes on counting, and
-    nothing has to be looked up again.
+    nothing has to be looked up again. A provider or store whose settings are the same is taken over itself, with its
+    login, its connections, and what is known of its being down; only its credentials are looked at again.
     """
 
     def __init__(
@@ -61,9 +62,12 @@ class Installation:
         self.clock = clock
         self._environment = environment
         self._seen: dict[str, Mapping[str, Seen]] = predecessor._seen if predecessor else {}
-        self.stores: dict[str, AnyStore] = {
-            name: self._store(store, metrics, name) for name, store in configuration.stores.items()
-        }
+        self.connections: int = predecessor.connections if predecessor else configuration.daemon.workers
+        self._trusted = {name: _certificates(store) for name, store in configuration.stores.items()}
+        self.stores: dict[str, AnyStore] = {}
+        for name, store in configuration.stores.items():
+            same = predecessor and predecessor._same_store(name, store, self._trusted[name])
+            self.stores[name] = same or self._store(store, metrics, name)
         self.budgets: dict[str, SlidingWindow] = {}
         self.providers: dict[str, RespanProvider] = {}
         for name, provider in configuration.providers.items():
@@ -71,14 +75,15 @@ class Installation:
             budget = budget or SlidingWindow(provider.requests_per_minute, clock)
             budget.limit = provider.requests_per_minute
             self.budgets[name] = budget
-            self.providers[name] = RespanProvider(
+            same_provider = predecessor and predecessor._same_provider(name, provider, self.stores)
+            self.providers[name] = same_provider or RespanProvider(
                 name=name,
                 base_url=provider.base_url,
                 organisation_key=self._secret(provider.api_key, f"providers.{name}.api_key"),
                 clock=clock,
                 meter=metrics.provider_meter(name),
                 rate_limited=budget.pause,
-                connections=configuration.daemon.workers,
+                connections=self.connections,
                 probe=_probe(provider.probe),
             )
 
@@ -110,6 +115,9 @@ class Installation:
             for store in self.stores
         }
         clock.max_skew = configuration.daemon.max_skew
+        clock.listen_to({part.peer for part in self._connected()})
+        for part in self._connected() if predecessor else ():
+            part.look_again()
         self.sweepers = {name: self._sweeper(name) for name in self.providers}
 
     @property
@@ -142,16 +150,35 @@ class Installation:
     def peers(self) -> Mapping[str, RotatorError | None]:
         """Every provider and store by name, with the error for which it is left alone at the moment."""
         providers = {f"provider {name}": provider.circuit.error for name, provider in self.providers.items()}
-        vaults = {name: store for name, store in self.stores.items() if isinstance(store, VaultStore)}
-        return {**providers, **{f"store {name}": store.client.circuit.error for name, store in vaults.items()}}
+        return {**providers, **{f"store {name}": store.client.circuit.error for name, store in self._vaults().items()}}
 
-    def close(self) -> None:
-        """Give back the connections. What is still under way fails as if the network had."""
-        for provider in self.providers.values():
-            provider.close()
-        for store in self.stores.values():
-            if isinstance(store, VaultStore):
-                store.close()
+    def close(self, but: Iterable["Installation"] = ()) -> None:
+        """Give back the connections that those others do not use. What is under way fails as if the network had."""
+        used = {id(part) for other in but for part in (*other.providers.values(), *other.stores.values())}
+        for part in self._connected():
+            if id(part) not in used:
+                part.close()
+
+    def _connected(self) -> list[RespanProvider | VaultStore]:
+        return [*self.providers.values(), *self._vaults().values()]
+
+    def _vaults(self) -> dict[str, VaultStore]:
+        return {name: store for name, store in self.stores.items() if isinstance(store, VaultStore)}
+
+    def _same_store(
+        self, name: str, store: settings.VaultSettings | settings.SqliteSettings, trusted: bytes | None
+    ) -> AnyStore | None:
+        """The store of that name, if it was made of just these settings and certificates."""
+        same = self.configuration.stores.get(name) == store and self._trusted[name] == trusted
+        return self.stores[name] if same else None
+
+    def _same_provider(
+        self, name: str, provider: settings.RespanSettings, stores: Mapping[str, AnyStore]
+    ) -> RespanProvider | None:
+        """The provider of that name, if nothing but its budget differs, nor the store that its key is read from."""
+        former, pace = self.configuration.providers.get(name), {"requests_per_minute": provider.requests_per_minute}
+        same = former is not None and former.model_copy(update=pace) == provider
+        return self.providers[name] if same and (provider.api_key.vault is None or self.stores == stores) else None
 
     def _store(self, store: settings.VaultSettings | settings.SqliteSettings, metrics: Metrics, name: str) -> AnyStore:
         if isinstance(store, settings.SqliteSettings):
@@ -165,7 +192,7 @@ class Installation:
                 ca_file=store.ca_file,
                 server_name=store.server_name,
                 timeout=store.timeout.total_seconds(),
-                connections=self.configuration.daemon.workers,
+                connections=self.connections,
                 certificate=(
                     (store.auth.cert_file, store.auth.key_file) if isinstance(store.auth, settings.CertAuth) else None
                 ),
@@ -199,9 +226,9 @@ class Installation:
 
         def read() -> Secret:
             if source.vault is not None:
-                vaults = [store for store in self.stores.values() if isinstance(store, VaultStore)]
+                [vault] = self._vaults().values()
                 try:
-                    secret = vaults[0].read_secret(source.vault)
+                    secret = vault.read_secret(source.vault)
                 except StoreError as error:  # whoever asks the provider for something knows no error of a store
                     kind = ProviderCredentialRefused if error.needs_a_person else ProviderUnavailable
                     message = f"the organisation key, which {key} names, cannot be read: {error.message}"
@@ -227,6 +254,16 @@ class Installation:
             return secret
 
         return read
+
+
+def _certificates(store: settings.VaultSettings | settings.SqliteSettings) -> bytes | None:
+    """Those that a store is to trust, which are read when its connections are made; None where it is told later."""
+    if isinstance(store, settings.SqliteSettings) or store.ca_file is None:
+        return None
+    try:
+        return store.ca_file.read_bytes()
+    except OSError:
+        return None
 
 
 def _probe(probe: settings.ProbeSettings | None) -> Probe | None:

@@ -51,6 +51,11 @@ class Circuit(Generic[E]):
             self._trying = False
             self.error, self._until = error, self.clock.monotonic() + self._wait
 
+    def try_now(self) -> None:
+        """Let the next caller go at once: what was wrong may have been put right. The peer is down until it answers."""
+        with self._lock:
+            self._until = self.clock.monotonic()
+
     def worked(self) -> None:
         """The peer answered as it should."""
         self.error = None

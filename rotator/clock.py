@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
@@ -17,6 +17,8 @@ class SystemClock:
         self.max_skew = timedelta(minutes=1)
         self.skews: Mapping[str, timedelta] = {}  # by peer: how far this machine's clock is ahead of that one
         self._wrong_by = timedelta(0)
+        self._peers: Collection[str] | None = None  # those that are listened to; None: everybody
+        self._lock = threading.Lock()
 
     def now(self) -> datetime:
         """The wall clock, in UTC; where all peers agree that it is wrong, theirs."""
@@ -46,8 +48,17 @@ class SystemClock:
         sent = now - timedelta(seconds=self.monotonic() - sent_at)
         early, late = sent - date - _SECOND, date - now - _SECOND
         skew = early if early > timedelta(0) else -late if late > timedelta(0) else timedelta(0)
-        self.skews = {**self.skews, peer: skew}
-        self._wrong_by = self._agreed_error()
+        with self._lock:
+            if self._peers is None or peer in self._peers:
+                self.skews = {**self.skews, peer: skew}
+                self._wrong_by = self._agreed_error()
+
+    def listen_to(self, peers: Collection[str]) -> None:
+        """Forget what all others said, and what they will say."""
+        with self._lock:
+            self._peers = frozenset(peers)
+            self.skews = {peer: skew for peer, skew in self.skews.items() if peer in self._peers}
+            self._wrong_by = self._agreed_error()
 
     def _agreed_error(self) -> timedelta:
         skews = sorted(self.skews.values())

@@ -151,6 +151,7 @@ class Daemon:
         except RotatorError as error:
             problems = [str(p) for p in error.problems] if isinstance(error, ConfigurationError) else [error.message]
             self._metrics.reload(ok=False)
+            self._watch(self._installation)
             refused = {"file": str(self._file), "problems": "; ".join(problems), "advice": "The old one stays in use."}
             self._tell(Event(What.CONFIGURATION_REFUSED, level=Level.ERROR, fields=refused))
             return
@@ -190,12 +191,17 @@ class Daemon:
             self._leads,
             is_swept=True,
         )
+        self._watch(installation)
+        return installation
+
+    def _watch(self, installation: Installation) -> None:
+        """Tell of its providers and stores, and of no others: what is gone must raise no alert."""
+        vaults = {name: store for name, store in installation.stores.items() if isinstance(store, VaultStore)}
+        self._metrics.keep_only(installation.providers, installation.stores)
         for name, budget in installation.budgets.items():
             self._metrics.watch_budget(name, budget.used)
-        for name, store in installation.stores.items():
-            if isinstance(store, VaultStore):
-                self._metrics.watch_token(name, partial(getattr, store, "token_expires_at"))
-        return installation
+        for name, store in vaults.items():
+            self._metrics.watch_token(name, partial(getattr, store, "token_expires_at"))
 
     def _leads(self) -> bool:
         return self._lease is None or self._lease.leads()

@@ -261,8 +261,9 @@ class Engine:
         with self._taking:
             unused = [former for former in self._formers if not self._in_use[former]]
             self._formers = [former for former in self._formers if former not in unused]
+            used = [self.installation, *self._formers]
         for former in unused:
-            former.close()
+            former.close(but=used)
             del self._in_use[former]
 
     def _is_news(self, error: RotatorError | None, failures: int) -> bool:

@@ -5,7 +5,7 @@ asked for at each scrape, so that a removed target's series end with it. No key 
 """
 
 from collections import Counter as Counts
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -147,19 +147,31 @@ class Metrics:
     # --- what is counted -------------------------------------------------------------------------------------------
 
     def provider_meter(self, provider: str) -> Meter:
-        """Who counts the requests of one provider; its rotations are counted from 0 from now on."""
+        """Who counts the requests of one provider, always the same; its rotations are counted from 0 from now on."""
         for reason in ROTATION_REASONS:
             for outcome in (SUCCESS, FAILURE, LOST):
                 self._rotations.labels(provider, reason.value, outcome)
-        meter = _Meter(provider, self._provider_requests, self._provider_seconds, down=_refused_key)
-        self._asked.providers = {**self._asked.providers, provider: meter}
+        meter = self._asked.providers.get(provider)
+        if meter is None:
+            meter = _Meter(provider, self._provider_requests, self._provider_seconds, down=_refused_key)
+            self._asked.providers = {**self._asked.providers, provider: meter}
         return meter
 
     def store_meter(self, store: str) -> Meter:
-        """Who counts the requests of one store."""
-        meter = _Meter(store, self._store_requests, self._store_seconds, down=_refused_login)
-        self._asked.stores = {**self._asked.stores, store: meter}
+        """Who counts the requests of one store, always the same."""
+        meter = self._asked.stores.get(store)
+        if meter is None:
+            meter = _Meter(store, self._store_requests, self._store_seconds, down=_refused_login)
+            self._asked.stores = {**self._asked.stores, store: meter}
         return meter
+
+    def keep_only(self, providers: Collection[str], stores: Collection[str]) -> None:
+        """Tell of no others any more how they are; what was counted of them stays, as counters must."""
+        asked = self._asked
+        asked.providers = {name: meter for name, meter in asked.providers.items() if name in providers}
+        asked.budgets = {name: used for name, used in asked.budgets.items() if name in providers}
+        asked.stores = {name: meter for name, meter in asked.stores.items() if name in stores}
+        asked.tokens = {name: expires_at for name, expires_at in asked.tokens.items() if name in stores}
 
     def rotation(self, provider: str, reason: Reason, outcome: str, seconds: float) -> None:
         """A rotation was tried; `outcome` is `SUCCESS`, `FAILURE` or `LOST`."""

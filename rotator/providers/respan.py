@@ -46,12 +46,12 @@ class RespanProvider:
     """Issues keys through Respan.
 
     `name` is the provider's in the configuration. `organisation_key` is called at the first use and its result kept;
-    after a refusal it is called again, and if it then gives another key the refused request is repeated once with that.
-    What it raises is passed on. While the key is refused `circuit` is open: one request now and then tries whether it
-    still is, and all others fail unsent with the same error. `connections` is how many threads call at once. `timeout`
-    is for each read, in seconds, `deadline` for a whole call (a page is a call); only the look-up of the host's name is
-    not bounded by them, and a host of several addresses is given `timeout` for each. `rate_limited` is told the seconds
-    to wait after every 429.
+    after a refusal it is called again, and if it then gives another key the refused request is repeated once with that;
+    after `look_again` it is called again, too. What it raises is passed on. While the key is refused `circuit` is open:
+    one request now and then tries whether it still is, and all others fail unsent with the same error. `connections` is
+    how many threads call at once. `timeout` is for each read, in seconds, `deadline` for a whole call (a page is a
+    call); only the look-up of the host's name is not bounded by them, and a host of several addresses is given
+    `timeout` for each. `rate_limited` is told the seconds to wait after every 429.
 
     Nothing is taken from the environment: no proxy, no netrc, no SSL_CERT_FILE. Certificates are checked against
     certifi's.
@@ -97,6 +97,17 @@ class RespanProvider:
                 "User-Agent": f"rotator/{__version__}",
             },
         )
+
+    def look_again(self) -> None:
+        """Read the organisation key again at the next request; if it was refused, that is sent at once."""
+        with self._key_lock:
+            self._key = None
+        self.circuit.try_now()
+
+    @property
+    def peer(self) -> str:
+        """As what its clock is known."""
+        return self._home.netloc.decode()
 
     def close(self) -> None:
         """End all connections."""
@@ -257,7 +268,7 @@ class RespanProvider:
                 answer = Answer(
                     response.status_code, headers.get("content-type", ""), headers.get("retry-after", ""), key
                 )
-                self._clock.heard(self._home.netloc.decode(), headers.get("date"), started)
+                self._clock.heard(self.peer, headers.get("date"), started)
                 content = b""
                 for chunk in response.iter_raw():
                     content += chunk

@@ -63,6 +63,15 @@ class VaultStore:
         """
         self.client.tokens.keep()
 
+    def look_again(self) -> None:
+        """Take another token if somebody has put one there; and if Vault is down, ask it at once."""
+        self.client.look_again()
+
+    @property
+    def peer(self) -> str:
+        """As what its clock is known."""
+        return self.client.peer
+
     def close(self) -> None:
         """Give the connections back."""
         self.client.close()

@@ -146,6 +146,16 @@ class VaultClient:
             # Of the login: not done, in truth. But a write knows no such error, and to try again is right either way.
             raise StoreOutcomeUnknown(error.message, error.advice) from None
 
+    def look_again(self) -> None:
+        """Take another token if somebody has put one there; and if Vault is down, ask it at once."""
+        self.tokens.look_again()
+        self.circuit.try_now()
+
+    @property
+    def peer(self) -> str:
+        """As what its clock is known."""
+        return _host_and_port(self._settings.address)
+
     def close(self) -> None:
         """Close the connections. What is under way is answered still; what comes later fails as if Vault were gone."""
         self._pool.close()
@@ -272,19 +282,15 @@ class VaultClient:
         """What the meter calls it, and an error of ours, with nothing of the library's but what is said in `_cause`."""
         advice = ""
         if isinstance(error, _TooLarge):
-            outcome, what = "oversized", f"{self._where} answered with more than {MAX_BODY} bytes"
+            outcome, what = "oversized", f"{self.peer} answered with more than {MAX_BODY} bytes"
         elif isinstance(error, _LATE) and not isinstance(error, urllib3.exceptions.NewConnectionError):
-            outcome, what = "timeout", f"there was no answer from {self._where} within {self._settings.timeout:g} s"
+            outcome, what = "timeout", f"there was no answer from {self.peer} within {self._settings.timeout:g} s"
         else:
-            outcome, what = "connection", f"the connection to {self._where} failed ({_cause(error)})"
+            outcome, what = "connection", f"the connection to {self.peer} failed ({_cause(error)})"
             advice = (
                 "Look at Vault, at the store's address, ca_file and server_name, at DNS, and at the network policy."
             )
         return outcome, unsettled(request.operation, request.path, what, advice)
-
-    @property
-    def _where(self) -> str:
-        return _host_and_port(self._settings.address)
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,6 +199,24 @@ class TokenKeeper:
                     self._held = replace(held, due=now + min(max(held.ends - now, 0.0) / 3, RETRY_AFTER))
                 raise
 
+    def look_again(self) -> None:
+        """If somebody has put another token where this one came from, get that at the next `keep`; use this until then.
+
+        Credentials that only get a token change all the time, and that is no reason to get one.
+        """
+        if not self._lock.acquire(blocking=False):
+            return  # the credentials are being read just now
+        try:
+            held = self._held
+            found = self._login.credentials() if held else None
+            if held and isinstance(found, Secret) and found != held.grant.token:
+                grant = replace(held.grant, renewable=False)
+                self._held = replace(held, grant=grant, due=self._clock.monotonic())
+        except StoreCredentialRefused:
+            return  # it will be told when another is needed
+        finally:
+            self._lock.release()
+
     def _renewed(self, grant: Grant) -> bool:
         """False when it cannot be renewed, or not for as long as before: it nears the end that nothing prolongs."""
         if not grant.renewable or grant.lifetime is None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from support.installation import Daemon, Installation, installation, on_vault
+from support.installation import LEAST_RIGHTS, Daemon, Installation, installation, on_vault
 from support.kube import MountedConfigMap
+from support.leaks import RECORDER
 from support.process import wait_until
 from support.proxy import Proxy
 from support.vault import VaultServer
@@ -63,6 +64,7 @@ def test_a_changed_file_is_taken_up_without_a_signal(rotator: Installation) -> N
 def test_a_mounted_config_map_is_taken_up_when_its_link_turns(rotator: Installation) -> None:
     """The main file and what it includes change at once, as kubelet does it."""
     rotator.config["include"] = ["targets.d/*"]
+    rotator.config["stores"]["store"]["file"] = str(rotator.folder / "store.db")  # not among what is mounted
     targets = rotator.config.pop("targets")
 
     def files(*parts: dict[str, Any], **config: Any) -> dict[str, str]:
@@ -151,6 +153,45 @@ def test_an_end_while_a_reload_waits(rotator: Installation) -> None:
     daemon.signal(signal.SIGTERM)
     assert daemon.end() == 0
     assert daemon.events("unexpected_error") == []
+
+
+def test_a_reload_takes_no_new_login_and_works_while_there_is_none_to_be_had(
+    vault: VaultServer, tmp_path: Path
+) -> None:
+    with on_vault(tmp_path, vault) as (rotator, paths):
+        role_id, secret_id = vault.approle(LEAST_RIGHTS.format(mount=paths.mount))
+        RECORDER.add_secret("an AppRole's secret id", secret_id)
+        (tmp_path / "secret-id").write_text(secret_id)
+        auth = {"method": "approle", "role_id": role_id, "secret_id_file": "secret-id"}
+        rotator.config["stores"]["store"]["auth"] = auth
+        del rotator.environment["VAULT_TOKEN"]
+        daemon = rotator.start()
+        daemon.wait_for("key_published")
+        (tmp_path / "secret-id").write_text("not-a-good-one")
+        rotator.config["targets"]["b"] = {"path": "apps/b"}
+        rotator.write()
+        daemon.wait_for("configuration_loaded")
+        daemon.wait_for("key_published", target="b")
+        login = 'rotator_store_requests_total{operation="login",outcome="200",store="store"}'
+        assert daemon.metric(login) == 1
+        assert daemon.stop() == 0
+        assert daemon.events(level="error") == []
+
+
+def test_a_store_and_a_provider_that_are_renamed_leave_no_series(vault: VaultServer, tmp_path: Path) -> None:
+    with on_vault(tmp_path, vault) as (rotator, _):
+        daemon = rotator.start()
+        daemon.wait_for("key_published")
+        for section, old in (("providers", "respan"), ("stores", "store")):
+            rotator.config[section]["renamed"] = rotator.config[section].pop(old)
+        rotator.write()
+        daemon.wait_for("configuration_loaded")
+        metrics = daemon.get("/metrics").text
+        assert 'rotator_provider_up{provider="renamed"} 1.0' in metrics
+        for gauge in ("provider_up", "store_up", "provider_budget_used_ratio", "store_token_expiry_timestamp_seconds"):
+            assert f'rotator_{gauge}{{provider="respan"}}' not in metrics
+            assert f'rotator_{gauge}{{store="store"}}' not in metrics
+        assert daemon.stop() == 0
 
 
 # --- ready -----------------------------------------------------------------------------------------------------------

@@ -96,3 +96,13 @@ def test_of_many_threads_one_is_let_go(circuit: Circuit[StoreSealed], clock: Fak
     for thread in threads:
         thread.join()
     assert sum(gone) == 1
+
+
+def test_somebody_who_knows_better_has_it_tried_at_once(circuit: Circuit[StoreSealed]) -> None:
+    circuit.failed(StoreSealed("sealed"))
+    circuit.try_now()
+    assert circuit.error is not None, "it is down until it answers"
+    assert [is_open(circuit), is_open(circuit)] == [False, True]
+    circuit.worked()
+    circuit.try_now()
+    assert not is_open(circuit)

@@ -58,6 +58,17 @@ def test_one_peer_that_disagrees_is_enough_and_it_may_come_round() -> None:
     assert clock.trusted()
 
 
+def test_who_is_not_listened_to_any_more_is_forgotten_for_good() -> None:
+    """Else a peer of before a reload, whose clock was wrong, would keep this clock distrusted for ever."""
+    clock = heard(NOW - timedelta(hours=1))
+    assert not clock.trusted()
+    clock.listen_to({"api.respan.ai"})
+    assert clock.trusted()
+    for peer in ("vault", "api.respan.ai"):  # an answer to what was under way
+        clock.heard(peer, format_datetime(NOW - timedelta(hours=1), usegmt=True), NOW.timestamp())
+    assert set(clock.skews) == {"api.respan.ai"}
+
+
 @pytest.mark.parametrize("said", [None, "", "tomorrow", "Sun, 01 Mar 2026", "Sun, 99 Mar 2026 12:00:00 GMT"])
 def test_what_is_no_date_says_nothing(said: str | None) -> None:
     clock = At()

@@ -1,5 +1,6 @@
 """The metrics, as Prometheus reads them: counted from 0, gone with their target, and without a key."""
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -246,6 +247,29 @@ def test_a_peer_that_is_left_alone_is_not_up_whatever_was_answered_last() -> Non
     samples = scrape(metrics)
     assert samples[series("provider_up", provider="respan")] == 0
     assert samples[series("store_up", store="vault")] == 1
+
+
+def test_who_is_gone_has_no_series_that_could_raise_an_alert() -> None:
+    metrics = Metrics("1")
+    for name in ("old", "new"):
+        metrics.provider_meter(name)("list", "401", 0.1)
+        metrics.watch_budget(name, lambda: 0.5)
+        metrics.store_meter(f"{name}-store")("read", "503", 0.1)
+        metrics.watch_token(f"{name}-store", lambda: NOW)
+    before = {name for name, _ in scrape(metrics)}
+    metrics.keep_only(["new"], ["new-store"])
+    samples = scrape(metrics)
+    stale = {name for name, labels in samples if ("provider", "old") in labels or ("store", "old-store") in labels}
+    assert stale == {name for name in stale if re.search("_requests|_duration_|_rotations_", name)}, "counters stay"
+    assert {name for name, _ in samples} == before
+
+
+def test_a_peer_that_is_known_keeps_its_meter() -> None:
+    """What its last answer was is as true after a reload."""
+    metrics = Metrics("1")
+    metrics.provider_meter("respan")("list", "401", 0.1)
+    metrics.provider_meter("respan")
+    assert scrape(metrics)[series("provider_up", provider="respan")] == 0
 
 
 def test_what_a_sweep_did_about_orphans_is_counted_and_when_all_was_done() -> None:

@@ -4,6 +4,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 from support.process import wait_until
@@ -11,7 +12,15 @@ from support.vaultstore import SetClock
 
 from rotator.errors import StoreCredentialRefused, StoreError, StoreUnavailable
 from rotator.model import Secret
-from rotator.stores.vault_login import RETRY_AFTER, Grant, LoginRequest, TokenKeeper, TokenLogin
+from rotator.stores.vault_login import (
+    RETRY_AFTER,
+    Grant,
+    JwtLogin,
+    LoginRequest,
+    TokenFileLogin,
+    TokenKeeper,
+    TokenLogin,
+)
 
 
 def running(function: str) -> int:
@@ -146,3 +155,52 @@ def test_the_end_is_told_in_utc(keeper: TokenKeeper, clock: SetClock) -> None:
 
     assert isinstance(keeper.expires_at, datetime)
     assert keeper.expires_at.utcoffset() == timedelta(0)
+
+
+class Lookup(Service):
+    """A token that is there already is what one is given."""
+
+    def log_in(self, credentials: Secret | LoginRequest) -> Grant:
+        grant = super().log_in(credentials)
+        return Grant(credentials, grant.lifetime, renewable=True) if isinstance(credentials, Secret) else grant
+
+
+@pytest.mark.parametrize("lifetime", [90.0, None])
+def test_another_token_in_the_file_is_taken_and_the_old_one_used_until_then(
+    tmp_path: Path, clock: SetClock, lifetime: float | None
+) -> None:
+    service = Lookup(lifetime)
+    file = tmp_path / "token"
+    file.write_text("one")
+    keeper = TokenKeeper(TokenFileLogin(file), service, clock)
+    keeper.look_again()
+    assert service.asked == [], "nothing was needed so far"
+    keeper.keep()
+    for unchanged in ("one", ""):
+        file.write_text(unchanged)
+        keeper.look_again()
+        keeper.keep()
+    assert service.asked == ["log in"]
+
+    file.write_text("two")
+    service.fails = StoreUnavailable("no answer")
+    keeper.look_again()
+    with pytest.raises(StoreUnavailable):
+        keeper.keep()
+    assert keeper.token().reveal() == "one"
+    service.fails = None
+    clock.sleep(60)
+    keeper.keep()
+    assert keeper.token().reveal() == "two"
+
+
+def test_what_gets_a_token_may_change_and_costs_no_login(tmp_path: Path, clock: SetClock, service: Service) -> None:
+    """A projected token does so all the time."""
+    file = tmp_path / "token"
+    file.write_text("one")
+    keeper = TokenKeeper(JwtLogin("role", file, "kubernetes"), service, clock)
+    keeper.keep()
+    file.write_text("two")
+    keeper.look_again()
+    keeper.keep()
+    assert service.asked == ["log in"]

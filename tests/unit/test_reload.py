@@ -1,0 +1,205 @@
+"""What an installation takes over from the one before a reload, and what is closed when that is let go."""
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.canned import Asked, Canned, Reply, canned
+from support.process import wait_until
+
+from rotator.assembly import Installation
+from rotator.clock import SystemClock
+from rotator.config import load
+from rotator.engine import Engine
+from rotator.errors import ProviderCredentialRefused
+from rotator.events import Event, What
+from rotator.metrics import Metrics
+from rotator.providers.respan import RespanProvider
+from rotator.stores.vault import VaultStore
+
+
+class Process:
+    """One daemon's installations, one after the other, and its engine."""
+
+    def __init__(self, folder: Path, server: Canned) -> None:
+        self.folder, self.server = folder, server
+        self.clock, self.metrics = SystemClock(), Metrics("0")
+        self.events: list[Event] = []
+        (folder / "key").write_text("organisation-key")
+        self.config: dict[str, Any] = {
+            "owner": "prod",
+            "providers": {"respan": {"type": "respan", "base_url": server.address, "api_key": {"file": "key"}}},
+            "stores": {
+                "vault": {"type": "vault", "address": server.address, "auth": {"method": "token"}},
+                "file": {"type": "sqlite", "file": "store.db"},
+            },
+            "targets": {},
+        }
+        self.installation = self.assembled(None)
+        self.engine = Engine(self.installation, self.metrics, self.events.append)
+
+    def assembled(self, predecessor: Installation | None) -> Installation:
+        file = self.folder / "rotator.json"
+        file.write_text(json.dumps(self.config))
+        environment = {"VAULT_TOKEN": "token"}
+        return Installation(
+            load(file, environment), environment, self.clock, self.metrics, self.events.append, predecessor
+        )
+
+    def reload(self) -> tuple[Installation, Installation]:
+        """The installations of before and after."""
+        before, self.installation = self.installation, self.assembled(self.installation)
+        self.engine.take_up(self.installation)
+        return before, self.installation
+
+    @property
+    def provider(self) -> RespanProvider:
+        return self.installation.providers["respan"]
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Process]:
+    with canned(lambda _: Reply(200, [])) as server:
+        made = Process(tmp_path, server)
+        yield made
+        made.engine.end()
+        made.installation.close()
+
+
+def test_what_is_configured_as_before_is_taken_over(process: Process) -> None:
+    process.config["defaults"] = {"ttl": "30h"}
+    process.config["providers"]["respan"]["requests_per_minute"] = 7
+    before, after = process.reload()
+    assert after.providers == before.providers
+    assert after.stores == before.stores
+    assert after.budgets["respan"].limit == 7
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "renewed"),
+    [
+        ("providers.respan", {"probe": {"url": "https://probe.test"}}, {"respan"}),
+        ("providers.respan", {"api_key": {"env": "VAULT_TOKEN"}}, {"respan"}),
+        ("stores.vault", {"timeout": "3s"}, {"vault"}),
+        ("stores.vault", {"auth": {"method": "token_file", "token_file": "key"}}, {"vault"}),
+        ("stores.file", {"file": "another.db"}, {"file"}),
+    ],
+)
+def test_what_is_configured_anew_is_made_anew_and_nothing_else(
+    process: Process, part: str, changes: dict[str, Any], renewed: set[str]
+) -> None:
+    section, name = part.split(".")
+    process.config[section][name] |= changes
+    before, after = process.reload()
+    old, new = ({**installation.providers, **installation.stores} for installation in (before, after))
+    assert {name for name in new if new[name] is not old[name]} == renewed
+
+
+def test_certificates_that_were_replaced_are_read_again(process: Process, tmp_path: Path) -> None:
+    process.config["stores"]["vault"]["ca_file"] = "ca.crt"
+    (tmp_path / "ca.crt").write_text("one")
+    process.reload()
+    before, after = process.reload()
+    assert after.stores["vault"] is before.stores["vault"]
+    (tmp_path / "ca.crt").write_text("two")
+    before, after = process.reload()
+    assert after.stores["vault"] is not before.stores["vault"]
+
+
+def test_a_key_that_is_read_from_vault_is_read_from_the_one_in_use(process: Process) -> None:
+    process.config["providers"]["respan"]["api_key"] = {"vault": "secret/org#key"}
+    process.reload()
+    before, after = process.reload()
+    assert after.providers == before.providers
+    process.config["stores"]["vault"]["timeout"] = "3s"
+    before, after = process.reload()
+    assert after.providers["respan"] is not before.providers["respan"]
+
+
+def test_only_what_nobody_uses_any_more_is_closed(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[object] = []
+    for kind in (RespanProvider, VaultStore):
+        monkeypatch.setattr(kind, "close", lambda part: closed.append(part))
+    first = process.installation
+    with process.engine._using():  # a pass of before the first reload, which takes its time
+        process.config["stores"]["vault"]["timeout"] = "3s"
+        process.reload()
+        process.config["stores"]["vault"]["timeout"] = "4s"
+        second, _ = process.reload()
+        process.engine.watch()
+        assert closed == [second.stores["vault"]]
+    process.engine.watch()
+    assert closed == [second.stores["vault"], first.stores["vault"]]
+    process.installation.close()
+    assert closed[2:] == [process.provider, process.installation.stores["vault"]]
+
+
+def test_a_reload_reads_the_organisation_key_again(process: Process, tmp_path: Path) -> None:
+    next(process.provider.pages())
+    (tmp_path / "key").write_text("the-next-key")
+    next(process.provider.pages())
+    process.reload()
+    next(process.provider.pages())
+    sent = [asked.headers["authorization"] for asked in process.server.asked]
+    assert sent == ["Bearer organisation-key", "Bearer organisation-key", "Bearer the-next-key"]
+
+
+def test_a_refused_key_is_not_told_to_be_good_again_because_of_a_reload(process: Process, tmp_path: Path) -> None:
+    def answer(asked: Asked) -> Reply:
+        good = asked.headers["authorization"] == "Bearer a-good-one"
+        return Reply(200, []) if good else Reply(401, {"detail": "invalid"})
+
+    process.server.answer = answer
+    with pytest.raises(ProviderCredentialRefused):
+        next(process.provider.pages())
+    process.engine.watch()
+    process.reload()
+    process.engine.watch()
+    assert [event.what for event in process.events] == [What.PEER_DOWN]
+    assert 'rotator_provider_up{provider="respan"} 0.0' in process.metrics.render().decode()
+
+    (tmp_path / "key").write_text("a-good-one")
+    process.reload()
+    next(process.provider.pages())  # at once: nobody has to wait for the next try
+    process.engine.watch()
+    assert [event.what for event in process.events] == [What.PEER_DOWN, What.PEER_UP]
+
+
+def test_a_peer_that_is_gone_is_no_reason_to_distrust_the_clock(process: Process) -> None:
+    peer = process.provider.peer
+    process.clock.skews = {peer: timedelta(0), "gone:8200": timedelta(hours=1)}
+    process.reload()
+    assert process.clock.skews == {peer: timedelta(0)}
+
+
+def test_more_workers_are_for_the_next_start(process: Process) -> None:
+    """The threads are those of the start; so are the connections for them, and nothing is made anew for it."""
+    process.config["daemon"] = {"workers": 100}
+    before, after = process.reload()
+    assert after.stores == before.stores
+    assert after.connections == before.connections == 8
+
+
+def test_a_target_that_comes_while_somebody_takes_the_next_is_not_lost(process: Process) -> None:
+    """Whoever takes must not look for what is due now among the targets of before."""
+    lock, process.config["targets"] = (
+        process.engine._taking,
+        {"a": {"path": "apps/a", "provider": "respan", "store": "file"}},
+    )
+
+    class ReloadedFirst:
+        def __enter__(self) -> None:
+            if not process.installation.targets:
+                process.reload()
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    process.engine._taking = ReloadedFirst()  # type: ignore[assignment]
+    process.engine.tick()
+    process.engine.tick()
+    wait_until(lambda: any(s.error for s in process.engine.board.snapshot()), "a pass over it, which the vendor spoils")
