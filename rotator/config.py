@@ -58,7 +58,6 @@ class Configuration:
     daemon: DaemonSettings
     sweep: SweepSettings
     lease: LeaseSettings | None
-    include: tuple[str, ...]
     targets: Mapping[str, Target]
     loads: tuple[Load, ...]  # what each provider is asked for, against what it allows
     warnings: tuple[Problem, ...]
@@ -84,7 +83,6 @@ def load(file: Path, environment: Mapping[str, str]) -> Configuration:
         daemon=settings.daemon,
         sweep=settings.sweep,
         lease=settings.lease,
-        include=settings.include,
         targets=draft.targets,
         loads=config_checks.loads(draft),
         warnings=tuple(dict.fromkeys((*source.warnings, *config_checks.warnings(draft)))),

@@ -57,19 +57,34 @@ def read(file: Path) -> Source:
     return Source({**data, "targets": targets}, origins, tuple(problems), tuple(warnings))
 
 
-def fingerprint(file: Path, patterns: Sequence[str]) -> object:
-    """Another one than before when the file, or one that it includes, is another one than before, or has changed.
+class Watch:
+    """Whether the file, or one that it includes, is another one than before, or has changed."""
 
-    A mounted ConfigMap is replaced by turning a symbolic link: the same names then lead to other files.
-    """
-    found = []
-    for name in (file, *_included(file, list(patterns), [], [])):
-        try:
-            stat = name.stat()
-        except OSError:
-            continue
-        found.append((str(name), stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size))
-    return found
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._included: tuple[object, object] = (None, None)  # the main file's state, and its `include` as it was then
+
+    def look(self) -> object:
+        """What differs from what it was before when something did. To be taken before the files are read.
+
+        What is included is what the main file says now, refused or not: who mends an included file need not touch the
+        main one. A mounted ConfigMap is replaced by turning a symbolic link: the same names then lead to other files.
+        """
+        main = _stat(self._file)
+        seen, patterns = self._included
+        if main != seen:
+            data, _ = _read_one(self._file)
+            patterns = (data or {}).get("include")
+            self._included = main, patterns
+        return [main, *map(_stat, _included(self._file, patterns, [], []))]
+
+
+def _stat(file: Path) -> object:
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
+    return str(file), stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def key_path(*parts: object) -> str:

@@ -20,7 +20,7 @@ from rotator import __version__, page
 from rotator.assembly import Installation
 from rotator.clock import SystemClock
 from rotator.config import load
-from rotator.config_files import fingerprint
+from rotator.config_files import Watch
 from rotator.engine import Engine
 from rotator.errors import ConfigurationError, RotatorError
 from rotator.events import Event, Fields, Level, What
@@ -60,9 +60,10 @@ class Daemon:
         self._tell = self._recent = Recent(tell, clock.now)
         self._replica = ""
         self._lease: Lease | None = None
+        self._watched = Watch(file)
+        self._files = self._watched.look()
         self._installation = self._assemble(None)
         self._lease = self._wanted_lease()
-        self._files = self._fingerprint()
         self._engine = Engine(self._installation, metrics, self._tell, self._leads)
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._asked_to_stop = False
@@ -138,14 +139,11 @@ class Daemon:
 
     def _look_at_files(self) -> None:
         """A changed file has the effect of HUP, once: one that was refused is not read again until it changes."""
-        if self._fingerprint() != self._files:
+        if self._watched.look() != self._files:
             self._signals.put(signal.SIGHUP)
 
-    def _fingerprint(self) -> object:
-        return fingerprint(self._file, self._installation.configuration.include)
-
     def _reload(self) -> None:
-        self._files = self._fingerprint()
+        self._files = self._watched.look()
         try:
             successor = self._assemble(self._installation)
         except RotatorError as error:
@@ -162,10 +160,7 @@ class Daemon:
                 late = {"file": str(self._file), "key": section, "message": message}
                 self._tell(Event(What.CONFIGURATION_WARNING, level=Level.WARNING, fields=late))
         new, old = successor.targets, self._installation.targets
-        other_files = successor.configuration.include != self._installation.configuration.include
         self._installation = successor
-        if other_files:  # else it stays that of before they were read: what changed since is read again
-            self._files = self._fingerprint()
         changed = self._engine.take_up(successor)
         fields: Fields = {
             "file": str(self._file),

@@ -126,6 +126,22 @@ def test_a_bad_configuration_is_refused_once_and_the_old_one_stays(rotator: Inst
     assert daemon.stop() == 0
 
 
+def test_an_included_file_that_was_refused_is_mended_and_found(rotator: Installation) -> None:
+    """The main file names it already, and need not be touched again."""
+    folder = rotator.folder / "targets.d"
+    folder.mkdir()
+    (folder / "c.json").write_text("{")
+    daemon = rotator.start()
+    all_well(daemon, 2)
+    rotator.config["include"] = ["targets.d/*"]
+    rotator.write()
+    assert "is not JSON" in daemon.wait_for("configuration_refused")["problems"]
+    put(folder / "c.json", json.dumps({"targets": {"c": {"path": "apps/c"}}}))
+    assert counts(daemon.wait_for("configuration_loaded")) == (3, 1, 0, 0)
+    assert len(daemon.events("configuration_refused")) == 1
+    assert daemon.stop() == 0
+
+
 def test_a_reload_that_comes_while_keys_are_made_costs_none(rotator: Installation) -> None:
     """Twice in a row, as when two ConfigMaps change one after the other."""
     rotator.simulator.faults.add(Fault("slow", "create", seconds=1.5, times=2))

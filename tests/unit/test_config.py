@@ -12,8 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rotator import config, model
+from rotator.clock import SystemClock
 from rotator.config import Configuration
+from rotator.config_files import Watch
+from rotator.daemon import Daemon
 from rotator.errors import ConfigurationError
+from rotator.metrics import Metrics
 from rotator.settings import AppRoleAuth, SqliteSettings, TokenAuth, VaultSettings
 
 TOP = Path(__file__).parents[2]
@@ -964,3 +968,59 @@ def test_any_dictionary_without_what_is_required_is_refused(tmp_path: Path, cont
 
     with pytest.raises(ConfigurationError):
         config.load(file, ENVIRONMENT)
+
+
+# --- whether the files have changed ----------------------------------------------------------------------------------
+
+
+def test_what_the_main_file_includes_now_is_watched_whether_it_was_good_or_not(tmp_path: Path) -> None:
+    main, included = tmp_path / "rotator.json", tmp_path / "more" / "targets.json"
+    included.parent.mkdir()
+    included.write_text("{")
+    main.write_text("{}")
+    watch = Watch(main)
+    seen = [watch.look()]
+
+    def is_new() -> bool:
+        seen.append(watch.look())
+        return seen[-1] not in seen[:-1]
+
+    assert not is_new()
+    main.write_text('{"include": ["more/*"]}')
+    assert is_new()
+    assert not is_new()
+    included.write_text("{}")
+    assert is_new()
+    (included.parent / "another.json").write_text("{}")
+    assert is_new()
+    main.write_text("no more json")
+    assert is_new()
+    main.unlink()
+    assert is_new()
+    assert not is_new()
+
+
+def test_what_changes_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon looks before it reads: at the start, too."""
+    main = tmp_path / "rotator.json"
+    main.write_text(config_of("a"))
+    read = config.load
+
+    def changed_meanwhile(file: Path, environment: Mapping[str, str]) -> Configuration:
+        found = read(file, environment)
+        main.write_text(config_of("another"))
+        return found
+
+    monkeypatch.setattr("rotator.daemon.load", changed_meanwhile)
+    daemon = Daemon(main, {}, SystemClock(), Metrics("0"), lambda _: None)
+    assert daemon._signals.empty()
+    daemon._look_at_files()
+    assert not daemon._signals.empty()
+    daemon._engine.end()
+
+
+def config_of(owner: str) -> str:
+    stores = {"file": {"type": "sqlite", "file": "store.db"}}
+    return json.dumps(
+        {"owner": owner, "providers": {"r": {"type": "respan", "api_key": {"file": "key"}}}, "stores": stores}
+    )
