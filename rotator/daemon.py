@@ -19,7 +19,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from rotator import __version__, page
 from rotator.assembly import Installation
 from rotator.clock import SystemClock
-from rotator.config import load
+from rotator.config import Configuration, load
 from rotator.config_files import Watch
 from rotator.engine import Engine
 from rotator.errors import ConfigurationError, RotatorError
@@ -44,6 +44,9 @@ LOOK_FOR_SIGNALS = 0.5
 LOOK_AT_FILES = 2.0
 """Seconds between looks at whether the configuration's files have changed, as a mounted ConfigMap's do."""
 
+READ_AT_START = ("lease", "http.listen", "http.admin", "http.target_metrics", "daemon.workers")
+"""The options that a running daemon does not change. The chart replaces the pods for them, and for no others."""
+
 STUCK = 30.0
 """Seconds without a tick after which /healthz says that the loop is stuck."""
 
@@ -63,11 +66,13 @@ class Daemon:
         self._watched = Watch(file)
         self._files = self._watched.look()
         self._installation = self._assemble(None)
+        self._started_with = self._installation.configuration
         self._lease = self._wanted_lease()
         self._engine = Engine(self._installation, metrics, self._tell, self._leads)
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._asked_to_stop = False
         self._login_failures: dict[str, str] = {}  # by store, the reason that was told
+        self._was_ready = False
 
     def run(self) -> int:
         """Work until TERM or INT; 0 when all that was under way ended within `drain`, 1 when it did not."""
@@ -80,11 +85,10 @@ class Daemon:
         scheduler.add_job(self._engine.tick, "interval", seconds=TICK, id="tick", next_run_time=now)
         scheduler.add_job(self._keep_logins, "interval", seconds=KEEP_LOGIN, id="login")
         scheduler.add_job(self._engine.watch, "interval", seconds=TICK, id="watch")
-        resync = self._installation.configuration.daemon.resync.total_seconds()
-        scheduler.add_job(self._engine.ask_providers, "interval", seconds=resync, id="check")
         scheduler.add_job(self._look_at_files, "interval", seconds=LOOK_AT_FILES, id="files")
-        every = self._installation.configuration.sweep.every.total_seconds()
-        scheduler.add_job(self._engine.sweep, "interval", seconds=every, id="sweep", next_run_time=now)
+        every = _intervals(self._installation.configuration)
+        scheduler.add_job(self._engine.ask_providers, "interval", seconds=every["check"], id="check")
+        scheduler.add_job(self._engine.sweep, "interval", seconds=every["sweep"], id="sweep", next_run_time=now)
         self._handle_signals()
         with contextlib.ExitStack() as stack:
             servers = self._listen()
@@ -143,6 +147,7 @@ class Daemon:
             self._signals.put(signal.SIGHUP)
 
     def _reload(self) -> None:
+        self._is_ready()  # as what is about to be replaced has it
         self._files = self._watched.look()
         try:
             successor = self._assemble(self._installation)
@@ -154,11 +159,15 @@ class Daemon:
             self._tell(Event(What.CONFIGURATION_REFUSED, level=Level.ERROR, fields=refused))
             return
         self._metrics.reload(ok=True)
-        for section in ("lease", "http", "daemon", "sweep"):
-            if getattr(successor.configuration, section) != getattr(self._installation.configuration, section):
-                message = "is read at the start: what changed in it takes effect with a restart, if not in part before"
-                late = {"file": str(self._file), "key": section, "message": message}
+        for key in READ_AT_START:
+            if _option(successor.configuration, key) != _option(self._started_with, key):
+                message = "is read at the start only: it differs from what is in use since then, and needs a restart"
+                late = {"file": str(self._file), "key": key, "message": message}
                 self._tell(Event(What.CONFIGURATION_WARNING, level=Level.WARNING, fields=late))
+        former = _intervals(self._installation.configuration)
+        for job, seconds in _intervals(successor.configuration).items():
+            if seconds != former[job]:
+                self._scheduler.reschedule_job(job, trigger="interval", seconds=seconds)
         new, old = successor.targets, self._installation.targets
         self._installation = successor
         changed = self._engine.take_up(successor)
@@ -247,6 +256,7 @@ class Daemon:
             self._tell(Event(What.CONFIGURATION_WARNING, level=Level.WARNING, fields=fields))
 
     def _keep_logins(self) -> None:
+        self._is_ready()
         for name, store in self._installation.stores.items():
             if isinstance(store, VaultStore):
                 try:
@@ -287,12 +297,24 @@ class Daemon:
         return _line(200, "ok")
 
     def _readiness(self, _query: str) -> Response:
-        """True once a path could be read, and from then on: an outage later is no reason to take the pod away."""
-        if self._engine.has_read or not self._installation.targets:
+        """No message of an error here: it may name a path, and this port is open."""
+        if self._is_ready():
             return _line(200, "ok")
-        # No message of an error here: it may name a path, and this port is open.
         kinds = sorted({type(status.error).__name__ for status in self._engine.board.snapshot() if status.error})
-        return _line(503, f"not ready: no path could be read yet ({', '.join(kinds) or 'nothing was tried yet'})")
+        return _line(503, f"not ready: no store took a login yet ({', '.join(kinds) or 'nothing was tried yet'})")
+
+    def _is_ready(self) -> bool:
+        """True once a store took a login, a path could be read, or there was nothing to be done, and from then on.
+
+        Neither an outage nor a path that a policy refuses is a reason to take the pod away, or to hold up an upgrade.
+        """
+        self._was_ready = (
+            self._was_ready
+            or self._engine.has_read
+            or not self._installation.targets
+            or any(isinstance(store, VaultStore) and store.is_logged_in for store in self._installation.stores.values())
+        )
+        return self._was_ready
 
     def _page(self, query: str) -> Response:
         shown = page.render(self._known(), page.read_query(query))
@@ -316,6 +338,17 @@ class Daemon:
         )
         owner, targets = installation.configuration.owner, self._engine.board.snapshot()
         return Known(owner, self._clock.now(), targets, self._recent.latest(), surroundings)
+
+
+def _option(configuration: Configuration, key: str) -> object:
+    section, _, name = key.partition(".")
+    table = getattr(configuration, section)
+    return getattr(table, name) if name else table
+
+
+def _intervals(configuration: Configuration) -> dict[str, float]:
+    """How often the jobs run that the configuration has a say in, in seconds."""
+    return {"check": configuration.daemon.resync.total_seconds(), "sweep": configuration.sweep.every.total_seconds()}
 
 
 def _line(status: int, text: str) -> Response:

@@ -51,6 +51,11 @@ class VaultStore:
         self._mount_is_proved = False
 
     @property
+    def is_logged_in(self) -> bool:
+        """Whether there is a login that works, as far as is known."""
+        return self.client.tokens.has_token
+
+    @property
     def token_expires_at(self) -> datetime | None:
         """When the login ends; None before it, or when it never does."""
         return self.client.tokens.expires_at

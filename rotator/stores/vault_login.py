@@ -158,6 +158,11 @@ class TokenKeeper:
         self._failure: StoreError | None = None  # of the last attempt
 
     @property
+    def has_token(self) -> bool:
+        """Whether there is a token, which was good when it was got."""
+        return self._held is not None
+
+    @property
     def expires_at(self) -> datetime | None:
         """When the token ends; None without one, or when it never does."""
         held = self._held

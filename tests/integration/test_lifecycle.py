@@ -210,6 +210,34 @@ def test_a_store_and_a_provider_that_are_renamed_leave_no_series(vault: VaultSer
         assert daemon.stop() == 0
 
 
+def test_what_only_a_restart_changes_is_named_until_it_is_as_it_was(rotator: Installation) -> None:
+    daemon = rotator.start()
+    all_well(daemon, 2)
+    first = dict(rotator.config["daemon"])
+
+    def late(reloads: int) -> list[str]:
+        rotator.write()
+        daemon.wait_for("configuration_loaded", reloads)
+        told = [event["key"] for event in daemon.events("configuration_warning") if "a restart" in event["message"]]
+        return told[sum(before) :]
+
+    before: list[int] = []
+    rotator.config["daemon"] |= {"workers": 3, "resync": "1s", "drain": "9s", "max_skew": "2m"}
+    rotator.config["sweep"] = {"every": "1s", "max_removals": 3}
+    rotator.config["http"]["target_metrics"] = False
+    both = ["http.target_metrics", "daemon.workers"]
+    assert late(1) == both
+    before.append(2)
+    daemon.wait_for("swept", 3)
+    rotator.config["targets"]["c"] = {"path": "apps/c"}
+    assert late(2) == both, "against what is in use, not what was read last"
+    before.append(2)
+    rotator.config["daemon"] = first
+    del rotator.config["http"]["target_metrics"]
+    assert late(3) == []
+    assert daemon.stop() == 0
+
+
 # --- ready -----------------------------------------------------------------------------------------------------------
 
 
@@ -226,7 +254,7 @@ def test_it_says_why_it_is_not_ready_and_stays_ready_through_an_outage(vault: Va
         daemon.wait_for("peer_down")
         status, text = readiness(daemon)
         assert status == 503
-        assert "no path could be read yet (StoreUnavailable)" in text
+        assert "no store took a login yet (StoreUnavailable)" in text
         assert "apps/" not in text
         assert daemon.get("/healthz").status_code == 200
         network.mode = "pass"
@@ -251,7 +279,32 @@ def test_a_refused_login_is_why_it_is_not_ready(vault: VaultServer, tmp_path: Pa
         daemon = rotator.start()
         down = daemon.wait_for("peer_down")
         assert "invalid token" in down["error"]
-        assert readiness(daemon) == (503, "not ready: no path could be read yet (StoreCredentialRefused)\n")
+        assert readiness(daemon) == (503, "not ready: no store took a login yet (StoreCredentialRefused)\n")
+        assert daemon.stop() == 0
+
+
+def test_a_path_that_a_policy_refuses_does_not_keep_it_from_being_ready(vault: VaultServer, tmp_path: Path) -> None:
+    """The login works: a pod that is not ready would hold up an upgrade for one bad path."""
+    with on_vault(tmp_path, vault) as (rotator, paths):
+        rotator.environment["VAULT_TOKEN"] = paths.token('path "{mount}/data/elsewhere" {{ capabilities = ["read"] }}')
+        daemon = rotator.start()
+        assert "read" in daemon.wait_for("target_failed")["error"]
+        assert readiness(daemon) == (200, "ok\n")
+        assert daemon.stop() == 0
+
+
+def test_who_was_ready_with_no_target_stays_so_when_one_comes(rotator: Installation) -> None:
+    rotator.config["targets"] = {}
+    rotator.environment["VAULT_TOKEN"] = "hvs.of-no-use-anywhere"
+    daemon = rotator.start()
+    daemon.wait_for("started")
+    with Proxy("http://127.0.0.1:1") as network:
+        network.mode = "refuse"
+        rotator.config["stores"]["away"] = {"type": "vault", "address": network.url, "auth": {"method": "token"}}
+        rotator.config["targets"] = {"a": {"path": "apps/a", "store": "away"}}
+        rotator.write()
+        daemon.wait_for("peer_down")
+        assert readiness(daemon) == (200, "ok\n")
         assert daemon.stop() == 0
 
 

@@ -23,6 +23,7 @@ from support.vault import VaultServer
 
 from rotator.clock import SystemClock
 from rotator.config import Configuration, load
+from rotator.daemon import READ_AT_START
 from rotator.events import Event, What
 from rotator.lease import Lease, LeaseSettings
 from tools.build_servers import HELM
@@ -325,9 +326,19 @@ def test_only_what_is_read_at_the_start_replaces_the_pods(manifests: Callable[..
         "vault.mount=kv",
         "config.defaults.ttl=30h",
         "respan.baseUrl=https://x.test",
+        "config.daemon.resync=5m",
+        "config.daemon.drain=20s",
+        "config.sweep.every=1h",
     ):
         assert pod(setting) == before
-    for setting in ("lease.duration=30s", "config.daemon.resync=5m", "config.sweep.every=1h", "listen=::"):
+    at_start = {
+        "lease": "lease.duration=30s",
+        "http.listen": "listen=::",
+        "http.target_metrics": "config.http.target_metrics=false",
+        "daemon.workers": "config.daemon.workers=4",
+    }
+    assert {*at_start, "http.admin"} == set(READ_AT_START), "of which the chart fixes the admin address"
+    for setting in at_start.values():
         assert pod(setting) != before
 
 
