@@ -21,6 +21,7 @@ from rotator.errors import (
 )
 from rotator.events import Event, What
 from rotator.execute import UNPUBLISHED, Executor
+from rotator.lease import LeaseSettings, settings_in_a_pod
 from rotator.metrics import SUCCESS, Metrics
 from rotator.model import Secret, Target
 from rotator.plan import Reason, Seen
@@ -128,6 +129,22 @@ class Installation:
     def executor(self, target: Target) -> Executor:
         """Who works on this target."""
         return self._executors[target.provider, target.store]
+
+    def lease(self) -> LeaseSettings | None:
+        """The configured Lease, completed with what the pod says. Raises `LeaseUnusable`."""
+        wanted = self.configuration.lease
+        if wanted is None:
+            return None
+        return settings_in_a_pod(
+            self._environment,
+            name=wanted.name,
+            duration=wanted.duration.total_seconds(),
+            namespace=wanted.namespace,
+            identity=wanted.identity,
+            api_server=wanted.api_server,
+            token_file=wanted.token_file,
+            ca_file=wanted.ca_file,
+        )
 
     def groups(self, targets: Iterable[Target]) -> Iterator[tuple[Executor, list[Target]]]:
         """The targets by who works on them."""

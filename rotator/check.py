@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from rotator.assembly import Installation
-from rotator.errors import ProviderError, RotatorError, StoreError
+from rotator.errors import LeaseUnusable, ProviderError, RotatorError, StoreError
+from rotator.lease import RIGHTS, Lease
 from rotator.model import Standing, Target, read_version
 from rotator.notation import format_duration
 from rotator.stores.vault import VaultStore
@@ -25,7 +26,7 @@ class OnlineFinding:
 
 def online_findings(installation: Installation, advance: Callable[[], None]) -> list[OnlineFinding]:
     """Everything that is found, stores first; `advance` is called for each target that was looked at."""
-    return [*_stores(installation, advance), *_providers(installation)]
+    return [*_stores(installation, advance), *_providers(installation), *_lease(installation)]
 
 
 def _stores(installation: Installation, advance: Callable[[], None]) -> Iterator[OnlineFinding]:
@@ -73,6 +74,16 @@ def _providers(installation: Installation) -> Iterator[OnlineFinding]:
             next(provider.pages(), None)
         except ProviderError as error:
             yield _failed(f"providers.{name}", error)
+
+
+def _lease(installation: Installation) -> Iterator[OnlineFinding]:
+    try:
+        if (settings := installation.lease()) is not None:
+            missing = Lease(settings, installation.clock, installation.tell).missing_rights()
+            where = f"in the namespace {settings.namespace}"
+            yield from (OnlineFinding("lease", f"lacks the right to {right} {where}", RIGHTS) for right in missing)
+    except LeaseUnusable as error:
+        yield _failed("lease", error)
 
 
 def _failed(where: str, error: RotatorError) -> OnlineFinding:

@@ -25,7 +25,7 @@ from rotator.engine import Engine
 from rotator.errors import ConfigurationError, RotatorError
 from rotator.events import Event, Fields, Level, What
 from rotator.httpd import Response, Routes, Server, serve
-from rotator.lease import Lease, settings_in_a_pod
+from rotator.lease import Lease
 from rotator.metrics import Metrics
 from rotator.plan import Order
 from rotator.ports import Listener
@@ -211,21 +211,11 @@ class Daemon:
         return self._lease is None or self._lease.leads()
 
     def _wanted_lease(self) -> Lease | None:
-        wanted = self._installation.configuration.lease
+        wanted = self._installation.lease()
         if wanted is None:
             return None
-        found = settings_in_a_pod(
-            self._environment,
-            name=wanted.name,
-            duration=wanted.duration.total_seconds(),
-            namespace=wanted.namespace,
-            identity=wanted.identity,
-            api_server=wanted.api_server,
-            token_file=wanted.token_file,
-            ca_file=wanted.ca_file,
-        )
-        self._replica = found.identity
-        return Lease(found, self._clock, self._tell, self._begin_to_lead)
+        self._replica = wanted.identity
+        return Lease(wanted, self._clock, self._tell, self._begin_to_lead)
 
     def _begin_to_lead(self, leads: bool) -> None:
         if leads:

@@ -36,6 +36,11 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod finds its namespace, its token and the API server's certificates."""
 
 
+GROUP, REVIEWS = "coordination.k8s.io", "authorization.k8s.io"
+
+RIGHTS = "The Role of the ServiceAccount needs get and update on this Lease, and create on leases."
+
+
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
     """Which Lease, as whom, and where. `duration` is in seconds."""
@@ -155,6 +160,27 @@ class Lease:
         if held is not None and _holder(held) == self._settings.identity:
             self._put(held, {"holderIdentity": "", "leaseDurationSeconds": 1})
 
+    def missing_rights(self) -> list[str]:
+        """The rights that it takes and this process lacks, for `check`; changes nothing. Raises `LeaseUnusable`."""
+        settings, missing = self._settings, []
+        for verb, name in (("get", settings.name), ("update", settings.name), ("create", "")):
+            wanted = {"group": GROUP, "resource": "leases", "namespace": settings.namespace, "verb": verb, "name": name}
+            review = {"apiVersion": f"{REVIEWS}/v1", "kind": "SelfSubjectAccessReview"}
+            body = {**review, "spec": {"resourceAttributes": wanted}}
+            self._by.monotonic = self._clock.monotonic() + settings.duration
+            failure = f"the API server {settings.api_server} does not say whether the Lease may be kept"
+            try:
+                answer = self._send("POST", f"{REVIEWS}/v1/selfsubjectaccessreviews", body)
+                failure += f" (it answered {answer.status_code})"
+                allowed = answer.raise_for_status().json()["status"]["allowed"]
+            except _Failed as error:
+                raise LeaseUnusable(str(error), error.advice) from None
+            except (httpx.HTTPStatusError, ValueError, KeyError, TypeError):
+                raise LeaseUnusable(failure, "Look at the token, and at the address of the API server.") from None
+            if not allowed:
+                missing.append(f"{verb} on the Lease {name}" if name else f"{verb} on leases")
+        return missing
+
     # --- on its own thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -260,13 +286,9 @@ class Lease:
             return token
         raise _Failed(f"the token file {file} for {what} {why}", "It is read afresh at each try.")
 
-    def _ask(self, method: str, name: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
-        """The object; None when there is none. Raises `_Conflict` or `_Failed`."""
-        settings = self._settings
-        base = f"{settings.api_server.rstrip('/')}/apis/coordination.k8s.io/v1/namespaces/{settings.namespace}/leases"
-        what = f"the Lease {settings.namespace}/{settings.name}"
-        if body is not None:
-            body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", **body}
+    def _send(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
+        """Whatever the API server answers. Raises `_Failed` when it does not."""
+        settings, what = self._settings, f"the Lease {self._settings.namespace}/{self._settings.name}"
         failure: _Failed | None = None
         token = self._token(what)
         try:
@@ -277,9 +299,9 @@ class Lease:
             )
             transport = Transport(context, 1, self._by)
             with httpx.Client(transport=transport, trust_env=False, timeout=settings.duration / 6) as client:
-                answer = client.request(
+                return client.request(
                     method,
-                    f"{base}/{name}" if name else base,
+                    f"{settings.api_server.rstrip('/')}/apis/{path}",
                     json=body,
                     headers={"Authorization": f"Bearer {token}", "User-Agent": "rotator"},
                 )
@@ -292,17 +314,22 @@ class Lease:
                 f"the API server {settings.api_server} does not answer about {what} ({_why(error)})",
                 "While nobody renews the Lease nobody leads; this heals when the API server is back.",
             )
-        if failure is not None:
-            raise failure
+        raise failure
+
+    def _ask(self, method: str, name: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """The object; None when there is none. Raises `_Conflict` or `_Failed`."""
+        settings = self._settings
+        leases = f"{GROUP}/v1/namespaces/{settings.namespace}/leases"
+        what = f"the Lease {settings.namespace}/{settings.name}"
+        if body is not None:
+            body = {"apiVersion": f"{GROUP}/v1", "kind": "Lease", **body}
+        answer = self._send(method, f"{leases}/{name}" if name else leases, body)
         if answer.status_code == httpx.codes.NOT_FOUND and method == "GET":
             return None
         if answer.status_code == httpx.codes.CONFLICT:
             raise _Conflict
         if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            raise _Failed(
-                f"the API server refuses to {method} {what} ({answer.status_code})",
-                "The Role of the ServiceAccount needs get and update on this Lease, and create on leases.",
-            )
+            raise _Failed(f"the API server refuses to {method} {what} ({answer.status_code})", RIGHTS)
         try:
             found: dict[str, Any] = answer.raise_for_status().json()
             found["spec"], found["metadata"]["resourceVersion"]

@@ -66,8 +66,8 @@ class Replica:
         assert self._daemon is not None
         return self._daemon
 
-    def start(self) -> Daemon:
-        """Start it, with a configuration file of its own: the installation's, and a Lease."""
+    def settings(self) -> dict[str, str]:
+        """Its [lease]."""
         own = {
             "identity": self.name,
             "api_server": self.network.url.replace("http:", "https:"),
@@ -75,8 +75,12 @@ class Replica:
             "ca_file": str(self.kube.ca_file),
             "duration": f"{DURATION:.0f}s",
         }
+        return {**own, **self.lease}
+
+    def start(self) -> Daemon:
+        """Start it, with a configuration file of its own: the installation's, and a Lease."""
         file = self.token_file.with_suffix(".json")
-        file.write_text(json.dumps({**self.rotator.config, "lease": {**own, **self.lease}}))
+        file.write_text(json.dumps({**self.rotator.config, "lease": self.settings()}))
         self._daemon = self.rotator.start("--config", str(file))
         self._url = self._daemon.url()
         return self._daemon
@@ -417,6 +421,34 @@ def test_a_right_that_is_missing_is_told(tmp_path: Path, kube: KubeServer, verbs
         daemon.wait_for("key_published", target="y")
         assert stranger.leads()
         assert len(daemon.events("lease_failed")) == 1
+
+
+@pytest.mark.parametrize("lacks", ["", "get", "update", "create"])
+def test_check_online_names_the_right_that_is_missing(tmp_path: Path, kube: KubeServer, lacks: str) -> None:
+    with paired(tmp_path, kube, ("x",)) as pair:
+        replica = pair.replicas[0]
+        replica.account = "stranger"
+        replica.renew_token()
+        rules = [{**rule, "verbs": [v for v in rule["verbs"] if v != lacks]} for rule in of_one_lease("rotator")]
+        kube.bind(pair.namespace, kube.role(pair.namespace, *(r for r in rules if r["verbs"])), "stranger")
+        pair.rotator.config["lease"] = replica.settings()
+        said = pair.rotator.run("check", "--online", status=1 if lacks else 0).stdout
+        name = "leases" if lacks == "create" else "the Lease rotator"
+        assert (f"lease: lacks the right to {lacks} on {name} in the namespace {pair.namespace}" in said) is bool(lacks)
+        assert said.count("lease: ") == bool(lacks)
+        assert kube.request("GET", pair.path).status_code == 404, "nothing was made"
+
+        replica.token_file.write_text("no-good-token")
+        said = pair.rotator.run("check", "--online", status=3).stdout
+        assert "does not say whether the Lease may be kept (it answered 401)" in said
+
+
+def test_check_online_says_what_run_would_outside_of_a_pod(tmp_path: Path) -> None:
+    with installation(tmp_path) as rotator:
+        rotator.config["lease"] = {"name": "rotator"}
+        words = "[lease].api_server is not said, and there is no pod whose it could be"
+        assert words in rotator.run("check", "--online", status=3).stdout
+        assert words in rotator.run("run", status=3).stderr
 
 
 # --- what rests on none of this --------------------------------------------------------------------------------------
