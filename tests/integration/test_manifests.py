@@ -1,4 +1,4 @@
-"""The Helm chart, the Job and the systemd unit, judged by who will read them: Helm, a real API server, systemd.
+"""The Helm chart and the systemd unit, judged by who will read them: Helm, a real API server, systemd.
 
 There is no YAML parser here: what Helm renders goes to the API server as it is, and comes back as JSON.
 """
@@ -21,6 +21,7 @@ from support.kube import KubeServer, vault_kubernetes, vault_kubernetes_role
 from support.process import wait_until
 from support.vault import VaultServer
 
+from rotator import __version__
 from rotator.clock import SystemClock
 from rotator.config import Configuration, load
 from rotator.daemon import READ_AT_START
@@ -37,6 +38,7 @@ VALUES = sorted(DATA.glob("values-*.yaml"))
 LARGEST_CONFIG_MAP = 2**20  # bytes
 
 NAMESPACED = {
+    "CronJob": "/apis/batch/v1/namespaces/{}/cronjobs",
     "ConfigMap": "/api/v1/namespaces/{}/configmaps",
     "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
     "Job": "/apis/batch/v1/namespaces/{}/jobs",
@@ -49,6 +51,7 @@ NAMESPACED = {
     "Service": "/api/v1/namespaces/{}/services",
     "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
 }
+SELECTING = {"Deployment", "Service", "PodMonitor", "PodDisruptionBudget", "NetworkPolicy"}
 Manifest = dict[str, Any]
 Manifests = dict[str, Manifest]
 
@@ -114,9 +117,19 @@ def manifests(cluster: KubeServer) -> Callable[..., Manifests]:
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """500 targets that do not fit into one ConfigMap."""
     targets = {f"t{n:03}": {"path": f"apps/t{n:03}", "fields": {"note": f"{n} " + "x" * 3000}} for n in range(500)}
-    values = {"owner": "prod-eu", "vault": {"address": "https://vault.test"}, "targets": targets}
+    values = {"owner": "prod-eu", "vault": {"address": "https://vault.test"}, "targets": targets, "configParts": 4}
     file = tmp_path_factory.mktemp("values") / "values-500.json"
     file.write_text(json.dumps(values))
+    return file
+
+
+@pytest.fixture(scope="module")
+def documented(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The values that the documentation leads to."""
+    document = (ROOT / "docs/kubernetes.md").read_text()
+    [block] = re.findall(r"^```yaml\n(# my-values.yaml\n.*?)^```$", document, re.MULTILINE | re.DOTALL)
+    file = tmp_path_factory.mktemp("values") / "my-values.yaml"
+    file.write_text(block)
     return file
 
 
@@ -165,19 +178,48 @@ def test_the_api_server_takes_every_manifest(manifests: Callable[..., Manifests]
     kinds = {made["kind"] for made in manifests(values).values()}
     assert "Deployment" in kinds
     if values == EVERYTHING:
-        assert kinds == set(NAMESPACED) - {"Job"}
+        assert kinds == set(NAMESPACED) - {"Job"}  # which somebody makes of the CronJob
 
 
 def test_many_targets_are_split(manifests: Callable[..., Manifests], many: Path, tmp_path: Path) -> None:
     helm("lint", "--strict", CHART, f"--values={many}")
     made = manifests(many)
-    parts = [made[name] for name in made if name.startswith("ConfigMap/rotator-targets-")]
-    assert len(parts) > 2
+    parts = [made[f"ConfigMap/rotator-targets-{number}-of-4"] for number in range(4)]
     for part in parts:
+        assert len(json.loads(part["data"]["targets.json"])["targets"]) > 60
         assert sum(len(key) + len(value.encode()) for key, value in part["data"].items()) < LARGEST_CONFIG_MAP
     configuration = configuration_of(made, tmp_path)
     assert sorted(configuration.targets) == [f"t{n:03}" for n in range(500)]
     assert configuration.targets["t499"].fields["note"].startswith("499 xxx")
+
+
+def test_too_many_for_one_part_are_refused_with_the_way_out(many: Path) -> None:
+    said = helm("template", "rotator", CHART, f"--values={many}", "--set=configParts=1", status=1)
+    assert "configParts: a part of the targets takes 15" in said
+    assert "a ConfigMap holds 1 MiB; raise it to 3" in said
+    helm("template", "rotator", CHART, f"--values={many}", "--set=configParts=3")
+
+
+def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp_path: Path) -> None:
+    """The kubelet does not refresh all parts of a volume together: one that moved would be in two, or in none."""
+    values = json.loads(many.read_text())
+
+    def parts() -> dict[str, str]:
+        file = tmp_path / "values.json"
+        file.write_text(json.dumps(values))
+        text = helm("template", "rotator", CHART, f"--values={file}")
+        found: dict[str, str] = {}
+        for name, content in re.findall(r"name: (rotator-targets-\S+)\n.*?targets\.json: (\".*?\")\n", text, re.DOTALL):
+            found |= dict.fromkeys(json.loads(json.loads(content))["targets"], name)
+        return found
+
+    before = parts()
+    assert len(before) == 500
+    values["targets"] = {"a-new-one": {"path": "apps/new"}, **dict(list(values["targets"].items())[250:])}
+    after = parts()
+    assert {name: before[name] for name in after if name in before} == {n: p for n, p in after.items() if n in before}
+    values["configParts"] = 5  # pods that run still have those of before, as they are
+    assert not set(parts().values()) & set(before.values())
 
 
 @pytest.mark.parametrize(
@@ -237,7 +279,8 @@ def test_it_is_installed_upgraded_and_removed(cluster: KubeServer) -> None:
 
     more = "--set=targets.search.path=apps/search/respan"
     helm("upgrade", *arguments, CHART, f"--values={MINIMAL}", more, access=access)
-    targets = cluster.request("GET", f"/api/v1/namespaces/{namespace}/configmaps/rotator-targets-0").json()["data"]
+    path = f"/api/v1/namespaces/{namespace}/configmaps/rotator-targets-0-of-1"
+    targets = cluster.request("GET", path).json()["data"]
     assert sorted(json.loads(targets["targets.json"])["targets"]) == ["billing-api", "search"]
     assert deployment()["metadata"]["generation"] == before  # so no pod is replaced for it
     helm("upgrade", *arguments, CHART, f"--values={MINIMAL}", "--set=image.tag=0.2.0", access=access)
@@ -377,9 +420,107 @@ def test_the_deployment_is_as_it_should_be(manifests: Callable[..., Manifests]) 
         assert selects.items() <= pod["metadata"]["labels"].items()
 
 
+def test_whatever_is_said_of_the_pods_arrives(manifests: Callable[..., Manifests]) -> None:
+    """Everything of values-everything.yaml that is not the configuration."""
+    made = manifests(EVERYTHING)
+    deployment = made["Deployment/key-rotation"]
+    pod, container = pod_of(deployment), container_of(pod_of(deployment))
+    spec, team = pod["spec"], {"example.org/team": "platform"}
+    assert deployment["spec"]["replicas"] == 3
+    assert container["image"] == f"registry.test/team/rotator@sha256:{'0' * 64}"
+    assert container["imagePullPolicy"] == "Always"
+    assert spec["imagePullSecrets"] == [{"name": "registry"}]
+    assert spec["serviceAccountName"] == "rotation"
+    assert made["ServiceAccount/rotation"]["metadata"]["annotations"] == team
+    assert made["Service/key-rotation"]["metadata"]["annotations"] == team
+    assert team.items() <= pod["metadata"]["labels"].items()
+    assert team.items() <= pod["metadata"]["annotations"].items()
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert environment == {
+        "ROTATOR_CONFIG": "/etc/rotator/rotator.json",
+        "ROTATOR_LOG_FORMAT": "text",
+        "ROTATOR_LOG_LEVEL": "debug",
+        "TZ": "UTC",
+    }
+    assert container["resources"] == {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "512Mi"}}
+    assert spec["terminationGracePeriodSeconds"] == 90
+    assert spec["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    assert spec["tolerations"] == [{"key": "dedicated", "operator": "Exists"}]
+    assert spec["priorityClassName"] == "system-cluster-critical"
+    [term] = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert term["matchExpressions"][0]["values"] == ["amd64", "arm64"]
+    assert spec["topologySpreadConstraints"] == [
+        {
+            "topologyKey": "kubernetes.io/hostname",
+            "maxSkew": 1,
+            "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "keys"}},
+        }
+    ]
+    assert {"name": "more", "mountPath": "/more"} in container["volumeMounts"]
+
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    assert volumes["more"] == {"name": "more", "emptyDir": {}}
+    assert volumes["vault-ca"]["configMap"]["name"] == "vault-ca"
+    assert volumes["vault-ca"]["configMap"]["items"] == [{"key": "bundle.pem", "path": "ca.crt"}]
+    assert volumes["respan"]["secret"]["secretName"] == "org"
+    assert volumes["respan"]["secret"]["items"] == [{"key": "production", "path": "api-key"}]
+    [source] = volumes["vault-token"]["projected"]["sources"]
+    assert source["serviceAccountToken"] == {
+        "audience": "https://vault.test",
+        "expirationSeconds": 600,
+        "path": "token",
+    }
+
+    policy = made["NetworkPolicy/key-rotation"]["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    [ingress], [egress] = policy["ingress"], policy["egress"]
+    [peer] = ingress["from"]
+    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+    assert [(port["protocol"], port["port"]) for port in egress["ports"]] == [
+        ("UDP", 53),
+        ("TCP", 53),
+        ("TCP", 443),
+        ("TCP", 6443),
+        ("TCP", 8200),
+    ]
+    monitor = made["PodMonitor/key-rotation"]
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["path"], endpoint["interval"]) == ("metrics", "/metrics", "15s")
+    for name in ("PodMonitor", "PrometheusRule"):
+        assert made[f"{name}/key-rotation"]["metadata"]["labels"]["release"] == "prometheus"
+
+    role, binding = made["Role/key-rotation"], made["RoleBinding/key-rotation"]
+    assert [rule.get("resourceNames") for rule in role["rules"]] == [None, ["rotation"]]
+    assert [(subject["kind"], subject["name"]) for subject in binding["subjects"]] == [("ServiceAccount", "rotation")]
+
+
+@pytest.mark.parametrize("values", [MINIMAL, EVERYTHING], ids=lambda file: file.stem)
+def test_all_that_selects_pods_selects_these(manifests: Callable[..., Manifests], values: Path) -> None:
+    made = manifests(values, "podMonitor.enabled=true")
+    [deployment] = [m for m in made.values() if m["kind"] == "Deployment"]
+    pod = pod_of(deployment)
+    selectors = {name: m["spec"] for name, m in made.items() if m["kind"] in SELECTING}
+    assert {name.partition("/")[0] for name in selectors} == SELECTING
+    for name, spec in selectors.items():
+        assert selects(spec.get("podSelector") or spec["selector"], pod), name
+    for constraint in pod["spec"]["topologySpreadConstraints"]:
+        assert selects(constraint["labelSelector"], pod)
+
+
+def test_a_configuration_of_ones_own_may_have_the_lease(manifests: Callable[..., Manifests]) -> None:
+    """Its name is said twice then: to Kubernetes here, to rotator in that file."""
+    made = manifests(DATA / "values-existing.yaml", "lease.enabled=true", "lease.name=ours", "replicas=2")
+    pod = pod_of(made["Deployment/rotator"])
+    assert "kubernetes" in {volume["name"] for volume in pod["spec"]["volumes"]}
+    assert [rule.get("resourceNames") for rule in made["Role/rotator"]["rules"]] == [None, ["ours"]]
+    [subject] = made["RoleBinding/rotator"]["subjects"]
+    assert subject["name"] == pod["spec"]["serviceAccountName"] == "default", "none is made"
+
+
 def test_without_the_lease_no_token_for_the_api_server_is_mounted(manifests: Callable[..., Manifests]) -> None:
     made = manifests(DATA / "values-existing.yaml")
-    assert set(made) == {"Deployment/rotator"}
+    assert set(made) == {"Deployment/rotator", "CronJob/rotator-rotate"}
     pod = pod_of(made["Deployment/rotator"])
     assert {volume["name"] for volume in pod["spec"]["volumes"]} == {"config", "respan", "vault-token", "vault-ca"}
     assert {"name": "ROTATOR_CONFIG", "value": "/etc/rotator/rotator.toml"} in container_of(pod)["env"]
@@ -402,8 +543,10 @@ def test_the_pods_are_of_the_strictest_standard(cluster: KubeServer, restricted:
         manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod["spec"]}
         return cluster.dry_run(manifest, restricted)
 
-    pods = [accepted(cluster, restricted, job(restricted))["spec"]["template"]]
+    pods = []
     for values in VALUES:
+        [cron_job] = [text for text in rendered(restricted, values) if "\nkind: CronJob\n" in text]
+        pods.append(accepted(cluster, restricted, cron_job)["spec"]["jobTemplate"]["spec"]["template"])
         [deployment] = [text for text in rendered(restricted, values) if "\nkind: Deployment\n" in text]
         pods.append(pod_of(accepted(cluster, restricted, deployment)))
     for pod in pods:
@@ -414,30 +557,46 @@ def test_the_pods_are_of_the_strictest_standard(cluster: KubeServer, restricted:
     assert "violates PodSecurity" in try_(pods[0]).json()["message"]  # so the loop above means something
 
 
-def job(namespace: str) -> str:
-    text = (ROOT / "deploy/kubernetes/rotate-job.yaml").read_text()
-    return re.sub(r"^  namespace: .*$", f"  namespace: {namespace}", text, flags=re.MULTILINE)
-
-
-def test_the_job_runs_what_the_chart_has_made(
-    cluster: KubeServer, manifests: Callable[..., Manifests], tmp_path: Path
+@pytest.mark.parametrize("values", ["documented", *VALUES], ids=lambda values: Path(values).stem)
+def test_a_job_on_demand_has_all_that_the_daemon_has_but_for_the_lease(
+    cluster: KubeServer, manifests: Callable[..., Manifests], documented: Path, values: str | Path
 ) -> None:
-    made = manifests(MINIMAL)
-    namespace = cluster.namespace()
-    its = accepted(cluster, namespace, job(namespace))["spec"]["template"]["spec"]
-    ours = pod_of(made["Deployment/rotator"])["spec"]
-    for same in ("serviceAccountName", "automountServiceAccountToken", "enableServiceLinks", "securityContext"):
-        assert its[same] == ours[same]
-    assert its["volumes"] == [volume for volume in ours["volumes"] if volume["name"] != "kubernetes"]
-    [its_container], [container] = its["containers"], ours["containers"]
-    for same in ("image", "resources", "securityContext"):
-        assert its_container[same] == container[same]
+    made = manifests(documented if values == "documented" else Path(values))
+    [cron_job], [deployment] = ([m for m in made.values() if m["kind"] == kind] for kind in ("CronJob", "Deployment"))
+    assert cron_job["spec"]["suspend"] is True, "it is a template, and runs nothing by itself"
+    # What `kubectl create job --from=cronjob/rotator-rotate` sends.
+    template = cron_job["spec"]["jobTemplate"]
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "now"}, "spec": template["spec"]}
+    answer = cluster.dry_run(job, deployment["metadata"]["namespace"])
+    assert answer.is_success, answer.text
+
+    pod, ours = template["spec"]["template"], pod_of(deployment)
+    its, theirs = pod["spec"], ours["spec"]
+    same = "serviceAccountName automountServiceAccountToken enableServiceLinks securityContext imagePullSecrets"
+    for name in (*same.split(), "nodeSelector", "tolerations", "affinity"):
+        assert its.get(name) == theirs.get(name), name
+    assert its["volumes"] == [volume for volume in theirs["volumes"] if volume["name"] != "kubernetes"]
+    its_container, container = container_of(pod), container_of(ours)
+    for name in ("image", "imagePullPolicy", "env", "resources", "securityContext"):
+        assert its_container[name] == container[name], name
     assert its_container["volumeMounts"] == [m for m in container["volumeMounts"] if m["name"] != "kubernetes"]
-    assert all(variable in container["env"] for variable in its_container["env"])
-    command, target, *_ = its_container["args"]
-    assert command == "rotate"
-    assert target in configuration_of(made, tmp_path).targets
-    assert its["restartPolicy"] == "Never"
+    assert its_container["args"][:2] == ["rotate", "--all"]
+    assert (its["restartPolicy"], template["spec"]["backoffLimit"]) == ("Never", 0)
+
+    labels = {name: m["spec"] for name, m in made.items() if m["kind"] in ("NetworkPolicy", "Service", "PodMonitor")}
+    for name, spec in labels.items():
+        selector = spec.get("podSelector") or spec["selector"]
+        assert selects(selector, pod) is name.startswith("NetworkPolicy/"), name
+
+
+def selects(selector: Mapping[str, Any], pod: Manifest) -> bool:
+    """Whether a selector, of whichever form, takes a pod."""
+    labels = pod["metadata"]["labels"]
+    rules = selector.get("matchExpressions", [])
+    if set(selector) <= {"matchLabels", "matchExpressions"}:
+        selector = selector.get("matchLabels", {})
+    assert all(rule["operator"] == "In" for rule in rules)
+    return selector.items() <= labels.items() and all(labels.get(rule["key"]) in rule["values"] for rule in rules)
 
 
 # --- the rights ------------------------------------------------------------------------------------------------------
@@ -616,12 +775,10 @@ def test_the_units_configuration_goes_with_it(tmp_path: Path) -> None:
 # --- what is said in two places --------------------------------------------------------------------------------------
 
 
-def test_the_values_of_the_documentation_are_enough(manifests: Callable[..., Manifests], tmp_path: Path) -> None:
-    document = (ROOT / "docs/kubernetes.md").read_text()
-    [block] = re.findall(r"^```yaml\n(# my-values.yaml\n.*?)^```$", document, re.MULTILINE | re.DOTALL)
-    values = tmp_path / "my-values.yaml"
-    values.write_text(block)
-    made = manifests(values)
+def test_the_values_of_the_documentation_are_enough(
+    manifests: Callable[..., Manifests], documented: Path, tmp_path: Path
+) -> None:
+    made = manifests(documented)
     assert {"PodMonitor/rotator", "PrometheusRule/rotator"} <= set(made)
     assert sorted(configuration_of(made, tmp_path).targets) == ["billing-api"]
 
@@ -641,3 +798,26 @@ def test_the_script_for_vault_and_the_chart_mean_the_same(manifests: Callable[..
         "MOUNT": vault.auth.mount,
         "ROLE": vault.auth.role,
     } == defaults
+
+
+def test_the_schema_tells_what_every_value_is_for() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def untold(table: dict[str, Any], path: str) -> list[str]:
+        found = []
+        for name, value in table.get("properties", {}).items():
+            found += [] if "description" in value or "$ref" in value else [f"{path}{name}"]
+            found += untold(value, f"{path}{name}.")
+        return found
+
+    assert untold(schema, "") == []
+
+
+def test_the_chart_the_image_and_the_program_are_of_one_version() -> None:
+    [app] = re.findall(r"^appVersion: (\S+)$", (CHART / "Chart.yaml").read_text(), re.MULTILINE)
+    assert app == __version__
+    for file in ("docs/kubernetes.md", "deploy/Dockerfile"):
+        tags = re.findall(r"\brotator:([0-9][^\s\"]*)", (ROOT / file).read_text())
+        assert tags, file
+        assert set(tags) == {__version__}, file
+    assert f"rotator:{__version__}" in "".join(rendered("default", MINIMAL))

@@ -4,8 +4,12 @@
 {{- default $full .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
 {{- end }}
 
+{{- define "rotator.name" -}}
+{{- default .Chart.Name .Values.nameOverride -}}
+{{- end }}
+
 {{- define "rotator.selector" -}}
-app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
+app.kubernetes.io/name: {{ include "rotator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
@@ -50,7 +54,7 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- define "rotator.config" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- $_ := set $config "owner" (required "owner: give this installation a name; no other may have the same" .Values.owner) -}}
-{{- if .Values.targets }}{{ $_ := set $config "include" (list "targets.d/*") }}{{ end -}}
+{{- $_ := set $config "include" (list "targets.d/*") -}}
 {{- $addresses := dict "listen" (ternary "[::]:9465" "0.0.0.0:9465" (eq .Values.listen "::")) "admin" "127.0.0.1:9466" -}}
 {{- $_ := set $config "http" (merge $addresses (default dict $config.http)) -}}
 {{- if .Values.lease.enabled -}}
@@ -84,21 +88,106 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- end -}}
 {{- end }}
 
-{{- /* The targets in parts of a quarter of a MiB, as JSON: {"parts": [{"NAME": {…}, …}, …]}. Indented, a part stays below 1 MiB. */ -}}
+{{- /* The ConfigMap of one part of the targets: of how many is in its name, so that pods which have a volume of so many parts never see it change to another number. */ -}}
+{{- define "rotator.part" -}}
+{{- $top := index . 0 -}}
+{{ include "rotator.fullname" $top }}-targets-{{ index . 1 }}-of-{{ $top.Values.configParts }}
+{{- end }}
+
+{{- /* The targets in `configParts` parts, by their names alone, as JSON: {"parts": [{"NAME": {…}, …}, …]}. */ -}}
 {{- define "rotator.parts" -}}
+{{- $count := int .Values.configParts -}}
 {{- $parts := list -}}
-{{- $part := dict -}}
-{{- $size := 0 -}}
+{{- range until $count }}{{ $parts = append $parts dict }}{{ end -}}
 {{- range $name, $target := .Values.targets -}}
-{{- $more := len (toJson (dict $name $target)) -}}
-{{- if and $part (gt (add $size $more) 262144) -}}
-{{- $parts = append $parts $part -}}
-{{- $part = dict -}}
-{{- $size = 0 -}}
+{{- $_ := set (index $parts (mod (adler32sum $name | int64) $count)) $name $target -}}
 {{- end -}}
-{{- $_ := set $part $name $target -}}
-{{- $size = add $size $more -}}
+{{- range $parts -}}
+{{- $size := toPrettyJson . | len -}}
+{{- if gt $size 1000000 -}}
+{{- fail (printf "configParts: a part of the targets takes %d bytes, and a ConfigMap holds 1 MiB; raise it to %d" $size (add 1 (mul 2 $count))) -}}
 {{- end -}}
-{{- if $part }}{{ $parts = append $parts $part }}{{ end -}}
+{{- end -}}
 {{- toJson (dict "parts" $parts) -}}
+{{- end }}
+
+{{- define "rotator.env" -}}
+- name: ROTATOR_CONFIG
+  value: /etc/rotator/{{ if .Values.existingConfig.name }}{{ .Values.existingConfig.key }}{{ else }}rotator.json{{ end }}
+- name: ROTATOR_LOG_FORMAT
+  value: {{ .Values.logFormat }}
+- name: ROTATOR_LOG_LEVEL
+  value: {{ .Values.logLevel }}
+{{- with .Values.env }}{{ toYaml . | nindent 0 }}{{ end }}
+{{- end }}
+
+{{- /* What every pod of ours mounts: the daemon's has the Lease's token beside it. */ -}}
+{{- define "rotator.mounts" -}}
+- name: config
+  mountPath: /etc/rotator
+  readOnly: true
+{{- if .Values.respan.organisationKey.secretName }}
+- name: respan
+  mountPath: /var/run/secrets/rotator/respan
+  readOnly: true
+{{- end }}
+{{- if .Values.vault.token.enabled }}
+- name: vault-token
+  mountPath: /var/run/secrets/rotator/vault
+  readOnly: true
+{{- end }}
+{{- if include "rotator.vaultCA" . }}
+- name: vault-ca
+  mountPath: /var/run/secrets/rotator/vault-ca
+  readOnly: true
+{{- end }}
+{{- with .Values.extraVolumeMounts }}{{ toYaml . | nindent 0 }}{{ end }}
+{{- end }}
+
+{{- define "rotator.volumes" -}}
+- name: config
+  {{- if .Values.existingConfig.name }}
+  configMap:
+    name: {{ .Values.existingConfig.name }}
+  {{- else }}
+  projected:
+    sources:
+      - configMap:
+          name: {{ include "rotator.fullname" . }}-config
+      {{- range $number := until (int .Values.configParts) }}
+      - configMap:
+          name: {{ include "rotator.part" (list $ $number) }}
+          items:
+            - key: targets.json
+              path: targets.d/{{ $number }}.json
+      {{- end }}
+  {{- end }}
+{{- with .Values.respan.organisationKey }}
+{{- if .secretName }}
+- name: respan
+  secret:
+    secretName: {{ .secretName }}
+    defaultMode: 0440
+    items:
+      - key: {{ .key }}
+        path: api-key
+{{- end }}
+{{- end }}
+{{- with .Values.vault.token }}
+{{- if .enabled }}
+- name: vault-token
+  projected:
+    defaultMode: 0440
+    sources:
+      - serviceAccountToken:
+          audience: {{ .audience | quote }}
+          expirationSeconds: {{ .expirationSeconds }}
+          path: token
+{{- end }}
+{{- end }}
+{{- with include "rotator.vaultCA" . }}
+- name: vault-ca
+  {{- . | nindent 2 }}
+{{- end }}
+{{- with .Values.extraVolumes }}{{ toYaml . | nindent 0 }}{{ end }}
 {{- end }}
