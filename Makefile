@@ -26,11 +26,12 @@ test: install servers  ## the whole suite; without Go, what needs a real server 
 servers: install  ## build the real servers and tools that the tests run (about 20 minutes, once)
 	@$(BIN)/python tools/build_servers.py
 
-lint: install    ## ruff, mypy strict, and the import rules
+lint: install    ## ruff, mypy strict, the import rules, and the Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint deploy/Dockerfile
 
 simulate-long: install  ## the protocol under ever new schedules, until it is stopped (SEED=0 is the first)
 	cd tests && PYTHONPATH=.. ../$(BIN)/python -m simulation $(or $(SEED),0) --many 0

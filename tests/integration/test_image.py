@@ -22,6 +22,7 @@ from rotator import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "deploy/Dockerfile"
+HADOLINT = Path(sys.executable).parent / "hadolint"
 LOCKED = re.compile(r"^[a-z].*?==.*?(?=^[a-z]|\Z)", re.MULTILINE | re.DOTALL)
 LARGEST = 100 * 2**20  # bytes, of what comes on top of the base image
 
@@ -183,6 +184,11 @@ def test_it_is_nobody_and_starts_the_daemon() -> None:
     assert last.last["EXPOSE"] == "9465"
     assert {stage.base for stage in (*builders, last)} == {"python:3.11-slim"}
     assert [words for words, _ in last.steps] == ["COPY"]
+
+
+def test_hadolint_has_nothing_against_the_dockerfile() -> None:
+    done = subprocess.run([HADOLINT, DOCKERFILE], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_nothing_unpinned_is_installed() -> None:
