@@ -1,21 +1,31 @@
-"""The Helm chart and the systemd unit, judged by who will read them: Helm, a real API server, systemd.
-
-There is no YAML parser here: what Helm renders goes to the API server as it is, and comes back as JSON.
-"""
+"""The Helm chart and the systemd unit, judged by who will read them: Helm, a real API server, systemd."""
 
 import json
-import os
 import re
 import runpy
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.chart import (
+    CHART,
+    NAMESPACED,
+    ROOT,
+    Manifest,
+    Manifests,
+    accepted,
+    container_of,
+    helm,
+    install_rights,
+    mounted,
+    pod_of,
+    rendered,
+    volume_of,
+)
 from support.installation import installation
 from support.kube import KubeServer, vault_kubernetes, vault_kubernetes_role
 from support.process import wait_until
@@ -27,70 +37,14 @@ from rotator.config import Configuration, load
 from rotator.daemon import READ_AT_START
 from rotator.events import Event, What
 from rotator.lease import Lease, LeaseSettings
-from tools.build_servers import HELM
 
-ROOT = Path(__file__).resolve().parents[2]
-CHART = ROOT / "deploy/helm/rotator"
 DATA = ROOT / "tests/data"
 UNIT = ROOT / "deploy/systemd/rotator.service"
 MINIMAL, EVERYTHING = DATA / "values-minimal.yaml", DATA / "values-everything.yaml"
 VALUES = sorted(DATA.glob("values-*.yaml"))
 LARGEST_CONFIG_MAP = 2**20  # bytes
 
-NAMESPACED = {
-    "CronJob": "/apis/batch/v1/namespaces/{}/cronjobs",
-    "ConfigMap": "/api/v1/namespaces/{}/configmaps",
-    "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
-    "Job": "/apis/batch/v1/namespaces/{}/jobs",
-    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
-    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
-    "PodMonitor": "/apis/monitoring.coreos.com/v1/namespaces/{}/podmonitors",
-    "PrometheusRule": "/apis/monitoring.coreos.com/v1/namespaces/{}/prometheusrules",
-    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
-    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
-    "Service": "/api/v1/namespaces/{}/services",
-    "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
-}
 SELECTING = {"Deployment", "Service", "PodMonitor", "PodDisruptionBudget", "NetworkPolicy"}
-Manifest = dict[str, Any]
-Manifests = dict[str, Manifest]
-
-
-def helm(*arguments: str | Path, status: int = 0, access: Mapping[str, str] | None = None) -> str:
-    """What Helm says, which must end with this status; `access` are the variables for a cluster."""
-    program = HELM.find()
-    if program is None:
-        pytest.skip("no Helm: put helm on PATH, or install Go and run `make servers`")
-    with tempfile.TemporaryDirectory(prefix="helm-") as home:
-        done = subprocess.run(
-            [str(argument) for argument in (program, *arguments)],
-            env={"PATH": os.environ["PATH"], "HOME": home, **(access or {})},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    assert done.returncode == status, done.stderr
-    return done.stderr if status else done.stdout
-
-
-def rendered(namespace: str, values: Path, *settings: str) -> list[str]:
-    """The chart's manifests with these values, as YAML."""
-    changed = [f"--set={setting}" for setting in settings]
-    text = helm("template", "rotator", CHART, f"--namespace={namespace}", f"--values={values}", *changed)
-    return [part for part in re.split(r"^---$", text, flags=re.MULTILINE) if "\nkind: " in part]
-
-
-def accepted(kube: KubeServer, namespace: str, manifest: str, *, really: bool = False) -> Manifest:
-    """What the API server makes of a manifest; with `really` it keeps it."""
-    [kind] = re.findall(r"^kind: (\w+)$", manifest, re.MULTILINE)
-    params = {"fieldValidation": "Strict", **({} if really else {"dryRun": "All"})}
-    answer = kube.request("POST", NAMESPACED[kind].format(namespace), yaml=manifest, params=params)
-    assert answer.is_success, (answer.text, manifest)
-    made: Manifest = answer.json()
-    assert made["kind"] == kind
-    assert made["metadata"]["namespace"] == namespace
-    return made
 
 
 @pytest.fixture(scope="session")
@@ -131,34 +85,6 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("values") / "my-values.yaml"
     file.write_text(block)
     return file
-
-
-def pod_of(deployment: Manifest) -> Manifest:
-    pod: Manifest = deployment["spec"]["template"]
-    return pod
-
-
-def container_of(pod: Manifest) -> Manifest:
-    [container] = pod["spec"]["containers"]
-    return dict(container)
-
-
-def mounted(manifests: Manifests, folder: Path) -> Path:
-    """The configuration as the kubelet puts it before the container, anew if it is there; returns the main file."""
-    [deployment] = [made for name, made in manifests.items() if name.startswith("Deployment/")]
-    [volume] = [volume for volume in pod_of(deployment)["spec"]["volumes"] if volume["name"] == "config"]
-    data = Path(tempfile.mkdtemp(prefix="..", dir=folder))
-    for source in volume["projected"]["sources"]:
-        content = manifests[f"ConfigMap/{source['configMap']['name']}"]["data"]
-        for item in source["configMap"].get("items") or [{"key": key, "path": key} for key in content]:
-            file = data / item["path"]
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(content[item["key"]])
-    (folder / "..data_tmp").symlink_to(data.name)
-    (folder / "..data_tmp").replace(folder / "..data")
-    for name in {path.name for path in data.iterdir()} - {path.name for path in folder.iterdir()}:
-        (folder / name).symlink_to(f"..data/{name}")
-    return folder / "rotator.json"
 
 
 def configuration_of(manifests: Manifests, folder: Path) -> Configuration:
@@ -606,12 +532,7 @@ def selects(selector: Mapping[str, Any], pod: Manifest) -> bool:
 def installed(cluster: KubeServer) -> tuple[str, str]:
     """A namespace where the chart's ServiceAccount, Role and RoleBinding are for real, and a token of it."""
     namespace = cluster.namespace()
-    for manifest in rendered(namespace, MINIMAL):
-        if re.search(r"^kind: (ServiceAccount|Role|RoleBinding)$", manifest, re.MULTILINE):
-            accepted(cluster, namespace, manifest, really=True)
-    token = cluster.token_for(namespace, "rotator")
-    path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/rotator"
-    wait_until(lambda: cluster.request("GET", path, token=token).status_code == 404, "the role to be in force")
+    token = install_rights(cluster, namespace, rendered(namespace, MINIMAL))
     return namespace, token
 
 
@@ -688,10 +609,7 @@ def test_the_charts_configuration_rotates_with_the_charts_rights(
     folder.mkdir()
 
     def made(*more: str) -> Manifests:
-        manifests = rendered(namespace, MINIMAL, *settings, *more)
-        needed = [text for text in manifests if re.search(r"^kind: (ConfigMap|Deployment)$", text, re.MULTILINE)]
-        found = [accepted(cluster, namespace, manifest) for manifest in needed]
-        return {f"{manifest['kind']}/{manifest['metadata']['name']}": manifest for manifest in found}
+        return volume_of(cluster, namespace, rendered(namespace, MINIMAL, *settings, *more))
 
     with installation(tmp_path) as rotator:
         (tmp_path / "api-key").write_text(rotator.simulator.organisation_key)

@@ -1,0 +1,121 @@
+"""The Helm chart: rendered by Helm, understood by a real API server, and mounted as the kubelet does it.
+
+There is no YAML parser here: what Helm renders goes to the API server as it is, and comes back as JSON.
+"""
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.kube import KubeServer
+from support.process import wait_until
+from tools.build_servers import HELM
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "deploy/helm/rotator"
+
+NAMESPACED = {
+    "CronJob": "/apis/batch/v1/namespaces/{}/cronjobs",
+    "ConfigMap": "/api/v1/namespaces/{}/configmaps",
+    "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
+    "Job": "/apis/batch/v1/namespaces/{}/jobs",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
+    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
+    "PodMonitor": "/apis/monitoring.coreos.com/v1/namespaces/{}/podmonitors",
+    "PrometheusRule": "/apis/monitoring.coreos.com/v1/namespaces/{}/prometheusrules",
+    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
+    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
+    "Service": "/api/v1/namespaces/{}/services",
+    "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
+}
+Manifest = dict[str, Any]
+Manifests = dict[str, Manifest]
+
+
+def helm(*arguments: str | Path, status: int = 0, access: Mapping[str, str] | None = None) -> str:
+    """What Helm says, which must end with this status; `access` are the variables for a cluster."""
+    program = HELM.find()
+    if program is None:
+        pytest.skip("no Helm: put helm on PATH, or install Go and run `make servers`")
+    with tempfile.TemporaryDirectory(prefix="helm-") as home:
+        done = subprocess.run(
+            [str(argument) for argument in (program, *arguments)],
+            env={"PATH": os.environ["PATH"], "HOME": home, **(access or {})},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == status, done.stderr
+    return done.stderr if status else done.stdout
+
+
+def rendered(namespace: str, values: Path, *settings: str) -> list[str]:
+    """The chart's manifests with these values, as YAML."""
+    changed = [f"--set={setting}" for setting in settings]
+    text = helm("template", "rotator", CHART, f"--namespace={namespace}", f"--values={values}", *changed)
+    return [part for part in re.split(r"^---$", text, flags=re.MULTILINE) if "\nkind: " in part]
+
+
+def accepted(kube: KubeServer, namespace: str, manifest: str, *, really: bool = False) -> Manifest:
+    """What the API server makes of a manifest; with `really` it keeps it."""
+    [kind] = re.findall(r"^kind: (\w+)$", manifest, re.MULTILINE)
+    params = {"fieldValidation": "Strict", **({} if really else {"dryRun": "All"})}
+    answer = kube.request("POST", NAMESPACED[kind].format(namespace), yaml=manifest, params=params)
+    assert answer.is_success, (answer.text, manifest)
+    made: Manifest = answer.json()
+    assert made["kind"] == kind
+    assert made["metadata"]["namespace"] == namespace
+    return made
+
+
+def pod_of(deployment: Manifest) -> Manifest:
+    pod: Manifest = deployment["spec"]["template"]
+    return pod
+
+
+def container_of(pod: Manifest) -> Manifest:
+    [container] = pod["spec"]["containers"]
+    return dict(container)
+
+
+def mounted(manifests: Manifests, folder: Path) -> Path:
+    """The configuration as the kubelet puts it before the container, anew if it is there; returns the main file."""
+    [deployment] = [made for name, made in manifests.items() if name.startswith("Deployment/")]
+    [volume] = [volume for volume in pod_of(deployment)["spec"]["volumes"] if volume["name"] == "config"]
+    data = Path(tempfile.mkdtemp(prefix="..", dir=folder))
+    for source in volume["projected"]["sources"]:
+        content = manifests[f"ConfigMap/{source['configMap']['name']}"]["data"]
+        for item in source["configMap"].get("items") or [{"key": key, "path": key} for key in content]:
+            file = data / item["path"]
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(content[item["key"]])
+    (folder / "..data_tmp").symlink_to(data.name)
+    (folder / "..data_tmp").replace(folder / "..data")
+    for name in {path.name for path in data.iterdir()} - {path.name for path in folder.iterdir()}:
+        (folder / name).symlink_to(f"..data/{name}")
+    return folder / "rotator.json"
+
+
+def install_rights(kube: KubeServer, namespace: str, manifests: list[str]) -> str:
+    """Make the chart's ServiceAccount, Role and RoleBinding for real; returns a token of it, whose role is in force."""
+    for manifest in manifests:
+        if re.search(r"^kind: (ServiceAccount|Role|RoleBinding)$", manifest, re.MULTILINE):
+            accepted(kube, namespace, manifest, really=True)
+    token = kube.token_for(namespace, "rotator")
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/rotator"
+    wait_until(lambda: kube.request("GET", path, token=token).status_code == 404, "the role to be in force")
+    return token
+
+
+def volume_of(kube: KubeServer, namespace: str, manifests: list[str]) -> Manifests:
+    """What the daemon's volume is made of: the ConfigMaps and the Deployment, as the API server understands them."""
+    needed = [text for text in manifests if re.search(r"^kind: (ConfigMap|Deployment)$", text, re.MULTILINE)]
+    found = [accepted(kube, namespace, manifest) for manifest in needed]
+    return {f"{manifest['kind']}/{manifest['metadata']['name']}": manifest for manifest in found}
