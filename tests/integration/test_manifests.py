@@ -41,7 +41,14 @@ from rotator.lease import Lease, LeaseSettings
 DATA = ROOT / "tests/data"
 UNIT = ROOT / "deploy/systemd/rotator.service"
 MINIMAL, EVERYTHING = DATA / "values-minimal.yaml", DATA / "values-everything.yaml"
-VALUES = sorted(DATA.glob("values-*.yaml"))
+VALUES = sorted([*DATA.glob("values-*.yaml"), *DATA.glob("written-by-*/values.yaml")])
+
+
+def named(values: str | Path) -> str:
+    """As the tests show it: the folder says by which version a file was written."""
+    return str(values).removeprefix(f"{DATA}/")
+
+
 LARGEST_CONFIG_MAP = 2**20  # bytes
 
 SELECTING = {"Deployment", "Service", "PodMonitor", "PodDisruptionBudget", "NetworkPolicy"}
@@ -94,12 +101,12 @@ def configuration_of(manifests: Manifests, folder: Path) -> Configuration:
 # --- what Helm and the API server say --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("values", VALUES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("values", VALUES, ids=named)
 def test_helm_has_nothing_against_the_chart(values: Path) -> None:
     helm("lint", "--strict", CHART, f"--values={values}")
 
 
-@pytest.mark.parametrize("values", VALUES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("values", VALUES, ids=named)
 def test_the_api_server_takes_every_manifest(manifests: Callable[..., Manifests], values: Path) -> None:
     kinds = {made["kind"] for made in manifests(values).values()}
     assert "Deployment" in kinds
@@ -483,7 +490,7 @@ def test_the_pods_are_of_the_strictest_standard(cluster: KubeServer, restricted:
     assert "violates PodSecurity" in try_(pods[0]).json()["message"]  # so the loop above means something
 
 
-@pytest.mark.parametrize("values", ["documented", *VALUES], ids=lambda values: Path(values).stem)
+@pytest.mark.parametrize("values", ["documented", *VALUES], ids=named)
 def test_a_job_on_demand_has_all_that_the_daemon_has_but_for_the_lease(
     cluster: KubeServer, manifests: Callable[..., Manifests], documented: Path, values: str | Path
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rotator import __version__
 from rotator.config import load
 from rotator.model import KeyName, Scope, Standing, Version, place_of, read_version
 
@@ -14,7 +15,10 @@ BY = sorted(path.name for path in WRITTEN.glob("written-by-*"))
 
 
 def test_there_is_something_to_read() -> None:
-    assert "written-by-0.1.0" in BY
+    """A release that keeps nothing of its own would leave the next one without a test."""
+    assert f"written-by-{__version__}" in BY
+    for by in BY:
+        assert {"rotator.toml", "version.json", "values.yaml"} <= {path.name for path in (WRITTEN / by).iterdir()}
 
 
 @pytest.mark.parametrize("by", BY)
