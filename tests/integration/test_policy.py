@@ -124,6 +124,21 @@ def test_without_a_line_the_check_shows_the_line_to_add(made: Made, path: str) -
     assert line.replace("secret/", f"{paths.mount}/").replace("*", "a") in said
 
 
+def test_the_line_for_an_organisation_key_in_vault_is_what_it_takes(made: Made) -> None:
+    rotator, paths = made
+    [line] = re.findall(r'^# (path "secret/data/respan/org".*)$', POLICY, re.M)
+    paths.put("respan/org", {"api_key": rotator.environment.pop("RESPAN_API_KEY")})
+    reference = f"{paths.mount}/respan/org#api_key"
+    rotator.config["providers"]["respan"]["api_key"] = {"vault": reference}
+    refused = rotator.run("check", "--online", status=3).stdout
+    assert f"`read` on {paths.mount}/data/respan/org" in refused
+    assert rotator.run("rotate", "a").returncode == 3
+    assert rotator.calls() == []
+    restrict(rotator, paths, f"{POLICY}\n{line}\n")
+    rotator.run("check", "--online", status=0)
+    rotator.run("rotate", "a", status=0)
+
+
 def test_the_script_lets_a_service_account_log_in(
     made: Made, vault: VaultServer, kube: KubeServer, tmp_path: Path
 ) -> None:
