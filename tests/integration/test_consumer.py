@@ -1,15 +1,19 @@
 """A real consumer: Vault Agent renders the served key into a file, and an application calls with it, without pause."""
 
+import re
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import hvac
 from support.agent import Application, vault_agent
-from support.installation import Installation, VaultPaths
+from support.installation import Installation, VaultPaths, on_vault
 from support.leaks import RECORDER
 from support.process import wait_until
-from support.vault import RaftVault
+from support.vault import RaftVault, VaultServer
 
 from rotator.simulator import Options, Simulator
 
@@ -21,6 +25,31 @@ path "{mount}/data/apps/*" {{ capabilities = ["read"] }}
 path "auth/token/lookup-self" {{ capabilities = ["read"] }}
 path "auth/token/renew-self" {{ capabilities = ["update"] }}
 """
+
+
+def test_the_snippet_for_hvac_does_what_is_said_of_it(vault: VaultServer, tmp_path: Path) -> None:
+    document = (Path(__file__).parents[2] / "docs/kubernetes.md").read_text()
+    [snippet] = re.findall(r"^With hvac:\n\n```python\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
+    passed = [0.0]
+    names: dict[str, Any] = {"hvac": hvac, "time": SimpleNamespace(monotonic=lambda: passed[0])}
+    exec(snippet, names)
+    with on_vault(tmp_path, vault) as (rotator, paths):
+        rotator.run("rotate", "a", status=0)
+        reader = hvac.Client(vault.address, paths.token(READER))
+        key = names["RespanKey"](reader, "apps/a", paths.mount)
+        works = rotator.simulator.vendor.works
+        first = key.get()
+        assert works(first)
+        rotator.run("rotate", "a", status=0)
+        assert key.get() == first, "it is kept for five minutes"
+        passed[0] += 301
+        second = key.get()
+        assert second != first
+        assert works(second)
+        rotator.run("rotate", "a", "--revoke-now", status=0)
+        assert not works(key.get())
+        assert works(key.get(refused=True))
+        reader.adapter.close()
 
 
 def test_no_call_is_refused_through_rotations_kills_and_outages(
