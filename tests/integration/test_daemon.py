@@ -1,8 +1,10 @@
 """The daemon as a process: what it does by itself, what signals do, what its pages say, and how it ends."""
 
+import json
 import re
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -182,6 +184,26 @@ def test_a_second_term_ends_it_at_once(rotator: Installation) -> None:
     rotator.simulator.faults.clear()
     rotator.run("run", "--once", status=0)
     assert all(target["state"] == "ok" for target in served(rotator).values())
+
+
+def test_a_key_that_somebody_else_replaced_is_noticed_within_resync_and_removed(rotator: Installation) -> None:
+    """By `kubectl exec`, or a Job: another process, which has ended long before the grace has."""
+    rotator.config["daemon"]["resync"] = "2s"
+    del rotator.config["targets"]["b"]
+    own = rotator.folder / "daemon.json"  # which nobody touches: it is not by a reload that it notices
+    own.write_text(json.dumps(rotator.config))
+    daemon = rotator.start("--config", str(own))
+    old = daemon.wait_for("key_published")["key_id"]
+    rotator.run("rotate", "a", "--reason", "by hand", status=0)
+    new = served(rotator)["a"]["key_id"]
+    assert new != old
+    since = time.monotonic()
+    assert daemon.wait_for("key_deleted", key_id=old)["by"] == "schedule"
+    assert time.monotonic() - since < 2 + 1 + 3, "the resync, the grace, and what this machine takes"
+    assert not alive(rotator, old)
+    assert alive(rotator, new)
+    assert daemon.stop() == 0
+    assert daemon.events("configuration_loaded") == []
 
 
 # --- outages ---------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import itertools
 import json
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support import pod_rotator
 from support.chart import ROOT, Manifests, install_rights, mounted, rendered, volume_of
 from support.installation import Daemon, Installation, VaultPaths, installation, on_vault
 from support.kube import KubeServer, OwnKubeServer, vault_kubernetes, vault_kubernetes_role
@@ -20,6 +22,8 @@ from support.process import wait_until
 from support.proxy import Proxy
 from support.vault import VaultServer
 from support.witness import Witness
+
+from rotator.simulator import Fault
 
 DURATION = 3.0
 """Seconds that the Lease is for."""
@@ -461,6 +465,45 @@ def test_check_online_says_what_run_would_outside_of_a_pod(tmp_path: Path) -> No
         words = "[lease].api_server is not said, and there is no pod whose it could be"
         assert words in rotator.run("check", "--online", status=3).stdout
         assert words in rotator.run("run", status=3).stderr
+
+
+def test_an_end_that_takes_too_long_does_not_give_it_back(tmp_path: Path, kube: KubeServer) -> None:
+    """What is still under way may write yet: the others wait until the Lease has run out."""
+    with paired(tmp_path, kube, ("x",)) as pair:
+        pair.rotator.config["daemon"]["drain"] = "1s"
+        pair.rotator.simulator.faults.add(Fault("slow", "create", seconds=20.0))
+        leader = pair.replicas[0]
+        daemon = leader.start()
+        wait_until(lambda: bool(pair.rotator.calls("create")), "a create under way")
+        assert daemon.stop() == 1
+        assert daemon.wait_for("stopped")["drained"] is False
+        spec = kube.request("GET", pair.path).raise_for_status().json()["spec"]
+        assert (spec["holderIdentity"], spec["leaseDurationSeconds"]) == (leader.name, DURATION)
+
+
+def test_in_a_pod_nothing_but_the_name_need_be_said(tmp_path: Path, kube: KubeServer) -> None:
+    with paired(tmp_path, kube, ("x",)) as pair:
+        mounted_there = tmp_path / "serviceaccount"
+        mounted_there.mkdir()
+        (mounted_there / "namespace").write_text(pair.namespace)
+        (mounted_there / "token").write_text(kube.token_for(pair.namespace, "rotator"))
+        (mounted_there / "ca.crt").write_bytes(kube.ca_file.read_bytes())
+        pair.rotator.program = [sys.executable, str(Path(pod_rotator.__file__))]
+        host, _, port = kube.address.removeprefix("https://").partition(":")
+        pair.rotator.environment |= {
+            "SERVICE_ACCOUNT": str(mounted_there),
+            "KUBERNETES_SERVICE_HOST": host,
+            "KUBERNETES_SERVICE_PORT": port,
+            "HOSTNAME": "rotator-5d9f-x7k2p",
+        }
+        pair.rotator.config["lease"] = {"name": "rotator"}
+        daemon = pair.rotator.start()
+        assert daemon.wait_for("leading")["lease"] == f"{pair.namespace}/rotator"
+        daemon.wait_for("key_published")
+        spec = kube.request("GET", pair.path).raise_for_status().json()["spec"]
+        assert (spec["holderIdentity"], spec["leaseDurationSeconds"]) == ("rotator-5d9f-x7k2p", 15)
+        assert daemon.stop() == 0
+        assert kube.request("GET", pair.path).json()["spec"]["holderIdentity"] == ""
 
 
 # --- what rests on none of this --------------------------------------------------------------------------------------

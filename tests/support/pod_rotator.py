@@ -1,0 +1,11 @@
+"""`rotator` as in a pod: $SERVICE_ACCOUNT is the folder that is mounted there. It is run as a program."""
+
+import os
+from pathlib import Path
+
+from rotator import lease
+from rotator.cli import main
+
+if __name__ == "__main__":
+    lease.SERVICE_ACCOUNT = Path(os.environ["SERVICE_ACCOUNT"])
+    main()
