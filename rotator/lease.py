@@ -142,7 +142,7 @@ class Lease:
     def stop(self) -> None:
         """Give it back, so that another need not wait. To be called when nothing is under way any more."""
         self._stopping.set()
-        self._thread.join(timeout=self._settings.duration)
+        self._thread.join(timeout=self._settings.duration / 3)  # as long as a try takes: a pod is not given for ever
         # Twice: if the thread did not end in time, what it had sent may come in between; it sends nothing more.
         for _ in range(2):
             try:
