@@ -177,6 +177,7 @@ class Daemon:
             "added": len(new.keys() - old.keys()),
             "changed": len(changed),
             "removed": len(old.keys() - new.keys()),
+            "budget": _budget(successor.configuration),
         }
         self._tell(Event(What.CONFIGURATION_LOADED, fields=fields))
         self._tell_of_warnings()
@@ -236,6 +237,7 @@ class Daemon:
             "targets": len(configuration.targets),
             "listen": str(listen.address),
             "admin": str(admin.address),
+            "budget": _budget(configuration),
         }
         self._tell(Event(What.STARTED, fields=fields))
         self._tell_of_warnings()
@@ -334,6 +336,11 @@ def _option(configuration: Configuration, key: str) -> object:
     section, _, name = key.partition(".")
     table = getattr(configuration, section)
     return getattr(table, name) if name else table
+
+
+def _budget(configuration: Configuration) -> str:
+    """What the targets take of each provider's budget, worked out."""
+    return "; ".join(map(str, configuration.loads))
 
 
 def _intervals(configuration: Configuration) -> dict[str, float]:

@@ -51,7 +51,10 @@ def test_a_changed_file_is_taken_up_without_a_signal(rotator: Installation) -> N
     rotator.config["daemon"]["spread"] = "1s"
     rotator.write()
 
-    assert counts(daemon.wait_for("configuration_loaded")) == (2, 1, 1, 1)
+    loaded = daemon.wait_for("configuration_loaded")
+    assert counts(loaded) == (2, 1, 1, 1)
+    for told in (daemon.wait_for("started"), loaded):
+        assert told["budget"].startswith("respan: 2 targets, 3 requests a rotation (create, shorten, delete): ")
     daemon.wait_for("key_published", target="c")
     assert daemon.wait_for("key_published", 2, target="a")["reason"] == "drifted"
     assert shown(daemon) == {"a", "c"}
