@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 _SECOND = timedelta(seconds=1)
 
@@ -40,9 +41,8 @@ class SystemClock:
 
         One peer that says otherwise may be wrong itself. Where there are several, and they say the same, it is us.
         """
-        try:
-            date = parsedate_to_datetime(said or "").replace(tzinfo=UTC)
-        except ValueError:
+        date = http_date(said or "")
+        if date is None:
             return
         now = self._wall()
         sent = now - timedelta(seconds=self.monotonic() - sent_at)
@@ -77,3 +77,12 @@ class SystemClock:
     def stop(self) -> None:
         """End every sleep, now and from now on."""
         self._stopped.set()
+
+
+@lru_cache(maxsize=16)
+def http_date(date: str) -> datetime | None:
+    """Of an answer's `Date`, which many answers of one second have in common."""
+    try:
+        return parsedate_to_datetime(date).replace(tzinfo=UTC)
+    except ValueError:
+        return None

@@ -12,8 +12,6 @@ import json as jsonlib
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -26,6 +24,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from rotator import __version__
 from rotator.circuit import Circuit
+from rotator.clock import http_date
 from rotator.errors import (
     StoreCredentialRefused,
     StoreError,
@@ -370,14 +369,9 @@ class _Adapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no type
                 response.release_conn()
                 raise _TooLarge
         response.release_conn()
+        now = http_date(response.headers.get("Date", "")) or self._clock.now()
         redirect = _host_and_port(response.headers.get("Location", ""))
-        return Answer(response.status, parse_object(content), redirect, self._time(response.headers.get("Date", "")))
-
-    def _time(self, date: str) -> datetime:
-        try:
-            return parsedate_to_datetime(date).replace(tzinfo=UTC)
-        except ValueError:
-            return self._clock.now()
+        return Answer(response.status, parse_object(content), redirect, now)
 
 
 def _encoded(value: object) -> bytes:
