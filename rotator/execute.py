@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from rotator.errors import (
     CasMismatch,
@@ -85,6 +85,16 @@ TIDYING = datetime.max.replace(tzinfo=UTC)
 """How urgent work is that no served key waits for."""
 
 
+class _Shown(NamedTuple):
+    """A served key in the provider's list."""
+
+    key_id: str
+    expires_at: datetime | None
+
+
+_NOTHING_SHOWN = _Shown("", None)
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What came of one pass over a target. `plan` is the last one made; None when nothing could be observed."""
@@ -123,7 +133,7 @@ class Executor:
         self.seen = {} if seen is None else seen
         self._noting = threading.Lock()
         self._whole: dict[str, int] = {}  # the version at which a path held no other key of ours; 0: it may hold one
-        self._shown: dict[str, str] = {}  # the served key that the provider's list has shown, with its whole life
+        self._shown: dict[str, _Shown] = {}
         self._is_swept = is_swept
 
     # --- observe ---------------------------------------------------------------------------------------------------
@@ -183,16 +193,20 @@ class Executor:
         """There is more to a path than its current version: read the whole history until there is not."""
         self._whole[target.name] = 0
 
-    def show(self, target: Target, key_id: str) -> None:
+    def show(self, target: Target, key: VendorKey) -> None:
         """The provider's list has shown this key, which has been served ever since it was made, with its whole life."""
-        self._shown[target.name] = key_id
+        self._shown[target.name] = _Shown(key.id, key.expires_at)
+
+    def was_shown(self, target: Target, key: VendorKey) -> bool:
+        """Whether that was said of this key, just as it is."""
+        return self._shown.get(target.name) == (key.id, key.expires_at)
 
     def _observed(self, target: Target, read: Callable[[str], History]) -> Observation:
         clock, vendor = self.ports.clock, dict[str, Seen]()
         scope, history = self.scope(target), read(target.path)
         observation = Observation(target, scope, history, vendor, clock.trusted(), clock.may_be_ahead())
         held = {entry.record.key_id: entry.record for entry in observation.entries if entry.record}
-        if shown := held.get(self._shown.get(target.name, "")):
+        if shown := held.get(self._shown.get(target.name, _NOTHING_SHOWN).key_id):
             vendor[shown.key_id] = Seen(VendorKey(shown.key_id, shown.key_name, shown.expires_at), at_version=0)
         with self._noting:
             if seen := {key_id: seen for key_id, seen in self.seen.get(target.name, {}).items() if key_id in held}:

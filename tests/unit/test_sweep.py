@@ -606,3 +606,27 @@ def test_while_the_list_cannot_be_read_whole_histories_are() -> None:
     sweeper_of(executor, world.targets).sweep()
     executor.reconcile(world.target)
     assert world.vendor.living() == [world.served()]
+
+
+def test_a_path_whose_only_key_is_as_it_was_is_not_read_again() -> None:
+    world = World(*(make_target(f"t{number}") for number in range(3)))
+    executor = rotated(world)
+    successor = world.executor("successor")
+    sweeper = sweeper_of(successor, world.targets)
+    sweeper.sweep()
+    since = len(world.wire.journal)
+    assert sweeper.sweep().to_work == ()
+    assert world.calls("store.", since) == []
+
+    one, two, three = world.targets
+    lonely = orphan(world, target=one)
+    executor.reconcile(two, Order(rotate=True))
+    served = world.served(three)
+    assert served
+    served.expires_at = world.clock.now() + HOUR
+    since = len(world.wire.journal)
+    world.clock.advance(LATER)
+    swept = sweeper.sweep()
+    assert [o.key.id for o in swept.orphans] == [lonely.id]
+    assert [target.name for target in swept.to_work] == [three.name]
+    assert world.calls("store.history", since), "all three were read"
