@@ -11,7 +11,8 @@ from support.world import OWNER, IssuedKey
 from rotator import execute, sweep
 from rotator.model import RECORD_FIELD, Record, Secret, Target, compose
 from rotator.plan import SCHEDULED, Order
-from simulation.clients import Intent, Line, MachineClock, Surroundings, ports
+from simulation.clients import Line, MachineClock, Surroundings, ports
+from simulation.intent import Intent
 from simulation.invariants import SOMEBODYS
 from simulation.scheduler import Freezable, Happening, Killed
 
@@ -87,10 +88,19 @@ class Program:
         """One pass, and what the invariants have to know of it."""
         around = self.around
         adopting = order.adopt or target.adopt
-        around.begin(Intent(target.path, by_person=roll_back, adopting=adopting, revoking=order.revoke_now))
+        intent = Intent(
+            target.path,
+            scheduled=order == SCHEDULED,
+            by_person=roll_back,
+            adopting=adopting,
+            revoking=order.revoke_now,
+            trusts_its_clock=self.clock.trusted(),
+        )
+        around.begin(intent)
         executor = self.life.executor
         report = executor.roll_back(target, order) if roll_back else executor.reconcile(target, order)
         around.coverage["rotations"] += report.rotated
+        around.truth.passed(intent, report.error)
         return report
 
 
@@ -105,8 +115,9 @@ class Replica(Program):
     def _sweep(self, rng: Random) -> None:
         around, life = self.around, self.life
         wait = rng.random()
-        around.begin(Intent())
         limit = 1000 if around.quiet else None  # by then a person has decided
+        most = around.settings.max_removals if limit is None else limit
+        around.begin(Intent(sweeping=True, max_removals=most, trusts_its_clock=self.clock.trusted()))
         swept = life.sweeper.sweep(max_removals=limit)
         around.coverage["sweeps"] += 1
         for orphan in swept.orphans:
@@ -195,9 +206,9 @@ class People(Happening):
     def _data(self, target: Target) -> dict[str, Any]:
         return dict(self._around.store.read(target.path) or {})
 
-    def _put(self, target: Target, data: dict[str, Any], kind: str = "") -> str:
+    def _put(self, target: Target, data: dict[str, Any], kind: str = "", *, rolled_back: bool = False) -> str:
         number = self._around.store.put(target.path, **data)
-        self._around.truth.by_hand(target.path, kind)
+        self._around.truth.by_hand(target.path, kind, rolled_back=rolled_back)
         return f"version {number}"
 
     def _some_version(self, target: Target, detail: float, *, readable: bool) -> int | None:
@@ -214,15 +225,16 @@ class People(Happening):
             return ""
         kind = self._around.truth.places[target.path].others.get(number, "")
         data = dict(self._around.store.versions(target.path)[number].data)
-        return self._put(target, data, kind) + f", as {number} was"
+        return self._put(target, data, kind, rolled_back=True) + f", as {number} was"
 
     def _delete(self, target: Target, detail: float) -> str:
         store = self._around.store
         number = self._some_version(target, detail, readable=True)
         if number is None:
             return ""
+        data = store.versions(target.path)[number].data
         store.delete(target.path, number)
-        self._around.truth.by_hand(target.path)
+        self._around.truth.hidden(target.path, data)
         return f"version {number}"
 
     def _undelete(self, target: Target, detail: float) -> str:
@@ -237,8 +249,9 @@ class People(Happening):
         number = self._some_version(target, detail, readable=True)
         if number is None:
             return ""
+        data = self._around.store.versions(target.path)[number].data
         self._around.store.destroy(target.path, number)
-        self._around.truth.by_hand(target.path)
+        self._around.truth.hidden(target.path, data)
         return f"version {number}"
 
     def _put_other(self, target: Target, detail: float) -> str:

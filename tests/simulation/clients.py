@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from support.world import CHANGES, START, only_newest, refusals, unknown
 
 from rotator.errors import (
+    CasMismatch,
+    ProviderRequestRefused,
     ProviderUnavailable,
     RotatorError,
     StoreOutcomeUnknown,
@@ -24,28 +26,16 @@ from rotator.errors import (
 from rotator.events import Event
 from rotator.model import CreatedKey, History, KeyParameters, Secret, VendorKey, Version
 from rotator.ports import Ports
+from simulation.intent import Intent
 from simulation.invariants import Truth
 from simulation.scheduler import NEVER, Freezable, Happening, Scheduler
 from simulation.settings import Settings
 from simulation.world import LaggingVendor, RememberingStore
 
 T = TypeVar("T")
+UNKNOWN = ("unsent", "lost", "late")
 LONGEST_DELAY = 400.0
 """Seconds after which what was sent has landed, or never will."""
-
-
-@dataclass(slots=True, eq=False)
-class Intent:
-    """What a pass is about: on whose word, and as of when it knows what it knows."""
-
-    path: str = ""
-    since: float = 0.0
-    by_person: bool = False  # a typed `rollback`
-    adopting: bool = False
-    revoking: bool = False
-    proven: bool = False  # the store would take a write of this pass
-    creates: int = 0
-    number: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -138,6 +128,8 @@ class Line:
         if kind and not around.happens(name, kind.split(":")[0]):
             kind = ""
         note = f" [{name}: {kind}]" if kind else ""
+        if kind and (operation != "provider.create" or kind not in UNKNOWN):
+            around.intent.disturbed = True
 
         def tell(what: str) -> None:
             telling = bool(kind) or operation in CHANGES or what.startswith("->")
@@ -151,6 +143,8 @@ class Line:
         try:
             answer = self._answer(kind, operation, subject, effect, size, which, stale, name)
         except RotatorError as error:
+            if operation != "provider.create" and not isinstance(error, CasMismatch):
+                around.intent.disturbed = True
             tell(f"-> {type(error).__name__}")
             around.truth.check()
             scheduler.pause(_delay(kind, "after", size))
@@ -175,7 +169,7 @@ class Line:
         for kind, rate in rates:
             if chance < rate:
                 if kind == "unknown":
-                    return ("unsent", "lost", "late")[int(which * 3)]
+                    return UNKNOWN[int(which * 3)]
                 if kind in ("kill", "freeze", "slow"):
                     return f"{kind}:{'before' if which < 0.5 else 'after'}"
                 return kind
@@ -210,7 +204,7 @@ class Line:
             raise _outage(around.outage, operation)
         if kind == "stale" and stale is not None:
             return stale(size)
-        if kind in ("lost", "late", "unsent"):
+        if kind in UNKNOWN:
             if kind == "lost":
                 effect()
             elif kind == "late":
@@ -305,7 +299,7 @@ class StoreClient:
     def _read(self, path: str, part: Callable[[History], History]) -> History:
         around = self.line.surroundings
         store = around.store
-        observed_at = around.scheduler.now
+        around.intent.read_at = observed_at = around.scheduler.now
 
         def stale(size: float) -> History:
             moments = store.moments(path)[-3:]
@@ -321,8 +315,10 @@ class StoreClient:
         )
 
     def prove(self, path: str, data: Mapping[str, Any]) -> None:
-        intent = self.line.surroundings.intent
+        around = self.line.surroundings
+        intent = around.intent
         intent.proven = False
+        around.truth.begins_to_change(intent)
         self.line.call("store.prove", path, lambda: None)
         intent.proven = True
 
@@ -331,16 +327,17 @@ class StoreClient:
         intent = around.intent
 
         def effect() -> Version:
+            before = around.store.read(path)
             version = around.store.write(path, data, cas)
-            around.truth.written(
-                path, version.number, since=intent.since, by_person=intent.by_person, adopting=intent.adopting
-            )
+            around.truth.written(path, version.number, intent, before or {})
             return version
 
         def show(version: Version) -> str:
             served = around.truth.places[path].served
             return f"version {version.number} holds {served.id if served else 'no key'}"
 
+        if not intent.sweeping:
+            intent.read_at = around.scheduler.now  # what we publish ourselves we know
         return self.line.call("store.write", f"{path} cas={cas}", effect, show)
 
     def destroy(self, path: str, versions: Sequence[int]) -> None:
@@ -352,6 +349,7 @@ class StoreClient:
             around.store.destroy(path, *versions)
             around.truth.destroyed(path)
 
+        around.truth.begins_to_change(intent)
         self.line.call("store.destroy", f"{path} {[*versions]}", effect)
 
 
@@ -368,8 +366,7 @@ class VendorClient:
         around = self.line.surroundings
         intent, actor = around.intent, around.scheduler.running
         odd, which = actor.rng.random(), actor.rng.random()
-        around.truth.asked_for(name, intent.path, proven=intent.proven, before=intent.creates)
-        intent.creates += 1
+        around.truth.asked_for(name, expires_at, intent)
         intent.proven = False
 
         def effect() -> CreatedKey:
@@ -380,7 +377,10 @@ class VendorClient:
             key = around.vendor.issue(name, granted, granted=expires_at)
             return CreatedKey(key.id, Secret(key.text), key.expires_at)
 
-        return self.line.call("provider.create", name.split(".", 3)[-1], effect, lambda key: f"makes {key.id}")
+        try:
+            return self.line.call("provider.create", name.split(".", 3)[-1], effect, lambda key: f"makes {key.id}")
+        finally:
+            intent.made[name] = around.scheduler.now
 
     def pages(self) -> Iterator[Sequence[VendorKey]]:
         around = self.line.surroundings
@@ -392,6 +392,7 @@ class VendorClient:
             chance, size = actor.rng.random(), actor.rng.random()
             if chance < around.settings.lagging and around.happens(f"{actor.name}#{actor.calls}", "lagging list"):
                 behind = size * 40
+                around.intent.disturbed = True
 
         def effect() -> Sequence[VendorKey]:
             return around.vendor.listed(behind, dated=bool(around.settings.dated))[start : start + 4]
@@ -406,6 +407,7 @@ class VendorClient:
 
     def retrieve(self, key_id: str) -> VendorKey | None:
         vendor = self.line.surroundings.vendor
+        self.line.surroundings.intent.retrieved.add(key_id)
 
         def effect() -> VendorKey | None:
             key = vendor.unrevoked(key_id)
@@ -423,23 +425,31 @@ class VendorClient:
         def effect() -> bool:
             key = around.vendor.unrevoked(key_id)
             if key:
-                around.truth.ending(key_id, expires_at, delete=False, revoking=intent.revoking, since=intent.since)
+                around.truth.ending(key_id, expires_at, intent)
                 key.expires_at = expires_at
             return key is not None
 
-        return self.line.call(
-            "provider.set_expiry", f"{key_id} to {_at(expires_at)}", effect, lambda found: "" if found else "is gone"
-        )
+        around.truth.begins_to_end(key_id, expires_at, intent)
+        try:
+            return self.line.call(
+                "provider.set_expiry",
+                f"{key_id} to {_at(expires_at)}",
+                effect,
+                lambda found: "" if found else "is gone",
+            )
+        except ProviderRequestRefused:
+            around.truth.refused(key_id)
+            raise
 
     def delete(self, key_id: str) -> None:
         around = self.line.surroundings
         intent = around.intent
 
         def effect() -> None:
-            now = around.store.now()
-            around.truth.ending(key_id, now, delete=True, revoking=intent.revoking, since=intent.since)
+            around.truth.ending(key_id, None, intent)
             around.vendor.revoke(key_id)
 
+        around.truth.begins_to_end(key_id, None, intent)
         self.line.call("provider.delete", key_id, effect)
 
     def try_out(self, key: Secret) -> None:
@@ -456,4 +466,8 @@ def ports(line: Line, clock: MachineClock, seed: str) -> Ports:
     def tell(event: Event) -> None:
         line.surroundings.coverage[event.what.value] += 1
 
-    return Ports(VendorClient(line), StoreClient(line), Budget(line), clock, random.Random(seed), tell)
+    def leads() -> bool:
+        answer = line.surroundings.intent.leads = line.process.leads
+        return answer
+
+    return Ports(VendorClient(line), StoreClient(line), Budget(line), clock, random.Random(seed), tell, leads)

@@ -1,8 +1,9 @@
 """What must hold, judged by the whole truth after every effect, whatever anybody was answered.
 
 Nothing here asks rotator's own code whose a version is, what is superseded, or since when: its wrong answers are what
-is looked for. People's deeds weaken a promise for exactly what they touched: a key that somebody rolled the path back
-to may be on its way out, and then has to be healed; the rest is held to the promises all the same.
+is looked for. People's deeds weaken a promise for exactly what they touched, and until the truth is clear again: a key
+that somebody rolled the path back to may be on its way out, and has to be healed; from then on it is a key like any
+other, but for what was begun before by one who could not know of the deed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,15 +13,30 @@ from typing import Any
 
 from support.world import START, IssuedKey
 
-from rotator.model import Target
+from rotator.errors import ProviderOutcomeUnknown, RotatorError
+from rotator.execute import MAX_AGE
+from rotator.model import RECORD_FIELD, Target
 from rotator.plan import TOLERANCE
+from simulation.intent import Intent
 from simulation.world import LaggingVendor, RememberingStore
 
 SERVED = "the served key was ended by us"
 GRACE_CUT = "grace was cut short"
+SECOND_GRACE = "a key on its way out was given one more grace by a sweep that had not looked it up"
 NOT_OURS = "somebody else's was touched"
+DROPPED = "somebody else's field was dropped"
 UNPROVEN = "a key was made that could not be stored"
 REPEATED = "a create was repeated blindly"
+IN_VAIN = "a key that was made in vain was left, and nothing was in the way of removing it"
+NEEDLESS = "a key was replaced that was not due"
+NOT_HELD = "what a person had rolled back to was replaced at once"
+TOO_LONG = "a key is served that lives longer than was asked for"
+LATE = "a served key has expired, though there was time to replace it"
+UNDONE = "a pass went well and left undone what was due"
+TOO_MANY = "a sweep ended more keys than it may"
+UNSETTLED = "a sweep ended a key that may still have been on its way"
+OLD = "something was done on old knowledge"
+IDLE = "a replica that does not lead did something on its own"
 LEAKED = "a key of ours is left over"
 NOT_HEALED = "what is served is not alive, and nobody heals it"
 FAULT = "a fault in rotator"
@@ -28,8 +44,40 @@ FAULT = "a fault in rotator"
 UNDER_WAY = 30.0
 """Seconds: when a schedule ends, a key this young may be on its way into its version."""
 
+ENOUGH = 3
+"""Passes that nothing disturbed, and so could have replaced a key that was due; one may lose against another's."""
+
+FOR_EVER = float("inf")
+
+ROUNDING = 1e-3
+"""Seconds by which two ways of telling one moment may differ."""
+
 SOMEBODYS = "note"
 """A field that only people write."""
+
+
+@dataclass(slots=True)
+class Weak:
+    """A promise that a person's deed has weakened; it holds again once the key has its whole life before it."""
+
+    at: float
+    healed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a person rolled back to is not replaced before this."""
+
+    until: datetime
+    number: int  # the version that the rollback became
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A key that was asked for: for which path, and until when it was to live."""
+
+    path: str
+    until: datetime
 
 
 @dataclass(slots=True)
@@ -38,27 +86,47 @@ class Place:
 
     target: Target
     served: IssuedKey | None = None
+    served_since: float = 0.0
     foreign: bool = False  # the newest version is somebody else's
     forged: bool = False  # the newest version has a record of ours that somebody made up
     others: dict[int, str] = field(default_factory=dict)  # versions that people made: "foreign" or "forged"
-    weakened: set[str] = field(default_factory=set)  # keys that people brought back, or may have
+    weakened: dict[str, Weak] = field(default_factory=dict)  # keys that people brought back, or may have
+    cut_at: dict[str, float] = field(default_factory=dict)  # when one of those was ended early, on old knowledge
     superseded: dict[str, datetime] = field(default_factory=dict)  # when a key was last replaced here
+    held: Held | None = None
+    well_passes: int = 0  # that nothing disturbed, since the served key was due
     reset_at: float = -1.0  # when the path was deleted with its metadata
     undeleted_at: float = -1.0  # when its versions last changed without a new one: no compare-and-set notices that
+    revoked_at: float = (
+        -1.0
+    )  # when a key was last revoked: the versions that tell when others were superseded go as well
+    touched_at: float = -1.0  # when somebody last did something to it by hand
 
 
 class Truth:
     """Follows every effect. `broken` is the first promise that did not hold, in words; then a schedule ends."""
 
     def __init__(
-        self, targets: tuple[Target, ...], store: RememberingStore, vendor: LaggingVendor, skew: float, *, strict: bool
+        self,
+        targets: tuple[Target, ...],
+        store: RememberingStore,
+        vendor: LaggingVendor,
+        *,
+        skew: float = 0.0,
+        settle: float = 0.0,
+        strict: bool = False,
     ) -> None:
         """`strict`: people only roll back, and nothing is stale or late: then no served key is deleted, even so."""
         self.places = {target.path: Place(target) for target in targets}
         self.broken: str | None = None
         self._store, self._vendor, self._strict = store, vendor, strict
         self._leeway = TOLERANCE + timedelta(seconds=2 * skew)
-        self._asked: dict[str, str] = {}  # by a key's name: for which path it was asked
+        self._rounded = self._leeway + timedelta(seconds=1)
+        self._settled = settle - 2 * skew
+        self._asked: dict[str, Asked] = {}  # by a key's name
+        self._refused: set[str] = set()  # keys of which a change was refused: one that cannot be restored is replaced
+        self._prolonged: dict[str, float] = {}  # when a key was last given a later end
+        self._extended: dict[str, datetime] = {}  # until when, by a person's word
         self.strangers: set[str] = set()  # keys that are not ours
 
     # --- what we do ----------------------------------------------------------------------------------------------
@@ -67,24 +135,99 @@ class Truth:
         if self.broken is None:
             self.broken = f"{promise}: {how}"
 
-    def asked_for(self, name: str, path: str, *, proven: bool, before: int) -> None:
-        """A create is sent, after so many in the same pass."""
-        if before or name in self._asked:
-            self.break_(REPEATED, f"a second create in one pass, or of one name, for {path}")
-        self._asked[name] = path
-        if not proven:
-            self.break_(UNPROVEN, f"{name} was asked for, and nobody knows that {path} can be written")
+    def asked_for(self, name: str, until: datetime, intent: Intent) -> None:
+        """A create is sent."""
+        if intent.made or name in self._asked:
+            self.break_(REPEATED, f"a second create in one pass, or of one name, for {intent.path}")
+        self._asked[name] = Asked(intent.path, until)
+        if not intent.proven:
+            self.break_(UNPROVEN, f"{name} was asked for, and nobody knows that {intent.path} can be written")
 
-    def written(self, path: str, number: int, *, since: float, by_person: bool, adopting: bool) -> None:
-        """A write of ours has landed. `since`: as of when its sender knew the path; `by_person`: a typed `rollback`."""
+    def begins_to_change(self, intent: Intent) -> None:
+        """Something is sent that acts on what a read has shown."""
+        age = self._store.monotonic() - intent.read_at
+        if age > MAX_AGE and not (intent.by_person or intent.extending):
+            self.break_(OLD, f"{intent.path or 'a path'} was read {age:.1f} s before")
+        if intent.scheduled and not intent.leads:
+            self.break_(IDLE, f"on {intent.path}")
+
+    def begins_to_end(self, key_id: str, ends: datetime | None, intent: Intent) -> None:
+        """A new expiry is sent, or (None) that a key be removed."""
+        key = self._vendor.keys.get(key_id)
+        if key is None or key.name in intent.made or intent.extending:
+            return
+        self.begins_to_change(intent)
+        if not intent.sweeping or not intent.trusts_its_clock:
+            return
+        if self._vendor.age(key) < self._settled:
+            self.break_(UNSETTLED, f"{key_id} is {self._vendor.age(key):.0f} s old")
+        if ends is None:
+            return
+        intent.shortened += 1
+        if intent.shortened > intent.max_removals:
+            self.break_(TOO_MANY, f"{key_id} is number {intent.shortened}")
+        prolonged = key.expires_at is not None and ends > key.expires_at + self._leeway
+        if prolonged and key_id not in intent.retrieved and self._vendor.alive(key):
+            self.break_(SECOND_GRACE, f"{key_id} was to end at {_clock(key.expires_at or ends)}")
+
+    def written(self, path: str, number: int, intent: Intent, before: Mapping[str, Any]) -> None:
+        """A write of ours has landed; `before` is what the path served until then."""
         place = self.places[path]
-        old_counter = since <= place.reset_at
-        if place.foreign and not adopting and not old_counter and since > place.undeleted_at:
+        old_counter = intent.since <= place.reset_at
+        if place.foreign and not intent.adopting and not old_counter and intent.since > place.undeleted_at:
             self.break_(NOT_OURS, f"version {number} of {path} was written over somebody else's data")
         puts = [put.data for put in self._store.puts if put.path == path]
         if number - 1 in place.others and puts[-1] == puts[-2]:
             place.others[number] = place.others[number - 1]  # a fence repeats what is there
-        self._serve(place, by_hand=by_person or old_counter)
+        if not old_counter and place.touched_at < intent.since:
+            self._judge_carried(place, before, puts[-1])
+            self._judge_need(place, intent)
+        self._serve(place, by_hand=intent.by_person or old_counter, rolled_back=intent.by_person)
+        key = place.served
+        asked = self._asked.get(key.name) if key else None
+        if key and asked and not intent.sweeping and key.id not in self._extended:
+            ends = key.expires_at
+            if ends is None or ends > asked.until + self._rounded:
+                self.break_(TOO_LONG, f"{key.id} of {path} ends {_clock(ends) if ends else 'never'}")
+
+    def _judge_carried(self, place: Place, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        ours = {place.target.field, RECORD_FIELD, *place.target.fields}
+        for name, value in before.items():
+            if name not in ours and self._vendor.by_text(value) is None and after.get(name) != value:
+                self.break_(DROPPED, f"{name} of {place.target.path}")
+
+    def _judge_need(self, place: Place, intent: Intent) -> None:
+        """A new key is published: was the old one due, as far as nobody has touched it?"""
+        key = place.served
+        if key is None or place.foreign or place.forged or not intent.scheduled or not intent.trusts_its_clock:
+            return
+        written = self._store.read(place.target.path) or {}
+        if key.text in written.values() or key.revoked or key.id in self._refused:
+            return
+        if key.expires_at is not None and key.expires_at <= self._store.now() + self._leeway:
+            return
+        if self._prolonged.get(key.id, -1.0) >= place.served_since:
+            return  # another replica has restored it, and this one may remember when it was to end
+        due = self._due(place, key)
+        if due is None or self._store.now() + self._rounded >= due:
+            return
+        held = place.held is not None and due == place.held.until
+        self.break_(NOT_HELD if held else NEEDLESS, f"{key.id} of {place.target.path} is due at {_clock(due)}")
+
+    def _due(self, place: Place, key: IssuedKey) -> datetime | None:
+        """When this key, served here, is to be replaced; None when it was not made for this path."""
+        asked = self._asked.get(key.name)
+        if asked is None or asked.path != place.target.path:
+            return None
+        target = place.target
+        life = key.granted - (asked.until - target.ttl)
+        due = key.granted - target.lead * min(1.0, max(0.0, life / target.ttl))
+        held = place.held
+        # It is by the version before that a rollback is known, as long as that can be read.
+        before = self._store.versions(target.path).get(held.number - 1) if held else None
+        if held and before and not before.destroyed:
+            due = max(due, held.until)
+        return due
 
     def destroying(self, path: str, numbers: Sequence[int], *, since: float) -> None:
         """Versions are about to be destroyed by us."""
@@ -104,60 +247,170 @@ class Truth:
         """They are."""
         self._serve(self.places[path], by_hand=True)
 
-    def ending(self, key_id: str, ends: datetime, *, delete: bool, revoking: bool, since: float) -> None:
-        """A key is about to be given this expiry, or (`delete`) to be removed now."""
+    def ending(self, key_id: str, ends: datetime | None, intent: Intent) -> None:
+        """A key is about to be given this expiry, or (None) to be removed now."""
         key = self._vendor.keys.get(key_id)
         if key is None or not self._vendor.alive(key):
             return
         if key_id in self.strangers:
             self.break_(NOT_OURS, f"{key_id} ({key.name}), a key that is none of ours, was changed")
+        at = self._store.now() if ends is None else ends
+        if intent.extending:
+            self._extended[key_id] = max(at, self._extended.get(key_id, at))
+        if key.expires_at is not None and at > key.expires_at:
+            self._prolonged[key_id] = self._store.monotonic()
+        if intent.revoking and intent.path:
+            self.places[intent.path].revoked_at = self._store.monotonic()
         for place in self.places.values():
-            if since <= place.reset_at:
-                place.weakened.add(key_id)
-            promised = self._promised(place, key, revoking=revoking)
-            served_by_hand = place.served is key and key_id in place.weakened
-            if promised is None or (served_by_hand and not (delete and self._strict)):
+            if intent.since <= place.reset_at:
+                place.weakened[key_id] = Weak(self._store.monotonic())
+            promised = self._promised(place, key)
+            if promised is None or at >= promised - self._leeway or (place.served is not key and intent.revoking):
                 continue
-            if ends < promised - self._leeway:
-                path = place.target.path
-                if place.served is key:
-                    self.break_(SERVED, f"{key_id}, which {path} serves, would end at {_clock(ends)}")
-                else:
-                    how = f"{key_id} of {path} would end at {_clock(ends)}, and was promised until {_clock(promised)}"
-                    self.break_(GRACE_CUT, how)
+            weak = place.weakened.get(key_id)
+            excused = weak is not None and (not weak.healed or intent.since <= weak.at)
+            if weak and excused and not (place.served is key and ends is None and self._strict):
+                weak.healed = False
+                place.cut_at[key_id] = self._store.monotonic()
+                continue
+            path = place.target.path
+            if place.served is key:
+                self.break_(SERVED, f"{key_id}, which {path} serves, would end at {_clock(at)}")
+            else:
+                how = f"{key_id} of {path} would end at {_clock(at)}, and was promised until {_clock(promised)}"
+                self.break_(GRACE_CUT, how)
 
-    def _promised(self, place: Place, key: IssuedKey, *, revoking: bool) -> datetime | None:
+    def refused(self, key_id: str) -> None:
+        """A change of this key was refused."""
+        self._refused.add(key_id)
+
+    def passed(self, intent: Intent, error: RotatorError | None) -> None:
+        """A pass over one path has come to its end."""
+        if intent.disturbed or intent.by_person:
+            return
+        place = self.places[intent.path]
+        self._judge_strays(intent, error)
+        if place.foreign or place.forged or place.touched_at >= intent.since or not intent.trusts_its_clock:
+            return
+        if intent.scheduled and not intent.leads:
+            return
+        self._judge_served(place, intent, error)
+        if error is None:
+            self._judge_superseded(place, intent)
+
+    def _judge_strays(self, intent: Intent, error: RotatorError | None) -> None:
+        """Nothing went wrong but, perhaps, that a create was not answered: then what it made is gone again."""
+        if error is not None and not isinstance(error, ProviderOutcomeUnknown):
+            return
+        for key in self._vendor.living():
+            answered = intent.made.get(key.name)
+            if answered is None or self._vendor.made_at(key) > answered:
+                continue
+            if self._vendor.removed_at >= answered:
+                continue  # a list of several pages has lost a key where another was removed
+            if not any(key.text in put.data.values() for put in self._store.puts if put.path == intent.path):
+                self.break_(IN_VAIN, f"{key.id} ({key.name})")
+
+    def _judge_served(self, place: Place, intent: Intent, error: RotatorError | None) -> None:
+        key = place.served
+        due = self._due(place, key) if key else None
+        if key is None or key.revoked or due is None or place.served_since >= intent.since:
+            return
+        path = place.target.path
+        if intent.since >= _seconds(due + self._rounded) and not place.others:
+            place.well_passes += 1
+            if error is None:
+                self.break_(UNDONE, f"{key.id}, which {path} serves, was due at {_clock(due)}")
+        ends, promised = key.expires_at, self._promised(place, key)
+        cut_since = place.cut_at.get(key.id, -1.0) > place.served_since
+        if error is None and not cut_since and ends and promised and ends < promised - self._leeway:
+            self.break_(UNDONE, f"{key.id}, which {path} serves, still ends at {_clock(ends)}")
+
+    def _judge_superseded(self, place: Place, intent: Intent) -> None:
+        path, now = place.target.path, self._store.now()
+        grace = place.target.grace_period
+        for key_id, since in place.superseded.items():
+            key = self._vendor.keys[key_id]
+            asked = self._asked.get(key.name)
+            if key_id in self._prolonged:
+                continue  # somebody's word that it ends sooner may be remembered, until a sweep
+            began = max(place.touched_at, place.revoked_at) + ROUNDING
+            known = began < _seconds(since) < intent.since and now < since + grace - self._leeway
+            if not known or not self._vendor.alive(key) or asked is None or asked.path != path:
+                continue
+            late = key.expires_at is None or key.expires_at > since + grace + self._rounded
+            versions = self._store.versions(path).values()
+            ours = [v for v in versions if not (v.deleted or v.destroyed or v.number in place.others)]
+            if late and key_id not in self._extended and any(key.text in v.data.values() for v in ours):
+                ends = _clock(key.expires_at) if key.expires_at else "never"
+                self.break_(UNDONE, f"{key_id}, superseded in {path} at {_clock(since)}, still ends {ends}")
+
+    def _granted(self, key: IssuedKey) -> datetime:
+        """Until when it may be relied on while it is served."""
+        return max(key.granted, self._extended.get(key.id, key.granted))
+
+    def _promised(self, place: Place, key: IssuedKey) -> datetime | None:
         """Until when this key must work; None when nothing was promised."""
+        asked = self._asked.get(key.name)
+        if asked is None or asked.path != place.target.path:
+            return None  # a copy: nobody can know of it
         if place.served is key:
-            return key.granted
+            return self._granted(key)
         since = place.superseded.get(key.id)
-        if since is None or revoking or key.id in place.weakened:
-            return None
-        return min(key.granted, since + place.target.grace_period)
+        return None if since is None else min(self._granted(key), since + place.target.grace_period)
 
     def check(self) -> None:
         """What must hold at every moment."""
         now = self._store.now()
         for place in self.places.values():
+            self._heal(place)
             key = place.served
-            if key is None or key.id in place.weakened or now >= key.granted:
+            granted = self._promised(place, key) if key else None
+            if key is None or granted is None:
+                continue
+            path = place.target.path
+            if now >= granted:
+                if place.well_passes >= ENOUGH and not (place.foreign or place.forged):
+                    self.break_(LATE, f"{key.id} of {path}, after {place.well_passes} passes")
+                continue
+            weak = place.weakened.get(key.id)
+            if weak and not weak.healed:
                 continue
             ends = now if key.revoked else key.expires_at
-            if ends is not None and ends < key.granted - self._leeway:
-                path = place.target.path
+            if ends is not None and ends < granted - self._leeway:
                 self.break_(SERVED, f"{path} serves {key.id}, which we let end before its time")
+
+    def _heal(self, place: Place) -> None:
+        for key_id, weak in place.weakened.items():
+            key = self._vendor.keys[key_id]
+            if weak.healed or key.revoked:
+                continue
+            promised = self._promised(place, key)
+            if promised is None or key.expires_at is None or key.expires_at >= promised - self._leeway:
+                weak.healed = True
 
     # --- what people do ------------------------------------------------------------------------------------------
 
-    def by_hand(self, path: str, kind: str = "") -> None:
+    def by_hand(self, path: str, kind: str = "", *, rolled_back: bool = False) -> None:
         """Somebody has changed the path; `kind`, when the newest version is "foreign" or "forged" now."""
+        place = self.places[path]
+        place.touched_at = self._store.monotonic()
         if kind:
-            self.places[path].others[self._store.current_version(path)] = kind
-        self._serve(self.places[path], by_hand=True)
+            place.others[self._store.current_version(path)] = kind
+        self._serve(place, by_hand=True, rolled_back=rolled_back)
+
+    def hidden(self, path: str, data: Mapping[str, Any]) -> None:
+        """Somebody has deleted or destroyed a version with this data: if others hold its key, it is not known of it."""
+        place = self.places[path]
+        place.held = None
+        self.by_hand(path)
+        if key := self._vendor.by_text(data.get(place.target.field)):
+            place.weakened[key.id] = Weak(FOR_EVER)
 
     def undeleted(self, path: str, now: float) -> None:
         """Somebody has brought a version back."""
         self.places[path].undeleted_at = now
+        self.places[path].held = None
         self.by_hand(path)
 
     def reset(self, path: str, now: float) -> None:
@@ -165,13 +418,14 @@ class Truth:
         place = self.places[path]
         place.others.clear()
         place.reset_at = now
-        self._serve(place, by_hand=True)
-        place.weakened |= set(self._vendor.keys)
+        place.held = None
+        self.by_hand(path)
+        place.weakened.update({key_id: Weak(now) for key_id in self._vendor.keys})
 
     def revoked_by_hand(self, key: IssuedKey) -> None:
         """Somebody has removed a key at the vendor: it cannot be ours to have ended it."""
         for place in self.places.values():
-            place.weakened.add(key.id)
+            place.weakened[key.id] = Weak(self._store.monotonic())
 
     # --- in the end ----------------------------------------------------------------------------------------------
 
@@ -183,7 +437,7 @@ class Truth:
             key = place.served
             if key is None or not self._vendor.alive(key):
                 self.break_(NOT_HEALED, f"{path} serves {key.id if key else 'no key'}")
-            elif key.expires_at is not None and key.expires_at < key.granted - self._leeway:
+            elif key.expires_at is not None and key.expires_at < self._granted(key) - self._leeway:
                 self.break_(NOT_HEALED, f"{key.id}, which {path} serves, is still to end before its time")
 
     def check_end(self) -> None:
@@ -192,11 +446,11 @@ class Truth:
         now = self._store.now()
         allowed = {key.id for place in self.places.values() for key in self._in_place(place, now)}
         for key in self._vendor.living():
-            path = self._asked.get(key.name, "")
+            asked = self._asked.get(key.name)
             under_way = self._vendor.age(key) < UNDER_WAY
-            if path and not self._left_alone(self.places[path]) and key.id not in allowed and not under_way:
+            if asked and not self._left_alone(self.places[asked.path]) and key.id not in allowed and not under_way:
                 ends = _clock(key.expires_at) if key.expires_at else "never"
-                self.break_(LEAKED, f"{key.id}, made for {path}, still works and ends {ends}")
+                self.break_(LEAKED, f"{key.id}, made for {asked.path}, still works and ends {ends}")
 
     def _in_place(self, place: Place, now: datetime) -> Iterator[IssuedKey]:
         if place.served:
@@ -210,22 +464,32 @@ class Truth:
 
     # --- what is served ------------------------------------------------------------------------------------------
 
-    def _serve(self, place: Place, *, by_hand: bool) -> None:
+    def _serve(self, place: Place, *, by_hand: bool, rolled_back: bool = False) -> None:
         """Take note of what the path serves now, and of what it did until now."""
-        data: Mapping[str, Any] = self._store.read(place.target.path) or {}
-        key = self._vendor.by_text(data.get(place.target.field))
-        kind = place.others.get(self._store.current_version(place.target.path)) if data else None
+        path = place.target.path
+        data: Mapping[str, Any] = self._store.read(path) or {}
+        key, before = self._vendor.by_text(data.get(place.target.field)), place.served
+        number = self._store.current_version(path)
+        kind = place.others.get(number) if data else None
+        was_ours = before is not None and not place.foreign and not place.forged
         place.foreign, place.forged = kind == "foreign", kind == "forged"
-        if key is not place.served:
-            if place.served is not None:
-                place.superseded[place.served.id] = self._store.now()
+        if key is not before:
+            now = self._store.now()
+            if before is not None:
+                place.superseded[before.id] = now
             if key is not None:
                 if by_hand:
-                    place.weakened.add(key.id)
+                    place.weakened[key.id] = Weak(self._store.monotonic())
                 place.superseded.pop(key.id, None)
-            place.served = key
+            place.served, place.served_since, place.well_passes = key, self._store.monotonic(), 0
+            held = key is not None and rolled_back and was_ours and not kind
+            place.held = Held(now + (key.granted - now) / 2, number) if key and held else None
         self.check()
 
 
 def _clock(moment: datetime) -> str:
-    return f"{(moment - START).total_seconds():.1f}"
+    return f"{_seconds(moment):.1f}"
+
+
+def _seconds(moment: datetime) -> float:
+    return (moment - START).total_seconds()

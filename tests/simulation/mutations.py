@@ -13,7 +13,24 @@ from types import FunctionType
 from typing import Any
 
 from rotator import execute, model, plan, publish, sweep
-from simulation.invariants import GRACE_CUT, LEAKED, NOT_HEALED, NOT_OURS, REPEATED, SERVED, UNPROVEN
+from simulation.invariants import (
+    DROPPED,
+    GRACE_CUT,
+    IN_VAIN,
+    LEAKED,
+    NOT_HEALED,
+    NOT_HELD,
+    NOT_OURS,
+    OLD,
+    REPEATED,
+    SECOND_GRACE,
+    SERVED,
+    TOO_LONG,
+    TOO_MANY,
+    UNDONE,
+    UNPROVEN,
+    UNSETTLED,
+)
 
 Executor, Sweeper = execute.Executor, sweep.Sweeper
 
@@ -99,7 +116,7 @@ MUTATIONS = {
         (
             Edit(
                 Executor._rotate,
-                "        self._remove_stray(target, name)\n        raise\n",
+                "        self._remove_stray(target, name, order)\n        raise\n",
                 "        created = ports.provider.create(name, target.parameters, asked)\n",
             ),
         ),
@@ -159,7 +176,54 @@ MUTATIONS = {
     "a served key that is gone is not looked for": Mutation(
         "meddling", (NOT_HEALED,), (Edit(Sweeper._learn, "if key is None or", "if False and"),)
     ),
+    "old knowledge is acted on": Mutation(
+        "races", (OLD,), (Edit(Executor._too_old, "self.ports.clock.monotonic() -", "0.0 * "),)
+    ),
+    "a sweep acts on old knowledge": Mutation("races", (OLD,), (Edit(Sweeper._end, "too_old or", ""),)),
+    "an orphan is shortened on the list's word": Mutation(
+        "races", (SECOND_GRACE,), (Edit(Sweeper._end, "found = ports.provider.retrieve(key.id)", "found = key"),)
+    ),
+    "one look at the newest version is enough, whatever its number": Mutation(
+        "races",
+        (UNDONE,),
+        (
+            Edit(
+                Executor.glance,
+                "observation if known.number == current.number else self.observe(target)",
+                "observation",
+            ),
+        ),
+    ),
+    "one look at the newest version is enough, however young": Mutation(
+        "races", (UNDONE,), (Edit(Executor.glance, "age <= target.grace_period", "False"),)
+    ),
+    "what is rolled back to is not looked up": Mutation(
+        "rollbacks", (UNDONE,), (Edit(plan.to_confirm, "() if known else (current.record,)", "()"),)
+    ),
+    "as many orphans as there are": Mutation(
+        "meddling", (TOO_MANY,), (Edit(Sweeper.sweep, "to_shorten > limit", "False"),)
+    ),
+    "nothing settles": Mutation("mixed", (UNSETTLED,), (Edit(sweep.orphans, "elif unsettled(key):", "elif False:"),)),
+    "a create that was not answered is forgotten": Mutation(
+        "races", (IN_VAIN,), (Edit(Executor._rotate, "self._remove_stray(target, name, order)", "pass"),)
+    ),
+    "a longer life than asked for is believed": Mutation(
+        "mixed",
+        (TOO_LONG,),
+        (Edit(Executor._believe, "answered is None or answered > asked + TOLERANCE", "answered is None"),),
+    ),
+    "a rollback is not held": Mutation(
+        "rollbacks", (NOT_HELD,), (Edit(plan._rolled_back_at, "if again else None", "if False else None"),)
+    ),
+    "what others wrote beside the key is dropped": Mutation(
+        "meddling", (DROPPED,), (Edit(execute._carried, "if name in foreign", "if False"),)
+    ),
 }
+
+
+# What only a unit test can notice, because another rule heals it before a promise is broken:
+#
+#   a key that is gone at any version counts (`plan._gone`)    unit/test_plan.py, test_what_was_seen_of_a_key_before_…
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = ()) -> Outcom
         )
         for letter in "xyz"[: settings.targets]
     )
-    truth = Truth(targets, store, vendor, settings.skew, strict=profile.strict)
+    truth = Truth(targets, store, vendor, skew=settings.skew, settle=settings.settle, strict=profile.strict)
     for name in ("somebody's", str(KeyName("prod-eu", targets[0].name, place_of("other", "memory/x"), 1, "a" * 8))):
         truth.strangers.add(vendor.issue(name, START + 1000 * HOUR).id)
     around = Surroundings(scheduler, settings, store, vendor, truth, frozenset(without))

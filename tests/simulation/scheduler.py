@@ -64,6 +64,7 @@ class Freezable:
     name: str
     actors: list[Actor] = field(default_factory=list)
     frozen_until: float = 0.0
+    leads: bool = True
 
 
 @dataclass(slots=True, eq=False)

@@ -21,6 +21,9 @@ class RememberingStore(MemoryStore):
     def now(self) -> datetime:
         return self._time.now()
 
+    def monotonic(self) -> float:
+        return self._time.monotonic()
+
     def changed(self, path: str) -> None:
         """Remember how the path is now."""
         shown = tuple(
@@ -69,6 +72,7 @@ class LaggingVendor(MemoryVendor):
         self._made: dict[str, float] = {}
         self._removed: dict[str, float] = {}
         self._texts: dict[object, IssuedKey] = {}
+        self.removed_at = -1.0  # when a key was last removed
 
     def issue(self, name: str, expires_at: datetime | None, granted: datetime | None = None) -> IssuedKey:
         key = super().issue(name, expires_at, granted)
@@ -76,13 +80,17 @@ class LaggingVendor(MemoryVendor):
         self._texts[key.text] = key
         return key
 
+    def made_at(self, key: IssuedKey) -> float:
+        """When it was made."""
+        return self._made[key.id]
+
     def age(self, key: IssuedKey) -> float:
         """Seconds since it was made."""
         return self._time.monotonic() - self._made[key.id]
 
     def revoke(self, key_id: str) -> None:
         if key_id in self.keys and not self.keys[key_id].revoked:
-            self._removed[key_id] = self._time.monotonic()
+            self._removed[key_id] = self.removed_at = self._time.monotonic()
         super().revoke(key_id)
 
     def by_text(self, text: object) -> IssuedKey | None:

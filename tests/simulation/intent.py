@@ -1,0 +1,30 @@
+"""What one pass, sweep or command is about, and what it has done so far: what the invariants judge it by."""
+
+from dataclasses import dataclass, field
+
+NEVER_READ = float("-inf")
+
+
+@dataclass(slots=True, eq=False)
+class Intent:
+    """On whose word something is done, and as of when it is known what is known."""
+
+    path: str = ""
+    since: float = 0.0
+    number: int = 0
+    scheduled: bool = False  # nobody has asked for it
+    sweeping: bool = False
+    by_person: bool = False  # a typed `rollback`
+    adopting: bool = False
+    revoking: bool = False
+    extending: bool = False
+    trusts_its_clock: bool = True
+    max_removals: int = 0  # of a sweep
+
+    proven: bool = False  # the store would take a write of this pass
+    leads: bool | None = None  # what was last answered; None: nobody has asked
+    read_at: float = NEVER_READ  # when the last read of a path was sent
+    retrieved: set[str] = field(default_factory=set)  # keys that were looked up one by one
+    made: dict[str, float] = field(default_factory=dict)  # names of keys that were asked for, and when it was answered
+    shortened: int = 0  # by a sweep
+    disturbed: bool = False  # something went wrong, but for a create that was not answered
