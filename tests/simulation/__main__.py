@@ -25,8 +25,9 @@ def main() -> int:
     profile = PROFILES.get(options.profile or "")
     if options.many is not None:
         return _many(options.seed, options.many, options.profile or "", options.mutation)
+    promises = MUTATIONS[options.mutation].breaks if options.mutation else ()
     with mutated(options.mutation):
-        outcome = simulate(options.seed, profile or profile_of(options.seed), options.without)
+        outcome = simulate(options.seed, profile or profile_of(options.seed), options.without, promises)
         if options.shortest and outcome.broken:
             outcome = shortest(outcome)
     sys.stdout.write((outcome.trace(outcome.steps) if options.all else str(outcome)) + "\n")

@@ -6,7 +6,7 @@ that somebody rolled the path back to may be on its way out, and has to be heale
 other, but for what was begun before by one who could not know of the deed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -115,10 +115,15 @@ class Truth:
         skew: float = 0.0,
         settle: float = 0.0,
         strict: bool = False,
+        promises: Collection[str] = (),
     ) -> None:
-        """`strict`: people only roll back, and nothing is stale or late: then no served key is deleted, even so."""
+        """`strict`: people only roll back, and nothing is stale or late: then no served key is deleted, even so.
+
+        `promises`: only these are looked at; all when there are none.
+        """
         self.places = {target.path: Place(target) for target in targets}
         self.broken: str | None = None
+        self._promises = frozenset((*promises, FAULT)) if promises else frozenset()
         self._store, self._vendor, self._strict = store, vendor, strict
         self._leeway = TOLERANCE + timedelta(seconds=2 * skew)
         self._rounded = self._leeway + timedelta(seconds=1)
@@ -132,7 +137,7 @@ class Truth:
     # --- what we do ----------------------------------------------------------------------------------------------
 
     def break_(self, promise: str, how: str) -> None:
-        if self.broken is None:
+        if self.broken is None and (not self._promises or promise in self._promises):
             self.broken = f"{promise}: {how}"
 
     def asked_for(self, name: str, until: datetime, intent: Intent) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from simulation.mutations import mutated
+from simulation.mutations import MUTATIONS, mutated
 from simulation.run import shortest, simulate
 from simulation.settings import MEDDLING, MIXED, RACES, ROLLBACKS, Profile
 
@@ -33,9 +33,10 @@ class Found:
 def run_some(seeds: range, profile: Profile | None = None, mutation: str = "") -> Found:
     """Until one breaks a promise; its trace is made as short as it can be, unless a mutation was meant to break it."""
     coverage: Counter[str] = Counter()
+    promises = MUTATIONS[mutation].breaks if mutation else ()  # a rule may be seen broken before what it carries is
     with mutated(mutation):
         for count, seed in enumerate(seeds, 1):
-            outcome = simulate(seed, profile or profile_of(seed))
+            outcome = simulate(seed, profile or profile_of(seed), promises=promises)
             coverage += outcome.coverage
             if outcome.broken is not None:
                 return Found(count, seed, str(outcome if mutation else shortest(outcome)), coverage)

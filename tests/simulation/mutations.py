@@ -108,7 +108,13 @@ MUTATIONS = {
     "delete after giving up": Mutation(
         "races",
         (SERVED, GRACE_CUT),
-        (Edit(Executor._rotate, "self._left_behind(", "self._discard(target, created.id, name); (lambda *_: 0)("),),
+        (
+            Edit(
+                Executor._rotate,
+                "self._left_behind(",
+                "self._discard(target, created.id, name, order); (lambda *_: 0)(",
+            ),
+        ),
     ),
     "blind retry of create": Mutation(
         "races",
@@ -174,7 +180,13 @@ MUTATIONS = {
         "rollbacks", (NOT_HEALED,), (Edit(plan._restore, "if cut_short", "if False"),)
     ),
     "a served key that is gone is not looked for": Mutation(
-        "meddling", (NOT_HEALED,), (Edit(Sweeper._learn, "if key is None or", "if False and"),)
+        "meddling",
+        (NOT_HEALED,),
+        (
+            Edit(
+                Sweeper._learn, "return executor.look_up(observation, served, self._ports.budget)", "return observation"
+            ),
+        ),
     ),
     "old knowledge is acted on": Mutation(
         "races", (OLD,), (Edit(Executor._too_old, "self.ports.clock.monotonic() -", "0.0 * "),)

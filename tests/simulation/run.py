@@ -1,7 +1,7 @@
 """One schedule from its seed; many of them; and a failing one with all that it can do without left out."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from random import Random
@@ -65,8 +65,11 @@ class Outcome:
         return "\n".join(lines)
 
 
-def simulate(seed: int, profile: Profile, without: Iterable[str] = ()) -> Outcome:
-    """Run one schedule. `without`: disturbances that are left out, and settings ("replicas=1") that are changed."""
+def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises: Collection[str] = ()) -> Outcome:
+    """Run one schedule. `without`: disturbances that are left out, and settings ("replicas=1") that are changed.
+
+    `promises`: only these are looked at; all when there are none.
+    """
     settings = Settings.draw(profile, Random(f"{seed}/settings"))
     changes = dict(name.split("=") for name in without if "=" in name)
     settings = replace(settings, **{name: int(value) for name, value in changes.items()})
@@ -84,7 +87,9 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = ()) -> Outcom
         )
         for letter in "xyz"[: settings.targets]
     )
-    truth = Truth(targets, store, vendor, skew=settings.skew, settle=settings.settle, strict=profile.strict)
+    truth = Truth(
+        targets, store, vendor, skew=settings.skew, settle=settings.settle, strict=profile.strict, promises=promises
+    )
     for name in ("somebody's", str(KeyName("prod-eu", targets[0].name, place_of("other", "memory/x"), 1, "a" * 8))):
         truth.strangers.add(vendor.issue(name, START + 1000 * HOUR).id)
     around = Surroundings(scheduler, settings, store, vendor, truth, frozenset(without))
