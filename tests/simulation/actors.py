@@ -51,7 +51,8 @@ class Program:
 
     def _new_life(self) -> Life:
         self._lives += 1
-        line = Line(self.around, self.process)
+        self.clock.peers.clear()
+        line = Line(self.around, self.process, self.clock)
         names = frozenset(target.name for target in self.targets)
         mine = ports(line, self.clock, f"{self._seed}/{self._lives}")
         executor = execute.Executor(OWNER, frozenset(), names, mine, is_swept=self.is_swept)
@@ -115,6 +116,9 @@ class Replica(Program):
     def _sweep(self, rng: Random) -> None:
         around, life = self.around, self.life
         wait = rng.random()
+        if not self.process.leads:
+            around.scheduler.pause(60.0 if around.quiet else 5 + wait * 60)
+            return
         limit = 1000 if around.quiet else None  # by then a person has decided
         most = around.settings.max_removals if limit is None else limit
         around.begin(Intent(sweeping=True, max_removals=most, trusts_its_clock=self.clock.trusted()))
@@ -314,6 +318,28 @@ class People(Happening):
         truth.revoked_by_hand(key)
         vendor.revoke(key.id)
         return key.id
+
+
+class Election(Happening):
+    """Replicas begin and cease to lead; often one, now and then none or several, as each of them sees it."""
+
+    def __init__(self, around: Surroundings, replicas: list[Replica], rng: Random) -> None:
+        super().__init__("election", self._change)
+        self._around, self._replicas, self._rng = around, replicas, rng
+        self._count = 0
+
+    def _change(self) -> float:
+        wait, which, whether = self._rng.random(), self._rng.random(), self._rng.random()
+        self._count += 1
+        if self._around.happens(f"election#{self._count}", "election"):
+            process = self._replicas[int(which * len(self._replicas))].process
+            process.leads = not process.leads
+            if whether < 0.7:  # as it should be
+                for replica in self._replicas:
+                    replica.process.leads = replica.process is process
+            leading = " ".join(replica.name for replica in self._replicas if replica.process.leads)
+            self._around.scheduler.note("(election)", "leading", leading or "nobody", "")
+        return self._around.scheduler.now + 5 + wait * wait * 400
 
 
 class Weather(Happening):

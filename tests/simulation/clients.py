@@ -108,6 +108,7 @@ class Line:
 
     surroundings: Surroundings
     process: Freezable
+    clock: "MachineClock"
 
     def call(
         self,
@@ -149,6 +150,8 @@ class Line:
             around.truth.check()
             scheduler.pause(_delay(kind, "after", size))
             raise
+        self.clock.heard(operation.partition(".")[0], None, 0.0)
+        around.intent.trusts_its_clock &= self.clock.trusted()
         tell(show(answer))
         around.truth.check()
         self._interrupted(kind, "after", size, tell)
@@ -238,24 +241,31 @@ def _outage(kind: str, operation: str) -> RotatorError:
 class MachineClock:
     """Time as one machine sees it: its wall clock may be off, and may jump.
 
-    `ahead` is within what is tolerated; `wrong` is beyond it, and the guard has noticed.
+    `ahead` is within what is tolerated; `wrong` is beyond it, and the guard has noticed, but one peer does not say so.
+    By `off` it is wrong as each peer says that has answered in this life; when both have, it is corrected.
     """
 
     scheduler: Scheduler
     ahead: timedelta = timedelta(0)
     wrong: timedelta = timedelta(0)
+    off: timedelta = timedelta(0)
+    peers: set[str] = field(default_factory=set)
 
     def now(self) -> datetime:
-        return self.scheduler.clock.now() + self.ahead + self.wrong
+        return self.scheduler.clock.now() + self.ahead + self.wrong + self._uncorrected
 
     def heard(self, peer: str, said: str | None, sent_at: float) -> None:
-        return None
+        self.peers.add(peer)
 
     def may_be_ahead(self) -> timedelta:
-        return max(self.ahead, timedelta(0))
+        return max(self.ahead + (self._uncorrected if self.peers else timedelta(0)), timedelta(0))
 
     def trusted(self) -> bool:
-        return not self.wrong
+        return not self.wrong and not (self.off and self.peers)
+
+    @property
+    def _uncorrected(self) -> timedelta:
+        return self.off if len(self.peers) < 2 else timedelta(0)
 
     def monotonic(self) -> float:
         return self.scheduler.now
@@ -272,12 +282,15 @@ class Budget:
 
     def take(self, needed_by: datetime) -> None:
         around, actor = self.line.surroundings, self.line.surroundings.scheduler.running
-        if around.quiet or around.settings.slow == 0.0:
+        settings = around.settings
+        if around.quiet or settings.slow + settings.queues == 0.0:
             return
         actor.calls += 1
         chance, size = actor.rng.random(), actor.rng.random()
-        if chance < around.settings.slow and around.happens(f"{actor.name}#{actor.calls}", "budget"):
+        if chance < settings.slow and around.happens(f"{actor.name}#{actor.calls}", "budget"):
             around.scheduler.pause(size * 20)
+        elif 1 - chance < settings.queues and around.happens(f"{actor.name}#{actor.calls}", "budget queues"):
+            around.scheduler.pause(20 + size * 200)
 
     def pause(self, seconds: float) -> None:
         return None

@@ -31,6 +31,7 @@ IN_VAIN = "a key that was made in vain was left, and nothing was in the way of r
 NEEDLESS = "a key was replaced that was not due"
 NOT_HELD = "what a person had rolled back to was replaced at once"
 TOO_LONG = "a key is served that lives longer than was asked for"
+DEAD = "a key was published that was asked for with an end in the past"
 LATE = "a served key has expired, though there was time to replace it"
 UNDONE = "a pass went well and left undone what was due"
 TOO_MANY = "a sweep ended more keys than it may"
@@ -164,7 +165,7 @@ class Truth:
         self.begins_to_change(intent)
         if not intent.sweeping or not intent.trusts_its_clock:
             return
-        if self._vendor.age(key) < self._settled:
+        if self._vendor.age(key) < self._settled and self._vendor.alive(key):
             self.break_(UNSETTLED, f"{key_id} is {self._vendor.age(key):.0f} s old")
         if ends is None:
             return
@@ -194,6 +195,8 @@ class Truth:
             ends = key.expires_at
             if ends is None or ends > asked.until + self._rounded:
                 self.break_(TOO_LONG, f"{key.id} of {path} ends {_clock(ends) if ends else 'never'}")
+            if asked.until <= self._store.now() and not old_counter and self._vendor.age(key) < UNDER_WAY:
+                self.break_(DEAD, f"{key.id} of {path} was asked for until {_clock(asked.until)}")
 
     def _judge_carried(self, place: Place, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         ours = {place.target.field, RECORD_FIELD, *place.target.fields}

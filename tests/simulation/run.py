@@ -9,7 +9,7 @@ from random import Random
 from support.world import HOUR, START, make_target
 
 from rotator.model import KeyName, place_of
-from simulation.actors import Commands, People, Program, Replica, Weather
+from simulation.actors import Commands, Election, People, Program, Replica, Weather
 from simulation.clients import Surroundings
 from simulation.invariants import FAULT, Truth
 from simulation.scheduler import Freezable, Scheduler, Step
@@ -28,6 +28,7 @@ MOST_STEPS = 3000
 
 SIMPLER = (
     *("targets=1", "replicas=1", "workers=1", "hand=0", "commands=0", "outages=0", "skew=0", "wrong=0", "lagging=0"),
+    *("queues=0", "leading=0", "hours=0"),
     *("forced=0", "revoked=0", "kill=0", "freeze=0", "slow=0", "refused=0", "odd_grants=0", "survivors=0"),
 )
 """Changes that make a schedule easier to read, if it still breaks the same promise."""
@@ -94,11 +95,12 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
         truth.strangers.add(vendor.issue(name, START + 1000 * HOUR).id)
     around = Surroundings(scheduler, settings, store, vendor, truth, frozenset(without))
 
-    programs: list[Program] = []
-    for letter in "abc"[: settings.replicas]:
-        replica = Replica(around, letter, targets, str(seed))
+    replicas = [Replica(around, letter, targets, str(seed)) for letter in "abc"[: settings.replicas]]
+    for replica in replicas:
         replica.begin()
-        programs.append(replica)
+    programs: list[Program] = [*replicas]
+    if settings.hours:
+        programs[0].clock.off = timedelta(seconds=settings.hours * (1 if seed // 2 % 2 else -1))
     if settings.wrong:
         programs[-1].clock.wrong = timedelta(seconds=settings.wrong * (1 if seed % 2 else -1))
     if settings.commands:
@@ -115,6 +117,8 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
     scheduler.happenings.append(around.network)
     weather = Weather(around, [program.clock for program in programs], Random(f"{seed}/weather"))
     scheduler.happenings.append(weather)
+    if settings.leading:
+        scheduler.happenings.append(Election(around, replicas, Random(f"{seed}/election")))
     if settings.hand:
         scheduler.happenings.append(People(around, targets, Random(f"{seed}/people"), dict(profile.deeds)))
 
@@ -169,7 +173,8 @@ class _Ending:
         around.scheduler.happenings.clear()
         for program in self._programs:
             program.process.frozen_until = 0.0
-            program.clock.ahead = program.clock.wrong = timedelta(0)
+            program.clock.ahead = program.clock.wrong = program.clock.off = timedelta(0)
+            program.process.leads = program is self._programs[0] or not around.settings.leading
             if around.settings.survivors:
                 for name in program.life.due:
                     program.life.due[name] = min(program.life.due[name], around.scheduler.now + 30)

@@ -33,6 +33,7 @@ class Profile:
     kill: tuple[float, ...] = (0.0, 0.01, 0.02)
     freeze: tuple[float, ...] = (0.0, 0.02, 0.05)
     slow: tuple[float, ...] = (0.0, 0.03)
+    queues: tuple[float, ...] = (0.0, 0.0, 0.05)  # of the budget's requests, that wait for minutes
     forced: tuple[float, ...] = (0.1, 0.3)
     revoked: tuple[float, ...] = (0.0, 0.0, 0.05)
     hand: tuple[float, ...] = (0.0, 0.0, 1.0)  # of the schedules in which people change things by hand
@@ -55,7 +56,9 @@ class Profile:
     commands: tuple[float, ...] = (0.0, 0.0, 1.0)  # of the schedules with somebody at the command line
     outages: tuple[float, ...] = (0.0, 0.0, 1.0)
     skew: tuple[float, ...] = (0.0, 0.0, 30.0)  # seconds by which a machine's wall clock may be off, and jump
+    leading: tuple[int, ...] = (0, 0, 1)  # whether only some replicas lead at a time
     wrong: tuple[float, ...] = (0.0, 0.0, 0.0, 300.0)  # by which one machine's clock is off, and knows that it is
+    hours: tuple[float, ...] = (0.0, 0.0, 0.0, 7200.0)  # by which one machine's clock is off, as both peers tell it
     dated: tuple[int, ...] = (0, 1)  # whether the vendor says when a key was created
     max_removals: tuple[int, ...] = (10, 10, 1)
     odd_grants: tuple[float, ...] = (0.0, 0.0, 0.1)  # an expiry other than asked, or none
@@ -77,6 +80,7 @@ RACES = Profile(
     outages=(0.0,),
     skew=(0.0,),
     wrong=(0.0,),
+    hours=(0.0,),
     max_removals=(10,),
     odd_grants=(0.0,),
 )
@@ -94,6 +98,7 @@ ROLLBACKS = Profile(
     deeds={"rollback": 1},
     commands=(0.0,),
     wrong=(0.0,),
+    hours=(0.0,),
 )
 MEDDLING = Profile("meddling", targets=(1, 2), hand=(1.0,), commands=(1.0,))
 PROFILES = {profile.name: profile for profile in (MIXED, RACES, ROLLBACKS, MEDDLING)}
@@ -116,13 +121,16 @@ class Settings:
     kill: float
     freeze: float
     slow: float
+    queues: float
     forced: float
     revoked: float
     hand: float
     commands: float
     outages: float
     skew: float
+    leading: int
     wrong: float
+    hours: float
     dated: int
     max_removals: int
     odd_grants: float
