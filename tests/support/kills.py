@@ -44,8 +44,8 @@ class Chaos:
 
     @property
     def kills(self) -> int:
-        """How often something was killed, frozen, sealed or ended."""
-        return sum(count for what, count in self.done.items() if what not in ("fault", "usr1", "hup", "network"))
+        """How often a daemon was killed or frozen; what else befell it, Vault and the vendor is not counted."""
+        return self.done["kill"] + self.done["freeze"]
 
     def run(self, kills: int) -> None:
         """Break things until there were so many kills, then make everything well again."""
