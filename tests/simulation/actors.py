@@ -9,6 +9,8 @@ from typing import Any
 from support.world import OWNER, IssuedKey
 
 from rotator import execute, sweep
+from rotator.errors import ProviderError
+from rotator.extend import extend
 from rotator.model import RECORD_FIELD, Record, Secret, Target, compose
 from rotator.plan import SCHEDULED, Order
 from simulation.clients import Line, MachineClock, Surroundings, ports
@@ -175,12 +177,29 @@ class Commands(Program):
             return
         self.start()
         target = self.targets[int(which * len(self.targets))]
+        if what > 1 - around.settings.extends:
+            self._extend(timedelta(seconds=300 + wait * 1200))
+            return
+        what /= 1 - around.settings.extends
         kind, order = ("rollback", Order(by="person")) if what < 0.5 else ("rotate", FORCED)
         if what > 0.7:
             kind, order = ("rotate --revoke-now", REVOKED) if what < 0.85 else ("rotate --adopt", ADOPTED)
         around.scheduler.note(self.name, kind, target.path, "")
         report = self.pass_over(target, order, roll_back=kind == "rollback")
         around.coverage[f"{kind}: {'error' if report.error else 'done'}"] += 1
+
+    def _extend(self, time: timedelta) -> None:
+        around = self.around
+        around.scheduler.note(self.name, "extend", "", f"for {time.total_seconds():.0f} s")
+        around.begin(Intent(extending=True))
+        try:
+            extended = [
+                *extend(self.life.executor, {OWNER}, self.targets, self.clock.now().replace(microsecond=0) + time)
+            ]
+        except ProviderError:
+            return
+        around.coverage["extended"] += sum(key.error is None for key in extended)
+        around.coverage["extended by slug"] += sum(key.by_slug for key in extended)
 
 
 class People(Happening):
@@ -358,7 +377,7 @@ class Weather(Happening):
         if around.settings.outages and kind < 0.5 and around.happens(f"weather#{self._count}", "outage"):
             around.outage = ("denied", "sealed", "down")[int(which * 3)]
             around.scheduler.note("(weather)", "outage", around.outage, "")
-            return around.scheduler.now + 5 + wait * 60
+            return around.scheduler.now + (5 + wait * 60 if size > around.settings.extends else 300 + wait * 900)
         if around.settings.skew and around.happens(f"weather#{self._count}", "clock jump"):
             clock = self._clocks[int(which * len(self._clocks))]
             clock.ahead = timedelta(seconds=(size - 0.5) * 2 * around.settings.skew)

@@ -363,9 +363,13 @@ class Truth:
         if asked is None or asked.path != place.target.path:
             return None  # a copy: nobody can know of it
         if place.served is key:
-            return self._granted(key)
+            return key.granted if key.id in place.weakened else self._granted(key)  # restored to what is recorded
         since = place.superseded.get(key.id)
-        return None if since is None else min(self._granted(key), since + place.target.grace_period)
+        if since is None:
+            return None
+        # What is extended in its grace nobody needs to know of.
+        later = self._prolonged.get(key.id, -1.0) > _seconds(since)
+        return min(key.granted if later else self._granted(key), since + place.target.grace_period)
 
     def check(self) -> None:
         """What must hold at every moment."""
@@ -445,7 +449,7 @@ class Truth:
             key = place.served
             if key is None or not self._vendor.alive(key):
                 self.break_(NOT_HEALED, f"{path} serves {key.id if key else 'no key'}")
-            elif key.expires_at is not None and key.expires_at < self._granted(key) - self._leeway:
+            elif key.expires_at is not None and key.expires_at < key.granted - self._leeway:
                 self.break_(NOT_HEALED, f"{key.id}, which {path} serves, is still to end before its time")
 
     def check_end(self) -> None:

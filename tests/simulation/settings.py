@@ -54,6 +54,7 @@ class Profile:
         }
     )
     commands: tuple[float, ...] = (0.0, 0.0, 1.0)  # of the schedules with somebody at the command line
+    extends: tuple[float, ...] = (0.0, 0.3)  # of the commands; and of the outages, those that outlast a key
     outages: tuple[float, ...] = (0.0, 0.0, 1.0)
     skew: tuple[float, ...] = (0.0, 0.0, 30.0)  # seconds by which a machine's wall clock may be off, and jump
     leading: tuple[int, ...] = (0, 0, 1)  # whether only some replicas lead at a time
@@ -126,6 +127,7 @@ class Settings:
     revoked: float
     hand: float
     commands: float
+    extends: float
     outages: float
     skew: float
     leading: int
