@@ -328,6 +328,17 @@ class People(Happening):
         self._around.truth.reset(target.path, self._around.scheduler.now)
         return "metadata and all"
 
+    def _restore(self, target: Target, detail: float) -> str:
+        """The store's snapshot of a while ago is put back, for all paths."""
+        store, truth, now = self._around.store, self._around.truth, self._around.scheduler.now
+        earliest = max(place.reset_at for place in truth.places.values()) + 1
+        moment = max(earliest, now - 600 * detail)
+        if moment >= now or not any(store.current_version(path) for path in truth.places):
+            return ""
+        for path in truth.places:
+            truth.restored(path, store.restore(path, moment), now)
+        return f"as at {moment:.0f}"
+
     def _revoke_at_vendor(self, target: Target, detail: float) -> str:
         vendor, truth = self._around.vendor, self._around.truth
         keys = [key for key in vendor.living() if key.id not in truth.strangers]

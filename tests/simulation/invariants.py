@@ -182,11 +182,11 @@ class Truth:
         old_counter = intent.since <= place.reset_at
         if place.foreign and not intent.adopting and not old_counter and intent.since > place.undeleted_at:
             self.break_(NOT_OURS, f"version {number} of {path} was written over somebody else's data")
-        puts = [put.data for put in self._store.puts if put.path == path]
-        if number - 1 in place.others and puts[-1] == puts[-2]:
+        after = self._store.read(path) or {}
+        if number - 1 in place.others and after == before:
             place.others[number] = place.others[number - 1]  # a fence repeats what is there
         if not old_counter and place.touched_at < intent.since:
-            self._judge_carried(place, before, puts[-1])
+            self._judge_carried(place, before, after)
             self._judge_need(place, intent)
         self._serve(place, by_hand=intent.by_person or old_counter, rolled_back=intent.by_person)
         key = place.served
@@ -258,6 +258,8 @@ class Truth:
     def ending(self, key_id: str, ends: datetime | None, intent: Intent) -> None:
         """A key is about to be given this expiry, or (None) to be removed now."""
         key = self._vendor.keys.get(key_id)
+        if key and key.expires_at and ends and ends > key.expires_at:
+            self._prolonged[key_id] = self._store.monotonic()
         if key is None or not self._vendor.alive(key):
             return
         if key_id in self.strangers:
@@ -265,8 +267,6 @@ class Truth:
         at = self._store.now() if ends is None else ends
         if intent.extending:
             self._extended[key_id] = max(at, self._extended.get(key_id, at))
-        if key.expires_at is not None and at > key.expires_at:
-            self._prolonged[key_id] = self._store.monotonic()
         if intent.revoking and intent.path:
             self.places[intent.path].revoked_at = self._store.monotonic()
         for place in self.places.values():
@@ -330,7 +330,8 @@ class Truth:
             if error is None:
                 self.break_(UNDONE, f"{key.id}, which {path} serves, was due at {_clock(due)}")
         ends, promised = key.expires_at, self._promised(place, key)
-        cut_since = place.cut_at.get(key.id, -1.0) > place.served_since
+        # With a counter that was set back, only a sweep can tell that it is served anew.
+        cut_since = place.reset_at >= 0 or place.cut_at.get(key.id, -1.0) > place.served_since
         if error is None and not cut_since and ends and promised and ends < promised - self._leeway:
             self.break_(UNDONE, f"{key.id}, which {path} serves, still ends at {_clock(ends)}")
 
@@ -434,6 +435,14 @@ class Truth:
         self.by_hand(path)
         place.weakened.update({key_id: Weak(now) for key_id in self._vendor.keys})
 
+    def restored(self, path: str, number: int, now: float) -> None:
+        """Somebody has put the path back to what it was when this was its current version."""
+        place = self.places[path]
+        kept = {version: kind for version, kind in place.others.items() if version <= number}
+        self.reset(path, now)
+        place.others.update(kept)
+        self._serve(place, by_hand=True)
+
     def revoked_by_hand(self, key: IssuedKey) -> None:
         """Somebody has removed a key at the vendor: it cannot be ours to have ended it."""
         for place in self.places.values():
@@ -444,7 +453,7 @@ class Truth:
     def check_healed(self) -> None:
         """After quiet and one sweep: each path serves a live key that nothing ends before its time."""
         for path, place in self.places.items():
-            if place.foreign or place.forged:
+            if self._left_alone(place):
                 continue
             key = place.served
             if key is None or not self._vendor.alive(key):
@@ -472,7 +481,7 @@ class Truth:
                 yield self._vendor.keys[key_id]
 
     def _left_alone(self, place: Place) -> bool:
-        return place.foreign or place.forged
+        return place.forged or (place.foreign and not place.target.adopt)
 
     # --- what is served ------------------------------------------------------------------------------------------
 

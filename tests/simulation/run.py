@@ -28,7 +28,7 @@ MOST_STEPS = 3000
 
 SIMPLER = (
     *("targets=1", "replicas=1", "workers=1", "hand=0", "commands=0", "outages=0", "skew=0", "wrong=0", "lagging=0"),
-    *("queues=0", "leading=0", "hours=0"),
+    *("queues=0", "leading=0", "hours=0", "extends=0", "adopts=0"),
     *("forced=0", "revoked=0", "kill=0", "freeze=0", "slow=0", "refused=0", "odd_grants=0", "survivors=0"),
 )
 """Changes that make a schedule easier to read, if it still breaks the same promise."""
@@ -85,6 +85,7 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
             ttl=TTL * second,
             renew_before=RENEW_BEFORE * second,
             grace_period=GRACE * second,
+            adopt=bool(settings.adopts) and letter == "x",
         )
         for letter in "xyz"[: settings.targets]
     )

@@ -51,6 +51,7 @@ class Profile:
             "add field": 2,
             "reset": 1,
             "revoke at vendor": 2,
+            "restore": 1,
         }
     )
     commands: tuple[float, ...] = (0.0, 0.0, 1.0)  # of the schedules with somebody at the command line
@@ -61,6 +62,7 @@ class Profile:
     wrong: tuple[float, ...] = (0.0, 0.0, 0.0, 300.0)  # by which one machine's clock is off, and knows that it is
     hours: tuple[float, ...] = (0.0, 0.0, 0.0, 7200.0)  # by which one machine's clock is off, as both peers tell it
     dated: tuple[int, ...] = (0, 1)  # whether the vendor says when a key was created
+    adopts: tuple[int, ...] = (0, 0, 1)  # whether the first target takes over what it finds
     max_removals: tuple[int, ...] = (10, 10, 1)
     odd_grants: tuple[float, ...] = (0.0, 0.0, 0.1)  # an expiry other than asked, or none
 
@@ -134,6 +136,7 @@ class Settings:
     wrong: float
     hours: float
     dated: int
+    adopts: int
     max_removals: int
     odd_grants: float
     survivors: int  # 1: the programs go on when nothing goes wrong any more; else all are replaced by new ones

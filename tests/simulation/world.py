@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from support.world import START, FakeClock, IssuedKey, MemoryStore, MemoryVendor
+from support.world import START, FakeClock, IssuedKey, MemoryStore, MemoryVendor, StoredVersion
 
 from rotator.model import History, VendorKey, Version
 
@@ -36,6 +36,21 @@ class RememberingStore(MemoryStore):
         past = self._past.get(path) or [(0.0, 0, ())]
         _, number, versions = past[max(0, bisect_right(past, moment, key=lambda entry: entry[0]) - 1)]
         return History(number, versions, observed_at)
+
+    def restore(self, path: str, moment: float) -> int:
+        """The path as it was then, as from a snapshot; returns its current version, 0 when there was none."""
+        history = self.history_at(path, moment, 0.0)
+        self.delete_metadata(path)
+        if history.current_version:
+            self._counters[path] = history.current_version
+            self._versions[path] = {
+                v.number: StoredVersion(
+                    v.number, v.created_at, dict(v.data or {}), v.data is None and not v.destroyed, v.destroyed
+                )
+                for v in history.versions
+            }
+            self.changed(path)
+        return history.current_version
 
     def moments(self, path: str) -> list[float]:
         """When the path changed."""
