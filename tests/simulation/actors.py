@@ -1,17 +1,17 @@
 """Who acts: replicas of several threads, people at the command line, people with other tools, and the weather."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from random import Random
 from typing import Any
 
-from support.world import OWNER, IssuedKey
+from support.world import IssuedKey
 
 from rotator import execute, sweep
 from rotator.errors import ProviderError
 from rotator.extend import extend
-from rotator.model import RECORD_FIELD, Record, Secret, Target, compose
+from rotator.model import RECORD_FIELD, KeyParameters, Record, Secret, Target, compose
 from rotator.plan import SCHEDULED, Order
 from simulation.clients import Line, MachineClock, Surroundings, ports
 from simulation.intent import Intent
@@ -39,8 +39,8 @@ class Program:
 
     is_swept = True
 
-    def __init__(self, around: Surroundings, name: str, targets: tuple[Target, ...], seed: str) -> None:
-        self.around, self.name, self.targets = around, name, targets
+    def __init__(self, around: Surroundings, name: str, seed: str) -> None:
+        self.around, self.name = around, name
         self.process = Freezable(name)
         self._seed = f"{seed}/{name}"
         self._lives = 0
@@ -55,15 +55,17 @@ class Program:
         self._lives += 1
         self.clock.peers.clear()
         line = Line(self.around, self.process, self.clock)
+        self.configuration = read = self.around.configuration
+        self.targets = read.targets
         names = frozenset(target.name for target in self.targets)
         mine = ports(line, self.clock, f"{self._seed}/{self._lives}")
-        executor = execute.Executor(OWNER, frozenset(), names, mine, is_swept=self.is_swept)
+        executor = execute.Executor(read.owner, read.former_owners, names, mine, is_swept=self.is_swept)
         settings = self.around.settings
         sweeper = sweep.Sweeper(
             "respan",
             [(executor, self.targets)],
             mine.budget,
-            frozenset({OWNER}),
+            read.owners,
             timedelta(seconds=settings.settle),
             settings.max_removals,
         )
@@ -103,6 +105,7 @@ class Program:
         executor = self.life.executor
         report = executor.roll_back(target, order) if roll_back else executor.reconcile(target, order)
         around.coverage["rotations"] += report.rotated
+        intent.outdated = self.configuration is not around.configuration
         around.truth.passed(intent, report.error)
         return report
 
@@ -194,7 +197,12 @@ class Commands(Program):
         around.begin(Intent(extending=True))
         try:
             extended = [
-                *extend(self.life.executor, {OWNER}, self.targets, self.clock.now().replace(microsecond=0) + time)
+                *extend(
+                    self.life.executor,
+                    self.configuration.owners,
+                    self.targets,
+                    self.clock.now().replace(microsecond=0) + time,
+                )
             ]
         except ProviderError:
             return
@@ -205,9 +213,9 @@ class Commands(Program):
 class People(Happening):
     """Somebody with `vault` and the vendor's web page. What one does happens at once, between any two effects."""
 
-    def __init__(self, around: Surroundings, targets: tuple[Target, ...], rng: Random, deeds: dict[str, int]) -> None:
+    def __init__(self, around: Surroundings, rng: Random, deeds: dict[str, int]) -> None:
         super().__init__("people", self._act)
-        self._around, self._targets, self._rng = around, targets, rng
+        self._around, self._rng = around, rng
         self._deeds = [name for name, weight in deeds.items() for _ in range(weight)]
         self._count = 0
 
@@ -225,6 +233,10 @@ class People(Happening):
                 around.scheduler.note("(people)", deed, target.path, done)
                 around.truth.check()
         return around.scheduler.now + 10 + wait * wait * 400
+
+    @property
+    def _targets(self) -> tuple[Target, ...]:
+        return self._around.configuration.targets
 
     def _data(self, target: Target) -> dict[str, Any]:
         return dict(self._around.store.read(target.path) or {})
@@ -282,7 +294,9 @@ class People(Happening):
 
     def _edit_key(self, target: Target, detail: float) -> str:
         data = self._data(target)
-        return self._put(target, {**data, target.field: "sk-typed-by-hand"}, "foreign") if data else ""
+        held_by = [name for name, value in data.items() if self._around.vendor.by_text(value)]
+        names = held_by or [target.field]
+        return self._put(target, {**data, **dict.fromkeys(names, "sk-typed-by-hand")}, "foreign") if data else ""
 
     def _drop_record(self, target: Target, detail: float) -> str:
         data = self._data(target)
@@ -291,8 +305,8 @@ class People(Happening):
     def _copy(self, target: Target, detail: float) -> str:
         other = self._targets[int(detail * len(self._targets))]
         place, data = self._around.truth.places[other.path], self._data(other)
-        if not data or other is target or place.foreign or place.forged:
-            return ""
+        if not data or other is target or place.foreign or place.forged or self._around.settings.changes:
+            return ""  # (once its target has another name, a copy looks like what was here before)
         return self._put(target, data, "foreign")
 
     def _forge(self, target: Target, detail: float) -> str:
@@ -370,6 +384,52 @@ class Election(Happening):
             leading = " ".join(replica.name for replica in self._replicas if replica.process.leads)
             self._around.scheduler.note("(election)", "leading", leading or "nobody", "")
         return self._around.scheduler.now + 5 + wait * wait * 400
+
+
+class Deployment(Happening):
+    """Now and then another configuration, which the programs take up one after the other, as they are restarted."""
+
+    def __init__(self, around: Surroundings, programs: list[Program], rng: Random) -> None:
+        super().__init__("deployment", self._act, 30 + rng.random() * 300)
+        self._around, self._programs, self._rng = around, programs, rng
+        self._count = 0
+
+    def _act(self) -> float:
+        around = self._around
+        wait, which, what = self._rng.random(), self._rng.random(), self._rng.random()
+        behind = [program for program in self._programs if program.configuration is not around.configuration]
+        self._count += 1
+        if not around.happens(f"deployment#{self._count}", "deployment"):
+            return around.scheduler.now + 100
+        if behind:
+            program = behind[int(which * len(behind))]
+            around.scheduler.note("(deployment)", "restart", program.name, "")
+            around.restart(program.process)
+            return around.scheduler.now + 1 + wait * 60
+        kind = ("parameters", "extra field", "field", "name", "owner")[int(what * 5)]
+        self._change(kind)
+        around.coverage[f"changed: {kind}"] += 1
+        around.scheduler.note("(deployment)", "changed", "", kind)
+        return around.scheduler.now + 1 + wait * wait * 200
+
+    def _change(self, kind: str) -> None:
+        before = self._around.configuration
+        first, *others = before.targets
+        tag = str(self._count)
+        match kind:
+            case "parameters":
+                first = replace(first, parameters=KeyParameters(rate_limit=100 + self._count))
+            case "extra field":
+                first = replace(first, fields={"base_url": f"https://api.respan.ai/{tag}"})
+            case "field":
+                first = replace(first, field="api_key" if first.field != "api_key" else "key")
+            case "name":
+                first = replace(first, name=f"renamed-{tag}")
+        after = replace(before, targets=(first, *others))
+        if kind == "owner":
+            after = replace(after, owner=f"prod-{tag}", former_owners=before.owners)
+        self._around.configuration = after
+        self._around.truth.configured(first)
 
 
 class Weather(Happening):

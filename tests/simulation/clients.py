@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from support.world import CHANGES, START, only_newest, refusals, unknown
+from support.world import CHANGES, OWNER, START, only_newest, refusals, unknown
 
 from rotator.errors import (
     CasMismatch,
@@ -24,7 +24,7 @@ from rotator.errors import (
     StoreUnavailable,
 )
 from rotator.events import Event
-from rotator.model import CreatedKey, History, KeyParameters, Secret, VendorKey, Version
+from rotator.model import CreatedKey, History, KeyParameters, Secret, Target, VendorKey, Version
 from rotator.ports import Ports
 from simulation.intent import Intent
 from simulation.invariants import Truth
@@ -50,6 +50,19 @@ class Late:
     effect: Callable[[], object]
 
 
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What a process reads when it starts."""
+
+    targets: tuple[Target, ...]
+    owner: str = OWNER
+    former_owners: frozenset[str] = frozenset()
+
+    @property
+    def owners(self) -> frozenset[str]:
+        return self.former_owners | {self.owner}
+
+
 @dataclass(slots=True, eq=False)
 class Surroundings:
     """All that the programs of one schedule share."""
@@ -60,6 +73,7 @@ class Surroundings:
     vendor: LaggingVendor
     truth: Truth
     without: frozenset[str]  # disturbances that are left out
+    configuration: "Configuration"  # the newest
     quiet: bool = False
     outage: str = ""  # "denied", "sealed" or "down": the store takes no writes
     late: list[Late] = field(default_factory=list)

@@ -18,6 +18,7 @@ class Intent:
     adopting: bool = False
     revoking: bool = False
     extending: bool = False
+    outdated: bool = False  # by a configuration that others have left behind
     trusts_its_clock: bool = True
     max_removals: int = 0  # of a sweep
 

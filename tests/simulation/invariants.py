@@ -94,6 +94,8 @@ class Place:
     weakened: dict[str, Weak] = field(default_factory=dict)  # keys that people brought back, or may have
     cut_at: dict[str, float] = field(default_factory=dict)  # when one of those was ended early, on old knowledge
     superseded: dict[str, datetime] = field(default_factory=dict)  # when a key was last replaced here
+    names: set[str] = field(default_factory=set)  # of the fields that were ever configured
+    changed_at: float = -1.0  # when its configuration last did
     held: Held | None = None
     well_passes: int = 0  # that nothing disturbed, since the served key was due
     reset_at: float = -1.0  # when the path was deleted with its metadata
@@ -199,7 +201,7 @@ class Truth:
                 self.break_(DEAD, f"{key.id} of {path} was asked for until {_clock(asked.until)}")
 
     def _judge_carried(self, place: Place, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-        ours = {place.target.field, RECORD_FIELD, *place.target.fields}
+        ours = {RECORD_FIELD, *place.names, place.target.field, *place.target.fields}
         for name, value in before.items():
             if name not in ours and self._vendor.by_text(value) is None and after.get(name) != value:
                 self.break_(DROPPED, f"{name} of {place.target.path}")
@@ -209,6 +211,8 @@ class Truth:
         key = place.served
         if key is None or place.foreign or place.forged or not intent.scheduled or not intent.trusts_its_clock:
             return
+        if place.changed_at >= 0:
+            return  # what is configured otherwise is replaced
         written = self._store.read(place.target.path) or {}
         if key.text in written.values() or key.revoked or key.id in self._refused:
             return
@@ -233,7 +237,7 @@ class Truth:
         held = place.held
         # It is by the version before that a rollback is known, as long as that can be read.
         before = self._store.versions(target.path).get(held.number - 1) if held else None
-        if held and before and not before.destroyed:
+        if held and before and not (before.deleted or before.destroyed):
             due = max(due, held.until)
         return due
 
@@ -294,7 +298,7 @@ class Truth:
 
     def passed(self, intent: Intent, error: RotatorError | None) -> None:
         """A pass over one path has come to its end."""
-        if intent.disturbed or intent.by_person:
+        if intent.disturbed or intent.by_person or intent.outdated:
             return
         place = self.places[intent.path]
         self._judge_strays(intent, error)
@@ -402,6 +406,12 @@ class Truth:
             if promised is None or key.expires_at is None or key.expires_at >= promised - self._leeway:
                 weak.healed = True
 
+    def configured(self, target: Target) -> None:
+        """From now on this is what the configuration says of its path."""
+        place = self.places[target.path]
+        place.names |= {place.target.field, *place.target.fields}
+        place.target, place.changed_at = target, self._store.monotonic()
+
     # --- what people do ------------------------------------------------------------------------------------------
 
     def by_hand(self, path: str, kind: str = "", *, rolled_back: bool = False) -> None:
@@ -415,7 +425,6 @@ class Truth:
     def hidden(self, path: str, data: Mapping[str, Any]) -> None:
         """Somebody has deleted or destroyed a version with this data: if others hold its key, it is not known of it."""
         place = self.places[path]
-        place.held = None
         self.by_hand(path)
         if key := self._vendor.by_text(data.get(place.target.field)):
             place.weakened[key.id] = Weak(FOR_EVER)
@@ -423,7 +432,6 @@ class Truth:
     def undeleted(self, path: str, now: float) -> None:
         """Somebody has brought a version back."""
         self.places[path].undeleted_at = now
-        self.places[path].held = None
         self.by_hand(path)
 
     def reset(self, path: str, now: float) -> None:
@@ -489,7 +497,8 @@ class Truth:
         """Take note of what the path serves now, and of what it did until now."""
         path = place.target.path
         data: Mapping[str, Any] = self._store.read(path) or {}
-        key, before = self._vendor.by_text(data.get(place.target.field)), place.served
+        texts = [data.get(place.target.field), *(data.get(name) for name in sorted(place.names))]
+        key, before = next((key for text in texts if (key := self._vendor.by_text(text))), None), place.served
         number = self._store.current_version(path)
         kind = place.others.get(number) if data else None
         was_ours = before is not None and not place.foreign and not place.forged

@@ -9,8 +9,8 @@ from random import Random
 from support.world import HOUR, START, make_target
 
 from rotator.model import KeyName, place_of
-from simulation.actors import Commands, Election, People, Program, Replica, Weather
-from simulation.clients import Surroundings
+from simulation.actors import Commands, Deployment, Election, People, Program, Replica, Weather
+from simulation.clients import Configuration, Surroundings
 from simulation.invariants import FAULT, Truth
 from simulation.scheduler import Freezable, Scheduler, Step
 from simulation.settings import GRACE, RENEW_BEFORE, TTL, Profile, Settings
@@ -28,7 +28,7 @@ MOST_STEPS = 3000
 
 SIMPLER = (
     *("targets=1", "replicas=1", "workers=1", "hand=0", "commands=0", "outages=0", "skew=0", "wrong=0", "lagging=0"),
-    *("queues=0", "leading=0", "hours=0", "extends=0", "adopts=0"),
+    *("queues=0", "leading=0", "hours=0", "extends=0", "adopts=0", "changes=0"),
     *("forced=0", "revoked=0", "kill=0", "freeze=0", "slow=0", "refused=0", "odd_grants=0", "survivors=0"),
 )
 """Changes that make a schedule easier to read, if it still breaks the same promise."""
@@ -94,9 +94,9 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
     )
     for name in ("somebody's", str(KeyName("prod-eu", targets[0].name, place_of("other", "memory/x"), 1, "a" * 8))):
         truth.strangers.add(vendor.issue(name, START + 1000 * HOUR).id)
-    around = Surroundings(scheduler, settings, store, vendor, truth, frozenset(without))
+    around = Surroundings(scheduler, settings, store, vendor, truth, frozenset(without), Configuration(targets))
 
-    replicas = [Replica(around, letter, targets, str(seed)) for letter in "abc"[: settings.replicas]]
+    replicas = [Replica(around, letter, str(seed)) for letter in "abc"[: settings.replicas]]
     for replica in replicas:
         replica.begin()
     programs: list[Program] = [*replicas]
@@ -105,7 +105,7 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
     if settings.wrong:
         programs[-1].clock.wrong = timedelta(seconds=settings.wrong * (1 if seed % 2 else -1))
     if settings.commands:
-        commands = Commands(around, "cli", targets, str(seed))
+        commands = Commands(around, "cli", str(seed))
         commands.begin()
         programs.append(commands)
 
@@ -118,10 +118,12 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
     scheduler.happenings.append(around.network)
     weather = Weather(around, [program.clock for program in programs], Random(f"{seed}/weather"))
     scheduler.happenings.append(weather)
+    if settings.changes:
+        scheduler.happenings.append(Deployment(around, programs, Random(f"{seed}/deployment")))
     if settings.leading:
         scheduler.happenings.append(Election(around, replicas, Random(f"{seed}/election")))
     if settings.hand:
-        scheduler.happenings.append(People(around, targets, Random(f"{seed}/people"), dict(profile.deeds)))
+        scheduler.happenings.append(People(around, Random(f"{seed}/people"), dict(profile.deeds)))
 
     ending = _Ending(around, programs, weather)
     scheduler.ends = ending
@@ -176,7 +178,7 @@ class _Ending:
             program.process.frozen_until = 0.0
             program.clock.ahead = program.clock.wrong = program.clock.off = timedelta(0)
             program.process.leads = program is self._programs[0] or not around.settings.leading
-            if around.settings.survivors:
+            if around.settings.survivors and program.configuration is around.configuration:
                 for name in program.life.due:
                     program.life.due[name] = min(program.life.due[name], around.scheduler.now + 30)
             else:

@@ -62,6 +62,7 @@ class Profile:
     wrong: tuple[float, ...] = (0.0, 0.0, 0.0, 300.0)  # by which one machine's clock is off, and knows that it is
     hours: tuple[float, ...] = (0.0, 0.0, 0.0, 7200.0)  # by which one machine's clock is off, as both peers tell it
     dated: tuple[int, ...] = (0, 1)  # whether the vendor says when a key was created
+    changes: tuple[float, ...] = (0.0, 0.0, 1.0)  # of the schedules in which the configuration changes
     adopts: tuple[int, ...] = (0, 0, 1)  # whether the first target takes over what it finds
     max_removals: tuple[int, ...] = (10, 10, 1)
     odd_grants: tuple[float, ...] = (0.0, 0.0, 0.1)  # an expiry other than asked, or none
@@ -136,6 +137,7 @@ class Settings:
     wrong: float
     hours: float
     dated: int
+    changes: float
     adopts: int
     max_removals: int
     odd_grants: float
