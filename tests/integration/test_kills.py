@@ -1,6 +1,7 @@
 """Two daemons, a real Vault and the vendor's stand-in, killed and frozen at random: no promise is broken meanwhile.
 
-$ROTATOR_KILLS is how many kills and freezes of daemons there are (Vault's, the vendor's and the network's come on top), $KILLS_SEED repeats a run: a run that fails prints its seed.
+$ROTATOR_KILLS is how many kills and freezes of daemons there are; what befalls others comes on top.
+$KILLS_SEED repeats a run: a run that fails prints its seed.
 """
 
 import os
@@ -71,8 +72,8 @@ def test_no_promise_is_broken_whatever_is_killed(raft_vault: Callable[[], RaftVa
 
     story = "\n".join(
         [
-            f"KILLS_SEED={seed} ROTATOR_KILLS={KILLS}: {time.monotonic() - began:.0f} s, {chaos.kills} kills and freezes "
-            f"of daemons, in all {dict(chaos.done)}",
+            f"KILLS_SEED={seed} ROTATOR_KILLS={KILLS}: {time.monotonic() - began:.0f} s",
+            f"{chaos.kills} kills and freezes of daemons; in all {dict(chaos.done)}",
             witness.summary(),
         ]
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.installation import Daemon, Installation, VaultPaths
+from support.installation import LEAST_RIGHTS, Daemon, Installation, VaultPaths
 from support.leaks import RECORDER
 from support.process import wait_until
 from support.proxy import MODES, Proxy
@@ -176,6 +176,37 @@ def test_a_spoilt_network_holds_up_nothing_else_and_ends_in_time(vault: VaultSer
         broken = [line for lines in together.map(play, CASES) for line in lines]
     if broken:
         pytest.fail("\n".join(broken), pytrace=False)
+
+
+def test_one_of_two_vendors_that_hangs_holds_up_neither_store(vault: VaultServer, tmp_path: Path) -> None:
+    """Two vendors and two stores are four lanes; the two of the vendor that hangs have more targets than threads."""
+    with scene(tmp_path, vault, "provider") as made:
+        config = made.rotator.config
+        config["stores"]["other"] = config["stores"]["store"] | {"mount": made.paths.vault.new_mount()}
+        other = VaultPaths(vault, config["stores"]["other"]["mount"])
+        both = made.paths.vault.policy_token(
+            LEAST_RIGHTS.format(mount=made.paths.mount) + LEAST_RIGHTS.format(mount=other.mount)
+        )
+        RECORDER.add_secret("a Vault token for both mounts", both)
+        made.rotator.environment["VAULT_TOKEN"] = both
+        targets = config["targets"]
+        del config["stores"]["proxied"]
+        for name in ("sick", "well"):
+            targets[f"{name}-elsewhere"] = targets[name] | {"store": "other"}
+        for number in range(6):
+            for name in ("sick", "sick-elsewhere"):
+                targets[f"{name}-{number}"] = targets[name] | {"path": f"apps/{name}-{number}"}
+        daemon = made.rotator.start()
+        for target in targets:
+            daemon.wait_for("key_published", target=target)
+        made.proxy.mode = "hang"
+        well = ("well", "well-elsewhere")
+        before = {target: published(daemon, target) for target in well}
+        seen = Seen()
+        look(daemon, seen, 30)
+        assert seen.broken == []
+        got = {target: published(daemon, target) - before[target] for target in well}
+        assert min(got.values()) >= 5, got
 
 
 def test_a_vendor_that_hangs_does_not_take_all_workers(vault: VaultServer, tmp_path: Path) -> None:

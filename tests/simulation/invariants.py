@@ -132,6 +132,7 @@ class Truth:
         self._rounded = self._leeway + timedelta(seconds=1)
         self._settled = settle - 2 * skew
         self._asked: dict[str, Asked] = {}  # by a key's name
+        self._revoked: set[str] = set()  # keys that a person wanted to end at once
         self._refused: set[str] = set()  # keys of which a change was refused: one that cannot be restored is replaced
         self._prolonged: dict[str, float] = {}  # when a key was last given a later end
         self._extended: dict[str, datetime] = {}  # until when, by a person's word
@@ -273,6 +274,7 @@ class Truth:
             self._extended[key_id] = max(at, self._extended.get(key_id, at))
         if intent.revoking and intent.path:
             self.places[intent.path].revoked_at = self._store.monotonic()
+            self._revoked.add(key_id)
         for place in self.places.values():
             if intent.since <= place.reset_at:
                 place.weakened[key_id] = Weak(self._store.monotonic())
@@ -348,7 +350,7 @@ class Truth:
             if key_id in self._prolonged:
                 continue  # somebody's word that it ends sooner may be remembered, until a sweep
             began = max(place.touched_at, place.revoked_at) + ROUNDING
-            known = began < _seconds(since) < intent.since and now < since + grace - self._leeway
+            known = began < _seconds(since) < intent.since - ROUNDING and now < since + grace - self._leeway
             if not known or not self._vendor.alive(key) or asked is None or asked.path != path:
                 continue
             late = key.expires_at is None or key.expires_at > since + grace + self._rounded
@@ -370,7 +372,7 @@ class Truth:
         if place.served is key:
             return key.granted if key.id in place.weakened else self._granted(key)  # restored to what is recorded
         since = place.superseded.get(key.id)
-        if since is None:
+        if since is None or key.id in self._revoked:
             return None
         # What is extended in its grace nobody needs to know of.
         later = self._prolonged.get(key.id, -1.0) > _seconds(since)
