@@ -38,15 +38,16 @@ class RememberingStore(MemoryStore):
         return History(number, versions, observed_at)
 
     def restore(self, path: str, moment: float) -> int:
-        """The path as it was then, as from a snapshot; returns its current version, 0 when there was none."""
+        """The path as it was then, as from a snapshot; returns its current version, 0 when there was none.
+
+        What was deleted then is destroyed now: nobody has kept it.
+        """
         history = self.history_at(path, moment, 0.0)
         self.delete_metadata(path)
         if history.current_version:
             self._counters[path] = history.current_version
             self._versions[path] = {
-                v.number: StoredVersion(
-                    v.number, v.created_at, dict(v.data or {}), v.data is None and not v.destroyed, v.destroyed
-                )
+                v.number: StoredVersion(v.number, v.created_at, dict(v.data or {}), destroyed=v.data is None)
                 for v in history.versions
             }
             self.changed(path)
