@@ -10,7 +10,7 @@ from support.world import IssuedKey
 
 from rotator import execute, sweep
 from rotator.errors import ProviderError
-from rotator.extend import extend
+from rotator.extend import living
 from rotator.model import RECORD_FIELD, KeyParameters, Record, Secret, Target, compose
 from rotator.plan import SCHEDULED, Order
 from simulation.clients import Line, MachineClock, Surroundings, ports
@@ -195,19 +195,16 @@ class Commands(Program):
         around = self.around
         around.scheduler.note(self.name, "extend", "", f"for {time.total_seconds():.0f} s")
         around.begin(Intent(extending=True))
+        until = self.clock.now().replace(microsecond=0) + time
+        executor = self.life.executor
         try:
-            extended = [
-                *extend(
-                    self.life.executor,
-                    self.configuration.owners,
-                    self.targets,
-                    self.clock.now().replace(microsecond=0) + time,
-                )
-            ]
+            keys = execute.listed(executor.ports)
         except ProviderError:
             return
-        around.coverage["extended"] += sum(key.error is None for key in extended)
-        around.coverage["extended by slug"] += sum(key.by_slug for key in extended)
+        found = living(executor, keys, self.configuration.owners, self.targets, until)
+        errors = [one.extend(until) for one in found]
+        around.coverage["extended"] += errors.count(None)
+        around.coverage["extended by slug"] += sum(key.by_slug for key in found)
 
 
 class People(Happening):

@@ -201,7 +201,7 @@ MUTATIONS = {
         (
             Edit(
                 Executor.glance,
-                "observation if known.number == current.number else self.observe(target)",
+                "observation if known == current.number else self.observe(target)",
                 "observation",
             ),
         ),
