@@ -24,9 +24,10 @@ from rotator.errors import (
     StoreUnavailable,
 )
 from rotator.events import Event
+from rotator.execute import MAX_AGE
 from rotator.model import CreatedKey, History, KeyParameters, Secret, Target, VendorKey, Version
 from rotator.ports import Ports
-from simulation.intent import Intent
+from simulation.intent import NEVER_READ, Intent
 from simulation.invariants import Truth
 from simulation.scheduler import NEVER, Freezable, Happening, Scheduler
 from simulation.settings import Settings
@@ -329,7 +330,10 @@ class StoreClient:
     def _read(self, path: str, part: Callable[[History], History]) -> History:
         around = self.line.surroundings
         store = around.store
-        around.intent.read_at = observed_at = around.scheduler.now
+        intent, observed_at = around.intent, around.scheduler.now
+        if intent.read_at > NEVER_READ and observed_at - intent.read_at > MAX_AGE:
+            intent.disturbed = True  # its process was frozen meanwhile, or slow
+        intent.read_at = observed_at
 
         def stale(size: float) -> History:
             moments = store.moments(path)[-3:]

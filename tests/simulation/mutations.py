@@ -16,6 +16,7 @@ from rotator import execute, model, plan, publish, sweep
 from simulation.invariants import (
     DROPPED,
     GRACE_CUT,
+    IDLE,
     IN_VAIN,
     LEAKED,
     NOT_HEALED,
@@ -226,6 +227,14 @@ MUTATIONS = {
     ),
     "a rollback is not held": Mutation(
         "rollbacks", (NOT_HELD,), (Edit(plan._rolled_back_at, "if again else None", "if False else None"),)
+    ),
+    "who does not lead acts": Mutation(
+        "mixed", (IDLE,), (Edit(Executor.reconcile, "not scheduled or self.ports.leads()", "True"),)
+    ),
+    "what was seen before an extend is believed": Mutation(
+        "meddling",
+        (GRACE_CUT,),
+        (Edit(plan._is_known, "not (bounded and seen.at_version <= key.versions[-1].number)", "True"),),
     ),
     "what others wrote beside the key is dropped": Mutation(
         "meddling", (DROPPED,), (Edit(execute._carried, "if name in foreign", "if False"),)
