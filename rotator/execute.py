@@ -162,9 +162,9 @@ class Executor:
     def glance(self, target: Target) -> Observation:
         """Read the current version alone, where that tells as much as the whole history; else that.
 
-        It does if the whole was read at this version and held no other key of ours. For a path that was not read yet,
-        in a process that sweeps, a current key older than its predecessor's grace is enough: whatever there is besides
-        the sweep finds in the provider's list. Raises `StoreError`.
+        It does if the whole was read at this version and held no other key of ours, and the key was made for it. For a
+        path that was not read yet, in a process that sweeps, a key older than its predecessor's grace is enough:
+        whatever there is besides the sweep finds in the provider's list. Raises `StoreError`.
         """
         known = self._whole.get(target.name)
         if known == 0 or (known is None and not self._is_swept):
@@ -173,12 +173,10 @@ class Executor:
         current = observation.current
         if current is None or current.record is None:
             return observation  # whatever there is besides, nothing is done about it while this is so
-        if known is not None:
-            return observation if known == current.number else self.observe(target)
         name = KeyName.parse(current.record.key_name)
         as_made = name is not None and name.version == current.number
-        age = self.ports.clock.now() - current.created_at
-        if not as_made or not observation.clock_trusted or age <= target.grace_period:
+        is_old = observation.clock_trusted and self.ports.clock.now() - current.created_at > target.grace_period
+        if not as_made or (known != current.number if known is not None else not is_old):
             return self.observe(target)
         self._whole.setdefault(target.name, current.number)
         return observation
@@ -263,7 +261,9 @@ class Executor:
                     lost = False  # another's new key is as good as one of ours
                     order = replace(order, rotate=False, adopt=False)
                 may_act = order.act and (not scheduled or self.ports.leads())
-                if may_act and not paid:  # else it might grow old again, waiting for the budget
+                unknown = error is None and bool(to_confirm(observation))  # a read from the past has forgotten it
+                if may_act and (not paid or unknown):  # else it might grow old again, waiting for the budget
+                    paid = False
                     try:
                         observation = self.confirm(observation)
                     except ProviderError as failure:
@@ -384,10 +384,10 @@ class Executor:
                 self.ports.budget.take(asked)
                 if not self.ports.provider.set_expiry(created.id, asked):
                     raise ProviderRequestRefused(f"the new key {created.id} is gone before it was published")
-                return asked
+                answered = asked
             if answered <= self.ports.clock.now():
                 raise ProviderRequestRefused(
-                    f"asked for a key that lives until {timestamp(asked)}, the provider made one that expired at "
+                    f"asked for a key that lives until {timestamp(asked)}, the provider made one that ended at "
                     f"{timestamp(answered)}",
                     "Compare this machine's clock and the provider's.",
                 )

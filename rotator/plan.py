@@ -308,7 +308,8 @@ _CHECKS: tuple[Callable[[_Facts], Reason | None], ...] = (
 def _rolled_back_at(observation: Observation) -> datetime | None:
     """When the path was rolled back to the current key, by whomever; None when it was not.
 
-    A fence repeats a key as well, but right after itself: what counts is the first of the versions in a row.
+    A fence repeats a key as well, but right after itself: what counts is the first of the versions in a row. The one
+    before that held another key if it is readable, or destroyed: the versions of a key are, when its grace is over.
     """
     first = observation.current
     if first is None or first.record is None:
@@ -317,8 +318,11 @@ def _rolled_back_at(observation: Observation) -> datetime | None:
     by_number = {entry.number: entry for entry in observation.entries}
     while (before := by_number.get(first.number - 1)) and before.key_id == first.key_id:
         first = before
-    again = (name is None or name.version != first.number) and before is not None and before.record is not None
-    return first.created_at if again else None
+    if before is None or (name is not None and name.version == first.number):
+        return None
+    destroyed = any(version.destroyed for version in observation.history.versions if version.number == before.number)
+    other = before.record is not None or (destroyed and name is not None and name.version != before.number)
+    return first.created_at if other else None
 
 
 def _renewal(observation: Observation, current: Entry | None, held_since: datetime | None) -> datetime | None:

@@ -236,9 +236,9 @@ class Truth:
         life = key.granted - (asked.until - target.ttl)
         due = key.granted - target.lead * min(1.0, max(0.0, life / target.ttl))
         held = place.held
-        # It is by the version before that a rollback is known, as long as that can be read.
+        # It is by the version before that a rollback is known: not if it is deleted, for it may have held any key.
         before = self._store.versions(target.path).get(held.number - 1) if held else None
-        if held and before and not (before.deleted or before.destroyed):
+        if held and before and (before.destroyed or not before.deleted):
             due = max(due, held.until)
         return due
 

@@ -1,0 +1,35 @@
+"""What the simulation has found, each as short as it can be told."""
+
+from datetime import timedelta
+
+from support.world import HOUR, World, afterwards, make_target
+
+
+def test_what_a_person_rolled_back_to_is_held_longer_than_a_grace() -> None:
+    """`python -m simulation 207 --profile mixed` of the first day."""
+    world = World(make_target(grace_period=HOUR))
+    executor = world.executor()
+    executor.reconcile(world.target)
+    world.clock.advance(17 * HOUR)
+    executor.reconcile(world.target)
+    assert world.store.rollback(world.target.path, 1)
+    again = world.served()
+    for _ in range(6):  # half of the seven hours that it has left are three and a half
+        executor.reconcile(world.target)
+        world.clock.advance(HOUR / 2)
+    assert world.served() is again
+
+
+def test_no_key_is_published_that_was_asked_for_with_an_end_in_the_past() -> None:
+    """A clock days behind, which the answer to the create puts right, and a vendor that grants more than was asked."""
+    world = World()
+    world.clock.wall_jump = -48 * HOUR
+    world.vendor.grants = lambda asked: None
+
+    def put_right() -> None:
+        world.clock.wall_jump = timedelta(0)
+
+    world.at("provider.create", afterwards(put_right))
+    world.executor().reconcile(world.target)
+    served = world.served()
+    assert served is None or world.vendor.alive(served)
