@@ -1,115 +1,93 @@
-"""Rotations per second, and CPU time per rotation, of rotator's one-shot commands against a bare loop.
+"""Rotations per second, and CPU time per rotation, of rotator's one-shot commands against two other ways to do it.
 
 Compared are `rotator run --once` on new targets and `rotator rotate --all` on the same ones (every key is superseded)
-with a loop written to win: this file with `--bare`. It has as many threads, two kept connections each, http.client,
-bodies from templates, and no checks, retries, logins, clocks, logs or metrics.
+with bare.py, a loop that makes the same requests and is written to win, and with script.py, what a user would write
+instead: the vendor's SDK and hvac, without safety and so with fewer requests. All at each number of workers.
 
-Both are processes of their own, in turn, on the same real Vault (a dev server) and the same simulator (a process of its
-own, without a rate limit); who is first alternates. Each run has a mount of its own. Bodies are of about equal length.
-That both make the same requests is verified, not assumed: first each runs once with Vault's audit log on, which is
-compared with the simulator's journal path by path; after each timed run the journal is compared again. A difference
-ends the benchmark with status 1. Start-up (interpreter, imports, configuration) is timed apart, by `rotator check` and
-by a bare loop over nothing, and rates are given with and without it. CPU time and memory are what the kernel says of
-each process as it ends, children of its own included; those of Vault and the simulator are not in it.
+Each contestant is a process of its own, in turn, on the same real Vault (a dev server) and the same simulator (a
+process of its own, without a rate limit, new for each number of workers); who is first changes each time. Each has
+mounts of its own. Bodies are of about equal length. That rotator and the bare loop make the same requests is verified,
+not assumed: first each runs once with Vault's audit log on, which is compared with the simulator's journal path by
+path; after each timed run the journal is compared again. A difference ends the benchmark with status 1. Start-up
+(interpreter, imports, configuration) is timed apart, by `rotator check` and by the others over nothing, and rates are
+given with and without it. CPU time and memory are what the kernel says of each process as it ends, children of its own
+included; those of Vault and the simulator are not in it, and are told by themselves: with the bare loop at twice the
+threads they show whether the servers could have done more.
 """
 
-import http.client
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-ROOT = Path(__file__).parents[1]
-ROTATOR = Path(sys.executable).parent / "rotator"
-TARGETS, WORKERS, REPETITIONS = 300, 8, 7
-KEYS = "/api/temporary-keys/"
-NEVER = 2**31 - 1  # a version that no path has: Vault refuses the write after all other rules
+from benchmarks.bare import sender
+from benchmarks.common import (
+    ROOT,
+    ROTATOR,
+    Results,
+    Vault,
+    Vendor,
+    cpu_of,
+    ratios,
+    running_vault,
+    running_vendor,
+    whole_numbers,
+)
+
+[TARGETS], [REPETITIONS] = whole_numbers("BENCH_TARGETS", "300"), whole_numbers("BENCH_REPETITIONS", "7")
+WORKERS = whole_numbers("BENCH_WORKERS", "1,4,8,16")
 START_UP, FIRST, AGAIN = "check", "run --once", "rotate --all"  # rotator's commands
+OURS, BARE, SCRIPT, DOUBLE = "rotator", "bare loop", "script", "bare loop, twice the threads"
+CONTESTANTS = (OURS, BARE, SCRIPT, DOUBLE)
 
 
-def bare(job: dict[str, Any]) -> None:
-    """Rotate `job["targets"]`, for the first time or again; the process ends with the last thread."""
-    names = deque([*job["targets"], *[None] * WORKERS])
-    for _ in range(WORKERS if job["targets"] else 0):
-        threading.Thread(target=_bare_worker, args=(job, names)).start()
-
-
-def _bare_worker(job: dict[str, Any], names: deque[str | None]) -> None:
-    vault = _sender(job["vault"], {"X-Vault-Token": job["token"]})
-    respan = _sender(job["respan"], {"Authorization": f"Bearer {job['key']}", "Content-Type": "application/json"})
-    again, mount, expires, early = job["again"], job["mount"], job["expires_at"], job["early"]
-
-    def data(cas: int, key_id: str, name: str, key: str) -> str:
-        record = (
-            f"v=1,owner=bench,target={name},key_id={key_id},key_name=bench.{name}.0123456789.1.abcdefgh,"
-            f"issued_at={expires},expires_at={expires},params=0123456789abcdef,key=0123456789abcdef"
-        )
-        return f'{{"options":{{"cas":{cas}}},"data":{{"api_key":"{key}","rotator":"{record}"}}}}'
-
-    while name := names.popleft():
-        path = f"/v1/{mount}/data/apps/{name}"
-        base, old = 0, ""
-        vault("GET", f"/v1/{mount}/metadata/apps/{name}")
-        if again:
-            current = json.loads(vault("GET", path))["data"]
-            base = current["metadata"]["version"]
-            old = KEYS + current["data"]["rotator"].partition("key_id=")[2].partition(",")[0] + "/"
-        vault("POST", path, data(NEVER, "x" * 64, name, "x" * 128))
-        body = f'{{"name":"bench.{name}.0123456789.{base + 1}.abcdefgh","expiry_date":"{expires}"}}'
-        made = json.loads(respan("POST", KEYS, body))
-        vault("POST", path, data(base, made["id"], name, made["api_key"]))
-        if again:
-            respan("GET", old)
-            respan("PATCH", old, f'{{"expiry_date":"{early}"}}')
-
-
-def _sender(url: str, headers: Mapping[str, str]) -> Callable[..., bytes]:
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
-
-    def send(method: str, path: str, body: str | None = None) -> bytes:
-        connection.request(method, path, body, headers)
-        return connection.getresponse().read()
-
-    return send
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Run:
     """One process, from its start to its end. Seconds, and mebibytes at most."""
 
     wall: float
     cpu: float
     memory: float
+    vault: float  # CPU seconds of the servers meanwhile
+    vendor: float
+
+
+Runs = dict[str, list[Run]]  # by contestant, one for each repetition
 
 
 class Site:
-    """A Vault, a simulator, and the two contestants on them."""
+    """A Vault, a simulator, and the contestants on them, each with so many threads."""
 
-    def __init__(self, vault: Any, respan: str, key: str, folder: Path) -> None:
-        self.vault = vault
-        self._folder, self._respan, self._key = folder, respan, key
+    def __init__(self, vault: Vault, vendor: Vendor, folder: Path, workers: int) -> None:
+        self.vault = vault.server
+        self._pids = vault.pid, vendor.pid
+        self._folder, self._vendor, self._workers = folder, vendor, workers
         self._names = [f"app-{number:04}" for number in range(TARGETS)]
+        self._journal = sender(vendor.url, {})
+        self._told = 0
 
-    def run(self, contestant: int, what: str, mount: str) -> Run:
-        """Let rotator (0) or the bare loop (1) do its part, on all targets."""
-        return (self._bare if contestant else self._rotator)(what, mount)
+    def run(self, contestant: str, what: str, mount: str) -> Run:
+        """Let it do its part, on all targets."""
+        if contestant == OURS:
+            return self._rotator(what, mount)
+        threads = self._workers * (2 if contestant == DOUBLE else 1)
+        return self._other("script.py" if contestant == SCRIPT else "bare.py", threads, what, mount)
 
     def _rotator(self, what: str, mount: str) -> Run:
-        provider = {"type": "respan", "base_url": self._respan, "api_key": {"env": "RESPAN_API_KEY"}}
+        provider = {"type": "respan", "base_url": self._vendor.url, "api_key": {"env": "RESPAN_API_KEY"}}
         settings = {
             "owner": "bench",
-            "daemon": {"workers": WORKERS},
+            "daemon": {"workers": self._workers},
             "providers": {"respan": {**provider, "requests_per_minute": 100_000}},
             "stores": {"vault": {"type": "vault", "address": self.vault.address, "mount": mount}},
             "defaults": {"ttl": "1h", "renew_before": "20m", "grace_period": "10m"},
@@ -117,42 +95,45 @@ class Site:
         }
         config = self._folder / "rotator.json"
         config.write_text(json.dumps(settings))
-        secrets = {"RESPAN_API_KEY": self._key, "VAULT_TOKEN": self.vault.root_token}
+        secrets = {"RESPAN_API_KEY": self._vendor.key, "VAULT_TOKEN": self.vault.root_token}
         return self._run([str(ROTATOR), *what.split(), "--config", str(config)], {**os.environ, **secrets})
 
-    def _bare(self, what: str, mount: str) -> Run:
+    def _other(self, program: str, threads: int, what: str, mount: str) -> Run:
         expires_at, early = (f"{datetime.now(UTC) + timedelta(minutes=m):%Y-%m-%dT%H:%M:%SZ}" for m in (60, 10))
         job = {"vault": self.vault.address, "token": self.vault.root_token, "mount": mount, "again": what == AGAIN}
-        job |= {"respan": self._respan, "key": self._key, "expires_at": expires_at, "early": early}
-        job["targets"] = [] if what == START_UP else self._names
-        file = self._folder / "bare.json"
+        job |= {"respan": self._vendor.url, "key": self._vendor.key, "expires_at": expires_at, "early": early}
+        job |= {"threads": threads, "targets": [] if what == START_UP else self._names}
+        file = self._folder / "job.json"
         file.write_text(json.dumps(job))
-        return self._run([sys.executable, __file__, "--bare", str(file)], dict(os.environ))
+        return self._run([sys.executable, str(ROOT / "benchmarks" / program), str(file)], dict(os.environ))
 
     def _run(self, command: list[str], environment: dict[str, str]) -> Run:
         log = self._folder / "output.log"
         with log.open("wb") as output:
+            servers = [cpu_of(pid) for pid in self._pids]
             started = time.perf_counter()
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
             _, status, usage = os.wait4(process.pid, 0)
             wall = time.perf_counter() - started
+            vault, vendor = (cpu_of(pid) - before for pid, before in zip(self._pids, servers, strict=True))
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise SystemExit(f"{log.read_text()[-2000:]}\n{' '.join(command)} ended with status {process.returncode}")
-        return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+        return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, vault, vendor)
 
-    def journal(self, since: int = 0) -> list[dict[str, Any]]:
-        """The simulator's calls after that number."""
-        answer = _sender(self._respan, {})("GET", f"/_simulator/journal?since={since}")
-        return list(json.loads(answer)["calls"])
+    def journal(self) -> list[dict[str, Any]]:
+        """The simulator's calls since it was asked the last time."""
+        calls = list(json.loads(self._journal("GET", f"/_simulator/journal?since={self._told}"))["calls"])
+        self._told = calls[-1]["number"] if calls else self._told
+        return calls
 
-    def audited(self, contestant: int, what: str, mount: str) -> dict[str, Counter[tuple[str, ...]]]:
+    def audited(self, contestant: str, what: str, mount: str) -> dict[str, Counter[tuple[str, ...]]]:
         """Run it, and tell what is asked of Vault for each path, of Respan for each key: how often each sequence."""
         audit = self._folder / "audit.log"
         audit.unlink(missing_ok=True)
         device = {"type": "file", "options": {"file_path": str(audit)}}
         self.vault.request("PUT", "sys/audit/bench", device).raise_for_status()
-        before = len(self.journal())
+        self.journal()
         self.run(contestant, what, mount)
         self.vault.request("DELETE", "sys/audit/bench").raise_for_status()
         of_path, of_key = defaultdict(list), defaultdict(list)
@@ -161,89 +142,97 @@ class Site:
             if entry["type"] == "response" and asked["path"].startswith(f"{mount}/"):
                 _, kind, path = asked["path"].split("/", 2)
                 of_path[path].append(f"{asked['operation']} {kind}" + (" (refused)" if "error" in entry else ""))
-        for call in self.journal(before):
+        for call in self.journal():
             of_key[call["key_name"]].append(f"{call['operation']} {call['status']}")
         counted = {"Vault, a path": of_path, "Respan, a key": of_key}
         return {where: Counter(map(tuple, found.values())) for where, found in counted.items()}
 
 
 def verify(site: Site) -> None:
-    """One round of each with the audit log on; SystemExit unless both ask for the same."""
-    mounts = [site.vault.new_mount(), site.vault.new_mount()]
+    """One round of each with the audit log on; SystemExit unless rotator and the bare loop ask for the same."""
+    mounts = {contestant: site.vault.new_mount() for contestant in (OURS, BARE, SCRIPT)}
     for what in (FIRST, AGAIN):
-        ours, theirs = (site.audited(contestant, what, mounts[contestant]) for contestant in (0, 1))
-        if ours != theirs:
-            raise SystemExit(f"{what}: the calls differ\nrotator: {ours}\nbare:    {theirs}")
-        for where, sequences in ours.items():
-            for sequence, count in sequences.items():
-                print(f"{what}: {where}: {count} x {', '.join(sequence)}")
+        asked = {contestant: site.audited(contestant, what, mount) for contestant, mount in mounts.items()}
+        if asked[OURS] != asked[BARE]:
+            raise SystemExit(f"{what}: the calls differ\nrotator: {asked[OURS]}\nbare:    {asked[BARE]}")
+        for contestant in (OURS, SCRIPT):
+            for where, sequences in asked[contestant].items():
+                for sequence, count in sequences.items():
+                    print(f"{contestant}: {what}: {where}: {count} x {', '.join(sequence)}", flush=True)
 
 
-def repeat(site: Site) -> dict[str, list[tuple[Run, Run]]]:
-    """Pairs of runs, rotator's and the bare loop's, by what they did."""
-    runs: dict[str, list[tuple[Run, Run]]] = {START_UP: [], FIRST: [], AGAIN: []}
+def repeat(site: Site) -> dict[str, Runs]:
+    """What each contestant's runs took, by what they did."""
+    runs: dict[str, Runs] = {what: defaultdict(list) for what in (START_UP, FIRST, AGAIN)}
+    site.journal()
     for number in range(REPETITIONS):
-        mounts = [site.vault.new_mount(), site.vault.new_mount()]
-        for what, pairs in runs.items():
-            done: dict[int, Run] = {}
-            asked: list[Counter[tuple[str, int]]] = []
-            for contestant in (0, 1) if number % 2 else (1, 0):
-                before = len(site.journal())
-                done[contestant] = site.run(contestant, what, mounts[contestant])
-                asked.append(Counter((call["operation"], call["status"]) for call in site.journal(before)))
-            if asked[0] != asked[1]:
+        first = number % len(CONTESTANTS)
+        order = (*CONTESTANTS[first:], *CONTESTANTS[:first])[:: -1 if number % 2 else 1]
+        mounts = {contestant: site.vault.new_mount() for contestant in CONTESTANTS}
+        for what, of in runs.items():
+            asked = {}
+            for contestant in order:
+                of[contestant].append(site.run(contestant, what, mounts[contestant]))
+                asked[contestant] = Counter((call["operation"], call["status"]) for call in site.journal())
+            if not asked[OURS] == asked[BARE] == asked[DOUBLE]:
                 raise SystemExit(f"{what}: the calls differ: {asked}")
-            pairs.append((done[0], done[1]))
     return runs
 
 
-def report(runs: Mapping[str, list[tuple[Run, Run]]]) -> None:
-    """Print medians, and lowest and highest; ratios are medians of each pair's."""
+def report(workers: int, runs: Mapping[str, Runs], results: Results) -> None:
+    """Print medians, and lowest and highest; ratios are medians of each repetition's."""
 
-    def row(what: str, values: list[list[float]]) -> None:
-        columns = [*values, [ours / theirs for ours, theirs in zip(*values, strict=True)]]
-        shown = [f"{statistics.median(column):9.2f} ({min(column):6.2f} to {max(column):6.2f})" for column in columns]
-        print(f"{what:<42}", *shown)
+    def rows(what: str, values: Mapping[str, Sequence[float]], unit: str, plot: str = "") -> None:
+        for contestant in (OURS, BARE, SCRIPT):
+            results.add(workers, f"{what}: {contestant}", values[contestant], unit, plot)
+        for other in (BARE, SCRIPT):
+            results.add(workers, f"{what}: rotator / {other}", ratios(values[OURS], values[other]))
 
-    print(f"\n{'median (lowest to highest)':<42} {'rotator':>28} {'bare loop':>28} {'ratio':>28}")
-    wall, cpu = ([[getattr(p[i], f) for p in runs[START_UP]] for i in (0, 1)] for f in ("wall", "cpu"))
-    row("start-up: seconds", wall)
-    row("start-up: CPU seconds", cpu)
+    started = runs[START_UP]
+    rows("start-up", {who: [run.wall for run in of] for who, of in started.items()}, "s")
+    rows("start-up, CPU", {who: [run.cpu for run in of] for who, of in started.items()}, "s")
+    wall, cpu, vault, vendor = (
+        {who: statistics.median(getattr(run, measured) for run in of) for who, of in started.items()}
+        for measured in ("wall", "cpu", "vault", "vendor")
+    )
     for what in (FIRST, AGAIN):
-        sides = list(zip(*runs[what], strict=True))
-        for words, share in (("", 0), (" without start-up", 1)):
-            idle = [(share * statistics.median(wall[i]), share * statistics.median(cpu[i])) for i in (0, 1)]
-            row(f"{what}: rotations/s{words}", [[TARGETS / (r.wall - idle[i][0]) for r in sides[i]] for i in (0, 1)])
-            costs = [[(run.cpu - idle[i][1]) / TARGETS * 1000 for run in sides[i]] for i in (0, 1)]
-            row(f"{what}: CPU ms/rotation{words}", costs)
-        row(f"{what}: memory at most, MiB", [[run.memory for run in side] for side in sides])
+        of = runs[what]
+        for words, share in (("", 0), (", without start-up", 1)):
+            plot = what if share else ""
+            rates = {who: [TARGETS / (run.wall - share * wall[who]) for run in of[who]] for who in CONTESTANTS}
+            rows(f"{what}{words}", rates, "rotations/s", plot and f"Rate of `{plot}`, without start-up")
+            costs = {who: [(r.cpu - share * cpu[who]) / TARGETS * 1000 for r in of[who]] for who in CONTESTANTS}
+            rows(f"{what}{words}, CPU", costs, "ms/rotation", plot and f"CPU time of `{plot}`, without start-up")
+        results.add(workers, f"{what}{words}: {DOUBLE}", rates[DOUBLE], "rotations/s")
+        results.add(workers, f"{what}{words}: {DOUBLE} / {BARE}", ratios(rates[DOUBLE], rates[BARE]))
+        rows(f"{what}, memory at most", {who: [run.memory for run in of[who]] for who in CONTESTANTS}, "MiB")
+        for who in CONTESTANTS:
+            for server, idle in (("vault", vault), ("vendor", vendor)):
+                shares = [(getattr(r, server) - idle[who]) / (r.wall - wall[who]) * 100 for r in of[who]]
+                results.add(workers, f"{what}: CPU of the {server} meanwhile: {who}", shares, "% of one CPU")
+
+
+@contextmanager
+def sites(workers: int) -> Iterator[Site]:
+    """A site on new servers."""
+    with tempfile.TemporaryDirectory() as folder, running_vault() as vault, running_vendor() as vendor:
+        yield Site(vault, vendor, Path(folder), workers)
 
 
 def main() -> None:
-    """Set up Vault and the simulator, verify, repeat, report."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    from support.vault import dev_vault  # here, so that the bare loop need not import it
-
-    command = [str(ROTATOR), "simulate", "--port", "0", "--requests-per-minute", "0"]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        dev_vault() as vault,
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as simulator,
-    ):
-        try:
-            assert simulator.stdout is not None
-            url = simulator.stdout.readline().split('"')[1]
-            key = simulator.stdout.readline().strip().partition("=")[2]
-            print(f"{TARGETS} targets, {WORKERS} threads, {REPETITIONS} repetitions, {os.cpu_count()} CPUs")
-            site = Site(vault, url, key, Path(folder))
+    """For each number of workers: set up the servers, verify, repeat, report."""
+    results = Results("Rotating against a bare loop and a script", "workers")
+    print(
+        f"{TARGETS} targets, {REPETITIONS} repetitions, {os.cpu_count()} CPUs; median (lowest to highest)", flush=True
+    )
+    for workers in WORKERS:
+        with sites(workers) as site:
             verify(site)
-            report(repeat(site))
-        finally:
-            simulator.terminate()
+            print(f"{workers} workers", flush=True)
+            report(workers, repeat(site), results)
+        results.save()
+    results.end()
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--bare"]:
-        bare(json.loads(Path(sys.argv[2]).read_text()))
-    else:
-        main()
+    main()

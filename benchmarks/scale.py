@@ -1,54 +1,53 @@
-"""How rotator grows with its targets: start-up, memory, idleness and what a scrape costs, on a real Vault.
+"""How rotator grows with its targets: start-up, memory, idling, pages, reload and sweep, on a real Vault.
 
-For each number of targets the paths are filled once, with keys that are in the middle of their lives. Then, in turn, so
+For each number of targets the servers are new. Each path is filled with a key that the simulator made, between one and
+twelve of its 24 hours old: nothing is due meanwhile, and the vendor's list holds what the paths hold. Then, in turn, so
 many times: a bare loop reads every path (as many threads, a kept connection each, http.client, nothing is done with the
-answer), and a `rotator run` is started and timed until it knows every target. Of the daemon is then measured how much
-memory it holds above one without targets, what a minute of idling costs (CPU time, and how often it is woken), and how
-long a scrape, the status page and /status.json take. Rows are medians, and lowest to highest; the ratio of start-up is
-the median of the pairs' ratios. The vendor is not asked for anything but one list: the keys are in the middle of life.
+answer), a daemon without targets is started, and one with all of them, which is timed until /readyz says ok and it
+knows every target. Memory is looked at when its first sweep is done, and what the pages take. The last of these
+daemons then idles, at the default resync, and is told to reload with one target changed. Another one with resync = 24h
+idles, too: what the resync costs is the difference. Its second sweep, which nothing else goes on beside, is timed.
+
+The budget is out of the way (100,000 requests a minute): what a sweep takes of the vendor's sixty is arithmetic, and
+stands in docs/benchmarks.md.
 """
 
-import http.client
 import json
+import math
 import os
-import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-ROOT = Path(__file__).parents[1]
-ROTATOR = Path(sys.executable).parent / "rotator"
-SIZES = tuple(int(size) for size in os.environ.get("BENCH_SIZES", "1000,10000,30000").split(","))
-WORKERS, REPETITIONS, IDLE = 8, 3, 60.0
-LIFE = timedelta(hours=24)
+from benchmarks.bare import KEYS, sender
+from benchmarks.common import Results, Vault, Vendor, ratios, running_vault, running_vendor, whole_numbers
+from benchmarks.daemon import Daemon, running
+from rotator.model import KeyName, KeyParameters, Record, Secret, Target, compose, place_of
+
+SIZES = whole_numbers("BENCH_SIZES", "1000,10000,30000")
+[REPETITIONS], [IDLE] = whole_numbers("BENCH_REPETITIONS", "3"), whole_numbers("BENCH_IDLE", "60")
+WORKERS, WINDOWS = 8, 2
+SETTLING = 15.0
+"""Seconds after the first sweep: from then on nothing goes on but ticks and the resync."""
+
+LIFE, YOUNGEST, OLDEST = (timedelta(hours=hours) for hours in (24, 1, 12))
+READS, CALLS = "rotator_store_requests_total", "rotator_provider_requests_total"
 
 
-def each(names: list[str], work: Callable[[Callable[..., bytes], str], object], vault: Any) -> float:
+def each(names: Sequence[str], work: Callable[[Callable[..., bytes], str], object], vault: Any) -> float:
     """Have that done for all of them by as many threads as rotator has; the seconds it took."""
-    left = deque(names)
+    left: deque[str | None] = deque([*names, *[None] * WORKERS])
 
     def worker() -> None:
-        connection = http.client.HTTPConnection(urlsplit(vault.address).netloc, timeout=30)
-
-        def send(method: str, path: str, body: str | None = None) -> bytes:
-            connection.request(method, path, body, {"X-Vault-Token": vault.root_token})
-            return connection.getresponse().read()
-
-        while left:
-            try:
-                work(send, left.popleft())
-            except IndexError:
-                return
+        send = sender(vault.address, {"X-Vault-Token": vault.root_token})
+        while name := left.popleft():
+            work(send, name)
 
     threads = [threading.Thread(target=worker) for _ in range(WORKERS)]
     began = time.perf_counter()
@@ -59,178 +58,203 @@ def each(names: list[str], work: Callable[[Callable[..., bytes], str], object], 
     return time.perf_counter() - began
 
 
-@dataclass(frozen=True)
-class Process:
-    """What the kernel says of a process."""
-
-    cpu: float  # seconds
-    memory: float  # bytes, resident
-    wakes: int  # voluntary context switches of all threads
-
-    @classmethod
-    def of(cls, pid: int) -> "Process":
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks = os.sysconf("SC_CLK_TCK")
-        wakes = 0
-        for status in Path(f"/proc/{pid}/task").glob("*/status"):
-            line = next(line for line in status.read_text().splitlines() if line.startswith("voluntary_ctxt"))
-            wakes += int(line.split()[1])
-        resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        return cls((int(fields[11]) + int(fields[12])) / ticks, resident, wakes)
-
-
 class Site:
-    """A Vault with so many filled paths, and a configuration for them."""
+    """A Vault with so many filled paths, the keys in them at the simulator, and configurations for them."""
 
-    def __init__(self, vault: Any, respan: str, key: str, folder: Path, size: int) -> None:
-        from rotator.model import KeyName, KeyParameters, Record, Secret, Target, compose, place_of
-
-        self.vault, self.mount = vault, vault.new_mount()
+    def __init__(self, vault: Vault, vendor: Vendor, folder: Path, size: int) -> None:
+        self.vault, self.mount = vault.server, vault.server.new_mount()
         self.names = [f"app-{number:05}" for number in range(size)]
-        self._folder, self._key = folder, key
-        settings = {
-            "owner": "bench",
-            "daemon": {"workers": WORKERS},
-            "http": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"},
-            "providers": {"respan": {"type": "respan", "base_url": respan, "api_key": {"env": "RESPAN_API_KEY"}}},
-            "stores": {"vault": {"type": "vault", "address": vault.address, "mount": self.mount}},
-            # A grace that is over when the daemon starts: the everyday case, in which each path has one key.
-            "defaults": {"ttl": "24h", "renew_before": "8h", "grace_period": "1s"},
-            "targets": {name: {"path": f"apps/{name}"} for name in self.names},
-        }
-        (folder / "rotator.json").write_text(json.dumps(settings))
-        cluster = vault.request("GET", "sys/health").json()["cluster_id"]
-        now = datetime.now(UTC).replace(microsecond=0)
+        self._folder, self._vendor = folder, vendor
+        self._cluster = self.vault.request("GET", "sys/health").json()["cluster_id"]
+        self._began = datetime.now(UTC).replace(microsecond=0)
+        self._vendors = threading.local()
+        each(self.names, self._fill, self.vault)
 
-        def fill(send: Callable[..., bytes], name: str) -> None:
-            place = place_of("bench", f"vault/{cluster}//{self.mount}/apps%2F{name}")
-            key_name = str(KeyName("bench", name, place, 1, "abcdefgh"))
-            text = f"sk_bench_{name}_{'x' * 40}"
-            hours = timedelta(hours=24)
-            nothing: dict[str, str] = {}
-            target = Target(
-                name, "", "", "", "api_key", nothing, KeyParameters(), hours, hours / 3, timedelta(seconds=1), hours * 0
-            )
-            record = Record(
-                "bench", name, f"tk_{name}", key_name, now, now + LIFE, target.fingerprint, Secret(text).fingerprint
-            )
-            data = compose(target, record, Secret(text), {})
-            send("POST", f"/v1/{self.mount}/data/apps/{name}", json.dumps({"options": {"cas": 0}, "data": data}))
-
-        each(self.names, fill, vault)
+    def _fill(self, send: Callable[..., bytes], name: str) -> None:
+        """Make a key, and write it as rotator would have."""
+        if not hasattr(self._vendors, "send"):
+            headers = {"Authorization": f"Bearer {self._vendor.key}", "Content-Type": "application/json"}
+            self._vendors.send = sender(self._vendor.url, headers)
+        age = YOUNGEST + (OLDEST - YOUNGEST) * (int(name.rpartition("-")[2]) / len(self.names))
+        issued_at = (self._began - age).replace(microsecond=0)
+        place = place_of("bench", f"vault/{self._cluster}//{self.mount}/apps%2F{name}")
+        key_name = str(KeyName("bench", name, place, 1, "abcdefgh"))
+        asked = {"name": key_name, "expiry_date": f"{issued_at + LIFE:%Y-%m-%dT%H:%M:%SZ}"}
+        made = json.loads(self._vendors.send("POST", KEYS, json.dumps(asked)))
+        key, nothing, grace = Secret(made["api_key"]), dict[str, str](), timedelta(seconds=1)
+        target = Target(
+            name, "", "", "", "api_key", nothing, KeyParameters(), LIFE, LIFE / 3, grace, jitter=timedelta(0)
+        )
+        record = Record(
+            "bench", name, made["id"], key_name, issued_at, issued_at + LIFE, target.fingerprint, key.fingerprint
+        )
+        body = {"options": {"cas": 0}, "data": compose(target, record, key, {})}
+        send("POST", f"/v1/{self.mount}/data/apps/{name}", json.dumps(body))
 
     def bare(self) -> float:
         """Seconds to read all paths, and no more."""
         return each(self.names, lambda send, name: send("GET", f"/v1/{self.mount}/data/apps/{name}"), self.vault)
 
+    def configure(self, *, empty: bool = False, changed: bool = False, **daemon: Any) -> Path:
+        """A file with all targets or with none; `changed` is one of them. `daemon`: resync, sweep_every."""
+        provider = {"type": "respan", "base_url": self._vendor.url, "api_key": {"env": "RESPAN_API_KEY"}}
+        targets: dict[str, dict[str, str]] = {} if empty else {name: {"path": f"apps/{name}"} for name in self.names}
+        if changed:
+            targets[self.names[0]]["grace_period"] = "2s"
+        settings = {
+            "owner": "bench",
+            "daemon": {"workers": WORKERS, "resync": daemon.get("resync", "10m")},
+            "sweep": {"every": daemon.get("sweep_every", "15m")},
+            "http": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"},
+            "providers": {"respan": {**provider, "requests_per_minute": 100_000}},
+            "stores": {"vault": {"type": "vault", "address": self.vault.address, "mount": self.mount}},
+            # A grace that is over when the daemon starts: the everyday case, in which each path has one key.
+            "defaults": {"ttl": "24h", "renew_before": "8h", "grace_period": "1s"},
+            "targets": targets,
+        }
+        file = self._folder / "rotator.json"
+        file.write_text(json.dumps(settings))
+        return file
+
     @contextmanager
-    def daemon(self, *, empty: bool = False) -> "Iterator[Daemon]":
-        """A `rotator run` for all of the paths, or for none."""
-        config = self._folder / "rotator.json"
-        if empty:
-            config = self._folder / "empty.json"
-            config.write_text(json.dumps({**json.loads((self._folder / "rotator.json").read_text()), "targets": {}}))
-        environment = {**os.environ, "RESPAN_API_KEY": self._key, "VAULT_TOKEN": self.vault.root_token}
-        log = self._folder / "log"
-        began = time.perf_counter()
-        with log.open("wb") as output:
-            command = [str(ROTATOR), "run", "--config", str(config), "--log-format", "json"]
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-        try:
-            yield Daemon(process, log, began)
-        finally:
-            process.terminate()
-            process.wait(60)
+    def daemon(self, **settings: Any) -> Iterator[Daemon]:
+        """A `rotator run`, configured so."""
+        secrets = {"RESPAN_API_KEY": self._vendor.key, "VAULT_TOKEN": self.vault.root_token}
+        with running(self.configure(**settings), secrets) as daemon:
+            yield daemon
 
 
-class Daemon:
-    """A running one."""
+class Scale:
+    """The measurements at one number of targets."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", log: Path, began: float) -> None:
-        self.process, self.began = process, began
-        while '"started"' not in (text := log.read_text()):
-            if process.poll() is not None:
-                raise SystemExit(text[-2000:])
-            time.sleep(0.01)
-        started = next(json.loads(line) for line in text.splitlines() if '"event": "started"' in line)
-        self._at = {"listen": started["listen"], "admin": started["admin"]}
+    def __init__(self, site: Site, results: Results) -> None:
+        self._site, self._results = site, results
+        self._size = len(site.names)
 
-    def get(self, path: str, *, admin: bool = False) -> bytes:
-        connection = http.client.HTTPConnection(self._at["admin" if admin else "listen"], timeout=60)
-        connection.request("GET", path)
-        return connection.getresponse().read()
+    def row(self, name: str, values: Sequence[float], unit: str = "", plot: str = "") -> None:
+        """Keep and print it."""
+        self._results.add(self._size, name, values, unit, plot)
 
-    def knows_all(self) -> float:
-        """Seconds from the start until no target is unknown."""
-        while b'rotator_targets{state="unknown"} 0.0' not in self.get("/metrics"):
-            time.sleep(0.25)
-        return time.perf_counter() - self.began
+    def start_ups(self) -> float:
+        """And what can be seen at once of a daemon that has started; the seconds that it took to know all targets."""
+        site = self._site
+        rows: dict[str, list[float]] = {}
+        pages = {"/metrics": False, "/": True, "/status.json": True}
+        for repetition in range(REPETITIONS):
+            found = {"bare": site.bare()}
+            with site.daemon(empty=True) as daemon:
+                found["empty"] = daemon.is_ready()
+                time.sleep(1)
+                empty = daemon.usage()
+            with site.daemon() as daemon:
+                found["ready"] = daemon.is_ready()
+                found["known"] = daemon.knows_all(self._size)
+                found["cpu"], found["asking"] = daemon.usage().cpu - empty.cpu, daemon.asking
+                daemon.event("swept")
+                time.sleep(2)
+                found["memory"] = (daemon.usage().memory - empty.memory) / self._size
+                for name, value in found.items():
+                    rows.setdefault(name, []).append(value)
+                for page, admin in pages.items():
+                    rows.setdefault(page, []).extend(daemon.seconds(page, admin=admin) for _ in range(3))
+                if repetition == REPETITIONS - 1:
+                    self._report_start(rows, tuple(pages))
+                    time.sleep(SETTLING)
+                    self._idle(daemon, "resync = 10m", self._size / 600)
+                    self._reloads(daemon)
+        return max(rows["known"])
 
-    def seconds(self, path: str, *, admin: bool = False) -> float:
-        """That a page takes, and is there."""
-        began = time.perf_counter()
-        assert self.get(path, admin=admin)
-        return time.perf_counter() - began
+    def _report_start(self, rows: dict[str, list[float]], pages: Sequence[str]) -> None:
+        without = [known - empty for known, empty in zip(rows["known"], rows["empty"], strict=True)]
+        self.row("every path read, bare loop", rows["bare"], "s", "Start-up")
+        self.row("an empty daemon ready", rows["empty"], "s")
+        self.row("ready", rows["ready"], "s")
+        self.row("every target known", rows["known"], "s", "Start-up")
+        self.row("every target known: of it waiting for /metrics to say so", rows["asking"], "s")
+        self.row("every target known / bare loop", ratios(rows["known"], rows["bare"]))
+        self.row("every target known, without an empty daemon's start", without, "s", "Start-up")
+        self.row("every target known, without an empty daemon's start / bare loop", ratios(without, rows["bare"]))
+        self.row("every target known, without an empty daemon's CPU", rows["cpu"], "s", "Start-up")
+        self.row("memory above an empty daemon's, a target", rows["memory"], "bytes", "Memory")
+        for page in pages:
+            self.row(f"GET {page}", rows[page], "s", "Pages, reload and sweep")
 
-    def usage(self) -> Process:
-        return Process.of(self.process.pid)
+    def _idle(self, daemon: Daemon, what: str, evenly: float = 0.0) -> float:
+        """Look at so many windows; returns the lowest share of a CPU. `evenly`: how many reads a second it should be."""
+        shares, wakes, reads = [], [], []
+        for _ in range(WINDOWS):
+            asked = daemon.sums(READS)
+            before = daemon.usage()
+            time.sleep(IDLE)
+            after = daemon.usage()
+            shares.append((after.cpu - before.cpu) / IDLE * 100)
+            wakes.append(after.wakes_since(before) / IDLE)
+            reads.append((daemon.sums(READS)[READS] - asked[READS]) / IDLE)
+        self.row(f"idle, {what}", shares, "% of one CPU", "Idle: CPU")
+        self.row(f"idle, {what}: wake-ups", wakes, "/s", "Idle: wake-ups")
+        self.row(f"idle, {what}: reads of Vault", reads, "/s")
+        if evenly:
+            self.row(f"idle, {what}: reads / evenly spread ones", [read / evenly for read in reads])
+        return min(shares)
+
+    def _reloads(self, daemon: Daemon) -> None:
+        taken, costs = [], []
+        for number in range(REPETITIONS):
+            self._site.configure(changed=number % 2 == 0)
+            before, began = daemon.usage().cpu, time.perf_counter()
+            daemon.reload()
+            daemon.event("configuration_loaded", number + 1)
+            taken.append(time.perf_counter() - began)
+            costs.append(daemon.usage().cpu - before)
+            time.sleep(3)  # so that the files, which are looked at every 2 s, are not found changed once more
+        self.row("reload with one target changed", taken, "s", "Pages, reload and sweep")
+        self.row("reload: CPU", costs, "s")
+
+    def sweeps(self, known: float) -> None:
+        """A daemon that does not resync: idling, and then a sweep that nothing else goes on beside."""
+        every = math.ceil(5 * known + SETTLING + WINDOWS * (IDLE + 2) + 15)
+        with self._site.daemon(resync="24h", sweep_every=f"{every}s") as daemon:
+            daemon.event("swept")
+            time.sleep(SETTLING)
+            idle = self._idle(daemon, "resync = 24h")
+            before, cpu, at = daemon.sums(READS, CALLS), daemon.usage().cpu, time.perf_counter()
+            taken = daemon.seconds_until("swept", 2, every)
+            cost = daemon.usage().cpu - cpu - idle / 100 * (time.perf_counter() - at)
+            after = daemon.sums(READS, CALLS)
+        self.row("sweep", [taken], "s", "Pages, reload and sweep")
+        self.row("sweep: CPU", [cost], "s")
+        self.row("sweep: CPU, spread over the 15 minutes between two", [cost / 900 * 100], "% of one CPU")
+        self.row("sweep: requests to Vault, a target", [(after[READS] - before[READS]) / self._size])
+        self.row("sweep: requests to the vendor", [after[CALLS] - before[CALLS]])
 
 
-def row(what: str, values: list[float], unit: str = "") -> None:
-    """A line of the report."""
-    print(f"  {what:<44} {statistics.median(values):10.3f} ({min(values):.3f} to {max(values):.3f}) {unit}", flush=True)
-
-
-def measure(site: Site) -> None:
-    """All rows for one number of targets."""
-    bare, known, cpu, memory, empty = [], [], [], [], []
-    pages: Mapping[str, list[float]] = {"/metrics": [], "/": [], "/status.json": []}
-    for repetition in range(REPETITIONS):
-        bare.append(site.bare())
-        with site.daemon(empty=True) as daemon:
-            daemon.get("/metrics")
-            empty.append(daemon.usage().memory)
-        with site.daemon() as daemon:
-            known.append(daemon.knows_all())
-            time.sleep(2)  # what follows the first looks: the sweep
-            usage = daemon.usage()
-            cpu.append(usage.cpu)
-            memory.append((usage.memory - empty[-1]) / len(site.names))
-            for path, taken in pages.items():
-                taken.append(daemon.seconds(path, admin=path != "/metrics"))
-            if repetition == REPETITIONS - 1:
-                before = daemon.usage()
-                time.sleep(IDLE)
-                after = daemon.usage()
-    print(f"{len(site.names)} targets", flush=True)
-    row("every path read, bare loop", bare, "s")
-    row("every target known after the start", known, "s")
-    row("... ratio", [ours / theirs for ours, theirs in zip(known, bare, strict=True)])
-    row("... CPU", cpu, "s")
-    row("memory above one without targets, a target", memory, "bytes")
-    row("idle, share of one CPU", [(after.cpu - before.cpu) / IDLE * 100], "%")
-    row("idle, wake-ups a second", [(after.wakes - before.wakes) / IDLE])
-    for path, taken in pages.items():
-        row(f"GET {path}", taken, "s")
+def fit(points: dict[int, float]) -> float:
+    """The exponent, by least squares: the slope of log(value) over log(targets)."""
+    xs, ys = [math.log(size) for size in points], [math.log(value) for value in points.values()]
+    middle_x, middle_y = sum(xs) / len(xs), sum(ys) / len(ys)
+    slope = sum((x - middle_x) * (y - middle_y) for x, y in zip(xs, ys, strict=True))
+    return slope / sum((x - middle_x) ** 2 for x in xs)
 
 
 def main() -> None:
-    """Set up Vault and the simulator, and measure each size."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    from support.vault import dev_vault
-
-    command = [str(ROTATOR), "simulate", "--port", "0", "--requests-per-minute", "0"]
-    with dev_vault() as vault, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as simulator:
-        try:
-            assert simulator.stdout is not None
-            url = simulator.stdout.readline().split('"')[1]
-            key = simulator.stdout.readline().strip().partition("=")[2]
-            print(f"{WORKERS} threads, {REPETITIONS} repetitions, {os.cpu_count()} CPUs", flush=True)
-            for size in SIZES:
-                with tempfile.TemporaryDirectory() as folder:
-                    measure(Site(vault, url, key, Path(folder), size))
-        finally:
-            simulator.terminate()
+    """Measure each size, and tell how each row grows."""
+    results = Results("How rotator grows", "targets")
+    print(
+        f"{WORKERS} threads, {REPETITIONS} repetitions, {os.cpu_count()} CPUs; median (lowest to highest)", flush=True
+    )
+    for size in SIZES:
+        with running_vault() as vault, running_vendor() as vendor, tempfile.TemporaryDirectory() as folder:
+            print(f"{size} targets", flush=True)
+            scale = Scale(Site(vault, vendor, Path(folder), size), results)
+            scale.sweeps(scale.start_ups())
+        results.save()
+    if len(SIZES) > 1:
+        print("\n| grows with targets to the power of | |\n|---|---|")
+        for row in results.rows.values():
+            if len(row.points) == len(SIZES) and min(row.medians().values()) > 0:
+                row.exponent = fit(row.medians())
+                print(f"| {row.name} | {row.exponent:.2f} |")
+    results.end()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""How late keys are replaced, in simulated time, by the real agenda, budget, planner and executor.
+
+The world around them is that of tests/simulation/fleet.py: a week of as many targets as are asked for, at the default
+times, on a provider's limit that they use to half and to 95 percent; and the latter once more, with an outage of the
+vendor of half a `renew_before` after two days. All targets are new when the week begins. A key is late when it is
+replaced after its margin (`renew_before`) has begun; jitter and levelling replace keys before that, and so most are
+early. The three weeks are told as they end, and run in processes of their own: real time decides nothing here.
+"""
+
+import os
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import timedelta
+
+from simulation.fleet import Fleet
+
+from benchmarks.common import Results, whole_numbers
+
+[TARGETS], [DAYS] = whole_numbers("BENCH_TARGETS", "10000"), whole_numbers("BENCH_DAYS", "7")
+OUTAGE_AT = timedelta(days=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Week:
+    """What is simulated."""
+
+    used: float  # of the budget, about: the limit is a whole number
+    outage: bool
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.used:.0%} of the budget" + (", half a renew_before of outage" if self.outage else "")
+
+
+def run(week: Week) -> tuple[Week, str, dict[str, tuple[float, str]]]:
+    """Let it pass. Returns what it was, in words, and its rows: values and units by name."""
+    began = time.perf_counter()
+    of_one = Fleet(1000, 1.0).targets / 1000  # that a limit of one request a minute is enough for
+    limit = max(1, round(TARGETS / of_one / week.used))
+    fleet = Fleet(limit, (TARGETS + 0.5) / of_one / limit)
+    down = (OUTAGE_AT, OUTAGE_AT + fleet.renew_before / 2)
+    calls = fleet.run(timedelta(days=DAYS), (down,) if week.outage else ())
+    late = sorted(one.late for one in fleet.replaced)
+    left = min((one.expires_at - one.at).total_seconds() for one in fleet.replaced)
+    cuts = statistics.quantiles(late, n=100, method="inclusive")
+    margin = fleet.renew_before.total_seconds()
+    rows = {
+        "rotations": (float(len(late)), ""),
+        "lateness, p50": (statistics.median(late), "s"),
+        "lateness, p99": (cuts[98], "s"),
+        "lateness, worst": (late[-1], "s"),
+        "replaced more than a minute late": (100 * sum(one > 60 for one in late) / len(late), "%"),
+        "worst margin left": (left / 3600, "h"),
+        "worst margin left, of renew_before": (100 * left / margin, "%"),
+        "expired before they were replaced": (float(sum(one.at >= one.expires_at for one in fleet.replaced)), ""),
+    }
+    if week.outage:
+        after = [one.at - fleet.began - down[1] for one in fleet.replaced if one.late > 60]
+        rows["backlog worked off after"] = (max(after).total_seconds() / 3600 if after else 0.0, "h")
+    made = fleet.first + len(fleet.replaced)
+    rows |= {f"{what}, a rotation": (count / made, "") for what, count in sorted(calls.items())}
+    to_vendor = sum(count for what, count in calls.items() if what.startswith("provider."))
+    rows["all to the vendor, a rotation"] = (to_vendor / made, "")
+    seconds = time.perf_counter() - began
+    words = f"{fleet.targets} targets, {limit} requests a minute, {fleet.used:.1%} used, {DAYS} days in {seconds:.0f} s"
+    return week, words, rows
+
+
+def main() -> None:
+    """Let the weeks pass, and print what came of them."""
+    results = Results("Lateness", "percent of the budget")
+    weeks = [Week(0.95, outage=True), Week(0.95, outage=False), Week(0.5, outage=False)]  # the longest first
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for done in as_completed([pool.submit(run, week) for week in weeks]):
+            week, words, rows = done.result()
+            print(f"{week.name}: {words}", flush=True)
+            prefix = "outage: " if week.outage else ""
+            for name, (value, unit) in rows.items():
+                results.add(round(100 * week.used), f"{prefix}{name}", [value], unit)
+    results.end()
+
+
+if __name__ == "__main__":
+    main()
