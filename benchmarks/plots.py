@@ -18,24 +18,32 @@ from typing import Any
 from benchmarks.common import ROOT
 
 FOLDER = ROOT / "docs" / "benchmarks"
-WIDTH, HEIGHT = 760, 400
-LEFT, RIGHT, TOP, BOTTOM = 64, 270, 44, 52
+WIDTH, HEIGHT = 800, 400
+LEFT, RIGHT, TOP, BOTTOM = 64, 310, 44, 52
 APART = 15.0
 """Pixels between two lines' names."""
 
-STYLE = """
-  svg { background: #fff; color: #24292f; font: 12px system-ui, sans-serif }
-  text { fill: currentColor } .title { font-size: 15px; font-weight: 600 }
-  .grid { stroke: currentColor; stroke-opacity: .15 } .line { fill: none; stroke-width: 2 }
-  .s0 { stroke: #0969da; color: #0969da } .s1 { stroke: #bc4c00; color: #bc4c00 } .s2 { stroke: #1a7f37; color: #1a7f37 }
-  .s3 { stroke: #8250df; color: #8250df } .s4 { stroke: #bf3989; color: #bf3989 } .s5 { stroke: #57606a; color: #57606a }
-  text[class] { stroke: none } circle { fill: currentColor; stroke: none }
-  @media (prefers-color-scheme: dark) {
-    svg { background: #0d1117; color: #e6edf3 }
-    .s0 { stroke: #58a6ff; color: #58a6ff } .s1 { stroke: #f0883e; color: #f0883e } .s2 { stroke: #56d364; color: #56d364 }
-    .s3 { stroke: #bc8cff; color: #bc8cff } .s4 { stroke: #f778ba; color: #f778ba } .s5 { stroke: #8b949e; color: #8b949e }
-  }
+LIGHT = ("#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf3989", "#57606a")
+DARK = ("#58a6ff", "#f0883e", "#56d364", "#bc8cff", "#f778ba", "#8b949e")
+
+
+def _coloured(colours: tuple[str, ...]) -> str:
+    return "\n".join(f".s{number} {{ color: {colour} }}" for number, colour in enumerate(colours))
+
+
+STYLE = f"""
+svg {{ background: #fff; color: #24292f; font: 12px system-ui, sans-serif }}
+text, circle {{ fill: currentColor }}
+.title {{ font-size: 15px; font-weight: 600 }}
+.grid {{ stroke: currentColor; stroke-opacity: .15 }}
+.line {{ fill: none; stroke: currentColor; stroke-width: 2 }}
+{_coloured(LIGHT)}
+@media (prefers-color-scheme: dark) {{
+svg {{ background: #0d1117; color: #e6edf3 }}
+{_coloured(DARK)}
+}}
 """
+UNITS = {"s": "seconds", "/s": "a second", "ms/rotation": "ms a rotation", "rotations/s": "rotations a second"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +100,10 @@ def draw(title: str, x_label: str, y_label: str, lines: list[Line]) -> str:
     for number, (line, name_at) in enumerate(zip(lines, names_at, strict=True)):
         places = [(across(x), up(y)) for x, y in line.points]
         way = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-        parts.append(f'<g class="s{number % 6}"><path class="line" d="M{way}"/>')
+        parts.append(f'<g class="s{number % len(LIGHT)}"><path class="line" d="M{way}"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in places]
         end = WIDTH - RIGHT + 12
-        parts.append(f'<text class="s{number % 6}" x="{end}" y="{name_at + 4:.1f}">{escape(line.name)}</text></g>')
+        parts.append(f'<text x="{end}" y="{name_at + 4:.1f}">{escape(line.name)}</text></g>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -126,7 +134,7 @@ def plots(results: dict[str, Any]) -> dict[str, str]:
             if points := sorted(point for point in medians if point[1] > 0):
                 lines.append(Line(row["name"].rpartition(": ")[2] + exponent, points))
         if lines:
-            drawn[title] = draw(title, results["x"], rows[0]["unit"], lines)
+            drawn[title] = draw(title, results["x"], UNITS.get(rows[0]["unit"], rows[0]["unit"]), lines)
     return drawn
 
 

@@ -61,6 +61,7 @@ def run(week: Week) -> tuple[Week, str, dict[str, tuple[float, str]]]:
         after = [one.at - fleet.began - down[1] for one in fleet.replaced if one.late > 60]
         rows["backlog worked off after"] = (max(after).total_seconds() / 3600 if after else 0.0, "h")
     made = fleet.first + len(fleet.replaced)
+    del calls["probe"]  # none is configured
     rows |= {f"{what}, a rotation": (count / made, "") for what, count in sorted(calls.items())}
     to_vendor = sum(count for what, count in calls.items() if what.startswith("provider."))
     rows["all to the vendor, a rotation"] = (to_vendor / made, "")

@@ -172,15 +172,15 @@ class Scale:
         self.row("every target known", rows["known"], "s", "Start-up")
         self.row("every target known: of it waiting for /metrics to say so", rows["asking"], "s")
         self.row("every target known / bare loop", ratios(rows["known"], rows["bare"]))
-        self.row("every target known, without an empty daemon's start", without, "s", "Start-up")
-        self.row("every target known, without an empty daemon's start / bare loop", ratios(without, rows["bare"]))
-        self.row("every target known, without an empty daemon's CPU", rows["cpu"], "s", "Start-up")
+        self.row("every target known, less an empty start", without, "s", "Start-up")
+        self.row("every target known, less an empty start / bare loop", ratios(without, rows["bare"]))
+        self.row("every target known, less an empty start: CPU", rows["cpu"], "s")
         self.row("memory above an empty daemon's, a target", rows["memory"], "bytes", "Memory")
         for page in pages:
             self.row(f"GET {page}", rows[page], "s", "Pages, reload and sweep")
 
     def _idle(self, daemon: Daemon, what: str, evenly: float = 0.0) -> float:
-        """Look at so many windows; returns the lowest share of a CPU. `evenly`: how many reads a second it should be."""
+        """Look at so many windows; returns the lowest share of a CPU. `evenly`: the reads a second to be expected."""
         shares, wakes, reads = [], [], []
         for _ in range(WINDOWS):
             asked = daemon.sums(READS)
