@@ -18,8 +18,8 @@ from typing import Any
 from benchmarks.common import ROOT
 
 FOLDER = ROOT / "docs" / "benchmarks"
-WIDTH, HEIGHT = 800, 400
-LEFT, RIGHT, TOP, BOTTOM = 64, 310, 44, 52
+WIDTH, HEIGHT = 830, 400
+LEFT, RIGHT, TOP, BOTTOM = 64, 340, 44, 52
 APART = 15.0
 """Pixels between two lines' names."""
 

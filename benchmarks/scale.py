@@ -190,11 +190,11 @@ class Scale:
             shares.append((after.cpu - before.cpu) / IDLE * 100)
             wakes.append(after.wakes_since(before) / IDLE)
             reads.append((daemon.sums(READS)[READS] - asked[READS]) / IDLE)
-        self.row(f"idle, {what}", shares, "% of one CPU", "Idle: CPU")
-        self.row(f"idle, {what}: wake-ups", wakes, "/s", "Idle: wake-ups")
-        self.row(f"idle, {what}: reads of Vault", reads, "/s")
+        self.row(f"idle, CPU: {what}", shares, "% of one CPU", "Idle: CPU")
+        self.row(f"idle, wake-ups: {what}", wakes, "/s", "Idle: wake-ups")
+        self.row(f"idle, reads of Vault: {what}", reads, "/s")
         if evenly:
-            self.row(f"idle, {what}: reads / evenly spread ones", [read / evenly for read in reads])
+            self.row(f"idle, reads / evenly spread ones: {what}", [read / evenly for read in reads])
         return min(shares)
 
     def _reloads(self, daemon: Daemon) -> None:
