@@ -157,9 +157,13 @@ class Results:
     def end(self) -> None:
         """Print all once more, as the table of a Markdown page, and save it."""
         columns = sorted({x for row in self.rows.values() for x in row.points})
-        print(f"\n| {self.x} | {' | '.join(f'{x:,}' for x in columns)} |\n|---|{'---|' * len(columns)}")
+        fitted = any(row.exponent is not None for row in self.rows.values())
+        heads = [self.x, *(f"{x:,}" for x in columns), *(["exponent"] if fitted else [])]
+        print(f"\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
         for row in self.rows.values():
             cells = [brief(row.points[x]) if x in row.points else "" for x in columns]
+            if fitted:
+                cells.append("" if row.exponent is None else f"{row.exponent:.2f}")
             print(f"| {row.name}{row.unit and ', '}{row.unit} | {' | '.join(cells)} |", flush=True)
         self.save()
 

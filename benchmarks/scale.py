@@ -4,9 +4,10 @@ For each number of targets the servers are new. Each path is filled with a key t
 twelve of its 24 hours old: nothing is due meanwhile, and the vendor's list holds what the paths hold. Then, in turn, so
 many times: a bare loop reads every path (as many threads, a kept connection each, http.client, nothing is done with the
 answer), a daemon without targets is started, and one with all of them, which is timed until /readyz says ok and it
-knows every target. Memory is looked at when its first sweep is done, and what the pages take. The last of these
-daemons then idles, at the default resync, and is told to reload with one target changed. Another one with resync = 24h
-idles, too: what the resync costs is the difference. Its second sweep, which nothing else goes on beside, is timed.
+knows every target; its first sweep goes on beside that. Memory is looked at when the sweep is done and some scrapes
+were answered, and so is what the pages take. The last of these daemons then idles, at the default resync, and is told
+to reload with one target changed. Another one with resync = 24h idles, too: what the resync costs is the difference.
+Its second sweep, which nothing else goes on beside, is timed.
 
 The budget is out of the way (100,000 requests a minute): what a sweep takes of the vendor's sixty is arithmetic, and
 stands in docs/benchmarks.md.
@@ -150,6 +151,7 @@ class Scale:
                 found["ready"] = daemon.is_ready()
                 found["known"] = daemon.knows_all(self._size)
                 found["cpu"], found["asking"] = daemon.usage().cpu - empty.cpu, daemon.asking
+                found["requests"] = daemon.sums(READS)[READS] / self._size
                 daemon.event("swept")
                 time.sleep(2)
                 found["memory"] = (daemon.usage().memory - empty.memory) / self._size
@@ -175,6 +177,7 @@ class Scale:
         self.row("every target known, less an empty start", without, "s", "Start-up")
         self.row("every target known, less an empty start / bare loop", ratios(without, rows["bare"]))
         self.row("every target known, less an empty start: CPU", rows["cpu"], "s")
+        self.row("every target known: requests to Vault, a target", rows["requests"])
         self.row("memory above an empty daemon's, a target", rows["memory"], "bytes", "Memory")
         for page in pages:
             self.row(f"GET {page}", rows[page], "s", "Pages, reload and sweep")
@@ -248,12 +251,9 @@ def main() -> None:
             scale = Scale(Site(vault, vendor, Path(folder), size), results)
             scale.sweeps(scale.start_ups())
         results.save()
-    if len(SIZES) > 1:
-        print("\n| grows with targets to the power of | |\n|---|---|")
-        for row in results.rows.values():
-            if len(row.points) == len(SIZES) and min(row.medians().values()) > 0:
-                row.exponent = fit(row.medians())
-                print(f"| {row.name} | {row.exponent:.2f} |")
+    for row in results.rows.values():
+        if len(row.points) == len(SIZES) > 1 and min(row.medians().values()) > 0:
+            row.exponent = fit(row.medians())
     results.end()
 
 
