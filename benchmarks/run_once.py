@@ -44,7 +44,7 @@ from benchmarks.common import (
     whole_numbers,
 )
 
-[TARGETS], [REPETITIONS] = whole_numbers("BENCH_TARGETS", "300"), whole_numbers("BENCH_REPETITIONS", "7")
+[TARGETS], [REPETITIONS] = whole_numbers("BENCH_TARGETS", "500"), whole_numbers("BENCH_REPETITIONS", "7")
 WORKERS = whole_numbers("BENCH_WORKERS", "1,4,8,16")
 START_UP, FIRST, AGAIN = "check", "run --once", "rotate --all"  # rotator's commands
 OURS, BARE, SCRIPT, DOUBLE = "rotator", "bare loop", "script", "bare loop, twice the threads"
