@@ -116,7 +116,8 @@ def running(config: Path, secrets: Mapping[str, str]) -> Iterator[Daemon]:
     log = config.with_suffix(".log")
     began = time.perf_counter()
     with log.open("wb") as output:
-        command = [str(ROTATOR), "run", "--config", str(config), "--log-format", "json"]
+        # At "debug" each sweep is told, also one that saw what the one before saw; nothing is told of single targets.
+        command = [str(ROTATOR), "run", "--config", str(config), "--log-format", "json", "--log-level", "debug"]
         process = subprocess.Popen(command, env={**os.environ, **secrets}, stdout=output, stderr=output)
     try:
         yield Daemon(process, log, began)
