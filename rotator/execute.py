@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from rotator.errors import (
     CasMismatch,
@@ -85,16 +85,6 @@ TIDYING = datetime.max.replace(tzinfo=UTC)
 """How urgent work is that no served key waits for."""
 
 
-class _Shown(NamedTuple):
-    """A served key in the provider's list."""
-
-    key_id: str
-    expires_at: datetime | None
-
-
-_NOTHING_SHOWN = _Shown("", None)
-
-
 @dataclass(frozen=True, slots=True)
 class Report:
     """What came of one pass over a target. `plan` is the last one made; None when nothing could be observed."""
@@ -133,7 +123,8 @@ class Executor:
         self.seen = {} if seen is None else seen
         self._noting = threading.Lock()
         self._whole: dict[str, int] = {}  # the version at which a path held no other key of ours; 0: it may hold one
-        self._shown: dict[str, _Shown] = {}
+        self._served: dict[str, Record] = {}  # of the current key at the last look, if it was made for its version
+        self._shown: dict[str, str] = {}  # the id of a key that was served so, and that the provider's list has shown
         self._is_swept = is_swept
 
     # --- observe ---------------------------------------------------------------------------------------------------
@@ -173,8 +164,7 @@ class Executor:
         current = observation.current
         if current is None or current.record is None:
             return observation  # whatever there is besides, nothing is done about it while this is so
-        name = KeyName.parse(current.record.key_name)
-        as_made = name is not None and name.version == current.number
+        as_made = target.name in self._served
         is_old = observation.clock_trusted and self.ports.clock.now() - current.created_at > target.grace_period
         if not as_made or (known != current.number if known is not None else not is_old):
             return self.observe(target)
@@ -191,20 +181,31 @@ class Executor:
         """There is more to a path than its current version: read the whole history until there is not."""
         self._whole[target.name] = 0
 
-    def show(self, target: Target, key: VendorKey) -> None:
-        """The provider's list has shown this key, which has been served ever since it was made, with its whole life."""
-        self._shown[target.name] = _Shown(key.id, key.expires_at)
+    def show(self, target: Target, key: VendorKey) -> bool:
+        """Take note that the provider's list has shown this key under this path's name.
 
-    def was_shown(self, target: Target, key: VendorKey) -> bool:
-        """Whether that was said of this key, just as it is."""
-        return self._shown.get(target.name) == (key.id, key.expires_at)
+        True if it was served at the last look and had been ever since it was made, and has its whole life before it.
+        """
+        served = self._served.get(target.name)
+        if served is None or served.key_id != key.id:
+            return False
+        if key.expires_at is not None and key.expires_at < served.expires_at - TOLERANCE:
+            return False
+        self._shown[target.name] = served.key_id
+        return True
 
     def _observed(self, target: Target, read: Callable[[str], History]) -> Observation:
         clock, vendor = self.ports.clock, dict[str, Seen]()
         scope, history = self.scope(target), read(target.path)
         observation = Observation(target, scope, history, vendor, clock.trusted(), clock.may_be_ahead())
         held = {entry.record.key_id: entry.record for entry in observation.entries if entry.record}
-        if shown := held.get(self._shown.get(target.name, _NOTHING_SHOWN).key_id):
+        current = observation.current
+        name = KeyName.parse(current.record.key_name) if current and current.record else None
+        if current and current.record and name and name.version == current.number:
+            self._served[target.name] = current.record
+        else:
+            self._served.pop(target.name, None)
+        if shown := held.get(self._shown.get(target.name, "")):
             vendor[shown.key_id] = Seen(VendorKey(shown.key_id, shown.key_name, shown.expires_at), at_version=0)
         with self._noting:
             if seen := {key_id: seen for key_id, seen in self.seen.get(target.name, {}).items() if key_id in held}:

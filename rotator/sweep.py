@@ -199,7 +199,7 @@ class Sweeper:
                 break
             try:
                 mine = [key for place in executor.scope(target).places for key in by_place.pop(place, ())]
-                if len(mine) == 1 and executor.was_shown(target, mine[0]):
+                if len(mine) == 1 and executor.show(target, mine[0]):
                     continue  # the only key of this path is the one that it serves: what could be lost?
                 observation = self._learn(executor, _read(executor, target, mine), keys)
             except (StoreError, ProviderError) as error:
@@ -241,10 +241,7 @@ class Sweeper:
         key = keys.get(served.key_id)
         if key is None or (key.expires_at is not None and key.expires_at < served.expires_at - TOLERANCE):
             return executor.look_up(observation, served, self._ports.budget)
-        name = KeyName.parse(served.key_name)
-        as_made = name is not None and name.version == observation.history.current_version
-        if as_made and key.id not in observation.vendor:
-            executor.show(observation.target, key)
+        executor.show(observation.target, key)
         return observation
 
     def _is_unsettled(self, key: VendorKey) -> bool:
