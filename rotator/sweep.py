@@ -31,7 +31,7 @@ from rotator.errors import (
 )
 from rotator.events import Event, Fields, Level, What
 from rotator.execute import MAX_AGE, Executor, listed
-from rotator.model import KeyName, Standing, Target, VendorKey, timestamp
+from rotator.model import RECORD_FIELD, History, KeyName, Record, Secret, Standing, Target, VendorKey, timestamp
 from rotator.plan import TOLERANCE, Observation, Reason, Rotate, plan, whole_seconds
 from rotator.ports import Budget
 
@@ -100,8 +100,7 @@ def orphans(
     current = observation.current
     if current is None or current.standing is not Standing.OURS:
         return ()
-    entries = observation.entries
-    held = {entry.key_id for entry in entries}
+    held = {entry.key_id for entry in observation.entries} | set(_present(observation.history))
     end = now + observation.target.grace_period + TOLERANCE
     found = []
     for key in keys:
@@ -119,6 +118,16 @@ def orphans(
         ahead = name.version > observation.history.current_version
         found.append(Orphan(observation.target, key, fate, ahead, until=key.expires_at))
     return tuple(found)
+
+
+def _present(history: History) -> Iterator[str]:
+    """The described keys whose text stands in the current version, under whatever field: somebody may read it there."""
+    data = history.current.data if history.current and history.current.data else {}
+    texts = {Secret(value).fingerprint for value in data.values() if isinstance(value, str)}
+    for version in history.versions:
+        record = Record.parse(version.data.get(RECORD_FIELD)) if version.data else None
+        if record and record.key in texts:
+            yield record.key_id
 
 
 class Sweeper:

@@ -318,7 +318,7 @@ class Truth:
             return
         for key in self._vendor.living():
             answered = intent.made.get(key.name)
-            if answered is None or self._vendor.made_at(key) > answered:
+            if answered is None or self._vendor.made_at(key) >= answered:
                 continue
             if self._vendor.removed_at >= answered:
                 continue  # a list of several pages has lost a key where another was removed
@@ -356,7 +356,12 @@ class Truth:
             late = key.expires_at is None or key.expires_at > since + grace + self._rounded
             versions = self._store.versions(path).values()
             ours = [v for v in versions if not (v.deleted or v.destroyed or v.number in place.others)]
-            if late and key_id not in self._extended and any(key.text in v.data.values() for v in ours):
+            field = place.target.field  # where it stands, unless nothing does: else the version is somebody's work
+            recorded = any(
+                f"key_id={key_id}," in str(v.data.get(RECORD_FIELD)) and v.data.get(field, key.text) == key.text
+                for v in ours
+            )
+            if late and recorded and key_id not in self._extended:
                 ends = _clock(key.expires_at) if key.expires_at else "never"
                 self.break_(UNDONE, f"{key_id}, superseded in {path} at {_clock(since)}, still ends {ends}")
 

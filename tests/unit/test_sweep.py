@@ -630,3 +630,17 @@ def test_a_path_whose_only_key_is_as_it_was_is_not_read_again() -> None:
     assert [o.key.id for o in swept.orphans] == [lonely.id]
     assert [target.name for target in swept.to_work] == [three.name]
     assert world.calls("store.history", since), "all three were read"
+
+
+def test_a_key_that_stands_under_another_field_beside_its_record_is_no_orphan() -> None:
+    """A replica with another `field` in its configuration wrote it, and somebody put something into ours."""
+    world = World(max_versions=2)
+    rotated(world)
+    other = replace(world.target, field="other_field")
+    world.executor("other").reconcile(other, Order(rotate=True))
+    key = world.served(other)
+    world.store.patch(world.target.path, api_key="made by hand")
+    world.executor("ours").reconcile(replace(world.target, adopt=True), Order(rotate=True, adopt=True))
+    swept = sweep(world)
+    assert key
+    assert key.id not in [orphan.key.id for orphan in swept.orphans]
