@@ -217,7 +217,14 @@ def _configuration(
     store = {"type": "vault", "auth": {"method": "token"}} if vault else {"type": "sqlite", "file": "demo.db"}
     settings = {
         "owner": "demo",
-        "providers": {"respan": {"type": "respan", "base_url": simulator.url, "api_key": {"env": "RESPAN_API_KEY"}}},
+        "providers": {
+            "respan": {
+                "type": "respan",
+                "base_url": simulator.url,
+                "api_key": {"env": "RESPAN_API_KEY"},
+                "requests_per_minute": 6000,  # lives this short would take more than the usual 60
+            }
+        },
         "stores": {"demo": store},
         "daemon": {"resync": "5s", "drain": "10s"},
         "defaults": LIVES,
