@@ -214,7 +214,7 @@ def test_a_store_and_a_provider_that_are_renamed_leave_no_series(vault: VaultSer
 
 
 def test_what_only_a_restart_changes_is_named_until_it_is_as_it_was(rotator: Installation) -> None:
-    daemon = rotator.start()
+    daemon = rotator.start("--log-level", "debug")  # a sweep that finds nothing new is told there
     all_well(daemon, 2)
     first = dict(rotator.config["daemon"])
 
