@@ -179,14 +179,18 @@ def rotate(
 ) -> None:
     """Give targets a new key now. The old keys work for their grace period.
 
-    TARGET is a target's name; name as many as you like, or say --all.
+    TARGET is a target's name; name as many as you like, or say --all: that takes half of the provider's requests, for a
+    daemon needs the rest (with --revoke-now it takes all).
 
     \b
     Example: rotator rotate billing-api --reason "the key was in a screenshot" --revoke-now
     """
     session = Session(common, "info")
     order = Order(rotate=True, revoke_now=revoke_now, adopt=adopt, by="command", note=reason or "")
-    reports = session.work("rotating", session.chosen(targets, every), order)
+    chosen = session.chosen(targets, every)
+    if every and not revoke_now:
+        session.leave_half_of_the_budgets()
+    reports = session.work("rotating", chosen, order)
     _show(session, reports, as_json=as_json)
 
 

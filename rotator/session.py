@@ -116,6 +116,11 @@ class Session:
                 advance()
         return [reports[target.name] for target in targets]
 
+    def leave_half_of_the_budgets(self) -> None:
+        """Long work must not keep a daemon from rotating what is due: each process counts only its own requests."""
+        for budget in self.installation.budgets.values():
+            budget.limit = max(1, budget.limit // 2)
+
     def progress(self, what: str, total: int) -> AbstractContextManager[Advance]:
         """Show how far the work on so many is, and whether it waits for a provider's budget."""
         return progress(what, total, self._waits)

@@ -15,7 +15,9 @@ from support.leaks import RECORDER
 from support.process import free_ports
 
 from rotator import cli, progress
+from rotator.execute import Report
 from rotator.model import History
+from rotator.session import Session
 from rotator.simulator import Fault, Options, described, with_switches
 from rotator.stores.sqlite import SqliteStore
 
@@ -333,3 +335,21 @@ def test_a_port_that_is_taken_is_named(invoke: Invoke, made: Installation) -> No
         1,
         f"rotator: port {port} cannot be listened on: Address already in use",
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "share"), [(("--all",), 50), (("--all", "--revoke-now"), 100), (("a", "b"), 100)]
+)
+def test_a_long_rotation_leaves_a_daemon_its_part_of_the_budget(
+    made: Installation, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], share: int
+) -> None:
+    made.config["providers"]["respan"]["requests_per_minute"] = 100
+    limits: list[int] = []
+
+    def work(self: Session, *_: object) -> list[Report]:
+        limits.extend(budget.limit for budget in self.installation.budgets.values())
+        return []
+
+    monkeypatch.setattr(Session, "work", work)
+    assert invoke("rotate", *arguments).status == 0
+    assert limits == [share]
