@@ -91,7 +91,7 @@ def test_status_asks_a_daemon_and_tells_what_it_knows(fleet: tuple[Installation,
     firsts = [line.split()[0] for line in seen if line.split()]
     assert firsts.index("foreign") < firsts.index("failing") < firsts.index("fresh")
     assert any("this replica acts" in line for line in seen)
-    assert any("error: target_foreign foreign" in line for line in seen)
+    assert any("error: foreign: target foreign" in line for line in seen)
     assert "\u202e" not in "".join(seen)
 
     piped = rotator.run("status", "--url", url, status=4).stdout.splitlines()
