@@ -509,9 +509,10 @@ class Executor:
             held = superseded_keys(observation, current) if current and current.record else ()
             previous = max(held, key=lambda key: key.versions[-1].number, default=None)
             if previous is None:
-                adopt = " --adopt" if made.state is State.FOREIGN else ""
+                foreign = made.state is State.FOREIGN
+                why, adopt = (f": it is not ours ({made.reason})", " --adopt") if foreign else ("", "")
                 raise RotatorError(  # noqa: TRY301 - reported like what the adapters raise
-                    f"{target.path} holds no previous key of ours to go back to ({made.reason})",
+                    f"{target.path} holds no previous key of ours to go back to{why}",
                     f"`rotator rotate {target.name}{adopt}` makes a new one.",
                 )
             return self._serve_again(observation, previous, order)

@@ -137,7 +137,7 @@ def test_a_file_without_a_credential_is_named_and_nothing_is_sent(
         store.write("app", {"n": "1"}, cas=0)
 
     assert str(file) in raised.value.message
-    assert store.metered.take() == []
+    assert store.metered.take() == [("login", "credential")], "counted, for alerts to see"
     assert_hides(raised.value, "first-token-text", "second-token-text")
 
 
