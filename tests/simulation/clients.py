@@ -106,9 +106,10 @@ class Surroundings:
 
     def land(self) -> float:
         """The next late effect arrives; nobody hears what comes of it. Returns when the one after it does."""
-        late = self.late.pop(0)
+        late, known = self.late.pop(0), set(self.vendor.keys)
         try:
             late.effect()
+            self.truth.came_late |= self.vendor.keys.keys() - known
             what = f"lands, sent by {late.name}"
         except RotatorError as error:
             what = f"arrives, sent by {late.name}: {type(error).__name__}"

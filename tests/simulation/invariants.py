@@ -136,6 +136,7 @@ class Truth:
         self._refused: set[str] = set()  # keys of which a change was refused: one that cannot be restored is replaced
         self._prolonged: dict[str, float] = {}  # when a key was last given a later end
         self._extended: dict[str, datetime] = {}  # until when, by a person's word
+        self.came_late: set[str] = set()  # keys that were made after their sender had given up
         self.strangers: set[str] = set()  # keys that are not ours
 
     # --- what we do ----------------------------------------------------------------------------------------------
@@ -318,7 +319,7 @@ class Truth:
             return
         for key in self._vendor.living():
             answered = intent.made.get(key.name)
-            if answered is None or self._vendor.made_at(key) >= answered:
+            if answered is None or self._vendor.made_at(key) > answered or key.id in self.came_late:
                 continue
             if self._vendor.removed_at >= answered:
                 continue  # a list of several pages has lost a key where another was removed

@@ -202,13 +202,13 @@ MUTATIONS = {
         (
             Edit(
                 Executor.glance,
-                "observation if known == current.number else self.observe(target)",
-                "observation",
+                "known != current.number if known is not None",
+                "False if known is not None",
             ),
         ),
     ),
     "one look at the newest version is enough, however young": Mutation(
-        "races", (UNDONE,), (Edit(Executor.glance, "age <= target.grace_period", "False"),)
+        "races", (UNDONE,), (Edit(Executor.glance, "else not is_old", "else False"),)
     ),
     "what is rolled back to is not looked up": Mutation(
         "rollbacks", (UNDONE,), (Edit(plan.to_confirm, "() if known else (current.record,)", "()"),)
@@ -226,7 +226,7 @@ MUTATIONS = {
         (Edit(Executor._believe, "answered is None or answered > asked + TOLERANCE", "answered is None"),),
     ),
     "a rollback is not held": Mutation(
-        "rollbacks", (NOT_HELD,), (Edit(plan._rolled_back_at, "if again else None", "if False else None"),)
+        "rollbacks", (NOT_HELD,), (Edit(plan._rolled_back_at, "if other else None", "if False else None"),)
     ),
     "who does not lead acts": Mutation(
         "mixed", (IDLE,), (Edit(Executor.reconcile, "not scheduled or self.ports.leads()", "True"),)
