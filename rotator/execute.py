@@ -536,11 +536,12 @@ class Executor:
             for value in version.data.values()
             if isinstance(value, str) and Secret(value).fingerprint == record.key
         )
-        # Its old expiry first: a served key must never be one that is on its way out.
+        # Its old expiry first: a served key must never be one that is on its way out. Somebody may have extended it.
+        until = max(record.expires_at, seen.expires_at or record.expires_at)
         ports.budget.take(record.expires_at)
-        if not ports.provider.set_expiry(record.key_id, record.expires_at):
+        if not ports.provider.set_expiry(record.key_id, until):
             raise ProviderRequestRefused(f"the previous key {record.key_id} is gone; the served key was left as it is")
-        observation = self.note(observation, record.key_id, VendorKey(seen.id, seen.name, record.expires_at))
+        observation = self.note(observation, record.key_id, VendorKey(seen.id, seen.name, until))
         data = compose(target, record, secret, _carried(observation))
         base = observation.history.current_version
         written = publish(ports.store, ports.clock, target, observation.scope, data, base, record.key_id)

@@ -2,7 +2,10 @@
 
 from datetime import timedelta
 
-from support.world import HOUR, World, afterwards, make_target
+from support.world import HOUR, World, afterwards, make_target, refuse
+
+from rotator.errors import StoreUnavailable
+from rotator.plan import Order
 
 
 def test_what_a_person_rolled_back_to_is_held_longer_than_a_grace() -> None:
@@ -33,3 +36,20 @@ def test_no_key_is_published_that_was_asked_for_with_an_end_in_the_past() -> Non
     world.executor().reconcile(world.target)
     served = world.served()
     assert served is None or world.vendor.alive(served)
+
+
+def test_a_rollback_does_not_shorten_a_key_that_was_extended() -> None:
+    """Its grace may end later than it would have; and the rollback may fail after that."""
+    world = World()
+    executor = world.executor()
+    executor.reconcile(world.target)
+    first = world.served()
+    assert first
+    world.clock.advance(23 * HOUR)
+    first.expires_at = world.clock.now() + 24 * HOUR
+    executor.reconcile(world.target)
+    ends = first.expires_at
+    assert ends == world.clock.now() + world.target.grace_period
+    world.at("store.write", refuse(StoreUnavailable("no answer")))
+    executor.roll_back(world.target, Order())
+    assert first.expires_at == ends

@@ -128,7 +128,7 @@ def test_an_hour_of_outage_ends_without_a_stampede(away: str) -> None:
     replaced = [before for _, _, before in story.published if before is not None]
     assert len(story.published) <= 3 * TARGETS, "none is made but in its time"
     creates = sum(operation == "provider.create" for at, operation in story.line.sent if not DOWN <= at < UP)
-    assert creates == len(story.published), "and none in vain"
+    assert abs(creates - len(story.published)) <= 1, "and none in vain, but for one under way when it begins or ends"
     assert len(replaced) == len(story.published) - TARGETS
     expired = [name for at, name, before in story.published if before and before.timestamp() <= _at(at)]
     assert expired == []
