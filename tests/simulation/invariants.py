@@ -438,8 +438,9 @@ class Truth:
         """Somebody has deleted or destroyed a version with this data: if others hold its key, it is not known of it."""
         place = self.places[path]
         self.by_hand(path)
-        if key := self._vendor.by_text(data.get(place.target.field)):
-            place.weakened[key.id] = Weak(FOR_EVER)
+        for value in data.values():  # the field may have been another one then
+            if key := self._vendor.by_text(value):
+                place.weakened[key.id] = Weak(FOR_EVER)
 
     def undeleted(self, path: str, now: float) -> None:
         """Somebody has brought a version back."""
