@@ -24,8 +24,9 @@ SEEN = ("created (first)", "published (expiring)", "superseded", "is destroyed i
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(demo, "LIVES", {"ttl": "6s", "renew_before": "4s", "grace_period": "2s"})
-    monkeypatch.setattr(demo, "SECONDS", 6.0)
+    """Renewed every two seconds; a slow machine has eight more before a key has no longer to live than its grace."""
+    monkeypatch.setattr(demo, "LIVES", {"ttl": "12s", "renew_before": "10s", "grace_period": "2s"})
+    monkeypatch.setattr(demo, "SECONDS", 7.0)
     monkeypatch.setattr(demo, "REREAD", 0.2)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
