@@ -20,8 +20,15 @@ $(INSTALLED): requirements-dev.txt pyproject.toml
 demo: install    ## watch keys being born, published, superseded and removed; no outside service
 	@$(BIN)/rotator demo
 
+# The tests on real servers mostly wait; the simulation computes, and gives way to them. What it says comes last.
 test: install servers  ## the whole suite; without Go, what needs a real server is skipped and says so
-	$(BIN)/python -m pytest
+	@nice $(BIN)/python -m pytest tests/simulation >$(VENV)/simulation.log 2>&1 & simulation=$$!; \
+	trap 'kill $$simulation 2>/dev/null' EXIT; \
+	status=0; \
+	$(BIN)/python -m pytest --ignore=tests/simulation || status=$$?; \
+	wait $$simulation || status=$$?; \
+	cat $(VENV)/simulation.log; \
+	exit $$status
 
 servers: install  ## build the real servers and tools that the tests run (about 20 minutes, once)
 	@$(BIN)/python tools/build_servers.py

@@ -31,9 +31,10 @@ class Replica:
         self.leads = leads
         self.events: list[Event] = Heard()
         metrics = Metrics("0")
+        respan = {"type": "respan", "base_url": simulator.url, "api_key": {"file": "key"}}
         settings = {
             "owner": "prod",
-            "providers": {"respan": {"type": "respan", "base_url": simulator.url, "api_key": {"file": "key"}}},
+            "providers": {"respan": {**respan, "requests_per_minute": 6000}},  # or a test of many sweeps waits for them
             "stores": {"file": {"type": "sqlite", "file": "store.db"}},
             "sweep": {"settle": "1s"},
             "targets": {name: {"path": f"apps/{name}"} for name in ("a", "b")},
