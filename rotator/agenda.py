@@ -92,7 +92,8 @@ class Agenda:
         with self._lock:
             for name in names:
                 if name in self._slots:
-                    self._slots[name].order = order
+                    if self._slots[name].order != order:
+                        self._slots[name].order = order
                     self._put(name, self.clock.now())
 
     def wake(self, names: Collection[str]) -> None:
@@ -134,6 +135,7 @@ class Agenda:
                 return 0, None
             now = self.clock.now()
             slot.under_way = False
+            self._put(report.target.name, now + LONGEST_WAIT)  # should there be a fault below, it is not forgotten
             slot.failures = slot.failures + 1 if report.error else 0
             if report.plan:
                 slot.renew_at = report.plan.renew_at

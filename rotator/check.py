@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from rotator.assembly import Installation
 from rotator.errors import LeaseUnusable, ProviderError, RotatorError, StoreError
@@ -70,8 +71,7 @@ def _vanishing(target: Target, store: VaultStore, of_mount: Lifetime | None) -> 
 def _providers(installation: Installation) -> Iterator[OnlineFinding]:
     for name, provider in installation.providers.items():
         try:
-            installation.budgets[name].take(installation.clock.now())
-            next(provider.pages(), None)
+            next(provider.pages(partial(installation.budgets[name].take, installation.clock.now())), None)
         except ProviderError as error:
             yield _failed(f"providers.{name}", error)
 

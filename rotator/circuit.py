@@ -41,6 +41,12 @@ class Circuit(Generic[E]):
             # Whoever is let go has as long as that; should nothing be heard of it, the next may try.
             self._trying, self._until = True, now + self._wait
 
+    def look(self) -> None:
+        """Return if `enter` would; without being the one who tries. Raises the error that is known already."""
+        with self._lock:
+            if self.error is not None and self.clock.monotonic() < self._until:
+                raise self.error.with_traceback(None)
+
     def failed(self, error: E) -> None:
         """The peer is down. The wait doubles with each try, not with each of those that were under way at once."""
         with self._lock:
@@ -58,4 +64,5 @@ class Circuit(Generic[E]):
 
     def worked(self) -> None:
         """The peer answered as it should."""
-        self.error = None
+        with self._lock:
+            self.error = None

@@ -35,6 +35,7 @@ from rotator.notation import parse_duration
 from rotator.options import Common, with_options
 from rotator.plan import SCHEDULED, Order, State
 from rotator.remote import ask
+from rotator.rollback import roll_back
 from rotator.session import (
     ATTENTION,
     DONE,
@@ -219,7 +220,7 @@ def rollback(
     """
     session = Session(common, "info")
     found = session.target(target)
-    report = session.installation.executor(found).roll_back(found, Order(by="command", note=reason or ""))
+    report = roll_back(session.installation.executor(found), found, Order(by="command", note=reason or ""))
     _show(session, [report], as_json=False)
 
 

@@ -9,6 +9,9 @@ from functools import lru_cache
 
 _SECOND = timedelta(seconds=1)
 
+_NOISE = timedelta(seconds=2)
+"""By so much may what dates say of one clock differ, for they are to the second."""
+
 
 class SystemClock:
     """The machine's clocks. `stop` ends every sleep at once, so that no thread holds up the end of the program."""
@@ -50,6 +53,9 @@ class SystemClock:
         skew = early if early > timedelta(0) else -late if late > timedelta(0) else timedelta(0)
         with self._lock:
             if self._peers is None or peer in self._peers:
+                before = self.skews.get(peer)
+                if before is not None and abs(skew - before) <= _NOISE:
+                    return  # else a clock that is off by just `max_skew` would be trusted and not, by turns
                 self.skews = {**self.skews, peer: skew}
                 self._wrong_by = self._agreed_error()
 
@@ -84,5 +90,5 @@ def http_date(date: str) -> datetime | None:
     """Of an answer's `Date`, which many answers of one second have in common."""
     try:
         return parsedate_to_datetime(date).replace(tzinfo=UTC)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter of a year or a zone beyond all measure
         return None

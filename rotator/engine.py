@@ -18,6 +18,7 @@ from rotator.assembly import Installation
 from rotator.errors import ClockDisagrees, ProviderError, RotatorError
 from rotator.events import Event, Fields, Level, What
 from rotator.execute import TIDYING
+from rotator.logs import unexpected
 from rotator.metrics import Metrics
 from rotator.model import Target, hash_fraction
 from rotator.plan import Order
@@ -104,8 +105,8 @@ class Engine:
 
     def tick(self) -> None:
         """Begin what is due."""
-        self.last_tick = self._clock.monotonic()
         self._begin_what_is_due()
+        self.last_tick = self._clock.monotonic()
 
     def sweep(self) -> None:
         """Sweep the keys of all providers, unless that is under way; what it finds to be done is begun."""
@@ -115,7 +116,10 @@ class Engine:
             with self._using() as installation:
                 stopping = lambda: self._ending or not self._leads()  # noqa: E731
                 for swept in sweep_all(installation, self._metrics, stopping=stopping):
-                    self._take_note(swept)
+                    try:
+                        self._take_note(swept)
+                    except Exception as error:
+                        self._tell(unexpected("telling of a sweep", error))
         finally:
             self._sweeping.release()
 
@@ -137,8 +141,7 @@ class Engine:
             for name in {target.provider for target in installation.targets.values()}:
                 # What comes of it is in the provider's circuit and meter; `watch` tells.
                 with contextlib.suppress(ProviderError):
-                    installation.budgets[name].take(TIDYING)
-                    next(installation.providers[name].pages(), None)
+                    next(installation.providers[name].pages(partial(installation.budgets[name].take, TIDYING)), None)
 
     def watch(self) -> None:
         """Tell, once each, of providers and stores that went down or came up, and of a clock that went wrong.
@@ -154,6 +157,7 @@ class Engine:
                 self._tell(Event(What.PEER_DOWN, "", Level.ERROR, fields))
             elif error is None and was_down:
                 self._tell(Event(What.PEER_UP, fields={"peer": name}))
+                self._take_up_again(name)
         self._down = {name for name, error in peers.items() if error is not None}
         if self._clock.trusted() is self._clock_disagrees:
             self._clock_disagrees = not self._clock_disagrees
@@ -164,6 +168,14 @@ class Engine:
                 self._tell(Event(What.CLOCK_DISAGREES, "", Level.ERROR, fields))
             else:
                 self._tell(Event(What.CLOCK_AGREES, fields={"skews": skews}))
+
+    def _take_up_again(self, peer: str) -> None:
+        """What failed because of a provider is not left for its own next try: the budget orders and paces it.
+
+        A store has no budget. The tries of what failed because of it are spread already, and stay so.
+        """
+        failing = [status.target for status in self.board.snapshot() if status.error is not None]
+        self._agenda.wake([target.name for target in failing if f"provider {target.provider}" == peer])
 
     def end(self) -> bool:
         """Begin nothing more, and end what is under way; True when that was done within `drain`."""
@@ -180,9 +192,13 @@ class Engine:
     def _begin_what_is_due(self) -> None:
         """Hand targets out only while there are threads for them, so that the most urgent is always the next."""
         while not self._ending and self._places.acquire(blocking=False):
-            taken = self._take()
+            taken = None
+            try:
+                taken = self._take()
+            finally:
+                if taken is None:
+                    self._places.release()
             if taken is None:
-                self._places.release()
                 return
             target, order = taken
             future = self._pool.submit(self._pass, target, order)
@@ -222,6 +238,12 @@ class Engine:
         self._begin_what_is_due()
 
     def _pass(self, target: Target, order: Order) -> None:
+        try:
+            self._work(target, order)
+        except Exception as error:
+            self._tell(unexpected("ending a pass", error, target.name))
+
+    def _work(self, target: Target, order: Order) -> None:
         with self._using() as installation:
             configured_at = self._configured_at.get(target.name, self._clock.now())
             roll_out_at = configured_at + installation.configuration.daemon.spread * hash_fraction(target.name)

@@ -55,12 +55,9 @@ from rotator.plan import (
     Rotate,
     Seen,
     SetExpiry,
-    State,
-    Superseded,
     needed_by,
     plan,
     seen_after,
-    superseded_keys,
     to_confirm,
 )
 from rotator.ports import Budget, Ports
@@ -94,6 +91,7 @@ class Report:
     error: RotatorError | None = None
     rotated: bool = False  # by us, in this pass
     attempted: Reason | None = None  # why a rotation was tried in this pass, whatever came of it
+    kept: bool = False  # a superseded key was to be removed in this pass, and that failed
     rolled_back: bool = False  # the previous key is served again, because a person asked for it
 
 
@@ -189,6 +187,8 @@ class Executor:
         served = self._served.get(target.name)
         if served is None or served.key_id != key.id:
             return False
+        if key.name != served.key_name or not self.scope(target).owns(key.name):
+            return False  # anybody who can write the path may have written another path's key id there
         if key.expires_at is not None and key.expires_at < served.expires_at - TOLERANCE:
             return False
         self._shown[target.name] = served.key_id
@@ -224,6 +224,7 @@ class Executor:
     def look_up(self, observation: Observation, record: Record, budget: Budget) -> Observation:
         """Ask the provider for one key, whatever was seen of it before. Raises `ProviderError`."""
         served = observation.current is not None and observation.current.key_id == record.key_id
+        self.ports.provider.ready()
         budget.take(record.expires_at if served else TIDYING)
         return self.note(observation, record.key_id, self.ports.provider.retrieve(record.key_id))
 
@@ -247,7 +248,7 @@ class Executor:
         observation: Observation | None = None
         made: Plan | None = None
         error: RotatorError | None = None
-        rotated = False
+        rotated = kept = False
         attempted: Reason | None = None
         tried: set[object] = set()
         served: str | None = None  # the current key, when a rotation was tried
@@ -279,9 +280,10 @@ class Executor:
                         )
                     break
                 if not paid:
+                    self.ports.provider.ready()
                     self.ports.budget.take(TIDYING if isinstance(action, Retire) else needed_by(made, clock.now()))
                     paid = True
-                    if self._too_old(observation):
+                    if self._too_old(observation) or (scheduled and not self.ports.leads()):
                         continue
                 elif self._too_old(observation):
                     raise StoreUnavailable(
@@ -302,15 +304,15 @@ class Executor:
                         observation = self._set_expiry(observation, action, order)
                     else:
                         observation = self._retire(observation, action, order)
-                except _PROVIDER_OUT as failure:
-                    error = error or failure
-                    break
                 except RotatorError as failure:
                     error = error or failure
+                    kept = kept or isinstance(action, Retire)
+                    if isinstance(failure, _PROVIDER_OUT):
+                        break
                     observation = None  # what else is due may still be possible
         except RotatorError as failure:
             error = error or failure
-        return Report(target, made, error, rotated, attempted)
+        return Report(target, made, error, rotated, attempted, kept)
 
     def _too_old(self, observation: Observation) -> bool:
         return self.ports.clock.monotonic() - observation.history.observed_at > MAX_AGE
@@ -328,7 +330,7 @@ class Executor:
         record = Record(
             self._owner, target.name, "x" * 64, name, now, asked, target.fingerprint, PLACEHOLDER.fingerprint
         )
-        carried = _carried(observation)
+        carried = carried_over(observation)
 
         # Nothing is minted in vain: first it is made sure that the store would take it.
         ports.store.prove(target.path, compose(target, record, PLACEHOLDER, carried))
@@ -337,9 +339,13 @@ class Executor:
         except ProviderOutcomeUnknown:
             self._remove_stray(target, name, order)
             raise
-        self._tell(What.KEY_CREATED, observation, order, created.id, name, reason=action.reason)
-        expires_at = self._believe(observation, created, name, asked, order)
-        self._try_out(target, created, name, order)
+        self.tell_of(What.KEY_CREATED, observation, order, created.id, name, reason=action.reason)
+        try:
+            expires_at = self._believe(observation, created, name, asked, order, action.reason)
+            self._try_out(created)
+        except Exception:  # of whatever kind: nobody is served this key yet, and nobody else knows of it
+            self._discard(target, created.id, name, order)
+            raise
         record = replace(record, key_id=created.id, expires_at=expires_at, key=created.secret.fingerprint)
 
         observed_at = ports.clock.monotonic()
@@ -355,12 +361,12 @@ class Executor:
             raise
         if version is None:
             version_lost = action.base + 1
-            self._tell(
+            self.tell_of(
                 What.PUBLISH_LOST, observation, order, created.id, name, reason=action.reason, version=version_lost
             )
             self._discard(target, created.id, name, order)
             return None, False
-        self._tell(
+        self.tell_of(
             What.KEY_PUBLISHED,
             observation,
             order,
@@ -376,38 +382,38 @@ class Executor:
         return self.note(published, created.id, VendorKey(created.id, name, expires_at)), True
 
     def _believe(
-        self, observation: Observation, created: CreatedKey, name: str, asked: datetime, order: Order
+        self, observation: Observation, created: CreatedKey, name: str, asked: datetime, order: Order, reason: Reason
     ) -> datetime:
         """When the key really expires: as answered if that is earlier than asked; later is put right at the vendor."""
         answered = created.expires_at
-        try:
-            if answered is None or answered > asked + TOLERANCE:
-                self.ports.budget.take(asked)
-                if not self.ports.provider.set_expiry(created.id, asked):
-                    raise ProviderRequestRefused(f"the new key {created.id} is gone before it was published")
-                answered = asked
-            if answered <= self.ports.clock.now():
+        if answered is None or answered > asked + TOLERANCE:
+            self.ports.budget.take(asked)
+            if not self.ports.provider.set_expiry(created.id, asked):
                 raise ProviderRequestRefused(
-                    f"asked for a key that lives until {timestamp(asked)}, the provider made one that ended at "
-                    f"{timestamp(answered)}",
-                    "Compare this machine's clock and the provider's.",
+                    f"the new key {created.id} is gone before it was published",
+                    "Nothing to do, unless it happens again: then look for who removes keys at the provider.",
                 )
-        except ProviderError:
-            self._discard(observation.target, created.id, name, order)
-            raise
+            until = timestamp(asked)
+            self.tell_of(What.KEY_SHORTENED, observation, order, created.id, name, reason=reason, expires_at=until)
+            answered = asked
+        if answered <= self.ports.clock.now():
+            raise ProviderRequestRefused(
+                f"asked for a key that lives until {timestamp(asked)}, the provider made one that ended at "
+                f"{timestamp(answered)}",
+                "Compare this machine's clock and the provider's.",
+            )
         if answered < asked - TOLERANCE:
             fields = {"key_id": created.id, "key_name": name, "expires_at": timestamp(answered)}
             self.ports.tell(Event(What.KEY_CUT_SHORT, observation.target.name, Level.WARNING, fields))
         return min(asked, answered)
 
-    def _try_out(self, target: Target, created: CreatedKey, name: str, order: Order) -> None:
+    def _try_out(self, created: CreatedKey) -> None:
         """Publish no key that does not work; the vendor's systems may take a while to learn of it."""
         for wait in (*TRIES_OUT, None):
             try:
                 self.ports.provider.try_out(created.secret)
-            except ProviderError as error:
-                if wait is None or not isinstance(error, ProviderKeyNotAccepted | ProviderUnavailable):
-                    self._discard(target, created.id, name, order)
+            except (ProviderKeyNotAccepted, ProviderUnavailable):
+                if wait is None:
                     raise
                 self.ports.clock.sleep(wait)
             else:
@@ -450,8 +456,8 @@ class Executor:
             found = False  # a served key that cannot be restored is replaced, like one that is gone
         if found:
             what = What.KEY_RESTORED if action.reason is Reason.RESTORED else What.KEY_SHORTENED
-            until = timestamp(action.until)
-            self._tell(what, observation, order, record.key_id, record.key_name, reason=action.reason, expires_at=until)
+            name, until = record.key_name, timestamp(action.until)
+            self.tell_of(what, observation, order, record.key_id, name, reason=action.reason, expires_at=until)
         key = replace(seen, expires_at=action.until) if found and seen else None
         return self.note(observation, record.key_id, key)
 
@@ -462,7 +468,7 @@ class Executor:
         if numbers:
             self.ports.store.destroy(target.path, numbers)
             versions = ",".join(map(str, numbers))
-            self._tell(
+            self.tell_of(
                 What.VERSIONS_DESTROYED,
                 observation,
                 order,
@@ -482,10 +488,10 @@ class Executor:
         except ProviderError as error:
             self._left_behind(target, key.key_id, key.record.key_name, error)
             raise
-        self._tell(What.KEY_DELETED, observation, order, key.key_id, key.record.key_name, reason=action.reason)
+        self.tell_of(What.KEY_DELETED, observation, order, key.key_id, key.record.key_name, reason=action.reason)
         return self.note(after, key.key_id, None)
 
-    def _tell(
+    def tell_of(
         self,
         what: What,
         observation: Observation,
@@ -494,91 +500,15 @@ class Executor:
         key_name: str,
         **fields: str | int,
     ) -> None:
+        """Tell what was done to a key of a target, by whose wish."""
         fields = {"key_id": key_id, "key_name": key_name, **fields, **_asked(order)}
         self.ports.tell(Event(what, observation.target.name, Level.INFO, fields))
 
-    # --- on a person's word ----------------------------------------------------------------------------------------
-
-    def roll_back(self, target: Target, order: Order) -> Report:
-        """Serve the previous key again, if it still works; if it turns out not to, rotate."""
-        made: Plan | None = None
-        try:
-            observation = self.confirm(self.observe(target))
-            made = plan(observation, self.ports.clock.now())
-            current = observation.current
-            held = superseded_keys(observation, current) if current and current.record else ()
-            previous = max(held, key=lambda key: key.versions[-1].number, default=None)
-            if previous is None:
-                foreign = made.state is State.FOREIGN
-                why, adopt = (f": it is not ours ({made.reason})", " --adopt") if foreign else ("", "")
-                raise RotatorError(  # noqa: TRY301 - reported like what the adapters raise
-                    f"{target.path} holds no previous key of ours to go back to{why}",
-                    f"`rotator rotate {target.name}{adopt}` makes a new one.",
-                )
-            return self._serve_again(observation, previous, order)
-        except RotatorError as error:
-            return Report(target, made, error)
-
-    def _serve_again(self, observation: Observation, previous: Superseded, order: Order) -> Report:
-        target, record = observation.target, previous.record
-        ports = self.ports
-        seen = observation.vendor[record.key_id].key
-        if seen is None or not observation.scope.owns(seen.name) or record.expires_at <= ports.clock.now():
-            why = "is gone" if seen is None else "has expired" if observation.scope.owns(seen.name) else "is not ours"
-            raise ProviderRequestRefused(
-                f"the previous key {record.key_id} {why}; the served key was left as it is",
-                f"`rotator rotate {target.name}` makes a new one.",
-            )
-        version = next(v for v in observation.history.versions if v.number == previous.versions[-1].number)
-        assert version.data is not None  # noqa: S101 - an entry with a record has data
-        secret = next(
-            Secret(value)
-            for value in version.data.values()
-            if isinstance(value, str) and Secret(value).fingerprint == record.key
-        )
-        # Its old expiry first: a served key must never be one that is on its way out. Somebody may have extended it.
-        until = max(record.expires_at, seen.expires_at or record.expires_at)
-        ports.budget.take(record.expires_at)
-        if not ports.provider.set_expiry(record.key_id, until):
-            raise ProviderRequestRefused(f"the previous key {record.key_id} is gone; the served key was left as it is")
-        observation = self.note(observation, record.key_id, VendorKey(seen.id, seen.name, until))
-        data = compose(target, record, secret, _carried(observation))
-        base = observation.history.current_version
-        written = publish(ports.store, ports.clock, target, observation.scope, data, base, record.key_id)
-        if written is None:
-            error = CasMismatch(f"another writer published to {target.path} first; nothing was rolled back")
-            return replace(self.reconcile(target, replace(order, rotate=False)), error=error)
-        self._tell(
-            What.KEY_ROLLED_BACK,
-            observation,
-            order,
-            record.key_id,
-            record.key_name,
-            reason=Reason.REQUESTED,
-            version=written.number,
-        )
-        # Now shorten the key that was just superseded; and if the vendor lost this one meanwhile, replace it.
-        failure: RotatorError | None = None
-        try:
-            ports.budget.take(record.expires_at)
-            after = self.observe(target)
-            self.note(after, record.key_id, ports.provider.retrieve(record.key_id))
-        except RotatorError as error:
-            failure = error
-        report = self.reconcile(target, replace(order, rotate=False))
-        return replace(report, rolled_back=True, error=failure or report.error)
-
 
 def listed(ports: Ports, needed_by: datetime = TIDYING) -> tuple[VendorKey, ...]:
-    """The provider's whole list; a page costs one request. Raises `ProviderError`: then it proves nothing."""
-    keys: list[VendorKey] = []
-    pages = ports.provider.pages()
-    while True:
-        ports.budget.take(needed_by)
-        page = next(pages, None)
-        if page is None:
-            return tuple(keys)
-        keys.extend(page)
+    """The provider's whole list. Raises `ProviderError`: then it proves nothing."""
+    pages = ports.provider.pages(before=lambda: ports.budget.take(needed_by))
+    return tuple(key for page in pages for key in page)
 
 
 def _asked(order: Order) -> dict[str, str]:
@@ -597,7 +527,7 @@ def _identity(action: Action) -> object:
             return ("retire", action.key.key_id)
 
 
-def _carried(observation: Observation) -> dict[str, Any]:
+def carried_over(observation: Observation) -> dict[str, Any]:
     """The fields of the current version that are neither ours nor configured: they stay with the path."""
     current = observation.history.current
     if current is None or current.data is None:

@@ -181,8 +181,11 @@ class CreatedKey:
 
 # --- the record in a version -----------------------------------------------------------------------------------------
 
-_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
-"""Before this no key was issued; and of a time at the beginning of the calendar no lead can be taken off."""
+_EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
+"""No key is issued before or after; and at the ends of the calendar nothing can be taken off or added."""
+
+LONGEST = timedelta(days=3650)
+"""No duration is configured longer, and so no key is given a longer life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +229,9 @@ class Record:
             return None
         try:
             issued_at, expires_at = (datetime.fromisoformat(values.pop(name)) for name in ("issued_at", "expires_at"))
-            if not issued_at.tzinfo == expires_at.tzinfo == UTC or min(issued_at, expires_at) < _EARLIEST:
+            if not issued_at.tzinfo == expires_at.tzinfo == UTC or expires_at - issued_at > LONGEST:
+                return None
+            if min(issued_at, expires_at) < _EARLIEST or max(issued_at, expires_at) > _LATEST:
                 return None
             shared = {name: next((one for one in known if one == value), value) for name, value in values.items()}
             return cls(issued_at=issued_at, expires_at=expires_at, **shared)

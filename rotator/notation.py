@@ -13,9 +13,10 @@ from ipaddress import ip_address
 from math import ceil
 from urllib.parse import urlsplit
 
+from rotator.model import LONGEST
+
 DURATION_PATTERN = "(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?"
 PERCENTAGE_PATTERN = "([0-9]{1,2}(?:[.][0-9]{1,3})?)%"
-_LONGEST = timedelta(days=3650)
 _LARGEST_PERCENTAGE = 50
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -64,8 +65,8 @@ def parse_duration(value: object) -> timedelta:
     seconds = sum(int(number) * unit for number, unit in parts)
     if seconds == 0:
         raise ValueError("must be longer than nothing")
-    if seconds > _LONGEST.total_seconds():
-        raise ValueError(f"must be at most {_LONGEST.days}d")
+    if seconds > LONGEST.total_seconds():
+        raise ValueError(f"must be at most {LONGEST.days}d")
     return timedelta(seconds=seconds)
 
 
@@ -122,7 +123,7 @@ def parse_url(value: object) -> str:
         raise ValueError("must not hold a user name or a password")
     if "?" in text or "#" in text:
         raise ValueError("must not have a query or a fragment")
-    if not (_is_ip(host) or re.fullmatch("[a-z0-9._-]+", host)) or not re.fullmatch("[!-~]*", parts.path):
+    if not (_is_ip(host) or _is_name(host)) or not re.fullmatch("[!-~]*", parts.path):
         raise ValueError("is not a URL with a host")
     bracketed = f"[{host}]" if ":" in host else host
     shown_port = "" if port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{port}"
@@ -132,6 +133,15 @@ def parse_url(value: object) -> str:
 def is_loopback(host: str) -> bool:
     """True when nobody outside of this host (or pod) can be behind the name or address."""
     return host == "localhost" or (_is_ip(host) and ip_address(host).is_loopback)
+
+
+def _is_name(host: str) -> bool:
+    """One that ends like a number is an IPv4 address, or nothing (WHATWG URL, "ends in a number")."""
+    try:
+        host.encode("ascii").decode("idna")
+    except UnicodeError:
+        return False
+    return bool(re.fullmatch("[a-z0-9._-]+", host)) and not re.fullmatch("(.*[.])?[0-9]+[.]?", host)
 
 
 def _is_ip(host: str) -> bool:

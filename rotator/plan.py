@@ -13,13 +13,13 @@ What the rules hold:
 - No key is shortened or retired that the vendor has not shown to carry this path's name.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
 
-from rotator.model import Entry, History, KeyName, Record, Scope, Standing, Target, VendorKey, read_version
+from rotator.model import Entry, History, KeyName, Record, Scope, Secret, Standing, Target, VendorKey, read_version
 
 TOLERANCE = timedelta(seconds=1)
 """Expiries this close are the same: records are written to the second, and a vendor may round as well."""
@@ -46,7 +46,7 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     EXPIRING = "expiring"
     REQUESTED = "requested"
-    DRIFTED = "drifted"  # the key's parameters are not the configured ones
+    DRIFTED = "drifted"  # the key is not as configured: its parameters, or how long it is said to live
     ADOPTED = "adopted"
     SUPERSEDED = "superseded"
     RESTORED = "restored"  # current again, after it was on its way out
@@ -284,7 +284,14 @@ def _gone(facts: _Facts) -> Reason | None:
 
 
 def _expired(facts: _Facts) -> Reason | None:
-    return Reason.EXPIRED if facts.record and facts.record.expires_at <= facts.now else None
+    return Reason.EXPIRED if facts.record and _own_end(facts.observation, facts.record) <= facts.now else None
+
+
+def _cut_for_good(facts: _Facts) -> Reason | None:
+    record, observation = facts.record, facts.observation
+    if record is None or not _cut_short(observation, record, facts.now):
+        return None
+    return Reason.DRIFTED if overlong(observation, record) else None
 
 
 def _requested(facts: _Facts) -> Reason | None:
@@ -300,6 +307,7 @@ _CHECKS: tuple[Callable[[_Facts], Reason | None], ...] = (
     _unreadable,
     _expired,
     _gone,
+    _cut_for_good,
     _requested,
     _expiring,
 )
@@ -357,14 +365,25 @@ def superseded_keys(
     found = []
     for versions in holders.values():
         record = versions[-1].record
-        # The current version is ours and holds another key, so there is always a next one.
-        since = next(entry.created_at for entry in ours if entry.number > versions[-1].number)
         assert record is not None  # noqa: S101 - for the type checker: `ours` has only entries with a record
+        last = max(versions[-1].number, *_bare_versions(observation, record))
+        # The current version is ours and holds another key, so there is always a next one.
+        since = next(entry.created_at for entry in ours if entry.number > last)
         until = min(_own_end(observation, record), whole_seconds(since + observation.target.grace_period))
         if order.revoke_now and now is not None:
             until = min(until, now)
         found.append(Superseded(record, tuple(versions), since, until))
     return tuple(found)
+
+
+def _bare_versions(observation: Observation, record: Record) -> Iterator[int]:
+    """Versions that are not ours and hold this key's text all the same: whoever read one has the key from it."""
+    yield 0
+    for entry, version in zip(observation.entries, observation.history.versions, strict=True):
+        if entry.standing.foreign and version.data is not None:
+            texts = (Secret(value) for value in version.data.values() if isinstance(value, str))
+            if any(text.fingerprint == record.key for text in texts):
+                yield entry.number
 
 
 def whole_seconds(moment: datetime) -> datetime:
@@ -426,11 +445,27 @@ def _tidy(observation: Observation, key: Superseded, now: datetime, order: Order
 
 def _restore(observation: Observation, record: Record, now: datetime) -> tuple[Action, ...]:
     """A current key that expires before its record says was on its way out when the path was rolled back to it."""
+    if not _cut_short(observation, record, now) or overlong(observation, record):
+        return ()
+    return (SetExpiry(Reason.RESTORED, record, record.expires_at),)
+
+
+def _cut_short(observation: Observation, record: Record, now: datetime) -> bool:
     seen = observation.vendor.get(record.key_id)
     if seen is None or seen.key is None or seen.key.expires_at is None or not _owned(observation, record):
-        return ()
-    cut_short = now < seen.key.expires_at < record.expires_at - TOLERANCE
-    return (SetExpiry(Reason.RESTORED, record, record.expires_at),) if cut_short else ()
+        return False
+    return now < seen.key.expires_at < record.expires_at - TOLERANCE
+
+
+def overlong(observation: Observation, record: Record) -> bool:
+    """Whether a key's record gives it far more than the `ttl`: anybody who can write the path may have written that.
+
+    No key is prolonged to such an end; one that got it from a longer `ttl` keeps it. Twice the `ttl`: clocks differ.
+    """
+    seen = observation.vendor.get(record.key_id)
+    made_at = seen.key.created_at if seen and seen.key else None
+    held_since = min(entry.created_at for entry in observation.entries if entry.key_id == record.key_id)
+    return record.expires_at > (made_at or held_since) + 2 * observation.target.ttl
 
 
 def seen_after(observation: Observation, key_id: str, key: VendorKey | None) -> Observation:

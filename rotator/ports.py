@@ -5,7 +5,7 @@ no library of anybody else's is named.
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -17,20 +17,26 @@ from rotator.model import CreatedKey, History, KeyParameters, Secret, VendorKey,
 class Provider(Protocol):
     """Issues keys.
 
-    Each method is one request, `pages` one a page. Every one may raise `ProviderCredentialRefused`,
-    `ProviderRequestRefused`, `ProviderRateLimited` or `ProviderUnavailable`: it was not done. Those that change
-    something may raise `ProviderOutcomeUnknown` too. None takes longer than a bound of the implementation's own, and
-    none that changes something is repeated inside it. Safe to be called by many threads.
+    Each method is one request, `pages` one or more a page, `ready` none. Every one may raise
+    `ProviderCredentialRefused`, `ProviderRequestRefused`, `ProviderRateLimited` or `ProviderUnavailable`: it was not
+    done. Those that change something may raise `ProviderOutcomeUnknown` too. None takes longer than a bound of the
+    implementation's own, and none that changes something is repeated inside it. Safe to be called by many threads.
     """
 
     def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
         """Create one key. An answer that lacks its id or its text is an unknown outcome: the key may exist."""
 
-    def pages(self) -> Iterator[Sequence[VendorKey]]:
+    def ready(self) -> None:
+        """Return unless it is known that a request would not be sent now.
+
+        Raises the `ProviderCredentialRefused` that is known already. Now and then one is let through, to try again.
+        """
+
+    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[VendorKey]]:
         """Every unrevoked key of the organisation, a page at a time; expired ones may be among them.
 
-        The list is complete only when the iterator ends without an error; keys created or removed meanwhile may be
-        missing or there twice.
+        `before` is called before each request, a page that is asked for again included. The list is complete only when
+        the iterator ends without an error; keys created or removed meanwhile may be missing or there twice.
         """
 
     def retrieve(self, key_id: str) -> VendorKey | None:

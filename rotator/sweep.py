@@ -83,11 +83,12 @@ class Swept:
     failed: Mapping[str, RotatorError] = field(default_factory=dict)  # by target
     error: RotatorError | None = None
     dry_run: bool = False
+    stopped: bool = False  # before every target was looked at
 
     @property
     def complete(self) -> bool:
         """Whether every target of the provider was looked at, and all was done that was to be done."""
-        return self.error is None and not self.failed
+        return self.error is None and not self.failed and not self.stopped
 
 
 def orphans(
@@ -131,7 +132,7 @@ def _present(history: History) -> Iterator[str]:
 
 
 class Sweeper:
-    """Sweeps one provider's keys; one call at a time. It remembers nothing but when it first saw a key without date."""
+    """Sweeps one provider's keys; one call at a time. It remembers nothing but when it first saw each key."""
 
     def __init__(
         self,
@@ -143,8 +144,8 @@ class Sweeper:
         max_removals: int,
     ) -> None:
         """`groups` are all targets of the provider, by who works on them; `budget` is the sweep's share of its own."""
-        self._provider = provider
-        self._groups = [group for group in groups if group[1]]
+        self.provider = provider
+        self._groups = groups
         self._slugs = {owner[:8] for owner in owners}
         self._settle = settle
         self._max_removals = max_removals
@@ -165,18 +166,18 @@ class Sweeper:
         `max_removals` stands in for the configured one; `stopping` is asked before each target.
         """
         if not self._groups:
-            return Swept(self._provider)
+            return Swept(self.provider)
         needed_by = self._ports.clock.now() + PATIENCE
         try:
             keys = {key.id: key for key in listed(self._ports, needed_by)}
         except ProviderError as error:
             for executor, _ in self._groups:
                 executor.swept(complete=False)
-            return Swept(self._provider, error=error)
+            return Swept(self.provider, error=error)
         self._first_seen = {key_id: self._first_seen.get(key_id, self._monotonic()) for key_id in keys}
         swept = self._compare(keys, stopping)
         for executor, _ in self._groups:
-            executor.swept(complete=True)
+            executor.swept(complete=not swept.stopped)
         limit = self._max_removals if max_removals is None else max_removals
         to_shorten = sum(orphan.fate is Fate.TO_SHORTEN for orphan in swept.orphans)
         if to_shorten > limit:
@@ -200,11 +201,13 @@ class Sweeper:
         for key in keys.values():
             name = KeyName.parse(key.name)
             by_place.setdefault(name.place if name else "", []).append(key)
+        stopped = False
         found: list[Orphan] = []
         to_work: list[Target] = []
         failed: dict[str, RotatorError] = {}
         for executor, target in self._targets():
             if stopping():
+                stopped = True
                 break
             try:
                 mine = [key for place in executor.scope(target).places for key in by_place.pop(place, ())]
@@ -225,13 +228,14 @@ class Sweeper:
         rest = [key for left in by_place.values() for key in left if key.expires_at is None or key.expires_at > now]
         named = tuple(key for key in rest if self._looks_like_ours(key))
         return Swept(
-            self._provider,
+            self.provider,
             len(keys),
             tuple(found),
-            () if failed or stopping() else named,  # while a path could not be read, whose they are is not known
+            () if failed or stopped else named,  # while a path could not be read, whose they are is not known
             len(rest) - len(named),
             tuple(to_work),
             failed,
+            stopped=stopped,
         )
 
     def _learn(self, executor: Executor, observation: Observation, keys: Mapping[str, VendorKey]) -> Observation:

@@ -15,7 +15,7 @@ from rotator.execute import Report
 from rotator.logs import unexpected
 from rotator.metrics import FAILURE, LOST, SUCCESS, Metrics
 from rotator.model import Target, timestamp
-from rotator.plan import SCHEDULED, Order, Plan, Retire, State
+from rotator.plan import SCHEDULED, Order, Plan, State
 from rotator.sweep import Outcome, Sweeper, Swept
 
 T = TypeVar("T")
@@ -36,14 +36,20 @@ def work_on(
         report = installation.executor(target).reconcile(target, order, roll_out_at)
     except Exception as error:
         installation.tell(unexpected("working on a target", error, target.name))
-        advice = "The log has the traceback (unexpected_error): please report it. The served key is left as it is."
-        return Report(target, None, RotatorError(f"a fault in rotator: {type(error).__name__}", advice))
+        return Report(target, None, _fault(error))
     if report.attempted is not None:
         outcome = SUCCESS if report.rotated else FAILURE if report.error else LOST
         metrics.rotation(target.provider, report.attempted, outcome, clock.monotonic() - started)
-    if report.error and report.plan and any(isinstance(action, Retire) for action in report.plan.actions):
+    if report.kept:
         metrics.retirement(FAILURE)
     return report
+
+
+def _fault(error: Exception) -> RotatorError:
+    return RotatorError(
+        f"a fault in rotator: {type(error).__name__}",
+        "Please report it, with the traceback in the log (unexpected_error). `rotator status` shows what is served.",
+    )
 
 
 def work_on_all(
@@ -82,7 +88,11 @@ def sweep_all(
     """
 
     def sweep(sweeper: Sweeper) -> Swept:
-        return sweeper.sweep(by=by, dry_run=dry_run, max_removals=max_removals, stopping=stopping)
+        try:
+            return sweeper.sweep(by=by, dry_run=dry_run, max_removals=max_removals, stopping=stopping)
+        except Exception as error:
+            installation.tell(unexpected(f"sweeping the keys of {sweeper.provider}", error))
+            return Swept(sweeper.provider, error=_fault(error))
 
     sweepers = installation.sweepers.values()
     complete = True
@@ -148,7 +158,7 @@ def _failure(swept: Swept, error: RotatorError, times: int) -> Event:
         "targets": len(swept.failed),
         "failures": times,
     }
-    return Event(What.SWEEP_FAILED, "", level, fields)
+    return Event(What.SWEEP_FAILED, next(iter(swept.failed), ""), level, fields)
 
 
 def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None) -> Iterator[Event]:

@@ -1,6 +1,7 @@
 """Fixtures that many tests use, and CI's rule that nothing is skipped unnoticed."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ from support.leaks import RECORDER, Leak
 from support.told import Heard, flaws_of_lines
 from support.vault import RaftVault, VaultServer
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background would hand on that it is ignored
 hypothesis.settings.register_profile("patient", deadline=None)  # nothing here fails because a machine is busy
 hypothesis.settings.load_profile("patient")
 

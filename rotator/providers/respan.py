@@ -123,12 +123,16 @@ class RespanProvider:
             return key
         raise self._errors.unsettled("create", "gave an answer without a usable id, key and expiry")
 
-    def pages(self) -> Iterator[Sequence[VendorKey]]:
+    def ready(self) -> None:
+        """Refuse at once what `circuit` would refuse."""
+        self.circuit.look()
+
+    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[VendorKey]]:
         """Every unrevoked key. A bare array is a single page; `count` is of one page only, and so of no use."""
         url = self._keys_url
         seen = {url}
         while True:
-            page = self._read("list", url)
+            page = self._page(url, before)
             entries = page.get("results") if isinstance(page, dict) else page
             following = page.get("next") if isinstance(page, dict) else None
             if not isinstance(entries, list) or not isinstance(following, str | None):
@@ -149,7 +153,7 @@ class RespanProvider:
 
     def retrieve(self, key_id: str) -> VendorKey | None:
         """One key. What cannot be an id is sent nowhere, and is the id of no key; the same goes for the next two."""
-        entry = self._read("retrieve", self._key_url(key_id)) if is_id(key_id) else None
+        entry = self._read("retrieve", self._key_url(key_id), self._by()) if is_id(key_id) else None
         if entry is None or is_revoked(entry):
             return None
         if key := vendor_key(entry):
@@ -185,13 +189,18 @@ class RespanProvider:
     def _by(self) -> float:
         return self._clock.monotonic() + self._deadline
 
-    def _read(self, operation: str, url: str) -> dict[str, object] | list[object] | None:
-        """The JSON that a GET gives, or None for a 404. Tried up to three times, within one deadline."""
+    def _read(self, operation: str, url: str, by: float) -> dict[str, object] | list[object] | None:
+        """The JSON that a GET gives, or None for a 404."""
+        answer = self._call(operation, "GET", url, by)
+        return None if answer.status == httpx.codes.NOT_FOUND else self._content(operation, answer)
+
+    def _page(self, url: str, before: Callable[[], object]) -> dict[str, object] | list[object] | None:
+        """Tried up to three times, within one deadline: else one lost answer would end a list of a hundred pages."""
         by = self._by()
 
         def once() -> dict[str, object] | list[object] | None:
-            answer = self._call(operation, "GET", url, by)
-            return None if answer.status == httpx.codes.NOT_FOUND else self._content(operation, answer)
+            before()
+            return self._read("list", url, by)
 
         return _retrying(lambda error: isinstance(error, ProviderUnavailable) and self._clock.monotonic() < by, once)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from support.world import IssuedKey
 
-from rotator import execute, sweep
+from rotator import execute, rollback, sweep
 from rotator.errors import ProviderError
 from rotator.extend import living
-from rotator.model import RECORD_FIELD, KeyParameters, Record, Secret, Target, compose
+from rotator.model import RECORD_FIELD, KeyName, KeyParameters, Record, Secret, Target, compose
 from rotator.plan import SCHEDULED, Order
 from simulation.clients import Line, MachineClock, Surroundings, ports
 from simulation.intent import Intent
@@ -103,7 +103,7 @@ class Program:
         )
         around.begin(intent)
         executor = self.life.executor
-        report = executor.roll_back(target, order) if roll_back else executor.reconcile(target, order)
+        report = rollback.roll_back(executor, target, order) if roll_back else executor.reconcile(target, order)
         around.coverage["rotations"] += report.rotated
         intent.outdated = self.configuration is not around.configuration
         around.truth.passed(intent, report.error)
@@ -307,18 +307,24 @@ class People(Happening):
         return self._put(target, data, "foreign")
 
     def _forge(self, target: Target, detail: float) -> str:
-        """Whoever may write this path names somebody else's key in a record that looks like ours."""
+        """Whoever may write this path names somebody else's key in a record that looks like ours.
+
+        Half of them do it well: as if the key had been made for just this version.
+        """
         found = Record.parse(self._data(target).get(RECORD_FIELD))
         strangers = sorted(self._around.truth.strangers)
         if found is None or self._around.truth.places[target.path].foreign:
             return ""
         key: IssuedKey = self._around.vendor.keys[strangers[int(detail * len(strangers))]]
         secret = Secret("sk-made-up")
+        name = KeyName.parse(found.key_name)
+        if name is not None and int(detail * 1000) % 2:
+            name = replace(name, version=self._around.store.current_version(target.path) + 1)
         record = Record(
             found.owner,
             target.name,
             key.id,
-            found.key_name,
+            str(name or found.key_name),
             found.issued_at,
             found.expires_at,
             found.params,

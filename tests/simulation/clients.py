@@ -417,7 +417,9 @@ class VendorClient:
         finally:
             intent.made[name] = around.scheduler.now
 
-    def pages(self) -> Iterator[Sequence[VendorKey]]:
+    def ready(self) -> None: ...
+
+    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[VendorKey]]:
         around = self.line.surroundings
         start = 0
         behind = 0.0
@@ -433,6 +435,7 @@ class VendorClient:
             return around.vendor.listed(behind, dated=bool(around.settings.dated))[start : start + 4]
 
         while True:
+            before()
             subject = f"from {start}" + (f", {behind:.0f} s behind" if behind else "")
             page = self.line.call("provider.page", subject, effect, lambda page: " ".join(key.id for key in page))
             if not page:

@@ -236,8 +236,16 @@ MUTATIONS = {
         (GRACE_CUT,),
         (Edit(plan._is_known, "not (bounded and seen.at_version <= key.versions[-1].number)", "True"),),
     ),
+    "a record vouches for the key it names": Mutation(
+        "meddling",
+        (NOT_OURS,),
+        (
+            Edit(Executor.show, "not self.scope(target).owns(key.name)", "False"),
+            Edit(Executor.show, "key.name != served.key_name or ", ""),
+        ),
+    ),
     "what others wrote beside the key is dropped": Mutation(
-        "meddling", (DROPPED,), (Edit(execute._carried, "if name in foreign", "if False"),)
+        "meddling", (DROPPED,), (Edit(execute.carried_over, "if name in foreign", "if False"),)
     ),
 }
 

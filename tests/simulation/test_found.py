@@ -6,6 +6,7 @@ from support.world import HOUR, World, afterwards, make_target, refuse
 
 from rotator.errors import StoreUnavailable
 from rotator.plan import Order
+from rotator.rollback import roll_back
 
 
 def test_what_a_person_rolled_back_to_is_held_longer_than_a_grace() -> None:
@@ -51,5 +52,5 @@ def test_a_rollback_does_not_shorten_a_key_that_was_extended() -> None:
     ends = first.expires_at
     assert ends == world.clock.now() + world.target.grace_period
     world.at("store.write", refuse(StoreUnavailable("no answer")))
-    executor.roll_back(world.target, Order())
+    roll_back(executor, world.target, Order())
     assert first.expires_at == ends

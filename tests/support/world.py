@@ -319,6 +319,7 @@ class MemoryVendor:
         self._clock = clock
         self._lock = threading.RLock()
         self.keys: dict[str, IssuedKey] = {}
+        self.refusal: ProviderCredentialRefused | None = None  # as it is known before anything is sent
         self.grants: Callable[[datetime], datetime | None] = lambda asked: asked  # what expiry a new key gets
 
     def issue(self, name: str, expires_at: datetime | None, granted: datetime | None = None) -> IssuedKey:
@@ -365,13 +366,20 @@ class VendorClient:
 
         return self.wire.call(self.actor, "provider.create", effect, name, parameters, expires_at)
 
-    def pages(self) -> Iterator[Sequence[VendorKey]]:
+    def ready(self) -> None:
+        if self.vendor.refusal:
+            raise self.vendor.refusal
+
+    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[VendorKey]]:
         def effect() -> Sequence[VendorKey]:
             keys = [key.seen() for key in [*self.vendor.keys.values()] if not key.revoked]
             return keys[start : start + 2]
 
         start = 0
-        while page := self.wire.call(self.actor, "provider.page", effect):
+        while True:
+            before()
+            if not (page := self.wire.call(self.actor, "provider.page", effect)):
+                return
             yield page
             start += 2
 

@@ -332,3 +332,25 @@ def test_a_closed_lane_holds_up_nobody_else_and_its_targets_go_by_urgency_when_i
     assert (made.take(**only_the_well) or ("",))[0] == "well-late"
     assert made.take(**only_the_well) is None
     assert taken(made) == ["sick-soon", "sick-late"]
+
+
+def test_the_same_request_during_its_pass_changes_nothing() -> None:
+    made, clock, targets = agenda("a")
+    done_all = Report(targets["a"], well(targets["a"], clock).plan, rotated=True)
+    taken(made)
+    done(made, well(targets["a"], clock))
+    made.request(["a"], Order(rotate=True, by="signal"))
+    assert taken(made) == ["a"]
+    made.request(["a"], Order(rotate=True, by="signal"))
+    done(made, done_all)
+    assert not any(entry and entry[1].rotate for entry in [made.take()])
+
+
+def test_a_fault_in_the_arithmetic_forgets_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, clock, targets = agenda("a")
+    taken(made)
+    monkeypatch.setattr(Agenda, "_next", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        done(made, well(targets["a"], clock))
+    clock.advance(LONGEST_WAIT)
+    assert taken(made) == ["a"]

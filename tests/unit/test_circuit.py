@@ -106,3 +106,13 @@ def test_somebody_who_knows_better_has_it_tried_at_once(circuit: Circuit[StoreSe
     circuit.worked()
     circuit.try_now()
     assert not is_open(circuit)
+
+
+def test_one_who_looks_is_told_and_does_not_take_the_turn(circuit: Circuit[StoreSealed], clock: FakeClock) -> None:
+    circuit.look()
+    circuit.failed(StoreSealed("sealed"))
+    with pytest.raises(StoreSealed):
+        circuit.look()
+    clock.sleep(60)
+    circuit.look()
+    assert not is_open(circuit), "the turn is still there"

@@ -69,7 +69,10 @@ def test_who_is_not_listened_to_any_more_is_forgotten_for_good() -> None:
     assert set(clock.skews) == {"api.respan.ai"}
 
 
-@pytest.mark.parametrize("said", [None, "", "tomorrow", "Sun, 01 Mar 2026", "Sun, 99 Mar 2026 12:00:00 GMT"])
+@pytest.mark.parametrize(
+    "said",
+    [None, "", "tomorrow", "Sun, 01 Mar 2026", "Sun, 99 Mar 2026 12:00:00 GMT", "Mon, 01 Jan 99999999999 00:00:00 GMT"],
+)
 def test_what_is_no_date_says_nothing(said: str | None) -> None:
     clock = At()
     clock.heard("vault", said, NOW.timestamp())
@@ -108,3 +111,14 @@ def test_it_may_be_ahead_by_what_the_furthest_peer_says() -> None:
     assert clock.may_be_ahead() == timedelta(0)
     says(clock, "api.respan.ai", NOW - timedelta(seconds=30))
     assert timedelta(seconds=28) < clock.may_be_ahead() <= timedelta(seconds=30)
+
+
+def test_a_clock_at_the_very_bound_is_not_trusted_and_not_by_turns() -> None:
+    """Dates are to the second: what they say of one clock changes by more than that, though nothing has changed."""
+    clock = At()
+    judged = set()
+    for tenths in range(40):
+        clock.moment = NOW + timedelta(seconds=tenths / 10)
+        says(clock, "vault", (clock.moment - timedelta(seconds=61)).replace(microsecond=0))
+        judged.add(clock.trusted())
+    assert len(judged) == 1

@@ -388,6 +388,8 @@ REFUSED = [
     ("stores.vault.address", "https://", "stores.vault.address", "is not a URL with a host"),
     ("stores.vault.address", "https://[::1", "stores.vault.address", "is not a URL"),
     ("stores.vault.address", "https://v:99999", "stores.vault.address", "is not a URL"),
+    ("stores.vault.address", "https://10.0.0.256", "stores.vault.address", "is not a URL with a host"),
+    ("stores.vault.address", "https://xn--a", "stores.vault.address", "is not a URL with a host"),
     ("stores.vault.address", "https://a b", "stores.vault.address", "is not a URL with a host"),
     (
         "stores.vault.address",

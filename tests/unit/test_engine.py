@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from support.process import wait_until
 from support.told import Heard
 
+from rotator.agenda import Agenda
 from rotator.assembly import Installation
+from rotator.budget import SlidingWindow
 from rotator.clock import SystemClock
 from rotator.config import load
 from rotator.engine import Engine
@@ -117,17 +120,22 @@ def test_a_person_is_obeyed_by_a_standby_too(replica: Replica, standby: Replica)
 
 
 def test_who_ceases_to_lead_begins_nothing_more(replica: Replica) -> None:
-    """The pass is under way; after its first action it finds that another leads now."""
-    replica.work()
+    """The pass is under way, and waits for the budget; after that it finds that another leads now."""
     target = replica.installation.targets["a"]
     executor = replica.installation.executor(target)
-    executor.reconcile(target, Order(rotate=True, by="signal"))
-    replica.leads = False
-    before = len(replica.calls())
+
+    class Wait:
+        def take(self, needed_by: datetime) -> None:
+            replica.leads = False
+
+        def pause(self, seconds: float) -> None: ...
+
+    executor.ports = replace(executor.ports, budget=Wait())
     report = executor.reconcile(target)
     assert report.error is None
     assert report.plan is not None
-    assert replica.calls()[before:] == []
+    assert report.plan.state is State.MISSING
+    assert replica.calls() == []
 
 
 # --- what is told ----------------------------------------------------------------------------------------------------
@@ -359,3 +367,77 @@ def test_a_sweep_of_one_provider_does_not_wait_for_that_of_another(crowd: Callab
     gate.set()
     thread.join()
     assert swept == ["b", "a"]
+
+
+def test_a_fault_while_it_is_decided_who_is_next_takes_no_thread_away_and_is_noticed(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = replica.engine.last_tick
+    with monkeypatch.context() as patch:
+        patch.setattr(Agenda, "_level", lambda *_: 1 / 0)
+        for _ in range(2 * replica.installation.configuration.daemon.workers):
+            with pytest.raises(ZeroDivisionError):
+                replica.engine.tick()
+        assert replica.engine.last_tick == before, "/healthz tells that the loop is stuck"
+    replica.work()
+    replica.work()
+    assert replica.states() == {"a": State.OK, "b": State.OK}
+
+
+def test_a_fault_in_a_sweep_is_told_and_leaves_the_budgets_open(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(*_: object, **__: object) -> None:
+        raise TypeError("a fault")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rotator.sweep.Sweeper.sweep", faulty)
+        replica.engine.sweep()
+    [told] = replica.told(What.UNEXPECTED_ERROR)
+    assert "respan" in str(told.fields["where"])
+    [failed] = replica.told(What.SWEEP_FAILED)
+    assert "a fault in rotator" in str(failed.fields["error"])
+    with monkeypatch.context() as patch:
+        patch.setattr(replica.engine, "_take_note", faulty)
+        replica.engine.sweep()
+    assert len(replica.told(What.UNEXPECTED_ERROR)) == 2
+    assert not any(budget.closing for budget in replica.installation.budgets.values())
+
+
+def test_a_fault_at_the_end_of_a_pass_is_told(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica.engine.board, "update", lambda *_: 1 / 0)
+    replica.engine.tick()
+    wait_until(lambda: len(replica.told(What.UNEXPECTED_ERROR)) >= 2, "both to be told")
+    assert {event.target for event in replica.told(What.UNEXPECTED_ERROR)} == {"a", "b"}
+
+
+def test_a_sweep_gets_a_fifth_of_the_budget(replica: Replica) -> None:
+    [sweeper] = replica.installation.sweepers.values()
+    budget = sweeper._ports.budget
+    assert isinstance(budget, SlidingWindow)
+    assert budget.limit == replica.installation.budgets["respan"].limit / 5
+
+
+def test_a_failed_sweep_names_the_target_that_failed(replica: Replica) -> None:
+    replica.work()
+    replica.work()
+    for key in replica.simulator.vendor.keys.values():
+        replica.simulator.vendor.delete(key.id)
+    replica.simulator.faults.add(Fault("refuse", "retrieve", status=422, times=None))
+    replica.engine.sweep()
+    [failed] = replica.told(What.SWEEP_FAILED)
+    assert (failed.target, failed.fields["targets"]) == ("a", 2)
+
+
+def test_what_a_refused_organisation_key_held_up_is_taken_up_when_it_works_again(replica: Replica) -> None:
+    replica.simulator.faults.add(Fault("refuse", "create", status=401, times=None))
+    replica.work()
+    wait_until(lambda: set(replica.states().values()) == {State.MISSING}, "the refusal")
+    replica.engine.watch()
+    replica.simulator.faults.clear()
+    for circuit in [provider.circuit for provider in replica.installation.providers.values()]:
+        circuit.try_now()
+    replica.engine.ask_providers()
+    replica.engine.watch()
+    replica.work()
+    wait_until(lambda: replica.states() == {"a": State.OK, "b": State.OK}, "both keys")

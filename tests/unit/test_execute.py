@@ -43,8 +43,9 @@ from rotator.errors import (
 )
 from rotator.events import What
 from rotator.execute import MAX_AGE, TRIES_OUT, UNPUBLISHED, Executor, Report
-from rotator.model import RECORD_FIELD, Record, Target, timestamp
+from rotator.model import RECORD_FIELD, KeyName, Record, Target, timestamp
 from rotator.plan import REVOKED_WITHIN, Order, Reason, State
+from rotator.rollback import roll_back
 from rotator.sweep import Sweeper
 
 MINUTE = timedelta(minutes=1)
@@ -1266,7 +1267,7 @@ def test_rolling_back_serves_the_previous_key_again_with_its_whole_life(fresh: b
     if fresh:
         a = world.executor("fresh")
     since = len(world.wire.journal)
-    report = a.roll_back(world.target, Order(by="cli"))
+    report = roll_back(a, world.target, Order(by="cli"))
     assert report.error is None
     assert report.plan is not None
     assert report.plan.state is State.OK
@@ -1285,7 +1286,10 @@ def test_rolling_back_serves_the_previous_key_again_with_its_whole_life(fresh: b
 
 def test_there_is_nothing_to_roll_back_to() -> None:
     world = World()
-    for report in (world.executor().roll_back(world.target, Order()), running(world).roll_back(world.target, Order())):
+    for report in (
+        roll_back(world.executor(), world.target, Order()),
+        roll_back(running(world), world.target, Order()),
+    ):
         assert report.error is not None
         assert "no previous key" in str(report.error)
     assert world.store.current_version(world.target.path) == 1
@@ -1295,7 +1299,7 @@ def test_there_is_nothing_to_roll_back_to_on_a_foreign_path() -> None:
     world = World()
     a = previous(world)
     world.store.put(world.target.path, password="x")
-    report = a.roll_back(world.target, Order())
+    report = roll_back(a, world.target, Order())
     assert report.error is not None
     assert "--adopt" in report.error.advice
     assert report.plan is not None
@@ -1308,20 +1312,20 @@ def test_what_fails_after_a_roll_back_does_not_hide_that_it_was_done(call: str) 
     a = previous(world)
     error = ProviderUnavailable("no answer")
     world.at("store.write", afterwards(lambda: world.at(call, refuse(error), times=inf)))
-    report = a.roll_back(world.target, Order())
+    report = roll_back(a, world.target, Order())
     assert (report.error, report.rolled_back) == (error, True)
     assert report.plan is not None
     assert world.served() is by_id(world, 1)
 
 
-@pytest.mark.parametrize("what", ["gone", "expired", "not ours", "gone meanwhile"])
+@pytest.mark.parametrize("what", ["gone", "ended", "not ours", "gone meanwhile"])
 def test_a_previous_key_that_does_not_work_is_not_served(what: str) -> None:
     world = World()
     a = previous(world)
     key = by_id(world, 1)
     if what == "gone":
         world.vendor.revoke(key.id)
-    elif what == "expired":
+    elif what == "ended":
         world.clock.advance(22 * HOUR)
         world.vendor.keys["tk_0002"].expires_at = None
         a = world.executor("fresh")
@@ -1332,7 +1336,7 @@ def test_a_previous_key_that_does_not_work_is_not_served(what: str) -> None:
         world.at("provider.set_expiry", meanwhile(lambda: world.vendor.revoke(key.id)))
     data = world.store.read(world.target.path)
     executor = a if what == "gone meanwhile" else world.executor("fresh")
-    report = executor.roll_back(world.target, Order())
+    report = roll_back(executor, world.target, Order())
     assert isinstance(report.error, ProviderRequestRefused)
     assert what.removesuffix(" meanwhile") in str(report.error)
     assert world.store.read(world.target.path) == data
@@ -1342,7 +1346,7 @@ def test_a_roll_back_that_lost_against_another_writer_leaves_the_previous_key_on
     world = World()
     a = previous(world)
     world.at("store.write", meanwhile(lambda: world.store.rollback(world.target.path, 2)))
-    report = a.roll_back(world.target, Order())
+    report = roll_back(a, world.target, Order())
     assert isinstance(report.error, CasMismatch)
     assert world.served() is by_id(world, 2)
     assert by_id(world, 1).expires_at == START + 4 * HOUR
@@ -1353,7 +1357,7 @@ def test_a_key_that_died_while_it_was_rolled_back_to_is_replaced() -> None:
     world = World()
     a = previous(world)
     world.at("store.write", afterwards(lambda: world.vendor.revoke("tk_0001")))
-    report = a.roll_back(world.target, Order())
+    report = roll_back(a, world.target, Order())
     assert (report.rotated, report.attempted) == (True, Reason.MISSING)
     assert_served(world)
 
@@ -1366,14 +1370,14 @@ def test_a_roll_back_that_fails_anywhere_leaves_a_served_key_that_works(offset: 
     world = World()
     a = previous(world)
     number = len(world.wire.journal) + offset
-    a.roll_back(world.target, Order())
+    roll_back(a, world.target, Order())
     assert len(world.wire.journal) <= number + ROLL_BACK_CALLS - offset
     operation = world.wire.journal[number].operation if number < len(world.wire.journal) else ""
     for name in faults(world, operation):
         world = World()
         a = previous(world)
         world.at(number, faults(world, operation)[name])
-        reports = [a.roll_back(world.target, Order())]
+        reports = [roll_back(a, world.target, Order())]
         assert_promises_hold(world, [*reports, *settle(world)])
         assert world.broken == [], name
 
@@ -1400,3 +1404,179 @@ def test_many_targets_in_many_threads_do_not_disturb_each_other() -> None:
     assert len(world.vendor.living()) == len(targets)
     assert len(world.calls("provider.")) == len(targets) * 4
     assert world.broken == []
+
+
+# --- what somebody who can write the path says ---
+
+
+def test_another_paths_key_is_not_ended_because_a_record_vouches_for_itself() -> None:
+    """The record names the victim's key, and a name that is our own for this very version."""
+    victim_target = make_target("search")
+    world = World(make_target(), victim_target)
+    a = running(world)
+    a.reconcile(victim_target)
+    victim = world.served(victim_target)
+    assert victim is not None
+    version = world.store.current_version(world.target.path) + 1
+    name = str(KeyName(OWNER, world.target.name, a.scope(world.target).place, version, "a" * 8))
+    forged = replace(record_of(world), key_id=victim.id, key_name=name, params="drifted")
+    world.store.patch(world.target.path, **{RECORD_FIELD: forged.format()})
+    sweeper = Sweeper("respan", [(a, world.targets)], a.ports.budget, frozenset({OWNER}), MINUTE, 10)
+    for _ in range(3):
+        sweeper.sweep()
+        a.reconcile(world.target, FORCED)
+        world.clock.advance(5 * HOUR)
+    touched = {call.subject for call in world.wire.journal if call.operation in CHANGES}
+    assert victim.id not in touched
+    assert world.vendor.alive(victim)
+
+
+def patched(world: World, **changes: Any) -> None:
+    """Somebody writes something else into the record of the served key."""
+    world.store.patch(world.target.path, **{RECORD_FIELD: replace(record_of(world), **changes).format()})
+
+
+def test_a_record_that_gives_its_key_years_has_it_replaced_and_not_prolonged() -> None:
+    world = World()
+    a = running(world)
+    first, end = by_id(world, 1), by_id(world, 1).expires_at
+    patched(world, expires_at=START + timedelta(days=3000))
+    world.at("provider.create", refuse(ProviderUnavailable("no answer")))
+    sweeper = Sweeper("respan", [(a, world.targets)], a.ports.budget, frozenset({OWNER}), MINUTE, 10)
+    sweeper.sweep()
+    a.reconcile(world.target)
+    assert (world.served(), first.expires_at) == (first, end)
+    report = a.reconcile(world.target)
+    assert (report.rotated, report.attempted) == (True, Reason.DRIFTED)
+    assert_served(world)
+
+
+def test_a_record_that_is_renewed_day_after_day_keeps_its_key_for_two_lives_at_most() -> None:
+    world = World()
+    a = running(world)
+    first = by_id(world, 1)
+    sweeper = Sweeper("respan", [(a, world.targets)], a.ports.budget, frozenset({OWNER}), MINUTE, 10)
+    for hour in range(48):
+        if world.served() is first and hour % 8 == 0:  # the path's history still tells how old the key is
+            patched(world, issued_at=world.clock.now(), expires_at=world.clock.now() + 24 * HOUR)
+        sweeper.sweep()
+        a.reconcile(world.target)
+        assert_served(world)
+        world.clock.advance(HOUR)
+    assert not world.vendor.alive(first)
+
+
+# --- faults of ours ---
+
+
+@pytest.mark.parametrize("call", ["provider.set_expiry", "probe"])
+def test_a_fault_of_whatever_kind_before_the_publish_leaves_no_key_behind(call: str) -> None:
+    world = World()
+    world.vendor.grants = lambda asked: asked + HOUR
+    world.at(call, refuse(TypeError("a fault")))
+    with pytest.raises(TypeError):
+        world.executor().reconcile(world.target)
+    assert world.vendor.living() == []
+
+
+def test_a_removal_that_was_never_tried_has_not_failed() -> None:
+    world = World()
+    a = running(world)
+    a.reconcile(world.target, FORCED)
+    world.clock.advance(4 * HOUR)
+    world.at("provider.create", refuse(ProviderUnavailable("no answer")), times=inf)
+    report = a.reconcile(world.target, FORCED)
+    assert report.error is not None
+    assert not report.kept
+    world.at("store.destroy", refuse(StoreUnavailable("no answer")))
+    assert a.reconcile(world.target).kept
+
+
+def test_an_expiry_that_is_put_right_is_in_the_audit_trail() -> None:
+    world = World()
+    world.vendor.grants = lambda asked: asked + HOUR
+    running(world)
+    (told,) = [event for event in world.events if event.what is What.KEY_SHORTENED]
+    assert (told.fields["key_id"], told.fields["expires_at"]) == ("tk_0001", timestamp(START + 24 * HOUR))
+
+
+def test_a_known_refusal_of_the_organisation_key_costs_neither_a_proof_nor_the_budget() -> None:
+    world = World()
+    world.vendor.refusal = ProviderCredentialRefused("refused")
+    assert world.executor().reconcile(world.target).error is world.vendor.refusal
+    assert world.calls() == ["store.location", *READS]
+
+
+# --- rolling back, once more ---
+
+
+def test_a_previous_key_that_was_extended_past_its_record_is_served_again() -> None:
+    world = World()
+    previous(world)
+    world.clock.advance(25 * HOUR)
+    for number in (1, 2):
+        by_id(world, number).expires_at = START + 72 * HOUR
+    report = roll_back(world.executor("fresh"), world.target, Order())
+    assert (report.error, report.rolled_back) == (None, True)
+    assert_served(world)
+
+
+def test_a_deleted_version_is_not_said_to_have_no_predecessor() -> None:
+    world = World()
+    a = previous(world)
+    world.store.delete(world.target.path)
+    report = roll_back(a, world.target, Order())
+    assert report.error is not None
+    assert "is deleted" in report.error.message
+    assert "ndelete" in report.error.advice
+
+
+def test_whoever_waited_for_the_budget_rolls_back_by_what_is_true_afterwards() -> None:
+    world = World()
+    a = previous(world)
+    elsewhere = world.executor("elsewhere")
+    world.at("budget.take", meanwhile(lambda: elsewhere.reconcile(world.target, FORCED)))
+    since = len(world.wire.journal)
+    report = roll_back(a, world.target, Order())
+    history = [call.number for call in world.wire.journal[since:] if call.actor == "a" and "history" in call.operation]
+    changes = [call.number for call in world.wire.journal[since:] if call.actor == "a" and call.operation in CHANGES]
+    assert len(history) >= 2
+    assert not changes or changes[0] > history[1]
+    assert report.error is not None or world.served() is by_id(world, 2)
+    assert_served(world)
+
+
+def test_that_a_rollback_prolonged_a_key_is_told_though_the_publish_failed() -> None:
+    world = World()
+    a = previous(world)
+    world.at("store.write", refuse(StoreSealed("sealed")))
+    roll_back(a, world.target, Order())
+    assert [event.fields["key_id"] for event in world.events if event.what is What.KEY_RESTORED] == ["tk_0001"]
+
+
+def test_a_key_that_was_extended_is_not_said_to_be_missing() -> None:
+    world = World()
+    a = running(world)
+    world.at("provider.create", refuse(ProviderUnavailable("no answer")), times=inf)
+    by_id(world, 1).expires_at = START + 72 * HOUR
+    a.note(a.observe(world.target), "tk_0001", by_id(world, 1).seen())
+    world.clock.advance(25 * HOUR)
+    report = a.reconcile(world.target)
+    assert report.plan is not None
+    assert (report.plan.state, report.plan.reason) == (State.DUE, Reason.EXPIRING)
+
+
+def test_the_grace_of_a_key_begins_when_the_last_version_that_held_its_text_was_replaced() -> None:
+    """Somebody put the text alone back, without the record: applications read it from there."""
+    world = World()
+    a = running(world)
+    first = by_id(world, 1)
+    adopting = Order(adopt=True)
+    for _ in range(2):
+        world.store.put(world.target.path, api_key=first.text)
+        assert a.reconcile(world.target, adopting).rotated
+        replaced_at = world.clock.now()
+        world.clock.advance(3 * HOUR)
+        a.reconcile(world.target)
+    assert first.expires_at == replaced_at + world.target.grace_period
+    assert world.vendor.alive(first)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from support.world import HOUR, OWNER, START, make_target
 
 from rotator.model import (
+    LONGEST,
     RECORD_FIELD,
     Entry,
     KeyName,
@@ -37,7 +38,7 @@ TEXT = "sk_live_abcdefgh"
 SECRET = Secret(TEXT)
 PLACE = place_of(OWNER, "memory/apps/billing-api/respan")
 NAME = str(KeyName(OWNER, "billing-api", PLACE, 1, "a" * 8))
-MOMENTS = st.datetimes(datetime(2000, 1, 1), datetime(9998, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001
+MOMENTS = st.datetimes(datetime(2000, 1, 1), datetime(2980, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001
     lambda moment: moment.replace(microsecond=0)
 )
 
@@ -45,8 +46,8 @@ MOMENTS = st.datetimes(datetime(2000, 1, 1), datetime(9998, 1, 1), timezones=st.
 @st.composite
 def records(draw: st.DrawFn) -> Record:
     owner, target, key_id, key_name, params, key = (draw(st.text(min_size=1)) for _ in range(6))
-    issued_at, expires_at = sorted((draw(MOMENTS), draw(MOMENTS)))
-    return Record(owner, target, key_id, key_name, issued_at, expires_at, params, key)
+    issued_at, life = draw(MOMENTS), timedelta(seconds=draw(st.integers(0, int(LONGEST.total_seconds()))))
+    return Record(owner, target, key_id, key_name, issued_at, issued_at + life, params, key)
 
 
 def record(**changes: Any) -> Record:
@@ -262,6 +263,12 @@ def test_no_damaged_record_makes_the_parser_raise(record: Record, data: st.DataO
         ("expires_at=2026-03-02T12:00:00Z", "expires_at=2026-03-02T12:00:00-11:00"),
         ("expires_at=2026-03-02T12:00:00Z", "expires_at=9999-12-31T23:59:59-12:00"),
         ("issued_at=2026-03-01T12:00:00Z", "issued_at=0001-01-01T00:00:00Z"),  # no time can be taken off it
+        ("issued_at=2026-03-01T12:00:00Z", "issued_at=9999-12-31T23:59:59Z"),  # nor added to that
+        ("expires_at=2026-03-02T12:00:00Z", "expires_at=9999-12-31T23:59:59Z"),
+        (
+            "expires_at=2026-03-02T12:00:00Z",
+            "expires_at=2036-03-01T12:00:00Z",
+        ),  # ten years are the longest that is configured
     ],
 )
 def test_a_record_that_we_cannot_have_written_is_not_read(old: str, new: str) -> None:

@@ -138,11 +138,11 @@ def test_only_what_nobody_uses_any_more_is_closed(process: Process, monkeypatch:
 
 
 def test_a_reload_reads_the_organisation_key_again(process: Process, tmp_path: Path) -> None:
-    next(process.provider.pages())
+    next(process.provider.pages(lambda: None))
     (tmp_path / "key").write_text("the-next-key")
-    next(process.provider.pages())
+    next(process.provider.pages(lambda: None))
     process.reload()
-    next(process.provider.pages())
+    next(process.provider.pages(lambda: None))
     sent = [asked.headers["authorization"] for asked in process.server.asked]
     assert sent == ["Bearer organisation-key", "Bearer organisation-key", "Bearer the-next-key"]
 
@@ -154,7 +154,7 @@ def test_a_refused_key_is_not_told_to_be_good_again_because_of_a_reload(process:
 
     process.server.answer = answer
     with pytest.raises(ProviderCredentialRefused):
-        next(process.provider.pages())
+        next(process.provider.pages(lambda: None))
     process.engine.watch()
     process.reload()
     process.engine.watch()
@@ -163,7 +163,7 @@ def test_a_refused_key_is_not_told_to_be_good_again_because_of_a_reload(process:
 
     (tmp_path / "key").write_text("a-good-one")
     process.reload()
-    next(process.provider.pages())  # at once: nobody has to wait for the next try
+    next(process.provider.pages(lambda: None))  # at once: nobody has to wait for the next try
     process.engine.watch()
     assert [event.what for event in process.events] == [What.PEER_DOWN, What.PEER_UP]
 

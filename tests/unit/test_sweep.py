@@ -515,7 +515,9 @@ def test_a_sweep_that_is_told_to_stop_begins_nothing_more() -> None:
 
 def test_a_provider_without_targets_is_not_asked() -> None:
     world = World()
-    assert sweeper_of(world.executor(), []).sweep() == Swept("respan")
+    assert Sweeper("respan", [], world.executor().ports.budget, frozenset({OWNER}), SETTLE, 10).sweep() == Swept(
+        "respan"
+    )
     assert world.wire.journal == []
 
 
@@ -644,3 +646,11 @@ def test_a_key_that_stands_under_another_field_beside_its_record_is_no_orphan() 
     swept = sweep(world)
     assert key
     assert key.id not in [orphan.key.id for orphan in swept.orphans]
+
+
+def test_a_sweep_that_was_stopped_half_way_has_not_looked_at_everything() -> None:
+    world = World(*(make_target(f"t{number}") for number in range(3)))
+    executor = rotated(world)
+    answers = iter([False, True, True, True])
+    swept = sweeper_of(executor, world.targets).sweep(stopping=lambda: next(answers))
+    assert (swept.stopped, swept.complete) == (True, False)
