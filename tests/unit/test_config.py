@@ -639,6 +639,32 @@ def test_a_mistake_hides_nothing_but_what_hangs_on_it(refused: Callable[..., dic
     ]
 
 
+@pytest.mark.parametrize("section", ["targets", "stores", "providers"])
+def test_a_bad_name_with_another_mistake_hides_no_other_table(
+    refused: Callable[..., dict[str, str]], section: str
+) -> None:
+    data = minimal(
+        targets__other={"path": "apps/billing/respan", "ttl": "1h"},
+        stores__file={"type": "sqlite", "file": "x"},
+        defaults__store="vault",
+        defaults__provider="respan",
+        providers__second={"type": "respan", "api_key": {"env": "NOT_THERE"}},
+    )
+    table = next(iter(data[section].values()))
+    data[section]["My.App"] = {**table, "grace": "1h", "base": "x"}
+
+    assert sorted(refused(data)) == sorted(
+        [
+            f'{section}."My.App"',
+            f'{section}."My.App".base',
+            f'{section}."My.App".grace',
+            "providers.second.api_key.env",
+            "targets.other.path",
+            "targets.other.ttl",
+        ]
+    )
+
+
 @pytest.mark.parametrize("broken", ["address", "namespace", "mount", "type"])
 def test_a_broken_store_hides_no_shared_path(refused: Callable[..., dict[str, str]], broken: str) -> None:
     data = minimal(targets__other={"path": "apps/billing/respan"})
