@@ -502,7 +502,8 @@ def simulate(
       older_fields=false|true  plan_rate_limit=none|NUMBER
       limits_permission=false|true  expiry_shift_s=0|NUMBER
       expiry_round_s=0|NUMBER  expired_listed=true|false  slash=404|301
-      requests_per_minute=60|NUMBER|none  retry_after_header=false|true
+      requests_per_minute=60|NUMBER|none  retry_after=body|header|both|none
+      strangers_list=refused|empty  call_cost_usd=0.01|NUMBER
 
     \b
     Example: rotator simulate --port 8765 --set list_shape=array --set auth_status=403
