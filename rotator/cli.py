@@ -9,12 +9,14 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from rotator import __version__, output
 from rotator.check import OnlineFinding, online_findings
@@ -33,7 +35,7 @@ from rotator.metrics import Metrics
 from rotator.model import Target, VendorKey, timestamp
 from rotator.notation import parse_duration
 from rotator.options import Common, with_options
-from rotator.plan import SCHEDULED, Order, State
+from rotator.plan import SCHEDULED, Order, Reason, State
 from rotator.remote import ask
 from rotator.session import (
     ATTENTION,
@@ -76,8 +78,14 @@ app = typer.Typer(
 )
 
 
+class _Command(TyperCommand):
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """The library writes what must be said as {TARGET}; nobody else does."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+
 def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    return lambda function: app.command(name)(with_options(function))
+    return lambda function: app.command(name, cls=_Command)(with_options(function))
 
 
 def main() -> None:
@@ -186,21 +194,37 @@ def rotate(
     Example: rotator rotate billing-api --reason "the key was in a screenshot" --revoke-now
     """
     session = Session(common, "info")
+    session.tell = revoked = _Revoked()
     order = Order(rotate=True, revoke_now=revoke_now, adopt=adopt, by="command", note=reason or "")
     chosen = session.chosen(targets, every)
     if every and not revoke_now:
         session.leave_half_of_the_budgets()
     reports = session.work("rotating", chosen, order)
-    _show(session, reports, as_json=as_json)
-
-
-def _show(session: Session, reports: Sequence[Report], *, as_json: bool) -> NoReturn:
     if as_json:
-        output.say_json(session.json([output.report_json(report) for report in reports]))
-    else:
-        for report in reports:
-            for line in output.report_lines(report):
-                output.say(line)
+        shown = [output.report_json(report, revoked.keys[report.target.name]) for report in reports]
+        output.say_json(session.json(shown))
+        raise typer.Exit(_finished(reports))
+    _show(reports, revoked.keys)
+
+
+class _Revoked(LogListener):
+    """Notes which keys were revoked, by target: a pass's last plan does not know of them any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: defaultdict[str, list[str]] = defaultdict(list)
+
+    def __call__(self, event: Event) -> None:
+        """Log it."""
+        super().__call__(event)
+        if event.what is What.KEY_DELETED and event.fields["reason"] == Reason.REVOKED:
+            self.keys[event.target].append(str(event.fields["key_id"]))
+
+
+def _show(reports: Sequence[Report], revoked: Mapping[str, Sequence[str]]) -> NoReturn:
+    for report in reports:
+        for line in output.report_lines(report, revoked.get(report.target.name, ())):
+            output.say(line)
     raise typer.Exit(_finished(reports))
 
 
@@ -220,7 +244,7 @@ def rollback(
     session = Session(common, "info")
     found = session.target(target)
     report = session.installation.executor(found).roll_back(found, Order(by="command", note=reason or ""))
-    _show(session, [report], as_json=False)
+    _show([report], {})
 
 
 @_command()

@@ -111,7 +111,10 @@ def test_revoke_now_removes_the_old_key_at_once(made: Made) -> None:
     said = rotator.run("rotate", "a", "--revoke-now", status=0)
     assert rotator.simulator.vendor.keys[old].revoked_at is not None
     assert paths.versions("apps/a")["1"]["destroyed"]
-    assert "the old key" not in said.stdout
+    assert said.stdout.splitlines()[1:] == [f"  the old key {old} is revoked: it does not work any more"]
+    second = key_id(made)
+    [shown] = rotator.json("rotate", "a", "--revoke-now")["targets"]
+    assert shown["revoked"] == [second]
     assert works(made)
 
 
