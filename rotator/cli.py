@@ -352,7 +352,9 @@ def status_command(
     url: Annotated[str | None, typer.Option(metavar="URL", help="Ask a running daemon at its admin address.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how each target stands, worst first. Exits with 4 when any is failing.
+    """Show how each target stands, worst first.
+
+    Exits with 4 when any is failing, foreign, missing or unknown.
 
     From the store; or, with --url, from a running daemon, which knows the last errors too, and recent events.
 
@@ -482,9 +484,12 @@ def demo(
     common: Common,
     vault: Annotated[bool, typer.Option("--vault", help="Keep the keys in the Vault of $VAULT_ADDR.")] = False,
 ) -> None:
-    """Watch keys live and die for half a minute.
+    """Watch keys live and die for 40 seconds.
 
     The vendor is the simulator, the lives are short, and a live table shows what happens. Nothing is left behind.
+
+    With --vault the token of $VAULT_TOKEN needs create, read and update at secret/data/rotator-demo-*, read and delete
+    at secret/metadata/rotator-demo-*, update at secret/destroy/rotator-demo-*.
 
     \b
     Example: rotator demo

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.installation import PROGRAM, Installation, Result, installation
+from support.leaks import RECORDER
 from support.process import wait_until
 
 from rotator.simulator import Fault
@@ -74,7 +75,8 @@ def at_a_shell(rotator: Installation, line: str) -> tuple[int, str]:
     environment = {**os.environ, **rotator.environment, "ROTATOR": str(PROGRAM), "ROTATOR_CONFIG": str(rotator.file)}
     command = ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    return done.returncode, done.stderr
+    RECORDER.record(f"{line}: stdout", done.stdout)
+    return done.returncode, RECORDER.record(f"{line}: stderr", done.stderr)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,8 @@ def stopped(rotator: Installation, number: signal.Signals, operation: str, *argu
         wait_until(lambda: len(rotator.calls(operation)) == 1, operation)
         running.send_signal(number)
         out, err = running.communicate(timeout=30)
+    for name, text in (("stdout", out), ("stderr", err)):
+        RECORDER.record(f"{' '.join(arguments)}: {name}", text)
     assert "Traceback" not in err
     return running.returncode, out, err
 
