@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from http.client import BadStatusLine, RemoteDisconnected
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,11 @@ def _hasty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     """Runs the demo; whatever it shows is searched for its keys and tokens, as what any process says."""
-    simulator = demo.Simulator
 
     def recorded(**options: Any) -> Simulator:
-        made = simulator(**options)
+        made = Simulator(**options)
         RECORDER.add_simulator(made)
         return made
 
@@ -62,7 +61,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
         assert ended == status, shown
         return shown
 
-    yield run
+    return run
 
 
 @pytest.mark.parametrize("terminal", [False, True])
