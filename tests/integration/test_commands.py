@@ -281,3 +281,18 @@ def test_an_organisation_key_in_a_vault_that_is_down_is_an_error_of_its_provider
         daemon = rotator.start()
         daemon.wait_for("peer_down", peer="store vault")
         assert not daemon.events("unexpected_error")
+
+
+@pytest.mark.parametrize("content", ["", " \n", None])
+def test_an_organisation_key_that_is_not_there_is_told_as_that(tmp_path: Path, content: str | None) -> None:
+    with installation(tmp_path) as rotator:
+        file = tmp_path / "organisation-key"
+        rotator.config["providers"]["respan"]["api_key"] = {"file": str(file)}
+        if content is not None:
+            file.write_text(content)
+        said = rotator.run("rotate", "a", status=3).stdout
+        wrong = "cannot be read: No such file or directory" if content is None else "is empty or not set"
+        assert f"the file {file}, which providers.respan.api_key names, {wrong}" in said
+        assert rotator.calls() == []
+        file.write_text(f"{rotator.simulator.organisation_key}\n")
+        rotator.run("rotate", "a", status=0)
