@@ -263,7 +263,7 @@ def extend(
     many as you like, or say --all.
 
     For when the store cannot be written for long. Once it can be again, the keys are replaced as usual. What ends
-    soonest is extended first.
+    soonest is extended first. Where the store's login is $VAULT_TOKEN, that must be set; any text will do.
 
     \b
     Example: rotator extend --all --for 24h

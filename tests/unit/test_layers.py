@@ -43,8 +43,7 @@ def test_the_simulators_contract_names_every_other_module() -> None:
 def test_the_architectures_table_has_every_module() -> None:
     top = Path(rotator.__file__).parent
     document = (top.parent / "docs" / "architecture.md").read_text()
-    rows = "".join(line.rpartition(" | ")[0].partition(" | ")[0] for line in document.splitlines() if line[:3] == "| `")
-    modules = {path.name for path in top.glob("[!_]*.py")} | {
-        f"{path.parent.name}/" for path in top.glob("*/__init__.py")
-    }
+    rows = "".join(line.partition(" | ")[0] for line in document.splitlines() if line.startswith("| `"))
+    modules = {path.name for path in top.glob("[!_]*.py")}
+    modules |= {f"{path.parent.name}/" for path in top.glob("*/__init__.py")}
     assert set(re.findall("`([^`]+)`", rows)) == modules
