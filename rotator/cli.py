@@ -9,12 +9,14 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from rotator import __version__, output
 from rotator.check import OnlineFinding, online_findings
@@ -33,7 +35,7 @@ from rotator.metrics import Metrics
 from rotator.model import Target, VendorKey, timestamp
 from rotator.notation import parse_duration
 from rotator.options import Common, with_options
-from rotator.plan import SCHEDULED, Order, State
+from rotator.plan import SCHEDULED, Order, Reason, State
 from rotator.remote import ask
 from rotator.rollback import roll_back
 from rotator.session import (
@@ -77,8 +79,14 @@ app = typer.Typer(
 )
 
 
+class _Command(TyperCommand):
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """The library writes what must be said as {TARGET}; nobody else does."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+
 def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    return lambda function: app.command(name)(with_options(function))
+    return lambda function: app.command(name, cls=_Command)(with_options(function))
 
 
 def main() -> None:
@@ -187,21 +195,37 @@ def rotate(
     Example: rotator rotate billing-api --reason "the key was in a screenshot" --revoke-now
     """
     session = Session(common, "info")
+    session.tell = revoked = _Revoked()
     order = Order(rotate=True, revoke_now=revoke_now, adopt=adopt, by="command", note=reason or "")
     chosen = session.chosen(targets, every)
     if every and not revoke_now:
         session.leave_half_of_the_budgets()
     reports = session.work("rotating", chosen, order)
-    _show(session, reports, as_json=as_json)
-
-
-def _show(session: Session, reports: Sequence[Report], *, as_json: bool) -> NoReturn:
     if as_json:
-        output.say_json(session.json([output.report_json(report) for report in reports]))
-    else:
-        for report in reports:
-            for line in output.report_lines(report):
-                output.say(line)
+        shown = [output.report_json(report, revoked.keys[report.target.name]) for report in reports]
+        output.say_json(session.json(shown))
+        raise typer.Exit(_finished(reports))
+    _show(reports, revoked.keys)
+
+
+class _Revoked(LogListener):
+    """Notes which keys were revoked, by target: a pass's last plan does not know of them any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: defaultdict[str, list[str]] = defaultdict(list)
+
+    def __call__(self, event: Event) -> None:
+        """Log it."""
+        super().__call__(event)
+        if event.what is What.KEY_DELETED and event.fields["reason"] == Reason.REVOKED:
+            self.keys[event.target].append(str(event.fields["key_id"]))
+
+
+def _show(reports: Sequence[Report], revoked: Mapping[str, Sequence[str]]) -> NoReturn:
+    for report in reports:
+        for line in output.report_lines(report, revoked.get(report.target.name, ())):
+            output.say(line)
     raise typer.Exit(_finished(reports))
 
 
@@ -221,7 +245,7 @@ def rollback(
     session = Session(common, "info")
     found = session.target(target)
     report = roll_back(session.installation.executor(found), found, Order(by="command", note=reason or ""))
-    _show(session, [report], as_json=False)
+    _show([report], {})
 
 
 @_command()
@@ -240,7 +264,7 @@ def extend(
     many as you like, or say --all.
 
     For when the store cannot be written for long. Once it can be again, the keys are replaced as usual. What ends
-    soonest is extended first.
+    soonest is extended first. Where the store's login is $VAULT_TOKEN, that must be set; any text will do.
 
     \b
     Example: rotator extend --all --for 24h
@@ -329,7 +353,9 @@ def status_command(
     url: Annotated[str | None, typer.Option(metavar="URL", help="Ask a running daemon at its admin address.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how each target stands, worst first. Exits with 4 when any is failing.
+    """Show how each target stands, worst first.
+
+    Exits with 4 when any is failing, foreign, missing or unknown.
 
     From the store; or, with --url, from a running daemon, which knows the last errors too, and recent events.
 
@@ -459,9 +485,12 @@ def demo(
     common: Common,
     vault: Annotated[bool, typer.Option("--vault", help="Keep the keys in the Vault of $VAULT_ADDR.")] = False,
 ) -> None:
-    """Watch keys live and die for half a minute.
+    """Watch keys live and die for 40 seconds.
 
     The vendor is the simulator, the lives are short, and a live table shows what happens. Nothing is left behind.
+
+    With --vault the token of $VAULT_TOKEN needs create, read and update at secret/data/rotator-demo-*, read and delete
+    at secret/metadata/rotator-demo-*, update at secret/destroy/rotator-demo-*.
 
     \b
     Example: rotator demo
@@ -503,7 +532,8 @@ def simulate(
       older_fields=false|true  plan_rate_limit=none|NUMBER
       limits_permission=false|true  expiry_shift_s=0|NUMBER
       expiry_round_s=0|NUMBER  expired_listed=true|false  slash=404|301
-      requests_per_minute=60|NUMBER|none  retry_after_header=false|true
+      requests_per_minute=60|NUMBER|none  retry_after=body|header|both|none
+      strangers_list=refused|empty  call_cost_usd=0.01|NUMBER
 
     \b
     Example: rotator simulate --port 8765 --set list_shape=array --set auth_status=403

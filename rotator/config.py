@@ -143,9 +143,9 @@ def _mend(data: dict[str, Any], place: Place) -> None:
     )
     if stand_in is not None and tables[-1].get(str(key)) != stand_in:
         tables[-1][str(key)] = stand_in
-    elif key in tables[-1]:
+    elif str(key) in tables[-1]:
         del tables[-1][str(key)]
-    elif depth:
+    elif depth and depth == len(place) - 1:  # else the table that holds it was taken out, for another mistake
         del tables[-2][str(place[depth - 1])]
 
 

@@ -119,7 +119,7 @@ class Screen:
         line = Text(f"{shown} ({why})" if why else shown, style=style, no_wrap=True, overflow="ellipsis")
         self._events.append(line)
         if not self._console.is_terminal:
-            self._console.print(line)
+            self._console.print(line, soft_wrap=True)
 
     def draw(self, statuses: tuple[TargetStatus, ...], consumer: Consumer, now: datetime, left: float) -> Group:
         """All of it, as it stands now."""
@@ -165,7 +165,10 @@ def _bar(born: datetime, renewed: datetime, ends: datetime, now: datetime) -> Te
 
 
 def show(*, vault: bool, environment: Mapping[str, str], console: Console | None = None) -> int:
-    """Run the demo; returns the exit status: 0 when no call was refused, and all was seen."""
+    """Run the demo; returns the exit status: 0 when no call was refused, and all was seen.
+
+    Raises what loading a configuration and a first look at the store raise.
+    """
     console = console or Console()
     with (
         tempfile.TemporaryDirectory(prefix="rotator-demo-") as name,
@@ -175,27 +178,28 @@ def show(*, vault: bool, environment: Mapping[str, str], console: Console | None
         file, environment = _configuration(Path(name), simulator, environment, vault=vault)
         metrics = Metrics(__version__)
         installation = Installation(load(file, environment), environment, clock, metrics, screen)
-        engine = Engine(installation, metrics, screen)
-        consumer = Consumer(installation, simulator.url)
-        try:
-            consumer.start()
-            _watch(console, screen, engine, consumer, clock)
-        except KeyboardInterrupt:
-            console.print("stopped")
-        finally:
-            consumer.stop()
-            engine.end()
-            left = list(_forget(installation))
-            installation.close()
-    console.print(f"\nThe application called {consumer.calls} times and was refused {consumer.failures} times.")
-    for line in left:
-        console.print(line, markup=False)
-    nothing = "" if left else "Nothing is left behind. "
-    console.print(
-        f"{nothing}Your own Vault next: copy config.example.toml to rotator.toml, edit it, then "
-        "`rotator check --online`."
-    )
-    return 1 if consumer.failures or not consumer.calls or left else 0
+        with contextlib.closing(installation):
+            for target in installation.targets.values():
+                installation.stores[target.store].newest(target.path)  # a store that cannot be used is told at once
+            engine = Engine(installation, metrics, screen)
+            consumer, stopped = Consumer(installation, simulator.url), False
+            try:
+                consumer.start()
+                _watch(console, screen, engine, consumer, clock)
+            except KeyboardInterrupt:
+                stopped = True
+                console.print("stopped")
+            finally:
+                consumer.stop()
+                engine.end()
+                left = list(_forget(installation))
+    for line in (
+        f"\nThe application called {consumer.calls} times and was refused {consumer.failures} times.",
+        *left,
+        f"{'' if left else 'Nothing is left behind. '}Your own Vault next: README.md, Your own Vault in ten minutes.",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
+    return 1 if consumer.failures or left or not (consumer.calls or stopped) else 0
 
 
 def _forget(installation: Installation) -> Iterator[str]:

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -193,20 +193,27 @@ def outcome(report: Report) -> str:
     return "rolled-back" if report.rolled_back else "lost" if report.attempted else "unchanged"
 
 
-def report_json(report: Report) -> dict[str, Any]:
-    """For `rotate --json` and `rollback`: the status after the pass, and what came of it."""
+def report_json(report: Report, revoked: Sequence[str] = ()) -> dict[str, Any]:
+    """For `rotate --json` and `sweep --json`: the status after the pass, and what came of it."""
     shown = TargetStatus(report.target, report.plan, report.error).to_json()
     advice = report.error.advice if report.error else ""
     return {
         **shown,
         "outcome": outcome(report),
         "attempted": report.attempted.value if report.attempted else None,
+        "revoked": list(revoked),
         **({"advice": advice} if advice else {}),
     }
 
 
-def report_lines(report: Report) -> Iterator[str]:
+def report_lines(report: Report, revoked: Sequence[str] = ()) -> Iterator[str]:
     """What a pass did, until when the old key works, and what went wrong, for a person."""
+    yield from _what_came(report)
+    for key_id in revoked:
+        yield f"  the old key {key_id} is revoked: it does not work any more"
+
+
+def _what_came(report: Report) -> Iterator[str]:
     name, made = report.target.name, report.plan
     word = outcome(report)
     if word == "foreign" and made is not None:

@@ -94,7 +94,7 @@ class Api:
                 key = self._vendor.key_of(request.bearer or "")
                 key_id = key.id if key else None
             else:
-                self._vendor.admit(request.bearer)
+                self._admit(operation, request.bearer)
             body = _json_object(request.body) if operation in ("create", "update") else {}
             name = self._name(operation, key_id, body)
             fault = self._faults.pick(operation, name or "")
@@ -104,6 +104,11 @@ class Api:
             answer = self._refused(refusal)
         self._note(operation, key_id, name, answer.status if answer else None, fault.kind if fault else None)
         return answer
+
+    def _admit(self, operation: str, bearer: str | None) -> None:
+        vendor = self._vendor
+        if operation != "list" or vendor.options.strangers_list == "refused" or vendor.is_organisation(bearer):
+            vendor.admit(bearer)
 
     def _name(self, operation: str, key_id: str | None, body: Json) -> str | None:
         if operation == "create":
@@ -147,7 +152,7 @@ class Api:
         """A page (page list: `count` is this page's, `next` an absolute URL), or all of it as a bare array."""
         vendor, size = self._vendor, self._vendor.options.page_size
         lag_s = fault.seconds if fault and fault.kind == "lag" else 0.0
-        keys = vendor.listed(timedelta(seconds=lag_s))
+        keys = vendor.listed(timedelta(seconds=lag_s)) if vendor.is_organisation(request.bearer) else []
         if vendor.options.list_shape == "array":
             return [vendor.shown(key) for key in keys]
         shift = fault.by if fault and fault.kind == "shift" else 0
@@ -169,10 +174,13 @@ class Api:
         }
 
     def _refused(self, refusal: Refusal) -> Answer:
-        retry_after = refusal.body.get("retry_after")
-        if retry_after is not None and self._vendor.options.retry_after_header:
-            return json_answer(refusal.status, refusal.body, (("Retry-After", str(retry_after)),))
-        return json_answer(refusal.status, refusal.body)
+        body, where = dict(refusal.body), self._vendor.options.retry_after
+        headers: tuple[tuple[str, str], ...] = ()
+        if "retry_after" in body and where in ("header", "both"):
+            headers = (("Retry-After", str(body["retry_after"])),)
+        if where in ("header", "none"):
+            body.pop("retry_after", None)
+        return json_answer(refusal.status, body, headers)
 
     # --- doing it badly ---
 

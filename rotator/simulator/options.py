@@ -34,7 +34,9 @@ class Options:
     expired_listed: bool = True  # list promises unrevoked keys, and says nothing of expired ones
     slash: Literal["404", "301"] = "404"  # what a path without its last slash gets
     requests_per_minute: int | None = 60  # for the whole organisation; None is no limit
-    retry_after_header: bool = False  # a 429 has retry_after in its body; this adds the header
+    retry_after: Literal["body", "header", "both", "none"] = "body"  # where a 429 says how long to wait
+    strangers_list: Literal["refused", "empty"] = "refused"  # list: some answer 2xx to anybody
+    call_cost_usd: float = 0.01  # what a call of the gateway counts against spending_limit; the period never ends
 
 
 def with_switches(options: Options, switches: Iterable[str]) -> Options:

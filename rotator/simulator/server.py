@@ -49,7 +49,7 @@ class Simulator:
 
     def start(self) -> None:
         """Listen and serve, in threads. OSError when the port is taken."""
-        self._server = HttpServer(self._host, self._port, self._respond)
+        self._server = HttpServer(self._host, self._port, self._respond, self.vendor.now)
         self._port = self._server.server_address[1]
         self._server.start()
 

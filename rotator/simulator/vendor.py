@@ -81,6 +81,7 @@ class Vendor:
         self._keys: dict[str, Key] = {}  # oldest first; deleted ones stay: delete "retains the key record"
         self._id_of_text: dict[str, str] = {}
         self._admitted: deque[datetime] = deque()  # the requests of the last minute
+        self._used: dict[str, deque[datetime]] = {}  # the calls of the last minute, by id, of keys with a rate_limit
 
     # --- for tests and demos ---
 
@@ -111,6 +112,11 @@ class Vendor:
 
     # --- what the vendor does ---
 
+    def is_organisation(self, token: str | None) -> bool:
+        """Is it an accepted organisation key?"""
+        with self.lock:
+            return token in self.organisation_keys
+
     def admit(self, token: str | None) -> None:
         """Authenticate one request and count it: 401 or 403, and 429 over the limit (a minute's sliding window)."""
         with self.lock:
@@ -121,12 +127,7 @@ class Vendor:
             if self.options.requests_per_minute is None:
                 return
             now = self.now()
-            while self._admitted and now - self._admitted[0] >= MINUTE:
-                self._admitted.popleft()
-            if len(self._admitted) >= self.options.requests_per_minute:
-                wait = MINUTE - (now - self._admitted[0]) if self._admitted else MINUTE
-                raise throttled(max(1, math.ceil(wait.total_seconds())))
-            self._admitted.append(now)
+            _count(self._admitted, now, self.options.requests_per_minute)
 
     def create(self, body: Mapping[str, object]) -> Key:
         """Mint a key (page create). Every field is optional, unknown ones are ignored, nothing makes it idempotent."""
@@ -180,9 +181,9 @@ class Vendor:
             return key
 
     def use(self, text: str | None) -> Key:
-        """One call of the gateway with a temporary key: 401 unless it is alive, 429 when max_usage is used up.
+        """One call of the gateway with a temporary key: 401 unless it is alive, 429 when one of its limits is reached.
 
-        429 is what the SDK documents for a key that reached a cap.
+        429 is what the SDK documents for a key that reached a cap. Refused calls are not counted.
         """
         with self.lock:
             key = None if text is None else self.key_of(text)
@@ -191,6 +192,10 @@ class Vendor:
                 raise Refusal(401, "Invalid, revoked or expired API key.")
             if 0 <= key.max_usage <= key.key_usage:
                 raise Refusal(429, "This key has reached its maximum usage.")
+            if key.spending_limit is not None and self._spent(key) >= key.spending_limit:
+                raise Refusal(429, "This key has reached its spending limit.")
+            if key.rate_limit is not None:
+                _count(self._used.setdefault(key.id, deque()), now, key.rate_limit)
             key = self._keys[key.id] = replace(key, key_usage=key.key_usage + 1, last_used=now)
             return key
 
@@ -212,10 +217,14 @@ class Vendor:
         if self.options.older_fields or (key.revoked_at is not None and self.options.deleted == "revoked"):
             shown["revoked"] = key.revoked_at is not None
         if self.options.older_fields:
-            shown |= {"last_used": timestamp(key.last_used), "spending_in_period": 0.0, "is_temporary": True}
+            shown |= {"last_used": timestamp(key.last_used), "is_temporary": True}
+            shown |= {"spending_in_period": self._spent(key)}
         return shown
 
     # --- within ---
+
+    def _spent(self, key: Key) -> float:
+        return key.key_usage * self.options.call_cost_usd
 
     def _checked(self, body: Mapping[str, object]) -> Json:
         """The fields of a create or update that mean something, or a refusal that names every bad one."""
@@ -270,6 +279,16 @@ class Vendor:
                 digest = base64.b64encode(secrets.token_bytes(30)).decode()
                 return f"{prefix}.pbkdf2_sha256$600000${secrets.token_hex(6)}${digest}+/="
         return str(uuid.uuid4())
+
+
+def _count(calls: deque[datetime], now: datetime, limit: int) -> None:
+    """Count a call among those of the last minute (a sliding window), or refuse it."""
+    while calls and now - calls[0] >= MINUTE:
+        calls.popleft()
+    if len(calls) >= limit:
+        wait = MINUTE - (now - calls[0]) if calls else MINUTE
+        raise throttled(max(1, math.ceil(wait.total_seconds())))
+    calls.append(now)
 
 
 def throttled(retry_after: int) -> Refusal:

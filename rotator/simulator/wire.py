@@ -11,6 +11,8 @@ import socketserver
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import format_datetime
 from io import BufferedIOBase
 from urllib.parse import parse_qs, unquote
 
@@ -65,9 +67,10 @@ class Answer:
     drip_s: float = 0.0  # from the body's first byte to its last
     cut: bool = False  # end the connection halfway through the body, or the head if there is none
 
-    def head(self) -> bytes:
-        """The status line and headers, with the length of the whole body whatever is sent of it."""
-        lines = [f"HTTP/1.1 {self.status} {_PHRASES.get(self.status, 'Unknown')}"]
+    def head(self, now: datetime) -> bytes:
+        """The status line and headers, with the length of the whole body whatever is sent of it; `now` is in UTC."""
+        status = f"HTTP/1.1 {self.status} {_PHRASES.get(self.status, 'Unknown')}"
+        lines = [status, f"Date: {format_datetime(now, usegmt=True)}"]
         if self.status != http.HTTPStatus.NO_CONTENT:
             lines += [f"Content-Type: {self.content_type}", f"Content-Length: {len(self.body)}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
@@ -156,16 +159,16 @@ class _Connection(socketserver.StreamRequestHandler):
     def _send(self, answer: Answer) -> bool:
         if answer.delay_s and self.server.stopping.wait(answer.delay_s):
             return False
+        head = answer.head(self.server.now())
         if answer.cut:
-            head = answer.head()
             # Without a body, half of the head: all of it would be a whole answer.
             sent = head + answer.body[: len(answer.body) // 2] if answer.body else head[: len(head) // 2]
             self.connection.sendall(sent)
             return False
         if not answer.drip_s:
-            self.connection.sendall(answer.head() + answer.body)
+            self.connection.sendall(head + answer.body)
             return True
-        self.connection.sendall(answer.head())
+        self.connection.sendall(head)
         step = max(1, -(-len(answer.body) // DRIPS))
         for start in range(0, len(answer.body), step):
             if self.server.stopping.wait(answer.drip_s * step / len(answer.body)):
@@ -180,8 +183,11 @@ class HttpServer(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(self, host: str, port: int, respond: Callable[[Request], Answer | None]) -> None:
+    def __init__(
+        self, host: str, port: int, respond: Callable[[Request], Answer | None], now: Callable[[], datetime]
+    ) -> None:
         self.respond = respond  # None as the answer: drop the connection
+        self.now = now  # what the answers say what time it is
         self.stopping = threading.Event()
         self._open: set[socket.socket] = set()
         self._open_lock = threading.Lock()

@@ -37,7 +37,7 @@ _NOT_ALLOWED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUT
 
 
 class SqliteStore:
-    """Keeps versions in `file`, which is made when it is not there, for its owner alone.
+    """Keeps versions in `file`, which is made when it is not there; it is for its owner alone, however it was made.
 
     The id that makes its paths differ from every other store's is in the file: a copy of the file is the same store.
     Making it raises what the methods raise.
@@ -61,6 +61,13 @@ class SqliteStore:
                 database.execute(statement)
             database.execute("INSERT INTO store SELECT ? WHERE NOT EXISTS (SELECT * FROM store)", (uuid.uuid4().hex,))
             [(self._id,)] = database.execute("SELECT id FROM store")
+        try:
+            self._file.chmod(0o600)  # only now: a file of another kind is left as it is
+        except OSError as error:
+            raise StorePermissionDenied(
+                f"the database {file} cannot be closed to others: {error.strerror}",
+                "It must belong to the user that rotator runs as.",
+            ) from None
 
     def location(self, path: str) -> str:
         """The file's own id and the path."""

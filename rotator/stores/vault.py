@@ -103,7 +103,7 @@ class VaultStore:
             observed_at = self._clock.monotonic()
             metadata = self.client.read(self._metadata(path))
             if metadata is None:
-                return History(0, (), observed_at)
+                return self._nothing(path, observed_at)
             versions = dict(metadata.versions)
             for number in sorted(metadata.readable - {metadata.current_version}):
                 version = self.client.read(self._data(path, number))
@@ -128,7 +128,13 @@ class VaultStore:
         """One read, without naming a number."""
         observed_at = self._clock.monotonic()
         current = self.client.read(self._data(path, None))
-        return History(current.number, (current,), observed_at) if current else History(0, (), observed_at)
+        return History(current.number, (current,), observed_at) if current else self._nothing(path, observed_at)
+
+    def _nothing(self, path: str, observed_at: float) -> History:
+        """No version at all; once that is true of the mount: to one of version 1 nothing is there, whatever is."""
+        if not self._mount_is_proved:
+            self.prove_mount(path)
+        return History(0, (), observed_at)
 
     def prove(self, path: str, data: Mapping[str, Any]) -> None:
         """Once, that the mount is KV version 2. Then a write that all rules apply to, and that comes too late.

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from support.installation import PROGRAM, Installation, Result, installation
-from support.process import wait_until
+from support.leaks import RECORDER
+from support.process import free_ports, wait_until
 
 from rotator.simulator import Fault
 
@@ -37,6 +38,15 @@ def test_extend_does_not_believe_in_a_key_that_is_gone(rotator: Installation) ->
     assert f"a: {gone} could not be extended: the provider does not have it any more" in said
     assert "`rotator rotate a`" in said
     assert said.count("lives until") == 1
+
+
+def test_extend_needs_a_vault_token_to_be_set_and_no_more(rotator: Installation) -> None:
+    rotator.run("rotate", "a", status=0)
+    [port] = free_ports(1)
+    rotator.config["stores"]["store"] = {"type": "vault", "address": f"http://127.0.0.1:{port}"}
+    extend = ("extend", "a", "--for", "2h")
+    assert "$VAULT_TOKEN, which is not set" in rotator.run(*extend, status=2).stderr
+    assert "lives until" in rotator.run(*extend, status=0, VAULT_TOKEN="any").stdout
 
 
 def test_extend_begins_with_what_ends_soonest_and_tells_of_each_at_once(rotator: Installation) -> None:
@@ -74,7 +84,8 @@ def at_a_shell(rotator: Installation, line: str) -> tuple[int, str]:
     environment = {**os.environ, **rotator.environment, "ROTATOR": str(PROGRAM), "ROTATOR_CONFIG": str(rotator.file)}
     command = ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    return done.returncode, done.stderr
+    RECORDER.record(f"{line}: stdout", done.stdout)
+    return done.returncode, RECORDER.record(f"{line}: stderr", done.stderr)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +117,8 @@ def stopped(rotator: Installation, number: signal.Signals, operation: str, *argu
         wait_until(lambda: len(rotator.calls(operation)) == 1, operation)
         running.send_signal(number)
         out, err = running.communicate(timeout=30)
+    for name, text in (("stdout", out), ("stderr", err)):
+        RECORDER.record(f"{' '.join(arguments)}: {name}", text)
     assert "Traceback" not in err
     return running.returncode, out, err
 

@@ -111,7 +111,10 @@ def test_revoke_now_removes_the_old_key_at_once(made: Made) -> None:
     said = rotator.run("rotate", "a", "--revoke-now", status=0)
     assert rotator.simulator.vendor.keys[old].revoked_at is not None
     assert paths.versions("apps/a")["1"]["destroyed"]
-    assert "the old key" not in said.stdout
+    assert said.stdout.splitlines()[1:] == [f"  the old key {old} is revoked: it does not work any more"]
+    second = key_id(made)
+    [shown] = rotator.json("rotate", "a", "--revoke-now")["targets"]
+    assert shown["revoked"] == [second]
     assert works(made)
 
 
@@ -278,3 +281,18 @@ def test_an_organisation_key_in_a_vault_that_is_down_is_an_error_of_its_provider
         daemon = rotator.start()
         daemon.wait_for("peer_down", peer="store vault")
         assert not daemon.events("unexpected_error")
+
+
+@pytest.mark.parametrize("content", ["", " \n", None])
+def test_an_organisation_key_that_is_not_there_is_told_as_that(tmp_path: Path, content: str | None) -> None:
+    with installation(tmp_path) as rotator:
+        file = tmp_path / "organisation-key"
+        rotator.config["providers"]["respan"]["api_key"] = {"file": str(file)}
+        if content is not None:
+            file.write_text(content)
+        said = rotator.run("rotate", "a", status=3).stdout
+        wrong = "cannot be read: No such file or directory" if content is None else "is empty or not set"
+        assert f"the file {file}, which providers.respan.api_key names, {wrong}" in said
+        assert rotator.calls() == []
+        file.write_text(f"{rotator.simulator.organisation_key}\n")
+        rotator.run("rotate", "a", status=0)

@@ -5,20 +5,31 @@ import os
 import signal
 import subprocess
 import tempfile
+from collections.abc import Callable, Mapping
 from http.client import BadStatusLine, RemoteDisconnected
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 from rich.text import Text
 from support.installation import PROGRAM
-from support.process import wait_until
+from support.leaks import RECORDER
+from support.process import free_ports, wait_until
 from support.vault import VaultServer
 
 from rotator import demo
 from rotator.errors import StorePermissionDenied, StoreUnavailable
+from rotator.simulator import Simulator
 from rotator.stores.vault import VaultStore
 
+Told = Callable[..., str]
+
+DEMO_RIGHTS = """
+path "secret/data/rotator-demo-*"     { capabilities = ["create", "read", "update"] }
+path "secret/metadata/rotator-demo-*" { capabilities = ["read", "delete"] }
+path "secret/destroy/rotator-demo-*"  { capabilities = ["update"] }
+"""
 SEEN = ("created (first)", "published (expiring)", "superseded", "is destroyed in the store", "removed at the provider")
 
 
@@ -31,25 +42,67 @@ def _hasty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    """Runs the demo; whatever it shows is searched for its keys and tokens, as what any process says."""
+
+    def recorded(**options: Any) -> Simulator:
+        made = Simulator(**options)
+        RECORDER.add_simulator(made)
+        return made
+
+    monkeypatch.setattr(demo, "Simulator", recorded)
+
+    def run(status: int, *, terminal: bool = False, vault: Mapping[str, str] | None = None) -> str:
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=80, height=40)
+        ended = demo.show(vault=vault is not None, environment=vault or {}, console=console)
+        assert isinstance(console.file, io.StringIO)
+        shown = RECORDER.record("demo: console", Text.from_ansi(console.file.getvalue()).plain)
+        assert ended == status, shown
+        return shown
+
+    return run
+
+
 @pytest.mark.parametrize("terminal", [False, True])
-def test_it_shows_all_that_happens_to_a_key(tmp_path: Path, terminal: bool) -> None:
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, height=40)
-    assert demo.show(vault=False, environment={}, console=console) == 0
-    assert isinstance(console.file, io.StringIO)
-    shown = Text.from_ansi(console.file.getvalue()).plain
+def test_it_shows_all_that_happens_to_a_key(tmp_path: Path, told: Told, terminal: bool) -> None:
+    shown = told(0, terminal=terminal)
     for words in SEEN:
         assert words in shown
     assert "refused 0 times" in shown
-    assert "rotator check --online" in shown
+    assert "README.md, Your own Vault in ten minutes" in shown
     assert list(tmp_path.iterdir()) == []
 
 
-def test_with_a_vault_nothing_is_left_there_either(vault: VaultServer) -> None:
+def test_in_a_pipe_no_line_is_broken_or_cut(told: Told) -> None:
+    lines = told(0).splitlines()
+    published = [line for line in lines if "published" in line]
+    assert published
+    assert [line for line in published if not line.endswith(("(first)", "(expiring)"))] == []
+    assert "Nothing is left behind. Your own Vault next: README.md, Your own Vault in ten minutes." in lines
+
+
+def of(vault: VaultServer, token: str) -> Mapping[str, str]:
+    RECORDER.add_secret("a Vault token", token)
+    return {"VAULT_ADDR": vault.address, "VAULT_TOKEN": token}
+
+
+def test_with_a_vault_nothing_is_left_there_either_and_few_rights_do(vault: VaultServer, told: Told) -> None:
     before = vault.request("LIST", "secret/metadata/").json()
-    console = Console(file=io.StringIO(), width=100)
-    environment = {"VAULT_ADDR": vault.address, "VAULT_TOKEN": vault.root_token}
-    assert demo.show(vault=True, environment=environment, console=console) == 0
+    told(0, vault=of(vault, vault.policy_token(DEMO_RIGHTS)))
     assert vault.request("LIST", "secret/metadata/").json() == before
+
+
+def test_the_rights_are_documented() -> None:
+    readme = (Path(demo.__file__).parents[1] / "README.md").read_text()
+    assert all(line in readme for line in DEMO_RIGHTS.strip().splitlines())
+
+
+def test_a_vault_that_is_out_of_reach_is_told_at_once(told: Told, tmp_path: Path) -> None:
+    [port] = free_ports(1)
+    with pytest.raises(StoreUnavailable, match="Connection refused"):
+        told(0, vault={"VAULT_ADDR": f"http://127.0.0.1:{port}", "VAULT_TOKEN": "hvs.made-up-for-nobody"})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_cleans_up_when_it_is_told_to_end(tmp_path: Path) -> None:
@@ -62,17 +115,18 @@ def test_it_cleans_up_when_it_is_told_to_end(tmp_path: Path) -> None:
         wait_until(lambda: "published" in shown.read_text(), "a key to be published")
         assert list((tmp_path / "temporary").iterdir())
         running.send_signal(signal.SIGTERM)
-        assert running.wait(20) in (0, 1), shown.read_text()  # 1: the application had not called yet
+        assert running.wait(20) == 0, shown.read_text()
     finally:
         running.kill()
         running.wait()
+    RECORDER.record("demo: stdout and stderr", shown.read_text())
     assert "stopped" in shown.read_text()
     assert "Nothing is left behind" in shown.read_text()
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_what_cannot_be_removed_is_told_and_keeps_nothing_else_from_it(
-    vault: VaultServer, monkeypatch: pytest.MonkeyPatch
+    vault: VaultServer, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = vault.request("LIST", "secret/metadata/").json()
     monkeypatch.setattr(demo, "SECONDS", 1.0)
@@ -86,11 +140,7 @@ def test_what_cannot_be_removed_is_told_and_keeps_nothing_else_from_it(
         forget(store, path)
 
     monkeypatch.setattr(VaultStore, "forget", once_refused)
-    console = Console(file=io.StringIO(), width=200)
-    environment = {"VAULT_ADDR": vault.address, "VAULT_TOKEN": vault.root_token}
-    assert demo.show(vault=True, environment=environment, console=console) == 1
-    assert isinstance(console.file, io.StringIO)
-    shown = console.file.getvalue()
+    shown = told(1, vault=of(vault, vault.root_token))
     [path] = refused
     assert f"secret/{path} is left in Vault: Vault's policy denies `delete`" in shown
     assert "Nothing is left behind" not in shown
@@ -103,8 +153,7 @@ def test_what_cannot_be_removed_is_told_and_keeps_nothing_else_from_it(
 @pytest.mark.parametrize(
     "error", [StoreUnavailable("away"), TimeoutError(), RemoteDisconnected("gone"), BadStatusLine("?")]
 )
-def test_a_consumer_counts_whatever_goes_wrong(tmp_path: Path, error: Exception) -> None:
-    console = Console(file=io.StringIO(), width=100)
+def test_a_consumer_counts_whatever_goes_wrong(told: Told, error: Exception) -> None:
     works = demo.Consumer._works
     with pytest.MonkeyPatch.context() as patched:
         failed: list[str] = []
@@ -117,6 +166,4 @@ def test_a_consumer_counts_whatever_goes_wrong(tmp_path: Path, error: Exception)
 
         patched.setattr(demo.Consumer, "_works", fails_once)
         patched.setattr(demo, "SECONDS", 1.5)
-        assert demo.show(vault=False, environment={}, console=console) == 1
-    assert isinstance(console.file, io.StringIO)
-    assert "was refused 1 times" in console.file.getvalue()
+        assert "was refused 1 times" in told(1)

@@ -268,3 +268,16 @@ def test_simulate_says_where_it_is_and_ends_when_asked(tmp_path: Path) -> None:
     RECORDER.record("simulate: stderr", complaints.decode())
     assert url.startswith('base_url = "http://127.0.0.1:')
     assert (running.returncode, complaints) == (0, b"")
+
+
+# --- a mount that cannot be used -------------------------------------------------------------------------------------
+
+
+def test_a_mount_of_version_1_is_not_taken_for_an_empty_one(vault: VaultServer, tmp_path: Path) -> None:
+    with on_vault(tmp_path, vault) as (rotator, _):
+        rotator.config["stores"]["store"]["mount"] = vault.new_mount(version=1)
+        rotator.environment["VAULT_TOKEN"] = vault.root_token
+        for command in ("plan", "status", "sweep"):
+            result = rotator.run(command, status=3)
+            assert "is KV version 1, which ignores compare-and-set" in result.stdout + result.stderr
+            assert "vault kv enable-versioning" in result.stdout + result.stderr

@@ -34,7 +34,7 @@ PROMISED: dict[str, set[str] | None] = {  # by the design: the labels, or None w
     "earliest_key_expiry_timestamp_seconds": set(),
     "targets": {"state"},
     "leader": set(),
-    "clock_skew_seconds": None,  # the simulator does not say what time it is
+    "clock_skew_seconds": {"peer"},
     "last_sweep_success_timestamp_seconds": set(),
     "config_last_reload_successful": set(),
     "build_info": {"version"},

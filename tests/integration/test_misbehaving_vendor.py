@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.installation import Installation, VaultPaths, on_vault
+from support.installation import Installation, VaultPaths, installation, on_vault
 from support.leaks import RECORDER
 from support.vault import VaultServer
 
@@ -50,3 +50,12 @@ def test_a_refused_organisation_key_ends_with_3(made: Made) -> None:
     result = rotator.run("rotate", "a", status=3, RESPAN_API_KEY="sk_live_wrong_and_long_enough")
     assert "organisation key" in result.stdout
     assert paths.read("apps/a") is None
+
+
+def test_a_list_that_answers_anybody_with_nothing_has_no_key_replaced(tmp_path: Path) -> None:
+    with installation(tmp_path, strangers_list="empty") as rotator:
+        rotator.run("rotate", "a", status=0)
+        said = rotator.run("sweep", status=3, RESPAN_API_KEY="sk_live_wrong_and_long_enough").stdout
+        assert "a: not swept: Respan refused the organisation key" in said
+        assert len(rotator.calls("create")) == 1
+        assert rotator.json("status")["targets"][0]["state"] == "ok"

@@ -19,6 +19,7 @@ from support.vaultstore import (
     answering,
     assert_hides,
     assert_unsettled,
+    empty,
 )
 
 from rotator.circuit import FIRST_WAIT
@@ -229,7 +230,7 @@ def test_a_vault_that_is_down_is_asked_by_one_read_now_and_then(server: Canned, 
         with pytest.raises(StoreSealed):
             store.history("another")
     assert len(server.asked) == before + 1
-    server.answer = answering(Reply(404, {"errors": []}))
+    server.answer = empty
     clock.sleep(2 * FIRST_WAIT)
     assert store.history("another").current_version == 0
     assert store.history("app").current_version == 0
@@ -267,9 +268,9 @@ def test_one_path_that_fails_does_not_stop_the_others(server: Canned, store: Met
     def answer(asked: Asked) -> Reply:
         if asked.path.endswith("/bad"):
             return Reply(500, {"errors": ["internal error"]})
-        return Reply(200, {"cluster_id": "c"}) if asked.path.endswith("/health") else Reply(404, {"errors": []})
+        return Reply(200, {"cluster_id": "c"}) if asked.path.endswith("/health") else empty(asked)
 
-    server.answer = lambda asked: DENIED if asked.path.endswith("lookup-self") else answer(asked)
+    server.answer = answer
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
             store.history("bad")
@@ -277,8 +278,8 @@ def test_one_path_that_fails_does_not_stop_the_others(server: Canned, store: Met
 
 
 def test_a_read_that_fails_once_is_no_failure(server: Canned, store: MeteredStore) -> None:
-    answers = iter([Reply(503, "<html>no healthy upstream"), Reply(404, {"errors": []})])
-    server.answer = lambda asked: DENIED if asked.path.endswith("lookup-self") else next(answers)
+    refusals = [Reply(503, "<html>no healthy upstream")]
+    server.answer = lambda asked: refusals.pop() if refusals and "metadata" in asked.path else empty(asked)
 
     assert store.history("app").current_version == 0
 

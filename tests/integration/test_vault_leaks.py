@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from support.canned import Canned, Reply, canned
 from support.process import Process, free_ports
 from support.vault import VaultServer, vault_program
-from support.vaultstore import KEY, TOKEN, MeteredStore, OpenStore, all_methods, answering, assert_unsettled
+from support.vaultstore import KEY, TOKEN, MeteredStore, OpenStore, all_methods, answering, assert_unsettled, empty
 
 from rotator.errors import StoreCredentialRefused, StoreError, StoreUnavailable
 from rotator.stores.vault_login import AppRoleLogin, TokenFileLogin
@@ -95,7 +96,7 @@ def test_health_is_asked_without_token_and_namespace_and_all_else_with_them(
 
 
 def test_cookies_are_not_kept(server: Canned, store: MeteredStore) -> None:
-    server.answer = answering(Reply(404, {"errors": []}, {"Set-Cookie": "session=1; Path=/"}))
+    server.answer = lambda asked: replace(empty(asked), headers={"Set-Cookie": "session=1; Path=/"})
     for _ in range(2):
         store.history("app")
 

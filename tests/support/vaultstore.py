@@ -153,3 +153,12 @@ DENIED = Reply(403, {"errors": ["1 error occurred:\n\t* permission denied\n\n"]}
 def answering(reply: Reply) -> Callable[[Asked], Reply]:
     """Logs in whoever asks, and answers this to all else."""
     return lambda asked: DENIED if asked.path == "/v1/auth/token/lookup-self" else reply
+
+
+def empty(asked: Asked) -> Reply:
+    """Logs in whoever asks, and answers as a KV version 2 mount at `kv`, behind any prefix, in which nothing is."""
+    if asked.path.endswith("/v1/auth/token/lookup-self"):
+        return DENIED
+    if "/v1/sys/internal/ui/mounts/" in asked.path:
+        return Reply(200, {"data": {"type": "kv", "options": {"version": "2"}, "path": "kv/"}})
+    return Reply(404, {"errors": []})

@@ -87,6 +87,7 @@ def test_the_help_is_for_people(invoke: Invoke) -> None:
     for command in ("", *COMMANDS):
         shown = invoke(*command.split(), "--help", COLUMNS="80").out
         assert "TARGET...]..." not in shown
+        assert "{" not in shown
         for python in ("<str>", "<int", "list[", "<path>", "None"):
             assert python not in shown, command
         assert "..." not in shown.split("Commands:")[-1] or command, "each command's line fits"

@@ -641,6 +641,32 @@ def test_a_mistake_hides_nothing_but_what_hangs_on_it(refused: Callable[..., dic
     ]
 
 
+@pytest.mark.parametrize("section", ["targets", "stores", "providers"])
+def test_a_bad_name_with_another_mistake_hides_no_other_table(
+    refused: Callable[..., dict[str, str]], section: str
+) -> None:
+    data = minimal(
+        targets__other={"path": "apps/billing/respan", "ttl": "1h"},
+        stores__file={"type": "sqlite", "file": "x"},
+        defaults__store="vault",
+        defaults__provider="respan",
+        providers__second={"type": "respan", "api_key": {"env": "NOT_THERE"}},
+    )
+    table = next(iter(data[section].values()))
+    data[section]["My.App"] = {**table, "grace": "1h", "base": "x"}
+
+    assert sorted(refused(data)) == sorted(
+        [
+            f'{section}."My.App"',
+            f'{section}."My.App".base',
+            f'{section}."My.App".grace',
+            "providers.second.api_key.env",
+            "targets.other.path",
+            "targets.other.ttl",
+        ]
+    )
+
+
 @pytest.mark.parametrize("broken", ["address", "namespace", "mount", "type"])
 def test_a_broken_store_hides_no_shared_path(refused: Callable[..., dict[str, str]], broken: str) -> None:
     data = minimal(targets__other={"path": "apps/billing/respan"})
@@ -837,6 +863,36 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError) as caught:
             config.load(file, ENVIRONMENT)
         assert str(caught.value) == f"{file}: {message}"
+
+
+def test_included_files_that_cannot_be_read_are_told_with_all_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "targets.d"
+    folder.mkdir()
+    (folder / "gone.toml").symlink_to("nowhere")
+    (folder / "latin.toml").write_bytes('[targets.a]\npath = "é"'.encode("latin-1"))
+    (folder / "locked.toml").touch()
+    (folder / "well.toml").write_text('[targets.b]\npath = "/"')
+    file = tmp_path / "rotator.toml"
+    file.write_text('include = ["targets.d/*"]\n' + MINIMAL)
+    opened = Path.open
+
+    def locked(path: Path, *arguments: Any, **more: Any) -> Any:
+        if path.name == "locked.toml":  # root, as whom tests may run, is kept out by no file mode
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", locked)
+    with pytest.raises(ConfigurationError) as caught:
+        config.load(file, ENVIRONMENT)
+
+    assert [(Path(problem.file).name, problem.key, problem.message) for problem in caught.value.problems] == [
+        ("gone.toml", "", "there is no such file"),
+        ("latin.toml", "", "is not UTF-8 (line 2)"),
+        ("locked.toml", "", "cannot be read: Permission denied"),
+        ("well.toml", "targets.b.path", caught.value.problems[-1].message),
+    ]
 
 
 def test_an_editor_s_byte_order_mark_is_no_mistake(load: Callable[..., Configuration]) -> None:

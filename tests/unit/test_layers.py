@@ -1,6 +1,7 @@
 """What import-linter cannot see: the core takes the time as an argument, and never asks for it."""
 
 import ast
+import re
 import tomllib
 from pathlib import Path
 
@@ -37,3 +38,12 @@ def test_the_simulators_contract_names_every_other_module() -> None:
     [contract] = [each for each in contracts if each["source_modules"] == ["rotator.simulator"]]
     modules = {path.stem for path in top.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert set(contract["forbidden_modules"]) == {f"rotator.{name}" for name in modules - {"__init__", "simulator"}}
+
+
+def test_the_architectures_table_has_every_module() -> None:
+    top = Path(rotator.__file__).parent
+    document = (top.parent / "docs" / "architecture.md").read_text()
+    rows = "".join(line.partition(" | ")[0] for line in document.splitlines() if line.startswith("| `"))
+    modules = {path.name for path in top.glob("[!_]*.py")}
+    modules |= {f"{path.parent.name}/" for path in top.glob("*/__init__.py")}
+    assert set(re.findall("`([^`]+)`", rows)) == modules

@@ -507,9 +507,9 @@ def test_the_vendors_reason_is_quoted(invalid_status: int) -> None:
         )
 
 
-@pytest.mark.parametrize("header", [False, True])
-def test_too_much_is_told_to_the_budget(header: bool) -> None:
-    with rigged(retry_after_header=header) as rig:
+@pytest.mark.parametrize("where", ["body", "header", "both"])
+def test_too_much_is_told_to_the_budget(where: str) -> None:
+    with rigged(retry_after=where) as rig:
         for operation in OPERATIONS:
             rig.sim.faults.add(Fault("rate_limit", operation, retry_after=17))
             error = rig.refused(operation)

@@ -357,22 +357,33 @@ def test_a_temporary_key_may_not_list() -> None:
         assert v.client.get(KEYS, headers={"Authorization": f"Bearer {text}"}).status_code == 403
 
 
-@pytest.mark.parametrize("header", [False, True])
-def test_sixty_requests_a_minute_and_the_body_says_how_long_to_wait(header: bool) -> None:
-    with vendor(requests_per_minute=60, retry_after_header=header) as v:
+@pytest.mark.parametrize("where", ["body", "header", "both", "none"])
+def test_sixty_requests_a_minute_and_how_long_to_wait(where: str) -> None:
+    with vendor(requests_per_minute=60, retry_after=where) as v:
         text = v.create()["api_key"]
         v.now += timedelta(seconds=20)
         assert [v.client.get(KEYS).status_code for _ in range(59)] == [200] * 59
         answer = v.client.get(KEYS)
         assert answer.status_code == 429
-        assert answer.json()["retry_after"] == 40
+        assert answer.json().get("retry_after") == (40 if where in ("body", "both") else None)
         assert isinstance(answer.json()["detail"], str)
-        assert answer.headers.get("retry-after") == ("40" if header else None)
+        assert answer.headers.get("retry-after") == ("40" if where in ("header", "both") else None)
         assert v.chat(text) == 200, "the gateway is not counted"
         v.now += timedelta(seconds=40)
         assert [v.client.get(KEYS).status_code for _ in range(2)] == [200, 429]
         v.now += timedelta(seconds=20)
         assert [v.client.get(KEYS).status_code for _ in range(60)] == [200] * 59 + [429]
+
+
+def test_a_listing_may_answer_anybody_with_nothing() -> None:
+    with vendor(strangers_list="empty", requests_per_minute=2) as v:
+        created = v.create()
+        for token in ("wrong", created["api_key"]):
+            headers = {"Authorization": f"Bearer {token}"}
+            assert v.client.get(KEYS, headers=headers).json()["results"] == []
+            assert v.client.get(v.at(created["id"]), headers=headers).status_code in (401, 403)
+        assert httpx.get(v.sim.url + KEYS, trust_env=False).json()["results"] == []
+        assert len(v.client.get(KEYS).json()["results"]) == 1, "and strangers are not counted"
 
 
 # --- the gateway ---
@@ -398,3 +409,28 @@ def test_the_gateway_counts_max_usage() -> None:
         text = v.create(max_usage=2)["api_key"]
         assert [v.chat(text) for _ in range(3)] == [200, 200, 429]
         assert v.chat(v.create(max_usage=0)["api_key"]) == 429
+
+
+def test_the_gateway_keeps_a_keys_rate_limit_in_a_sliding_minute() -> None:
+    with vendor() as v:
+        text, other = (v.create(rate_limit=2)["api_key"] for _ in range(2))
+        assert v.chat(text) == 200
+        v.now += timedelta(seconds=40)
+        assert [v.chat(text) for _ in range(2)] == [200, 429]
+        answer = v.client.post(CHAT, json={}, headers={"Authorization": f"Bearer {text}"})
+        assert answer.json()["retry_after"] == 20
+        assert v.chat(other) == 200, "each key has its own"
+        v.now += timedelta(seconds=20)
+        assert [v.chat(text) for _ in range(2)] == [200, 429], "refused calls are not counted"
+    with vendor(plan_rate_limit=1) as v:
+        text = v.create(rate_limit=100)["api_key"]
+        assert [v.chat(text) for _ in range(2)] == [200, 429]
+
+
+def test_the_gateway_counts_what_a_key_spends() -> None:
+    with vendor(call_cost_usd=0.5, older_fields=True) as v:
+        created = v.create(spending_limit=1)
+        assert [v.chat(created["api_key"]) for _ in range(3)] == [200, 200, 429]
+        assert v.client.get(v.at(created["id"])).json()["spending_in_period"] == 1.0
+        v.now += timedelta(days=1)
+        assert v.chat(created["api_key"]) == 429

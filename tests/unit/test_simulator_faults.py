@@ -135,7 +135,7 @@ def test_a_429_on_request(v: Vendor) -> None:
     answer = v.client.get(KEYS)
     assert (answer.status_code, answer.json()["retry_after"]) == (429, 7)
     assert "retry-after" not in answer.headers
-    with vendor(retry_after_header=True) as w:
+    with vendor(retry_after="both") as w:
         w.sim.faults.add(Fault("rate_limit", retry_after=7))
         assert w.client.get(KEYS).headers["retry-after"] == "7"
 

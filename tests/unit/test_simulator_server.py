@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from datetime import timedelta
 
 import httpx
 import pytest
@@ -52,6 +53,14 @@ def test_connections_are_kept_and_requests_may_be_pipelined() -> None:
             while chunk := raw.recv(65536):
                 received += chunk
         assert received.count(b"HTTP/1.1 200 OK") == 3
+
+
+def test_every_answer_says_what_time_it_is_there() -> None:
+    with vendor() as v:
+        for path in (KEYS, "/nowhere", "/_simulator/state"):
+            assert v.client.get(path).headers["date"] == "Sun, 01 Mar 2026 12:00:00 GMT"
+        v.now += timedelta(hours=1)
+        assert v.client.get(KEYS).headers["date"] == "Sun, 01 Mar 2026 13:00:00 GMT"
 
 
 @pytest.mark.parametrize(

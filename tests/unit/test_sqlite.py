@@ -57,6 +57,30 @@ def test_nobody_else_can_read_the_file_at_any_moment(tmp_path: Path, monkeypatch
     assert seen == {("keys.db", 0o600), ("keys.db-journal", 0o600)}
 
 
+@pytest.mark.parametrize("was_database", [False, True])
+def test_a_file_that_others_could_read_is_closed_to_them_before_a_key_is_in_it(
+    tmp_path: Path, was_database: bool
+) -> None:
+    file = tmp_path / "keys.db"
+    if was_database:
+        SqliteStore(file, CLOCK)
+    file.touch()
+    file.chmod(0o644)
+
+    SqliteStore(file, CLOCK)
+
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_file_that_cannot_be_closed_to_others_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    with pytest.raises(StorePermissionDenied, match="cannot be closed to others: Operation not permitted"):
+        SqliteStore(tmp_path / "keys.db", CLOCK)
+
+
 def test_what_is_destroyed_is_in_no_file_any_more(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "keys.db", CLOCK)
     store.write("app", {"api_key": "first-key"}, cas=0)
@@ -125,6 +149,7 @@ def test_what_is_no_database_is_refused_and_left_alone(
     file.parent.mkdir()
     prepare(file)
     before = file.read_bytes() if file.is_file() else None
+    mode = file.stat().st_mode if file.exists() else None
 
     with pytest.raises(error, match=words) as raised:
         SqliteStore(file, CLOCK)
@@ -132,6 +157,7 @@ def test_what_is_no_database_is_refused_and_left_alone(
     assert str(file) in raised.value.message
     assert raised.value.advice
     assert (file.read_bytes() if file.is_file() else None) == before
+    assert (file.stat().st_mode if file.exists() else None) == mode
 
 
 @pytest.fixture
