@@ -93,6 +93,13 @@ def test_it_keeps_a_path_in_vault(vault: VaultServer, tmp_path: Path) -> None:
         assert daemon.stop() == 0
 
 
+def test_a_store_that_cannot_be_opened_ends_it_as_it_ends_a_command(rotator: Installation) -> None:
+    """Nothing could be tried."""
+    rotator.config["stores"]["store"]["file"] = "nowhere/store.db"
+    for command in (("run",), ("run", "--once"), ("status",)):
+        assert "nowhere/store.db cannot be opened: No such file or directory" in rotator.run(*command, status=3).stderr
+
+
 def test_a_port_that_is_taken_ends_it_with_a_sentence(rotator: Installation) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
