@@ -26,6 +26,7 @@ from rotator.errors import ConfigurationError, RotatorError
 from rotator.events import Event, Fields, Level, What
 from rotator.httpd import Response, Routes, Server, serve
 from rotator.lease import Lease
+from rotator.logs import unexpected
 from rotator.metrics import Metrics
 from rotator.plan import Order
 from rotator.ports import Listener
@@ -151,8 +152,15 @@ class Daemon:
         self._files = self._watched.look()
         try:
             successor = self._assemble(self._installation)
-        except RotatorError as error:
-            problems = [str(p) for p in error.problems] if isinstance(error, ConfigurationError) else [error.message]
+        except Exception as error:
+            match error:
+                case ConfigurationError():
+                    problems = [str(problem) for problem in error.problems]
+                case RotatorError():
+                    problems = [error.message]
+                case _:  # what a library has against a value, and no check of ours foresaw
+                    problems = [f"{type(error).__name__}: {error}"]
+                    self._tell(unexpected("reading the configuration", error))
             self._metrics.reload(ok=False)
             self._watch(self._installation)
             refused = {"file": str(self._file), "problems": "; ".join(problems), "advice": "The old one stays in use."}
