@@ -5,6 +5,7 @@ One scheduler job per kind of work, never one per target. What is done to target
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from apscheduler.executors.pool import ThreadPoolExecutor as JobThreads
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -75,8 +77,8 @@ class Daemon:
         self._login_failures: dict[str, str] = {}  # by store, the reason that was told
         self._was_ready = False
 
-    def run(self) -> int:
-        """Work until TERM or INT; 0 when all that was under way ended within `drain`, 1 when it did not."""
+    def run(self) -> NoReturn:
+        """Work until TERM or INT, and end the process: 0 when what was under way ended within `drain`, else 1."""
         scheduler = self._scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={"default": JobThreads(4)},
@@ -106,10 +108,10 @@ class Daemon:
             if self._lease is not None and drained:  # else what is under way may still write: let it run out by itself
                 self._lease.stop()
         self._tell(Event(What.STOPPED, fields={"drained": drained}))
-        if not drained:
-            os._exit(1)  # threads that did not end in time would keep the interpreter waiting for them
-        self._installation.close()
-        return 0
+        # Not by returning: the interpreter would wait for every thread. A job's may wait for an answer that nobody
+        # reads any more, and would call it an error that its connection is closed.
+        logging.shutdown()
+        os._exit(0 if drained else 1)
 
     # --- signals -----------------------------------------------------------------------------------------------------
 

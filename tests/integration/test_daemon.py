@@ -1,15 +1,18 @@
 """The daemon as a process: what it does by itself, what signals do, what its pages say, and how it ends."""
 
+import contextlib
 import json
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.canned import Asked, Reply, canned
 from support.installation import LEAST_RIGHTS, Installation, installation, on_vault
 from support.leaks import RECORDER
 from support.process import wait_until
@@ -176,6 +179,39 @@ def test_term_ends_what_is_under_way_first(rotator: Installation) -> None:
     ]
     assert daemon.events("key_left_behind") == []
     assert served(rotator)["a"]["state"] == "ok"
+
+
+@pytest.mark.parametrize("job", ["a look at the vendor", "a login"])
+def test_a_job_that_waits_for_an_answer_holds_up_nothing(rotator: Installation, job: str) -> None:
+    """Nothing of what it asks for is needed, and nobody reads its answer any more."""
+    rotator.config["daemon"]["resync"] = "1s"
+    answers = threading.Event()
+
+    def late(_: Asked) -> Reply:
+        answers.wait(15)
+        return Reply(500)
+
+    with canned(late) as hangs, contextlib.ExitStack() as stack:
+        stack.callback(answers.set)
+        if job == "a login":
+            (rotator.folder / "secret-id").write_text("an-id")
+            auth = {"method": "approle", "role_id": "r", "secret_id_file": "secret-id"}
+            rotator.config["stores"]["vault"] = {"type": "vault", "address": hangs.address, "auth": auth}
+            rotator.config["defaults"]["store"] = "store"
+        daemon = rotator.start()
+        for name in ("a", "b"):
+            daemon.wait_for("key_published", target=name)
+        daemon.wait_for("swept")
+        if job == "a login":
+            wait_until(lambda: bool(hangs.asked), "a login under way")
+        else:
+            rotator.simulator.faults.add(Fault("slow", "list", seconds=15.0, times=None))
+            wait_until(lambda: any(call.fault for call in rotator.calls("list")), "a look under way")
+        since = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - since < 5
+    assert daemon.events(level="error") == []
+    assert daemon.events()[-1] | {"event": "stopped", "drained": True} == daemon.events()[-1]
 
 
 def test_a_second_term_ends_it_at_once(rotator: Installation) -> None:
