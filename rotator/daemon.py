@@ -9,7 +9,7 @@ import logging
 import os
 import queue
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -85,13 +85,17 @@ class Daemon:
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
         now = datetime.now(UTC)
-        scheduler.add_job(self._engine.tick, "interval", seconds=TICK, id="tick", next_run_time=now)
-        scheduler.add_job(self._keep_logins, "interval", seconds=KEEP_LOGIN, id="login")
-        scheduler.add_job(self._engine.watch, "interval", seconds=TICK, id="watch")
-        scheduler.add_job(self._look_at_files, "interval", seconds=LOOK_AT_FILES, id="files")
         every = _intervals(self._installation.configuration)
-        scheduler.add_job(self._engine.ask_providers, "interval", seconds=every["check"], id="check")
-        scheduler.add_job(self._engine.sweep, "interval", seconds=every["sweep"], id="sweep", next_run_time=now)
+        for name, work, seconds in (
+            ("tick", self._engine.tick, TICK),
+            ("login", self._keep_logins, KEEP_LOGIN),
+            ("watch", self._engine.watch, TICK),
+            ("files", self._look_at_files, LOOK_AT_FILES),
+            ("check", self._engine.ask_providers, every["check"]),
+            ("sweep", self._engine.sweep, every["sweep"]),
+        ):
+            at_once = {"next_run_time": now} if name in ("tick", "sweep") else {}
+            scheduler.add_job(self._do, "interval", (name, work), seconds=seconds, id=name, **at_once)
         self._handle_signals()
         with contextlib.ExitStack() as stack:
             servers = self._listen()
@@ -112,6 +116,13 @@ class Daemon:
         # reads any more, and would call it an error that its connection is closed.
         logging.shutdown()
         os._exit(0 if drained else 1)
+
+    def _do(self, job: str, work: Callable[[], None]) -> None:
+        """One run of a job, whose next one comes in its turn whatever happens."""
+        try:
+            work()
+        except Exception as error:
+            self._tell(unexpected(f"the job {job}", error))
 
     # --- signals -----------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What the daemon makes of faults that nobody foresaw, in a reload."""
+"""What the daemon makes of faults that nobody foresaw: in a job, and in a reload."""
 
 import json
 from collections.abc import Iterator
@@ -34,6 +34,17 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     made = Rig(tmp_path)
     yield made
     made.daemon._engine.end()
+
+
+def test_a_fault_in_a_job_is_told_and_ends_nothing(rig: Rig) -> None:
+    def fails() -> None:
+        raise ZeroDivisionError("oh")
+
+    rig.daemon._do("sweep", fails)
+    [told] = rig.told(What.UNEXPECTED_ERROR)
+    assert told.level is Level.ERROR
+    assert (told.fields["where"], told.fields["error"]) == ("the job sweep", "ZeroDivisionError: oh")
+    assert "in fails" in str(told.fields["traceback"])
 
 
 def test_a_fault_while_reloading_leaves_the_old_configuration_in_use(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
