@@ -9,6 +9,7 @@ import logging
 import os
 import queue
 import signal
+import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -74,6 +75,7 @@ class Daemon:
         self._engine = Engine(self._installation, metrics, self._tell, self._leads)
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._asked_to_stop = False
+        self._asked_to_rotate = threading.Event()
         self._login_failures: dict[str, str] = {}  # by store, the reason that was told
         self._was_ready = False
 
@@ -87,7 +89,7 @@ class Daemon:
         now = datetime.now(UTC)
         every = _intervals(self._installation.configuration)
         for name, work, seconds in (
-            ("tick", self._engine.tick, TICK),
+            ("tick", self._tick, TICK),
             ("login", self._keep_logins, KEEP_LOGIN),
             ("watch", self._engine.watch, TICK),
             ("files", self._look_at_files, LOOK_AT_FILES),
@@ -124,6 +126,12 @@ class Daemon:
         except Exception as error:
             self._tell(unexpected(f"the job {job}", error))
 
+    def _tick(self) -> None:
+        if self._asked_to_rotate.is_set():
+            self._asked_to_rotate.clear()
+            self._engine.request(Order(rotate=True, by="signal"))
+        self._engine.tick()
+
     # --- signals -----------------------------------------------------------------------------------------------------
 
     def _handle_signals(self) -> None:
@@ -152,8 +160,7 @@ class Daemon:
             else:
                 fields: Fields = {"by": "signal", "targets": len(self._installation.targets)}
                 self._tell(Event(What.ROTATION_REQUESTED, fields=fields))
-                self._engine.request(Order(rotate=True, by="signal"))
-                self._engine.tick()
+                self._asked_to_rotate.set()  # for the next tick: those that come until then are one
 
     def _look_at_files(self) -> None:
         """A changed file has the effect of HUP, once: one that was refused is not read again until it changes."""

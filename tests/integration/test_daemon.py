@@ -138,6 +138,29 @@ def test_usr1_rotates_every_target_once_however_often_it_comes(rotator: Installa
     assert [(event["by"], event["targets"]) for event in requested] == [("signal", 2)] * 5
 
 
+def test_usr1_in_quick_succession_rotates_each_target_once_a_tick(rotator: Installation) -> None:
+    """Where rotations are quick, too: the next signal comes when that of before is done."""
+    rotator.config["defaults"]["grace_period"] = "10m"
+    daemon = rotator.start()
+    for name in ("a", "b"):
+        daemon.wait_for("key_published", target=name)
+    since = time.monotonic()
+    for count in range(1, 6):
+        daemon.signal(signal.SIGUSR1)
+        daemon.wait_for("rotation_requested", count)
+        if count == 1:
+            for name in ("a", "b"):
+                daemon.wait_for("key_published", 2, target=name)
+            assert time.monotonic() - since < 3, "a tick, and what this machine takes"
+            since = time.monotonic()
+    ticks = int(time.monotonic() - since) + 2
+    assert ticks < 5, "this machine was too slow to tell"
+    time.sleep(1.5)
+    assert daemon.stop() == 0
+    for name in ("a", "b"):
+        assert len(daemon.events("key_published", target=name)) <= 2 + ticks
+
+
 def test_hup_takes_a_good_configuration_and_refuses_a_bad_one(rotator: Installation) -> None:
     daemon = rotator.start()
     daemon.wait_for("key_published", target="b")
