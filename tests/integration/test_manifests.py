@@ -133,6 +133,27 @@ def test_too_many_for_one_part_are_refused_with_the_way_out(many: Path) -> None:
     helm("template", "rotator", CHART, f"--values={many}", "--set=configParts=3")
 
 
+@pytest.mark.parametrize("count", [6600, 7600])
+def test_short_targets_are_refused_before_the_api_server_would(count: int, tmp_path: Path) -> None:
+    """There a file is mostly white space: its size is that of what is written, and not of what that was made of."""
+    fields = {f"f{n}": "x" for n in range(4)}
+    targets = {f"t{n:04}": {"path": f"a/{n:04}", "fields": fields} for n in range(count)}
+    values = {"owner": "prod-eu", "vault": {"address": "https://vault.test"}, "targets": targets}
+    values["image"] = {"repository": "registry.test/rotator"}
+    file = tmp_path / "values.json"
+    file.write_text(json.dumps(values))
+    # Of just these targets: {"NAME": {"path": …, "fields": {…}}}, indented as the chart does it.
+    written = len(json.dumps({"targets": targets}, indent=2))
+    fits = written < LARGEST_CONFIG_MAP
+    if count == 6600:
+        assert fits
+        helm("template", "rotator", CHART, f"--values={file}")
+    else:
+        assert not fits
+        said = helm("template", "rotator", CHART, f"--values={file}", status=1)
+        assert f"configParts: a part of the targets takes {written} bytes" in said
+
+
 def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp_path: Path) -> None:
     """The kubelet does not refresh all parts of a volume together: one that moved would be in two, or in none."""
     values = json.loads(many.read_text())

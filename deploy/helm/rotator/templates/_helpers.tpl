@@ -94,7 +94,7 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{ include "rotator.fullname" $top }}-targets-{{ index . 1 }}-of-{{ $top.Values.configParts }}
 {{- end }}
 
-{{- /* The targets in `configParts` parts, by their names alone, as JSON: {"parts": [{"NAME": {…}, …}, …]}. */ -}}
+{{- /* The targets in `configParts` parts, by their names alone, as JSON: {"parts": [the text of a file, …]}. */ -}}
 {{- define "rotator.parts" -}}
 {{- $count := int .Values.configParts -}}
 {{- $parts := list -}}
@@ -102,13 +102,16 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- range $name, $target := .Values.targets -}}
 {{- $_ := set (index $parts (mod (adler32sum $name | int64) $count)) $name $target -}}
 {{- end -}}
+{{- $files := list -}}
 {{- range $parts -}}
-{{- $size := toPrettyJson . | len -}}
+{{- $file := toPrettyJson (dict "targets" .) -}}
+{{- $files = append $files $file -}}
+{{- $size := len $file -}}
 {{- if gt $size 1000000 -}}
 {{- fail (printf "configParts: a part of the targets takes %d bytes, and a ConfigMap holds 1 MiB; raise it to %d" $size (add 1 (mul 2 $count))) -}}
 {{- end -}}
 {{- end -}}
-{{- toJson (dict "parts" $parts) -}}
+{{- toJson (dict "parts" $files) -}}
 {{- end }}
 
 {{- define "rotator.env" -}}
