@@ -527,20 +527,31 @@ def test_a_job_on_demand_has_all_that_the_daemon_has_but_for_the_lease(
     pod, ours = template["spec"]["template"], pod_of(deployment)
     its, theirs = pod["spec"], ours["spec"]
     same = "serviceAccountName automountServiceAccountToken enableServiceLinks securityContext imagePullSecrets"
-    for name in (*same.split(), "nodeSelector", "tolerations", "affinity"):
+    for name in (*same.split(), "nodeSelector", "tolerations", "affinity", "priorityClassName"):
         assert its.get(name) == theirs.get(name), name
+    annotations = {name: text for name, text in ours["metadata"]["annotations"].items() if "example.org/" in name}
+    assert pod["metadata"].get("annotations", {}) == annotations
     assert its["volumes"] == [volume for volume in theirs["volumes"] if volume["name"] != "kubernetes"]
     its_container, container = container_of(pod), container_of(ours)
     for name in ("image", "imagePullPolicy", "env", "resources", "securityContext"):
         assert its_container[name] == container[name], name
     assert its_container["volumeMounts"] == [m for m in container["volumeMounts"] if m["name"] != "kubernetes"]
-    assert its_container["args"][:2] == ["rotate", "--all"]
+    assert its_container["args"] == ["rotate", "--reason", "rotated by a Job", "--all"]
+    assert template["spec"]["activeDeadlineSeconds"] == 21600
     assert (its["restartPolicy"], template["spec"]["backoffLimit"]) == ("Never", 0)
 
     labels = {name: m["spec"] for name, m in made.items() if m["kind"] in ("NetworkPolicy", "Service", "PodMonitor")}
     for name, spec in labels.items():
         selector = spec.get("podSelector") or spec["selector"]
         assert selects(selector, pod) is name.startswith("NetworkPolicy/"), name
+
+
+def test_what_is_said_of_the_job_arrives_and_a_reason_wins(manifests: Callable[..., Manifests]) -> None:
+    settings = "rotateJob.arguments={billing-api,--reason=leaked}", "rotateJob.activeDeadlineSeconds=4000000"
+    job = manifests(MINIMAL, *settings)["CronJob/rotator-rotate"]["spec"]["jobTemplate"]["spec"]
+    assert job["activeDeadlineSeconds"] == 4_000_000
+    arguments = container_of(job["template"])["args"]
+    assert arguments == ["rotate", "--reason", "rotated by a Job", "billing-api", "--reason=leaked"]
 
 
 def selects(selector: Mapping[str, Any], pod: Manifest) -> bool:
