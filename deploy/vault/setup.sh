@@ -12,7 +12,7 @@
 set -eu
 
 NAMESPACE="${NAMESPACE:-rotator}"                 # where the chart is installed
-SERVICE_ACCOUNT="${SERVICE_ACCOUNT:-rotator}"     # the chart's serviceAccount.name, else the release's name
+SERVICE_ACCOUNT="${SERVICE_ACCOUNT:-rotator}"     # serviceAccount.name of the chart, else its full name: keys-rotator, if the release is keys
 AUDIENCE="${AUDIENCE:-vault}"                     # the chart's vault.token.audience
 MOUNT="${MOUNT:-kubernetes}"                      # the chart's vault.auth.mount
 ROLE="${ROLE:-rotator}"                           # the chart's vault.auth.role

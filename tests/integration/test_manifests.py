@@ -79,6 +79,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """500 targets that do not fit into one ConfigMap."""
     targets = {f"t{n:03}": {"path": f"apps/t{n:03}", "fields": {"note": f"{n} " + "x" * 3000}} for n in range(500)}
     values = {"owner": "prod-eu", "vault": {"address": "https://vault.test"}, "targets": targets, "configParts": 4}
+    values["image"] = {"repository": "registry.test/rotator"}
     file = tmp_path_factory.mktemp("values") / "values-500.json"
     file.write_text(json.dumps(values))
     return file
@@ -198,7 +199,11 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("owner=", "owner: give this installation a name"),
         ("vault.address=", "vault.address: say where Vault is"),
         ("lease.enabled=false", "without the Lease only one may run"),
-        ("config.daemon.drain=1m30s", "terminationGracePeriodSeconds must be at least 100"),
+        ("image.repository=", "image.repository: there is no published image"),
+        ("serviceAccount.create=false", "serviceAccount.create is false: say in serviceAccount.name"),
+        ("config.daemon.drain=1m30s", "terminationGracePeriodSeconds must be at least 110"),
+        ("lease.duration=40s", "terminationGracePeriodSeconds must be at least 70"),
+        ("vault.ca.configMap=a,vault.ca.secret=b", "vault.ca: say configMap or secret, not both"),
         ("existingConfig.name=ours", "owner, config and targets stand in that ConfigMap"),
         ("respan.organisationKey.secretName=", "name the Secret that holds the organisation key"),
         ("vault.token.enabled=false", "say in config.stores how rotator logs in to Vault"),
@@ -370,6 +375,7 @@ def test_the_deployment_is_as_it_should_be(manifests: Callable[..., Manifests]) 
     }
     assert audiences == {"vault-token": "vault", "kubernetes": None}
     assert made["NetworkPolicy/rotator"]["spec"]["ingress"] == [{"ports": [{"port": "metrics", "protocol": "TCP"}]}]
+    assert helm("template", "keys", CHART, f"--values={MINIMAL}").count("\n  name: keys-rotator\n") >= 4
     for selects in (made["Service/rotator"]["spec"]["selector"], deployment["spec"]["selector"]["matchLabels"]):
         assert selects.items() <= pod["metadata"]["labels"].items()
 
@@ -469,7 +475,7 @@ def test_a_configuration_of_ones_own_may_have_the_lease(manifests: Callable[...,
     assert "kubernetes" in {volume["name"] for volume in pod["spec"]["volumes"]}
     assert [rule.get("resourceNames") for rule in made["Role/rotator"]["rules"]] == [None, ["ours"]]
     [subject] = made["RoleBinding/rotator"]["subjects"]
-    assert subject["name"] == pod["spec"]["serviceAccountName"] == "default", "none is made"
+    assert subject["name"] == pod["spec"]["serviceAccountName"] == "default", "as it is said there"
 
 
 def test_without_the_lease_no_token_for_the_api_server_is_mounted(manifests: Callable[..., Manifests]) -> None:

@@ -27,7 +27,8 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- end }}
 
 {{- define "rotator.serviceAccount" -}}
-{{- default (ternary (include "rotator.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name -}}
+{{- if .Values.serviceAccount.create }}{{ default (include "rotator.fullname" .) .Values.serviceAccount.name }}
+{{- else }}{{ required "serviceAccount.create is false: say in serviceAccount.name as whom the pods run (\"default\" is one, too)" .Values.serviceAccount.name }}{{ end -}}
 {{- end }}
 
 {{- define "rotator.lease" -}}
@@ -36,8 +37,9 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 
 {{- define "rotator.image" -}}
 {{- $image := .Values.image -}}
-{{- if $image.digest }}{{ $image.repository }}@{{ $image.digest }}
-{{- else }}{{ $image.repository }}:{{ default .Chart.AppVersion $image.tag }}{{ end -}}
+{{- $repository := required "image.repository: there is no published image; say where you pushed yours" $image.repository -}}
+{{- if $image.digest }}{{ $repository }}@{{ $image.digest }}
+{{- else }}{{ $repository }}:{{ default .Chart.AppVersion $image.tag }}{{ end -}}
 {{- end }}
 
 {{- /* A duration of rotator's ("1h30m") in seconds. */ -}}
@@ -82,6 +84,7 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- /* The volume's source for the certificates to trust for Vault, or nothing. */ -}}
 {{- define "rotator.vaultCA" -}}
 {{- $ca := .Values.vault.ca -}}
+{{- if and $ca.configMap $ca.secret }}{{ fail "vault.ca: say configMap or secret, not both" }}{{ end -}}
 {{- $items := list (dict "key" $ca.key "path" "ca.crt") -}}
 {{- if $ca.configMap }}{{ dict "configMap" (dict "name" $ca.configMap "items" $items) | toYaml -}}
 {{- else if $ca.secret }}{{ dict "secret" (dict "secretName" $ca.secret "items" $items) | toYaml -}}
