@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from rotator.config import Configuration, load
 from rotator.daemon import READ_AT_START
 from rotator.events import Event, What
 from rotator.lease import Lease, LeaseSettings
+from rotator.settings import Changeable, DaemonSettings
 
 DATA = ROOT / "tests/data"
 UNIT = ROOT / "deploy/systemd/rotator.service"
@@ -195,7 +197,29 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("networkPolicy.enable=false", "additional properties 'enable' not allowed"),
         ("image.digest=latest", "at '/image/digest'"),
         ("listen=10.0.0.1", "value must be one of '0.0.0.0', '::'"),
+        ("vault.address=http://vault.vault.svc:8200", "at '/vault/address'"),
+        ("vault.address=https://me@vault.test", "at '/vault/address'"),
+        ("respan.baseUrl=http://respan.test", "at '/respan/baseUrl'"),
+        ("vault.mount=secret/", "at '/vault/mount'"),
+        ("vault.auth.mount=/kubernetes", "at '/vault/auth/mount'"),
+        *((f"targets.billing-api.path={path}", "/path'") for path in ("/a", "a/", "a//b", "a/../b", ".", "a/.")),
+        ("targets.billing-api.field=rotator", "at '/targets/billing-api/field'"),
         # Beyond the schema:
+        ("targets.billing-api.ttl=8h", "billing-api: renew_before (8h) must be shorter than ttl (8h)"),
+        ("config.defaults.renew_before=1d", "billing-api: renew_before (1d) must be shorter than ttl (24h)"),
+        ("targets.billing-api.ttl=8h24m", "renew_before (8h) and config.daemon.jitter together must be shorter than"),
+        ("targets.billing-api.grace_period=8h1s", "grace_period (8h1s) must not be longer than renew_before (8h)"),
+        ("targets.billing-api.grace_period=0s", "targets.billing-api.grace_period must be longer than nothing"),
+        ("targets.billing-api.fields.api_key=x", 'targets.billing-api.fields must not hold "api_key"'),
+        ("targets.billing-api.fields.rotator=x", 'targets.billing-api.fields must not hold "rotator"'),
+        (
+            "config.stores.v.type=vault,config.stores.v.address=http://vault.test",
+            "config.stores.v.address must begin with https://",
+        ),
+        (
+            "config.providers.r.type=respan,config.providers.r.api_key.env=K,config.providers.r.base_url=http://r.test",
+            "config.providers.r.base_url must begin with https://",
+        ),
         ("owner=", "owner: give this installation a name"),
         ("vault.address=", "vault.address: say where Vault is"),
         ("lease.enabled=false", "without the Lease only one may run"),
@@ -211,6 +235,51 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
 )
 def test_a_wrong_value_is_refused(setting: str, said: str) -> None:
     assert said in helm("template", "rotator", CHART, f"--values={MINIMAL}", f"--set={setting}", status=1)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "config.stores.v.type=vault,config.stores.v.address=http://vault.test,config.stores.v.allow_insecure=true",
+        "vault.address=http://127.0.0.1:8200",
+        "vault.address=http://[::1]:8200",
+        "targets.billing-api.path=.a/..b/...",
+        "targets.billing-api.ttl=8h24m1s",
+        "targets.billing-api.ttl=8h1s,config.daemon.jitter=0%",
+        "targets.billing-api.grace_period=8h",
+        "targets.billing-api.field=key,targets.billing-api.fields.api_key=x",
+    ],
+)
+def test_what_the_program_takes_is_taken(setting: str, tmp_path: Path) -> None:
+    load(written(tmp_path, MINIMAL, f"--set={setting}"), {"VAULT_TOKEN": "for one that says no method"})
+
+
+def test_what_is_left_out_is_compared_as_the_program_has_it() -> None:
+    helpers = (CHART / "templates/_helpers.tpl").read_text()
+    settings, hour = Changeable(), timedelta(hours=1)
+    assert dict(re.findall(r'"(\w+)" "([0-9]+[h%]|api_key)"', helpers)) == {
+        "ttl": f"{settings.ttl / hour:g}h",
+        "renew_before": f"{settings.renew_before / hour:g}h",
+        "grace_period": f"{settings.grace_period / hour:g}h",
+        "field": settings.field,
+        "jitter": f"{DaemonSettings().jitter:.0%}",
+    }
+
+
+@pytest.mark.parametrize("values", [file for file in VALUES if "existing" not in file.name], ids=named)
+def test_the_rendered_configuration_can_be_checked_before_it_is_installed(values: Path, tmp_path: Path) -> None:
+    """As docs/kubernetes.md says."""
+    configuration = load(written(tmp_path, values), {})
+    note = configuration.targets["billing-api"].fields.get("note", "")
+    assert note == ('"quoted", {{ braces }}, <tags> & ümläuts: 日本 \x7f' if "note" in values.read_text() else "")
+
+
+def written(folder: Path, values: Path, *arguments: str) -> Path:
+    """The main file of what the script beside the chart makes of what Helm renders."""
+    text = helm("template", "rotator", CHART, f"--values={values}", *arguments, "--show-only=templates/config.yaml")
+    script = ROOT / "deploy/helm/write_configuration.py"
+    subprocess.run([sys.executable, script, folder], input=text, text=True, check=True, timeout=60)
+    return folder / "rotator.json"
 
 
 def test_the_schema_knows_what_the_configuration_knows() -> None:

@@ -52,6 +52,38 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- $seconds -}}
 {{- end }}
 
+{{- /* What the program would refuse, and the schema cannot say: then a pod would not start, or go on with what was before. */ -}}
+{{- define "rotator.check" -}}
+{{- $jitter := dig "daemon" "jitter" "5%" .Values.config | trimSuffix "%" | float64 -}}
+{{- $defaults := merge (deepCopy (default dict .Values.config.defaults)) (dict "ttl" "24h" "renew_before" "8h" "grace_period" "4h" "field" "api_key") -}}
+{{- range $name, $target := .Values.targets -}}
+{{- $all := merge (deepCopy $target) (deepCopy $defaults) -}}
+{{- $seconds := dict -}}
+{{- range $key := list "ttl" "renew_before" "grace_period" -}}
+{{- $_ := set $seconds $key (include "rotator.seconds" (get $all $key) | float64) -}}
+{{- if not (get $seconds $key) }}{{ fail (printf "targets.%s.%s must be longer than nothing" $name $key) }}{{ end -}}
+{{- end -}}
+{{- if ge $seconds.renew_before $seconds.ttl -}}
+{{- fail (printf "targets.%s: renew_before (%s) must be shorter than ttl (%s)" $name $all.renew_before $all.ttl) -}}
+{{- else if ge (addf $seconds.renew_before (divf (mulf $seconds.renew_before $jitter) 100)) $seconds.ttl -}}
+{{- fail (printf "targets.%s: renew_before (%s) and config.daemon.jitter together must be shorter than ttl (%s)" $name $all.renew_before $all.ttl) -}}
+{{- else if gt $seconds.grace_period $seconds.renew_before -}}
+{{- fail (printf "targets.%s: grace_period (%s) must not be longer than renew_before (%s)" $name $all.grace_period $all.renew_before) -}}
+{{- end -}}
+{{- range $field := list $all.field "rotator" -}}
+{{- if hasKey (default dict $all.fields) $field }}{{ fail (printf "targets.%s.fields must not hold %q" $name $field) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- range $table, $key := dict "providers" "base_url" "stores" "address" -}}
+{{- range $name, $part := default dict (get $.Values.config $table) -}}
+{{- $url := default "https://" (get $part $key) -}}
+{{- if not (or (hasPrefix "https://" $url) (get $part "allow_insecure") (regexMatch "^http://(localhost|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]+)?(/|$)" $url)) -}}
+{{- fail (printf "config.%s.%s.%s must begin with https://: http:// is for loopback hosts, or with allow_insecure" $table $name $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{- /* The main file, without targets, as JSON. */ -}}
 {{- define "rotator.config" -}}
 {{- $config := deepCopy .Values.config -}}
