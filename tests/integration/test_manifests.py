@@ -791,6 +791,13 @@ def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
     assert "rotator.service" in systemd_analyze("security", "--offline=true", "--threshold=15", unit)
 
 
+def test_the_unit_is_installed_from_what_is_pinned() -> None:
+    commands = re.findall(r"^#   \S+/pip (\w+ .*)$", UNIT.read_text(), re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["install", "install", "wheel", "install"]
+    for command in commands:
+        assert re.search("--require-hashes|--no-deps --no-(index|build-isolation)", command), command
+
+
 def test_the_units_configuration_goes_with_it(tmp_path: Path) -> None:
     configuration = load(UNIT.with_suffix(".toml"), {})
     assert configuration.warnings == ()
@@ -813,6 +820,11 @@ def test_the_values_of_the_documentation_are_enough(
     made = manifests(documented)
     assert {"PodMonitor/rotator", "PrometheusRule/rotator"} <= set(made)
     assert sorted(configuration_of(made, tmp_path).targets) == ["billing-api"]
+    [labels] = re.findall(r"get pods -l (\S+) -o name", (ROOT / "docs/kubernetes.md").read_text())
+    selector = dict(label.split("=") for label in labels.split(","))
+    assert selects(selector, pod_of(made["Deployment/rotator"]))
+    job = made["CronJob/rotator-rotate"]["spec"]["jobTemplate"]["spec"]["template"]
+    assert not selects(selector, job), "a Job takes no signal"
 
 
 def test_the_script_for_vault_and_the_chart_mean_the_same(manifests: Callable[..., Manifests], tmp_path: Path) -> None:
