@@ -18,6 +18,7 @@ from rotator.errors import (
     RotatorError,
     StoreCredentialRefused,
     StoreError,
+    StoreUnavailable,
 )
 from rotator.events import Event, What
 from rotator.execute import UNPUBLISHED, Executor
@@ -199,7 +200,10 @@ class Installation:
 
     def _store(self, store: settings.VaultSettings | settings.SqliteSettings, metrics: Metrics, name: str) -> AnyStore:
         if isinstance(store, settings.SqliteSettings):
-            return SqliteStore(store.file, self.clock)
+            try:
+                return SqliteStore(store.file, self.clock)
+            except StoreError as error:
+                raise StoreUnavailable(error.message, error.advice) from None  # for without it nothing can be tried
         return VaultStore(
             VaultSettings(
                 address=store.address,

@@ -144,8 +144,7 @@ def run(
     common.begin_to_log("info")
     from rotator.daemon import Daemon  # starting is most of what a short command does: only this one needs it
 
-    daemon = Daemon(common.config, os.environ, SystemClock(), Metrics(__version__), LogListener())
-    raise typer.Exit(daemon.run())
+    Daemon(common.config, os.environ, SystemClock(), Metrics(__version__), LogListener()).run()
 
 
 def _run_once(session: Session) -> NoReturn:

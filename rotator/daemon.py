@@ -5,13 +5,16 @@ One scheduler job per kind of work, never one per target. What is done to target
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import signal
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from apscheduler.executors.pool import ThreadPoolExecutor as JobThreads
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -26,6 +29,7 @@ from rotator.errors import ConfigurationError, RotatorError
 from rotator.events import Event, Fields, Level, What
 from rotator.httpd import Response, Routes, Server, serve
 from rotator.lease import Lease
+from rotator.logs import unexpected
 from rotator.metrics import Metrics
 from rotator.plan import Order
 from rotator.ports import Listener
@@ -71,24 +75,29 @@ class Daemon:
         self._engine = Engine(self._installation, metrics, self._tell, self._leads)
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._asked_to_stop = False
+        self._asked_to_rotate = threading.Event()
         self._login_failures: dict[str, str] = {}  # by store, the reason that was told
         self._was_ready = False
 
-    def run(self) -> int:
-        """Work until TERM or INT; 0 when all that was under way ended within `drain`, 1 when it did not."""
+    def run(self) -> NoReturn:
+        """Work until TERM or INT, and end the process: 0 when what was under way ended within `drain`, else 1."""
         scheduler = self._scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={"default": JobThreads(4)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
         now = datetime.now(UTC)
-        scheduler.add_job(self._engine.tick, "interval", seconds=TICK, id="tick", next_run_time=now)
-        scheduler.add_job(self._keep_logins, "interval", seconds=KEEP_LOGIN, id="login")
-        scheduler.add_job(self._engine.watch, "interval", seconds=TICK, id="watch")
-        scheduler.add_job(self._look_at_files, "interval", seconds=LOOK_AT_FILES, id="files")
         every = _intervals(self._installation.configuration)
-        scheduler.add_job(self._engine.ask_providers, "interval", seconds=every["check"], id="check")
-        scheduler.add_job(self._engine.sweep, "interval", seconds=every["sweep"], id="sweep", next_run_time=now)
+        for name, work, seconds in (
+            ("tick", self._tick, TICK),
+            ("login", self._keep_logins, KEEP_LOGIN),
+            ("watch", self._engine.watch, TICK),
+            ("files", self._look_at_files, LOOK_AT_FILES),
+            ("check", self._engine.ask_providers, every["check"]),
+            ("sweep", self._engine.sweep, every["sweep"]),
+        ):
+            at_once = {"next_run_time": now} if name in ("tick", "sweep") else {}
+            scheduler.add_job(self._do, "interval", (name, work), seconds=seconds, id=name, **at_once)
         self._handle_signals()
         with contextlib.ExitStack() as stack:
             servers = self._listen()
@@ -105,10 +114,23 @@ class Daemon:
             if self._lease is not None and drained:  # else what is under way may still write: let it run out by itself
                 self._lease.stop()
         self._tell(Event(What.STOPPED, fields={"drained": drained}))
-        if not drained:
-            os._exit(1)  # threads that did not end in time would keep the interpreter waiting for them
-        self._installation.close()
-        return 0
+        # Not by returning: the interpreter would wait for every thread. A job's may wait for an answer that nobody
+        # reads any more, and would call it an error that its connection is closed.
+        logging.shutdown()
+        os._exit(0 if drained else 1)
+
+    def _do(self, job: str, work: Callable[[], None]) -> None:
+        """One run of a job, whose next one comes in its turn whatever happens."""
+        try:
+            work()
+        except Exception as error:
+            self._tell(unexpected(f"the job {job}", error))
+
+    def _tick(self) -> None:
+        if self._asked_to_rotate.is_set():
+            self._asked_to_rotate.clear()
+            self._engine.request(Order(rotate=True, by="signal"))
+        self._engine.tick()
 
     # --- signals -----------------------------------------------------------------------------------------------------
 
@@ -138,8 +160,7 @@ class Daemon:
             else:
                 fields: Fields = {"by": "signal", "targets": len(self._installation.targets)}
                 self._tell(Event(What.ROTATION_REQUESTED, fields=fields))
-                self._engine.request(Order(rotate=True, by="signal"))
-                self._engine.tick()
+                self._asked_to_rotate.set()  # for the next tick: those that come until then are one
 
     def _look_at_files(self) -> None:
         """A changed file has the effect of HUP, once: one that was refused is not read again until it changes."""
@@ -151,8 +172,15 @@ class Daemon:
         self._files = self._watched.look()
         try:
             successor = self._assemble(self._installation)
-        except RotatorError as error:
-            problems = [str(p) for p in error.problems] if isinstance(error, ConfigurationError) else [error.message]
+        except Exception as error:
+            match error:
+                case ConfigurationError():
+                    problems = [str(problem) for problem in error.problems]
+                case RotatorError():
+                    problems = [error.message]
+                case _:  # what a library has against a value, and no check of ours foresaw
+                    problems = [f"{type(error).__name__}: {error}"]
+                    self._tell(unexpected("reading the configuration", error))
             self._metrics.reload(ok=False)
             self._watch(self._installation)
             refused = {"file": str(self._file), "problems": "; ".join(problems), "advice": "The old one stays in use."}

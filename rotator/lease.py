@@ -38,6 +38,9 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 GROUP, REVIEWS = "coordination.k8s.io", "authorization.k8s.io"
 
+LOOK_EVERY = 2.0
+"""Seconds between two looks of a replica that waits, at most."""
+
 RIGHTS = "The Role of the ServiceAccount needs get and update on this Lease, and create on leases."
 
 
@@ -190,9 +193,16 @@ class Lease:
                 self.attempt()
             except Exception as error:  # a thread that ends would never lead again, and nobody would know why
                 self._tell(unexpected("keeping the Lease", error))
-            # A holder renews three times before it would have to stop; whoever waits looks often enough to be quick.
-            pause = self._settings.duration / (5 if self.leads() else 8)
+            pause = self._pause()
             self._stopping.wait(max(pause - (self._clock.monotonic() - began), pause / 4))
+
+    def _pause(self) -> float:
+        """Seconds from one try to the next.
+
+        A holder renews three times before it would have to stop. Whoever waits finds one that was given back within
+        two seconds, however long it is held: at each upgrade nobody leads for that long.
+        """
+        return self._settings.duration / 5 if self.leads() else min(self._settings.duration / 8, LOOK_EVERY)
 
     def attempt(self) -> None:
         """Try once to get or to keep it. Raises nothing."""

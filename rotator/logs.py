@@ -21,8 +21,14 @@ from rotator.events import Event, Level, What
 from rotator.model import Secret
 from rotator.scrub import Scrubber, printable, without_controls
 
-QUIET = ("apscheduler", "httpcore", "httpx", "hvac", "urllib3")
-"""Libraries that log each request or job, some with its headers: only their warnings are of use."""
+QUIET = {
+    "apscheduler": logging.ERROR,  # it warns of each run that it leaves out, because the one before is not over yet
+    "httpcore": logging.WARNING,
+    "httpx": logging.WARNING,
+    "hvac": logging.WARNING,
+    "urllib3": logging.WARNING,
+}
+"""Libraries that log each request or job, some with its headers, and the level from which on they are of use."""
 
 _FIRST = ("timestamp", "level", "event", "target")
 _RESERVED = frozenset((*_FIRST, "logger"))
@@ -58,8 +64,8 @@ def configure(log_format: Literal["text", "json"] | None, level: str, stream: Te
     root.addHandler(handler)
     threshold = logging.getLevelNamesMapping()[level.upper()]
     root.setLevel(threshold)
-    for name in QUIET:
-        logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+    for name, heard_from in QUIET.items():
+        logging.getLogger(name).setLevel(max(threshold, heard_from))
     # A second attempt that succeeds is nobody's business, and what fails in the end has a sentence of our own.
     logging.getLogger("stamina").setLevel(threshold if threshold <= logging.DEBUG else logging.ERROR)
     logging.captureWarnings(True)

@@ -18,7 +18,7 @@ from rotator import __version__
 from rotator.assembly import Installation
 from rotator.clock import SystemClock
 from rotator.config import load
-from rotator.errors import ProviderError, RotatorError, StoreError, StoreUnavailable
+from rotator.errors import ProviderError, RotatorError, StoreError
 from rotator.execute import Report
 from rotator.logs import LogListener
 from rotator.metrics import Metrics
@@ -80,12 +80,7 @@ class Session:
 
         Raises a `RotatorError` with which a command ends in status 3.
         """
-        try:
-            built = Installation(self.configuration, os.environ, self.clock, self.metrics, self.tell)
-        except RotatorError as error:
-            if error.nothing_tried:
-                raise
-            raise StoreUnavailable(error.message, error.advice) from None
+        built = Installation(self.configuration, os.environ, self.clock, self.metrics, self.tell)
         self._at_end.callback(built.close)
         return built
 

@@ -26,6 +26,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from rotator import notation
+from rotator.model import RECORD_FIELD
 from rotator.notation import Address, VaultReference
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -51,6 +52,9 @@ def _text(**more: Any) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", **more})
 
 
+# Whoever writes a configuration hears from the schema what `notation` would say: no segment is empty, "." or "..".
+_SEGMENT = "([^/.][^/]*|[.][^/.][^/]*|[.][.][^/]+)"
+
 Text = Annotated[str, AfterValidator(notation.parse_text), _text(minLength=1)]
 Texts = Annotated[tuple[Text, ...], Strict(False)]  # TOML's lists are Python's, not tuples
 File = Annotated[Path, PlainValidator(_in_folder), _text(minLength=1)]
@@ -66,7 +70,8 @@ ListenAddress = Annotated[Address, PlainValidator(notation.parse_address), _text
 Url = Annotated[str, PlainValidator(notation.parse_url), _text(pattern="^https?://")]
 EncryptedUrl = Annotated[Url, AfterValidator(_encrypted)]
 UsuallyEncryptedUrl = Annotated[Url, AfterValidator(_encrypted_if_asked)]  # below `allow_insecure`
-VaultPath = Annotated[str, PlainValidator(notation.parse_path), _text(minLength=1)]
+VaultPath = Annotated[str, PlainValidator(notation.parse_path), _text(pattern=f"^{_SEGMENT}(/{_SEGMENT})*$")]
+FieldName = Annotated[Text, _text(minLength=1, **{"not": {"const": RECORD_FIELD}})]  # refused in `config_checks`
 Namespace = Annotated[str, PlainValidator(notation.parse_namespace), _text()]
 Reference = Annotated[VaultReference, PlainValidator(notation.parse_reference), _text(pattern="^[^/]+/.+#[^#]+$")]
 
@@ -359,7 +364,7 @@ class Changeable(Settings):
     """How long before its expiry a key is replaced."""
     grace_period: Duration = Field("4h", validate_default=True)
     """How long a key works after it was replaced."""
-    field: Text = "api_key"
+    field: FieldName = "api_key"
     """The field of the version that holds the key."""
     fields: dict[Text, str] = {}
     """More fields of the version, for the applications; a target's are added to the defaults'."""

@@ -12,7 +12,7 @@
 set -eu
 
 NAMESPACE="${NAMESPACE:-rotator}"                 # where the chart is installed
-SERVICE_ACCOUNT="${SERVICE_ACCOUNT:-rotator}"     # the chart's serviceAccount.name, else the release's name
+SERVICE_ACCOUNT="${SERVICE_ACCOUNT:-rotator}"     # the chart's serviceAccount.name, else its full name (values.yaml)
 AUDIENCE="${AUDIENCE:-vault}"                     # the chart's vault.token.audience
 MOUNT="${MOUNT:-kubernetes}"                      # the chart's vault.auth.mount
 ROLE="${ROLE:-rotator}"                           # the chart's vault.auth.role
@@ -20,8 +20,10 @@ POLICY="${POLICY:-$(dirname "$0")/policy.hcl}"
 
 vault policy write "$ROLE" "$POLICY"
 
+# To look, and to enable it, takes sudo on sys/auth, which whoever may write roles need not have. If it really is not
+# there, what follows fails and says so.
 if ! vault read "sys/auth/$MOUNT" >/dev/null 2>&1; then
-  vault auth enable "-path=$MOUNT" kubernetes
+  vault auth enable "-path=$MOUNT" kubernetes || echo "$0: going on as if auth/$MOUNT were enabled" >&2
 fi
 
 if [ -n "${REVIEWER_TOKEN:-}" ]; then

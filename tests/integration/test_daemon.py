@@ -1,15 +1,18 @@
 """The daemon as a process: what it does by itself, what signals do, what its pages say, and how it ends."""
 
+import contextlib
 import json
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.canned import Asked, Reply, canned
 from support.installation import LEAST_RIGHTS, Installation, installation, on_vault
 from support.leaks import RECORDER
 from support.process import wait_until
@@ -93,6 +96,13 @@ def test_it_keeps_a_path_in_vault(vault: VaultServer, tmp_path: Path) -> None:
         assert daemon.stop() == 0
 
 
+def test_a_store_that_cannot_be_opened_ends_it_as_it_ends_a_command(rotator: Installation) -> None:
+    """Nothing could be tried."""
+    rotator.config["stores"]["store"]["file"] = "nowhere/store.db"
+    for command in (("run",), ("run", "--once"), ("status",)):
+        assert "nowhere/store.db cannot be opened: No such file or directory" in rotator.run(*command, status=3).stderr
+
+
 def test_a_port_that_is_taken_ends_it_with_a_sentence(rotator: Installation) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -126,6 +136,29 @@ def test_usr1_rotates_every_target_once_however_often_it_comes(rotator: Installa
         assert 2 <= len(daemon.events("key_published", target=name)) <= 3
     requested = daemon.events("rotation_requested")
     assert [(event["by"], event["targets"]) for event in requested] == [("signal", 2)] * 5
+
+
+def test_usr1_in_quick_succession_rotates_each_target_once_a_tick(rotator: Installation) -> None:
+    """Where rotations are quick, too: the next signal comes when that of before is done."""
+    rotator.config["defaults"]["grace_period"] = "10m"
+    daemon = rotator.start()
+    for name in ("a", "b"):
+        daemon.wait_for("key_published", target=name)
+    since = time.monotonic()
+    for count in range(1, 6):
+        daemon.signal(signal.SIGUSR1)
+        daemon.wait_for("rotation_requested", count)
+        if count == 1:
+            for name in ("a", "b"):
+                daemon.wait_for("key_published", 2, target=name)
+            assert time.monotonic() - since < 3, "a tick, and what this machine takes"
+            since = time.monotonic()
+    ticks = int(time.monotonic() - since) + 2
+    assert ticks < 5, "this machine was too slow to tell"
+    time.sleep(1.5)
+    assert daemon.stop() == 0
+    for name in ("a", "b"):
+        assert len(daemon.events("key_published", target=name)) <= 2 + ticks
 
 
 def test_hup_takes_a_good_configuration_and_refuses_a_bad_one(rotator: Installation) -> None:
@@ -169,6 +202,39 @@ def test_term_ends_what_is_under_way_first(rotator: Installation) -> None:
     ]
     assert daemon.events("key_left_behind") == []
     assert served(rotator)["a"]["state"] == "ok"
+
+
+@pytest.mark.parametrize("job", ["a look at the vendor", "a login"])
+def test_a_job_that_waits_for_an_answer_holds_up_nothing(rotator: Installation, job: str) -> None:
+    """Nothing of what it asks for is needed, and nobody reads its answer any more."""
+    rotator.config["daemon"]["resync"] = "1s"
+    answers = threading.Event()
+
+    def late(_: Asked) -> Reply:
+        answers.wait(15)
+        return Reply(500)
+
+    with canned(late) as hangs, contextlib.ExitStack() as stack:
+        stack.callback(answers.set)
+        if job == "a login":
+            (rotator.folder / "secret-id").write_text("an-id")
+            auth = {"method": "approle", "role_id": "r", "secret_id_file": "secret-id"}
+            rotator.config["stores"]["vault"] = {"type": "vault", "address": hangs.address, "auth": auth}
+            rotator.config["defaults"]["store"] = "store"
+        daemon = rotator.start()
+        for name in ("a", "b"):
+            daemon.wait_for("key_published", target=name)
+        daemon.wait_for("swept")
+        if job == "a login":
+            wait_until(lambda: bool(hangs.asked), "a login under way")
+        else:
+            rotator.simulator.faults.add(Fault("slow", "list", seconds=15.0, times=None))
+            wait_until(lambda: any(call.fault for call in rotator.calls("list")), "a look under way")
+        since = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - since < 5
+    assert daemon.events(level="error") == []
+    assert daemon.events()[-1] | {"event": "stopped", "drained": True} == daemon.events()[-1]
 
 
 def test_a_second_term_ends_it_at_once(rotator: Installation) -> None:

@@ -41,13 +41,18 @@ class Stage:
 def stages() -> list[Stage]:
     lines = [line for line in DOCKERFILE.read_text().splitlines() if not line.startswith("#")]
     found: list[Stage] = []
+    arguments: dict[str, str] = {}
     for line in "\n".join(lines).replace("\\\n", " ").splitlines():
         instruction, _, rest = line.strip().partition(" ")
         match instruction:
             case "":
                 pass
+            case "ARG" if not found:
+                argument, _, default = rest.partition("=")
+                arguments[f"${{{argument}}}"] = default
             case "FROM":
                 base, _, name = rest.partition(" AS ")
+                base = arguments.get(base, base)
                 found.append(Stage(base, name))
             case "ENV":
                 found[-1].env |= dict(pair.split("=", 1) for pair in shlex.split(rest))

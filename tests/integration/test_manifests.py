@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from rotator.config import Configuration, load
 from rotator.daemon import READ_AT_START
 from rotator.events import Event, What
 from rotator.lease import Lease, LeaseSettings
+from rotator.settings import Changeable, DaemonSettings
 
 DATA = ROOT / "tests/data"
 UNIT = ROOT / "deploy/systemd/rotator.service"
@@ -79,6 +81,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """500 targets that do not fit into one ConfigMap."""
     targets = {f"t{n:03}": {"path": f"apps/t{n:03}", "fields": {"note": f"{n} " + "x" * 3000}} for n in range(500)}
     values = {"owner": "prod-eu", "vault": {"address": "https://vault.test"}, "targets": targets, "configParts": 4}
+    values["image"] = {"repository": "registry.test/rotator"}
     file = tmp_path_factory.mktemp("values") / "values-500.json"
     file.write_text(json.dumps(values))
     return file
@@ -133,6 +136,27 @@ def test_too_many_for_one_part_are_refused_with_the_way_out(many: Path) -> None:
     helm("template", "rotator", CHART, f"--values={many}", "--set=configParts=3")
 
 
+@pytest.mark.parametrize("count", [6600, 7600])
+def test_short_targets_are_refused_before_the_api_server_would(count: int, tmp_path: Path) -> None:
+    """There a file is mostly white space: its size is that of what is written, and not of what that was made of."""
+    fields = {f"f{n}": "x" for n in range(4)}
+    targets = {f"t{n:04}": {"path": f"a/{n:04}", "fields": fields} for n in range(count)}
+    values = {"owner": "prod-eu", "vault": {"address": "https://vault.test"}, "targets": targets}
+    values["image"] = {"repository": "registry.test/rotator"}
+    file = tmp_path / "values.json"
+    file.write_text(json.dumps(values))
+    # Of just these targets: {"NAME": {"path": …, "fields": {…}}}, indented as the chart does it.
+    written = len(json.dumps({"targets": targets}, indent=2))
+    fits = written < LARGEST_CONFIG_MAP
+    if count == 6600:
+        assert fits
+        helm("template", "rotator", CHART, f"--values={file}")
+    else:
+        assert not fits
+        said = helm("template", "rotator", CHART, f"--values={file}", status=1)
+        assert f"configParts: a part of the targets takes {written} bytes" in said
+
+
 def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp_path: Path) -> None:
     """The kubelet does not refresh all parts of a volume together: one that moved would be in two, or in none."""
     values = json.loads(many.read_text())
@@ -173,11 +197,37 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("networkPolicy.enable=false", "additional properties 'enable' not allowed"),
         ("image.digest=latest", "at '/image/digest'"),
         ("listen=10.0.0.1", "value must be one of '0.0.0.0', '::'"),
+        ("vault.address=http://vault.vault.svc:8200", "at '/vault/address'"),
+        ("vault.address=https://me@vault.test", "at '/vault/address'"),
+        ("respan.baseUrl=http://respan.test", "at '/respan/baseUrl'"),
+        ("vault.mount=secret/", "at '/vault/mount'"),
+        ("vault.auth.mount=/kubernetes", "at '/vault/auth/mount'"),
+        *((f"targets.billing-api.path={path}", "/path'") for path in ("/a", "a/", "a//b", "a/../b", ".", "a/.")),
+        ("targets.billing-api.field=rotator", "at '/targets/billing-api/field'"),
         # Beyond the schema:
+        ("targets.billing-api.ttl=8h", "billing-api: renew_before (8h) must be shorter than ttl (8h)"),
+        ("config.defaults.renew_before=1d", "billing-api: renew_before (1d) must be shorter than ttl (24h)"),
+        ("targets.billing-api.ttl=8h24m", "renew_before (8h) and config.daemon.jitter together must be shorter than"),
+        ("targets.billing-api.grace_period=8h1s", "grace_period (8h1s) must not be longer than renew_before (8h)"),
+        ("targets.billing-api.grace_period=0s", "targets.billing-api.grace_period must be longer than nothing"),
+        ("targets.billing-api.fields.api_key=x", 'targets.billing-api.fields must not hold "api_key"'),
+        ("targets.billing-api.fields.rotator=x", 'targets.billing-api.fields must not hold "rotator"'),
+        (
+            "config.stores.v.type=vault,config.stores.v.address=http://vault.test",
+            "config.stores.v.address must begin with https://",
+        ),
+        (
+            "config.providers.r.type=respan,config.providers.r.api_key.env=K,config.providers.r.base_url=http://r.test",
+            "config.providers.r.base_url must begin with https://",
+        ),
         ("owner=", "owner: give this installation a name"),
         ("vault.address=", "vault.address: say where Vault is"),
         ("lease.enabled=false", "without the Lease only one may run"),
-        ("config.daemon.drain=1m30s", "terminationGracePeriodSeconds must be at least 100"),
+        ("image.repository=", "image.repository: there is no published image"),
+        ("serviceAccount.create=false", "serviceAccount.create is false: say in serviceAccount.name"),
+        ("config.daemon.drain=1m30s", "terminationGracePeriodSeconds must be at least 110"),
+        ("lease.duration=40s", "terminationGracePeriodSeconds must be at least 70"),
+        ("vault.ca.configMap=a,vault.ca.secret=b", "vault.ca: say configMap or secret, not both"),
         ("existingConfig.name=ours", "owner, config and targets stand in that ConfigMap"),
         ("respan.organisationKey.secretName=", "name the Secret that holds the organisation key"),
         ("vault.token.enabled=false", "say in config.stores how rotator logs in to Vault"),
@@ -185,6 +235,51 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
 )
 def test_a_wrong_value_is_refused(setting: str, said: str) -> None:
     assert said in helm("template", "rotator", CHART, f"--values={MINIMAL}", f"--set={setting}", status=1)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "config.stores.v.type=vault,config.stores.v.address=http://vault.test,config.stores.v.allow_insecure=true",
+        "vault.address=http://127.0.0.1:8200",
+        "vault.address=http://[::1]:8200",
+        "targets.billing-api.path=.a/..b/...",
+        "targets.billing-api.ttl=8h24m1s",
+        "targets.billing-api.ttl=8h1s,config.daemon.jitter=0%",
+        "targets.billing-api.grace_period=8h",
+        "targets.billing-api.field=key,targets.billing-api.fields.api_key=x",
+    ],
+)
+def test_what_the_program_takes_is_taken(setting: str, tmp_path: Path) -> None:
+    load(written(tmp_path, MINIMAL, f"--set={setting}"), {"VAULT_TOKEN": "for one that says no method"})
+
+
+def test_what_is_left_out_is_compared_as_the_program_has_it() -> None:
+    helpers = (CHART / "templates/_helpers.tpl").read_text()
+    settings, hour = Changeable(), timedelta(hours=1)
+    assert dict(re.findall(r'"(\w+)" "([0-9]+[h%]|api_key)"', helpers)) == {
+        "ttl": f"{settings.ttl / hour:g}h",
+        "renew_before": f"{settings.renew_before / hour:g}h",
+        "grace_period": f"{settings.grace_period / hour:g}h",
+        "field": settings.field,
+        "jitter": f"{DaemonSettings().jitter:.0%}",
+    }
+
+
+@pytest.mark.parametrize("values", [file for file in VALUES if "existing" not in file.name], ids=named)
+def test_the_rendered_configuration_can_be_checked_before_it_is_installed(values: Path, tmp_path: Path) -> None:
+    """As docs/kubernetes.md says."""
+    configuration = load(written(tmp_path, values), {})
+    note = configuration.targets["billing-api"].fields.get("note", "")
+    assert note == ('"quoted", {{ braces }}, <tags> & ümläuts: 日本 \x7f' if "note" in values.read_text() else "")
+
+
+def written(folder: Path, values: Path, *arguments: str) -> Path:
+    """The main file of what the script beside the chart makes of what Helm renders."""
+    text = helm("template", "rotator", CHART, f"--values={values}", *arguments, "--show-only=templates/config.yaml")
+    script = ROOT / "deploy/helm/write_configuration.py"
+    subprocess.run([sys.executable, script, folder], input=text, text=True, check=True, timeout=60)
+    return folder / "rotator.json"
 
 
 def test_the_schema_knows_what_the_configuration_knows() -> None:
@@ -349,6 +444,7 @@ def test_the_deployment_is_as_it_should_be(manifests: Callable[..., Manifests]) 
     }
     assert audiences == {"vault-token": "vault", "kubernetes": None}
     assert made["NetworkPolicy/rotator"]["spec"]["ingress"] == [{"ports": [{"port": "metrics", "protocol": "TCP"}]}]
+    assert helm("template", "keys", CHART, f"--values={MINIMAL}").count("\n  name: keys-rotator\n") >= 4
     for selects in (made["Service/rotator"]["spec"]["selector"], deployment["spec"]["selector"]["matchLabels"]):
         assert selects.items() <= pod["metadata"]["labels"].items()
 
@@ -448,7 +544,7 @@ def test_a_configuration_of_ones_own_may_have_the_lease(manifests: Callable[...,
     assert "kubernetes" in {volume["name"] for volume in pod["spec"]["volumes"]}
     assert [rule.get("resourceNames") for rule in made["Role/rotator"]["rules"]] == [None, ["ours"]]
     [subject] = made["RoleBinding/rotator"]["subjects"]
-    assert subject["name"] == pod["spec"]["serviceAccountName"] == "default", "none is made"
+    assert subject["name"] == pod["spec"]["serviceAccountName"] == "default", "as it is said there"
 
 
 def test_without_the_lease_no_token_for_the_api_server_is_mounted(manifests: Callable[..., Manifests]) -> None:
@@ -506,20 +602,31 @@ def test_a_job_on_demand_has_all_that_the_daemon_has_but_for_the_lease(
     pod, ours = template["spec"]["template"], pod_of(deployment)
     its, theirs = pod["spec"], ours["spec"]
     same = "serviceAccountName automountServiceAccountToken enableServiceLinks securityContext imagePullSecrets"
-    for name in (*same.split(), "nodeSelector", "tolerations", "affinity"):
+    for name in (*same.split(), "nodeSelector", "tolerations", "affinity", "priorityClassName"):
         assert its.get(name) == theirs.get(name), name
+    annotations = {name: text for name, text in ours["metadata"]["annotations"].items() if "example.org/" in name}
+    assert pod["metadata"].get("annotations", {}) == annotations
     assert its["volumes"] == [volume for volume in theirs["volumes"] if volume["name"] != "kubernetes"]
     its_container, container = container_of(pod), container_of(ours)
     for name in ("image", "imagePullPolicy", "env", "resources", "securityContext"):
         assert its_container[name] == container[name], name
     assert its_container["volumeMounts"] == [m for m in container["volumeMounts"] if m["name"] != "kubernetes"]
-    assert its_container["args"][:2] == ["rotate", "--all"]
+    assert its_container["args"] == ["rotate", "--reason", "rotated by a Job", "--all"]
+    assert template["spec"]["activeDeadlineSeconds"] == 21600
     assert (its["restartPolicy"], template["spec"]["backoffLimit"]) == ("Never", 0)
 
     labels = {name: m["spec"] for name, m in made.items() if m["kind"] in ("NetworkPolicy", "Service", "PodMonitor")}
     for name, spec in labels.items():
         selector = spec.get("podSelector") or spec["selector"]
         assert selects(selector, pod) is name.startswith("NetworkPolicy/"), name
+
+
+def test_what_is_said_of_the_job_arrives_and_a_reason_wins(manifests: Callable[..., Manifests]) -> None:
+    settings = "rotateJob.arguments={billing-api,--reason=leaked}", "rotateJob.activeDeadlineSeconds=4000000"
+    job = manifests(MINIMAL, *settings)["CronJob/rotator-rotate"]["spec"]["jobTemplate"]["spec"]
+    assert job["activeDeadlineSeconds"] == 4_000_000
+    arguments = container_of(job["template"])["args"]
+    assert arguments == ["rotate", "--reason", "rotated by a Job", "billing-api", "--reason=leaked"]
 
 
 def selects(selector: Mapping[str, Any], pod: Manifest) -> bool:
@@ -684,6 +791,13 @@ def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
     assert "rotator.service" in systemd_analyze("security", "--offline=true", "--threshold=15", unit)
 
 
+def test_the_unit_is_installed_from_what_is_pinned() -> None:
+    commands = re.findall(r"^#   \S+/pip (\w+ .*)$", UNIT.read_text(), re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["install", "install", "wheel", "install"]
+    for command in commands:
+        assert re.search("--require-hashes|--no-deps --no-(index|build-isolation)", command), command
+
+
 def test_the_units_configuration_goes_with_it(tmp_path: Path) -> None:
     configuration = load(UNIT.with_suffix(".toml"), {})
     assert configuration.warnings == ()
@@ -706,6 +820,11 @@ def test_the_values_of_the_documentation_are_enough(
     made = manifests(documented)
     assert {"PodMonitor/rotator", "PrometheusRule/rotator"} <= set(made)
     assert sorted(configuration_of(made, tmp_path).targets) == ["billing-api"]
+    [labels] = re.findall(r"get pods -l (\S+) -o name", (ROOT / "docs/kubernetes.md").read_text())
+    selector = dict(label.split("=") for label in labels.split(","))
+    assert selects(selector, pod_of(made["Deployment/rotator"]))
+    job = made["CronJob/rotator-rotate"]["spec"]["jobTemplate"]["spec"]["template"]
+    assert not selects(selector, job), "a Job takes no signal"
 
 
 def test_the_script_for_vault_and_the_chart_mean_the_same(manifests: Callable[..., Manifests], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,7 +157,14 @@ def test_the_script_lets_a_service_account_log_in(
         "NAMESPACE": namespace,
         "POLICY": str(policy),
     }
-    for _ in range(2):
+    less = "".join(
+        f'path "{path}" {{ capabilities = ["create", "update"] }}\n'
+        for path in (f"sys/policies/acl/{mount}", f"auth/{mount}/role/{mount}")
+    )
+    may_not_look = vault.policy_token(less)  # whether it is enabled: that takes sudo
+    RECORDER.add_secret("a Vault token", may_not_look)
+    for token in (vault.root_token, vault.root_token, may_not_look):
+        environment["VAULT_TOKEN"] = token
         subprocess.run([DEPLOY / "setup.sh"], env=environment, check=True, capture_output=True, timeout=60)
 
     jwt = tmp_path / "token"
@@ -171,6 +179,40 @@ def test_the_script_lets_a_service_account_log_in(
         jwt.write_text(kube.token_for(namespace, service_account, audience))
         refused = rotator.run("check", "--online", status=3)
         assert f"Vault refused the login at auth/{mount}/login" in refused.stdout
+
+
+def test_the_units_commands_make_the_login_that_its_configuration_names(
+    made: Made, vault: VaultServer, tmp_path: Path
+) -> None:
+    rotator, paths = made
+    (tmp_path / "policy.hcl").write_text(POLICY.replace('"secret/', f'"{paths.mount}/'))
+    commands = re.findall(r"^#   (vault .*)$", (DEPLOY.parent / "systemd/rotator.service").read_text(), re.M)
+    assert len(commands) == 5
+    mount, others = f"approle-{os.urandom(4).hex()}", "\n".join(commands)
+    for text, here in (
+        ("deploy/vault/policy.hcl", "policy.hcl"),
+        ("auth enable approle", f"auth enable -path={mount} approle"),
+        ("auth/approle/", f"auth/{mount}/"),
+        ("policy write rotator ", f"policy write {mount} "),
+        ("token_policies=rotator ", f"token_policies={mount} "),
+    ):
+        assert text in others
+        others = others.replace(text, here)
+    environment = {"PATH": f"{vault_program().parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    environment |= {"VAULT_ADDR": vault.address, "VAULT_TOKEN": vault.root_token}
+    subprocess.run(
+        ["/bin/sh", "-ec", others], env=environment, cwd=tmp_path, check=True, capture_output=True, timeout=60
+    )
+    RECORDER.add_secret("an AppRole's secret id", (tmp_path / "vault-secret-id").read_text().strip())
+
+    auth = tomllib.loads((DEPLOY.parent / "systemd/rotator.toml").read_text())["stores"]["vault"]["auth"]
+    rotator.config["stores"]["store"]["auth"] = auth | {
+        "mount": mount,
+        "secret_id_file": str(tmp_path / "vault-secret-id"),
+    }
+    del rotator.environment["VAULT_TOKEN"]
+    rotator.run("check", "--online", status=0)
+    rotator.run("rotate", "a", status=0)
 
 
 def test_the_script_enables_and_configures_kubernetes_auth_where_it_is_not(

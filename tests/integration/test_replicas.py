@@ -664,6 +664,7 @@ def test_two_replicas_of_the_chart_rotate_on_schedule_whatever_the_cluster_does(
     lasts = {"audience": "vault", "token_ttl": "3s", "token_max_ttl": "6s"}
     role = vault_kubernetes_role(vault, mount, namespace, "rotator", policy, **lasts)
     values: dict[str, Any] = {
+        "image": {"repository": "registry.test/rotator"},
         "owner": "prod-eu",
         "lease": {"duration": f"{DURATION:.0f}s"},
         "vault": {"address": vault.address, "mount": kv, "auth": {"mount": mount, "role": role}},

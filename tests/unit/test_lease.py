@@ -322,6 +322,18 @@ def test_a_clean_stop_gives_it_back_at_once(rig: Rig, clock: FakeClock) -> None:
     assert b.leads()
 
 
+@pytest.mark.parametrize(("duration", "waiting", "leading"), [(8.0, 1.0, 1.6), (15.0, 1.875, 3.0), (60.0, 2.0, 12.0)])
+def test_who_waits_looks_every_two_seconds_at_least(
+    rig: Rig, clock: FakeClock, duration: float, waiting: float, leading: float
+) -> None:
+    """And who leads tries three times before it would have to stop."""
+    a, b = rig.replica("a", clock, duration), rig.replica("b", clock, duration)
+    a.attempt()
+    b.attempt()
+    assert (a._pause(), b._pause()) == (leading, waiting)
+    assert leading * 3 < duration * 2 / 3
+
+
 def test_a_stop_gives_back_what_is_not_led_any_more(rig: Rig, clock: FakeClock) -> None:
     """The others wait for as long as it is named, whatever it believes itself."""
     a = rig.replica("a", clock)

@@ -353,7 +353,16 @@ def test_for_what_is_printed_there_is_the_same_scrubber() -> None:
 # --- libraries -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*logs.QUIET, "httpx._client", "apscheduler.scheduler", "urllib3.connectionpool"])
+def test_a_job_that_is_left_out_because_it_still_runs_is_no_news(log: Callable[..., Log]) -> None:
+    lines = log(level="debug")
+    logger = logging.getLogger("apscheduler.scheduler")
+    logger.warning("Execution of job skipped: maximum number of running instances reached (1)")
+    assert lines() == []
+    logger.error("out of threads")
+    assert parsed(lines)[0]["event"] == "out of threads"
+
+
+@pytest.mark.parametrize("name", ["httpcore", "httpx", "hvac", "urllib3", "httpx._client", "urllib3.connectionpool"])
 def test_libraries_are_heard_from_warning_on_only_and_in_the_same_form(log: Callable[..., Log], name: str) -> None:
     lines = log(level="debug")
     logger = logging.getLogger(name)

@@ -27,7 +27,8 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- end }}
 
 {{- define "rotator.serviceAccount" -}}
-{{- default (ternary (include "rotator.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name -}}
+{{- if .Values.serviceAccount.create }}{{ default (include "rotator.fullname" .) .Values.serviceAccount.name }}
+{{- else }}{{ required "serviceAccount.create is false: say in serviceAccount.name as whom the pods run (\"default\" is one, too)" .Values.serviceAccount.name }}{{ end -}}
 {{- end }}
 
 {{- define "rotator.lease" -}}
@@ -36,8 +37,9 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 
 {{- define "rotator.image" -}}
 {{- $image := .Values.image -}}
-{{- if $image.digest }}{{ $image.repository }}@{{ $image.digest }}
-{{- else }}{{ $image.repository }}:{{ default .Chart.AppVersion $image.tag }}{{ end -}}
+{{- $repository := required "image.repository: there is no published image; say where you pushed yours" $image.repository -}}
+{{- if $image.digest }}{{ $repository }}@{{ $image.digest }}
+{{- else }}{{ $repository }}:{{ default .Chart.AppVersion $image.tag }}{{ end -}}
 {{- end }}
 
 {{- /* A duration of rotator's ("1h30m") in seconds. */ -}}
@@ -48,6 +50,38 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- $seconds = add $seconds (mul (regexFind "[0-9]+" . | int64) (get $units (regexFind "[dhms]" .))) -}}
 {{- end -}}
 {{- $seconds -}}
+{{- end }}
+
+{{- /* What the program would refuse, and the schema cannot say: then a pod would not start, or go on with what was before. */ -}}
+{{- define "rotator.check" -}}
+{{- $jitter := dig "daemon" "jitter" "5%" .Values.config | trimSuffix "%" | float64 -}}
+{{- $defaults := merge (deepCopy (default dict .Values.config.defaults)) (dict "ttl" "24h" "renew_before" "8h" "grace_period" "4h" "field" "api_key") -}}
+{{- range $name, $target := .Values.targets -}}
+{{- $all := merge (deepCopy $target) (deepCopy $defaults) -}}
+{{- $seconds := dict -}}
+{{- range $key := list "ttl" "renew_before" "grace_period" -}}
+{{- $_ := set $seconds $key (include "rotator.seconds" (get $all $key) | float64) -}}
+{{- if not (get $seconds $key) }}{{ fail (printf "targets.%s.%s must be longer than nothing" $name $key) }}{{ end -}}
+{{- end -}}
+{{- if ge $seconds.renew_before $seconds.ttl -}}
+{{- fail (printf "targets.%s: renew_before (%s) must be shorter than ttl (%s)" $name $all.renew_before $all.ttl) -}}
+{{- else if ge (addf $seconds.renew_before (divf (mulf $seconds.renew_before $jitter) 100)) $seconds.ttl -}}
+{{- fail (printf "targets.%s: renew_before (%s) and config.daemon.jitter together must be shorter than ttl (%s)" $name $all.renew_before $all.ttl) -}}
+{{- else if gt $seconds.grace_period $seconds.renew_before -}}
+{{- fail (printf "targets.%s: grace_period (%s) must not be longer than renew_before (%s)" $name $all.grace_period $all.renew_before) -}}
+{{- end -}}
+{{- range $field := list $all.field "rotator" -}}
+{{- if hasKey (default dict $all.fields) $field }}{{ fail (printf "targets.%s.fields must not hold %q" $name $field) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- range $table, $key := dict "providers" "base_url" "stores" "address" -}}
+{{- range $name, $part := default dict (get $.Values.config $table) -}}
+{{- $url := default "https://" (get $part $key) -}}
+{{- if not (or (hasPrefix "https://" $url) (get $part "allow_insecure") (regexMatch "^http://(localhost|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]+)?(/|$)" $url)) -}}
+{{- fail (printf "config.%s.%s.%s must begin with https://: http:// is for loopback hosts, or with allow_insecure" $table $name $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end }}
 
 {{- /* The main file, without targets, as JSON. */ -}}
@@ -82,6 +116,7 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- /* The volume's source for the certificates to trust for Vault, or nothing. */ -}}
 {{- define "rotator.vaultCA" -}}
 {{- $ca := .Values.vault.ca -}}
+{{- if and $ca.configMap $ca.secret }}{{ fail "vault.ca: say configMap or secret, not both" }}{{ end -}}
 {{- $items := list (dict "key" $ca.key "path" "ca.crt") -}}
 {{- if $ca.configMap }}{{ dict "configMap" (dict "name" $ca.configMap "items" $items) | toYaml -}}
 {{- else if $ca.secret }}{{ dict "secret" (dict "secretName" $ca.secret "items" $items) | toYaml -}}
@@ -94,7 +129,7 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{ include "rotator.fullname" $top }}-targets-{{ index . 1 }}-of-{{ $top.Values.configParts }}
 {{- end }}
 
-{{- /* The targets in `configParts` parts, by their names alone, as JSON: {"parts": [{"NAME": {…}, …}, …]}. */ -}}
+{{- /* The targets in `configParts` parts, by their names alone, as JSON: {"parts": [the text of a file, …]}. */ -}}
 {{- define "rotator.parts" -}}
 {{- $count := int .Values.configParts -}}
 {{- $parts := list -}}
@@ -102,13 +137,16 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- range $name, $target := .Values.targets -}}
 {{- $_ := set (index $parts (mod (adler32sum $name | int64) $count)) $name $target -}}
 {{- end -}}
+{{- $files := list -}}
 {{- range $parts -}}
-{{- $size := toPrettyJson . | len -}}
+{{- $file := toPrettyJson (dict "targets" .) -}}
+{{- $files = append $files $file -}}
+{{- $size := len $file -}}
 {{- if gt $size 1000000 -}}
 {{- fail (printf "configParts: a part of the targets takes %d bytes, and a ConfigMap holds 1 MiB; raise it to %d" $size (add 1 (mul 2 $count))) -}}
 {{- end -}}
 {{- end -}}
-{{- toJson (dict "parts" $parts) -}}
+{{- toJson (dict "parts" $files) -}}
 {{- end }}
 
 {{- define "rotator.env" -}}
