@@ -140,7 +140,6 @@ def _counted(swept: Swept) -> Fields:
 
 
 def _failure(swept: Swept, error: RotatorError, times: int) -> Event:
-    level = Level.ERROR if error.needs_a_person else Level.WARNING
     fields: Fields = {
         "provider": swept.provider,
         "error": error.message,
@@ -148,7 +147,7 @@ def _failure(swept: Swept, error: RotatorError, times: int) -> Event:
         "targets": len(swept.failed),
         "failures": times,
     }
-    return Event(What.SWEEP_FAILED, "", level, fields)
+    return Event(What.SWEEP_FAILED, "", Level.of(error), fields)
 
 
 def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None) -> Iterator[Event]:
@@ -159,13 +158,13 @@ def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None
         yield Event(What.TARGET_FOREIGN, target.name, Level.ERROR, fields)
     for record in plan.untrusted if plan else ():
         left_alone = {"key_id": record.key_id, "key_name": record.key_name}
-        yield Event(What.KEY_NOT_TRUSTED, target.name, Level.WARNING, left_alone)
+        yield Event(What.KEY_NOT_TRUSTED, target.name, Level.ERROR, left_alone)
     if error is None:
         return
     yield Event(
         What.TARGET_FAILED,
         target.name,
-        Level.ERROR if error.needs_a_person else Level.WARNING,
+        Level.of(error),
         {
             "error": error.message,
             "advice": error.advice,

@@ -341,6 +341,7 @@ def test_a_leader_that_comes_back_from_the_past_and_a_standby_whose_leader_is_go
         third.freeze()
         leader.kill()
         failed = daemon.wait_for("peer_down")
+        assert failed["level"] == "warning", "the next leader heals it"
         third.thaw()
         # It redirects to the leader that it knew, or has none to forward to.
         assert failed["error"].startswith("Vault did not "), failed
