@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,8 +12,8 @@ from support.world import HOUR, START, make_target
 
 from rotator.errors import ProviderCredentialRefused, ProviderUnavailable, RotatorError
 from rotator.events import Event, Level, What
-from rotator.model import Record, timestamp
-from rotator.plan import Plan, Reason, State
+from rotator.model import Entry, Record, Standing, timestamp
+from rotator.plan import Plan, Reason, State, Superseded
 from rotator.status import KEPT, Board, Known, Recent, Surroundings, TargetStatus, status_json
 from rotator.statustable import say_status
 
@@ -167,6 +168,15 @@ def test_the_promised_keys_are_there_and_a_daemon_adds_its_own_beside_them() -> 
         "clock_trusted": True,
     }
     assert SECRET not in json.dumps(shown)
+
+
+def test_what_somebody_wrote_into_a_path_s_record_is_searched_for_secrets() -> None:
+    planted = replace(RECORD, key_id=f"x\x1b[2J {SECRET}")
+    entry = Entry(1, START, Standing.OURS, planted, True, frozenset())
+    plan = replace(WELL, current=planted, superseded=(Superseded(planted, (entry,), START, START + HOUR),))
+    told = TargetStatus(make_target("a"), plan, None).to_json()
+    assert told["key_id"] == "x\\x1b[2J [hidden]"
+    assert [key["key_id"] for key in told["superseded"]] == ["x\\x1b[2J [hidden]"]
 
 
 # --- what is printed of it -------------------------------------------------------------------------------------------
