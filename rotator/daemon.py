@@ -285,7 +285,7 @@ class Daemon:
                     # Once for each reason; and not where it is told that the store is down.
                     if store.client.circuit.error is None and self._login_failures.get(name) != error.message:
                         fields = {"store": name, "error": error.message, "advice": error.advice}
-                        self._tell(Event(What.LOGIN_FAILED, level=Level.ERROR, fields=fields))
+                        self._tell(Event(What.LOGIN_FAILED, level=Level.of(error), fields=fields))
                     self._login_failures[name] = error.message
                 else:
                     self._login_failures.pop(name, None)

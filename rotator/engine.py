@@ -154,7 +154,7 @@ class Engine:
             was_down = name in self._down
             if error is not None and not was_down:
                 fields: Fields = {"peer": name, "error": error.message, "advice": error.advice}
-                self._tell(Event(What.PEER_DOWN, "", Level.ERROR, fields))
+                self._tell(Event(What.PEER_DOWN, "", Level.of(error), fields))
             elif error is None and was_down:
                 self._tell(Event(What.PEER_UP, fields={"peer": name}))
                 self._take_up_again(name)

@@ -6,6 +6,9 @@ Nothing here writes anything. A field's value is never a key, a token or a reque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Self
+
+from rotator.errors import RotatorError
 
 
 class Level(StrEnum):
@@ -17,6 +20,11 @@ class Level(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+    @classmethod
+    def of(cls, error: RotatorError) -> Self:
+        """Of an event that tells of this error."""
+        return cls.ERROR if error.needs_a_person else cls.WARNING
 
 
 class What(StrEnum):

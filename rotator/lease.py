@@ -27,7 +27,7 @@ from typing import Any
 import httpx
 
 from rotator.deadline import Transport, Until
-from rotator.errors import LeaseUnusable
+from rotator.errors import LeaseUnusable, RotatorError
 from rotator.events import Event, Fields, Level, What
 from rotator.logs import unexpected
 from rotator.ports import Clock, Listener
@@ -102,12 +102,14 @@ class _Seen:
     at: float
 
 
-class _Failed(Exception):
-    """Nothing is known of the Lease; the text is for a person."""
+class _Failed(RotatorError):
+    """Nothing is known of the Lease."""
 
-    def __init__(self, message: str, advice: str = "") -> None:
-        super().__init__(message)
-        self.advice = advice
+
+class _Refused(_Failed):
+    """And that lasts until somebody mends the token, the certificates or the rights."""
+
+    needs_a_person = True
 
 
 class _Stopping(Exception):
@@ -215,7 +217,7 @@ class Lease:
         except _Failed as error:
             if str(error) != self._failure:
                 fields: Fields = {"error": str(error), "advice": error.advice, "leads": self.leads()}
-                self._tell(Event(What.LEASE_FAILED, "", Level.WARNING, fields))
+                self._tell(Event(What.LEASE_FAILED, "", Level.of(error), fields))
             self._failure = str(error)
         else:
             self._failure = ""
@@ -294,7 +296,7 @@ class Lease:
             token, why = "", f"cannot be read: {getattr(error, 'strerror', 'it is no text')}"
         if token.isascii() and token.isprintable() and token:
             return token
-        raise _Failed(f"the token file {file} for {what} {why}", "It is read afresh at each try.")
+        raise _Refused(f"the token file {file} for {what} {why}", "It is read afresh at each try.")
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         """Whatever the API server answers. Raises `_Failed` when it does not."""
@@ -316,7 +318,7 @@ class Lease:
                     headers={"Authorization": f"Bearer {token}", "User-Agent": "rotator"},
                 )
         except OSError as error:  # `ssl` names no file
-            failure = _Failed(
+            failure = _Refused(
                 f"the certificates in {settings.ca_file} for {what} cannot be used: {error.strerror or error}"
             )
         except (httpx.HTTPError, ValueError) as error:
@@ -339,7 +341,7 @@ class Lease:
         if answer.status_code == httpx.codes.CONFLICT:
             raise _Conflict
         if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            raise _Failed(f"the API server refuses to {method} {what} ({answer.status_code})", RIGHTS)
+            raise _Refused(f"the API server refuses to {method} {what} ({answer.status_code})", RIGHTS)
         try:
             found: dict[str, Any] = answer.raise_for_status().json()
             found["spec"], found["metadata"]["resourceVersion"]

@@ -4,6 +4,7 @@ What events add up to is counted here. What can be asked for at any time (how ta
 asked for at each scrape, so that a removed target's series end with it. No key and no key id is ever a label.
 """
 
+import math
 from collections import Counter as Counts
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -305,6 +306,18 @@ def _of_targets(statuses: tuple[TargetStatus, ...], now: datetime, *, each: bool
         "When the first of all served keys is due for replacement.",
         (plan.renew_at for plan in plans.values() if plan.renew_at),
     )
+    yield GaugeMetricFamily(
+        "rotator_least_margin_ratio",
+        "The least share of the time between its due date and its end that a served key has left; over 1: none is due.",
+        value=min((_margin(record, plans[name], now) for name, record in served.items()), default=None),
+    )
+
+
+def _margin(record: Record, plan: Plan, now: datetime) -> float:
+    """Of a key that is due only at its end, as one with no life at all, nothing is a share: it has all or nothing."""
+    left = record.expires_at - now
+    margin = record.expires_at - (plan.renew_at or record.expires_at)
+    return left / margin if margin > timedelta(0) else math.copysign(math.inf, left.total_seconds())
 
 
 def _first(name: str, told: str, moments: Iterable[datetime]) -> GaugeMetricFamily:

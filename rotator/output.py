@@ -21,6 +21,7 @@ from rotator.execute import Report
 from rotator.extend import Living
 from rotator.model import VendorKey, timestamp
 from rotator.plan import Action, Reason, Retire, Rotate, SetExpiry, State
+from rotator.scrub import without_controls
 from rotator.status import TargetStatus
 from rotator.sweep import Fate, Orphan, Outcome, Swept
 from rotator.work import adoption_advice, served
@@ -84,8 +85,8 @@ class Stderr(io.TextIOBase):
 
 
 def say(line: str) -> None:
-    """One line of a command's result."""
-    sys.stdout.write(line + "\n")
+    """One line of a command's result; what others wrote in it (a key's id, a vendor's error) commands no terminal."""
+    sys.stdout.write(without_controls(line) + "\n")
 
 
 def complain(line: str) -> None:

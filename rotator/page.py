@@ -8,7 +8,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from html import escape
@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlencode
 from rotator.events import Event, Level
 from rotator.logs import scrub
 from rotator.model import timestamp
-from rotator.output import in_words
+from rotator.output import count, in_words
 from rotator.plan import Plan, Reason, State
 from rotator.status import NOT_WELL, WORST_FIRST, Known, TargetStatus, Told, urgency
 from rotator.work import adoption_advice
@@ -77,7 +77,9 @@ def render(known: Known, asked: Asked) -> str:
     """The whole page."""
     states = Counter(status.state for status in known.targets)
     not_well = sum(states[state] for state in NOT_WELL)
-    title = f"{not_well} not well" if not_well else "all well"
+    troubles = _troubles(known)
+    bad = ([f"{not_well} not well"] if not_well else []) + ([count(len(troubles), "trouble")] if troubles else [])
+    title = ", ".join(bad) or "all well"
     again = f'<meta http-equiv="refresh" content="{REFRESH}">' if asked.refresh else ""
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
@@ -85,7 +87,7 @@ def render(known: Known, asked: Asked) -> str:
         f'<meta name="color-scheme" content="light dark">{again}'
         f"<title>{_text(title)} · {_text(known.owner)} · rotator</title><style>{_STYLE}</style></head><body>"
         f"<header>{_heading(known, asked)}</header>"
-        f"<main>{_troubles(known)}{_summary(known, asked, states)}{_targets(known, asked)}"
+        f"<main>{_of_all(known, troubles)}{_summary(known, asked, states)}{_targets(known, asked)}"
         f"{_events(known, asked)}</main>"
         f"<footer>rotator {_text(known.surroundings.version)} · "
         '<a href="status.json">the same as JSON</a></footer></body></html>\n'
@@ -108,8 +110,8 @@ def _heading(known: Known, asked: Asked) -> str:
     )
 
 
-def _troubles(known: Known) -> str:
-    """What concerns more than one target."""
+def _troubles(known: Known) -> list[str]:
+    """What is wrong for more than one target."""
     around = known.surroundings
     found = [
         f"<b>{_text(peer)}</b> is left alone for now: {_sentences(error.message, error.advice)}"
@@ -119,13 +121,17 @@ def _troubles(known: Known) -> str:
         found.append("<b>This machine's clock</b> and the others' differ: keys are renewed, none is ended by it.")
     if not around.leads and not around.holder:
         found.append("<b>No replica leads</b>, as far as this one knows: nothing is rotated.")
-    items = "".join(f"<li>{item}</li>" for item in found)
-    heading = '<h2 id="troubles-heading">Troubles</h2>'
-    shown = (
-        f'<section class="troubles" aria-labelledby="troubles-heading">{heading}<ul role="list">{items}</ul></section>'
-        if found
-        else ""
-    )
+    return found
+
+
+def _of_all(known: Known, troubles: Sequence[str]) -> str:
+    """The troubles, and whether this replica only looks."""
+    around, shown = known.surroundings, ""
+    if troubles:
+        heading = '<h2 id="troubles-heading">Troubles</h2>'
+        items = "".join(f"<li>{item}</li>" for item in troubles)
+        listed = f'{heading}<ul role="list">{items}</ul>'
+        shown = f'<section class="troubles" aria-labelledby="troubles-heading">{listed}</section>'
     if around.holder and not around.leads:
         shown += (
             f'<p class="notice"><b>This replica stands by</b> and only looks: {_text(around.holder)} acts, '
@@ -245,13 +251,13 @@ def _paging(asked: Asked, page: int, pages: int) -> str:
 
     def to(number: int, word: str, rel: str = "") -> str:
         if not 1 <= number <= pages or number == page:
-            return f'<span aria-disabled="true">{word}</span>'
+            return f"<span>{word}</span>"
         return f'<a href="{_link(replace(asked, page=number))}"{rel}>{word}</a>'
 
     steps = (
         to(1, "first"),
         to(page - 1, "previous", ' rel="prev"'),
-        f"<b>page {page} of {pages}</b>",
+        f'<b aria-current="page">page {page} of {pages}</b>',
         to(page + 1, "next", ' rel="next"'),
         to(pages, "last"),
     )
@@ -494,13 +500,13 @@ _STYLE: Final = """
 :root {
   --back: #ffffff; --raised: #f6f8fa; --line: #d1d9e0; --text: #1f2328; --quiet: #59636e; --link: #0550ae;
   --good: #116329; --soon: #7d4e00; --bad: #b31d28; --unsure: #6639ba;
-  --gone: #c4ccd4; --ahead: #3fa75d; --grace: #e3a62f; --reserve: #e58a80; --point: #1f2328;
+  --gone: #818b98; --ahead: #2e964c; --grace: #b87f00; --reserve: #d9534a; --point: #1f2328;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --back: #0d1117; --raised: #161b22; --line: #30363d; --text: #e6edf3; --quiet: #9aa4af; --link: #79b8ff;
     --good: #56d364; --soon: #e3b341; --bad: #ff8f88; --unsure: #c8a6ff;
-    --gone: #3d444d; --ahead: #2f9a4c; --grace: #c08a1e; --reserve: #b5534b; --point: #ffffff;
+    --gone: #6e7681; --ahead: #2f9a4c; --grace: #b98217; --reserve: #cf5b52; --point: #ffffff;
   }
 }
 * { box-sizing: border-box; }
@@ -563,6 +569,8 @@ td:nth-of-type(4) { width: 28%; }
 td:nth-of-type(5) { width: 13%; min-width: 9rem; }
 td li + li { margin-top: .35rem; }
 .bar { display: block; width: 100%; height: 16px; margin: .2rem 0; }
+/* Between two zones a line of the background, for whom their colours look alike: 2px, so that one is wholly its own. */
+.bar rect:not(.point) { stroke: var(--back); stroke-width: 2px; vector-effect: non-scaling-stroke; }
 .swatch { width: 12px; height: 12px; vertical-align: -1px; }
 .gone { fill: var(--gone); }
 .ahead { fill: var(--ahead); }

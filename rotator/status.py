@@ -58,12 +58,12 @@ class TargetStatus:
             "name": self.target.name,
             "state": self.state.value,
             "path": self.target.path,
-            "key_id": current.key_id if current else None,
+            "key_id": scrub(current.key_id) if current else None,
             "issued_at": timestamp(current.issued_at) if current else None,
             "expires_at": timestamp(current.expires_at) if current else None,
             "next_rotation_at": timestamp(plan.renew_at) if plan and plan.renew_at else None,
             "reason": plan.reason.value if plan else None,
-            "superseded": [{"key_id": key.key_id, "until": timestamp(key.until)} for key in plan.superseded]
+            "superseded": [{"key_id": scrub(key.key_id), "until": timestamp(key.until)} for key in plan.superseded]
             if plan
             else [],
             "last_error": scrub(self.error.message) if self.error else None,

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rotator.output import say, say_json
-from rotator.plan import State
+from rotator.plan import Reason, State
 from rotator.progress import in_units
 from rotator.scrub import printable
 from rotator.status import NOT_WELL, urgency
@@ -31,8 +31,11 @@ STYLES = {
 EVENTS_SHOWN = 20
 """Of a daemon's events, on a terminal."""
 
-NARROW = 110
+NARROW = 120
 """Columns of a terminal below which a key's id is shown by its beginning."""
+
+NARROWEST = 100
+"""Columns below which there is no room for why a key is rotated next: the target's name comes first."""
 
 _BEGINNING = 10
 
@@ -99,7 +102,7 @@ def _say_table(targets: Sequence[dict[str, Any]], now: datetime) -> None:
             key_id,
             in_units((now - issued).total_seconds(), 1) if issued else "-",
             _when(target["expires_at"], now),
-            _when(target["next_rotation_at"], now),
+            _next_rotation(target, now, told_why=console.width >= NARROWEST),
             f"{len(ends)}, last {_when(ends[-1], now)}" if ends else "-",
             state.value,
         )
@@ -123,6 +126,21 @@ def _when(text: str | None, now: datetime) -> str:
         return printable(text or "-")
     seconds = (moment - now).total_seconds()
     return f"in {in_units(seconds, 1)}" if seconds >= 0 else f"{in_units(-seconds, 1)} ago"
+
+
+def _next_rotation(target: dict[str, Any], now: datetime, *, told_why: bool) -> str:
+    """When, and why. One that is due before its time, as after a change, is rotated now.
+
+    What is wrong with a target that is not well stands below the table.
+    """
+    state, moment = State(target["state"]), _moment(target["next_rotation_at"])
+    when, why = _when(target["next_rotation_at"], now), None
+    if state is State.OK and moment is not None:
+        why = Reason.EXPIRING
+    elif state is State.DUE:
+        why = target["reason"]
+        when = when if moment is not None and moment <= now else "now"
+    return f"{when} ({printable(why)})" if why and told_why else when
 
 
 def _daemon_lines(daemon: dict[str, Any], now: datetime) -> Iterator[str]:

@@ -150,7 +150,6 @@ def _counted(swept: Swept) -> Fields:
 
 
 def _failure(swept: Swept, error: RotatorError, times: int) -> Event:
-    level = Level.ERROR if error.needs_a_person else Level.WARNING
     fields: Fields = {
         "provider": swept.provider,
         "error": error.message,
@@ -158,7 +157,7 @@ def _failure(swept: Swept, error: RotatorError, times: int) -> Event:
         "targets": len(swept.failed),
         "failures": times,
     }
-    return Event(What.SWEEP_FAILED, next(iter(swept.failed), ""), level, fields)
+    return Event(What.SWEEP_FAILED, next(iter(swept.failed), ""), Level.of(error), fields)
 
 
 def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None) -> Iterator[Event]:
@@ -169,13 +168,13 @@ def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None
         yield Event(What.TARGET_FOREIGN, target.name, Level.ERROR, fields)
     for record in plan.untrusted if plan else ():
         left_alone = {"key_id": record.key_id, "key_name": record.key_name}
-        yield Event(What.KEY_NOT_TRUSTED, target.name, Level.WARNING, left_alone)
+        yield Event(What.KEY_NOT_TRUSTED, target.name, Level.ERROR, left_alone)
     if error is None:
         return
     yield Event(
         What.TARGET_FAILED,
         target.name,
-        Level.ERROR if error.needs_a_person else Level.WARNING,
+        Level.of(error),
         {
             "error": error.message,
             "advice": error.advice,

@@ -154,6 +154,7 @@ def test_a_role_that_is_gone_and_comes_back(vault: VaultServer, kube: KubeServer
         vault.request("DELETE", role).raise_for_status()
         down = daemon.wait_for("peer_down")
         assert f'invalid role name "{pod.role}"' in down["error"]
+        assert down["level"] == "error"
         assert daemon.get("/readyz").status_code == 200
         assert daemon.metric('rotator_store_up{store="store"}') == 0
 

@@ -72,7 +72,7 @@ def test_a_new_daemon_tells_all_that_is_promised(tmp_path: Path) -> None:
     for family in text_string_to_metric_families(page):
         name = family.name.removeprefix("rotator_") + ("_total" if family.type == "counter" else "")
         found[name] = set().union(*(sample.labels for sample in family.samples)) - {"le"}
-    additional = {"earliest_rotation_timestamp_seconds": set[str]()}
+    additional = {"earliest_rotation_timestamp_seconds": set[str](), "least_margin_ratio": set[str]()}
     assert found == {name: labels or set() for name, labels in PROMISED.items()} | additional
 
     lines = page.splitlines()
@@ -111,5 +111,5 @@ def test_without_series_of_targets_all_sums_are_there(tmp_path: Path) -> None:
         rotator.config["http"]["target_metrics"] = False
         page = started(rotator.start())
     assert "target=" not in page
-    for name in ("targets", "superseded_keys_past_grace", "earliest_key_expiry", "earliest_rotation"):
+    for name in ("targets", "superseded_keys_past_grace", "earliest_key_expiry", "earliest_rotation", "least_margin"):
         assert f"\nrotator_{name}" in page, name

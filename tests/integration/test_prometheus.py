@@ -6,11 +6,14 @@ The rules are those that are shipped, but that they wait two seconds where they 
 import json
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
+import httpx
 import pytest
+from support.canned import Asked, Reply, canned
 from support.installation import LEAST_RIGHTS, Daemon, Installation, VaultPaths, installation, on_vault
 from support.kube import OwnKubeServer
 from support.leaks import RECORDER
@@ -27,6 +30,14 @@ FOR = 2
 EVER_FIRED = 'count by (alertname) (count_over_time(ALERTS{alertstate="firing", alertname!="RotatorGone"}[10m]))'
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason=NO_PROMETHEUS)
+
+
+def sooner(rules: str, times: Mapping[str, str]) -> str:
+    """The same rules, with these in place of those: each is there."""
+    for long, short in times.items():
+        assert long in rules, long
+        rules = rules.replace(long, short)
+    return rules
 
 
 class Watched:
@@ -64,16 +75,21 @@ class Watched:
         name = ".".join([*served.name.split(".")[:3], "1", "lonelyaa"])
         vendor.create({"name": name, "expiry_date": (datetime.now(UTC) + timedelta(days=1)).isoformat()})
 
+    def log_in_for(self, token_ttl: str) -> None:
+        """From the next start on with an AppRole whose tokens last so long, and are renewed for as long."""
+        role_id, secret_id = self.paths.vault.approle(LEAST_RIGHTS.format(mount=self.paths.mount), token_ttl=token_ttl)
+        RECORDER.add_secret("an AppRole's secret id", secret_id)
+        (self.rotator.folder / "secret-id").write_text(secret_id)
+        auth = {"method": "approle", "role_id": role_id, "secret_id_file": "secret-id"}
+        self.rotator.config["stores"]["store"]["auth"] = auth
+
 
 @pytest.fixture
 def watched(vault: VaultServer, tmp_path: Path) -> Iterator[Watched]:
     with on_vault(tmp_path, vault, ("a", "b")) as (rotator, paths), Proxy(vault.address) as link:
-        role_id, secret_id = vault.approle(LEAST_RIGHTS.format(mount=paths.mount), token_ttl="60s")
-        RECORDER.add_secret("an AppRole's secret id", secret_id)
-        (tmp_path / "secret-id").write_text(secret_id)
-        auth = {"method": "approle", "role_id": role_id, "secret_id_file": "secret-id"}
-        rotator.config["stores"]["store"]["auth"] = auth
-        yield Watched(rotator, paths, link)
+        made = Watched(rotator, paths, link)
+        made.log_in_for("60s")
+        yield made
 
 
 @pytest.fixture
@@ -156,7 +172,8 @@ def test_what_is_not_done_and_what_cannot_be_read_is_told_of(watched: Watched, t
     rotator, simulator = watched.rotator, watched.rotator.simulator
     rotator.config["sweep"]["max_removals"] = 1
     rotator.config["http"]["target_metrics"] = False
-    rules = impatient(RULES.read_text(), FOR).replace("> 3600", "> 3").replace("> 900", "> 2").replace("[30m]", "[5s]")
+    in_seconds = {"> 3600": "> 3", "> 900": "> 2", "[30m]": "[5s]", "[1h]": "[5s]", "offset 1h": "offset 5s"}
+    rules = sooner(impatient(RULES.read_text(), FOR), {**in_seconds, 'status="429"}[10m]': 'status="429"}[5s]'})
     hosts = [f"127.0.0.1:{port}" for port in watched.ports]
     with prometheus({"rotator": hosts}, rules) as seen:
         watched.start()
@@ -167,7 +184,7 @@ def test_what_is_not_done_and_what_cannot_be_read_is_told_of(watched: Watched, t
             watched.lose_a_key("a")
         seen.wait_for("RotatorOrphansHeld", "RotatorNoSweep")
         rotator.run("sweep", "--max-removals", "10", status=0)
-        seen.wait_for_end("RotatorNoSweep")
+        seen.wait_for_end("RotatorNoSweep", "RotatorOrphansHeld")
 
         watched.set_policy(LEAST_RIGHTS.replace("{mount}/destroy", "{mount}/nothing"))
         seen.wait_for("RotatorSupersededPastGrace")
@@ -177,6 +194,7 @@ def test_what_is_not_done_and_what_cannot_be_read_is_told_of(watched: Watched, t
         simulator.faults.add(Fault("rate_limit", retry_after=1, times=None))
         seen.wait_for("RotatorRateLimited")
         simulator.faults.clear()
+        seen.wait_for_end("RotatorRateLimited")
 
         simulator.stop()
         seen.wait_for("RotatorNothingRotated", seconds=60)
@@ -196,6 +214,58 @@ def test_what_is_not_done_and_what_cannot_be_read_is_told_of(watched: Watched, t
         seen.wait_for("RotatorOrganisationKeyRefused")
         (tmp_path / "nor-this").write_text(simulator.organisation_key)
         seen.wait_for_end("RotatorLoginFailing", "RotatorOrganisationKeyRefused", seconds=60)
+
+
+class Late:
+    """Hands on to a Vault what it is asked; its clock may be behind, and it may be too busy to renew a login."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        """`client` is for that Vault."""
+        self._client = client
+        self.behind = timedelta(0)
+        self.renews = True
+
+    def __call__(self, asked: Asked) -> Reply:
+        date = {"Date": format_datetime(datetime.now(UTC) - self.behind, usegmt=True)}
+        if not self.renews and asked.path.endswith(("/login", "/renew-self")):
+            return Reply(500, {"errors": ["too busy"]}, date)
+        headers = {name: value for name, value in asked.headers.items() if name.startswith(("x-vault", "content-type"))}
+        answer = self._client.request(asked.method, asked.path, headers=headers, content=asked.body)
+        return Reply(answer.status_code, answer.json() if answer.content else "", date)
+
+
+def test_what_ends_slowly_is_told_of_before_it_has_ended(watched: Watched, vault: VaultServer) -> None:
+    """A budget that is too small, a login that is not renewed, a clock that goes wrong; all at once, to wait once."""
+    rotator, respan = watched.rotator, watched.rotator.config["providers"]["respan"]
+    rotator.config["http"]["target_metrics"] = False
+    watched.log_in_for("12s")
+    slowly = ("RotatorBudgetNearlyUsed", "RotatorEarliestKeyNearExpiry", "RotatorLoginEnding", "RotatorClockSkew")
+    rules = sooner(impatient(RULES.read_text(), FOR), {"used_ratio[15m]": "used_ratio[3s]", "[6h:5m]": "[30s:1s]"})
+    hosts = [f"127.0.0.1:{port}" for port in watched.ports]
+    with (
+        prometheus({"rotator": hosts}, rules) as seen,
+        httpx.Client(base_url=vault.address, trust_env=False) as client,
+        canned(late := Late(client)) as behind,
+    ):
+        rotator.config["stores"]["store"]["address"] = behind.address
+        daemon = watched.start()
+        renewed = 'increase(rotator_store_requests_total{operation="renew", outcome="200"}[1m]) > 0'
+        wait_until(lambda: bool(seen.query(renewed)), "a login that is renewed")
+        assert not {labels["alertname"] for labels, _ in seen.query(EVER_FIRED)} & {*slowly}
+
+        late.behind, late.renews = timedelta(seconds=40), False
+        ample, respan["requests_per_minute"] = respan["requests_per_minute"], 6
+        rotator.write()
+        daemon.signal(signal.SIGHUP)
+        seen.wait_for(*slowly)
+        assert seen.query('rotator_key_expiry_timestamp_seconds{target="a"}') == []
+
+        late.behind, late.renews = timedelta(0), True
+        respan["requests_per_minute"] = ample
+        rotator.write()
+        daemon.signal(signal.SIGHUP)
+        seen.wait_for_end(*slowly)
+        assert daemon.stop() == 0
 
 
 def the_dashboard_has_data(seen: Prometheus) -> None:

@@ -6,7 +6,9 @@ to know.
 """
 
 import json
+import re
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -341,6 +343,7 @@ def test_a_leader_that_comes_back_from_the_past_and_a_standby_whose_leader_is_go
         third.freeze()
         leader.kill()
         failed = daemon.wait_for("peer_down")
+        assert failed["level"] == "warning", "the next leader heals it"
         third.thaw()
         # It redirects to the leader that it knew, or has none to forward to.
         assert failed["error"].startswith("Vault did not "), failed
@@ -551,6 +554,39 @@ def test_kv_rollback(here: Scene) -> None:
     wait_until(lambda: here.fates() == ["in grace", "ended", "served"], "the first key to be shortened, too")
     assert complaints(daemon) == []
     assert daemon.stop() == 0
+
+
+def test_the_runbook_s_ways_back_from_an_overwritten_and_a_deleted_path(here: Scene) -> None:
+    """As they stand there. `rotator rollback`, which one would think of first, is refused: there is no way for it."""
+    runbook = Path(__file__).parents[2] / "docs" / "runbook.md"
+    spoken_of = set(re.findall(r"`vault (kv [^`]+)`", runbook.read_text()))
+    fill = {"MOUNT": here.paths.mount, "N": "1", "PATH": "apps/a"}
+
+    def by_hand(verb: str) -> str:
+        [command] = [command for command in spoken_of if command.startswith(verb)]
+        words = re.sub("MOUNT|PATH|N(?= )", lambda found: fill[found[0]], command).split()
+        vault, environment = here.paths.vault, {"HOME": str(here.rotator.folder)}
+        environment |= {"VAULT_ADDR": vault.address, "VAULT_TOKEN": vault.root_token}
+        return subprocess.run(
+            [vaults.vault_program(), *words], env=environment, capture_output=True, text=True, timeout=30, check=True
+        ).stdout
+
+    here.rotator.run("rotate", "a", status=0)
+    first = here.key_id(1)
+    here.paths.put("apps/a", {"api_key": "somebody else's"})
+    assert "holds no previous key of ours to go back to" in here.rotator.run("rollback", "a", status=1).stdout
+    assert "Version 2" in by_hand("kv metadata get")
+    assert f"key_id={first}," in by_hand("kv get")
+    by_hand("kv rollback")
+    assert here.served() == first
+
+    here.paths.vault.request("DELETE", here.name.format("data")).raise_for_status()
+    assert "holds no previous key of ours to go back to" in here.rotator.run("rollback", "a", status=1).stdout
+    fill["N"] = "3"
+    by_hand("kv undelete")
+    assert here.served() == first
+    assert here.rotator.run("run", "--once", status=0).stdout == "0 rotated, 1 unchanged, 0 foreign, 0 failed\n"
+    assert here.fates() == ["served"]
 
 
 def test_put_and_patch(vault: VaultServer, tmp_path: Path) -> None:

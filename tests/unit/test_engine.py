@@ -149,6 +149,7 @@ def test_a_refused_organisation_key_is_told_once_and_its_end_too(replica: Replic
     [down] = replica.told(What.PEER_DOWN)
     assert down.fields["peer"] == "provider respan"
     assert "organisation key" in str(down.fields["error"])
+    assert down.level is Level.ERROR, "nobody but a person puts another there"
     assert replica.told(What.PEER_UP) == []
     replica.simulator.faults.clear()
     replica.clock.sleep(1)
@@ -190,7 +191,7 @@ def test_a_key_that_is_not_trusted_is_told_once_until_the_path_is_ours_again(rep
         replica.engine._agenda.wake(["a"])
         replica.work()
     [told] = replica.told(What.KEY_NOT_TRUSTED)
-    assert (told.target, told.level, told.fields["key_id"]) == ("a", Level.WARNING, planted.id)
+    assert (told.target, told.level, told.fields["key_id"]) == ("a", Level.ERROR, planted.id)
     assert planted.revoked_at is None
 
 

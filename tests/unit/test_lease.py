@@ -16,7 +16,7 @@ from support.world import FakeClock
 
 from rotator.clock import SystemClock
 from rotator.errors import LeaseUnusable
-from rotator.events import Event, What
+from rotator.events import Event, Level, What
 from rotator.lease import Lease, LeaseSettings, settings_in_a_pod
 from rotator.ports import Clock
 
@@ -222,6 +222,7 @@ def test_an_api_server_that_is_away_is_no_end(rig: Rig, clock: FakeClock) -> Non
     assert not lost.leads()
     [failed] = rig.told(What.LEASE_FAILED)
     assert f"the API server {address} does not answer about the Lease rotator/rotator (ConnectError)" in str(failed)
+    assert failed.level is Level.WARNING, "it heals by itself"
     assert not a.leads()
 
 
@@ -285,7 +286,9 @@ def test_the_token_is_read_afresh(rig: Rig, clock: FakeClock) -> None:
     rig.api.token = "the-next-token"
     clock.sleep(5)
     a.attempt()
-    assert "401" in str(rig.told(What.LEASE_FAILED)[0].fields["error"])
+    [failed] = rig.told(What.LEASE_FAILED)
+    assert "401" in str(failed.fields["error"])
+    assert failed.level is Level.ERROR
     rig.token.write_text("the-next-token")
     clock.sleep(6)
     a.attempt()
@@ -307,6 +310,7 @@ def test_a_token_file_without_a_token_is_named(rig: Rig, clock: FakeClock, conte
     a.attempt()
     [failed] = rig.told(What.LEASE_FAILED)
     assert f"the token file {rig.token} for the Lease rotator/rotator" in str(failed.fields["error"])
+    assert failed.level is Level.ERROR
     assert rig.server.asked == []
 
 
@@ -430,4 +434,6 @@ def test_certificates_that_cannot_be_used_are_named(rig: Rig, clock: FakeClock, 
             ca_file.write_text(content)
         settings = LeaseSettings("https://127.0.0.1:1", "rotator", "rotator", "a", rig.token, ca_file, DURATION)
         Lease(settings, clock, rig.events.append).attempt()
-        assert f"the certificates in {ca_file} for the Lease" in str(rig.told(What.LEASE_FAILED)[-1].fields["error"])
+        failed = rig.told(What.LEASE_FAILED)[-1]
+        assert f"the certificates in {ca_file} for the Lease" in str(failed.fields["error"])
+        assert failed.level is Level.ERROR

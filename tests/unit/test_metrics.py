@@ -1,5 +1,6 @@
 """The metrics, as Prometheus reads them: counted from 0, gone with their target, and without a key."""
 
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ PROMISED = {
     "rotator_superseded_keys_past_grace": ("gauge", set()),
     "rotator_earliest_key_expiry_timestamp_seconds": ("gauge", set()),
     "rotator_earliest_rotation_timestamp_seconds": ("gauge", set()),
+    "rotator_least_margin_ratio": ("gauge", set()),
     "rotator_rotations_total": ("counter", {"provider", "reason", "outcome"}),
     "rotator_rotation_duration_seconds": ("histogram", set()),
     "rotator_retirements_total": ("counter", {"outcome"}),
@@ -328,6 +330,7 @@ def test_what_is_not_known_is_not_there(plan: Plan | None) -> None:
     assert labelled(samples, "target", "a") == ({"rotator_superseded_keys"} if plan else set())
     assert series("earliest_key_expiry_timestamp_seconds") not in samples
     assert series("earliest_rotation_timestamp_seconds") not in samples
+    assert series("least_margin_ratio") not in samples
 
 
 def test_the_earliest_expiry_is_that_of_all_served_keys() -> None:
@@ -343,6 +346,35 @@ def test_the_earliest_rotation_is_told_of_a_target_that_fails_too() -> None:
     assert samples[series("earliest_rotation_timestamp_seconds")] == START.timestamp()
     assert samples[series("targets", state="failing")] == 1
     assert samples[series("targets", state="due")] == 0
+
+
+@pytest.mark.parametrize(
+    ("expires", "due", "ratio"),
+    [
+        (24, 17, 23 / 7),
+        (3, 1, 1),
+        (2, 0, 0.5),
+        (1, -1, 0),
+        (0, -2, -0.5),
+        (2, 2, math.inf),
+        (0, 0, -math.inf),
+        (0, 0.5, -math.inf),
+    ],
+    ids=["fresh", "due now", "half is gone", "ends now", "ended", "due at its end", "due then, ended", "rolled back"],
+)
+def test_the_least_margin_is_a_share_of_the_time_between_due_and_dead(expires: float, due: float, ratio: float) -> None:
+    plan = served(current=record("x", START + expires * HOUR), renew_at=START + due * HOUR)
+    assert of(status("a", plan))[series("least_margin_ratio")] == pytest.approx(ratio)
+
+
+def test_the_least_margin_is_that_of_whom_has_the_least_whoever_ends_first() -> None:
+    """Of a short life little is left in hours, and much of what there ever is; it is told of on a standby, too."""
+    short = served(current=record("x", START + 2 * HOUR), renew_at=START + 1.5 * HOUR)
+    late = served(current=record("y", START + 4 * HOUR), renew_at=START - 6 * HOUR)
+    metrics = Metrics("1")
+    statuses = (status("a", short), status("b", late), status("c", None))
+    metrics.watch(lambda: statuses, lambda: NOW, lambda: False, each=False)
+    assert scrape(metrics)[series("least_margin_ratio")] == pytest.approx(0.3)
 
 
 def test_a_removed_targets_series_end_and_a_watch_takes_the_place_of_the_one_before() -> None:

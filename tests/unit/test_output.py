@@ -5,7 +5,14 @@ import threading
 import pytest
 
 from rotator import progress as progressing
+from rotator.output import say
 from rotator.progress import in_units, progress, progress_line
+
+
+def test_what_others_wrote_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("a: rotated\tkey tk\x1b[2J\u202e")
+    assert capsys.readouterr().out == "a: rotated\tkey tk\\x1b[2J\\u202e\n"
+
 
 # --- progress --------------------------------------------------------------------------------------------------------
 

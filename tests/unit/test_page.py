@@ -12,7 +12,7 @@ import pytest
 from support.pages import Element, read_page, rows
 from support.world import HOUR, START, make_target
 
-from rotator.errors import ProviderCredentialRefused, ProviderUnavailable, RotatorError
+from rotator.errors import ProviderCredentialRefused, ProviderUnavailable, RotatorError, StoreSealed
 from rotator.events import Event, Level, What
 from rotator.model import Entry, Record, Standing
 from rotator.page import LONGEST_TEXT, POLICY, ROWS, Asked, read_query, render
@@ -161,7 +161,7 @@ def test_a_secret_that_found_its_way_into_a_text_is_hidden() -> None:
 def test_it_can_be_read_aloud() -> None:
     shown = read_page(render(*everything()))
     assert shown.one("html").attributes["lang"] == "en"
-    assert shown.one("title").text.startswith("5 not well · ")
+    assert shown.one("title").text.startswith("5 not well, 2 troubles · ")
     assert [heading.tag for heading in shown.all() if re.fullmatch("h[1-6]", heading.tag)] == [
         "h1",
         "h2",
@@ -200,17 +200,32 @@ def contrast(one: str, other: str) -> float:
     return (lighter + 0.05) / (darker + 0.05)
 
 
-def test_light_and_dark_can_be_read() -> None:
+def style() -> tuple[str, list[dict[str, str]]]:
+    """The page's, and the colours of its two schemes by their names."""
     [css] = read_page(render(*everything())).one("style").children
     assert isinstance(css, str)
-    schemes = [
-        dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root {(.*?)}", css, re.S)
-    ]
-    assert len(schemes) == 2
-    for colours in schemes:
+    blocks = re.findall(r":root {(.*?)}", css, re.S)
+    assert len(blocks) == 2
+    return css, [dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", block)) for block in blocks]
+
+
+def test_light_and_dark_can_be_read() -> None:
+    for colours in style()[1]:
         for back in ("back", "raised"):
             for front in ("text", "quiet", "link", "good", "soon", "bad", "unsure"):
                 assert contrast(colours[front], colours[back]) >= 4.5, (front, back, colours)
+
+
+def test_the_bars_zones_are_told_apart_without_their_colours() -> None:
+    """Each stands out from the background, of which a line lies between two of them, and from the renewal's line."""
+    css, schemes = style()
+    line = re.search(r"\.bar rect:not\(\.point\) {(.*?)}", css)
+    assert line
+    assert "stroke: var(--back); stroke-width: 2px; vector-effect: non-scaling-stroke;" in line[1]
+    for colours in schemes:
+        for zone in ("gone", "ahead", "grace", "reserve"):
+            for other in ("back", "raised", "point"):
+                assert contrast(colours[zone], colours[other]) >= 3, (zone, other, colours)
 
 
 def test_it_asks_again_by_itself_unless_it_was_told_to_stand_still() -> None:
@@ -487,6 +502,9 @@ def test_ten_thousand_targets_a_hundred_a_page() -> None:
     assert steps(shown) == {"first": "?", "previous": "?page=49", "next": "?page=51", "last": "?page=100"}
     last, beyond = (read_page(render(fleet, Asked(page=number))) for number in (100, 100_000))
     assert rows(beyond) == rows(last)
+    here = last.one("nav", class_="paging").one(**{"aria-current": "page"})
+    assert here.text == "page 100 of 100"
+    assert not last.all(**{"aria-disabled": "true"}), "a text that is no link is no control that could be disabled"
     assert list(rows(read_page(render(fleet, Asked(text="target-04711"))))) == ["target-04711"]
 
 
@@ -539,6 +557,25 @@ def test_budgets_logins_and_what_is_down() -> None:
 def test_the_title_counts_who_is_not_well() -> None:
     assert page(*FLEET).one("title").text == "1 not well · prod-eu · rotator"
     assert page(*FLEET[:2]).one("title").text == "all well · prod-eu · rotator"
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        replace(ALONE, replica="rotator-1", leads=False),
+        replace(ALONE, down={"store vault": StoreSealed("sealed")}),
+        replace(ALONE, clock_trusted=False),
+    ],
+    ids=["nobody leads", "a peer is down", "the clock is off"],
+)
+def test_the_title_does_not_say_that_all_is_well_over_a_trouble(around: Surroundings) -> None:
+    assert page(*FLEET[:2], around=around).one("title").text == "1 trouble · prod-eu · rotator"
+    assert page(*FLEET, around=around).one("title").text == "1 not well, 1 trouble · prod-eu · rotator"
+
+
+def test_to_stand_by_is_no_trouble() -> None:
+    around = replace(ALONE, replica="rotator-1", holder="rotator-0", leads=False)
+    assert page(*FLEET[:2], around=around).one("title").text == "all well · prod-eu · rotator"
 
 
 # --- events ----------------------------------------------------------------------------------------------------------

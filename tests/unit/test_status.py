@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,8 +12,8 @@ from support.world import HOUR, START, make_target
 
 from rotator.errors import ProviderCredentialRefused, ProviderUnavailable, RotatorError
 from rotator.events import Event, Level, What
-from rotator.model import Record, timestamp
-from rotator.plan import Plan, Reason, State
+from rotator.model import Entry, Record, Standing, timestamp
+from rotator.plan import Plan, Reason, State, Superseded
 from rotator.status import KEPT, Board, Known, Recent, Surroundings, TargetStatus, status_json
 from rotator.statustable import say_status
 
@@ -169,6 +170,15 @@ def test_the_promised_keys_are_there_and_a_daemon_adds_its_own_beside_them() -> 
     assert SECRET not in json.dumps(shown)
 
 
+def test_what_somebody_wrote_into_a_path_s_record_is_searched_for_secrets() -> None:
+    planted = replace(RECORD, key_id=f"x\x1b[2J {SECRET}")
+    entry = Entry(1, START, Standing.OURS, planted, True, frozenset())
+    plan = replace(WELL, current=planted, superseded=(Superseded(planted, (entry,), START, START + HOUR),))
+    told = TargetStatus(make_target("a"), plan, None).to_json()
+    assert told["key_id"] == "x\\x1b[2J [hidden]"
+    assert [key["key_id"] for key in told["superseded"]] == ["x\\x1b[2J [hidden]"]
+
+
 # --- what is printed of it -------------------------------------------------------------------------------------------
 
 
@@ -194,7 +204,7 @@ def test_worst_first_on_a_terminal_and_in_a_pipe(
     assert lines[3:] == ["", "b: failing: it said [/red] [hidden] \\x1b[31m"]  # what stands in brackets is no markup
 
 
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [80, 100, 120])
 def test_a_table_fits_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
 ) -> None:
@@ -215,9 +225,35 @@ def test_a_table_fits_on_a_terminal(
     assert max(map(len, lines)) <= width
     assert heading.split("  ")[0] == "target"
     assert heading.split() == ["target", "key", "age", "expires", "next", "rotation", "superseded", "state"]
-    told = "9e5535e8-6…" if width == 80 else long["key_id"]
-    assert lines[0].split()[1:] == f"{told} 3 h in 2 d 4 min ago 2, last in 2 h ok".split()
+    told = long["key_id"] if width == 120 else "9e5535e8-6…"
+    why = "" if width == 80 else "(expiring) "
+    assert lines[0].split()[1:] == f"{told} 3 h in 2 d 4 min ago {why}2, last in 2 h ok".split()
     assert "".join(line.split()[0] for line in lines) == long["name"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "error", "told"),
+    [
+        (WELL, None, "in 16 h (expiring)"),
+        (replace(WELL, state=State.DUE, reason=Reason.EXPIRING, renew_at=START - HOUR), None, "1 h ago (expiring)"),
+        (replace(WELL, state=State.DUE, reason=Reason.DRIFTED), None, "now (drifted)"),
+        (replace(WELL, state=State.DUE, reason=Reason.EXPIRING), ProviderUnavailable("no"), "in 16 h"),
+        (Plan(State.MISSING, Reason.FIRST), None, "-"),
+        (None, None, "-"),
+    ],
+    ids=["ok", "late", "before its time", "failing", "missing", "unknown"],
+)
+def test_what_comes_next_is_told_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    plan: Plan | None,
+    error: RotatorError | None,
+    told: str,
+) -> None:
+    known = status_json("prod-eu", START, [TargetStatus(make_target("a"), plan, error)])
+    heading, line, *_ = shown(monkeypatch, capsys, known, terminal=True, width=100).splitlines()
+    begin, end = heading.index("next rotation"), heading.index("superseded")
+    assert line[begin:end].strip() == told
 
 
 def test_a_key_id_that_somebody_wrote_breaks_no_line(
