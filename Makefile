@@ -23,7 +23,7 @@ demo: install    ## watch keys being born, published, superseded and removed; no
 # The tests on real servers mostly wait; the simulation computes, and gives way to them. What it says comes last.
 test: install servers  ## the whole suite; without Go, what needs a real server is skipped and says so
 	@nice $(BIN)/python -m pytest tests/simulation >$(VENV)/simulation.log 2>&1 & simulation=$$!; \
-	trap 'kill $$simulation 2>/dev/null' EXIT; \
+	trap 'kill $$simulation 2>/dev/null' EXIT INT TERM; \
 	status=0; \
 	$(BIN)/python -m pytest --ignore=tests/simulation || status=$$?; \
 	wait $$simulation || status=$$?; \
