@@ -116,6 +116,16 @@ def test_a_port_that_is_taken_ends_it_with_a_sentence(rotator: Installation) -> 
     assert rotator.calls() == []
 
 
+def test_a_refused_organisation_key_is_known_though_nothing_is_due(rotator: Installation) -> None:
+    rotator.config["daemon"]["resync"] = "1s"
+    rotator.config["sweep"] = {"every": "1h"}
+    daemon = rotator.start()
+    for name in ("a", "b"):
+        daemon.wait_for("key_published", target=name)
+    rotator.simulator.faults.add(Fault("refuse", "list", status=401, times=None))
+    assert daemon.wait_for("peer_down")["peer"] == "provider respan"
+
+
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 

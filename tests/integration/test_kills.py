@@ -78,6 +78,7 @@ def test_no_promise_is_broken_whatever_is_killed(raft_vault: Callable[[], RaftVa
         ]
     )
     print(story)  # noqa: T201 - shown when it fails, and with -s
+    assert witness.counts["calls"] > KILLS, "the witness has called all the while"
     broken = [*witness.broken, *chaos.broken, *chaos.complaints(), *left]
     if broken:
         pytest.fail("\n".join([*broken, "", story, "", *chaos.told]), pytrace=False)

@@ -22,6 +22,11 @@ LONGEST = {"daemon": 6.0, "vault": 1.5, "network": 4.0, "vendor": 2.5}
 """Seconds that something is frozen or away. A daemon's is longer than an observation may be old; Vault's is shorter
 than what the witness allows for."""
 
+KINDS = frozenset(
+    {"kill", "freeze", "term", "hup", "usr1", "vault killed", "vault frozen", "vault sealed", "network", "outage"}
+)
+"""What has to have happened at least once; faults of single calls are besides."""
+
 Undo = Callable[[], None]
 
 
@@ -48,8 +53,8 @@ class Chaos:
         return self.done["kill"] + self.done["freeze"]
 
     def run(self, kills: int) -> None:
-        """Break things until there were so many kills, then make everything well again."""
-        while self.kills < kills:
+        """Break things until there were so many kills and all else, too; then make everything well again."""
+        while self.kills < kills or not self.done.keys() >= KINDS:
             self._wait(self.rng.uniform(0.2, 1.8))
             self._fault()
             if "network" not in self._busy and self.rng.random() < 0.5:
@@ -92,28 +97,29 @@ class Chaos:
     def _break_one(self) -> None:
         """One thing that is well now, at random."""
         daemons = [number for number in (0, 1) if f"daemon {number}" not in self._busy and self._daemons[number]]
-        choices: list[tuple[int, str, Callable[[], Undo | None]]] = []
+        choices: list[tuple[int, str, str, Callable[[], Undo | None]]] = []
         for number in daemons:
             who = f"daemon {number}"
             choices += [
-                (6, who, lambda number=number: self._kill(number)),  # type: ignore[misc]
-                (6, who, lambda number=number: self._freeze(number)),  # type: ignore[misc]
-                (1, who, lambda number=number: self._freeze_and_kill(number)),  # type: ignore[misc]
-                (2, who, lambda number=number: self._term(number)),  # type: ignore[misc]
-                (1, who, lambda number=number: self._signal(number, signal.SIGHUP)),  # type: ignore[misc]
-                (2, who, lambda number=number: self._signal(number, signal.SIGUSR1)),  # type: ignore[misc]
+                (6, "kill", who, lambda number=number: self._kill(number)),  # type: ignore[misc]
+                (6, "freeze", who, lambda number=number: self._freeze(number)),  # type: ignore[misc]
+                (1, "freeze", who, lambda number=number: self._freeze_and_kill(number)),  # type: ignore[misc]
+                (2, "term", who, lambda number=number: self._term(number)),  # type: ignore[misc]
+                (1, "hup", who, lambda number=number: self._signal(number, signal.SIGHUP)),  # type: ignore[misc]
+                (2, "usr1", who, lambda number=number: self._signal(number, signal.SIGUSR1)),  # type: ignore[misc]
             ]
         if "vault" not in self._busy:
             choices += [
-                (2, "vault", self._kill_vault),
-                (2, "vault", self._freeze_vault),
-                (2, "vault", self._seal_vault),
+                (2, "vault killed", "vault", self._kill_vault),
+                (2, "vault frozen", "vault", self._freeze_vault),
+                (2, "vault sealed", "vault", self._seal_vault),
             ]
         if "vendor" not in self._busy:
-            choices.append((1, "vendor", self._outage))
+            choices.append((1, "outage", "vendor", self._outage))
         if not choices:
             return
-        _, who, breaks = self.rng.choices(choices, [weight for weight, _, _ in choices])[0]
+        weights = [weight if self.done[kind] else 5 * weight for weight, kind, _, _ in choices]
+        _, _, who, breaks = self.rng.choices(choices, weights)[0]
         if undo := breaks():
             self._until_undone(who, undo)
 
