@@ -62,7 +62,7 @@ def test_nothing_is_sent_before_the_first_use(vault: VaultServer, mount: str, op
     store.history("app")
     store.history("app")
 
-    assert operations(store) == ["login", "metadata", "metadata"]
+    assert operations(store) == ["login", "metadata", "mount", "metadata"]
     assert store.token_expires_at is None  # root's never ends
 
 
@@ -205,7 +205,7 @@ def test_an_expired_token_is_replaced_by_another_login(
 
     store.prove("app", {"n": "1"})
 
-    assert operations(store) == ["login", "metadata", "mount", "login", "mount", "prove"]
+    assert operations(store) == ["login", "metadata", "mount", "prove", "login", "prove"]
 
 
 def test_of_many_threads_with_a_revoked_token_one_logs_in(
