@@ -178,7 +178,7 @@ MUTATIONS = {
     ),
     "strays are left": Mutation("races", (LEAKED,), (Edit(Sweeper.sweep, "elif not dry_run:", "elif False:"),)),
     "what is rolled back to is not restored": Mutation(
-        "rollbacks", (NOT_HEALED,), (Edit(plan._restore, "if cut_short", "if False"),)
+        "rollbacks", (NOT_HEALED,), (Edit(plan._restore, "not _cut_short(observation, record, now)", "True"),)
     ),
     "a served key that is gone is not looked for": Mutation(
         "meddling",
@@ -232,7 +232,7 @@ MUTATIONS = {
         "mixed", (IDLE,), (Edit(Executor.reconcile, "not scheduled or self.ports.leads()", "True"),)
     ),
     "what was seen before an extend is believed": Mutation(
-        "meddling",
+        "extends",
         (GRACE_CUT,),
         (Edit(plan._is_known, "not (bounded and seen.at_version <= key.versions[-1].number)", "True"),),
     ),

@@ -105,7 +105,15 @@ ROLLBACKS = Profile(
     hours=(0.0,),
 )
 MEDDLING = Profile("meddling", targets=(1, 2), hand=(1.0,), commands=(1.0,))
-PROFILES = {profile.name: profile for profile in (MIXED, RACES, ROLLBACKS, MEDDLING)}
+EXTENDS = Profile(
+    "extends",  # somebody prolongs keys again and again while they are replaced
+    targets=(1,),
+    hand=(0.0,),
+    commands=(1.0,),
+    extends=(0.7,),
+    changes=(0.0,),
+)
+PROFILES = {profile.name: profile for profile in (MIXED, RACES, ROLLBACKS, MEDDLING, EXTENDS)}
 
 
 @dataclass(frozen=True, slots=True)
