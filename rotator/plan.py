@@ -10,7 +10,8 @@ What the rules hold:
 - Nothing is touched while the newest version is not ours, unless somebody asked for it to be adopted.
 - The vendor's expiry of a key is a function of history: a current key's is the recorded one, a superseded key's is the
   end of its grace or its own, whichever is earlier. Both directions are corrected.
-- No key is shortened or retired that the vendor has not shown to carry this path's name.
+- No key is shortened or retired that the vendor has not shown to carry this path's name, and none is prolonged beyond
+  twice the `ttl`: whoever can write the path can write a record.
 """
 
 from collections.abc import Callable, Iterator, Mapping
