@@ -574,14 +574,15 @@ def test_the_runbook_s_ways_back_from_an_overwritten_and_a_deleted_path(here: Sc
     here.rotator.run("rotate", "a", status=0)
     first = here.key_id(1)
     here.paths.put("apps/a", {"api_key": "somebody else's"})
-    assert "holds no previous key of ours to go back to" in here.rotator.run("rollback", "a", status=1).stdout
+    refused = here.rotator.run("rollback", "a", status=1).stdout
+    assert "apps/a is not ours (no-record), and was left as it is" in refused
     assert "Version 2" in by_hand("kv metadata get")
     assert f"key_id={first}," in by_hand("kv get")
     by_hand("kv rollback")
     assert here.served() == first
 
     here.paths.vault.request("DELETE", here.name.format("data")).raise_for_status()
-    assert "holds no previous key of ours to go back to" in here.rotator.run("rollback", "a", status=1).stdout
+    assert "the newest version of apps/a is deleted" in here.rotator.run("rollback", "a", status=1).stdout
     fill["N"] = "3"
     by_hand("kv undelete")
     assert here.served() == first
