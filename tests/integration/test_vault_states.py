@@ -647,6 +647,6 @@ def test_a_history_of_one_version(here: Scene) -> None:
     daemon.wait_for("key_deleted", reason="orphan", key_id=here.key_id(1))
     assert here.fates() == ["ended", "in grace", "served"]
     assert here.rotator.run("rollback", "a", status=1).stdout.startswith(
-        "a: failed: apps/a holds no previous key of ours to go back to\n"
+        "a: failed: apps/a holds no previous key to go back to\n"
     )
     assert daemon.stop() == 0
