@@ -54,8 +54,11 @@ class Replica:
     def work(self) -> None:
         """Do all that is due now."""
         looked = self.engine.board.snapshot
-        self.engine.tick()
-        wait_until(lambda: all(s.plan or s.error for s in looked()) and not self.engine._under_way, "the passes to end")
+        for _ in range(2):  # between a pass and the one that follows from it nothing is under way for a moment
+            self.engine.tick()
+            wait_until(
+                lambda: all(s.plan or s.error for s in looked()) and not self.engine._under_way, "the passes to end"
+            )
 
     def states(self) -> dict[str, State]:
         return {status.target.name: status.state for status in self.engine.board.snapshot()}
