@@ -23,7 +23,7 @@ from rotator.model import Target
 from rotator.plan import Order
 from rotator.simulator import Options, Simulator
 from rotator.stores.vault import VaultStore
-from rotator.work import work_on, work_on_all
+from rotator.work import in_threads, work_on
 
 
 class Rig:
@@ -82,8 +82,9 @@ def _faulty(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_fault_of_ours_at_one_target_does_not_hold_up_the_others(rig: Rig) -> None:
     reports = {
         report.target.name: report
-        for report in work_on_all(
+        for report in in_threads(
             rig.installation,
+            rig.installation.configuration.daemon.workers,
             rig.installation.targets.values(),
             lambda target: work_on(rig.installation, rig.metrics, target),
         )
