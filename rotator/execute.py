@@ -94,7 +94,10 @@ class Report:
 
 
 class Executor:
-    """Works on the targets of one provider and one store. Safe to be used by many threads, one a target at a time."""
+    """Works on the targets of one provider and one store.
+
+    Safe to be used by many threads, with one pass over a target at a time; a sweep may work on that target meanwhile.
+    """
 
     def __init__(
         self,
