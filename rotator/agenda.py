@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from rotator.errors import ProviderRateLimited
-from rotator.execute import TIDYING, Report
+from rotator.execute import Report
 from rotator.model import Target, hash_fraction
-from rotator.plan import LOOK, SCHEDULED, Order, needed_by
+from rotator.plan import LOOK, SCHEDULED, TIDYING, Order, needed_by
 from rotator.ports import Clock
 
 FIRST_WAIT = timedelta(seconds=5)

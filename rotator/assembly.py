@@ -127,6 +127,11 @@ class Installation:
         """The configured targets, by name."""
         return self.configuration.targets
 
+    @property
+    def vaults(self) -> Mapping[str, VaultStore]:
+        """Those of the stores that are Vaults: they have a login to keep, connections, and an address to be down."""
+        return {name: store for name, store in self.stores.items() if isinstance(store, VaultStore)}
+
     def executor(self, target: Target) -> Executor:
         """Who works on this target."""
         return self._executors[target.provider, target.store]
@@ -168,7 +173,7 @@ class Installation:
     def peers(self) -> Mapping[str, RotatorError | None]:
         """Every provider and store by name, with the error for which it is left alone at the moment."""
         providers = {f"provider {name}": provider.circuit.error for name, provider in self.providers.items()}
-        return {**providers, **{f"store {name}": store.client.circuit.error for name, store in self._vaults().items()}}
+        return {**providers, **{f"store {name}": store.client.circuit.error for name, store in self.vaults.items()}}
 
     def close(self, but: Iterable["Installation"] = ()) -> None:
         """Give back the connections that those others do not use. What is under way fails as if the network had."""
@@ -178,10 +183,7 @@ class Installation:
                 part.close()
 
     def _connected(self) -> list[RespanProvider | VaultStore]:
-        return [*self.providers.values(), *self._vaults().values()]
-
-    def _vaults(self) -> dict[str, VaultStore]:
-        return {name: store for name, store in self.stores.items() if isinstance(store, VaultStore)}
+        return [*self.providers.values(), *self.vaults.values()]
 
     def _same_store(
         self, name: str, store: settings.VaultSettings | settings.SqliteSettings, trusted: bytes | None
@@ -247,7 +249,7 @@ class Installation:
 
         def read() -> Secret:
             if source.vault is not None:
-                [vault] = self._vaults().values()
+                [vault] = self.vaults.values()
                 try:
                     secret = vault.read_secret(source.vault)
                 except StoreError as error:  # whoever asks the provider for something knows no error of a store

@@ -33,13 +33,14 @@ def online_findings(installation: Installation, advance: Callable[[], None]) -> 
 def _stores(installation: Installation, advance: Callable[[], None]) -> Iterator[OnlineFinding]:
     for name, store in installation.stores.items():
         targets = [target for target in installation.targets.values() if target.store == name]
+        vault = installation.vaults.get(name)
         found = False
         try:
-            if isinstance(store, VaultStore):
-                for finding in findings(store, [target.path for target in targets]):
+            if vault is not None:
+                for finding in findings(vault, [target.path for target in targets]):
                     found = True
                     yield OnlineFinding(f"stores.{name}: {finding.path}", finding.message, finding.advice)
-            of_mount = mount_lifetime(store) if isinstance(store, VaultStore) and targets and not found else None
+            of_mount = mount_lifetime(vault) if vault is not None and targets and not found else None
             for target in () if found else targets:  # what lacks a right would only say so once more
                 executor = installation.executor(target)
                 scope = executor.scope(target)
@@ -49,8 +50,8 @@ def _stores(installation: Installation, advance: Callable[[], None]) -> Iterator
                 if standing.foreign and not target.adopt:
                     message = f"{target.path} holds data that is not ours ({standing})"
                     yield OnlineFinding(f"targets.{target.name}", message, adoption_advice(target))
-                if isinstance(store, VaultStore):
-                    yield from _vanishing(target, store, of_mount)
+                if vault is not None:
+                    yield from _vanishing(target, vault, of_mount)
         except StoreError as error:
             yield _failed(f"stores.{name}", error)
 

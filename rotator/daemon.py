@@ -34,7 +34,6 @@ from rotator.metrics import Metrics
 from rotator.plan import Order
 from rotator.ports import Listener
 from rotator.status import Known, Recent, Surroundings
-from rotator.stores.vault import VaultStore
 
 TICK = 1.0
 """Seconds between looks at the agenda: what is due is begun at most this late, and a clock jump is noticed."""
@@ -229,11 +228,10 @@ class Daemon:
 
     def _watch(self, installation: Installation) -> None:
         """Tell of its providers and stores, and of no others: what is gone must raise no alert."""
-        vaults = {name: store for name, store in installation.stores.items() if isinstance(store, VaultStore)}
         self._metrics.keep_only(installation.providers, installation.stores)
         for name, budget in installation.budgets.items():
             self._metrics.watch_budget(name, budget.used)
-        for name, store in vaults.items():
+        for name, store in installation.vaults.items():
             self._metrics.watch_token(name, partial(getattr, store, "token_expires_at"))
 
     def _leads(self) -> bool:
@@ -277,18 +275,17 @@ class Daemon:
 
     def _keep_logins(self) -> None:
         self._is_ready()
-        for name, store in self._installation.stores.items():
-            if isinstance(store, VaultStore):
-                try:
-                    store.keep_login()
-                except RotatorError as error:
-                    # Once for each reason; and not where it is told that the store is down.
-                    if store.client.circuit.error is None and self._login_failures.get(name) != error.message:
-                        fields = {"store": name, "error": error.message, "advice": error.advice}
-                        self._tell(Event(What.LOGIN_FAILED, level=Level.of(error), fields=fields))
-                    self._login_failures[name] = error.message
-                else:
-                    self._login_failures.pop(name, None)
+        for name, store in self._installation.vaults.items():
+            try:
+                store.keep_login()
+            except RotatorError as error:
+                # Once for each reason; and not where it is told that the store is down.
+                if store.client.circuit.error is None and self._login_failures.get(name) != error.message:
+                    fields = {"store": name, "error": error.message, "advice": error.advice}
+                    self._tell(Event(What.LOGIN_FAILED, level=Level.of(error), fields=fields))
+                self._login_failures[name] = error.message
+            else:
+                self._login_failures.pop(name, None)
 
     # --- what can be asked -------------------------------------------------------------------------------------------
 
@@ -332,7 +329,7 @@ class Daemon:
             self._was_ready
             or self._engine.has_read
             or not self._installation.targets
-            or any(isinstance(store, VaultStore) and store.is_logged_in for store in self._installation.stores.values())
+            or any(store.is_logged_in for store in self._installation.vaults.values())
         )
         return self._was_ready
 
@@ -345,14 +342,13 @@ class Daemon:
 
     def _known(self) -> Known:
         installation, lease = self._installation, self._lease
-        vaults = {name: store for name, store in installation.stores.items() if isinstance(store, VaultStore)}
         surroundings = Surroundings(
             version=__version__,
             replica=self._replica,
             leads=self._leads(),
             holder=lease.holder if lease else "",
             budgets={name: budget.used() for name, budget in installation.budgets.items()},
-            logins={name: store.token_expires_at for name, store in vaults.items()},
+            logins={name: store.token_expires_at for name, store in installation.vaults.items()},
             down={name: error for name, error in installation.peers().items() if error is not None},
             clock_trusted=self._clock.trusted(),
         )

@@ -34,7 +34,6 @@ from rotator.events import Event, What
 from rotator.metrics import Metrics
 from rotator.simulator import Options, Simulator
 from rotator.status import TargetStatus
-from rotator.stores.vault import VaultStore
 
 SECONDS = 40.0
 """Long enough to see a key born, published, superseded, shortened and removed, three times over."""
@@ -205,12 +204,11 @@ def show(*, vault: bool, environment: Mapping[str, str], console: Console | None
 def _forget(installation: Installation) -> Iterator[str]:
     """Remove each target's path from a Vault; what of it could not be, in a sentence each."""
     for target in installation.targets.values():
-        store = installation.stores[target.store]
-        if isinstance(store, VaultStore):
+        if (vault := installation.vaults.get(target.store)) is not None:
             try:
-                store.forget(target.path)
+                vault.forget(target.path)
             except StoreError as error:
-                yield f"{store.mount}/{target.path} is left in Vault: {error.message}"
+                yield f"{vault.mount}/{target.path} is left in Vault: {error.message}"
 
 
 def _configuration(

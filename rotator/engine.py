@@ -17,11 +17,10 @@ from rotator.agenda import Agenda, Lane
 from rotator.assembly import Installation
 from rotator.errors import ClockDisagrees, ProviderError, RotatorError
 from rotator.events import Event, Fields, Level, What
-from rotator.execute import TIDYING
 from rotator.logs import unexpected
 from rotator.metrics import Metrics
 from rotator.model import Target, hash_fraction
-from rotator.plan import Order
+from rotator.plan import TIDYING, Order
 from rotator.ports import Leadership, Listener
 from rotator.status import Board
 from rotator.sweep import Swept

@@ -8,7 +8,7 @@ the store and at the provider.
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from rotator.errors import (
@@ -45,6 +45,7 @@ from rotator.model import (
 )
 from rotator.plan import (
     SCHEDULED,
+    TIDYING,
     TOLERANCE,
     Action,
     Observation,
@@ -78,9 +79,6 @@ PLACEHOLDER = Secret("x" * 128)
 _PROVIDER_OUT = (ProviderCredentialRefused, ProviderRateLimited, ProviderUnavailable)
 """After one of these, nothing else that this pass could ask of the provider would be done either."""
 
-TIDYING = datetime.max.replace(tzinfo=UTC)
-"""How urgent work is that no served key waits for."""
-
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -96,7 +94,10 @@ class Report:
 
 
 class Executor:
-    """Works on the targets of one provider and one store. Safe to be used by many threads, one a target at a time."""
+    """Works on the targets of one provider and one store.
+
+    Safe to be used by many threads, with one pass over a target at a time; a sweep may work on that target meanwhile.
+    """
 
     def __init__(
         self,

@@ -117,7 +117,7 @@ class _Stopping(Exception):
 
 
 class Lease:
-    """A `ports.Leadership`, on a thread of its own between `start` and `stop`."""
+    """Keeps trying to lead, on a thread of its own between `start` and `stop`; `leads` is a `ports.Leadership`."""
 
     def __init__(
         self, settings: LeaseSettings, clock: Clock, tell: Listener, changed: Callable[[bool], None] = lambda _: None

@@ -16,7 +16,7 @@ What the rules hold:
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
 
@@ -170,6 +170,9 @@ REVOKED_WITHIN = timedelta(minutes=1)
 
 NEWCOMER = timedelta(hours=1)
 """How long a path that never held a key may wait for its first one while the budget is short: nobody uses it yet."""
+
+TIDYING = datetime.max.replace(tzinfo=UTC)
+"""How urgent work is that no served key waits for."""
 
 
 def needed_by(plan: Plan, now: datetime) -> datetime:

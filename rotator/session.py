@@ -28,7 +28,7 @@ from rotator.plan import Order, plan
 from rotator.progress import Advance, progress
 from rotator.status import TargetStatus
 from rotator.sweep import Swept
-from rotator.work import in_threads, sweep_all, work_on, work_on_all
+from rotator.work import in_threads, sweep_all, work_on
 
 DONE, NOT_ALL_DONE, USAGE, NOTHING_TRIED, ATTENTION = 0, 1, 2, 3, 4
 
@@ -101,12 +101,13 @@ class Session:
 
     def work(self, what: str, targets: Collection[Target], order: Order) -> list[Report]:
         """One pass over each, with progress, in the order of the targets."""
-        passes = work_on_all(
-            self.installation, targets, lambda target: work_on(self.installation, self.metrics, target, order)
-        )
+
+        def one(target: Target) -> Report:
+            return work_on(self.installation, self.metrics, target, order)
+
         reports: dict[str, Report] = {}
         with self.progress(what, len(targets)) as advance:
-            for report in passes:
+            for report in in_threads(self.installation, self.configuration.daemon.workers, targets, one):
                 reports[report.target.name] = report
                 advance()
         return [reports[target.name] for target in targets]

@@ -1,4 +1,4 @@
-"""One pass over one target, counted and told; one pass over many, through a bounded pool; and a sweep over all.
+"""One pass over one target, counted and told; work on many at once, through a bounded pool; and a sweep over all.
 
 The daemon, `run --once`, `rotate` and the demo all work through here. When to work is not decided here.
 """
@@ -50,13 +50,6 @@ def _fault(error: Exception) -> RotatorError:
         f"a fault in rotator: {type(error).__name__}",
         "Please report it, with the traceback in the log (unexpected_error). `rotator status` shows what is served.",
     )
-
-
-def work_on_all(
-    installation: Installation, targets: Iterable[Target], pass_over: Callable[[Target], Report]
-) -> Iterator[Report]:
-    """One pass over each, as they end; whose key expires first is not known yet, so the order is the given one."""
-    yield from in_threads(installation, installation.configuration.daemon.workers, targets, pass_over)
 
 
 def in_threads(installation: Installation, threads: int, items: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:

@@ -22,8 +22,7 @@ from rotator.metrics import Metrics
 from rotator.model import Target
 from rotator.plan import Order
 from rotator.simulator import Options, Simulator
-from rotator.stores.vault import VaultStore
-from rotator.work import work_on, work_on_all
+from rotator.work import in_threads, work_on
 
 
 class Rig:
@@ -82,8 +81,9 @@ def _faulty(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_fault_of_ours_at_one_target_does_not_hold_up_the_others(rig: Rig) -> None:
     reports = {
         report.target.name: report
-        for report in work_on_all(
+        for report in in_threads(
             rig.installation,
+            rig.installation.configuration.daemon.workers,
             rig.installation.targets.values(),
             lambda target: work_on(rig.installation, rig.metrics, target),
         )
@@ -146,10 +146,8 @@ def test_a_secret_id_that_is_not_there_is_counted_as_a_failed_login(rig: Rig, co
     auth = {"method": "approle", "role_id": "r", "secret_id_file": "secret-id"}
     rig.settings["stores"] = {"vault": {"type": "vault", "address": "http://127.0.0.1:9", "auth": auth}}
     installation = rig.assemble()
-    store = installation.stores["vault"]
-    assert isinstance(store, VaultStore)
     with pytest.raises(StoreCredentialRefused):
-        store.keep_login()
+        installation.vaults["vault"].keep_login()
     installation.close()
     shown = rig.metrics.render().decode()
     assert 'rotator_store_requests_total{operation="login",outcome="credential",store="vault"} 1.0' in shown
