@@ -23,6 +23,7 @@ from rotator.errors import (
 from rotator.events import Event, What
 from rotator.execute import UNPUBLISHED, Executor
 from rotator.lease import LeaseSettings, settings_in_a_pod
+from rotator.memory import Memory
 from rotator.metrics import SUCCESS, Metrics
 from rotator.model import Secret, Target
 from rotator.plan import Reason, Seen
@@ -110,8 +111,7 @@ class Installation:
                     listen,
                     leads,
                 ),
-                self._seen,
-                is_swept=is_swept,
+                Memory(self._seen, is_swept=is_swept),
             )
             for provider in self.providers
             for store in self.stores

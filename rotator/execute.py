@@ -5,8 +5,7 @@ through `ports`; nothing here decides whether something is due, and nothing here
 the store and at the provider.
 """
 
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -26,6 +25,7 @@ from rotator.errors import (
     StoreUnavailable,
 )
 from rotator.events import Event, Level, What
+from rotator.memory import Memory
 from rotator.model import (
     UNIQUE_ALPHABET,
     UNIQUE_LENGTH,
@@ -58,7 +58,6 @@ from rotator.plan import (
     SetExpiry,
     needed_by,
     plan,
-    seen_after,
     to_confirm,
 )
 from rotator.ports import Budget, Ports
@@ -105,26 +104,15 @@ class Executor:
         former_owners: frozenset[str],
         names: frozenset[str],
         ports: Ports,
-        seen: dict[str, Mapping[str, Seen]] | None = None,
-        *,
-        is_swept: bool = False,
+        memory: Memory | None = None,
     ) -> None:
-        """`names` are those of all configured targets, whatever their store.
-
-        `seen`, by target, is what the provider said of keys: it saves look-ups and may be handed on to a successor.
-        `is_swept`: this process sweeps, too, at its start and from then on; `swept` is told what came of one.
-        """
+        """`names` are those of all configured targets, whatever their store."""
         self._owner = owner
         self._owners = frozenset({owner}) | former_owners
         self._names = names
         self.ports = ports
+        self.memory = memory or Memory()
         self._scopes: dict[str, Scope] = {}
-        self.seen = {} if seen is None else seen
-        self._noting = threading.Lock()
-        self._whole: dict[str, int] = {}  # the version at which a path held no other key of ours; 0: it may hold one
-        self._served: dict[str, Record] = {}  # of the current key at the last look, if it was made for its version
-        self._shown: dict[str, str] = {}  # the id of a key that was served so, and that the provider's list has shown
-        self._is_swept = is_swept
 
     # --- observe ---------------------------------------------------------------------------------------------------
 
@@ -144,76 +132,24 @@ class Executor:
     def observe(self, target: Target) -> Observation:
         """Read the whole history; of the provider, only what this process has seen before. Raises `StoreError`."""
         observation = self._observed(target, self.ports.store.history)
-        current = observation.current
-        others = {entry.key_id for entry in observation.entries} - {current.key_id if current else None, None}
-        self._whole[target.name] = 0 if others else observation.history.current_version
+        self.memory.read_whole(observation)
         return observation
 
     def glance(self, target: Target) -> Observation:
-        """Read the current version alone, where that tells as much as the whole history; else that.
+        """Read the newest version alone where it tells as much as the whole history; else read that too.
 
-        It does if the whole was read at this version and held no other key of ours, and the key was made for it. For a
-        path that was not read yet, in a process that sweeps, a key older than its predecessor's grace is enough:
-        whatever there is besides the sweep finds in the provider's list. Raises `StoreError`.
+        Raises `StoreError`.
         """
-        known = self._whole.get(target.name)
-        if known == 0 or (known is None and not self._is_swept):
+        if not self.memory.newest_may_do(target):
             return self.observe(target)
         observation = self._observed(target, self.ports.store.newest)
-        current = observation.current
-        if current is None or current.record is None:
-            return observation  # whatever there is besides, nothing is done about it while this is so
-        as_made = target.name in self._served
-        is_old = observation.clock_trusted and self.ports.clock.now() - current.created_at > target.grace_period
-        if not as_made or (known != current.number if known is not None else not is_old):
-            return self.observe(target)
-        self._whole.setdefault(target.name, current.number)
-        return observation
-
-    def swept(self, *, complete: bool) -> None:
-        """The provider's whole list was read and compared with the paths; or not, and then it tells nothing of them."""
-        self._is_swept = complete
-        if not complete:
-            self._whole.clear()
-
-    def look_closer(self, target: Target) -> None:
-        """There is more to a path than its current version: read the whole history until there is not."""
-        self._whole[target.name] = 0
-
-    def show(self, target: Target, key: VendorKey) -> bool:
-        """Take note that the provider's list has shown this key under this path's name.
-
-        True if it was served at the last look and had been ever since it was made, and has its whole life before it.
-        """
-        served = self._served.get(target.name)
-        if served is None or served.key_id != key.id:
-            return False
-        if key.name != served.key_name or not self.scope(target).owns(key.name):
-            return False  # anybody who can write the path may have written another path's key id there
-        if key.expires_at is not None and key.expires_at < served.expires_at - TOLERANCE:
-            return False
-        self._shown[target.name] = served.key_id
-        return True
+        return observation if self.memory.newest_does(observation, self.ports.clock.now()) else self.observe(target)
 
     def _observed(self, target: Target, read: Callable[[str], History]) -> Observation:
         clock, vendor = self.ports.clock, dict[str, Seen]()
         scope, history = self.scope(target), read(target.path)
         observation = Observation(target, scope, history, vendor, clock.trusted(), clock.may_be_ahead())
-        held = {entry.record.key_id: entry.record for entry in observation.entries if entry.record}
-        current = observation.current
-        name = KeyName.parse(current.record.key_name) if current and current.record else None
-        if current and current.record and name and name.version == current.number:
-            self._served[target.name] = current.record
-        else:
-            self._served.pop(target.name, None)
-        if shown := held.get(self._shown.get(target.name, "")):
-            vendor[shown.key_id] = Seen(VendorKey(shown.key_id, shown.key_name, shown.expires_at), at_version=0)
-        with self._noting:
-            if seen := {key_id: seen for key_id, seen in self.seen.get(target.name, {}).items() if key_id in held}:
-                self.seen[target.name] = seen
-            else:
-                self.seen.pop(target.name, None)
-        vendor.update(seen)
+        vendor.update(self.memory.recall(observation))
         return observation
 
     def confirm(self, observation: Observation) -> Observation:
@@ -227,15 +163,7 @@ class Executor:
         served = observation.current is not None and observation.current.key_id == record.key_id
         self.ports.provider.ready()
         budget.take(record.expires_at if served else TIDYING)
-        return self.note(observation, record.key_id, self.ports.provider.retrieve(record.key_id))
-
-    def note(self, observation: Observation, key_id: str, key: VendorKey | None) -> Observation:
-        """The observation with what the provider has said of one key; passes to come know it too."""
-        observation = seen_after(observation, key_id, key)
-        name = observation.target.name
-        with self._noting:  # a sweep and a pass may both be learning about this target
-            self.seen[name] = {**self.seen.get(name, {}), key_id: observation.vendor[key_id]}
-        return observation
+        return self.memory.note(observation, record.key_id, self.ports.provider.retrieve(record.key_id))
 
     # --- one pass --------------------------------------------------------------------------------------------------
 
@@ -378,9 +306,9 @@ class Executor:
             expires_at=timestamp(expires_at),
         )
         history = History(version.number, (*observation.history.versions, version), observed_at)
-        self.look_closer(target)
+        self.memory.look_closer(target)
         published = replace(observation, history=history)
-        return self.note(published, created.id, VendorKey(created.id, name, expires_at)), True
+        return self.memory.note(published, created.id, VendorKey(created.id, name, expires_at)), True
 
     def _believe(
         self, observation: Observation, created: CreatedKey, name: str, asked: datetime, order: Order, reason: Reason
@@ -460,7 +388,7 @@ class Executor:
             name, until = record.key_name, timestamp(action.until)
             self.tell_of(what, observation, order, record.key_id, name, reason=action.reason, expires_at=until)
         key = replace(seen, expires_at=action.until) if found and seen else None
-        return self.note(observation, record.key_id, key)
+        return self.memory.note(observation, record.key_id, key)
 
     def _retire(self, observation: Observation, action: Retire, order: Order) -> Observation | None:
         """Destroy, look again, delete: once its versions are gone, nobody can roll the path back to the key."""
@@ -490,7 +418,7 @@ class Executor:
             self._left_behind(target, key.key_id, key.record.key_name, error)
             raise
         self.tell_of(What.KEY_DELETED, observation, order, key.key_id, key.record.key_name, reason=action.reason)
-        return self.note(after, key.key_id, None)
+        return self.memory.note(after, key.key_id, None)
 
     def tell_of(
         self,

@@ -85,7 +85,7 @@ def _serve_again(executor: Executor, observation: Observation, previous: Superse
         reason=Reason.REQUESTED,
         expires_at=timestamp(until),
     )
-    observation = executor.note(observation, record.key_id, VendorKey(seen.id, seen.name, until))
+    observation = executor.memory.note(observation, record.key_id, VendorKey(seen.id, seen.name, until))
     data = compose(target, record, secret, carried_over(observation))
     base = observation.history.current_version
     written = publish(ports.store, ports.clock, target, observation.scope, data, base, record.key_id)
@@ -109,7 +109,7 @@ def _serve_again(executor: Executor, observation: Observation, previous: Superse
     try:
         ports.budget.take(until)
         after = executor.observe(target)
-        executor.note(after, record.key_id, ports.provider.retrieve(record.key_id))
+        executor.memory.note(after, record.key_id, ports.provider.retrieve(record.key_id))
     except RotatorError as error:
         failure = error
     report = executor.reconcile(target, replace(order, rotate=False))

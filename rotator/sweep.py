@@ -172,12 +172,12 @@ class Sweeper:
             keys = {key.id: key for key in listed(self._ports, needed_by)}
         except ProviderError as error:
             for executor, _ in self._groups:
-                executor.swept(complete=False)
+                executor.memory.swept(complete=False)
             return Swept(self.provider, error=error)
         self._first_seen = {key_id: self._first_seen.get(key_id, self._monotonic()) for key_id in keys}
         swept = self._compare(keys, stopping)
         for executor, _ in self._groups:
-            executor.swept(complete=not swept.stopped)
+            executor.memory.swept(complete=not swept.stopped)
         limit = self._max_removals if max_removals is None else max_removals
         to_shorten = sum(orphan.fate is Fate.TO_SHORTEN for orphan in swept.orphans)
         if to_shorten > limit:
@@ -210,13 +210,14 @@ class Sweeper:
                 stopped = True
                 break
             try:
-                mine = [key for place in executor.scope(target).places for key in by_place.pop(place, ())]
-                if len(mine) == 1 and executor.show(target, mine[0]):
+                scope = executor.scope(target)
+                mine = [key for place in scope.places for key in by_place.pop(place, ())]
+                if len(mine) == 1 and executor.memory.show(target, scope, mine[0]):
                     continue  # the only key of this path is the one that it serves: what could be lost?
                 observation = self._learn(executor, _read(executor, target, mine), keys)
             except (StoreError, ProviderError) as error:
                 failed[target.name] = error
-                executor.look_closer(target)
+                executor.memory.look_closer(target)
                 continue
             now = self._ports.clock.now()
             found += orphans(observation, mine, now, self._is_unsettled)
@@ -250,11 +251,11 @@ class Sweeper:
         for entry in observation.entries:
             key = keys.get(entry.key_id or "")
             if key is not None and key.id != served.key_id:
-                observation = executor.note(observation, key.id, key)
+                observation = executor.memory.note(observation, key.id, key)
         key = keys.get(served.key_id)
         if key is None or (key.expires_at is not None and key.expires_at < served.expires_at - TOLERANCE):
             return executor.look_up(observation, served, self._ports.budget)
-        executor.show(observation.target, key)
+        executor.memory.show(observation.target, observation.scope, key)
         return observation
 
     def _is_unsettled(self, key: VendorKey) -> bool:

@@ -11,6 +11,7 @@ from support.world import IssuedKey
 from rotator import execute, rollback, sweep
 from rotator.errors import ProviderError
 from rotator.extend import living
+from rotator.memory import Memory
 from rotator.model import RECORD_FIELD, KeyName, KeyParameters, Record, Secret, Target, compose
 from rotator.plan import SCHEDULED, Order
 from simulation.clients import Line, MachineClock, Surroundings, ports
@@ -59,7 +60,7 @@ class Program:
         self.targets = read.targets
         names = frozenset(target.name for target in self.targets)
         mine = ports(line, self.clock, f"{self._seed}/{self._lives}")
-        executor = execute.Executor(read.owner, read.former_owners, names, mine, is_swept=self.is_swept)
+        executor = execute.Executor(read.owner, read.former_owners, names, mine, Memory(is_swept=self.is_swept))
         settings = self.around.settings
         sweeper = sweep.Sweeper(
             "respan",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
-from rotator import execute, model, plan, publish, sweep
+from rotator import execute, memory, model, plan, publish, sweep
 from simulation.invariants import (
     DROPPED,
     GRACE_CUT,
@@ -33,7 +33,7 @@ from simulation.invariants import (
     UNSETTLED,
 )
 
-Executor, Sweeper = execute.Executor, sweep.Sweeper
+Executor, Memory, Sweeper = execute.Executor, memory.Memory, sweep.Sweeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,14 +201,14 @@ MUTATIONS = {
         (UNDONE,),
         (
             Edit(
-                Executor.glance,
-                "known != current.number if known is not None",
-                "False if known is not None",
+                Memory.newest_does,
+                "known == current.number",
+                "True",
             ),
         ),
     ),
     "one look at the newest version is enough, however young": Mutation(
-        "races", (UNDONE,), (Edit(Executor.glance, "else not is_old", "else False"),)
+        "races", (UNDONE,), (Edit(Memory.newest_does, "self._is_swept and is_old", "self._is_swept"),)
     ),
     "what is rolled back to is not looked up": Mutation(
         "rollbacks", (UNDONE,), (Edit(plan.to_confirm, "() if known else (current.record,)", "()"),)
@@ -240,8 +240,8 @@ MUTATIONS = {
         "meddling",
         (NOT_OURS,),
         (
-            Edit(Executor.show, "not self.scope(target).owns(key.name)", "False"),
-            Edit(Executor.show, "key.name != served.key_name or ", ""),
+            Edit(Memory.show, "not scope.owns(key.name)", "False"),
+            Edit(Memory.show, "key.name != served.key_name or ", ""),
         ),
     ),
     "what others wrote beside the key is dropped": Mutation(

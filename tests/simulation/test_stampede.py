@@ -16,6 +16,7 @@ from rotator.budget import SlidingWindow
 from rotator.errors import ProviderUnavailable, StoreUnavailable
 from rotator.events import Event, What
 from rotator.execute import Executor
+from rotator.memory import Memory
 from rotator.model import hash_fraction
 from rotator.ports import Ports
 from rotator.sweep import Sweeper
@@ -80,7 +81,7 @@ class Story:
 
         provider = VendorClient(self.vendor, self.line, "fleet")
         ports = Ports(provider, StoreClient(store, scheduler.clock, self.line, "fleet"), budget, clock, Random(0), tell)
-        executor = Executor(OWNER, frozenset(), frozenset(targets), ports, is_swept=True)
+        executor = Executor(OWNER, frozenset(), frozenset(targets), ports, Memory(is_swept=True))
         share = SlidingWindow(max(1, LIMIT // 5), clock, budget)
         sweeper = Sweeper("respan", [(executor, [*targets.values()])], share, frozenset({OWNER}), 5 * HOUR / 60, 10)
         agenda = Agenda(clock, Random(1), HOUR)

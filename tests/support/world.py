@@ -34,6 +34,7 @@ from rotator.errors import (
 )
 from rotator.events import Event, What
 from rotator.execute import Executor
+from rotator.memory import Memory
 from rotator.model import CreatedKey, History, KeyParameters, Secret, Target, VendorKey, Version
 from rotator.plan import TOLERANCE
 from rotator.ports import Ports
@@ -469,7 +470,7 @@ class World:
     def executor(self, actor: str = "a", budget_wait: float = 0.0) -> Executor:
         """A program that was just started, and knows nothing."""
         names = frozenset(target.name for target in self.targets)
-        return Executor(OWNER, frozenset(), names, self.ports(actor, budget_wait), is_swept=True)
+        return Executor(OWNER, frozenset(), names, self.ports(actor, budget_wait), Memory(is_swept=True))
 
     def ports(self, actor: str, budget_wait: float = 0.0) -> Ports:
         """All the effects of one program; the budget lets it go after so many seconds."""

@@ -190,7 +190,7 @@ def test_a_key_that_is_not_trusted_is_told_once_until_the_path_is_ours_again(rep
     store.write(target.path, {**ours.data, "rotator": record}, cas=1)
     store.write(target.path, ours.data, cas=2)
     for _ in range(3):
-        replica.installation.executor(target).look_closer(target)
+        replica.installation.executor(target).memory.look_closer(target)
         replica.engine._agenda.wake(["a"])
         replica.work()
     [told] = replica.told(What.KEY_NOT_TRUSTED)

@@ -122,7 +122,7 @@ def test_a_rotation_costs_a_create_a_shortening_and_a_delete_and_nothing_more() 
         assert_served(world)
     assert world.broken == []
     assert world.served() is by_id(world, 2)
-    assert a.seen[world.target.name].keys() == {"tk_0002"}  # what is known of others is forgotten
+    assert a.memory.seen[world.target.name].keys() == {"tk_0002"}  # what is known of others is forgotten
     assert world.vendor.living() == [by_id(world, 2)]
     assert world.store.versions(world.target.path)[1].destroyed
     assert [event.what for event in world.events] == [
@@ -1559,7 +1559,7 @@ def test_a_key_that_was_extended_is_not_said_to_be_missing() -> None:
     a = running(world)
     world.at("provider.create", refuse(ProviderUnavailable("no answer")), times=inf)
     by_id(world, 1).expires_at = START + 72 * HOUR
-    a.note(a.observe(world.target), "tk_0001", by_id(world, 1).seen())
+    a.memory.note(a.observe(world.target), "tk_0001", by_id(world, 1).seen())
     world.clock.advance(25 * HOUR)
     report = a.reconcile(world.target)
     assert report.plan is not None

@@ -9,7 +9,7 @@ import pytest
 
 import rotator
 
-PURE = ("model", "plan", "events", "errors", "execute", "publish", "extend", "sweep", "agenda")
+PURE = ("model", "plan", "events", "errors", "execute", "memory", "publish", "extend", "sweep", "agenda")
 
 
 @pytest.mark.parametrize("module", PURE)

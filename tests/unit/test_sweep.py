@@ -601,7 +601,7 @@ def test_while_the_list_cannot_be_read_whole_histories_are() -> None:
     world.at("provider.set_expiry", refuse(ProviderUnavailable("no answer")), times=inf)
     rotated(world).reconcile(world.target, Order(rotate=True))
     world.clock.advance(world.target.grace_period + HOUR)
-    executor = Executor(OWNER, frozenset(), frozenset({world.target.name}), world.ports("fresh"), is_swept=True)
+    executor = world.executor("fresh")
     executor.reconcile(world.target)
     assert len(world.vendor.living()) == 2, "the cheap look has not seen it"
     world.at("provider.page", refuse(ProviderUnavailable("no answer")), times=inf)

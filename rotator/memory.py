@@ -1,0 +1,131 @@
+"""What a process remembers of each target between two passes, and when that may stand in for reading and asking.
+
+Nothing is read or asked here, and nothing is lost with it but work: a process that remembers nothing reads more. The
+rules by which it spares a request:
+
+- The newest version alone tells as much as the whole history if its key was made for it, and the whole was read at this
+  very version and held no other key of ours. For a path that was not read yet, in a process that sweeps, it is enough
+  that the version is older than a grace period: whatever there is besides the sweep finds in the provider's list.
+- A sweep that did not get to the end vouches for nothing: each path is read whole once more.
+- A record never vouches for the key it names, for anybody who can write the path may have written it. A key is known to
+  be this path's when the provider has shown it, and under the very name that its record has and that is the path's own.
+- The provider's list may be older than the path. Of a served key it proves the name and no more: as long as that key is
+  served, it counts as not looked at.
+- What the provider said of a key by itself is kept with the version that was current then, and may be out of date:
+  `plan` knows what it is good for. It is forgotten when the path does not hold that key any more.
+- Only what the provider said outlives a reload: what a path holds was read with the configuration of then.
+"""
+
+import threading
+from collections.abc import Mapping
+from datetime import datetime
+
+from rotator.model import Entry, KeyName, Record, Scope, Target, VendorKey
+from rotator.plan import TOLERANCE, Observation, Seen, seen_after
+
+
+class Memory:
+    """Of the targets of one provider and one store. Safe to be used by many threads."""
+
+    def __init__(self, seen: dict[str, Mapping[str, Seen]] | None = None, *, is_swept: bool = False) -> None:
+        """`seen`, by target, is what the provider said of keys; it may be handed on to a successor.
+
+        `is_swept`: this process sweeps, too, at its start and from then on; `swept` is told what came of one.
+        """
+        self.seen = {} if seen is None else seen
+        self._noting = threading.Lock()
+        self._is_swept = is_swept
+        self._whole: dict[str, int] = {}  # the version at which a path held no other key of ours; 0: it may hold one
+        self._served: dict[str, Record] = {}  # of the current key at the last look, if it was made for its version
+        self._shown: dict[str, str] = {}  # the id of a key that was served so, and that the provider's list has shown
+
+    # --- of the path -----------------------------------------------------------------------------------------------
+
+    def recall(self, observation: Observation) -> Mapping[str, Seen]:
+        """What the provider has said of the keys that the path holds now; what it said of others is forgotten.
+
+        Takes note of what the path serves, for `show`.
+        """
+        name, current = observation.target.name, observation.current
+        held = {entry.record.key_id: entry.record for entry in observation.entries if entry.record}
+        if current and current.record and _as_made(current):
+            self._served[name] = current.record
+        else:
+            self._served.pop(name, None)
+        with self._noting:
+            if seen := {key_id: seen for key_id, seen in self.seen.get(name, {}).items() if key_id in held}:
+                self.seen[name] = seen
+            else:
+                self.seen.pop(name, None)
+        if shown := held.get(self._shown.get(name, "")):
+            listed = VendorKey(shown.key_id, shown.key_name, shown.expires_at)
+            return {shown.key_id: Seen(listed, at_version=0), **seen}
+        return seen
+
+    def read_whole(self, observation: Observation) -> None:
+        """Take note that this was the whole history."""
+        current = observation.current
+        others = {entry.key_id for entry in observation.entries} - {current.key_id if current else None, None}
+        self._whole[observation.target.name] = 0 if others else observation.history.current_version
+
+    def look_closer(self, target: Target) -> None:
+        """There is more to a path than its current version: have the whole history read until there is not."""
+        self._whole[target.name] = 0
+
+    def newest_may_do(self, target: Target) -> bool:
+        """Whether it is worth while to read the newest version alone."""
+        known = self._whole.get(target.name)
+        return self._is_swept if known is None else known != 0
+
+    def newest_does(self, observation: Observation, now: datetime) -> bool:
+        """Whether this, which is the newest version alone, tells as much as the whole history."""
+        current = observation.current
+        if current is None or current.record is None:
+            return True  # whatever there is besides, nothing is done about it while this is so
+        target, known = observation.target, self._whole.get(observation.target.name)
+        if known is None:
+            is_old = observation.clock_trusted and now - current.created_at > target.grace_period
+            is_enough = self._is_swept and is_old
+        else:
+            is_enough = known == current.number
+        if not is_enough or not _as_made(current):
+            return False
+        self._whole.setdefault(target.name, current.number)
+        return True
+
+    # --- of the provider -------------------------------------------------------------------------------------------
+
+    def swept(self, *, complete: bool) -> None:
+        """The provider's whole list was read and compared with the paths; or not, and then it tells nothing of them."""
+        self._is_swept = complete
+        if not complete:
+            self._whole.clear()
+
+    def show(self, target: Target, scope: Scope, key: VendorKey) -> bool:
+        """Take note that the provider's list has shown this key under this path's name.
+
+        True if it was served at the last look and had been ever since it was made, and has its whole life before it.
+        """
+        served = self._served.get(target.name)
+        if served is None or served.key_id != key.id:
+            return False
+        if key.name != served.key_name or not scope.owns(key.name):
+            return False  # anybody who can write the path may have written another path's key id there
+        if key.expires_at is not None and key.expires_at < served.expires_at - TOLERANCE:
+            return False
+        self._shown[target.name] = served.key_id
+        return True
+
+    def note(self, observation: Observation, key_id: str, key: VendorKey | None) -> Observation:
+        """The observation with what the provider has said of one key; passes to come know it too."""
+        observation = seen_after(observation, key_id, key)
+        name = observation.target.name
+        with self._noting:  # a sweep and a pass may both be learning about this target
+            self.seen[name] = {**self.seen.get(name, {}), key_id: observation.vendor[key_id]}
+        return observation
+
+
+def _as_made(current: Entry) -> bool:
+    """Whether its key was made for this very version; else it was rolled back to, or fenced."""
+    name = KeyName.parse(current.record.key_name) if current.record else None
+    return name is not None and name.version == current.number
