@@ -219,8 +219,13 @@ class Engine:
     def _is_open(self, lane: Lane) -> bool:
         """Whether another thread may go into this lane: a provider or a store that hangs must not take them all.
 
-        One is left for each other provider and each other store that has none.
+        One is left for each other provider and each other store that has none. And one lane leaves threads for those of
+        both kinds together, up to half of all: else the last one would be kept for a store that has none, while another
+        provider could not get at this lane's store.
         """
+        others = sum(len({one[kind] for one in self._lanes}) - 1 for kind in (0, 1))
+        if self._busy[lane] and self._busy[lane] >= self._workers - min(others, self._workers // 2):
+            return False
         free = self._workers - self._busy.total()
         for kind, peer in enumerate(lane):
             busy = {one[kind] for one, threads in self._busy.items() if threads}

@@ -330,6 +330,16 @@ def test_one_provider_that_hangs_does_not_take_all_threads_whatever_stores_it_ha
     assert "well" in hanging.inside
 
 
+def test_what_hangs_in_one_lane_leaves_a_thread_for_each_store_of_the_other_provider(
+    crowd: Callable[..., Crowd],
+) -> None:
+    sick = {f"sick-{number}": ("a", "store-0") for number in range(20)}
+    hanging = crowd({**sick, "elsewhere": ("b", "store-1"), "well": ("b", "store-0")}, 4)
+    hanging.engine.tick()
+    wait_until(lambda: len(hanging.inside) == 4, "as many passes as there are threads")
+    assert {"well", "elsewhere"} < set(hanging.inside)
+
+
 def test_a_reload_that_moves_targets_keeps_the_count_of_threads(
     crowd: Callable[..., Crowd],
 ) -> None:
