@@ -308,13 +308,19 @@ def test_a_foreign_path_is_adopted_when_somebody_says_so() -> None:
     assert_served(world)
 
 
-def test_a_key_that_is_not_ours_is_never_touched_whatever_the_record_says() -> None:
+def beside_a_victim() -> tuple[World, Executor, IssuedKey]:
+    """Two targets, each with its key; whoever can write the path of the first is after the key of the second."""
     victim_target = make_target("search")
     world = World(make_target(), victim_target)
     a = running(world)
     a.reconcile(victim_target)
     victim = world.served(victim_target)
     assert victim is not None
+    return world, a, victim
+
+
+def test_a_key_that_is_not_ours_is_never_touched_whatever_the_record_says() -> None:
+    world, a, victim = beside_a_victim()
     # Whoever may write our path makes their key look like a superseded one of ours, and then like the served one.
     forged = replace(record_of(world), key_id=victim.id)
     data = world.store.read(world.target.path) or {}
@@ -1411,12 +1417,7 @@ def test_many_targets_in_many_threads_do_not_disturb_each_other() -> None:
 
 def test_another_paths_key_is_not_ended_because_a_record_vouches_for_itself() -> None:
     """The record names the victim's key, and a name that is our own for this very version."""
-    victim_target = make_target("search")
-    world = World(make_target(), victim_target)
-    a = running(world)
-    a.reconcile(victim_target)
-    victim = world.served(victim_target)
-    assert victim is not None
+    world, a, victim = beside_a_victim()
     version = world.store.current_version(world.target.path) + 1
     name = str(KeyName(OWNER, world.target.name, a.scope(world.target).place, version, "a" * 8))
     forged = replace(record_of(world), key_id=victim.id, key_name=name, params="drifted")
