@@ -183,15 +183,15 @@ class Executor:
         served: str | None = None  # the current key, when a rotation was tried
         lost = False  # and another writer was first, with the same key as far as is known
         paid = False  # the budget has let one request go, and it has not been sent yet
-        scheduled = order.by == SCHEDULED.by  # a person is obeyed by any replica
+        look = self.glance if order.by == SCHEDULED.by else self.observe
         try:
             while True:
                 if observation is None or self._too_old(observation):
-                    observation = self.glance(target) if scheduled else self.observe(target)
+                    observation = look(target)
                 if lost and (observation.current is None or observation.current.key_id != served):
                     lost = False  # another's new key is as good as one of ours
                     order = replace(order, rotate=False, adopt=False)
-                may_act = order.act and (not scheduled or self.ports.leads())
+                may_act = order.act and self._is_ours_to_do(order)
                 unknown = error is None and bool(to_confirm(observation))  # a read from the past has forgotten it
                 if may_act and (not paid or unknown):  # else it might grow old again, waiting for the budget
                     paid = False
@@ -212,7 +212,7 @@ class Executor:
                     self.ports.provider.ready()
                     self.ports.budget.take(TIDYING if isinstance(action, Retire) else needed_by(made, clock.now()))
                     paid = True
-                    if self._too_old(observation) or (scheduled and not self.ports.leads()):
+                    if self._too_old(observation) or not self._is_ours_to_do(order):
                         continue
                 elif self._too_old(observation):
                     raise StoreUnavailable(
@@ -226,7 +226,7 @@ class Executor:
                         attempted = action.reason
                         served = observation.current.key_id if observation.current else None
                         observation, rotated = self._rotate(observation, action, order)
-                        lost = not rotated
+                        lost = observation is None
                         if rotated:
                             order = replace(order, rotate=False, adopt=False)
                     elif isinstance(action, SetExpiry):
@@ -243,13 +243,20 @@ class Executor:
             error = error or failure
         return Report(target, made, error, rotated, attempted, kept)
 
+    def _is_ours_to_do(self, order: Order) -> bool:
+        """What is scheduled is the leader's; a person is obeyed by any replica."""
+        return order.by != SCHEDULED.by or self.ports.leads()
+
     def _too_old(self, observation: Observation) -> bool:
         return self.ports.clock.monotonic() - observation.history.observed_at > MAX_AGE
 
     # --- rotate ----------------------------------------------------------------------------------------------------
 
     def _rotate(self, observation: Observation, action: Rotate, order: Order) -> tuple[Observation | None, bool]:
-        """Prove, create, publish. Returns what is known now (None: look again), and whether our key is served."""
+        """Prove, create, publish. Returns what is known now, and whether our key is served.
+
+        Nothing is known (None) after another write came first.
+        """
         target = observation.target
         ports = self.ports
         now = ports.clock.now().replace(microsecond=0)
@@ -263,6 +270,8 @@ class Executor:
 
         # Nothing is minted in vain: first it is made sure that the store would take it.
         ports.store.prove(target.path, compose(target, record, PLACEHOLDER, carried))
+        if not self._is_ours_to_do(order):  # another may lead by now: the proof can take as long as a Lease lasts
+            return observation, False
         try:
             created = ports.provider.create(name, target.parameters, asked)
         except ProviderOutcomeUnknown:

@@ -356,6 +356,7 @@ class StoreClient:
         around.truth.begins_to_change(intent)
         self.line.call("store.prove", path, lambda: None)
         intent.proven = True
+        intent.leads = None  # it takes its time
 
     def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
         around = self.line.surroundings

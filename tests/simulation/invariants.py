@@ -152,6 +152,8 @@ class Truth:
         self._asked[name] = Asked(intent.path, until)
         if not intent.proven:
             self.break_(UNPROVEN, f"{name} was asked for, and nobody knows that {intent.path} can be written")
+        if intent.scheduled and not intent.leads:
+            self.break_(IDLE, f"{name} was asked for")
 
     def begins_to_change(self, intent: Intent) -> None:
         """Something is sent that acts on what a read has shown."""

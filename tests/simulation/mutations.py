@@ -229,7 +229,10 @@ MUTATIONS = {
         "rollbacks", (NOT_HELD,), (Edit(plan._rolled_back_at, "if other else None", "if False else None"),)
     ),
     "who does not lead acts": Mutation(
-        "mixed", (IDLE,), (Edit(Executor.reconcile, "not scheduled or self.ports.leads()", "True"),)
+        "mixed", (IDLE,), (Edit(Executor._is_ours_to_do, "order.by != SCHEDULED.by or self.ports.leads()", "True"),)
+    ),
+    "who does not lead any more makes a key": Mutation(
+        "mixed", (IDLE,), (Edit(Executor._rotate, "not self._is_ours_to_do(order)", "False"),)
     ),
     "what was seen before an extend is believed": Mutation(
         "extends",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.process import wait_until
@@ -139,6 +140,25 @@ def test_who_ceases_to_lead_begins_nothing_more(replica: Replica) -> None:
     assert report.plan is not None
     assert report.plan.state is State.MISSING
     assert replica.calls() == []
+
+
+def test_who_ceases_to_lead_while_it_proves_makes_no_key(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = replica.installation.targets["a"]
+    executor = replica.installation.executor(target)
+    prove = executor.ports.store.prove
+
+    def slowly(path: str, data: Mapping[str, Any]) -> None:
+        prove(path, data)
+        replica.leads = False
+
+    with monkeypatch.context() as slow:
+        slow.setattr(executor.ports.store, "prove", slowly)
+        report = executor.reconcile(target)
+    assert report.error is None
+    assert not report.rotated
+    assert replica.calls() == []
+    replica.leads = True
+    assert executor.reconcile(target).rotated
 
 
 # --- what is told ----------------------------------------------------------------------------------------------------
