@@ -135,18 +135,20 @@ class Agenda:
                 return 0, None
             now = self.clock.now()
             slot.under_way = False
-            self._put(report.target.name, now + LONGEST_WAIT)  # should there be a fault below, it is not forgotten
-            slot.failures = slot.failures + 1 if report.error else 0
-            if report.plan:
-                slot.renew_at = report.plan.renew_at
-                needed = needed_by(report.plan, now)
-                waits = report.plan.current is None and slot.needed_by != _AT_ONCE  # and so keeps its place
-                slot.needed_by = min(slot.needed_by, needed) if waits else needed
-            again, slot.again = slot.again or slot.order is not order, False
-            if slot.order is order and (report.rotated or report.error is None):
-                slot.order = SCHEDULED
-            at = now if again else self._next(slot, report, order, now)
-            self._put(report.target.name, at)
+            at = now + LONGEST_WAIT  # should there be a fault below, the target is not forgotten
+            try:
+                slot.failures = slot.failures + 1 if report.error else 0
+                if report.plan:
+                    slot.renew_at = report.plan.renew_at
+                    needed = needed_by(report.plan, now)
+                    waits = report.plan.current is None and slot.needed_by != _AT_ONCE  # and so keeps its place
+                    slot.needed_by = min(slot.needed_by, needed) if waits else needed
+                again, slot.again = slot.again or slot.order is not order, False
+                if slot.order is order and (report.rotated or report.error is None):
+                    slot.order = SCHEDULED
+                at = now if again else self._next(slot, report, order, now)
+            finally:
+                self._put(report.target.name, at)
             return slot.failures, at
 
     def _next(self, slot: _Slot, report: Report, order: Order, now: datetime) -> datetime:

@@ -269,7 +269,9 @@ class Engine:
         else:
             events = [event for event in events if _lasting(event) in before]
         if report.plan is not None:
-            self._lasting[target.name] = frozenset(told for event in events if (told := _lasting(event)))
+            self._lasting.pop(target.name, None)  # most have nothing, and there may be tens of thousands
+            if lasting := frozenset(told for event in events if (told := _lasting(event))):
+                self._lasting[target.name] = lasting
 
     @contextlib.contextmanager
     def _using(self) -> Iterator[Installation]:

@@ -120,10 +120,12 @@ class Executor:
         """Which names and records are this target's own. Raises what `Store.location` raises."""
         if target.name not in self._scopes:
             location = self.ports.store.location(target.path)
+            place = place_of(self._owner, location)
+            former = (place_of(owner, location) for owner in self._owners - {self._owner})
             self._scopes[target.name] = Scope(
                 owner=self._owner,
-                places=tuple(place_of(owner, location) for owner in self._owners),
-                place=place_of(self._owner, location),
+                places=(place, *former),
+                place=place,
                 owners=self._owners,
                 names=self._names,
             )

@@ -132,7 +132,7 @@ def _present(history: History) -> Iterator[str]:
 
 
 class Sweeper:
-    """Sweeps one provider's keys; one call at a time. It remembers nothing but when it first saw each key."""
+    """Sweeps one provider's keys; one call at a time. It remembers only when it first saw keys without a date."""
 
     def __init__(
         self,
@@ -174,7 +174,8 @@ class Sweeper:
             for executor, _ in self._groups:
                 executor.memory.swept(complete=False)
             return Swept(self.provider, error=error)
-        self._first_seen = {key_id: self._first_seen.get(key_id, self._monotonic()) for key_id in keys}
+        undated = [key.id for key in keys.values() if key.created_at is None]
+        self._first_seen = {key_id: self._first_seen.get(key_id, self._monotonic()) for key_id in undated}
         swept = self._compare(keys, stopping)
         for executor, _ in self._groups:
             executor.memory.swept(complete=not swept.stopped)
@@ -275,8 +276,12 @@ class Sweeper:
     def _tidy(self, swept: Swept, by: str, needed_by: datetime, stopping: Callable[[], bool]) -> Swept:
         failed = dict(swept.failed)
         after = [orphan for orphan in swept.orphans if not _needs_us(orphan)]
+        to_end: dict[str, list[Orphan]] = {}
+        for orphan in swept.orphans:
+            if _needs_us(orphan):
+                to_end.setdefault(orphan.target.name, []).append(orphan)
         for executor, target in self._targets():
-            mine = [orphan for orphan in swept.orphans if orphan.target is target and _needs_us(orphan)]
+            mine = to_end.get(target.name, [])
             fence: int | None = None
             for number, orphan in enumerate(mine):
                 if stopping():
