@@ -171,8 +171,11 @@ class Installation:
         )
 
     def peers(self) -> Mapping[str, RotatorError | None]:
-        """Every provider and store by name, with the error for which it is left alone at the moment."""
-        providers = {f"provider {name}": provider.circuit.error for name, provider in self.providers.items()}
+        """Every provider and store by name, with the error for which it is left alone, or that all its callers get."""
+        providers = {
+            f"provider {name}": provider.circuit.error or provider.outage.error
+            for name, provider in self.providers.items()
+        }
         return {**providers, **{f"store {name}": store.client.circuit.error for name, store in self.vaults.items()}}
 
     def close(self, but: Iterable["Installation"] = ()) -> None:

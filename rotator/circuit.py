@@ -1,6 +1,6 @@
-"""Remembers that somebody else is down, so that it is asked by one at a time until it is up again.
+"""Remembers that somebody else is down: so that it is asked by one at a time until it is up again, or only told once.
 
-Data and arithmetic only; the error that stopped the requests is the one that everybody is answered with meanwhile.
+Data and arithmetic only. While a circuit is open, the error that opened it is what everybody is answered with.
 """
 
 import threading
@@ -12,6 +12,9 @@ from rotator.ports import Clock
 
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 30.0
+
+LASTING = 60.0
+"""Seconds of nothing but failures, after which it is an outage and not a lost answer."""
 
 E = TypeVar("E", bound=RotatorError)
 
@@ -66,3 +69,30 @@ class Circuit(Generic[E]):
         """The peer answered as it should."""
         with self._lock:
             self.error = None
+
+
+@dataclass(slots=True)
+class Outage(Generic[E]):
+    """Whether a peer answers at all. It stops nothing: callers have their own next tries. Safe for many threads.
+
+    It begins with a failure that comes a while after another, with no answer in between: after a single one it may be
+    long until anything is asked again.
+    """
+
+    clock: Clock
+    error: E | None = None  # of the last try; None while the peer answers
+    _since: float | None = None  # monotonic: of the first failure in a row
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def failed(self, error: E) -> None:
+        """There was no answer."""
+        with self._lock:
+            now = self.clock.monotonic()
+            self._since = now if self._since is None else self._since
+            if now - self._since >= LASTING:
+                self.error = error
+
+    def answered(self) -> None:
+        """There was one, be it a refusal."""
+        with self._lock:
+            self.error = self._since = None

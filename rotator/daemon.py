@@ -75,7 +75,7 @@ class Daemon:
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._asked_to_stop = False
         self._asked_to_rotate = threading.Event()
-        self._login_failures: dict[str, str] = {}  # by store, the reason that was told
+        self._login_failures: dict[str, set[str]] = {}  # by store: what was told, since it last worked
         self._was_ready = False
 
     def run(self) -> NoReturn:
@@ -280,12 +280,14 @@ class Daemon:
                 store.keep_login()
             except RotatorError as error:
                 # Once for each reason; and not where it is told that the store is down.
-                if store.client.circuit.error is None and self._login_failures.get(name) != error.message:
+                told = self._login_failures.setdefault(name, set())
+                if store.client.circuit.error is None and error.message not in told:
                     fields = {"store": name, "error": error.message, "advice": error.advice}
                     self._tell(Event(What.LOGIN_FAILED, level=Level.of(error), fields=fields))
-                self._login_failures[name] = error.message
+                told.add(error.message)
             else:
-                self._login_failures.pop(name, None)
+                if self._login_failures.pop(name, None):
+                    self._tell(Event(What.LOGIN_RECOVERED, fields={"store": name}))
 
     # --- what can be asked -------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ Somebody calls `tick` often; nothing is done per target per tick. What is done t
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime
 from functools import partial
@@ -15,7 +15,14 @@ from random import SystemRandom
 
 from rotator.agenda import Agenda, Lane
 from rotator.assembly import Installation
-from rotator.errors import ClockDisagrees, ProviderError, RotatorError
+from rotator.errors import (
+    ClockDisagrees,
+    ProviderCredentialRefused,
+    ProviderError,
+    ProviderOutcomeUnknown,
+    ProviderUnavailable,
+    RotatorError,
+)
 from rotator.events import Event, Fields, Level, What
 from rotator.logs import unexpected
 from rotator.metrics import Metrics
@@ -28,6 +35,8 @@ from rotator.work import Findings, sweep_all, troubles, work_on
 
 Lasting = tuple[What, object]
 """A trouble that every pass over a target meets until somebody acts, and of which key."""
+
+_NO_ANSWER = (ProviderUnavailable, ProviderOutcomeUnknown)
 
 
 def _lasting(event: Event) -> Lasting | None:
@@ -63,7 +72,7 @@ class Engine:
         self._in_use: Counter[Installation] = Counter()
         self._formers: list[Installation] = []  # to be closed when nothing under way uses them any more
         self._sweeping = threading.Lock()
-        self._down: set[str] = set()  # the peers that are
+        self._down: Mapping[str, RotatorError] = {}  # the peers that are, and why
         self._told: set[str] = set()  # the targets of which it was told that they fail
         self._lasting: dict[str, frozenset[Lasting]] = {}  # by target: what was told, and is so until somebody acts
         self._findings = Findings()
@@ -123,7 +132,7 @@ class Engine:
             self._sweeping.release()
 
     def _take_note(self, swept: Swept) -> None:
-        for event in self._findings(swept, self._is_known):
+        for event in self._findings(swept, partial(self._is_known, swept.provider)):
             self._tell(event)
         for key in swept.unclaimed:
             if key.id not in self._reported:
@@ -143,21 +152,23 @@ class Engine:
                     next(installation.providers[name].pages(partial(installation.budgets[name].take, TIDYING)), None)
 
     def watch(self) -> None:
-        """Tell, once each, of providers and stores that went down or came up, and of a clock that went wrong.
+        """Tell of providers and stores that went down or came up, and of a clock that went wrong.
 
+        Once each; and again when what heals by itself has come to need a person.
         And let go what the passes of before a reload have ended with.
         """
         self._close_the_unused()
         peers = self.installation.peers()
         for name, error in peers.items():
-            was_down = name in self._down
-            if error is not None and not was_down:
+            before = self._down.get(name)
+            if error is not None and (before is None or error.needs_a_person > before.needs_a_person):
                 fields: Fields = {"peer": name, "error": error.message, "advice": error.advice}
                 self._tell(Event(What.PEER_DOWN, "", Level.of(error), fields))
-            elif error is None and was_down:
+            elif error is None and before is not None:
                 self._tell(Event(What.PEER_UP, fields={"peer": name}))
-                self._take_up_again(name)
-        self._down = {name for name, error in peers.items() if error is not None}
+                if isinstance(before, ProviderCredentialRefused):
+                    self._take_up_again(name)
+        self._down = {name: error for name, error in peers.items() if error is not None}
         if self._clock.trusted() is self._clock_disagrees:
             self._clock_disagrees = not self._clock_disagrees
             skews = ", ".join(f"{skew.total_seconds():+.0f} s to {peer}" for peer, skew in self._clock.skews.items())
@@ -169,9 +180,9 @@ class Engine:
                 self._tell(Event(What.CLOCK_AGREES, fields={"skews": skews}))
 
     def _take_up_again(self, peer: str) -> None:
-        """What failed because of a provider is not left for its own next try: the budget orders and paces it.
+        """What a refused organisation key held up is not left for its own next try: the budget orders and paces it.
 
-        A store has no budget. The tries of what failed because of it are spread already, and stay so.
+        What failed because of an outage, or of a store, has tries that are spread already, and stay so.
         """
         failing = [status.target for status in self.board.snapshot() if status.error is not None]
         self._agenda.wake([target.name for target in failing if f"provider {target.provider}" == peer])
@@ -260,7 +271,7 @@ class Engine:
             self._tell(Event(What.TARGET_RECOVERED, target.name))
         before = self._lasting.get(target.name, frozenset())
         events = list(troubles(report, failures, retry_at))
-        if self._is_news(report.error, failures):
+        if not self._is_known(target.provider, report.error) and failures & (failures - 1) == 0:
             if report.error is not None:
                 self._told.add(target.name)
             for event in events:
@@ -294,10 +305,9 @@ class Engine:
             former.close(but=used)
             del self._in_use[former]
 
-    def _is_news(self, error: RotatorError | None, failures: int) -> bool:
-        """Not what holds for all targets of a peer that is down; and the same again only at each doubling."""
-        return not self._is_known(error) and failures & (failures - 1) == 0
-
-    def _is_known(self, error: RotatorError | None) -> bool:
-        """Whether a peer is down because of this very error: that is told by itself."""
-        return error is not None and any(error is known for known in self.installation.peers().values())
+    def _is_known(self, provider: str, error: RotatorError | None) -> bool:
+        """Whether it is told by itself: a peer is down because of this very error, or this provider answers nobody."""
+        peers = self.installation.peers()
+        if isinstance(error, _NO_ANSWER) and isinstance(peers.get(f"provider {provider}"), _NO_ANSWER):
+            return True
+        return error is not None and any(error is known for known in peers.values())

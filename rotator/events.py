@@ -57,6 +57,7 @@ class What(StrEnum):
     LEADING = "leading"
     STANDING_BY = "standing_by"
     LEASE_FAILED = "lease_failed"
+    LEASE_RECOVERED = "lease_recovered"
     STARTED = "started"
     STOPPING = "stopping"
     STOPPED = "stopped"
@@ -65,6 +66,7 @@ class What(StrEnum):
     ROTATION_REQUESTED = "rotation_requested"
     CONFIGURATION_WARNING = "configuration_warning"
     LOGIN_FAILED = "login_failed"
+    LOGIN_RECOVERED = "login_recovered"
     UNEXPECTED_ERROR = "unexpected_error"
 
 

@@ -131,7 +131,7 @@ class Lease:
         self._until = float("-inf")  # monotonic; this process leads before that
         self._led = False  # and that was told
         self._seen: _Seen | None = None
-        self._failure = ""  # the one that was told
+        self._failures: set[str] = set()  # what was told, since it last worked
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
         self.holder = ""  # who led at the last look
@@ -215,17 +215,21 @@ class Lease:
         except _Stopping:
             return
         except _Failed as error:
-            if str(error) != self._failure:
+            if str(error) not in self._failures:
                 fields: Fields = {"error": str(error), "advice": error.advice, "leads": self.leads()}
                 self._tell(Event(What.LEASE_FAILED, "", Level.of(error), fields))
-            self._failure = str(error)
+            self._failures.add(str(error))
         else:
-            self._failure = ""
+            if self._failures:
+                self._tell(Event(What.LEASE_RECOVERED, fields=self._about()))
+            self._failures.clear()
         if self.leads() is not self._led:
             self._led = not self._led
-            about: Fields = {"lease": f"{self._settings.namespace}/{self._settings.name}", "holder": self.holder}
-            self._tell(Event(What.LEADING if self._led else What.STANDING_BY, fields=about))
+            self._tell(Event(What.LEADING if self._led else What.STANDING_BY, fields=self._about()))
             self._changed(self._led)
+
+    def _about(self) -> Fields:
+        return {"lease": f"{self._settings.namespace}/{self._settings.name}", "holder": self.holder}
 
     def _acquire_or_renew(self) -> None:
         me, now = self._settings.identity, self._clock.monotonic()

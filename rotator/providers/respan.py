@@ -18,9 +18,16 @@ import httpx
 import stamina
 
 from rotator import __version__
-from rotator.circuit import Circuit
+from rotator.circuit import Circuit, Outage
 from rotator.deadline import Transport, Until
-from rotator.errors import ProviderCredentialRefused, ProviderRateLimited, ProviderUnavailable, RotatorError
+from rotator.errors import (
+    ProviderCredentialRefused,
+    ProviderError,
+    ProviderOutcomeUnknown,
+    ProviderRateLimited,
+    ProviderUnavailable,
+    RotatorError,
+)
 from rotator.model import CreatedKey, KeyParameters, Secret, VendorKey, timestamp
 from rotator.ports import NO_CREDENTIAL, Clock, Meter
 from rotator.providers.respan_answers import Answer, Errors, created_key, is_id, is_revoked, quoted, vendor_key
@@ -75,6 +82,7 @@ class RespanProvider:
         self._keys_url = f"{base_url.rstrip('/')}/api/temporary-keys/"
         self._errors = Errors(name, base_url)
         self.circuit: Circuit[ProviderCredentialRefused] = Circuit(clock)
+        self.outage: Outage[ProviderError] = Outage(clock)
         self._organisation_key = organisation_key
         self._probe = probe
         self._clock = clock
@@ -216,9 +224,15 @@ class RespanProvider:
         self.circuit.enter()
         try:
             answer = self._authorised(operation, method, url, by, body)
-        except ProviderCredentialRefused as error:
-            self.circuit.failed(error)
+        except (ProviderUnavailable, ProviderOutcomeUnknown) as error:
+            self.outage.failed(error)
             raise
+        except ProviderError as error:
+            self.outage.answered()
+            if isinstance(error, ProviderCredentialRefused):
+                self.circuit.failed(error)
+            raise
+        self.outage.answered()
         self.circuit.worked()
         return answer
 

@@ -1,11 +1,11 @@
-"""The circuit: while a peer is down one caller now and then is let go, and all others hear why."""
+"""The circuit (one caller now and then is let go, all others hear why), and what counts as an outage."""
 
 import threading
 
 import pytest
 from support.world import FakeClock
 
-from rotator.circuit import FIRST_WAIT, LONGEST_WAIT, Circuit
+from rotator.circuit import FIRST_WAIT, LASTING, LONGEST_WAIT, Circuit, Outage
 from rotator.errors import StoreSealed
 
 
@@ -116,3 +116,24 @@ def test_one_who_looks_is_told_and_does_not_take_the_turn(circuit: Circuit[Store
     clock.sleep(60)
     circuit.look()
     assert not is_open(circuit), "the turn is still there"
+
+
+def test_an_outage_is_a_failure_a_while_after_another_with_no_answer_in_between(clock: FakeClock) -> None:
+    outage: Outage[StoreSealed] = Outage(clock)
+
+    def error() -> StoreSealed | None:
+        return outage.error
+
+    outage.failed(StoreSealed("first"))
+    clock.sleep(LASTING - 1)
+    outage.failed(StoreSealed("second"))
+    assert error() is None
+    outage.answered()
+    clock.sleep(1)
+    outage.failed(StoreSealed("third"))
+    clock.sleep(10 * LASTING)
+    assert error() is None, "nothing was asked meanwhile"
+    outage.failed(last := StoreSealed("fourth"))
+    assert error() is last
+    outage.answered()
+    assert error() is None

@@ -1,14 +1,16 @@
-"""What the daemon makes of faults that nobody foresaw: in a job, and in a reload."""
+"""What the daemon makes of faults: those that nobody foresaw, in a job and in a reload, and logins that fail."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rotator.assembly import Installation
 from rotator.clock import SystemClock
 from rotator.daemon import Daemon
+from rotator.errors import RotatorError, StoreCredentialRefused, StoreUnavailable
 from rotator.events import Event, Level, What
 from rotator.metrics import Metrics
 
@@ -62,3 +64,33 @@ def test_a_fault_while_reloading_leaves_the_old_configuration_in_use(rig: Rig, m
     assert [told.fields["where"] for told in rig.told(What.UNEXPECTED_ERROR)] == ["reading the configuration"]
     assert rig.daemon._installation is before
     assert b"rotator_config_last_reload_successful 0.0" in rig.metrics.render()
+
+
+def test_a_login_that_fails_is_told_once_for_each_reason_and_when_it_works_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome: list[RotatorError | None] = [None]
+    down = SimpleNamespace(error=None)
+
+    def keep_login() -> None:
+        if outcome[0]:
+            raise outcome[0]
+
+    vault = SimpleNamespace(keep_login=keep_login, client=SimpleNamespace(circuit=down))
+    monkeypatch.setattr(rig.daemon, "_is_ready", lambda: True)
+    monkeypatch.setattr(rig.daemon, "_installation", SimpleNamespace(vaults={"vault": vault}))
+    gone, refused = StoreUnavailable("it does not answer"), StoreCredentialRefused("it is refused", "Look at the role.")
+    for error in (None, gone, refused, gone, refused, None, None, gone):
+        outcome[0] = error
+        rig.daemon._keep_logins()
+    told = [(event.what, event.level, event.fields.get("error")) for event in rig.events]
+    assert told == [
+        (What.LOGIN_FAILED, Level.WARNING, gone.message),
+        (What.LOGIN_FAILED, Level.ERROR, refused.message),
+        (What.LOGIN_RECOVERED, Level.INFO, None),
+        (What.LOGIN_FAILED, Level.WARNING, gone.message),
+    ]
+    assert rig.events[1].fields["advice"] == "Look at the role."
+    down.error, outcome[0] = refused, refused
+    rig.daemon._keep_logins()
+    assert len(rig.events) == len(told), "it is told that the store is down"

@@ -12,6 +12,7 @@ import pytest
 from support.process import wait_until
 from support.told import Heard
 
+from rotator import circuit as circuits
 from rotator.agenda import Agenda
 from rotator.assembly import Installation
 from rotator.budget import SlidingWindow
@@ -180,6 +181,35 @@ def test_a_refused_organisation_key_is_told_once_and_its_end_too(replica: Replic
     replica.engine.watch()
     [up] = replica.told(What.PEER_UP)
     assert up.fields == {"peer": "provider respan"}
+
+
+def test_a_provider_that_does_not_answer_is_told_once_and_not_by_each_target(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica.simulator.faults.add(Fault("refuse", status=503, times=None))
+    replica.work()
+    assert len(replica.told(What.TARGET_FAILED)) == 2, "two lost answers are no outage"
+    monkeypatch.setattr(circuits, "LASTING", 0.0)
+    for _ in range(3):
+        replica.engine.request(Order(rotate=True, by="signal"))
+        replica.work()
+        replica.engine.watch()
+    assert len(replica.told(What.TARGET_FAILED)) == 2
+    [down] = replica.told(What.PEER_DOWN)
+    assert (down.fields["peer"], down.level) == ("provider respan", Level.WARNING)
+    replica.simulator.faults.clear()
+    replica.simulator.faults.add(Fault("refuse", status=401, times=None))
+    replica.engine.ask_providers()
+    replica.engine.watch()
+    assert [event.level for event in replica.told(What.PEER_DOWN)] == [Level.WARNING, Level.ERROR]
+    replica.simulator.faults.clear()
+    replica.clock.sleep(1)
+    replica.engine.ask_providers()
+    replica.engine.watch()
+    assert len(replica.told(What.PEER_UP)) == 1
+    replica.work()
+    assert set(replica.states().values()) == {State.OK}, "what was held up is taken up"
+    assert len(replica.told(What.TARGET_RECOVERED)) == 2
 
 
 def test_a_foreign_path_is_told_once_until_it_is_ours_again(replica: Replica) -> None:

@@ -212,6 +212,24 @@ def test_a_holder_that_cannot_renew_leads_on_to_two_thirds_and_says_so_once(
     assert TOKEN not in str(rig.events)
 
 
+def test_failures_are_told_once_for_each_reason_and_their_end_once(rig: Rig, clock: FakeClock) -> None:
+    a = rig.replica("a", clock)
+    for _ in range(3):
+        for status in (503, 429, 500):
+            rig.api.reply = Reply(status)
+            a.attempt()
+    assert len(rig.told(What.LEASE_FAILED)) == 3
+    assert not rig.told(What.LEASE_RECOVERED)
+    rig.api.reply = None
+    for _ in range(3):
+        a.attempt()
+    [recovered] = rig.told(What.LEASE_RECOVERED)
+    assert recovered.fields == {"lease": "rotator/rotator", "holder": "a"}
+    rig.api.reply = Reply(503)
+    a.attempt()
+    assert len(rig.told(What.LEASE_FAILED)) == 4
+
+
 def test_an_api_server_that_is_away_is_no_end(rig: Rig, clock: FakeClock) -> None:
     a = rig.replica("a", clock)
     with canned(lambda _: Reply(500)) as gone:

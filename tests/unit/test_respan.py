@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -21,6 +21,7 @@ import trustme
 from support.process import free_ports
 from support.world import FakeClock
 
+from rotator import circuit
 from rotator.circuit import FIRST_WAIT
 from rotator.clock import SystemClock
 from rotator.errors import (
@@ -995,6 +996,23 @@ def test_an_echoed_key_is_not_quoted(status: int, body: object, content_type: st
 def test_a_key_in_broken_http_is_not_quoted(bytes_: bytes) -> None:
     with answering(bytes_) as (provider, _, _):
         assert isinstance(refused(lambda: provider.create("n", NONE, EXPIRY)), ProviderOutcomeUnknown)
+
+
+@pytest.mark.parametrize(
+    ("status", "is_outage"),
+    [(200, False), (400, False), (401, False), (404, False), (422, False), (429, False), (500, True), (503, True)],
+)
+def test_an_outage_is_when_nothing_is_answered_and_a_refusal_is_an_answer(
+    status: int, is_outage: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuit, "LASTING", 0.0)
+    with answering(response(status, [])) as (provider, _, _), suppress(ProviderError):
+        provider.outage.failed(ProviderUnavailable("the last time"))
+        listed(provider)
+    assert (provider.outage.error is not None) is is_outage
+    with provider_at("http://127.0.0.1:1", Noted()) as provider, suppress(ProviderError):
+        listed(provider)
+    assert provider.outage.error is not None
 
 
 def test_the_vendors_words_are_one_short_line() -> None:
