@@ -290,7 +290,8 @@ class Sweeper:
                 try:
                     if orphan.ahead and orphan.fate is Fate.TO_SHORTEN and fence is None:
                         fence = self._fence(executor, target, by)
-                    after.append(self._end(executor, orphan, by, needed_by, fence))
+                    if (ended := self._end(executor, orphan, by, needed_by, fence)) is not None:
+                        after.append(ended)
                 except (StoreError, ProviderError) as error:
                     failed[target.name] = error
                     after += [replace(left, outcome=Outcome.FAILED) for left in mine[number:]]
@@ -321,20 +322,21 @@ class Sweeper:
         executor.ports.tell(Event(What.PATH_FENCED, target.name, Level.INFO, fields))
         return written.number
 
-    def _end(self, executor: Executor, orphan: Orphan, by: str, needed_by: datetime, fence: int | None) -> Orphan:
-        """Shorten it, or remove its record; unless it turns out that it is in a version now.
+    def _end(
+        self, executor: Executor, orphan: Orphan, by: str, needed_by: datetime, fence: int | None
+    ) -> Orphan | None:
+        """Shorten it, or remove its record; unless it turns out that it is in a version now. None: it is gone.
 
         A read that does not know of our own fence is from the past, and in what it lacks the key may stand. So may the
-        list be: a key that another replica has shortened since must not be prolonged by it, and so is looked up.
+        list be, and so the key is looked up: what was shortened since must not be prolonged, and of a key that was
+        retired since nobody is to hear that it was lost.
         """
         ports, target = self._ports, orphan.target
-        key = orphan.key
-        if orphan.fate is Fate.TO_SHORTEN:
-            ports.budget.take(needed_by)
-            found = ports.provider.retrieve(key.id)
-            if found is None:
-                return orphan  # somebody removed it
-            key = replace(found, created_at=key.created_at)
+        ports.budget.take(needed_by)
+        found = ports.provider.retrieve(orphan.key.id)
+        if found is None:
+            return None
+        key = replace(found, created_at=orphan.key.created_at)
         ports.budget.take(needed_by)
         observation = executor.observe(target)
         now = ports.clock.now()

@@ -183,6 +183,23 @@ def test_a_list_that_is_older_than_anothers_shortening_prolongs_nothing() -> Non
 # --- the fence -------------------------------------------------------------------------------------------------------
 
 
+def test_a_key_that_was_retired_since_the_list_is_no_orphan_and_not_deleted_again() -> None:
+    world = World()
+    executor = rotated(world)
+    executor.reconcile(world.target, Order(rotate=True))
+    world.clock.advance(world.target.grace_period)
+    world.events.clear()
+    swept_by = world.executor("sweeper")
+    world.at(
+        lambda call: call.actor == "sweeper" and call.operation == "provider.page",
+        afterwards(lambda: executor.reconcile(world.target)),
+    )
+    swept = sweeper_of(swept_by, world.targets).sweep()
+    assert (swept.listed, swept.orphans) == (2, ())
+    [deleted] = [event for event in world.events if event.what is What.KEY_DELETED]
+    assert deleted.fields["reason"] == Reason.GRACE_OVER
+
+
 def test_a_key_for_a_version_to_come_is_fenced_off_first() -> None:
     world = World()
     rotated(world)
