@@ -103,8 +103,10 @@ class Engine:
         return changed
 
     def request(self, order: Order) -> None:
-        """Have every target worked on now."""
-        self._agenda.request(list(self.installation.targets), order)
+        """Have every target rotated now, as somebody asks for."""
+        names = list(self.installation.targets)
+        self.board.ask(names)
+        self._agenda.request(names, order)
 
     def lead(self) -> None:
         """This replica has begun to lead: work on what its view says is due. All else is looked at in its turn."""
@@ -262,9 +264,12 @@ class Engine:
         with self._using() as installation:
             configured_at = self._configured_at.get(target.name, self._clock.now())
             roll_out_at = configured_at + installation.configuration.daemon.spread * hash_fraction(target.name)
-            report = work_on(installation, self._metrics, target, order, roll_out_at)
+            report = work_on(
+                installation, self._metrics, target, order, roll_out_at, partial(self.board.see, target)
+            )
         failures, retry_at = self._agenda.done(report, order)
-        self.board.update(target, report.plan, report.error, retry_at)
+        obeyed = order.rotate and (report.rotated or report.error is None)
+        self.board.update(target, report.plan, report.error, retry_at, obeyed=obeyed)
         self.has_read = self.has_read or report.plan is not None
         if report.error is None and target.name in self._told:
             self._told.discard(target.name)

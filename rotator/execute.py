@@ -169,8 +169,16 @@ class Executor:
 
     # --- one pass --------------------------------------------------------------------------------------------------
 
-    def reconcile(self, target: Target, order: Order = SCHEDULED, roll_out_at: datetime | None = None) -> Report:
+    def reconcile(
+        self,
+        target: Target,
+        order: Order = SCHEDULED,
+        roll_out_at: datetime | None = None,
+        planned: Callable[[Plan], object] = lambda _: None,
+    ) -> Report:
         """Do all that is due for one target. Errors end what they concern and are reported, never raised.
+
+        `planned` hears of each plan as it is made: a pass may wait for its budget for long.
 
         Each action is tried once a pass: what fails waits for the caller's backoff, and what succeeds without showing
         (a vendor that ignores a PATCH) cannot keep us here. A replica that does not lead looks at the store, no more.
@@ -202,6 +210,7 @@ class Executor:
                     except ProviderError as failure:
                         error = error or failure
                 made = plan(observation, clock.now(), order, roll_out_at)
+                planned(made)
                 action = next((action for action in made.actions if _identity(action) not in tried), None)
                 if action is None or not may_act:
                     if lost and any(isinstance(left, Rotate) for left in made.actions):

@@ -177,8 +177,8 @@ def plan_lines(status: TargetStatus) -> Iterator[str]:
         yield f"  {adoption_advice(status.target)}"
     for action in made.actions:
         yield f"{name}: {in_words(action)}"
-    if not made.actions and made.renew_at is not None and status.error is None:
-        yield f"{name}: nothing to do; next rotation at {timestamp(made.renew_at)}"
+    if not made.actions and made.next_rotation_at is not None and status.error is None:
+        yield f"{name}: nothing to do; next rotation at {timestamp(made.next_rotation_at)}"
     for record in made.untrusted:
         yield f"{name}: {record.key_id} is left alone: the provider knows it under a name that is not this path's"
 

@@ -350,8 +350,11 @@ def _next(status: TargetStatus, now: datetime) -> str:
         again = f"<small>next try {_moment(status.next_look, now)}</small>"
     if plan is None:
         return f"{'read the path again' if status.error else 'read the path'}{again}"
-    if plan.actions:
-        return "<br>".join(f"now: {_text(in_words(action))}" for action in plan.actions) + again
+    now_due = [in_words(action) for action in plan.actions]
+    if status.reason is Reason.REQUESTED and plan.state is State.OK:  # no pass has begun with it yet
+        now_due.insert(0, f"rotate ({Reason.REQUESTED})")
+    if now_due:
+        return "<br>".join(f"now: {_text(words)}" for words in now_due) + again
     if plan.state is State.FOREIGN:
         return f"left alone ({plan.reason})<small>{_advice(adoption_advice(status.target))}</small>"
     return _coming(plan, now) + again
@@ -364,8 +367,9 @@ def _coming(plan: Plan, now: datetime) -> str:
         for key in plan.superseded
         if key.record not in plan.untrusted and key.until > now
     ]
-    if plan.renew_at is not None:
-        coming.append((plan.renew_at, "rotate", Reason.EXPIRING))
+    if plan.next_rotation_at is not None:
+        why = Reason.EXPIRING if plan.reason is Reason.FRESH else plan.reason
+        coming.append((plan.next_rotation_at, "rotate", why))
     if not coming:
         return "nothing"
     at, what, reason = min(coming)

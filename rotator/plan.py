@@ -161,8 +161,14 @@ class Plan:
     superseded: tuple[Superseded, ...] = ()  # without those that are known to be gone
     untrusted: tuple[Record, ...] = ()  # superseded, but the provider knows them under another name: left alone
     actions: tuple[Action, ...] = ()
-    renew_at: datetime | None = None
+    renew_at: datetime | None = None  # when the current key is due, by its own end
+    roll_out_at: datetime | None = None  # when it is replaced for its outdated parameters, if it is not yet
     wake_at: datetime | None = None
+
+    @property
+    def next_rotation_at(self) -> datetime | None:
+        """When the current key is replaced, for whatever reason comes first."""
+        return min((at for at in (self.renew_at, self.roll_out_at) if at is not None), default=None)
 
 
 REVOKED_WITHIN = timedelta(minutes=1)
@@ -237,18 +243,19 @@ def plan(
     tidy = [action for key in superseded for action in _tidy(observation, key, now, order)]
     due = facts.renew_at
     assert due is not None  # noqa: S101 - for the type checker: there is a current key
+    later = roll_out_at if drifted and rotate is None and roll_out_at is not None and roll_out_at < due else None
     ends = [seen.key.expires_at for seen in observation.vendor.values() if seen.key and seen.key.expires_at]
-    moments = [due, current.record.expires_at, *ends, *(key.until + observation.clock_ahead for key in superseded)]
-    if drifted and roll_out_at is not None:
-        moments.append(roll_out_at)
+    graces = [key.until + observation.clock_ahead for key in superseded]
+    moments = [later or due, current.record.expires_at, *ends, *graces]
     return Plan(
         state=State.MISSING if rotate in (Reason.MISSING, Reason.EXPIRED) else State.DUE if rotate else State.OK,
-        reason=rotate or Reason.FRESH,
+        reason=rotate or (Reason.FRESH if later is None else Reason.DRIFTED),
         current=current.record,
         superseded=tuple(key for key in superseded if not _is_gone(observation, key.record)),
         untrusted=tuple(key.record for key in superseded if _owned(observation, key.record) is False),
         actions=(*((Rotate(rotate, base),) if rotate else ()), *_restore(observation, current.record, now), *tidy),
         renew_at=due,
+        roll_out_at=later,
         wake_at=min((moment for moment in moments if moment > now), default=None),
     )
 

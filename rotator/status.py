@@ -6,7 +6,7 @@ path's record) is made printable here, and searched for secrets.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,7 @@ from rotator.errors import RotatorError
 from rotator.events import Event, Level, What
 from rotator.logs import scrub
 from rotator.model import Target, timestamp
-from rotator.plan import Plan, State
+from rotator.plan import Plan, Reason, State
 from rotator.ports import Listener
 
 NOT_WELL = frozenset({State.FAILING, State.FOREIGN, State.MISSING, State.UNKNOWN})
@@ -36,6 +36,7 @@ class TargetStatus:
     plan: Plan | None
     error: RotatorError | None
     next_look: datetime | None = None  # when the daemon works on it again; None: nobody knows
+    asked: bool = False  # somebody wants a new key now, and it is not served yet
 
     @property
     def state(self) -> State:
@@ -44,7 +45,16 @@ class TargetStatus:
             return State.UNKNOWN
         if self.error is not None and self.plan.state in (State.OK, State.DUE):
             return State.FAILING
-        return self.plan.state
+        return State.DUE if self._waits else self.plan.state
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why that is its state, and a new key is or will be made."""
+        return Reason.REQUESTED if self._waits else self.plan.reason if self.plan else None
+
+    @property
+    def _waits(self) -> bool:
+        return self.asked and self.plan is not None and self.plan.state is State.OK
 
     @property
     def expires_at(self) -> datetime | None:
@@ -61,8 +71,8 @@ class TargetStatus:
             "key_id": scrub(current.key_id) if current else None,
             "issued_at": timestamp(current.issued_at) if current else None,
             "expires_at": timestamp(current.expires_at) if current else None,
-            "next_rotation_at": timestamp(plan.renew_at) if plan and plan.renew_at else None,
-            "reason": plan.reason.value if plan else None,
+            "next_rotation_at": timestamp(plan.next_rotation_at) if plan and plan.next_rotation_at else None,
+            "reason": self.reason.value if self.reason else None,
             "superseded": [{"key_id": scrub(key.key_id), "until": timestamp(key.until)} for key in plan.superseded]
             if plan
             else [],
@@ -198,17 +208,39 @@ class Board:
         self._lock = threading.Lock()
         self._targets: dict[str, TargetStatus] = {}
 
+    def ask(self, names: Iterable[str]) -> None:
+        """Take note that somebody wants new keys for these."""
+        with self._lock:
+            for name in names:
+                if name in self._targets:
+                    self._targets[name] = replace(self._targets[name], asked=True)
+
+    def see(self, target: Target, plan: Plan) -> None:
+        """Take what a pass that is under way has seen."""
+        with self._lock:
+            before = self._targets.get(target.name)
+            if before is not None:
+                is_new = before.plan is not None and _key_id(plan) != _key_id(before.plan)
+                self._targets[target.name] = replace(before, plan=plan, asked=before.asked and not is_new)
+
     def update(
-        self, target: Target, plan: Plan | None, error: RotatorError | None, next_look: datetime | None = None
+        self,
+        target: Target,
+        plan: Plan | None,
+        error: RotatorError | None,
+        next_look: datetime | None = None,
+        *,
+        obeyed: bool = False,
     ) -> None:
         """Take a pass's result; without a plan (the store could not be read) the last known one stays.
 
-        A target that is not configured any more stays forgotten.
+        `obeyed`: what somebody had asked for is done. A target that is not configured any more stays forgotten.
         """
         with self._lock:
             before = self._targets.get(target.name)
             if before is not None:
-                self._targets[target.name] = TargetStatus(before.target, plan or before.plan, error, next_look)
+                asked = before.asked and not obeyed
+                self._targets[target.name] = TargetStatus(before.target, plan or before.plan, error, next_look, asked)
 
     def keep_only(self, targets: Mapping[str, Target]) -> None:
         """Forget the targets that are not configured any more; those that are new are unknown."""
@@ -223,3 +255,7 @@ class Board:
         """All targets, by name."""
         with self._lock:
             return tuple(self._targets.values())  # `keep_only` put them in order
+
+
+def _key_id(plan: Plan) -> str | None:
+    return plan.current.key_id if plan.current else None

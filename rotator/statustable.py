@@ -136,7 +136,7 @@ def _next_rotation(target: dict[str, Any], now: datetime, *, told_why: bool) -> 
     state, moment = State(target["state"]), _moment(target["next_rotation_at"])
     when, why = _when(target["next_rotation_at"], now), None
     if state is State.OK and moment is not None:
-        why = Reason.EXPIRING
+        why = Reason.EXPIRING if target["reason"] == Reason.FRESH else target["reason"]
     elif state is State.DUE:
         why = target["reason"]
         when = when if moment is not None and moment <= now else "now"

@@ -28,12 +28,13 @@ def work_on(
     target: Target,
     order: Order = SCHEDULED,
     roll_out_at: datetime | None = None,
+    planned: Callable[[Plan], object] = lambda _: None,
 ) -> Report:
     """One pass over one target, counted. Raises nothing of ours."""
     clock = installation.clock
     started = clock.monotonic()
     try:
-        report = installation.executor(target).reconcile(target, order, roll_out_at)
+        report = installation.executor(target).reconcile(target, order, roll_out_at, planned)
     except Exception as error:
         installation.tell(unexpected("working on a target", error, target.name))
         return Report(target, None, _fault(error))

@@ -23,7 +23,7 @@ from rotator.events import Event, Level, What
 from rotator.execute import Report
 from rotator.metrics import Metrics
 from rotator.model import Target
-from rotator.plan import Order, State
+from rotator.plan import Order, Reason, State
 from rotator.simulator import Fault, Options, Simulator
 from rotator.sweep import Swept
 
@@ -122,6 +122,31 @@ def test_a_person_is_obeyed_by_a_standby_too(replica: Replica, standby: Replica)
     standby.work()
     assert standby.calls().count("create") == 4
     assert standby.calls().count("update") == 2, "the old keys are shortened by whoever replaced them"
+
+
+def test_what_a_pass_has_done_is_seen_while_it_waits_for_more(replica: Replica) -> None:
+    replica.work()
+    target = replica.installation.targets["a"]
+    before = replica.engine.board.snapshot()[0].expires_at
+    executor, seen = replica.installation.executor(target), []
+
+    class Wait:
+        def take(self, needed_by: datetime) -> None:
+            status = replica.engine.board.snapshot()[0]
+            seen.append((status.state, status.reason, status.expires_at == before, len(replica.calls())))
+
+        def pause(self, seconds: float) -> None: ...
+
+    executor.ports = replace(executor.ports, budget=Wait())
+    replica.engine.board.ask(["a"])
+    replica.clock.sleep(1.1)  # else the new key ends in the same second
+    replica.engine._agenda.request(["a"], Order(rotate=True, by="signal"))
+    replica.work()
+    calls = replica.calls().count("create")
+    assert calls == 3
+    assert seen[0] == (State.DUE, Reason.REQUESTED, True, 2)
+    assert seen[-1][:3] == (State.OK, Reason.FRESH, False), "the new key is served, and the old one not shortened yet"
+    assert replica.states()["a"] is State.OK
 
 
 def test_who_ceases_to_lead_begins_nothing_more(replica: Replica) -> None:
@@ -348,7 +373,7 @@ class Crowd:
             executor.reconcile = self.wait  # type: ignore[method-assign, assignment]
         return made
 
-    def wait(self, target: Target, order: Order, roll_out_at: datetime | None = None) -> Report:
+    def wait(self, target: Target, *_: object) -> Report:
         self.inside.append(target.name)
         self.gate.wait(30)
         return Report(target, None)

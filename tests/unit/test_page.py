@@ -275,6 +275,13 @@ def test_a_target_that_is_well() -> None:
             "rotate (expiring) in 6 h, 2 Mar 04:00:00 F",
         ),
         (well(renew_at=None), None, "ok", "tk_1 10 h old", "nothing"),
+        (
+            well(reason=Reason.DRIFTED, roll_out_at=NOW + HOUR),
+            None,
+            "ok",
+            "tk_1 10 h old",
+            "rotate (drifted) in 1 h, 1 Mar 23:00:00",
+        ),
     ],
 )
 def test_what_comes_next_and_why(
@@ -283,6 +290,13 @@ def test_what_comes_next_and_why(
     shown = cells(plan, error)
     assert (shown["State"], shown["Served key"]) == (state, key)
     assert shown["Next"].startswith(following)
+
+
+def test_what_somebody_asked_for_comes_next_while_it_waits() -> None:
+    shown = cells(well(), asked=True)
+    assert (shown["State"], shown["Next"]) == ("due", "now: rotate (requested)")
+    assert cells(due(), asked=True)["Next"] == cells(due())["Next"], "a pass has seen that it is due"
+    assert cells(FOREIGN, asked=True)["State"] == "foreign"
 
 
 def test_an_error_stands_with_its_advice_and_the_next_try() -> None:

@@ -232,17 +232,21 @@ def test_a_drifted_key_is_replaced_at_once_without_a_roll_out() -> None:
 
 def test_a_drifted_key_is_replaced_when_its_turn_comes() -> None:
     before = plan(drifted(), at(1), roll_out_at=at(2))
-    assert (before.state, before.reason, before.actions) == (State.OK, Reason.FRESH, ())
-    assert before.wake_at == at(2)
+    assert (before.state, before.reason, before.actions) == (State.OK, Reason.DRIFTED, ())
+    assert before.wake_at == before.next_rotation_at == at(2)
     assert told(plan(drifted(), at(2), roll_out_at=at(2))) == ["rotate after 1: drifted"]
 
 
 def test_a_roll_out_does_not_concern_a_key_that_is_as_configured() -> None:
     assert plan(observation({0: "A"}), at(1), roll_out_at=at(1)).actions == ()
-    assert plan(observation({0: "A"}), at(1), roll_out_at=at(2)).wake_at == at(16)
+    made = plan(observation({0: "A"}), at(1), roll_out_at=at(2))
+    assert (made.reason, made.wake_at, made.next_rotation_at) == (Reason.FRESH, at(16), at(16))
 
 
 def test_an_expiring_key_does_not_wait_for_its_turn() -> None:
+    before = plan(drifted(), at(1), roll_out_at=at(30))
+    assert before.reason is Reason.FRESH
+    assert before.wake_at == before.next_rotation_at == before.renew_at
     assert told(plan(drifted(), at(20), roll_out_at=at(30))) == ["rotate after 1: expiring"]
 
 

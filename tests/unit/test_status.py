@@ -130,6 +130,32 @@ def test_the_board_is_in_order_and_keeps_what_was_known() -> None:
     assert board.snapshot() == (TargetStatus(targets["b"], None, None), last)
 
 
+def test_what_is_asked_for_is_due_until_a_new_key_is_served_or_the_pass_says_that_it_is_done() -> None:
+    board, target = Board(), make_target("a")
+    board.keep_only({"a": target})
+    board.update(target, WELL, None)
+    other = replace(WELL, current=replace(RECORD, key_id="tk_2"))
+
+    def told() -> tuple[str, str]:
+        [status] = board.snapshot()
+        shown = status.to_json()
+        return shown["state"], shown["reason"]
+
+    assert told() == ("ok", "fresh")
+    board.ask(["a", "gone"])
+    assert told() == ("due", "requested")
+    board.update(target, WELL, None)
+    board.see(target, WELL)
+    assert told() == ("due", "requested"), "that pass had begun before"
+    board.see(target, other)
+    assert told() == ("ok", "fresh"), "and has more to do, but nothing that anybody waits for"
+    board.ask(["a"])
+    board.update(target, None, ProviderUnavailable("no"))
+    assert told() == ("failing", "requested")
+    board.update(target, WELL, None, obeyed=True)
+    assert told() == ("ok", "fresh")
+
+
 def test_a_pass_that_ends_after_its_target_was_removed_does_not_bring_it_back() -> None:
     board, target = Board(), make_target("a")
     board.keep_only({"a": target})
@@ -237,11 +263,12 @@ def test_a_table_fits_on_a_terminal(
         (WELL, None, "in 16 h (expiring)"),
         (replace(WELL, state=State.DUE, reason=Reason.EXPIRING, renew_at=START - HOUR), None, "1 h ago (expiring)"),
         (replace(WELL, state=State.DUE, reason=Reason.DRIFTED), None, "now (drifted)"),
+        (replace(WELL, reason=Reason.DRIFTED, roll_out_at=START + HOUR), None, "in 1 h (drifted)"),
         (replace(WELL, state=State.DUE, reason=Reason.EXPIRING), ProviderUnavailable("no"), "in 16 h"),
         (Plan(State.MISSING, Reason.FIRST), None, "-"),
         (None, None, "-"),
     ],
-    ids=["ok", "late", "before its time", "failing", "missing", "unknown"],
+    ids=["ok", "late", "before its time", "at its turn", "failing", "missing", "unknown"],
 )
 def test_what_comes_next_is_told_with_its_reason(
     monkeypatch: pytest.MonkeyPatch,
