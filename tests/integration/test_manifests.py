@@ -1,6 +1,7 @@
 """The Helm chart and the systemd unit, judged by who will read them: Helm, a real API server, systemd."""
 
 import json
+import random
 import re
 import runpy
 import shutil
@@ -43,6 +44,7 @@ from rotator.settings import Changeable, DaemonSettings
 DATA = ROOT / "tests/data"
 UNIT = ROOT / "deploy/systemd/rotator.service"
 MINIMAL, EVERYTHING = DATA / "values-minimal.yaml", DATA / "values-everything.yaml"
+EXISTING_PARTS = DATA / "values-existing-parts.yaml"
 VALUES = sorted([*DATA.glob("values-*.yaml"), *DATA.glob("written-by-*/values.yaml")])
 
 
@@ -79,7 +81,18 @@ def manifests(cluster: KubeServer) -> Callable[..., Manifests]:
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """500 targets that do not fit into one ConfigMap."""
-    targets = {f"t{n:03}": {"path": f"apps/t{n:03}", "fields": {"note": f"{n} " + "x" * 3000}} for n in range(500)}
+    return of_500(tmp_path_factory, lambda: "x" * 3000)
+
+
+@pytest.fixture(scope="module")
+def too_many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """500 targets that do not fit into one release of Helm, which is compressed."""
+    letters = random.Random(1)
+    return of_500(tmp_path_factory, lambda: letters.randbytes(1500).hex())
+
+
+def of_500(tmp_path_factory: pytest.TempPathFactory, note: Callable[[], str]) -> Path:
+    targets = {f"t{n:03}": {"path": f"apps/t{n:03}", "fields": {"note": f"{n} {note()}"}} for n in range(500)}
     values = {"owner": "prod-eu", "vault": {"address": "https://vault.test"}, "targets": targets, "configParts": 4}
     values["image"] = {"repository": "registry.test/rotator"}
     file = tmp_path_factory.mktemp("values") / "values-500.json"
@@ -204,6 +217,9 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("vault.auth.mount=/kubernetes", "at '/vault/auth/mount'"),
         *((f"targets.billing-api.path={path}", "/path'") for path in ("/a", "a/", "a//b", "a/../b", ".", "a/.")),
         ("targets.billing-api.field=rotator", "at '/targets/billing-api/field'"),
+        ("existingConfig.targets={ours-1}", "at '/existingConfig/name': minLength"),
+        ("existingConfig.name=ours,existingConfig.targets={ours-1,ours-1}", "at '/existingConfig/targets'"),
+        ("existingConfig.name=ours,existingConfig.targets={Ours}", "at '/existingConfig/targets/0'"),
         # Beyond the schema:
         ("targets.billing-api.ttl=8h", "billing-api: renew_before (8h) must be shorter than ttl (8h)"),
         ("config.defaults.renew_before=1d", "billing-api: renew_before (1d) must be shorter than ttl (24h)"),
@@ -288,10 +304,52 @@ def test_the_schema_knows_what_the_configuration_knows() -> None:
     assert (CHART / "values.schema.json").read_text() == updated
 
 
-def test_it_is_installed_upgraded_and_removed(cluster: KubeServer) -> None:
-    namespace = cluster.namespace()
+def as_administrator(cluster: KubeServer) -> dict[str, str]:
+    """What lets Helm into the cluster."""
     access = {"HELM_KUBEAPISERVER": cluster.address, "HELM_KUBETOKEN": cluster.token}
-    access["HELM_KUBECAFILE"] = str(cluster.ca_file)
+    return {**access, "HELM_KUBECAFILE": str(cluster.ca_file)}
+
+
+def test_what_no_release_can_hold_is_installed_with_config_maps_of_ones_own(
+    cluster: KubeServer, too_many: Path, tmp_path: Path
+) -> None:
+    """As docs/kubernetes.md says, with its names."""
+    namespace, access = cluster.namespace(), as_administrator(cluster)
+    arguments = (f"--namespace={namespace}", "rotator", CHART)
+    said = helm("install", *arguments, f"--values={too_many}", access=access, status=1)
+    assert 'Secret "sh.helm.release.v1.rotator.v1" is invalid: data: Too long' in said
+
+    main = written(tmp_path / "written", too_many, "--set=configParts=2")
+    parts = sorted((main.parent / "targets.d").iterdir())
+    assert [part.name for part in parts] == ["1.json", "2.json"]
+    content = {"our-rotator": {"rotator.json": main.read_text()}}
+    content |= {f"our-targets-{part.stem}-of-2": {"targets.json": part.read_text()} for part in parts}
+    made: Manifests = {}
+    for name, data in content.items():
+        config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+        answer = cluster.request("POST", f"/api/v1/namespaces/{namespace}/configmaps", config_map)
+        made[f"ConfigMap/{name}"] = answer.raise_for_status().json()
+    helm("install", *arguments, f"--values={EXISTING_PARTS}", "--set=fullnameOverride=keys", access=access)
+
+    found = cluster.request("GET", f"/apis/apps/v1/namespaces/{namespace}/deployments/keys").raise_for_status().json()
+    (tmp_path / "mounted").mkdir()
+    configuration = configuration_of({**made, "Deployment/keys": found}, tmp_path / "mounted")
+    assert len(configuration.targets) == 500
+    assert configuration.warnings == ()
+
+
+def test_the_documentation_names_the_config_maps_as_it_makes_them() -> None:
+    document = (ROOT / "docs/kubernetes.md").read_text()
+    assert re.findall(r"^existingConfig: .*$", EXISTING_PARTS.read_text(), re.MULTILINE) == re.findall(
+        r"^existingConfig: .*$", document, re.MULTILINE
+    )
+    assert "configParts=2" in document
+    for name in ("apply our-rotator ", "apply our-targets-$part-of-2 "):
+        assert name in document
+
+
+def test_it_is_installed_upgraded_and_removed(cluster: KubeServer) -> None:
+    namespace, access = cluster.namespace(), as_administrator(cluster)
     arguments = (f"--namespace={namespace}", "rotator")
 
     def deployment() -> Manifest:

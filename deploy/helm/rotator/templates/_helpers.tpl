@@ -183,23 +183,25 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- end }}
 
 {{- define "rotator.volumes" -}}
+{{- $main := .Values.existingConfig.name -}}
+{{- $parts := .Values.existingConfig.targets -}}
+{{- if not $main -}}
+{{- $main = printf "%s-config" (include "rotator.fullname" .) -}}
+{{- $parts = list -}}
+{{- range until (int .Values.configParts) }}{{ $parts = append $parts (include "rotator.part" (list $ .)) }}{{ end -}}
+{{- end -}}
 - name: config
-  {{- if .Values.existingConfig.name }}
-  configMap:
-    name: {{ .Values.existingConfig.name }}
-  {{- else }}
   projected:
     sources:
       - configMap:
-          name: {{ include "rotator.fullname" . }}-config
-      {{- range $number := until (int .Values.configParts) }}
+          name: {{ $main }}
+      {{- range $number, $part := $parts }}
       - configMap:
-          name: {{ include "rotator.part" (list $ $number) }}
+          name: {{ $part }}
           items:
             - key: targets.json
               path: targets.d/{{ $number }}.json
       {{- end }}
-  {{- end }}
 {{- with .Values.respan.organisationKey }}
 {{- if .secretName }}
 - name: respan
