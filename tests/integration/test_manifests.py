@@ -492,8 +492,20 @@ def test_the_deployment_is_as_it_should_be(manifests: Callable[..., Manifests]) 
     assert pod["spec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert [port["containerPort"] for port in container["ports"]] == [9465]
     assert [port["port"] for port in made["Service/rotator"]["spec"]["ports"]] == [9465]
-    probes = {name: container[name]["httpGet"]["path"] for name in ("livenessProbe", "readinessProbe", "startupProbe")}
-    assert probes == {"livenessProbe": "/healthz", "readinessProbe": "/readyz", "startupProbe": "/healthz"}
+    times = "periodSeconds", "timeoutSeconds", "failureThreshold"
+    probes = {
+        name: (probe["httpGet"]["path"], probe["httpGet"]["port"], *(probe[time] for time in times))
+        for name, probe in container.items()
+        if name.endswith("Probe")
+    }
+    assert probes == {
+        "livenessProbe": ("/healthz", "metrics", 10, 5, 3),
+        "readinessProbe": ("/readyz", "metrics", 5, 5, 3),
+        "startupProbe": ("/healthz", "metrics", 2, 5, 60),
+    }
+    budget = dict(made["PodDisruptionBudget/rotator"]["spec"])
+    del budget["selector"]  # which another test tries
+    assert budget == {"maxUnavailable": 1, "unhealthyPodEvictionPolicy": "AlwaysAllow"}, "a drain is never held up"
     audiences = {
         volume["name"]: source["serviceAccountToken"].get("audience")
         for volume in pod["spec"]["volumes"]
