@@ -220,6 +220,8 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("existingConfig.targets={ours-1}", "at '/existingConfig/name': minLength"),
         ("existingConfig.name=ours,existingConfig.targets={ours-1,ours-1}", "at '/existingConfig/targets'"),
         ("existingConfig.name=ours,existingConfig.targets={Ours}", "at '/existingConfig/targets/0'"),
+        ("rotateJob.arguments=null", "at '/rotateJob': missing property 'arguments'"),
+        ("rotateJob.activeDeadlineSeconds=null", "at '/rotateJob': missing property 'activeDeadlineSeconds'"),
         # Beyond the schema:
         ("targets.billing-api.ttl=8h", "billing-api: renew_before (8h) must be shorter than ttl (8h)"),
         ("config.defaults.renew_before=1d", "billing-api: renew_before (1d) must be shorter than ttl (24h)"),
