@@ -840,6 +840,29 @@ def test_the_charts_configuration_rotates_with_the_charts_rights(
         assert data["metadata"]["version"] == version
 
 
+def test_without_the_api_server_the_keys_are_replaced_from_outside(vault: VaultServer, tmp_path: Path) -> None:
+    """As the runbook says for RotatorNoLeader and RotatorGone: the chart's configuration, with another login."""
+    mount = vault.new_mount()
+    policy = (ROOT / "deploy/vault/policy.hcl").read_text().replace('"secret/', f'"{mount}/')
+    with installation(tmp_path) as rotator:
+        file = written(tmp_path / "written", MINIMAL, f"--set=vault.address={vault.address},vault.mount={mount}")
+        config = json.loads(file.read_text())
+        (tmp_path / "api-key").write_text(rotator.simulator.organisation_key)
+        config["providers"]["respan"] |= {
+            "base_url": rotator.simulator.url,  # the vendor's own, there
+            "api_key": {"file": str(tmp_path / "api-key")},
+        }
+        config["stores"]["vault"]["auth"] = {"method": "token"}
+        assert config["lease"]["name"] == "rotator"
+        rotator.config, rotator.file = config, file
+        token = vault.policy_token(policy)
+        for number, command in enumerate((["run", "--once"], ["rotate", "billing-api"]), 1):
+            rotator.run(*command, status=0, VAULT_TOKEN=token)
+            data = vault.request("GET", f"{mount}/data/apps/billing/respan").raise_for_status().json()["data"]
+            assert data["metadata"]["version"] == number
+        rotator.run("extend", "--all", "--for", "24h", status=0, VAULT_TOKEN="of a Vault that is not asked")
+
+
 # --- without Kubernetes ----------------------------------------------------------------------------------------------
 
 
