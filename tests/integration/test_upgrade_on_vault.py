@@ -1,4 +1,7 @@
-"""What an earlier version wrote is kept by this one: a pass over it changes nothing, and finds nothing odd."""
+"""What a version wrote is kept by those after it: a pass over it changes nothing, and finds nothing odd.
+
+Which versions there are, tests/unit/test_upgrade.py tells.
+"""
 
 import json
 import re

@@ -1,4 +1,8 @@
-"""What an earlier version wrote is read by this one: a configuration, and a version of a path. The files are kept."""
+"""What a version wrote is read by those after it: a configuration, and a version of a path.
+
+0.1.0 is the first version, and has no earlier one: until its release its files are what the version at work writes.
+They are frozen at the release, and from then on are what the next version must read.
+"""
 
 import json
 from datetime import UTC, datetime
