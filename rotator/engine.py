@@ -264,9 +264,7 @@ class Engine:
         with self._using() as installation:
             configured_at = self._configured_at.get(target.name, self._clock.now())
             roll_out_at = configured_at + installation.configuration.daemon.spread * hash_fraction(target.name)
-            report = work_on(
-                installation, self._metrics, target, order, roll_out_at, partial(self.board.see, target)
-            )
+            report = work_on(installation, self._metrics, target, order, roll_out_at, partial(self.board.see, target))
         failures, retry_at = self._agenda.done(report, order)
         obeyed = order.rotate and (report.rotated or report.error is None)
         self.board.update(target, report.plan, report.error, retry_at, obeyed=obeyed)
