@@ -114,7 +114,7 @@ def _troubles(known: Known) -> list[str]:
     """What is wrong for more than one target."""
     around = known.surroundings
     found = [
-        f"<b>{_text(peer)}</b> is left alone for now: {_sentences(error.message, error.advice)}"
+        f"<b>{_text(peer)}</b> is down: {_sentences(error.message, error.advice)}"
         for peer, error in around.down.items()
     ]
     if not around.clock_trusted:

@@ -153,7 +153,7 @@ def _daemon_lines(daemon: dict[str, Any], now: datetime) -> Iterator[str]:
         when = f"{_when(end, now)}, unless it is renewed" if end else "at no known time"
         yield f"store {store}: the login ends {when}"
     for peer, error in daemon["down"].items():
-        yield f"{peer} is left alone for now: {error}"
+        yield f"{peer} is down: {error}"
     if not daemon["clock_trusted"]:
         yield "the clocks differ: keys are renewed, none is ended"
 

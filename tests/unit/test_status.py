@@ -305,7 +305,7 @@ def test_what_a_daemon_knows_is_told_on_a_terminal_only(
         "provider respan: 37% of a minute's requests used",
         "store vault: the login ends in 0 s, unless it is renewed",
         "store other: the login ends at no known time",
-        "provider respan is left alone for now: refused: [hidden]",
+        "provider respan is down: refused: [hidden]",
     ]
     events = lines[7:]
     assert len(events) == 20
