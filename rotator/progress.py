@@ -16,6 +16,9 @@ from rotator.output import Stderr, complain
 LINE_EVERY = 10.0
 """Seconds between lines that tell how far long work is, where there is no terminal for a bar."""
 
+TOO_EARLY = 60.0
+"""Seconds in which no estimate holds while a budget is waited for: a minute's requests go at once, then one by one."""
+
 Advance = Callable[[], None]
 """Says that one more is done."""
 
@@ -50,11 +53,13 @@ def _lines(what: str, total: int, waits: Callable[[], str]) -> Iterator[Advance]
 
 def progress_line(what: str, done: int, total: int, elapsed: float, waits: str) -> str:
     """One line of it; the rest is taken to last as long as what is done, each for each."""
-    left = _left(done, total, elapsed)
+    left = _left(done, total, elapsed, waits)
     return f"{what}: {done} of {total} done{f', {left}' if left else ''}{f'; {waits}' if waits else ''}"
 
 
-def _left(done: int, total: int, elapsed: float) -> str:
+def _left(done: int, total: int, elapsed: float, waits: str) -> str:
+    if waits and elapsed < TOO_EARLY:
+        return ""
     return f"about {in_units(elapsed / done * (total - done))} left" if 0 < done < total else ""
 
 
@@ -62,7 +67,8 @@ def _left(done: int, total: int, elapsed: float) -> str:
 def _bar(what: str, total: int, waits: Callable[[], str]) -> Iterator[Advance]:
     class Rest(ProgressColumn):
         def render(self, task: Task) -> Text:  # rich's own estimate knows nothing of a stall that goes on
-            parts = (_left(int(task.completed), total, task.elapsed or 0.0), waits())
+            why = waits()
+            parts = (_left(int(task.completed), total, task.elapsed or 0.0, why), why)
             return Text("; ".join(filter(None, parts)), style="yellow")
 
     bar = Progress(

@@ -172,8 +172,8 @@ class Errors:
         """The organisation key is of no use."""
         return ProviderCredentialRefused(
             message,
-            f'Every target of provider "{self.provider}" waits. Put a valid key where its api_key points to: '
-            "it is read again after each refusal, without a restart.",
+            f'Every target of provider "{self.provider}" waits. Put a valid key where its api_key points to. '
+            "A file, or a path in Vault, is read again after each refusal; a variable only at a restart.",
         )
 
     def not_accepted(self, answer: Answer, request: str) -> ProviderKeyNotAccepted:

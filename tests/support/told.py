@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rotator.events import Event, What
+from support.leaks import RECORDER
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "logging.md"
 BEFORE_THE_FIELDS = frozenset({"timestamp", "level", "event", "target"})
@@ -58,6 +59,7 @@ class Heard(list[Event]):
     def append(self, event: Event) -> None:
         """Keep it."""
         super().append(event)
+        RECORDER.record(f"event {event.what}", repr(dict(event.fields)))
         self.all_flaws.update(flaws(event.what.value, event.level.value, event.fields))
 
 

@@ -116,6 +116,7 @@ def test_failures_back_off_to_a_ceiling() -> None:
     assert FIRST_WAIT / 2 <= waits[0] <= FIRST_WAIT
     assert waits[0] < waits[3] < waits[-1]
     assert all(LONGEST_WAIT / 2 <= wait <= LONGEST_WAIT for wait in waits[-3:])
+    assert len(set(waits[-3:])) == 3, "those that failed together do not come back together"
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("no answer"), ProviderCredentialRefused("refused")])

@@ -9,7 +9,7 @@ import pytest
 
 import rotator
 
-PURE = ("model", "plan", "events", "errors", "execute", "memory", "publish", "extend", "sweep", "agenda")
+PURE = ("model", "plan", "events", "errors", "execute", "memory", "publish", "rollback", "extend", "sweep", "agenda")
 
 
 @pytest.mark.parametrize("module", PURE)
@@ -25,6 +25,16 @@ def test_the_core_never_looks_at_a_clock_of_its_own(module: str) -> None:
         and node.func.value.id != "clock"  # a local name of the port
     ]
     assert asked == []
+
+
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt", "deploy/requirements-build.txt"])
+def test_a_lock_names_no_index_and_nothing_without_a_hash(file: str) -> None:
+    text = (Path(rotator.__file__).parents[1] / file).read_text()
+    pins = [
+        line for line in text.replace("\\\n", "").splitlines() if line.strip() and not line.lstrip().startswith("#")
+    ]
+    assert pins
+    assert [pin for pin in pins if not re.match(r"[a-z0-9-]+(\[\w,]+\])?==\S+ .*--hash=sha256:", pin)] == []
 
 
 def test_the_check_can_fail() -> None:

@@ -36,6 +36,9 @@ def test_a_time_in_its_two_largest_units(seconds: float, words: str) -> None:
 def test_a_line_of_progress_estimates_the_end_once_it_can() -> None:
     assert progress_line("rotating", 0, 10_000, 60, "") == "rotating: 0 of 10000 done"
     assert progress_line("rotating", 1200, 10_000, 2045, "") == ("rotating: 1200 of 10000 done, about 4 h 9 min left")
+    waits = "waiting for the budget of respan (1 requests a minute)"
+    assert progress_line("rotating", 1, 4, 10, waits) == f"rotating: 1 of 4 done; {waits}", "too early to tell"
+    assert progress_line("rotating", 2, 4, 120, waits) == f"rotating: 2 of 4 done, about 2 min left; {waits}"
     assert progress_line("rotating", 10, 10, 60, "waiting for the budget of respan (60 requests a minute)") == (
         "rotating: 10 of 10 done; waiting for the budget of respan (60 requests a minute)"
     )

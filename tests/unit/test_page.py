@@ -562,9 +562,7 @@ def test_budgets_logins_and_what_is_down() -> None:
     shown = around(logins={"vault": NOW + timedelta(minutes=23), "other": None})
     assert "vault in 23 min, 1 Mar 22:23:00 other no end known" in shown
     down = around(down={"provider respan": ProviderCredentialRefused("the organisation key is refused", "Replace it.")})
-    assert down.startswith(
-        "Troubles provider respan is down: the organisation key is refused Replace it."
-    )
+    assert down.startswith("Troubles provider respan is down: the organisation key is refused Replace it.")
     assert around(clock_trusted=False).startswith("Troubles This machine's clock")
 
 
