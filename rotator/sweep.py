@@ -213,8 +213,6 @@ class Sweeper:
             try:
                 scope = executor.scope(target)
                 mine = [key for place in scope.places for key in by_place.pop(place, ())]
-                if len(mine) == 1 and executor.memory.show(target, scope, mine[0]):
-                    continue  # the only key of this path is the one that it serves: what could be lost?
                 observation = self._learn(executor, _read(executor, target, mine), keys)
             except (StoreError, ProviderError) as error:
                 failed[target.name] = error
