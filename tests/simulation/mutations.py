@@ -194,7 +194,9 @@ MUTATIONS = {
     ),
     "a sweep acts on old knowledge": Mutation("races", (OLD,), (Edit(Sweeper._end, "too_old or", ""),)),
     "an orphan is shortened on the list's word": Mutation(
-        "races", (SECOND_GRACE,), (Edit(Sweeper._end, "found = ports.provider.retrieve(key.id)", "found = key"),)
+        "races",
+        (SECOND_GRACE,),
+        (Edit(Sweeper._end, "found = ports.provider.retrieve(orphan.key.id)", "found = orphan.key"),),
     ),
     "one look at the newest version is enough, whatever its number": Mutation(
         "races",
