@@ -432,7 +432,7 @@ def revoked_between_create_and_publish(here: Scene, policy: str) -> Daemon:
     """A daemon whose token was good when it created its second key, and not any more when it published it."""
     daemon = here.rotator.start()
     daemon.wait_for("key_published")
-    here.rotator.simulator.faults.add(Fault("slow", "create", seconds=0.5))
+    here.rotator.simulator.faults.add(Fault("slow", "create", seconds=3.0))
     daemon.signal(signal.SIGUSR1)
     wait_until(lambda: len(here.rotator.calls("create")) == 2, "a create under way")
     assert revoke_tokens(here.paths.vault, policy) == 1
