@@ -101,20 +101,19 @@ class Memory:
         if not complete:
             self._whole.clear()
 
-    def show(self, target: Target, scope: Scope, key: VendorKey) -> bool:
+    def show(self, target: Target, scope: Scope, key: VendorKey) -> None:
         """Take note that the provider's list has shown this key under this path's name.
 
-        True if it was served at the last look and had been ever since it was made, and has its whole life before it.
+        Only if it was served at the last look and had been ever since it was made, and has its whole life before it.
         """
         served = self._served.get(target.name)
         if served is None or served.key_id != key.id:
-            return False
+            return
         if key.name != served.key_name or not scope.owns(key.name):
-            return False  # anybody who can write the path may have written another path's key id there
+            return  # anybody who can write the path may have written another path's key id there
         if key.expires_at is not None and key.expires_at < served.expires_at - TOLERANCE:
-            return False
+            return
         self._shown[target.name] = served.key_id
-        return True
 
     def note(self, observation: Observation, key_id: str, key: VendorKey | None) -> Observation:
         """The observation with what the provider has said of one key; passes to come know it too."""
