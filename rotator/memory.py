@@ -18,10 +18,11 @@ rules by which it spares a request:
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from rotator.model import Entry, KeyName, Record, Scope, Target, VendorKey
-from rotator.plan import TOLERANCE, Observation, Seen, seen_after
+from rotator.plan import TOLERANCE, Observation, Seen
 
 
 class Memory:
@@ -115,13 +116,17 @@ class Memory:
             return
         self._shown[target.name] = served.key_id
 
-    def note(self, observation: Observation, key_id: str, key: VendorKey | None) -> Observation:
-        """The observation with what the provider has said of one key; passes to come know it too."""
-        observation = seen_after(observation, key_id, key)
-        name = observation.target.name
+    def note(
+        self, observation: Observation, key_id: str, key: VendorKey | None, *, listed: bool = False
+    ) -> Observation:
+        """The observation with what the provider has said of one key; passes to come know it too.
+
+        `listed`: in its list, which may be older than any version that the path has.
+        """
+        seen, name = Seen(key, 0 if listed else observation.history.current_version), observation.target.name
         with self._noting:  # a sweep and a pass may both be learning about this target
-            self.seen[name] = {**self.seen.get(name, {}), key_id: observation.vendor[key_id]}
-        return observation
+            self.seen[name] = {**self.seen.get(name, {}), key_id: seen}
+        return replace(observation, vendor={**observation.vendor, key_id: seen})
 
 
 def _as_made(current: Entry) -> bool:

@@ -15,7 +15,7 @@ What the rules hold:
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -477,9 +477,3 @@ def overlong(observation: Observation, record: Record) -> bool:
     made_at = seen.key.created_at if seen and seen.key else None
     held_since = min(entry.created_at for entry in observation.entries if entry.key_id == record.key_id)
     return record.expires_at > (made_at or held_since) + 2 * observation.target.ttl
-
-
-def seen_after(observation: Observation, key_id: str, key: VendorKey | None) -> Observation:
-    """The same observation, with what the provider has just said of one key."""
-    seen = Seen(key, observation.history.current_version)
-    return replace(observation, vendor={**observation.vendor, key_id: seen})

@@ -241,7 +241,7 @@ class Sweeper:
     def _learn(self, executor: Executor, observation: Observation, keys: Mapping[str, VendorKey]) -> Observation:
         """The list confirms what keys are called, so that nobody has to ask once more when one is superseded.
 
-        Of a served key it proves no more than that, for it may be older; and of one that was served before nothing.
+        It proves no more than that, for it may be older than what the path holds, and than what is known of a key.
         """
         current = observation.current
         served = current.record if current else None
@@ -250,7 +250,7 @@ class Sweeper:
         for entry in observation.entries:
             key = keys.get(entry.key_id or "")
             if key is not None and key.id != served.key_id:
-                observation = executor.memory.note(observation, key.id, key)
+                observation = executor.memory.note(observation, key.id, key, listed=True)
         key = keys.get(served.key_id)
         if key is None or (key.expires_at is not None and key.expires_at < served.expires_at - TOLERANCE):
             return executor.look_up(observation, served, self._ports.budget)
@@ -338,7 +338,9 @@ class Sweeper:
         ports.budget.take(needed_by)
         observation = executor.observe(target)
         now = ports.clock.now()
-        still = next((o for o in orphans(observation, [key], now, self._is_unsettled) if _needs_us(o)), None)
+        # Where the list and the look-up differ it waits for the next sweep: `max_removals` was counted by the list.
+        found_again = orphans(observation, [key], now, self._is_unsettled)
+        still = next((again for again in found_again if again.fate is orphan.fate), None)
         too_old = ports.clock.monotonic() - observation.history.observed_at > MAX_AGE
         unfenced = still is not None and still.fate is Fate.TO_SHORTEN and still.ahead and not fence
         if still is None or too_old or unfenced or observation.history.current_version < (fence or 0):

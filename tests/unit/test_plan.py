@@ -38,7 +38,6 @@ from rotator.plan import (
     State,
     plan,
     renew_at,
-    seen_after,
     to_confirm,
 )
 
@@ -103,6 +102,12 @@ def observation(
             expires_at = None if said == "never" else at(said)
             vendor[letter] = Seen(VendorKey(letter, records[letter].key_name, expires_at), current)
     return Observation(target, SCOPE, History(current, tuple(known), 0.0), vendor)
+
+
+def seen_after(observed: Observation, letter: str, key: VendorKey) -> Observation:
+    """The same, after the provider has shown this key by itself."""
+    seen = Seen(key, observed.history.current_version)
+    return replace(observed, vendor={**observed.vendor, letter: seen})
 
 
 def named(observed: Observation, letter: str, name: str) -> Observation:

@@ -336,6 +336,17 @@ def test_more_orphans_than_allowed_are_all_left_alone() -> None:
     assert {o.outcome for o in sweep(world, max_removals=4).orphans} == {Outcome.SHORTENED, Outcome.REMOVED}
 
 
+def test_what_the_list_shows_as_over_is_not_shortened_beyond_the_limit_because_it_lives() -> None:
+    """Seen in the simulation (seed 8186): somebody extended it, and an old list did not know of that."""
+    world = World()
+    rotated(world)
+    over, lonely = orphan(world, life=LATER), orphan(world)
+    world.at("provider.retrieve", meanwhile(lambda: setattr(over, "expires_at", world.clock.now() + 48 * HOUR)))
+    swept = sweep(world, max_removals=1)
+    assert {o.key.id: o.outcome for o in swept.orphans} == {over.id: Outcome.LEFT, lonely.id: Outcome.SHORTENED}
+    assert over.expires_at == world.clock.now() + 48 * HOUR
+
+
 def test_a_dry_run_changes_nothing() -> None:
     world = World()
     executor = rotated(world)
@@ -586,6 +597,25 @@ def test_what_an_old_list_says_of_a_key_that_was_rolled_back_to_is_not_believed(
     world.executor("sweeper").reconcile(world.target)
     assert world.served() is first
     assert first.expires_at == first.granted
+
+
+def test_what_an_old_list_says_of_a_superseded_key_is_not_believed() -> None:
+    """Seen in the simulation (seed 5258): it was extended after the list, and its grace was taken for over."""
+    world = World()
+    executor = rotated(world)
+    first = world.served()
+    assert first
+
+    def extended_and_replaced() -> None:
+        first.expires_at = world.clock.now() + 48 * HOUR
+        world.clock.advance(25 * HOUR)
+        assert executor.reconcile(world.target).rotated
+
+    world.at("provider.page", afterwards(extended_and_replaced))
+    sweeper_of(executor, world.targets).sweep()
+    executor.reconcile(world.target)
+    assert first.expires_at == world.clock.now() + world.target.grace_period
+    assert world.vendor.alive(first)
 
 
 class CountingBudget:
