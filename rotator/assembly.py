@@ -23,7 +23,7 @@ from rotator.errors import (
 from rotator.events import Event, What
 from rotator.execute import UNPUBLISHED, Executor
 from rotator.lease import LeaseSettings, settings_in_a_pod
-from rotator.memory import Memory
+from rotator.memory import Memory, Offer
 from rotator.metrics import SUCCESS, Metrics
 from rotator.model import Secret, Target
 from rotator.plan import Reason, Seen
@@ -65,6 +65,7 @@ class Installation:
         self.clock = clock
         self._environment = environment
         self._seen: dict[str, Mapping[str, Seen]] = predecessor._seen if predecessor else {}
+        self._offers: dict[str, Offer] = predecessor._offers if predecessor else {}
         self.connections: int = predecessor.connections if predecessor else configuration.daemon.workers
         self._trusted = {name: _certificates(store) for name, store in configuration.stores.items()}
         self.stores: dict[str, AnyStore] = {}
@@ -111,7 +112,7 @@ class Installation:
                     listen,
                     leads,
                 ),
-                Memory(self._seen, is_swept=is_swept),
+                Memory(self._seen, self._offers, is_swept=is_swept),
             )
             for provider in self.providers
             for store in self.stores

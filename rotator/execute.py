@@ -25,7 +25,7 @@ from rotator.errors import (
     StoreUnavailable,
 )
 from rotator.events import Event, Level, What
-from rotator.memory import Memory
+from rotator.memory import Memory, Offer
 from rotator.model import (
     UNIQUE_ALPHABET,
     UNIQUE_LENGTH,
@@ -58,6 +58,7 @@ from rotator.plan import (
     SetExpiry,
     needed_by,
     plan,
+    renew_at,
     to_confirm,
 )
 from rotator.ports import Budget, Ports
@@ -264,10 +265,38 @@ class Executor:
     # --- rotate ----------------------------------------------------------------------------------------------------
 
     def _rotate(self, observation: Observation, action: Rotate, order: Order) -> tuple[Observation | None, bool]:
-        """Prove, create, publish. Returns what is known now, and whether our key is served.
+        """Publish a new key. Returns what is known now, and whether our key is served.
 
         Nothing is known (None) after another write came first.
         """
+        offer = self._unsettled(observation, action) or self._make(observation, action, order)
+        if offer is None:
+            return observation, False
+        return self._publish(observation, action.reason, offer, order)
+
+    def _unsettled(self, observation: Observation, action: Rotate) -> Offer | None:
+        """The key of an earlier pass whose write may land yet, if that is as good as a new one for this version.
+
+        A store that takes no writes would have us make one key after the other, none of which we may remove.
+        """
+        target, offer = observation.target, self.memory.offers.get(observation.target.name)
+        if offer is None or offer.base != action.base or not observation.scope.owns(offer.record.key_name):
+            return None
+        record = offer.record
+        if record.params != target.fingerprint or renew_at(record, target) <= self.ports.clock.now():
+            return None
+        found = self.ports.provider.retrieve(record.key_id)
+        ends = found and (found.expires_at or record.expires_at)
+        if found is None or found.name != record.key_name or not ends or ends < record.expires_at - TOLERANCE:
+            self.memory.offers.pop(target.name, None)
+            raise ProviderRequestRefused(
+                f"the new key {record.key_id} is gone or about to end, and was not written to {target.path} yet",
+                "Nothing to do: the next try makes another one.",
+            )
+        return offer
+
+    def _make(self, observation: Observation, action: Rotate, order: Order) -> Offer | None:
+        """Prove that a key can be stored, and create one. None: that is another's to do by now."""
         target = observation.target
         ports = self.ports
         now = ports.clock.now().replace(microsecond=0)
@@ -277,12 +306,11 @@ class Executor:
         record = Record(
             self._owner, target.name, "x" * 64, name, now, asked, target.fingerprint, PLACEHOLDER.fingerprint
         )
-        carried = carried_over(observation)
 
         # Nothing is minted in vain: first it is made sure that the store would take it.
-        ports.store.prove(target.path, compose(target, record, PLACEHOLDER, carried))
+        ports.store.prove(target.path, compose(target, record, PLACEHOLDER, carried_over(observation)))
         if not self._is_ours_to_do(order):  # another may lead by now: the proof can take as long as a Lease lasts
-            return observation, False
+            return None
         try:
             created = ports.provider.create(name, target.parameters, asked)
         except ProviderOutcomeUnknown:
@@ -296,39 +324,55 @@ class Executor:
             self._discard(target, created.id, name, order)
             raise
         record = replace(record, key_id=created.id, expires_at=expires_at, key=created.secret.fingerprint)
+        return Offer(action.base, record, created.secret)
 
+    def _publish(
+        self, observation: Observation, reason: Reason, offer: Offer, order: Order
+    ) -> tuple[Observation | None, bool]:
+        """Have it served, if nobody writes first. What is returned is as `_rotate` says."""
+        target, ports, record = observation.target, self.ports, offer.record
+        key_id, name = record.key_id, record.key_name
         observed_at = ports.clock.monotonic()
+        data = compose(target, record, offer.secret, carried_over(observation))
+        self.memory.offers.pop(target.name, None)
         try:
-            data = compose(target, record, created.secret, carried)
-            version = publish(ports.store, ports.clock, target, observation.scope, data, action.base, created.id)
+            version = publish(
+                ports.store,
+                ports.clock,
+                target,
+                observation.scope,
+                data,
+                offer.base,
+                key_id,
+                unanswered=offer.unanswered,
+            )
         except StoreOutcomeUnknown as error:
-            # It may still land, so it may yet be served: only a sweep may judge it.
-            self._left_behind(target, created.id, name, error)
+            # It may still land, so it may yet be served: it is written again by the next pass, or judged by a sweep.
+            self.memory.offers[target.name] = replace(offer, unanswered=True)
+            if not offer.unanswered:
+                self._left_behind(target, key_id, name, error)
             raise
         except StoreError:
-            self._discard(target, created.id, name, order)
+            self._discard(target, key_id, name, order)
             raise
         if version is None:
-            version_lost = action.base + 1
-            self.tell_of(
-                What.PUBLISH_LOST, observation, order, created.id, name, reason=action.reason, version=version_lost
-            )
-            self._discard(target, created.id, name, order)
+            self.tell_of(What.PUBLISH_LOST, observation, order, key_id, name, reason=reason, version=offer.base + 1)
+            self._discard(target, key_id, name, order)
             return None, False
         self.tell_of(
             What.KEY_PUBLISHED,
             observation,
             order,
-            created.id,
+            key_id,
             name,
-            reason=action.reason,
+            reason=reason,
             version=version.number,
-            expires_at=timestamp(expires_at),
+            expires_at=timestamp(record.expires_at),
         )
         history = History(version.number, (*observation.history.versions, version), observed_at)
         self.memory.look_closer(target)
         published = replace(observation, history=history)
-        return self.memory.note(published, created.id, VendorKey(created.id, name, expires_at)), True
+        return self.memory.note(published, key_id, VendorKey(key_id, name, record.expires_at)), True
 
     def _believe(
         self, observation: Observation, created: CreatedKey, name: str, asked: datetime, order: Order, reason: Reason

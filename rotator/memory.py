@@ -13,27 +13,48 @@ rules by which it spares a request:
   served, it counts as not looked at.
 - What the provider said of a key by itself is kept with the version that was current then, and may be out of date:
   `plan` knows what it is good for. It is forgotten when the path does not hold that key any more.
-- Only what the provider said outlives a reload: what a path holds was read with the configuration of then.
+- A key whose write was not answered is offered again by the next pass: it is as good as a new one, and it cannot be
+  removed while that write may land. The path has moved on when its counter has.
+- Only what the provider said, and such a key, outlive a reload: what a path holds was read with the configuration of
+  then.
 """
 
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from rotator.model import Entry, KeyName, Record, Scope, Target, VendorKey
+from rotator.model import Entry, KeyName, Record, Scope, Secret, Target, VendorKey
 from rotator.plan import TOLERANCE, Observation, Seen
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A key of ours that was made to be the version after `base`."""
+
+    base: int
+    record: Record
+    secret: Secret
+    unanswered: bool = False  # it was written, and that may land yet
 
 
 class Memory:
     """Of the targets of one provider and one store. Safe to be used by many threads."""
 
-    def __init__(self, seen: dict[str, Mapping[str, Seen]] | None = None, *, is_swept: bool = False) -> None:
-        """`seen`, by target, is what the provider said of keys; it may be handed on to a successor.
+    def __init__(
+        self,
+        seen: dict[str, Mapping[str, Seen]] | None = None,
+        offers: dict[str, Offer] | None = None,
+        *,
+        is_swept: bool = False,
+    ) -> None:
+        """By target, `seen` is what the provider said of keys, and `offers` are keys whose write may land yet.
 
-        `is_swept`: this process sweeps, too, at its start and from then on; `swept` is told what came of one.
+        Both may be handed on to a successor. `is_swept`: this process sweeps, too, at its start and from then on;
+        `swept` is told what came of one.
         """
         self.seen = {} if seen is None else seen
+        self.offers = {} if offers is None else offers
         self._noting = threading.Lock()
         self._is_swept = is_swept
         self._whole: dict[str, int] = {}  # the version at which a path held no other key of ours; 0: it may hold one
@@ -45,9 +66,12 @@ class Memory:
     def recall(self, observation: Observation) -> Mapping[str, Seen]:
         """What the provider has said of the keys that the path holds now; what it said of others is forgotten.
 
-        Takes note of what the path serves, for `show`.
+        Takes note of what the path serves, for `show`; and forgets an offer that came to an end, one way or another.
         """
         name, current = observation.target.name, observation.current
+        offer = self.offers.get(name)
+        if offer is not None and observation.history.current_version > offer.base:
+            self.offers.pop(name, None)
         held = {entry.record.key_id: entry.record for entry in observation.entries if entry.record}
         if current and current.record and _as_made(current):
             self._served[name] = current.record

@@ -16,12 +16,21 @@ WAITS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def publish(
-    store: Store, clock: Clock, target: Target, scope: Scope, data: Mapping[str, Any], base: int, key_id: str
+    store: Store,
+    clock: Clock,
+    target: Target,
+    scope: Scope,
+    data: Mapping[str, Any],
+    base: int,
+    key_id: str,
+    *,
+    unanswered: bool = False,
 ) -> Version | None:
     """Write `data`, which holds the key `key_id`, as the version after `base`.
 
     None: another writer was first, and this write can never land. Raises `StoreOutcomeUnknown` when it may have landed
-    or may land yet; any other `StoreError` means that it has not and never will.
+    or may land yet; any other `StoreError` means that it has not and never will. `unanswered`: the very same write was
+    sent before, and may land yet.
     """
     unknown: StoreOutcomeUnknown | None = None
     for wait in WAITS:
@@ -34,10 +43,11 @@ def publish(
         except StoreOutcomeUnknown as error:
             unknown = error
         except StoreError as error:
-            if unknown is None:
+            if unknown is None and not unanswered:
                 raise
             # This attempt was refused, but an earlier one may still be on its way.
-            raise StoreOutcomeUnknown(f"{unknown.message}; then {error.message}", error.advice) from None
+            before = unknown.message if unknown else f"an earlier write to {target.path} was not answered"
+            raise StoreOutcomeUnknown(f"{before}; then {error.message}", error.advice) from None
     assert unknown is not None  # noqa: S101 - the loop ends here only after an unknown outcome
     raise unknown
 

@@ -96,6 +96,7 @@ class Program:
         adopting = order.adopt or target.adopt
         intent = Intent(
             target.path,
+            life=f"{self.name}/{self._lives}",
             scheduled=order == SCHEDULED,
             by_person=roll_back,
             adopting=adopting,
@@ -450,7 +451,7 @@ class Weather(Happening):
         self._count += 1
         around.outage = ""
         if around.settings.outages and kind < 0.5 and around.happens(f"weather#{self._count}", "outage"):
-            around.outage = ("denied", "sealed", "down")[int(which * 3)]
+            around.outage = ("denied", "sealed", "down", "unwritable")[int(which * 4)]
             around.scheduler.note("(weather)", "outage", around.outage, "")
             return around.scheduler.now + (5 + wait * 60 if size > around.settings.extends else 300 + wait * 900)
         if around.settings.skew and around.happens(f"weather#{self._count}", "clock jump"):

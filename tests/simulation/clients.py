@@ -76,7 +76,7 @@ class Surroundings:
     without: frozenset[str]  # disturbances that are left out
     configuration: "Configuration"  # the newest
     quiet: bool = False
-    outage: str = ""  # "denied", "sealed" or "down": the store takes no writes
+    outage: str = ""  # the store takes no writes: they are "denied", it is "sealed", "down" or "unwritable"
     late: list[Late] = field(default_factory=list)
     intents: dict[str, Intent] = field(default_factory=dict)  # by actor
     disturbances: list[str] = field(default_factory=list)
@@ -219,8 +219,8 @@ class Line:
         if kind == "refused":
             errors = refusals(operation) or [ProviderUnavailable(f"{operation}: no answer")]
             raise errors[int(which * len(errors))]
-        if around.outage and operation.startswith("store.") and operation != "store.location":
-            raise _outage(around.outage, operation)
+        if operation.startswith("store.") and (error := _outage(around.outage, operation)):
+            raise error
         if kind == "stale" and stale is not None:
             return stale(size)
         if kind in UNKNOWN:
@@ -243,14 +243,17 @@ def _freeze(size: float) -> float:
     return 5.0 + size * size * 600
 
 
-def _outage(kind: str, operation: str) -> RotatorError:
-    if kind == "denied" and operation in ("store.prove", "store.write"):
-        return StorePermissionDenied("the policy has changed")
+def _outage(kind: str, operation: str) -> RotatorError | None:
+    if not kind or operation == "store.location":
+        return None
+    changes = operation in ("store.write", "store.destroy")
     if kind == "sealed":
         return StoreSealed("sealed")
-    if operation in ("store.write", "store.destroy"):
+    if kind == "denied":
+        return StorePermissionDenied("the policy has changed") if changes or operation == "store.prove" else None
+    if changes:
         return StoreOutcomeUnknown("no answer")
-    return StoreUnavailable("no answer")
+    return StoreUnavailable("no answer") if kind == "down" else None
 
 
 @dataclass(slots=True, eq=False)
@@ -374,7 +377,11 @@ class StoreClient:
 
         if not intent.sweeping:
             intent.read_at = around.scheduler.now  # what we publish ourselves we know
-        return self.line.call("store.write", f"{path} cas={cas}", effect, show)
+        try:
+            return self.line.call("store.write", f"{path} cas={cas}", effect, show)
+        except StoreOutcomeUnknown:
+            around.truth.unanswered(path, data, cas, intent)
+            raise
 
     def destroy(self, path: str, versions: Sequence[int]) -> None:
         around = self.line.surroundings

@@ -12,6 +12,7 @@ class Intent:
     path: str = ""
     since: float = 0.0
     number: int = 0
+    life: str = ""  # of which process, between two of its deaths
     scheduled: bool = False  # nobody has asked for it
     sweeping: bool = False
     by_person: bool = False  # a typed `rollback`

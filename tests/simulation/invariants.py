@@ -15,7 +15,7 @@ from support.world import START, IssuedKey
 
 from rotator.errors import ProviderOutcomeUnknown, RotatorError
 from rotator.execute import MAX_AGE
-from rotator.model import RECORD_FIELD, Target
+from rotator.model import RECORD_FIELD, KeyName, Target
 from rotator.plan import TOLERANCE
 from simulation.intent import Intent
 from simulation.world import LaggingVendor, RememberingStore
@@ -27,6 +27,7 @@ NOT_OURS = "somebody else's was touched"
 DROPPED = "somebody else's field was dropped"
 UNPROVEN = "a key was made that could not be stored"
 REPEATED = "a create was repeated blindly"
+HEAPED = "a key was made while another one of the same process was waiting to be written"
 IN_VAIN = "a key that was made in vain was left, and nothing was in the way of removing it"
 NEEDLESS = "a key was replaced that was not due"
 NOT_HELD = "what a person had rolled back to was replaced at once"
@@ -81,6 +82,15 @@ class Asked:
     until: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A new key whose write was not answered, and as of when."""
+
+    key: IssuedKey
+    base: int
+    since: float
+
+
 @dataclass(slots=True)
 class Place:
     """The truth of one target's path."""
@@ -132,6 +142,7 @@ class Truth:
         self._rounded = self._leeway + timedelta(seconds=1)
         self._settled = settle - 2 * skew
         self._asked: dict[str, Asked] = {}  # by a key's name
+        self._unanswered: dict[tuple[str, str], Unanswered] = {}  # by a process's life, and a path
         self._revoked: set[str] = set()  # keys that a person wanted to end at once
         self._refused: set[str] = set()  # keys of which a change was refused: one that cannot be restored is replaced
         self._prolonged: dict[str, float] = {}  # when a key was last given a later end
@@ -152,8 +163,27 @@ class Truth:
         self._asked[name] = Asked(intent.path, until)
         if not intent.proven:
             self.break_(UNPROVEN, f"{name} was asked for, and nobody knows that {intent.path} can be written")
+        self._judge_waiting(name, intent)
         if intent.scheduled and not intent.leads:
             self.break_(IDLE, f"{name} was asked for")
+
+    def unanswered(self, path: str, data: Mapping[str, Any], base: int, intent: Intent) -> None:
+        """A write was sent, and nobody knows what came of it."""
+        key = self._vendor.by_text(data.get(self.places[path].target.field))
+        waiting = self._unanswered.get((intent.life, path))
+        if key and (key.name in intent.made or (waiting and waiting.key is key)):
+            self._unanswered[intent.life, path] = Unanswered(key, base, self._store.monotonic())
+
+    def _judge_waiting(self, name: str, intent: Intent) -> None:
+        waiting, place = self._unanswered.get((intent.life, intent.path)), self.places[intent.path]
+        parsed = KeyName.parse(name)
+        if waiting is None or parsed is None or not intent.trusts_its_clock or place.changed_at >= 0:
+            return
+        is_for_this = parsed.version == waiting.base + 1 and place.reset_at < waiting.since
+        key, due = waiting.key, self._due(place, waiting.key)
+        lives = self._vendor.alive(key) and (key.expires_at is None or key.expires_at >= key.granted - self._leeway)
+        if is_for_this and lives and due and self._store.now() + self._rounded < due:
+            self.break_(HEAPED, f"{name} was asked for, and {key.id} is waiting")
 
     def begins_to_change(self, intent: Intent) -> None:
         """Something is sent that acts on what a read has shown."""

@@ -16,6 +16,7 @@ from rotator import execute, memory, model, plan, publish, sweep
 from simulation.invariants import (
     DROPPED,
     GRACE_CUT,
+    HEAPED,
     IDLE,
     IN_VAIN,
     LEAKED,
@@ -111,9 +112,9 @@ MUTATIONS = {
         (SERVED, GRACE_CUT),
         (
             Edit(
-                Executor._rotate,
+                Executor._publish,
                 "self._left_behind(",
-                "self._discard(target, created.id, name, order); (lambda *_: 0)(",
+                "self._discard(target, key_id, name, order); (lambda *_: 0)(",
             ),
         ),
     ),
@@ -122,7 +123,7 @@ MUTATIONS = {
         (REPEATED,),
         (
             Edit(
-                Executor._rotate,
+                Executor._make,
                 "        self._remove_stray(target, name, order)\n        raise\n",
                 "        created = ports.provider.create(name, target.parameters, asked)\n",
             ),
@@ -169,7 +170,7 @@ MUTATIONS = {
         "races", (GRACE_CUT,), (Edit(plan.superseded_keys, "since + observation.target.grace_period", "since"),)
     ),
     "no proof that it can be stored": Mutation(
-        "mixed", (UNPROVEN,), (Edit(Executor._rotate, "ports.store.prove(", "(lambda *_: 0)("),)
+        "mixed", (UNPROVEN,), (Edit(Executor._make, "ports.store.prove(", "(lambda *_: 0)("),)
     ),
     "orphans deleted at once": Mutation(
         "races",
@@ -220,7 +221,10 @@ MUTATIONS = {
     ),
     "nothing settles": Mutation("mixed", (UNSETTLED,), (Edit(sweep.orphans, "elif unsettled(key):", "elif False:"),)),
     "a create that was not answered is forgotten": Mutation(
-        "races", (IN_VAIN,), (Edit(Executor._rotate, "self._remove_stray(target, name, order)", "pass"),)
+        "races", (IN_VAIN,), (Edit(Executor._make, "self._remove_stray(target, name, order)", "pass"),)
+    ),
+    "a key whose write was not answered is not offered again": Mutation(
+        "mixed", (HEAPED,), (Edit(Executor._rotate, "self._unsettled(observation, action) or ", ""),)
     ),
     "a longer life than asked for is believed": Mutation(
         "mixed",
@@ -234,7 +238,7 @@ MUTATIONS = {
         "mixed", (IDLE,), (Edit(Executor._is_ours_to_do, "order.by != SCHEDULED.by or self.ports.leads()", "True"),)
     ),
     "who does not lead any more makes a key": Mutation(
-        "mixed", (IDLE,), (Edit(Executor._rotate, "not self._is_ours_to_do(order)", "False"),)
+        "mixed", (IDLE,), (Edit(Executor._make, "not self._is_ours_to_do(order)", "False"),)
     ),
     "what was seen before an extend is believed": Mutation(
         "extends",

@@ -43,7 +43,7 @@ from rotator.errors import (
 )
 from rotator.events import What
 from rotator.execute import MAX_AGE, TRIES_OUT, UNPUBLISHED, Executor, Report
-from rotator.model import RECORD_FIELD, KeyName, Record, Target, timestamp
+from rotator.model import RECORD_FIELD, KeyName, KeyParameters, Record, Target, timestamp
 from rotator.plan import REVOKED_WITHIN, Order, Reason, State
 from rotator.rollback import roll_back
 from rotator.sweep import Sweeper
@@ -418,6 +418,115 @@ def test_a_key_whose_write_may_land_yet_is_left_alone_and_does_not_die_when_it_l
     assert world.served() is by_id(world, 2)
     assert_served(world)
     assert world.broken == []
+
+
+def unanswered(world: World) -> tuple[Executor, list[bool]]:
+    """A program whose key is due, and has made another; the store takes no writes while that list is not empty."""
+    a = running(world)
+    world.clock.advance(16 * HOUR)
+    closed = [True]
+
+    def write(call: Call) -> Any:
+        return refuse(unknown("store.write"))(call) if closed else call.effect()
+
+    world.at("store.write", write, times=inf)
+    assert isinstance(a.reconcile(world.target).error, StoreOutcomeUnknown)
+    assert len(world.vendor.keys) == 2
+    return a, closed
+
+
+def test_while_the_store_takes_no_writes_one_key_waits_and_is_served_in_the_end() -> None:
+    world = World()
+    a, closed = unanswered(world)
+    for _ in range(24):
+        world.clock.advance(10 * MINUTE)
+        since = len(world.wire.journal)
+        assert isinstance(a.reconcile(world.target).error, StoreOutcomeUnknown)
+        assert world.calls("provider.", since) == ["provider.retrieve"]
+    closed.clear()
+    report = a.reconcile(world.target)
+    assert (report.rotated, report.error) == (True, None)
+    assert world.served() is by_id(world, 2)
+    assert len(world.vendor.keys) == 2
+    assert len(world.told(What.KEY_LEFT_BEHIND)) == 1
+    writes = [call.arguments for call in world.wire.journal if call.operation == "store.write"][1:]
+    assert all(write == writes[0] for write in writes)
+    assert (a.memory.offers, world.broken) == ({}, [])
+
+
+@pytest.mark.parametrize("error", refusals("store.write"), ids=lambda error: type(error).__name__)
+def test_a_refusal_of_what_was_written_in_an_earlier_pass_does_not_say_that_that_will_not_land(
+    error: Exception,
+) -> None:
+    world = World()
+    a = running(world)
+    world.at("store.write", refuse(error), times=3)
+    world.at("store.write", world.delay(unknown("store.write")))
+    for _ in range(3):
+        report = a.reconcile(world.target, FORCED)
+        assert isinstance(report.error, StoreOutcomeUnknown)
+        assert str(report.error).count(str(error)) == 1
+    assert world.vendor.living() == [by_id(world, 1), by_id(world, 2)]
+    world.land()
+    assert world.served() is by_id(world, 2)
+    assert a.reconcile(world.target).error is None
+    assert a.memory.offers == {}
+    assert_served(world)
+
+
+def test_a_key_that_waited_and_lost_is_deleted() -> None:
+    world = World()
+    a, closed = unanswered(world)
+    closed.clear()
+    world.at("store.write", meanwhile(rotate_elsewhere(world)))
+    a.reconcile(world.target)
+    assert world.told(What.PUBLISH_LOST)
+    assert not world.vendor.alive(by_id(world, 2))
+    assert world.served() is by_id(world, 3)
+
+
+@pytest.mark.parametrize("what", ["revoked", "shortened", "renamed"])
+def test_a_key_that_waited_is_not_served_if_somebody_touched_it(what: str) -> None:
+    world = World()
+    a, closed = unanswered(world)
+    closed.clear()
+    waiting = by_id(world, 2)
+    if what == "revoked":
+        world.vendor.revoke(waiting.id)
+    elif what == "shortened":
+        waiting.expires_at = world.clock.now() + HOUR
+    else:
+        waiting.name = "another's"  # the provider may be another one, after a reload
+    report = a.reconcile(world.target)
+    assert isinstance(report.error, ProviderRequestRefused)
+    assert (world.served(), len(world.vendor.keys)) == (by_id(world, 1), 2)
+    assert a.reconcile(world.target).rotated
+    assert world.served() is by_id(world, 3)
+
+
+@pytest.mark.parametrize("what", ["parameters", "path", "age", "moved on"])
+def test_a_key_that_waited_is_not_offered_where_a_new_one_would_be_another(what: str) -> None:
+    world = World()
+    a, closed = unanswered(world)
+    closed.clear()
+    target = world.target
+    if what == "parameters":
+        target = replace(target, parameters=KeyParameters(rate_limit=7))
+    elif what == "path":
+        target = replace(target, path="elsewhere")
+        world.executor("b").reconcile(target)
+        assert world.store.current_version("elsewhere") == world.store.current_version(world.target.path)
+    elif what == "age":
+        world.clock.advance(23 * HOUR)
+    else:
+        world.store.rollback(target.path, 1)
+    before = set(world.vendor.keys)
+    successor = Executor(OWNER, frozenset(), frozenset(), world.ports("c"), a.memory)
+    assert successor.reconcile(target, FORCED).rotated
+    served = world.served(target)
+    assert served
+    assert set(world.vendor.keys) - before == {served.id}
+    assert a.memory.offers == {}
 
 
 def rotate_elsewhere(world: World) -> Callable[[], object]:
