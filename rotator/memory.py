@@ -14,7 +14,7 @@ rules by which it spares a request:
 - What the provider said of a key by itself is kept with the version that was current then, and may be out of date:
   `plan` knows what it is good for. It is forgotten when the path does not hold that key any more.
 - A key whose write was not answered is offered again by the next pass: it is as good as a new one, and it cannot be
-  removed while that write may land. The path has moved on when its counter has.
+  removed while that write may land. It is forgotten when a newer one is written.
 - Only what the provider said, and such a key, outlive a reload: what a path holds was read with the configuration of
   then.
 """
@@ -48,7 +48,7 @@ class Memory:
         *,
         is_swept: bool = False,
     ) -> None:
-        """By target, `seen` is what the provider said of keys, and `offers` are keys whose write may land yet.
+        """By target, `seen` is what the provider said of keys, and `offers` are keys whose write was not answered.
 
         Both may be handed on to a successor. `is_swept`: this process sweeps, too, at its start and from then on;
         `swept` is told what came of one.
@@ -66,12 +66,9 @@ class Memory:
     def recall(self, observation: Observation) -> Mapping[str, Seen]:
         """What the provider has said of the keys that the path holds now; what it said of others is forgotten.
 
-        Takes note of what the path serves, for `show`; and forgets an offer that came to an end, one way or another.
+        Takes note of what the path serves, for `show`.
         """
         name, current = observation.target.name, observation.current
-        offer = self.offers.get(name)
-        if offer is not None and observation.history.current_version > offer.base:
-            self.offers.pop(name, None)
         held = {entry.record.key_id: entry.record for entry in observation.entries if entry.record}
         if current and current.record and _as_made(current):
             self._served[name] = current.record

@@ -179,10 +179,10 @@ class Truth:
         parsed = KeyName.parse(name)
         if waiting is None or parsed is None or not intent.trusts_its_clock or place.changed_at >= 0:
             return
-        is_for_this = parsed.version == waiting.base + 1 and place.reset_at < waiting.since
+        is_for_this = parsed.version - 1 == waiting.base == self._store.current_version(intent.path)
         key, due = waiting.key, self._due(place, waiting.key)
         lives = self._vendor.alive(key) and (key.expires_at is None or key.expires_at >= key.granted - self._leeway)
-        if is_for_this and lives and due and self._store.now() + self._rounded < due:
+        if is_for_this and place.reset_at < waiting.since and lives and due and self._store.now() + self._rounded < due:
             self.break_(HEAPED, f"{name} was asked for, and {key.id} is waiting")
 
     def begins_to_change(self, intent: Intent) -> None:
@@ -196,7 +196,8 @@ class Truth:
     def begins_to_end(self, key_id: str, ends: datetime | None, intent: Intent) -> None:
         """A new expiry is sent, or (None) that a key be removed."""
         key = self._vendor.keys.get(key_id)
-        if key is None or key.name in intent.made or intent.extending:
+        waiting = self._unanswered.get((intent.life, intent.path))
+        if key is None or key.name in intent.made or (waiting and waiting.key is key) or intent.extending:
             return
         self.begins_to_change(intent)
         if not intent.sweeping or not intent.trusts_its_clock:
@@ -254,6 +255,9 @@ class Truth:
             return
         if self._prolonged.get(key.id, -1.0) >= place.served_since:
             return  # another replica has restored it, and this one may remember when it was to end
+        life = key.granted - self._store.now() + timedelta(seconds=self._vendor.age(key))
+        if key.expires_at and key.expires_at < key.granted and life > 2 * place.target.ttl - self._leeway:
+            return  # made by a clock that was hours ahead, and cut short: nobody prolongs a key so far
         due = self._due(place, key)
         if due is None or self._store.now() + self._rounded >= due:
             return
@@ -304,7 +308,9 @@ class Truth:
             self.break_(NOT_OURS, f"{key_id} ({key.name}), a key that is none of ours, was changed")
         at = self._store.now() if ends is None else ends
         if intent.extending:
-            self._extended[key_id] = max(at, self._extended.get(key_id, at))
+            # One that lands after another has taken back what that gave; the vendor has no compare-and-set.
+            overtaken = self._prolonged.get(key_id, -1.0) >= intent.since
+            self._extended[key_id] = at if overtaken else max(at, self._extended.get(key_id, at))
         if intent.revoking and intent.path:
             self.places[intent.path].revoked_at = self._store.monotonic()
             self._revoked.add(key_id)
@@ -326,6 +332,8 @@ class Truth:
             else:
                 how = f"{key_id} of {path} would end at {_clock(at)}, and was promised until {_clock(promised)}"
                 self.break_(GRACE_CUT, how)
+        if key_id in self._extended and not intent.extending:  # whoever rolls back to it gets what is recorded
+            self._extended[key_id] = min(at, self._extended[key_id])
 
     def refused(self, key_id: str) -> None:
         """A change of this key was refused."""

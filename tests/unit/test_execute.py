@@ -470,8 +470,10 @@ def test_a_refusal_of_what_was_written_in_an_earlier_pass_does_not_say_that_that
     world.land()
     assert world.served() is by_id(world, 2)
     assert a.reconcile(world.target).error is None
-    assert a.memory.offers == {}
     assert_served(world)
+    assert a.reconcile(world.target, FORCED).rotated
+    assert world.served() is by_id(world, 3)
+    assert a.memory.offers == {}
 
 
 def test_a_key_that_waited_and_lost_is_deleted() -> None:
