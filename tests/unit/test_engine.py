@@ -13,6 +13,7 @@ from support.process import wait_until
 from support.told import Heard
 
 from rotator import circuit as circuits
+from rotator import sweep
 from rotator.agenda import Agenda
 from rotator.assembly import Installation
 from rotator.budget import SlidingWindow
@@ -22,8 +23,9 @@ from rotator.engine import Engine
 from rotator.events import Event, Level, What
 from rotator.execute import Report
 from rotator.metrics import Metrics
-from rotator.model import Target
+from rotator.model import Target, VendorKey
 from rotator.plan import Order, Reason, State
+from rotator.ports import Ports
 from rotator.simulator import Fault, Options, Simulator
 from rotator.sweep import Swept
 
@@ -294,6 +296,23 @@ def test_a_sweep_has_what_it_finds_worked_on(replica: Replica) -> None:
     wait_until(lambda: len(replica.told(What.KEY_PUBLISHED)) == 4, "two more keys")
     assert {event.fields["reason"] for event in replica.told(What.KEY_PUBLISHED)[2:]} == {"missing"}
     assert [event.fields["to_work"] for event in replica.told(What.SWEPT)] == [2]
+
+
+def test_a_sweep_ends_when_its_replica_ceases_to_lead(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    replica.work()
+    for key in replica.simulator.vendor.keys.values():
+        replica.simulator.vendor.delete(key.id)
+    inner = sweep.listed
+
+    def listed(ports: Ports, needed_by: datetime) -> tuple[VendorKey, ...]:
+        keys = inner(ports, needed_by)
+        replica.leads = False
+        return keys
+
+    monkeypatch.setattr(sweep, "listed", listed)
+    replica.engine.sweep()
+    assert "list" in replica.calls()
+    assert "retrieve" not in replica.calls()
 
 
 def test_a_sweep_that_sees_what_the_one_before_saw_is_told_at_debug(replica: Replica) -> None:

@@ -44,7 +44,7 @@ from rotator.errors import (
 from rotator.events import What
 from rotator.execute import MAX_AGE, TRIES_OUT, UNPUBLISHED, Executor, Report
 from rotator.model import RECORD_FIELD, KeyName, KeyParameters, Record, Target, timestamp
-from rotator.plan import REVOKED_WITHIN, Order, Reason, State
+from rotator.plan import NEWCOMER, REVOKED_WITHIN, TIDYING, Order, Reason, State
 from rotator.rollback import roll_back
 from rotator.sweep import Sweeper
 
@@ -347,6 +347,33 @@ def test_a_key_is_known_by_its_name_at_the_vendor_and_not_by_the_records_word_fo
     world.clock.advance(4 * HOUR)
     a.reconcile(world.target)
     assert by_id(world, 1).revoked
+
+
+def test_while_the_budget_is_short_whoever_would_be_without_a_key_first_is_served_first() -> None:
+    def urgencies(since: int) -> list[tuple[str, object]]:
+        calls = [call for call in world.wire.journal[since:] if call.operation.startswith(("budget", "provider"))]
+        return [(then.operation, paid.arguments[0]) for paid, then in zip(calls[::2], calls[1::2], strict=True)]
+
+    world = World()
+    a = running(world)
+    assert urgencies(0) == [("provider.create", START + NEWCOMER)]
+    since = len(world.wire.journal)
+    world.clock.advance(16 * HOUR)
+    a.reconcile(world.target)
+    first, second = by_id(world, 1).granted, by_id(world, 2).granted
+    assert urgencies(since) == [("provider.create", first), ("provider.set_expiry", second)]
+    since = len(world.wire.journal)
+    world.executor("fresh").reconcile(world.target)
+    assert urgencies(since) == [("provider.retrieve", TIDYING)]
+    since = len(world.wire.journal)
+    world.clock.advance(4 * HOUR)
+    a.reconcile(world.target)
+    assert urgencies(since) == [("provider.delete", TIDYING)]
+    a.reconcile(world.target, FORCED)
+    world.store.rollback(world.target.path, 2)
+    since = len(world.wire.journal)
+    world.executor("fresh").reconcile(world.target)
+    assert urgencies(since)[0] == ("provider.retrieve", second), "it is served, and may be on its way out"
 
 
 # --- prove ---
@@ -1553,7 +1580,7 @@ def test_a_record_that_gives_its_key_years_has_it_replaced_and_not_prolonged() -
     a = running(world)
     first, end = by_id(world, 1), by_id(world, 1).expires_at
     patched(world, expires_at=START + timedelta(days=3000))
-    world.at("provider.create", refuse(ProviderUnavailable("no answer")))
+    world.at("provider.create", refuse(ProviderRequestRefused("no")))
     sweeper = Sweeper("respan", [(a, world.targets)], a.ports.budget, frozenset({OWNER}), MINUTE, 10)
     sweeper.sweep()
     a.reconcile(world.target)
@@ -1561,6 +1588,25 @@ def test_a_record_that_gives_its_key_years_has_it_replaced_and_not_prolonged() -
     report = a.reconcile(world.target)
     assert (report.rotated, report.attempted) == (True, Reason.DRIFTED)
     assert_served(world)
+
+
+def test_a_rollback_does_not_prolong_a_key_whose_record_gives_it_years() -> None:
+    world = World()
+    a = running(world)
+    patched(world, expires_at=START + timedelta(days=3000))
+    a.reconcile(world.target, FORCED)
+    served, ends = world.served(), by_id(world, 1).expires_at
+    report = roll_back(a, world.target, Order())
+    assert "longer than any key of this target" in str(report.error)
+    assert (world.served(), by_id(world, 1).expires_at) == (served, ends)
+
+
+def test_what_others_wrote_beside_the_key_is_there_after_a_rollback() -> None:
+    world = World()
+    a = previous(world)
+    world.store.patch(world.target.path, note="mind this")
+    assert roll_back(a, world.target, Order()).rolled_back
+    assert (world.store.read(world.target.path) or {})["note"] == "mind this"
 
 
 def test_a_record_that_is_renewed_day_after_day_keeps_its_key_for_two_lives_at_most() -> None:

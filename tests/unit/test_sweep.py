@@ -318,6 +318,24 @@ def test_another_sweeps_fence_is_not_taken_for_our_own() -> None:
     assert not world.told(What.PATH_FENCED)
 
 
+def test_no_fence_over_what_somebody_has_put_there_meanwhile() -> None:
+    world = World()
+    rotated(world)
+    lonely = orphan(world, version=2)
+    sweeper = sweeper_of(world.executor("sweeper"), world.targets)
+    sweeper.sweep(dry_run=True)
+    world.clock.advance(LATER)
+    reads = iter([False, True])  # the comparison's, and the fence's
+    world.at(
+        lambda call: call.operation == "store.history" and next(reads, False),
+        meanwhile(lambda: world.store.put(world.target.path, password="x")),
+        times=inf,
+    )
+    sweeper.sweep()
+    assert world.store.read(world.target.path) == {"password": "x"}
+    assert (world.told(What.PATH_FENCED), world.vendor.alive(lonely)) == ([], True)
+
+
 # --- what is left alone ----------------------------------------------------------------------------------------------
 
 
@@ -418,6 +436,17 @@ def test_no_key_is_ended_by_a_clock_that_is_not_trusted() -> None:
     world.clock.is_trusted = True
     assert executor.reconcile(world.target).error is None
     assert first.revoked
+
+
+def test_a_clock_that_may_be_ahead_takes_no_key_for_over() -> None:
+    world = World()
+    rotated(world)
+    lonely = orphan(world, life=LATER - timedelta(seconds=30))
+    world.clock.is_ahead = timedelta(minutes=1)
+    assert [o.fate for o in sweep(world).orphans] == [Fate.ENDING]
+    assert not lonely.revoked
+    world.clock.advance(timedelta(minutes=1))
+    assert [o.outcome for o in sweep(world, after=timedelta(0)).orphans] == [Outcome.REMOVED]
 
 
 # --- served keys that are gone ---------------------------------------------------------------------------------------
@@ -725,3 +754,4 @@ def test_a_sweep_that_was_stopped_half_way_has_not_looked_at_everything() -> Non
     answers = iter([False, True, True, True])
     swept = sweeper_of(executor, world.targets).sweep(stopping=lambda: next(answers))
     assert (swept.stopped, swept.complete) == (True, False)
+    assert not any(executor.memory.newest_may_do(target) for target in world.targets), "it vouches for nothing"
