@@ -194,8 +194,9 @@ def test_hup_takes_a_good_configuration_and_refuses_a_bad_one(rotator: Installat
     metrics = daemon.get("/metrics").text
     assert 'target="b"' not in metrics
     assert 'target="a"' in metrics
+    before = len(daemon.events("configuration_loaded"))
     daemon.signal(signal.SIGHUP)  # and without any file that has changed, which would be found without a signal
-    loaded = daemon.wait_for("configuration_loaded", len(daemon.events("configuration_loaded")) + 1)
+    loaded = daemon.wait_for("configuration_loaded", before + 1)
     assert (loaded["targets"], loaded["added"], loaded["changed"], loaded["removed"]) == (2, 0, 0, 0)
     daemon.signal(signal.SIGINT)
     assert daemon.end() == 0
