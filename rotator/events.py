@@ -39,6 +39,7 @@ class What(StrEnum):
     KEY_ROLLED_BACK = "key_rolled_back"
     VERSIONS_DESTROYED = "versions_destroyed"
     KEY_LEFT_BEHIND = "key_left_behind"  # not removed, and not known to be served; offered again, or ended by a sweep
+    VERSION_VANISHES = "version_vanishes"  # the store will delete it while its key is still served
     KEY_CUT_SHORT = "key_cut_short"  # the provider gave it a shorter life than was asked for
     KEY_NOT_TRUSTED = "key_not_trusted"  # the record names a key that was not made for this path
     KEY_UNCLAIMED = "key_unclaimed"  # carries our owner's name, for a path that is not configured (any more)

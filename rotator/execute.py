@@ -24,7 +24,7 @@ from rotator.errors import (
     StoreOutcomeUnknown,
     StoreUnavailable,
 )
-from rotator.events import Event, Level, What
+from rotator.events import Event, Fields, Level, What
 from rotator.memory import Memory, Offer
 from rotator.model import (
     UNIQUE_ALPHABET,
@@ -369,6 +369,16 @@ class Executor:
             version=version.number,
             expires_at=timestamp(record.expires_at),
         )
+        if version.vanishes_at is not None and version.vanishes_at < record.expires_at:
+            fields: Fields = {
+                "key_id": key_id,
+                "key_name": name,
+                "version": version.number,
+                "vanishes_at": timestamp(version.vanishes_at),
+                "expires_at": timestamp(record.expires_at),
+                "advice": "Applications would find nothing: `rotator check --online` tells where that is set.",
+            }
+            ports.tell(Event(What.VERSION_VANISHES, target.name, Level.ERROR, fields))
         history = History(version.number, (*observation.history.versions, version), observed_at)
         self.memory.look_closer(target)
         published = replace(observation, history=history)

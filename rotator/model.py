@@ -244,12 +244,16 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of a path. `data` is None when it is deleted or destroyed; it may hold a key, so repr hides it."""
+    """One version of a path. `data` is None when it is deleted or destroyed; it may hold a key, so repr hides it.
+
+    `vanishes_at` is when the store deletes it by itself, as far as it said so when it was written.
+    """
 
     number: int
     created_at: datetime
     data: Mapping[str, Any] | None = field(repr=False)
     destroyed: bool = False
+    vanishes_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

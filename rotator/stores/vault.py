@@ -278,7 +278,13 @@ class VaultStore:
     def _write(self, path: str, data: Mapping[str, Any], cas: int, *, trial: bool = False) -> Request[Version]:
         def understand(answer: Answer) -> Version:
             written = answer.body["data"]
-            return Version(int(written["version"]), datetime.fromisoformat(written["created_time"]), dict(data))
+            deletion = written.get("deletion_time")
+            return Version(
+                int(written["version"]),
+                datetime.fromisoformat(written["created_time"]),
+                dict(data),
+                vanishes_at=datetime.fromisoformat(deletion) if deletion else None,
+            )
 
         return Request(
             PROVE if trial else WRITE,

@@ -79,6 +79,9 @@ def test_no_promise_is_broken_whatever_is_killed(raft_vault: Callable[[], RaftVa
     )
     print(story)  # noqa: T201 - shown when it fails, and with -s
     assert witness.counts["calls"] > KILLS, "the witness has called all the while"
+    versions = sum(len(path.versions) for path in witness.paths.values())
+    in_vain = len(simulator.vendor.keys) - 2 * versions  # each of the two daemons may make one for each version
+    assert in_vain <= sum(chaos.done.values()), "and else only what was disturbed"
     broken = [*witness.broken, *chaos.broken, *chaos.complaints(), *left]
     if broken:
         pytest.fail("\n".join([*broken, "", story, "", *chaos.told]), pytrace=False)

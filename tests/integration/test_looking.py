@@ -168,6 +168,8 @@ def test_check_online_names_versions_that_vanish_before_their_key_ends(made: Mad
     said = rotator.run("check", "--online", status=1).stdout
     assert f"targets.a: Vault deletes a version of {paths.mount}/apps/a after 59m30s" in said
     assert f"`vault kv metadata patch -mount={paths.mount} -delete-version-after=0s apps/a`" in said
+    told = [json.loads(line) for line in rotator.run("rotate", "a", status=0).stderr.splitlines()]
+    assert [(line["level"], line["version"]) for line in told if line["event"] == "version_vanishes"] == [("error", 2)]
 
     keeps(metadata, "0s")
     keeps(config, "10m")

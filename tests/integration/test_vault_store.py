@@ -164,6 +164,7 @@ def test_nanoseconds_are_read_to_the_microsecond(vault: VaultServer, mount: str,
     written = store.write("app", {"n": "1"}, cas=0)
     store.write("app", {"n": "2"}, cas=1)
 
+    assert written.vanishes_at is None
     text = vault.request("GET", f"{mount}/metadata/app").json()["data"]["versions"]["1"]["created_time"]
 
     assert len(text) > len("2026-01-01T00:00:00.123456Z") or text.endswith("0Z")
@@ -173,8 +174,10 @@ def test_nanoseconds_are_read_to_the_microsecond(vault: VaultServer, mount: str,
 
 def test_a_version_that_will_be_deleted_later_is_alive(vault: VaultServer, mount: str, store: MeteredStore) -> None:
     put(vault, f"{mount}/metadata/app", {"delete_version_after": "1h"})
-    for cas in range(2):
-        store.write("app", {"n": str(cas)}, cas)
+    written = [store.write("app", {"n": str(cas)}, cas) for cas in range(2)]
+    assert [version.vanishes_at for version in written] == [
+        version.created_at + timedelta(hours=1) for version in written
+    ]
     metadata = vault.request("GET", f"{mount}/metadata/app").json()["data"]
     assert all(version["deletion_time"] for version in metadata["versions"].values())
 

@@ -1,6 +1,7 @@
 """A configuration is read as it is meant, or refused with every problem, each at its file and key."""
 
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -219,6 +220,34 @@ def test_the_example_loads_and_names_every_option() -> None:
     for table in config.json_schema()["$defs"].values():
         for option in table["properties"]:
             assert f"{option} =" in text, option
+
+
+def test_the_example_shows_each_default_as_it_is() -> None:
+    """A value is the default, or its line says that it is an example, or what it is if it is left out."""
+    schema = config.json_schema()
+    of_table = {
+        "": schema,
+        "providers.respan": schema["$defs"]["RespanSettings"],
+        "stores.vault": schema["$defs"]["VaultSettings"],
+        "defaults": schema["$defs"]["Changeable"],
+        **{name: schema["$defs"][f"{name.title()}Settings"] for name in ("http", "daemon", "sweep", "lease")},
+    }
+    table, compared = "", 0
+    for line in (TOP / "config.example.toml").read_text().splitlines():
+        said, _, comment = line.partition("  # ")
+        if header := re.match(r"\[(.+)\]", said):
+            table = header[1] if not comment.startswith("example") else "an example"
+        if not (option := re.match(r"(\w+) = ", said)) or table == "an example":
+            continue
+        options = of_table[table]["properties"][option[1]]
+        default = options.get("default", options.get("const"))
+        [value] = tomllib.loads(said).values()
+        if comment.startswith("example") or (default is None and "if left out" in comment):
+            assert default in (None, {}, []) or value != default, line
+        else:
+            assert value == default, line
+            compared += 1
+    assert compared > 25
 
 
 def test_the_checked_in_schema_is_current() -> None:

@@ -13,7 +13,7 @@ from support.process import wait_until
 from support.told import Heard
 
 from rotator import circuit as circuits
-from rotator import sweep
+from rotator import execute
 from rotator.agenda import Agenda
 from rotator.assembly import Installation
 from rotator.budget import SlidingWindow
@@ -302,14 +302,13 @@ def test_a_sweep_ends_when_its_replica_ceases_to_lead(replica: Replica, monkeypa
     replica.work()
     for key in replica.simulator.vendor.keys.values():
         replica.simulator.vendor.delete(key.id)
-    inner = sweep.listed
 
     def listed(ports: Ports, needed_by: datetime) -> tuple[VendorKey, ...]:
-        keys = inner(ports, needed_by)
+        keys = execute.listed(ports, needed_by)
         replica.leads = False
         return keys
 
-    monkeypatch.setattr(sweep, "listed", listed)
+    monkeypatch.setattr("rotator.sweep.listed", listed)
     replica.engine.sweep()
     assert "list" in replica.calls()
     assert "retrieve" not in replica.calls()

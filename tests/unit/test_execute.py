@@ -41,7 +41,7 @@ from rotator.errors import (
     StoreSealed,
     StoreUnavailable,
 )
-from rotator.events import What
+from rotator.events import Level, What
 from rotator.execute import MAX_AGE, TRIES_OUT, UNPUBLISHED, Executor, Report
 from rotator.model import RECORD_FIELD, KeyName, KeyParameters, Record, Target, timestamp
 from rotator.plan import NEWCOMER, REVOKED_WITHIN, TIDYING, Order, Reason, State
@@ -556,6 +556,18 @@ def test_a_key_that_waited_is_not_offered_where_a_new_one_would_be_another(what:
     assert served
     assert set(world.vendor.keys) - before == {served.id}
     assert a.memory.offers == {}
+
+
+@pytest.mark.parametrize(("hours", "told"), [(None, False), (23, True), (24, False)])
+def test_a_version_that_the_store_deletes_before_its_key_ends_is_told(hours: int | None, told: bool) -> None:
+    world = World()
+    vanishes_at = None if hours is None else START + hours * HOUR
+    world.at("store.write", lambda call: replace(call.effect(), vanishes_at=vanishes_at))
+    assert world.executor().reconcile(world.target).rotated
+    events = world.told(What.VERSION_VANISHES)
+    assert [(event.level, event.fields["vanishes_at"]) for event in events] == (
+        [(Level.ERROR, timestamp(START + 23 * HOUR))] if told else []
+    )
 
 
 def rotate_elsewhere(world: World) -> Callable[[], object]:
