@@ -496,6 +496,8 @@ def demo(
     """
     from rotator.demo import show  # no other command needs it
 
+    if vault and (unset := [f"${name}" for name in ("VAULT_ADDR", "VAULT_TOKEN") if not os.environ.get(name)]):
+        usage(f"--vault needs {' and '.join(unset)} in the environment")
     common.begin_to_log("warning")
     # As Ctrl-C does: what was made is removed, and then it ends.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

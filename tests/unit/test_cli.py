@@ -112,6 +112,24 @@ def test_what_is_said_later_wins_and_the_environment_comes_last(invoke: Invoke, 
     assert f"{second}: there is no such file" in invoke("--config", second, "plan", ROTATOR_CONFIG=first).err
 
 
+@pytest.mark.parametrize(
+    ("environment", "unset"),
+    [
+        ({}, "$VAULT_ADDR and $VAULT_TOKEN"),
+        ({"VAULT_ADDR": "http://127.0.0.1:1"}, "$VAULT_TOKEN"),
+        ({"VAULT_TOKEN": "x"}, "$VAULT_ADDR"),
+    ],
+)
+def test_a_demo_on_a_vault_says_what_it_needs_to_know(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], unset: str
+) -> None:
+    for name in ("VAULT_ADDR", "VAULT_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    ended = invoke("demo", "--vault", **environment)
+    assert ended.status == 2
+    assert ended.err.endswith(f"--vault needs {unset} in the environment\n")
+
+
 def test_a_level_may_be_written_as_one_likes(invoke: Invoke) -> None:
     assert "key_created" in invoke("rotate", "a", ROTATOR_LOG_LEVEL="INFO", ROTATOR_LOG_FORMAT="Json").err
     assert "key_created" not in invoke("rotate", "a", "--log-level", "ERROR", ROTATOR_LOG_LEVEL="INFO").err
