@@ -29,6 +29,7 @@ _CAS_MISMATCH = "check-and-set parameter did not match"
 _INVALID_TOKEN = "invalid token"  # noqa: S105 - expired, revoked or used up; a policy's refusal lacks it
 _SEALED = "Vault is sealed"
 _NO_MOUNT = "no handler for route"
+_OTHER_KIND = "unsupported path"  # there is a mount, and it is of another kind
 _TOO_LARGE = ("exceeds allowed", "value being too large")  # with a 500: of the listener, and of raft's storage
 _MEANINGS = {
     412: "a node was asked that has not yet seen the latest writes",
@@ -131,9 +132,10 @@ class Answer:
                 return StorePermissionDenied(
                     f"Vault's policy denies `{right}` on {path} ({self.said})", _policy_advice(operation, path, right)
                 )
-            case 404 if not operation.changes and self._says(_NO_MOUNT):
+            case 404 if not operation.changes and (self._says(_NO_MOUNT) or self._says(_OTHER_KIND)):
+                what = "nothing is mounted" if self._says(_NO_MOUNT) else "something other than KV is mounted"
                 return StoreMountUnusable(
-                    f"nothing is mounted in Vault where {path} would be ({self.said})",
+                    f"{what} in Vault where {path} would be ({self.said})",
                     "Look at the store's mount and namespace: `vault secrets list` shows what there is.",
                 )
             case 503 if self._says(_SEALED) or self.body.get("sealed") is True:
@@ -147,6 +149,8 @@ class Answer:
                 return self._request_refused(operation, path)
         if self.errors is None and self.status not in _MEANINGS:
             meaning = "something that is not Vault answered, a proxy perhaps"
+            if self.status == HTTPStatus.BAD_REQUEST:
+                meaning += "; or a Vault whose address begins with https://"
         else:
             meaning = _MEANINGS.get(self.status, "Vault answered what was not to be expected")
         return unsettled(operation, path, f"{meaning} ({self.said})")

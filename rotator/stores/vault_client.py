@@ -289,6 +289,8 @@ class VaultClient:
             advice = (
                 "Look at Vault, at the store's address, ca_file and server_name, at DNS, and at the network policy."
             )
+            if "WRONG_VERSION_NUMBER" in what:
+                advice = "What listens there does not speak TLS: is it an http:// address?"
         return outcome, unsettled(request.operation, request.path, what, advice)
 
 

@@ -195,5 +195,13 @@ def test_http_to_a_port_with_tls_is_told(tls_vault: tuple[str, Path], open_store
 
     store = open_store(address.replace("https", "http"), "secret", TOKEN)
 
-    with pytest.raises(StoreUnavailable, match="not Vault answered"):
+    with pytest.raises(StoreUnavailable, match=r"not Vault answered, .* or a Vault whose address begins with https://"):
         store.history("app")
+
+
+def test_https_to_a_port_without_tls_is_told(vault: VaultServer, open_store: OpenStore) -> None:
+    store = open_store(vault.address.replace("http", "https"), "secret", TOKEN)
+
+    with pytest.raises(StoreUnavailable) as raised:
+        store.history("app")
+    assert raised.value.advice == "What listens there does not speak TLS: is it an http:// address?"

@@ -73,6 +73,9 @@ def test_a_mount_of_another_kind_is_named(vault: VaultServer, open_store: OpenSt
 
     with pytest.raises(StoreMountUnusable, match="of type system, not KV"):
         store.prove("app", {})
+    for look in (store.history, store.newest):
+        with pytest.raises(StoreMountUnusable, match="something other than KV is mounted in Vault where sys/"):
+            look("app")
 
 
 def test_a_longer_name_than_the_mount_has_is_found_out(vault: VaultServer, mount: str, open_store: OpenStore) -> None:
