@@ -46,10 +46,10 @@ simulate-long: install  ## the protocol under ever new schedules, until it is st
 kills: install servers  ## 200 kills and freezes of two daemons on a real Vault (ROTATOR_KILLS=200)
 	ROTATOR_KILLS=$${ROTATOR_KILLS:-200} $(BIN)/python -m pytest tests/integration/test_kills.py -s
 
-BENCHMARKS ?= run_once scale punctuality soak
+BENCHMARKS ?= run_once layers scale punctuality soak
 
 bench: install servers  ## all measurements of docs/benchmarks.md (about 80 minutes; BENCHMARKS=soak is that one alone)
-	@echo "On two quiet CPUs: run_once takes 12 minutes, scale 35, punctuality 25, soak 7. Now: $(BENCHMARKS)"
+	@echo "On two quiet CPUs: run_once takes 12 minutes, layers 1, scale 35, punctuality 25, soak 7. Now: $(BENCHMARKS)"
 	@set -e; for each in $(BENCHMARKS); do \
 	  echo; echo "== $$each"; \
 	  PYTHONPATH=tests BENCH_OUT=$${BENCH_OUT:-docs/benchmarks/$$each.json} $(BIN)/python -m benchmarks.$$each; \

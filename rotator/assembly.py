@@ -31,8 +31,8 @@ from rotator.ports import Leadership, Listener, Ports
 from rotator.providers.respan import Probe, RespanProvider
 from rotator.stores.sqlite import SqliteStore
 from rotator.stores.vault import VaultStore
-from rotator.stores.vault_client import VaultSettings
 from rotator.stores.vault_login import AppRoleLogin, CertLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
+from rotator.stores.vault_wire import VaultSettings
 from rotator.sweep import Sweeper
 
 AnyStore = VaultStore | SqliteStore

@@ -1,7 +1,7 @@
 """Vault's KV version 2 as a `Store`: which requests make up each of its methods, and what their answers amount to.
 
-How a request is sent is in `vault_client`, what a refusal means in `vault_answers`, the login in `vault_login`, and
-what `rotator check --online` asks in `vault_check`.
+How a request is sent is in `vault_client` and `vault_wire`, what a refusal means in `vault_answers`, the login in
+`vault_login`, and what `rotator check --online` asks in `vault_check`.
 """
 
 import json
@@ -23,7 +23,8 @@ from rotator.model import History, Secret, Version
 from rotator.notation import VaultReference
 from rotator.ports import Clock, Meter
 from rotator.stores.vault_answers import DESTROY, METADATA, MOUNT, PROVE, READ, WRITE, Answer
-from rotator.stores.vault_client import Request, VaultClient, VaultSettings
+from rotator.stores.vault_client import Request, VaultClient
+from rotator.stores.vault_wire import VaultSettings
 
 NEVER_CURRENT = 2**31 - 1  # a version that no path has, so that a write after it is tried by all rules and then refused
 LARGEST_ENTRY = 1_000_000  # bytes: raft takes 1 MiB by default, and Vault adds a little of its own

@@ -1,30 +1,19 @@
 """Requests to Vault: the one module that knows hvac. It sends them, logged in, and gives back answers or our errors.
 
-hvac builds each request, and an adapter of our own sends it through urllib3: requests, which hvac would use, takes more
-time for it than all the rest together. The adapter returns every answer, whatever its status, so that hvac's own
-exceptions, which hold the whole answer, never come to be. An error is raised outside of the `except` that saw a
-library's exception: those hold the request, and so the token and the key.
+hvac builds each request, and an adapter of our own has it sent by `vault_wire`: requests, which hvac would use, takes
+more time for it than all the rest together. The adapter returns every answer, whatever its status, so that hvac's own
+exceptions, which hold the whole answer, never come to be.
 """
 
-import http.client
-import io
-import json as jsonlib
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Generic, TypeVar
-from urllib.parse import urlencode, urlsplit
 
-import certifi
 import hvac
 import stamina
-import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from rotator import __version__
 from rotator.circuit import Circuit
-from rotator.clock import http_date
 from rotator.errors import (
     StoreCredentialRefused,
     StoreError,
@@ -36,33 +25,15 @@ from rotator.errors import (
 )
 from rotator.model import Secret
 from rotator.ports import NO_CREDENTIAL, Clock, Meter
-from rotator.stores.vault_answers import HEALTH, LOGIN, RENEW, Answer, Operation, parse_object, unsettled
+from rotator.stores.vault_answers import HEALTH, LOGIN, RENEW, Answer, Operation, unsettled
 from rotator.stores.vault_login import Grant, Login, LoginRequest, TokenKeeper
+from rotator.stores.vault_wire import NoAnswer, Unsendable, VaultSettings, Wire
 
 T = TypeVar("T")
 
-MAX_BODY = 8 * 2**20
-"""Bytes of an answer: storage takes 1 MiB an entry, of which JSON makes more: of metadata, four or five times that."""
-
-_json = jsonlib.JSONEncoder(allow_nan=False).encode
 _retrying = stamina.RetryingCaller(attempts=3, timeout=None, wait_initial=0.1, wait_max=0.5, wait_jitter=0.2).on(
     StoreUnavailable
 )
-
-
-@dataclass(frozen=True, slots=True)
-class VaultSettings:
-    """Where a KV version 2 mount is, and how to get at it. `timeout` is in seconds; `connections` are used at once."""
-
-    address: str
-    mount: str
-    login: Login
-    namespace: str | None = None
-    ca_file: Path | None = None  # None: certifi's
-    server_name: str | None = None  # that the certificate must be for; None: the address's
-    timeout: float = 5.0
-    connections: int = 8
-    certificate: tuple[Path, Path] | None = None  # ours, and its private key, to log in with
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +61,7 @@ class VaultClient:
         self._settings = settings
         self._clock = clock
         self._meter = meter
-        self._pool = _pool(settings, clock)
+        self._wire = Wire(settings, clock)
         self.circuit: Circuit[StoreError] = Circuit(clock)
         self._logged_in: tuple[Secret, Any] | None = None  # the newest token, and the hvac.Client that sends it
         self.tokens = TokenKeeper(_CountedLogin(settings.login, meter), self, clock)
@@ -153,11 +124,11 @@ class VaultClient:
     @property
     def peer(self) -> str:
         """As what its clock is known."""
-        return _host_and_port(self._settings.address)
+        return self._wire.peer
 
     def close(self) -> None:
         """Close the connections. What is under way is answered still; what comes later fails as if Vault were gone."""
-        self._pool.close()
+        self._wire.close()
 
     def health(self) -> Mapping[str, Any]:
         """What sys/health says, whatever the state; asked without token and namespace, which it would not know."""
@@ -192,8 +163,8 @@ class VaultClient:
             lambda answer: _grant(answer.body["auth"]),
         )
         # A kept connection shows the certificate that it was made with; the file may hold another one by now.
-        fresh = _pool(self._settings, self._clock) if self._settings.certificate else None
-        answer = self._exchange(request, self._hvac(None, pool=fresh))
+        fresh = Wire(self._settings, self._clock) if self._settings.certificate else None
+        answer = self._exchange(request, self._hvac(None, wire=fresh))
         if fresh is not None:
             fresh.close()
         if answer.status in (400, 401, 403, 404) and answer.errors is not None:
@@ -245,15 +216,13 @@ class VaultClient:
             self._logged_in = held = (token, self._hvac(token))
         return held[1]
 
-    def _hvac(
-        self, token: Secret | None, *, in_namespace: bool = True, pool: urllib3.HTTPConnectionPool | None = None
-    ) -> Any:
+    def _hvac(self, token: Secret | None, *, in_namespace: bool = True, wire: Wire | None = None) -> Any:
         headers = {"X-Vault-Request": "true", "Accept-Encoding": "identity", "User-Agent": f"rotator/{__version__}"}
         if token:
             headers["X-Vault-Token"] = token.reveal()
         if in_namespace and self._settings.namespace:
             headers["X-Vault-Namespace"] = self._settings.namespace
-        adapter = _Adapter(self._settings, pool or self._pool, headers, self._clock)
+        adapter = _Adapter(wire or self._wire, headers)
         # What is given here is not used; but for what is left out, or None, hvac looks into the environment.
         return hvac.Client(self._settings.address, token="", cert=(), verify=True, adapter=lambda **_: adapter)
 
@@ -263,35 +232,20 @@ class VaultClient:
         started = self._clock.monotonic()
         try:
             answer: Answer = request.send(client)
-        except _Unsendable:
+        except Unsendable:
             outcome = "unsendable"
             failure = StoreRequestRefused(
                 f"what is to be written to {request.path} holds a number that JSON does not know; it was not sent",
                 "Look at the fields that are there beside the key.",
             )
-        except (urllib3.exceptions.HTTPError, OSError, ValueError, _TooLarge) as error:
-            outcome, failure = self._failure(request, error)
+        except NoAnswer as error:
+            outcome = error.outcome
+            failure = unsettled(request.operation, request.path, error.what, error.advice)
         else:
             self._meter(request.operation.name, str(answer.status), self._clock.monotonic() - started)
             return answer
         self._meter(request.operation.name, outcome, self._clock.monotonic() - started)
         raise failure
-
-    def _failure(self, request: Request[Any], error: Exception) -> tuple[str, StoreError]:
-        """What the meter calls it, and an error of ours, with nothing of the library's but what is said in `_cause`."""
-        advice = ""
-        if isinstance(error, _TooLarge):
-            outcome, what = "oversized", f"{self.peer} answered with more than {MAX_BODY} bytes"
-        elif isinstance(error, _LATE) and not isinstance(error, urllib3.exceptions.NewConnectionError):
-            outcome, what = "timeout", f"there was no answer from {self.peer} within {self._settings.timeout:g} s"
-        else:
-            outcome, what = "connection", f"the connection to {self.peer} failed ({_cause(error)})"
-            advice = (
-                "Look at Vault, at the store's address, ca_file and server_name, at DNS, and at the network policy."
-            )
-            if "WRONG_VERSION_NUMBER" in what:
-                advice = "What listens there does not speak TLS: is it an http:// address?"
-        return outcome, unsettled(request.operation, request.path, what, advice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,33 +264,13 @@ class _CountedLogin:
             raise
 
 
-# --- on the wire -----------------------------------------------------------------------------------------------------
-
-
-class _Unsendable(Exception):
-    """There is no JSON for it."""
-
-
-class _TooLarge(Exception):
-    """The body has more than `MAX_BODY` bytes."""
-
-
-_LATE = (urllib3.exceptions.TimeoutError, urllib3.exceptions.EmptyPoolError)
-
-
 class _Adapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no types
-    """Sends what hvac asks for, with the same headers each time, and makes an `Answer` of whatever comes back."""
+    """Has what hvac asks for sent by a `Wire`, with the same headers each time."""
 
-    def __init__(
-        self, settings: VaultSettings, pool: urllib3.HTTPConnectionPool, headers: Mapping[str, str], clock: Clock
-    ) -> None:
-        self._peer = _host_and_port(settings.address)
-        self._prefix = urlsplit(settings.address).path.rstrip("/")
-        self._patience = 2 * settings.timeout
-        self._pool = pool
+    def __init__(self, wire: Wire, headers: Mapping[str, str]) -> None:
+        self._wire = wire
         self._headers = dict(headers)
         self._json_headers = {**headers, "Content-Type": "application/json"}
-        self._clock = clock
 
     def get_login_token(self, response: object) -> str:
         """For hvac's own logins, which nothing here uses."""
@@ -351,140 +285,7 @@ class _Adapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no type
         **_: object,  # wrap_ttl, which is None, and raise_exception: no status is raised here
     ) -> Answer:
         """Send it once, and read the whole answer."""
-        sent_at = self._clock.monotonic()
-        response = self._pool.urlopen(
-            method.upper(),
-            f"{self._prefix}{url}?{urlencode(params)}" if params else f"{self._prefix}{url}",
-            body=None if json is None else _encoded(json),
-            headers=self._headers if json is None else self._json_headers,
-            redirect=False,
-            pool_timeout=self._patience,  # type: ignore[arg-type]  # a float is as good
-            preload_content=False,
-            decode_content=False,
-        )
-        self._clock.heard(self._peer, response.headers.get("Date"), sent_at)
-        content = b""
-        for chunk in response.stream():
-            content += chunk
-            if len(content) > MAX_BODY:
-                response.close()
-                response.release_conn()
-                raise _TooLarge
-        response.release_conn()
-        now = http_date(response.headers.get("Date", "")) or self._clock.now()
-        redirect = _host_and_port(response.headers.get("Location", ""))
-        return Answer(response.status, parse_object(content), redirect, now)
-
-
-def _encoded(value: object) -> bytes:
-    try:
-        return _json(value).encode()
-    except ValueError:
-        pass
-    raise _Unsendable
-
-
-def _host_and_port(url: str) -> str:
-    try:
-        return urlsplit(url).netloc.rpartition("@")[2]
-    except ValueError:
-        return "somewhere that is no URL"
-
-
-def _pool(settings: VaultSettings, clock: Clock) -> urllib3.HTTPConnectionPool:
-    """Connections enough for all threads, for which any more wait. Nothing is tried again, and no redirect followed."""
-    is_tls = urlsplit(settings.address).scheme == "https"
-    tls = {
-        "cert_reqs": "CERT_REQUIRED",
-        "ca_certs": str(settings.ca_file or certifi.where()),
-        "cert_file": settings.certificate and str(settings.certificate[0]),
-        "key_file": settings.certificate and str(settings.certificate[1]),
-        "server_hostname": settings.server_name,  # has the certificate checked for it, whatever host the address names
-    }
-    pool = urllib3.connection_from_url(
-        settings.address,
-        maxsize=settings.connections,
-        block=True,
-        timeout=settings.timeout,
-        retries=urllib3.Retry(False),
-        seconds=settings.timeout,
-        clock=clock,
-        **(tls if is_tls else {}),
-    )
-    pool.ConnectionCls = _TlsConnection if is_tls else _Connection
-    return pool
-
-
-class _Connection(HTTPConnection):
-    """A connection on which a whole answer, headers and body, must be read within twice the time for one read.
-
-    The time is counted from when the request is sent. Without this an answer that drips in could take for ever:
-    urllib3's timeouts are for one read each. The look-up of the host is not bounded, and a host of several addresses is
-    given the time for one read for the connection to each.
-    """
-
-    def __init__(self, *args: Any, seconds: float, clock: Clock, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._seconds = seconds
-        self._clock = clock
-        self._until = 0.0
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        """Send the request; from now on the time for the answer is running."""
-        self._until = self._clock.monotonic() + 2 * self._seconds
-        super().request(*args, **kwargs)
-
-    def response_class(  # type: ignore[override]  # what http.client calls to make a response; here it is a method
-        self, sock: socket.socket, *args: Any, **kwargs: Any
-    ) -> http.client.HTTPResponse:
-        """http.client's own response, which reads through a `_Reader`."""
-        response = http.client.HTTPResponse(sock, *args, **kwargs)
-        response.fp = io.BufferedReader(_Reader(response.fp.detach(), sock, self._left))
-        return response
-
-    def _left(self) -> float:
-        left = self._until - self._clock.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return min(left, self._seconds)
-
-
-class _TlsConnection(_Connection, HTTPSConnection):
-    def connect(self) -> None:
-        """Connect, with the certificates that are in the file now."""
-        Path(self.ca_certs or "").open("rb").close()  # an error of `ssl` does not say which file it could not read
-        super().connect()
-
-
-class _Reader(io.RawIOBase):
-    """Reads from a socket, and asks before each read how long it may take."""
-
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, left: Callable[[], float]) -> None:
-        self._raw = raw
-        self._sock = sock
-        self._left = left
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._left())
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-def _cause(error: BaseException) -> str:
-    """What the system or the TLS library said; the libraries above wrap that in many words of their own."""
-    link: BaseException | None = error
-    while link is not None:
-        if words := getattr(link, "verify_message", None) or getattr(link, "strerror", None):
-            file = getattr(link, "filename", None)
-            return f"{words}: {file}" if file else str(words)
-        link = link.__cause__ or link.__context__
-    return type(error).__name__  # and not its words: they may be a header
+        return self._wire.request(method, url, json, params, self._headers if json is None else self._json_headers)
 
 
 def _tried(once: Callable[[], T]) -> T:

@@ -20,8 +20,8 @@ from rotator.model import History, Secret
 from rotator.ports import Store
 from rotator.stores.sqlite import SqliteStore
 from rotator.stores.vault import VaultStore
-from rotator.stores.vault_client import VaultSettings
 from rotator.stores.vault_login import TokenLogin
+from rotator.stores.vault_wire import VaultSettings
 
 CLOCK = SystemClock()
 

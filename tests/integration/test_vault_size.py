@@ -9,8 +9,8 @@ from rotator.clock import SystemClock
 from rotator.errors import StoreRequestRefused
 from rotator.model import Secret
 from rotator.stores.vault import VaultStore
-from rotator.stores.vault_client import VaultSettings
 from rotator.stores.vault_login import TokenLogin
+from rotator.stores.vault_wire import VaultSettings
 
 
 def test_what_raft_would_refuse_after_the_key_exists_is_refused_before(raft_vault: Callable[[], RaftVault]) -> None:

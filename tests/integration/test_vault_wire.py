@@ -16,7 +16,7 @@ from support.canned import Canned, Reply, canned
 from support.vaultstore import DATA, DENIED, KEY, TOKEN, OpenStore, answering, assert_hides, assert_unsettled, empty
 
 from rotator.errors import StoreError, StoreOutcomeUnknown, StoreRequestRefused, StoreUnavailable
-from rotator.stores import vault_client
+from rotator.stores import vault_wire
 from rotator.stores.vault_login import AppRoleLogin
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
@@ -180,7 +180,7 @@ def test_an_answer_that_pauses_and_comes_in_time_is_taken(open_store: OpenStore)
 def test_a_body_without_end_is_refused(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, headers: bytes, piece: bytes
 ) -> None:
-    monkeypatch.setattr(vault_client, "MAX_BODY", 100_000)
+    monkeypatch.setattr(vault_wire, "MAX_BODY", 100_000)
     with raw_server(lambda: chain([OK + headers + b"\r\n"], repeat(piece)), 0.0) as port:
         store = open_store(f"http://127.0.0.1:{port}", "kv", TOKEN, timeout=30.0, connections=1)
         for _ in range(2):
@@ -194,7 +194,7 @@ def test_a_body_without_end_is_refused(
 
 
 def test_the_largest_body_is_taken_and_one_byte_more_is_not(server: Canned, open_store: OpenStore) -> None:
-    body = '{"cluster_id":"c"}'.ljust(vault_client.MAX_BODY)
+    body = '{"cluster_id":"c"}'.ljust(vault_wire.MAX_BODY)
 
     server.answer = lambda _: Reply(200, body)
     assert open_store(server.address, "kv", TOKEN).location("app")

@@ -76,10 +76,11 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A key that was asked for: for which path, and until when it was to live."""
+    """A key that was asked for: for which path, until when it was to live, and by which process, between two deaths."""
 
     path: str
     until: datetime
+    life: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ class Truth:
         """A create is sent."""
         if intent.made or name in self._asked:
             self.break_(REPEATED, f"a second create in one pass, or of one name, for {intent.path}")
-        self._asked[name] = Asked(intent.path, until)
+        self._asked[name] = Asked(intent.path, until, intent.life)
         if not intent.proven:
             self.break_(UNPROVEN, f"{name} was asked for, and nobody knows that {intent.path} can be written")
         self._judge_waiting(name, intent)
@@ -196,9 +197,11 @@ class Truth:
     def begins_to_end(self, key_id: str, ends: datetime | None, intent: Intent) -> None:
         """A new expiry is sent, or (None) that a key be removed."""
         key = self._vendor.keys.get(key_id)
-        waiting = self._unanswered.get((intent.life, intent.path))
-        if key is None or key.name in intent.made or (waiting and waiting.key is key) or intent.extending:
+        asked = key and self._asked.get(key.name)
+        if key is None or key.name in intent.made or intent.extending:
             return
+        if asked and asked.life == intent.life and not self._was_published(key):
+            return  # its maker knows best that it can never be served
         self.begins_to_change(intent)
         if not intent.sweeping or not intent.trusts_its_clock:
             return
@@ -363,8 +366,11 @@ class Truth:
                 continue
             if self._vendor.removed_at >= answered:
                 continue  # a list of several pages has lost a key where another was removed
-            if not any(key.text in put.data.values() for put in self._store.puts if put.path == intent.path):
+            if not self._was_published(key):
                 self.break_(IN_VAIN, f"{key.id} ({key.name})")
+
+    def _was_published(self, key: IssuedKey) -> bool:
+        return any(key.text in put.data.values() for put in self._store.puts)
 
     def _judge_served(self, place: Place, intent: Intent, error: RotatorError | None) -> None:
         key = place.served

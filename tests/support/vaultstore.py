@@ -14,8 +14,8 @@ from rotator.errors import RotatorError, StoreError, StoreOutcomeUnknown, StoreU
 from rotator.model import Secret
 from rotator.ports import Clock
 from rotator.stores.vault import VaultStore
-from rotator.stores.vault_client import VaultSettings
 from rotator.stores.vault_login import Login, TokenLogin
+from rotator.stores.vault_wire import VaultSettings
 from support.canned import Asked, Reply
 from support.leaks import spellings
 
