@@ -170,6 +170,7 @@ class _Ending:
         """Nothing goes wrong any more: what is on its way lands, what is frozen thaws."""
         around = self._around
         around.quiet, around.outage = True, ""
+        around.truth.quiet_since = around.scheduler.now
         around.scheduler.note("", "quiet", "", "from here on nothing goes wrong")
         while around.late:
             around.land()
