@@ -238,7 +238,7 @@ class Executor:
                         attempted = action.reason
                         served = observation.current.key_id if observation.current else None
                         observation, rotated = self._rotate(observation, action, order)
-                        lost = observation is None
+                        lost = observation is None and not rotated
                         if rotated:
                             order = replace(order, rotate=False, adopt=False)
                     elif isinstance(action, SetExpiry):
@@ -267,30 +267,37 @@ class Executor:
     def _rotate(self, observation: Observation, action: Rotate, order: Order) -> tuple[Observation | None, bool]:
         """Publish a new key. Returns what is known now, and whether our key is served.
 
-        Nothing is known (None) after another write came first.
+        Nothing is known (None) after another write came first, or may have come since.
         """
-        offer = self._unsettled(observation, action) or self._make(observation, action, order)
-        if offer is None:
+        offer = self._made_before(observation, action) or self._make(observation, action, order)
+        # Another may lead by now: the proof and the look-up can take as long as a Lease lasts.
+        if offer is None or (offer.unanswered and not self._is_ours_to_do(order)):
             return observation, False
         return self._publish(observation, action.reason, offer, order)
 
-    def _unsettled(self, observation: Observation, action: Rotate) -> Offer | None:
-        """The key of an earlier pass whose write may land yet, if that is as good as a new one for this version.
+    def _made_before(self, observation: Observation, action: Rotate) -> Offer | None:
+        """The key of an earlier pass whose write may land yet, if it is as good as a new one; proved like that.
 
         A store that takes no writes would have us make one key after the other, none of which we may remove.
         """
-        target, offer = observation.target, self.memory.offers.get(observation.target.name)
-        if offer is None or offer.base != action.base or not observation.scope.owns(offer.record.key_name):
+        target, ports = observation.target, self.ports
+        offer = self.memory.offers.get(target.name)
+        if offer is None or (offer.base, offer.provider) != (action.base, target.provider):
             return None
         record = offer.record
-        if record.params != target.fingerprint or renew_at(record, target) <= self.ports.clock.now():
+        if not observation.scope.owns(record.key_name) or record.params != target.fingerprint:
             return None
-        found = self.ports.provider.retrieve(record.key_id)
-        ends = found and (found.expires_at or record.expires_at)
-        if found is None or found.name != record.key_name or not ends or ends < record.expires_at - TOLERANCE:
+        if renew_at(record, target) <= ports.clock.now():
+            return None
+        ports.store.prove(target.path, compose(target, record, offer.secret, carried_over(observation)))
+        try:
+            found = ports.provider.retrieve(record.key_id)
+        except ProviderRequestRefused:  # some vendors have no other answer for a key that is gone
+            found = None
+        if found is None or (found.expires_at is not None and found.expires_at < record.expires_at - TOLERANCE):
             self.memory.offers.pop(target.name, None)
-            raise ProviderRequestRefused(
-                f"the new key {record.key_id} is gone or about to end, and was not written to {target.path} yet",
+            raise ProviderError(
+                f"the new key {record.key_id}, whose write to {target.path} was not answered, is gone or about to end",
                 "Nothing to do: the next try makes another one.",
             )
         return offer
@@ -324,7 +331,7 @@ class Executor:
             self._discard(target, created.id, name, order)
             raise
         record = replace(record, key_id=created.id, expires_at=expires_at, key=created.secret.fingerprint)
-        return Offer(action.base, record, created.secret)
+        return Offer(target.provider, action.base, record, created.secret)
 
     def _publish(
         self, observation: Observation, reason: Reason, offer: Offer, order: Order
@@ -336,16 +343,7 @@ class Executor:
         data = compose(target, record, offer.secret, carried_over(observation))
         self.memory.offers.pop(target.name, None)
         try:
-            version = publish(
-                ports.store,
-                ports.clock,
-                target,
-                observation.scope,
-                data,
-                offer.base,
-                key_id,
-                unanswered=offer.unanswered,
-            )
+            version = publish(ports.store, ports.clock, target, data, offer.base, unanswered=offer.unanswered)
         except StoreOutcomeUnknown as error:
             # It may still land, so it may yet be served: it is written again by the next pass, or judged by a sweep.
             self.memory.offers[target.name] = replace(offer, unanswered=True)
@@ -379,8 +377,10 @@ class Executor:
                 "advice": "Applications would find nothing: `rotator check --online` tells where that is set.",
             }
             ports.tell(Event(What.VERSION_VANISHES, target.name, Level.ERROR, fields))
-        history = History(version.number, (*observation.history.versions, version), observed_at)
         self.memory.look_closer(target)
+        if offer.unanswered:
+            return None, True  # it may have landed long ago, and the path have moved on
+        history = History(version.number, (*observation.history.versions, version), observed_at)
         published = replace(observation, history=history)
         return self.memory.note(published, key_id, VendorKey(key_id, name, record.expires_at)), True
 

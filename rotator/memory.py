@@ -14,7 +14,7 @@ rules by which it spares a request:
 - What the provider said of a key by itself is kept with the version that was current then, and may be out of date:
   `plan` knows what it is good for. It is forgotten when the path does not hold that key any more.
 - A key whose write was not answered is offered again by the next pass: it is as good as a new one, and it cannot be
-  removed while that write may land. It is forgotten when a newer one is written.
+  removed while that write may land. It is forgotten when the path has that version, whosever it is.
 - Only what the provider said, and such a key, outlive a reload: what a path holds was read with the configuration of
   then.
 """
@@ -30,8 +30,9 @@ from rotator.plan import TOLERANCE, Observation, Seen
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A key of ours that was made to be the version after `base`."""
+    """A key of ours, made at a target's provider to be the version after `base`."""
 
+    provider: str
     base: int
     record: Record
     secret: Secret
@@ -66,9 +67,12 @@ class Memory:
     def recall(self, observation: Observation) -> Mapping[str, Seen]:
         """What the provider has said of the keys that the path holds now; what it said of others is forgotten.
 
-        Takes note of what the path serves, for `show`.
+        Takes note of what the path serves, for `show`. Whatever became of an offer, it is over once the path has moved
+        on.
         """
         name, current = observation.target.name, observation.current
+        if (offer := self.offers.get(name)) and observation.history.current_version > offer.base:
+            self.offers.pop(name, None)
         held = {entry.record.key_id: entry.record for entry in observation.entries if entry.record}
         if current and current.record and _as_made(current):
             self._served[name] = current.record

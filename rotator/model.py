@@ -246,7 +246,7 @@ class Record:
 class Version:
     """One version of a path. `data` is None when it is deleted or destroyed; it may hold a key, so repr hides it.
 
-    `vanishes_at` is when the store deletes it by itself, as far as it said so when it was written.
+    `vanishes_at` is when the store deletes it by itself, or has.
     """
 
     number: int

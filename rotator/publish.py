@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rotator.errors import CasMismatch, StoreError, StoreOutcomeUnknown
-from rotator.model import Scope, Target, Version, read_version
+from rotator.model import Target, Version
 from rotator.ports import Clock, Store
 
 WAITS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -16,21 +16,13 @@ WAITS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def publish(
-    store: Store,
-    clock: Clock,
-    target: Target,
-    scope: Scope,
-    data: Mapping[str, Any],
-    base: int,
-    key_id: str,
-    *,
-    unanswered: bool = False,
+    store: Store, clock: Clock, target: Target, data: Mapping[str, Any], base: int, *, unanswered: bool = False
 ) -> Version | None:
-    """Write `data`, which holds the key `key_id`, as the version after `base`.
+    """Write `data`, which holds our key, as the version after `base`.
 
     None: another writer was first, and this write can never land. Raises `StoreOutcomeUnknown` when it may have landed
-    or may land yet; any other `StoreError` means that it has not and never will. `unanswered`: the very same write was
-    sent before, and may land yet.
+    or may land yet; any other `StoreError` means that it has not and never will. `unanswered`: a write of this key as
+    that version was sent before, and may land yet.
     """
     unknown: StoreOutcomeUnknown | None = None
     for wait in WAITS:
@@ -39,7 +31,7 @@ def publish(
         try:
             return store.write(target.path, data, cas=base)
         except CasMismatch:
-            return _judge(store, target, scope, base, key_id)
+            return _judge(store, target, base, data[target.field])
         except StoreOutcomeUnknown as error:
             unknown = error
         except StoreError as error:
@@ -52,8 +44,11 @@ def publish(
     raise unknown
 
 
-def _judge(store: Store, target: Target, scope: Scope, base: int, key_id: str) -> Version | None:
-    """The compare-and-set was refused: by our own write that had landed before, or by another's?"""
+def _judge(store: Store, target: Target, base: int, key: str) -> Version | None:
+    """The compare-and-set was refused: by our own write that had landed before, or by another's?
+
+    Ours is known by the text of the key, under whatever field: it may have been sent before a reload.
+    """
     try:
         history = store.history(target.path)
     except StoreError as error:
@@ -61,7 +56,7 @@ def _judge(store: Store, target: Target, scope: Scope, base: int, key_id: str) -
             f"the write to {target.path} was refused, and it cannot be read why: {error.message}", error.advice
         ) from None
     written = next((version for version in history.versions if version.number == base + 1), None)
-    if written is not None and read_version(written, target, scope).key_id == key_id:
+    if written is not None and written.data is not None and key in written.data.values():
         return written
     if written is not None and written.data is not None and history.current_version > base:
         return None

@@ -88,7 +88,7 @@ def _serve_again(executor: Executor, observation: Observation, previous: Superse
     observation = executor.memory.note(observation, record.key_id, VendorKey(seen.id, seen.name, until))
     data = compose(target, record, secret, carried_over(observation))
     base = observation.history.current_version
-    written = publish(ports.store, ports.clock, target, observation.scope, data, base, record.key_id)
+    written = publish(ports.store, ports.clock, target, data, base)
     if written is None:
         error = CasMismatch(
             f"another writer published to {target.path} first; nothing was rolled back",

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 
 from rotator.errors import (
     CasMismatch,
@@ -219,9 +220,12 @@ class Sweeper:
                 executor.memory.look_closer(target)
                 continue
             now = self._ports.clock.now()
-            found += orphans(observation, mine, now, self._is_unsettled)
-            # What only time has made due is the schedule's business.
             actions = plan(observation, now).actions
+            offer = executor.memory.offers.get(target.name)
+            is_due = any(isinstance(action, Rotate) for action in actions)
+            waiting = offer.record.key_id if offer and is_due else ""  # the next pass of this process writes it
+            found += orphans(observation, mine, now, partial(self._is_on_its_way, waiting))
+            # What only time has made due is the schedule's business.
             if any(not isinstance(action, Rotate) or action.reason is Reason.MISSING for action in actions):
                 to_work.append(target)
         now = self._ports.clock.now()
@@ -261,6 +265,9 @@ class Sweeper:
         if key.created_at is not None:
             return self._ports.clock.now() - key.created_at < self._settle
         return self._monotonic() - self._first_seen[key.id] < self._settle.total_seconds()
+
+    def _is_on_its_way(self, waiting: str, key: VendorKey) -> bool:
+        return key.id == waiting or self._is_unsettled(key)
 
     def _looks_like_ours(self, key: VendorKey) -> bool:
         name = KeyName.parse(key.name)

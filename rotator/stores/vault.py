@@ -279,13 +279,8 @@ class VaultStore:
     def _write(self, path: str, data: Mapping[str, Any], cas: int, *, trial: bool = False) -> Request[Version]:
         def understand(answer: Answer) -> Version:
             written = answer.body["data"]
-            deletion = written.get("deletion_time")
-            return Version(
-                int(written["version"]),
-                datetime.fromisoformat(written["created_time"]),
-                dict(data),
-                vanishes_at=datetime.fromisoformat(deletion) if deletion else None,
-            )
+            created_at = datetime.fromisoformat(written["created_time"])
+            return Version(int(written["version"]), created_at, dict(data), vanishes_at=_deletion(written))
 
         return Request(
             PROVE if trial else WRITE,
@@ -319,4 +314,8 @@ def _read_version(answer: Answer) -> Version | None:
     if data is not None and not isinstance(data, dict):
         raise ValueError("the data of a version is an object")
     created_at = datetime.fromisoformat(facts["created_time"])
-    return Version(int(facts["version"]), created_at, data, facts["destroyed"] is True)
+    return Version(int(facts["version"]), created_at, data, facts["destroyed"] is True, _deletion(facts))
+
+
+def _deletion(facts: Mapping[str, Any]) -> datetime | None:
+    return datetime.fromisoformat(facts["deletion_time"]) if facts.get("deletion_time") else None

@@ -184,7 +184,9 @@ def test_a_version_that_will_be_deleted_later_is_alive(vault: VaultServer, mount
     metadata = vault.request("GET", f"{mount}/metadata/app").json()["data"]
     assert all(version["deletion_time"] for version in metadata["versions"].values())
 
-    assert [version.data for version in store.history("app").versions] == [{"n": "0"}, {"n": "1"}]
+    read = store.history("app").versions
+    assert [version.data for version in read] == [{"n": "0"}, {"n": "1"}]
+    assert [version.vanishes_at for version in read] == [version.vanishes_at for version in written]
 
 
 def test_whether_a_version_is_deleted_is_told_by_vaults_clock(

@@ -50,17 +50,23 @@ class Program:
 
     def start(self) -> None:
         """Called when the process was killed."""
+        self.clock.peers.clear()
         self.life = self._new_life()
 
-    def _new_life(self) -> Life:
+    def reload(self) -> None:
+        """Take the newest configuration up; what is under way ends with the old one."""
+        self.life = self._new_life(self.life)
+
+    def _new_life(self, before: Life | None = None) -> Life:
         self._lives += 1
-        self.clock.peers.clear()
         line = Line(self.around, self.process, self.clock)
         self.configuration = read = self.around.configuration
         self.targets = read.targets
         names = frozenset(target.name for target in self.targets)
         mine = ports(line, self.clock, f"{self._seed}/{self._lives}")
-        executor = execute.Executor(read.owner, read.former_owners, names, mine, Memory(is_swept=self.is_swept))
+        inherited = (before.executor.memory.seen, before.executor.memory.offers) if before else ()
+        memory = Memory(*inherited, is_swept=self.is_swept)
+        executor = execute.Executor(read.owner, read.former_owners, names, mine, memory)
         settings = self.around.settings
         sweeper = sweep.Sweeper(
             "respan",
@@ -71,7 +77,8 @@ class Program:
             settings.max_removals,
         )
         now = self.around.scheduler.now
-        return Life(executor, sweeper, {target.name: now for target in self.targets})
+        under_way = before.under_way if before else set()
+        return Life(executor, sweeper, {target.name: now for target in self.targets}, under_way)
 
     def thread(self, name: str, work: Callable[[Random], None]) -> None:
         """Another thread of this process, which does `work` over and over."""
@@ -104,10 +111,10 @@ class Program:
             trusts_its_clock=self.clock.trusted(),
         )
         around.begin(intent)
-        executor = self.life.executor
+        executor, configuration = self.life.executor, self.configuration
         report = rollback.roll_back(executor, target, order) if roll_back else executor.reconcile(target, order)
         around.coverage["rotations"] += report.rotated
-        intent.outdated = self.configuration is not around.configuration
+        intent.outdated = configuration is not around.configuration
         around.truth.passed(intent, report.error)
         return report
 
@@ -408,8 +415,13 @@ class Deployment(Happening):
             return around.scheduler.now + 100
         if behind:
             program = behind[int(which * len(behind))]
-            around.scheduler.note("(deployment)", "restart", program.name, "")
-            around.restart(program.process)
+            kind = "reload" if what < 0.5 else "restart"
+            around.scheduler.note("(deployment)", kind, program.name, "")
+            around.coverage[kind] += 1
+            if kind == "reload":
+                program.reload()
+            else:
+                around.restart(program.process)
             return around.scheduler.now + 1 + wait * 60
         kind = ("parameters", "extra field", "field", "name", "owner")[int(what * 5)]
         self._change(kind)

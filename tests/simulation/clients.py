@@ -462,7 +462,11 @@ class VendorClient:
         def show(key: VendorKey | None) -> str:
             return "is gone" if key is None else f"ends {_at(key.expires_at)}"
 
-        return self.line.call("provider.retrieve", key_id, effect, show)
+        try:
+            return self.line.call("provider.retrieve", key_id, effect, show)
+        except ProviderRequestRefused:
+            self.line.surroundings.truth.not_shown.add(key_id)
+            raise
 
     def set_expiry(self, key_id: str, expires_at: datetime) -> bool:
         around = self.line.surroundings

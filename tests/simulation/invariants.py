@@ -146,6 +146,7 @@ class Truth:
         self._unanswered: dict[tuple[str, str], Unanswered] = {}  # by a process's life, and a path
         self._revoked: set[str] = set()  # keys that a person wanted to end at once
         self._refused: set[str] = set()  # keys of which a change was refused: one that cannot be restored is replaced
+        self.not_shown: set[str] = set()  # keys of which a look-up was refused, as if there were no such id
         self._prolonged: dict[str, float] = {}  # when a key was last given a later end
         self._extended: dict[str, datetime] = {}  # until when, by a person's word
         self.quiet_since = FOR_EVER  # when the last thing went wrong
@@ -183,8 +184,12 @@ class Truth:
             return
         is_for_this = parsed.version - 1 == waiting.base == self._store.current_version(intent.path)
         key, due = waiting.key, self._due(place, waiting.key)
-        lives = self._vendor.alive(key) and (key.expires_at is None or key.expires_at >= key.granted - self._leeway)
-        if is_for_this and place.reset_at < waiting.since and lives and due and self._store.now() + self._rounded < due:
+        lives = (
+            key.id not in self.not_shown
+            and self._vendor.alive(key)
+            and (key.expires_at is None or key.expires_at >= key.granted - self._leeway)
+        )
+        if is_for_this and place.reset_at < 0 and lives and due and self._store.now() + self._rounded < due:
             self.break_(HEAPED, f"{name} was asked for, and {key.id} is waiting")
 
     def begins_to_change(self, intent: Intent) -> None:
@@ -353,6 +358,8 @@ class Truth:
             return
         if intent.scheduled and not intent.leads:
             return
+        if self._is_ambiguous(place):
+            return
         self._judge_served(place, intent, error)
         if error is None:
             self._judge_superseded(place, intent)
@@ -392,8 +399,6 @@ class Truth:
             self.break_(UNDONE, f"{key.id}, which {path} serves, still ends at {_clock(ends)}")
 
     def _judge_superseded(self, place: Place, intent: Intent) -> None:
-        if place.others and len(place.names) > 1:
-            return  # with a hand in it and two fields, whose a version is depends on who reads it
         path, now = place.target.path, self._store.now()
         grace = place.target.grace_period
         for key_id, since in place.superseded.items():
@@ -556,7 +561,11 @@ class Truth:
                 yield self._vendor.keys[key_id]
 
     def _left_alone(self, place: Place) -> bool:
-        return place.forged or (place.foreign and not place.target.adopt)
+        return place.forged or (place.foreign and not place.target.adopt) or self._is_ambiguous(place)
+
+    def _is_ambiguous(self, place: Place) -> bool:
+        """With a hand in it and two fields, whose a version is depends on who reads it, configured how."""
+        return bool(place.others) and len(place.names) > 1
 
     # --- what is served ------------------------------------------------------------------------------------------
 
@@ -579,7 +588,9 @@ class Truth:
                     place.weakened[key.id] = Weak(self._store.monotonic())
                 place.superseded.pop(key.id, None)
             place.served, place.served_since, place.well_passes = key, self._store.monotonic(), 0
-            held = key is not None and rolled_back and was_ours and not kind
+            previous = self._store.versions(path).get(number - 1)
+            from_ours = was_ours or (previous is not None and previous.destroyed)  # by that it is known, too
+            held = key is not None and rolled_back and from_ours and not kind
             place.held = Held(now + (key.granted - now) / 2, number) if key and held else None
         self.check()
 

@@ -38,6 +38,7 @@ from rotator.errors import (
     ProviderRequestRefused,
     ProviderUnavailable,
     StoreOutcomeUnknown,
+    StorePermissionDenied,
     StoreSealed,
     StoreUnavailable,
 )
@@ -514,8 +515,8 @@ def test_a_key_that_waited_and_lost_is_deleted() -> None:
     assert world.served() is by_id(world, 3)
 
 
-@pytest.mark.parametrize("what", ["revoked", "shortened", "renamed"])
-def test_a_key_that_waited_is_not_served_if_somebody_touched_it(what: str) -> None:
+@pytest.mark.parametrize("what", ["revoked", "shortened", "refused"])
+def test_a_key_that_waited_is_not_served_if_it_is_gone_or_about_to_end(what: str) -> None:
     world = World()
     a, closed = unanswered(world)
     closed.clear()
@@ -525,15 +526,111 @@ def test_a_key_that_waited_is_not_served_if_somebody_touched_it(what: str) -> No
     elif what == "shortened":
         waiting.expires_at = world.clock.now() + HOUR
     else:
-        waiting.name = "another's"  # the provider may be another one, after a reload
+        world.at("provider.retrieve", refuse(ProviderRequestRefused("no such id")))
     report = a.reconcile(world.target)
-    assert isinstance(report.error, ProviderRequestRefused)
+    assert "is gone or about to end" in str(report.error)
+    assert report.error is not None
+    assert not report.error.needs_a_person
     assert (world.served(), len(world.vendor.keys)) == (by_id(world, 1), 2)
     assert a.reconcile(world.target).rotated
     assert world.served() is by_id(world, 3)
 
 
-@pytest.mark.parametrize("what", ["parameters", "path", "age", "moved on"])
+def test_a_key_that_never_ends_by_the_providers_word_is_offered_too() -> None:
+    world = World()
+    a, closed = unanswered(world)
+    closed.clear()
+    by_id(world, 2).expires_at = None
+    assert a.reconcile(world.target).rotated
+    assert world.served() is by_id(world, 2)
+
+
+def test_what_refuses_the_write_of_a_waiting_key_for_good_is_told_as_what_it_is() -> None:
+    world = World()
+    a, closed = unanswered(world)
+    closed.clear()
+    world.at("store.prove", refuse(StorePermissionDenied("the policy")), times=2)
+    for _ in range(2):
+        assert isinstance(a.reconcile(world.target).error, StorePermissionDenied)
+    assert a.reconcile(world.target).rotated
+    assert world.served() is by_id(world, 2)
+
+
+def test_who_ceases_to_lead_does_not_write_a_waiting_key() -> None:
+    world = World()
+    a, closed = unanswered(world)
+    closed.clear()
+    leads = [True]
+    a.ports = replace(a.ports, leads=lambda: bool(leads))
+    world.at("provider.retrieve", afterwards(leads.clear))
+    assert not a.reconcile(world.target).rotated
+    assert world.served() is by_id(world, 1)
+    leads.append(True)
+    assert a.reconcile(world.target).rotated
+    assert world.served() is by_id(world, 2)
+
+
+def test_a_waiting_key_is_written_with_the_fields_of_now() -> None:
+    world = World()
+    a, closed = unanswered(world)
+    closed.clear()
+    assert a.reconcile(replace(world.target, field="token", fields={"region": "eu"})).rotated
+    data = world.store.read(world.target.path) or {}
+    assert (data["token"], data["region"]) == (by_id(world, 2).text, "eu")
+
+
+def in_flight(world: World, target: Target) -> Executor:
+    """A program whose key is due, and has made another; the write of it is on its way, and was given up."""
+    a = world.executor()
+    assert a.reconcile(target).rotated
+    world.clock.advance(16 * HOUR)
+    world.at("store.write", refuse(unknown("store.write")), times=5)
+    world.at("store.write", world.delay(unknown("store.write")))
+    assert isinstance(a.reconcile(target).error, StoreOutcomeUnknown)
+    return a
+
+
+def test_a_write_of_before_a_reload_that_lands_is_ours_under_whatever_field() -> None:
+    """The field was renamed meanwhile, so that the version looks like somebody else's."""
+    target = make_target(adopt=True)
+    world = World(target)
+    a = in_flight(world, target)
+    renamed = replace(target, field="token")
+    world.at("store.write", meanwhile(world.land))
+    a.reconcile(renamed)
+    assert world.vendor.alive(by_id(world, 2))
+    assert world.broken == []
+
+
+def test_a_waiting_key_that_was_written_long_ago_is_not_taken_for_the_newest() -> None:
+    """It landed, somebody rolled back from it, and a read from the past knows of neither."""
+    world = World()
+    a = in_flight(world, world.target)
+    past = old_view(world)
+    world.land()
+    world.store.rollback(world.target.path, 1)
+    world.at("store.history", past)
+    a.reconcile(world.target)
+    assert world.served() is by_id(world, 1)
+    assert by_id(world, 1).expires_at == by_id(world, 1).granted
+    assert world.broken == []
+
+
+def test_a_key_that_landed_is_not_written_again_when_the_path_is_made_anew() -> None:
+    world = World()
+    world.at("store.write", refuse(unknown("store.write")), times=5)
+    world.at("store.write", world.delay(unknown("store.write")))
+    a = world.executor()
+    a.reconcile(world.target)
+    world.land()
+    assert a.reconcile(world.target).error is None
+    assert a.memory.offers == {}
+    world.store.delete_metadata(world.target.path)
+    assert a.reconcile(world.target).rotated
+    assert world.served() is by_id(world, 2)
+
+
+@pytest.mark.parametrize("what", ["parameters", "provider", "path", "age", "moved on", "made anew"])
 def test_a_key_that_waited_is_not_offered_where_a_new_one_would_be_another(what: str) -> None:
     world = World()
     a, closed = unanswered(world)
@@ -541,12 +638,16 @@ def test_a_key_that_waited_is_not_offered_where_a_new_one_would_be_another(what:
     target = world.target
     if what == "parameters":
         target = replace(target, parameters=KeyParameters(rate_limit=7))
+    elif what == "provider":
+        target = replace(target, provider="another")
     elif what == "path":
         target = replace(target, path="elsewhere")
         world.executor("b").reconcile(target)
         assert world.store.current_version("elsewhere") == world.store.current_version(world.target.path)
     elif what == "age":
         world.clock.advance(23 * HOUR)
+    elif what == "made anew":
+        world.store.delete_metadata(target.path)
     else:
         world.store.rollback(target.path, 1)
     before = set(world.vendor.keys)

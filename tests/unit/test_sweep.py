@@ -336,6 +336,37 @@ def test_no_fence_over_what_somebody_has_put_there_meanwhile() -> None:
     assert (world.told(What.PATH_FENCED), world.vendor.alive(lonely)) == ([], True)
 
 
+def test_a_key_that_its_own_process_will_write_again_is_no_orphan() -> None:
+    world = World()
+    executor = rotated(world)
+    world.clock.advance(16 * HOUR)
+    world.at("store.write", refuse(unknown("store.write")), times=6)
+    executor.reconcile(world.target)
+    sweeper = sweeper_of(executor, world.targets, max_removals=0)
+    sweeper.sweep(dry_run=True)
+    world.clock.advance(LATER)
+    waiting = world.vendor.keys["tk_0002"]
+    ends = waiting.expires_at
+    [found] = sweeper.sweep().orphans
+    assert (found.key.id, found.fate) == (waiting.id, Fate.SETTLING)
+    assert (waiting.expires_at, world.told(What.PATH_FENCED)) == (ends, [])
+    swept = sweep(world)  # another process' is: it knows nothing of it
+    assert [o.outcome for o in swept.orphans] == [Outcome.SHORTENED]
+    assert executor.reconcile(world.target).rotated
+    assert world.served() is not waiting
+
+
+def test_a_key_that_waits_and_is_not_needed_any_more_is_an_orphan() -> None:
+    world = World()
+    executor = rotated(world)
+    world.at("store.write", refuse(unknown("store.write")), times=6)
+    executor.reconcile(world.target, Order(rotate=True))
+    sweeper = sweeper_of(executor, world.targets)
+    sweeper.sweep(dry_run=True)
+    world.clock.advance(LATER)
+    assert [orphan.outcome for orphan in sweeper.sweep().orphans] == [Outcome.SHORTENED]
+
+
 # --- what is left alone ----------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from rotator.circuit import FIRST_WAIT
 from rotator.clock import SystemClock
 from rotator.config import load
 from rotator.engine import Engine
-from rotator.errors import ProviderCredentialRefused, RotatorError, StoreCredentialRefused
+from rotator.errors import ProviderCredentialRefused, RotatorError, StoreCredentialRefused, StoreOutcomeUnknown
 from rotator.events import Event, Level, What
 from rotator.execute import Executor, Report
 from rotator.metrics import Metrics
-from rotator.model import Target
+from rotator.model import Target, Version
 from rotator.plan import Order
 from rotator.simulator import Options, Simulator
 from rotator.work import in_threads, work_on
@@ -173,6 +174,26 @@ def test_a_successor_takes_over_the_budgets_and_what_was_seen(rig: Rig) -> None:
     work_on(after, rig.metrics, rig.target("good"), Order(rotate=True))
     # Created and shortened; the old key did not have to be looked up.
     assert [call.operation for call in rig.simulator.journal[calls:]] == ["create", "update"]
+    after.close()
+
+
+def test_a_successor_offers_the_key_that_waits_to_be_written(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unanswered(path: str, data: object, cas: int) -> Version:
+        raise StoreOutcomeUnknown("no answer")
+
+    before = rig.installation
+    with monkeypatch.context() as closed:
+        closed.setattr("rotator.publish.WAITS", (0.0,))
+        closed.setattr(before.stores["file"], "write", unanswered)
+        for name in ("good", "well"):
+            assert isinstance(work_on(before, rig.metrics, rig.target(name)).error, StoreOutcomeUnknown)
+    good, well = rig.target("good"), rig.target("well")
+    configuration = replace(before.configuration, targets={"good": good})
+    after = Installation(configuration, {}, before.clock, rig.metrics, rig.events.append, before)
+    assert after.executor(good).memory.offers.keys() == {"good"}, "nobody would offer the other"
+    assert work_on(after, rig.metrics, good).rotated
+    assert [call.operation for call in rig.simulator.journal] == ["create", "create", "retrieve"]
+    assert well.name not in after.targets
     after.close()
 
 
