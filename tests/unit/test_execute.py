@@ -463,6 +463,14 @@ def unanswered(world: World) -> tuple[Executor, list[bool]]:
     return a, closed
 
 
+def waiting() -> tuple[World, Executor]:
+    """The same, with a store that takes writes again."""
+    world = World()
+    a, closed = unanswered(world)
+    closed.clear()
+    return world, a
+
+
 def test_while_the_store_takes_no_writes_one_key_waits_and_is_served_in_the_end() -> None:
     world = World()
     a, closed = unanswered(world)
@@ -505,9 +513,7 @@ def test_a_refusal_of_what_was_written_in_an_earlier_pass_does_not_say_that_that
 
 
 def test_a_key_that_waited_and_lost_is_deleted() -> None:
-    world = World()
-    a, closed = unanswered(world)
-    closed.clear()
+    world, a = waiting()
     world.at("store.write", meanwhile(rotate_elsewhere(world)))
     a.reconcile(world.target)
     assert world.told(What.PUBLISH_LOST)
@@ -517,14 +523,12 @@ def test_a_key_that_waited_and_lost_is_deleted() -> None:
 
 @pytest.mark.parametrize("what", ["revoked", "shortened", "refused"])
 def test_a_key_that_waited_is_not_served_if_it_is_gone_or_about_to_end(what: str) -> None:
-    world = World()
-    a, closed = unanswered(world)
-    closed.clear()
-    waiting = by_id(world, 2)
+    world, a = waiting()
+    key = by_id(world, 2)
     if what == "revoked":
-        world.vendor.revoke(waiting.id)
+        world.vendor.revoke(key.id)
     elif what == "shortened":
-        waiting.expires_at = world.clock.now() + HOUR
+        key.expires_at = world.clock.now() + HOUR
     else:
         world.at("provider.retrieve", refuse(ProviderRequestRefused("no such id")))
     report = a.reconcile(world.target)
@@ -537,18 +541,14 @@ def test_a_key_that_waited_is_not_served_if_it_is_gone_or_about_to_end(what: str
 
 
 def test_a_key_that_never_ends_by_the_providers_word_is_offered_too() -> None:
-    world = World()
-    a, closed = unanswered(world)
-    closed.clear()
+    world, a = waiting()
     by_id(world, 2).expires_at = None
     assert a.reconcile(world.target).rotated
     assert world.served() is by_id(world, 2)
 
 
 def test_what_refuses_the_write_of_a_waiting_key_for_good_is_told_as_what_it_is() -> None:
-    world = World()
-    a, closed = unanswered(world)
-    closed.clear()
+    world, a = waiting()
     world.at("store.prove", refuse(StorePermissionDenied("the policy")), times=2)
     for _ in range(2):
         assert isinstance(a.reconcile(world.target).error, StorePermissionDenied)
@@ -557,9 +557,7 @@ def test_what_refuses_the_write_of_a_waiting_key_for_good_is_told_as_what_it_is(
 
 
 def test_who_ceases_to_lead_does_not_write_a_waiting_key() -> None:
-    world = World()
-    a, closed = unanswered(world)
-    closed.clear()
+    world, a = waiting()
     leads = [True]
     a.ports = replace(a.ports, leads=lambda: bool(leads))
     world.at("provider.retrieve", afterwards(leads.clear))
@@ -571,9 +569,7 @@ def test_who_ceases_to_lead_does_not_write_a_waiting_key() -> None:
 
 
 def test_a_waiting_key_is_written_with_the_fields_of_now() -> None:
-    world = World()
-    a, closed = unanswered(world)
-    closed.clear()
+    world, a = waiting()
     assert a.reconcile(replace(world.target, field="token", fields={"region": "eu"})).rotated
     data = world.store.read(world.target.path) or {}
     assert (data["token"], data["region"]) == (by_id(world, 2).text, "eu")
@@ -632,9 +628,7 @@ def test_a_key_that_landed_is_not_written_again_when_the_path_is_made_anew() -> 
 
 @pytest.mark.parametrize("what", ["parameters", "provider", "path", "age", "moved on", "made anew"])
 def test_a_key_that_waited_is_not_offered_where_a_new_one_would_be_another(what: str) -> None:
-    world = World()
-    a, closed = unanswered(world)
-    closed.clear()
+    world, a = waiting()
     target = world.target
     if what == "parameters":
         target = replace(target, parameters=KeyParameters(rate_limit=7))
