@@ -361,7 +361,8 @@ class Truth:
         if self._is_ambiguous(place):
             return
         self._judge_served(place, intent, error)
-        if error is None:
+        two_fields = place.others and len(place.names) > 1  # whose its older versions are depends on that, too
+        if error is None and not two_fields:
             self._judge_superseded(place, intent)
 
     def _judge_strays(self, intent: Intent, error: RotatorError | None) -> None:
@@ -564,8 +565,9 @@ class Truth:
         return place.forged or (place.foreign and not place.target.adopt) or self._is_ambiguous(place)
 
     def _is_ambiguous(self, place: Place) -> bool:
-        """With a hand in it and two fields, whose a version is depends on who reads it, configured how."""
-        return bool(place.others) and len(place.names) > 1
+        """With a hand in it, and other texts under two names of its field: what it serves depends on who reads it."""
+        data = self._store.read(place.target.path) or {}
+        return bool(place.others) and len({data[name] for name in place.names if name in data}) > 1
 
     # --- what is served ------------------------------------------------------------------------------------------
 
