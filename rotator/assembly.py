@@ -5,6 +5,7 @@ The only module that knows every adapter. It decides nothing; what can go wrong 
 
 import os
 import random
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -21,14 +22,16 @@ from rotator.errors import (
     StoreUnavailable,
 )
 from rotator.events import Event, What
-from rotator.execute import UNPUBLISHED, Executor
-from rotator.lease import LeaseSettings, settings_in_a_pod
+from rotator.execute import Executor
+from rotator.kube import access_in_a_pod
+from rotator.lease import LeaseSettings
 from rotator.memory import Memory, Offer
 from rotator.metrics import SUCCESS, Metrics
 from rotator.model import Secret, Target
 from rotator.plan import Reason, Seen
 from rotator.ports import Leadership, Listener, Ports
 from rotator.providers.respan import Probe, RespanProvider
+from rotator.rotate import UNPUBLISHED
 from rotator.stores.sqlite import SqliteStore
 from rotator.stores.vault import VaultStore
 from rotator.stores.vault_login import AppRoleLogin, CertLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
@@ -144,16 +147,15 @@ class Installation:
         wanted = self.configuration.lease
         if wanted is None:
             return None
-        return settings_in_a_pod(
+        access = access_in_a_pod(
             self._environment,
-            name=wanted.name,
-            duration=wanted.duration.total_seconds(),
             namespace=wanted.namespace,
-            identity=wanted.identity,
             api_server=wanted.api_server,
             token_file=wanted.token_file,
             ca_file=wanted.ca_file,
         )
+        identity = wanted.identity or self._environment.get("HOSTNAME") or socket.gethostname()
+        return LeaseSettings(access, wanted.name, identity, wanted.duration.total_seconds(), wanted.service)
 
     def groups(self, targets: Iterable[Target]) -> Iterator[tuple[Executor, list[Target]]]:
         """The targets by who works on them."""

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
+from rotator import replicas
 from rotator.assembly import Installation
-from rotator.errors import LeaseUnusable, ProviderError, RotatorError, StoreError
-from rotator.lease import RIGHTS, Lease
+from rotator.errors import KubernetesUnavailable, LeaseUnusable, ProviderError, RotatorError, StoreError
+from rotator.kube import ApiServer
+from rotator.lease import RIGHTS, rights
 from rotator.model import Standing, Target, read_version
 from rotator.notation import format_duration
 from rotator.stores.vault import VaultStore
@@ -79,11 +81,19 @@ def _providers(installation: Installation) -> Iterator[OnlineFinding]:
 
 def _lease(installation: Installation) -> Iterator[OnlineFinding]:
     try:
-        if (settings := installation.lease()) is not None:
-            missing = Lease(settings, installation.clock, installation.tell).missing_rights()
-            where = f"in the namespace {settings.namespace}"
-            yield from (OnlineFinding("lease", f"lacks the right to {right} {where}", RIGHTS) for right in missing)
-    except LeaseUnusable as error:
+        if (settings := installation.lease()) is None:
+            return
+        wanted = dict.fromkeys(rights(settings.name), RIGHTS)
+        if settings.service is not None:
+            wanted[replicas.RIGHT] = replicas.RIGHTS
+        what, advice = "a review of our rights", "Look at the token, and at the address of the API server."
+        server = ApiServer(settings.access, installation.clock, what, advice, settings.duration)
+        for right, advice in wanted.items():
+            server.begin()
+            if not server.allows(right):
+                message = f"lacks the right to {right} in the namespace {settings.access.namespace}"
+                yield OnlineFinding("lease", message, advice)
+    except (LeaseUnusable, KubernetesUnavailable) as error:
         yield _failed("lease", error)
 
 

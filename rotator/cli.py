@@ -28,7 +28,7 @@ from rotator.errors import (
     RotatorError,
 )
 from rotator.events import Event, Level, What
-from rotator.execute import Report, listed
+from rotator.execute import Report
 from rotator.extend import Living, living
 from rotator.logs import LogListener
 from rotator.metrics import Metrics
@@ -38,6 +38,7 @@ from rotator.options import Common, with_options
 from rotator.plan import SCHEDULED, Order, Reason, State
 from rotator.remote import ask
 from rotator.rollback import roll_back
+from rotator.rotate import listed
 from rotator.session import (
     ATTENTION,
     DONE,

@@ -27,12 +27,13 @@ from rotator.config_files import Watch
 from rotator.engine import Engine
 from rotator.errors import ConfigurationError, RotatorError
 from rotator.events import Event, Fields, Level, What
-from rotator.httpd import Response, Routes, Server, serve
+from rotator.httpd import Response, Routes, Server, Shared, serve
 from rotator.lease import Lease
 from rotator.logs import unexpected
 from rotator.metrics import Metrics
 from rotator.plan import Order
 from rotator.ports import Listener
+from rotator.replicas import Replicas
 from rotator.status import Known, Recent, Surroundings
 
 TICK = 1.0
@@ -40,6 +41,9 @@ TICK = 1.0
 
 KEEP_LOGIN = 5.0
 """Seconds between looks at the age of each store's login."""
+
+LOOK_FOR_REPLICAS = 10.0
+"""Seconds between looks at which other replicas there are, where the Lease says of which Service."""
 
 LOOK_FOR_SIGNALS = 0.5
 """Seconds after which a signal is noticed at the latest."""
@@ -66,6 +70,7 @@ class Daemon:
         self._tell = self._recent = Recent(tell, clock.now)
         self._replica = ""
         self._lease: Lease | None = None
+        self._replicas: Replicas | None = None
         self._watched = Watch(file)
         self._files = self._watched.look()
         self._installation = self._assemble(None)
@@ -75,6 +80,7 @@ class Daemon:
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._asked_to_stop = False
         self._asked_to_rotate = threading.Event()
+        self._refused = ""  # what is wrong with a configuration that was not taken up
         self._login_failures: dict[str, set[str]] = {}  # by store: what was told, since it last worked
         self._was_ready = False
 
@@ -82,7 +88,7 @@ class Daemon:
         """Work until TERM or INT, and end the process: 0 when what was under way ended within `drain`, else 1."""
         scheduler = self._scheduler = BackgroundScheduler(
             timezone=UTC,
-            executors={"default": JobThreads(4)},
+            executors={"default": JobThreads(5)},  # of those below four may wait for somebody's answer at once
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
         now = datetime.now(UTC)
@@ -97,6 +103,9 @@ class Daemon:
         ):
             at_once = {"next_run_time": now} if name in ("tick", "sweep") else {}
             scheduler.add_job(self._do, "interval", (name, work), seconds=seconds, id=name, **at_once)
+        if self._replicas is not None:
+            look = "replicas", self._replicas.look
+            scheduler.add_job(self._do, "interval", look, seconds=LOOK_FOR_REPLICAS, id=look[0], next_run_time=now)
         self._handle_signals()
         with contextlib.ExitStack() as stack:
             servers = self._listen()
@@ -180,11 +189,13 @@ class Daemon:
                 case _:  # what a library has against a value, and no check of ours foresaw
                     problems = [f"{type(error).__name__}: {error}"]
                     self._tell(unexpected("reading the configuration", error))
+            self._refused = "; ".join(problems)
             self._metrics.reload(ok=False)
             self._watch(self._installation)
-            refused = {"file": str(self._file), "problems": "; ".join(problems), "advice": "The old one stays in use."}
+            refused = {"file": str(self._file), "problems": self._refused, "advice": "The old one stays in use."}
             self._tell(Event(What.CONFIGURATION_REFUSED, level=Level.ERROR, fields=refused))
             return
+        self._refused = ""
         self._metrics.reload(ok=True)
         for key in READ_AT_START:
             if _option(successor.configuration, key) != _option(self._started_with, key):
@@ -242,6 +253,8 @@ class Daemon:
         if wanted is None:
             return None
         self._replica = wanted.identity
+        if wanted.service is not None:
+            self._replicas = Replicas(wanted.access, wanted.service, self._clock)
         return Lease(wanted, self._clock, self._tell, self._begin_to_lead)
 
     def _begin_to_lead(self, leads: bool) -> None:
@@ -293,7 +306,7 @@ class Daemon:
 
     def _listen(self) -> tuple[Server, Server]:
         http = self._installation.configuration.http
-        pages: Routes = {"/metrics": self._metrics_page, "/healthz": self._health, "/readyz": self._readiness}
+        pages: Routes = {"/metrics": Shared(self._metrics_page), "/healthz": self._health, "/readyz": self._readiness}
         host, port = http.listen.host, http.listen.port
         listen = serve(host, port, pages, option="[http].listen", loopback_only_hosts=False, tell=self._tell)
         pages = {"/": self._page, "/status.json": self._status}
@@ -305,7 +318,7 @@ class Daemon:
             raise
         return listen, admin
 
-    def _metrics_page(self, _query: str) -> Response:
+    def _metrics_page(self) -> Response:
         return Response(200, self._metrics.content_type, self._metrics.render())
 
     def _health(self, _query: str) -> Response:
@@ -343,15 +356,24 @@ class Daemon:
         return Response(200, "application/json", json.dumps(self._known().to_json()).encode())
 
     def _known(self) -> Known:
-        installation, lease = self._installation, self._lease
+        installation, lease, replicas = self._installation, self._lease, self._replicas
         surroundings = Surroundings(
             version=__version__,
             replica=self._replica,
             leads=self._leads(),
             holder=lease.holder if lease else "",
+            replicas=replicas.seen if replicas else (),
+            replicas_error=replicas.error if replicas else None,
             budgets={name: budget.used() for name, budget in installation.budgets.items()},
             logins={name: store.token_expires_at for name, store in installation.vaults.items()},
-            down={name: error for name, error in installation.peers().items() if error is not None},
+            # A standby asks no provider: what it knows of one is of when it led.
+            down={
+                name: error
+                for name, error in installation.peers().items()
+                if error is not None and (self._leads() or not name.startswith("provider "))
+            },
+            logins_failing=[name for name in installation.vaults if name in self._login_failures],
+            refused=self._refused,
             clock_trusted=self._clock.trusted(),
         )
         owner, targets = installation.configuration.owner, self._engine.board.snapshot()

@@ -73,7 +73,7 @@ class Engine:
         self._formers: list[Installation] = []  # to be closed when nothing under way uses them any more
         self._sweeping = threading.Lock()
         self._down: Mapping[str, RotatorError] = {}  # the peers that are, and why
-        self._told: set[str] = set()  # the targets of which it was told that they fail
+        self._failures: dict[str, Counter[type[RotatorError]]] = {}  # by target: how often since it was last well
         self._lasting: dict[str, frozenset[Lasting]] = {}  # by target: what was told, and is so until somebody acts
         self._findings = Findings()
         self._clock_disagrees = False
@@ -96,8 +96,9 @@ class Engine:
         self._configured_at = {name: now if name in changed else since.get(name, now) for name in installation.targets}
         self._lanes = frozenset((target.provider, target.store) for target in installation.targets.values())
         self.board.keep_only(installation.targets)
-        for name in self._lasting.keys() - installation.targets.keys():
+        for name in (self._lasting.keys() | self._failures.keys()) - installation.targets.keys():
             self._lasting.pop(name, None)
+            self._failures.pop(name, None)
         paces = {name: budget.pace for name, budget in installation.budgets.items()}
         self._agenda.configure(installation.targets, changed, installation.configuration.daemon.resync, paces)
         return changed
@@ -269,23 +270,34 @@ class Engine:
         obeyed = order.rotate and (report.rotated or report.error is None)
         self.board.update(target, report.plan, report.error, retry_at, obeyed=obeyed)
         self.has_read = self.has_read or report.plan is not None
-        if report.error is None and target.name in self._told:
-            self._told.discard(target.name)
-            self._tell(Event(What.TARGET_RECOVERED, target.name))
         before = self._lasting.get(target.name, frozenset())
         events = list(troubles(report, failures, retry_at))
-        if not self._is_known(target.provider, report.error) and failures & (failures - 1) == 0:
-            if report.error is not None:
-                self._told.add(target.name)
+        if self._is_to_be_told(target, report.error):
             for event in events:
                 if _lasting(event) not in before:
                     self._tell(event)
         else:
             events = [event for event in events if _lasting(event) in before]
+        lasting = before
         if report.plan is not None:
             self._lasting.pop(target.name, None)  # most have nothing, and there may be tens of thousands
             if lasting := frozenset(told for event in events if (told := _lasting(event))):
                 self._lasting[target.name] = lasting
+        is_ours_again = any(what is What.TARGET_FOREIGN for what, _ in before - lasting)
+        if report.error is None:
+            failed = self._failures.pop(target.name, None) is not None
+            if failed or is_ours_again:
+                self._tell(Event(What.TARGET_RECOVERED, target.name))
+
+    def _is_to_be_told(self, target: Target, error: RotatorError | None) -> bool:
+        """An error of each kind the 1st, 2nd, 4th, … time since the target was well, unless it is known of its peer."""
+        if error is None:
+            return True
+        if self._is_known(target.provider, error):
+            return False
+        failures = self._failures.setdefault(target.name, Counter())
+        failures[type(error)] += 1
+        return failures[type(error)] & (failures[type(error)] - 1) == 0
 
     @contextlib.contextmanager
     def _using(self) -> Iterator[Installation]:

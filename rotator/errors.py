@@ -4,6 +4,8 @@
     ├── ConfigurationError            what the files say cannot be run; lists every problem at once
     ├── ClockDisagrees                this machine's clock and the others' differ: nothing is ended by it
     ├── LeaseUnusable                 it is not known which Lease, or as whom
+    ├── KubernetesUnavailable         the API server gave no answer that can be used
+    │   └── KubernetesRefused           until somebody mends the token, the certificates or the rights
     ├── TooManyOrphans                more than a person allowed to be tidied away at once
     ├── ProviderError
     │   ├── ProviderCredentialRefused   401, 403: the organisation key
@@ -79,6 +81,16 @@ class LeaseUnusable(RotatorError):
 
     needs_a_person = True
     nothing_tried = True
+
+
+class KubernetesUnavailable(RotatorError):
+    """The API server gave no answer that can be used: nothing is known of what it was asked about."""
+
+
+class KubernetesRefused(KubernetesUnavailable):
+    """And that lasts until somebody mends the token, the certificates or the rights."""
+
+    needs_a_person = True
 
 
 class TooManyOrphans(RotatorError):

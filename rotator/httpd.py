@@ -94,6 +94,28 @@ def serve(
     return Server(listener, address, routes, loopback_only_hosts, tell, connections, deadline)
 
 
+class Shared:
+    """A page that is costly to make: all who ask while it is being made get the next one, which is made once.
+
+    Else a few who ask again and again could keep all connections, and the interpreter, from the probes.
+    """
+
+    def __init__(self, make: Callable[[], Response]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._begun = 0
+        self._made: tuple[int, Response] | None = None
+
+    def __call__(self, _query: str) -> Response:
+        """The page as of some moment after this was asked."""
+        asked = self._begun
+        with self._lock:
+            if self._made is None or self._made[0] <= asked:
+                self._begun += 1
+                self._made = self._begun, self._make()
+            return self._made[1]
+
+
 class Server:
     """A port that is being served. `address` holds the real port."""
 
@@ -116,7 +138,7 @@ class Server:
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._open: set[socket.socket] = set()
-        self._waiting: dict[socket.socket, None] = {}  # for the other side to send or to take something; oldest first
+        self._waiting: dict[socket.socket, float] = {}  # since when for the other side to do something; oldest first
         self._stopping = False
         self._listener = listener
         self._listener.setblocking(False)
@@ -162,19 +184,23 @@ class Server:
                     _refuse(connection)
 
     def _room(self) -> bool:
-        """Find a place; where there is none, whoever keeps us waiting for longest loses his.
+        """Find a place, or wait for one. Whoever has kept us waiting for longest, and for a while, loses his.
 
         Else a few silent connections could shut out the probes, and Kubernetes would restart us for it.
         """
         if self._free.acquire(blocking=False):
             return True
-        with self._lock:
-            oldest = next(iter(self._waiting), None)
-            if oldest is None:
-                return False
-            del self._waiting[oldest]
-            _hang_up(oldest)
-        return self._free.acquire(timeout=PATIENCE)
+        gives_up = time.monotonic() + 2 * PATIENCE
+        while (now := time.monotonic()) < gives_up and not self._stopping:
+            with self._lock:
+                oldest, since = next(iter(self._waiting.items()), (None, now))
+                if oldest is not None and now - since >= PATIENCE:
+                    del self._waiting[oldest]
+                    _hang_up(oldest)
+                    since = now
+            if self._free.acquire(timeout=since + PATIENCE - now):
+                return True
+        return False
 
     def _start(self, connection: socket.socket) -> None:
         until = time.monotonic() + self._deadline
@@ -183,7 +209,7 @@ class Server:
         )
         with self._lock:
             self._open.add(connection)
-            self._waiting[connection] = None
+            self._waiting[connection] = time.monotonic()
         try:
             thread.start()
         except RuntimeError:  # the machine has no thread left for us
@@ -199,7 +225,7 @@ class Server:
                     self._waiting.pop(connection, None)
                 answer = self._answer(head)
                 with self._lock:
-                    self._waiting[connection] = None
+                    self._waiting[connection] = time.monotonic()
                 _limit(connection, until)
                 connection.sendall(answer)
                 connection.shutdown(socket.SHUT_WR)

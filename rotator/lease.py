@@ -11,32 +11,22 @@ can begin.
 - A renewal takes at most a third of the duration, reading and writing together, however slowly the answer drips in:
   one that fails leaves time for another.
 
-Requests go to the API server over httpx: GET, POST and PUT of one object, whose `resourceVersion` makes them a
-compare-and-set. The token and the certificates are read afresh for each, for both are replaced in a running pod.
+Asked for are GET, POST and PUT of one object, whose `resourceVersion` makes them a compare-and-set.
 """
 
-import socket
-import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import httpx
-
-from rotator.deadline import Transport, Until
-from rotator.errors import LeaseUnusable, RotatorError
+from rotator.errors import KubernetesUnavailable
 from rotator.events import Event, Fields, Level, What
+from rotator.kube import Access, ApiServer, Conflict, Right
 from rotator.logs import unexpected
 from rotator.ports import Clock, Listener
 
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where a pod finds its namespace, its token and the API server's certificates."""
-
-
-GROUP, REVIEWS = "coordination.k8s.io", "authorization.k8s.io"
+GROUP = "coordination.k8s.io"
 
 LOOK_EVERY = 2.0
 """Seconds between two looks of a replica that waits, at most."""
@@ -44,54 +34,20 @@ LOOK_EVERY = 2.0
 RIGHTS = "The Role of the ServiceAccount needs get and update on this Lease, and create on leases."
 
 
+def rights(name: str) -> tuple[Right, ...]:
+    """What it takes to keep the Lease of that name."""
+    return Right("get", GROUP, "leases", name), Right("update", GROUP, "leases", name), Right("create", GROUP, "leases")
+
+
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
-    """Which Lease, as whom, and where. `duration` is in seconds."""
+    """Which Lease, and what this replica is called in it. `duration` is in seconds; `service` is for `replicas`."""
 
-    api_server: str
-    namespace: str
+    access: Access
     name: str
     identity: str
-    token_file: Path
-    ca_file: Path
     duration: float
-
-
-def settings_in_a_pod(
-    environment: Mapping[str, str],
-    *,
-    name: str,
-    duration: float,
-    namespace: str | None,
-    identity: str | None,
-    api_server: str | None,
-    token_file: Path | None,
-    ca_file: Path | None,
-) -> LeaseSettings:
-    """What is left out is the pod's own. Raises `LeaseUnusable` where there is no pod to tell it."""
-    host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "443")
-    if api_server is None and host:
-        api_server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-    if namespace is None:
-        try:
-            namespace = (SERVICE_ACCOUNT / "namespace").read_text().strip()
-        except OSError:
-            namespace = None
-    if not api_server or not namespace:
-        missing = "api_server" if not api_server else "namespace"
-        raise LeaseUnusable(
-            f"[lease].{missing} is not said, and there is no pod whose it could be",
-            "Outside of a cluster leave [lease] out: without it this replica acts alone.",
-        )
-    return LeaseSettings(
-        api_server,
-        namespace,
-        name,
-        identity or environment.get("HOSTNAME") or socket.gethostname(),
-        token_file or SERVICE_ACCOUNT / "token",
-        ca_file or SERVICE_ACCOUNT / "ca.crt",
-        duration,
-    )
+    service: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +56,6 @@ class _Seen:
 
     version: str
     at: float
-
-
-class _Failed(RotatorError):
-    """Nothing is known of the Lease."""
-
-
-class _Refused(_Failed):
-    """And that lasts until somebody mends the token, the certificates or the rights."""
-
-    needs_a_person = True
 
 
 class _Stopping(Exception):
@@ -127,18 +73,26 @@ class Lease:
         self._clock = clock
         self._tell = tell
         self._changed = changed
-        self._by = Until(clock)
+        self._where = f"{settings.access.namespace}/{settings.name}"
+        self._server = ApiServer(settings.access, clock, f"the Lease {self._where}", RIGHTS, settings.duration / 3)
         self._until = float("-inf")  # monotonic; this process leads before that
         self._led = False  # and that was told
         self._seen: _Seen | None = None
         self._failures: set[str] = set()  # what was told, since it last worked
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
-        self.holder = ""  # who led at the last look
+        self._holder, self._looked = "", float("-inf")  # who led at the last look, and when that was (monotonic)
 
     def leads(self) -> bool:
         """Whether this process may act now."""
         return self._clock.monotonic() < self._until and not self._stopping.is_set()
+
+    @property
+    def holder(self) -> str:
+        """Who leads, as far as is known; empty where nobody does, and where that could not be asked for too long."""
+        if self._holder == self._settings.identity:
+            return self._holder if self.leads() else ""
+        return self._holder if self._clock.monotonic() - self._looked < self._settings.duration else ""
 
     def start(self) -> None:
         """Begin to try for it."""
@@ -152,39 +106,18 @@ class Lease:
         for _ in range(2):
             try:
                 self._release()
-            except _Conflict:
+            except Conflict:
                 continue
-            except _Failed:
+            except KubernetesUnavailable:
                 pass  # then it runs out by itself
             return
 
     def _release(self) -> None:
         """Whether this process still leads does not matter: the others wait for as long as it is named."""
-        self._by.monotonic = self._clock.monotonic() + self._settings.duration / 3
+        self._server.begin()
         held = self._get()
         if held is not None and _holder(held) == self._settings.identity:
             self._put(held, {"holderIdentity": "", "leaseDurationSeconds": 1})
-
-    def missing_rights(self) -> list[str]:
-        """The rights that it takes and this process lacks, for `check`; changes nothing. Raises `LeaseUnusable`."""
-        settings, missing = self._settings, []
-        for verb, name in (("get", settings.name), ("update", settings.name), ("create", "")):
-            wanted = {"group": GROUP, "resource": "leases", "namespace": settings.namespace, "verb": verb, "name": name}
-            review = {"apiVersion": f"{REVIEWS}/v1", "kind": "SelfSubjectAccessReview"}
-            body = {**review, "spec": {"resourceAttributes": wanted}}
-            self._by.monotonic = self._clock.monotonic() + settings.duration
-            failure = f"the API server {settings.api_server} does not say whether the Lease may be kept"
-            try:
-                answer = self._send("POST", f"{REVIEWS}/v1/selfsubjectaccessreviews", body)
-                failure += f" (it answered {answer.status_code})"
-                allowed = answer.raise_for_status().json()["status"]["allowed"]
-            except _Failed as error:
-                raise LeaseUnusable(str(error), error.advice) from None
-            except (httpx.HTTPStatusError, ValueError, KeyError, TypeError):
-                raise LeaseUnusable(failure, "Look at the token, and at the address of the API server.") from None
-            if not allowed:
-                missing.append(f"{verb} on the Lease {name}" if name else f"{verb} on leases")
-        return missing
 
     # --- on its own thread -------------------------------------------------------------------------------------------
 
@@ -210,11 +143,11 @@ class Lease:
         """Try once to get or to keep it. Raises nothing."""
         try:
             self._acquire_or_renew()
-        except _Conflict:
+        except Conflict:
             self._seen = None  # somebody wrote in between: look again
         except _Stopping:
             return
-        except _Failed as error:
+        except KubernetesUnavailable as error:
             if str(error) not in self._failures:
                 fields: Fields = {"error": str(error), "advice": error.advice, "leads": self.leads()}
                 self._tell(Event(What.LEASE_FAILED, "", Level.of(error), fields))
@@ -229,31 +162,31 @@ class Lease:
             self._changed(self._led)
 
     def _about(self) -> Fields:
-        return {"lease": f"{self._settings.namespace}/{self._settings.name}", "holder": self.holder}
+        return {"lease": self._where, "holder": self.holder}
 
     def _acquire_or_renew(self) -> None:
         me, now = self._settings.identity, self._clock.monotonic()
-        self._by.monotonic = now + self._settings.duration / 3
+        self._server.begin()
         held = self._get()
         if held is None:
             self._write(None, self._spec(transitions=0))
         else:
-            self.holder = _holder(held)
-            if self.holder not in ("", me) and not self._has_run_out(held):
+            self._holder, self._looked = _holder(held), now
+            if self._holder not in ("", me) and not self._has_run_out(held):
                 self._until = float("-inf")
                 return
-            mine = self.holder == me
+            mine = self._holder == me
             transitions = int(held["spec"].get("leaseTransitions") or 0)
             spec = self._spec(transitions if mine else transitions + 1)
             if mine:
                 spec["acquireTime"] = held["spec"].get("acquireTime") or spec["acquireTime"]
             self._write(held, spec)
-        self.holder = me
+        self._holder = me
         self._until = now + self._settings.duration * 2 / 3
         took = self._clock.monotonic() - now
         if not self.leads() and not self._stopping.is_set():  # this process stood still, or its name service did
-            raise _Failed(
-                f"it took {took:.0f} s to renew the Lease {self._settings.namespace}/{self._settings.name}, "
+            raise KubernetesUnavailable(
+                f"it took {took:.0f} s to renew the Lease {self._where}, "
                 f"which is held for {self._settings.duration * 2 / 3:.0f} s",
                 "Nobody leads until the next try. Is this machine overloaded, or its DNS slow?",
             )
@@ -292,78 +225,18 @@ class Lease:
     def _put(self, held: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
         self._ask("PUT", self._settings.name, {"metadata": held["metadata"], "spec": {**held["spec"], **changes}})
 
-    def _token(self, what: str) -> str:
-        file, why = self._settings.token_file, "holds no token"
-        try:
-            token = file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            token, why = "", f"cannot be read: {getattr(error, 'strerror', 'it is no text')}"
-        if token.isascii() and token.isprintable() and token:
-            return token
-        raise _Refused(f"the token file {file} for {what} {why}", "It is read afresh at each try.")
-
-    def _send(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
-        """Whatever the API server answers. Raises `_Failed` when it does not."""
-        settings, what = self._settings, f"the Lease {self._settings.namespace}/{self._settings.name}"
-        failure: _Failed | None = None
-        token = self._token(what)
-        try:
-            context = (
-                ssl.create_default_context(cafile=str(settings.ca_file))
-                if settings.api_server.startswith("https:")
-                else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            )
-            transport = Transport(context, 1, self._by)
-            with httpx.Client(transport=transport, trust_env=False, timeout=settings.duration / 6) as client:
-                return client.request(
-                    method,
-                    f"{settings.api_server.rstrip('/')}/apis/{path}",
-                    json=body,
-                    headers={"Authorization": f"Bearer {token}", "User-Agent": "rotator"},
-                )
-        except OSError as error:  # `ssl` names no file
-            failure = _Refused(
-                f"the certificates in {settings.ca_file} for {what} cannot be used: {error.strerror or error}"
-            )
-        except (httpx.HTTPError, ValueError) as error:
-            failure = _Failed(
-                f"the API server {settings.api_server} does not answer about {what} ({_why(error)})",
-                "While nobody renews the Lease nobody leads; this heals when the API server is back.",
-            )
-        raise failure
-
     def _ask(self, method: str, name: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
-        """The object; None when there is none. Raises `_Conflict` or `_Failed`."""
-        settings = self._settings
-        leases = f"{GROUP}/v1/namespaces/{settings.namespace}/leases"
-        what = f"the Lease {settings.namespace}/{settings.name}"
+        """The object; None when there is none. Raises `Conflict` or a `KubernetesUnavailable`."""
+        leases = f"{GROUP}/v1/namespaces/{self._settings.access.namespace}/leases"
         if body is not None:
             body = {"apiVersion": f"{GROUP}/v1", "kind": "Lease", **body}
-        answer = self._send(method, f"{leases}/{name}" if name else leases, body)
-        if answer.status_code == httpx.codes.NOT_FOUND and method == "GET":
-            return None
-        if answer.status_code == httpx.codes.CONFLICT:
-            raise _Conflict
-        if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            raise _Refused(f"the API server refuses to {method} {what} ({answer.status_code})", RIGHTS)
-        try:
-            found: dict[str, Any] = answer.raise_for_status().json()
-            found["spec"], found["metadata"]["resourceVersion"]
-        except (httpx.HTTPStatusError, ValueError, KeyError, TypeError):
-            pass
-        else:
-            return found
-        raise _Failed(f"the API server {settings.api_server} answered {answer.status_code} about {what}")
+        return self._server.ask(method, f"{leases}/{name}" if name else leases, body, _understood)
 
 
-class _Conflict(Exception):
-    """Somebody else wrote it first."""
-
-
-def _why(error: BaseException) -> str:
-    """The kind of error; and what TLS has against the other side, if that is it."""
-    _, mark, why = str(error).partition("certificate verify failed")
-    return f"{type(error).__name__}{mark and f': {mark}{why}'}"
+def _understood(found: dict[str, Any]) -> dict[str, Any]:
+    """What is a Lease. Raises KeyError or TypeError where it is not."""
+    found["spec"], found["metadata"]["resourceVersion"]
+    return found
 
 
 def _holder(held: Mapping[str, Any]) -> str:

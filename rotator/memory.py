@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rotator.model import Entry, KeyName, Record, Scope, Secret, Target, VendorKey
-from rotator.plan import TOLERANCE, Observation, Seen
+from rotator.plan import TOLERANCE, Observation, Order, Reason, Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ class Offer:
     base: int
     record: Record
     secret: Secret
+    reason: Reason  # why it was made
+    order: Order  # and by whose wish
     unanswered: bool = False  # it was written, and that may land yet
 
 
@@ -67,12 +69,9 @@ class Memory:
     def recall(self, observation: Observation) -> Mapping[str, Seen]:
         """What the provider has said of the keys that the path holds now; what it said of others is forgotten.
 
-        Takes note of what the path serves, for `show`. Whatever became of an offer, it is over once the path has moved
-        on.
+        Takes note of what the path serves, for `show`.
         """
         name, current = observation.target.name, observation.current
-        if (offer := self.offers.get(name)) and observation.history.current_version > offer.base:
-            self.offers.pop(name, None)
         held = {entry.record.key_id: entry.record for entry in observation.entries if entry.record}
         if current and current.record and _as_made(current):
             self._served[name] = current.record
@@ -87,6 +86,16 @@ class Memory:
             listed = VendorKey(shown.key_id, shown.key_name, shown.expires_at)
             return {shown.key_id: Seen(listed, at_version=0), **seen}
         return seen
+
+    def settle(self, observation: Observation) -> tuple[Offer, Entry] | None:
+        """Forget an offer over which the path has moved on; once, what became of it where it landed after all."""
+        name = observation.target.name
+        offer = self.offers.get(name)
+        if offer is None or observation.history.current_version <= offer.base:
+            return None
+        self.offers.pop(name, None)
+        landed = next((entry for entry in observation.entries if entry.key_id == offer.record.key_id), None)
+        return (offer, landed) if landed else None
 
     def read_whole(self, observation: Observation) -> None:
         """Take note that this was the whole history."""

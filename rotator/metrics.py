@@ -4,7 +4,6 @@ What events add up to is counted here. What can be asked for at any time (how ta
 asked for at each scrape, so that a removed target's series end with it. No key and no key id is ever a label.
 """
 
-import math
 from collections import Counter as Counts
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from prometheus_client.registry import Collector
 from rotator.model import Record
 from rotator.plan import Plan, Reason, Retire, State, Superseded
 from rotator.ports import NO_CREDENTIAL, Meter
-from rotator.status import TargetStatus
+from rotator.status import TargetStatus, margin
 from rotator.sweep import Orphan, Outcome
 
 SUCCESS = "success"
@@ -154,7 +153,7 @@ class Metrics:
                 self._rotations.labels(provider, reason.value, outcome)
         meter = self._asked.providers.get(provider)
         if meter is None:
-            meter = _Meter(provider, self._provider_requests, self._provider_seconds, down=_refused_key)
+            meter = _Meter(provider, self._provider_requests, self._provider_seconds, refused=_refused_key)
             self._asked.providers = {**self._asked.providers, provider: meter}
         return meter
 
@@ -162,7 +161,7 @@ class Metrics:
         """Who counts the requests of one store, always the same."""
         meter = self._asked.stores.get(store)
         if meter is None:
-            meter = _Meter(store, self._store_requests, self._store_seconds, down=_refused_login)
+            meter = _Meter(store, self._store_requests, self._store_seconds, refused=_refused_login)
             self._asked.stores = {**self._asked.stores, store: meter}
         return meter
 
@@ -207,9 +206,9 @@ class _Meter:
     """Counts one peer's requests, and knows whether the last one was answered as it should be."""
 
     def __init__(
-        self, name: str, requests: Counter, seconds_taken: Histogram, down: Callable[[str, int], bool]
+        self, name: str, requests: Counter, seconds_taken: Histogram, refused: Callable[[str, int], bool]
     ) -> None:
-        self._name, self._requests, self._down = name, requests, down
+        self._name, self._requests, self._refused = name, requests, refused
         self._duration = seconds_taken.labels(name)
         self.up = True  # until it is known better
 
@@ -217,8 +216,9 @@ class _Meter:
         self._requests.labels(self._name, operation, outcome).inc()
         if outcome != NO_CREDENTIAL:
             self._duration.observe(seconds)
-        status = int(outcome) if outcome.isdecimal() else 0
-        self.up = 0 < status < 500 and not self._down(operation, status)
+        if operation != "probe" and outcome != "unsendable":  # a new key's own refusal, perhaps elsewhere; nothing sent
+            status = int(outcome) if outcome.isdecimal() else 0
+            self.up = 0 < status < 500 and not self._refused(operation, status)
 
 
 def _refused_key(_operation: str, status: int) -> bool:
@@ -309,15 +309,10 @@ def _of_targets(statuses: tuple[TargetStatus, ...], now: datetime, *, each: bool
     yield GaugeMetricFamily(
         "rotator_least_margin_ratio",
         "The least share of the time between its due date and its end that a served key has left; over 1: none is due.",
-        value=min((_margin(record, plans[name], now) for name, record in served.items()), default=None),
+        value=min(
+            (margin(record.expires_at, plans[name].renew_at, now) for name, record in served.items()), default=None
+        ),
     )
-
-
-def _margin(record: Record, plan: Plan, now: datetime) -> float:
-    """Of a key that is due only at its end, as one with no life at all, nothing is a share: it has all or nothing."""
-    left = record.expires_at - now
-    margin = record.expires_at - (plan.renew_at or record.expires_at)
-    return left / margin if margin > timedelta(0) else math.copysign(math.inf, left.total_seconds())
 
 
 def _first(name: str, told: str, moments: Iterable[datetime]) -> GaugeMetricFamily:

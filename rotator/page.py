@@ -20,7 +20,7 @@ from rotator.logs import scrub
 from rotator.model import timestamp
 from rotator.output import count, in_words
 from rotator.plan import Plan, Reason, State
-from rotator.status import NOT_WELL, WORST_FIRST, Known, TargetStatus, Told, urgency
+from rotator.status import NOT_WELL, WORST_FIRST, Known, Surroundings, TargetStatus, Told, rank
 from rotator.work import adoption_advice
 
 ROWS = 100
@@ -34,7 +34,6 @@ REFRESH = 30
 
 _COMMAND = re.compile("`([^`]+)`")
 _STATES = {state.value: state for state in State}
-_NO_KEY = datetime.min.replace(tzinfo=UTC)  # no time is left
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +116,12 @@ def _troubles(known: Known) -> list[str]:
         f"<b>{_text(peer)}</b> is down: {_sentences(error.message, error.advice)}"
         for peer, error in around.down.items()
     ]
+    found += [f"<b>The login to {_text(store)}</b> fails: the events say why." for store in around.logins_failing]
+    if around.refused:
+        found.append(f"<b>A changed configuration was refused</b>, and the old one is in use: {_text(around.refused)}")
+    if near := sum(status.is_near_its_end(known.at) for status in known.targets):
+        keys = "1 served key is" if near == 1 else f"{near:,} served keys are"
+        found.append(f"<b>{keys} near the end</b>: more than half of the time between due and dead is over.")
     if not around.clock_trusted:
         found.append("<b>This machine's clock</b> and the others' differ: keys are renewed, none is ended by it.")
     if not around.leads and not around.holder:
@@ -153,14 +158,6 @@ def _summary(known: Known, asked: Asked, states: Counter[State]) -> str:
     if served:
         end, name = min(served)
         first = f"{_target_link(name, asked)} {_moment(end, known.at)}"
-    if not around.replica:
-        leader = "this replica acts<small>it has no Lease, and knows of no others</small>"
-    elif around.holder == around.replica:
-        leader = f"{_text(around.replica)} leads: this replica<small>those that stand by are not known here</small>"
-    else:
-        leads = f"{_text(around.holder)} leads" if around.holder else "nobody leads"
-        here = f"this replica, {_text(around.replica)}, stands by; others are not known here"
-        leader = f"{leads}<small>{here}</small>"
     budgets = "<br>".join(
         f'{_text(name)} <meter min="0" max="1" high="0.9" optimum="0" value="{used:.3f}" '
         f'aria-label="budget of {_text(name)}"></meter> {used:.0%} used'
@@ -172,7 +169,7 @@ def _summary(known: Known, asked: Asked, states: Counter[State]) -> str:
     tiles = {
         "Targets": by_state or "none",
         "First key to end": first,
-        "Leader and replicas": leader,
+        "Leader and replicas": _replicas(around),
         "Provider budget of a minute": budgets,
         "Store login, unless renewed": logins,
     }
@@ -181,11 +178,29 @@ def _summary(known: Known, asked: Asked, states: Counter[State]) -> str:
     return f'<section aria-labelledby="summary-heading">{heading}<dl class="tiles">{shown}</dl></section>'
 
 
+def _replicas(around: Surroundings) -> str:
+    """Who leads; then the others, this one among them, as far as they are known."""
+    if not around.replica:
+        return "this replica acts<small>it has no Lease, and knows of no others</small>"
+    leader = f"{_text(around.holder)} leads" if around.holder else "nobody leads"
+    if around.holder == around.replica:
+        leader += ": this replica"
+    others = {replica.name: replica.stands_by() for replica in around.replicas if replica.name != around.holder}
+    if around.holder != around.replica:
+        others[around.replica] = f"{around.replica} stands by: this replica"
+    shown = [_text(words) for _, words in sorted(others.items())]
+    if around.replicas_error is not None:
+        shown.append(f"others may be there: {_text(around.replicas_error.message)}")
+    elif not around.replicas:
+        shown.append("others are not known here, for [lease].service is not said")
+    return f"{leader}<small>{'<br>'.join(shown)}</small>"
+
+
 # --- the targets -----------------------------------------------------------------------------------------------------
 
 
 def _targets(known: Known, asked: Asked) -> str:
-    chosen = _chosen(known.targets, asked)
+    chosen = _chosen(known.targets, asked, known.at)
     pages = max(1, -(-len(chosen) // ROWS))
     page = min(asked.page, pages)
     begin = (page - 1) * ROWS
@@ -208,17 +223,17 @@ def _targets(known: Known, asked: Asked) -> str:
     )
 
 
-def _chosen(statuses: Iterable[TargetStatus], asked: Asked) -> list[TargetStatus]:
+def _chosen(statuses: Iterable[TargetStatus], asked: Asked, now: datetime) -> list[TargetStatus]:
     """Those that were asked for, worst first."""
     text = asked.text.lower()
     ranked = [
-        (urgency(state), status.expires_at or _NO_KEY, status.target.name, status)
+        (rank(state, status.expires_at, status.plan.renew_at if status.plan else None, now), status.target.name, status)
         for status in statuses
         if (state := status.state) is asked.state or asked.state is None
         if not text or text in _searched(status)
     ]
-    ranked.sort(key=lambda found: found[:3])
-    return [found[3] for found in ranked]
+    ranked.sort(key=lambda found: found[:2])
+    return [found[2] for found in ranked]
 
 
 def _searched(status: TargetStatus) -> str:

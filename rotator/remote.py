@@ -1,17 +1,20 @@
 """Asks a running daemon how its targets stand. What answers may be anything: it is looked at before it is believed."""
 
 import json
-import urllib.request
-from http.client import HTTPException
+import ssl
 from typing import Any
 
+import httpx
 from pydantic import BaseModel, ValidationError
 
+from rotator.clock import SystemClock
+from rotator.deadline import Transport, Until
 from rotator.errors import StoreUnavailable
 from rotator.plan import State
 
 _ADVICE = "The admin address is [http].admin in its configuration; in a cluster, reach it through a port-forward."
-_TIMEOUT = 10.0  # seconds
+_SECONDS = 30.0  # for all of it: of tens of thousands of targets it is made for a second or two
+_MAX_BODY = 256 * 2**20  # bytes; a target takes less than a thousand
 
 
 class _Superseded(BaseModel):
@@ -31,15 +34,25 @@ class _Target(BaseModel):
     last_error: str | None
 
 
+class _Replica(BaseModel):
+    name: str
+    ready: bool
+    ending: bool
+
+
 class _Daemon(BaseModel):
     version: str
     replica: str | None
     leads: bool
     holder: str | None
+    replicas: list[_Replica] = []
+    replicas_error: str | None = None
     budgets_used: dict[str, float]
     logins_end: dict[str, str | None]
     down: dict[str, str]
     clock_trusted: bool
+    logins_failing: list[str] = []
+    configuration_refused: str | None = None
 
 
 class _Event(BaseModel):
@@ -62,12 +75,10 @@ class _Answer(BaseModel):
 def ask(url: str) -> dict[str, Any]:
     """A running daemon's status. Raises `StoreUnavailable` when there is none, which ends a command in status 3."""
     address = (url if "://" in url else f"http://{url}").rstrip("/")
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{address}/status.json", timeout=_TIMEOUT) as answer:
-            shown = json.load(answer)
-    except (OSError, ValueError, HTTPException, RecursionError) as error:
-        raise StoreUnavailable(f"no daemon answers at {address}: {error}", _ADVICE) from None
+        shown = json.loads(_answer(f"{address}/status.json"))
+    except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL, RecursionError) as error:
+        raise StoreUnavailable(f"no daemon answers at {address}: {error or type(error).__name__}", _ADVICE) from None
     try:
         _Answer.model_validate(shown, strict=True)
     except ValidationError as error:
@@ -80,3 +91,17 @@ def ask(url: str) -> dict[str, Any]:
     # A state that only a newer version has is none that anybody here could tell apart.
     targets = [{**t, "state": t["state"] if t["state"] in known else State.UNKNOWN.value} for t in shown["targets"]]
     return {**shown, "targets": targets}
+
+
+def _answer(url: str) -> bytes:
+    clock = SystemClock()
+    until = Until(clock)
+    until.monotonic = clock.monotonic() + _SECONDS
+    content = b""
+    client = httpx.Client(transport=Transport(ssl.create_default_context(), 1, until), trust_env=False)
+    with client, client.stream("GET", url, timeout=_SECONDS) as answer:
+        for chunk in answer.raise_for_status().iter_raw():
+            content += chunk
+            if len(content) > _MAX_BODY:
+                raise ValueError(f"its answer has more than {_MAX_BODY} bytes")
+    return content

@@ -9,10 +9,11 @@ from datetime import datetime
 
 from rotator.errors import CasMismatch, ProviderRequestRefused, RotatorError
 from rotator.events import What
-from rotator.execute import Executor, Report, carried_over
+from rotator.execute import Executor, Report
 from rotator.model import Record, Secret, Standing, Target, VendorKey, compose, timestamp
 from rotator.plan import Observation, Order, Plan, Reason, Superseded, overlong, plan, superseded_keys
 from rotator.publish import publish
+from rotator.rotate import carried_over, tell_of
 
 
 def roll_back(executor: Executor, target: Target, order: Order) -> Report:
@@ -76,7 +77,8 @@ def _serve_again(executor: Executor, observation: Observation, previous: Superse
             f"the previous key {record.key_id} is gone; the served key was left as it is",
             f"`rotator rotate {target.name}` makes a new one.",
         )
-    executor.tell_of(
+    tell_of(
+        ports,
         What.KEY_RESTORED,
         observation,
         order,
@@ -95,7 +97,8 @@ def _serve_again(executor: Executor, observation: Observation, previous: Superse
             "Look at what is served now (`rotator status`), and say it again if need be.",
         )
         return replace(executor.reconcile(target, replace(order, rotate=False)), error=error)
-    executor.tell_of(
+    tell_of(
+        ports,
         What.KEY_ROLLED_BACK,
         observation,
         order,

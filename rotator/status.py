@@ -4,11 +4,12 @@ No I/O. The shape of `to_json` is a promise to whoever reads it with a program. 
 path's record) is made printable here, and searched for secrets.
 """
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from rotator.errors import RotatorError
@@ -61,6 +62,11 @@ class TargetStatus:
         """When the served key stops working."""
         return self.plan.current.expires_at if self.plan and self.plan.current else None
 
+    def is_near_its_end(self, now: datetime) -> bool:
+        """Whether more than half of the time in which its key is to be replaced is over: then alerts fire."""
+        plan = self.plan
+        return plan is not None and self.expires_at is not None and margin(self.expires_at, plan.renew_at, now) < 0.5
+
     def to_json(self) -> dict[str, Any]:
         """The target's part of `status --json`."""
         plan, current = self.plan, self.plan.current if self.plan else None
@@ -85,9 +91,23 @@ def status_json(owner: str, at: datetime, targets: Collection[TargetStatus]) -> 
     return {"owner": owner, "at": timestamp(at), "targets": [target.to_json() for target in targets]}
 
 
-def urgency(state: State) -> int:
-    """0 for a target that is worst off; those with the same number are ordered by the time that they have left."""
-    return min(WORST_FIRST.index(state), WORST_FIRST.index(State.DUE))
+def margin(expires_at: datetime, renew_at: datetime | None, now: datetime) -> float:
+    """The share of the time between its due date and its end that a served key has left; over 1 before it is due.
+
+    Of a key that is due only at its end, as one with no life at all, nothing is a share: it has all or nothing.
+    """
+    left, whole = expires_at - now, expires_at - (renew_at or expires_at)
+    return left / whole if whole > timedelta(0) else math.copysign(math.inf, left.total_seconds())
+
+
+def rank(
+    state: State, expires_at: datetime | None, renew_at: datetime | None, now: datetime
+) -> tuple[int, float, datetime]:
+    """What to sort targets by, worst first: those that are not well, those that are due by their margin, the others."""
+    urgency = min(WORST_FIRST.index(state), WORST_FIRST.index(State.DUE))
+    if expires_at is None:
+        return urgency, -math.inf, now
+    return urgency, min(margin(expires_at, renew_at, now), 1.0), expires_at
 
 
 # --- what else a daemon knows ----------------------------------------------------------------------------------------
@@ -152,6 +172,19 @@ def _same_sweep(one: Event, other: Event) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Replica:
+    """A pod that runs rotator, as Kubernetes sees it."""
+
+    name: str
+    ready: bool
+    ending: bool
+
+    def stands_by(self) -> str:
+        """What it does where it does not lead, in words."""
+        return f"{self.name} {'is ending' if self.ending else 'stands by' if self.ready else 'is not ready'}"
+
+
+@dataclass(frozen=True, slots=True)
 class Surroundings:
     """What a daemon knows beside its targets: who leads, and how it stands with providers and stores."""
 
@@ -159,10 +192,14 @@ class Surroundings:
     replica: str  # this one's name in the Lease; empty where there is no Lease
     leads: bool
     holder: str  # who leads, as far as this replica knows
+    replicas: Sequence[Replica] = ()  # all that are known, this one among them; none where nobody tells
+    replicas_error: RotatorError | None = None  # why they may be others by now
     budgets: Mapping[str, float] = field(default_factory=dict)  # by provider: the share of a minute's requests, used
     logins: Mapping[str, datetime | None] = field(default_factory=dict)  # by store: the end of its token; None: no end
     down: Mapping[str, RotatorError] = field(default_factory=dict)  # by peer: why it is left alone for now
     clock_trusted: bool = True
+    logins_failing: Collection[str] = ()  # the stores where the last try to log in, or to renew that, failed
+    refused: str = ""  # what is wrong with a configuration that was not taken up
 
     def to_json(self) -> dict[str, Any]:
         """The daemon's part of `/status.json`."""
@@ -171,10 +208,14 @@ class Surroundings:
             "replica": self.replica or None,
             "leads": self.leads,
             "holder": self.holder or None,
+            "replicas": [asdict(replica) for replica in self.replicas],
+            "replicas_error": scrub(self.replicas_error.message) if self.replicas_error else None,
             "budgets_used": {name: round(used, 3) for name, used in self.budgets.items()},
             "logins_end": {name: timestamp(end) if end else None for name, end in self.logins.items()},
             "down": {name: scrub(error.message) for name, error in self.down.items()},
             "clock_trusted": self.clock_trusted,
+            "logins_failing": sorted(self.logins_failing),
+            "configuration_refused": scrub(self.refused) or None,
         }
 
 

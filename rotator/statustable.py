@@ -6,6 +6,7 @@ The shape that is printed is that of `status.status_json`, which a daemon elsewh
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +17,7 @@ from rotator.output import say, say_json
 from rotator.plan import Reason, State
 from rotator.progress import in_units
 from rotator.scrub import printable
-from rotator.status import NOT_WELL, urgency
+from rotator.status import NOT_WELL, Replica, rank
 
 STYLES = {
     State.OK: "green",
@@ -49,12 +50,12 @@ def say_status(shown: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         say_json(shown)
         return
-    targets = sorted(shown["targets"], key=_urgency)
+    now = _moment(shown["at"]) or datetime.now(UTC)
+    targets = sorted(shown["targets"], key=partial(_rank, now))
     if not sys.stdout.isatty():
         for target in targets:
             say("\t".join(map(printable, _cells(target))))
         return
-    now = _moment(shown["at"]) or datetime.now(UTC)
     _say_table(targets, now)
     lines = list(_troubles(targets))
     if "daemon" in shown:
@@ -73,8 +74,9 @@ def _troubles(targets: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f"{target['name']}: {target['state']}: {why}"
 
 
-def _urgency(target: dict[str, Any]) -> tuple[int, str, str]:
-    return urgency(State(target["state"])), target["expires_at"] or "", target["name"]
+def _rank(now: datetime, target: dict[str, Any]) -> tuple[object, str]:
+    expires_at, renew_at = _moment(target["expires_at"]), _moment(target["next_rotation_at"])
+    return rank(State(target["state"]), expires_at, renew_at, now), target["name"]
 
 
 def _cells(target: dict[str, Any]) -> Iterator[str]:
@@ -147,6 +149,11 @@ def _daemon_lines(daemon: dict[str, Any], now: datetime) -> Iterator[str]:
     replica, holder = daemon["replica"], daemon["holder"]
     acts = "acts" if daemon["leads"] else f"stands by; {holder or 'nobody'} leads"
     yield f"rotator {daemon['version']}: {replica or 'this replica'} {acts}"
+    for other in daemon.get("replicas", ()):  # an older daemon tells of none
+        if other["name"] not in (replica, holder):
+            yield f"another replica: {Replica(other['name'], other['ready'], other['ending']).stands_by()}"
+    if why := daemon.get("replicas_error"):
+        yield f"other replicas may be there: {why}"
     for provider, used in daemon["budgets_used"].items():
         yield f"provider {provider}: {used:.0%} of a minute's requests used"
     for store, end in daemon["logins_end"].items():
@@ -154,6 +161,10 @@ def _daemon_lines(daemon: dict[str, Any], now: datetime) -> Iterator[str]:
         yield f"store {store}: the login ends {when}"
     for peer, error in daemon["down"].items():
         yield f"{peer} is down: {error}"
+    for store in daemon.get("logins_failing", ()):
+        yield f"store {store}: logging in fails"
+    if refused := daemon.get("configuration_refused"):
+        yield f"a changed configuration was refused, and the old one is in use: {refused}"
     if not daemon["clock_trusted"]:
         yield "the clocks differ: keys are renewed, none is ended"
 

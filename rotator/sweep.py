@@ -31,10 +31,11 @@ from rotator.errors import (
     TooManyOrphans,
 )
 from rotator.events import Event, Fields, Level, What
-from rotator.execute import MAX_AGE, Executor, listed
+from rotator.execute import MAX_AGE, Executor
 from rotator.model import RECORD_FIELD, History, KeyName, Record, Secret, Standing, Target, VendorKey, timestamp
 from rotator.plan import TOLERANCE, Observation, Reason, Rotate, plan, whole_seconds
 from rotator.ports import Budget
+from rotator.rotate import listed
 
 PATIENCE = timedelta(hours=12)
 """How long a sweep waits for requests that the rotations leave over, before it goes ahead of keys that live longer."""

@@ -1,22 +1,31 @@
-"""Whatever goes wrong at the vendor, no key and no organisation key stands in metrics, pages, JSON or log.
+"""Whatever goes wrong at the vendor or at Vault, no key, token or organisation key stands in metrics, pages, JSON, log.
 
-A real daemon meets every fault that the simulator knows, at every operation, while it is scraped and looked at.
+A real daemon meets every fault that the simulator knows, at every operation, while it is scraped and looked at; and
+then every answer that is no good, from a Vault which says in each what it was sent: the token, and the key.
 """
 
+import json
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
+import httpx
 import pytest
-from support.canned import Reply, canned
-from support.installation import Daemon, Installation, installation
+from support.canned import Asked, Reply, canned
+from support.installation import Daemon, Installation, installation, on_vault
 from support.leaks import Recorder, spellings
 from support.process import wait_until
+from support.vault import VaultServer
 
 from rotator.simulator import Fault
 from rotator.simulator.faults import KINDS, LIST_KINDS
+from rotator.stores.vault import NEVER_CURRENT
 
 OPERATIONS = ("create", "list", "retrieve", "update", "delete")
 TARGETS = ("a", "b", "c")
@@ -93,3 +102,114 @@ def test_no_key_is_shown_whatever_goes_wrong(rotator: Installation) -> None:
             planted.record("page", recorder.said[-1][1] + spelling)
             assert planted.scan(), "it would be found"
     assert recorder.scan() == []
+
+
+# --- Vault -----------------------------------------------------------------------------------------------------------
+
+Answering = Callable[[str], Reply]
+
+ELSEWHERE = "http://127.0.0.1:1"
+
+
+def status(number: int) -> Answering:
+    return lambda echo: Reply(number, {"errors": [echo]})
+
+
+BAD_ANSWERS: Mapping[str, Answering] = {
+    **{str(number): status(number) for number in (400, 403, 404, 405, 412, 413, 429, 500, 502, 503)},
+    "a page": lambda echo: Reply(500, f"<html>{echo}</html>"),
+    "no secret": lambda echo: Reply(200, {"data": echo, "errors": [echo], "warnings": [echo]}),
+    "not JSON": lambda echo: Reply(200, echo),
+    "a redirect": lambda echo: Reply(307, {"errors": [echo]}, {"Location": f"{ELSEWHERE}/{quote(echo)}"}),
+    "sealed": lambda echo: Reply(503, {"errors": ["Vault is sealed", echo]}),
+    "invalid token": lambda echo: Reply(403, {"errors": ["invalid token", echo]}),
+}
+STEPS = ("metadata", "read", "prove", "write", "destroy")
+
+
+def step_of(asked: Asked) -> str:
+    """Which of the requests that rotator makes this is."""
+    for part, name in (("/metadata/", "metadata"), ("/destroy/", "destroy"), ("lookup-self", "login")):
+        if part in asked.path:
+            return name
+    if "/data/" not in asked.path:
+        return "health" if "sys/health" in asked.path else "other"
+    if asked.method == "GET":
+        return "read"
+    return "prove" if json.loads(asked.body)["options"]["cas"] == NEVER_CURRENT else "write"
+
+
+class EchoingVault:
+    """A real Vault, and before it somebody who now and then answers with all that the request held."""
+
+    def __init__(self, vault: VaultServer) -> None:
+        self._client = httpx.Client(base_url=vault.address, trust_env=False)
+        self._lock = threading.Lock()
+        self.bad: Answering = status(500)
+        self.due: Counter[str] = Counter()  # how many requests of each step are answered so
+        self.token = ""  # that the last one came with
+        self.told: set[str] = set()  # the keys that were sent back
+
+    def __call__(self, asked: Asked) -> Reply:
+        step = step_of(asked)
+        with self._lock:
+            is_bad = self.due[step] > 0
+            self.due[step] -= int(is_bad)
+        if is_bad:
+            self.token = asked.headers.get("x-vault-token", "")
+            key = str(json.loads(asked.body).get("data", {}).get("api_key", "")) if asked.body else ""
+            self.told |= {key} - {""}
+            return self.bad(f"{asked.method} refused: {self.token} {key} {asked.body.decode()}")
+        headers = {name: value for name, value in asked.headers.items() if name.startswith("x-vault-")}
+        answer = self._client.request(asked.method, asked.path, content=asked.body, headers=headers)
+        dated = {"Date": answer.headers["Date"]}
+        return Reply(answer.status_code, answer.json() if answer.content else "", dated)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+@pytest.mark.timeout(300)
+def test_no_key_and_no_token_is_shown_whatever_vault_answers(tmp_path: Path, vault: VaultServer) -> None:
+    recorder = Recorder()
+    echoing = EchoingVault(vault)
+    with on_vault(tmp_path, vault, TARGETS) as (rotator, _), canned(echoing) as server, closing(echoing):
+        recorder.add_simulator(rotator.simulator)
+        recorder.add_secret("a Vault token", rotator.environment["VAULT_TOKEN"])
+        rotator.config["stores"]["vault"]["address"] = server.address
+        rotator.config["defaults"] = {"ttl": "60s", "renew_before": "30s", "grace_period": "1s"}
+        rotator.config["sweep"] = {"every": "1s", "settle": "1s", "max_removals": 1000}
+        daemon = rotator.start("--log-level", "debug")
+        for name in TARGETS:
+            daemon.wait_for("key_published", target=name)
+        for kind, bad in BAD_ANSWERS.items():
+            for step in STEPS:
+                echoing.bad = bad
+                echoing.due[step] = 3 if step in ("metadata", "read") else 1  # a read is tried three times
+                daemon.signal(signal.SIGHUP)  # a Vault that is left alone for a while is asked again
+
+                def met(step: str = step) -> bool:
+                    daemon.signal(signal.SIGUSR1)
+                    look(daemon, recorder)
+                    time.sleep(0.1)
+                    return echoing.due[step] == 0
+
+                wait_until(met, f"{kind} at {step}")
+                assert echoing.token == rotator.environment["VAULT_TOKEN"]
+        daemon.signal(signal.SIGHUP)
+        wait_until(lambda: daemon.metric('rotator_targets{state="ok"}') == len(TARGETS), "all to be well again")
+        look(daemon, recorder)
+        assert daemon.stop() == 0
+        recorder.record("log", rotator.folder.joinpath("stderr.0").read_text())
+        for step in ("health", "login"):  # which a process does once
+            for bad in BAD_ANSWERS.values():
+                echoing.bad, echoing.due[step] = bad, 3
+                said = rotator.run("status")
+                recorder.record(step, said.stdout + said.stderr)
+                echoing.due.clear()
+
+        texts = "".join(text for _, text in recorder.said)
+        assert texts.count("[hidden]") > 2 * len(BAD_ANSWERS), "what came back is told, without what it held"
+        keys = {key.text for key in rotator.simulator.vendor.keys.values()}
+        assert len(echoing.told & keys) > len(BAD_ANSWERS) // 2, "keys came back"
+        assert recorder.scan() == []

@@ -38,7 +38,9 @@ from rotator.clock import SystemClock
 from rotator.config import Configuration, load
 from rotator.daemon import READ_AT_START
 from rotator.events import Event, What
+from rotator.kube import Access
 from rotator.lease import Lease, LeaseSettings
+from rotator.replicas import Replicas
 from rotator.settings import Changeable, DaemonSettings
 
 DATA = ROOT / "tests/data"
@@ -729,9 +731,10 @@ def test_the_service_account_can_keep_the_lease_and_nothing_else(
     file = tmp_path / "token"
     file.write_text(token)
     told: list[Event] = []
+    access = Access(cluster.address, namespace, file, cluster.ca_file)
     first, second = (
         Lease(
-            LeaseSettings(cluster.address, namespace, "rotator", identity, file, cluster.ca_file, 15.0),
+            LeaseSettings(access, "rotator", identity, 15.0),
             SystemClock(),
             told.append,
         )
@@ -745,6 +748,9 @@ def test_the_service_account_can_keep_the_lease_and_nothing_else(
     second.attempt()
     assert second.leads()
     assert What.LEASE_FAILED not in [event.what for event in told]
+    replicas = Replicas(access, "rotator", SystemClock())
+    replicas.look()
+    assert (replicas.seen, replicas.error) == ((), None)  # no controller writes EndpointSlices here
 
     def rules(token: str) -> set[tuple[str, ...]]:
         review = {"spec": {"namespace": namespace}}
@@ -761,6 +767,7 @@ def test_the_service_account_can_keep_the_lease_and_nothing_else(
         ("create", "leases"),
         ("get", "leases", "rotator"),
         ("update", "leases", "rotator"),
+        ("list", "endpointslices"),
     }
 
     leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"

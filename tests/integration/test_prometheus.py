@@ -199,6 +199,10 @@ def test_what_is_not_done_and_what_cannot_be_read_is_told_of(watched: Watched, t
         simulator.stop()
         seen.wait_for("RotatorNothingRotated", seconds=60)
         assert seen.query('rotator_targets{state="due"} > 0') == [], "what is due is failing in an outage"
+        shown = survival(seen)
+        assert shown["Overdue by"] > 1
+        assert shown["Least margin left"] < 1
+        assert shown["First key ends in"] < 60
         simulator.start()
         seen.wait_for_end("RotatorNothingRotated", seconds=60)
 
@@ -274,15 +278,27 @@ def the_dashboard_has_data(seen: Prometheus) -> None:
     assert variable["definition"] == "label_values(rotator_build_info, job)"
     jobs = seen.label_values("job", "rotator_build_info")
     assert jobs == ["rotator"]
-    asked = {
-        (panel["title"], target["expr"].replace("$job", jobs[0]).replace("$__rate_interval", "1m"))
-        for panel in dashboard["panels"]
-        for target in panel.get("targets", [])
-    }
     empty = {
-        title for title, expression in asked if not any(not math.isnan(value) for _, value in seen.query(expression))
+        title
+        for title, expression in dashboard_queries()
+        if not any(not math.isnan(value) for _, value in seen.query(expression))
     }
     assert empty == set()
+
+
+def dashboard_queries() -> list[tuple[str, str]]:
+    """All of them, each with its panel's title."""
+    return [
+        (panel["title"], target["expr"].replace("$job", "rotator").replace("$__rate_interval", "1m"))
+        for panel in json.loads(DASHBOARD.read_text())["panels"]
+        for target in panel.get("targets", [])
+    ]
+
+
+def survival(seen: Prometheus) -> dict[str, float]:
+    """What the first row of the dashboard says of the served keys; nothing that is not known."""
+    stats = ("First key ends in", "Least margin left", "Overdue by")
+    return {title: value for title, asked in dashboard_queries() if title in stats for _, value in seen.query(asked)}
 
 
 def test_a_change_of_leader_is_no_alarm_and_none_at_all_is(own_kube: OwnKubeServer, tmp_path: Path) -> None:
@@ -326,6 +342,7 @@ def test_a_change_of_leader_is_no_alarm_and_none_at_all_is(own_kube: OwnKubeServ
             try:
                 seen.wait_for("RotatorNoLeader")
                 assert seen.query('rotator_key_expiry_timestamp_seconds{target="a"}') == []
+                assert survival(seen).keys() == {"First key ends in", "Least margin left", "Overdue by"}
             finally:
                 own_kube.thaw()
             seen.wait_for_end("RotatorNoLeader")

@@ -413,6 +413,63 @@ def test_a_lease_that_somebody_deletes(running: Pair) -> None:
         assert time.monotonic() - began < DURATION / 5 + 0.5
 
 
+# --- who the others are ----------------------------------------------------------------------------------------------
+
+SLICES = {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list"]}
+
+
+def slice_of(pods: Mapping[str, Mapping[str, bool]], service: str = "rotator") -> dict[str, Any]:
+    """What Kubernetes writes about the pods behind a Service, for no controller of its runs here."""
+    return {
+        "metadata": {"generateName": f"{service}-", "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4",
+        "ports": [{"name": "metrics", "port": 9465}],
+        "endpoints": [
+            {"addresses": [f"10.1.0.{number}"], "targetRef": {"kind": "Pod", "name": name}, "conditions": conditions}
+            for number, (name, conditions) in enumerate(pods.items(), 1)
+        ],
+    }
+
+
+def test_the_other_replicas_are_named(tmp_path: Path, kube: KubeServer) -> None:
+    with paired(tmp_path, kube, ("x",)) as pair:
+        a, _ = pair.replicas
+        a.lease = {**pair.lease, "service": "rotator"}
+        daemon = a.start()
+        wait_until(a.leads, "it to lead")
+
+        def shown() -> dict[str, Any]:
+            told: dict[str, Any] = daemon.get("/status.json", admin=True).json()["daemon"]
+            return told
+
+        refused = f"the API server refuses to GET the replicas behind the Service {pair.namespace}/rotator (403)"
+        wait_until(lambda: shown()["replicas_error"] is not None, "it to look for the others")
+        assert (shown()["replicas"], shown()["replicas_error"]) == ([], refused)
+        assert refused in daemon.get("/", admin=True).text
+        pair.rotator.config["lease"] = a.settings()
+        said = pair.rotator.run("check", "--online", status=1).stdout
+        assert f"lease: lacks the right to list endpointslices in the namespace {pair.namespace}" in said
+
+        slices = f"/apis/discovery.k8s.io/v1/namespaces/{pair.namespace}/endpointslices"
+        ready = {"ready": True}
+        pods = {"a": ready, "b": ready, "c": {"ready": False}, "d": {"ready": False, "terminating": True}}
+        kube.request("POST", slices, slice_of(pods)).raise_for_status()
+        kube.request("POST", slices, slice_of({"e": ready}, "another")).raise_for_status()
+        kube.bind(pair.namespace, kube.role(pair.namespace, SLICES), "rotator")
+        wait_until(lambda: bool(shown()["replicas"]), "the others to be seen")
+        assert [(each["name"], each["ready"], each["ending"]) for each in shown()["replicas"]] == [
+            ("a", True, False),
+            ("b", True, False),
+            ("c", False, False),
+            ("d", False, True),
+        ]
+        assert shown()["replicas_error"] is None
+        page = daemon.get("/", admin=True).text
+        assert "a leads: this replica<small>b stands by<br>c is not ready<br>d is ending</small>" in page
+        pair.rotator.run("check", "--online", status=0)
+        assert daemon.events("unexpected_error") == []
+
+
 # --- rights ----------------------------------------------------------------------------------------------------------
 
 
@@ -449,14 +506,14 @@ def test_check_online_names_the_right_that_is_missing(tmp_path: Path, kube: Kube
         kube.bind(pair.namespace, kube.role(pair.namespace, *(r for r in rules if r["verbs"])), "stranger")
         pair.rotator.config["lease"] = replica.settings()
         said = pair.rotator.run("check", "--online", status=1 if lacks else 0).stdout
-        name = "leases" if lacks == "create" else "the Lease rotator"
-        assert (f"lease: lacks the right to {lacks} on {name} in the namespace {pair.namespace}" in said) is bool(lacks)
+        name = "leases" if lacks == "create" else "leases/rotator"
+        assert (f"lease: lacks the right to {lacks} {name} in the namespace {pair.namespace}" in said) is bool(lacks)
         assert said.count("lease: ") == bool(lacks)
         assert kube.request("GET", pair.path).status_code == 404, "nothing was made"
 
         replica.token_file.write_text("no-good-token")
         said = pair.rotator.run("check", "--online", status=3).stdout
-        assert "does not say whether the Lease may be kept (it answered 401)" in said
+        assert "lease: the API server refuses to POST a review of our rights (401)" in said
 
 
 def test_check_online_says_what_run_would_outside_of_a_pod(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from support.world import IssuedKey
 
-from rotator import execute, rollback, sweep
+from rotator import execute, rollback, rotate, sweep
 from rotator.errors import ProviderError
 from rotator.extend import living
 from rotator.memory import Memory
@@ -207,7 +207,7 @@ class Commands(Program):
         until = self.clock.now().replace(microsecond=0) + time
         executor = self.life.executor
         try:
-            keys = execute.listed(executor.ports)
+            keys = rotate.listed(executor.ports)
         except ProviderError:
             return
         found = living(executor, keys, self.configuration.owners, self.targets, until)

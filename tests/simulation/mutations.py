@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
-from rotator import execute, memory, model, plan, publish, sweep
+from rotator import execute, memory, model, plan, publish, rotate, sweep
 from simulation.invariants import (
     DROPPED,
     GRACE_CUT,
@@ -34,7 +34,7 @@ from simulation.invariants import (
     UNSETTLED,
 )
 
-Executor, Memory, Sweeper = execute.Executor, memory.Memory, sweep.Sweeper
+Executor, Rotation, Memory, Sweeper = execute.Executor, rotate.Rotation, memory.Memory, sweep.Sweeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,8 @@ MUTATIONS = {
         (SERVED, GRACE_CUT),
         (
             Edit(
-                Executor._publish,
-                "self._left_behind(",
+                Rotation._publish,
+                "left_behind(",
                 "self._discard(target, key_id, name, order); (lambda *_: 0)(",
             ),
         ),
@@ -123,7 +123,7 @@ MUTATIONS = {
         (REPEATED,),
         (
             Edit(
-                Executor._make,
+                Rotation._make,
                 "        self._remove_stray(target, name, order)\n        raise\n",
                 "        created = ports.provider.create(name, target.parameters, asked)\n",
             ),
@@ -170,7 +170,7 @@ MUTATIONS = {
         "races", (GRACE_CUT,), (Edit(plan.superseded_keys, "since + observation.target.grace_period", "since"),)
     ),
     "no proof that it can be stored": Mutation(
-        "mixed", (UNPROVEN,), (Edit(Executor._make, "ports.store.prove(", "(lambda *_: 0)("),)
+        "mixed", (UNPROVEN,), (Edit(Rotation._make, "ports.store.prove(", "(lambda *_: 0)("),)
     ),
     "orphans deleted at once": Mutation(
         "races",
@@ -221,24 +221,24 @@ MUTATIONS = {
     ),
     "nothing settles": Mutation("mixed", (UNSETTLED,), (Edit(sweep.orphans, "elif unsettled(key):", "elif False:"),)),
     "a create that was not answered is forgotten": Mutation(
-        "races", (IN_VAIN,), (Edit(Executor._make, "self._remove_stray(target, name, order)", "pass"),)
+        "races", (IN_VAIN,), (Edit(Rotation._make, "self._remove_stray(target, name, order)", "pass"),)
     ),
     "a key whose write was not answered is not offered again": Mutation(
-        "mixed", (HEAPED,), (Edit(Executor._rotate, "self._made_before(observation, action) or ", ""),)
+        "mixed", (HEAPED,), (Edit(Rotation.rotate, "self._made_before(observation, action) or ", ""),)
     ),
     "a longer life than asked for is believed": Mutation(
         "mixed",
         (TOO_LONG,),
-        (Edit(Executor._believe, "answered is None or answered > asked + TOLERANCE", "answered is None"),),
+        (Edit(Rotation._believe, "answered is None or answered > asked + TOLERANCE", "answered is None"),),
     ),
     "a rollback is not held": Mutation(
         "rollbacks", (NOT_HELD,), (Edit(plan._rolled_back_at, "if other else None", "if False else None"),)
     ),
     "who does not lead acts": Mutation(
-        "mixed", (IDLE,), (Edit(Executor._is_ours_to_do, "order.by != SCHEDULED.by or self.ports.leads()", "True"),)
+        "mixed", (IDLE,), (Edit(rotate.is_ours_to_do, "order.by != SCHEDULED.by or ports.leads()", "True"),)
     ),
     "who does not lead any more makes a key": Mutation(
-        "mixed", (IDLE,), (Edit(Executor._make, "not self._is_ours_to_do(order)", "False"),)
+        "mixed", (IDLE,), (Edit(Rotation._make, "not is_ours_to_do(ports, order)", "False"),)
     ),
     "what was seen before an extend is believed": Mutation(
         "extends",
@@ -254,7 +254,7 @@ MUTATIONS = {
         ),
     ),
     "what others wrote beside the key is dropped": Mutation(
-        "meddling", (DROPPED,), (Edit(execute.carried_over, "if name in foreign", "if False"),)
+        "meddling", (DROPPED,), (Edit(rotate.carried_over, "if name in foreign", "if False"),)
     ),
 }
 

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from rotator import lease
+from rotator import kube
 from rotator.cli import main
 
 if __name__ == "__main__":
-    lease.SERVICE_ACCOUNT = Path(os.environ["SERVICE_ACCOUNT"])
+    kube.SERVICE_ACCOUNT = Path(os.environ["SERVICE_ACCOUNT"])
     main()

@@ -315,6 +315,19 @@ def test_a_newer_daemons_state_is_shown_as_unknown_and_the_scheme_may_be_left_ou
         assert invoke("status", "--url", server.address, "--json").json()["targets"][0]["state"] == "unknown"
 
 
+def test_an_answer_that_drips_or_does_not_end_is_given_up(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rotator.remote._SECONDS", 0.3)
+    with canned(lambda _: Reply(200, ANSWER, drips=True)) as server:
+        ended = invoke("status", "--url", server.address)
+    assert (ended.status, ended.out) == (3, "")
+    assert "no daemon answers" in ended.err
+    monkeypatch.setattr("rotator.remote._MAX_BODY", 100)
+    with canned(lambda _: Reply(200, ANSWER)) as server:
+        ended = invoke("status", "--url", server.address)
+    assert (ended.status, ended.out) == (3, "")
+    assert "more than 100 bytes" in ended.err
+
+
 # --- the simulator's switches ----------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from support.process import wait_until
 from support.told import Heard
 
 from rotator import circuit as circuits
-from rotator import execute
+from rotator import rotate
 from rotator.agenda import Agenda
 from rotator.assembly import Installation
 from rotator.budget import SlidingWindow
@@ -252,6 +252,43 @@ def test_a_foreign_path_is_told_once_until_it_is_ours_again(replica: Replica) ->
         replica.engine._agenda.request(["a"], Order(adopt=True, by="command"))
         replica.work()
         assert replica.states()["a"] is State.OK
+        assert len(replica.told(What.TARGET_RECOVERED)) == times
+
+
+def test_a_failure_of_another_kind_is_told_at_once(replica: Replica) -> None:
+    """Five times what heals by itself, and then what does not: nobody waits for the eighth time."""
+    faults = replica.simulator.faults
+    faults.add(Fault("refuse", "create", status=503, times=None))
+    for number in range(8):
+        if number == 5:
+            faults.clear()
+            faults.add(Fault("refuse", "create", status=422, times=None))
+        replica.engine._agenda.wake(["a"])
+        replica.work()
+    told = [
+        (event.level, str(event.fields["error"])) for event in replica.told(What.TARGET_FAILED) if event.target == "a"
+    ]
+    assert [(level, "422" in error) for level, error in told] == [
+        *[(Level.WARNING, False)] * 3,  # the 1st, 2nd and 4th time
+        *[(Level.ERROR, True)] * 2,
+    ]
+
+
+def test_what_needs_a_person_is_told_though_an_outage_came_before(replica: Replica) -> None:
+    replica.work()
+    faults = replica.simulator.faults
+    faults.add(Fault("refuse", status=503, times=None))
+    for _ in range(6):
+        replica.engine.request(Order(rotate=True, by="signal"))
+        replica.work()
+        replica.engine.watch()
+    before = len(replica.told(What.TARGET_FAILED))
+    faults.clear()
+    faults.add(Fault("refuse", "create", status=422, times=None))
+    replica.engine._agenda.wake(["a", "b"])
+    replica.work()
+    assert {event.target for event in replica.told(What.TARGET_FAILED)[before:]} == {"a", "b"}
+    assert {event.level for event in replica.told(What.TARGET_FAILED)[before:]} == {Level.ERROR}
 
 
 def test_a_key_that_is_not_trusted_is_told_once_until_the_path_is_ours_again(replica: Replica) -> None:
@@ -304,7 +341,7 @@ def test_a_sweep_ends_when_its_replica_ceases_to_lead(replica: Replica, monkeypa
         replica.simulator.vendor.delete(key.id)
 
     def listed(ports: Ports, needed_by: datetime) -> tuple[VendorKey, ...]:
-        keys = execute.listed(ports, needed_by)
+        keys = rotate.listed(ports, needed_by)
         replica.leads = False
         return keys
 

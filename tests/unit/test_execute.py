@@ -43,10 +43,11 @@ from rotator.errors import (
     StoreUnavailable,
 )
 from rotator.events import Level, What
-from rotator.execute import MAX_AGE, TRIES_OUT, UNPUBLISHED, Executor, Report
+from rotator.execute import MAX_AGE, Executor, Report
 from rotator.model import RECORD_FIELD, KeyName, KeyParameters, Record, Target, timestamp
 from rotator.plan import NEWCOMER, REVOKED_WITHIN, TIDYING, Order, Reason, State
 from rotator.rollback import roll_back
+from rotator.rotate import TRIES_OUT, UNPUBLISHED
 from rotator.sweep import Sweeper
 
 MINUTE = timedelta(minutes=1)
@@ -448,6 +449,42 @@ def test_a_key_whose_write_may_land_yet_is_left_alone_and_does_not_die_when_it_l
     assert world.broken == []
 
 
+def test_a_key_whose_write_landed_late_is_told_to_be_published_once() -> None:
+    world = World()
+    a = in_flight(world, world.target)
+    world.land()
+    for _ in range(3):
+        assert a.reconcile(world.target).error is None
+    published = [event.fields for event in world.told(What.KEY_PUBLISHED)]
+    served = by_id(world, 2)
+    assert [fields["key_id"] for fields in published] == [by_id(world, 1).id, served.id]
+    assert {name: published[1][name] for name in ("key_name", "version", "reason", "by")} == {
+        "key_name": served.name,
+        "version": 2,
+        "reason": "expiring",
+        "by": "schedule",
+    }
+
+
+def test_the_keys_name_joins_all_that_happens_to_it_whoever_does_it() -> None:
+    world = World()
+    assert world.executor("a").reconcile(world.target).rotated
+    first = by_id(world, 1)
+    world.clock.advance(16 * HOUR)
+    assert world.executor("b").reconcile(world.target).rotated
+    world.clock.advance(5 * HOUR)
+    c = Executor(OWNER, frozenset(), frozenset({world.target.name}), world.ports("c"))
+    assert c.reconcile(world.target).error is None
+    told = [event for event in world.events if event.fields.get("key_name") == first.name]
+    assert [(event.what, event.fields["key_id"]) for event in told] == [
+        (What.KEY_CREATED, first.id),
+        (What.KEY_PUBLISHED, first.id),
+        (What.KEY_SHORTENED, first.id),
+        (What.VERSIONS_DESTROYED, first.id),
+        (What.KEY_DELETED, first.id),
+    ]
+
+
 def unanswered(world: World) -> tuple[Executor, list[bool]]:
     """A program whose key is due, and has made another; the store takes no writes while that list is not empty."""
     a = running(world)
@@ -559,7 +596,8 @@ def test_what_refuses_the_write_of_a_waiting_key_for_good_is_told_as_what_it_is(
 def test_who_ceases_to_lead_does_not_write_a_waiting_key() -> None:
     world, a = waiting()
     leads = [True]
-    a.ports = replace(a.ports, leads=lambda: bool(leads))
+    ports = replace(a.ports, leads=lambda: bool(leads))
+    a = Executor(OWNER, frozenset(), frozenset({world.target.name}), ports, a.memory)
     world.at("provider.retrieve", afterwards(leads.clear))
     assert not a.reconcile(world.target).rotated
     assert world.served() is by_id(world, 1)

@@ -3,9 +3,9 @@
 from support.world import HOUR, OWNER, START, World
 
 from rotator.events import Level, What
-from rotator.execute import listed
 from rotator.extend import living
 from rotator.model import timestamp
+from rotator.rotate import listed
 
 
 def test_each_key_that_lives_longer_is_told_with_the_reason_and_who_asked() -> None:

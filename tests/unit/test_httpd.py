@@ -1,10 +1,12 @@
 """The small HTTP server: what it answers, and that nobody can hold it up, crowd it out or get more from it."""
 
+import itertools
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -14,7 +16,7 @@ from support.process import wait_until
 
 from rotator.errors import RotatorError
 from rotator.events import Event, Level, What
-from rotator.httpd import MAX_HEAD, Response, Server, serve
+from rotator.httpd import MAX_HEAD, Response, Server, Shared, serve
 
 SECRET = "sk_live_0123456789abcdef"
 METRICS = Response(200, "text/plain; version=0.0.4; charset=utf-8", b"up 1\n")
@@ -454,6 +456,68 @@ def test_when_all_are_being_answered_a_further_one_is_refused() -> None:
             assert status(read(further)) == 503
         may_end.set()
         assert [status(read(connection)) for connection in busy] == [200, 200]
+
+
+def test_probes_are_answered_while_many_ask_for_a_costly_page_again_and_again() -> None:
+    """A page that takes 0.1 s, and 32 who want it all the time: made for one after the other, it takes them seconds."""
+    made: list[float] = []
+
+    def make() -> Response:
+        made.append(time.monotonic())
+        time.sleep(0.1)
+        return METRICS
+
+    routes = {"/metrics": Shared(make), "/healthz": lambda _: METRICS}
+    over = threading.Event()
+    answers: list[int | None] = []
+    with serving(routes=routes, connections=8) as site:
+
+        def ask() -> None:
+            while not over.is_set():
+                with suppress(OSError), site.connect() as connection:
+                    connection.sendall(GET)
+                    answers.append(status(read(connection)))
+
+        askers = [threading.Thread(target=ask) for _ in range(32)]
+        for asker in askers:
+            asker.start()
+        try:
+            wait_until(lambda: len(made) > 3, "the page to be made a few times", 10)
+            for _ in range(2):
+                assert site.ask(path="/healthz").status_code == 200
+        finally:
+            over.set()
+            for asker in askers:
+                asker.join()
+    assert answers.count(200) > 2 * len(made), "many share one"
+
+
+def test_a_shared_page_is_made_anew_for_whoever_asks_later() -> None:
+    made = itertools.count()
+    page = Shared(lambda: Response(200, "text/plain", f"{next(made)}".encode()))
+    assert [page("").body for _ in range(3)] == [b"0", b"1", b"2"]
+
+
+def test_all_who_ask_while_a_page_is_being_made_share_the_next() -> None:
+    made = itertools.count()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def make() -> Response:
+        number = next(made)
+        if number == 0:
+            begun.set()
+            go_on.wait(10)
+        return Response(200, "text/plain", f"{number}".encode())
+
+    page = Shared(make)
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(page, "")
+        assert begun.wait(10)
+        others = [pool.submit(page, "") for _ in range(8)]
+        time.sleep(0.05)  # so that they have asked; what they get is the same if one has not
+        go_on.set()
+        assert first.result().body == b"0"
+        assert {other.result().body for other in others} == {b"1"}
 
 
 def test_without_a_thread_for_it_a_connection_is_closed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

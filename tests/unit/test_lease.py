@@ -15,9 +15,9 @@ from support.told import Heard
 from support.world import FakeClock
 
 from rotator.clock import SystemClock
-from rotator.errors import LeaseUnusable
 from rotator.events import Event, Level, What
-from rotator.lease import Lease, LeaseSettings, settings_in_a_pod
+from rotator.kube import Access
+from rotator.lease import Lease, LeaseSettings
 from rotator.ports import Clock
 
 DURATION = 15.0
@@ -75,7 +75,8 @@ class Rig:
         self.changes: list[tuple[str, bool]] = []
 
     def replica(self, name: str, clock: Clock, duration: float = DURATION) -> Lease:
-        settings = LeaseSettings(self.server.address, "rotator", "rotator", name, self.token, Path("unused"), duration)
+        access = Access(self.server.address, "rotator", self.token, Path("unused"))
+        settings = LeaseSettings(access, "rotator", name, duration)
         return Lease(settings, clock, self.events.append, lambda leads: self.changes.append((name, leads)))
 
     def told(self, what: What) -> list[Event]:
@@ -212,6 +213,25 @@ def test_a_holder_that_cannot_renew_leads_on_to_two_thirds_and_says_so_once(
     assert TOKEN not in str(rig.events)
 
 
+def test_who_led_before_an_outage_is_not_said_to_lead_in_it(rig: Rig, clock: FakeClock) -> None:
+    a, b = rig.replica("a", clock), rig.replica("b", clock)
+    a.attempt()
+    b.attempt()
+    rig.api.reply = Reply(500)
+    clock.sleep(DURATION / 2)
+    for lease in (a, b):
+        lease.attempt()
+    assert (a.leads(), a.holder, b.holder) == (True, "a", "a")
+    clock.sleep(DURATION / 2)
+    for lease in (a, b):
+        lease.attempt()
+    assert (a.leads(), a.holder, b.holder) == (False, "", "")
+    rig.api.reply = None
+    b.attempt()
+    a.attempt()
+    assert (a.holder, b.holder) == ("b", "b")
+
+
 def test_failures_are_told_once_for_each_reason_and_their_end_once(rig: Rig, clock: FakeClock) -> None:
     a = rig.replica("a", clock)
     for _ in range(3):
@@ -234,7 +254,7 @@ def test_an_api_server_that_is_away_is_no_end(rig: Rig, clock: FakeClock) -> Non
     a = rig.replica("a", clock)
     with canned(lambda _: Reply(500)) as gone:
         address = gone.address
-    settings = LeaseSettings(address, "rotator", "rotator", "a", rig.token, Path("unused"), DURATION)
+    settings = LeaseSettings(Access(address, "rotator", rig.token, Path("unused")), "rotator", "a", DURATION)
     lost = Lease(settings, clock, rig.events.append)
     lost.attempt()
     assert not lost.leads()
@@ -291,7 +311,7 @@ def test_a_renewal_that_was_taken_too_late_to_lead_is_told(rig: Rig, clock: Fake
             return super().now()
 
     late = rig.replica("a", StandsStill())
-    late._by.left = lambda timeout, late: timeout or 1.0  # type: ignore[method-assign]  # no deadline knows of it
+    late._server._by.left = lambda timeout, late: timeout or 1.0  # type: ignore[method-assign]  # no deadline knows of it
     late.attempt()
     assert not late.leads()
     [failed] = rig.told(What.LEASE_FAILED)
@@ -410,47 +430,13 @@ def test_a_pod_that_comes_back_under_its_name_goes_on_at_once(rig: Rig, clock: F
     assert again.leads()
 
 
-NOTHING: dict[str, Any] = {
-    "name": "rotator",
-    "duration": DURATION,
-    **dict.fromkeys(("namespace", "identity", "api_server", "token_file", "ca_file")),
-}
-
-
-def test_what_is_left_out_is_the_pods_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "namespace").write_text("keys\n")
-    monkeypatch.setattr("rotator.lease.SERVICE_ACCOUNT", tmp_path)
-    pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443", "HOSTNAME": "rotator-5d"}
-    found = settings_in_a_pod(pod, **NOTHING)
-    assert found == LeaseSettings(
-        "https://10.0.0.1:443",
-        "keys",
-        "rotator",
-        "rotator-5d",
-        tmp_path / "token",
-        tmp_path / "ca.crt",
-        DURATION,
-    )
-    assert (
-        settings_in_a_pod(pod | {"KUBERNETES_SERVICE_HOST": "fd00::1"}, **NOTHING).api_server == "https://[fd00::1]:443"
-    )
-
-
-@pytest.mark.parametrize(("said", "missing"), [({}, "api_server"), ({"api_server": "https://k"}, "namespace")])
-def test_outside_of_a_pod_it_is_told_what_is_missing(
-    said: dict[str, str], missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rotator.lease.SERVICE_ACCOUNT", tmp_path)
-    with pytest.raises(LeaseUnusable, match=rf"\[lease\]\.{missing} is not said"):
-        settings_in_a_pod({}, **{**NOTHING, **said})
-
-
 def test_certificates_that_cannot_be_used_are_named(rig: Rig, clock: FakeClock, tmp_path: Path) -> None:
     for content in (None, "no certificate"):
         ca_file = tmp_path / f"ca-{content}"
         if content:
             ca_file.write_text(content)
-        settings = LeaseSettings("https://127.0.0.1:1", "rotator", "rotator", "a", rig.token, ca_file, DURATION)
+        access = Access("https://127.0.0.1:1", "rotator", rig.token, ca_file)
+        settings = LeaseSettings(access, "rotator", "a", DURATION)
         Lease(settings, clock, rig.events.append).attempt()
         failed = rig.told(What.LEASE_FAILED)[-1]
         assert f"the certificates in {ca_file} for the Lease" in str(failed.fields["error"])

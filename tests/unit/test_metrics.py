@@ -211,6 +211,8 @@ def test_meters_count_and_time_requests() -> None:
         ("list", "403", False),
         ("list", "502", False),
         ("create", "timeout", False),
+        ("probe", "401", True),  # of the new key, and by whoever serves it
+        ("probe", "timeout", True),
     ],
 )
 def test_a_provider_is_up_by_its_last_answer(operation: str, outcome: str, up: bool) -> None:
@@ -231,6 +233,7 @@ def test_a_provider_is_up_by_its_last_answer(operation: str, outcome: str, up: b
         ("renew", "403", False),
         ("read", "503", False),
         ("write", "connection", False),
+        ("write", "unsendable", True),
     ],
 )
 def test_a_store_is_up_by_its_last_answer(operation: str, outcome: str, up: bool) -> None:

@@ -12,12 +12,18 @@ import pytest
 from support.pages import Element, read_page, rows
 from support.world import HOUR, START, make_target
 
-from rotator.errors import ProviderCredentialRefused, ProviderUnavailable, RotatorError, StoreSealed
+from rotator.errors import (
+    KubernetesUnavailable,
+    ProviderCredentialRefused,
+    ProviderUnavailable,
+    RotatorError,
+    StoreSealed,
+)
 from rotator.events import Event, Level, What
 from rotator.model import Entry, Record, Standing
 from rotator.page import LONGEST_TEXT, POLICY, ROWS, Asked, read_query, render
 from rotator.plan import Plan, Reason, Rotate, State, Superseded
-from rotator.status import Known, Surroundings, TargetStatus, Told
+from rotator.status import Known, Replica, Surroundings, TargetStatus, Told
 
 NOW = START + 10 * HOUR
 ALONE = Surroundings("1.2.3", "", True, "")
@@ -83,7 +89,16 @@ def everything() -> tuple[Known, Asked]:
     )
     events = (told(What.TARGET_FAILED, "b", Level.ERROR, error=NASTY, advice=NASTY, key_id=NASTY, failures=3),)
     around = Surroundings(
-        NASTY, NASTY, False, f"x{NASTY}", {NASTY: 0.5}, {NASTY: NOW, "b": None}, {NASTY: error}, clock_trusted=False
+        NASTY,
+        NASTY,
+        False,
+        f"x{NASTY}",
+        (Replica(f"y{NASTY}", ready=True, ending=False),),
+        error,
+        {NASTY: 0.5},
+        {NASTY: NOW, "b": None},
+        {NASTY: error},
+        clock_trusted=False,
     )
     return Known(NASTY, NOW, targets, events, around), Asked(text="", state=None)
 
@@ -547,14 +562,33 @@ def around(**more: Any) -> str:
 
 def test_who_leads() -> None:
     assert "Leader and replicas this replica acts it has no Lease, and knows of no others" in around()
+    unknown = "others are not known here, for [lease].service is not said"
     leading = around(replica="rotator-0", holder="rotator-0")
-    assert "Leader and replicas rotator-0 leads: this replica those that stand by are not known here" in leading
+    assert f"Leader and replicas rotator-0 leads: this replica {unknown}" in leading
     standing_by = around(replica="rotator-1", holder="rotator-0", leads=False)
     assert standing_by.startswith("This replica stands by and only looks: rotator-0 acts")
-    assert "rotator-0 leads this replica, rotator-1, stands by; others are not known here" in standing_by
+    assert f"rotator-0 leads rotator-1 stands by: this replica {unknown}" in standing_by
     nobody = around(replica="rotator-1", holder="", leads=False)
     assert nobody.startswith("Troubles No replica leads")
-    assert "nobody leads this replica, rotator-1, stands by; others are not known here" in nobody
+    assert f"nobody leads rotator-1 stands by: this replica {unknown}" in nobody
+
+
+def test_the_other_replicas() -> None:
+    others = (
+        Replica("rotator-0", ready=True, ending=False),
+        Replica("rotator-1", ready=True, ending=False),
+        Replica("rotator-2", ready=False, ending=True),
+        Replica("rotator-3", ready=False, ending=False),
+    )
+    rest = "rotator-2 is ending rotator-3 is not ready"
+    leading = around(replica="rotator-0", holder="rotator-0", replicas=others)
+    assert f"Leader and replicas rotator-0 leads: this replica rotator-1 stands by {rest}" in leading
+    standing_by = around(replica="rotator-1", holder="rotator-0", leads=False, replicas=others)
+    assert f"Leader and replicas rotator-0 leads rotator-1 stands by: this replica {rest}" in standing_by
+    assert "not known" not in leading + standing_by
+    error = KubernetesUnavailable("the API server https://k does not answer about the replicas")
+    unsure = around(replica="rotator-0", holder="rotator-0", replicas=others[:2], replicas_error=error)
+    assert f"rotator-1 stands by others may be there: {error}" in unsure
 
 
 def test_budgets_logins_and_what_is_down() -> None:
@@ -577,12 +611,24 @@ def test_the_title_counts_who_is_not_well() -> None:
         replace(ALONE, replica="rotator-1", leads=False),
         replace(ALONE, down={"store vault": StoreSealed("sealed")}),
         replace(ALONE, clock_trusted=False),
+        replace(ALONE, logins_failing=["vault"]),
+        replace(ALONE, refused="rotator.toml: targets.a.ttl: is no duration"),
     ],
-    ids=["nobody leads", "a peer is down", "the clock is off"],
+    ids=["nobody leads", "a peer is down", "the clock is off", "no login", "a refused configuration"],
 )
 def test_the_title_does_not_say_that_all_is_well_over_a_trouble(around: Surroundings) -> None:
     assert page(*FLEET[:2], around=around).one("title").text == "1 trouble · prod-eu · rotator"
     assert page(*FLEET, around=around).one("title").text == "1 not well, 1 trouble · prod-eu · rotator"
+
+
+def test_a_key_near_its_end_is_a_trouble_and_stands_before_those_that_end_sooner_by_nature() -> None:
+    """One that is due for hours, and one that lives for an hour and is well."""
+    late = replace(due(), current=replace(record("tk_late"), expires_at=NOW + 2 * HOUR), renew_at=NOW - 6 * HOUR)
+    short = well(current=replace(record("tk_short"), expires_at=NOW + HOUR), renew_at=NOW + HOUR / 2)
+    shown = page(status("short", short), status("late", late))
+    assert shown.one("title").text == "1 trouble · prod-eu · rotator"
+    assert "1 served key is near the end" in shown.one("section", class_="troubles").text
+    assert list(rows(shown)) == ["late", "short"]
 
 
 def test_to_stand_by_is_no_trouble() -> None:

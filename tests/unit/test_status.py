@@ -10,11 +10,11 @@ import pytest
 from rich.text import Text
 from support.world import HOUR, START, make_target
 
-from rotator.errors import ProviderCredentialRefused, ProviderUnavailable, RotatorError
+from rotator.errors import KubernetesRefused, ProviderCredentialRefused, ProviderUnavailable, RotatorError
 from rotator.events import Event, Level, What
 from rotator.model import Entry, Record, Standing, timestamp
 from rotator.plan import Plan, Reason, State, Superseded
-from rotator.status import KEPT, Board, Known, Recent, Surroundings, TargetStatus, status_json
+from rotator.status import KEPT, Board, Known, Recent, Replica, Surroundings, TargetStatus, status_json
 from rotator.statustable import say_status
 
 SECRET = "sk_live_0123456789abcdef"
@@ -25,9 +25,13 @@ SURROUNDINGS = Surroundings(
     "rotator-1",
     False,
     "rotator-0",
+    (Replica("rotator-0", ready=True, ending=False), Replica("rotator-2", ready=False, ending=False)),
+    KubernetesRefused(f"refused: {SECRET}"),
     {"respan": 0.37},
     {"vault": START, "other": None},
     {"provider respan": ProviderCredentialRefused(f"refused: {SECRET}")},
+    logins_failing=["vault"],
+    refused=f"bad: {SECRET}",
 )
 
 
@@ -188,10 +192,17 @@ def test_the_promised_keys_are_there_and_a_daemon_adds_its_own_beside_them() -> 
         "replica": "rotator-1",
         "leads": False,
         "holder": "rotator-0",
+        "replicas": [
+            {"name": "rotator-0", "ready": True, "ending": False},
+            {"name": "rotator-2", "ready": False, "ending": False},
+        ],
+        "replicas_error": "refused: [hidden]",
         "budgets_used": {"respan": 0.37},
         "logins_end": {"vault": "2026-03-01T12:00:00Z", "other": None},
         "down": {"provider respan": "refused: [hidden]"},
         "clock_trusted": True,
+        "logins_failing": ["vault"],
+        "configuration_refused": "bad: [hidden]",
     }
     assert SECRET not in json.dumps(shown)
 
@@ -300,14 +311,18 @@ def test_what_a_daemon_knows_is_told_on_a_terminal_only(
     known = Known("prod-eu", START, statuses(), told.recent.latest(), SURROUNDINGS).to_json()
     assert len(shown(monkeypatch, capsys, known, terminal=False).splitlines()) == 3
     lines = shown(monkeypatch, capsys, known, terminal=True).splitlines()[6:]
-    assert lines[1:6] == [
+    assert lines[1:10] == [
         "rotator 1.2.3: rotator-1 stands by; rotator-0 leads",
+        "another replica: rotator-2 is not ready",
+        "other replicas may be there: refused: [hidden]",
         "provider respan: 37% of a minute's requests used",
         "store vault: the login ends in 0 s, unless it is renewed",
         "store other: the login ends at no known time",
         "provider respan is down: refused: [hidden]",
+        "store vault: logging in fails",
+        "a changed configuration was refused, and the old one is in use: bad: [hidden]",
     ]
-    events = lines[7:]
+    events = lines[11:]
     assert len(events) == 20
     newest = list(What)[-1].replace("_", " ")
     assert events[-1].endswith(f"a: {newest} (expiring)")  # it is the last

@@ -92,7 +92,9 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- $addresses := dict "listen" (ternary "[::]:9465" "0.0.0.0:9465" (eq .Values.listen "::")) "admin" "127.0.0.1:9466" -}}
 {{- $_ := set $config "http" (merge $addresses (default dict $config.http)) -}}
 {{- if .Values.lease.enabled -}}
-{{- $_ := set $config "lease" (dict "name" (include "rotator.lease" .) "duration" .Values.lease.duration) -}}
+{{- $lease := dict "name" (include "rotator.lease" .) "duration" .Values.lease.duration -}}
+{{- if .Values.service.enabled }}{{ $_ := set $lease "service" (include "rotator.fullname" .) }}{{ end -}}
+{{- $_ := set $config "lease" $lease -}}
 {{- end -}}
 {{- if not $config.providers -}}
 {{- $_ := required "respan.organisationKey.secretName: name the Secret that holds the organisation key, or say config.providers" .Values.respan.organisationKey.secretName -}}

@@ -1,0 +1,285 @@
+"""One rotation: a new key is proved to be storable, made, tried out, and published; or it is removed again.
+
+Whether one is due is `plan`'s to say, and in which pass `execute`'s. The order of the steps is the protocol of
+docs/architecture.md: nothing is created before the store was seen to take it, and what was created is removed by us
+only while nobody can be served it.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from rotator.errors import (
+    ProviderError,
+    ProviderKeyNotAccepted,
+    ProviderOutcomeUnknown,
+    ProviderRequestRefused,
+    ProviderUnavailable,
+    RotatorError,
+    StoreError,
+    StoreOutcomeUnknown,
+)
+from rotator.events import Event, Fields, Level, What
+from rotator.memory import Memory, Offer
+from rotator.model import (
+    UNIQUE_ALPHABET,
+    UNIQUE_LENGTH,
+    CreatedKey,
+    History,
+    KeyName,
+    Record,
+    Secret,
+    Target,
+    VendorKey,
+    compose,
+    read_version,
+    timestamp,
+)
+from rotator.plan import SCHEDULED, TIDYING, TOLERANCE, Observation, Order, Reason, Rotate, renew_at
+from rotator.ports import Ports
+from rotator.publish import publish
+
+TRIES_OUT = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+"""Seconds between attempts to see a new key work, where a probe is configured."""
+
+UNPUBLISHED = "unpublished"
+"""Why a key is deleted that was created and can never be served: no plan says so."""
+
+PLACEHOLDER = Secret("x" * 128)
+"""As long as a key may well be: a body that is refused for its size is to be refused before a key exists."""
+
+
+class Rotation:
+    """Makes new keys and publishes them, for the targets of one provider and one store. Used by an `Executor`."""
+
+    def __init__(self, owner: str, ports: Ports, memory: Memory) -> None:
+        self._owner, self._ports, self._memory = owner, ports, memory
+
+    def rotate(self, observation: Observation, action: Rotate, order: Order) -> tuple[Observation | None, bool]:
+        """Publish a new key. Returns what is known now, and whether our key is served.
+
+        Nothing is known (None) after another write came first, or may have come since.
+        """
+        offer = self._made_before(observation, action, order) or self._make(observation, action, order)
+        # Another may lead by now: the proof and the look-up can take as long as a Lease lasts.
+        if offer is None or (offer.unanswered and not is_ours_to_do(self._ports, order)):
+            return observation, False
+        return self._publish(observation, offer)
+
+    def _made_before(self, observation: Observation, action: Rotate, order: Order) -> Offer | None:
+        """The key of an earlier pass whose write may land yet, if it is as good as a new one; proved like that.
+
+        A store that takes no writes would have us make one key after the other, none of which we may remove.
+        """
+        target, ports = observation.target, self._ports
+        offer = self._memory.offers.get(target.name)
+        if offer is None or (offer.base, offer.provider) != (action.base, target.provider):
+            return None
+        record = offer.record
+        if not observation.scope.owns(record.key_name) or record.params != target.fingerprint:
+            return None
+        if renew_at(record, target) <= ports.clock.now():
+            return None
+        ports.store.prove(target.path, compose(target, record, offer.secret, carried_over(observation)))
+        try:
+            found = ports.provider.retrieve(record.key_id)
+        except ProviderRequestRefused:  # some vendors have no other answer for a key that is gone
+            found = None
+        if found is None or (found.expires_at is not None and found.expires_at < record.expires_at - TOLERANCE):
+            self._memory.offers.pop(target.name, None)
+            raise ProviderError(
+                f"the new key {record.key_id}, whose write to {target.path} was not answered, is gone or about to end",
+                "Nothing to do: the next try makes another one.",
+            )
+        return replace(offer, reason=action.reason, order=order)
+
+    def _make(self, observation: Observation, action: Rotate, order: Order) -> Offer | None:
+        """Prove that a key can be stored, and create one. None: that is another's to do by now."""
+        target = observation.target
+        ports = self._ports
+        now = ports.clock.now().replace(microsecond=0)
+        asked = now + target.ttl
+        unique = "".join(ports.rng.choice(UNIQUE_ALPHABET) for _ in range(UNIQUE_LENGTH))
+        name = str(KeyName(self._owner, target.name, observation.scope.place, action.base + 1, unique))
+        record = Record(
+            self._owner, target.name, "x" * 64, name, now, asked, target.fingerprint, PLACEHOLDER.fingerprint
+        )
+
+        # Nothing is minted in vain: first it is made sure that the store would take it.
+        ports.store.prove(target.path, compose(target, record, PLACEHOLDER, carried_over(observation)))
+        if not is_ours_to_do(ports, order):  # another may lead by now: the proof can take as long as a Lease lasts
+            return None
+        try:
+            created = ports.provider.create(name, target.parameters, asked)
+        except ProviderOutcomeUnknown:
+            self._remove_stray(target, name, order)
+            raise
+        tell_of(ports, What.KEY_CREATED, observation, order, created.id, name, reason=action.reason)
+        try:
+            expires_at = self._believe(observation, created, name, asked, order, action.reason)
+            self._try_out(created)
+        except Exception:  # of whatever kind: nobody is served this key yet, and nobody else knows of it
+            self._discard(target, created.id, name, order)
+            raise
+        record = replace(record, key_id=created.id, expires_at=expires_at, key=created.secret.fingerprint)
+        return Offer(target.provider, action.base, record, created.secret, action.reason, order)
+
+    def _publish(self, observation: Observation, offer: Offer) -> tuple[Observation | None, bool]:
+        """Have it served, if nobody writes first. What is returned is as `rotate` says."""
+        target, ports, record, order = observation.target, self._ports, offer.record, offer.order
+        key_id, name = record.key_id, record.key_name
+        observed_at = ports.clock.monotonic()
+        data = compose(target, record, offer.secret, carried_over(observation))
+        self._memory.offers.pop(target.name, None)
+        try:
+            version = publish(ports.store, ports.clock, target, data, offer.base, unanswered=offer.unanswered)
+        except StoreOutcomeUnknown as error:
+            # It may still land, so it may yet be served: it is written again by the next pass, or judged by a sweep.
+            self._memory.offers[target.name] = replace(offer, unanswered=True)
+            if not offer.unanswered:
+                left_behind(self._ports, target, key_id, name, error)
+            raise
+        except StoreError:
+            self._discard(target, key_id, name, order)
+            raise
+        if version is None:
+            about: dict[str, str | int] = {"reason": offer.reason, "version": offer.base + 1}
+            tell_of(ports, What.PUBLISH_LOST, observation, order, key_id, name, **about)
+            self._discard(target, key_id, name, order)
+            return None, False
+        tell_of_published(ports, observation, offer, version.number)
+        if version.vanishes_at is not None and version.vanishes_at < record.expires_at:
+            fields: Fields = {
+                "key_id": key_id,
+                "key_name": name,
+                "version": version.number,
+                "vanishes_at": timestamp(version.vanishes_at),
+                "expires_at": timestamp(record.expires_at),
+                "advice": "Applications would find nothing: `rotator check --online` tells where that is set.",
+            }
+            ports.tell(Event(What.VERSION_VANISHES, target.name, Level.ERROR, fields))
+        self._memory.look_closer(target)
+        if offer.unanswered:
+            return None, True  # it may have landed long ago, and the path have moved on
+        history = History(version.number, (*observation.history.versions, version), observed_at)
+        published = replace(observation, history=history)
+        return self._memory.note(published, key_id, VendorKey(key_id, name, record.expires_at)), True
+
+    def _believe(
+        self, observation: Observation, created: CreatedKey, name: str, asked: datetime, order: Order, reason: Reason
+    ) -> datetime:
+        """When the key really expires: as answered if that is earlier than asked; later is put right at the vendor."""
+        answered = created.expires_at
+        if answered is None or answered > asked + TOLERANCE:
+            self._ports.budget.take(asked)
+            if not self._ports.provider.set_expiry(created.id, asked):
+                raise ProviderRequestRefused(
+                    f"the new key {created.id} is gone before it was published",
+                    "Nothing to do, unless it happens again: then look for who removes keys at the provider.",
+                )
+            about = {"reason": reason, "expires_at": timestamp(asked)}
+            tell_of(self._ports, What.KEY_SHORTENED, observation, order, created.id, name, **about)
+            answered = asked
+        if answered <= self._ports.clock.now():
+            raise ProviderRequestRefused(
+                f"asked for a key that lives until {timestamp(asked)}, the provider made one that ended at "
+                f"{timestamp(answered)}",
+                "Compare this machine's clock and the provider's.",
+            )
+        if answered < asked - TOLERANCE:
+            fields = {"key_id": created.id, "key_name": name, "expires_at": timestamp(answered)}
+            self._ports.tell(Event(What.KEY_CUT_SHORT, observation.target.name, Level.WARNING, fields))
+        return min(asked, answered)
+
+    def _try_out(self, created: CreatedKey) -> None:
+        """Publish no key that does not work; the vendor's systems may take a while to learn of it."""
+        for wait in (*TRIES_OUT, None):
+            try:
+                self._ports.provider.try_out(created.secret)
+            except (ProviderKeyNotAccepted, ProviderUnavailable):
+                if wait is None:
+                    raise
+                self._ports.clock.sleep(wait)
+            else:
+                return
+
+    def _discard(self, target: Target, key_id: str, name: str, order: Order) -> None:
+        """Remove a key that this process created, and that can never be served."""
+        try:
+            self._ports.budget.take(TIDYING)
+            self._ports.provider.delete(key_id)
+        except ProviderError as error:
+            left_behind(self._ports, target, key_id, name, error)
+            return
+        fields = {"key_id": key_id, "key_name": name, "reason": UNPUBLISHED, **asked_by(order)}
+        self._ports.tell(Event(What.KEY_DELETED, target.name, Level.INFO, fields))
+
+    def _remove_stray(self, target: Target, name: str, order: Order) -> None:
+        """A create was sent and not answered: if a key of this attempt's own name exists, remove it."""
+        try:
+            for key in listed(self._ports):
+                if key.name == name:
+                    self._discard(target, key.id, name, order)
+        except ProviderError as error:
+            left_behind(self._ports, target, "unknown", name, error)
+
+
+def is_ours_to_do(ports: Ports, order: Order) -> bool:
+    """What is scheduled is the leader's; a person is obeyed by any replica."""
+    return order.by != SCHEDULED.by or ports.leads()
+
+
+def tell_of(
+    ports: Ports,
+    what: What,
+    observation: Observation,
+    order: Order,
+    key_id: str,
+    key_name: str,
+    **fields: str | int,
+) -> None:
+    """Tell what was done to a key of a target, by whose wish."""
+    fields = {"key_id": key_id, "key_name": key_name, **fields, **asked_by(order)}
+    ports.tell(Event(what, observation.target.name, Level.INFO, fields))
+
+
+def tell_of_published(ports: Ports, observation: Observation, offer: Offer, version: int) -> None:
+    """Tell that a key is served, or was."""
+    record = offer.record
+    tell_of(
+        ports,
+        What.KEY_PUBLISHED,
+        observation,
+        offer.order,
+        record.key_id,
+        record.key_name,
+        reason=offer.reason,
+        version=version,
+        expires_at=timestamp(record.expires_at),
+    )
+
+
+def left_behind(ports: Ports, target: Target, key_id: str, name: str, error: RotatorError) -> None:
+    """Tell of a key that may live on, and why nothing more is done about it now."""
+    fields = {"key_id": key_id, "key_name": name, "error": error.message}
+    ports.tell(Event(What.KEY_LEFT_BEHIND, target.name, Level.WARNING, fields))
+
+
+def asked_by(order: Order) -> dict[str, str]:
+    """Who asked for it, and why."""
+    return {"by": order.by, **({"note": order.note} if order.note else {})}
+
+
+def listed(ports: Ports, needed_by: datetime = TIDYING) -> tuple[VendorKey, ...]:
+    """The provider's whole list. Raises `ProviderError`: then it proves nothing."""
+    pages = ports.provider.pages(before=lambda: ports.budget.take(needed_by))
+    return tuple(key for page in pages for key in page)
+
+
+def carried_over(observation: Observation) -> dict[str, Any]:
+    """The fields of the current version that are neither ours nor configured: they stay with the path."""
+    current = observation.history.current
+    if current is None or current.data is None:
+        return {}
+    foreign = read_version(current, observation.target, observation.scope).foreign_fields
+    return {name: value for name, value in current.data.items() if name in foreign}
