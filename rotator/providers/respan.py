@@ -203,14 +203,29 @@ class RespanProvider:
         return None if answer.status == httpx.codes.NOT_FOUND else self._content(operation, answer)
 
     def _page(self, url: str, before: Callable[[], object]) -> dict[str, object] | list[object] | None:
-        """Tried up to three times, within one deadline: else one lost answer would end a list of a hundred pages."""
-        by = self._by()
+        """Tried up to three times, within one deadline: else one lost answer would end a list of a hundred pages.
+
+        After a 429 once, for `before` waits until the vendor may be asked again. That wait does not count.
+        """
+        left, was_limited = self._deadline, False
 
         def once() -> dict[str, object] | list[object] | None:
+            nonlocal left
             before()
-            return self._read("list", url, by)
+            began = self._clock.monotonic()
+            try:
+                return self._read("list", url, began + left)
+            finally:
+                left -= self._clock.monotonic() - began
 
-        return _retrying(lambda error: isinstance(error, ProviderUnavailable) and self._clock.monotonic() < by, once)
+        def is_worth_another(error: Exception) -> bool:
+            nonlocal was_limited
+            if isinstance(error, ProviderRateLimited) and not was_limited:
+                was_limited = True
+                return True
+            return isinstance(error, ProviderUnavailable) and left > 0
+
+        return _retrying(is_worth_another, once)
 
     def _content(self, operation: str, answer: Answer) -> dict[str, object] | list[object]:
         parsed = answer.parsed()

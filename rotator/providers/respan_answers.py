@@ -125,9 +125,11 @@ def _created_at(entry: Mapping[str, object]) -> datetime | None:
 
 
 def created_key(entry: object) -> CreatedKey | None:
-    """The same, with the key's text; None without either."""
-    key = vendor_key(entry)
-    text = entry.get("api_key") if isinstance(entry, dict) else None
+    """A key's id and text, or None; without an expiry that can be read there is none, and the caller says which."""
+    if not isinstance(entry, dict):
+        return None
+    key = vendor_key(entry) or vendor_key({**entry, "expiry_date": None})
+    text = entry.get("api_key")
     if key and isinstance(text, str) and text and text.isprintable():
         return CreatedKey(key.id, Secret(text), key.expires_at)
     return None
