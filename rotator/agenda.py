@@ -114,7 +114,11 @@ class Agenda:
                 _, ticket, name = heapq.heappop(self._heap)
                 slot = self._slots.get(name)
                 if slot is not None and slot.ticket == ticket:
-                    heapq.heappush(self._ready.setdefault(slot.lane, []), (self._needed_by(slot, now), ticket, name))
+                    needed_by = self._needed_by(slot, now)
+                    heapq.heappush(self._ready.setdefault(slot.lane, []), (needed_by, ticket, name))
+                    if needed_by == TIDYING and slot.renew_at is not None:
+                        # While it waits its key may come due: then it is no longer as little urgent as it is now.
+                        heapq.heappush(self._heap, (slot.renew_at - slot.order.ahead, ticket, name))
             lanes = {lane: ready for lane, ready in self._ready.items() if is_open(lane)}
             while ready := min((ready for ready in lanes.values() if ready), default=None, key=lambda ready: ready[0]):
                 _, ticket, name = heapq.heappop(ready)
@@ -123,6 +127,7 @@ class Agenda:
                     continue
                 if not slot.under_way:
                     slot.under_way = True
+                    slot.ticket = next(self._tickets)  # its other entries count no more
                     return name, slot.order
                 slot.again = True
             return None
@@ -194,7 +199,7 @@ class Agenda:
             for renew_at, name in moments:
                 begin = min(renew_at, begin - pace)
                 slot = self._slots[name]
-                if begin > now + LEVEL_EVERY or begin >= min(slot.at, renew_at) or slot.under_way:
+                if begin > now + LEVEL_EVERY or begin >= renew_at or now < slot.at <= begin or slot.under_way:
                     continue
                 if slot.order == SCHEDULED:
                     slot.order = Order(ahead=renew_at - begin)

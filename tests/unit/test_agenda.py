@@ -83,6 +83,33 @@ def test_a_target_wakes_when_its_plan_says_so() -> None:
     assert taken(made) == ["a"]
 
 
+def test_a_target_that_comes_due_while_it_waits_goes_by_its_need() -> None:
+    """The workers have much to do: what was to be looked at only is to be rotated by the time that its turn comes."""
+    made, clock, targets = agenda("soon", *(f"other-{number}" for number in range(50)))
+    taken(made)
+    for name, target in targets.items():
+        # `soon` is due in half an hour and dies in an hour; all others are due, and have eight hours left.
+        renew = 1800 if name == "soon" else 8 * 3600 - 600
+        report = well(target, clock, wake=1800, renew=renew)
+        assert report.plan is not None
+        if name != "soon":
+            report = replace(report, plan=replace(report.plan, renew_at=clock.now(), wake_at=clock.now()))
+        done(made, report)
+    clock.sleep(RESYNC.total_seconds())  # now `soon` is to be looked at, which can wait
+    before = []
+    while (entry := made.take()) and entry[0] != "soon":
+        before.append(entry[0])
+        made.done(well(targets[entry[0]], clock, renew=16 * 3600), entry[1])
+        clock.sleep(60)
+    assert 19 <= len(before) <= 21, "as soon as it is due it is the next"
+    assert len(set(before)) == len(before)
+    assert entry
+    made.done(well(targets["soon"], clock, renew=16 * 3600), entry[1])
+    after = made.take()
+    assert after
+    assert after[0] not in before, "it is not taken twice for having waited in two places"
+
+
 def test_whose_key_ends_first_goes_first_and_tidying_last() -> None:
     made, clock, targets = agenda("tidy", "late", "soon")
     taken(made)
