@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from rotator import logs, settings
-from rotator.budget import SlidingWindow
+from rotator.budget import SWEEP_SHARE, SlidingWindow
 from rotator.clock import SystemClock
 from rotator.config import Configuration
 from rotator.errors import (
@@ -39,9 +39,6 @@ from rotator.stores.vault_wire import VaultSettings
 from rotator.sweep import Sweeper
 
 AnyStore = VaultStore | SqliteStore
-
-SWEEP_SHARE = 5
-"""A sweep takes at most the fifth part of a provider's budget."""
 
 
 class Installation:

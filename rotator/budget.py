@@ -20,6 +20,9 @@ WINDOW = 61.0
 CALLS_PER_ROTATION = 3
 """To create the new key, to shorten the old one, and to delete that when its grace is over."""
 
+SWEEP_SHARE = 5
+"""A sweep takes at most the fifth part of a provider's budget."""
+
 NAP = 0.5
 """Seconds: how soon one who waits notices `close`."""
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from math import ceil
 from pathlib import Path
 
-from rotator.budget import CALLS_PER_ROTATION
+from rotator.budget import CALLS_PER_ROTATION, SWEEP_SHARE, WINDOW
 from rotator.config_files import key_path
 from rotator.errors import Problem
 from rotator.model import RECORD_FIELD, Target
@@ -235,17 +235,16 @@ def _limited_usage(draft: Draft) -> Iterator[Problem]:
 
 def _budgets(draft: Draft) -> Iterator[Problem]:
     for load in loads(draft):
-        needed, allowed = load.needed, load.requests_per_minute
-        if needed > allowed:
+        needs = f"{load.targets} targets need {load.needed:.3g} requests a minute ({load.parts})"
+        if load.share > 1:
             message = (
-                f"{allowed} is too few: {load.targets} targets need {ceil(needed)} requests a minute "
-                f"({CALLS_PER_ROTATION} for each rotation), so keys will be late; lengthen ttl or shorten renew_before"
+                f"{load.requests_per_minute} is too few: {needs}, so keys will be late; "
+                "lengthen ttl or shorten renew_before"
             )
         elif load.share > _CLOSE_TO_THE_LIMIT:
             message = (
-                f"{allowed} is close to too few: {load.targets} targets need {needed:.3g} requests a minute "
-                f"({CALLS_PER_ROTATION} for each rotation), {load.share:.0%} of them; "
-                "retries, sweeps and rotations by hand take more"
+                f"{load.requests_per_minute} is close to too few: {needs}, {load.share:.0%} of them; "
+                "retries, look-ups and rotations by hand take more"
             )
         else:
             continue
@@ -255,36 +254,67 @@ def _budgets(draft: Draft) -> Iterator[Problem]:
 # --- how much the providers are asked for ----------------------------------------------------------------------------
 
 
+PAGE = 100
+"""Keys on a page of the vendor's list, which a sweep reads whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the rotations of a provider's targets take of what it allows, in requests a minute."""
+    """What a provider's targets take of what it allows, in requests a minute."""
 
     provider: str
     targets: int
     requests_per_minute: int
-    needed: float
+    rotations: float
+    sweeps: float
+
+    @property
+    def needed(self) -> float:
+        """For both."""
+        return self.rotations + self.sweeps
 
     @property
     def share(self) -> float:
-        """1.0 is all of it."""
-        return self.needed / self.requests_per_minute
+        """1.0 is all of what the budget lets through, which is a little less than what the vendor allows."""
+        return self.needed / (self.requests_per_minute * 60 / WINDOW)
+
+    @property
+    def parts(self) -> str:
+        """How that comes about."""
+        return (
+            f"{self.rotations:.3g} at {CALLS_PER_ROTATION} a rotation (create, shorten, delete), "
+            f"{self.sweeps:.3g} for sweeps"
+        )
 
     def __str__(self) -> str:
         targets = f"{self.targets} target{'' if self.targets == 1 else 's'}"
         return (
-            f"{self.provider}: {targets}, {CALLS_PER_ROTATION} requests a rotation (create, shorten, delete): "
+            f"{self.provider}: {targets}, {self.parts}: "
             f"{self.needed:.3g} of {self.requests_per_minute} requests a minute ({self.share:.0%})"
         )
 
 
 def loads(draft: Draft) -> tuple[Load, ...]:
-    """The arithmetic for each provider; a key is replaced `lead` before its expiry, and so once in the rest of it."""
-    needed = dict.fromkeys(draft.settings.providers, 0.0)
+    """The arithmetic for each provider.
+
+    A key is replaced `lead` before its expiry, and so once in the rest of it; then there are two for a grace period. A
+    sweep lists them all, and takes its part of the budget for that at most, however long that takes.
+    """
+    rotations, keys = dict.fromkeys(draft.settings.providers, 0.0), dict.fromkeys(draft.settings.providers, 0.0)
     targets = dict.fromkeys(draft.settings.providers, 0)
     for target in draft.targets.values():
-        needed[target.provider] += CALLS_PER_ROTATION * (timedelta(minutes=1) / (target.ttl - target.lead))
+        period = target.ttl - target.lead
+        rotations[target.provider] += CALLS_PER_ROTATION * (timedelta(minutes=1) / period)
+        keys[target.provider] += 1 + target.grace_period / period
         targets[target.provider] += 1
+    every = draft.settings.sweep.every / timedelta(minutes=1)
     return tuple(
-        Load(name, targets[name], provider.requests_per_minute, needed[name])
+        Load(
+            name,
+            targets[name],
+            provider.requests_per_minute,
+            rotations[name],
+            min(ceil(keys[name] / PAGE) / every, max(1, provider.requests_per_minute // SWEEP_SHARE)),
+        )
         for name, provider in draft.settings.providers.items()
     )

@@ -118,6 +118,8 @@ def load_json(load: Load) -> dict[str, Any]:
         "provider": load.provider,
         "targets": load.targets,
         "requests_per_minute": load.requests_per_minute,
+        "rotations": round(load.rotations, 3),
+        "sweeps": round(load.sweeps, 3),
         "needed": round(load.needed, 3),
         "share": round(load.share, 4),
     }

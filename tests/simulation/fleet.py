@@ -6,7 +6,7 @@ every key is replaced in time. What a real engine adds (a pool, lanes) decides n
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from random import Random
 from typing import TypeVar
@@ -18,7 +18,7 @@ from rotator.budget import CALLS_PER_ROTATION, WINDOW, SlidingWindow
 from rotator.errors import ProviderUnavailable
 from rotator.events import Event, What
 from rotator.execute import Executor
-from rotator.model import Target, hash_fraction
+from rotator.model import KeyParameters, Target, hash_fraction
 from rotator.ports import Ports
 from simulation.scheduler import Freezable, Scheduler
 
@@ -101,6 +101,8 @@ class Fleet:
     renew_before: timedelta = timedelta(hours=8)
     grace_period: timedelta = timedelta(hours=4)
     resync: timedelta = timedelta(hours=4)
+    changed_at: timedelta | None = None  # when a reload changes what every key may do; it is rolled out over `spread`
+    spread: timedelta = timedelta(hours=1)
     workers: int = 4
     replaced: list[Replaced] = field(default_factory=list)
     first: int = 0  # keys made for targets that had none
@@ -164,9 +166,17 @@ class Fleet:
             while True:
                 if entry := agenda.take():
                     name, order = entry
-                    agenda.done(executor.reconcile(targets[name], order), order)
+                    agenda.done(executor.reconcile(targets[name], order, roll_out_at.get(name)), order)
                 else:
                     clock.sleep(LOOKS_EVERY)
+
+        roll_out_at: dict[str, datetime] = {}
+
+        def reload(now: datetime) -> None:
+            for name, target in targets.items():
+                targets[name] = replace(target, parameters=KeyParameters(rate_limit=7))
+                roll_out_at[name] = now + self.spread * hash_fraction(name)
+            agenda.configure(targets, set(targets), self.resync, {"respan": budget.pace})
 
         process = Freezable("fleet")
         for number in range(self.workers):
@@ -175,6 +185,8 @@ class Fleet:
 
         def ends() -> bool:
             line.down = any(down <= scheduler.now < up for down, up in moments)
+            if self.changed_at and not roll_out_at and scheduler.now >= self.changed_at.total_seconds():
+                reload(clock.now())
             return scheduler.now >= lasts.total_seconds()
 
         scheduler.ends = ends

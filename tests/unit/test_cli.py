@@ -231,10 +231,21 @@ def test_check_looks_at_the_configuration_only(invoke: Invoke, made: Installatio
     assert ended.json()["problems"] == []
     assert [warning["key"] for warning in ended.json()["warnings"]] == ["defaults.grace_period"]
     assert ended.json()["budgets"] == [
-        {"provider": "respan", "targets": 2, "requests_per_minute": 100_000, "needed": 0.15, "share": 0.0}
+        {
+            "provider": "respan",
+            "targets": 2,
+            "requests_per_minute": 100_000,
+            "rotations": 0.15,
+            "sweeps": 0.067,
+            "needed": 0.217,
+            "share": 0.0,
+        }
     ]
     said = invoke("check").out
-    assert "budget: respan: 2 targets, 3 requests a rotation (create, shorten, delete): 0.15 of 100000 " in said
+    assert (
+        "budget: respan: 2 targets, 0.15 at 3 a rotation (create, shorten, delete), 0.0667 for sweeps: 0.217 of 100000 "
+        in said
+    )
     assert not (made.folder / "store.db").exists()
     assert made.calls() == []
 
