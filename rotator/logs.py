@@ -42,6 +42,11 @@ def register(secret: Secret) -> None:
     _scrubber.register(secret)
 
 
+def scrub_lines(text: str) -> str:
+    """Text as a command shows it: the same as `scrub`, but with its line breaks and tabs."""
+    return _scrubber(without_controls(text))
+
+
 def scrub(text: str) -> str:
     """Text for a person, on one line and without secrets; for what is printed and not logged."""
     return _scrubber(printable(text))

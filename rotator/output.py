@@ -19,9 +19,9 @@ from rotator.config_checks import Load
 from rotator.errors import ConfigurationError, RotatorError
 from rotator.execute import Report
 from rotator.extend import Living
+from rotator.logs import scrub_lines
 from rotator.model import VendorKey, timestamp
 from rotator.plan import Action, Reason, Retire, Rotate, SetExpiry, State
-from rotator.scrub import without_controls
 from rotator.status import TargetStatus
 from rotator.sweep import Fate, Orphan, Outcome, Swept
 from rotator.work import adoption_advice, served
@@ -85,14 +85,17 @@ class Stderr(io.TextIOBase):
 
 
 def say(line: str) -> None:
-    """One line of a command's result; what others wrote in it (a key's id, a vendor's error) commands no terminal."""
-    sys.stdout.write(without_controls(line) + "\n")
+    """One line of a command's result; what others wrote in it (a key's id, a vendor's error) commands no terminal.
+
+    Nor does it tell a secret: somebody may answer with what he was sent.
+    """
+    sys.stdout.write(scrub_lines(line) + "\n")
 
 
 def complain(line: str) -> None:
     """One line for a person, beside the result, if there is anywhere to write it."""
     with contextlib.suppress(OSError):
-        Stderr().write(line + "\n")
+        Stderr().write(scrub_lines(line) + "\n")
 
 
 def count(number: int, noun: str) -> str:

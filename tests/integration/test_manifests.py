@@ -402,7 +402,8 @@ def test_the_least_configuration_is_a_whole_one(manifests: Callable[..., Manifes
     assert (str(configuration.http.listen), str(configuration.http.admin)) == ("0.0.0.0:9465", "127.0.0.1:9466")
     assert configuration.lease is not None
     assert configuration.lease.name == "rotator"
-    assert configuration.lease.model_fields_set == {"name", "duration"}  # the rest is the pod's
+    assert configuration.lease.service == "rotator"
+    assert configuration.lease.model_fields_set == {"name", "duration", "service"}  # the rest is the pod's
     [vault] = configuration.stores.values()
     assert vault.model_dump(mode="json", exclude_unset=True) == {
         "type": "vault",
@@ -594,7 +595,7 @@ def test_whatever_is_said_of_the_pods_arrives(manifests: Callable[..., Manifests
         assert made[f"{name}/key-rotation"]["metadata"]["labels"]["release"] == "prometheus"
 
     role, binding = made["Role/key-rotation"], made["RoleBinding/key-rotation"]
-    assert [rule.get("resourceNames") for rule in role["rules"]] == [None, ["rotation"]]
+    assert [rule.get("resourceNames") for rule in role["rules"]] == [None, ["rotation"], None]
     assert [(subject["kind"], subject["name"]) for subject in binding["subjects"]] == [("ServiceAccount", "rotation")]
 
 
