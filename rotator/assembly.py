@@ -66,7 +66,8 @@ class Installation:
         self._environment = environment
         self._seen: dict[str, Mapping[str, Seen]] = predecessor._seen if predecessor else {}
         self._offers: dict[str, Offer] = predecessor._offers if predecessor else {}
-        for name in self._offers.keys() - configuration.targets.keys():
+        for name in (self._seen.keys() | self._offers.keys()) - configuration.targets.keys():
+            self._seen.pop(name, None)
             self._offers.pop(name, None)  # nobody would offer it any more, and it is a key's text
         self.connections: int = predecessor.connections if predecessor else configuration.daemon.workers
         self._trusted = {name: _certificates(store) for name, store in configuration.stores.items()}

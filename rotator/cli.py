@@ -55,6 +55,10 @@ from rotator.statustable import say_status
 from rotator.sweep import Outcome
 from rotator.work import troubles
 
+MANY = 20
+"""Targets that one names: with more of them a daemon is left its part of the budget. So many rotations a minute there
+are at the vendor's limit."""
+
 
 def _one_line(text: str | None) -> str | None:
     if text is not None and (len(text) > 200 or not text.isprintable()):
@@ -188,8 +192,8 @@ def rotate(
 ) -> None:
     """Give targets a new key now. The old keys work for their grace period.
 
-    TARGET is a target's name; name as many as you like, or say --all: that takes half of the provider's requests, for a
-    daemon needs the rest (with --revoke-now it takes all).
+    TARGET is a target's name; name as many as you like, or say --all: that, or more than twenty, takes half of the
+    provider's requests, for a daemon needs the rest (with --revoke-now it takes all).
 
     \b
     Example: rotator rotate billing-api --reason "the key was in a screenshot" --revoke-now
@@ -198,9 +202,11 @@ def rotate(
     session.tell = revoked = _Revoked()
     order = Order(rotate=True, revoke_now=revoke_now, adopt=adopt, by="command", note=reason or "")
     chosen = session.chosen(targets, every)
-    if every and not revoke_now:
+    if not revoke_now and (every or len(chosen) > MANY):
         session.leave_half_of_the_budgets()
     reports = session.work("rotating", chosen, order)
+    if revoke_now:
+        reports = session.revoke_the_rest(reports, order)
     if as_json:
         shown = [output.report_json(report, revoked.keys[report.target.name]) for report in reports]
         output.say_json(session.json(shown))
@@ -334,6 +340,7 @@ def plan_command(
     Example: rotator plan --exit-code
     """
     session = Session(common, "warning")
+    session.leave_half_of_the_budgets()  # a key in its grace is looked up, for each target
     statuses = session.look("looking", list(session.installation.targets.values()), confirm=True)
     if as_json:
         output.say_json(session.json([output.plan_json(status) for status in statuses]))

@@ -111,7 +111,7 @@ def _included(file: Path, patterns: object, problems: list[Problem], warnings: l
         names = [file.parent / name for name in sorted(glob(pattern, root_dir=file.parent))]  # noqa: PTH207 - dot-names
         if has_magic(pattern):
             names = [name for name in names if not name.name.startswith(".") and not _is_folder(name)]
-        names = [name for name in names if os.path.realpath(name) != os.path.realpath(file)]
+        names = [name for name in names if not _is_same(name, file)]
         if not names:
             said = warnings if has_magic(pattern) else problems
             said.append(Problem(str(file), key_path("include", index), "matches no file"))
@@ -121,6 +121,13 @@ def _included(file: Path, patterns: object, problems: list[Problem], warnings: l
 
 def _is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where a folder may not be entered
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def _read_one(file: Path) -> tuple[dict[str, Any] | None, list[Problem]]:

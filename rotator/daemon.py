@@ -83,6 +83,7 @@ class Daemon:
         self._refused = ""  # what is wrong with a configuration that was not taken up
         self._login_failures: dict[str, set[str]] = {}  # by store: what was told, since it last worked
         self._was_ready = False
+        self._look_again_at = float("-inf")  # monotonic: when the files may be looked at again
 
     def run(self) -> NoReturn:
         """Work until TERM or INT, and end the process: 0 when what was under way ended within `drain`, else 1."""
@@ -172,8 +173,13 @@ class Daemon:
 
     def _look_at_files(self) -> None:
         """A changed file has the effect of HUP, once: one that was refused is not read again until it changes."""
+        began = self._clock.monotonic()
+        if began < self._look_again_at:
+            return
         if self._watched.look() != self._files:
             self._signals.put(signal.SIGHUP)
+        # Of thousands of included files each look takes its time: no more of it than one hundredth.
+        self._look_again_at = began + 100 * (self._clock.monotonic() - began)
 
     def _reload(self) -> None:
         self._is_ready()  # as what is about to be replaced has it

@@ -78,7 +78,7 @@ class Engine:
         self._findings = Findings()
         self._clock_disagrees = False
         self._configured_at: dict[str, datetime] = {}  # by target: since when it is as it is
-        self._reported: set[str] = set()  # keys of which it was said that nobody claims them
+        self._reported: dict[str, frozenset[str]] = {}  # by provider: keys of which it was said that nobody claims them
         self._ending = False
         self.last_tick = self._clock.monotonic()
         self.has_read = False  # a path could be read since the start
@@ -138,10 +138,11 @@ class Engine:
         for event in self._findings(swept, partial(self._is_known, swept.provider)):
             self._tell(event)
         for key in swept.unclaimed:
-            if key.id not in self._reported:
-                self._reported.add(key.id)
+            if key.id not in self._reported.get(swept.provider, ()):
                 fields = {"key_id": key.id, "key_name": key.name, "provider": swept.provider}
                 self._tell(Event(What.KEY_UNCLAIMED, "", Level.WARNING, fields))
+        if swept.unclaimed or swept.complete:  # else it is not known which there are
+            self._reported[swept.provider] = frozenset(key.id for key in swept.unclaimed)
         self._agenda.wake([target.name for target in swept.to_work])
 
     def ask_providers(self) -> None:

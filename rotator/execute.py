@@ -197,7 +197,7 @@ class Executor:
                     if lost and any(isinstance(left, Rotate) for left in made.actions):
                         error = error or CasMismatch(
                             f"another write to {target.path} came first, and left the same key (a sweep's fence does)",
-                            "Nothing to do: the next try follows.",
+                            "Nothing to do: the next try follows." if order.by == SCHEDULED.by else "Say it once more.",
                         )
                     break
                 if not paid:
@@ -257,7 +257,10 @@ class Executor:
         return self.memory.note(observation, record.key_id, key)
 
     def _retire(self, observation: Observation, action: Retire, order: Order) -> Observation | None:
-        """Destroy, look again, delete: once its versions are gone, nobody can roll the path back to the key."""
+        """Destroy, look again, delete: once its versions are gone, nobody can roll the path back to the key.
+
+        A key that the provider does not have is not deleted: should that answer have been wrong, a sweep finds it.
+        """
         target, key = observation.target, action.key
         numbers = [version.number for version in key.versions if not version.foreign_fields]
         if numbers:
@@ -279,6 +282,9 @@ class Executor:
         served_again = any(entry.key_id == key.key_id and entry.number not in kept for entry in after.entries)
         if current is None or current.standing is not Standing.OURS or served_again or self._too_old(after):
             return None
+        seen = observation.vendor[key.key_id]
+        if seen.key is None:  # nobody has shown it to be ours, and there is nothing to delete
+            return self.memory.note(after, key.key_id, None)
         try:
             self.ports.provider.delete(key.key_id)
         except ProviderError as error:

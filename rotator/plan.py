@@ -300,9 +300,9 @@ def _expired(facts: _Facts) -> Reason | None:
 
 def _cut_for_good(facts: _Facts) -> Reason | None:
     record, observation = facts.record, facts.observation
-    if record is None or not _cut_short(observation, record, facts.now):
+    if record is None or not cut_short(observation, record, facts.now):
         return None
-    return Reason.DRIFTED if overlong(observation, record) else None
+    return Reason.DRIFTED if overlong(observation, record) or not _owned(observation, record) else None
 
 
 def _requested(facts: _Facts) -> Reason | None:
@@ -446,8 +446,8 @@ def _tidy(observation: Observation, key: Superseded, now: datetime, order: Order
         # It has its life before it still. Once its versions are destroyed only a sweep would find it, should deleting
         # it fail, and that would give it a grace.
         return (SetExpiry(Reason.REVOKED, key.record, soon), *retire)
-    if seen.key is None or key.until <= now:
-        return ()  # its versions go when its grace is over
+    if seen.key is None or key.until <= now or not observation.clock_trusted:
+        return ()  # its versions go when its grace is over; and when that is, is not known while the clocks differ
     expires_at = seen.key.expires_at
     if expires_at is None or (expires_at > now and abs(expires_at - key.until) > TOLERANCE):
         return (SetExpiry(Reason.SUPERSEDED, key.record, key.until),)
@@ -456,14 +456,15 @@ def _tidy(observation: Observation, key: Superseded, now: datetime, order: Order
 
 def _restore(observation: Observation, record: Record, now: datetime) -> tuple[Action, ...]:
     """A current key that expires before its record says was on its way out when the path was rolled back to it."""
-    if not _cut_short(observation, record, now) or overlong(observation, record):
+    if not cut_short(observation, record, now) or overlong(observation, record) or not _owned(observation, record):
         return ()
     return (SetExpiry(Reason.RESTORED, record, record.expires_at),)
 
 
-def _cut_short(observation: Observation, record: Record, now: datetime) -> bool:
+def cut_short(observation: Observation, record: Record, now: datetime) -> bool:
+    """Whether the current key was seen to end before its record says."""
     seen = observation.vendor.get(record.key_id)
-    if seen is None or seen.key is None or seen.key.expires_at is None or not _owned(observation, record):
+    if seen is None or seen.key is None or seen.key.expires_at is None:
         return False
     return now < seen.key.expires_at < record.expires_at - TOLERANCE
 

@@ -217,9 +217,10 @@ class Rotation:
     def _remove_stray(self, target: Target, name: str, order: Order) -> None:
         """A create was sent and not answered: if a key of this attempt's own name exists, remove it."""
         try:
-            for key in listed(self._ports):
-                if key.name == name:
-                    self._discard(target, key.id, name, order)
+            for page in self._ports.provider.pages(before=lambda: self._ports.budget.take(TIDYING)):
+                if stray := next((key for key in page if key.name == name), None):
+                    self._discard(target, stray.id, name, order)
+                    return  # there is no other of that name, and the list may be long
         except ProviderError as error:
             left_behind(self._ports, target, "unknown", name, error)
 

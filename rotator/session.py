@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -18,17 +19,22 @@ from rotator import __version__
 from rotator.assembly import Installation
 from rotator.clock import SystemClock
 from rotator.config import load
-from rotator.errors import ProviderError, RotatorError, StoreError
+from rotator.errors import ProviderError, ProviderRateLimited, RotatorError, StoreError
 from rotator.execute import Report
 from rotator.logs import LogListener
 from rotator.metrics import Metrics
-from rotator.model import Target, timestamp
+from rotator.model import Target, VendorKey, timestamp
 from rotator.options import Common, LogLevel
 from rotator.plan import Order, plan
 from rotator.progress import Advance, progress
+from rotator.revoke import not_ours_to_revoke, revoke_the_unheld
+from rotator.rotate import listed
 from rotator.status import TargetStatus
 from rotator.sweep import Swept
 from rotator.work import in_threads, sweep_all, work_on
+
+TRIES_AFTER_429 = 3
+"""How often a command tries once more what the provider was asked too much for."""
 
 DONE, NOT_ALL_DONE, USAGE, NOTHING_TRIED, ATTENTION = 0, 1, 2, 3, 4
 
@@ -100,17 +106,54 @@ class Session:
         return found
 
     def work(self, what: str, targets: Collection[Target], order: Order) -> list[Report]:
-        """One pass over each, with progress, in the order of the targets."""
+        """One pass over each, with progress, in the order of the targets.
+
+        What the provider was asked too much for is tried again: a daemon beside this takes its part of the requests.
+        """
 
         def one(target: Target) -> Report:
             return work_on(self.installation, self.metrics, target, order)
 
+        def again(before: Report) -> Report:
+            """What is left of it; a key that was made is not made once more."""
+            left = replace(order, rotate=False, adopt=False) if before.rotated else order
+            report = work_on(self.installation, self.metrics, before.target, left)
+            return replace(report, rotated=True, attempted=before.attempted) if before.rotated else report
+
+        workers = self.configuration.daemon.workers
         reports: dict[str, Report] = {}
         with self.progress(what, len(targets)) as advance:
-            for report in in_threads(self.installation, self.configuration.daemon.workers, targets, one):
+            for report in in_threads(self.installation, workers, targets, one):
                 reports[report.target.name] = report
                 advance()
+        for _ in range(TRIES_AFTER_429):  # the budget waits for as long as the provider said
+            limited = [report for report in reports.values() if isinstance(report.error, ProviderRateLimited)]
+            if not limited:
+                break
+            for report in in_threads(self.installation, workers, limited, again):
+                reports[report.target.name] = report
         return [reports[target.name] for target in targets]
+
+    def revoke_the_rest(self, reports: Sequence[Report], order: Order) -> list[Report]:
+        """After passes that went well: revoke the targets' keys that no version holds, by one list of each provider."""
+        after = {report.target.name: report for report in reports}
+        lists: dict[str, tuple[VendorKey, ...]] = {}
+        well = [report.target for report in reports if report.error is None]
+        with self.progress("revoking what no version holds", len(well)) as advance:
+            for executor, targets in self.installation.groups(well):
+                provider, unlisted = targets[0].provider, None
+                try:
+                    lists[provider] = lists.get(provider) or listed(executor.ports, self.clock.now())
+                except ProviderError as error:
+                    unlisted = error
+                for target in targets:
+                    report = after[target.name]
+                    failure = unlisted or revoke_the_unheld(executor, target, lists[provider], order)
+                    after[target.name] = replace(
+                        report, error=failure or next(not_ours_to_revoke(target, report.plan), None)
+                    )
+                    advance()
+        return list(after.values())
 
     def leave_half_of_the_budgets(self) -> None:
         """Long work must not keep a daemon from rotating what is due: each process counts only its own requests."""

@@ -33,7 +33,7 @@ from rotator.errors import (
 from rotator.events import Event, Fields, Level, What
 from rotator.execute import MAX_AGE, Executor
 from rotator.model import RECORD_FIELD, History, KeyName, Record, Secret, Standing, Target, VendorKey, timestamp
-from rotator.plan import TOLERANCE, Observation, Reason, Rotate, plan, whole_seconds
+from rotator.plan import TOLERANCE, Observation, Reason, Rotate, cut_short, plan, whole_seconds
 from rotator.ports import Budget
 from rotator.rotate import listed
 
@@ -134,7 +134,10 @@ def _present(history: History) -> Iterator[str]:
 
 
 class Sweeper:
-    """Sweeps one provider's keys; one call at a time. It remembers only when it first saw keys without a date."""
+    """Sweeps one provider's keys; one call at a time.
+
+    It remembers only what the provider does not show: when it first saw a key, and which end it gave one.
+    """
 
     def __init__(
         self,
@@ -154,6 +157,7 @@ class Sweeper:
         if groups:
             self._ports = replace(groups[0][0].ports, budget=budget)
         self._first_seen: dict[str, float] = {}
+        self._ends: dict[str, datetime] = {}  # of keys that were shortened here, for a provider that does not show it
 
     def sweep(
         self,
@@ -171,11 +175,12 @@ class Sweeper:
             return Swept(self.provider)
         needed_by = self._ports.clock.now() + PATIENCE
         try:
-            keys = {key.id: key for key in listed(self._ports, needed_by)}
+            keys = {key.id: self._dated(key) for key in listed(self._ports, needed_by)}
         except ProviderError as error:
             for executor, _ in self._groups:
                 executor.memory.swept(complete=False)
             return Swept(self.provider, error=error)
+        self._ends = {key_id: until for key_id, until in self._ends.items() if key_id in keys}
         undated = [key.id for key in keys.values() if key.created_at is None]
         self._first_seen = {key_id: self._first_seen.get(key_id, self._monotonic()) for key_id in undated}
         swept = self._compare(keys, stopping)
@@ -227,7 +232,9 @@ class Sweeper:
             waiting = offer.record.key_id if offer and is_due else ""  # the next pass of this process writes it
             found += orphans(observation, mine, now, partial(self._is_on_its_way, waiting))
             # What only time has made due is the schedule's business.
-            if any(not isinstance(action, Rotate) or action.reason is Reason.MISSING for action in actions):
+            served = observation.current and observation.current.record
+            urgent = any(not isinstance(action, Rotate) or action.reason is Reason.MISSING for action in actions)
+            if urgent or (served and cut_short(observation, served, now)):
                 to_work.append(target)
         now = self._ports.clock.now()
         rest = [key for left in by_place.values() for key in left if key.expires_at is None or key.expires_at > now]
@@ -273,6 +280,10 @@ class Sweeper:
     def _looks_like_ours(self, key: VendorKey) -> bool:
         name = KeyName.parse(key.name)
         return name is not None and name.owner in self._slugs
+
+    def _dated(self, key: VendorKey) -> VendorKey:
+        """With the end that it was given here if none is shown: else each sweep would give it another grace."""
+        return key if key.expires_at is not None else replace(key, expires_at=self._ends.get(key.id))
 
     def _monotonic(self) -> float:
         return self._ports.clock.monotonic()
@@ -342,7 +353,7 @@ class Sweeper:
         found = ports.provider.retrieve(orphan.key.id)
         if found is None:
             return None
-        key = replace(found, created_at=orphan.key.created_at)
+        key = replace(self._dated(found), created_at=orphan.key.created_at)
         ports.budget.take(needed_by)
         observation = executor.observe(target)
         now = ports.clock.now()
@@ -361,6 +372,7 @@ class Sweeper:
         until = whole_seconds(now + target.grace_period)
         if not ports.provider.set_expiry(key.id, until):
             return orphan
+        self._ends[key.id] = until
         ports.tell(Event(What.KEY_SHORTENED, target.name, Level.INFO, {**fields, "expires_at": timestamp(until)}))
         return replace(still, outcome=Outcome.SHORTENED, until=until)
 

@@ -108,12 +108,15 @@ class Findings:
     def __call__(self, swept: Swept, is_known: Callable[[RotatorError | None], bool]) -> Iterator[Event]:
         """First what it saw, at info where that is new; then what it could not do, unless that is known already.
 
-        An error is told the 1st, 2nd, 4th, … time in a row, and when a sweep does all again.
+        Of the targets' errors one is told, of those that need a person if there are any. An error is told the 1st,
+        2nd, 4th, … time in a row, and when a sweep does all again.
         """
         yield self._seen(swept)
         before = self._failures.get(swept.provider, {})
         failures: dict[str, int] = {}
-        for error in (swept.error, next(iter(swept.failed.values()), None)):
+        unknown = [error for error in swept.failed.values() if not is_known(error)]
+        of_targets = min(unknown, key=lambda error: not error.needs_a_person, default=None)
+        for error in (swept.error, of_targets):
             if error is None or is_known(error):
                 continue
             failures[error.message] = times = before.get(error.message, 0) + 1
@@ -151,7 +154,8 @@ def _failure(swept: Swept, error: RotatorError, times: int) -> Event:
         "targets": len(swept.failed),
         "failures": times,
     }
-    return Event(What.SWEEP_FAILED, next(iter(swept.failed), ""), Level.of(error), fields)
+    target = next((name for name, failure in swept.failed.items() if failure is error), "")
+    return Event(What.SWEEP_FAILED, target, Level.of(error), fields)
 
 
 def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None) -> Iterator[Event]:

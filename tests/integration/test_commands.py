@@ -118,6 +118,37 @@ def test_revoke_now_removes_the_old_key_at_once(made: Made) -> None:
     assert works(made)
 
 
+def test_revoke_now_ends_a_key_that_somebody_took_out_of_the_path(made: Made) -> None:
+    """Who hears of a leak deletes the secret first; then no version tells rotator of the key."""
+    rotator, paths = made
+    rotator.run("run", "--once", status=0)
+    old = key_id(made)
+    paths.vault.request("DELETE", f"{paths.mount}/data/apps/a").raise_for_status()
+    said = rotator.run("rotate", "a", "--revoke-now", status=0)
+    assert rotator.simulator.vendor.keys[old].revoked_at is not None
+    assert f"  the old key {old} is revoked: it does not work any more" in said.stdout.splitlines()
+    assert works(made)
+    rotator.simulator.faults.add(Fault("refuse", "list", status=503, times=None))
+    said = rotator.run("rotate", "a", "--revoke-now", status=1)
+    assert "a: rotated, but" in said.stdout
+
+
+def test_what_the_vendor_was_asked_too_much_for_is_tried_again(two: Made) -> None:
+    """As beside a daemon, which takes its part of the requests. No key is made twice for it."""
+    rotator, _ = two
+    rotator.run("run", "--once", status=0)
+    before = len(rotator.calls("create"))
+    faults = rotator.simulator.faults
+    faults.add(Fault("rate_limit", "create", retry_after=1, times=1))
+    faults.add(Fault("rate_limit", "update", retry_after=1, times=1))
+    said = rotator.run("rotate", "--all", status=0)
+    assert [line.split(" (")[0] for line in said.stdout.splitlines() if not line.startswith(" ")] == [
+        "a: rotated",
+        "b: rotated",
+    ]
+    assert [call.status for call in rotator.calls("create")[before:]].count(201) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -179,7 +179,7 @@ MUTATIONS = {
     ),
     "strays are left": Mutation("races", (LEAKED,), (Edit(Sweeper.sweep, "elif not dry_run:", "elif False:"),)),
     "what is rolled back to is not restored": Mutation(
-        "rollbacks", (NOT_HEALED,), (Edit(plan._restore, "not _cut_short(observation, record, now)", "True"),)
+        "rollbacks", (NOT_HEALED,), (Edit(plan._restore, "not cut_short(observation, record, now)", "True"),)
     ),
     "a served key that is gone is not looked for": Mutation(
         "meddling",

@@ -206,6 +206,10 @@ class MemoryStore:
     def patch(self, path: str, **data: object) -> int:
         return self.put(path, **{**(self.read(path) or {}), **data})
 
+    def move(self, path: str, to: str) -> None:
+        """What `vault secrets move` does to a path of the mount: all versions go with it."""
+        self._versions[to], self._counters[to] = self._versions.pop(path), self._counters.pop(path)
+
     def rollback(self, path: str, number: int) -> bool:
         """What `vault kv rollback` does; False when that version cannot be read any more."""
         version = self._versions.get(path, {}).get(number)

@@ -20,6 +20,7 @@ from rotator.budget import SlidingWindow
 from rotator.clock import SystemClock
 from rotator.config import load
 from rotator.engine import Engine
+from rotator.errors import ProviderRequestRefused, StoreUnavailable
 from rotator.events import Event, Level, What
 from rotator.execute import Report
 from rotator.metrics import Metrics
@@ -28,6 +29,7 @@ from rotator.plan import Order, Reason, State
 from rotator.ports import Ports
 from rotator.simulator import Fault, Options, Simulator
 from rotator.sweep import Swept
+from rotator.work import Findings
 
 
 class Replica:
@@ -390,6 +392,32 @@ def test_another_failure_of_a_sweep_is_told_at_once(replica: Replica) -> None:
         for event in replica.told(What.SWEEP_FAILED)
     ]
     assert told == [("422", 1), ("422", 2), ("422", 4), ("409", 1), ("409", 2)]
+
+
+def test_a_failure_of_a_sweep_that_needs_a_person_hides_behind_no_other() -> None:
+    known, other = StoreUnavailable("a's store is down"), ProviderRequestRefused("a PATCH is refused")
+    swept = Swept("respan", failed={"a": known, "b": StoreUnavailable("slow"), "c": other})
+    [_, failed] = Findings()(swept, lambda error: error is known)
+    assert (failed.what, failed.target, failed.level) == (What.SWEEP_FAILED, "c", Level.ERROR)
+    assert failed.fields["error"] == other.message
+
+
+def test_what_nobody_claims_is_told_once_and_forgotten_with_the_key(replica: Replica) -> None:
+    replica.work()
+    vendor = replica.simulator.vendor
+    ours = next(iter(vendor.keys.values())).name
+    place = "a" * len(ours.split(".")[2])
+    strays = []
+    for number in range(3):
+        parts = ours.split(".")
+        name = ".".join([*parts[:2], place, parts[3], f"strayaa{'abc'[number]}"])
+        strays.append(vendor.create({"name": name, "expiry_date": None}))
+        replica.engine.sweep()
+        replica.engine.sweep()
+        assert len(replica.told(What.KEY_UNCLAIMED)) == number + 1
+        vendor.delete(strays[-1].id)
+    replica.engine.sweep()
+    assert not any(replica.engine._reported.values())
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------

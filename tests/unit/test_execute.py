@@ -44,7 +44,7 @@ from rotator.errors import (
 )
 from rotator.events import Level, What
 from rotator.execute import MAX_AGE, Executor, Report
-from rotator.model import RECORD_FIELD, KeyName, KeyParameters, Record, Target, timestamp
+from rotator.model import RECORD_FIELD, KeyName, KeyParameters, Record, Secret, Target, compose, timestamp
 from rotator.plan import NEWCOMER, REVOKED_WITHIN, TIDYING, Order, Reason, State
 from rotator.rollback import roll_back
 from rotator.rotate import TRIES_OUT, UNPUBLISHED
@@ -447,6 +447,45 @@ def test_a_key_whose_write_may_land_yet_is_left_alone_and_does_not_die_when_it_l
     assert world.served() is by_id(world, 2)
     assert_served(world)
     assert world.broken == []
+
+
+@pytest.mark.parametrize("order", [Order(rotate=True, by="command"), Order(rotate=True, revoke_now=True, by="command")])
+def test_one_wrong_answer_does_not_delete_the_key_that_another_path_serves(order: Order) -> None:
+    """Whoever can write a path wrote another's key id there, and the one look-up of it is answered with a 404."""
+    a, b = make_target("a"), make_target("b")
+    world = World(a, b)
+    executor = world.executor()
+    for target in (a, b):
+        assert executor.reconcile(target).rotated
+    victim = world.served(b)
+    assert victim is not None
+    planted = Record.parse((world.store.read(a.path) or {})[RECORD_FIELD])
+    assert planted is not None
+    secret = Secret("sk-made-up")
+    record = replace(planted, key_id=victim.id, key=secret.fingerprint)
+    world.store.put(a.path, **compose(a, record, secret, {}))
+    world.at(lambda call: call.operation == "provider.retrieve" and call.subject == victim.id, lambda _: None)
+    assert executor.reconcile(a, order).error is None
+    for _ in range(30):
+        world.clock.advance(10 * MINUTE)
+        assert executor.reconcile(a).error is None
+    assert world.vendor.alive(victim)
+    assert not [event for event in world.told(What.KEY_DELETED) if event.fields["key_id"] == victim.id]
+
+
+def test_a_lost_create_is_looked_for_no_further_than_to_its_page() -> None:
+    world = World()
+
+    def lost_among_many(call: Call) -> object:
+        call.effect()
+        for number in range(40):
+            world.vendor.issue(f"made by hand {number}", world.clock.now() + HOUR)
+        raise unknown("provider.create")
+
+    world.at("provider.create", lost_among_many)
+    assert isinstance(world.executor().reconcile(world.target).error, ProviderOutcomeUnknown)
+    assert world.calls("provider.delete") == ["provider.delete"]
+    assert len(world.calls("provider.page")) == 1
 
 
 def test_a_key_whose_write_landed_late_is_told_to_be_published_once() -> None:

@@ -375,12 +375,21 @@ def test_a_key_that_was_made_for_another_path_is_left_alone_and_named(name: str)
         assert [left.key_id for left in made.untrusted] == ["A"]
 
 
-def test_a_served_key_that_was_made_for_another_path_is_not_restored() -> None:
+def test_a_served_key_that_was_made_for_another_path_is_not_restored_but_replaced() -> None:
+    """As after the path was moved, or copied: what is on its way out must not be waited for."""
     observed = observation({0: "A", 1: "B", 2: "A"}, B=6)
     stranger = seen_after(observed, "A", VendorKey("A", "made-by-hand", at(5)))
-    assert plan(stranger, at(2)).actions == ()
-    assert plan(stranger, at(2)).wake_at == at(5)  # then it is gone, and is replaced
+    assert told(plan(stranger, at(2))) == ["rotate after 3: drifted"]
     assert plan(stranger, at(5)).reason is Reason.MISSING
+    lives = seen_after(observed, "A", VendorKey("A", "made-by-hand", at(24)))
+    assert plan(lives, at(2)).actions == ()
+
+
+def test_nothing_is_shortened_while_the_clocks_differ() -> None:
+    """Since when a key is superseded, the store's clock says: one that is hours behind would take its grace."""
+    observed = observation({0: "A", 16: "B"})
+    assert told(plan(observed, at(16))) == ["A until 20: superseded"]
+    assert plan(replace(observed, clock_trusted=False), at(16)).actions == ()
 
 
 def test_nothing_is_tidied_while_the_path_holds_no_key() -> None:

@@ -1,6 +1,6 @@
 """The sweep: which keys are orphans, what is done about them, and what it must leave alone."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -11,6 +11,7 @@ from support.world import (
     HOUR,
     OWNER,
     IssuedKey,
+    VendorClient,
     World,
     afterwards,
     faults,
@@ -24,7 +25,7 @@ from support.world import (
 from rotator.errors import ClockDisagrees, ProviderUnavailable, StoreUnavailable, TooManyOrphans
 from rotator.events import What
 from rotator.execute import Executor
-from rotator.model import KeyName, Target
+from rotator.model import KeyName, Target, VendorKey
 from rotator.plan import Order, Reason
 from rotator.sweep import Fate, Outcome, Sweeper, Swept
 
@@ -94,6 +95,31 @@ def test_a_key_that_never_expires_is_shortened_too() -> None:
     lonely.expires_at = None
     assert [o.outcome for o in sweep(world).orphans] == [Outcome.SHORTENED]
     assert lonely.expires_at is not None
+
+
+class WithoutExpiry(VendorClient):
+    """Of a vendor whose answers say nothing of when a key ends: only its id is promised."""
+
+    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[VendorKey]]:
+        for page in super().pages(before):
+            yield [replace(key, expires_at=None) for key in page]
+
+    def retrieve(self, key_id: str) -> VendorKey | None:
+        key = super().retrieve(key_id)
+        return replace(key, expires_at=None) if key else None
+
+
+def test_an_orphan_whose_end_is_not_shown_gets_one_grace_and_not_one_more_with_each_sweep() -> None:
+    world = World()
+    rotated(world)
+    lonely = orphan(world)
+    ports = replace(world.ports("a"), provider=WithoutExpiry(world.vendor, world.wire, "a"))
+    sweeper = sweeper_of(Executor(OWNER, frozenset(), frozenset({world.target.name}), ports), world.targets)
+    for _ in range(24):
+        sweeper.sweep()
+        world.clock.advance(timedelta(minutes=15))
+    assert lonely.revoked
+    assert len([call for call in world.wire.journal if call.operation == "provider.set_expiry"]) == 1
 
 
 def test_an_orphan_that_ends_within_a_grace_period_is_left_to_do_so() -> None:
@@ -515,6 +541,25 @@ def test_a_served_key_that_somebody_shortened_is_restored() -> None:
     served.expires_at -= 10 * HOUR
     assert sweep(world).to_work == (world.target,)
     assert served.expires_at == served.granted
+
+
+def test_a_moved_path_rolled_back_to_a_key_on_its_way_out_is_healed() -> None:
+    """Its name says another path, so that it is not prolonged; then it has to be replaced, and not when it is dead."""
+    old, new = make_target(path="old/billing"), make_target(path="new/billing")
+    world = World(old)
+    executor = rotated(world)
+    world.clock.advance(16 * HOUR)
+    assert executor.reconcile(old).rotated
+    on_its_way = world.vendor.keys["tk_0001"]
+    world.store.move(old.path, new.path)
+    world.targets = (new,)
+    world.store.rollback(new.path, 1)
+    assert world.served(new) is on_its_way
+    sweep(world)
+    served = world.served(new)
+    assert served is not None
+    assert served is not on_its_way
+    assert world.vendor.alive(on_its_way), "whoever has read it has it for its time"
 
 
 def test_a_path_rolled_back_to_a_key_on_its_way_out_is_healed() -> None:

@@ -1,0 +1,102 @@
+"""`rotate --revoke-now` ends what no version holds, too; nothing that is another's, or may be about to be served."""
+
+from datetime import timedelta
+
+import pytest
+from support.world import HOUR, OWNER, IssuedKey, World, make_target, refuse
+
+from rotator.errors import ProviderRequestRefused, ProviderUnavailable, StoreUnavailable
+from rotator.events import What
+from rotator.execute import Executor
+from rotator.model import KeyName
+from rotator.plan import Order
+from rotator.revoke import not_ours_to_revoke, revoke_the_unheld
+from rotator.rotate import listed
+
+REVOKE = Order(rotate=True, revoke_now=True, by="command", note="it leaked")
+
+
+def command(world: World, budget_wait: float = 0.0) -> Executor:
+    """A program that knows nothing of before, and does not sweep."""
+    names = frozenset(target.name for target in world.targets)
+    return Executor(OWNER, frozenset(), names, world.ports("command", budget_wait))
+
+
+def first_key(world: World) -> IssuedKey:
+    """What every target has when somebody comes to revoke it."""
+    for target in world.targets:
+        assert world.executor().reconcile(target).rotated
+    world.clock.advance(HOUR)
+    return world.vendor.keys["tk_0001"]
+
+
+def revoked(world: World, executor: Executor) -> object:
+    """What the command does: a pass, and then the list."""
+    assert executor.reconcile(world.target, REVOKE).error is None
+    return revoke_the_unheld(executor, world.target, listed(executor.ports), REVOKE)
+
+
+@pytest.mark.parametrize("how", ["deleted", "destroyed", "metadata deleted", "pushed out", "said again"])
+def test_a_key_that_no_readable_version_holds_is_revoked(how: str) -> None:
+    world = World(max_versions=1 if how in ("pushed out", "said again") else 10)
+    leaked = first_key(world)
+    a = command(world, budget_wait=6.0 if how == "pushed out" else 0.0)
+    match how:
+        case "deleted":
+            world.store.delete(world.target.path)
+        case "destroyed":
+            world.store.destroy(world.target.path, 1)
+        case "metadata deleted":
+            world.store.delete_metadata(world.target.path)
+        case "said again":
+            world.at("provider.set_expiry", refuse(ProviderUnavailable("down")))
+            assert a.reconcile(world.target, REVOKE).error
+            a = command(world)
+    assert revoked(world, a) is None
+    served = world.served()
+    assert served is not leaked
+    assert [key for key in world.vendor.keys.values() if world.vendor.alive(key)] == [served]
+    [told] = [event.fields for event in world.told(What.KEY_DELETED) if event.fields["key_id"] == leaked.id]
+    assert (told["reason"], told["by"], told["note"]) == ("revoked", "command", "it leaked")
+
+
+def test_it_ends_though_deleting_it_fails() -> None:
+    world = World()
+    leaked = first_key(world)
+    world.store.delete(world.target.path)
+    a = command(world)
+    keys = listed(a.ports)
+    assert a.reconcile(world.target, REVOKE).error is None
+    world.at("provider.delete", refuse(ProviderUnavailable("down")))
+    assert isinstance(revoke_the_unheld(a, world.target, keys, REVOKE), ProviderUnavailable)
+    assert leaked.expires_at
+    assert leaked.expires_at <= world.clock.now() + timedelta(minutes=2)
+    world.at("store.history", refuse(StoreUnavailable("down")))
+    assert isinstance(revoke_the_unheld(a, world.target, keys, REVOKE), StoreUnavailable)
+
+
+def test_what_is_anothers_and_what_may_be_about_to_be_published_is_left_alone() -> None:
+    mine, other = make_target("a"), make_target("b")
+    world = World(mine, other)
+    first_key(world)
+    a = command(world)
+    ends = world.clock.now() + 24 * HOUR
+    coming = world.vendor.issue(str(KeyName(OWNER, "a", a.scope(mine).place, 9, "comingaa")), ends)
+    by_hand = world.vendor.issue("made by hand", ends)
+    world.store.delete(other.path)
+    assert revoked(world, a) is None
+    assert all(world.vendor.alive(key) for key in (coming, by_hand, world.vendor.keys["tk_0002"]))
+
+
+def test_a_key_that_is_not_known_to_be_this_paths_is_named_and_not_called_revoked() -> None:
+    old, new = make_target(path="old/billing"), make_target(path="new/billing")
+    world = World(old)
+    moved = first_key(world)
+    world.store.put(new.path, **(world.store.read(old.path) or {}))
+    world.targets = (new,)
+    report = command(world).reconcile(new, REVOKE)
+    assert report.error is None
+    [error] = not_ours_to_revoke(new, report.plan)
+    assert isinstance(error, ProviderRequestRefused)
+    assert f"the key {moved.id}, which new/billing holds, was not revoked" in error.message
+    assert world.vendor.alive(moved)
