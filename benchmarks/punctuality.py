@@ -4,7 +4,8 @@ The world around them is that of tests/simulation/fleet.py: a week of as many ta
 times, on a provider's limit that they use to half and to 95 percent; and the latter once more, with an outage of the
 vendor of half a `renew_before` after two days. All targets are new when the week begins. A key is late when it is
 replaced after its margin (`renew_before`) has begun; jitter and levelling replace keys before that, and so most are
-early. The three weeks are told as they end, and run in processes of their own: real time decides nothing here.
+early. In a fourth week, at 80 percent, a reload changes all targets after two days. The weeks are told as they end, and
+run in processes of their own: real time decides nothing here.
 """
 
 import os
@@ -19,7 +20,7 @@ from simulation.fleet import Fleet
 from benchmarks.common import Results, whole_numbers
 
 [TARGETS], [DAYS] = whole_numbers("BENCH_TARGETS", "10000"), whole_numbers("BENCH_DAYS", "7")
-OUTAGE_AT = timedelta(days=2)
+BEFALLS_AT = timedelta(days=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,14 @@ class Week:
     """What is simulated."""
 
     used: float  # of the budget, about: the limit is a whole number
-    outage: bool
+    outage: bool = False
+    changed: bool = False  # every target, at once
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.used:.0%} of the budget" + (", half a renew_before of outage" if self.outage else "")
+        what = ", half a renew_before of outage" if self.outage else ", all targets changed" if self.changed else ""
+        return f"{self.used:.0%} of the budget{what}"
 
 
 def run(week: Week) -> tuple[Week, str, dict[str, tuple[float, str]]]:
@@ -40,8 +43,8 @@ def run(week: Week) -> tuple[Week, str, dict[str, tuple[float, str]]]:
     began = time.perf_counter()
     of_one = Fleet(1000, 1.0).targets / 1000  # that a limit of one request a minute is enough for
     limit = max(1, round(TARGETS / of_one / week.used))
-    fleet = Fleet(limit, (TARGETS + 0.5) / of_one / limit)
-    down = (OUTAGE_AT, OUTAGE_AT + fleet.renew_before / 2)
+    fleet = Fleet(limit, (TARGETS + 0.5) / of_one / limit, changed_at=BEFALLS_AT if week.changed else None)
+    down = (BEFALLS_AT, BEFALLS_AT + fleet.renew_before / 2)
     calls = fleet.run(timedelta(days=DAYS), (down,) if week.outage else ())
     late = sorted(one.late for one in fleet.replaced)
     left = min((one.expires_at - one.at).total_seconds() for one in fleet.replaced)
@@ -73,7 +76,7 @@ def run(week: Week) -> tuple[Week, str, dict[str, tuple[float, str]]]:
 def main() -> None:
     """Let the weeks pass, and print what came of them."""
     results = Results("Lateness", "percent of the budget")
-    weeks = [Week(0.95, outage=True), Week(0.95, outage=False), Week(0.5, outage=False)]  # the longest first
+    weeks = [Week(0.95, outage=True), Week(0.95), Week(0.8, changed=True), Week(0.5)]  # the longest first
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for done in as_completed([pool.submit(run, week) for week in weeks]):
             week, words, rows = done.result()

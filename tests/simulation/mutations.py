@@ -224,7 +224,7 @@ MUTATIONS = {
         "races", (IN_VAIN,), (Edit(Rotation._make, "self._remove_stray(target, name, order)", "pass"),)
     ),
     "a key whose write was not answered is not offered again": Mutation(
-        "mixed", (HEAPED,), (Edit(Rotation.rotate, "self._made_before(observation, action) or ", ""),)
+        "mixed", (HEAPED,), (Edit(Rotation.rotate, "self._made_before(observation, action, order) or ", ""),)
     ),
     "a longer life than asked for is believed": Mutation(
         "mixed",
