@@ -55,10 +55,6 @@ from rotator.statustable import say_status
 from rotator.sweep import Outcome
 from rotator.work import troubles
 
-MANY = 20
-"""Targets that one names: with more of them a daemon is left its part of the budget. So many rotations a minute there
-are at the vendor's limit."""
-
 
 def _one_line(text: str | None) -> str | None:
     if text is not None and (len(text) > 200 or not text.isprintable()):
@@ -192,8 +188,8 @@ def rotate(
 ) -> None:
     """Give targets a new key now. The old keys work for their grace period.
 
-    TARGET is a target's name; name as many as you like, or say --all: that, or more than twenty, takes half of the
-    provider's requests, for a daemon needs the rest (with --revoke-now it takes all).
+    TARGET is a target's name; name as many as you like, or say --all: that takes half of the provider's requests, for a
+    daemon needs the rest (with --revoke-now it takes all). So do more than can be rotated in a minute.
 
     \b
     Example: rotator rotate billing-api --reason "the key was in a screenshot" --revoke-now
@@ -202,7 +198,7 @@ def rotate(
     session.tell = revoked = _Revoked()
     order = Order(rotate=True, revoke_now=revoke_now, adopt=adopt, by="command", note=reason or "")
     chosen = session.chosen(targets, every)
-    if not revoke_now and (every or len(chosen) > MANY):
+    if not revoke_now and (every or session.is_long(chosen)):
         session.leave_half_of_the_budgets()
     reports = session.work("rotating", chosen, order)
     if revoke_now:

@@ -192,7 +192,7 @@ def _replicas(around: Surroundings) -> str:
     if around.replicas_error is not None:
         shown.append(f"others may be there: {_text(around.replicas_error.message)}")
     elif not around.replicas:
-        shown.append("others are not known here, for [lease].service is not said")
+        shown.append("others are not known here, by [lease].service")
     return f"{leader}<small>{'<br>'.join(shown)}</small>"
 
 

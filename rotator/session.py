@@ -17,6 +17,7 @@ import typer
 
 from rotator import __version__
 from rotator.assembly import Installation
+from rotator.budget import CALLS_PER_ROTATION
 from rotator.clock import SystemClock
 from rotator.config import load
 from rotator.errors import ProviderError, ProviderRateLimited, RotatorError, StoreError
@@ -25,7 +26,7 @@ from rotator.logs import LogListener
 from rotator.metrics import Metrics
 from rotator.model import Target, VendorKey, timestamp
 from rotator.options import Common, LogLevel
-from rotator.plan import Order, plan
+from rotator.plan import Order, needed_by, plan
 from rotator.progress import Advance, progress
 from rotator.revoke import not_ours_to_revoke, revoke_the_unheld
 from rotator.rotate import listed
@@ -108,8 +109,13 @@ class Session:
     def work(self, what: str, targets: Collection[Target], order: Order) -> list[Report]:
         """One pass over each, with progress, in the order of the targets.
 
-        What the provider was asked too much for is tried again: a daemon beside this takes its part of the requests.
+        Where the budget makes it long they are looked at first, and the key that ends first is replaced first. What the
+        provider was asked too much for is tried again: a daemon beside this takes its part of the requests.
         """
+        by_need = list(targets)
+        if self.is_long(targets):
+            now, plans = self.clock.now(), {s.target.name: s.plan for s in self.look("looking", targets, confirm=False)}
+            by_need.sort(key=lambda target: needed_by(found, now) if (found := plans[target.name]) else now)
 
         def one(target: Target) -> Report:
             return work_on(self.installation, self.metrics, target, order)
@@ -123,7 +129,7 @@ class Session:
         workers = self.configuration.daemon.workers
         reports: dict[str, Report] = {}
         with self.progress(what, len(targets)) as advance:
-            for report in in_threads(self.installation, workers, targets, one):
+            for report in in_threads(self.installation, workers, by_need, one):
                 reports[report.target.name] = report
                 advance()
         for _ in range(TRIES_AFTER_429):  # the budget waits for as long as the provider said
@@ -154,6 +160,10 @@ class Session:
                     )
                     advance()
         return list(after.values())
+
+    def is_long(self, targets: Collection[Target]) -> bool:
+        """Whether a provider's budget for a minute may not suffice to rotate them all."""
+        return any(CALLS_PER_ROTATION * len(targets) > budget.limit for budget in self.installation.budgets.values())
 
     def leave_half_of_the_budgets(self) -> None:
         """Long work must not keep a daemon from rotating what is due: each process counts only its own requests."""

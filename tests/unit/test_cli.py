@@ -16,7 +16,7 @@ from support.process import free_ports
 
 from rotator import cli, progress
 from rotator.execute import Report
-from rotator.model import History
+from rotator.model import History, Target
 from rotator.session import Session
 from rotator.simulator import Fault, Options, described, with_switches
 from rotator.stores.sqlite import SqliteStore
@@ -378,6 +378,26 @@ def test_a_port_that_is_taken_is_named(invoke: Invoke, made: Installation) -> No
         1,
         f"rotator: port {port} cannot be listened on: Address already in use",
     )
+
+
+@pytest.mark.parametrize(("limit", "first"), [(5, "b"), (6, "a")])
+def test_where_the_budget_makes_it_long_the_key_that_ends_first_is_replaced_first(
+    made: Installation, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, limit: int, first: str
+) -> None:
+    made.config["targets"]["a"] |= {"ttl": "48h"}
+    assert invoke("run", "--once").status == 0
+    made.config["providers"]["respan"]["requests_per_minute"] = limit
+    made.config["daemon"] = {"workers": 1}
+    begun: list[str] = []
+
+    def work_on(_: object, __: object, target: Target, ___: object) -> Report:
+        begun.append(target.name)
+        return Report(target, None)
+
+    monkeypatch.setattr("rotator.session.work_on", work_on)
+    assert invoke("run", "--once").status == 0
+    assert begun[0] == first
+    assert len(begun) == 2
 
 
 @pytest.mark.parametrize(

@@ -562,7 +562,7 @@ def around(**more: Any) -> str:
 
 def test_who_leads() -> None:
     assert "Leader and replicas this replica acts it has no Lease, and knows of no others" in around()
-    unknown = "others are not known here, for [lease].service is not said"
+    unknown = "others are not known here, by [lease].service"
     leading = around(replica="rotator-0", holder="rotator-0")
     assert f"Leader and replicas rotator-0 leads: this replica {unknown}" in leading
     standing_by = around(replica="rotator-1", holder="rotator-0", leads=False)
