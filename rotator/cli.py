@@ -558,7 +558,8 @@ def simulate(
     with contextlib.ExitStack() as stack:
         stack.callback(simulator.stop)
         output.say(f'base_url = "{simulator.url}"')
-        output.say(f"export RESPAN_API_KEY={simulator.organisation_key}")
+        # Not by `say`, which would hide it: this key is made up, and somebody is to use it.
+        sys.stdout.write(f"export RESPAN_API_KEY={simulator.organisation_key}\n")
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             simulator.serve_forever()
