@@ -110,6 +110,9 @@ class Agenda:
             self._notice_jump(now)
             if self._levelled_at is None or not timedelta(0) <= now - self._levelled_at < LEVEL_EVERY:
                 self._level(now)
+            if len(self._heap) > 100 + 3 * len(self._slots):  # entries that count no more lie there until their time
+                self._heap = [entry for entry in self._heap if entry[1] == self._ticket(entry[2])]
+                heapq.heapify(self._heap)
             while self._heap and self._heap[0][0] <= now:
                 _, ticket, name = heapq.heappop(self._heap)
                 slot = self._slots.get(name)
@@ -204,6 +207,9 @@ class Agenda:
                 if slot.order == SCHEDULED:
                     slot.order = Order(ahead=renew_at - begin)
                     self._put(name, max(begin, now))
+
+    def _ticket(self, name: str) -> int | None:
+        return self._slots[name].ticket if name in self._slots else None
 
     def _put(self, name: str, at: datetime) -> None:
         slot = self._slots[name]

@@ -235,7 +235,8 @@ def _limited_usage(draft: Draft) -> Iterator[Problem]:
 
 def _budgets(draft: Draft) -> Iterator[Problem]:
     for load in loads(draft):
-        needs = f"{load.targets} targets need {load.needed:.3g} requests a minute ({load.parts})"
+        part = f"{_some(load.needed)} of {_some(load.let_through)} requests a minute"
+        needs = f"{load.targets} targets need {part} ({load.parts})"
         if load.share > 1:
             message = (
                 f"{load.requests_per_minute} is too few: {needs}, so keys will be late; "
@@ -274,24 +275,34 @@ class Load:
         return self.rotations + self.sweeps
 
     @property
+    def let_through(self) -> float:
+        """What the budget lets through: a little less than what the vendor allows, for requests travel unequally."""
+        return self.requests_per_minute * 60 / WINDOW
+
+    @property
     def share(self) -> float:
-        """1.0 is all of what the budget lets through, which is a little less than what the vendor allows."""
-        return self.needed / (self.requests_per_minute * 60 / WINDOW)
+        """1.0 is all of what is let through."""
+        return self.needed / self.let_through
 
     @property
     def parts(self) -> str:
-        """How that comes about."""
+        """How `needed` comes about."""
         return (
-            f"{self.rotations:.3g} at {CALLS_PER_ROTATION} a rotation (create, shorten, delete), "
-            f"{self.sweeps:.3g} for sweeps"
+            f"{_some(self.rotations)} at {CALLS_PER_ROTATION} a rotation (create, shorten, delete), "
+            f"{_some(self.sweeps)} for sweeps"
         )
 
     def __str__(self) -> str:
         targets = f"{self.targets} target{'' if self.targets == 1 else 's'}"
         return (
             f"{self.provider}: {targets}, {self.parts}: "
-            f"{self.needed:.3g} of {self.requests_per_minute} requests a minute ({self.share:.0%})"
+            f"{_some(self.needed)} of {_some(self.let_through)} requests a minute ({self.share:.0%})"
         )
+
+
+def _some(requests: float) -> str:
+    """A number of them, as exact as a person wants it."""
+    return f"{requests:,.0f}" if requests >= 100 else f"{requests:.3g}"
 
 
 def loads(draft: Draft) -> tuple[Load, ...]:

@@ -51,6 +51,9 @@ LOOK_FOR_SIGNALS = 0.5
 LOOK_AT_FILES = 2.0
 """Seconds between looks at whether the configuration's files have changed, as a mounted ConfigMap's do."""
 
+LOOK_AT_MANY_FILES = 60.0
+"""Seconds between looks at most, where there are thousands of files."""
+
 READ_AT_START = ("lease", "http.listen", "http.admin", "http.target_metrics", "daemon.workers")
 """The options that a running daemon does not change. The chart replaces the pods for them, and for no others."""
 
@@ -179,7 +182,7 @@ class Daemon:
         if self._watched.look() != self._files:
             self._signals.put(signal.SIGHUP)
         # Of thousands of included files each look takes its time: no more of it than one hundredth.
-        self._look_again_at = began + 100 * (self._clock.monotonic() - began)
+        self._look_again_at = began + min(100 * (self._clock.monotonic() - began), LOOK_AT_MANY_FILES)
 
     def _reload(self) -> None:
         self._is_ready()  # as what is about to be replaced has it

@@ -285,10 +285,10 @@ class Engine:
             if lasting := frozenset(told for event in events if (told := _lasting(event))):
                 self._lasting[target.name] = lasting
         is_ours_again = any(what is What.TARGET_FOREIGN for what, _ in before - lasting)
-        if report.error is None:
-            failed = self._failures.pop(target.name, None) is not None
-            if failed or is_ours_again:
-                self._tell(Event(What.TARGET_RECOVERED, target.name))
+        if is_ours_again:
+            self._failures.setdefault(target.name, Counter())  # whatever else is the matter with it now
+        if report.error is None and self._failures.pop(target.name, None) is not None:
+            self._tell(Event(What.TARGET_RECOVERED, target.name))
 
     def _is_to_be_told(self, target: Target, error: RotatorError | None) -> bool:
         """An error of each kind the 1st, 2nd, 4th, … time since the target was well, unless it is known of its peer."""

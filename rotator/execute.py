@@ -111,7 +111,7 @@ class Executor:
 
     def observe(self, target: Target) -> Observation:
         """Read the whole history; of the provider, only what this process has seen before. Raises `StoreError`."""
-        observation = self._observed(target, self.ports.store.history)
+        observation = self._observed(target, self.ports.store.history, whole=True)
         self.memory.read_whole(observation)
         return observation
 
@@ -122,14 +122,14 @@ class Executor:
         """
         if not self.memory.newest_may_do(target):
             return self.observe(target)
-        observation = self._observed(target, self.ports.store.newest)
+        observation = self._observed(target, self.ports.store.newest, whole=False)
         return observation if self.memory.newest_does(observation, self.ports.clock.now()) else self.observe(target)
 
-    def _observed(self, target: Target, read: Callable[[str], History]) -> Observation:
+    def _observed(self, target: Target, read: Callable[[str], History], *, whole: bool) -> Observation:
         clock, vendor = self.ports.clock, dict[str, Seen]()
         scope, history = self.scope(target), read(target.path)
         observation = Observation(target, scope, history, vendor, clock.trusted(), clock.may_be_ahead())
-        if settled := self.memory.settle(observation):
+        if settled := self.memory.settle(observation, whole=whole):
             offer, entry = settled
             tell_of_published(self.ports, observation, offer, entry.number)
         vendor.update(self.memory.recall(observation))
@@ -197,7 +197,7 @@ class Executor:
                     if lost and any(isinstance(left, Rotate) for left in made.actions):
                         error = error or CasMismatch(
                             f"another write to {target.path} came first, and left the same key (a sweep's fence does)",
-                            "Nothing to do: the next try follows." if order.by == SCHEDULED.by else "Say it once more.",
+                            "Say it once more." if order.by == "command" else "Nothing to do: the next try follows.",
                         )
                     break
                 if not paid:

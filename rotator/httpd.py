@@ -25,6 +25,7 @@ NOTHING_BUT_TEXT = "default-src 'none'; frame-ancestors 'none'"
 MAX_HEAD = 8192  # bytes, of a request's line and headers together
 MAX_REST = 65536  # bytes that are thrown away after an answer, so that closing does not tear it up on its way
 PATIENCE = 0.5  # seconds, for what is not worth a connection's whole deadline
+A_MOMENT = 0.05  # seconds that a client has to send or to take something while others are being answered
 
 _ALWAYS = (
     "Connection: close\r\n"
@@ -184,7 +185,8 @@ class Server:
                     _refuse(connection)
 
     def _room(self) -> bool:
-        """Find a place, or wait for one. Whoever has kept us waiting for longest, and for a while, loses his.
+        """Find a place, or wait for one. Whoever has kept us waiting for longest loses his: at once where all do, else
+        when that has lasted a moment.
 
         Else a few silent connections could shut out the probes, and Kubernetes would restart us for it.
         """
@@ -194,11 +196,12 @@ class Server:
         while (now := time.monotonic()) < gives_up and not self._stopping:
             with self._lock:
                 oldest, since = next(iter(self._waiting.items()), (None, now))
-                if oldest is not None and now - since >= PATIENCE:
+                all_wait = len(self._waiting) == len(self._open)
+                if oldest is not None and (all_wait or now - since >= A_MOMENT):
                     del self._waiting[oldest]
                     _hang_up(oldest)
                     since = now
-            if self._free.acquire(timeout=since + PATIENCE - now):
+            if self._free.acquire(timeout=since + A_MOMENT - now):
                 return True
         return False
 

@@ -87,13 +87,17 @@ class Memory:
             return {shown.key_id: Seen(listed, at_version=0), **seen}
         return seen
 
-    def settle(self, observation: Observation) -> tuple[Offer, Entry] | None:
-        """Forget an offer over which the path has moved on; once, what became of it where it landed after all."""
-        name = observation.target.name
-        offer = self.offers.get(name)
-        if offer is None or observation.history.current_version <= offer.base:
-            return None
-        self.offers.pop(name, None)
+    def settle(self, observation: Observation, *, whole: bool) -> tuple[Offer, Entry] | None:
+        """Forget an offer over which the path has moved on; and what it became, if it landed. To one caller alone.
+
+        The newest version does not tell that where it is a later one: `whole` is whether this is the whole history.
+        """
+        name, current_version = observation.target.name, observation.history.current_version
+        with self._noting:  # a sweep and a pass may both look at this target
+            offer = self.offers.get(name)
+            if offer is None or current_version <= offer.base or not (whole or current_version == offer.base + 1):
+                return None
+            del self.offers[name]
         landed = next((entry for entry in observation.entries if entry.key_id == offer.record.key_id), None)
         return (offer, landed) if landed else None
 

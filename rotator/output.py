@@ -185,7 +185,8 @@ def plan_lines(status: TargetStatus) -> Iterator[str]:
     if not made.actions and made.next_rotation_at is not None and status.error is None:
         yield f"{name}: nothing to do; next rotation at {timestamp(made.next_rotation_at)}"
     for record in made.untrusted:
-        yield f"{name}: {record.key_id} is left alone: the provider knows it under a name that is not this path's"
+        left = f"the key {record.key_id} is left alone"
+        yield f"{name}: {left}: the provider knows it under a name that is not this path's"
 
 
 def outcome(report: Report) -> str:
@@ -252,7 +253,7 @@ def extension_lines(one: Living, until: datetime, error: RotatorError | None) ->
     """For `extend`: what became of one key."""
     became = f"could not be extended: {error.message}" if error else f"lives until {timestamp(until)}"
     guess = " (told by its name's slugs alone: the store could not be read)" if one.by_slug else ""
-    yield f"{one.target.name}: {one.key.id} {became}{guess}"
+    yield f"{one.target.name}: the key {one.key.id} {became}{guess}"  # "token: tk_…" would be taken for a secret
     if error and error.advice:
         yield f"  {error.advice}"
 

@@ -116,7 +116,8 @@ def _troubles(known: Known) -> list[str]:
         f"<b>{_text(peer)}</b> is down: {_sentences(error.message, error.advice)}"
         for peer, error in around.down.items()
     ]
-    found += [f"<b>The login to {_text(store)}</b> fails: the events say why." for store in around.logins_failing]
+    failing = [store for store in around.logins_failing if f"store {store}" not in around.down]
+    found += [f"<b>The login to {_text(store)}</b> fails: the events say why." for store in failing]
     if around.refused:
         found.append(f"<b>A changed configuration was refused</b>, and the old one is in use: {_text(around.refused)}")
     if near := sum(status.is_near_its_end(known.at) for status in known.targets):

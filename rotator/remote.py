@@ -78,7 +78,8 @@ def ask(url: str) -> dict[str, Any]:
     try:
         shown = json.loads(_answer(f"{address}/status.json"))
     except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL, RecursionError) as error:
-        raise StoreUnavailable(f"no daemon answers at {address}: {error or type(error).__name__}", _ADVICE) from None
+        why = str(error) or type(error).__name__
+        raise StoreUnavailable(f"no daemon answers at {address}: {why}", _ADVICE) from None
     try:
         _Answer.model_validate(shown, strict=True)
     except ValidationError as error:
@@ -98,7 +99,8 @@ def _answer(url: str) -> bytes:
     until = Until(clock)
     until.monotonic = clock.monotonic() + _SECONDS
     content = b""
-    client = httpx.Client(transport=Transport(ssl.create_default_context(), 1, until), trust_env=False)
+    transport = Transport(ssl.create_default_context(), 1, until)
+    client = httpx.Client(transport=transport, trust_env=False, headers={"Accept-Encoding": "identity"})
     with client, client.stream("GET", url, timeout=_SECONDS) as answer:
         for chunk in answer.raise_for_status().iter_raw():
             content += chunk

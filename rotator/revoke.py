@@ -2,54 +2,79 @@
 
 A pass revokes the keys that readable versions of the path hold. One that somebody took out of the path, or that a short
 history has pushed out, only the provider's list shows; a sweep would give it a grace. Here as there a key is this
-path's by the name that the provider has for it, and one for a version that the path does not have yet is left alone:
-it may be about to be published.
+path's by the name that the provider has for it. One for a version that the path does not have yet may be about to be
+published: it is left alone, and named.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rotator.errors import ProviderError, ProviderRequestRefused, RotatorError, StoreError
 from rotator.events import Event, Level, What
-from rotator.execute import Executor
-from rotator.model import Target, VendorKey
+from rotator.execute import MAX_AGE, Executor
+from rotator.model import KeyName, Target, VendorKey
 from rotator.plan import REVOKED_WITHIN, Order, Plan, Reason, whole_seconds
 from rotator.rotate import asked_by
 from rotator.sweep import Fate, orphans
 
+KeysByPlace = Mapping[str, Sequence[VendorKey]]
 
-def revoke_the_unheld(
-    executor: Executor, target: Target, keys: Iterable[VendorKey], order: Order
-) -> RotatorError | None:
+
+def by_place(keys: Iterable[VendorKey]) -> KeysByPlace:
+    """The provider's list, by the place that is in the keys' names."""
+    found: dict[str, list[VendorKey]] = {}
+    for key in keys:
+        if name := KeyName.parse(key.name):
+            found.setdefault(name.place, []).append(key)
+    return found
+
+
+def revoke_the_unheld(executor: Executor, target: Target, keys: KeysByPlace, order: Order) -> RotatorError | None:
     """Shorten and delete those of the provider's `keys` that are this target's and in no version; what kept us from it.
 
-    `keys` must have been listed before.
+    `keys` must have been listed before. The path is read once more right before each request.
     """
-    ports = executor.ports
+    ports, left = executor.ports, []
     try:
         observation = executor.observe(target)
-        mine = [key for key in keys if observation.scope.owns(key.name)]
-        now = ports.clock.now()
-        for orphan in orphans(observation, mine, now, lambda _: False):
-            if orphan.ahead or orphan.fate is Fate.OVER:
-                continue
+        mine = [key for place in observation.scope.places for key in keys.get(place, ())]
+        for orphan in orphans(observation, mine, ports.clock.now(), lambda _: False):
             key = orphan.key
-            ports.budget.take(now)
-            # First so that it ends though deleting it fails, as in a pass.
-            if ports.provider.set_expiry(key.id, whole_seconds(now + REVOKED_WITHIN)):
-                ports.budget.take(now)
+            if orphan.ahead:
+                left.append(key.id)
+            elif orphan.fate is not Fate.OVER and _is_orphan(executor, target, key):
+                # First so that it ends though deleting it fails, as in a pass.
+                end = whole_seconds(ports.clock.now() + REVOKED_WITHIN)
+                if not ports.provider.set_expiry(key.id, end) or not _is_orphan(executor, target, key):
+                    continue
                 ports.provider.delete(key.id)
                 fields = {"key_id": key.id, "key_name": key.name, "reason": Reason.REVOKED.value, **asked_by(order)}
                 ports.tell(Event(What.KEY_DELETED, target.name, Level.INFO, fields))
     except (StoreError, ProviderError) as error:
         return error
-    return None
+    return _left_alone(target, left, "may be about to be published (its name is of a later version)") if left else None
+
+
+def _is_orphan(executor: Executor, target: Target, key: VendorKey) -> bool:
+    """Whether no version of the path holds it now. The budget is waited for first: what is read must be of now."""
+    executor.ports.budget.take(executor.ports.clock.now())
+    observation = executor.observe(target)
+    if executor.ports.clock.monotonic() - observation.history.observed_at > MAX_AGE:
+        raise ProviderRequestRefused(
+            f"reading {target.path} took longer than {MAX_AGE:.0f} s, and nothing is revoked on old knowledge",
+            "Say it once more.",
+        )
+    return bool(orphans(observation, [key], executor.ports.clock.now(), lambda _: False))
 
 
 def not_ours_to_revoke(target: Target, plan: Plan | None) -> Iterator[RotatorError]:
     """The keys that versions of the path hold, and that the provider knows as another's: they work on."""
-    for record in plan.untrusted if plan else ():
-        yield ProviderRequestRefused(
-            f"the key {record.key_id}, which {target.path} holds, was not revoked: the provider does not know it as "
-            "this path's own (was the path copied or moved?)",
-            "If it is what has to go, delete it at Respan by its id: docs/kubernetes.md says how.",
-        )
+    if plan is not None and plan.untrusted:
+        ids = [record.key_id for record in plan.untrusted]
+        yield _left_alone(target, ids, "is held by a version and known to the provider as another's (was it copied?)")
+
+
+def _left_alone(target: Target, key_ids: Iterable[str], why: str) -> RotatorError:
+    return ProviderRequestRefused(
+        f"not revoked, of {target.path}: the key {', '.join(key_ids)}, which {why}",
+        "If it is what has to go, delete it at Respan by its id: docs/kubernetes.md says how.",
+    )

@@ -7,6 +7,7 @@ import difflib
 import itertools
 import os
 import signal
+from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -24,11 +25,11 @@ from rotator.errors import ProviderError, ProviderRateLimited, RotatorError, Sto
 from rotator.execute import Report
 from rotator.logs import LogListener
 from rotator.metrics import Metrics
-from rotator.model import Target, VendorKey, timestamp
+from rotator.model import Target, timestamp
 from rotator.options import Common, LogLevel
 from rotator.plan import Order, needed_by, plan
 from rotator.progress import Advance, progress
-from rotator.revoke import not_ours_to_revoke, revoke_the_unheld
+from rotator.revoke import KeysByPlace, by_place, not_ours_to_revoke, revoke_the_unheld
 from rotator.rotate import listed
 from rotator.status import TargetStatus
 from rotator.sweep import Swept
@@ -143,18 +144,22 @@ class Session:
     def revoke_the_rest(self, reports: Sequence[Report], order: Order) -> list[Report]:
         """After passes that went well: revoke the targets' keys that no version holds, by one list of each provider."""
         after = {report.target.name: report for report in reports}
-        lists: dict[str, tuple[VendorKey, ...]] = {}
+        lists: dict[str, KeysByPlace] = {}
         well = [report.target for report in reports if report.error is None]
         with self.progress("revoking what no version holds", len(well)) as advance:
             for executor, targets in self.installation.groups(well):
                 provider, unlisted = targets[0].provider, None
                 try:
-                    lists[provider] = lists.get(provider) or listed(executor.ports, self.clock.now())
+                    lists[provider] = lists.get(provider) or by_place(listed(executor.ports, self.clock.now()))
                 except ProviderError as error:
                     unlisted = error
                 for target in targets:
                     report = after[target.name]
-                    failure = unlisted or revoke_the_unheld(executor, target, lists[provider], order)
+                    failure: RotatorError | None = unlisted
+                    for _ in range(0 if unlisted else 1 + TRIES_AFTER_429):
+                        failure = revoke_the_unheld(executor, target, lists[provider], order)
+                        if not isinstance(failure, ProviderRateLimited):
+                            break
                     after[target.name] = replace(
                         report, error=failure or next(not_ours_to_revoke(target, report.plan), None)
                     )
@@ -163,7 +168,8 @@ class Session:
 
     def is_long(self, targets: Collection[Target]) -> bool:
         """Whether a provider's budget for a minute may not suffice to rotate them all."""
-        return any(CALLS_PER_ROTATION * len(targets) > budget.limit for budget in self.installation.budgets.values())
+        counted, budgets = Counter(target.provider for target in targets), self.installation.budgets
+        return any(CALLS_PER_ROTATION * number > budgets[provider].limit for provider, number in counted.items())
 
     def leave_half_of_the_budgets(self) -> None:
         """Long work must not keep a daemon from rotating what is due: each process counts only its own requests."""

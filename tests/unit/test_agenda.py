@@ -110,6 +110,16 @@ def test_a_target_that_comes_due_while_it_waits_goes_by_its_need() -> None:
     assert after[0] not in before, "it is not taken twice for having waited in two places"
 
 
+def test_what_is_kept_of_a_target_does_not_grow_with_its_looks() -> None:
+    """Each look that is not urgent notes when it will be: at the default times 95 of them until the key is due."""
+    made, clock, targets = agenda("a", "b", "c")
+    for _ in range(3 * 144):  # three days
+        for name in taken(made):
+            done(made, well(targets[name], clock, renew=30 * 24 * 3600))
+        clock.sleep(RESYNC.total_seconds())
+    assert len(made._heap) + sum(map(len, made._ready.values())) < 150
+
+
 def test_whose_key_ends_first_goes_first_and_tidying_last() -> None:
     made, clock, targets = agenda("tidy", "late", "soon")
     taken(made)

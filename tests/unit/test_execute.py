@@ -505,6 +505,18 @@ def test_a_key_whose_write_landed_late_is_told_to_be_published_once() -> None:
     }
 
 
+def test_a_key_whose_write_landed_late_and_was_replaced_at_once_is_told_too() -> None:
+    """The newest version does not tell whether it landed; the history does."""
+    world = World()
+    a = in_flight(world, world.target)
+    world.land()
+    assert world.executor("command").reconcile(world.target, Order(rotate=True, by="command")).rotated
+    for _ in range(3):
+        assert a.reconcile(world.target).error is None
+    published = [event.fields["key_id"] for event in world.told(What.KEY_PUBLISHED)]
+    assert sorted(map(str, published)) == [by_id(world, number).id for number in (1, 2, 3)]
+
+
 def test_the_keys_name_joins_all_that_happens_to_it_whoever_does_it() -> None:
     world = World()
     assert world.executor("a").reconcile(world.target).rotated

@@ -440,6 +440,33 @@ def test_silent_connections_do_not_shut_out_a_probe() -> None:
         assert read(silent[0]) == b""  # the oldest had to leave
 
 
+def test_a_stream_of_silent_connections_does_not_shut_out_a_probe() -> None:
+    """A hundred a second, which never ask for anything: each has its place only until the next one comes."""
+    over = threading.Event()
+    with serving(connections=8) as site, ExitStack() as stack:
+
+        def flood() -> None:
+            while not over.wait(0.01):
+                with suppress(OSError):
+                    stack.enter_context(site.connect())
+
+        flooding = threading.Thread(target=flood)
+        flooding.start()
+        try:
+            wait_until(lambda: len(threads_of(site)) >= 9, "all connections", 5)
+            began = time.monotonic()
+            answered = 0
+            for _ in range(10):
+                with suppress(httpx.HTTPError):  # whoever is slower than the stream may have to leave as well
+                    answered += site.ask().status_code == 200
+            took = time.monotonic() - began
+        finally:
+            over.set()
+            flooding.join()
+    assert answered >= 8
+    assert took < 5
+
+
 def test_when_all_are_being_answered_a_further_one_is_refused() -> None:
     may_end = threading.Event()
 

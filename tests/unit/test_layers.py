@@ -9,7 +9,10 @@ import pytest
 
 import rotator
 
-PURE = ("model", "plan", "events", "errors", "execute", "memory", "publish", "rollback", "extend", "sweep", "agenda")
+PURE = (
+    *("model", "plan", "events", "errors", "execute", "rotate", "memory", "publish"),
+    *("revoke", "rollback", "extend", "sweep", "agenda"),
+)
 
 
 @pytest.mark.parametrize("module", PURE)

@@ -3,14 +3,14 @@
 from datetime import timedelta
 
 import pytest
-from support.world import HOUR, OWNER, IssuedKey, World, make_target, refuse
+from support.world import HOUR, OWNER, IssuedKey, World, afterwards, make_target, meanwhile, refuse
 
 from rotator.errors import ProviderRequestRefused, ProviderUnavailable, StoreUnavailable
 from rotator.events import What
-from rotator.execute import Executor
+from rotator.execute import MAX_AGE, Executor
 from rotator.model import KeyName
 from rotator.plan import Order
-from rotator.revoke import not_ours_to_revoke, revoke_the_unheld
+from rotator.revoke import by_place, not_ours_to_revoke, revoke_the_unheld
 from rotator.rotate import listed
 
 REVOKE = Order(rotate=True, revoke_now=True, by="command", note="it leaked")
@@ -33,7 +33,7 @@ def first_key(world: World) -> IssuedKey:
 def revoked(world: World, executor: Executor) -> object:
     """What the command does: a pass, and then the list."""
     assert executor.reconcile(world.target, REVOKE).error is None
-    return revoke_the_unheld(executor, world.target, listed(executor.ports), REVOKE)
+    return revoke_the_unheld(executor, world.target, by_place(listed(executor.ports)), REVOKE)
 
 
 @pytest.mark.parametrize("how", ["deleted", "destroyed", "metadata deleted", "pushed out", "said again"])
@@ -65,7 +65,7 @@ def test_it_ends_though_deleting_it_fails() -> None:
     leaked = first_key(world)
     world.store.delete(world.target.path)
     a = command(world)
-    keys = listed(a.ports)
+    keys = by_place(listed(a.ports))
     assert a.reconcile(world.target, REVOKE).error is None
     world.at("provider.delete", refuse(ProviderUnavailable("down")))
     assert isinstance(revoke_the_unheld(a, world.target, keys, REVOKE), ProviderUnavailable)
@@ -84,8 +84,43 @@ def test_what_is_anothers_and_what_may_be_about_to_be_published_is_left_alone() 
     coming = world.vendor.issue(str(KeyName(OWNER, "a", a.scope(mine).place, 9, "comingaa")), ends)
     by_hand = world.vendor.issue("made by hand", ends)
     world.store.delete(other.path)
-    assert revoked(world, a) is None
+    error = revoked(world, a)
+    assert isinstance(error, ProviderRequestRefused)
+    assert f"the key {coming.id}, which may be about to be published" in error.message, "nobody is to think it is over"
     assert all(world.vendor.alive(key) for key in (coming, by_hand, world.vendor.keys["tk_0002"]))
+
+
+def test_a_key_that_is_served_again_while_the_budget_is_waited_for_is_left_alone() -> None:
+    world = World()
+    leaked = first_key(world)
+    world.store.delete(world.target.path)
+    a = command(world)
+    assert a.reconcile(world.target, REVOKE).error is None
+    keys = by_place(listed(a.ports))
+
+    def roll_back() -> None:
+        world.store.undelete(world.target.path, 1)
+        assert world.store.rollback(world.target.path, 1)
+
+    world.at("budget.take", meanwhile(roll_back))
+    assert revoke_the_unheld(a, world.target, keys, REVOKE) is None
+    assert world.served() is leaked
+    assert world.vendor.alive(leaked)
+    assert world.broken == []
+
+
+def test_nothing_is_revoked_on_a_read_that_took_long() -> None:
+    world = World()
+    leaked = first_key(world)
+    world.store.delete(world.target.path)
+    a = command(world)
+    assert a.reconcile(world.target, REVOKE).error is None
+    keys = by_place(listed(a.ports))
+    world.at("store.history", afterwards(lambda: world.clock.sleep(MAX_AGE + 1)), times=2)
+    error = revoke_the_unheld(a, world.target, keys, REVOKE)
+    assert isinstance(error, ProviderRequestRefused)
+    assert "took longer than 5 s" in error.message
+    assert world.vendor.alive(leaked)
 
 
 def test_a_key_that_is_not_known_to_be_this_paths_is_named_and_not_called_revoked() -> None:
@@ -98,5 +133,5 @@ def test_a_key_that_is_not_known_to_be_this_paths_is_named_and_not_called_revoke
     assert report.error is None
     [error] = not_ours_to_revoke(new, report.plan)
     assert isinstance(error, ProviderRequestRefused)
-    assert f"the key {moved.id}, which new/billing holds, was not revoked" in error.message
+    assert error.message.startswith(f"not revoked, of new/billing: the key {moved.id}, which is held by a version")
     assert world.vendor.alive(moved)
