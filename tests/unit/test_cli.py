@@ -244,7 +244,7 @@ def test_check_looks_at_the_configuration_only(invoke: Invoke, made: Installatio
     ]
     said = invoke("check").out
     assert (
-        "budget: respan: 2 targets, 0.15 at 3 a rotation (create, shorten, delete), 0.0667 for sweeps: 0.217 of 100000 "
+        "budget: respan: 2 targets, 0.15 at 3 a rotation (create, shorten, delete), 0.0667 for sweeps: 0.217 of 98,361 "
         in said
     )
     assert not (made.folder / "store.db").exists()
@@ -334,6 +334,7 @@ def test_an_answer_that_drips_or_does_not_end_is_given_up(invoke: Invoke, monkey
     assert (ended.status, ended.out) == (3, "")
     assert re.search(r"no daemon answers at \S+: \w+", ended.err), "and why"
     monkeypatch.setattr("rotator.remote._MAX_BODY", 100)
+    monkeypatch.setattr("rotator.remote._SECONDS", 30.0)
     with canned(lambda _: Reply(200, ANSWER)) as server:
         ended = invoke("status", "--url", server.address)
     assert (ended.status, ended.out) == (3, "")
