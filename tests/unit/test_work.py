@@ -177,6 +177,18 @@ def test_a_successor_takes_over_the_budgets_and_what_was_seen(rig: Rig) -> None:
     after.close()
 
 
+def test_a_successor_forgets_what_was_seen_of_targets_that_are_gone(rig: Rig) -> None:
+    before = rig.installation
+    for name in ("good", "well"):
+        for order in (Order(rotate=True), Order(rotate=True)):
+            work_on(before, rig.metrics, rig.target(name), order)
+    assert before._seen.keys() == {"good", "well"}
+    configuration = replace(before.configuration, targets={"good": rig.target("good")})
+    after = Installation(configuration, {}, before.clock, rig.metrics, rig.events.append, before)
+    assert after._seen.keys() == {"good"}
+    after.close()
+
+
 def test_a_successor_offers_the_key_that_waits_to_be_written(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     def unanswered(path: str, data: object, cas: int) -> Version:
         raise StoreOutcomeUnknown("no answer")
