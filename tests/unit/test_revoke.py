@@ -10,7 +10,7 @@ from rotator.events import What
 from rotator.execute import MAX_AGE, Executor
 from rotator.model import KeyName
 from rotator.plan import Order
-from rotator.revoke import by_place, not_ours_to_revoke, revoke_the_unheld
+from rotator.revoke import KeysByPlace, by_place, not_ours_to_revoke, revoke_the_unheld
 from rotator.rotate import listed
 
 REVOKE = Order(rotate=True, revoke_now=True, by="command", note="it leaked")
@@ -34,6 +34,14 @@ def revoked(world: World, executor: Executor) -> object:
     """What the command does: a pass, and then the list."""
     assert executor.reconcile(world.target, REVOKE).error is None
     return revoke_the_unheld(executor, world.target, by_place(listed(executor.ports)), REVOKE)
+
+
+def taken_out(world: World) -> tuple[IssuedKey, Executor, KeysByPlace]:
+    """A key that somebody deleted from the path, a command that has made another one, and then the list."""
+    leaked, a = first_key(world), command(world)
+    world.store.delete(world.target.path)
+    assert a.reconcile(world.target, REVOKE).error is None
+    return leaked, a, by_place(listed(a.ports))
 
 
 @pytest.mark.parametrize("how", ["deleted", "destroyed", "metadata deleted", "pushed out", "said again"])
@@ -62,11 +70,7 @@ def test_a_key_that_no_readable_version_holds_is_revoked(how: str) -> None:
 
 def test_it_ends_though_deleting_it_fails() -> None:
     world = World()
-    leaked = first_key(world)
-    world.store.delete(world.target.path)
-    a = command(world)
-    keys = by_place(listed(a.ports))
-    assert a.reconcile(world.target, REVOKE).error is None
+    leaked, a, keys = taken_out(world)
     world.at("provider.delete", refuse(ProviderUnavailable("down")))
     assert isinstance(revoke_the_unheld(a, world.target, keys, REVOKE), ProviderUnavailable)
     assert leaked.expires_at
@@ -92,11 +96,7 @@ def test_what_is_anothers_and_what_may_be_about_to_be_published_is_left_alone() 
 
 def test_a_key_that_is_served_again_while_the_budget_is_waited_for_is_left_alone() -> None:
     world = World()
-    leaked = first_key(world)
-    world.store.delete(world.target.path)
-    a = command(world)
-    assert a.reconcile(world.target, REVOKE).error is None
-    keys = by_place(listed(a.ports))
+    leaked, a, keys = taken_out(world)
 
     def roll_back() -> None:
         world.store.undelete(world.target.path, 1)
@@ -111,11 +111,7 @@ def test_a_key_that_is_served_again_while_the_budget_is_waited_for_is_left_alone
 
 def test_nothing_is_revoked_on_a_read_that_took_long() -> None:
     world = World()
-    leaked = first_key(world)
-    world.store.delete(world.target.path)
-    a = command(world)
-    assert a.reconcile(world.target, REVOKE).error is None
-    keys = by_place(listed(a.ports))
+    leaked, a, keys = taken_out(world)
     world.at("store.history", afterwards(lambda: world.clock.sleep(MAX_AGE + 1)), times=2)
     error = revoke_the_unheld(a, world.target, keys, REVOKE)
     assert isinstance(error, ProviderRequestRefused)
