@@ -1,10 +1,10 @@
 """How late keys are replaced, in simulated time, by the real agenda, budget, planner and executor.
 
 The world around them is that of tests/simulation/fleet.py: a week of as many targets as are asked for, at the default
-times, on a provider's limit that they use to half and to 95 percent; and the latter once more, with an outage of the
+times, on a provider's limit that they use to half, to 95 percent and wholly; and to 95 once more, with an outage of the
 vendor of half a `renew_before` after two days. All targets are new when the week begins. A key is late when it is
 replaced after its margin (`renew_before`) has begun; jitter and levelling replace keys before that, and so most are
-early. In a fourth week, at 80 percent, a reload changes all targets after two days. The weeks are told as they end, and
+early. In one more week, at 80 percent, a reload changes all targets after two days. The weeks are told as they end, and
 run in processes of their own: real time decides nothing here.
 """
 
@@ -43,7 +43,10 @@ def run(week: Week) -> tuple[Week, str, dict[str, tuple[float, str]]]:
     began = time.perf_counter()
     of_one = Fleet(1000, 1.0).targets / 1000  # that a limit of one request a minute is enough for
     limit = max(1, round(TARGETS / of_one / week.used))
-    fleet = Fleet(limit, (TARGETS + 0.5) / of_one / limit, changed_at=BEFALLS_AT if week.changed else None)
+    used = min(
+        (TARGETS + 0.5) / of_one / limit, 1.0
+    )  # of a whole budget all, and not more: the limit is a whole number
+    fleet = Fleet(limit, used, changed_at=BEFALLS_AT if week.changed else None)
     down = (BEFALLS_AT, BEFALLS_AT + fleet.renew_before / 2)
     calls = fleet.run(timedelta(days=DAYS), (down,) if week.outage else ())
     late = sorted(one.late for one in fleet.replaced)
@@ -76,7 +79,7 @@ def run(week: Week) -> tuple[Week, str, dict[str, tuple[float, str]]]:
 def main() -> None:
     """Let the weeks pass, and print what came of them."""
     results = Results("Lateness", "percent of the budget")
-    weeks = [Week(0.95, outage=True), Week(0.95), Week(0.8, changed=True), Week(0.5)]  # the longest first
+    weeks = [Week(1.0), Week(0.95, outage=True), Week(0.95), Week(0.8, changed=True), Week(0.5)]  # the longest first
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for done in as_completed([pool.submit(run, week) for week in weeks]):
             week, words, rows = done.result()

@@ -11,27 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from rotator.errors import ProviderError, ProviderRequestRefused, RotatorError, StoreError
 from rotator.events import Event, Level, What
 from rotator.execute import MAX_AGE, Executor
-from rotator.model import KeyName, Target, VendorKey
+from rotator.model import Target, VendorKey
 from rotator.plan import REVOKED_WITHIN, Order, Plan, Reason, whole_seconds
 from rotator.rotate import asked_by
 from rotator.sweep import Fate, orphans
 
-KeysByPlace = Mapping[str, Sequence[VendorKey]]
 
+def revoke_the_unheld(
+    executor: Executor, target: Target, keys: Mapping[str, Sequence[VendorKey]], order: Order
+) -> RotatorError | None:
+    """Shorten and delete those of the provider's keys that are this target's and in no version; what kept us from it.
 
-def by_place(keys: Iterable[VendorKey]) -> KeysByPlace:
-    """The provider's list, by the place that is in the keys' names."""
-    found: dict[str, list[VendorKey]] = {}
-    for key in keys:
-        if name := KeyName.parse(key.name):
-            found.setdefault(name.place, []).append(key)
-    return found
-
-
-def revoke_the_unheld(executor: Executor, target: Target, keys: KeysByPlace, order: Order) -> RotatorError | None:
-    """Shorten and delete those of the provider's `keys` that are this target's and in no version; what kept us from it.
-
-    `keys` must have been listed before. The path is read once more right before each request.
+    `keys` must have been listed before, and are by place. The path is read once more right before each request.
     """
     ports, left = executor.ports, []
     try:

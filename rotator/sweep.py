@@ -123,6 +123,15 @@ def orphans(
     return tuple(found)
 
 
+def by_place(keys: Iterable[VendorKey]) -> dict[str, list[VendorKey]]:
+    """A provider's keys by the place in their names; those whose name is none of ours are at no place, ""."""
+    found: dict[str, list[VendorKey]] = {}
+    for key in keys:
+        name = KeyName.parse(key.name)
+        found.setdefault(name.place if name else "", []).append(key)
+    return found
+
+
 def _present(history: History) -> Iterator[str]:
     """The described keys whose text stands in the current version, under whatever field: somebody may read it there."""
     data = history.current.data if history.current and history.current.data else {}
@@ -205,10 +214,7 @@ class Sweeper:
 
     def _compare(self, keys: Mapping[str, VendorKey], stopping: Callable[[], bool]) -> Swept:
         """Read every target's history, and see what the list says about it."""
-        by_place: dict[str, list[VendorKey]] = {}
-        for key in keys.values():
-            name = KeyName.parse(key.name)
-            by_place.setdefault(name.place if name else "", []).append(key)
+        left = by_place(keys.values())
         stopped = False
         found: list[Orphan] = []
         to_work: list[Target] = []
@@ -219,7 +225,7 @@ class Sweeper:
                 break
             try:
                 scope = executor.scope(target)
-                mine = [key for place in scope.places for key in by_place.pop(place, ())]
+                mine = [key for place in scope.places for key in left.pop(place, ())]
                 observation = self._learn(executor, _read(executor, target, mine), keys)
             except (StoreError, ProviderError) as error:
                 failed[target.name] = error
@@ -237,7 +243,7 @@ class Sweeper:
             if urgent or (served and cut_short(observation, served, now)):
                 to_work.append(target)
         now = self._ports.clock.now()
-        rest = [key for left in by_place.values() for key in left if key.expires_at is None or key.expires_at > now]
+        rest = [key for some in left.values() for key in some if key.expires_at is None or key.expires_at > now]
         named = tuple(key for key in rest if self._looks_like_ours(key))
         return Swept(
             self.provider,

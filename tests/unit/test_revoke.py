@@ -8,10 +8,11 @@ from support.world import HOUR, OWNER, IssuedKey, World, afterwards, make_target
 from rotator.errors import ProviderRequestRefused, ProviderUnavailable, StoreUnavailable
 from rotator.events import What
 from rotator.execute import MAX_AGE, Executor
-from rotator.model import KeyName
+from rotator.model import KeyName, VendorKey
 from rotator.plan import Order
-from rotator.revoke import KeysByPlace, by_place, not_ours_to_revoke, revoke_the_unheld
+from rotator.revoke import not_ours_to_revoke, revoke_the_unheld
 from rotator.rotate import listed
+from rotator.sweep import by_place
 
 REVOKE = Order(rotate=True, revoke_now=True, by="command", note="it leaked")
 
@@ -36,7 +37,7 @@ def revoked(world: World, executor: Executor) -> object:
     return revoke_the_unheld(executor, world.target, by_place(listed(executor.ports)), REVOKE)
 
 
-def taken_out(world: World) -> tuple[IssuedKey, Executor, KeysByPlace]:
+def taken_out(world: World) -> tuple[IssuedKey, Executor, dict[str, list[VendorKey]]]:
     """A key that somebody deleted from the path, a command that has made another one, and then the list."""
     leaked, a = first_key(world), command(world)
     world.store.delete(world.target.path)
