@@ -187,10 +187,18 @@ _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzin
 LONGEST = timedelta(days=3650)
 """No duration is configured longer, and so no key is given a longer life."""
 
+LONGEST_TEXT = 300
+"""Characters of an id or a name from outside: what is kept of it is searched for secrets and shown, again and again."""
+
+LONGEST_RECORD = 8192
+"""Characters of a record with all its fields, those of later versions included."""
+
+_FIELDS = frozenset(("v", "owner", "target", "key_id", "key_name", "issued_at", "expires_at", "params", "key"))
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a version says of the key it holds."""
+    """What a version says of the key it holds. `unknown` fields are a later version's, kept as they are written."""
 
     owner: str
     target: str
@@ -200,6 +208,7 @@ class Record:
     expires_at: datetime
     params: str
     key: str  # the key's fingerprint
+    unknown: tuple[str, ...] = ()
 
     def format(self) -> str:
         """One line that is readable, and safe in a shell and in an `env` template."""
@@ -214,18 +223,20 @@ class Record:
             "params": self.params,
             "key": self.key,
         }
-        return ",".join(f"{name}={quote(value, safe=':').replace('~', '%7E')}" for name, value in values.items())
+        known = (f"{name}={quote(value, safe=':').replace('~', '%7E')}" for name, value in values.items())
+        return ",".join((*known, *self.unknown))
 
     @classmethod
     def parse(cls, text: object, known: tuple[str, ...] = ()) -> Self | None:
-        """The record, or None where the text is not one that we could have written.
+        """Return the record, or None where no version of rotator that writes `v=1` can have written the text.
 
-        `known`: what many records have in common, and need not hold each by itself.
+        Fields that are not known here are accepted: a later version may have added them. `known`: what many records
+        have in common, and need not hold each by itself.
         """
-        if not isinstance(text, str) or not text.isascii():
+        if not isinstance(text, str) or not text.isascii() or len(text) > LONGEST_RECORD:
             return None
-        values = {name: unquote(value) for name, _, value in (part.partition("=") for part in text.split(","))}
-        if values.pop("v", None) != "1" or not all(values.values()):
+        values, unknown = _split(text)
+        if values.pop("v", None) != "1" or not all(0 < len(value) <= LONGEST_TEXT for value in values.values()):
             return None
         try:
             issued_at, expires_at = (datetime.fromisoformat(values.pop(name)) for name in ("issued_at", "expires_at"))
@@ -234,9 +245,22 @@ class Record:
             if min(issued_at, expires_at) < _EARLIEST or max(issued_at, expires_at) > _LATEST:
                 return None
             shared = {name: next((one for one in known if one == value), value) for name, value in values.items()}
-            return cls(issued_at=issued_at, expires_at=expires_at, **shared)
+            return cls(issued_at=issued_at, expires_at=expires_at, unknown=tuple(unknown), **shared)
         except (KeyError, TypeError, ValueError):
             return None
+
+
+def _split(text: str) -> tuple[dict[str, str], list[str]]:
+    """Return the decoded fields that are known here, and the others as they are written."""
+    values: dict[str, str] = {}
+    unknown: list[str] = []
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        if name in _FIELDS:
+            values[name] = unquote(value)
+        else:
+            unknown.append(part)
+    return values, unknown
 
 
 # --- versions and history, as a store keeps them ---------------------------------------------------------------------

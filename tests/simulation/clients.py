@@ -25,10 +25,10 @@ from rotator.errors import (
 )
 from rotator.events import Event
 from rotator.execute import MAX_AGE
-from rotator.model import CreatedKey, History, KeyParameters, Secret, Target, VendorKey, Version
+from rotator.model import RECORD_FIELD, CreatedKey, History, KeyParameters, Secret, Target, VendorKey, Version
 from rotator.ports import Ports
 from simulation.intent import NEVER_READ, Intent
-from simulation.invariants import Truth
+from simulation.invariants import LATER, Truth
 from simulation.scheduler import NEVER, Freezable, Happening, Scheduler
 from simulation.settings import Settings
 from simulation.world import LaggingVendor, RememberingStore
@@ -364,6 +364,8 @@ class StoreClient:
     def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
         around = self.line.surroundings
         intent = around.intent
+        if around.settings.later and self.line.process.name == "a":
+            data = _as_a_later_version(data)
 
         def effect() -> Version:
             before = around.store.read(path)
@@ -394,6 +396,12 @@ class StoreClient:
 
         around.truth.begins_to_change(intent)
         self.line.call("store.destroy", f"{path} {[*versions]}", effect)
+
+
+def _as_a_later_version(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the record of a new key says of it from then on."""
+    record = data.get(RECORD_FIELD)
+    return {**data, RECORD_FIELD: f"{LATER},{record}"} if record and LATER not in record else data
 
 
 def _readable(history: History) -> str:

@@ -57,6 +57,9 @@ ROUNDING = 1e-3
 SOMEBODYS = "note"
 """A field that only people write."""
 
+LATER = "why=later"
+"""A field of a record that only a later version of rotator writes."""
+
 
 @dataclass(slots=True)
 class Weak:
@@ -231,6 +234,7 @@ class Truth:
         after = self._store.read(path) or {}
         if number - 1 in place.others and after == before:
             place.others[number] = place.others[number - 1]  # a fence repeats what is there
+        self._judge_record(place, after)
         if not old_counter and place.touched_at < intent.since:
             self._judge_carried(place, before, after)
             self._judge_need(place, intent)
@@ -249,6 +253,13 @@ class Truth:
         for name, value in before.items():
             if name not in ours and self._vendor.by_text(value) is None and after.get(name) != value:
                 self.break_(DROPPED, f"{name} of {place.target.path}")
+
+    def _judge_record(self, place: Place, after: Mapping[str, Any]) -> None:
+        """What a record says of a key it says wherever that key is published again."""
+        path, field = place.target.path, place.target.field
+        same = [put for put in self._store.puts if put.path == path and after.get(field) in put.data.values()]
+        if any(LATER in str(put.data.get(RECORD_FIELD)) for put in same) and LATER not in after.get(RECORD_FIELD, ""):
+            self.break_(DROPPED, f"a field in the record of {path} that a later version of rotator wrote")
 
     def _judge_need(self, place: Place, intent: Intent) -> None:
         """A new key is published: was the old one due, as far as nobody has touched it?"""

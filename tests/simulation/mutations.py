@@ -19,6 +19,7 @@ from simulation.invariants import (
     HEAPED,
     IDLE,
     IN_VAIN,
+    LATE,
     LEAKED,
     NOT_HEALED,
     NOT_HELD,
@@ -255,6 +256,14 @@ MUTATIONS = {
     ),
     "what others wrote beside the key is dropped": Mutation(
         "meddling", (DROPPED,), (Edit(rotate.carried_over, "if name in foreign", "if False"),)
+    ),
+    "a field that is not known makes a record unreadable": Mutation(
+        "mixed",
+        (NOT_HEALED, LEAKED, LATE, UNDONE),
+        (Edit(model._split, "unknown.append(part)", "values[name] = value"),),
+    ),
+    "a field that is not known is dropped where a key is published again": Mutation(
+        "meddling", (DROPPED,), (Edit(model.Record.format, "(*known, *self.unknown)", "known"),)
     ),
 }
 

@@ -66,6 +66,7 @@ class Profile:
     adopts: tuple[int, ...] = (0, 0, 1)  # whether the first target takes over what it finds
     max_removals: tuple[int, ...] = (10, 10, 1)
     odd_grants: tuple[float, ...] = (0.0, 0.0, 0.1)  # an expiry other than asked, or none
+    later: tuple[int, ...] = (0, 0, 1)  # whether one replica is of a later version, whose records say more
 
 
 MIXED = Profile()
@@ -149,6 +150,7 @@ class Settings:
     adopts: int
     max_removals: int
     odd_grants: float
+    later: int
     survivors: int  # 1: the programs go on when nothing goes wrong any more; else all are replaced by new ones
 
     @classmethod

@@ -1805,6 +1805,21 @@ def test_what_others_wrote_beside_the_key_is_there_after_a_rollback() -> None:
     assert (world.store.read(world.target.path) or {})["note"] == "mind this"
 
 
+def test_a_path_that_a_later_version_of_rotator_wrote_is_kept_and_rolled_back_with_what_its_record_says() -> None:
+    """An upgrade, while the older replica still works; or the way back from one."""
+    world = World()
+    executor = running(world)
+    later = f"why=nearly-spent,{record_of(world).format()},use=0.9"
+    world.store.patch(world.target.path, **{RECORD_FIELD: later})
+    assert executor.reconcile(world.target, Order(rotate=True)).rotated
+    assert not record_of(world).unknown, "what was said of that key is not said of the next"
+    report = roll_back(executor, world.target, Order())
+    assert (report.error, report.rolled_back) == (None, True)
+    assert record_of(world).unknown == ("why=nearly-spent", "use=0.9")
+    assert_served(world)
+    assert not world.told(What.TARGET_FOREIGN)
+
+
 def test_a_record_that_is_renewed_day_after_day_keeps_its_key_for_two_lives_at_most() -> None:
     world = World()
     a = running(world)

@@ -45,7 +45,7 @@ MOMENTS = st.datetimes(datetime(2000, 1, 1), datetime(2980, 1, 1), timezones=st.
 
 @st.composite
 def records(draw: st.DrawFn) -> Record:
-    owner, target, key_id, key_name, params, key = (draw(st.text(min_size=1)) for _ in range(6))
+    owner, target, key_id, key_name, params, key = (draw(st.text(min_size=1, max_size=60)) for _ in range(6))
     issued_at, life = draw(MOMENTS), timedelta(seconds=draw(st.integers(0, int(LONGEST.total_seconds()))))
     return Record(owner, target, key_id, key_name, issued_at, issued_at + life, params, key)
 
@@ -256,7 +256,9 @@ def test_no_damaged_record_makes_the_parser_raise(record: Record, data: st.DataO
         ("owner=prod-eu,", ""),
         ("owner=prod-eu", "owner="),
         ("key_id=tk_1", "key_id="),  # looked up at the vendor, it would name the whole list
-        ("key_id=tk_1", "key_id=tk_1,surplus=1"),
+        ("key_id=tk_1", "key_id=" + "t" * 301),  # each page and each log line would search it for secrets
+        ("v=1", "v=1,surplus=" + "s" * 8192),
+        ("key_id=tk_1", "key_id=tk_1,v=2"),
         ("key_id=tk_1", "key_id=tk_\ud800"),
         ("issued_at=2026-03-01T12:00:00Z", "issued_at=soon"),
         ("issued_at=2026-03-01T12:00:00Z", "issued_at=2026-03-01T12:00:00"),
@@ -275,6 +277,22 @@ def test_a_record_that_we_cannot_have_written_is_not_read(old: str, new: str) ->
     text = record().format()
     assert old in text
     assert Record.parse(text.replace(old, new)) is None
+
+
+@pytest.mark.parametrize("new", ["why=nearly-spent", "why=nearly-spent,pickup=15m", "why=", "why", "why=a%20b", ""])
+@pytest.mark.parametrize("position", range(10))
+def test_a_record_with_fields_of_a_later_version_is_read_and_keeps_them(new: str, position: int) -> None:
+    parts = record().format().split(",")
+    later = ",".join([*parts[:position], new, *parts[position:]])
+    read = Record.parse(later)
+    assert read == record(unknown=tuple(new.split(",")))
+    assert Record.parse(read.format()) == read
+    assert sorted(read.format().split(",")) == sorted(later.split(",")), "what is repeated says all that it said"
+
+
+@given(st.permutations([*record().format().split(","), "why=nearly-spent"]))
+def test_the_order_of_a_records_fields_does_not_matter(parts: list[str]) -> None:
+    assert Record.parse(",".join(parts)) == record(unknown=("why=nearly-spent",))
 
 
 # --- reading a version ---
@@ -323,6 +341,13 @@ def test_a_version_that_is_not_ours(data: dict[str, Any] | None, standing: Stand
     assert entry.standing.foreign is (standing is not Standing.UNREADABLE)
     assert entry.record is None
     assert entry.key_id is None
+
+
+def test_a_version_of_a_later_version_of_rotator_is_ours() -> None:
+    later = written() | {RECORD_FIELD: f"why=nearly-spent,{record().format()},use=0.9"}
+    entry = read(later)
+    assert (entry.standing, entry.as_configured) == (Standing.OURS, True)
+    assert entry.key_id == "tk_1"
 
 
 def test_a_target_that_was_renamed_knows_its_key() -> None:

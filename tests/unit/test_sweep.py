@@ -25,7 +25,7 @@ from support.world import (
 from rotator.errors import ClockDisagrees, ProviderUnavailable, StoreUnavailable, TooManyOrphans
 from rotator.events import What
 from rotator.execute import Executor
-from rotator.model import KeyName, Target, VendorKey
+from rotator.model import RECORD_FIELD, KeyName, Target, VendorKey
 from rotator.plan import Order, Reason
 from rotator.sweep import Fate, Outcome, Sweeper, Swept
 
@@ -240,6 +240,18 @@ def test_a_key_for_a_version_to_come_is_fenced_off_first() -> None:
     assert world.store.read(world.target.path) == before
     assert [event.fields["version"] for event in world.told(What.PATH_FENCED)] == [2]
     assert not sweep(world).to_work, "a fenced path has nothing due"
+
+
+def test_a_fence_repeats_a_record_of_a_later_version_as_it_is() -> None:
+    world = World()
+    rotated(world)
+    data = world.store.read(world.target.path) or {}
+    world.store.patch(world.target.path, **{RECORD_FIELD: f"why=nearly-spent,{data[RECORD_FIELD]}"})
+    before = world.store.read(world.target.path)
+    orphan(world, version=3)
+    assert [o.outcome for o in sweep(world).orphans] == [Outcome.SHORTENED]
+    assert world.store.current_version(world.target.path) == 3
+    assert world.store.read(world.target.path) == before
 
 
 def test_no_fence_where_the_key_has_missed_its_version() -> None:
