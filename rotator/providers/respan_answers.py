@@ -24,10 +24,10 @@ from rotator.errors import (
     ProviderRequestRefused,
     ProviderUnavailable,
 )
-from rotator.model import CreatedKey, Secret, VendorKey
+from rotator.model import LONGEST_TEXT, CreatedKey, Secret, VendorKey
 
-MAX_ID = 300  # characters
 MAX_QUOTE = 200  # characters
+MAX_KEY = 4096  # characters of a key's text: every line of output is searched for it
 
 _ASKED_TO = {
     "create": "create a key",
@@ -88,7 +88,7 @@ def is_id(value: object) -> bool:
     """Could it be an id, and one that no server and no proxy takes for a way to another path?"""
     return (
         isinstance(value, str)
-        and 0 < len(value) <= MAX_ID
+        and 0 < len(value) <= LONGEST_TEXT
         and value.isprintable()
         and {".", ".."}.isdisjoint(re.split(r"[/\\]", value))
     )
@@ -104,11 +104,12 @@ def vendor_key(entry: object) -> VendorKey | None:
     if not isinstance(entry, dict) or not is_id(entry.get("id")):
         return None
     name, expiry = entry.get("name"), entry.get("expiry_date")
+    name = _escaped(name[:LONGEST_TEXT]) if isinstance(name, str) else ""
     try:
         expires_at = _moment(expiry) if expiry else None
     except (TypeError, ValueError, OverflowError):
         return None
-    return VendorKey(entry["id"], _escaped(name) if isinstance(name, str) else "", expires_at, _created_at(entry))
+    return VendorKey(entry["id"], name, expires_at, _created_at(entry))
 
 
 def _moment(text: Any) -> datetime:
@@ -130,7 +131,7 @@ def created_key(entry: object) -> CreatedKey | None:
         return None
     key = vendor_key(entry) or vendor_key({**entry, "expiry_date": None})
     text = entry.get("api_key")
-    if key and isinstance(text, str) and text and text.isprintable():
+    if key and isinstance(text, str) and 0 < len(text) <= MAX_KEY and text.isprintable():
         return CreatedKey(key.id, Secret(text), key.expires_at)
     return None
 

@@ -646,6 +646,12 @@ def test_a_create_is_sent_exactly_once(rig: Rig, kind: str) -> None:
     assert len(rig.calls("create")) == 1
 
 
+def test_of_a_name_no_more_is_kept_than_any_key_of_ours_has() -> None:
+    """A page or a log line that shows it searches it for secrets: 700 KB stall it for seconds."""
+    key = vendor_key({"id": "a", "name": "n" * 700_000})
+    assert key == VendorKey("a", "n" * 300, None)
+
+
 @pytest.mark.parametrize("omitted", ["id", "api_key"])
 def test_a_created_key_without_id_or_text_may_exist(rig: Rig, omitted: str) -> None:
     rig.sim.faults.add(Fault("omit", "create", fields=(omitted,)))
@@ -672,6 +678,8 @@ def test_a_created_key_without_id_or_text_may_exist(rig: Rig, omitted: str) -> N
         b'{"id": "..", "api_key": "b"}',
         b'{"id": "a", "api_key": "\\ud800"}',
         b'{"id": "a\\n", "api_key": "b"}',
+        b'{"id": "%s", "api_key": "b"}' % (b"a" * 301),
+        b'{"id": "a", "api_key": "%s"}' % (b"b" * 4097),
     ],
 )
 def test_a_success_that_makes_no_sense_is_none(body: bytes) -> None:
