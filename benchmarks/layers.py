@@ -57,6 +57,7 @@ def layers(vault: Vault, vendor: Vendor) -> dict[str, Work]:
         clock=clock,
         meter=meter,
         rate_limited=lambda _: None,
+        before_confirming=lambda: None,
         connections=1,
     )
     store.write(PATH, DATA, 0)

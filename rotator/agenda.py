@@ -11,12 +11,12 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from rotator.errors import ProviderRateLimited
 from rotator.execute import Report
 from rotator.model import Target, hash_fraction
-from rotator.plan import LOOK, SCHEDULED, TIDYING, Order, needed_by
+from rotator.plan import AT_ONCE, LOOK, SCHEDULED, TIDYING, Order, needed_by
 from rotator.ports import Clock
 
 FIRST_WAIT = timedelta(seconds=5)
@@ -31,8 +31,6 @@ LEVEL_EVERY = timedelta(minutes=1)
 Lane = tuple[str, str]
 """A provider and a store: what a target waits for when it is worked on."""
 
-_AT_ONCE = datetime.min.replace(tzinfo=UTC)
-
 
 @dataclass(slots=True)
 class _Slot:
@@ -44,7 +42,7 @@ class _Slot:
     again: bool = False  # it came due once more while it was under way
     failures: int = 0
     renew_at: datetime | None = None
-    needed_by: datetime = _AT_ONCE  # a target that has not been observed yet may be without a key
+    needed_by: datetime = AT_ONCE  # a target that has not been observed yet may be without a key
 
 
 @dataclass(slots=True)
@@ -149,7 +147,7 @@ class Agenda:
                 if report.plan:
                     slot.renew_at = report.plan.renew_at
                     needed = needed_by(report.plan, now)
-                    waits = report.plan.current is None and slot.needed_by != _AT_ONCE  # and so keeps its place
+                    waits = report.plan.current is None and slot.needed_by != AT_ONCE  # and so keeps its place
                     slot.needed_by = min(slot.needed_by, needed) if waits else needed
                 again, slot.again = slot.again or slot.order is not order, False
                 if slot.order is order and (report.rotated or report.error is None):

@@ -7,6 +7,7 @@ import os
 import random
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from rotator import logs, settings
@@ -28,7 +29,7 @@ from rotator.lease import LeaseSettings
 from rotator.memory import Memory, Offer
 from rotator.metrics import SUCCESS, Metrics
 from rotator.model import Secret, Target
-from rotator.plan import Reason, Seen
+from rotator.plan import AT_ONCE, Reason, Seen
 from rotator.ports import Leadership, Listener, Ports
 from rotator.providers.respan import Probe, RespanProvider
 from rotator.rotate import UNPUBLISHED
@@ -90,6 +91,7 @@ class Installation:
                 clock=clock,
                 meter=metrics.provider_meter(name),
                 rate_limited=budget.pause,
+                before_confirming=partial(budget.take, AT_ONCE),
                 connections=self.connections,
                 probe=_probe(provider.probe),
             )

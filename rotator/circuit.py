@@ -4,6 +4,7 @@ Data and arithmetic only. While a circuit is open, the error that opened it is w
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -16,7 +17,11 @@ LONGEST_WAIT = 30.0
 LASTING = 60.0
 """Seconds of nothing but failures, after which it is an outage and not a lost answer."""
 
+CONFIRMED_FOR = 5.0
+"""Seconds for which an answer about a credential counts for all who ask."""
+
 E = TypeVar("E", bound=RotatorError)
+C = TypeVar("C")
 
 
 @dataclass(slots=True)
@@ -96,3 +101,27 @@ class Outage(Generic[E]):
         """There was one, be it a refusal."""
         with self._lock:
             self.error = self._since = None
+
+
+@dataclass(slots=True)
+class Confirmation(Generic[C, E]):
+    """What is wrong with a credential, if anything: asked by one thread at a time, and shared for a while.
+
+    A peer that refuses one request may refuse that request, or the credential. `ask` sends a cheap request with the
+    credential, and returns its error, or None when it worked. It must not raise.
+    """
+
+    clock: Clock
+    ask: Callable[[C], E | None]
+    _credential: C | None = None
+    _found: E | None = None
+    _until: float = 0.0  # monotonic
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, credential: C) -> E | None:
+        """Return what `ask` found, now or a moment ago."""
+        with self._lock:
+            if self._credential != credential or self.clock.monotonic() >= self._until:
+                self._found = self.ask(credential)
+                self._credential, self._until = credential, self.clock.monotonic() + CONFIRMED_FOR
+            return self._found

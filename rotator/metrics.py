@@ -221,8 +221,9 @@ class _Meter:
             self.up = 0 < status < 500 and not self._refused(operation, status)
 
 
-def _refused_key(_operation: str, status: int) -> bool:
-    return status in (401, 403)
+def _refused_key(operation: str, status: int) -> bool:
+    """Anything but a list may be refused by itself; a list follows that."""
+    return operation == "list" and status in (401, 403)
 
 
 def _refused_login(operation: str, status: int) -> bool:

@@ -177,6 +177,9 @@ REVOKED_WITHIN = timedelta(minutes=1)
 NEWCOMER = timedelta(hours=1)
 """How long a path that never held a key may wait for its first one while the budget is short: nobody uses it yet."""
 
+AT_ONCE = datetime.min.replace(tzinfo=UTC)
+"""When something is needed that holds up everything else."""
+
 TIDYING = datetime.max.replace(tzinfo=UTC)
 """How urgent work is that no served key waits for."""
 

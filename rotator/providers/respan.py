@@ -18,7 +18,7 @@ import httpx
 import stamina
 
 from rotator import __version__
-from rotator.circuit import Circuit, Outage
+from rotator.circuit import Circuit, Confirmation, Outage
 from rotator.deadline import Transport, Until
 from rotator.errors import (
     ProviderCredentialRefused,
@@ -60,6 +60,9 @@ class RespanProvider:
     call); only the look-up of the host's name is not bounded by them, and a host of several addresses is given
     `timeout` for each. `rate_limited` is told the seconds to wait after every 429.
 
+    A 401 or 403 of anything but a list may mean that one request alone: a list of one page decides, for all threads and
+    for some seconds. `before_confirming` is called before it is sent.
+
     Nothing is taken from the environment: no proxy, no netrc, no SSL_CERT_FILE. Certificates are checked against
     certifi's.
     """
@@ -73,6 +76,7 @@ class RespanProvider:
         clock: Clock,
         meter: Meter,
         rate_limited: Callable[[float], None],
+        before_confirming: Callable[[], object],
         connections: int,
         probe: Probe | None = None,
         timeout: float = 10.0,
@@ -88,6 +92,8 @@ class RespanProvider:
         self._clock = clock
         self._meter = meter
         self._rate_limited = rate_limited
+        self._before_confirming = before_confirming
+        self._confirmation: Confirmation[Secret, ProviderError] = Confirmation(clock, self._may_list)
         self._limits = f"{timeout:g} s for each part, {deadline:g} s in all"
         self._deadline = deadline
         self._key: Secret | None = None
@@ -265,10 +271,29 @@ class RespanProvider:
         gone = answer.status == httpx.codes.NOT_FOUND and operation not in ("create", "list")
         if 200 <= answer.status < 300 or gone:
             return answer
+        error = self._refusal(operation, answer)
+        if isinstance(error, ProviderCredentialRefused) and operation != "list":
+            error = self._errors.confirmed(operation, answer, self._confirmation(answer.key))
+        raise error.with_traceback(None)  # it may be shared: else each raising would make the traceback longer
+
+    def _refusal(self, operation: str, answer: Answer) -> ProviderError:
         error = self._errors.refusal(operation, answer, self._clock.now())
         if isinstance(error, ProviderRateLimited):
             self._rate_limited(error.retry_after)
-        raise error
+        return error
+
+    def _may_list(self, key: Secret) -> ProviderError | None:
+        """Ask for the first page of the list, once; what was wrong with that."""
+        try:
+            self._before_confirming()
+            answer = self._exchange("list", "GET", self._keys_url, key, self._by(), None)
+            if not 200 <= answer.status < 300:
+                return self._refusal("list", answer)
+            self._content("list", answer)
+        except ProviderError as error:
+            return error
+        self.circuit.worked()
+        return None
 
     def _read_key(self, operation: str) -> Secret:
         try:

@@ -171,6 +171,24 @@ class Errors:
             f"or a page of HTML, at {self._base_url()}.",
         )
 
+    def confirmed(self, operation: str, answer: Answer, wrong: ProviderError | None) -> ProviderError:
+        """What a 401 or 403 means once a list was asked for; `wrong` is what was wrong with that."""
+        if isinstance(wrong, ProviderCredentialRefused | ProviderRateLimited):
+            return wrong
+        words, asked = answer.words(), _ASKED_TO[operation]
+        refused = f"Respan refused to {asked} ({answer.status}{f': {words}' if words else ''})"
+        if wrong is not None:
+            return ProviderUnavailable(
+                f"{refused}; whether it refuses the organisation key is not known, for a list failed: {wrong.message}",
+                wrong.advice,
+            )
+        return ProviderRequestRefused(
+            f"{refused}, and lists the keys for the same organisation key: it refuses this request, not the key",
+            "Look at what the organisation key may do, at the plan's cap on keys, at the key parameters of the target, "
+            "and at its newest version: does the record name a key of another organisation? If every target fails like "
+            "this, the list is open to anybody and the organisation key is refused after all: replace it.",
+        )
+
     def credential(self, message: str) -> ProviderCredentialRefused:
         """The organisation key is of no use."""
         return ProviderCredentialRefused(

@@ -23,7 +23,8 @@ def made(vault: VaultServer, tmp_path: Path) -> Iterator[Made]:
     ("fault", "status"),
     [
         (Fault("html", "create"), 1),
-        (Fault("refuse", "create", status=401), 3),
+        (Fault("refuse", "create", status=401), 1),
+        (Fault("refuse", "create", status=403), 1),
         (Fault("omit", "create", fields=("id",)), 1),
         (Fault("omit", "create", fields=("api_key",)), 1),
         (Fault("drop_after", "create"), 1),
@@ -55,7 +56,8 @@ def test_a_refused_organisation_key_ends_with_3(made: Made) -> None:
 def test_a_list_that_answers_anybody_with_nothing_has_no_key_replaced(tmp_path: Path) -> None:
     with installation(tmp_path, strangers_list="empty") as rotator:
         rotator.run("rotate", "a", status=0)
-        said = rotator.run("sweep", status=3, RESPAN_API_KEY="sk_live_wrong_and_long_enough").stdout
-        assert "a: not swept: Respan refused the organisation key" in said
+        said = rotator.run("sweep", status=1, RESPAN_API_KEY="sk_live_wrong_and_long_enough").stdout
+        assert "a: not swept: Respan refused to look up a key (401" in said
+        assert "the list is open to anybody" in " ".join(said.split())
         assert len(rotator.calls("create")) == 1
         assert rotator.json("status")["targets"][0]["state"] == "ok"

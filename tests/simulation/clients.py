@@ -504,6 +504,7 @@ class VendorClient:
         intent = around.intent
 
         def effect() -> None:
+            around.vendor.unrevoked(key_id)
             around.truth.ending(key_id, None, intent)
             around.vendor.revoke(key_id)
 

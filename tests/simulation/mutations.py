@@ -191,6 +191,17 @@ MUTATIONS = {
             ),
         ),
     ),
+    "a sweep ends at the first target that the provider refuses": Mutation(
+        "meddling",
+        (NOT_HEALED, LEAKED),
+        (
+            Edit(
+                Sweeper._compare,
+                "executor.memory.look_closer(target)\n            continue",
+                "executor.memory.look_closer(target)\n            break",
+            ),
+        ),
+    ),
     "old knowledge is acted on": Mutation(
         "races", (OLD,), (Edit(Executor._too_old, "self.ports.clock.monotonic() -", "0.0 * "),)
     ),

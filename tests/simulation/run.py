@@ -94,6 +94,8 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
     )
     for name in ("somebody's", str(KeyName("prod-eu", targets[0].name, place_of("other", "memory/x"), 1, "a" * 8))):
         truth.strangers.add(vendor.issue(name, START + 1000 * HOUR).id)
+    vendor.elsewhere.add(vendor.issue("another organisation's", START + 1000 * HOUR).id)
+    truth.strangers |= vendor.elsewhere
     around = Surroundings(scheduler, settings, store, vendor, truth, frozenset(without), Configuration(targets))
 
     replicas = [Replica(around, letter, str(seed)) for letter in "abc"[: settings.replicas]]

@@ -7,6 +7,7 @@ from typing import Any
 
 from support.world import START, FakeClock, IssuedKey, MemoryStore, MemoryVendor, StoredVersion
 
+from rotator.errors import ProviderRequestRefused
 from rotator.model import History, VendorKey, Version
 
 
@@ -88,6 +89,9 @@ class LaggingVendor(MemoryVendor):
         self._made: dict[str, float] = {}
         self._removed: dict[str, float] = {}
         self._texts: dict[object, IssuedKey] = {}
+        self.elsewhere: set[str] = (
+            set()
+        )  # keys of another organisation: not listed, and whatever is asked of them is refused
         self.removed_at = -1.0  # when a key was last removed
 
     def issue(self, name: str, expires_at: datetime | None, granted: datetime | None = None) -> IssuedKey:
@@ -95,6 +99,11 @@ class LaggingVendor(MemoryVendor):
         self._made[key.id] = self._time.monotonic()
         self._texts[key.text] = key
         return key
+
+    def unrevoked(self, key_id: str) -> IssuedKey | None:
+        if key_id in self.elsewhere:
+            raise ProviderRequestRefused(f"403 for {key_id}, and a list works")
+        return super().unrevoked(key_id)
 
     def made_at(self, key: IssuedKey) -> float:
         """When it was made."""
@@ -120,5 +129,7 @@ class LaggingVendor(MemoryVendor):
                 key.id, key.name, key.expires_at, START + timedelta(seconds=self._made[key.id]) if dated else None
             )
             for key in self.keys.values()
-            if self._made[key.id] <= then and (not key.revoked or self._removed[key.id] > then)
+            if key.id not in self.elsewhere
+            and self._made[key.id] <= then
+            and (not key.revoked or self._removed[key.id] > then)
         ]

@@ -602,7 +602,7 @@ def test_a_failed_sweep_names_the_target_that_failed(replica: Replica) -> None:
 
 
 def test_what_a_refused_organisation_key_held_up_is_taken_up_when_it_works_again(replica: Replica) -> None:
-    replica.simulator.faults.add(Fault("refuse", "create", status=401, times=None))
+    replica.simulator.faults.add(Fault("refuse", "*", status=401, times=None))
     replica.work()
     wait_until(lambda: set(replica.states().values()) == {State.MISSING}, "the refusal")
     replica.engine.watch()

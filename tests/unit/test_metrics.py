@@ -207,7 +207,8 @@ def test_meters_count_and_time_requests() -> None:
         ("create", "201", True),
         ("list", "429", True),
         ("retrieve", "404", True),
-        ("create", "401", False),
+        ("list", "401", False),
+        ("create", "403", True),  # a list follows that
         ("list", "403", False),
         ("list", "502", False),
         ("create", "timeout", False),

@@ -7,10 +7,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from support.world import FakeClock
 
 from rotator import circuit
 from rotator.budget import SlidingWindow
-from rotator.circuit import FIRST_WAIT
+from rotator.circuit import CONFIRMED_FOR, FIRST_WAIT
 from rotator.clock import SystemClock
 from rotator.errors import (
     ConfigurationError,
@@ -158,6 +160,7 @@ def provider_at(url: str, noted: Noted, **arguments: Any) -> Iterator[RespanProv
         "clock": SystemClock(),
         "meter": noted.meter,
         "rate_limited": noted.pauses.append,
+        "before_confirming": lambda: None,
         "connections": 8,
         **arguments,
     }
@@ -447,7 +450,7 @@ def meaning(operation: str, status: int) -> type[ProviderError] | None:
     match status:
         case 404 if operation in ("retrieve", "update", "delete"):
             return None
-        case 401 | 403:
+        case 401 | 403 if operation == "list":
             return ProviderCredentialRefused
         case 429:
             return ProviderRateLimited
@@ -473,7 +476,7 @@ def test_every_status_has_its_meaning(rig: Rig, operation: str) -> None:
         assert status < 400 or "A fault that was asked for" in error.message
         assert error.advice or expected is ProviderRateLimited
         tries = {ProviderUnavailable: 3, ProviderRateLimited: 2}.get(expected, 1) if operation == "list" else 1
-        assert rig.noted.requests == [(operation, str(status))] * tries
+        assert [asked for asked in rig.noted.requests if asked != ("list", "200")] == [(operation, str(status))] * tries
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -819,7 +822,8 @@ def test_a_huge_answer_is_not_read_to_its_end(status: int) -> None:
     head = f"HTTP/1.1 {status} Fine\r\nContent-Type: application/json\r\n\r\n".encode()
     with answering(head, *huge) as (provider, _, _):
         error = refused(lambda: provider.create("n", NONE, EXPIRY))
-        assert type(error) is (ProviderOutcomeUnknown if status == 200 else meaning("create", status))
+        refuses = meaning("list" if status == 401 else "create", status)  # the list is answered like that, too
+        assert type(error) is (ProviderOutcomeUnknown if status == 200 else refuses)
         assert "with more than 1048576 bytes" in error.message
 
 
@@ -983,6 +987,85 @@ def test_a_key_that_is_none_is_not_sent(rig: Rig, text: str) -> None:
     error = refused(rig.another(organisation_key=Source([text])).pages(lambda: None).__next__, *filter(None, [text]))
     assert isinstance(error, ProviderCredentialRefused)
     assert rig.noted.requests == [("list", "credential")], "counted, and not sent"
+
+
+# --- a refusal of one request, or of the organisation key? ---
+
+
+def test_a_refusal_of_one_request_is_no_refusal_of_the_organisation_key(rig: Rig) -> None:
+    """The plan's cap on keys, a limit that is not allowed, a key of another organisation, a right that is missing."""
+    for status, operation in product((401, 403), sorted(OPERATIONS.keys() - {"list"})):
+        clock = FakeClock()
+        provider = rig.another(clock=clock)
+        rig.sim.faults.clear()
+        rig.sim.faults.add(Fault("refuse", operation, status=status, times=None))
+        error = rig.refused(operation, provider)
+        assert isinstance(error, ProviderRequestRefused), (status, operation)
+        assert f"{status}: A fault that was asked for" in error.message
+        assert "list" in error.message
+        assert "open to anybody" in error.advice
+        assert provider.circuit.error is None
+        assert listed(provider), "all else goes on"
+
+
+def test_what_a_list_shows_is_shared_for_a_while_and_paid_for(rig: Rig) -> None:
+    clock, paid = FakeClock(), list[object]()
+    provider = rig.another(clock=clock, before_confirming=lambda: paid.append(None))
+    rig.sim.faults.add(Fault("refuse", "retrieve", status=403, times=None))
+    with ThreadPoolExecutor(8) as pool:
+        errors = list(pool.map(lambda _: rig.refused("retrieve", provider), range(8)))
+    assert {type(error) for error in errors} == {ProviderRequestRefused}
+    assert (len(rig.calls("list")), len(paid)) == (1, 1)
+    clock.sleep(CONFIRMED_FOR)
+    rig.refused("retrieve", provider)
+    assert (len(rig.calls("list")), len(paid)) == (2, 2)
+
+
+def test_where_the_list_is_refused_too_the_organisation_key_is(rig: Rig) -> None:
+    clock = FakeClock()
+    provider = rig.another(clock=clock)
+    rig.sim.vendor.organisation_keys = {"sk_live_another_one_that_is_made_up"}
+    with ThreadPoolExecutor(8) as pool:
+        errors = list(pool.map(lambda _: rig.refused("retrieve", provider), range(8)))
+    assert {type(error) for error in errors} == {ProviderCredentialRefused}
+    assert len({id(error) for error in errors}) == 1, "the one that is reported of the provider"
+    assert provider.circuit.error is errors[0]
+    assert len(rig.calls("list")) == 1
+
+
+def test_a_key_that_is_good_again_is_known_though_the_one_who_tries_is_refused(rig: Rig) -> None:
+    clock = FakeClock()
+    provider = rig.another(clock=clock)
+    good, rig.sim.vendor.organisation_keys = rig.sim.vendor.organisation_keys, {"sk_live_another_one_that_is_made_up"}
+    assert isinstance(rig.refused("retrieve", provider), ProviderCredentialRefused)
+    rig.sim.vendor.organisation_keys = good
+    rig.sim.faults.add(Fault("refuse", "retrieve", status=403, times=None))
+    clock.sleep(CONFIRMED_FOR)
+    assert isinstance(rig.refused("retrieve", provider), ProviderRequestRefused)
+    assert provider.circuit.error is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (Fault("refuse", "list", times=None), ProviderUnavailable),
+        (Fault("garble", "list", times=None), ProviderUnavailable),
+        (Fault("drop_before", "list", times=None), ProviderUnavailable),
+        (Fault("redirect", "list", times=None, location="/elsewhere"), ProviderUnavailable),
+        (Fault("rate_limit", "list", times=None), ProviderRateLimited),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Fault) else "",
+)
+def test_without_a_list_nobody_knows_and_the_key_is_not_called_refused(
+    rig: Rig, fault: Fault, expected: type[ProviderError]
+) -> None:
+    rig.sim.faults.add(Fault("refuse", "create", status=403, times=None))
+    rig.sim.faults.add(fault)
+    error = rig.refused("create")
+    assert type(error) is expected
+    assert error.nothing_tried, "the pass ends here"
+    assert rig.provider.circuit.error is None
+    assert len(rig.noted.pauses) == (expected is ProviderRateLimited)
 
 
 # --- somebody else's words ---

@@ -16,13 +16,19 @@ from rotator.circuit import FIRST_WAIT
 from rotator.clock import SystemClock
 from rotator.config import load
 from rotator.engine import Engine
-from rotator.errors import ProviderCredentialRefused, RotatorError, StoreCredentialRefused, StoreOutcomeUnknown
+from rotator.errors import (
+    ProviderCredentialRefused,
+    ProviderRequestRefused,
+    RotatorError,
+    StoreCredentialRefused,
+    StoreOutcomeUnknown,
+)
 from rotator.events import Event, Level, What
 from rotator.execute import Executor, Report
 from rotator.metrics import Metrics
 from rotator.model import Target, Version
 from rotator.plan import Order
-from rotator.simulator import Options, Simulator
+from rotator.simulator import Fault, Options, Simulator
 from rotator.work import in_threads, work_on
 
 
@@ -110,6 +116,31 @@ def test_and_the_daemon_comes_back_to_it(rig: Rig) -> None:
     (failed,) = rig.told(What.TARGET_FAILED)
     assert failed.target == "bad"
     assert "retry_at" in failed.fields
+
+
+@pytest.mark.parametrize("operation", ["create", "update", "delete"])
+def test_a_target_that_the_provider_refuses_is_named_and_the_others_are_rotated(rig: Rig, operation: str) -> None:
+    """Its limits are forbidden, say, or the organisation key has no right to delete."""
+    engine = Engine(rig.installation, rig.metrics, rig.events.append)
+    rig.simulator.faults.add(Fault("refuse", operation, name=".bad.", status=403, times=None))
+    passes = 1 if operation == "create" else 2  # the second one has a key to supersede
+    for _ in range(passes):
+        reports = {
+            report.target.name: report
+            for report in in_threads(
+                rig.installation,
+                rig.installation.configuration.daemon.workers,
+                rig.installation.targets.values(),
+                lambda target: work_on(rig.installation, rig.metrics, target, Order(rotate=True, revoke_now=True)),
+            )
+        }
+    assert isinstance(reports["bad"].error, ProviderRequestRefused)
+    assert [name for name, report in reports.items() if report.error] == ["bad"]
+    assert reports["good"].rotated
+    assert reports["well"].rotated
+    assert rig.installation.peers()["provider respan"] is None
+    engine.watch()
+    assert rig.told(What.PEER_DOWN) == []
 
 
 def test_a_pass_is_counted(rig: Rig) -> None:
