@@ -32,7 +32,7 @@ from rotator.execute import Report
 from rotator.extend import Living, living
 from rotator.logs import LogListener
 from rotator.metrics import Metrics
-from rotator.model import Target, VendorKey, timestamp
+from rotator.model import ListedKey, Target, timestamp
 from rotator.notation import parse_duration
 from rotator.options import Common, with_options
 from rotator.plan import SCHEDULED, Order, Reason, State
@@ -296,7 +296,7 @@ def _living(
     owners = {session.configuration.owner, *session.configuration.former_owners}
     found: list[Living] = []
     errors: list[RotatorError | None] = []
-    lists: dict[str, Sequence[VendorKey] | None] = {}
+    lists: dict[str, Sequence[ListedKey] | None] = {}
     with session.progress("listing the keys for targets", len(chosen)) as advance:
         for executor, group in session.installation.groups(chosen):
             provider = group[0].provider
@@ -308,9 +308,13 @@ def _living(
                     errors.append(error)
                     _complain(error)
             keys = lists[provider]
-            mine = [] if keys is None else living(executor, keys, owners, group, until)
+            mine, left = ([], {}) if keys is None else living(executor, keys, owners, group, until)
             found += mine
-            for name in sorted({target.name for target in group} - {one.target.name for one in mine}):
+            for name, why in left.items():
+                errors.append(why)
+                for line in output.left_lines(name, why):
+                    output.say(line)
+            for name in sorted({target.name for target in group} - {one.target.name for one in mine} - left.keys()):
                 if keys is not None:
                     output.say(f"{name}: no key that would end before {timestamp(until)}")
                     errors.append(None)

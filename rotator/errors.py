@@ -13,6 +13,7 @@
     │   ├── ProviderKeyNotAccepted      the probe: a new key does not work
     │   ├── ProviderRateLimited         429: not done; `retry_after` says when
     │   ├── ProviderUnavailable         not done: nothing was sent, or only a read failed
+    │   ├── KeyUnreadable               the provider's list shows one key in a way that is not understood
     │   └── ProviderOutcomeUnknown      sent, and nobody knows whether it was done
     └── StoreError
         ├── StoreCredentialRefused      the login itself, or an expired token that could not be renewed
@@ -28,6 +29,7 @@ Adapters turn whatever their library raises into one of these; nothing above an 
 exception. No message ever holds a key, a token or a request's body.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -143,6 +145,19 @@ class ProviderUnavailable(ProviderError):
     """Not done: the provider could not be reached, or only a read failed."""
 
     nothing_tried = True
+
+
+class KeyUnreadable(ProviderError):
+    """The provider lists a key under a path's name, and shows it in a way that is not understood."""
+
+    needs_a_person = True
+
+    def __init__(self, path: str, entries: Iterable[object]) -> None:
+        super().__init__(
+            f"the provider lists a key of {path} that cannot be read ({'; '.join(map(str, entries))}): it is left "
+            "alone, and what is served stays",
+            "Correct the key at the provider, or delete it there if no application uses it.",
+        )
 
 
 class ProviderOutcomeUnknown(ProviderError):

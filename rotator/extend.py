@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from rotator.errors import ProviderError, ProviderRequestRefused, StoreError
+from rotator.errors import KeyUnreadable, ProviderError, ProviderRequestRefused, RotatorError, StoreError
 from rotator.events import Event, What
 from rotator.execute import Executor
-from rotator.model import KeyName, Target, VendorKey, timestamp
+from rotator.model import KeyName, ListedKey, Target, UnreadableKey, VendorKey, timestamp
 
 REASON = "extended"
 """Why a key lives longer than was planned: no plan says so."""
@@ -54,22 +54,26 @@ class Living:
 
 def living(
     executor: Executor,
-    keys: Iterable[VendorKey],
+    keys: Iterable[ListedKey],
     owners: Collection[str],
     targets: Collection[Target],
     until: datetime,
-) -> list[Living]:
-    """Those of the provider's `keys` that are these targets', still live, and would end before `until`."""
+) -> tuple[list[Living], dict[str, RotatorError]]:
+    """Those of the provider's `keys` that are these targets', still live, and would end before `until`.
+
+    And by target, why others of its keys are left as they are.
+    """
     now = executor.ports.clock.now()
-    by_place: dict[str, list[VendorKey]] = defaultdict(list)
-    by_slugs: dict[tuple[str, str], list[VendorKey]] = defaultdict(list)
+    by_place: dict[str, list[ListedKey]] = defaultdict(list)
+    by_slugs: dict[tuple[str, str], list[ListedKey]] = defaultdict(list)
     for key in keys:
         name = KeyName.parse(key.name)
-        if name is not None and key.expires_at is not None and now < key.expires_at < until:
+        if name is not None and (isinstance(key, UnreadableKey) or _ends_within(key, now, until)):
             by_place[name.place].append(key)
             by_slugs[name.owner, name.target].append(key)
     slugs = {owner[:8] for owner in owners}
     found: list[Living] = []
+    left: dict[str, RotatorError] = {}
     unreachable = False
     for target in targets:
         try:
@@ -80,5 +84,12 @@ def living(
             named = [by_slugs.get((owner, target.name[:10]), []) for owner in sorted(slugs)]
         else:
             named = [by_place.get(place, []) for place in places]
-        found += [Living(executor, target, key, by_slug=unreachable) for some in named for key in some]
-    return found
+        mine = [key for some in named for key in some]
+        found += [Living(executor, target, key, unreachable) for key in mine if isinstance(key, VendorKey)]
+        if unreadable := [key for key in mine if isinstance(key, UnreadableKey)]:
+            left[target.name] = KeyUnreadable(target.path, unreadable)
+    return found, left
+
+
+def _ends_within(key: VendorKey, now: datetime, until: datetime) -> bool:
+    return key.expires_at is not None and now < key.expires_at < until

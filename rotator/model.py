@@ -171,6 +171,21 @@ class VendorKey:
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadableKey:
+    """An entry of the provider's list that is not understood: what can be read of it, and what is wrong with it."""
+
+    id: str  # "" when the id is what cannot be read
+    name: str
+    flaw: str
+
+    def __str__(self) -> str:
+        return f"{self.id or self.name or 'an entry'}, {self.flaw}"
+
+
+ListedKey = VendorKey | UnreadableKey
+
+
+@dataclass(frozen=True, slots=True)
 class CreatedKey:
     """A key fresh from the provider: the only answer that ever holds its text."""
 

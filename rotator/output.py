@@ -258,6 +258,13 @@ def extension_lines(one: Living, until: datetime, error: RotatorError | None) ->
         yield f"  {error.advice}"
 
 
+def left_lines(target: str, error: RotatorError) -> Iterator[str]:
+    """For `extend`: why keys that may be this target's are left as they are."""
+    yield f"{target}: not extended: {error.message}"
+    if error.advice:
+        yield f"  {error.advice}"
+
+
 # --- a sweep ---------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from rotator.events import Event
-from rotator.model import CreatedKey, History, KeyParameters, Secret, VendorKey, Version
+from rotator.model import CreatedKey, History, KeyParameters, ListedKey, Secret, VendorKey, Version
 
 
 class Provider(Protocol):
@@ -32,8 +32,10 @@ class Provider(Protocol):
         Raises the `ProviderCredentialRefused` that is known already. Now and then one is let through, to try again.
         """
 
-    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[VendorKey]]:
+    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
         """Every unrevoked key of the organisation, a page at a time; expired ones may be among them.
+
+        An entry that is not understood is an `UnreadableKey`: it proves nothing about the other keys.
 
         `before` is called before each request, a page that is asked for again included. The list is complete only when
         the iterator ends without an error; keys created or removed meanwhile may be missing or there twice.

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from rotator.errors import ProviderError, ProviderRequestRefused, RotatorError, StoreError
 from rotator.events import Event, Level, What
 from rotator.execute import MAX_AGE, Executor
-from rotator.model import Target, VendorKey
+from rotator.model import ListedKey, Target, UnreadableKey, VendorKey
 from rotator.plan import REVOKED_WITHIN, Order, Plan, Reason, whole_seconds
 from rotator.rotate import asked_by
 from rotator.sweep import Fate, orphans
 
 
 def revoke_the_unheld(
-    executor: Executor, target: Target, keys: Mapping[str, Sequence[VendorKey]], order: Order
+    executor: Executor, target: Target, keys: Mapping[str, Sequence[ListedKey]], order: Order
 ) -> RotatorError | None:
     """Shorten and delete those of the provider's keys that are this target's and in no version; what kept us from it.
 
@@ -27,7 +27,10 @@ def revoke_the_unheld(
     ports, left = executor.ports, []
     try:
         observation = executor.observe(target)
-        mine = [key for place in observation.scope.places for key in keys.get(place, ())]
+        listed = [key for place in observation.scope.places for key in keys.get(place, ())]
+        served = observation.current.key_id if observation.current else None
+        unreadable = [key for key in listed if isinstance(key, UnreadableKey) and key.id != served]
+        mine = [key for key in listed if isinstance(key, VendorKey)]
         for orphan in orphans(observation, mine, ports.clock.now(), lambda _: False):
             key = orphan.key
             if orphan.ahead:
@@ -42,6 +45,8 @@ def revoke_the_unheld(
                 ports.tell(Event(What.KEY_DELETED, target.name, Level.INFO, fields))
     except (StoreError, ProviderError) as error:
         return error
+    if unreadable:
+        return _left_alone(target, map(str, unreadable), "cannot be read in the provider's list")
     return _left_alone(target, left, "may be about to be published (its name is of a later version)") if left else None
 
 

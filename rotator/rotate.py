@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from rotator.errors import (
+    KeyUnreadable,
     ProviderError,
     ProviderKeyNotAccepted,
     ProviderOutcomeUnknown,
@@ -27,6 +28,7 @@ from rotator.model import (
     CreatedKey,
     History,
     KeyName,
+    ListedKey,
     Record,
     Secret,
     Target,
@@ -219,7 +221,10 @@ class Rotation:
         try:
             for page in self._ports.provider.pages(before=lambda: self._ports.budget.take(TIDYING)):
                 if stray := next((key for key in page if key.name == name), None):
-                    self._discard(target, stray.id, name, order)
+                    if stray.id:
+                        self._discard(target, stray.id, name, order)
+                    else:
+                        left_behind(self._ports, target, "unknown", name, KeyUnreadable(target.path, [stray]))
                     return  # there is no other of that name, and the list may be long
         except ProviderError as error:
             left_behind(self._ports, target, "unknown", name, error)
@@ -271,7 +276,7 @@ def asked_by(order: Order) -> dict[str, str]:
     return {"by": order.by, **({"note": order.note} if order.note else {})}
 
 
-def listed(ports: Ports, needed_by: datetime = TIDYING) -> tuple[VendorKey, ...]:
+def listed(ports: Ports, needed_by: datetime = TIDYING) -> tuple[ListedKey, ...]:
     """The provider's whole list. Raises `ProviderError`: then it proves nothing."""
     pages = ports.provider.pages(before=lambda: ports.budget.take(needed_by))
     return tuple(key for page in pages for key in page)

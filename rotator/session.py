@@ -25,7 +25,7 @@ from rotator.errors import ProviderError, ProviderRateLimited, RotatorError, Sto
 from rotator.execute import Report
 from rotator.logs import LogListener
 from rotator.metrics import Metrics
-from rotator.model import Target, VendorKey, timestamp
+from rotator.model import ListedKey, Target, timestamp
 from rotator.options import Common, LogLevel
 from rotator.plan import Order, needed_by, plan
 from rotator.progress import Advance, progress
@@ -144,7 +144,7 @@ class Session:
     def revoke_the_rest(self, reports: Sequence[Report], order: Order) -> list[Report]:
         """After passes that went well: revoke the targets' keys that no version holds, by one list of each provider."""
         after = {report.target.name: report for report in reports}
-        lists: dict[str, dict[str, list[VendorKey]]] = {}
+        lists: dict[str, dict[str, list[ListedKey]]] = {}
         well = [report.target for report in reports if report.error is None]
         with self.progress("revoking what no version holds", len(well)) as advance:
             for executor, targets in self.installation.groups(well):

@@ -16,15 +16,17 @@ published in between is found there. What is an orphan is judged by `orphans`, w
 Nothing is done about keys whose name is not that of a configured target's path, and nothing on a path that is not ours.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
+from typing import TypeVar
 
 from rotator.errors import (
     CasMismatch,
     ClockDisagrees,
+    KeyUnreadable,
     ProviderError,
     RotatorError,
     StoreError,
@@ -32,7 +34,19 @@ from rotator.errors import (
 )
 from rotator.events import Event, Fields, Level, What
 from rotator.execute import MAX_AGE, Executor
-from rotator.model import RECORD_FIELD, History, KeyName, Record, Secret, Standing, Target, VendorKey, timestamp
+from rotator.model import (
+    RECORD_FIELD,
+    History,
+    KeyName,
+    ListedKey,
+    Record,
+    Secret,
+    Standing,
+    Target,
+    UnreadableKey,
+    VendorKey,
+    timestamp,
+)
 from rotator.plan import TOLERANCE, Observation, Reason, Rotate, cut_short, plan, whole_seconds
 from rotator.ports import Budget
 from rotator.rotate import listed
@@ -123,9 +137,12 @@ def orphans(
     return tuple(found)
 
 
-def by_place(keys: Iterable[VendorKey]) -> dict[str, list[VendorKey]]:
+K = TypeVar("K", bound=ListedKey)
+
+
+def by_place(keys: Iterable[K]) -> dict[str, list[K]]:
     """A provider's keys by the place in their names; those whose name is none of ours are at no place, ""."""
-    found: dict[str, list[VendorKey]] = {}
+    found: dict[str, list[K]] = {}
     for key in keys:
         name = KeyName.parse(key.name)
         found.setdefault(name.place if name else "", []).append(key)
@@ -184,15 +201,17 @@ class Sweeper:
             return Swept(self.provider)
         needed_by = self._ports.clock.now() + PATIENCE
         try:
-            keys = {key.id: self._dated(key) for key in listed(self._ports, needed_by)}
+            listing = listed(self._ports, needed_by)
         except ProviderError as error:
             for executor, _ in self._groups:
                 executor.memory.swept(complete=False)
             return Swept(self.provider, error=error)
+        keys = {key.id: self._dated(key) for key in listing if isinstance(key, VendorKey)}
+        unreadable = by_place(key for key in listing if isinstance(key, UnreadableKey))
         self._ends = {key_id: until for key_id, until in self._ends.items() if key_id in keys}
         undated = [key.id for key in keys.values() if key.created_at is None]
         self._first_seen = {key_id: self._first_seen.get(key_id, self._monotonic()) for key_id in undated}
-        swept = self._compare(keys, stopping)
+        swept = self._compare(keys, unreadable, stopping)
         for executor, _ in self._groups:
             executor.memory.swept(complete=not swept.stopped)
         limit = self._max_removals if max_removals is None else max_removals
@@ -212,9 +231,18 @@ class Sweeper:
 
     # --- look --------------------------------------------------------------------------------------------------------
 
-    def _compare(self, keys: Mapping[str, VendorKey], stopping: Callable[[], bool]) -> Swept:
-        """Read every target's history, and see what the list says about it."""
+    def _compare(
+        self,
+        keys: Mapping[str, VendorKey],
+        unreadable: Mapping[str, Sequence[UnreadableKey]],
+        stopping: Callable[[], bool],
+    ) -> Swept:
+        """Read every target's history, and see what the list says about it.
+
+        `unreadable` entries, by place, end what concerns themselves: each target that has one is reported as failed.
+        """
         left = by_place(keys.values())
+        spoilt: dict[str, RotatorError] = {}
         stopped = False
         found: list[Orphan] = []
         to_work: list[Target] = []
@@ -226,7 +254,10 @@ class Sweeper:
             try:
                 scope = executor.scope(target)
                 mine = [key for place in scope.places for key in left.pop(place, ())]
-                observation = self._learn(executor, _read(executor, target, mine), keys)
+                if spoils := [key for place in scope.places for key in unreadable.get(place, ())]:
+                    spoilt[target.name] = KeyUnreadable(target.path, spoils)
+                observation = _read(executor, target, [*mine, *spoils])
+                observation = self._learn(executor, observation, keys, {key.id for key in spoils})
             except (StoreError, ProviderError) as error:
                 failed[target.name] = error
                 executor.memory.look_closer(target)
@@ -247,19 +278,26 @@ class Sweeper:
         named = tuple(key for key in rest if self._looks_like_ours(key))
         return Swept(
             self.provider,
-            len(keys),
+            len(keys) + sum(map(len, unreadable.values())),
             tuple(found),
             () if failed or stopped else named,  # while a path could not be read, whose they are is not known
-            len(rest) - len(named),
+            len(rest) - len(named) + len(unreadable.get("", ())),
             tuple(to_work),
-            failed,
+            {**spoilt, **failed},
             stopped=stopped,
         )
 
-    def _learn(self, executor: Executor, observation: Observation, keys: Mapping[str, VendorKey]) -> Observation:
+    def _learn(
+        self,
+        executor: Executor,
+        observation: Observation,
+        keys: Mapping[str, VendorKey],
+        unreadable: Collection[str],
+    ) -> Observation:
         """The list confirms what keys are called, so that nobody has to ask once more when one is superseded.
 
-        It proves no more than that, for it may be older than what the path holds, and than what is known of a key.
+        It proves no more than that, for it may be older than what the path holds, and than what is known of a key. An
+        entry that is `unreadable` shows that its key is there.
         """
         current = observation.current
         served = current.record if current else None
@@ -270,6 +308,8 @@ class Sweeper:
             if key is not None and key.id != served.key_id:
                 observation = executor.memory.note(observation, key.id, key, listed=True)
         key = keys.get(served.key_id)
+        if served.key_id in unreadable:
+            return observation
         if key is None or (key.expires_at is not None and key.expires_at < served.expires_at - TOLERANCE):
             return executor.look_up(observation, served, self._ports.budget)
         executor.memory.show(observation.target, observation.scope, key)
@@ -383,7 +423,7 @@ class Sweeper:
         return replace(still, outcome=Outcome.SHORTENED, until=until)
 
 
-def _read(executor: Executor, target: Target, mine: Sequence[VendorKey]) -> Observation:
+def _read(executor: Executor, target: Target, mine: Sequence[ListedKey]) -> Observation:
     """The whole history only where the list holds another key of this path than the served one."""
     if len(mine) <= 1:
         observation = executor.glance(target)

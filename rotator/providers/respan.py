@@ -28,12 +28,15 @@ from rotator.errors import (
     ProviderUnavailable,
     RotatorError,
 )
-from rotator.model import CreatedKey, KeyParameters, Secret, VendorKey, timestamp
+from rotator.model import CreatedKey, KeyParameters, ListedKey, Secret, VendorKey, timestamp
 from rotator.ports import NO_CREDENTIAL, Clock, Meter
 from rotator.providers.respan_answers import Answer, Errors, created_key, is_id, is_revoked, quoted, vendor_key
 
-MAX_BODY = 1024 * 1024  # bytes
+MAX_BODY = 2**20  # bytes of an answer, but for a list's
+MAX_PAGE_BODY = 8 * 2**20  # bytes; a bare array holds the whole organisation: 24,000 keys
 MAX_PAGES = 1000
+MAX_LIST = 64 * 2**20  # bytes of all pages
+MAX_LIST_SECONDS = 1800.0  # in which all pages have come, without the waits for the budget
 
 _NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _USABLE_KEY = re.compile(r"[!#-&(-\[\]-~]+")  # printable ASCII; no quote and no backslash, which a repr would double
@@ -141,23 +144,24 @@ class RespanProvider:
         """Refuse at once what `circuit` would refuse."""
         self.circuit.look()
 
-    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[VendorKey]]:
+    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
         """Every unrevoked key. A bare array is a single page; `count` is of one page only, and so of no use."""
         url = self._keys_url
         seen = {url}
+        size, seconds = 0, 0.0
         while True:
-            page = self._page(url, before)
+            page, length, took = self._page(url, before)
+            size, seconds = size + length, seconds + took
             entries = page.get("results") if isinstance(page, dict) else page
             following = page.get("next") if isinstance(page, dict) else None
             if not isinstance(entries, list) or not isinstance(following, str | None):
                 raise self._errors.unsettled("list", "gave an answer that holds no list")
-            unrevoked = [entry for entry in entries if not is_revoked(entry)]
-            keys = [key for entry in unrevoked if (key := vendor_key(entry))]
-            if len(keys) < len(unrevoked):
-                raise self._errors.unsettled("list", "showed a key without a usable id and expiry")
-            yield keys
+            yield [vendor_key(entry) for entry in entries if not is_revoked(entry)]
             if not following:
                 return
+            if size > MAX_LIST or seconds > MAX_LIST_SECONDS:
+                bound = f"{MAX_LIST} bytes" if size > MAX_LIST else f"{MAX_LIST_SECONDS:g} s of keys"
+                raise self._errors.unsettled("list", f"had more than {bound} to show")
             url = self._next_url(url, following)
             if url in seen:
                 raise self._errors.unsettled("list", "led in a circle from page to page")
@@ -170,9 +174,9 @@ class RespanProvider:
         entry = self._read("retrieve", self._key_url(key_id), self._by()) if is_id(key_id) else None
         if entry is None or is_revoked(entry):
             return None
-        if key := vendor_key(entry):
+        if isinstance(key := vendor_key(entry), VendorKey):
             return key
-        raise self._errors.unsettled("retrieve", "gave an answer without a usable id and expiry")
+        raise self._errors.unsettled("retrieve", f"answered with a key that cannot be read ({key})")
 
     def set_expiry(self, key_id: str, expires_at: datetime) -> bool:
         """Change the expiry alone: for the limits an organisation key lacks the permission."""
@@ -208,19 +212,22 @@ class RespanProvider:
         answer = self._call(operation, "GET", url, by)
         return None if answer.status == httpx.codes.NOT_FOUND else self._content(operation, answer)
 
-    def _page(self, url: str, before: Callable[[], object]) -> dict[str, object] | list[object] | None:
-        """Tried up to three times, within one deadline: else one lost answer would end a list of a hundred pages.
+    def _page(self, url: str, before: Callable[[], object]) -> tuple[dict[str, object] | list[object], int, float]:
+        """The page, its bytes, and the seconds that it took.
+
+        Tried up to three times, within one deadline: else one lost answer would end a list of a hundred pages.
 
         After a 429 once, for `before` waits until the vendor may be asked again. That wait does not count.
         """
         left, was_limited = self._deadline, False
 
-        def once() -> dict[str, object] | list[object] | None:
+        def once() -> tuple[dict[str, object] | list[object], int]:
             nonlocal left
             before()
             began = self._clock.monotonic()
             try:
-                return self._read("list", url, began + left)
+                answer = self._call("list", "GET", url, began + left)
+                return self._content("list", answer), len(answer.body or b"")
             finally:
                 left -= self._clock.monotonic() - began
 
@@ -231,7 +238,7 @@ class RespanProvider:
                 return True
             return isinstance(error, ProviderUnavailable) and left > 0
 
-        return _retrying(is_worth_another, once)
+        return *_retrying(is_worth_another, once), self._deadline - left
 
     def _content(self, operation: str, answer: Answer) -> dict[str, object] | list[object]:
         parsed = answer.parsed()
@@ -333,14 +340,14 @@ class RespanProvider:
                 )
                 if operation != "probe":  # what answers there may be another machine
                     self._clock.heard(self.peer, headers.get("date"), started)
-                content = b""
+                content, most = bytearray(), MAX_PAGE_BODY if operation == "list" and response.is_success else MAX_BODY
                 for chunk in response.iter_raw():
                     content += chunk
-                    if len(content) > MAX_BODY:
-                        answer = replace(answer, trouble=f"with more than {MAX_BODY} bytes")
+                    if len(content) > most:
+                        answer = replace(answer, trouble=f"with more than {most} bytes")
                         break
                 else:
-                    answer = replace(answer, body=content)
+                    answer = replace(answer, body=bytes(content))
         except httpx.HTTPError as error:
             failure = error
             outcome = "timeout" if isinstance(error, httpx.TimeoutException) else "connection"

@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import MAXYEAR, UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TypeGuard
 
 from rotator.errors import (
     ProviderCredentialRefused,
@@ -24,10 +24,18 @@ from rotator.errors import (
     ProviderRequestRefused,
     ProviderUnavailable,
 )
-from rotator.model import LONGEST_TEXT, CreatedKey, Secret, VendorKey
+from rotator.model import LONGEST_TEXT, CreatedKey, ListedKey, Secret, UnreadableKey, VendorKey
 
 MAX_QUOTE = 200  # characters
 MAX_KEY = 4096  # characters of a key's text: every line of output is searched for it
+MAX_SHOWN = 60  # characters of a value that is not understood
+
+NEVER = ("", "never")
+"""Texts in the place of an expiry that leave no doubt."""
+
+EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
+EARLIEST_MILLISECOND = EARLIEST.timestamp() * 1000
+END_OF_TIME = datetime(MAXYEAR, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 _ASKED_TO = {
     "create": "create a key",
@@ -84,7 +92,7 @@ class Answer:
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
-def is_id(value: object) -> bool:
+def is_id(value: object) -> TypeGuard[str]:
     """Could it be an id, and one that no server and no proxy takes for a way to another path?"""
     return (
         isinstance(value, str)
@@ -99,23 +107,51 @@ def is_revoked(entry: object) -> bool:
     return isinstance(entry, dict) and entry.get("revoked") is True
 
 
-def vendor_key(entry: object) -> VendorKey | None:
-    """Only the id is required, all other fields come and go. None without a usable id, or with an unreadable expiry."""
-    if not isinstance(entry, dict) or not is_id(entry.get("id")):
-        return None
-    name, expiry = entry.get("name"), entry.get("expiry_date")
+def vendor_key(entry: object) -> ListedKey:
+    """The key that an entry shows. Only the id is required, all other fields come and go."""
+    if not isinstance(entry, dict):
+        return UnreadableKey("", "", f"which is {_shown(entry)}")
+    key_id, name, expiry = entry.get("id"), entry.get("name"), entry.get("expiry_date")
     name = _escaped(name[:LONGEST_TEXT]) if isinstance(name, str) else ""
+    if not is_id(key_id):
+        return UnreadableKey("", name, f"whose id is {_shown(key_id)}")
+    is_never = expiry is None or (isinstance(expiry, str) and expiry.lower() in NEVER)
     try:
-        expires_at = _moment(expiry) if expiry else None
+        expires_at = None if is_never else _moment(expiry)
     except (TypeError, ValueError, OverflowError):
-        return None
-    return VendorKey(entry["id"], name, expires_at, _created_at(entry))
+        return UnreadableKey(key_id, name, f"whose expiry_date is {_shown(expiry)}")
+    return VendorKey(key_id, name, expires_at, _created_at(entry))
 
 
-def _moment(text: Any) -> datetime:
-    """UTC, where it does not say otherwise. Raises TypeError, ValueError or OverflowError."""
-    moment = datetime.fromisoformat(text)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+def _moment(value: object) -> datetime:
+    """UTC, where it does not say otherwise. Raises TypeError, ValueError or OverflowError where there is any doubt.
+
+    A number is Unix time, in seconds or in milliseconds: no number means a year of this millennium both ways. The last
+    day of the calendar, which means "never", may lie beyond its end in UTC.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = value if value < EARLIEST_MILLISECOND else value / 1000
+        if not EARLIEST <= (moment := datetime.fromtimestamp(seconds, UTC)) < LATEST:
+            raise ValueError
+        return moment
+    if not isinstance(value, str) or value.isdecimal():
+        raise ValueError  # 13 digits would be read as a date and a time of day
+    moment = datetime.fromisoformat(value)
+    try:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError:
+        if moment.year == MAXYEAR:
+            return END_OF_TIME
+        raise
+
+
+def _shown(value: object) -> str:
+    """A value that is not understood, for a message."""
+    if isinstance(value, str):
+        return f'"{quoted(value)}"' if len(value) <= MAX_SHOWN else f"a text of {len(value)} characters"
+    if isinstance(value, list | dict):
+        return "an array" if isinstance(value, list) else "an object"
+    return quoted(json.dumps(value))
 
 
 def _created_at(entry: Mapping[str, object]) -> datetime | None:
@@ -129,10 +165,10 @@ def created_key(entry: object) -> CreatedKey | None:
     """A key's id and text, or None; without an expiry that can be read there is none, and the caller says which."""
     if not isinstance(entry, dict):
         return None
-    key = vendor_key(entry) or vendor_key({**entry, "expiry_date": None})
+    key = vendor_key(entry)
     text = entry.get("api_key")
-    if key and isinstance(text, str) and 0 < len(text) <= MAX_KEY and text.isprintable():
-        return CreatedKey(key.id, Secret(text), key.expires_at)
+    if key.id and isinstance(text, str) and 0 < len(text) <= MAX_KEY and text.isprintable():
+        return CreatedKey(key.id, Secret(text), key.expires_at if isinstance(key, VendorKey) else None)
     return None
 
 

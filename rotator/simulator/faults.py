@@ -51,7 +51,7 @@ class Fault:
     fields: tuple[str, ...] = ("id",)
     by: int = 1
     after: int | None = None
-    size: int = 2 * 1024 * 1024
+    size: int = 9 * 1024 * 1024
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

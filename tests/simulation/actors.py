@@ -210,7 +210,7 @@ class Commands(Program):
             keys = rotate.listed(executor.ports)
         except ProviderError:
             return
-        found = living(executor, keys, self.configuration.owners, self.targets, until)
+        found, _ = living(executor, keys, self.configuration.owners, self.targets, until)
         errors = [one.extend(until) for one in found]
         around.coverage["extended"] += errors.count(None)
         around.coverage["extended by slug"] += sum(key.by_slug for key in found)

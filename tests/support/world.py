@@ -35,7 +35,17 @@ from rotator.errors import (
 from rotator.events import Event, What
 from rotator.execute import Executor
 from rotator.memory import Memory
-from rotator.model import CreatedKey, History, KeyParameters, Secret, Target, VendorKey, Version
+from rotator.model import (
+    CreatedKey,
+    History,
+    KeyParameters,
+    ListedKey,
+    Secret,
+    Target,
+    UnreadableKey,
+    VendorKey,
+    Version,
+)
 from rotator.plan import TOLERANCE
 from rotator.ports import Ports
 from support.told import Heard
@@ -324,6 +334,7 @@ class MemoryVendor:
         self._clock = clock
         self._lock = threading.RLock()
         self.keys: dict[str, IssuedKey] = {}
+        self.unreadable: dict[str, UnreadableKey] = {}  # how the list shows a key, or an entry that is no key, by id
         self.refusal: ProviderCredentialRefused | None = None  # as it is known before anything is sent
         self.grants: Callable[[datetime], datetime | None] = lambda asked: asked  # what expiry a new key gets
 
@@ -375,10 +386,10 @@ class VendorClient:
         if self.vendor.refusal:
             raise self.vendor.refusal
 
-    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[VendorKey]]:
-        def effect() -> Sequence[VendorKey]:
-            keys = [key.seen() for key in [*self.vendor.keys.values()] if not key.revoked]
-            return keys[start : start + 2]
+    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
+        def effect() -> Sequence[ListedKey]:
+            keys: dict[str, ListedKey] = {key.id: key.seen() for key in [*self.vendor.keys.values()] if not key.revoked}
+            return [*{**keys, **self.vendor.unreadable}.values()][start : start + 2]
 
         start = 0
         while True:

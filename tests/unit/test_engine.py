@@ -24,7 +24,7 @@ from rotator.errors import ProviderRequestRefused, StoreUnavailable
 from rotator.events import Event, Level, What
 from rotator.execute import Report
 from rotator.metrics import Metrics
-from rotator.model import Target, VendorKey
+from rotator.model import ListedKey, Target
 from rotator.plan import Order, Reason, State
 from rotator.ports import Ports
 from rotator.simulator import Fault, Options, Simulator
@@ -342,7 +342,7 @@ def test_a_sweep_ends_when_its_replica_ceases_to_lead(replica: Replica, monkeypa
     for key in replica.simulator.vendor.keys.values():
         replica.simulator.vendor.delete(key.id)
 
-    def listed(ports: Ports, needed_by: datetime) -> tuple[VendorKey, ...]:
+    def listed(ports: Ports, needed_by: datetime) -> tuple[ListedKey, ...]:
         keys = rotate.listed(ports, needed_by)
         replica.leads = False
         return keys

@@ -44,7 +44,17 @@ from rotator.errors import (
 )
 from rotator.events import Level, What
 from rotator.execute import MAX_AGE, Executor, Report
-from rotator.model import RECORD_FIELD, KeyName, KeyParameters, Record, Secret, Target, compose, timestamp
+from rotator.model import (
+    RECORD_FIELD,
+    KeyName,
+    KeyParameters,
+    Record,
+    Secret,
+    Target,
+    UnreadableKey,
+    compose,
+    timestamp,
+)
 from rotator.plan import NEWCOMER, REVOKED_WITHIN, TIDYING, Order, Reason, State
 from rotator.rollback import roll_back
 from rotator.rotate import TRIES_OUT, UNPUBLISHED
@@ -1107,6 +1117,22 @@ def test_a_stray_that_cannot_be_looked_for_is_reported(error: Exception) -> None
     assert isinstance(report.error, ProviderOutcomeUnknown)
     [event] = world.told(What.KEY_LEFT_BEHIND)
     assert event.fields["key_name"] == by_id(world, 2).name
+
+
+@pytest.mark.parametrize("with_id", [True, False])
+def test_a_stray_that_cannot_be_read_is_removed_by_its_id_or_reported(with_id: bool) -> None:
+    world = World()
+    a = running(world)
+    world.at("provider.create", lost(unknown("provider.create")))
+
+    def show_oddly() -> None:
+        stray = by_id(world, 2)
+        world.vendor.unreadable[stray.id] = UnreadableKey(stray.id if with_id else "", stray.name, "whose id is 5")
+
+    world.at("provider.page", meanwhile(show_oddly))
+    a.reconcile(world.target, FORCED)
+    assert by_id(world, 2).revoked is with_id
+    assert [event.fields["key_name"] for event in world.told(What.KEY_LEFT_BEHIND)] == [by_id(world, 2).name][with_id:]
 
 
 # --- the expiry that a new key gets ---

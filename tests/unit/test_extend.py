@@ -1,10 +1,10 @@
 """Break glass, in a world of memory: what is told of each key that lives longer."""
 
-from support.world import HOUR, OWNER, START, World
+from support.world import HOUR, OWNER, START, World, make_target
 
 from rotator.events import Level, What
 from rotator.extend import living
-from rotator.model import timestamp
+from rotator.model import UnreadableKey, timestamp
 from rotator.rotate import listed
 
 
@@ -14,7 +14,7 @@ def test_each_key_that_lives_longer_is_told_with_the_reason_and_who_asked() -> N
     assert executor.reconcile(world.target).rotated
     [key] = world.vendor.keys.values()
     until = START + 48 * HOUR
-    [found] = living(executor, listed(executor.ports), {OWNER}, world.targets, until)
+    [found], _ = living(executor, listed(executor.ports), {OWNER}, world.targets, until)
     assert found.extend(until, "an outage") is None
     assert key.expires_at == until
     [told] = world.told(What.KEY_EXTENDED)
@@ -27,4 +27,17 @@ def test_each_key_that_lives_longer_is_told_with_the_reason_and_who_asked() -> N
         "by": "command",
         "note": "an outage",
     }
-    assert living(executor, listed(executor.ports), {OWNER}, world.targets, until) == [], "it lives so long already"
+    assert living(executor, listed(executor.ports), {OWNER}, world.targets, until)[0] == [], "it lives so long already"
+
+
+def test_a_key_that_cannot_be_read_is_named_and_the_others_are_extended() -> None:
+    world = World(make_target("a"), make_target("b"))
+    executor = world.executor()
+    for target in world.targets:
+        assert executor.reconcile(target).rotated
+    a, b = world.vendor.keys.values()
+    world.vendor.unreadable[a.id] = UnreadableKey(a.id, a.name, "whose expiry_date is true")
+    found, left = living(executor, listed(executor.ports), {OWNER}, world.targets, START + 48 * HOUR)
+    assert [one.key.id for one in found] == [b.id]
+    assert [*left] == ["a"]
+    assert f"{a.id}, whose expiry_date is true" in left["a"].message

@@ -39,7 +39,7 @@ from rotator.errors import (
     ProviderUnavailable,
     RotatorError,
 )
-from rotator.model import CreatedKey, KeyParameters, Secret, VendorKey
+from rotator.model import CreatedKey, KeyParameters, ListedKey, Secret, UnreadableKey, VendorKey
 from rotator.plan import TIDYING
 from rotator.providers import respan
 from rotator.providers.respan import Probe, RespanProvider
@@ -63,7 +63,7 @@ READS = ("list", "retrieve")
 CHANGES = ("create", "update", "delete")
 
 
-def listed(provider: RespanProvider) -> list[VendorKey]:
+def listed(provider: RespanProvider) -> list[ListedKey]:
     return [key for page in provider.pages(lambda: None) for key in page]
 
 
@@ -374,11 +374,15 @@ def test_many_threads_share_it(rig: Rig) -> None:
         ("2126-03-01T12:00:00.5", EXPIRY.replace(microsecond=500000)),
         ("2126-03-01T14:00:00+02:00", EXPIRY),
         ("2126-03-01 12:00:00", EXPIRY),
+        (EXPIRY.timestamp(), EXPIRY),
+        (int(EXPIRY.timestamp()) * 1000, EXPIRY),
+        ("9999-12-31T23:59:59-08:00", datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)),
         ("", None),
+        ("Never", None),
         (None, None),
     ],
 )
-def test_times_are_read_in_every_shape(text: str | None, moment: datetime | None) -> None:
+def test_times_are_read_in_every_shape(text: object, moment: datetime | None) -> None:
     assert vendor_key({"id": "a", "expiry_date": text}) == VendorKey("a", "", moment)
 
 
@@ -392,14 +396,48 @@ def test_a_time_without_a_zone_is_utc_wherever_we_are(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    "expiry", ["soon", 1772366400, ["x"], True, "0001-01-01T00:00:00+23:00", "9999-12-31T23:59:59-01:00"]
+    ("expiry", "shown"),
+    [
+        ("soon", '"soon"'),
+        (["x"], "an array"),
+        ({}, "an object"),
+        (True, "true"),
+        (0, "0"),
+        (-1, "-1"),
+        (86400, "86400"),
+        (10**400, f"{10**400}"[:200] + "…"),
+        ("1772366400000", '"1772366400000"'),
+        ("0001-01-01T00:00:00+23:00", '"0001-01-01T00:00:00+23:00"'),
+        ("x" * 70_000, "a text of 70000 characters"),
+    ],
 )
-def test_a_time_that_cannot_be_read_spoils_every_answer_but_that_of_a_create(expiry: object) -> None:
+def test_a_time_that_cannot_be_read_is_named_and_a_new_key_can_be_removed_all_the_same(
+    expiry: object, shown: str
+) -> None:
     with answering(response(200, {"id": "a", "expiry_date": expiry, "api_key": "b"})) as (provider, _, _):
-        assert isinstance(refused(lambda: provider.retrieve("a")), ProviderUnavailable)
-        assert provider.create("n", NONE, EXPIRY) == CreatedKey("a", Secret("b"), None), "or nobody could remove it"
-    with answering(response(200, [{"id": "a", "expiry_date": expiry}])) as (provider, _, _):
-        assert isinstance(refused(lambda: listed(provider)), ProviderUnavailable)
+        error = refused(lambda: provider.retrieve("a"))
+        assert isinstance(error, ProviderUnavailable)
+        assert f"a, whose expiry_date is {shown}" in error.message
+        assert provider.create("n", NONE, EXPIRY) == CreatedKey("a", Secret("b"), None)
+
+
+@pytest.mark.parametrize(
+    ("entry", "known"),
+    [
+        (None, UnreadableKey("", "", "which is null")),
+        ([], UnreadableKey("", "", "which is an array")),
+        ("a", UnreadableKey("", "", 'which is "a"')),
+        ({}, UnreadableKey("", "", "whose id is null")),
+        ({"id": 5, "name": "n"}, UnreadableKey("", "n", "whose id is 5")),
+        ({"id": "..", "name": 5}, UnreadableKey("", "", 'whose id is ".."')),
+        ({"id": "a", "name": "n", "expiry_date": "soon"}, UnreadableKey("a", "n", 'whose expiry_date is "soon"')),
+    ],
+)
+def test_an_entry_that_cannot_be_read_is_listed_as_that_and_spoils_no_other(
+    entry: object, known: UnreadableKey
+) -> None:
+    with answering(response(200, [{"id": "b"}, entry, {"id": "c"}])) as (provider, _, _):
+        assert listed(provider) == [VendorKey("b", "", None), known, VendorKey("c", "", None)]
 
 
 def test_nothing_is_taken_from_the_environment(rig: Rig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -703,12 +741,6 @@ def test_a_success_that_makes_no_sense_is_none(body: bytes) -> None:
         {"results": None},
         {"results": {}},
         {"detail": "no"},
-        [[]],
-        [None],
-        ["a"],
-        [{}],
-        [{"id": 5}],
-        [{"id": "a"}, {"id": ".."}],
         {"results": [], "next": 5},
         {"results": [], "next": ["x"]},
     ],
@@ -887,14 +919,37 @@ def test_a_list_that_leads_in_a_circle_ends(location: str) -> None:
         assert len(server.heads) <= 2
 
 
-def test_a_list_without_end_ends(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(respan, "MAX_PAGES", 3)
+@pytest.mark.parametrize(
+    ("bound", "value", "words", "pages"),
+    [
+        ("MAX_PAGES", 3, "more than 3 pages", 3),
+        ("MAX_LIST", 1000, "more than 1000 bytes", 3),
+        ("MAX_LIST_SECONDS", 0.0, "more than 0 s of keys", 1),
+    ],
+)
+def test_a_list_without_end_ends(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, bound: str, value: float, words: str, pages: int
+) -> None:
+    monkeypatch.setattr(respan, bound, value)
     for number in range(10):
         rig.sim.faults.add(Fault("foreign_next", "list", skip=number, location=f"?page=1&turn={number}"))
     error = rig.refused("list")
     assert isinstance(error, ProviderUnavailable)
-    assert "more than 3 pages" in error.message
-    assert len(rig.calls("list")) == 3
+    assert words in error.message
+    assert len(rig.calls("list")) == pages
+
+
+def test_a_bare_array_of_the_whole_organisation_is_read() -> None:
+    key = {"id": "x" * 300, "name": "n" * 50}
+    with answering(response(200, [key] * 4000)) as (provider, _, _):
+        assert len(listed(provider)) == 4000
+
+
+def test_a_bare_array_without_end_is_not_read_to_its_end() -> None:
+    entries = [b'{"id": "a"},' * 5000] * 4096  # 240 MiB
+    head = b"HTTP/1.1 200 Fine\r\nContent-Type: application/json\r\n\r\n["
+    with answering(head, *entries) as (provider, _, _):
+        assert "with more than 8388608 bytes" in refused(lambda: listed(provider)).message
 
 
 # --- the organisation key ---

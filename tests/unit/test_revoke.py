@@ -8,7 +8,7 @@ from support.world import HOUR, OWNER, IssuedKey, World, afterwards, make_target
 from rotator.errors import ProviderRequestRefused, ProviderUnavailable, StoreUnavailable
 from rotator.events import What
 from rotator.execute import MAX_AGE, Executor
-from rotator.model import KeyName, VendorKey
+from rotator.model import KeyName, ListedKey, UnreadableKey
 from rotator.plan import Order
 from rotator.revoke import not_ours_to_revoke, revoke_the_unheld
 from rotator.rotate import listed
@@ -37,7 +37,7 @@ def revoked(world: World, executor: Executor) -> object:
     return revoke_the_unheld(executor, world.target, by_place(listed(executor.ports)), REVOKE)
 
 
-def taken_out(world: World) -> tuple[IssuedKey, Executor, dict[str, list[VendorKey]]]:
+def taken_out(world: World) -> tuple[IssuedKey, Executor, dict[str, list[ListedKey]]]:
     """A key that somebody deleted from the path, a command that has made another one, and then the list."""
     leaked, a = first_key(world), command(world)
     world.store.delete(world.target.path)
@@ -132,3 +132,17 @@ def test_a_key_that_is_not_known_to_be_this_paths_is_named_and_not_called_revoke
     assert isinstance(error, ProviderRequestRefused)
     assert error.message.startswith(f"not revoked, of new/billing: the key {moved.id}, which is held by a version")
     assert world.vendor.alive(moved)
+
+
+@pytest.mark.parametrize("is_served", [True, False])
+def test_a_key_that_cannot_be_read_is_named_and_the_others_are_revoked(is_served: bool) -> None:
+    world = World()
+    leaked, a, keys = taken_out(world)
+    served = world.served()
+    assert served is not None
+    odd = UnreadableKey(served.id if is_served else "", served.name, "whose id is 5")
+    some = {place: [*mine, odd] for place, mine in keys.items()}
+    error = revoke_the_unheld(a, world.target, some, REVOKE)
+    assert leaked.revoked
+    assert (error is None) is is_served
+    assert is_served or "whose id is 5" in str(error)

@@ -25,7 +25,7 @@ from support.world import (
 from rotator.errors import ClockDisagrees, ProviderUnavailable, StoreUnavailable, TooManyOrphans
 from rotator.events import What
 from rotator.execute import Executor
-from rotator.model import RECORD_FIELD, KeyName, Target, VendorKey
+from rotator.model import RECORD_FIELD, KeyName, ListedKey, Target, UnreadableKey, VendorKey
 from rotator.plan import Order, Reason
 from rotator.sweep import Fate, Outcome, Sweeper, Swept
 
@@ -100,9 +100,9 @@ def test_a_key_that_never_expires_is_shortened_too() -> None:
 class WithoutExpiry(VendorClient):
     """Of a vendor whose answers say nothing of when a key ends: only its id is promised."""
 
-    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[VendorKey]]:
+    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
         for page in super().pages(before):
-            yield [replace(key, expires_at=None) for key in page]
+            yield [replace(key, expires_at=None) for key in page if isinstance(key, VendorKey)]
 
     def retrieve(self, key_id: str) -> VendorKey | None:
         key = super().retrieve(key_id)
@@ -616,6 +616,41 @@ def test_a_list_that_breaks_off_proves_nothing() -> None:
     assert isinstance(swept.error, ProviderUnavailable)
     assert swept.to_work == ()
     assert lonely.expires_at == ends
+
+
+def test_an_entry_of_others_that_cannot_be_read_ends_nothing() -> None:
+    world = World()
+    rotated(world)
+    lonely = orphan(world)
+    for number, name in enumerate(["", "production", "prod-eu.billing-ap.aaaaaaaaaaaa.1.aaaaaaaa"]):
+        flaw = "whose expiry_date is true"
+        world.vendor.unreadable[f"x{number}"] = UnreadableKey("" if number else f"x{number}", name, flaw)
+    swept = sweep(world)
+    assert swept.complete
+    assert (swept.listed, swept.others) == (5, 2)
+    assert [(o.key.id, o.outcome) for o in swept.orphans] == [(lonely.id, Outcome.SHORTENED)]
+
+
+@pytest.mark.parametrize("what", ["the served key", "an orphan", "one without an id"])
+def test_an_entry_of_ours_that_cannot_be_read_ends_what_concerns_it_and_is_named(what: str) -> None:
+    world = World(make_target("a"), make_target("b"))
+    rotated(world)
+    orphans = [orphan(world, target=target) for target in (*world.targets, world.targets[0])]
+    odd = {"the served key": world.served(world.targets[0]), "an orphan": orphans[0]}.get(what)
+    name = odd.name if odd else orphans[0].name.replace(".1.", ".7.")
+    entry = UnreadableKey(odd.id if odd else "", name, 'whose expiry_date is "soon"')
+    world.vendor.unreadable[entry.id] = entry
+    since = len(world.wire.journal)
+    swept = sweep(world)
+    [(target, error)] = swept.failed.items()
+    assert target == "a"
+    assert f'{entry.id or name}, whose expiry_date is "soon"' in error.message
+    assert swept.to_work == ()
+    assert swept.error is None
+    shortened = {o.key.id for o in swept.orphans if o.outcome is Outcome.SHORTENED}
+    assert shortened == {key.id for key in orphans} - {entry.id}
+    assert not any(entry.id in call for call in world.calls("provider.", since) if entry.id)
+    assert world.served(world.targets[0]) is world.vendor.keys["tk_0001"]
 
 
 def test_one_path_that_cannot_be_read_does_not_hold_up_the_others() -> None:
