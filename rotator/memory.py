@@ -13,8 +13,9 @@ rules by which it spares a request:
   served, it counts as not looked at.
 - What the provider said of a key by itself is kept with the version that was current then, and may be out of date:
   `plan` knows what it is good for. It is forgotten when the path does not hold that key any more.
-- A key whose write was not answered is offered again by the next pass: it is as good as a new one, and it cannot be
-  removed while that write may land. It is forgotten when the path has that version, whosever it is.
+- A key whose write was refused or not answered is offered again by the next pass: it is as good as a new one, and it
+  cannot be removed while that write may land or have landed. It is forgotten when the path has that version, whosever
+  it is.
 - Only what the provider said, and such a key, outlive a reload: what a path holds was read with the configuration of
   then.
 """
@@ -38,7 +39,7 @@ class Offer:
     secret: Secret
     reason: Reason  # why it was made
     order: Order  # and by whose wish
-    unanswered: bool = False  # it was written, and that may land yet
+    unsettled: bool = False  # it was written and that was refused or not answered: it may have landed, or land yet
 
 
 class Memory:
@@ -51,7 +52,7 @@ class Memory:
         *,
         is_swept: bool = False,
     ) -> None:
-        """By target, `seen` is what the provider said of keys, and `offers` are keys whose write was not answered.
+        """By target, `seen` is what the provider said of keys, and `offers` are keys whose write is unsettled.
 
         Both may be handed on to a successor. `is_swept`: this process sweeps, too, at its start and from then on;
         `swept` is told what came of one.

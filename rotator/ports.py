@@ -86,7 +86,9 @@ class Store(Protocol):
     def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
         """Append a version, if the current version is still `cas`; 0 when the path must be absent. Sent once.
 
-        Raises `CasMismatch`, `StoreRequestRefused`: definitely not written. `StoreOutcomeUnknown`: anything else.
+        Raises `CasMismatch`: the path has moved on. `StoreRequestRefused` or an error named above: the answer refused
+        it, but a proxy may have given that answer, so only the path shows whether it was written.
+        `StoreOutcomeUnknown`: anything else.
         """
 
     def destroy(self, path: str, versions: Sequence[int]) -> None:

@@ -18,7 +18,6 @@ from rotator.errors import (
     ProviderUnavailable,
     RotatorError,
     StoreError,
-    StoreOutcomeUnknown,
 )
 from rotator.events import Event, Fields, Level, What
 from rotator.memory import Memory, Offer
@@ -64,7 +63,7 @@ class Rotation:
         """
         offer = self._made_before(observation, action, order) or self._make(observation, action, order)
         # Another may lead by now: the proof and the look-up can take as long as a Lease lasts.
-        if offer is None or (offer.unanswered and not is_ours_to_do(self._ports, order)):
+        if offer is None or (offer.unsettled and not is_ours_to_do(self._ports, order)):
             return observation, False
         return self._publish(observation, offer)
 
@@ -90,7 +89,7 @@ class Rotation:
         if found is None or (found.expires_at is not None and found.expires_at < record.expires_at - TOLERANCE):
             self._memory.offers.pop(target.name, None)
             raise ProviderError(
-                f"the new key {record.key_id}, whose write to {target.path} was not answered, is gone or about to end",
+                f"the new key {record.key_id}, which waits to be written to {target.path}, is gone or about to expire",
                 "Nothing to do: the next try makes another one.",
             )
         return replace(offer, reason=action.reason, order=order)
@@ -134,15 +133,12 @@ class Rotation:
         data = compose(target, record, offer.secret, carried_over(observation))
         self._memory.offers.pop(target.name, None)
         try:
-            version = publish(ports.store, ports.clock, target, data, offer.base, unanswered=offer.unanswered)
-        except StoreOutcomeUnknown as error:
-            # It may still land, so it may yet be served: it is written again by the next pass, or judged by a sweep.
-            self._memory.offers[target.name] = replace(offer, unanswered=True)
-            if not offer.unanswered:
+            version = publish(ports.store, ports.clock, target, data, offer.base)
+        except StoreError as error:
+            # It may have landed, or land yet: the next pass writes it again, or a sweep judges it.
+            self._memory.offers[target.name] = replace(offer, unsettled=True)
+            if not offer.unsettled:
                 left_behind(self._ports, target, key_id, name, error)
-            raise
-        except StoreError:
-            self._discard(target, key_id, name, order)
             raise
         if version is None:
             about: dict[str, str | int] = {"reason": offer.reason, "version": offer.base + 1}
@@ -161,7 +157,7 @@ class Rotation:
             }
             ports.tell(Event(What.VERSION_VANISHES, target.name, Level.ERROR, fields))
         self._memory.look_closer(target)
-        if offer.unanswered:
+        if offer.unsettled:
             return None, True  # it may have landed long ago, and the path have moved on
         history = History(version.number, (*observation.history.versions, version), observed_at)
         published = replace(observation, history=history)

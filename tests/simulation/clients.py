@@ -18,6 +18,7 @@ from rotator.errors import (
     ProviderRequestRefused,
     ProviderUnavailable,
     RotatorError,
+    StoreError,
     StoreOutcomeUnknown,
     StorePermissionDenied,
     StoreSealed,
@@ -183,6 +184,7 @@ class Line:
             ("slow", s.slow),
             ("refused", s.refused),
             ("unknown", s.unknown if changes else 0.0),
+            ("false refusal", s.false_refusals if changes else 0.0),
             ("stale", s.stale if can_be_stale else 0.0),
         ]
         for kind, rate in rates:
@@ -221,6 +223,10 @@ class Line:
             raise errors[int(which * len(errors))]
         if operation.startswith("store.") and (error := _outage(around.outage, operation)):
             raise error
+        if kind == "false refusal":  # a proxy answers in the server's place, which has done it
+            effect()
+            errors = [error for error in refusals(operation) if not isinstance(error, ProviderUnavailable)]
+            raise errors[int(size * len(errors))]
         if kind == "stale" and stale is not None:
             return stale(size)
         if kind in UNKNOWN:
@@ -381,8 +387,10 @@ class StoreClient:
             intent.read_at = around.scheduler.now  # what we publish ourselves we know
         try:
             return self.line.call("store.write", f"{path} cas={cas}", effect, show)
-        except StoreOutcomeUnknown:
-            around.truth.unanswered(path, data, cas, intent)
+        except CasMismatch:
+            raise
+        except StoreError:
+            around.truth.unsettled(path, data, cas, intent)
             raise
 
     def destroy(self, path: str, versions: Sequence[int]) -> None:

@@ -87,8 +87,8 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Unanswered:
-    """A new key whose write was not answered, and as of when."""
+class Unsettled:
+    """A new key whose write was refused or not answered, and as of when."""
 
     key: IssuedKey
     base: int
@@ -146,7 +146,7 @@ class Truth:
         self._rounded = self._leeway + timedelta(seconds=1)
         self._settled = settle - 2 * skew
         self._asked: dict[str, Asked] = {}  # by a key's name
-        self._unanswered: dict[tuple[str, str], Unanswered] = {}  # by a process's life, and a path
+        self._unsettled: dict[tuple[str, str], Unsettled] = {}  # by a process's life, and a path
         self._revoked: set[str] = set()  # keys that a person wanted to end at once
         self._refused: set[str] = set()  # keys of which a change was refused: one that cannot be restored is replaced
         self.not_shown: set[str] = set()  # keys of which a look-up was refused, as if there were no such id
@@ -173,15 +173,15 @@ class Truth:
         if intent.scheduled and not intent.leads:
             self.break_(IDLE, f"{name} was asked for")
 
-    def unanswered(self, path: str, data: Mapping[str, Any], base: int, intent: Intent) -> None:
-        """A write was sent, and nobody knows what came of it."""
+    def unsettled(self, path: str, data: Mapping[str, Any], base: int, intent: Intent) -> None:
+        """A write was sent, and refused or not answered."""
         key = self._vendor.by_text(data.get(self.places[path].target.field))
-        waiting = self._unanswered.get((intent.life, path))
+        waiting = self._unsettled.get((intent.life, path))
         if key and (key.name in intent.made or (waiting and waiting.key is key)):
-            self._unanswered[intent.life, path] = Unanswered(key, base, self._store.monotonic())
+            self._unsettled[intent.life, path] = Unsettled(key, base, self._store.monotonic())
 
     def _judge_waiting(self, name: str, intent: Intent) -> None:
-        waiting, place = self._unanswered.get((intent.life, intent.path)), self.places[intent.path]
+        waiting, place = self._unsettled.get((intent.life, intent.path)), self.places[intent.path]
         parsed = KeyName.parse(name)
         if waiting is None or parsed is None or not intent.trusts_its_clock or place.changed_at >= 0:
             return

@@ -141,10 +141,24 @@ MUTATIONS = {
         (
             Edit(
                 publish._judge,
-                "written is not None and written.data is not None and history.current_version > base",
-                "True",
+                "    if mismatch:\n",
+                "    if mismatch:\n        return None\n",
             ),
         ),
+    ),
+    "a refusal of a write is believed": Mutation(
+        "races",
+        (SERVED, GRACE_CUT),
+        (
+            Edit(
+                publish.publish,
+                "return _judge(",
+                "return None if not isinstance(refusal, CasMismatch) else _judge(",
+            ),
+        ),
+    ),
+    "a path that looks unchanged proves that a refused write did not land": Mutation(
+        "races", (SERVED, GRACE_CUT), (Edit(publish._judge, "    raise refusal\n", "    return None\n"),)
     ),
     "no name check": Mutation(
         "meddling",

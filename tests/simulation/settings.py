@@ -67,6 +67,7 @@ class Profile:
     max_removals: tuple[int, ...] = (10, 10, 1)
     odd_grants: tuple[float, ...] = (0.0, 0.0, 0.1)  # an expiry other than asked, or none
     later: tuple[int, ...] = (0, 0, 1)  # whether one replica is of a later version, whose records say more
+    false_refusals: tuple[float, ...] = (0.0, 0.0, 0.05)  # of changes that were done
 
 
 MIXED = Profile()
@@ -88,6 +89,7 @@ RACES = Profile(
     hours=(0.0,),
     max_removals=(10,),
     odd_grants=(0.0,),
+    false_refusals=(0.0, 0.1),
 )
 ROLLBACKS = Profile(
     "rollbacks",  # a person who rolls back at the worst moments, and nothing that is stale or late
@@ -151,6 +153,7 @@ class Settings:
     max_removals: int
     odd_grants: float
     later: int
+    false_refusals: float
     survivors: int  # 1: the programs go on when nothing goes wrong any more; else all are replaced by new ones
 
     @classmethod

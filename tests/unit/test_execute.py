@@ -598,7 +598,7 @@ def test_a_refusal_of_what_was_written_in_an_earlier_pass_does_not_say_that_that
     world.at("store.write", world.delay(unknown("store.write")))
     for _ in range(3):
         report = a.reconcile(world.target, FORCED)
-        assert isinstance(report.error, StoreOutcomeUnknown)
+        assert isinstance(report.error, StoreOutcomeUnknown | type(error))
         assert str(report.error).count(str(error)) == 1
     assert world.vendor.living() == [by_id(world, 1), by_id(world, 2)]
     world.land()
@@ -630,7 +630,7 @@ def test_a_key_that_waited_is_not_served_if_it_is_gone_or_about_to_end(what: str
     else:
         world.at("provider.retrieve", refuse(ProviderRequestRefused("no such id")))
     report = a.reconcile(world.target)
-    assert "is gone or about to end" in str(report.error)
+    assert "is gone or about to expire" in str(report.error)
     assert report.error is not None
     assert not report.error.needs_a_person
     assert (world.served(), len(world.vendor.keys)) == (by_id(world, 1), 2)
@@ -828,16 +828,89 @@ def test_a_key_is_left_alone_when_the_version_it_was_meant_for_cannot_be_read(sp
     assert world.vendor.alive(by_id(world, 2))
 
 
-@pytest.mark.parametrize("error", refusals("store.write"), ids=lambda error: type(error).__name__)
-def test_a_key_whose_write_was_refused_is_deleted(error: Exception) -> None:
+REFUSED = pytest.mark.parametrize("error", refusals("store.write"), ids=lambda error: type(error).__name__)
+
+
+@REFUSED
+def test_a_refused_write_that_landed_is_a_publish(error: Exception) -> None:
+    """A proxy or a filter may answer in the store's place."""
     world = World()
     a = running(world)
-    world.at("store.write", refuse(error))
+    world.at("store.write", lost(error))
     report = a.reconcile(world.target, FORCED)
-    assert report.error is error
-    assert not world.vendor.alive(by_id(world, 2))
-    assert world.served() is by_id(world, 1)
+    assert (report.rotated, report.error) == (True, None)
+    assert world.served() is by_id(world, 2)
+    assert [event.fields["key_id"] for event in world.told(What.KEY_PUBLISHED)] == ["tk_0001", "tk_0002"]
     assert_served(world)
+    assert world.broken == []
+
+
+@REFUSED
+@pytest.mark.parametrize("read", ["old", "refused"])
+def test_a_refused_write_that_landed_unseen_keeps_its_key(error: Exception, read: str) -> None:
+    """The read that would show it goes to a standby that is behind, or is refused too."""
+    world = World()
+    a = running(world)
+    unseen = old_view(world) if read == "old" else refuse(StoreUnavailable("no"))
+
+    def landed(call: Call) -> None:
+        call.effect()
+        world.at("store.history", unseen)
+        raise error
+
+    world.at("store.write", landed)
+    report = a.reconcile(world.target, FORCED)
+    assert (report.rotated, report.error) == (False, error)
+    assert world.served() is by_id(world, 2)
+    assert_served(world)
+    assert a.reconcile(world.target).error is None
+    assert world.served() is by_id(world, 2)
+    assert (a.memory.offers, world.broken) == ({}, [])
+
+
+@REFUSED
+def test_a_refused_write_that_lands_late_keeps_its_key(error: Exception) -> None:
+    world = World()
+    a = running(world)
+    world.at("store.write", world.delay(error))
+    assert a.reconcile(world.target, FORCED).error is error
+    world.land()
+    assert world.served() is by_id(world, 2)
+    assert a.reconcile(world.target).error is None
+    assert_served(world)
+    assert world.broken == []
+
+
+@REFUSED
+def test_a_key_whose_write_was_refused_waits_and_is_the_only_one(error: Exception) -> None:
+    world = World()
+    a = running(world)
+    world.at("store.write", refuse(error), times=3)
+    for _ in range(3):
+        assert a.reconcile(world.target, FORCED).error is error
+    assert world.served() is by_id(world, 1)
+    assert len(world.told(What.KEY_LEFT_BEHIND)) == 1
+    assert a.reconcile(world.target, FORCED).rotated
+    assert (world.served(), len(world.vendor.keys)) == (by_id(world, 2), 2)
+    assert world.broken == []
+
+
+@REFUSED
+def test_a_key_whose_write_was_refused_is_deleted_where_another_writer_was_first(error: Exception) -> None:
+    world = World()
+    a = running(world)
+    elsewhere = rotate_elsewhere(world)
+
+    def refused(call: Call) -> None:
+        elsewhere()
+        raise error
+
+    world.at("store.write", refused)
+    assert a.reconcile(world.target, FORCED).error is None
+    assert world.told(What.PUBLISH_LOST)
+    assert not world.vendor.alive(by_id(world, 2))
+    assert world.served() is by_id(world, 3)
+    assert world.broken == []
 
 
 @pytest.mark.parametrize("error", refusals("store.write"), ids=lambda error: type(error).__name__)
@@ -858,10 +931,9 @@ def test_a_refusal_after_an_unknown_outcome_does_not_say_that_the_first_will_not
 def test_a_key_that_cannot_be_discarded_is_reported() -> None:
     world = World()
     a = running(world)
-    world.at("store.write", refuse(StoreSealed("sealed")))
-    world.at("provider.delete", refuse(ProviderUnavailable("down")))
-    report = a.reconcile(world.target, FORCED)
-    assert isinstance(report.error, StoreSealed)
+    world.at("store.write", meanwhile(rotate_elsewhere(world)))
+    world.at(lambda call: (call.operation, call.actor) == ("provider.delete", "a"), refuse(ProviderUnavailable("down")))
+    a.reconcile(world.target, FORCED)
     [event] = world.told(What.KEY_LEFT_BEHIND)
     assert event.fields["key_id"] == by_id(world, 2).id
 
@@ -1648,6 +1720,19 @@ def test_rolling_back_serves_the_previous_key_again_with_its_whole_life(fresh: b
         world.clock.advance(HOUR)
         a.reconcile(world.target)
         assert_served(world)
+
+
+@REFUSED
+def test_a_refused_roll_back_that_landed_is_one(error: Exception) -> None:
+    world = World()
+    a = previous(world)
+    world.at("store.write", lost(error))
+    report = roll_back(a, world.target, Order())
+    assert (report.rolled_back, report.error) == (True, None)
+    assert world.served() is by_id(world, 1)
+    assert by_id(world, 1).expires_at == by_id(world, 1).granted
+    assert world.told(What.KEY_ROLLED_BACK)
+    assert world.broken == []
 
 
 def test_there_is_nothing_to_roll_back_to() -> None:
