@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from apscheduler.executors.pool import ThreadPoolExecutor as JobThreads
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from rotator import __version__, page
@@ -28,6 +27,7 @@ from rotator.engine import Engine
 from rotator.errors import ConfigurationError, RotatorError
 from rotator.events import Event, Fields, Level, What
 from rotator.httpd import Response, Routes, Server, Shared, serve
+from rotator.jobs import JobThreads
 from rotator.lease import Lease
 from rotator.logs import unexpected
 from rotator.metrics import Metrics

@@ -8,7 +8,6 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime
 from functools import partial
 from random import SystemRandom
@@ -24,6 +23,7 @@ from rotator.errors import (
     RotatorError,
 )
 from rotator.events import Event, Fields, Level, What
+from rotator.execute import Report
 from rotator.logs import unexpected
 from rotator.metrics import Metrics
 from rotator.model import Target, hash_fraction
@@ -31,7 +31,8 @@ from rotator.plan import TIDYING, Order
 from rotator.ports import Leadership, Listener
 from rotator.status import Board
 from rotator.sweep import Swept
-from rotator.work import Findings, sweep_all, troubles, work_on
+from rotator.threads import Workers
+from rotator.work import Findings, fault, sweep_all, troubles, work_on
 
 Lasting = tuple[What, object]
 """A trouble that every pass over a target meets until somebody acts, and of which key."""
@@ -62,13 +63,11 @@ class Engine:
         daemon = installation.configuration.daemon
         self._clock = installation.clock
         self._agenda = Agenda(self._clock, SystemRandom(), daemon.resync)
-        self._pool = ThreadPoolExecutor(daemon.workers, thread_name_prefix="worker")
-        self._places = threading.Semaphore(daemon.workers)
-        self._under_way: set[Future[None]] = set()
-        self._workers = daemon.workers
-        self._busy: Counter[Lane] = Counter()  # threads in use
+        self._workers = Workers(daemon.workers, "worker")
+        self._busy: Counter[Lane] = Counter()  # workers in use
         self._lanes: frozenset[Lane] = frozenset()
         self._taking = threading.Lock()
+        self._given_back = threading.Condition(self._taking)
         self._in_use: Counter[Installation] = Counter()
         self._formers: list[Installation] = []  # to be closed when nothing under way uses them any more
         self._sweeping = threading.Lock()
@@ -193,35 +192,39 @@ class Engine:
 
     def end(self) -> bool:
         """Begin nothing more, and end what is under way; True when that was done within `drain`."""
-        self._ending = True
-        for budget in self.installation.budgets.values():
-            budget.close()
+        with self._taking:  # a pass that begins in this moment has begun, and is waited for, or never does
+            self._ending = True
+            for installation in (self.installation, *self._formers):
+                for budget in installation.budgets.values():
+                    budget.close()
         by = self._clock.monotonic() + self.installation.configuration.daemon.drain.total_seconds()
-        _, late = wait(set(self._under_way), by - self._clock.monotonic())
+        with self._taking:
+            drained = self._given_back.wait_for(lambda: not self.under_way, by - self._clock.monotonic())
         swept = self._sweeping.acquire(timeout=max(0.0, by - self._clock.monotonic()))
         self._clock.stop()
-        self._pool.shutdown(wait=not late)
-        return swept and not late
+        self._workers.end()
+        return swept and drained
+
+    @property
+    def under_way(self) -> int:
+        """How many passes have begun and not ended."""
+        return self._busy.total()
 
     def _begin_what_is_due(self) -> None:
-        """Hand targets out only while there are threads for them, so that the most urgent is always the next."""
-        while not self._ending and self._places.acquire(blocking=False):
-            taken = None
+        """Hand targets out only while there are workers for them, so that the most urgent is always the next."""
+        while taken := self._take():
             try:
-                taken = self._take()
-            finally:
-                if taken is None:
-                    self._places.release()
-            if taken is None:
-                return
-            target, order = taken
-            future = self._pool.submit(self._pass, target, order)
-            self._under_way.add(future)
-            future.add_done_callback(partial(self._passed, (target.provider, target.store)))
+                self._workers.submit(partial(self._pass, *taken))
+            except BaseException as error:
+                self._agenda.done(Report(taken[0], None, fault(error)), taken[1])
+                self._give_back(taken[0])
+                raise
 
     def _take(self) -> tuple[Target, Order] | None:
-        """The most urgent of the targets for which there is a thread."""
+        """The most urgent of the targets for which there is a worker. `_give_back` has to follow."""
         with self._taking:
+            if self._ending or self.under_way >= self._workers.size:
+                return None
             targets = self.installation.targets
             while taken := self._agenda.take(self._is_open):
                 name, order = taken
@@ -231,6 +234,11 @@ class Engine:
                     return target, order
             return None
 
+    def _give_back(self, target: Target) -> None:
+        with self._taking:
+            self._busy[target.provider, target.store] -= 1
+            self._given_back.notify_all()
+
     def _is_open(self, lane: Lane) -> bool:
         """Whether another thread may go into this lane: a provider or a store that hangs must not take them all.
 
@@ -239,9 +247,10 @@ class Engine:
         provider could not get at this lane's store.
         """
         others = sum(len({one[kind] for one in self._lanes}) - 1 for kind in (0, 1))
-        if self._busy[lane] and self._busy[lane] >= self._workers - min(others, self._workers // 2):
+        size = self._workers.size
+        if self._busy[lane] and self._busy[lane] >= size - min(others, size // 2):
             return False
-        free = self._workers - self._busy.total()
+        free = size - self.under_way
         for kind, peer in enumerate(lane):
             busy = {one[kind] for one, threads in self._busy.items() if threads}
             idle = {one[kind] for one in self._lanes} - busy - {peer}
@@ -249,24 +258,29 @@ class Engine:
                 return False
         return True
 
-    def _passed(self, lane: Lane, future: "Future[None]") -> None:
-        self._under_way.discard(future)
-        with self._taking:
-            self._busy[lane] -= 1
-        self._places.release()
+    def _pass(self, target: Target, order: Order) -> None:
+        """Work on a target; whatever happens, it has its next turn on the agenda, and the worker is free again."""
+        try:
+            report = self._work(target, order)
+        except Exception as error:
+            report = Report(target, None, fault(error))
+        try:
+            self._take_note_of_pass(report, order)
+        except Exception as error:
+            with contextlib.suppress(Exception):  # the log itself is at fault
+                self._tell(unexpected("ending a pass", error, target.name))
+        finally:
+            self._give_back(target)
         self._begin_what_is_due()
 
-    def _pass(self, target: Target, order: Order) -> None:
-        try:
-            self._work(target, order)
-        except Exception as error:
-            self._tell(unexpected("ending a pass", error, target.name))
-
-    def _work(self, target: Target, order: Order) -> None:
+    def _work(self, target: Target, order: Order) -> Report:
         with self._using() as installation:
             configured_at = self._configured_at.get(target.name, self._clock.now())
             roll_out_at = configured_at + installation.configuration.daemon.spread * hash_fraction(target.name)
-            report = work_on(installation, self._metrics, target, order, roll_out_at, partial(self.board.see, target))
+            return work_on(installation, self._metrics, target, order, roll_out_at, partial(self.board.see, target))
+
+    def _take_note_of_pass(self, report: Report, order: Order) -> None:
+        target = report.target
         failures, retry_at = self._agenda.done(report, order)
         obeyed = order.rotate and (report.rotated or report.error is None)
         self.board.update(target, report.plan, report.error, retry_at, obeyed=obeyed)

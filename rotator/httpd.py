@@ -18,6 +18,7 @@ from rotator.errors import RotatorError
 from rotator.logs import unexpected
 from rotator.notation import Address, is_loopback
 from rotator.ports import Listener
+from rotator.threads import start
 
 NOTHING_BUT_TEXT = "default-src 'none'; frame-ancestors 'none'"
 """The content security policy of a page that needs no style."""
@@ -144,8 +145,7 @@ class Server:
         self._listener = listener
         self._listener.setblocking(False)
         self._wake, self._woken = socket.socketpair()
-        self._acceptor = threading.Thread(target=self._accept, name=f"http {address}", daemon=True)
-        self._acceptor.start()
+        self._acceptor = start(threading.Thread(target=self._accept, name=f"http {address}", daemon=True))
 
     def close(self) -> None:
         """Stop listening and end what is still open; no thread is left. Twice does no harm."""
@@ -207,16 +207,14 @@ class Server:
 
     def _start(self, connection: socket.socket) -> None:
         until = time.monotonic() + self._deadline
-        thread = threading.Thread(
-            target=self._serve, args=(connection, until), name=f"http {self.address} connection", daemon=True
-        )
         with self._lock:
             self._open.add(connection)
             self._waiting[connection] = time.monotonic()
         try:
-            thread.start()
-        except RuntimeError:  # the machine has no thread left for us
-            self._end(connection)
+            name = f"http {self.address} connection"
+            thread = start(threading.Thread(target=self._serve, args=(connection, until), name=name, daemon=True))
+        except RotatorError:  # the machine has no thread left: this one does it, and has little time for each
+            self._serve(connection, time.monotonic() + PATIENCE)
         else:
             self._threads = [other for other in self._threads if other.is_alive()] + [thread]
 

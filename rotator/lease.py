@@ -25,6 +25,7 @@ from rotator.events import Event, Fields, Level, What
 from rotator.kube import Access, ApiServer, Conflict, Right
 from rotator.logs import unexpected
 from rotator.ports import Clock, Listener
+from rotator.threads import start
 
 GROUP = "coordination.k8s.io"
 
@@ -95,8 +96,8 @@ class Lease:
         return self._holder if self._clock.monotonic() - self._looked < self._settings.duration else ""
 
     def start(self) -> None:
-        """Begin to try for it."""
-        self._thread.start()
+        """Begin to try for it. Raises `RotatorError` when the machine has no thread left."""
+        start(self._thread)
 
     def stop(self) -> None:
         """Give it back, so that another need not wait. To be called when nothing is under way any more."""

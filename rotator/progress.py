@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from rotator.errors import RotatorError
 from rotator.output import Stderr, complain
+from rotator.threads import start
 
 LINE_EVERY = 10.0
 """Seconds between lines that tell how far long work is, where there is no terminal for a bar."""
@@ -42,13 +44,15 @@ def _lines(what: str, total: int, waits: Callable[[], str]) -> Iterator[Advance]
         while not ended.wait(LINE_EVERY):
             complain(progress_line(what, len(done), total, time.monotonic() - started, waits()))
 
-    teller = threading.Thread(target=tell, name="progress", daemon=True)
-    teller.start()
+    teller: threading.Thread | None = None
+    with contextlib.suppress(RotatorError):  # the work can be done without it
+        teller = start(threading.Thread(target=tell, name="progress", daemon=True))
     try:
         yield lambda: done.append(None)
     finally:
         ended.set()
-        teller.join()
+        if teller is not None:
+            teller.join()
 
 
 def progress_line(what: str, done: int, total: int, elapsed: float, waits: str) -> str:

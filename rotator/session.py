@@ -130,14 +130,14 @@ class Session:
         workers = self.configuration.daemon.workers
         reports: dict[str, Report] = {}
         with self.progress(what, len(targets)) as advance:
-            for report in in_threads(self.installation, workers, by_need, one):
+            for report in in_threads(workers, by_need, one, self._stop_waiting):
                 reports[report.target.name] = report
                 advance()
         for _ in range(TRIES_AFTER_429):  # the budget waits for as long as the provider said
             limited = [report for report in reports.values() if isinstance(report.error, ProviderRateLimited)]
             if not limited:
                 break
-            for report in in_threads(self.installation, workers, limited, again):
+            for report in in_threads(workers, limited, again, self._stop_waiting):
                 reports[report.target.name] = report
         return [reports[target.name] for target in targets]
 
@@ -165,6 +165,11 @@ class Session:
                     )
                     advance()
         return list(after.values())
+
+    def _stop_waiting(self) -> None:
+        """The command ends: what waits for a budget is not sent."""
+        for budget in self.installation.budgets.values():
+            budget.close()
 
     def is_long(self, targets: Collection[Target]) -> bool:
         """Whether a provider's budget for a minute may not suffice to rotate them all."""
@@ -202,7 +207,8 @@ class Session:
 
         statuses: dict[str, TargetStatus] = {}
         with self.progress(what, len(targets)) as advance:
-            for status in in_threads(self.installation, self.configuration.daemon.workers, targets, one):
+            workers = self.configuration.daemon.workers
+            for status in in_threads(workers, targets, one, self._stop_waiting):
                 statuses[status.target.name] = status
                 advance()
         return [statuses[target.name] for target in targets]
@@ -225,6 +231,7 @@ class Session:
                 dry_run=dry_run,
                 max_removals=max_removals,
                 stopping=stopping,
+                interrupted=self._stop_waiting,
             )
             return sorted(swept, key=lambda one: one.provider)
 

@@ -3,8 +3,11 @@
 The daemon, `run --once`, `rotate` and the demo all work through here. When to work is not decided here.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future
 from datetime import datetime
 from typing import TypeVar
 
@@ -17,6 +20,7 @@ from rotator.metrics import FAILURE, LOST, SUCCESS, Metrics
 from rotator.model import Target, timestamp
 from rotator.plan import SCHEDULED, Order, Plan, State
 from rotator.sweep import Outcome, Sweeper, Swept
+from rotator.threads import start
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,7 +41,7 @@ def work_on(
         report = installation.executor(target).reconcile(target, order, roll_out_at, planned)
     except Exception as error:
         installation.tell(unexpected("working on a target", error, target.name))
-        return Report(target, None, _fault(error))
+        return Report(target, None, fault(error))
     if report.attempted is not None:
         outcome = SUCCESS if report.rotated else FAILURE if report.error else LOST
         metrics.rotation(target.provider, report.attempted, outcome, clock.monotonic() - started)
@@ -46,25 +50,57 @@ def work_on(
     return report
 
 
-def _fault(error: Exception) -> RotatorError:
+def fault(error: BaseException) -> RotatorError:
+    """What a pass or a sweep ended with that no error of ours foresaw."""
     return RotatorError(
         f"a fault in rotator: {type(error).__name__}",
         "Please report it, with the traceback in the log (unexpected_error). `rotator status` shows what is served.",
     )
 
 
-def in_threads(installation: Installation, threads: int, items: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
-    """What comes of each, as they end."""
-    with ThreadPoolExecutor(threads, thread_name_prefix="worker") as pool:
-        try:
-            for future in as_completed([pool.submit(work, item) for item in items]):
-                yield future.result()
-        except BaseException:
-            # Somebody pressed Ctrl-C, or there is a fault in rotator: begin nothing more, end what is under way.
-            for budget in installation.budgets.values():
-                budget.close()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+def in_threads(
+    threads: int, items: Collection[T], work: Callable[[T], R], interrupted: Callable[[], object] = lambda: None
+) -> Iterator[R]:
+    """What comes of each, as they end; `interrupted` is called if that is not waited for, before what is under way is.
+
+    Where the machine has no more threads, fewer work; where it has none, this one does.
+    """
+    todo: queue.SimpleQueue[T] = queue.SimpleQueue()
+    for item in items:
+        todo.put(item)
+    done: queue.SimpleQueue[Future[R]] = queue.SimpleQueue()
+    stopping = threading.Event()
+
+    def work_off() -> None:
+        while not stopping.is_set():
+            try:
+                item = todo.get_nowait()
+            except queue.Empty:
+                return
+            future: Future[R] = Future()
+            try:
+                future.set_result(work(item))
+            except BaseException as error:
+                future.set_exception(error)
+            done.put(future)
+
+    started: list[threading.Thread] = []
+    try:
+        with contextlib.suppress(RotatorError):
+            for number in range(min(threads, len(items))):
+                started.append(start(threading.Thread(target=work_off, name=f"worker-{number}")))
+        if not started:
+            work_off()
+        for _ in items:
+            yield done.get().result()
+    except BaseException:
+        # Somebody pressed Ctrl-C, or there is a fault in rotator: begin nothing more, end what is under way.
+        stopping.set()
+        interrupted()
+        raise
+    finally:
+        for thread in started:
+            thread.join()
 
 
 def sweep_all(
@@ -75,6 +111,7 @@ def sweep_all(
     dry_run: bool = False,
     max_removals: int | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    interrupted: Callable[[], object] = lambda: None,
 ) -> Iterator[Swept]:
     """One sweep over each provider's keys, counted, as they end: a provider that is slow does not hold up the others.
 
@@ -86,11 +123,11 @@ def sweep_all(
             return sweeper.sweep(by=by, dry_run=dry_run, max_removals=max_removals, stopping=stopping)
         except Exception as error:
             installation.tell(unexpected(f"sweeping the keys of {sweeper.provider}", error))
-            return Swept(sweeper.provider, error=_fault(error))
+            return Swept(sweeper.provider, error=fault(error))
 
     sweepers = installation.sweepers.values()
     complete = True
-    for swept in in_threads(installation, len(sweepers), sweepers, sweep):
+    for swept in in_threads(len(sweepers), sweepers, sweep, interrupted):
         metrics.orphans(swept.orphans)
         complete = complete and swept.complete
         yield swept

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.process import wait_until
+from support.starved import no_new_threads
 from support.told import Heard
 
 from rotator import circuit as circuits
@@ -29,6 +30,7 @@ from rotator.plan import Order, Reason, State
 from rotator.ports import Ports
 from rotator.simulator import Fault, Options, Simulator
 from rotator.sweep import Swept
+from rotator.threads import Workers
 from rotator.work import Findings
 
 
@@ -63,7 +65,7 @@ class Replica:
         for _ in range(2):  # between a pass and the one that follows from it nothing is under way for a moment
             self.engine.tick()
             wait_until(
-                lambda: all(s.plan or s.error for s in looked()) and not self.engine._under_way, "the passes to end"
+                lambda: all(s.plan or s.error for s in looked()) and not self.engine.under_way, "the passes to end"
             )
 
     def states(self) -> dict[str, State]:
@@ -507,7 +509,7 @@ def test_a_reload_that_moves_targets_keeps_the_count_of_threads(
     wait_until(lambda: len(moving.inside) == 3, "the threads to be taken")
     moving.engine.take_up(moving.installation({**dict.fromkeys(names, ("b", "store")), "other": ("a", "store")}))
     moving.gate.set()
-    wait_until(lambda: set(moving.inside) >= {*names, "other"} and not moving.engine._under_way, "all passes")
+    wait_until(lambda: set(moving.inside) >= {*names, "other"} and not moving.engine.under_way, "all passes")
     assert not +moving.engine._busy
     assert not -moving.engine._busy
 
@@ -554,6 +556,97 @@ def test_a_fault_while_it_is_decided_who_is_next_takes_no_thread_away_and_is_not
     replica.work()
     replica.work()
     assert replica.states() == {"a": State.OK, "b": State.OK}
+
+
+def test_without_new_threads_everything_goes_on(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    with no_new_threads(monkeypatch):
+        replica.engine.sweep()
+        replica.work()
+        replica.work()
+        assert replica.states() == {"a": State.OK, "b": State.OK}
+        replica.engine.sweep()
+    assert "list" in replica.calls()
+    assert not any(budget.closing for budget in replica.installation.budgets.values())
+    assert replica.told(What.SWEEP_FAILED) == []
+    assert replica.told(What.UNEXPECTED_ERROR) == []
+
+
+def test_a_sweep_that_cannot_be_begun_leaves_the_budgets_open(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("rotator.work.threading.Event", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            replica.engine.sweep()
+    assert not any(budget.closing for budget in replica.installation.budgets.values())
+    replica.engine.sweep()
+    assert replica.calls() == ["list"]
+
+
+def test_what_cannot_be_handed_to_a_worker_is_given_back(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Workers, "submit", full)
+        for _ in range(2 * replica.installation.configuration.daemon.workers):
+            replica.engine.request(Order(rotate=True, by="signal"))
+            with pytest.raises(MemoryError):
+                replica.engine.tick()
+    assert replica.engine.under_way == 0
+    replica.engine.request(Order(rotate=True, by="signal"))
+    replica.work()
+    assert replica.states() == {"a": State.OK, "b": State.OK}
+
+
+def test_a_log_that_fails_takes_no_target_off_the_agenda(
+    crowd: Callable[..., "Crowd"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = crowd({"a": ("a", "store")}, 1).engine
+    passes: list[str] = []
+
+    def fails(_installation: Installation, _metrics: Metrics, target: Target, *_: object) -> Report:
+        passes.append(target.name)
+        raise OSError("the log is full")
+
+    monkeypatch.setattr("rotator.engine.work_on", fails)
+    monkeypatch.setattr(engine, "_tell", fails)
+    for count in (1, 2):
+        engine.request(Order(rotate=True, by="signal"))
+        engine.tick()
+        wait_until(lambda count=count: len(passes) == count and engine.under_way == 0, "a pass")  # type: ignore[misc]
+
+
+def test_a_pass_that_begins_while_the_end_looks_is_waited_for(
+    crowd: Callable[..., "Crowd"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = crowd({"a": ("a", "store")}, 1)
+    looks, goes_on, ended = threading.Event(), threading.Event(), threading.Event()
+    take = Agenda.take
+
+    def taken(agenda: Agenda, is_open: Callable[[tuple[str, str]], bool]) -> tuple[str, Order] | None:
+        looks.set()
+        goes_on.wait(0.5)
+        return take(agenda, is_open)
+
+    monkeypatch.setattr(Agenda, "take", taken)
+    tick = threading.Thread(target=slow.engine.tick)
+    tick.start()
+    assert looks.wait(10)
+    drained: list[bool] = []
+
+    def end() -> None:
+        drained.append(slow.engine.end())
+        ended.set()
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    tick.join()
+    assert slow.inside == ["a"] or ended.wait(10), "what had not begun never does"
+    assert ended.is_set() is not bool(slow.inside)
+    slow.gate.set()
+    ending.join()
+    assert drained == [True]
 
 
 def test_a_fault_in_a_sweep_is_told_and_leaves_the_budgets_open(

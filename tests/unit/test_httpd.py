@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from support.process import wait_until
+from support.starved import no_new_threads
 
 from rotator.errors import RotatorError
 from rotator.events import Event, Level, What
@@ -547,14 +548,14 @@ def test_all_who_ask_while_a_page_is_being_made_share_the_next() -> None:
         assert {other.result().body for other in others} == {b"1"}
 
 
-def test_without_a_thread_for_it_a_connection_is_closed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
-        with site.connect() as connection:
-            assert read(connection) == b""
+def test_without_a_thread_for_it_a_request_is_answered_all_the_same(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with no_new_threads(monkeypatch):
+        with site.connect() as silent:
+            assert site.ask().status_code == 200
+            assert read(silent) == b""
+        assert site.ask().status_code == 200
     assert site.ask().status_code == 200
 
 

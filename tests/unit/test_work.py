@@ -89,7 +89,6 @@ def test_a_fault_of_ours_at_one_target_does_not_hold_up_the_others(rig: Rig) -> 
     reports = {
         report.target.name: report
         for report in in_threads(
-            rig.installation,
             rig.installation.configuration.daemon.workers,
             rig.installation.targets.values(),
             lambda target: work_on(rig.installation, rig.metrics, target),
@@ -128,7 +127,6 @@ def test_a_target_that_the_provider_refuses_is_named_and_the_others_are_rotated(
         reports = {
             report.target.name: report
             for report in in_threads(
-                rig.installation,
                 rig.installation.configuration.daemon.workers,
                 rig.installation.targets.values(),
                 lambda target: work_on(rig.installation, rig.metrics, target, Order(rotate=True, revoke_now=True)),
