@@ -3,14 +3,12 @@
 The only module that knows every adapter. It decides nothing; what can go wrong here is a credential that is not there.
 """
 
-import os
 import random
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 
-from rotator import logs, settings
+from rotator import files, logs, settings
 from rotator.budget import SWEEP_SHARE, SlidingWindow
 from rotator.clock import SystemClock
 from rotator.config import Configuration
@@ -268,9 +266,9 @@ class Installation:
                 return secret
             where = f"the file {source.file}" if source.file else f"${source.env}"
             try:
-                text = Path(source.file).read_text() if source.file else self._environment.get(source.env or "", "")
+                text = files.read(source.file).decode() if source.file else self._environment.get(source.env or "", "")
             except (OSError, UnicodeDecodeError) as error:
-                reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "it is not text"
+                reason = error.strerror if isinstance(error, OSError) else "it is not text"
                 raise ProviderCredentialRefused(
                     f"{where}, which {key} names, cannot be read: {reason}",
                     "No key can be created, shortened or removed until it can be; it is read again at every try.",
@@ -292,7 +290,7 @@ def _certificates(store: settings.VaultSettings | settings.SqliteSettings) -> by
     if isinstance(store, settings.SqliteSettings) or store.ca_file is None:
         return None
     try:
-        return store.ca_file.read_bytes()
+        return files.read(store.ca_file)
     except OSError:
         return None
 

@@ -45,6 +45,10 @@ _VAULT_VARIABLES = {
 }
 
 
+_FEWEST_TARGETS = 2
+"""With fewer, the removal of a target is no sign that more was lost than was meant."""
+
+
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """All that the program runs with; of a secret only where it is found."""
@@ -63,8 +67,11 @@ class Configuration:
     warnings: tuple[Problem, ...]
 
 
-def load(file: Path, environment: Mapping[str, str]) -> Configuration:
-    """Read a file and what it includes; raises ConfigurationError with every problem that can be told at once."""
+def load(file: Path, environment: Mapping[str, str], in_use: Configuration | None = None) -> Configuration:
+    """Read a file and what it includes. Raises ConfigurationError with every problem that can be found at once.
+
+    With the configuration that is in use, what removes too much of it is a problem, too.
+    """
     source = config_files.read(file)
     if source.data is None:
         raise ConfigurationError(source.problems)
@@ -73,6 +80,8 @@ def load(file: Path, environment: Mapping[str, str]) -> Configuration:
     if problems:
         raise ConfigurationError(tuple(problems))
     settings = draft.settings
+    if in_use is not None and (lost := _lost(file, in_use, draft)):
+        raise ConfigurationError((lost,))
     return Configuration(
         file=file,
         owner=settings.owner,
@@ -86,6 +95,28 @@ def load(file: Path, environment: Mapping[str, str]) -> Configuration:
         targets=draft.targets,
         loads=config_checks.loads(draft),
         warnings=tuple(dict.fromkeys((*source.warnings, *config_checks.warnings(draft)))),
+    )
+
+
+def _lost(file: Path, in_use: Configuration, draft: Draft) -> Problem | None:
+    """Return what is wrong when more targets are gone than may go at once. A target with a new name is not gone."""
+    kept = {(target.store, target.path) for target in draft.targets.values()}
+    removed = [
+        target.name
+        for target in in_use.targets.values()
+        if target.name not in draft.targets and (target.store, target.path) not in kept
+    ]
+    limit, total = draft.settings.daemon.max_removed_targets, len(in_use.targets)
+    if total < _FEWEST_TARGETS or len(removed) <= limit.of(total):
+        return None
+    names = ", ".join(removed[:5]) + (", …" if removed[5:] else "")
+    return Problem(
+        str(file),
+        "targets",
+        f"{len(removed)} of {total} targets are gone ({names}), over [daemon].max_removed_targets ({limit}). "
+        "It looks like a file, a folder or a ConfigMap that lost its content: their keys would expire without being "
+        f"replaced, and their applications would be refused. To remove them, set max_removed_targets = {len(removed)} "
+        "for this reload, or restart rotator",
     )
 
 

@@ -183,7 +183,7 @@ def warnings(draft: Draft) -> Iterator[Problem]:
     """All that can run, but is probably not meant."""
     settings = draft.settings
     if not draft.targets:
-        yield draft.problem("there is no target, and so nothing to do", "targets")
+        yield draft.problem("no target is configured, so no key is replaced", "targets")
     for section in ("providers", "stores"):
         for name, part in getattr(settings, section).items():
             if not isinstance(part, SqliteSettings) and part.allow_insecure:

@@ -9,13 +9,17 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from glob import glob, has_magic
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
+from rotator import files
 from rotator.errors import Problem
 
 _LARGEST = 16 * 2**20
+
+_READINGS = 5
+"""How often the files are read until they are the same before and after: a ConfigMap may be replaced meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +33,24 @@ class Source:
 
 
 def read(file: Path) -> Source:
-    """Read a file and all that it includes."""
-    data, problems = _read_one(file)
+    """Read a file and all that it includes, as they stand together: what changes meanwhile is read again."""
+    for _ in range(_READINGS):
+        before = _stat(file)
+        data, problems = _read_one(file)
+        if data is None:
+            return Source(None, {}, tuple(problems), ())
+        patterns = data.get("include")
+        seen = _state(file, patterns)
+        source = _with_included(file, data, problems)
+        if seen == _state(file, patterns) and seen[0] == before:
+            return source
+    changing = Problem(str(file), "include", f"files changed {_READINGS} times while they were read: try again")
+    return Source(data, source.origins, (*source.problems, changing), source.warnings)
+
+
+def _with_included(file: Path, data: dict[str, Any], problems: list[Problem]) -> Source:
+    """The main file's data with the targets of all that it includes."""
     warnings: list[Problem] = []
-    if data is None:
-        return Source(None, {}, tuple(problems), ())
     targets = data.get("targets", {})
     if not isinstance(targets, dict):
         return Source(data, {}, tuple(problems), ())
@@ -76,15 +93,25 @@ class Watch:
             data, _ = _read_one(self._file)
             patterns = (data or {}).get("include")
             self._included = main, patterns
-        return [main, *map(_stat, _included(self._file, patterns, [], []))]
+        return _state(self._file, patterns)
+
+
+def _state(file: Path, patterns: object) -> list[object]:
+    """What differs once one of the files does: the main one's state first; what cannot be listed is part of it."""
+    problems: list[Problem] = []
+    included = _included(file, patterns, problems, [])
+    return [_stat(file), *map(_stat, included), *problems]
 
 
 def _stat(file: Path) -> object:
     try:
         stat = file.stat()
-    except OSError:
+    except OSError as error:
+        return str(file), error.errno
+    except ValueError:  # no file can have this name
         return None
-    return str(file), stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size
+    # The last one, for a file that is made readable keeps all the others.
+    return str(file), stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size, stat.st_ctime_ns
 
 
 def key_path(*parts: object) -> str:
@@ -108,15 +135,27 @@ def _included(file: Path, patterns: object, problems: list[Problem], warnings: l
     for index, pattern in enumerate(patterns if isinstance(patterns, list) else ()):
         if not isinstance(pattern, str) or not pattern.isprintable():
             continue  # the settings have a sentence for this
-        names = [file.parent / name for name in sorted(glob(pattern, root_dir=file.parent))]  # noqa: PTH207 - dot-names
+        place = key_path("include", index)
+        try:
+            names = files.find(file.parent, pattern)
+        except OSError as error:
+            problems.append(Problem(str(file), place, _unlisted(error)))
+            continue
         if has_magic(pattern):
-            names = [name for name in names if not name.name.startswith(".") and not _is_folder(name)]
+            names = [name for name in names if not _is_folder(name)]
         names = [name for name in names if not _is_same(name, file)]
         if not names:
             said = warnings if has_magic(pattern) else problems
-            said.append(Problem(str(file), key_path("include", index), "matches no file"))
+            said.append(Problem(str(file), place, "matches no file"))
         found.update(dict.fromkeys(names))
     return list(found)
+
+
+def _unlisted(error: OSError) -> str:
+    """Why a pattern's folder is no empty one: taken for that, each target in it would be dropped."""
+    if isinstance(error, FileNotFoundError):
+        return f"the folder {error.filename} does not exist: create it, or leave the pattern out"
+    return f"the folder {error.filename} cannot be read: {error.strerror}"
 
 
 def _is_folder(path: Path) -> bool:
@@ -137,10 +176,9 @@ def _read_one(file: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
         return None, [Problem(str(file), "", message)]
 
     try:
-        with file.open("rb") as opened:
-            content = opened.read(_LARGEST + 1)
+        content = files.read(file, _LARGEST + 1)
     except FileNotFoundError:
-        return refused("there is no such file")
+        return refused("is a link to a file that does not exist" if file.is_symlink() else "there is no such file")
     except IsADirectoryError:
         return refused("is a folder, not a file")
     except OSError as error:

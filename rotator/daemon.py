@@ -232,7 +232,8 @@ class Daemon:
     # --- the configuration in use ------------------------------------------------------------------------------------
 
     def _assemble(self, predecessor: Installation | None) -> Installation:
-        configuration = load(self._file, self._environment)
+        in_use = predecessor.configuration if predecessor else None
+        configuration = load(self._file, self._environment, in_use)
         installation = Installation(
             configuration,
             self._environment,

@@ -17,6 +17,7 @@ from rotator.model import LONGEST
 
 DURATION_PATTERN = "(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?"
 PERCENTAGE_PATTERN = "([0-9]{1,2}(?:[.][0-9]{1,3})?)%"
+LIMIT_PATTERN = "(100|[0-9]{1,2}(?:[.][0-9]{1,3})?)%"
 _LARGEST_PERCENTAGE = 50
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -31,6 +32,21 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How many of some things, as it was written: a share of them ("50%") or a number."""
+
+    amount: float
+    is_share: bool
+
+    def of(self, total: int) -> float:
+        """How many that is of so many things."""
+        return self.amount * total if self.is_share else self.amount
+
+    def __str__(self) -> str:
+        return f"{self.amount * 100:g}%" if self.is_share else f"{self.amount:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +113,16 @@ def parse_percentage(value: object) -> float:
     if match is None or float(match[1]) > _LARGEST_PERCENTAGE:
         raise ValueError(f'is not a percentage from "0%" to "{_LARGEST_PERCENTAGE}%"')
     return float(match[1]) / 100
+
+
+def parse_limit(value: object) -> Limit:
+    """ "50%" of them, from 0% to 100%; or a number of them."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return Limit(value, is_share=False)
+    match = re.fullmatch(LIMIT_PATTERN, value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError('must be a percentage from "0%" to "100%", or a whole number')
+    return Limit(float(match[1]) / 100, is_share=True)
 
 
 def parse_address(value: object) -> Address:

@@ -27,7 +27,7 @@ from pydantic_core import core_schema
 
 from rotator import notation
 from rotator.model import RECORD_FIELD
-from rotator.notation import Address, VaultReference
+from rotator.notation import Address, Limit, VaultReference
 
 # --- values ----------------------------------------------------------------------------------------------------------
 
@@ -65,6 +65,13 @@ Duration = Annotated[
 ]
 Percentage = Annotated[
     float, PlainValidator(notation.parse_percentage), _text(pattern=f"^{notation.PERCENTAGE_PATTERN}$")
+]
+ShareOrCount = Annotated[
+    Limit,
+    PlainValidator(notation.parse_limit),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "pattern": f"^{notation.LIMIT_PATTERN}$"}, {"type": "integer", "minimum": 0}]}
+    ),
 ]
 ListenAddress = Annotated[Address, PlainValidator(notation.parse_address), _text(examples=["127.0.0.1:9465"])]
 Url = Annotated[str, PlainValidator(notation.parse_url), _text(pattern="^https?://")]
@@ -297,6 +304,8 @@ class DaemonSettings(Settings):
     """Over how long a changed default is rolled out."""
     max_skew: Duration = Field("60s", validate_default=True)
     """How far this machine's clock may be off Respan's and Vault's; beyond that no key is ended by it."""
+    max_removed_targets: ShareOrCount = Field("50%", validate_default=True)
+    """A reload that removes more of the targets, of at least two, is refused; a percentage or a number."""
 
 
 class SweepSettings(Settings):

@@ -1,6 +1,7 @@
 """A configuration is read as it is meant, or refused with every problem, each at its file and key."""
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -723,7 +724,7 @@ def test_no_value_is_ever_shown(refused: Callable[..., dict[str, str]]) -> None:
 # --- what is warned of -----------------------------------------------------------------------------------------------
 
 WARNED = [
-    ("targets", {}, "targets", "there is no target, and so nothing to do"),
+    ("targets", {}, "targets", "no target is configured, so no key is replaced"),
     (
         "http.admin",
         "0.0.0.0:1",
@@ -919,19 +920,19 @@ def test_included_files_that_cannot_be_read_are_told_with_all_else(
     (folder / "well.toml").write_text('[targets.b]\npath = "/"')
     file = tmp_path / "rotator.toml"
     file.write_text('include = ["targets.d/*"]\n' + MINIMAL)
-    opened = Path.open
+    opened = os.open
 
-    def locked(path: Path, *arguments: Any, **more: Any) -> Any:
-        if path.name == "locked.toml":  # root, as whom tests may run, is kept out by no file mode
+    def locked(path: Any, *arguments: Any) -> int:
+        if Path(path).name == "locked.toml":  # root, as whom tests may run, is kept out by no file mode
             raise PermissionError(13, "Permission denied")
-        return opened(path, *arguments, **more)
+        return opened(path, *arguments)
 
-    monkeypatch.setattr(Path, "open", locked)
+    monkeypatch.setattr(os, "open", locked)
     with pytest.raises(ConfigurationError) as caught:
         config.load(file, ENVIRONMENT)
 
     assert [(Path(problem.file).name, problem.key, problem.message) for problem in caught.value.problems] == [
-        ("gone.toml", "", "there is no such file"),
+        ("gone.toml", "", "is a link to a file that does not exist"),
         ("latin.toml", "", "is not UTF-8 (line 2)"),
         ("locked.toml", "", "cannot be read: Permission denied"),
         ("well.toml", "targets.b.path", caught.value.problems[-1].message),
@@ -1010,7 +1011,9 @@ def test_an_included_file_holds_targets_only(load: Callable[..., Configuration],
 def test_an_include_that_finds_nothing(
     load: Callable[..., Configuration], refused: Callable[..., dict[str, str]]
 ) -> None:
-    assert warned(load('include = ["none.d/*"]\n' + MINIMAL)) == {"include[0]": "matches no file"}
+    assert refused('include = ["none.d/*"]\n' + MINIMAL)["include[0]"].endswith(
+        "none.d does not exist: create it, or leave the pattern out"
+    )
     assert refused('include = ["none.toml"]\n' + MINIMAL) == {"include[0]": "matches no file"}
     assert refused('include = "targets.d/*"\n' + MINIMAL) == {"include": "must be a list"}
     assert refused('include = ["\\u0000"]\n' + MINIMAL) == {"include[0]": "must not contain control characters"}
@@ -1107,8 +1110,8 @@ def test_what_changes_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch
     main.write_text(config_of("a"))
     read = config.load
 
-    def changed_meanwhile(file: Path, environment: Mapping[str, str]) -> Configuration:
-        found = read(file, environment)
+    def changed_meanwhile(file: Path, environment: Mapping[str, str], in_use: None) -> Configuration:
+        found = read(file, environment, in_use)
         main.write_text(config_of("another"))
         return found
 

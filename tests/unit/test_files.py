@@ -1,0 +1,267 @@
+"""What is in the configuration's files and folders is read as it stands together, or refused; never taken for empty."""
+
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from errno import EACCES, EIO, ESTALE
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rotator import config, files
+from rotator.config import Configuration
+from rotator.config_files import Watch
+from rotator.errors import ConfigurationError
+
+MAIN = {
+    "owner": "prod",
+    "include": ["targets.d/*"],
+    "providers": {"respan": {"type": "respan", "api_key": {"file": "key"}}},
+    "stores": {"file": {"type": "sqlite", "file": "store.db"}},
+}
+
+
+class Files:
+    """A main file and the folder that it includes, with a file for each target."""
+
+    def __init__(self, top: Path) -> None:
+        self.main, self.folder = top / "rotator.json", top / "targets.d"
+        self.folder.mkdir()
+        self.write()
+
+    def write(self, **changes: Any) -> None:
+        self.main.write_text(json.dumps({**MAIN, **changes}))
+
+    def put(self, *names: str) -> None:
+        """A file for each of these targets, and no others."""
+        for file in self.folder.iterdir():
+            file.unlink()
+        for name in names:
+            self.of(self.folder / f"{name}.json", name)
+
+    @staticmethod
+    def of(file: Path, *targets: str) -> None:
+        file.write_text(json.dumps({"targets": {name: {"path": name} for name in targets}}))
+
+    def load(self, in_use: Configuration | None = None) -> Configuration:
+        return config.load(self.main, {}, in_use)
+
+    def refused(self, in_use: Configuration | None = None) -> str:
+        with pytest.raises(ConfigurationError) as caught:
+            self.load(in_use)
+        return str(caught.value).replace(f"{self.main.parent}/", "")
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Files:
+    files = Files(tmp_path)
+    files.put("a", "b", "c")
+    return files
+
+
+# --- what cannot be read ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(EACCES, "Permission denied"), (EIO, "Input/output error"), (ESTALE, "Stale file handle")],
+)
+def test_a_folder_that_cannot_be_listed_is_not_empty(
+    made: Files, monkeypatch: pytest.MonkeyPatch, error: int, message: str
+) -> None:
+    def failing(place: Any) -> Any:
+        raise OSError(error, os.strerror(error), str(place))
+
+    monkeypatch.setattr(os, "listdir", failing)  # root, as whom tests may run, is kept out by no file mode
+    monkeypatch.setattr(os, "scandir", failing)
+    assert made.refused() == f"rotator.json: include[0]: the folder targets.d cannot be read: {message}"
+
+
+def test_a_folder_that_is_gone_is_not_empty(made: Files) -> None:
+    made.folder.rename(made.folder.with_name("elsewhere"))
+    gone = made.refused()
+    assert gone.startswith("rotator.json: include[0]: the folder targets.d does not exist")
+    made.folder.symlink_to("nowhere")
+    assert made.refused() == gone
+    made.folder.unlink()
+    made.folder.write_text("")
+    assert made.refused() == "rotator.json: include[0]: the folder targets.d cannot be read: Not a directory"
+
+
+def test_an_empty_folder_is_empty(made: Files) -> None:
+    made.put()
+    assert not made.load().targets
+    assert [str(warning).rpartition(": ")[2] for warning in made.load().warnings] == [
+        "matches no file",
+        "no target is configured, so no key is replaced",
+    ]
+
+
+def test_what_is_below_a_pattern_need_not_be_in_each_folder(made: Files) -> None:
+    for team in ("one", "two"):
+        (made.folder / team).mkdir()
+    (made.folder / "one" / "more").mkdir()
+    made.of(made.folder / "one" / "more" / "d.json", "d")
+    made.of(made.folder / "two" / "targets.json", "e")
+    made.write(include=["targets.d/*/more/*", "targets.d/*/targets.json", "targets.d/?.json", "./targets.d/[a-b].json"])
+    assert list(made.load().targets) == ["d", "e", "a", "b", "c"]
+
+
+@pytest.fixture
+def bound() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("name", ["targets.d/odd", "rotator.json"])
+def test_only_regular_files_are_read(
+    made: Files, bound: socket.socket, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(made.main.parent)  # the name of a socket is short
+    odd = Path(name)
+    kinds: dict[str, Callable[[], None]] = {
+        "a named pipe": lambda: os.mkfifo(odd),
+        "a socket": lambda: bound.bind(name),
+        "a device": lambda: odd.symlink_to("/dev/zero"),
+    }
+    for kind, make in kinds.items():
+        odd.unlink(missing_ok=True)
+        make()
+        assert made.refused() == f"{name}: cannot be read: it is {kind}, not a regular file"
+
+
+def test_a_file_that_becomes_a_pipe_is_not_waited_for(made: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    regular, fifo = made.main.stat(), made.folder / "pipe"
+    os.mkfifo(fifo)
+    monkeypatch.setattr(Path, "stat", lambda _: regular)
+    with pytest.raises(OSError, match=re.escape("it is a named pipe, not a regular file")):
+        files.read(fifo)
+
+
+def test_a_link_that_leads_nowhere_is_named(made: Files) -> None:
+    (made.folder / "d.json").symlink_to("..data/d.json")
+    assert made.refused() == "targets.d/d.json: is a link to a file that does not exist"
+
+
+# --- what changes while it is read -----------------------------------------------------------------------------------
+
+
+def mount(folder: Path, name: str, **content: tuple[str, ...]) -> None:
+    """A ConfigMap as Kubernetes mounts it: each file is a link below `..data`, which is a link that is turned."""
+    dated = folder / f"..{name}"
+    dated.mkdir()
+    for file, targets in content.items():
+        Files.of(dated / f"{file}.json", *targets)
+        if not (folder / f"{file}.json").is_symlink():
+            (folder / f"{file}.json").symlink_to(f"..data/{file}.json")
+    (folder / "..tmp").symlink_to(dated.name)
+    (folder / "..tmp").rename(folder / "..data")
+
+
+def during_the_second_file(monkeypatch: pytest.MonkeyPatch, change: Callable[[], None], times: int = 1) -> None:
+    """Have something happen when one included file was read and the next one was not, in so many readings."""
+    read, left = files.read, [times]
+
+    def reading(file: Path, *more: int) -> bytes:
+        if file.name == "b.json" and left[0]:
+            left[0] -= 1
+            change()
+        return read(file, *more)
+
+    monkeypatch.setattr(files, "read", reading)
+
+
+def test_a_target_that_moves_from_one_file_to_another_meanwhile_is_not_lost(
+    made: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.put()
+    mount(made.folder, "before", a=("x",), b=("y", "z"))
+    during_the_second_file(monkeypatch, lambda: mount(made.folder, "after", a=("x", "y"), b=("z",)))
+    assert set(made.load().targets) == {"x", "y", "z"}
+
+
+def test_a_file_that_is_taken_away_meanwhile(made: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    during_the_second_file(monkeypatch, (made.folder / "c.json").unlink)
+    assert set(made.load().targets) == {"a", "b"}
+
+
+def test_files_that_never_stand_still_are_refused(made: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = iter(range(1000))
+    during_the_second_file(monkeypatch, lambda: (made.folder / f".{next(names)}").touch(), times=1000)
+    assert set(made.load().targets) == {"a", "b", "c"}, "a hidden file is none of them"
+    during_the_second_file(monkeypatch, lambda: made.write(former_owners=[f"o{next(names)}"]), times=1000)
+    assert made.refused() == "rotator.json: include: files changed 5 times while they were read: try again"
+
+
+def test_a_folder_that_can_be_read_again_and_a_file_whose_mode_changes_are_news(
+    made: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch(made.main)
+    seen = [watch.look()]
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "find", lambda *_: (_ for _ in ()).throw(PermissionError(EACCES, "no", "targets.d")))
+        seen.append(watch.look())
+    seen.append(watch.look())
+    assert seen[0] == seen[2] != seen[1]
+    made.main.chmod(0o400)
+    (made.folder / "a.json").chmod(0o400)
+    assert watch.look() not in seen
+
+
+# --- what a reload takes away ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "limit", "is_refused"),
+    [
+        ("abc", "ab", None, False),
+        ("abc", "a", None, True),
+        ("abc", "", None, True),
+        ("abcd", "ab", None, False),  # the half is not more than the half
+        ("ab", "", None, True),
+        ("a", "", None, False),  # of one nobody knows whether it was meant
+        ("abc", "xyz", None, True),  # as many as before are not the same ones
+        ("abc", "", 3, False),
+        ("abc", "", 2, True),
+        ("abc", "ab", 0, True),
+        ("abc", "ab", "0%", True),
+        ("abc", "", "100%", False),
+    ],
+)
+def test_a_reload_that_takes_too_much_away(
+    made: Files, before: str, after: str, limit: object, is_refused: bool
+) -> None:
+    made.put(*before)
+    in_use = made.load()
+    made.put(*after)
+    made.write(daemon={} if limit is None else {"max_removed_targets": limit})
+    assert set(made.load().targets) == set(after), "a start, which has nothing to compare with, takes it"
+    if is_refused:
+        assert " targets are gone (" in made.refused(in_use)
+    else:
+        assert set(made.load(in_use).targets) == set(after)
+
+
+def test_what_it_says_of_them(made: Files) -> None:
+    made.put(*"abcdefgh")
+    in_use = made.load()
+    made.put("a")
+    assert made.refused(in_use) == (
+        "rotator.json: targets: 7 of 8 targets are gone (b, c, d, e, f, …), over [daemon].max_removed_targets (50%). "
+        "It looks like a file, a folder or a ConfigMap that lost its content: their keys would expire without "
+        "being replaced, and their applications would be refused. To remove them, set max_removed_targets = 7 for this "
+        "reload, or restart rotator"
+    )
+    made.write(daemon={"max_removed_targets": 7})
+    assert list(made.load(in_use).targets) == ["a"]
+
+
+def test_a_target_that_is_called_otherwise_is_not_lost(made: Files) -> None:
+    in_use = made.load()
+    renamed = {"targets": {f"new-{name}": {"path": name} for name in "abc"}}
+    made.put()
+    (made.folder / "all.json").write_text(json.dumps(renamed))
+    assert set(made.load(in_use).targets) == {"new-a", "new-b", "new-c"}
