@@ -58,6 +58,7 @@ class Agenda:
     _ready: dict[Lane, list[tuple[datetime, int, str]]] = field(default_factory=dict)  # due, by urgency
     _tickets: "itertools.count[int]" = field(default_factory=itertools.count)
     _offset: float | None = None  # of the wall clock to the monotonic one
+    _jumped: float = 0.0  # seconds, since that was last asked for
     _paces: Mapping[str, timedelta] = field(default_factory=dict)
     _levelled_at: datetime | None = None
 
@@ -214,10 +215,18 @@ class Agenda:
         slot.at, slot.ticket = at, next(self._tickets)
         heapq.heappush(self._heap, (at, slot.ticket, name))
 
+    def jumped(self) -> float:
+        """The seconds by which the wall clock has jumped since this was last asked; below zero, if it was set back."""
+        with self._lock:
+            self._notice_jump(self.clock.now())
+            jumped, self._jumped = self._jumped, 0.0
+            return jumped
+
     def _notice_jump(self, now: datetime) -> None:
         """What was planned by a wall clock that has jumped since is looked at again."""
         offset = now.timestamp() - self.clock.monotonic()
         if self._offset is not None and abs(offset - self._offset) > JUMP:
+            self._jumped += offset - self._offset
             for name in self._slots:
                 self._put(name, now)
         self._offset = offset

@@ -10,13 +10,10 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
-
-from apscheduler.schedulers.background import BackgroundScheduler
 
 from rotator import __version__, page
 from rotator.assembly import Installation
@@ -27,7 +24,7 @@ from rotator.engine import Engine
 from rotator.errors import ConfigurationError, RotatorError
 from rotator.events import Event, Fields, Level, What
 from rotator.httpd import Response, Routes, Server, Shared, serve
-from rotator.jobs import JobThreads
+from rotator.jobs import Jobs
 from rotator.lease import Lease
 from rotator.logs import unexpected
 from rotator.metrics import Metrics
@@ -57,6 +54,9 @@ LOOK_AT_MANY_FILES = 60.0
 READ_AT_START = ("lease", "http.listen", "http.admin", "http.target_metrics", "daemon.workers")
 """The options that a running daemon does not change. The chart replaces the pods for them, and for no others."""
 
+JOB_THREADS = 5
+"""Of the jobs four may wait for somebody's answer at once."""
+
 STUCK = 30.0
 """Seconds without a tick after which /healthz says that the loop is stuck."""
 
@@ -80,6 +80,7 @@ class Daemon:
         self._started_with = self._installation.configuration
         self._lease = self._wanted_lease()
         self._engine = Engine(self._installation, metrics, self._tell, self._leads)
+        self._jobs = Jobs(clock, self._tell, JOB_THREADS)
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._asked_to_stop = False
         self._asked_to_rotate = threading.Event()
@@ -90,26 +91,15 @@ class Daemon:
 
     def run(self) -> NoReturn:
         """Work until TERM or INT, and end the process: 0 when what was under way ended within `drain`, else 1."""
-        scheduler = self._scheduler = BackgroundScheduler(
-            timezone=UTC,
-            executors={"default": JobThreads(5)},  # of those below four may wait for somebody's answer at once
-            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
-        )
-        now = datetime.now(UTC)
-        every = _intervals(self._installation.configuration)
-        for name, work, seconds in (
-            ("tick", self._tick, TICK),
-            ("login", self._keep_logins, KEEP_LOGIN),
-            ("watch", self._engine.watch, TICK),
-            ("files", self._look_at_files, LOOK_AT_FILES),
-            ("check", self._engine.ask_providers, every["check"]),
-            ("sweep", self._engine.sweep, every["sweep"]),
-        ):
-            at_once = {"next_run_time": now} if name in ("tick", "sweep") else {}
-            scheduler.add_job(self._do, "interval", (name, work), seconds=seconds, id=name, **at_once)
+        jobs, every = self._jobs, _intervals(self._installation.configuration)
+        jobs.every(TICK, "tick", self._tick, at_once=True)
+        jobs.every(KEEP_LOGIN, "login", self._keep_logins)
+        jobs.every(TICK, "watch", self._engine.watch)
+        jobs.every(LOOK_AT_FILES, "files", self._look_at_files)
+        jobs.every(every["check"], "check", self._engine.ask_providers)
+        jobs.every(every["sweep"], "sweep", self._engine.sweep, at_once=True)
         if self._replicas is not None:
-            look = "replicas", self._replicas.look
-            scheduler.add_job(self._do, "interval", look, seconds=LOOK_FOR_REPLICAS, id=look[0], next_run_time=now)
+            jobs.every(LOOK_FOR_REPLICAS, "replicas", self._replicas.look, at_once=True)
         self._handle_signals()
         with contextlib.ExitStack() as stack:
             servers = self._listen()
@@ -118,8 +108,8 @@ class Daemon:
             self._tell_of_start(*servers)
             if self._lease is not None:
                 self._lease.start()
-            scheduler.start()
-            stack.callback(scheduler.shutdown, wait=False)
+            jobs.start()
+            stack.callback(jobs.shutdown, wait=False)
             number = self._obey_signals()
             self._tell(Event(What.STOPPING, fields={"signal": signal.Signals(number).name}))
             drained = self._engine.end()
@@ -130,13 +120,6 @@ class Daemon:
         # reads any more, and would call it an error that its connection is closed.
         logging.shutdown()
         os._exit(0 if drained else 1)
-
-    def _do(self, job: str, work: Callable[[], None]) -> None:
-        """One run of a job, whose next one comes in its turn whatever happens."""
-        try:
-            work()
-        except Exception as error:
-            self._tell(unexpected(f"the job {job}", error))
 
     def _tick(self) -> None:
         if self._asked_to_rotate.is_set():
@@ -214,7 +197,7 @@ class Daemon:
         former = _intervals(self._installation.configuration)
         for job, seconds in _intervals(successor.configuration).items():
             if seconds != former[job]:
-                self._scheduler.reschedule_job(job, trigger="interval", seconds=seconds)
+                self._jobs.change(job, seconds)
         new, old = successor.targets, self._installation.targets
         self._installation = successor
         changed = self._engine.take_up(successor)
@@ -272,7 +255,7 @@ class Daemon:
             self._engine.lead()
             self._engine.tick()
             # What the former leader left behind when it died is not left for another interval.
-            self._scheduler.modify_job("sweep", next_run_time=datetime.now(UTC))
+            self._jobs.run_now("sweep")
 
     def _tell_of_start(self, listen: Server, admin: Server) -> None:
         configuration = self._installation.configuration

@@ -115,6 +115,9 @@ class Engine:
 
     def tick(self) -> None:
         """Begin what is due."""
+        if jumped := self._agenda.jumped():
+            fields: Fields = {"seconds": round(jumped), "targets": len(self.installation.targets)}
+            self._tell(Event(What.CLOCK_JUMPED, "", Level.WARNING, fields))
         self._begin_what_is_due()
         self.last_tick = self._clock.monotonic()
 

@@ -55,6 +55,7 @@ class What(StrEnum):
     PEER_UP = "peer_up"
     CLOCK_DISAGREES = "clock_disagrees"
     CLOCK_AGREES = "clock_agrees"
+    CLOCK_JUMPED = "clock_jumped"
     LEADING = "leading"
     STANDING_BY = "standing_by"
     LEASE_FAILED = "lease_failed"

@@ -1,13 +1,94 @@
-"""The jobs of the daemon: APScheduler, on threads that run from the start."""
+"""The jobs of the daemon: APScheduler, by a clock that nobody sets, on threads that run from the start.
 
-from collections.abc import Sequence
-from datetime import datetime
+APScheduler computes run times by the wall clock. Once that is set back by an hour, no job would run for an hour; once
+it is set forward by a year, all the runs of that year would be computed. Here the wall clock is only its notation:
+each job's next run is kept by the monotonic clock, and before each look at the jobs it is written down anew.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from apscheduler.executors.base import BaseExecutor, run_job
 from apscheduler.job import Job
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
 
+from rotator.logs import unexpected
+from rotator.ports import Clock, Listener
 from rotator.threads import Workers
+
+LONGEST_WAIT = 1.0
+"""Seconds until the next look at the jobs, at most: so soon a wall clock that was set meanwhile is noticed."""
+
+NOISE = timedelta(seconds=0.1)
+"""By so much may the wall clock leave the monotonic one before the next runs are written down anew."""
+
+
+class Every(BaseTrigger):  # type: ignore[misc]
+    """A run each so many seconds, counted from the one before. What was missed meanwhile is one run."""
+
+    def __init__(self, seconds: float, clock: Clock, *, at_once: bool = False) -> None:
+        """`at_once`: the first run is due now."""
+        self._seconds, self._clock = seconds, clock
+        self.due = clock.monotonic() + (0.0 if at_once else seconds)
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """When the job runs next, by the wall clock; with a previous time it is just about to run."""
+        if previous_fire_time is not None:
+            self.due = self._clock.monotonic() + self._seconds
+        return self.due_at(now)
+
+    def due_at(self, now: datetime) -> datetime:
+        """When the job runs next, by a wall clock that now shows this."""
+        return now + timedelta(seconds=self.due - self._clock.monotonic())
+
+
+class Jobs(BackgroundScheduler):  # type: ignore[misc]
+    """Runs each job in its turn. One that is under way still is not run beside itself."""
+
+    def __init__(self, clock: Clock, tell: Listener, threads: int) -> None:
+        """Raises `RotatorError` when the threads cannot be started."""
+        super().__init__(
+            timezone=UTC,
+            executors={"default": JobThreads(threads)},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
+        self._clock, self._tell = clock, tell
+
+    def every(self, seconds: float, name: str, work: Callable[[], None], *, at_once: bool = False) -> None:
+        """Add a job."""
+        self.add_job(self._run, Every(seconds, self._clock, at_once=at_once), (name, work), id=name)
+
+    def change(self, name: str, seconds: float) -> None:
+        """Give a job another interval, from now on."""
+        self.reschedule_job(name, trigger=Every(seconds, self._clock))
+
+    def run_now(self, name: str) -> None:
+        """Have a job run at once, and then in its turn. May be called before the start."""
+        self.get_job(name).trigger.due = self._clock.monotonic()
+        if self.running:
+            self.wakeup()
+
+    def _run(self, name: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            self._tell(unexpected(f"the job {name}", error))
+
+    def _process_jobs(self) -> float:
+        """APScheduler's one step: run what is due, and return how many seconds to wait until the next look."""
+        try:
+            now = datetime.now(UTC)
+            for job in self.get_jobs():
+                at = job.trigger.due_at(now)
+                if abs(at - job.next_run_time) > NOISE:
+                    job.modify(next_run_time=at)
+            wait = super()._process_jobs()
+        except Exception as error:  # the thread would end, and with it every job
+            self._tell(unexpected("running the jobs", error))
+            return LONGEST_WAIT
+        return LONGEST_WAIT if wait is None else min(wait, LONGEST_WAIT)
 
 
 class JobThreads(BaseExecutor):  # type: ignore[misc]

@@ -247,8 +247,28 @@ def test_after_a_jump_of_the_clock_everything_is_looked_at_again() -> None:
     for target in targets.values():
         done(made, well(target, clock))
     assert taken(made) == []
+    for target in targets.values():
+        done(made, well(target, clock))
+    assert made.jumped() == 0
+    for jump in (timedelta(hours=-8), timedelta(days=365)):
+        clock.wall_jump = jump
+        assert sorted(taken(made)) == ["a", "b"]
+        for target in targets.values():
+            done(made, well(target, clock))
+        assert taken(made) == []
+
+
+def test_a_jump_of_the_clock_is_reported_once() -> None:
+    made, clock, _ = agenda("a")
+    taken(made)
+    assert made.jumped() == 0
     clock.wall_jump = timedelta(hours=-8)
-    assert sorted(taken(made)) == ["a", "b"]
+    taken(made)
+    assert round(made.jumped()) == -8 * 3600
+    assert made.jumped() == 0
+    clock.wall_jump = timedelta(hours=1)
+    assert round(made.jumped()) == 9 * 3600
+    assert taken(made) == [], "it is under way"
 
 
 def test_an_outage_of_an_hour_ends_without_a_stampede() -> None:

@@ -1,15 +1,11 @@
-"""What the daemon makes of faults: those that nobody foresaw, in a job and in a reload, logins that fail, lost time."""
+"""What the daemon makes of faults: those that nobody foresaw in a reload, and logins that fail."""
 
 import json
-import queue
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from apscheduler.events import EVENT_JOB_EXECUTED, EVENT_JOB_MISSED, JobExecutionEvent
-from apscheduler.schedulers.background import BackgroundScheduler
 
 from rotator.assembly import Installation
 from rotator.clock import SystemClock
@@ -40,17 +36,6 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     made = Rig(tmp_path)
     yield made
     made.daemon._engine.end()
-
-
-def test_a_fault_in_a_job_is_told_and_ends_nothing(rig: Rig) -> None:
-    def fails() -> None:
-        raise ZeroDivisionError("oh")
-
-    rig.daemon._do("sweep", fails)
-    [told] = rig.told(What.UNEXPECTED_ERROR)
-    assert told.level is Level.ERROR
-    assert (told.fields["where"], told.fields["error"]) == ("the job sweep", "ZeroDivisionError: oh")
-    assert "in fails" in str(told.fields["traceback"])
 
 
 def test_a_fault_while_reloading_leaves_the_old_configuration_in_use(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,35 +83,3 @@ def test_a_login_that_fails_is_told_once_for_each_reason_and_when_it_works_again
     down.error, outcome[0] = refused, refused
     rig.daemon._keep_logins()
     assert len(rig.events) == len(told), "it is told that the store is down"
-
-
-def test_a_machine_that_slept_skips_no_job_and_runs_none_twice(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By itself APScheduler skips what is a second late, and would skip a sweep for another quarter of an hour."""
-
-    class Paused(Exception):
-        pass
-
-    start = BackgroundScheduler.start
-
-    def paused(scheduler: BackgroundScheduler) -> None:
-        start(scheduler, paused=True)
-        raise Paused
-
-    monkeypatch.setattr(BackgroundScheduler, "start", paused)
-    monkeypatch.setattr(rig.daemon, "_handle_signals", lambda: None)
-    monkeypatch.setattr(rig.daemon, "_listen", list)
-    monkeypatch.setattr(rig.daemon, "_tell_of_start", lambda: None)
-    with pytest.raises(Paused):
-        rig.daemon.run()
-    scheduler, came = rig.daemon._scheduler, queue.SimpleQueue[JobExecutionEvent]()
-    jobs = scheduler.get_jobs()
-    for job in jobs:
-        job.modify(next_run_time=datetime.now(UTC) - timedelta(days=1, minutes=7))
-    scheduler.add_listener(came.put, EVENT_JOB_EXECUTED | EVENT_JOB_MISSED)
-    scheduler.resume()
-    try:
-        first = [came.get(timeout=30) for _ in jobs]
-    finally:
-        scheduler.shutdown(wait=False)
-    assert {event.code for event in first} == {EVENT_JOB_EXECUTED}
-    assert [event.job_id for event in first].count("sweep") == 1
