@@ -26,7 +26,7 @@ from rotator.kube import access_in_a_pod
 from rotator.lease import LeaseSettings
 from rotator.memory import Memory, Offer
 from rotator.metrics import SUCCESS, Metrics
-from rotator.model import Secret, Target
+from rotator.model import Record, Secret, Target
 from rotator.plan import AT_ONCE, Reason, Seen
 from rotator.ports import Leadership, Listener, Ports
 from rotator.providers.respan import Probe, RespanProvider
@@ -101,6 +101,7 @@ class Installation:
 
         self.tell = listen
         names = frozenset(configuration.targets)
+        served: dict[str, dict[str, Record]] = {provider: {} for provider in self.providers}
         self._executors = {
             (provider, store): Executor(
                 configuration.owner,
@@ -115,7 +116,7 @@ class Installation:
                     listen,
                     leads,
                 ),
-                Memory(self._seen, self._offers, is_swept=is_swept),
+                Memory(self._seen, self._offers, served[provider], is_swept=is_swept),
             )
             for provider in self.providers
             for store in self.stores

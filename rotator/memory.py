@@ -21,7 +21,7 @@ rules by which it spares a request:
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -49,12 +49,14 @@ class Memory:
         self,
         seen: dict[str, Mapping[str, Seen]] | None = None,
         offers: dict[str, Offer] | None = None,
+        served: dict[str, Record] | None = None,
         *,
         is_swept: bool = False,
     ) -> None:
         """By target, `seen` is what the provider said of keys, and `offers` are keys whose write is unsettled.
 
-        Both may be handed on to a successor. `is_swept`: this process sweeps, too, at its start and from then on;
+        Both may be handed on to a successor. `served` are the records of current keys; all Memories of one provider
+        share it. `is_swept`: this process sweeps, too, at its start and from then on;
         `swept` is told what came of one.
         """
         self.seen = {} if seen is None else seen
@@ -62,7 +64,8 @@ class Memory:
         self._noting = threading.Lock()
         self._is_swept = is_swept
         self._whole: dict[str, int] = {}  # the version at which a path held no other key of ours; 0: it may hold one
-        self._served: dict[str, Record] = {}  # of the current key at the last look, if it was made for its version
+        self._served = {} if served is None else served  # the record of the current key at the last look
+        self._as_made: set[str] = set()  # the targets whose current key was made for its version
         self._shown: dict[str, str] = {}  # the id of a key that was served so, and that the provider's list has shown
 
     # --- of the path -----------------------------------------------------------------------------------------------
@@ -74,10 +77,14 @@ class Memory:
         """
         name, current = observation.target.name, observation.current
         held = {entry.record.key_id: entry.record for entry in observation.entries if entry.record}
-        if current and current.record and _as_made(current):
+        if current and current.record:
             self._served[name] = current.record
         else:
             self._served.pop(name, None)
+        if current and _as_made(current):
+            self._as_made.add(name)
+        else:
+            self._as_made.discard(name)
         with self._noting:
             if seen := {key_id: seen for key_id, seen in self.seen.get(name, {}).items() if key_id in held}:
                 self.seen[name] = seen
@@ -107,6 +114,10 @@ class Memory:
         current = observation.current
         others = {entry.key_id for entry in observation.entries} - {current.key_id if current else None, None}
         self._whole[observation.target.name] = 0 if others else observation.history.current_version
+
+    def published(self, target: Target, record: Record) -> None:
+        """Take note that this process has published this key."""
+        self._served[target.name] = record
 
     def look_closer(self, target: Target) -> None:
         """There is more to a path than its current version: have the whole history read until there is not."""
@@ -146,7 +157,7 @@ class Memory:
 
         Only if it was served at the last look and had been ever since it was made, and has its whole life before it.
         """
-        served = self._served.get(target.name)
+        served = self._served.get(target.name) if target.name in self._as_made else None
         if served is None or served.key_id != key.id:
             return
         if key.name != served.key_name or not scope.owns(key.name):
@@ -154,6 +165,11 @@ class Memory:
         if key.expires_at is not None and key.expires_at < served.expires_at - TOLERANCE:
             return
         self._shown[target.name] = served.key_id
+
+    def in_use(self, provider: str) -> Iterator[Record]:
+        """The records of the keys that this provider's targets serve or are about to, by what this process knows."""
+        yield from [*self._served.values()]
+        yield from [offer.record for offer in [*self.offers.values()] if offer.provider == provider]
 
     def note(
         self, observation: Observation, key_id: str, key: VendorKey | None, *, listed: bool = False

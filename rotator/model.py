@@ -190,6 +190,7 @@ class CreatedKey:
     """A key fresh from the provider: the only answer that ever holds its text."""
 
     id: str
+    name: str  # "": the provider did not show it
     secret: Secret
     expires_at: datetime | None
 

@@ -24,7 +24,10 @@ class Provider(Protocol):
     """
 
     def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
-        """Create one key. An answer that lacks its id or its text is an unknown outcome: the key may exist."""
+        """Create one key. An answer that lacks its id or its text is an unknown outcome: the key may exist.
+
+        What is returned may be another key: callers compare its name, id and text before they use it.
+        """
 
     def ready(self) -> None:
         """Return unless it is known that a request would not be sent now.
@@ -42,7 +45,7 @@ class Provider(Protocol):
         """
 
     def retrieve(self, key_id: str) -> VendorKey | None:
-        """One key, or None when it is unknown or revoked."""
+        """One key, or None when it is unknown or revoked. Raises `ProviderUnavailable` for an answer about another."""
 
     def set_expiry(self, key_id: str, expires_at: datetime) -> bool:
         """Let the key expire at that time, earlier or later than it would; False when there is no such key."""

@@ -5,6 +5,7 @@ docs/architecture.md: nothing is created before the store was seen to take it, a
 only while nobody can be served it.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -22,6 +23,7 @@ from rotator.errors import (
 from rotator.events import Event, Fields, Level, What
 from rotator.memory import Memory, Offer
 from rotator.model import (
+    RECORD_FIELD,
     UNIQUE_ALPHABET,
     UNIQUE_LENGTH,
     CreatedKey,
@@ -112,6 +114,7 @@ class Rotation:
             return None
         try:
             created = ports.provider.create(name, target.parameters, asked)
+            self._recognise(observation, created, name, asked)
         except ProviderOutcomeUnknown:
             self._remove_stray(target, name, order)
             raise
@@ -146,6 +149,7 @@ class Rotation:
             self._discard(target, key_id, name, order)
             return None, False
         tell_of_published(ports, observation, offer, version.number)
+        self._memory.published(target, record)
         if version.vanishes_at is not None and version.vanishes_at < record.expires_at:
             fields: Fields = {
                 "key_id": key_id,
@@ -162,6 +166,26 @@ class Rotation:
         history = History(version.number, (*observation.history.versions, version), observed_at)
         published = replace(observation, history=history)
         return self._memory.note(published, key_id, VendorKey(key_id, name, record.expires_at)), True
+
+    def _recognise(self, observation: Observation, created: CreatedKey, name: str, asked: datetime) -> None:
+        """Raise `ProviderOutcomeUnknown` where the answer to a create is about another key than the one asked for."""
+        mismatch = _mismatch(created, name, observation.history, self._memory.in_use(observation.target.provider))
+        if not mismatch and not created.name:
+            try:
+                self._ports.budget.take(asked)
+                found = self._ports.provider.retrieve(created.id)
+            except ProviderError as error:
+                mismatch = f"a key without a name, which could not be looked up: {error.message}"
+            else:
+                if found is None or found.name not in ("", name):
+                    shown = f"is called {found.name}" if found else "is not shown"
+                    mismatch = f"a key without a name, {created.id}, which {shown} when it is looked up"
+        if mismatch:
+            raise ProviderOutcomeUnknown(
+                f"the provider answered the create of {name} with {mismatch}; that key was not touched",
+                "The served key stays, and the next try makes another one. If it happens again, report it to the "
+                "provider: an answer went to the wrong request.",
+            )
 
     def _believe(
         self, observation: Observation, created: CreatedKey, name: str, asked: datetime, order: Order, reason: Reason
@@ -224,6 +248,20 @@ class Rotation:
                     return  # there is no other of that name, and the list may be long
         except ProviderError as error:
             left_behind(self._ports, target, "unknown", name, error)
+
+
+def _mismatch(created: CreatedKey, name: str, history: History, in_use: Iterable[Record]) -> str:
+    """What the answer to a create shows in place of a new key of this name; empty where it shows one."""
+    if created.name not in ("", name):
+        return f"the key {created.id}, which is called {created.name}"
+    held = [version.data for version in history.versions if version.data is not None]
+    records = [record for data in held if (record := Record.parse(data.get(RECORD_FIELD)))] + list(in_use)
+    if any(created.id == record.key_id for record in records):
+        return f"the id of a key that is in use, {created.id}"
+    has_text = any(created.secret.reveal() in data.values() for data in held)
+    if has_text or any(created.secret.fingerprint == record.key for record in records):
+        return f"the text of a key that is in use, under the id {created.id}"
+    return ""
 
 
 def is_ours_to_do(ports: Ports, order: Order) -> bool:

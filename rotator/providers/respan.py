@@ -30,7 +30,16 @@ from rotator.errors import (
 )
 from rotator.model import CreatedKey, KeyParameters, ListedKey, Secret, VendorKey, timestamp
 from rotator.ports import NO_CREDENTIAL, Clock, Meter
-from rotator.providers.respan_answers import Answer, Errors, created_key, is_id, is_revoked, quoted, vendor_key
+from rotator.providers.respan_answers import (
+    Answer,
+    Errors,
+    created_key,
+    is_about,
+    is_id,
+    is_revoked,
+    quoted,
+    vendor_key,
+)
 
 MAX_BODY = 2**20  # bytes of an answer, but for a list's
 MAX_PAGE_BODY = 8 * 2**20  # bytes; a bare array holds the whole organisation: 24,000 keys
@@ -172,6 +181,8 @@ class RespanProvider:
     def retrieve(self, key_id: str) -> VendorKey | None:
         """One key. What cannot be an id is sent nowhere, and is the id of no key; the same goes for the next two."""
         entry = self._read("retrieve", self._key_url(key_id), self._by()) if is_id(key_id) else None
+        if not is_about(entry, key_id):
+            raise self._errors.unsettled("retrieve", "answered with another key than it was asked about")
         if entry is None or is_revoked(entry):
             return None
         if isinstance(key := vendor_key(entry), VendorKey):
@@ -184,6 +195,8 @@ class RespanProvider:
             return False
         body = {"expiry_date": timestamp(expires_at)}
         answer = self._call("update", "PATCH", self._key_url(key_id), self._by(), body)
+        if not is_about(answer.parsed(), key_id):
+            raise self._errors.unsettled("update", "answered with another key than it was asked about")
         return answer.status != httpx.codes.NOT_FOUND and not is_revoked(answer.parsed())
 
     def delete(self, key_id: str) -> None:

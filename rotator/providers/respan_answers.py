@@ -107,6 +107,12 @@ def is_revoked(entry: object) -> bool:
     return isinstance(entry, dict) and entry.get("revoked") is True
 
 
+def is_about(entry: object, key_id: str) -> bool:
+    """Return False where an answer shows the id of another key than the one that was asked about."""
+    shown = entry.get("id") if isinstance(entry, dict) else None
+    return not is_id(shown) or shown == key_id
+
+
 def vendor_key(entry: object) -> ListedKey:
     """The key that an entry shows. Only the id is required, all other fields come and go."""
     if not isinstance(entry, dict):
@@ -168,7 +174,7 @@ def created_key(entry: object) -> CreatedKey | None:
     key = vendor_key(entry)
     text = entry.get("api_key")
     if key.id and isinstance(text, str) and 0 < len(text) <= MAX_KEY and text.isprintable():
-        return CreatedKey(key.id, Secret(text), key.expires_at if isinstance(key, VendorKey) else None)
+        return CreatedKey(key.id, key.name, Secret(text), key.expires_at if isinstance(key, VendorKey) else None)
     return None
 
 

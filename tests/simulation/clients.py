@@ -434,7 +434,7 @@ class VendorClient:
                 others = (None, expires_at + timedelta(seconds=600), expires_at - timedelta(seconds=400))
                 granted = others[int(which * 3)]
             key = around.vendor.issue(name, granted, granted=expires_at)
-            return CreatedKey(key.id, Secret(key.text), key.expires_at)
+            return CreatedKey(key.id, key.name, Secret(key.text), key.expires_at)
 
         try:
             return self.line.call("provider.create", name.split(".", 3)[-1], effect, lambda key: f"makes {key.id}")

@@ -378,7 +378,7 @@ class VendorClient:
     def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
         def effect() -> CreatedKey:
             key = self.vendor.issue(name, self.vendor.grants(expires_at), granted=expires_at)
-            return CreatedKey(key.id, Secret(key.text), key.expires_at)
+            return CreatedKey(key.id, key.name, Secret(key.text), key.expires_at)
 
         return self.wire.call(self.actor, "provider.create", effect, name, parameters, expires_at)
 

@@ -46,6 +46,7 @@ from rotator.events import Level, What
 from rotator.execute import MAX_AGE, Executor, Report
 from rotator.model import (
     RECORD_FIELD,
+    CreatedKey,
     KeyName,
     KeyParameters,
     Record,
@@ -1155,6 +1156,87 @@ def test_a_create_without_an_answer_is_looked_for_and_removed(others: int) -> No
     assert world.calls("provider.create", since) == ["provider.create"]  # never repeated blindly
     assert [key.id for key in world.vendor.keys.values() if key.revoked] == [f"tk_{others + 2:04}"]
     assert_served(world)
+
+
+def mixed_up(world: World, **shown: Any) -> Fault:
+    """The key is made, and the answer shows these of another's in place of its own."""
+
+    def fault(call: Call) -> CreatedKey:
+        created: CreatedKey = call.effect()
+        return replace(created, **shown)
+
+    return fault
+
+
+def two_targets() -> tuple[World, Executor]:
+    """A program that serves two targets a key each."""
+    world = World(make_target("alpha"), make_target("beta"))
+    a = world.executor()
+    assert all(a.reconcile(target).rotated for target in world.targets)
+    return world, a
+
+
+@pytest.mark.parametrize(
+    "what", ["all", "without a name", "without a name and unknown", "id", "text", "own id", "own text"]
+)
+def test_an_answer_to_a_create_about_another_key_is_not_used(what: str) -> None:
+    world, a = two_targets()
+    alpha, beta = world.targets
+    others, own = world.served(alpha), world.served(beta)
+    assert others
+    assert own
+    stranger = world.vendor.issue("somebody's", START + 1000 * HOUR)
+    whole: dict[str, Any] = {"id": others.id, "name": others.name, "secret": Secret(others.text), "expires_at": None}
+    shown: dict[str, Any] = {
+        "all": whole,
+        "without a name": {**whole, "name": ""},
+        "without a name and unknown": {**whole, "name": "", "id": stranger.id, "secret": Secret(stranger.text)},
+        "id": {"id": others.id},
+        "text": {"secret": Secret(others.text)},
+        "own id": {"id": own.id},
+        "own text": {"secret": Secret(own.text)},
+    }[what]
+    before = [(key.id, key.expires_at) for key in world.vendor.living()]
+    world.at("provider.create", mixed_up(world, **shown))
+    world.at("store.write", refuse(StorePermissionDenied("or it would be found out too late")))
+    report = a.reconcile(beta, FORCED)
+    assert isinstance(report.error, ProviderOutcomeUnknown)
+    assert_tells_no_key(world, [report])
+    assert "store.write" not in world.calls()[-6:]
+    assert [(key.id, key.expires_at) for key in world.vendor.living()] == before, "and the new one is removed"
+    assert (world.served(alpha), world.served(beta)) == (others, own)
+    assert len(world.told(What.KEY_CREATED)) == 2
+    assert world.broken == []
+
+
+def test_a_key_whose_create_showed_no_name_is_looked_up_and_published() -> None:
+    world = World()
+    world.at("provider.create", mixed_up(world, name=""))
+    report = world.executor().reconcile(world.target)
+    assert (report.rotated, report.error) == (True, None)
+    assert world.calls("provider.") == ["provider.create", "provider.retrieve"]
+
+
+@pytest.mark.parametrize("error", [*refusals("provider.retrieve"), None], ids=lambda error: type(error).__name__)
+def test_a_key_without_a_name_that_cannot_be_looked_up_is_not_published(error: Exception | None) -> None:
+    world = World()
+    a = running(world)
+    world.at("provider.create", mixed_up(world, name=""))
+    world.at("provider.retrieve", refuse(error) if error else lambda call: None)
+    report = a.reconcile(world.target, FORCED)
+    assert isinstance(report.error, ProviderOutcomeUnknown)
+    assert world.vendor.living() == [world.served()]
+
+
+def test_a_key_that_waits_to_be_written_is_not_taken_for_a_new_one() -> None:
+    world, a = two_targets()
+    alpha, beta = world.targets
+    world.at("store.write", refuse(StoreSealed("sealed")))
+    a.reconcile(alpha, FORCED)
+    waits = by_id(world, 3)
+    world.at("provider.create", mixed_up(world, id=waits.id, secret=Secret(waits.text)))
+    assert isinstance(a.reconcile(beta, FORCED).error, ProviderOutcomeUnknown)
+    assert world.vendor.alive(waits)
 
 
 def test_a_create_that_was_not_done_leaves_nothing_to_remove() -> None:

@@ -418,7 +418,7 @@ def test_a_time_that_cannot_be_read_is_named_and_a_new_key_can_be_removed_all_th
         error = refused(lambda: provider.retrieve("a"))
         assert isinstance(error, ProviderUnavailable)
         assert f"a, whose expiry_date is {shown}" in error.message
-        assert provider.create("n", NONE, EXPIRY) == CreatedKey("a", Secret("b"), None)
+        assert provider.create("n", NONE, EXPIRY) == CreatedKey("a", "", Secret("b"), None)
 
 
 @pytest.mark.parametrize(
@@ -733,6 +733,19 @@ def test_a_success_that_makes_no_sense_is_none(body: bytes) -> None:
             assert isinstance(refused(lambda: listed(provider)), ProviderUnavailable)  # and not: there are none
         assert provider.set_expiry("a", LATER)
         provider.delete("a")
+
+
+@pytest.mark.parametrize("entry", [{"id": "b"}, {"id": "b", "revoked": True}])
+def test_an_answer_about_another_key_says_nothing_of_this_one(entry: object) -> None:
+    with answering(response(200, entry)) as (provider, _, _):
+        assert isinstance(refused(lambda: provider.retrieve("a")), ProviderUnavailable)  # and not: it is gone
+        assert isinstance(refused(lambda: provider.set_expiry("a", LATER)), ProviderOutcomeUnknown)
+
+
+@pytest.mark.parametrize(("shown", "name"), [({"name": "n"}, "n"), ({"name": "m"}, "m"), ({"name": 5}, ""), ({}, "")])
+def test_a_created_key_has_the_name_that_the_answer_shows(shown: dict[str, object], name: str) -> None:
+    with answering(response(200, {"id": "a", "api_key": "b", **shown})) as (provider, _, _):
+        assert provider.create("n", NONE, EXPIRY).name == name
 
 
 @pytest.mark.parametrize(
