@@ -249,7 +249,7 @@ class Installation:
             case settings.KubernetesAuth() | settings.JwtAuth():
                 return JwtLogin(auth.role, auth.token_file, auth.mount)
             case settings.CertAuth():
-                return CertLogin(auth.role, auth.mount)
+                return CertLogin(auth.role, auth.mount, auth.cert_file)
 
     def _secret(self, source: settings.SecretSource, key: str) -> Callable[[], Secret]:
         """Reads the secret afresh at each call, so that one that was replaced is found."""

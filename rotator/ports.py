@@ -151,6 +151,10 @@ NO_CREDENTIAL = "credential"
 """The outcome of a request that was not sent, because what it needs to be let in could not be read."""
 
 
+HELD_BACK = "backoff"
+"""The outcome of a login that was not sent, because the same credentials were refused a moment ago."""
+
+
 class Meter(Protocol):
     """Is told of every request that an adapter sent, or could not for want of a credential.
 

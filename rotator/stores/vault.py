@@ -67,7 +67,7 @@ class VaultStore:
         Raises `StoreCredentialRefused`, `StoreUnavailable` or `StoreSealed`; the old login is used for as long as it
         lasts.
         """
-        self.client.tokens.keep()
+        self.client.keep_login()
 
     def look_again(self) -> None:
         """Take another token if somebody has put one there; and if Vault is down, ask it at once."""

@@ -155,6 +155,28 @@ class Answer:
             meaning = _MEANINGS.get(self.status, "Vault answered what was not to be expected")
         return unsettled(operation, path, f"{meaning} ({self.said})")
 
+    def refused_login(self, path: str, *, locks: bool) -> StoreCredentialRefused:
+        """The error that a refused login is; `locks`: Vault locks the account after a few of them."""
+        advice = (
+            "Look at the store's auth: the mount, the role, and whether its credentials are still valid. Changed "
+            "credentials are tried at once, the same ones after growing waits."
+        )
+        if not locks:
+            return StoreCredentialRefused(f"Vault refused the login at {path} ({self.said})", advice)
+        if self.status != HTTPStatus.FORBIDDEN:
+            return StoreCredentialRefused(
+                f"Vault refused the login at {path} ({self.said})",
+                f"{advice} Vault locks a role for 15 minutes after five refused logins.",
+            )
+        method = path.removeprefix("auth/").removesuffix("/login")
+        return StoreCredentialRefused(
+            f"Vault refused the login at {path} ({self.said}): after several refused logins it locks the role, and "
+            "then refuses good credentials, too",
+            f"`vault read sys/locked-users` shows whether it is locked. Put good credentials in place, and wait 15 "
+            f"minutes, or unlock it: `vault write -f sys/locked-users/ACCESSOR/unlock/ROLE_ID`, with the accessor of "
+            f"{method}/ from `vault auth list`, and the role id. {advice}",
+        )
+
     def _request_refused(self, operation: Operation, path: str) -> StoreError:
         return StoreRequestRefused(
             f"Vault refused to {operation.verb} {path} ({self.said}); nothing was written",

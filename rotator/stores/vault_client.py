@@ -7,6 +7,7 @@ exceptions, which hold the whole answer, never come to be.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any, Generic, TypeVar
 
 import hvac
@@ -24,8 +25,9 @@ from rotator.errors import (
     StoreUnavailable,
 )
 from rotator.model import Secret
-from rotator.ports import NO_CREDENTIAL, Clock, Meter
+from rotator.ports import HELD_BACK, NO_CREDENTIAL, Clock, Meter
 from rotator.stores.vault_answers import HEALTH, LOGIN, RENEW, Answer, Operation, unsettled
+from rotator.stores.vault_backoff import Refusals
 from rotator.stores.vault_login import Grant, Login, LoginRequest, TokenKeeper
 from rotator.stores.vault_wire import NoAnswer, Unsendable, VaultSettings, Wire
 
@@ -64,6 +66,7 @@ class VaultClient:
         self._wire = Wire(settings, clock)
         self.circuit: Circuit[StoreError] = Circuit(clock)
         self._logged_in: tuple[Secret, Any] | None = None  # the newest token, and the hvac.Client that sends it
+        self._refusals = Refusals(clock)
         self.tokens = TokenKeeper(_CountedLogin(settings.login, meter), self, clock)
 
     def read(self, request: Request[T]) -> T:
@@ -116,6 +119,13 @@ class VaultClient:
             # Of the login: not done, in truth. But a write knows no such error, and to try again is right either way.
             raise StoreOutcomeUnknown(error.message, error.advice) from None
 
+    def keep_login(self) -> None:
+        """Renew the login when it is time. One that works again after a refusal has Vault asked at once."""
+        had_token = self.tokens.has_token
+        self.tokens.keep()
+        if not had_token and isinstance(self.circuit.error, StoreCredentialRefused):
+            self.circuit.try_now()
+
     def look_again(self) -> None:
         """Take another token if somebody has put one there; and if Vault is down, ask it at once."""
         self.tokens.look_again()
@@ -151,10 +161,31 @@ class VaultClient:
     # --- what the keeper of the token asks ---------------------------------------------------------------------------
 
     def log_in(self, credentials: Secret | LoginRequest) -> Grant:
-        """Get a token; of one that is there already, ask how long it lives, which its policy may forbid."""
-        if isinstance(credentials, Secret):
-            return self._look_up(credentials)
-        wanted = credentials
+        """Get a token; of one that is there already, ask how long it lives, which its policy may forbid.
+
+        Credentials that Vault refused are shown again after growing waits, and others at once: see `Refusals`.
+        """
+        content = credentials.fingerprint
+        if (known := self._refusals.known(content)) is not None:
+            self._meter(LOGIN.name, HELD_BACK, 0.0)
+            raise known.with_traceback(None)
+        counted = False
+        try:
+            if isinstance(credentials, Secret):
+                grant = self._look_up(credentials)
+            else:
+                request, answer = self._log_in_with(credentials)
+                counted = credentials.locks and answer.status == HTTPStatus.BAD_REQUEST
+                if answer.status in (400, 401, 403, 404) and answer.errors is not None:
+                    raise answer.refused_login(credentials.path, locks=credentials.locks)
+                grant = _understood(request, answer)
+        except StoreCredentialRefused as error:
+            self._refusals.refused(content, error, counted=counted)
+            raise
+        self._refusals.accepted()
+        return grant
+
+    def _log_in_with(self, wanted: LoginRequest) -> tuple[Request[Grant], Answer]:
         request = Request(
             LOGIN,
             wanted.path,
@@ -164,15 +195,11 @@ class VaultClient:
         )
         # A kept connection shows the certificate that it was made with; the file may hold another one by now.
         fresh = Wire(self._settings, self._clock) if self._settings.certificate else None
-        answer = self._exchange(request, self._hvac(None, wire=fresh))
-        if fresh is not None:
-            fresh.close()
-        if answer.status in (400, 401, 403, 404) and answer.errors is not None:
-            raise StoreCredentialRefused(
-                f"Vault refused the login at {wanted.path} ({answer.said})",
-                "Look at the store's auth: the mount, the role, and whether its credentials are still valid.",
-            )
-        return _understood(request, answer)
+        try:
+            return request, self._exchange(request, self._hvac(None, wire=fresh))
+        finally:
+            if fresh is not None:
+                fresh.close()
 
     def renew(self, token: Secret) -> Grant:
         """Prolong the token's life."""

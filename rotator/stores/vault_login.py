@@ -3,6 +3,7 @@
 A method is one small class that says where its credentials come from, and reads them afresh each time.
 """
 
+import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,13 @@ class LoginRequest:
 
     path: str
     body: Mapping[str, str] = field(repr=False)
+    proof: str = field(default="", repr=False)  # a fingerprint of what is shown beside the body
+    locks: bool = False  # whether Vault locks the account after a few refusals
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that is shown: other credentials have another one."""
+        return Secret(json.dumps([self.path, dict(self.body), self.proof])).fingerprint
 
 
 class Login(Protocol):
@@ -67,7 +75,8 @@ class AppRoleLogin:
     def credentials(self) -> LoginRequest:
         """The login, with the secret id that is in the file now."""
         secret_id = _read(self.secret_id_file, "the AppRole's secret id").reveal()
-        return LoginRequest(f"auth/{self.mount}/login", {"role_id": self.role_id, "secret_id": secret_id})
+        body = {"role_id": self.role_id, "secret_id": secret_id}
+        return LoginRequest(f"auth/{self.mount}/login", body, locks=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +99,15 @@ class CertLogin:
 
     role: str | None
     mount: str = "cert"
+    file: Path | None = None  # the certificate
 
     def credentials(self) -> LoginRequest:
         """The login; its proof is the connection."""
-        return LoginRequest(f"auth/{self.mount}/login", {"name": self.role} if self.role else {})
+        try:
+            shown = Secret(self.file.read_text(errors="replace")).fingerprint if self.file else ""
+        except OSError:
+            shown = ""  # the connection will fail of it, and tell
+        return LoginRequest(f"auth/{self.mount}/login", {"name": self.role} if self.role else {}, shown)
 
 
 def _read(file: Path, what: str) -> Secret:

@@ -153,6 +153,45 @@ def test_a_refused_approle_is_named(
         assert_hides(raised.value, "a-wrong-secret-id")
 
 
+def test_a_wrong_secret_id_never_locks_the_role(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    """Vault's clock stands still here: so it is stricter than in the twenty minutes that seem to pass."""
+    login, clock = approle(vault, policy, tmp_path), SetClock()
+    good = login.secret_id_file.read_text()
+    login.secret_id_file.write_text("a-wrong-secret-id")
+    store = open_store(vault.address, mount, login, clock)
+    while clock.passed < 1200:
+        with pytest.raises(StoreCredentialRefused, match="invalid role or secret ID"):
+            store.keep_login()
+        clock.sleep(5)
+
+    login.secret_id_file.write_text(good)
+    store.keep_login()
+
+    assert store.is_logged_in
+
+
+def test_a_role_that_is_locked_is_named_and_can_be_unlocked_as_the_error_says(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    login, clock = approle(vault, policy, tmp_path), SetClock()
+    wrong = {"role_id": login.role_id, "secret_id": "a-wrong-secret-id"}
+    for _ in range(6):  # somebody else, who does not wait
+        vault.request("POST", "auth/approle/login", wrong, token="")
+    store = open_store(vault.address, mount, login, clock)
+    with pytest.raises(StoreCredentialRefused, match="locks the role") as raised:
+        store.keep_login()
+    assert "vault write -f sys/locked-users/ACCESSOR/unlock/ROLE_ID" in raised.value.advice
+
+    accessor = vault.request("GET", "sys/auth").json()["data"]["approle/"]["accessor"]
+    vault.request("POST", f"sys/locked-users/{accessor}/unlock/{login.role_id}").raise_for_status()
+    clock.sleep(5)
+    store.keep_login()
+
+    assert store.is_logged_in
+
+
 # --- healing ---------------------------------------------------------------------------------------------------------
 
 
