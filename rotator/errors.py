@@ -23,6 +23,7 @@
         ├── CasMismatch                 somebody else wrote first
         ├── StoreSealed                 definitely not done
         ├── StoreUnavailable            a read failed; nothing was changed
+        │   └── StoreRateLimited          429: not done, and nothing is sent for a while
         └── StoreOutcomeUnknown         a write was sent, and nobody knows whether it landed
 
 Adapters turn whatever their library raises into one of these; nothing above an adapter sees another library's
@@ -208,6 +209,10 @@ class StoreUnavailable(StoreError):
     """A read failed; nothing was changed."""
 
     nothing_tried = True
+
+
+class StoreRateLimited(StoreUnavailable):
+    """Not done, because too much was asked."""
 
 
 class StoreOutcomeUnknown(StoreError):

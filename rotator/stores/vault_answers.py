@@ -18,6 +18,7 @@ from rotator.errors import (
     StoreMountUnusable,
     StoreOutcomeUnknown,
     StorePermissionDenied,
+    StoreRateLimited,
     StoreRequestRefused,
     StoreSealed,
     StoreUnavailable,
@@ -33,7 +34,6 @@ _OTHER_KIND = "unsupported path"  # there is a mount, and it is of another kind
 _TOO_LARGE = ("exceeds allowed", "value being too large")  # with a 500: of the listener, and of raft's storage
 _MEANINGS = {
     412: "a node was asked that has not yet seen the latest writes",
-    429: "too much was asked (a rate limit quota), or a standby was asked that does not forward requests",
     472: "a disaster recovery secondary was asked, which serves no requests",
     473: "a performance standby was asked, which does not forward this request",
     500: "Vault failed",
@@ -75,6 +75,12 @@ class Answer:
     body: Mapping[str, Any] = field(repr=False)  # the JSON object in it; empty where there is none
     redirect: str  # the host and port that a redirect leads to
     now: datetime
+    retry_after: float | None = None  # seconds; None where it does not say
+
+    @property
+    def is_too_much(self) -> bool:
+        """True when Vault, or what stands before it, refused this for the number of requests."""
+        return self.status == HTTPStatus.TOO_MANY_REQUESTS
 
     @property
     def is_success(self) -> bool:
@@ -137,6 +143,10 @@ class Answer:
                 return StoreMountUnusable(
                     f"{what} in Vault where {path} would be ({self.said})",
                     "Look at the store's mount and namespace: `vault secrets list` shows what there is.",
+                )
+            case 429:
+                return limited(
+                    operation, path, f"a rate limit quota, or a standby that forwards no requests ({self.said})"
                 )
             case 503 if self._says(_SEALED) or self.body.get("sealed") is True:
                 return StoreSealed(
@@ -202,6 +212,18 @@ def unsettled(operation: Operation, path: str, what: str, advice: str = "") -> S
             f"Vault was asked to {operation.verb} {path}, and whether it did is not known: {what}", advice
         )
     return StoreUnavailable(f"Vault did not {operation.verb} {path}, and nothing was changed: {what}", advice)
+
+
+def limited(operation: Operation, path: str, what: str) -> StoreError:
+    """The error for what Vault was asked too often for. That of a write is left open, as any but a clear answer is."""
+    advice = (
+        "rotator asks more slowly now. Raise the rate limit quota of the mount (`vault list sys/quotas/rate-limit`), "
+        "or look for who else uses it up."
+    )
+    if operation.changes:
+        return unsettled(operation, path, f"it was asked too often: {what}", advice)
+    message = f"Vault did not {operation.verb} {path}, and nothing was changed: it was asked too often: {what}"
+    return StoreRateLimited(message, advice)
 
 
 def stanza(path: str, rights: Sequence[str]) -> str:

@@ -20,21 +20,24 @@ from rotator.errors import (
     StoreError,
     StoreOutcomeUnknown,
     StorePermissionDenied,
+    StoreRateLimited,
     StoreRequestRefused,
     StoreSealed,
     StoreUnavailable,
 )
 from rotator.model import Secret
 from rotator.ports import HELD_BACK, NO_CREDENTIAL, Clock, Meter
-from rotator.stores.vault_answers import HEALTH, LOGIN, RENEW, Answer, Operation, unsettled
-from rotator.stores.vault_backoff import Refusals
+from rotator.stores.vault_answers import HEALTH, LOGIN, RENEW, Answer, Operation, limited, unsettled
+from rotator.stores.vault_backoff import Pace, Refusals
 from rotator.stores.vault_login import Grant, Login, LoginRequest, TokenKeeper
 from rotator.stores.vault_wire import NoAnswer, Unsendable, VaultSettings, Wire
 
 T = TypeVar("T")
 
+PATIENCE = 10.0  # seconds that one request waits at most while Vault is asked too much
+
 _retrying = stamina.RetryingCaller(attempts=3, timeout=None, wait_initial=0.1, wait_max=0.5, wait_jitter=0.2).on(
-    StoreUnavailable
+    lambda error: isinstance(error, StoreUnavailable) and not isinstance(error, StoreRateLimited)
 )
 
 
@@ -67,6 +70,7 @@ class VaultClient:
         self.circuit: Circuit[StoreError] = Circuit(clock)
         self._logged_in: tuple[Secret, Any] | None = None  # the newest token, and the hvac.Client that sends it
         self._refusals = Refusals(clock)
+        self._pace = Pace(clock)
         self.tokens = TokenKeeper(_CountedLogin(settings.login, meter), self, clock)
 
     def read(self, request: Request[T]) -> T:
@@ -77,7 +81,7 @@ class VaultClient:
         self.circuit.enter()
         try:
             value = _tried(lambda: self.send(request))
-        except (StoreCredentialRefused, StoreSealed):
+        except (StoreCredentialRefused, StoreSealed, StoreRateLimited):
             raise  # `send` has seen to it
         except StoreUnavailable as error:
             if self._is_down():
@@ -254,7 +258,27 @@ class VaultClient:
         return hvac.Client(self._settings.address, token="", cert=(), verify=True, adapter=lambda **_: adapter)
 
     def _exchange(self, request: Request[Any], client: Any) -> Answer:
-        """Send one request. Returns whatever Vault answered; raises a `StoreError` if it did not."""
+        """Send one request, at the pace that Vault allows. Returns what it answered; raises a `StoreError` if nothing.
+
+        What changes nothing is sent again after a 429, for a while. Vault's quotas do not count sys/health.
+        """
+        if request.operation is HEALTH:
+            return self._sent(request, client)
+        until = self._clock.monotonic() + PATIENCE
+        while True:
+            left = self._pace.wait(until - self._clock.monotonic())
+            if left:
+                raise limited(request.operation, request.path, f"nothing is sent for {left:.0f} s")
+            sent_at = self._clock.monotonic()
+            answer = self._sent(request, client)
+            if not answer.is_too_much:
+                self._pace.taken()
+                return answer
+            self._pace.too_much(answer.retry_after, sent_at)
+            if request.operation.changes:
+                return answer
+
+    def _sent(self, request: Request[Any], client: Any) -> Answer:
         failure: StoreError
         started = self._clock.monotonic()
         try:
@@ -319,6 +343,8 @@ def _tried(once: Callable[[], T]) -> T:
     """Its value, after at most two more attempts; stamina, which is a tenth of a request's cost, sees only failures."""
     try:
         return once()
+    except StoreRateLimited:
+        raise  # `_exchange` has waited for long enough
     except StoreUnavailable as error:
         first = [error]
 

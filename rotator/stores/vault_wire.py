@@ -112,7 +112,10 @@ class Wire:
         response.release_conn()
         now = http_date(response.headers.get("Date", "")) or self._clock.now()
         redirect = _host_and_port(response.headers.get("Location", ""))
-        return Answer(response.status, parse_object(content), redirect, now)
+        waits = response.headers.get("Retry-After", "")
+        return Answer(
+            response.status, parse_object(content), redirect, now, float(waits) if waits.isdecimal() else None
+        )
 
     def _failure(self, error: Exception) -> NoAnswer:
         """With nothing of the library's but what is said in `_cause`."""

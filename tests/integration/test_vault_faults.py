@@ -1,6 +1,7 @@
 """A Vault that is sealed, gone, frozen, restarted, or not Vault at all: which error it is, and in which words."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -83,6 +84,29 @@ def test_a_vault_that_was_restarted_is_used_on(own_vault: RaftVault, open_store:
     assert open_store(own_vault.address, store.mount, own_vault.root_token).location("app") == location
 
 
+@pytest.mark.parametrize("tells", [True, False], ids=["retry-after", "silent"])
+def test_a_quota_slows_all_threads_down_and_refuses_few(
+    own_vault: RaftVault, open_store: OpenStore, tells: bool
+) -> None:
+    """As three hundred targets with 20 requests a second: nearly all of their requests were refused."""
+    mount, reads = own_vault.new_mount(), 100
+    store = open_store(own_vault.address, mount, own_vault.root_token)
+    store.history("app")
+    own_vault.request("POST", "sys/quotas/config", {"enable_rate_limit_response_headers": tells}).raise_for_status()
+    quota = {"rate": 40, "interval": "1s", "path": mount}
+    own_vault.request("POST", "sys/quotas/rate-limit/few", quota).raise_for_status()
+    store.metered.take()
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            histories = list(pool.map(store.history, (f"app-{number}" for number in range(reads))))
+    finally:
+        own_vault.request("DELETE", "sys/quotas/rate-limit/few").raise_for_status()
+
+    assert [history.current_version for history in histories] == [0] * reads
+    refused = [outcome for _, outcome in store.metered.take()].count("429")
+    assert 0 < refused < 40
+
+
 def freeze(vault: RaftVault) -> None:
     """Freeze it, and wait until it is: what was under way may still be answered."""
     vault.freeze()
@@ -153,8 +177,6 @@ def store(server: Canned, open_store: OpenStore) -> MeteredStore:
     ("reply", "words"),
     [
         (Reply(412, {"errors": ["required index state not present"]}), "not yet seen the latest writes"),
-        (Reply(429, {"errors": ['request path "kv": rate limit quota exceeded']}), "rate limit quota"),
-        (Reply(429, ""), "a standby was asked that does not forward"),
         (Reply(472, ""), "a disaster recovery secondary was asked"),
         (Reply(473, ""), "a performance standby was asked"),
         (Reply(500, {"errors": ["internal error"]}), "Vault failed (500: internal error)"),

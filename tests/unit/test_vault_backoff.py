@@ -8,8 +8,9 @@ import pytest
 from support.canned import Asked, Canned, Reply, canned
 from support.vaultstore import MeteredStore, OpenStore, SetClock, empty, opened_stores
 
-from rotator.errors import StoreCredentialRefused
+from rotator.errors import StoreCredentialRefused, StoreOutcomeUnknown, StoreRateLimited
 from rotator.model import Secret
+from rotator.stores.vault_backoff import FIRST_PAUSE, Pace
 from rotator.stores.vault_login import AppRoleLogin, CertLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
 
 REFUSED = Reply(400, {"errors": ["invalid role or secret ID"]})
@@ -128,3 +129,102 @@ def test_a_lockout_is_named_with_what_unlocks_it(open_store: OpenStore, clock: S
     assert "locks the role" in raised.value.message
     assert "vault write -f sys/locked-users/ACCESSOR/unlock/ROLE_ID" in raised.value.advice
     assert "approles/eu/" in raised.value.advice
+
+
+# --- too many requests -----------------------------------------------------------------------------------------------
+
+
+class Quota:
+    """Takes so many requests a second, as a rate limit quota of Vault does; then each is refused."""
+
+    def __init__(self, clock: SetClock, rate: int, headers: dict[str, str]) -> None:
+        self._clock, self._rate, self._headers = clock, rate, headers
+        self._second, self._taken = 0, 0
+        self.refused = 0
+
+    def __call__(self, asked: Asked) -> Reply:
+        if (second := int(self._clock.passed)) != self._second:
+            self._second, self._taken = second, 0
+        if self._taken == self._rate:
+            self.refused += 1
+            words = f'request path "{asked.path}": rate limit quota exceeded'
+            return Reply(429, {"errors": [words]}, self._headers)
+        self._taken += 1
+        return empty(asked)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "1"}], ids=["silent", "retry-after"])
+def test_reads_go_on_at_the_pace_that_vault_takes(
+    open_store: OpenStore, clock: SetClock, headers: dict[str, str]
+) -> None:
+    quota = Quota(clock, 20, headers)
+    with canned(quota) as server:
+        store = open_store(server.address, "kv", "good", clock)
+        for number in range(100):
+            store.history(f"app-{number}")
+    assert quota.refused < 12, "before, each of them was refused three times"
+    assert clock.passed < 2 * 2 * 100 / 20
+    assert store.client.circuit.error is None
+
+
+@pytest.mark.parametrize("seconds", [1, 7])
+def test_nothing_is_sent_for_as_long_as_vault_says(open_store: OpenStore, clock: SetClock, seconds: int) -> None:
+    sent_at: list[float] = []
+
+    def refuse_once(asked: Asked) -> Reply:
+        sent_at.append(clock.passed)
+        return Reply(429, {"errors": []}, {"Retry-After": str(seconds)}) if len(sent_at) == 2 else empty(asked)
+
+    with canned(refuse_once) as server:
+        open_store(server.address, "kv", "good", clock).history("app")
+    assert sent_at == [0, 0, seconds, pytest.approx(seconds, abs=0.02)]
+
+
+def test_who_would_wait_too_long_is_told_and_the_others_send_nothing(open_store: OpenStore, clock: SetClock) -> None:
+    refusal = Reply(429, {"errors": ["rate limit quota exceeded"]}, {"Retry-After": "30"})
+    with canned(lambda asked: empty(asked) if "lookup" in asked.path else refusal) as server:
+        store = open_store(server.address, "kv", "good", clock)
+        for _ in range(5):
+            with pytest.raises(StoreRateLimited) as raised:
+                store.history("app")
+        assert clock.passed == 0
+        with pytest.raises(StoreRateLimited):
+            store.prove("app", {})
+        assert len(server.paths("GET")) == 2, "the login and one read"
+        assert store.client.circuit.error is None, "it is no outage"
+    assert "nothing is sent for 30 s" in raised.value.message
+    assert "sys/quotas/rate-limit" in raised.value.advice
+
+
+def test_a_refused_write_is_sent_once_and_left_open(open_store: OpenStore, clock: SetClock) -> None:
+    """The quota says that it was not done; what stands between here and Vault may say 429, too."""
+    refusal = Reply(429, {"errors": ["rate limit quota exceeded"]})
+    with canned(lambda asked: refusal if asked.method == "POST" else empty(asked)) as server:
+        store = open_store(server.address, "kv", "good", clock)
+        with pytest.raises(StoreOutcomeUnknown, match="whether it did is not known: it was asked too often"):
+            store.write("app", {"n": "1"}, cas=0)
+        assert len(server.paths("POST")) == 1
+        store.history("app")
+    assert clock.passed == pytest.approx(FIRST_PAUSE, abs=0.02), "the read waited"
+
+
+def test_the_pause_grows_while_nothing_is_taken_and_all_threads_share_it(clock: SetClock) -> None:
+    pace = Pace(clock)
+    assert [pace.wait(0) for _ in range(3)] == [0, 0, 0], "nothing happened yet"
+    waits = []
+    for _ in range(9):
+        for _ in range(8):  # that were under way at once
+            pace.too_much(None, clock.passed)
+        waits.append(pace.wait(0))
+        assert pace.wait(0) == waits[-1], "for the next one, too"
+        clock.sleep(waits[-1])
+    assert waits == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
+    before = clock.passed
+    for _ in range(4):
+        assert pace.wait(10) == 0
+    assert clock.passed - before == pytest.approx(3 * 1.0), "one after the other"
+    for _ in range(1000):
+        pace.taken()
+    before = clock.passed
+    assert [pace.wait(10) for _ in range(3)][1:] == [0, 0]
+    assert clock.passed - before <= 1.0, "as if nothing had been"
