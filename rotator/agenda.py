@@ -102,6 +102,22 @@ class Agenda:
                 if name in self._slots:
                     self._put(name, self.clock.now())
 
+    def wake_in_turn(self, names: Collection[str]) -> None:
+        """Look at these, which something held up: the most urgent now, the others as far apart as rotations have to be.
+
+        None of them later than it would be looked at anyway.
+        """
+        with self._lock:
+            now = self.clock.now()
+            turns: dict[str, datetime] = {}  # by provider
+            held_up = [name for name in names if name in self._slots]
+            for name in sorted(held_up, key=lambda name: self._slots[name].needed_by):
+                slot = self._slots[name]
+                turn = turns.get(slot.lane[0], now)
+                if turn < slot.at:
+                    self._put(name, turn)
+                turns[slot.lane[0]] = turn + self._paces[slot.lane[0]]
+
     def take(self, is_open: Callable[[Lane], bool] = lambda _: True) -> tuple[str, Order] | None:
         """The target to work on now, most urgent first, of the lanes that are open; None when nothing is due there."""
         with self._lock:

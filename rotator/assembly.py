@@ -6,6 +6,7 @@ The only module that knows every adapter. It decides nothing; what can go wrong 
 import random
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 
 from rotator import files, logs, settings
@@ -14,6 +15,7 @@ from rotator.clock import SystemClock
 from rotator.config import Configuration
 from rotator.errors import (
     ProviderCredentialRefused,
+    ProviderError,
     ProviderUnavailable,
     RotatorError,
     StoreCredentialRefused,
@@ -27,7 +29,7 @@ from rotator.lease import LeaseSettings
 from rotator.memory import Memory, Offer
 from rotator.metrics import SUCCESS, Metrics
 from rotator.model import Record, Secret, Target
-from rotator.plan import AT_ONCE, Reason, Seen
+from rotator.plan import AT_ONCE, TIDYING, Reason, Seen
 from rotator.ports import Leadership, Listener, Ports
 from rotator.providers.respan import Probe, RespanProvider
 from rotator.rotate import UNPUBLISHED
@@ -181,6 +183,19 @@ class Installation:
             for name, provider in self.providers.items()
         }
         return {**providers, **{f"store {name}": store.client.circuit.error for name, store in self.vaults.items()}}
+
+    def ask_the_down(self, *, providers: bool) -> None:
+        """Send what is down a cheap read, where one is due; what comes of it is in its circuit and meter."""
+        for name, store in self.vaults.items():
+            target = next((target for target in self.targets.values() if target.store == name), None)
+            if store.client.circuit.error is not None and target is not None:
+                with suppress(StoreError):
+                    store.newest(target.path)
+        for name, provider in self.providers.items() if providers else ():
+            if provider.circuit.error is not None or provider.outage.is_to_be_asked():
+                with suppress(ProviderError):
+                    provider.ready()
+                    next(provider.pages(partial(self.budgets[name].take, TIDYING)), None)
 
     def close(self, but: Iterable["Installation"] = ()) -> None:
         """Give back the connections that those others do not use. What is under way fails as if the network had."""

@@ -12,7 +12,8 @@ from rotator.errors import RotatorError
 from rotator.ports import Clock
 
 FIRST_WAIT = 1.0
-LONGEST_WAIT = 30.0
+LONGEST_WAIT = 25.0
+"""Seconds between two requests at most to what is down, if there is anything to ask: a daemon asks within 30."""
 
 LASTING = 60.0
 """Seconds of nothing but failures, after which it is an outage and not a lost answer."""
@@ -87,6 +88,7 @@ class Outage(Generic[E]):
     clock: Clock
     error: E | None = None  # of the last try; None while the peer answers
     _since: float | None = None  # monotonic: of the first failure in a row
+    _failed_at: float = 0.0  # monotonic: of the last one
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def failed(self, error: E) -> None:
@@ -94,8 +96,14 @@ class Outage(Generic[E]):
         with self._lock:
             now = self.clock.monotonic()
             self._since = now if self._since is None else self._since
+            self._failed_at = now
             if now - self._since >= LASTING:
                 self.error = error
+
+    def is_to_be_asked(self) -> bool:
+        """Whether it is an outage, and the last try was a while ago."""
+        with self._lock:
+            return self.error is not None and self.clock.monotonic() - self._failed_at >= LONGEST_WAIT
 
     def answered(self) -> None:
         """There was one, be it a refusal."""

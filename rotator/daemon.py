@@ -54,8 +54,11 @@ LOOK_AT_MANY_FILES = 60.0
 READ_AT_START = ("lease", "http.listen", "http.admin", "http.target_metrics", "daemon.workers")
 """The options that a running daemon does not change. The chart replaces the pods for them, and for no others."""
 
-JOB_THREADS = 5
-"""Of the jobs four may wait for somebody's answer at once."""
+ASK_THE_DOWN = 5.0
+"""Seconds between looks at whether something is down and to be asked again."""
+
+JOB_THREADS = 6
+"""Of the jobs five may wait for somebody's answer at once."""
 
 STUCK = 30.0
 """Seconds without a tick after which /healthz says that the loop is stuck."""
@@ -95,6 +98,7 @@ class Daemon:
         jobs.every(TICK, "tick", self._tick, at_once=True)
         jobs.every(KEEP_LOGIN, "login", self._keep_logins)
         jobs.every(TICK, "watch", self._engine.watch)
+        jobs.every(ASK_THE_DOWN, "down", self._engine.ask_the_down)
         jobs.every(LOOK_AT_FILES, "files", self._look_at_files)
         jobs.every(every["check"], "check", self._engine.ask_providers)
         jobs.every(every["sweep"], "sweep", self._engine.sweep, at_once=True)

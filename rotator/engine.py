@@ -16,7 +16,6 @@ from rotator.agenda import Agenda, Lane
 from rotator.assembly import Installation
 from rotator.errors import (
     ClockDisagrees,
-    ProviderCredentialRefused,
     ProviderError,
     ProviderOutcomeUnknown,
     ProviderUnavailable,
@@ -172,8 +171,7 @@ class Engine:
                 self._tell(Event(What.PEER_DOWN, "", Level.of(error), fields))
             elif error is None and before is not None:
                 self._tell(Event(What.PEER_UP, fields={"peer": name}))
-                if isinstance(before, ProviderCredentialRefused):
-                    self._take_up_again(name)
+                self._take_up_again(name)
         self._down = {name: error for name, error in peers.items() if error is not None}
         if self._clock.trusted() is self._clock_disagrees:
             self._clock_disagrees = not self._clock_disagrees
@@ -186,12 +184,15 @@ class Engine:
                 self._tell(Event(What.CLOCK_AGREES, fields={"skews": skews}))
 
     def _take_up_again(self, peer: str) -> None:
-        """What a refused organisation key held up is not left for its own next try: the budget orders and paces it.
-
-        What failed because of an outage, or of a store, has tries that are spread already, and stay so.
-        """
+        """What waited for a peer is not left for its own next try, and does not come all at once."""
         failing = [status.target for status in self.board.snapshot() if status.error is not None]
-        self._agenda.wake([target.name for target in failing if f"provider {target.provider}" == peer])
+        held_up = [t.name for t in failing if peer in (f"provider {t.provider}", f"store {t.store}")]
+        self._agenda.wake_in_turn(held_up)
+
+    def ask_the_down(self) -> None:
+        """Ask what is down whether it still is: the targets' own tries may be minutes away. `watch` tells."""
+        with self._using() as installation:
+            installation.ask_the_down(providers=self._leads())
 
     def end(self) -> bool:
         """Begin nothing more, and end what is under way; True when that was done within `drain`."""

@@ -86,6 +86,8 @@ class VaultClient:
         except StoreUnavailable as error:
             if self._is_down():
                 self.circuit.failed(error)
+            elif not isinstance(self.circuit.error, StoreCredentialRefused):
+                self.circuit.worked()
             raise
         except StoreError:
             self.circuit.worked()

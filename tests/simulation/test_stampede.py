@@ -104,10 +104,17 @@ class Story:
                 # The next one comes just when the peer is back, at the worst moment.
                 clock.sleep(UP - scheduler.now if DOWN <= scheduler.now < UP else 900.0)
 
+        def watch() -> None:
+            """The daemon notices within 30 seconds that a peer is up, and takes up what waited: here all."""
+            clock.sleep(UP + 30 - scheduler.now)
+            agenda.wake_in_turn(targets)
+            clock.sleep(ENDS)
+
         process = Freezable("fleet")
         for number in range(4):
             scheduler.add(process, f"worker {number}", Random(number), work)
         scheduler.add(process, "sweep", Random(9), sweep)
+        scheduler.add(process, "watch", Random(10), watch)
         scheduler.ends = lambda: scheduler.now >= ENDS
         scheduler.run()
 
@@ -127,6 +134,9 @@ def test_an_hour_of_outage_ends_without_a_stampede(away: str) -> None:
 
     assert story.most_in_a_minute("provider") <= LIMIT
     assert story.most_in_a_minute("store", DOWN) <= 2 * TARGETS, "backoff holds the store, too"
+    if away == "store":
+        looked = [at for at, operation in story.line.sent if operation == "store.history" and UP + 30 <= at < UP + 31]
+        assert len(looked) < TARGETS / 4, "what waited does not come all at once"
     replaced = [before for _, _, before in story.published if before is not None]
     assert len(story.published) <= 3 * TARGETS, "none is made but in its time"
     creates = sum(operation == "provider.create" for at, operation in story.line.sent if not DOWN <= at < UP)

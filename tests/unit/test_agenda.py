@@ -73,6 +73,19 @@ def test_at_the_start_every_target_is_looked_at_once_and_then_within_the_resync(
     assert sorted(taken(made)) == ["a", "b", "c"]
 
 
+def test_what_was_held_up_is_looked_at_in_turn_the_most_urgent_first_and_none_later_than_anyway() -> None:
+    made, clock, targets = agenda("a", "b", "c", "d")
+    taken(made)
+    for name, ends in (("a", 3000), ("b", 1000), ("c", 2000), ("d", 4000)):
+        done(made, well(targets[name], clock, renew=ends, wake=4 if name == "d" else None))
+    made.wake_in_turn([*targets, "gone"])
+    order: dict[str, int] = {}
+    for second in range(12):
+        order |= dict.fromkeys(taken(made), second)
+        clock.sleep(1)
+    assert order == {"b": 0, "c": 3, "d": 4, "a": 6}
+
+
 def test_a_target_wakes_when_its_plan_says_so() -> None:
     made, clock, targets = agenda("a")
     taken(made)

@@ -137,3 +137,16 @@ def test_an_outage_is_a_failure_a_while_after_another_with_no_answer_in_between(
     assert error() is last
     outage.answered()
     assert error() is None
+
+
+def test_what_gives_no_answer_is_to_be_asked_a_while_after_the_last_try(clock: FakeClock) -> None:
+    outage: Outage[StoreSealed] = Outage(clock)
+    outage.failed(StoreSealed("first"))
+    clock.sleep(LASTING)
+    assert not outage.is_to_be_asked(), "it is no outage yet"
+    outage.failed(StoreSealed("second"))
+    assert not outage.is_to_be_asked()
+    clock.sleep(LONGEST_WAIT)
+    assert outage.is_to_be_asked()
+    outage.answered()
+    assert not outage.is_to_be_asked()

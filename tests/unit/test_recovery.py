@@ -1,0 +1,163 @@
+"""After an outage: what is down is asked at least every 30 seconds, and what waited for it is taken up, in turn."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+import stamina
+from support.canned import Asked, Canned, Reply, canned
+from support.process import wait_until
+from support.vaultstore import empty
+
+from rotator.assembly import Installation
+from rotator.clock import SystemClock
+from rotator.config import load
+from rotator.daemon import ASK_THE_DOWN
+from rotator.engine import Engine
+from rotator.events import Event, What
+from rotator.metrics import Metrics
+
+SEALED = Reply(503, {"errors": ["Vault is sealed"]})
+LOCKED_OUT = Reply(401, {"detail": "invalid"})
+BOUND = 30.0
+TARGETS = 12
+PER_MINUTE = 61  # requests, and so a rotation every three seconds
+
+
+class MovedClock(SystemClock):
+    """One that a test moves."""
+
+    passed = 0.0
+
+    def monotonic(self) -> float:
+        return 1000 + self.passed
+
+    def _wall(self) -> datetime:
+        return super()._wall().replace(year=2030, month=1, day=1, hour=0, minute=0) + timedelta(seconds=self.passed)
+
+    def sleep(self, seconds: float) -> None:
+        self.passed += seconds
+
+
+class Story:
+    """A daemon's engine and its jobs, at a Vault and a vendor that may be down."""
+
+    def __init__(self, vault: Canned, vendor: Canned, folder: Path) -> None:
+        self.vault, self.vendor = vault, vendor
+        (folder / "key").write_text("sk_live_made_up")
+        respan = {"type": "respan", "base_url": vendor.address, "api_key": {"file": "key"}}
+        config = {
+            "owner": "prod",
+            "providers": {"respan": {**respan, "requests_per_minute": PER_MINUTE}},
+            "stores": {"vault": {"type": "vault", "address": vault.address, "mount": "kv"}},
+            "targets": {f"t{number}": {"path": f"apps/{number}"} for number in range(TARGETS)},
+        }
+        file = folder / "rotator.json"
+        file.write_text(json.dumps(config))
+        self.clock, self.events = MovedClock(), list[Event]()
+        environment = {"VAULT_TOKEN": "hvs.made-up"}
+        self.installation = Installation(
+            load(file, environment), environment, self.clock, Metrics("0"), self.events.append
+        )
+        self.engine = Engine(self.installation, Metrics("0"), self.events.append)
+
+    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> float:
+        """What the daemon's jobs do in that time. Returns when `until` was true, in seconds from now."""
+        began = self.clock.passed
+        while self.clock.passed - began < seconds and not until():
+            if self.clock.passed % ASK_THE_DOWN == 0:
+                self.engine.ask_the_down()
+            self.engine.watch()
+            self.engine.tick()
+            if self.engine.under_way:
+                wait_until(lambda: not self.engine.under_way, "the passes to end")
+            self.clock.passed += 1
+        return self.clock.passed - began
+
+    def told(self, what: What) -> list[Event]:
+        return [event for event in self.events if event.what is what]
+
+    def failing(self) -> int:
+        return sum(status.error is not None for status in self.engine.board.snapshot())
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Iterator[Story]:
+    def vendor(asked: Asked) -> Reply:
+        return Reply(200, []) if asked.method == "GET" else Reply(422, {"detail": "no"})
+
+    with stamina.set_testing(True, attempts=3), canned(unsealed) as vault, canned(vendor) as served:
+        made = Story(vault, served, tmp_path)
+        yield made
+        made.engine.end()
+        made.installation.close()
+
+
+def unsealed(asked: Asked) -> Reply:
+    """An empty mount, to which nothing may be written."""
+    if asked.path.endswith("sys/health"):
+        return Reply(200, {"cluster_id": "c", "standby": False})
+    mismatch = Reply(400, {"errors": ["check-and-set parameter did not match the current version"]})
+    return mismatch if asked.method == "POST" else empty(asked)
+
+
+def answering(reply: Reply) -> Callable[[Asked], Reply]:
+    return lambda _: reply
+
+
+@pytest.mark.parametrize("lasts", [20, 100, 900])
+def test_a_vault_that_is_unsealed_is_used_within_30_seconds(story: Story, lasts: int) -> None:
+    story.vault.answer = answering(SEALED)
+    story.run(lasts)
+    assert story.failing() == TARGETS
+    assert len(story.told(What.PEER_DOWN)) == 1
+
+    story.vault.answer = unsealed
+    assert story.run(600, lambda: bool(story.told(What.PEER_UP))) <= BOUND + 1
+    # The paths are empty, and so each wants a key, which the vendor refuses.
+    first = story.run(600, lambda: bool(story.vendor.paths("POST")))
+    assert first <= 2
+
+
+def test_while_it_is_sealed_it_is_asked_by_one_and_seldom(story: Story) -> None:
+    story.vault.answer = answering(SEALED)
+    story.run(300)
+    story.vault.asked.clear()
+    story.run(600)
+    assert 600 / BOUND <= len(story.vault.asked) <= 2 * 600 / 20
+
+
+def test_what_waited_comes_in_turn(story: Story) -> None:
+    story.vault.answer = answering(SEALED)
+    story.run(1800)
+    story.vault.answer = unsealed
+    story.run(600, lambda: bool(story.told(What.PEER_UP)))
+    seen: list[int] = []
+    for _ in range(40):
+        story.run(1)
+        seen.append(len({asked.path for asked in story.vault.asked if asked.method == "POST"}))
+    assert seen[-1] == TARGETS, "all, long before their own next tries"
+    assert max(after - before for before, after in zip([0, *seen], seen, strict=False)) <= 2, "one after the other"
+
+
+def test_an_organisation_key_that_is_good_again_is_used_within_30_seconds(story: Story) -> None:
+    served = story.vendor.answer
+    story.vendor.answer = answering(LOCKED_OUT)
+    story.run(900)
+    assert story.failing() == TARGETS
+
+    story.vendor.answer = served
+    assert story.run(600, lambda: bool(story.told(What.PEER_UP))) <= BOUND + 1
+
+
+def test_a_standby_asks_no_provider(story: Story) -> None:
+    story.vendor.answer = answering(LOCKED_OUT)
+    story.run(60)
+    story.vendor.asked.clear()
+    story.clock.passed += 600
+    story.installation.ask_the_down(providers=False)
+    assert story.vendor.asked == []
+    story.installation.ask_the_down(providers=True)
+    assert len(story.vendor.asked) == 1
