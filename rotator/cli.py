@@ -281,9 +281,9 @@ def extend(
     found, errors = _living(session, chosen, until)
     with session.progress("extending", len(found)) as advance:
         for one in sorted(found, key=lambda one: one.key.expires_at or until):
-            failed = one.extend(until, reason or "")
-            errors.append(failed)
-            for line in output.extension_lines(one, until, failed):
+            became = one.extend(until, reason or "")
+            errors.append(became if isinstance(became, RotatorError) else None)
+            for line in output.extension_lines(one, became):
                 output.say(line)
             advance()
     raise typer.Exit(status_of_all(errors, touched=any(error is None for error in errors)))

@@ -20,6 +20,7 @@ from rotator.errors import (
     StoreUnavailable,
 )
 from rotator.events import What
+from rotator.expiry import set_expiry
 from rotator.memory import Memory
 from rotator.model import (
     History,
@@ -243,18 +244,19 @@ class Executor:
     def _set_expiry(self, observation: Observation, action: SetExpiry, order: Order) -> Observation:
         record = action.record
         seen = observation.vendor[record.key_id].key
+        needed_by = record.expires_at if action.reason is Reason.RESTORED else TIDYING
         try:
-            found = self.ports.provider.set_expiry(record.key_id, action.until)
+            ends = set_expiry(self.ports, record.key_id, action.asked.request, needed_by)
         except ProviderRequestRefused:
             if action.reason is not Reason.RESTORED:
                 raise
-            found = False  # a served key that cannot be restored is replaced, like one that is gone
-        if found:
+            ends = None  # a served key that cannot be restored is replaced, like one that is gone
+        if ends and (seen is None or ends != seen.expires_at):
             what = What.KEY_RESTORED if action.reason is Reason.RESTORED else What.KEY_SHORTENED
-            name, until = record.key_name, timestamp(action.until)
+            name, until = record.key_name, timestamp(ends)
             tell_of(self.ports, what, observation, order, record.key_id, name, reason=action.reason, expires_at=until)
-        key = replace(seen, expires_at=action.until) if found and seen else None
-        return self.memory.note(observation, record.key_id, key)
+        key = replace(seen, expires_at=ends) if ends and seen else None
+        return self.memory.note(observation, record.key_id, key, asked=action.asked)
 
     def _retire(self, observation: Observation, action: Retire, order: Order) -> Observation | None:
         """Destroy, look again, delete: once its versions are gone, nobody can roll the path back to the key.
@@ -300,6 +302,6 @@ def _identity(action: Action) -> object:
         case Rotate():
             return "rotate"
         case SetExpiry():
-            return (action.reason, action.record.key_id)
+            return (action.reason, action.record.key_id, action.asked.request)
         case Retire():
             return ("retire", action.key.key_id)

@@ -12,7 +12,9 @@ from datetime import datetime
 from rotator.errors import KeyUnreadable, ProviderError, ProviderRequestRefused, RotatorError, StoreError
 from rotator.events import Event, What
 from rotator.execute import Executor
+from rotator.expiry import keep_until
 from rotator.model import KeyName, ListedKey, Target, UnreadableKey, VendorKey, timestamp
+from rotator.plan import TOLERANCE
 
 REASON = "extended"
 """Why a key lives longer than was planned: no plan says so."""
@@ -27,12 +29,13 @@ class Living:
     key: VendorKey
     by_slug: bool
 
-    def extend(self, until: datetime, note: str = "") -> ProviderError | None:
-        """Let it live until then; what kept it from that."""
+    def extend(self, until: datetime, note: str = "") -> datetime | ProviderError:
+        """Have it expire at `until`. Return when it does, as the provider shows it, or why it cannot work so long."""
         ports, key = self.executor.ports, self.key
         try:
             ports.budget.take(key.expires_at or until)
-            if not ports.provider.set_expiry(key.id, until):
+            ends = keep_until(ports, key.id, until, key.expires_at or until)
+            if ends is None:
                 return ProviderRequestRefused(
                     "the provider does not have it any more",
                     f"If {self.target.name} is served it, the applications need another: "
@@ -44,12 +47,17 @@ class Living:
             "key_id": key.id,
             "key_name": key.name,
             "reason": REASON,
-            "expires_at": timestamp(until),
+            "expires_at": timestamp(ends),
             "by": "command",
             **({"note": note} if note else {}),
         }
         ports.tell(Event(What.KEY_EXTENDED, self.target.name, fields=fields))
-        return None
+        if ends < until - TOLERANCE:
+            return ProviderRequestRefused(
+                f"the provider keeps its expiry at {timestamp(ends)}",
+                f"Before then {self.target.name} needs another key: `rotator rotate {self.target.name}`.",
+            )
+        return ends
 
 
 def living(

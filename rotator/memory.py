@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rotator.model import Entry, KeyName, Record, Scope, Secret, Target, VendorKey
-from rotator.plan import TOLERANCE, Observation, Order, Reason, Seen
+from rotator.plan import TOLERANCE, Asked, Observation, Order, Reason, Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,14 +172,25 @@ class Memory:
         yield from [offer.record for offer in [*self.offers.values()] if offer.provider == provider]
 
     def note(
-        self, observation: Observation, key_id: str, key: VendorKey | None, *, listed: bool = False
+        self,
+        observation: Observation,
+        key_id: str,
+        key: VendorKey | None,
+        *,
+        listed: bool = False,
+        asked: Asked | None = None,
     ) -> Observation:
         """The observation with what the provider has said of one key; passes to come know it too.
 
-        `listed`: in its list, which may be older than any version that the path has.
+        `listed`: in its list, which may be older than any version that the path has. `asked`: the request that was
+        made just now. It is kept while the provider goes on to show what it made of that.
         """
-        seen, name = Seen(key, 0 if listed else observation.history.current_version), observation.target.name
+        at_version, name = 0 if listed else observation.history.current_version, observation.target.name
         with self._noting:  # a sweep and a pass may both be learning about this target
+            before = self.seen.get(name, {}).get(key_id)
+            if asked is None and before and before.key and key and before.key.expires_at == key.expires_at:
+                asked = before.asked
+            seen = Seen(key, at_version, asked)
             self.seen[name] = {**self.seen.get(name, {}), key_id: seen}
         return replace(observation, vendor={**observation.vendor, key_id: seen})
 

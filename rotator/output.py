@@ -246,12 +246,15 @@ def _what_came(report: Report) -> Iterator[str]:
     else:
         yield f"{name}: nothing to do: {key}"
     for old in made.superseded:
-        yield f"  the old key {old.key_id} works until {timestamp(old.until)}"
+        yield f"  the old key {old.key_id} works until {timestamp(old.works_until)}"
 
 
-def extension_lines(one: Living, until: datetime, error: RotatorError | None) -> Iterator[str]:
-    """For `extend`: what became of one key."""
-    became = f"could not be extended: {error.message}" if error else f"lives until {timestamp(until)}"
+def extension_lines(one: Living, ends: datetime | RotatorError) -> Iterator[str]:
+    """For `extend`: when one key expires now, or why it could not be extended."""
+    error = ends if isinstance(ends, RotatorError) else None
+    became = (
+        f"could not be extended: {ends.message}" if isinstance(ends, RotatorError) else f"lives until {timestamp(ends)}"
+    )
     guess = " (told by its name's slugs alone: the store could not be read)" if one.by_slug else ""
     yield f"{one.target.name}: the key {one.key.id} {became}{guess}"  # "token: tk_…" would be taken for a secret
     if error and error.advice:

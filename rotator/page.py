@@ -404,7 +404,8 @@ def _superseded(plan: Plan | None, now: datetime) -> str:
         return ""
     lines = []
     for key in plan.superseded:
-        goes = f"ends {_moment(key.until, now)}" if key.until > now else f"was to end {_moment(key.until, now)}"
+        ends = key.works_until
+        goes = f"ends {_moment(ends, now)}" if ends > now else f"was to end {_moment(ends, now)}"
         if key.record in plan.untrusted:
             goes = "left alone: the provider knows it under a name that is not this path's"
         lines.append(f"<li><code>{_text(key.key_id)}</code><small>{goes}</small></li>")

@@ -25,6 +25,9 @@ from rotator.model import Entry, History, KeyName, Record, Scope, Secret, Standi
 TOLERANCE = timedelta(seconds=1)
 """Expiries this close are the same: records are written to the second, and a vendor may round as well."""
 
+UNITS = (timedelta(days=1), timedelta(hours=1), timedelta(minutes=1))
+"""What a provider may keep expiries in, the coarsest first. One that keeps seconds is within `TOLERANCE`."""
+
 
 class State(StrEnum):
     """How a target stands, in one word."""
@@ -78,11 +81,20 @@ LOOK = Order(act=False)
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """An expiry that was asked for: when the key has to expire, and what the provider was sent."""
+
+    until: datetime
+    request: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """What the provider last said of a key, and which version of the path was current then. `key` None: gone."""
 
     key: VendorKey | None
     at_version: int
+    asked: Asked | None = None  # the request of this process that made the key look like this
 
 
 @dataclass(frozen=True)
@@ -115,12 +127,18 @@ class Superseded:
     record: Record
     versions: tuple[Entry, ...]  # those that hold it
     since: datetime  # by the store's time
-    until: datetime  # when it stops working
+    until: datetime  # when its grace ends, and it is removed
+    shown: datetime | None = None  # its expiry as the provider last showed it
 
     @property
     def key_id(self) -> str:
         """The key's id at the provider."""
         return self.record.key_id
+
+    @property
+    def works_until(self) -> datetime:
+        """When it stops working: a provider that keeps an earlier expiry than was asked for decides."""
+        return min(self.until, self.shown or self.until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +156,12 @@ class SetExpiry:
     reason: Reason
     record: Record
     until: datetime
+    later: datetime | None = None  # to ask for instead, because the provider rounds down
+
+    @property
+    def asked(self) -> Asked:
+        """What to send, and for which end."""
+        return Asked(self.until, self.later or self.until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +329,10 @@ def _cut_for_good(facts: _Facts) -> Reason | None:
     record, observation = facts.record, facts.observation
     if record is None or not cut_short(observation, record, facts.now):
         return None
-    return Reason.DRIFTED if overlong(observation, record) or not _owned(observation, record) else None
+    for_good = (
+        overlong(observation, record) or not _owned(observation, record) or _restoring_failed(observation, record)
+    )
+    return Reason.DRIFTED if for_good else None
 
 
 def _requested(facts: _Facts) -> Reason | None:
@@ -386,7 +413,9 @@ def superseded_keys(
         until = min(_own_end(observation, record), whole_seconds(since + observation.target.grace_period))
         if order.revoke_now and now is not None:
             until = min(until, now)
-        found.append(Superseded(record, tuple(versions), since, until))
+        seen = observation.vendor.get(record.key_id)
+        shown = seen.key.expires_at if seen and seen.key else None
+        found.append(Superseded(record, tuple(versions), since, until, shown))
     return tuple(found)
 
 
@@ -451,17 +480,77 @@ def _tidy(observation: Observation, key: Superseded, now: datetime, order: Order
         return (SetExpiry(Reason.REVOKED, key.record, soon), *retire)
     if seen.key is None or key.until <= now or not observation.clock_trusted:
         return ()  # its versions go when its grace is over; and when that is, is not known while the clocks differ
-    expires_at = seen.key.expires_at
-    if expires_at is None or (expires_at > now and abs(expires_at - key.until) > TOLERANCE):
-        return (SetExpiry(Reason.SUPERSEDED, key.record, key.until),)
-    return ()
+    if key.shown is not None and key.shown <= now and not seen.asked:
+        return ()
+    return _set_expiry(Reason.SUPERSEDED, key.record, key.until, seen)
+
+
+def _set_expiry(reason: Reason, record: Record, until: datetime, seen: Seen) -> tuple[SetExpiry, ...]:
+    request = _next_request(seen, until, record.issued_at)
+    return (SetExpiry(reason, record, until, None if request == until else request),) if request else ()
+
+
+def _next_request(seen: Seen, until: datetime, made_at: datetime) -> datetime | None:
+    """What to ask the provider for, so that a key expires at `until`; None if it does, as nearly as the provider can.
+
+    What was asked for already is asked for again only to correct an answer that would cut a grace short.
+    """
+    shown = seen.key.expires_at if seen.key else None
+    if seen.asked and seen.asked.until == until:
+        return corrected(seen.asked, shown)
+    request = on_the_grid(until, shown, made_at)
+    # The next whole minute is as near: a key made on one does not show whether the provider rounds.
+    nearest = (until, request, _ceiling(until, UNITS[-1]))
+    return None if shown and any(abs(shown - moment) <= TOLERANCE for moment in nearest) else request
+
+
+def corrected(asked: Asked, shown: datetime | None) -> datetime | None:
+    """The later time to ask for, after the provider has rounded a request down; None if there is no need, or no use."""
+    if shown is None or shown >= asked.until - TOLERANCE:
+        return None
+    lacking = asked.until - shown
+    # What is shown lies on the provider's grid, so the next step of the grid is the earliest that lasts.
+    later = shown + next((unit for unit in reversed(UNITS) if unit > lacking), lacking)
+    return later if later > asked.request else None
+
+
+def on_the_grid(until: datetime, shown: datetime | None, made_at: datetime | None) -> datetime:
+    """What to ask for first: `until`, or a later time where the provider would round that down.
+
+    A provider that rounds shows it by the key itself, which was made for a whole `ttl` from a second that is not on the
+    grid, and yet expires on it. The first request must be right: an expiry that is rounded into the past kills the key.
+    """
+    for unit in UNITS if shown and made_at else ():
+        if _rest(shown, unit) == _NONE != _rest(made_at, unit):
+            return _ceiling(until, unit)
+    return until
+
+
+_NONE = timedelta(0)
+
+
+def _ceiling(moment: datetime, unit: timedelta) -> datetime:
+    return moment + (unit - _rest(moment, unit)) % unit
+
+
+def _rest(moment: datetime | None, unit: timedelta) -> timedelta:
+    """How long after a whole day, hour or minute of UTC this is."""
+    return ((moment or _EPOCH) - _EPOCH) % unit
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _restore(observation: Observation, record: Record, now: datetime) -> tuple[Action, ...]:
     """A current key that expires before its record says was on its way out when the path was rolled back to it."""
     if not cut_short(observation, record, now) or overlong(observation, record) or not _owned(observation, record):
         return ()
-    return (SetExpiry(Reason.RESTORED, record, record.expires_at),)
+    return _set_expiry(Reason.RESTORED, record, record.expires_at, observation.vendor[record.key_id])
+
+
+def _restoring_failed(observation: Observation, record: Record) -> bool:
+    """Whether the provider was asked for the recorded expiry and keeps an earlier one all the same."""
+    return _next_request(observation.vendor[record.key_id], record.expires_at, record.issued_at) is None
 
 
 def cut_short(observation: Observation, record: Record, now: datetime) -> bool:

@@ -47,8 +47,12 @@ class Provider(Protocol):
     def retrieve(self, key_id: str) -> VendorKey | None:
         """One key, or None when it is unknown or revoked. Raises `ProviderUnavailable` for an answer about another."""
 
-    def set_expiry(self, key_id: str, expires_at: datetime) -> bool:
-        """Let the key expire at that time, earlier or later than it would; False when there is no such key."""
+    def set_expiry(self, key_id: str, expires_at: datetime) -> VendorKey | None:
+        """Set the key's expiry, earlier or later than it is. Return the key as the provider shows it afterwards.
+
+        None when there is no such key. The expiry that is returned may differ from the one asked for, for a provider
+        may round it; it is None where the answer shows none, which proves nothing.
+        """
 
     def delete(self, key_id: str) -> None:
         """Revoke the key now. One that is gone already is a success."""

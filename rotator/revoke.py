@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from rotator.errors import ProviderError, ProviderRequestRefused, RotatorError, StoreError
 from rotator.events import Event, Level, What
 from rotator.execute import MAX_AGE, Executor
+from rotator.expiry import set_expiry
 from rotator.model import ListedKey, Target, UnreadableKey, VendorKey
 from rotator.plan import REVOKED_WITHIN, Order, Plan, Reason, whole_seconds
 from rotator.rotate import asked_by
@@ -38,7 +39,7 @@ def revoke_the_unheld(
             elif orphan.fate is not Fate.OVER and _is_orphan(executor, target, key):
                 # First so that it ends though deleting it fails, as in a pass.
                 end = whole_seconds(ports.clock.now() + REVOKED_WITHIN)
-                if not ports.provider.set_expiry(key.id, end) or not _is_orphan(executor, target, key):
+                if set_expiry(ports, key.id, end, end) is None or not _is_orphan(executor, target, key):
                     continue
                 ports.provider.delete(key.id)
                 fields = {"key_id": key.id, "key_name": key.name, "reason": Reason.REVOKED.value, **asked_by(order)}

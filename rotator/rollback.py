@@ -10,8 +10,9 @@ from datetime import datetime
 from rotator.errors import CasMismatch, ProviderRequestRefused, RotatorError
 from rotator.events import What
 from rotator.execute import Executor, Report
+from rotator.expiry import keep_until
 from rotator.model import Record, Secret, Standing, Target, VendorKey, compose, timestamp
-from rotator.plan import Observation, Order, Plan, Reason, Superseded, overlong, plan, superseded_keys
+from rotator.plan import TOLERANCE, Observation, Order, Plan, Reason, Superseded, overlong, plan, superseded_keys
 from rotator.publish import publish
 from rotator.rotate import carried_over, tell_of
 
@@ -72,9 +73,11 @@ def _serve_again(executor: Executor, observation: Observation, previous: Superse
         if isinstance(value, str) and Secret(value).fingerprint == record.key
     )
     until = max(record.expires_at, seen.expires_at or record.expires_at)  # somebody may have extended it
-    if not ports.provider.set_expiry(record.key_id, until):
+    ends = keep_until(ports, record.key_id, until, until)
+    if ends is None or ends < record.expires_at - TOLERANCE:
+        why = "is gone" if ends is None else f"expires at {timestamp(ends)} all the same"
         raise ProviderRequestRefused(
-            f"the previous key {record.key_id} is gone; the served key was left as it is",
+            f"the previous key {record.key_id} {why}; the served key was left as it is",
             f"`rotator rotate {target.name}` makes a new one.",
         )
     tell_of(
@@ -85,9 +88,9 @@ def _serve_again(executor: Executor, observation: Observation, previous: Superse
         record.key_id,
         record.key_name,
         reason=Reason.REQUESTED,
-        expires_at=timestamp(until),
+        expires_at=timestamp(ends),
     )
-    observation = executor.memory.note(observation, record.key_id, VendorKey(seen.id, seen.name, until))
+    observation = executor.memory.note(observation, record.key_id, VendorKey(seen.id, seen.name, ends))
     data = compose(target, record, secret, carried_over(observation))
     base = observation.history.current_version
     written = publish(ports.store, ports.clock, target, data, base)

@@ -21,6 +21,7 @@ from rotator.errors import (
     StoreError,
 )
 from rotator.events import Event, Fields, Level, What
+from rotator.expiry import set_expiry
 from rotator.memory import Memory, Offer
 from rotator.model import (
     RECORD_FIELD,
@@ -190,18 +191,23 @@ class Rotation:
     def _believe(
         self, observation: Observation, created: CreatedKey, name: str, asked: datetime, order: Order, reason: Reason
     ) -> datetime:
-        """When the key really expires: as answered if that is earlier than asked; later is put right at the vendor."""
+        """When the key really expires: as answered if that is earlier than asked; later is put right at the vendor.
+
+        A provider that rounds up keeps a later expiry than was asked for all the same. It is not believed.
+        """
         answered = created.expires_at
         if answered is None or answered > asked + TOLERANCE:
             self._ports.budget.take(asked)
-            if not self._ports.provider.set_expiry(created.id, asked):
+            shown = set_expiry(self._ports, created.id, asked, asked)
+            if shown is None:
                 raise ProviderRequestRefused(
                     f"the new key {created.id} is gone before it was published",
                     "Nothing to do, unless it happens again: then look for who removes keys at the provider.",
                 )
-            about = {"reason": reason, "expires_at": timestamp(asked)}
-            tell_of(self._ports, What.KEY_SHORTENED, observation, order, created.id, name, **about)
-            answered = asked
+            if shown != answered:
+                about = {"reason": reason, "expires_at": timestamp(shown)}
+                tell_of(self._ports, What.KEY_SHORTENED, observation, order, created.id, name, **about)
+            answered = shown
         if answered <= self._ports.clock.now():
             raise ProviderRequestRefused(
                 f"asked for a key that lives until {timestamp(asked)}, the provider made one that ended at "

@@ -79,7 +79,9 @@ class TargetStatus:
             "expires_at": timestamp(current.expires_at) if current else None,
             "next_rotation_at": timestamp(plan.next_rotation_at) if plan and plan.next_rotation_at else None,
             "reason": self.reason.value if self.reason else None,
-            "superseded": [{"key_id": scrub(key.key_id), "until": timestamp(key.until)} for key in plan.superseded]
+            "superseded": [
+                {"key_id": scrub(key.key_id), "until": timestamp(key.works_until)} for key in plan.superseded
+            ]
             if plan
             else [],
             "last_error": scrub(self.error.message) if self.error else None,

@@ -34,6 +34,7 @@ from rotator.errors import (
 )
 from rotator.events import Event, Fields, Level, What
 from rotator.execute import MAX_AGE, Executor
+from rotator.expiry import set_expiry
 from rotator.model import (
     RECORD_FIELD,
     History,
@@ -47,7 +48,18 @@ from rotator.model import (
     VendorKey,
     timestamp,
 )
-from rotator.plan import TOLERANCE, Observation, Reason, Rotate, cut_short, plan, whole_seconds
+from rotator.plan import (
+    TOLERANCE,
+    Asked,
+    Observation,
+    Reason,
+    Rotate,
+    corrected,
+    cut_short,
+    on_the_grid,
+    plan,
+    whole_seconds,
+)
 from rotator.ports import Budget
 from rotator.rotate import listed
 
@@ -105,6 +117,14 @@ class Swept:
     def complete(self) -> bool:
         """Whether every target of the provider was looked at, and all was done that was to be done."""
         return self.error is None and not self.failed and not self.stopped
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """When an orphan that was shortened expires: as the provider keeps it, and as the grace demands."""
+
+    shown: datetime
+    until: datetime
 
 
 def orphans(
@@ -183,7 +203,7 @@ class Sweeper:
         if groups:
             self._ports = replace(groups[0][0].ports, budget=budget)
         self._first_seen: dict[str, float] = {}
-        self._ends: dict[str, datetime] = {}  # of keys that were shortened here, for a provider that does not show it
+        self._ends: dict[str, _End] = {}  # of keys that were shortened here
 
     def sweep(
         self,
@@ -208,7 +228,7 @@ class Sweeper:
             return Swept(self.provider, error=error)
         keys = {key.id: self._dated(key) for key in listing if isinstance(key, VendorKey)}
         unreadable = by_place(key for key in listing if isinstance(key, UnreadableKey))
-        self._ends = {key_id: until for key_id, until in self._ends.items() if key_id in keys}
+        self._ends = {key_id: given for key_id, given in self._ends.items() if key_id in keys}
         undated = [key.id for key in keys.values() if key.created_at is None]
         self._first_seen = {key_id: self._first_seen.get(key_id, self._monotonic()) for key_id in undated}
         swept = self._compare(keys, unreadable, stopping)
@@ -328,8 +348,9 @@ class Sweeper:
         return name is not None and name.owner in self._slugs
 
     def _dated(self, key: VendorKey) -> VendorKey:
-        """With the end that it was given here if none is shown: else each sweep would give it another grace."""
-        return key if key.expires_at is not None else replace(key, expires_at=self._ends.get(key.id))
+        """With the end of its grace if the provider shows none, or a rounded one: else each sweep gives another."""
+        given = self._ends.get(key.id)
+        return replace(key, expires_at=given.until) if given and key.expires_at in (None, given.shown) else key
 
     def _monotonic(self) -> float:
         return self._ports.clock.monotonic()
@@ -400,27 +421,42 @@ class Sweeper:
         if found is None:
             return None
         key = replace(self._dated(found), created_at=orphan.key.created_at)
-        ports.budget.take(needed_by)
-        observation = executor.observe(target)
-        now = ports.clock.now()
-        # Where the list and the look-up differ it waits for the next sweep: `max_removals` was counted by the list.
-        found_again = orphans(observation, [key], now, self._is_unsettled)
-        still = next((again for again in found_again if again.fate is orphan.fate), None)
-        too_old = ports.clock.monotonic() - observation.history.observed_at > MAX_AGE
-        unfenced = still is not None and still.fate is Fate.TO_SHORTEN and still.ahead and not fence
-        if still is None or too_old or unfenced or observation.history.current_version < (fence or 0):
+        still = self._is_still(executor, orphan, key, needed_by, fence)
+        if still is None:
             return orphan
         fields = {"key_id": key.id, "key_name": key.name, "reason": Reason.ORPHAN.value, "by": by}
         if still.fate is Fate.OVER:
             ports.provider.delete(key.id)
             ports.tell(Event(What.KEY_DELETED, target.name, Level.INFO, fields))
             return replace(still, outcome=Outcome.REMOVED)
-        until = whole_seconds(now + target.grace_period)
-        if not ports.provider.set_expiry(key.id, until):
-            return orphan
-        self._ends[key.id] = until
-        ports.tell(Event(What.KEY_SHORTENED, target.name, Level.INFO, {**fields, "expires_at": timestamp(until)}))
-        return replace(still, outcome=Outcome.SHORTENED, until=until)
+        until = whole_seconds(ports.clock.now() + target.grace_period)
+        asked: Asked | None = Asked(until, on_the_grid(until, found.expires_at, key.created_at))
+        while asked:
+            ends = set_expiry(ports, key.id, asked.request, needed_by)
+            if ends is None:
+                return orphan
+            self._ends[key.id] = _End(ends, min(until, ends))
+            ports.tell(Event(What.KEY_SHORTENED, target.name, Level.INFO, {**fields, "expires_at": timestamp(ends)}))
+            later = corrected(asked, ends)
+            again = self._is_still(executor, orphan, key, needed_by, fence) if later else None
+            asked = Asked(until, later) if later and again else None
+        return replace(still, outcome=Outcome.SHORTENED, until=self._ends[key.id].shown)
+
+    def _is_still(
+        self, executor: Executor, orphan: Orphan, key: VendorKey, needed_by: datetime, fence: int | None
+    ) -> Orphan | None:
+        """The orphan, if a fresh look at the path shows it to be one, and nothing may publish it meanwhile."""
+        ports = self._ports
+        ports.budget.take(needed_by)
+        observation = executor.observe(orphan.target)
+        # Where the list and the look-up differ it waits for the next sweep: `max_removals` was counted by the list.
+        found_again = orphans(observation, [key], ports.clock.now(), self._is_unsettled)
+        still = next((again for again in found_again if again.fate is orphan.fate), None)
+        too_old = ports.clock.monotonic() - observation.history.observed_at > MAX_AGE
+        unfenced = still is not None and still.fate is Fate.TO_SHORTEN and still.ahead and not fence
+        if too_old or unfenced or observation.history.current_version < (fence or 0):
+            return None
+        return still
 
 
 def _read(executor: Executor, target: Target, mine: Sequence[ListedKey]) -> Observation:

@@ -189,15 +189,22 @@ class RespanProvider:
             return key
         raise self._errors.unsettled("retrieve", f"answered with a key that cannot be read ({key})")
 
-    def set_expiry(self, key_id: str, expires_at: datetime) -> bool:
-        """Change the expiry alone: for the limits an organisation key lacks the permission."""
+    def set_expiry(self, key_id: str, expires_at: datetime) -> VendorKey | None:
+        """Change the expiry alone: for the limits an organisation key lacks the permission.
+
+        Any 2xx means that it is changed. An answer that cannot be read shows no expiry.
+        """
         if not is_id(key_id):
-            return False
+            return None
         body = {"expiry_date": timestamp(expires_at)}
         answer = self._call("update", "PATCH", self._key_url(key_id), self._by(), body)
-        if not is_about(answer.parsed(), key_id):
+        entry = answer.parsed()
+        if not is_about(entry, key_id):
             raise self._errors.unsettled("update", "answered with another key than it was asked about")
-        return answer.status != httpx.codes.NOT_FOUND and not is_revoked(answer.parsed())
+        if answer.status == httpx.codes.NOT_FOUND or is_revoked(entry):
+            return None
+        key = vendor_key(entry)
+        return key if isinstance(key, VendorKey) else VendorKey(key_id, "", None)
 
     def delete(self, key_id: str) -> None:
         """Revoke the key; any 2xx will do, whatever its body."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 
@@ -211,8 +211,8 @@ class Commands(Program):
         except ProviderError:
             return
         found, _ = living(executor, keys, self.configuration.owners, self.targets, until)
-        errors = [one.extend(until) for one in found]
-        around.coverage["extended"] += errors.count(None)
+        ended = [one.extend(until) for one in found]
+        around.coverage["extended"] += sum(isinstance(ends, datetime) for ends in ended)
         around.coverage["extended by slug"] += sum(key.by_slug for key in found)
 
 

@@ -429,11 +429,11 @@ class VendorClient:
         intent.proven = False
 
         def effect() -> CreatedKey:
-            granted: datetime | None = expires_at
+            granted: datetime | None = around.vendor.kept(expires_at)
             if odd < around.settings.odd_grants and around.happens(f"{actor.name}+{actor.calls}", "odd grant"):
                 others = (None, expires_at + timedelta(seconds=600), expires_at - timedelta(seconds=400))
                 granted = others[int(which * 3)]
-            key = around.vendor.issue(name, granted, granted=expires_at)
+            key = around.vendor.issue(name, granted, granted=min(expires_at, around.vendor.kept(expires_at)))
             return CreatedKey(key.id, key.name, Secret(key.text), key.expires_at)
 
         try:
@@ -484,16 +484,18 @@ class VendorClient:
             self.line.surroundings.truth.not_shown.add(key_id)
             raise
 
-    def set_expiry(self, key_id: str, expires_at: datetime) -> bool:
+    def set_expiry(self, key_id: str, expires_at: datetime) -> VendorKey | None:
         around = self.line.surroundings
         intent = around.intent
 
-        def effect() -> bool:
+        def effect() -> VendorKey | None:
             key = around.vendor.unrevoked(key_id)
-            if key:
-                around.truth.ending(key_id, expires_at, intent)
-                key.expires_at = expires_at
-            return key is not None
+            if key is None:
+                return None
+            kept = around.vendor.kept(expires_at)
+            around.truth.ending(key_id, kept, intent, asked=expires_at)
+            key.expires_at = kept
+            return key.seen()
 
         around.truth.begins_to_end(key_id, expires_at, intent)
         try:
@@ -501,7 +503,7 @@ class VendorClient:
                 "provider.set_expiry",
                 f"{key_id} to {_at(expires_at)}",
                 effect,
-                lambda found: "" if found else "is gone",
+                lambda key: f"ends {_at(key.expires_at)}" if key else "is gone",
             )
         except ProviderRequestRefused:
             around.truth.refused(key_id)

@@ -28,5 +28,5 @@ class Intent:
     read_at: float = NEVER_READ  # when the last read of a path was sent
     retrieved: set[str] = field(default_factory=set)  # keys that were looked up one by one
     made: dict[str, float] = field(default_factory=dict)  # names of keys that were asked for, and when it was answered
-    shortened: int = 0  # by a sweep
+    shortened: set[str] = field(default_factory=set)  # by a sweep
     disturbed: bool = False  # something went wrong, but for a create that was not answered

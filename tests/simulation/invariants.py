@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from support.world import START, IssuedKey
+from support.world import HOUR, START, IssuedKey
 
 from rotator.errors import ProviderOutcomeUnknown, RotatorError
 from rotator.execute import MAX_AGE
@@ -50,6 +50,8 @@ ENOUGH = 3
 """Passes that nothing disturbed, and so could have replaced a key that was due; one may lose against another's."""
 
 FOR_EVER = float("inf")
+
+MINUTE = timedelta(minutes=1)
 
 ROUNDING = 1e-3
 """Seconds by which two ways of telling one moment may differ."""
@@ -143,7 +145,7 @@ class Truth:
         self._promises = frozenset((*promises, FAULT)) if promises else frozenset()
         self._store, self._vendor, self._strict = store, vendor, strict
         self._leeway = TOLERANCE + timedelta(seconds=2 * skew)
-        self._rounded = self._leeway + timedelta(seconds=1)
+        self._rounded = self._leeway + timedelta(seconds=1 + abs(vendor.rounds))
         self._settled = settle - 2 * skew
         self._asked: dict[str, Asked] = {}  # by a key's name
         self._unsettled: dict[tuple[str, str], Unsettled] = {}  # by a process's life, and a path
@@ -218,9 +220,9 @@ class Truth:
             self.break_(UNSETTLED, f"{key_id} is {self._vendor.age(key):.0f} s old")
         if ends is None:
             return
-        intent.shortened += 1
-        if intent.shortened > intent.max_removals:
-            self.break_(TOO_MANY, f"{key_id} is number {intent.shortened}")
+        intent.shortened.add(key_id)
+        if len(intent.shortened) > intent.max_removals:
+            self.break_(TOO_MANY, f"{key_id} is number {len(intent.shortened)}")
         prolonged = key.expires_at is not None and ends > key.expires_at + self._leeway
         if prolonged and key_id not in intent.retrieved and self._vendor.alive(key):
             self.break_(SECOND_GRACE, f"{key_id} was to end at {_clock(key.expires_at or ends)}")
@@ -317,8 +319,8 @@ class Truth:
         """They are."""
         self._serve(self.places[path], by_hand=True)
 
-    def ending(self, key_id: str, ends: datetime | None, intent: Intent) -> None:
-        """A key is about to be given this expiry, or (None) to be removed now."""
+    def ending(self, key_id: str, ends: datetime | None, intent: Intent, *, asked: datetime | None = None) -> None:
+        """A key is about to be given this expiry, or (None) to be removed now. `asked`: what it was made of."""
         key = self._vendor.keys.get(key_id)
         if key and key.expires_at and ends and ends > key.expires_at:
             self._prolonged[key_id] = self._store.monotonic()
@@ -340,6 +342,8 @@ class Truth:
             promised = self._promised(place, key)
             if promised is None or at >= promised - self._leeway or (place.served is not key and intent.revoking):
                 continue
+            if asked is not None and asked >= promised - self._leeway:
+                continue  # rounded down by the provider: see `passed`
             weak = place.weakened.get(key_id)
             excused = weak is not None and (not weak.healed or intent.since <= weak.at)
             if weak and excused and not (place.served is key and ends is None and self._strict):
@@ -420,9 +424,9 @@ class Truth:
                 continue  # somebody's word that it ends sooner may be remembered, until a sweep
             began = max(place.touched_at, place.revoked_at) + ROUNDING
             known = began < _seconds(since) < intent.since - ROUNDING and now < since + grace - self._leeway
-            if not known or not self._vendor.alive(key) or asked is None or asked.path != path:
+            if not known or key.revoked or asked is None or asked.path != path:
                 continue
-            late = key.expires_at is None or key.expires_at > since + grace + self._rounded
+            promised = self._promised(place, key)
             versions = self._store.versions(path).values()
             ours = [v for v in versions if not (v.deleted or v.destroyed or v.number in place.others)]
             field = place.target.field  # where it stands, unless nothing does: else the version is somebody's work
@@ -430,6 +434,14 @@ class Truth:
                 f"key_id={key_id}," in str(v.data.get(RECORD_FIELD)) and v.data.get(field, key.text) == key.text
                 for v in ours
             )
+            cut = promised and key.expires_at and key.expires_at < promised - self._leeway
+            if cut and recorded and key_id not in place.weakened:
+                self.break_(GRACE_CUT, f"{key_id} of {path} still ends {_clock(key.expires_at or now)}")
+            if not self._vendor.alive(key):
+                continue
+            late = key.expires_at is None or key.expires_at > since + grace + self._rounded
+            # To a provider that seems to round these are as near.
+            late = late and key.expires_at not in [_ceiling(since + grace, unit) for unit in (MINUTE, HOUR)]
             if late and recorded and key_id not in self._extended:
                 ends = _clock(key.expires_at) if key.expires_at else "never"
                 self.break_(UNDONE, f"{key_id}, superseded in {path} at {_clock(since)}, still ends {ends}")
@@ -558,7 +570,7 @@ class Truth:
             place = self.places[asked.path] if asked else None
             if place is None or self._left_alone(place) or key.id in allowed or under_way:
                 continue
-            grace_ends = now + place.target.grace_period + self._leeway
+            grace_ends = now + place.target.grace_period + self._rounded
             if self._vendor.made_at(key) >= self.quiet_since and key.expires_at and key.expires_at <= grace_ends:
                 continue  # a sweep has found it by now, and what it gave is not over
             ends = _clock(key.expires_at) if key.expires_at else "never"
@@ -569,7 +581,7 @@ class Truth:
             if key := self._vendor.by_text(value):
                 yield key
         for key_id, since in place.superseded.items():
-            if now < since + place.target.grace_period + self._leeway:
+            if now < since + place.target.grace_period + self._rounded:
                 yield self._vendor.keys[key_id]
 
     def _left_alone(self, place: Place) -> bool:
@@ -606,6 +618,10 @@ class Truth:
             held = key is not None and rolled_back and from_ours and not kind
             place.held = Held(now + (key.granted - now) / 2, number) if key and held else None
         self.check()
+
+
+def _ceiling(moment: datetime, unit: timedelta) -> datetime:
+    return moment + (START - moment) % unit
 
 
 def _clock(moment: datetime) -> str:

@@ -85,7 +85,7 @@ MUTATIONS = {
         (SERVED, GRACE_CUT),
         (
             Edit(Sweeper._tidy, "orphan.ahead and", "False and"),
-            Edit(Sweeper._end, "still.ahead and not fence", "False"),
+            Edit(Sweeper._is_still, "still.ahead and not fence", "False"),
         ),
     ),
     "history read before the list": Mutation(
@@ -104,8 +104,12 @@ MUTATIONS = {
                 "    try:\n        keys =",
             ),
             Edit(Sweeper._compare, "_read(executor, target, mine)", "self._early[target.name]"),
-            Edit(Sweeper._end, "executor.observe(target)", "self._early[target.name]"),
-            Edit(Sweeper._end, "too_old or unfenced or observation.history.current_version < (fence or 0)", "unfenced"),
+            Edit(Sweeper._is_still, "executor.observe(orphan.target)", "self._early[orphan.target.name]"),
+            Edit(
+                Sweeper._is_still,
+                "too_old or unfenced or observation.history.current_version < (fence or 0)",
+                "unfenced",
+            ),
         ),
     ),
     "delete after giving up": Mutation(
@@ -190,7 +194,13 @@ MUTATIONS = {
     "orphans deleted at once": Mutation(
         "races",
         (GRACE_CUT, SERVED),
-        (Edit(Sweeper._end, "not ports.provider.set_expiry(key.id, until)", "ports.provider.delete(key.id) or True"),),
+        (
+            Edit(
+                Sweeper._end,
+                "set_expiry(ports, key.id, asked.request, needed_by)",
+                "ports.provider.delete(key.id)",
+            ),
+        ),
     ),
     "strays are left": Mutation("races", (LEAKED,), (Edit(Sweeper.sweep, "elif not dry_run:", "elif False:"),)),
     "what is rolled back to is not restored": Mutation(
@@ -219,7 +229,7 @@ MUTATIONS = {
     "old knowledge is acted on": Mutation(
         "races", (OLD,), (Edit(Executor._too_old, "self.ports.clock.monotonic() -", "0.0 * "),)
     ),
-    "a sweep acts on old knowledge": Mutation("races", (OLD,), (Edit(Sweeper._end, "too_old or", ""),)),
+    "a sweep acts on old knowledge": Mutation("races", (OLD,), (Edit(Sweeper._is_still, "too_old or", ""),)),
     "an orphan is shortened on the list's word": Mutation(
         "races",
         (SECOND_GRACE,),
@@ -256,6 +266,9 @@ MUTATIONS = {
         "mixed",
         (TOO_LONG,),
         (Edit(Rotation._believe, "answered is None or answered > asked + TOLERANCE", "answered is None"),),
+    ),
+    "an expiry that was rounded down is left": Mutation(
+        "races", (GRACE_CUT,), (Edit(plan.corrected, "shown is None or shown >= asked.until - TOLERANCE", "True"),)
     ),
     "a rollback is not held": Mutation(
         "rollbacks", (NOT_HELD,), (Edit(plan._rolled_back_at, "if other else None", "if False else None"),)

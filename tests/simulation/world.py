@@ -93,6 +93,7 @@ class LaggingVendor(MemoryVendor):
             set()
         )  # keys of another organisation: not listed, and whatever is asked of them is refused
         self.removed_at = -1.0  # when a key was last removed
+        self.rounds = 0  # seconds, see `Profile.rounds`
 
     def issue(self, name: str, expires_at: datetime | None, granted: datetime | None = None) -> IssuedKey:
         key = super().issue(name, expires_at, granted)
@@ -104,6 +105,13 @@ class LaggingVendor(MemoryVendor):
         if key_id in self.elsewhere:
             raise ProviderRequestRefused(f"403 for {key_id}, and a list works")
         return super().unrevoked(key_id)
+
+    def kept(self, asked: datetime) -> datetime:
+        """What becomes of this expiry here."""
+        if not self.rounds:
+            return asked
+        unit = timedelta(seconds=abs(self.rounds))
+        return asked - (asked - START) % unit if self.rounds < 0 else asked + (START - asked) % unit
 
     def made_at(self, key: IssuedKey) -> float:
         """When it was made."""

@@ -337,6 +337,8 @@ class MemoryVendor:
         self.unreadable: dict[str, UnreadableKey] = {}  # how the list shows a key, or an entry that is no key, by id
         self.refusal: ProviderCredentialRefused | None = None  # as it is known before anything is sent
         self.grants: Callable[[datetime], datetime | None] = lambda asked: asked  # what expiry a new key gets
+        self.keeps: Callable[[datetime], datetime] = lambda asked: asked  # what becomes of an expiry that is changed
+        self.answers_changes = True  # with the expiry, else without
 
     def issue(self, name: str, expires_at: datetime | None, granted: datetime | None = None) -> IssuedKey:
         with self._lock:
@@ -406,12 +408,13 @@ class VendorClient:
 
         return self.wire.call(self.actor, "provider.retrieve", effect, key_id)
 
-    def set_expiry(self, key_id: str, expires_at: datetime) -> bool:
-        def effect() -> bool:
+    def set_expiry(self, key_id: str, expires_at: datetime) -> VendorKey | None:
+        def effect() -> VendorKey | None:
             key = self.vendor.unrevoked(key_id)
-            if key:
-                key.expires_at = expires_at
-            return key is not None
+            if key is None:
+                return None
+            key.expires_at = self.vendor.keeps(expires_at)
+            return key.seen() if self.vendor.answers_changes else replace(key.seen(), expires_at=None)
 
         return self.wire.call(self.actor, "provider.set_expiry", effect, key_id, expires_at)
 

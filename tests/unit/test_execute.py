@@ -1497,7 +1497,7 @@ def test_a_key_that_cannot_be_restored_is_replaced_in_the_same_pass(answer: str)
     a = running(world)
     a.reconcile(world.target, FORCED)
     world.store.rollback(world.target.path, 1)
-    fault: Fault = refuse(ProviderRequestRefused("it is on its way out")) if answer == "refused" else lambda _: False
+    fault: Fault = refuse(ProviderRequestRefused("it is on its way out")) if answer == "refused" else lambda _: None
     world.at("provider.set_expiry", fault)
     report = a.reconcile(world.target)
     assert report.attempted is Reason.MISSING

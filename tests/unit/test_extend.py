@@ -15,7 +15,7 @@ def test_each_key_that_lives_longer_is_told_with_the_reason_and_who_asked() -> N
     [key] = world.vendor.keys.values()
     until = START + 48 * HOUR
     [found], _ = living(executor, listed(executor.ports), {OWNER}, world.targets, until)
-    assert found.extend(until, "an outage") is None
+    assert found.extend(until, "an outage") == until
     assert key.expires_at == until
     [told] = world.told(What.KEY_EXTENDED)
     assert (told.target, told.level) == (world.target.name, Level.INFO)

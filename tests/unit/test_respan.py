@@ -256,7 +256,7 @@ def test_a_key_lives_its_life_under_every_shape_of_id_and_list(id_shape: str, li
         assert key.expires_at == EXPIRY
         assert rig.provider.retrieve(key.id) == VendorKey(key.id, "n0", EXPIRY)
         assert {found.id for found in listed(rig.provider)} == {rig.key_id, *(key.id for key in made)}
-        assert rig.provider.set_expiry(key.id, LATER)
+        assert rig.provider.set_expiry(key.id, LATER) == VendorKey(key.id, "n0", LATER)
         assert rig.sim.vendor.keys[key.id].expiry_date == LATER
         rig.provider.delete(key.id)
         assert not rig.sim.vendor.works(key.secret.reveal())
@@ -282,7 +282,7 @@ def test_any_id_is_one_segment_of_the_path(key_id: str) -> None:
 )
 def test_what_leads_to_another_path_is_the_id_of_no_key_and_is_sent_nowhere(rig: Rig, key_id: str) -> None:
     assert rig.provider.retrieve(key_id) is None
-    assert rig.provider.set_expiry(key_id, LATER) is False
+    assert rig.provider.set_expiry(key_id, LATER) is None
     rig.provider.delete(key_id)
     assert rig.noted.requests == []
     assert not is_id(key_id)
@@ -301,6 +301,21 @@ def test_only_what_is_configured_is_sent() -> None:
         {"name": "n", "rate_limit": 0, "max_usage": -1, "is_test": False} | expiry,
         expiry,
     ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b'{"id": "a"}', b'{"id": "a", "expiry_date": "soon"}'],
+)
+def test_an_answer_to_a_change_that_cannot_be_read_shows_no_expiry(body: bytes) -> None:
+    with answering(response(200, body)) as (provider, _, _):
+        assert provider.set_expiry("a", LATER) == VendorKey("a", "", None)
+
+
+def test_an_expiry_that_the_vendor_rounds_is_shown_as_the_vendor_keeps_it() -> None:
+    with rigged(expiry_round_s=3600) as rig:
+        asked = EXPIRY + timedelta(minutes=59)
+        assert rig.provider.set_expiry(rig.key_id, asked) == VendorKey(rig.key_id, "first", EXPIRY)
 
 
 def test_the_parameters_arrive(rig: Rig) -> None:
@@ -323,13 +338,13 @@ def test_a_deleted_key_is_gone(deleted: str) -> None:
         assert rig.provider.retrieve(rig.key_id)
         rig.provider.delete(rig.key_id)
         assert rig.provider.retrieve(rig.key_id) is None
-        assert rig.provider.set_expiry(rig.key_id, LATER) is False
+        assert rig.provider.set_expiry(rig.key_id, LATER) is None
         rig.provider.delete(rig.key_id)
 
 
 def test_an_unknown_key_is_gone(rig: Rig) -> None:
     assert rig.provider.retrieve("unknown") is None
-    assert rig.provider.set_expiry("unknown", LATER) is False
+    assert rig.provider.set_expiry("unknown", LATER) is None
     rig.provider.delete("unknown")
     assert rig.noted.requests == [("retrieve", "404"), ("update", "404"), ("delete", "404")]
 
@@ -615,7 +630,8 @@ def test_a_lost_or_broken_answer(operation: str, kind: str) -> None:
         rig.sim.faults.add(Fault(kind, operation, times=None))
         needs_body = operation in (*READS, "create")
         if not needs_body and kind in ("truncate", "garble", "oversize"):
-            assert OPERATIONS[operation](rig.provider, rig.key_id) in (True, None)  # the status said it all
+            # The status says it all; an update shows no expiry, and a delete shows nothing.
+            assert OPERATIONS[operation](rig.provider, rig.key_id) in (VendorKey(rig.key_id, "", None), None)
         else:
             assert type(rig.refused(operation)) is unsettled(operation)
         tries = 3 if operation == "list" else 1
@@ -817,7 +833,8 @@ def test_a_dripped_body_ends_at_the_deadline(operation: str) -> None:
         provider = rig.another(deadline=0.3)
         began = time.monotonic()
         if operation in ("update", "delete"):
-            assert OPERATIONS[operation](provider, rig.key_id) in (True, None)  # done, whatever else it had to say
+            done = OPERATIONS[operation](provider, rig.key_id)  # whatever else it had to show
+            assert done in (VendorKey(rig.key_id, "", None), None)
         else:
             assert type(rig.refused(operation, provider)) is unsettled(operation)
         assert 0.2 < time.monotonic() - began < 3

@@ -1,16 +1,16 @@
 """The sweep: which keys are orphans, what is done about them, and what it must leave alone."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime, timedelta
 from math import inf
 
 import pytest
+from support.sweeps import SETTLE, orphan, sweeper_of
 from support.world import (
     HOUR,
     OWNER,
-    IssuedKey,
     VendorClient,
     World,
     afterwards,
@@ -25,11 +25,10 @@ from support.world import (
 from rotator.errors import ClockDisagrees, ProviderUnavailable, StoreUnavailable, TooManyOrphans
 from rotator.events import What
 from rotator.execute import Executor
-from rotator.model import RECORD_FIELD, KeyName, ListedKey, Target, UnreadableKey, VendorKey
+from rotator.model import RECORD_FIELD, KeyName, ListedKey, UnreadableKey, VendorKey
 from rotator.plan import Order, Reason
 from rotator.sweep import Fate, Outcome, Sweeper, Swept
 
-SETTLE = timedelta(minutes=5)
 LATER = timedelta(minutes=6)
 
 
@@ -39,11 +38,6 @@ def rotated(world: World) -> Executor:
     for target in world.targets:
         assert executor.reconcile(target).error is None
     return executor
-
-
-def sweeper_of(executor: Executor, targets: Iterable[Target], max_removals: int = 10) -> Sweeper:
-    groups = [(executor, list(targets))]
-    return Sweeper("respan", groups, executor.ports.budget, frozenset({OWNER}), SETTLE, max_removals)
 
 
 def sweep(world: World, *, after: timedelta = LATER, dry_run: bool = False, max_removals: int = 10) -> Swept:
@@ -57,14 +51,6 @@ def sweep(world: World, *, after: timedelta = LATER, dry_run: bool = False, max_
     for target in swept.to_work if not dry_run else ():
         executor.reconcile(target)
     return swept
-
-
-def orphan(world: World, version: int = 1, target: Target | None = None, life: timedelta = 24 * HOUR) -> IssuedKey:
-    """A key that was made for a version of a target's path, and that no version of it holds."""
-    target = target or world.target
-    place = world.executor().scope(target).place
-    name = KeyName(OWNER, target.name, place, version, f"orphan{'abcdefgh'[len(world.vendor.keys) % 8]}a")
-    return world.vendor.issue(str(name), world.clock.now() + life)
 
 
 # --- orphans ---------------------------------------------------------------------------------------------------------
@@ -591,7 +577,7 @@ def test_a_lost_shortening_is_made_up_for() -> None:
     executor = rotated(world)
     first = world.served()
     assert first
-    world.at("provider.set_expiry", lambda call: True)  # it says so, and does nothing
+    world.at("provider.set_expiry", lambda call: VendorKey(call.subject, "", call.arguments[1]))  # and does nothing
     executor.reconcile(world.target, Order(rotate=True))
     assert first.expires_at == first.granted
     sweep(world)

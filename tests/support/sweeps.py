@@ -1,0 +1,24 @@
+"""A sweeper over a world in memory, and a key for it to find."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+from rotator.execute import Executor
+from rotator.model import KeyName, Target
+from rotator.sweep import Sweeper
+from support.world import HOUR, OWNER, IssuedKey, World
+
+SETTLE = timedelta(minutes=5)
+
+
+def sweeper_of(executor: Executor, targets: Iterable[Target], max_removals: int = 10) -> Sweeper:
+    groups = [(executor, list(targets))]
+    return Sweeper("respan", groups, executor.ports.budget, frozenset({OWNER}), SETTLE, max_removals)
+
+
+def orphan(world: World, version: int = 1, target: Target | None = None, life: timedelta = 24 * HOUR) -> IssuedKey:
+    """A key that was made for a version of a target's path, and that no version of it holds."""
+    target = target or world.target
+    place = world.executor().scope(target).place
+    name = KeyName(OWNER, target.name, place, version, f"orphan{'abcdefgh'[len(world.vendor.keys) % 8]}a")
+    return world.vendor.issue(str(name), world.clock.now() + life)
