@@ -231,6 +231,12 @@ class Agenda:
         slot.at, slot.ticket = at, next(self._tickets)
         heapq.heappush(self._heap, (at, slot.ticket, name))
 
+    def overdue(self, seconds: float) -> int:
+        """How many targets have been due for so long, and were not taken."""
+        with self._lock:
+            by = self.clock.now() - timedelta(seconds=seconds)
+            return sum(slot.at <= by and not slot.under_way for slot in self._slots.values())
+
     def jumped(self) -> float:
         """The seconds by which the wall clock has jumped since this was last asked; below zero, if it was set back."""
         with self._lock:

@@ -105,6 +105,12 @@ class SlidingWindow:
             awaited = bool(self._waiting) and self._delay(self._clock.monotonic()) > 0
         return awaited or any(part.awaited() for part in self._parts)
 
+    def has_queue(self) -> bool:
+        """Whether somebody waits for the right to send a request, of this or of a part, be it for a moment."""
+        with self._lock:
+            queued = bool(self._waiting)
+        return queued or any(part.has_queue() for part in self._parts)
+
     def _delay(self, now: float) -> float:
         while self._sent and self._sent[0] <= now - WINDOW:
             self._sent.popleft()

@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from rotator import __version__, page
+from rotator import __version__, page, systemd
 from rotator.assembly import Installation
 from rotator.clock import SystemClock
 from rotator.config import Configuration, load
 from rotator.config_files import Watch
-from rotator.engine import Engine
+from rotator.engine import SWEEP, Engine
 from rotator.errors import ConfigurationError, RotatorError
 from rotator.events import Event, Fields, Level, What
 from rotator.httpd import Response, Routes, Server, Shared, serve
@@ -45,6 +45,9 @@ LOOK_FOR_REPLICAS = 10.0
 LOOK_FOR_SIGNALS = 0.5
 """Seconds after which a signal is noticed at the latest."""
 
+WATCH_HEALTH = 2.0
+"""Seconds between looks at whether anything is stuck, for the log and for systemd's watchdog."""
+
 LOOK_AT_FILES = 2.0
 """Seconds between looks at whether the configuration's files have changed, as a mounted ConfigMap's do."""
 
@@ -59,9 +62,6 @@ ASK_THE_DOWN = 5.0
 
 JOB_THREADS = 6
 """Of the jobs five may wait for somebody's answer at once."""
-
-STUCK = 30.0
-"""Seconds without a tick after which /healthz says that the loop is stuck."""
 
 
 class Daemon:
@@ -83,13 +83,16 @@ class Daemon:
         self._started_with = self._installation.configuration
         self._lease = self._wanted_lease()
         self._engine = Engine(self._installation, metrics, self._tell, self._leads)
-        self._jobs = Jobs(clock, self._tell, JOB_THREADS)
+        self._jobs = Jobs(clock, self._tell, JOB_THREADS, self._engine.health)
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._asked_to_stop = False
         self._asked_to_rotate = threading.Event()
         self._refused = ""  # what is wrong with a configuration that was not taken up
         self._login_failures: dict[str, set[str]] = {}  # by store: what was told, since it last worked
         self._was_ready = False
+        self._servers: tuple[Server, ...] = ()
+        self._systemd = systemd.Systemd(environment, clock)
+        self._health_at, self._is_stuck = float("-inf"), False
         self._look_again_at = float("-inf")  # monotonic: when the files may be looked at again
 
     def run(self) -> NoReturn:
@@ -101,12 +104,12 @@ class Daemon:
         jobs.every(ASK_THE_DOWN, "down", self._engine.ask_the_down)
         jobs.every(LOOK_AT_FILES, "files", self._look_at_files)
         jobs.every(every["check"], "check", self._engine.ask_providers)
-        jobs.every(every["sweep"], "sweep", self._engine.sweep, at_once=True)
+        jobs.every(every["sweep"], SWEEP, self._engine.sweep, at_once=True)
         if self._replicas is not None:
             jobs.every(LOOK_FOR_REPLICAS, "replicas", self._replicas.look, at_once=True)
         self._handle_signals()
         with contextlib.ExitStack() as stack:
-            servers = self._listen()
+            self._servers = servers = self._listen()
             for server in servers:
                 stack.callback(server.close)
             self._tell_of_start(*servers)
@@ -114,7 +117,9 @@ class Daemon:
                 self._lease.start()
             jobs.start()
             stack.callback(jobs.shutdown, wait=False)
+            self._systemd.send(systemd.READY)
             number = self._obey_signals()
+            self._systemd.send(systemd.STOPPING)
             self._tell(Event(What.STOPPING, fields={"signal": signal.Signals(number).name}))
             drained = self._engine.end()
             if self._lease is not None and drained:  # else what is under way may still write: let it run out by itself
@@ -145,8 +150,9 @@ class Daemon:
             signal.signal(number, on_signal)
 
     def _obey_signals(self) -> int:
-        """Until one says to stop; returns that one."""
+        """Until one says to stop; returns that one. Meanwhile systemd's watchdog is kept quiet, while all is well."""
         while True:
+            self._watch_health()
             # Not without a time-out: a signal that comes just before the wait begins does not wake it.
             try:
                 number = self._signals.get(timeout=LOOK_FOR_SIGNALS)
@@ -259,7 +265,7 @@ class Daemon:
             self._engine.lead()
             self._engine.tick()
             # What the former leader left behind when it died is not left for another interval.
-            self._jobs.run_now("sweep")
+            self._jobs.run_now(SWEEP)
 
     def _tell_of_start(self, listen: Server, admin: Server) -> None:
         configuration = self._installation.configuration
@@ -319,11 +325,26 @@ class Daemon:
         return Response(200, self._metrics.content_type, self._metrics.render())
 
     def _health(self, _query: str) -> Response:
-        """Fails only when the loop itself is stuck: then nothing helps but a restart."""
-        silent = self._clock.monotonic() - self._engine.last_tick
-        if silent > STUCK:
-            return _line(503, f"stuck: the agenda was last looked at {silent:.0f} s ago")
-        return _line(200, "ok")
+        """Fails only where nothing helps but a restart."""
+        problems = self._problems()
+        return _line(503, f"stuck: {'; '.join(problems)}") if problems else _line(200, "ok")
+
+    def _problems(self) -> list[str]:
+        parts = (self._engine, self._jobs, *([self._lease] if self._lease else ()), *self._servers)
+        return [problem for part in parts for problem in part.problems()]
+
+    def _watch_health(self) -> None:
+        """Keep systemd's watchdog quiet while all is well; report when that changes, for a restart ends the log."""
+        if self._clock.monotonic() < self._health_at:
+            return
+        self._health_at = self._clock.monotonic() + WATCH_HEALTH
+        problems = self._problems()
+        if not problems and self._systemd.is_due():
+            self._systemd.alive()
+        if bool(problems) is not self._is_stuck:
+            self._is_stuck = bool(problems)
+            fields: Fields = {"problems": "; ".join(problems), "advice": "Restart rotator, and report this, please."}
+            self._tell(Event(What.STUCK, "", Level.ERROR, fields) if problems else Event(What.UNSTUCK))
 
     def _readiness(self, _query: str) -> Response:
         """No message of an error here: it may name a path, and this port is open."""
@@ -390,7 +411,7 @@ def _budget(configuration: Configuration) -> str:
 
 def _intervals(configuration: Configuration) -> dict[str, float]:
     """How often the jobs run that the configuration has a say in, in seconds."""
-    return {"check": configuration.daemon.resync.total_seconds(), "sweep": configuration.sweep.every.total_seconds()}
+    return {"check": configuration.daemon.resync.total_seconds(), SWEEP: configuration.sweep.every.total_seconds()}
 
 
 def _line(status: int, text: str) -> Response:

@@ -14,6 +14,7 @@ from random import SystemRandom
 
 from rotator.agenda import Agenda, Lane
 from rotator.assembly import Installation
+from rotator.budget import SlidingWindow
 from rotator.errors import (
     ClockDisagrees,
     ProviderError,
@@ -23,6 +24,7 @@ from rotator.errors import (
 )
 from rotator.events import Event, Fields, Level, What
 from rotator.execute import Report
+from rotator.health import Health
 from rotator.logs import unexpected
 from rotator.metrics import Metrics
 from rotator.model import Target, hash_fraction
@@ -32,6 +34,15 @@ from rotator.status import Board
 from rotator.sweep import Swept
 from rotator.threads import Workers
 from rotator.work import Findings, fault, sweep_all, troubles, work_on
+
+SWEEP = "sweep"
+"""The name of the sweep, as of a job."""
+
+STUCK = 30.0
+"""Seconds without a tick after which the loop is stuck."""
+
+NO_PASS = 600.0
+"""Seconds without the end of a pass, while targets are due and nothing waits for a budget: then all are stuck."""
 
 Lasting = tuple[What, object]
 """A trouble that every pass over a target meets until somebody acts, and of which key."""
@@ -78,7 +89,8 @@ class Engine:
         self._configured_at: dict[str, datetime] = {}  # by target: since when it is as it is
         self._reported: dict[str, frozenset[str]] = {}  # by provider: keys of which it was said that nobody claims them
         self._ending = False
-        self.last_tick = self._clock.monotonic()
+        self.health = Health(self._clock)
+        self.last_tick = self._last_pass = self._clock.monotonic()
         self.has_read = False  # a path could be read since the start
         self.take_up(installation)
 
@@ -119,6 +131,21 @@ class Engine:
             self._tell(Event(What.CLOCK_JUMPED, "", Level.WARNING, fields))
         self._begin_what_is_due()
         self.last_tick = self._clock.monotonic()
+        with self._taking:
+            waits = any(budget.has_queue() for budget in self._budgets())
+        if waits:
+            self._last_pass = self.last_tick
+            self.health.excuse()
+
+    def problems(self) -> Iterator[str]:
+        """What only a restart of the process puts right."""
+        now = self._clock.monotonic()
+        if now - self.last_tick > STUCK:
+            yield f"the agenda was last looked at {now - self.last_tick:.0f} s ago"
+        if now - self._last_pass > NO_PASS and (overdue := self._agenda.overdue(NO_PASS)):
+            yield f"{overdue} targets are due, and no pass has ended for {now - self._last_pass:.0f} s"
+        yield from self._workers.problems()
+        yield from self.health.problems()
 
     def sweep(self) -> None:
         """Sweep the keys of all providers, unless that is under way; what it finds to be done is begun."""
@@ -126,14 +153,18 @@ class Engine:
             return
         try:
             with self._using() as installation:
-                stopping = lambda: self._ending or not self._leads()  # noqa: E731
-                for swept in sweep_all(installation, self._metrics, stopping=stopping):
+                for swept in sweep_all(installation, self._metrics, stopping=self._is_sweep_to_stop):
                     try:
                         self._take_note(swept)
                     except Exception as error:
                         self._tell(unexpected("telling of a sweep", error))
         finally:
             self._sweeping.release()
+
+    def _is_sweep_to_stop(self) -> bool:
+        """Asked before each target and each orphan: so this is a step of the sweep, too."""
+        self.health.moved(SWEEP)
+        return self._ending or not self._leads()
 
     def _take_note(self, swept: Swept) -> None:
         for event in self._findings(swept, partial(self._is_known, swept.provider)):
@@ -198,9 +229,8 @@ class Engine:
         """Begin nothing more, and end what is under way; True when that was done within `drain`."""
         with self._taking:  # a pass that begins in this moment has begun, and is waited for, or never does
             self._ending = True
-            for installation in (self.installation, *self._formers):
-                for budget in installation.budgets.values():
-                    budget.close()
+            for budget in self._budgets():
+                budget.close()
         by = self._clock.monotonic() + self.installation.configuration.daemon.drain.total_seconds()
         with self._taking:
             drained = self._given_back.wait_for(lambda: not self.under_way, by - self._clock.monotonic())
@@ -208,6 +238,11 @@ class Engine:
         self._clock.stop()
         self._workers.end()
         return swept and drained
+
+    def _budgets(self) -> Iterator[SlidingWindow]:
+        """Of all installations in use; with the lock held."""
+        for installation in (self.installation, *self._formers):
+            yield from installation.budgets.values()
 
     @property
     def under_way(self) -> int:
@@ -241,6 +276,7 @@ class Engine:
     def _give_back(self, target: Target) -> None:
         with self._taking:
             self._busy[target.provider, target.store] -= 1
+            self._last_pass = self._clock.monotonic()
             self._given_back.notify_all()
 
     def _is_open(self, lane: Lane) -> bool:
@@ -278,7 +314,7 @@ class Engine:
         self._begin_what_is_due()
 
     def _work(self, target: Target, order: Order) -> Report:
-        with self._using() as installation:
+        with self.health.doing(f"the pass over {target.name}"), self._using() as installation:
             configured_at = self._configured_at.get(target.name, self._clock.now())
             roll_out_at = configured_at + installation.configuration.daemon.spread * hash_fraction(target.name)
             return work_on(installation, self._metrics, target, order, roll_out_at, partial(self.board.see, target))

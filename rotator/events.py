@@ -56,6 +56,8 @@ class What(StrEnum):
     CLOCK_DISAGREES = "clock_disagrees"
     CLOCK_AGREES = "clock_agrees"
     CLOCK_JUMPED = "clock_jumped"
+    STUCK = "stuck"
+    UNSTUCK = "unstuck"
     LEADING = "leading"
     STANDING_BY = "standing_by"
     LEASE_FAILED = "lease_failed"

@@ -9,7 +9,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -146,6 +146,11 @@ class Server:
         self._listener.setblocking(False)
         self._wake, self._woken = socket.socketpair()
         self._acceptor = start(threading.Thread(target=self._accept, name=f"http {address}", daemon=True))
+
+    def problems(self) -> Iterator[str]:
+        """The thread that listens, if it has ended and should not have."""
+        if not self._stopping and not self._acceptor.is_alive():
+            yield f"the thread that listens on {self.address} has ended"
 
     def close(self) -> None:
         """Stop listening and end what is still open; no thread is left. Twice does no harm."""

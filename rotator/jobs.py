@@ -5,7 +5,7 @@ it is set forward by a year, all the runs of that year would be computed. Here t
 each job's next run is kept by the monotonic clock, and before each look at the jobs it is written down anew.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -14,6 +14,7 @@ from apscheduler.job import Job
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
+from rotator.health import Health
 from rotator.logs import unexpected
 from rotator.ports import Clock, Listener
 from rotator.threads import Workers
@@ -47,14 +48,15 @@ class Every(BaseTrigger):  # type: ignore[misc]
 class Jobs(BackgroundScheduler):  # type: ignore[misc]
     """Runs each job in its turn. One that is under way still is not run beside itself."""
 
-    def __init__(self, clock: Clock, tell: Listener, threads: int) -> None:
+    def __init__(self, clock: Clock, tell: Listener, threads: int, health: Health) -> None:
         """Raises `RotatorError` when the threads cannot be started."""
+        self._workers = Workers(threads, "job")
         super().__init__(
             timezone=UTC,
-            executors={"default": JobThreads(threads)},
+            executors={"default": JobThreads(self._workers)},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
-        self._clock, self._tell = clock, tell
+        self._clock, self._tell, self._health = clock, tell, health
 
     def every(self, seconds: float, name: str, work: Callable[[], None], *, at_once: bool = False) -> None:
         """Add a job."""
@@ -70,9 +72,16 @@ class Jobs(BackgroundScheduler):  # type: ignore[misc]
         if self.running:
             self.wakeup()
 
+    def problems(self) -> Iterator[str]:
+        """The threads that have ended, though they should not have."""
+        if self._thread is not None and not self._thread.is_alive():
+            yield "the thread that runs the jobs has ended"
+        yield from self._workers.problems()
+
     def _run(self, name: str, work: Callable[[], None]) -> None:
         try:
-            work()
+            with self._health.doing(name):
+                work()
         except Exception as error:
             self._tell(unexpected(f"the job {name}", error))
 
@@ -94,13 +103,12 @@ class Jobs(BackgroundScheduler):  # type: ignore[misc]
 class JobThreads(BaseExecutor):  # type: ignore[misc]
     """Runs jobs. APScheduler's own pool starts its threads on demand, and counts a job wrongly when it cannot."""
 
-    def __init__(self, threads: int) -> None:
-        """Raises `RotatorError` when the threads cannot be started."""
+    def __init__(self, workers: Workers) -> None:
         super().__init__()
-        self._threads = Workers(threads, "job")
+        self._workers = workers
 
     def _do_submit_job(self, job: Job, run_times: Sequence[datetime]) -> None:
-        self._threads.submit(partial(self._run, job, run_times))
+        self._workers.submit(partial(self._run, job, run_times))
 
     def _run(self, job: Job, run_times: Sequence[datetime]) -> None:
         try:
@@ -112,4 +120,4 @@ class JobThreads(BaseExecutor):  # type: ignore[misc]
 
     def shutdown(self, wait: bool = True) -> None:  # noqa: ARG002 - APScheduler's signature; what runs ends with the program
         """Have the threads end after what they do now."""
-        self._threads.end()
+        self._workers.end()

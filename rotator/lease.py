@@ -15,7 +15,7 @@ Asked for are GET, POST and PUT of one object, whose `resourceVersion` makes the
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -31,6 +31,9 @@ GROUP = "coordination.k8s.io"
 
 LOOK_EVERY = 2.0
 """Seconds between two looks of a replica that waits, at most."""
+
+STUCK = 120.0
+"""Seconds without a try after which its thread is stuck: a name service may take its time, which nothing bounds."""
 
 RIGHTS = "The Role of the ServiceAccount needs get and update on this Lease, and create on leases."
 
@@ -81,6 +84,7 @@ class Lease:
         self._seen: _Seen | None = None
         self._failures: set[str] = set()  # what was told, since it last worked
         self._stopping = threading.Event()
+        self._tried: float | None = None  # monotonic; None before the start
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
         self._holder, self._looked = "", float("-inf")  # who led at the last look, and when that was (monotonic)
 
@@ -97,7 +101,18 @@ class Lease:
 
     def start(self) -> None:
         """Begin to try for it. Raises `RotatorError` when the machine has no thread left."""
+        self._tried = self._clock.monotonic()
         start(self._thread)
+
+    def problems(self) -> Iterator[str]:
+        """Why nothing is done about the Lease any more, after the start and before the stop."""
+        if self._tried is None or self._stopping.is_set():
+            return
+        silent = self._clock.monotonic() - self._tried
+        if not self._thread.is_alive():
+            yield "the thread that keeps the Lease has ended"
+        elif silent > max(STUCK, 4 * self._settings.duration):
+            yield f"the Lease was last tried for {silent:.0f} s ago"
 
     def stop(self) -> None:
         """Give it back, so that another need not wait. To be called when nothing is under way any more."""
@@ -124,7 +139,7 @@ class Lease:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            began = self._clock.monotonic()
+            began = self._tried = self._clock.monotonic()
             try:
                 self.attempt()
             except Exception as error:  # a thread that ends would never lead again, and nobody would know why

@@ -7,7 +7,7 @@ were started before it began, and that wait; a thread that is started later is o
 import queue
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from rotator.errors import RotatorError
 
@@ -31,7 +31,7 @@ class Workers:
         """Raises `RotatorError` when not all of them can be started."""
         self._submitted: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self.size = size
+        self.size, self._ended = size, False
         try:
             for number in range(size):
                 thread = threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True)
@@ -44,12 +44,14 @@ class Workers:
         """Have it done by the next thread that is free. No thread is started for it."""
         self._submitted.put(work)
 
-    def alive(self) -> int:
-        """How many of the threads still run."""
-        return sum(thread.is_alive() for thread in self._threads)
+    def problems(self) -> Iterator[str]:
+        """The threads that have ended, though they should not have."""
+        if not self._ended:
+            yield from (f"the thread {thread.name} has ended" for thread in self._threads if not thread.is_alive())
 
     def end(self) -> None:
         """Have each thread end after what it does now. Waits for none of them."""
+        self._ended = True
         for _ in range(self.size):
             self._submitted.put(None)
 

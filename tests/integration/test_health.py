@@ -1,6 +1,8 @@
-"""/healthz fails when the loop is stuck, and then only: the one thing that a restart mends."""
+"""/healthz fails when something in the process is stuck, and then only: a restart helps. systemd sees the same."""
 
+import socket
 import sys
+import time
 from pathlib import Path
 
 from support.installation import installation
@@ -35,3 +37,44 @@ def test_a_vendor_that_is_down_is_no_reason_to_restart(tmp_path: Path) -> None:
         daemon = rotator.start()
         daemon.wait_for("target_failed")
         assert daemon.get("/healthz").status_code == 200
+
+
+def test_systemd_is_sent_that_all_is_well_until_it_is_not(tmp_path: Path) -> None:
+    file, sent = tmp_path / "stuck", list[bytes]()
+    with installation(tmp_path) as rotator, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        rotator.program = [sys.executable, str(STUCK)]
+        rotator.environment |= {
+            "STUCK_WHILE": str(file),
+            "NOTIFY_SOCKET": str(tmp_path / "notify"),
+            "WATCHDOG_USEC": "800000",
+        }
+
+        def received() -> list[bytes]:
+            """All that came since the last look."""
+            found = []
+            try:
+                while True:
+                    found.append(manager.recv(100))
+            except BlockingIOError:
+                sent.extend(found)
+                return found
+
+        daemon = rotator.start()
+        daemon.wait_for("started")
+        wait_until(lambda: bool(received()) and sent.count(b"WATCHDOG=1") > 2, "the watchdog to be kept quiet")
+        assert b"READY=1" in sent[:2], "only once it listens"
+        file.touch()
+        stuck = daemon.wait_for("stuck")
+        assert stuck["problems"].startswith("the agenda was last looked at ")
+        received()
+        time.sleep(1.5)
+        assert received() == [], "systemd restarts it"
+        file.unlink()
+        daemon.wait_for("unstuck")
+        wait_until(lambda: b"WATCHDOG=1" in received(), "it to be well again")
+        assert daemon.stop() == 0
+        received()
+        assert sent[-1] == b"STOPPING=1"
+        assert sent.count(b"READY=1") == 1

@@ -891,6 +891,8 @@ def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
     assert str(program) in unit.read_text()
     assert systemd_analyze("verify", "--man=no", unit) == ""
     # In tenths. What is left: it talks to the Internet, and lives in the root directory.
+    assert "Type=notify\nWatchdogSec=60s\n" in UNIT.read_text()
+    assert "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX\n" in UNIT.read_text(), "its reports take AF_UNIX"
     assert "rotator.service" in systemd_analyze("security", "--offline=true", "--threshold=15", unit)
 
 

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 
 import rotator.daemon
+import rotator.engine
 from rotator.cli import main
 from rotator.engine import Engine
 
 if __name__ == "__main__":
-    rotator.daemon.TICK, rotator.daemon.STUCK = 0.1, 0.5
+    rotator.daemon.TICK, rotator.daemon.WATCH_HEALTH, rotator.engine.STUCK = 0.1, 0.1, 0.5
     file = Path(os.environ["STUCK_WHILE"])
     begin_what_is_due = Engine._begin_what_is_due
 

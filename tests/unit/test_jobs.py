@@ -12,6 +12,7 @@ from support.wall import Wall
 from rotator.clock import SystemClock
 from rotator.errors import RotatorError
 from rotator.events import Event, Level, What
+from rotator.health import Health
 from rotator.jobs import Every, Jobs
 
 
@@ -40,7 +41,7 @@ class Rig:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.machine = Machine()
-        self.jobs = Jobs(self.machine, self.events.append, 2)
+        self.jobs = Jobs(self.machine, self.events.append, 2, Health(self.machine))
 
     def count(self, seconds: float, name: str, *, at_once: bool = False) -> Counted:
         counted = Counted()

@@ -1,0 +1,339 @@
+"""What counts as standing still, and what does not; and what systemd is sent about it."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.process import wait_until
+from support.world import FakeClock
+
+from rotator import systemd
+from rotator.assembly import Installation
+from rotator.budget import SlidingWindow
+from rotator.clock import SystemClock
+from rotator.config import load
+from rotator.engine import NO_PASS, STUCK, Engine
+from rotator.errors import ProviderUnavailable
+from rotator.execute import Report
+from rotator.health import LONGEST_WORK, Health
+from rotator.httpd import serve
+from rotator.jobs import Jobs
+from rotator.kube import Access
+from rotator.lease import STUCK as LEASE_STUCK
+from rotator.lease import Lease, LeaseSettings
+from rotator.metrics import Metrics
+from rotator.model import Target
+from rotator.plan import TIDYING
+from rotator.systemd import Systemd
+from rotator.threads import Workers
+
+_dies = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+class Machine(SystemClock):
+    """Whose clocks can be moved."""
+
+    later = 0.0
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(seconds=self.later)
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.later
+
+
+class Rig:
+    """An engine whose passes last until they are let go."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "key").write_text("organisation-key")
+        settings = {
+            "owner": "prod",
+            "providers": {"respan": {"type": "respan", "api_key": {"file": "key"}, "requests_per_minute": 1}},
+            "stores": {"file": {"type": "sqlite", "file": "store.db"}},
+            "daemon": {"workers": 2, "drain": "1s", "resync": "30d"},
+            "targets": {name: {"path": f"apps/{name}"} for name in ("a", "b", "c")},
+        }
+        file = folder / "rotator.json"
+        file.write_text(json.dumps(settings))
+        self.clock, self.gate = Machine(), threading.Event()
+        metrics = Metrics("0")
+        self.installation = Installation(load(file, {}), {}, self.clock, metrics, lambda _: None)
+        self.work: Callable[[], Any] = lambda: self.gate.wait(30)
+        for executor in {self.installation.executor(target) for target in self.installation.targets.values()}:
+            executor.reconcile = self.reconcile  # type: ignore[method-assign, assignment]
+        self.engine = Engine(self.installation, metrics, lambda _: None)
+
+    def reconcile(self, target: Target, *_: object) -> Report:
+        self.work()
+        return Report(target, None)
+
+    def problems(self, after: float) -> list[str]:
+        """What is wrong when so many seconds have passed, and the agenda is looked at as ever."""
+        self.clock.later += after
+        self.engine.tick()
+        return list(self.engine.problems())
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path)
+    yield made
+    made.gate.set()
+    made.engine.end()
+    made.installation.close()
+
+
+# --- the engine ------------------------------------------------------------------------------------------------------
+
+
+def test_an_agenda_that_nobody_looks_at_is_stuck(rig: Rig) -> None:
+    rig.clock.later += STUCK
+    [problem] = rig.engine.problems()
+    assert problem.startswith("the agenda was last looked at 30")
+    assert rig.problems(0) == []
+
+
+def test_targets_that_are_due_while_no_pass_ends_are_a_problem(rig: Rig) -> None:
+    rig.engine.tick()
+    assert rig.problems(NO_PASS - 5) == []
+    [problem] = rig.problems(10)
+    assert problem.startswith("1 targets are due, and no pass has ended for 60")
+    rig.gate.set()
+    wait_until(lambda: not rig.engine.under_way, "the passes to end")
+    assert rig.problems(0) == []
+
+
+def test_nothing_due_is_no_problem_however_long(rig: Rig) -> None:
+    rig.gate.set()
+    rig.engine.tick()
+    wait_until(lambda: not rig.engine.under_way, "the passes to end")
+    assert rig.problems(10 * NO_PASS) == []
+
+
+def test_a_pass_that_does_not_end_is_named(rig: Rig) -> None:
+    first = threading.Event()
+
+    def only_the_first_waits() -> None:
+        if not first.is_set():
+            first.set()
+            rig.gate.wait(30)
+
+    rig.work = only_the_first_waits
+    rig.engine.tick()
+    wait_until(lambda: rig.engine.under_way == 1, "the other passes to end")
+    assert rig.problems(LONGEST_WORK - 5) == []
+    wait_until(lambda: rig.engine.under_way == 1, "the other passes to end")
+    [problem] = rig.problems(10)
+    assert problem.startswith("the pass over a has stood still for 180")
+
+
+def test_a_wait_for_the_budget_is_no_problem_however_long(rig: Rig) -> None:
+    budget = rig.installation.budgets["respan"]
+    budget.pause(1e6)  # as a 429 that asks for it
+    rig.work = lambda: budget.take(TIDYING)
+    rig.engine.tick()
+    wait_until(budget.has_queue, "a pass to wait")
+    for _ in range(5):
+        assert rig.problems(NO_PASS - 5) == []
+    budget.close()
+
+
+def test_a_part_of_a_budget_that_is_waited_for_counts(rig: Rig) -> None:
+    whole = rig.installation.budgets["respan"]
+    part = SlidingWindow(1, rig.clock, whole=whole)
+    part.take(TIDYING)
+
+    def wait() -> None:
+        with pytest.raises(ProviderUnavailable):
+            part.take(TIDYING)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    wait_until(whole.has_queue, "the part to be waited for")
+    whole.close()
+    waiting.join()
+    assert not whole.has_queue()
+
+
+def test_a_sweep_that_goes_on_is_no_problem_and_one_that_does_not_is(rig: Rig) -> None:
+    health = rig.engine.health
+    with health.doing("sweep"):
+        for _ in range(5):
+            rig.clock.later += LONGEST_WORK - 5
+            health.moved("sweep")
+            assert list(health.problems()) == []
+        rig.clock.later += LONGEST_WORK + 5
+        assert [problem.split(" for ")[0] for problem in health.problems()] == ["sweep has stood still"]
+    assert list(health.problems()) == []
+    health.moved("sweep")
+    assert list(health.problems()) == [], "it is not under way"
+
+
+def test_a_sweep_moves_with_each_target(rig: Rig) -> None:
+    [sweeper] = rig.installation.sweepers.values()
+    found: list[list[str]] = []
+
+    def sweep(*, stopping: Callable[[], bool], **_: object) -> Any:
+        for _step in range(3):
+            rig.clock.later += LONGEST_WORK - 5
+            stopping()
+            found.append(list(rig.engine.health.problems()))
+        raise ZeroDivisionError
+
+    sweeper.sweep = sweep  # type: ignore[method-assign, assignment]
+    with rig.engine.health.doing("sweep"):
+        rig.engine.sweep()
+    assert found == [[], [], []]
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+@_dies
+def test_a_worker_that_has_ended_is_named() -> None:
+    workers = Workers(2, "worker")
+    assert list(workers.problems()) == []
+
+    def ends() -> None:
+        raise SystemExit
+
+    workers.submit(ends)
+    wait_until(lambda: bool(list(workers.problems())), "a thread to end")
+    [problem] = workers.problems()
+    assert problem in ("the thread worker-0 has ended", "the thread worker-1 has ended")
+    workers.end()
+    assert list(workers.problems()) == [], "it is meant to"
+
+
+@_dies
+def test_jobs_that_nobody_runs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SystemClock()
+    jobs = Jobs(clock, lambda _: None, 1, Health(clock))
+    assert list(jobs.problems()) == []
+
+    def ends(_: Jobs) -> float:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Jobs, "_process_jobs", ends)
+        jobs.start()
+        wait_until(lambda: list(jobs.problems()) == ["the thread that runs the jobs has ended"], "it to be noticed")
+    jobs.shutdown(wait=False)
+
+
+def test_a_job_that_does_not_end_is_named() -> None:
+    clock, gate = Machine(), threading.Event()
+    health = Health(clock)
+    jobs = Jobs(clock, lambda _: None, 1, health)
+
+    def hangs() -> None:
+        gate.wait(30)
+
+    jobs.every(3600, "files", hangs, at_once=True)
+    jobs.start()
+    wait_until(lambda: later(clock, health) == ["files has stood still"], "it to be noticed")
+    gate.set()
+    wait_until(lambda: later(clock, health) == [], "it to end")
+    jobs.shutdown(wait=False)
+
+
+def later(clock: Machine, health: Health) -> list[str]:
+    clock.later = LONGEST_WORK + 5
+    found = [problem.split(" for ")[0] for problem in health.problems()]
+    clock.later = 0.0
+    return found
+
+
+@_dies
+def test_a_lease_that_nobody_tries_for_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, gate = FakeClock(), threading.Event()
+    access = Access("https://127.0.0.1:9", "rotator", tmp_path / "token", tmp_path / "ca")
+    lease = Lease(LeaseSettings(access, "rotator", "me", 15.0), clock, lambda _: None)
+    assert list(lease.problems()) == []
+    monkeypatch.setattr(lease, "attempt", lambda: gate.wait(30))
+    lease.start()
+    clock.sleep(LEASE_STUCK - 5)
+    assert list(lease.problems()) == []
+    clock.sleep(10)
+    [problem] = lease.problems()
+    assert problem == "the Lease was last tried for 125 s ago"
+
+    def ends() -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(lease, "attempt", ends)
+    gate.set()
+    wait_until(lambda: list(lease.problems()) == ["the thread that keeps the Lease has ended"], "it to end")
+
+
+@_dies
+def test_a_port_that_nobody_listens_on_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve("127.0.0.1", 0, {}, option="", loopback_only_hosts=True, tell=lambda _: None)
+    assert list(server.problems()) == []
+
+    def ends(_: object, connection: socket.socket) -> None:
+        connection.close()
+        raise SystemExit
+
+    monkeypatch.setattr("rotator.httpd.Server._start", ends)
+    with socket.create_connection((server.address.host, server.address.port), timeout=5):
+        wait_until(lambda: bool(list(server.problems())), "its thread to end")
+    assert list(server.problems()) == [f"the thread that listens on {server.address} has ended"]
+    server.close()
+    assert list(server.problems()) == [], "it is meant to"
+
+
+# --- systemd ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["file", "abstract"])
+def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, socket.socket]]:
+    """What systemd listens on, and its address as the environment has it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        if request.param == "file":
+            address = str(tmp_path / "notify")
+            listener.bind(address)
+        else:
+            listener.bind("")
+            address = "@" + listener.getsockname()[1:].decode()
+        listener.setblocking(False)
+        yield address, listener
+
+
+def test_systemd_is_sent_what_it_waits_for(manager: tuple[str, socket.socket]) -> None:
+    address, listener = manager
+    clock = FakeClock()
+    sender = Systemd({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "60000000"}, clock)
+    sender.send(systemd.READY)
+    assert listener.recv(100) == b"READY=1"
+    assert sender.is_due()
+    sender.alive()
+    assert listener.recv(100) == b"WATCHDOG=1"
+    assert not sender.is_due()
+    clock.sleep(14)
+    assert not sender.is_due()
+    clock.sleep(1)
+    assert sender.is_due(), "four times within its time"
+
+
+def test_a_watchdog_of_another_process_is_left_alone(manager: tuple[str, socket.socket]) -> None:
+    environment = {"NOTIFY_SOCKET": manager[0], "WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "1"}
+    assert not Systemd(environment, FakeClock()).is_due()
+
+
+def test_without_systemd_nothing_is_sent_and_nothing_fails(tmp_path: Path) -> None:
+    for environment in ({}, {"NOTIFY_SOCKET": str(tmp_path / "nobody")}):
+        Systemd(environment, FakeClock()).send(systemd.READY)
+    assert not Systemd({"WATCHDOG_USEC": "60000000"}, FakeClock()).is_due()
+
+
+def test_a_systemd_that_reads_nothing_holds_up_nobody(manager: tuple[str, socket.socket]) -> None:
+    sender = Systemd({"NOTIFY_SOCKET": manager[0]}, FakeClock())
+    for _ in range(2000):
+        sender.send(systemd.STOPPING)
