@@ -47,11 +47,14 @@ from rotator.plan import (
     plan,
     to_confirm,
 )
-from rotator.ports import Budget, Ports
+from rotator.ports import Budget, Clock, Ports
 from rotator.rotate import Rotation, is_ours_to_do, left_behind, tell_of, tell_of_published
 
 MAX_AGE = 5.0
-"""Seconds (monotonic) after which an observation is not acted on any more."""
+"""Seconds (monotonic) for which the answer of a read may be acted on where no compare-and-set protects the action."""
+
+MAX_READ = 30.0
+"""Seconds (monotonic) that a read may have taken for that: what it shows may be as old as the read was long."""
 
 _PROVIDER_OUT = (ProviderCredentialRefused, ProviderRateLimited, ProviderUnavailable)
 """After one of these, nothing else that this pass could ask of the provider would be done either."""
@@ -129,7 +132,8 @@ class Executor:
     def _observed(self, target: Target, read: Callable[[str], History], *, whole: bool) -> Observation:
         clock, vendor = self.ports.clock, dict[str, Seen]()
         scope, history = self.scope(target), read(target.path)
-        observation = Observation(target, scope, history, vendor, clock.trusted(), clock.may_be_ahead())
+        answered_at = clock.monotonic()
+        observation = Observation(target, scope, history, vendor, clock.trusted(), clock.may_be_ahead(), answered_at)
         if settled := self.memory.settle(observation, whole=whole):
             offer, entry = settled
             tell_of_published(self.ports, observation, offer, entry.number)
@@ -207,10 +211,10 @@ class Executor:
                     paid = True
                     if self._too_old(observation) or not is_ours_to_do(self.ports, order):
                         continue
-                elif self._too_old(observation):
+                elif self._too_old(observation) and not isinstance(action, Rotate):  # that has a compare-and-set
                     raise StoreUnavailable(
-                        f"reading {target.path} took longer than {MAX_AGE:.0f} s, and nothing is done on old knowledge",
-                        "Look at the store's latency. The served key is left as it is; the next try follows.",
+                        f"reading {target.path} took longer than {MAX_READ:.0f} s, so its superseded keys are left",
+                        "They work until their own expiry. Look at the store's latency. The next try follows.",
                     )
                 tried.add(_identity(action))
                 paid = False
@@ -237,7 +241,7 @@ class Executor:
         return Report(target, made, error, rotated, attempted, kept)
 
     def _too_old(self, observation: Observation) -> bool:
-        return self.ports.clock.monotonic() - observation.history.observed_at > MAX_AGE
+        return too_old(observation, self.ports.clock)
 
     # --- the other keys --------------------------------------------------------------------------------------------
 
@@ -294,6 +298,16 @@ class Executor:
             raise
         tell_of(self.ports, What.KEY_DELETED, observation, order, key.key_id, key.record.key_name, reason=action.reason)
         return self.memory.note(after, key.key_id, None)
+
+
+def too_old(observation: Observation, clock: Clock) -> bool:
+    """Whether the path may have changed too long ago for an action that no compare-and-set protects.
+
+    The answer of a slow read is used at once or not at all. Should the path have been rolled back to a key while it was
+    read, that key still has its grace, and the next sweep restores it.
+    """
+    took = observation.answered_at - observation.history.observed_at
+    return took > MAX_READ or clock.monotonic() - observation.answered_at > MAX_AGE
 
 
 def _identity(action: Action) -> object:

@@ -107,6 +107,7 @@ class Observation:
     vendor: Mapping[str, Seen]  # by key id; only the keys that were looked at
     clock_trusted: bool = True  # else no key is ended because its time is over
     clock_ahead: timedelta = timedelta(0)  # by so much it may be, and so much later is a key ended
+    answered_at: float = 0.0  # monotonic seconds, when the read of the history had been answered
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rotator.errors import ProviderError, ProviderRequestRefused, RotatorError, StoreError
 from rotator.events import Event, Level, What
-from rotator.execute import MAX_AGE, Executor
+from rotator.execute import MAX_READ, Executor, too_old
 from rotator.expiry import set_expiry
 from rotator.model import ListedKey, Target, UnreadableKey, VendorKey
 from rotator.plan import REVOKED_WITHIN, Order, Plan, Reason, whole_seconds
@@ -55,10 +55,10 @@ def _is_orphan(executor: Executor, target: Target, key: VendorKey) -> bool:
     """Whether no version of the path holds it now. The budget is waited for first: what is read must be of now."""
     executor.ports.budget.take(executor.ports.clock.now())
     observation = executor.observe(target)
-    if executor.ports.clock.monotonic() - observation.history.observed_at > MAX_AGE:
+    if too_old(observation, executor.ports.clock):
         raise ProviderRequestRefused(
-            f"reading {target.path} took longer than {MAX_AGE:.0f} s, and nothing is revoked on old knowledge",
-            "Say it once more.",
+            f"reading {target.path} took longer than {MAX_READ:.0f} s, so nothing more was revoked",
+            "Look at the store's latency, and run the command again.",
         )
     return bool(orphans(observation, [key], executor.ports.clock.now(), lambda _: False))
 

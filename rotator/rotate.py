@@ -165,7 +165,7 @@ class Rotation:
         if offer.unsettled:
             return None, True  # it may have landed long ago, and the path have moved on
         history = History(version.number, (*observation.history.versions, version), observed_at)
-        published = replace(observation, history=history)
+        published = replace(observation, history=history, answered_at=ports.clock.monotonic())
         return self._memory.note(published, key_id, VendorKey(key_id, name, record.expires_at)), True
 
     def _recognise(self, observation: Observation, created: CreatedKey, name: str, asked: datetime) -> None:

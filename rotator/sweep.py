@@ -33,7 +33,7 @@ from rotator.errors import (
     TooManyOrphans,
 )
 from rotator.events import Event, Fields, Level, What
-from rotator.execute import MAX_AGE, Executor
+from rotator.execute import Executor, too_old
 from rotator.expiry import set_expiry
 from rotator.model import (
     RECORD_FIELD,
@@ -452,9 +452,8 @@ class Sweeper:
         # Where the list and the look-up differ it waits for the next sweep: `max_removals` was counted by the list.
         found_again = orphans(observation, [key], ports.clock.now(), self._is_unsettled)
         still = next((again for again in found_again if again.fate is orphan.fate), None)
-        too_old = ports.clock.monotonic() - observation.history.observed_at > MAX_AGE
         unfenced = still is not None and still.fate is Fate.TO_SHORTEN and still.ahead and not fence
-        if too_old or unfenced or observation.history.current_version < (fence or 0):
+        if too_old(observation, ports.clock) or unfenced or observation.history.current_version < (fence or 0):
             return None
         return still
 

@@ -343,7 +343,6 @@ class StoreClient:
         intent, observed_at = around.intent, around.scheduler.now
         if intent.read_at > NEVER_READ and observed_at - intent.read_at > MAX_AGE:
             intent.disturbed = True  # its process was frozen meanwhile, or slow
-        intent.read_at = observed_at
 
         def stale(size: float) -> History:
             moments = store.moments(path)[-3:]
@@ -354,15 +353,20 @@ class StoreClient:
         def show(history: History) -> str:
             return f"at version {history.current_version}, {_readable(history)}"
 
-        return self.line.call(
-            "store.history", path, lambda: part(store.history_at(path, around.scheduler.now, observed_at)), show, stale
-        )
+        def effect() -> History:
+            answer = part(store.history_at(path, around.scheduler.now, observed_at))
+            around.scheduler.pause(around.settings.slow_store)
+            return answer
+
+        answer = self.line.call("store.history", path, effect, show, stale)
+        intent.read_at, intent.read_took = around.scheduler.now, around.scheduler.now - observed_at
+        return answer
 
     def prove(self, path: str, data: Mapping[str, Any]) -> None:
         around = self.line.surroundings
         intent = around.intent
         intent.proven = False
-        around.truth.begins_to_change(intent)
+        around.truth.begins_to_change(intent, guarded=True)
         self.line.call("store.prove", path, lambda: None)
         intent.proven = True
         intent.leads = None  # it takes its time
@@ -383,15 +387,17 @@ class StoreClient:
             served = around.truth.places[path].served
             return f"version {version.number} holds {served.id if served else 'no key'}"
 
-        if not intent.sweeping:
-            intent.read_at = around.scheduler.now  # what we publish ourselves we know
+        began = around.scheduler.now
         try:
-            return self.line.call("store.write", f"{path} cas={cas}", effect, show)
+            version = self.line.call("store.write", f"{path} cas={cas}", effect, show)
         except CasMismatch:
             raise
         except StoreError:
             around.truth.unsettled(path, data, cas, intent)
             raise
+        if not intent.sweeping:  # what we publish ourselves we know
+            intent.read_at, intent.read_took = around.scheduler.now, around.scheduler.now - began
+        return version
 
     def destroy(self, path: str, versions: Sequence[int]) -> None:
         around = self.line.surroundings

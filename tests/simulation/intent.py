@@ -25,7 +25,8 @@ class Intent:
 
     proven: bool = False  # the store would take a write of this pass
     leads: bool | None = None  # what was last answered; None: nobody has asked since the last proof
-    read_at: float = NEVER_READ  # when the last read of a path was sent
+    read_at: float = NEVER_READ  # when the last read of a path was answered
+    read_took: float = 0.0  # seconds
     retrieved: set[str] = field(default_factory=set)  # keys that were looked up one by one
     made: dict[str, float] = field(default_factory=dict)  # names of keys that were asked for, and when it was answered
     shortened: set[str] = field(default_factory=set)  # by a sweep

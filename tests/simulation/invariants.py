@@ -14,7 +14,7 @@ from typing import Any
 from support.world import HOUR, START, IssuedKey
 
 from rotator.errors import ProviderOutcomeUnknown, RotatorError
-from rotator.execute import MAX_AGE
+from rotator.execute import MAX_AGE, MAX_READ
 from rotator.model import RECORD_FIELD, KeyName, Target
 from rotator.plan import TOLERANCE
 from simulation.intent import Intent
@@ -197,11 +197,11 @@ class Truth:
         if is_for_this and place.reset_at < 0 and lives and due and self._store.now() + self._rounded < due:
             self.break_(HEAPED, f"{name} was asked for, and {key.id} is waiting")
 
-    def begins_to_change(self, intent: Intent) -> None:
-        """Something is sent that acts on what a read has shown."""
-        age = self._store.monotonic() - intent.read_at
-        if age > MAX_AGE and not (intent.by_person or intent.extending):
-            self.break_(OLD, f"{intent.path or 'a path'} was read {age:.1f} s before")
+    def begins_to_change(self, intent: Intent, *, guarded: bool = False) -> None:
+        """Something is sent that acts on what a read has shown. `guarded`: by compare-and-set."""
+        age, took = self._store.monotonic() - intent.read_at, intent.read_took
+        if (age > MAX_AGE or took > MAX_READ) and not (guarded or intent.by_person or intent.extending):
+            self.break_(OLD, f"{intent.path or 'a path'} was read {age:.1f} s before, in {took:.1f} s")
         if intent.scheduled and not intent.leads:
             self.break_(IDLE, f"on {intent.path}")
 

@@ -107,7 +107,7 @@ MUTATIONS = {
             Edit(Sweeper._is_still, "executor.observe(orphan.target)", "self._early[orphan.target.name]"),
             Edit(
                 Sweeper._is_still,
-                "too_old or unfenced or observation.history.current_version < (fence or 0)",
+                "too_old(observation, ports.clock) or unfenced or observation.history.current_version < (fence or 0)",
                 "unfenced",
             ),
         ),
@@ -227,9 +227,22 @@ MUTATIONS = {
         ),
     ),
     "old knowledge is acted on": Mutation(
-        "races", (OLD,), (Edit(Executor._too_old, "self.ports.clock.monotonic() -", "0.0 * "),)
+        "races", (OLD,), (Edit(execute.too_old, "clock.monotonic() - observation.answered_at > MAX_AGE", "False"),)
     ),
-    "a sweep acts on old knowledge": Mutation("races", (OLD,), (Edit(Sweeper._is_still, "too_old or", ""),)),
+    "an answer is as old as its read was long": Mutation(
+        "races", (LEAKED, UNDONE), (Edit(execute.too_old, "took > MAX_READ", "took > MAX_AGE"),)
+    ),
+    "a slow store prevents rotations": Mutation(
+        "races",
+        (NOT_HEALED, LATE),
+        (
+            Edit(execute.too_old, "took > MAX_READ", "took > MAX_AGE"),
+            Edit(Executor.reconcile, "and not isinstance(action, Rotate)", ""),
+        ),
+    ),
+    "a sweep acts on old knowledge": Mutation(
+        "races", (OLD,), (Edit(Sweeper._is_still, "too_old(observation, ports.clock) or", ""),)
+    ),
     "an orphan is shortened on the list's word": Mutation(
         "races",
         (SECOND_GRACE,),

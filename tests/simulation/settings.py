@@ -68,6 +68,7 @@ class Profile:
     odd_grants: tuple[float, ...] = (0.0, 0.0, 0.1)  # an expiry other than asked, or none
     later: tuple[int, ...] = (0, 0, 1)  # whether one replica is of a later version, whose records say more
     false_refusals: tuple[float, ...] = (0.0, 0.0, 0.05)  # of changes that were done
+    slow_store: tuple[int, ...] = (0, 0, 0, 7)  # seconds that each read of a path takes
     rounds: tuple[int, ...] = (0, 0, 0, 60, -60)  # seconds of which each expiry is made a multiple, up or (-) down
 
 
@@ -155,6 +156,7 @@ class Settings:
     odd_grants: float
     later: int
     false_refusals: float
+    slow_store: int
     rounds: int
     survivors: int  # 1: the programs go on when nothing goes wrong any more; else all are replaced by new ones
 

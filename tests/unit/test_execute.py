@@ -43,7 +43,7 @@ from rotator.errors import (
     StoreUnavailable,
 )
 from rotator.events import Level, What
-from rotator.execute import MAX_AGE, Executor, Report
+from rotator.execute import MAX_AGE, MAX_READ, Executor, Report
 from rotator.model import (
     RECORD_FIELD,
     CreatedKey,
@@ -1696,22 +1696,66 @@ def test_a_slow_budget_and_keys_to_look_up_do_not_keep_a_key_from_being_replaced
     assert world.broken == []
 
 
-def test_a_store_that_is_too_slow_is_reported_and_nothing_is_done() -> None:
+def slow_to_read(world: World, seconds: float) -> None:
+    """From now on each answer of the store takes so long to come."""
+    world.at("store.history", afterwards(lambda: world.clock.sleep(seconds)), times=inf)
+
+
+@pytest.mark.parametrize("seconds", [6, 29])
+@pytest.mark.parametrize("budget_wait", [0, 20])
+def test_a_slow_store_delays_a_targets_life_and_prevents_nothing(seconds: float, budget_wait: float) -> None:
+    world = World()
+    slow_to_read(world, seconds)
+    slow = world.executor("slow", budget_wait=budget_wait)
+    for hours in (0, 16, 4):
+        world.clock.advance(hours * HOUR)
+        assert slow.reconcile(world.target).error is None
+    world.clock.advance(2 * MINUTE)
+    assert slow.reconcile(world.target).error is None
+    assert world.vendor.living() == [world.served()]
+    assert len(world.vendor.keys) == 2
+    assert by_id(world, 1).revoked
+    assert world.broken == []
+
+
+def test_a_store_that_is_too_slow_to_end_a_key_by_is_reported_and_the_served_key_is_replaced_all_the_same() -> None:
     world = World()
     a = running(world)
     world.clock.advance(16 * HOUR)
-    world.at("store.history", afterwards(lambda: world.clock.sleep(6)), times=inf)
-    since = len(world.wire.journal)
+    slow_to_read(world, MAX_READ + 1)
+    report = a.reconcile(world.target)
+    assert report.rotated
+    world.clock.advance(4 * HOUR)
     report = a.reconcile(world.target)
     assert isinstance(report.error, StoreUnavailable)
-    assert "longer than 5 s" in str(report.error)
-    assert {*world.calls(since=since)} == {"store.history"}
+    assert "longer than 30 s" in str(report.error)
+    assert world.served() is by_id(world, 2)
+    assert world.broken == []
+
+
+def test_an_answer_that_waited_is_not_acted_on_however_slow_the_store() -> None:
+    """Rolled back to while the budget is waited for: the answer of before knows nothing of it."""
+    world = World()
+    a = running(world)
+    a.reconcile(world.target, FORCED)
+    old = by_id(world, 1)
+    world.clock.advance(4 * HOUR)
+    slow_to_read(world, 6)
+    slow = world.executor("slow", budget_wait=MAX_AGE + 1)
+    slow.observe(world.target)
+    world.at("budget.take", afterwards(lambda: world.store.rollback(world.target.path, 1)), times=1)
+    old.expires_at = old.granted  # as the provider keeps it, should the shortening have been lost
+    slow.reconcile(world.target)
+    assert world.served() is old
+    assert world.vendor.alive(old)
+    assert world.broken == []
 
 
 def test_a_store_that_becomes_slow_does_not_make_us_delete_on_old_knowledge() -> None:
     world = World()
     a = superseded(world)
-    world.at("store.destroy", afterwards(lambda: world.at("store.history", afterwards(lambda: world.clock.sleep(6)))))
+    late = afterwards(lambda: world.clock.sleep(MAX_READ + 1))
+    world.at("store.destroy", afterwards(lambda: world.at("store.history", late)))
     ages = watch_age(world)
     a.reconcile(world.target)
     assert max(ages) <= MAX_AGE
