@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 
-from rotator import files, logs, settings
+from rotator import files, settings
 from rotator.budget import SWEEP_SHARE, SlidingWindow
 from rotator.clock import SystemClock
 from rotator.config import Configuration
@@ -33,6 +33,7 @@ from rotator.plan import AT_ONCE, TIDYING, Reason, Seen
 from rotator.ports import Leadership, Listener, Ports
 from rotator.providers.respan import Probe, RespanProvider
 from rotator.rotate import UNPUBLISHED
+from rotator.scrub import register
 from rotator.stores.sqlite import SqliteStore
 from rotator.stores.vault import VaultStore
 from rotator.stores.vault_login import AppRoleLogin, CertLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
@@ -258,9 +259,7 @@ class Installation:
                     raise StoreCredentialRefused(
                         "$VAULT_TOKEN is not set", 'auth.method = "token" reads it from there.'
                     )
-                secret = Secret(token)
-                logs.register(secret)
-                return TokenLogin(secret)
+                return TokenLogin(register(Secret(token)))
             case settings.KubernetesAuth() | settings.JwtAuth():
                 return JwtLogin(auth.role, auth.token_file, auth.mount)
             case settings.CertAuth():
@@ -273,13 +272,11 @@ class Installation:
             if source.vault is not None:
                 [vault] = self.vaults.values()
                 try:
-                    secret = vault.read_secret(source.vault)
+                    return vault.read_secret(source.vault)
                 except StoreError as error:  # whoever asks the provider for something knows no error of a store
                     kind = ProviderCredentialRefused if error.needs_a_person else ProviderUnavailable
                     message = f"the organisation key, which {key} names, cannot be read: {error.message}"
                     raise kind(message, error.advice) from None
-                logs.register(secret)
-                return secret
             where = f"the file {source.file}" if source.file else f"${source.env}"
             try:
                 text = files.read(source.file).decode() if source.file else self._environment.get(source.env or "", "")
@@ -294,9 +291,7 @@ class Installation:
                     f"{where}, which {key} names, is empty or not set",
                     "No key can be created, shortened or removed until it holds an organisation key.",
                 )
-            secret = Secret(text.strip())
-            logs.register(secret)
-            return secret
+            return register(Secret(text.strip()))
 
         return read
 

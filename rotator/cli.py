@@ -11,7 +11,6 @@ import signal
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, NoReturn
 
@@ -412,7 +411,7 @@ def check(
                 "file": str(common.config),
                 "targets": len(configuration.targets),
                 "problems": [],
-                "warnings": [asdict(warning) for warning in warnings],
+                "warnings": [output.problem_json(warning) for warning in warnings],
                 "budgets": [output.load_json(load) for load in configuration.loads],
                 "findings": [output.finding_json(finding) for finding in findings],
             }

@@ -15,6 +15,7 @@ from typing import Any
 
 from rotator import files
 from rotator.errors import Problem
+from rotator.scrub import quoted
 
 _LARGEST = 16 * 2**20
 
@@ -199,9 +200,9 @@ def _read_one(file: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
     except json.JSONDecodeError as error:
         return refused(f"is not JSON: {error.msg} (at line {error.lineno}, column {error.colno})")
     except tomllib.TOMLDecodeError as error:
-        return refused(f"is not TOML: {error}")
+        return refused(f"is not TOML: {quoted(str(error))}")
     except ValueError as error:
-        return refused(f"cannot be read: {error}")
+        return refused(f"cannot be read: {quoted(str(error))}")
     except RecursionError:
         return refused("is nested too deeply")
     if not isinstance(data, dict):

@@ -31,6 +31,7 @@ from rotator.metrics import Metrics
 from rotator.plan import Order
 from rotator.ports import Listener
 from rotator.replicas import Replicas
+from rotator.scrub import quoted
 from rotator.status import Known, Recent, Surroundings
 
 TICK = 1.0
@@ -189,7 +190,7 @@ class Daemon:
                 case RotatorError():
                     problems = [error.message]
                 case _:  # what a library has against a value, and no check of ours foresaw
-                    problems = [f"{type(error).__name__}: {error}"]
+                    problems = [f"{type(error).__name__}: {quoted(str(error))}"]
                     self._tell(unexpected("reading the configuration", error))
             self._refused = "; ".join(problems)
             self._metrics.reload(ok=False)

@@ -14,7 +14,9 @@ import httpx
 
 from rotator.deadline import Transport, Until
 from rotator.errors import KubernetesRefused, KubernetesUnavailable, LeaseUnusable
+from rotator.model import Secret
 from rotator.ports import Clock
+from rotator.scrub import quoted, register
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod finds its namespace, its token and the API server's certificates."""
@@ -129,14 +131,14 @@ class ApiServer:
         path = f"{REVIEWS}/v1/selfsubjectaccessreviews"
         return self.ask("POST", path, body, lambda answer: answer["status"]["allowed"] is True) or False
 
-    def _token(self) -> str:
+    def _token(self) -> Secret:
         file, why = self._access.token_file, "holds no token"
         try:
             token = file.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
             token, why = "", f"cannot be read: {getattr(error, 'strerror', 'it is no text')}"
         if token.isascii() and token.isprintable() and token:
-            return token
+            return register(Secret(token))
         raise KubernetesRefused(f"the token file {file} for {self._what} {why}", "It is read afresh at each try.")
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
@@ -156,12 +158,11 @@ class ApiServer:
                     method,
                     f"{access.api_server.rstrip('/')}/apis/{path}",
                     json=body,
-                    headers={"Authorization": f"Bearer {token}", "User-Agent": "rotator"},
+                    headers={"Authorization": f"Bearer {token.reveal()}", "User-Agent": "rotator"},
                 )
         except OSError as error:  # `ssl` names no file
-            failure = KubernetesRefused(
-                f"the certificates in {access.ca_file} for {self._what} cannot be used: {error.strerror or error}"
-            )
+            why = error.strerror or quoted(str(error))
+            failure = KubernetesRefused(f"the certificates in {access.ca_file} for {self._what} cannot be used: {why}")
         except (httpx.HTTPError, ValueError) as error:
             failure = KubernetesUnavailable(
                 f"the API server {access.api_server} does not answer about {self._what} ({_why(error)})",
@@ -173,4 +174,4 @@ class ApiServer:
 def _why(error: BaseException) -> str:
     """The kind of error; and what TLS has against the other side, if that is it."""
     _, mark, why = str(error).partition("certificate verify failed")
-    return f"{type(error).__name__}{mark and f': {mark}{why}'}"
+    return f"{type(error).__name__}{mark and quoted(f': {mark}{why}')}"

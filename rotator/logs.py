@@ -1,8 +1,8 @@
 """Writes events, and what libraries have to say, as lines of text or JSON; docs/logging.md is their schema.
 
-All lines take one way: the standard library's logging, structlog's formatter, the scrubber. There is no context but
-what an event carries, because context variables do not reach the threads of a pool. A traceback never shows local
-variables: keys are among them.
+All lines take one way: the standard library's logging, the scrubber (value by value), structlog's formatter. There is
+no context but what an event carries, because context variables do not reach the threads of a pool. A traceback never
+shows local variables: keys are among them.
 """
 
 import logging
@@ -18,8 +18,7 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from rotator.events import Event, Level, What
-from rotator.model import Secret
-from rotator.scrub import Scrubber, printable, without_controls
+from rotator.scrub import NAMES, printable, scrub_foreign, scrub_lines, scrub_name
 
 QUIET = {
     "apscheduler": logging.ERROR,  # it warns of each run that it leaves out, because the one before is not over yet
@@ -34,23 +33,6 @@ _FIRST = ("timestamp", "level", "event", "target")
 _RESERVED = frozenset((*_FIRST, "logger"))
 _FIELDS = "rotator_fields"  # the attribute of a log record in which an event's fields travel
 
-_scrubber = Scrubber()
-
-
-def register(secret: Secret) -> None:
-    """Hide this text in every line from now on: organisation keys, Vault tokens."""
-    _scrubber.register(secret)
-
-
-def scrub_lines(text: str) -> str:
-    """Text as a command shows it: the same as `scrub`, but with its line breaks and tabs."""
-    return _scrubber(without_controls(text))
-
-
-def scrub(text: str) -> str:
-    """Text for a person, on one line and without secrets; for what is printed and not logged."""
-    return _scrubber(printable(text))
-
 
 def configure(log_format: Literal["text", "json"] | None, level: str, stream: TextIO | None = None) -> None:
     """Log to `stream` (standard error) from `level` on; without a format, text on a terminal and JSON in a pipe.
@@ -62,7 +44,7 @@ def configure(log_format: Literal["text", "json"] | None, level: str, stream: Te
     as_text = log_format == "text" or (log_format is None and stream.isatty())
     render = _text if as_text else structlog.processors.JSONRenderer()
     handler = _Handler(stream)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[_line, render, _scrubbed]))
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[_line, render]))
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, _Handler)]:
         root.removeHandler(old)
@@ -138,13 +120,16 @@ def _line(_logger: WrappedLogger, _method: str, found: EventDict) -> EventDict:
             case (_, BaseException() as error, _):
                 fields["traceback"] = _traceback(error)
     rest = sorted(fields.items(), key=lambda item: item[0] not in _FIRST)
-    return {name: _plain(value) for name, value in (*line.items(), *rest)}
+    foreign = "logger" in fields or "traceback" in fields
+    return {name: _plain(name, value, foreign=foreign) for name, value in (*line.items(), *rest)}
 
 
-def _plain(value: object) -> str | int | float | bool | None:
+def _plain(name: str, value: object, *, foreign: bool) -> str | int | float | bool | None:
     if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    return without_controls(str(value))
+    if name in NAMES:
+        return scrub_name(str(value))
+    return scrub_foreign(str(value)) if foreign else scrub_lines(str(value))
 
 
 def _text(logger: WrappedLogger, method: str, line: EventDict) -> str:
@@ -153,10 +138,6 @@ def _text(logger: WrappedLogger, method: str, line: EventDict) -> str:
     start = f"{line.pop('timestamp')} {line.pop('level'):<7} "
     rest = structlog.processors.LogfmtRenderer(bool_as_flag=False)(logger, method, line)
     return start + printable(rest) + (f"\n{told}" if told else "")
-
-
-def _scrubbed(_logger: WrappedLogger, _method: str, rendered: Any) -> Any:
-    return _scrubber(rendered)
 
 
 # --- exceptions that nobody caught -----------------------------------------------------------------------------------

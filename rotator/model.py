@@ -24,7 +24,7 @@ RECORD_FIELD = "rotator"
 class Secret:
     """A text that no repr, str, format, log line or pickle shows; `reveal()` is the only way to it."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("__weakref__", "_text")  # `scrub` knows which ones live
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -407,6 +407,13 @@ def read_version(version: Version, target: Target, scope: Scope) -> Entry:
 
 def _fingerprint(value: object) -> str | None:
     return Secret(value).fingerprint if isinstance(value, str) else None
+
+
+def key_in(data: Mapping[str, Any]) -> Secret | None:
+    """The key that a version's data holds: the text with the fingerprint that its record names."""
+    record = Record.parse(data.get(RECORD_FIELD))
+    texts = (Secret(value) for value in data.values() if isinstance(value, str))
+    return next((text for text in texts if record is not None and text.fingerprint == record.key), None)
 
 
 def compose(target: Target, record: Record, secret: Secret, carried: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,19 +9,19 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from rotator.check import OnlineFinding
 from rotator.config_checks import Load
-from rotator.errors import ConfigurationError, RotatorError
+from rotator.errors import ConfigurationError, Problem, RotatorError
 from rotator.execute import Report
 from rotator.extend import Living
-from rotator.logs import scrub_lines
 from rotator.model import VendorKey, timestamp
 from rotator.plan import Action, Reason, Retire, Rotate, SetExpiry, State
+from rotator.scrub import printable, scrub_lines, scrub_name
 from rotator.status import TargetStatus
 from rotator.sweep import Fate, Orphan, Outcome, Swept
 from rotator.work import adoption_advice, served
@@ -104,15 +104,28 @@ def count(number: int, noun: str) -> str:
 
 
 def say_json(value: Any) -> None:
-    """A command's result for a program."""
-    say(json.dumps(value, indent=2))
+    """A command's result for a program, as it is: an id that looks like a token must reach it whole.
+
+    So what is in it must be safe: ids by `scrub_name`, what others wrote by `scrub_lines`, each as a value of its own.
+    """
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def say_row(cells: Iterable[str]) -> None:
+    """One line of a result for a program that reads lines; what holds for `say_json` holds here."""
+    sys.stdout.write("\t".join(map(printable, cells)) + "\n")
 
 
 def failure_json(error: RotatorError) -> dict[str, Any]:
     """What a program is told where there is nothing else to tell."""
     if isinstance(error, ConfigurationError):
-        return {"problems": [asdict(problem) for problem in error.problems]}
-    return {"error": error.message, **({"advice": error.advice} if error.advice else {})}
+        return {"problems": [problem_json(problem) for problem in error.problems]}
+    return {"error": scrub_lines(error.message), **({"advice": error.advice} if error.advice else {})}
+
+
+def problem_json(problem: Problem) -> dict[str, Any]:
+    """For `check --json`: what is wrong with a configuration, and where, or what may surprise."""
+    return {**asdict(problem), "message": scrub_lines(problem.message)}
 
 
 def load_json(load: Load) -> dict[str, Any]:
@@ -131,7 +144,7 @@ def load_json(load: Load) -> dict[str, Any]:
 def finding_json(finding: OnlineFinding) -> dict[str, Any]:
     """For `check --online --json`."""
     advice = {"advice": finding.advice} if finding.advice else {}
-    return {"where": finding.where, "message": finding.message, **advice}
+    return {"where": finding.where, "message": scrub_lines(finding.message), **advice}
 
 
 # --- one line a target -----------------------------------------------------------------------------------------------
@@ -162,10 +175,10 @@ def _action_json(action: Action) -> dict[str, Any]:
             return {"action": "rotate", "reason": action.reason.value}
         case SetExpiry():
             verb = "restore" if action.reason is Reason.RESTORED else "shorten"
-            facts = {"key_id": action.record.key_id, "until": timestamp(action.until)}
+            facts = {"key_id": scrub_name(action.record.key_id), "until": timestamp(action.until)}
             return {"action": verb, "reason": action.reason.value, **facts}
         case Retire():
-            return {"action": "remove", "reason": action.reason.value, "key_id": action.key.key_id}
+            return {"action": "remove", "reason": action.reason.value, "key_id": scrub_name(action.key.key_id)}
 
 
 def plan_lines(status: TargetStatus) -> Iterator[str]:
@@ -208,7 +221,7 @@ def report_json(report: Report, revoked: Sequence[str] = ()) -> dict[str, Any]:
         **shown,
         "outcome": outcome(report),
         "attempted": report.attempted.value if report.attempted else None,
-        "revoked": list(revoked),
+        "revoked": [scrub_name(key_id) for key_id in revoked],
         **({"advice": advice} if advice else {}),
     }
 
@@ -273,7 +286,7 @@ def left_lines(target: str, error: RotatorError) -> Iterator[str]:
 
 def sweep_json(swept: Swept) -> dict[str, Any]:
     """For `sweep --json`: one provider's part."""
-    errors = {name: error.message for name, error in swept.failed.items()}
+    errors = {name: scrub_lines(error.message) for name, error in swept.failed.items()}
     return {
         "provider": swept.provider,
         "listed": swept.listed,
@@ -290,14 +303,14 @@ def sweep_json(swept: Swept) -> dict[str, Any]:
         "unclaimed": [_key_json(key) for key in swept.unclaimed],
         "others": swept.others,
         "failed": errors,
-        "error": swept.error.message if swept.error else None,
+        "error": scrub_lines(swept.error.message) if swept.error else None,
     }
 
 
 def _key_json(key: VendorKey) -> dict[str, Any]:
     return {
-        "key_id": key.id,
-        "key_name": key.name,
+        "key_id": scrub_name(key.id),
+        "key_name": scrub_name(key.name),
         "expires_at": timestamp(key.expires_at) if key.expires_at else None,
     }
 

@@ -16,10 +16,10 @@ from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
 from rotator.events import Event, Level
-from rotator.logs import scrub
 from rotator.model import timestamp
 from rotator.output import count, in_words
 from rotator.plan import Plan, Reason, State
+from rotator.scrub import scrub
 from rotator.status import NOT_WELL, WORST_FIRST, Known, Surroundings, TargetStatus, Told, rank
 from rotator.work import adoption_advice
 

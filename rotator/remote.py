@@ -11,6 +11,7 @@ from rotator.clock import SystemClock
 from rotator.deadline import Transport, Until
 from rotator.errors import StoreUnavailable
 from rotator.plan import State
+from rotator.scrub import quoted
 
 _ADVICE = "The admin address is [http].admin in its configuration; in a cluster, reach it through a port-forward."
 _SECONDS = 30.0  # for all of it: of tens of thousands of targets it is made for a second or two
@@ -78,7 +79,7 @@ def ask(url: str) -> dict[str, Any]:
     try:
         shown = json.loads(_answer(f"{address}/status.json"))
     except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL, RecursionError) as error:
-        why = str(error) or type(error).__name__
+        why = quoted(str(error)) or type(error).__name__
         raise StoreUnavailable(f"no daemon answers at {address}: {why}", _ADVICE) from None
     try:
         _Answer.model_validate(shown, strict=True)

@@ -14,10 +14,10 @@ from typing import Any
 
 from rotator.errors import RotatorError
 from rotator.events import Event, Level, What
-from rotator.logs import scrub
 from rotator.model import Target, timestamp
 from rotator.plan import Plan, Reason, State
 from rotator.ports import Listener
+from rotator.scrub import NAMES, scrub, scrub_name
 
 NOT_WELL = frozenset({State.FAILING, State.FOREIGN, State.MISSING, State.UNKNOWN})
 """The states in which applications lack a live key, or will if nobody does anything."""
@@ -74,13 +74,13 @@ class TargetStatus:
             "name": self.target.name,
             "state": self.state.value,
             "path": self.target.path,
-            "key_id": scrub(current.key_id) if current else None,
+            "key_id": scrub_name(current.key_id) if current else None,
             "issued_at": timestamp(current.issued_at) if current else None,
             "expires_at": timestamp(current.expires_at) if current else None,
             "next_rotation_at": timestamp(plan.next_rotation_at) if plan and plan.next_rotation_at else None,
             "reason": self.reason.value if self.reason else None,
             "superseded": [
-                {"key_id": scrub(key.key_id), "until": timestamp(key.works_until)} for key in plan.superseded
+                {"key_id": scrub_name(key.key_id), "until": timestamp(key.works_until)} for key in plan.superseded
             ]
             if plan
             else [],
@@ -126,7 +126,10 @@ class Told:
     def fields(self) -> dict[str, str | int | float | bool]:
         """The event's, without what only a log has room for."""
         shown = {name: value for name, value in self.event.fields.items() if name != "traceback"}
-        return {name: scrub(value) if isinstance(value, str) else value for name, value in shown.items()}
+        return {
+            name: (scrub_name if name in NAMES else scrub)(value) if isinstance(value, str) else value
+            for name, value in shown.items()
+        }
 
     def to_json(self) -> dict[str, Any]:
         """The event's part of `/status.json`."""

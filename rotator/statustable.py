@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rotator.output import say, say_json
+from rotator.output import say, say_json, say_row
 from rotator.plan import Reason, State
 from rotator.progress import in_units
 from rotator.scrub import printable
@@ -54,7 +54,7 @@ def say_status(shown: dict[str, Any], *, as_json: bool) -> None:
     targets = sorted(shown["targets"], key=partial(_rank, now))
     if not sys.stdout.isatty():
         for target in targets:
-            say("\t".join(map(printable, _cells(target))))
+            say_row(_cells(target))
         return
     _say_table(targets, now)
     lines = list(_troubles(targets))

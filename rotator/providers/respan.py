@@ -37,9 +37,9 @@ from rotator.providers.respan_answers import (
     is_about,
     is_id,
     is_revoked,
-    quoted,
     vendor_key,
 )
+from rotator.scrub import quoted
 
 MAX_BODY = 2**20  # bytes of an answer, but for a list's
 MAX_PAGE_BODY = 8 * 2**20  # bytes; a bare array holds the whole organisation: 24,000 keys

@@ -25,8 +25,8 @@ from rotator.errors import (
     ProviderUnavailable,
 )
 from rotator.model import LONGEST_TEXT, CreatedKey, ListedKey, Secret, UnreadableKey, VendorKey
+from rotator.scrub import quoted, register, scrub_foreign
 
-MAX_QUOTE = 200  # characters
 MAX_KEY = 4096  # characters of a key's text: every line of output is searched for it
 MAX_SHOWN = 60  # characters of a value that is not understood
 
@@ -78,11 +78,13 @@ class Answer:
         for name, messages in errors.items() if isinstance(errors, dict) else ():
             words += [f"{name}: {text}" for text in (messages if isinstance(messages, list) else [messages])]
         said = "; ".join(text for text in words if isinstance(text, str))
-        # Without full stops: they stand within a sentence of ours.
-        return quoted(said, self.key.reveal(), parsed.get("api_key")).replace(".; ", "; ").rstrip(" .")
+        new = parsed.get("api_key")
+        shown = quoted(said, self.key.reveal(), new if isinstance(new, str) else "")
+        return shown.replace(".; ", "; ").rstrip(" .")  # without full stops: they stand within a sentence of ours
 
     def _page(self) -> str:
-        text = (self.body or b"")[:4096].decode(errors="replace")
+        # Searched before it is cut: what is left of a secret at the cut would pass for something else.
+        text = scrub_foreign((self.body or b"").decode(errors="replace"))[:4096]
         if "html" not in self.content_type.lower() and not text.lstrip().lower().startswith(("<!doctype", "<html")):
             return ""
         title = _TITLE.search(text)
@@ -173,8 +175,10 @@ def created_key(entry: object) -> CreatedKey | None:
         return None
     key = vendor_key(entry)
     text = entry.get("api_key")
-    if key.id and isinstance(text, str) and 0 < len(text) <= MAX_KEY and text.isprintable():
-        return CreatedKey(key.id, key.name, Secret(text), key.expires_at if isinstance(key, VendorKey) else None)
+    if key.id and isinstance(text, str) and 0 < len(text) <= MAX_KEY and text.isprintable() and text not in key.id:
+        return CreatedKey(
+            key.id, key.name, register(Secret(text)), key.expires_at if isinstance(key, VendorKey) else None
+        )
     return None
 
 
@@ -295,14 +299,6 @@ def _retry_after(answer: Answer, now: datetime) -> float:
         if math.isfinite(seconds):
             return min(max(seconds, 1.0), 300.0)
     return 30.0
-
-
-def quoted(text: str, *secrets: object) -> str:
-    """Somebody else's words, for a message: without these secrets, on one line, and short."""
-    for secret in secrets:
-        if isinstance(secret, str) and secret:
-            text = text.replace(secret, "(hidden)")
-    return _escaped(text if len(text) <= MAX_QUOTE else f"{text[:MAX_QUOTE]}…")
 
 
 def _escaped(text: str) -> str:

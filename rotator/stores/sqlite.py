@@ -25,6 +25,7 @@ from rotator.errors import (
 )
 from rotator.model import History, Version
 from rotator.ports import Clock
+from rotator.scrub import quoted
 
 BUSY_TIMEOUT = 5.0  # seconds that one transaction waits for the others
 
@@ -153,11 +154,10 @@ class SqliteStore:
             return StoreMountUnusable(f"{what} is a file of another kind", "Name another file, or move this one away.")
         if code in _NOT_ALLOWED:
             return StorePermissionDenied(
-                f"{what} may not be written ({error})",
+                f"{what} may not be written ({quoted(str(error))})",
                 "It and its folder must be writable for the user that rotator runs as.",
             )
         if code == sqlite3.SQLITE_FULL:
             return StoreRequestRefused(f"{what} cannot grow: the disk is full; nothing was changed", "Make room there.")
-        return unsettled(
-            f"{what} cannot be used ({error})", "If it does not end by itself, look at the file and its disk."
-        )
+        advice = "If it does not end by itself, look at the file and its disk."
+        return unsettled(f"{what} cannot be used ({quoted(str(error))})", advice)

@@ -19,9 +19,10 @@ from rotator.errors import (
     StoreRequestRefused,
     StoreUnavailable,
 )
-from rotator.model import History, Secret, Version
+from rotator.model import History, Secret, Version, key_in
 from rotator.notation import VaultReference
 from rotator.ports import Clock, Meter
+from rotator.scrub import register
 from rotator.stores.vault_answers import DESTROY, METADATA, MOUNT, PROVE, READ, WRITE, Answer
 from rotator.stores.vault_client import Request, VaultClient
 from rotator.stores.vault_wire import VaultSettings
@@ -165,6 +166,9 @@ class VaultStore:
 
     def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
         """One POST, with the compare-and-set."""
+        key = key_in(data)
+        if key is not None:
+            register(key)  # for as long as this takes: an answer may quote what was sent
         return self.client.send(self._write(path, data, cas))
 
     def destroy(self, path: str, versions: Sequence[int]) -> None:
@@ -235,7 +239,7 @@ class VaultStore:
                 f"the secret at {where} in Vault has no field {reference.field} that holds a text",
                 f"Add it: `vault kv patch -mount={reference.mount} {reference.path} {reference.field}=…`.",
             )
-        return Secret(value.strip())
+        return register(Secret(value.strip()))
 
     def ignored_namespace(self) -> str | None:
         """The configured namespace, if this Vault is the open-source one: that ignores it without a word."""

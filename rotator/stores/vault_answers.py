@@ -23,8 +23,7 @@ from rotator.errors import (
     StoreSealed,
     StoreUnavailable,
 )
-
-MAX_QUOTE = 200  # characters of Vault's words in a message
+from rotator.scrub import quoted
 
 _CAS_MISMATCH = "check-and-set parameter did not match"
 _INVALID_TOKEN = "invalid token"  # noqa: S105 - expired, revoked or used up; a policy's refusal lacks it
@@ -108,9 +107,8 @@ class Answer:
     @property
     def said(self) -> str:
         """The status and Vault's words, in one short line."""
-        words = " ".join(" ".join(self.errors or ()).split())[:MAX_QUOTE]
-        shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in words)
-        return f"{self.status}: {shown}" if shown else f"{self.status}"
+        words = quoted("; ".join(self.errors or ()))
+        return f"{self.status}: {words}" if words else f"{self.status}"
 
     def _says(self, words: str) -> bool:
         return any(words in error for error in self.errors or ())
@@ -123,7 +121,8 @@ class Answer:
                 return unsettled(
                     operation,
                     path,
-                    f"it answered with a redirect to {self.redirect}, which is not followed: the token would go along",
+                    f"it answered with a redirect to {quoted(self.redirect)}, which is not followed: "
+                    "the token would go along",
                     "Set the store's address to where Vault's active node answers; a standby that cannot forward "
                     "redirects to the active node's api_addr.",
                 )

@@ -27,6 +27,7 @@ from rotator.errors import (
 )
 from rotator.model import Secret
 from rotator.ports import HELD_BACK, NO_CREDENTIAL, Clock, Meter
+from rotator.scrub import register
 from rotator.stores.vault_answers import HEALTH, LOGIN, RENEW, Answer, Operation, limited, unsettled
 from rotator.stores.vault_backoff import Pace, Refusals
 from rotator.stores.vault_login import Grant, Login, LoginRequest, TokenKeeper
@@ -376,4 +377,5 @@ def _understood(request: Request[T], answer: Answer) -> T:
 def _grant(auth: Mapping[str, Any]) -> Grant:
     if not auth["client_token"]:
         raise ValueError("a login that is not finished, as one that asks for a second factor")
-    return Grant(Secret(auth["client_token"]), float(auth["lease_duration"]) or None, auth["renewable"] is True)
+    token = register(Secret(auth["client_token"]))
+    return Grant(token, float(auth["lease_duration"]) or None, auth["renewable"] is True)

@@ -14,6 +14,7 @@ from typing import Protocol
 from rotator.errors import StoreCredentialRefused, StoreError
 from rotator.model import Secret
 from rotator.ports import Clock
+from rotator.scrub import register
 
 RETRY_AFTER = 60.0  # seconds at most between two attempts to keep a token that still works
 
@@ -28,6 +29,7 @@ class LoginRequest:
     body: Mapping[str, str] = field(repr=False)
     proof: str = field(default="", repr=False)  # a fingerprint of what is shown beside the body
     locks: bool = False  # whether Vault locks the account after a few refusals
+    secret: Secret | None = None  # which is in the body, and is known as a secret for as long as this lives
 
     @property
     def fingerprint(self) -> str:
@@ -74,9 +76,9 @@ class AppRoleLogin:
 
     def credentials(self) -> LoginRequest:
         """The login, with the secret id that is in the file now."""
-        secret_id = _read(self.secret_id_file, "the AppRole's secret id").reveal()
-        body = {"role_id": self.role_id, "secret_id": secret_id}
-        return LoginRequest(f"auth/{self.mount}/login", body, locks=True)
+        secret_id = _read(self.secret_id_file, "the AppRole's secret id")
+        body = {"role_id": self.role_id, "secret_id": secret_id.reveal()}
+        return LoginRequest(f"auth/{self.mount}/login", body, locks=True, secret=secret_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class JwtLogin:
     def credentials(self) -> LoginRequest:
         """The login, with the token that is in the file now."""
         token = _read(self.token_file, "the token to log in to Vault with")
-        return LoginRequest(f"auth/{self.mount}/login", {"role": self.role, "jwt": token.reveal()})
+        return LoginRequest(f"auth/{self.mount}/login", {"role": self.role, "jwt": token.reveal()}, secret=token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def _read(file: Path, what: str) -> Secret:
 def _checked(text: str, where: str) -> Secret:
     text = text.strip()
     if text and all("!" <= character <= "~" for character in text):
-        return Secret(text)
+        return register(Secret(text))
     fault = "holds characters that cannot be in one" if text else "is empty"
     raise StoreCredentialRefused(f"{where} {fault}; nothing was sent", "Replace it; it is read at every login.")
 

@@ -21,6 +21,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from rotator.clock import http_date
 from rotator.ports import Clock
+from rotator.scrub import quoted
 from rotator.stores.vault_answers import Answer, parse_object
 from rotator.stores.vault_login import Login
 
@@ -236,6 +237,6 @@ def _cause(error: BaseException) -> str:
     while link is not None:
         if words := getattr(link, "verify_message", None) or getattr(link, "strerror", None):
             file = getattr(link, "filename", None)
-            return f"{words}: {file}" if file else str(words)
+            return quoted(f"{words}: {file}" if file else str(words))
         link = link.__cause__ or link.__context__
     return type(error).__name__  # and not its words: they may be a header

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import structlog
 
-from rotator import logs
+from rotator import logs, scrub
 from rotator.scrub import Scrubber
 
 
@@ -19,7 +19,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The hooks, handlers, levels and known secrets of this process are at the end as they were at the beginning."""
     for owner, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
-    monkeypatch.setattr(logs, "_scrubber", Scrubber())
+    monkeypatch.setattr(scrub, "_scrubber", Scrubber())
     root = logging.getLogger()
     handlers, levels = list(root.handlers), {name: logging.getLogger(name).level for name in ("", *logs.QUIET)}
     on_term = signal.getsignal(signal.SIGTERM)

@@ -18,6 +18,7 @@ from support.process import free_ports
 from rotator import cli, progress
 from rotator.execute import Report
 from rotator.model import History, Target
+from rotator.scrub import HIDDEN
 from rotator.session import Session
 from rotator.simulator import Fault, Options, described, with_switches
 from rotator.stores.sqlite import SqliteStore
@@ -418,3 +419,28 @@ def test_a_long_rotation_leaves_a_daemon_its_part_of_the_budget(
     monkeypatch.setattr(Session, "work", work)
     assert invoke("rotate", *arguments).status == 0
     assert limits == [share]
+
+
+# --- what a program reads --------------------------------------------------------------------------------------------
+
+
+def test_the_schema_is_printed_as_it_is(invoke: Invoke) -> None:
+    checked_in = Path(cli.__file__).parents[1] / "config.schema.json"
+    assert invoke("schema").out == checked_in.read_text()
+
+
+def test_in_json_a_path_that_looks_like_a_token_is_whole(made: Installation, invoke: Invoke) -> None:
+    path = "apps/hvs.CAESIJlWh2vPq0nA4/a1b2c3d4.Zx9-_kQpR7tUvWxYz0123456789abcdef"
+    made.config["targets"]["a"]["path"] = path
+    for arguments in (("plan",), ("rotate", "a"), ("status",), ("sweep",), ("sweep", "--dry-run")):
+        shown = invoke(*arguments, "--json").json()
+        assert [target["path"] for target in shown["targets"] if target["name"] == "a"] in ([path], []), arguments
+        assert shown["targets"] or arguments[0] == "sweep"
+
+
+def test_in_json_a_failure_is_searched_and_still_json(made: Installation, invoke: Invoke) -> None:
+    made.config["stores"]["store"]["file"] = "no-such-folder/sk_live_0123456789abcdef.db"
+    shown = invoke("status", "--json")
+    assert shown.status == 3
+    assert "sk_live_0123" not in shown.out
+    assert HIDDEN in shown.json()["error"]

@@ -1,12 +1,20 @@
 """What the commands print, without any command: progress, times, and tables of every width."""
 
+import json
 import threading
 
 import pytest
+from support.world import HOUR, START, make_target
 
 from rotator import progress as progressing
-from rotator.output import say
+from rotator.execute import Report
+from rotator.model import Record, VendorKey
+from rotator.output import plan_json, report_json, say, say_json, sweep_json
+from rotator.plan import Plan, Reason, SetExpiry, State
 from rotator.progress import in_units, progress, progress_line
+from rotator.status import TargetStatus, status_json
+from rotator.statustable import say_status
+from rotator.sweep import Fate, Orphan, Swept
 
 
 def test_what_others_wrote_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,3 +66,25 @@ def test_a_stall_is_not_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         advance()
     lines = capsys.readouterr().err.splitlines()
     assert lines[:1] == ["rotating: 0 of 3 done; waiting"]
+
+
+# --- what a program reads --------------------------------------------------------------------------------------------
+
+ODD = "a1b2c3d4.Zx9-_kQpR7tUvWxYz0123456789abcdef", "sk_live_0123456789abcdef", 'token: "tk_Zx9kQpR7tUvWxYz01234"'
+
+
+@pytest.mark.parametrize("key_id", ODD)
+def test_an_id_that_looks_like_a_token_reaches_a_program_whole(capsys: pytest.CaptureFixture[str], key_id: str) -> None:
+    target, end = make_target("a"), START + HOUR
+    record = Record("prod-eu", "a", key_id, "n", START, end, "p", "f")
+    key = VendorKey(key_id, key_id, end)
+    plan = Plan(State.OK, Reason.FRESH, record, actions=(SetExpiry(Reason.SUPERSEDED, record, end),), renew_at=end)
+    status = TargetStatus(target, plan, None)
+    orphan = Orphan(target, key, Fate.OVER, ahead=False)
+    swept = Swept("respan", 1, (orphan,), (key,))
+    say_json([plan_json(status), report_json(Report(target, plan, None), [key_id]), sweep_json(swept)])
+    planned, reported, tidied = json.loads(capsys.readouterr().out)
+    assert {planned["key_id"], planned["actions"][0]["key_id"], reported["key_id"], *reported["revoked"]} == {key_id}
+    assert {tidied["orphans"][0]["key_id"], tidied["unclaimed"][0]["key_name"]} == {key_id}
+    say_status(status_json("prod-eu", START, [status]), as_json=False)
+    assert key_id in capsys.readouterr().out.split("\t")
