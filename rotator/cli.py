@@ -49,6 +49,7 @@ from rotator.session import (
     status_of_all,
     usage,
 )
+from rotator.signals import SIGNALS
 from rotator.status import NOT_WELL, status_json
 from rotator.statustable import say_status
 from rotator.sweep import Outcome
@@ -144,7 +145,7 @@ def run(
     common.begin_to_log("info")
     from rotator.daemon import Daemon  # starting is most of what a short command does: only this one needs it
 
-    Daemon(common.config, os.environ, SystemClock(), Metrics(__version__), LogListener()).run()
+    Daemon(common.config, os.environ, SystemClock(), Metrics(__version__), LogListener(), SIGNALS).run()
 
 
 def _run_once(session: Session) -> NoReturn:

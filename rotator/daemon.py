@@ -11,6 +11,7 @@ import queue
 import signal
 import threading
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -32,6 +33,7 @@ from rotator.plan import Order
 from rotator.ports import Listener
 from rotator.replicas import Replicas
 from rotator.scrub import quoted
+from rotator.signals import STOP, Signals
 from rotator.status import Known, Recent, Surroundings
 
 TICK = 1.0
@@ -49,6 +51,9 @@ LOOK_FOR_SIGNALS = 0.5
 WATCH_HEALTH = 2.0
 """Seconds between looks at whether anything is stuck, for the log and for systemd's watchdog."""
 
+FILES = "files"
+"""The name of the job that looks at the configuration's files and reloads."""
+
 LOOK_AT_FILES = 2.0
 """Seconds between looks at whether the configuration's files have changed, as a mounted ConfigMap's do."""
 
@@ -61,15 +66,24 @@ READ_AT_START = ("lease", "http.listen", "http.admin", "http.target_metrics", "d
 ASK_THE_DOWN = 5.0
 """Seconds between looks at whether something is down and to be asked again."""
 
-JOB_THREADS = 6
-"""Of the jobs five may wait for somebody's answer at once."""
+JOB_THREADS = 9
+"""One for each job: most may wait for an answer or a file, and none may hold up another."""
+
+TO_END = 5.0
+"""Seconds that the end may take beyond `drain` and the Lease's duration; the chart's grace period has as many."""
 
 
 class Daemon:
     """One replica. `run` returns the exit status; it must be called from the main thread, where signals arrive."""
 
     def __init__(
-        self, file: Path, environment: Mapping[str, str], clock: SystemClock, metrics: Metrics, tell: Listener
+        self,
+        file: Path,
+        environment: Mapping[str, str],
+        clock: SystemClock,
+        metrics: Metrics,
+        tell: Listener,
+        signals: Signals,
     ) -> None:
         """Raises `ConfigurationError`, or another `RotatorError` when a credential is needed at once and not there."""
         self._file, self._environment = file, environment
@@ -85,8 +99,8 @@ class Daemon:
         self._lease = self._wanted_lease()
         self._engine = Engine(self._installation, metrics, self._tell, self._leads)
         self._jobs = Jobs(clock, self._tell, JOB_THREADS, self._engine.health)
-        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._asked_to_stop = False
+        self._signals = signals
+        self._asked_to_reload = threading.Event()
         self._asked_to_rotate = threading.Event()
         self._refused = ""  # what is wrong with a configuration that was not taken up
         self._login_failures: dict[str, set[str]] = {}  # by store: what was told, since it last worked
@@ -103,17 +117,18 @@ class Daemon:
         jobs.every(KEEP_LOGIN, "login", self._keep_logins)
         jobs.every(TICK, "watch", self._engine.watch)
         jobs.every(ASK_THE_DOWN, "down", self._engine.ask_the_down)
-        jobs.every(LOOK_AT_FILES, "files", self._look_at_files)
+        jobs.every(LOOK_AT_FILES, FILES, self._look_at_files)
         jobs.every(every["check"], "check", self._engine.ask_providers)
         jobs.every(every["sweep"], SWEEP, self._engine.sweep, at_once=True)
         if self._replicas is not None:
             jobs.every(LOOK_FOR_REPLICAS, "replicas", self._replicas.look, at_once=True)
-        self._handle_signals()
+        self._signals.handle()
         with contextlib.ExitStack() as stack:
             self._servers = servers = self._listen()
             for server in servers:
                 stack.callback(server.close)
             self._tell_of_start(*servers)
+            self._signals.started(self._ends_within)
             if self._lease is not None:
                 self._lease.start()
             jobs.start()
@@ -139,44 +154,47 @@ class Daemon:
 
     # --- signals -----------------------------------------------------------------------------------------------------
 
-    def _handle_signals(self) -> None:
-        def on_signal(number: int, _frame: object) -> None:
-            if number in (signal.SIGTERM, signal.SIGINT):
-                if self._asked_to_stop:
-                    os._exit(1)  # asked twice: at once
-                self._asked_to_stop = True
-            self._signals.put(number)
-
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, on_signal)
+    def _ends_within(self) -> float:
+        """The seconds that the end may take: to drain, and to give the Lease back."""
+        configuration = self._installation.configuration
+        lease = configuration.lease.duration if configuration.lease else timedelta(0)
+        return (configuration.daemon.drain + lease).total_seconds() + TO_END
 
     def _obey_signals(self) -> int:
-        """Until one says to stop; returns that one. Meanwhile systemd's watchdog is kept quiet, while all is well."""
+        """Until one says to stop; returns that one. Meanwhile systemd's watchdog is kept quiet, while all is well.
+
+        Nothing is done here that may wait for a file or for an answer: that would hold up the next signal.
+        """
         while True:
             self._watch_health()
             # Not without a time-out: a signal that comes just before the wait begins does not wake it.
             try:
-                number = self._signals.get(timeout=LOOK_FOR_SIGNALS)
+                number = self._signals.received.get(timeout=LOOK_FOR_SIGNALS)
             except queue.Empty:
                 continue
-            if number in (signal.SIGTERM, signal.SIGINT):
+            if number in STOP:
                 return number
             if number == signal.SIGHUP:
-                self._reload()
+                self._asked_to_reload.set()
+                self._jobs.run_now(FILES)
             else:
                 fields: Fields = {"by": "signal", "targets": len(self._installation.targets)}
                 self._tell(Event(What.ROTATION_REQUESTED, fields=fields))
                 self._asked_to_rotate.set()  # for the next tick: those that come until then are one
 
     def _look_at_files(self) -> None:
-        """A changed file has the effect of HUP, once: one that was refused is not read again until it changes."""
+        """Reload when asked, or when a file has changed; one that was refused is not read again until it changes."""
         began = self._clock.monotonic()
-        if began < self._look_again_at:
-            return
-        if self._watched.look() != self._files:
-            self._signals.put(signal.SIGHUP)
-        # Of thousands of included files each look takes its time: no more of it than one hundredth.
-        self._look_again_at = began + min(100 * (self._clock.monotonic() - began), LOOK_AT_MANY_FILES)
+        if not self._asked_to_reload.is_set():
+            if began < self._look_again_at:
+                return
+            changed = self._watched.look() != self._files
+            # Of thousands of included files each look takes its time: no more of it than one hundredth.
+            self._look_again_at = began + min(100 * (self._clock.monotonic() - began), LOOK_AT_MANY_FILES)
+            if not changed:
+                return
+        self._asked_to_reload.clear()
+        self._reload()
 
     def _reload(self) -> None:
         self._is_ready()  # as what is about to be replaced has it

@@ -109,6 +109,7 @@ class RespanProvider:
         self._limits = f"{timeout:g} s for each part, {deadline:g} s in all"
         self._deadline = deadline
         self._key: Secret | None = None
+        self._key_is_old = False  # and is to be read again at the next request
         self._key_lock = threading.Lock()
         self._until = Until(clock)
         self._client = httpx.Client(
@@ -126,8 +127,7 @@ class RespanProvider:
 
     def look_again(self) -> None:
         """Read the organisation key again at the next request; if it was refused, that is sent at once."""
-        with self._key_lock:
-            self._key = None
+        self._key_is_old = True  # without the lock: that is held while the key is read, from Vault perhaps
         self.circuit.try_now()
 
     @property
@@ -286,6 +286,8 @@ class RespanProvider:
 
     def _authorised(self, operation: str, method: str, url: str, by: float, body: object) -> Answer:
         with self._key_lock:
+            if self._key_is_old:
+                self._key, self._key_is_old = None, False  # at first: if it is replaced from now on, it is read again
             key = self._key = self._key or self._read_key(operation)
         answer = self._exchange(operation, method, url, key, by, body)
         if answer.status in (401, 403):

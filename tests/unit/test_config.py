@@ -19,8 +19,10 @@ from rotator.config import Configuration
 from rotator.config_files import Watch
 from rotator.daemon import Daemon
 from rotator.errors import ConfigurationError
+from rotator.events import Event, What
 from rotator.metrics import Metrics
 from rotator.settings import AppRoleAuth, SqliteSettings, TokenAuth, VaultSettings
+from rotator.signals import Signals
 
 TOP = Path(__file__).parents[2]
 SECRET = "sk_live_do-not-show-this"
@@ -1116,10 +1118,12 @@ def test_what_changes_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch
         return found
 
     monkeypatch.setattr("rotator.daemon.load", changed_meanwhile)
-    daemon = Daemon(main, {}, SystemClock(), Metrics("0"), lambda _: None)
-    assert daemon._signals.empty()
+    events: list[Event] = []
+    daemon = Daemon(main, {}, SystemClock(), Metrics("0"), events.append, Signals())
+    assert daemon._engine.installation.configuration.owner == "a"
     daemon._look_at_files()
-    assert not daemon._signals.empty()
+    assert What.CONFIGURATION_LOADED in [event.what for event in events]
+    assert daemon._engine.installation.configuration.owner == "another"
     daemon._engine.end()
 
 

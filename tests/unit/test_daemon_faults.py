@@ -13,6 +13,7 @@ from rotator.daemon import Daemon
 from rotator.errors import RotatorError, StoreCredentialRefused, StoreUnavailable
 from rotator.events import Event, Level, What
 from rotator.metrics import Metrics
+from rotator.signals import Signals
 
 
 class Rig:
@@ -25,7 +26,7 @@ class Rig:
         providers = {"respan": {"type": "respan", "api_key": {"file": "key"}}}
         file = folder / "rotator.json"
         file.write_text(json.dumps({"owner": "prod", "providers": providers, "stores": stores}))
-        self.daemon = Daemon(file, {}, SystemClock(), self.metrics, self.events.append)
+        self.daemon = Daemon(file, {}, SystemClock(), self.metrics, self.events.append, Signals())
 
     def told(self, what: What) -> list[Event]:
         return [event for event in self.events if event.what is what]

@@ -1,6 +1,7 @@
 """What an installation takes over from the one before a reload, and what is closed when that is let go."""
 
 import json
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from rotator.engine import Engine
 from rotator.errors import ProviderCredentialRefused
 from rotator.events import Event, What
 from rotator.metrics import Metrics
+from rotator.model import Secret
 from rotator.providers.respan import RespanProvider
 from rotator.stores.vault import VaultStore
 
@@ -145,6 +147,39 @@ def test_a_reload_reads_the_organisation_key_again(process: Process, tmp_path: P
     next(process.provider.pages(lambda: None))
     sent = [asked.headers["authorization"] for asked in process.server.asked]
     assert sent == ["Bearer organisation-key", "Bearer organisation-key", "Bearer the-next-key"]
+
+
+def test_a_reload_does_not_wait_for_an_organisation_key_that_is_just_being_read(process: Process) -> None:
+    reads, gate, reloaded = list[Secret](), threading.Event(), threading.Event()
+
+    def read() -> Secret:
+        """From Vault, which takes its time."""
+        reads.append(Secret(f"key-{len(reads) + 1}"))
+        key = reads[-1]
+        gate.wait(30)
+        return key
+
+    def ask() -> None:
+        next(process.provider.pages(lambda: None), None)
+
+    def reload() -> None:
+        process.reload()
+        reloaded.set()
+
+    process.provider._organisation_key = read
+    asking, reloading = threading.Thread(target=ask), threading.Thread(target=reload)
+    asking.start()
+    wait_until(lambda: bool(reads), "the key to be read")
+    reloading.start()
+    in_time = reloaded.wait(10)
+    gate.set()
+    asking.join()
+    reloading.join()
+    assert in_time
+    ask()
+    ask()
+    sent = [asked.headers["authorization"] for asked in process.server.asked]
+    assert sent == ["Bearer key-1", "Bearer key-2", "Bearer key-2"], "what was read before may be the old one"
 
 
 def test_a_refused_key_is_not_told_to_be_good_again_because_of_a_reload(process: Process, tmp_path: Path) -> None:

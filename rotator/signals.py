@@ -1,0 +1,59 @@
+"""The signals of `rotator run`, from its first moment to its last.
+
+Without a handler HUP and USR1 end a process, and Python takes most of a second to import the daemon. So this module
+imports nothing heavy, and is made use of before that: what comes early is obeyed once the daemon runs.
+"""
+
+import os
+import queue
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+STOP = (signal.SIGTERM, signal.SIGINT)
+
+
+def starts_daemon(arguments: Sequence[str]) -> bool:
+    """Whether this is the command line of a daemon: `run`, after nothing but options and their values."""
+    with suppress(ValueError):
+        before = arguments[: arguments.index("run")]
+        values = [False, *(word.startswith("--") and "=" not in word for word in before)]
+        are_options = all(word.startswith("-") or is_value for word, is_value in zip(before, values, strict=False))
+        return are_options and "--once" not in arguments
+    return False
+
+
+class Signals:
+    """Receives TERM, INT, HUP and USR1. A second TERM or INT ends the process at once, with 1."""
+
+    def __init__(self) -> None:
+        self.received: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._ends_within: Callable[[], float] | None = None
+        self._asked_to_stop = False
+
+    def handle(self) -> None:
+        """Handle them from now on. Until `started` TERM or INT ends the process at once, with 0: nothing has begun."""
+        for number in (*STOP, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(1))
+
+    def started(self, ends_within: Callable[[], float]) -> None:
+        """There is something to be ended from now on: whoever reads `received` does that.
+
+        It may take so many seconds. Then the process ends all the same, with 1, whatever its main thread waits for.
+        """
+        self._ends_within = ends_within
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if number in STOP:
+            if self._ends_within is None:
+                os._exit(0)
+            if self._asked_to_stop:
+                os._exit(1)
+            self._asked_to_stop = True
+            signal.setitimer(signal.ITIMER_REAL, self._ends_within())
+        self.received.put(number)
+
+
+SIGNALS = Signals()
+"""Those of this process."""
