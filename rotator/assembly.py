@@ -120,6 +120,7 @@ class Installation:
                     leads,
                 ),
                 Memory(self._seen, self._offers, served[provider], is_swept=is_swept),
+                configuration.sweep.settle,
             )
             for provider in self.providers
             for store in self.stores

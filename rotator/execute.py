@@ -7,7 +7,7 @@ the store and at the provider.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from rotator.errors import (
     CasMismatch,
@@ -86,14 +86,19 @@ class Executor:
         names: frozenset[str],
         ports: Ports,
         memory: Memory | None = None,
+        min_age: timedelta = timedelta(0),
     ) -> None:
-        """`names` are those of all configured targets, whatever their store."""
+        """`names` are those of all configured targets, whatever their store.
+
+        A provider may not show a key yet that is younger than `min_age`.
+        """
         self._owner = owner
         self._owners = frozenset({owner}) | former_owners
         self._names = names
         self.ports = ports
         self.memory = memory or Memory()
-        self._rotation = Rotation(owner, ports, self.memory)
+        self._min_age = min_age
+        self._rotation = Rotation(owner, ports, self.memory, min_age)
         self._scopes: dict[str, Scope] = {}
 
     # --- observe ---------------------------------------------------------------------------------------------------
@@ -147,11 +152,23 @@ class Executor:
         return observation
 
     def look_up(self, observation: Observation, record: Record, budget: Budget) -> Observation:
-        """Ask the provider for one key, whatever was seen of it before. Raises `ProviderError`."""
+        """Ask the provider for one key, whatever was seen of it before. Raises `ProviderError`.
+
+        Nothing is learned where it does not show a key that is so young that it may not be shown yet.
+        """
         served = observation.current is not None and observation.current.key_id == record.key_id
         self.ports.provider.ready()
         budget.take(record.expires_at if served else TIDYING)
-        return self.memory.note(observation, record.key_id, self.ports.provider.retrieve(record.key_id))
+        found = self.ports.provider.retrieve(record.key_id)
+        if found is None and self._may_be_hidden(observation, record):
+            return observation
+        return self.memory.note(observation, record.key_id, found)
+
+    def _may_be_hidden(self, observation: Observation, record: Record) -> bool:
+        """Whether the key is so young. A process that was stopped while it asked for one has published it late."""
+        now = self.ports.clock.now()
+        held_since = min(entry.created_at for entry in observation.entries if entry.key_id == record.key_id)
+        return record.is_younger(self._min_age, now) or now - held_since < self._min_age
 
     # --- one pass --------------------------------------------------------------------------------------------------
 

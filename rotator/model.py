@@ -226,6 +226,10 @@ class Record:
     key: str  # the key's fingerprint
     unknown: tuple[str, ...] = ()
 
+    def is_younger(self, than: timedelta, now: datetime) -> bool:
+        """Whether the key was issued less than that ago; or is to be, by a clock that is ahead of this one."""
+        return abs(now - self.issued_at) < than
+
     def format(self) -> str:
         """One line that is readable, and safe in a shell and in an `env` template."""
         values = {

@@ -63,11 +63,18 @@ def _is_orphan(executor: Executor, target: Target, key: VendorKey) -> bool:
     return bool(orphans(observation, [key], executor.ports.clock.now(), lambda _: False))
 
 
-def not_ours_to_revoke(target: Target, plan: Plan | None) -> Iterator[RotatorError]:
-    """The keys that versions of the path hold, and that the provider knows as another's: they work on."""
-    if plan is not None and plan.untrusted:
-        ids = [record.key_id for record in plan.untrusted]
-        yield _left_alone(target, ids, "is held by a version and known to the provider as another's (was it copied?)")
+def not_revoked(target: Target, plan: Plan | None) -> Iterator[RotatorError]:
+    """The keys that versions of the path hold, and that a pass which went well has not revoked: they work on.
+
+    The provider knows them as another's; or it does not show them yet, for they are so new.
+    """
+    untrusted = [record.key_id for record in plan.untrusted] if plan else []
+    if untrusted:
+        why = "is held by a version and known to the provider as another's (was it copied?)"
+        yield _left_alone(target, untrusted, why)
+    unshown = [key.key_id for key in plan.superseded if key.key_id not in untrusted] if plan else []
+    if unshown:
+        yield _left_alone(target, unshown, "is new, and not shown by the provider yet: run the command again")
 
 
 def _left_alone(target: Target, key_ids: Iterable[str], why: str) -> RotatorError:

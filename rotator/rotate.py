@@ -7,7 +7,7 @@ only while nobody can be served it.
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from rotator.errors import (
@@ -56,8 +56,8 @@ PLACEHOLDER = Secret("x" * 128)
 class Rotation:
     """Makes new keys and publishes them, for the targets of one provider and one store. Used by an `Executor`."""
 
-    def __init__(self, owner: str, ports: Ports, memory: Memory) -> None:
-        self._owner, self._ports, self._memory = owner, ports, memory
+    def __init__(self, owner: str, ports: Ports, memory: Memory, min_age: timedelta) -> None:
+        self._owner, self._ports, self._memory, self._min_age = owner, ports, memory, min_age
 
     def rotate(self, observation: Observation, action: Rotate, order: Order) -> tuple[Observation | None, bool]:
         """Publish a new key. Returns what is known now, and whether our key is served.
@@ -89,6 +89,8 @@ class Rotation:
             found = ports.provider.retrieve(record.key_id)
         except ProviderRequestRefused:  # some vendors have no other answer for a key that is gone
             found = None
+        if found is None and record.is_younger(self._min_age, ports.clock.now()):
+            return replace(offer, reason=action.reason, order=order)  # the provider may not show it yet
         if found is None or (found.expires_at is not None and found.expires_at < record.expires_at - TOLERANCE):
             self._memory.offers.pop(target.name, None)
             raise ProviderError(

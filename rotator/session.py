@@ -29,7 +29,7 @@ from rotator.model import ListedKey, Target, timestamp
 from rotator.options import Common, LogLevel
 from rotator.plan import Order, needed_by, plan
 from rotator.progress import Advance, progress
-from rotator.revoke import not_ours_to_revoke, revoke_the_unheld
+from rotator.revoke import not_revoked, revoke_the_unheld
 from rotator.rotate import listed
 from rotator.status import TargetStatus
 from rotator.sweep import Swept, by_place
@@ -160,9 +160,7 @@ class Session:
                         failure = revoke_the_unheld(executor, target, lists[provider], order)
                         if not isinstance(failure, ProviderRateLimited):
                             break
-                    after[target.name] = replace(
-                        report, error=failure or next(not_ours_to_revoke(target, report.plan), None)
-                    )
+                    after[target.name] = replace(report, error=failure or next(not_revoked(target, report.plan), None))
                     advance()
         return list(after.values())
 

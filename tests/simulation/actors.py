@@ -66,14 +66,15 @@ class Program:
         mine = ports(line, self.clock, f"{self._seed}/{self._lives}")
         inherited = (before.executor.memory.seen, before.executor.memory.offers) if before else ()
         memory = Memory(*inherited, is_swept=self.is_swept)
-        executor = execute.Executor(read.owner, read.former_owners, names, mine, memory)
         settings = self.around.settings
+        min_age = timedelta(seconds=settings.settle)
+        executor = execute.Executor(read.owner, read.former_owners, names, mine, memory, min_age)
         sweeper = sweep.Sweeper(
             "respan",
             [(executor, self.targets)],
             mine.budget,
             read.owners,
-            timedelta(seconds=settings.settle),
+            min_age,
             settings.max_removals,
         )
         now = self.around.scheduler.now

@@ -26,7 +26,18 @@ from rotator.errors import (
 )
 from rotator.events import Event
 from rotator.execute import MAX_AGE
-from rotator.model import RECORD_FIELD, CreatedKey, History, KeyParameters, Secret, Target, VendorKey, Version
+from rotator.model import (
+    RECORD_FIELD,
+    CreatedKey,
+    History,
+    KeyParameters,
+    ListedKey,
+    Secret,
+    Target,
+    UnreadableKey,
+    VendorKey,
+    Version,
+)
 from rotator.ports import Ports
 from simulation.intent import NEVER_READ, Intent
 from simulation.invariants import LATER, Truth
@@ -449,7 +460,7 @@ class VendorClient:
 
     def ready(self) -> None: ...
 
-    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[VendorKey]]:
+    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
         around = self.line.surroundings
         start = 0
         behind = 0.0
@@ -461,8 +472,19 @@ class VendorClient:
                 behind = size * 40
                 around.intent.disturbed = True
 
-        def effect() -> Sequence[VendorKey]:
-            return around.vendor.listed(behind, dated=bool(around.settings.dated))[start : start + 4]
+        odd = 1.0
+        if not around.quiet and around.settings.odd_entries:
+            odd = around.scheduler.running.rng.random() * 5
+            around.intent.disturbed |= odd < 1
+        around.intent.disturbed |= around.vendor.shown_after > 0
+
+        def effect() -> Sequence[ListedKey]:
+            keys: list[ListedKey] = [*around.vendor.listed(behind, dated=bool(around.settings.dated))]
+            if odd < 1 and keys:
+                key = keys[int(odd * len(keys))]
+                keys[int(odd * len(keys))] = UnreadableKey(key.id, key.name, "whose expiry_date is true")
+            others = [UnreadableKey("", "somebody's", "whose id is 5")] if around.settings.odd_entries else []
+            return [*others, *keys][start : start + 4]
 
         while True:
             before()
@@ -479,6 +501,9 @@ class VendorClient:
 
         def effect() -> VendorKey | None:
             key = vendor.unrevoked(key_id)
+            if key and not vendor.shows(key):
+                self.line.surroundings.intent.disturbed = True
+                return None
             return key.seen() if key else None
 
         def show(key: VendorKey | None) -> str:

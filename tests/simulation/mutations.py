@@ -21,6 +21,7 @@ from simulation.invariants import (
     IN_VAIN,
     LATE,
     LEAKED,
+    NEEDLESS,
     NOT_HEALED,
     NOT_HELD,
     NOT_OURS,
@@ -94,14 +95,14 @@ MUTATIONS = {
         (
             Edit(
                 Sweeper.sweep,
-                "    try:\n        keys =",
+                "    try:\n        listing =",
                 "    self._early = {}\n"
                 "    try:\n"
                 "        for executor, target in self._targets():\n"
                 "            self._early[target.name] = executor.observe(target)\n"
                 "    except StoreError as error:\n"
                 "        return Swept(self._provider, error=error)\n"
-                "    try:\n        keys =",
+                "    try:\n        listing =",
             ),
             Edit(Sweeper._compare, "_read(executor, target, mine)", "self._early[target.name]"),
             Edit(Sweeper._is_still, "executor.observe(orphan.target)", "self._early[orphan.target.name]"),
@@ -223,6 +224,27 @@ MUTATIONS = {
                 Sweeper._compare,
                 "executor.memory.look_closer(target)\n            continue",
                 "executor.memory.look_closer(target)\n            break",
+            ),
+        ),
+    ),
+    "a key that the provider does not show yet is missing": Mutation(
+        "mixed",
+        (NEEDLESS,),
+        (Edit(Executor.look_up, "found is None and self._may_be_hidden(observation, record)", "False"),),
+    ),
+    "a waiting key that the provider does not show yet is given up": Mutation(
+        "mixed", (HEAPED,), (Edit(Rotation._made_before, "found is None and record.is_younger(", "False and ("),)
+    ),
+    "an entry of others that cannot be read ends the sweep": Mutation(
+        "races",
+        (LEAKED,),
+        (
+            Edit(
+                Sweeper.sweep,
+                "listing = listed(self._ports, needed_by)\n",
+                "listing = listed(self._ports, needed_by)\n"
+                "        if not all(isinstance(key, VendorKey) for key in listing):\n"
+                "            raise ProviderError('an entry cannot be read')\n",
             ),
         ),
     ),

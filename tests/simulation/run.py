@@ -79,6 +79,7 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
     store = RememberingStore(scheduler.clock, settings.max_versions)
     vendor = LaggingVendor(scheduler.clock)
     vendor.rounds = settings.rounds
+    vendor.shown_after = settings.shown_after
     second = timedelta(seconds=1)
     targets = tuple(
         make_target(
@@ -173,7 +174,7 @@ class _Ending:
     def _be_quiet(self) -> None:
         """Nothing goes wrong any more: what is on its way lands, what is frozen thaws."""
         around = self._around
-        around.quiet, around.outage = True, ""
+        around.quiet, around.outage, around.vendor.shown_after = True, "", 0.0
         around.truth.quiet_since = around.scheduler.now
         around.scheduler.note("", "quiet", "", "from here on nothing goes wrong")
         while around.late:

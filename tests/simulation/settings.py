@@ -70,6 +70,8 @@ class Profile:
     false_refusals: tuple[float, ...] = (0.0, 0.0, 0.05)  # of changes that were done
     slow_store: tuple[int, ...] = (0, 0, 0, 7)  # seconds that each read of a path takes
     rounds: tuple[int, ...] = (0, 0, 0, 60, -60)  # seconds of which each expiry is made a multiple, up or (-) down
+    hidden: tuple[float, ...] = (0.0, 0.0, 20.0)  # seconds in which a new key is in no list, and unknown when looked up
+    odd_entries: tuple[int, ...] = (0, 0, 1)  # whether the list has an entry that cannot be read; now and then of ours
 
 
 MIXED = Profile()
@@ -159,12 +161,22 @@ class Settings:
     slow_store: int
     rounds: int
     survivors: int  # 1: the programs go on when nothing goes wrong any more; else all are replaced by new ones
+    hidden: float  # drawn last, so that older seeds stay what they were
+    odd_entries: int
 
     @classmethod
     def draw(cls, profile: Profile, rng: Random) -> "Settings":
-        names = [name for name in cls.__slots__ if name != "survivors"]
-        drawn = {name: rng.choice(getattr(profile, name)) for name in names}
-        return cls(**drawn, survivors=int(rng.random() < 0.5))
+        return cls(
+            **{
+                name: int(rng.random() < 0.5) if name == "survivors" else rng.choice(getattr(profile, name))
+                for name in cls.__slots__
+            }
+        )
+
+    @property
+    def shown_after(self) -> float:
+        """How long a new key is hidden: only as long as the youngest age to act on covers, by any clock."""
+        return self.hidden if self.hidden + 2 * self.skew < self.settle else 0.0
 
     @property
     def grace(self) -> timedelta:

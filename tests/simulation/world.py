@@ -86,7 +86,6 @@ class LaggingVendor(MemoryVendor):
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(clock)
         self._time = clock
-        self._made: dict[str, float] = {}
         self._removed: dict[str, float] = {}
         self._texts: dict[object, IssuedKey] = {}
         self.elsewhere: set[str] = (
@@ -97,7 +96,6 @@ class LaggingVendor(MemoryVendor):
 
     def issue(self, name: str, expires_at: datetime | None, granted: datetime | None = None) -> IssuedKey:
         key = super().issue(name, expires_at, granted)
-        self._made[key.id] = self._time.monotonic()
         self._texts[key.text] = key
         return key
 
@@ -115,11 +113,7 @@ class LaggingVendor(MemoryVendor):
 
     def made_at(self, key: IssuedKey) -> float:
         """When it was made."""
-        return self._made[key.id]
-
-    def age(self, key: IssuedKey) -> float:
-        """Seconds since it was made."""
-        return self._time.monotonic() - self._made[key.id]
+        return self.made[key.id]
 
     def revoke(self, key_id: str) -> None:
         if key_id in self.keys and not self.keys[key_id].revoked:
@@ -133,11 +127,10 @@ class LaggingVendor(MemoryVendor):
         """What was there so many seconds ago; `dated`: with the times of creation."""
         then = self._time.monotonic() - behind
         return [
-            VendorKey(
-                key.id, key.name, key.expires_at, START + timedelta(seconds=self._made[key.id]) if dated else None
-            )
+            VendorKey(key.id, key.name, key.expires_at, START + timedelta(seconds=self.made[key.id]) if dated else None)
             for key in self.keys.values()
             if key.id not in self.elsewhere
-            and self._made[key.id] <= then
+            and self.age(key) >= self.shown_after
+            and self.made[key.id] <= then
             and (not key.revoked or self._removed[key.id] > then)
         ]

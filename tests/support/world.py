@@ -334,6 +334,8 @@ class MemoryVendor:
         self._clock = clock
         self._lock = threading.RLock()
         self.keys: dict[str, IssuedKey] = {}
+        self.made: dict[str, float] = {}  # when, by the monotonic clock
+        self.shown_after = 0.0  # seconds in which a new key is in no list, and unknown to whoever asks for it
         self.unreadable: dict[str, UnreadableKey] = {}  # how the list shows a key, or an entry that is no key, by id
         self.refusal: ProviderCredentialRefused | None = None  # as it is known before anything is sent
         self.grants: Callable[[datetime], datetime | None] = lambda asked: asked  # what expiry a new key gets
@@ -348,7 +350,15 @@ class MemoryVendor:
             if expires_at:
                 key.granted = min(key.granted, expires_at)
             self.keys[key.id] = key
+            self.made[key.id] = self._clock.monotonic()
         return key
+
+    def age(self, key: IssuedKey) -> float:
+        """Seconds since it was made."""
+        return self._clock.monotonic() - self.made[key.id]
+
+    def shows(self, key: IssuedKey) -> bool:
+        return not key.revoked and self.age(key) >= self.shown_after
 
     def revoke(self, key_id: str) -> None:
         if key_id in self.keys:
@@ -390,7 +400,9 @@ class VendorClient:
 
     def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
         def effect() -> Sequence[ListedKey]:
-            keys: dict[str, ListedKey] = {key.id: key.seen() for key in [*self.vendor.keys.values()] if not key.revoked}
+            keys: dict[str, ListedKey] = {
+                key.id: key.seen() for key in [*self.vendor.keys.values()] if self.vendor.shows(key)
+            }
             return [*{**keys, **self.vendor.unreadable}.values()][start : start + 2]
 
         start = 0
@@ -404,7 +416,7 @@ class VendorClient:
     def retrieve(self, key_id: str) -> VendorKey | None:
         def effect() -> VendorKey | None:
             key = self.vendor.unrevoked(key_id)
-            return key.seen() if key else None
+            return key.seen() if key and self.vendor.shows(key) else None
 
         return self.wire.call(self.actor, "provider.retrieve", effect, key_id)
 

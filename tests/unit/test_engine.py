@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -330,6 +331,8 @@ def test_a_clock_that_is_off_is_told_once_and_its_end_too(replica: Replica) -> N
 
 def test_a_sweep_has_what_it_finds_worked_on(replica: Replica) -> None:
     replica.work()
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() - began > 1, "the keys to be as old as [sweep].settle")
     for key in replica.simulator.vendor.keys.values():
         replica.simulator.vendor.delete(key.id)
     replica.engine.sweep()

@@ -57,6 +57,7 @@ from rotator.model import (
     timestamp,
 )
 from rotator.plan import NEWCOMER, REVOKED_WITHIN, TIDYING, Order, Reason, State
+from rotator.publish import WAITS
 from rotator.rollback import roll_back
 from rotator.rotate import TRIES_OUT, UNPUBLISHED
 from rotator.sweep import Sweeper
@@ -1271,6 +1272,17 @@ def test_a_stray_that_cannot_be_looked_for_is_reported(error: Exception) -> None
     assert isinstance(report.error, ProviderOutcomeUnknown)
     [event] = world.told(What.KEY_LEFT_BEHIND)
     assert event.fields["key_name"] == by_id(world, 2).name
+
+
+def test_a_key_whose_write_was_not_answered_waits_for_a_provider_that_does_not_show_it_yet() -> None:
+    world = World()
+    names = frozenset({world.target.name})
+    a = Executor(OWNER, frozenset(), names, world.ports("a"), min_age=timedelta(minutes=5))
+    world.vendor.shown_after = 290.0
+    world.at("store.write", refuse(unknown("store.write")), times=len(WAITS))
+    assert isinstance(a.reconcile(world.target).error, StoreOutcomeUnknown)
+    assert a.reconcile(world.target).rotated
+    assert [*world.vendor.keys] == ["tk_0001"]
 
 
 @pytest.mark.parametrize("with_id", [True, False])

@@ -1,5 +1,6 @@
 """`rotate --revoke-now` ends what no version holds, too; nothing that is another's, or may be about to be served."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,7 +11,7 @@ from rotator.events import What
 from rotator.execute import MAX_READ, Executor
 from rotator.model import KeyName, ListedKey, UnreadableKey
 from rotator.plan import Order
-from rotator.revoke import not_ours_to_revoke, revoke_the_unheld
+from rotator.revoke import not_revoked, revoke_the_unheld
 from rotator.rotate import listed
 from rotator.sweep import by_place
 
@@ -128,7 +129,7 @@ def test_a_key_that_is_not_known_to_be_this_paths_is_named_and_not_called_revoke
     world.targets = (new,)
     report = command(world).reconcile(new, REVOKE)
     assert report.error is None
-    [error] = not_ours_to_revoke(new, report.plan)
+    [error] = not_revoked(new, report.plan)
     assert isinstance(error, ProviderRequestRefused)
     assert error.message.startswith(f"not revoked, of new/billing: the key {moved.id}, which is held by a version")
     assert world.vendor.alive(moved)
@@ -146,3 +147,19 @@ def test_a_key_that_cannot_be_read_is_named_and_the_others_are_revoked(is_served
     assert leaked.revoked
     assert (error is None) is is_served
     assert is_served or "whose id is 5" in str(error)
+
+
+def test_a_superseded_key_that_the_provider_does_not_show_yet_is_named_as_not_revoked() -> None:
+    world = World()
+    names = frozenset({world.target.name})
+    a = Executor(OWNER, frozenset(), names, world.ports("command"), min_age=timedelta(minutes=5))
+    world.vendor.shown_after = 60.0
+    assert world.executor().reconcile(world.target).rotated
+    report = a.reconcile(world.target, REVOKE)
+    assert (report.rotated, report.error) == (True, None)
+    [error] = not_revoked(world.target, report.plan)
+    assert "tk_0001, which is new" in error.message
+    world.clock.advance(timedelta(seconds=60))
+    again = a.reconcile(world.target, replace(REVOKE, rotate=False))
+    assert [*not_revoked(world.target, again.plan)] == []
+    assert world.vendor.keys["tk_0001"].revoked

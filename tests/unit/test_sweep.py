@@ -53,6 +53,12 @@ def sweep(world: World, *, after: timedelta = LATER, dry_run: bool = False, max_
     return swept
 
 
+def replica(world: World, actor: str) -> Executor:
+    """A program whose provider may not show a key yet that is younger than `SETTLE`."""
+    names = frozenset(target.name for target in world.targets)
+    return Executor(OWNER, frozenset(), names, world.ports(actor), min_age=SETTLE)
+
+
 # --- orphans ---------------------------------------------------------------------------------------------------------
 
 
@@ -602,6 +608,36 @@ def test_a_list_that_breaks_off_proves_nothing() -> None:
     assert isinstance(swept.error, ProviderUnavailable)
     assert swept.to_work == ()
     assert lonely.expires_at == ends
+
+
+@pytest.mark.parametrize("is_fenced", [False, True])
+def test_a_new_key_that_the_provider_does_not_show_yet_is_not_missing(is_fenced: bool) -> None:
+    world = World()
+    world.vendor.shown_after = SETTLE.total_seconds() - 1
+    a = replica(world, "a")
+    assert a.reconcile(world.target).rotated
+    if is_fenced:  # a sweep writes the same data once more, and then every pass looks the key up
+        world.store.put(world.target.path, **(world.store.read(world.target.path) or {}))
+    sweeper = sweeper_of(a, world.targets)
+    for _ in range(90):
+        for target in sweeper.sweep().to_work:
+            a.reconcile(target)
+        assert not a.reconcile(world.target).rotated
+        world.clock.advance(timedelta(seconds=1))
+    assert len(world.vendor.keys) == 1
+
+
+def test_a_key_that_is_gone_is_replaced_when_it_is_no_longer_young() -> None:
+    world = World()
+    a = replica(world, "a")
+    assert a.reconcile(world.target).rotated
+    world.vendor.revoke("tk_0001")
+    sweeper = sweeper_of(a, world.targets)
+    world.clock.advance(SETTLE - timedelta(seconds=1))
+    assert sweeper.sweep().to_work == ()
+    world.clock.advance(timedelta(seconds=1))
+    assert sweeper.sweep().to_work == (world.target,)
+    assert a.reconcile(world.target).rotated
 
 
 def test_an_entry_of_others_that_cannot_be_read_ends_nothing() -> None:
