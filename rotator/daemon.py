@@ -66,9 +66,6 @@ READ_AT_START = ("lease", "http.listen", "http.admin", "http.target_metrics", "d
 ASK_THE_DOWN = 5.0
 """Seconds between looks at whether something is down and to be asked again."""
 
-JOB_THREADS = 9
-"""One for each job: most may wait for an answer or a file, and none may hold up another."""
-
 TO_END = 5.0
 """Seconds that the end may take beyond `drain` and the Lease's duration; the chart's grace period has as many."""
 
@@ -98,7 +95,7 @@ class Daemon:
         self._started_with = self._installation.configuration
         self._lease = self._wanted_lease()
         self._engine = Engine(self._installation, metrics, self._tell, self._leads)
-        self._jobs = Jobs(clock, self._tell, JOB_THREADS, self._engine.health)
+        self._jobs = Jobs(clock, self._tell, self._engine.health)
         self._signals = signals
         self._asked_to_reload = threading.Event()
         self._asked_to_rotate = threading.Event()

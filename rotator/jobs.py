@@ -48,12 +48,12 @@ class Every(BaseTrigger):  # type: ignore[misc]
 class Jobs(BackgroundScheduler):  # type: ignore[misc]
     """Runs each job in its turn. One that is under way still is not run beside itself."""
 
-    def __init__(self, clock: Clock, tell: Listener, threads: int, health: Health) -> None:
-        """Raises `RotatorError` when the threads cannot be started."""
-        self._workers = Workers(threads, "job")
+    def __init__(self, clock: Clock, tell: Listener, health: Health) -> None:
+        """`start` raises `RotatorError` when the threads cannot be started."""
+        self._job_threads = JobThreads()
         super().__init__(
             timezone=UTC,
-            executors={"default": JobThreads(self._workers)},
+            executors={"default": self._job_threads},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
         self._clock, self._tell, self._health = clock, tell, health
@@ -76,7 +76,7 @@ class Jobs(BackgroundScheduler):  # type: ignore[misc]
         """The threads that have ended, though they should not have."""
         if self._thread is not None and not self._thread.is_alive():
             yield "the thread that runs the jobs has ended"
-        yield from self._workers.problems()
+        yield from self._job_threads.problems()
 
     def _run(self, name: str, work: Callable[[], None]) -> None:
         try:
@@ -101,14 +101,26 @@ class Jobs(BackgroundScheduler):  # type: ignore[misc]
 
 
 class JobThreads(BaseExecutor):  # type: ignore[misc]
-    """Runs jobs. APScheduler's own pool starts its threads on demand, and counts a job wrongly when it cannot."""
+    """Runs jobs: each has a thread, for most may wait for an answer or a file, and none is to hold up another.
 
-    def __init__(self, workers: Workers) -> None:
-        super().__init__()
-        self._workers = workers
+    APScheduler's own pool starts its threads on demand, and counts a job wrongly when it cannot.
+    """
+
+    _workers: Workers | None = None
+
+    def start(self, scheduler: BackgroundScheduler, alias: str) -> None:
+        """Start the threads. Raises `RotatorError` when that is not possible."""
+        super().start(scheduler, alias)
+        self._workers = Workers(len(scheduler.get_jobs()), "job")
+
+    def problems(self) -> Iterator[str]:
+        """The threads that have ended, though they should not have."""
+        if self._workers is not None:
+            yield from self._workers.problems()
 
     def _do_submit_job(self, job: Job, run_times: Sequence[datetime]) -> None:
-        self._workers.submit(partial(self._run, job, run_times))
+        if self._workers is not None:  # which `start` comes before
+            self._workers.submit(partial(self._run, job, run_times))
 
     def _run(self, job: Job, run_times: Sequence[datetime]) -> None:
         try:
@@ -118,6 +130,7 @@ class JobThreads(BaseExecutor):  # type: ignore[misc]
         else:
             self._run_job_success(job.id, events)
 
-    def shutdown(self, wait: bool = True) -> None:  # noqa: ARG002 - APScheduler's signature; what runs ends with the program
+    def shutdown(self, wait: bool = True) -> None:  # noqa: ARG002 - the base's signature; what runs ends with the program
         """Have the threads end after what they do now."""
-        self._workers.end()
+        if self._workers is not None:
+            self._workers.end()

@@ -214,7 +214,7 @@ def test_a_worker_that_has_ended_is_named() -> None:
 @_dies
 def test_jobs_that_nobody_runs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SystemClock()
-    jobs = Jobs(clock, lambda _: None, 1, Health(clock))
+    jobs = Jobs(clock, lambda _: None, Health(clock))
     assert list(jobs.problems()) == []
 
     def ends(_: Jobs) -> float:
@@ -230,7 +230,7 @@ def test_jobs_that_nobody_runs_are_named(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_job_that_does_not_end_is_named() -> None:
     clock, gate = Machine(), threading.Event()
     health = Health(clock)
-    jobs = Jobs(clock, lambda _: None, 1, health)
+    jobs = Jobs(clock, lambda _: None, health)
 
     def hangs() -> None:
         gate.wait(30)

@@ -41,7 +41,7 @@ class Rig:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.machine = Machine()
-        self.jobs = Jobs(self.machine, self.events.append, 2, Health(self.machine))
+        self.jobs = Jobs(self.machine, self.events.append, Health(self.machine))
 
     def count(self, seconds: float, name: str, *, at_once: bool = False) -> Counted:
         counted = Counted()
@@ -138,9 +138,9 @@ def test_a_fault_in_a_job_is_told_and_ends_nothing(rig: Rig) -> None:
 
 def test_a_fault_in_running_the_jobs_is_told_and_they_go_on(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = rig.count(0.05, "job")
+    rig.jobs.start()
     with monkeypatch.context() as patch:
         patch.setattr(Jobs, "get_jobs", lambda _: 1 / 0)
-        rig.jobs.start()
         wait_until(lambda: bool(rig.events), "the fault", 10)
     rig.goes_on(counted)
     assert rig.events[0].fields["where"] == "running the jobs"
@@ -170,9 +170,26 @@ def test_a_job_that_is_under_way_is_not_run_beside_itself(rig: Rig) -> None:
     assert most.runs == 1
 
 
-def test_jobs_without_threads_are_an_error_of_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_without_threads_are_an_error_of_the_start(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.count(0.05, "job")
     with no_new_threads(monkeypatch), pytest.raises(RotatorError, match="no thread could be started"):
-        Rig()
+        rig.jobs.start()
+
+
+def test_jobs_that_all_wait_hold_up_no_other(rig: Rig) -> None:
+    gate, waiting = threading.Event(), Counted()
+
+    def waits() -> None:
+        waiting()
+        gate.wait(30)
+
+    for number in range(20):
+        rig.jobs.every(3600, f"waits-{number}", waits, at_once=True)
+    tick = rig.count(0.05, "tick")
+    rig.jobs.start()
+    wait_until(lambda: waiting.runs == 20, "all to wait", 10)
+    rig.goes_on(tick)
+    gate.set()
 
 
 def test_a_run_is_counted_from_the_one_before() -> None:
