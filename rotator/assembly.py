@@ -3,6 +3,7 @@
 The only module that knows every adapter. It decides nothing; what can go wrong here is a credential that is not there.
 """
 
+import contextlib
 import random
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -49,6 +50,9 @@ class Installation:
     A successor (after a reload) takes over the budgets and what was seen of keys: the vendor goes on counting, and
     nothing has to be looked up again. A provider or store whose settings are the same is taken over itself, with its
     login, its connections, and what is known of its being down; only its credentials are looked at again.
+
+    Building a successor changes nothing that its predecessor uses, and a failure closes what was built. `take_over`
+    changes what both share.
     """
 
     def __init__(
@@ -66,36 +70,25 @@ class Installation:
         self.configuration = configuration
         self.clock = clock
         self._environment = environment
+        self._metrics = metrics
         self._seen: dict[str, Mapping[str, Seen]] = predecessor._seen if predecessor else {}
         self._offers: dict[str, Offer] = predecessor._offers if predecessor else {}
-        for name in (self._seen.keys() | self._offers.keys()) - configuration.targets.keys():
-            self._seen.pop(name, None)
-            self._offers.pop(name, None)  # nobody would offer it any more, and it is a key's text
         self.connections: int = predecessor.connections if predecessor else configuration.daemon.workers
         self._trusted = {name: _certificates(store) for name, store in configuration.stores.items()}
         self.stores: dict[str, AnyStore] = {}
-        for name, store in configuration.stores.items():
-            same = predecessor and predecessor._same_store(name, store, self._trusted[name])
-            self.stores[name] = same or self._store(store, metrics, name)
         self.budgets: dict[str, SlidingWindow] = {}
         self.providers: dict[str, RespanProvider] = {}
-        for name, provider in configuration.providers.items():
-            budget = predecessor.budgets.get(name) if predecessor else None
-            budget = budget or SlidingWindow(provider.requests_per_minute, clock)
-            budget.limit = provider.requests_per_minute
-            self.budgets[name] = budget
-            same_provider = predecessor and predecessor._same_provider(name, provider, self.stores)
-            self.providers[name] = same_provider or RespanProvider(
-                name=name,
-                base_url=provider.base_url,
-                organisation_key=self._secret(provider.api_key, f"providers.{name}.api_key"),
-                clock=clock,
-                meter=metrics.provider_meter(name),
-                rate_limited=budget.pause,
-                before_confirming=partial(budget.take, AT_ONCE),
-                connections=self.connections,
-                probe=_probe(provider.probe),
-            )
+        with contextlib.ExitStack() as built:
+            built.callback(self.close, but=[predecessor] if predecessor else [])
+            for name, store in configuration.stores.items():
+                same = predecessor and predecessor._same_store(name, store, self._trusted[name])
+                self.stores[name] = same or self._store(store, name)
+            for name, provider in configuration.providers.items():
+                budget = predecessor.budgets.get(name) if predecessor else None
+                self.budgets[name] = budget or SlidingWindow(provider.requests_per_minute, clock)
+                same_provider = predecessor and predecessor._same_provider(name, provider, self.stores)
+                self.providers[name] = same_provider or self._provider(provider, name)
+            built.pop_all()
 
         def listen(event: Event) -> None:
             tell(event)
@@ -125,11 +118,29 @@ class Installation:
             for provider in self.providers
             for store in self.stores
         }
-        clock.max_skew = configuration.daemon.max_skew
-        clock.listen_to({part.peer for part in self._connected()})
-        for part in self._connected() if predecessor else ():
-            part.look_again()
         self.sweepers = {name: self._sweeper(name) for name in self.providers}
+        if predecessor is None:
+            self.take_over()
+
+    def take_over(self) -> None:
+        """Replace the predecessor in what both share: budgets, clock, metrics, and what is remembered of targets."""
+        for name in (self._seen.keys() | self._offers.keys()) - self.targets.keys():
+            self._seen.pop(name, None)
+            self._offers.pop(name, None)  # nobody would offer it any more, and it is a key's text
+        for name, provider in self.configuration.providers.items():
+            self.budgets[name].limit = provider.requests_per_minute
+        self.clock.max_skew = self.configuration.daemon.max_skew
+        self.clock.listen_to({part.peer for part in self._connected()})
+        self._metrics.keep_only(self.providers, self.stores)  # what is gone must raise no alert
+        for name, budget in self.budgets.items():
+            self._metrics.watch_budget(name, budget.used)
+        for name, store in self.vaults.items():
+            self._metrics.watch_token(name, partial(getattr, store, "token_expires_at"))
+
+    def look_again(self) -> None:
+        """Read all credentials again, and try at once what was left alone."""
+        for part in self._connected():
+            part.look_again()
 
     @property
     def targets(self) -> Mapping[str, Target]:
@@ -168,11 +179,12 @@ class Installation:
         yield from groups.items()
 
     def _sweeper(self, provider: str) -> Sweeper:
-        configuration, budget = self.configuration, self.budgets[provider]
+        configuration = self.configuration
+        share = configuration.providers[provider].requests_per_minute // SWEEP_SHARE
         return Sweeper(
             provider,
             list(self.groups(target for target in self.targets.values() if target.provider == provider)),
-            SlidingWindow(max(1, budget.limit // SWEEP_SHARE), self.clock, whole=budget),
+            SlidingWindow(max(1, share), self.clock, whole=self.budgets[provider]),
             frozenset({configuration.owner, *configuration.former_owners}),
             configuration.sweep.settle,
             configuration.sweep.max_removals,
@@ -224,7 +236,21 @@ class Installation:
         same = former is not None and former.model_copy(update=pace) == provider
         return self.providers[name] if same and (provider.api_key.vault is None or self.stores == stores) else None
 
-    def _store(self, store: settings.VaultSettings | settings.SqliteSettings, metrics: Metrics, name: str) -> AnyStore:
+    def _provider(self, provider: settings.RespanSettings, name: str) -> RespanProvider:
+        budget = self.budgets[name]
+        return RespanProvider(
+            name=name,
+            base_url=provider.base_url,
+            organisation_key=self._secret(provider.api_key, f"providers.{name}.api_key"),
+            clock=self.clock,
+            meter=self._metrics.provider_meter(name),
+            rate_limited=budget.pause,
+            before_confirming=partial(budget.take, AT_ONCE),
+            connections=self.connections,
+            probe=_probe(provider.probe),
+        )
+
+    def _store(self, store: settings.VaultSettings | settings.SqliteSettings, name: str) -> AnyStore:
         if isinstance(store, settings.SqliteSettings):
             try:
                 return SqliteStore(store.file, self.clock)
@@ -245,7 +271,7 @@ class Installation:
                 ),
             ),
             self.clock,
-            metrics.store_meter(name),
+            self._metrics.store_meter(name),
         )
 
     def _login(self, auth: settings.Auth) -> Login:

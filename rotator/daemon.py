@@ -12,7 +12,6 @@ import signal
 import threading
 from collections.abc import Mapping
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -209,10 +208,11 @@ class Daemon:
                     self._tell(unexpected("reading the configuration", error))
             self._refused = "; ".join(problems)
             self._metrics.reload(ok=False)
-            self._watch(self._installation)
             refused = {"file": str(self._file), "problems": self._refused, "advice": "The old one stays in use."}
             self._tell(Event(What.CONFIGURATION_REFUSED, level=Level.ERROR, fields=refused))
             return
+        former, self._installation = self._installation, successor
+        changed = self._engine.take_up(successor)
         self._refused = ""
         self._metrics.reload(ok=True)
         for key in READ_AT_START:
@@ -220,13 +220,11 @@ class Daemon:
                 message = "is read at the start only: it differs from what is in use since then, and needs a restart"
                 late = {"file": str(self._file), "key": key, "message": message}
                 self._tell(Event(What.CONFIGURATION_WARNING, level=Level.WARNING, fields=late))
-        former = _intervals(self._installation.configuration)
+        intervals = _intervals(former.configuration)
         for job, seconds in _intervals(successor.configuration).items():
-            if seconds != former[job]:
+            if seconds != intervals[job]:
                 self._jobs.change(job, seconds)
-        new, old = successor.targets, self._installation.targets
-        self._installation = successor
-        changed = self._engine.take_up(successor)
+        new, old = successor.targets, former.targets
         fields: Fields = {
             "file": str(self._file),
             "targets": len(new),
@@ -243,7 +241,7 @@ class Daemon:
     def _assemble(self, predecessor: Installation | None) -> Installation:
         in_use = predecessor.configuration if predecessor else None
         configuration = load(self._file, self._environment, in_use)
-        installation = Installation(
+        return Installation(
             configuration,
             self._environment,
             self._clock,
@@ -253,16 +251,6 @@ class Daemon:
             self._leads,
             is_swept=True,
         )
-        self._watch(installation)
-        return installation
-
-    def _watch(self, installation: Installation) -> None:
-        """Tell of its providers and stores, and of no others: what is gone must raise no alert."""
-        self._metrics.keep_only(installation.providers, installation.stores)
-        for name, budget in installation.budgets.items():
-            self._metrics.watch_budget(name, budget.used)
-        for name, store in installation.vaults.items():
-            self._metrics.watch_token(name, partial(getattr, store, "token_expires_at"))
 
     def _leads(self) -> bool:
         return self._lease is None or self._lease.leads()

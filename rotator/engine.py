@@ -96,12 +96,14 @@ class Engine:
 
     def take_up(self, installation: Installation) -> set[str]:
         """Work with this installation from now on; what is under way ends with its own. Returns the changed targets."""
-        before = self.installation.targets
-        if installation is not self.installation:
-            self._formers.append(self.installation)
+        current, before = self.installation, self.installation.targets
+        if installation is not current:
+            self._formers.append(current)
         changed = {name for name, target in installation.targets.items() if before.get(name, target) != target}
         with self._taking:
             self.installation = installation
+        if installation is not current:
+            installation.take_over()
         now, since = self._clock.now(), self._configured_at
         self._configured_at = {name: now if name in changed else since.get(name, now) for name in installation.targets}
         self._lanes = frozenset((target.provider, target.store) for target in installation.targets.values())
@@ -111,6 +113,8 @@ class Engine:
             self._failures.pop(name, None)
         paces = {name: budget.pace for name, budget in installation.budgets.items()}
         self._agenda.configure(installation.targets, changed, installation.configuration.daemon.resync, paces)
+        if installation is not current:
+            installation.look_again()  # last, for it may wait for an answer that is under way
         return changed
 
     def request(self, order: Order) -> None:

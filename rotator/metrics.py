@@ -8,6 +8,7 @@ from collections import Counter as Counts
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -147,10 +148,7 @@ class Metrics:
     # --- what is counted -------------------------------------------------------------------------------------------
 
     def provider_meter(self, provider: str) -> Meter:
-        """Who counts the requests of one provider, always the same; its rotations are counted from 0 from now on."""
-        for reason in ROTATION_REASONS:
-            for outcome in (SUCCESS, FAILURE, LOST):
-                self._rotations.labels(provider, reason.value, outcome)
+        """Who counts the requests of one provider, always the same; shown once it is used, or by `keep_only`."""
         meter = self._asked.providers.get(provider)
         if meter is None:
             meter = _Meter(provider, self._provider_requests, self._provider_seconds, refused=_refused_key)
@@ -158,7 +156,7 @@ class Metrics:
         return meter
 
     def store_meter(self, store: str) -> Meter:
-        """Who counts the requests of one store, always the same."""
+        """Who counts the requests of one store, always the same; shown once it is used, or by `keep_only`."""
         meter = self._asked.stores.get(store)
         if meter is None:
             meter = _Meter(store, self._store_requests, self._store_seconds, refused=_refused_login)
@@ -166,12 +164,16 @@ class Metrics:
         return meter
 
     def keep_only(self, providers: Collection[str], stores: Collection[str]) -> None:
-        """Tell of no others any more how they are; what was counted of them stays, as counters must."""
+        """Show how these are, counted from 0, and no others; what was counted of others stays, as counters must."""
         asked = self._asked
+        for provider, reason, outcome in product(providers, ROTATION_REASONS, (SUCCESS, FAILURE, LOST)):
+            self._rotations.labels(provider, reason.value, outcome)
         asked.providers = {name: meter for name, meter in asked.providers.items() if name in providers}
         asked.budgets = {name: used for name, used in asked.budgets.items() if name in providers}
         asked.stores = {name: meter for name, meter in asked.stores.items() if name in stores}
         asked.tokens = {name: expires_at for name, expires_at in asked.tokens.items() if name in stores}
+        for meter in (*asked.providers.values(), *asked.stores.values()):
+            meter.show()
 
     def rotation(self, provider: str, reason: Reason, outcome: str, seconds: float) -> None:
         """A rotation was tried; `outcome` is `SUCCESS`, `FAILURE` or `LOST`."""
@@ -209,10 +211,18 @@ class _Meter:
         self, name: str, requests: Counter, seconds_taken: Histogram, refused: Callable[[str, int], bool]
     ) -> None:
         self._name, self._requests, self._refused = name, requests, refused
-        self._duration = seconds_taken.labels(name)
+        self._seconds_taken = seconds_taken
         self.up = True  # until it is known better
+        self.shown = False  # a reload that is refused leaves no trace of what was built for it
+
+    def show(self) -> None:
+        """Have series from now on, and not at the first request only."""
+        self._duration = self._seconds_taken.labels(self._name)
+        self.shown = True
 
     def __call__(self, operation: str, outcome: str, seconds: float) -> None:
+        if not self.shown:
+            self.show()
         self._requests.labels(self._name, operation, outcome).inc()
         if outcome != NO_CREDENTIAL:
             self._duration.observe(seconds)
@@ -267,13 +277,21 @@ class _Asked(Collector):
             "provider_up",
             "1 if the last request to a provider was answered as it should be, 0 if not.",
             "provider",
-            {name: float(meter.up and not peers.get(f"provider {name}")) for name, meter in self.providers.items()},
+            {
+                name: float(meter.up and not peers.get(f"provider {name}"))
+                for name, meter in self.providers.items()
+                if meter.shown
+            },
         )
         yield _gauge(
             "store_up",
             "1 if the last request to a store was answered as it should be, 0 if not.",
             "store",
-            {name: float(meter.up and not peers.get(f"store {name}")) for name, meter in self.stores.items()},
+            {
+                name: float(meter.up and not peers.get(f"store {name}"))
+                for name, meter in self.stores.items()
+                if meter.shown
+            },
         )
         yield _gauge(
             "clock_skew_seconds",

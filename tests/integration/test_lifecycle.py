@@ -84,11 +84,15 @@ def test_a_mounted_config_map_is_taken_up_when_its_link_turns(rotator: Installat
     daemon.wait_for("key_published", target="c")
 
     mounted.write(files({"c": {"path": "apps/c"}}))
+    assert "2 of 3 targets are gone (a, b)" in daemon.wait_for("configuration_refused")["problems"]
+    assert shown(daemon) == {"a", "b", "c"}
+    confirmed = {**rotator.config["daemon"], "max_removed_targets": 2}
+    mounted.write(files({"c": {"path": "apps/c"}}, daemon=confirmed))
     assert counts(daemon.wait_for("configuration_loaded", 2)) == (1, 0, 0, 2)
     assert shown(daemon) == {"c"}
 
     mounted.write(files({"c": {"path": "apps/c"}}, owner=7))
-    assert "owner" in daemon.wait_for("configuration_refused")["problems"]
+    assert "owner" in daemon.wait_for("configuration_refused", 2)["problems"]
     mounted.write(files(targets))
     assert counts(daemon.wait_for("configuration_loaded", 3)) == (2, 2, 0, 1)
     assert daemon.stop() == 0

@@ -154,7 +154,10 @@ def test_two_have_nothing_in_common() -> None:
 def test_counters_start_at_0() -> None:
     metrics = Metrics("1.2.3")
     metrics.provider_meter("respan")
+    metrics.keep_only(["respan"], [])
     samples = scrape(metrics)
+    assert samples[series("provider_up", provider="respan")] == 1
+    assert samples[series("provider_request_duration_seconds_count", provider="respan")] == 0
     for outcome in (SUCCESS, FAILURE):
         assert samples[series("retirements_total", outcome=outcome)] == 0
     for reason in ("first", "deleted", "missing", "expired", "expiring", "requested", "drifted", "adopted"):
@@ -262,6 +265,7 @@ def test_who_is_gone_has_no_series_that_could_raise_an_alert() -> None:
         metrics.watch_budget(name, lambda: 0.5)
         metrics.store_meter(f"{name}-store")("read", "503", 0.1)
         metrics.watch_token(f"{name}-store", lambda: NOW)
+    metrics.keep_only(["old", "new"], ["old-store", "new-store"])
     before = {name for name, _ in scrape(metrics)}
     metrics.keep_only(["new"], ["new-store"])
     samples = scrape(metrics)

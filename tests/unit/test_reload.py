@@ -1,6 +1,7 @@
 """What an installation takes over from the one before a reload, and what is closed when that is let go."""
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -10,17 +11,22 @@ from typing import Any
 import pytest
 from support.canned import Asked, Canned, Reply, canned
 from support.process import wait_until
+from support.world import START
 
 from rotator.assembly import Installation
 from rotator.clock import SystemClock
 from rotator.config import load
 from rotator.engine import Engine
-from rotator.errors import ProviderCredentialRefused
+from rotator.errors import ProviderCredentialRefused, StoreUnavailable
 from rotator.events import Event, What
+from rotator.memory import Offer
 from rotator.metrics import Metrics
-from rotator.model import Secret
+from rotator.model import Record, Secret
+from rotator.plan import SCHEDULED, Reason
 from rotator.providers.respan import RespanProvider
 from rotator.stores.vault import VaultStore
+
+RECORD = Record("prod", "b", "id", "name", START, START, "", "")
 
 
 class Process:
@@ -98,6 +104,82 @@ def test_what_is_configured_anew_is_made_anew_and_nothing_else(
     before, after = process.reload()
     old, new = ({**installation.providers, **installation.stores} for installation in (before, after))
     assert {name for name in new if new[name] is not old[name]} == renewed
+
+
+def shown(process: Process) -> list[str]:
+    """What Prometheus is shown, without what any process has."""
+    return [line for line in process.metrics.render().decode().splitlines() if "process_" not in line]
+
+
+def test_a_successor_that_is_built_and_not_used_has_changed_nothing(process: Process) -> None:
+    process.config["targets"] = {name: {"path": name, "provider": "respan", "store": "file"} for name in ("a", "b")}
+    _, before = process.reload()
+    offers = before.executor(before.targets["b"]).memory.offers
+    offers["b"] = Offer("respan", 0, RECORD, Secret("text"), Reason.FIRST, SCHEDULED)
+    process.clock.skews = dict.fromkeys([process.provider.peer, "vault.test"], timedelta(seconds=61))
+    next(process.provider.pages(lambda: None))
+    (process.folder / "key").write_text("the-next-key")
+
+    def in_use() -> list[object]:
+        budget, clock = before.budgets["respan"], process.clock
+        next(process.provider.pages(lambda: None))
+        sent_with = process.server.asked[-1].headers["authorization"]
+        return [dict(offers), budget.limit, budget.awaited(), clock.max_skew, clock.skews, clock.trusted(), sent_with]
+
+    state, page = in_use(), shown(process)
+    del process.config["targets"]["b"]
+    process.config["providers"]["respan"]["requests_per_minute"] = 7
+    process.config["providers"]["another"] = {**process.config["providers"]["respan"], "base_url": "https://else.test"}
+    process.config["stores"]["another"] = {**process.config["stores"]["vault"], "address": "https://else.test"}
+    process.config["daemon"] = {"max_skew": "1h"}
+    successor = process.assembled(before)
+    assert shown(process) == page
+    assert in_use() == state
+
+    process.installation = successor
+    process.engine.take_up(successor)
+    assert "b" not in offers
+    assert (before.budgets["respan"].limit, process.clock.max_skew) == (7, timedelta(hours=1))
+    assert process.clock.skews.keys() == {process.provider.peer}
+    assert 'rotator_store_up{store="another"} 1.0' in shown(process)
+
+
+@pytest.mark.parametrize("failing", ["provider", "store"])
+def test_what_was_built_for_a_successor_that_fails_is_closed(
+    process: Process, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    made: list[object] = []
+    closed: list[object] = []
+    for kind in (RespanProvider, VaultStore):
+
+        def building(part: Any, *arguments: Any, make: Any = kind.__init__, **more: Any) -> None:
+            if more.get("name") == "last":
+                raise ValueError("a library has something against it")
+            make(part, *arguments, **more)
+            made.append(part)
+
+        monkeypatch.setattr(kind, "__init__", building)
+        monkeypatch.setattr(kind, "close", lambda part: closed.append(part))
+    process.config["stores"]["vault"]["timeout"] = "3s"
+    process.config["providers"]["respan"]["probe"] = {"url": "https://probe.test"}
+    if failing == "provider":
+        process.config["providers"]["last"] = process.config["providers"]["respan"]
+    else:
+        process.config["stores"]["last"] = {"type": "sqlite", "file": "nowhere/store.db"}
+    with pytest.raises((ValueError, StoreUnavailable)):
+        process.assembled(process.installation)
+    assert set(map(id, made)) == set(map(id, closed))
+    assert len(made) == (2 if failing == "provider" else 1)
+    closed.clear()
+
+
+def test_files_that_are_pipes_hold_nothing_up(process: Process) -> None:
+    os.mkfifo(process.folder / "pipe")
+    process.config["stores"]["vault"]["ca_file"] = "pipe"
+    process.config["providers"]["respan"]["api_key"] = {"file": "pipe"}
+    process.reload()
+    with pytest.raises(ProviderCredentialRefused, match="it is a named pipe, not a regular file"):
+        next(process.provider.pages(lambda: None))
 
 
 def test_certificates_that_were_replaced_are_read_again(process: Process, tmp_path: Path) -> None:

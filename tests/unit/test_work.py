@@ -198,6 +198,8 @@ def test_a_successor_takes_over_the_budgets_and_what_was_seen(rig: Rig) -> None:
     work_on(rig.installation, rig.metrics, rig.target("good"))
     before = rig.installation
     after = Installation(before.configuration, {}, before.clock, rig.metrics, rig.events.append, before)
+    after.take_over()
+    after.look_again()
     assert after.budgets == before.budgets
     calls = len(rig.simulator.journal)
     work_on(after, rig.metrics, rig.target("good"), Order(rotate=True))
@@ -214,6 +216,8 @@ def test_a_successor_forgets_what_was_seen_of_targets_that_are_gone(rig: Rig) ->
     assert before._seen.keys() == {"good", "well"}
     configuration = replace(before.configuration, targets={"good": rig.target("good")})
     after = Installation(configuration, {}, before.clock, rig.metrics, rig.events.append, before)
+    after.take_over()
+    after.look_again()
     assert after._seen.keys() == {"good"}
     after.close()
 
@@ -231,6 +235,8 @@ def test_a_successor_offers_the_key_that_waits_to_be_written(rig: Rig, monkeypat
     good, well = rig.target("good"), rig.target("well")
     configuration = replace(before.configuration, targets={"good": good})
     after = Installation(configuration, {}, before.clock, rig.metrics, rig.events.append, before)
+    after.take_over()
+    after.look_again()
     assert after.executor(good).memory.offers.keys() == {"good"}, "nobody would offer the other"
     assert work_on(after, rig.metrics, good).rotated
     assert [call.operation for call in rig.simulator.journal] == ["create", "create", "retrieve"]
@@ -244,6 +250,8 @@ def test_a_successor_reads_the_organisation_key_afresh(rig: Rig) -> None:
     rig.key_file.write_text("sk_live_another_one_that_is_made_up")
     before = rig.installation
     after = Installation(before.configuration, {}, before.clock, rig.metrics, rig.events.append, before)
+    after.take_over()
+    after.look_again()
     calls = len(rig.simulator.journal)
     assert work_on(after, rig.metrics, rig.target("well")).rotated
     assert [call.status for call in rig.simulator.journal[calls:]] == [201]  # no refusal was needed to find it
