@@ -258,6 +258,13 @@ def extend(
     # Told of in each command's own text: the library's list of arguments shows Python's types.
     TargetsArgument = None,
     every: AllOption = False,
+    by_name: Annotated[
+        bool,
+        typer.Option(
+            "--by-name",
+            help="Without the store: extend keys, too, whose names show only the first 8 letters of the owner.",
+        ),
+    ] = False,
     reason: ReasonOption = None,
 ) -> None:
     """Break glass: let keys live longer without the store.
@@ -267,6 +274,9 @@ def extend(
 
     For when the store cannot be written for long. Once it can be again, the keys are replaced as usual. What ends
     soonest is extended first. Where the store's login is $VAULT_TOKEN, that must be set; any text will do.
+
+    Without the store a key is known by its name, which shows 8 letters of the owner. Keys that may be those of another
+    installation, whose owner begins alike, are named and left as they are; --by-name confirms that they are yours.
 
     \b
     Example: rotator extend --all --for 24h
@@ -278,7 +288,7 @@ def extend(
     session = Session(common, "info")
     chosen = session.chosen(targets, every)
     until = (session.clock.now() + duration).replace(microsecond=0)
-    found, errors = _living(session, chosen, until)
+    found, errors = _living(session, chosen, until, by_name=by_name)
     with session.progress("extending", len(found)) as advance:
         for one in sorted(found, key=lambda one: one.key.expires_at or until):
             became = one.extend(until, reason or "")
@@ -290,7 +300,7 @@ def extend(
 
 
 def _living(
-    session: Session, chosen: Sequence[Target], until: datetime
+    session: Session, chosen: Sequence[Target], until: datetime, *, by_name: bool
 ) -> tuple[list[Living], list[RotatorError | None]]:
     """The keys to extend, by each provider's list; and for each target without any an error, or None."""
     owners = {session.configuration.owner, *session.configuration.former_owners}
@@ -308,7 +318,7 @@ def _living(
                     errors.append(error)
                     _complain(error)
             keys = lists[provider]
-            mine, left = ([], {}) if keys is None else living(executor, keys, owners, group, until)
+            mine, left = ([], {}) if keys is None else living(executor, keys, owners, group, until, by_name=by_name)
             found += mine
             for name, why in left.items():
                 errors.append(why)

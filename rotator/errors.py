@@ -6,6 +6,7 @@
     ├── LeaseUnusable                 it is not known which Lease, or as whom
     ├── KubernetesUnavailable         the API server gave no answer that can be used
     │   └── KubernetesRefused           until somebody mends the token, the certificates or the rights
+    ├── OwnerUnclear                  a key's name does not tell whose it is, and the store cannot be asked
     ├── TooManyOrphans                more than a person allowed to be tidied away at once
     ├── ProviderError
     │   ├── ProviderCredentialRefused   401, 403: the organisation key
@@ -158,6 +159,19 @@ class KeyUnreadable(ProviderError):
             f"the provider lists a key of {path} that cannot be read ({'; '.join(map(str, entries))}): it is left "
             "alone, and what is served stays",
             "Correct the key at the provider, or delete it there if no application uses it.",
+        )
+
+
+class OwnerUnclear(RotatorError):
+    """Without the store nothing tells these keys from those of an installation whose owner begins with the same."""
+
+    needs_a_person = True
+
+    def __init__(self, keys: Iterable[str], letters: int) -> None:
+        super().__init__(
+            f"the store cannot be read, and the names of its keys show only {letters} letters of an owner, so they "
+            f"may be another installation's: {'; '.join(keys)}",
+            "If they are this installation's, run the command again with --by-name.",
         )
 
 

@@ -1,7 +1,8 @@
 """Break glass: prolong the keys of targets by the vendor's list alone, when the store cannot be read.
 
 Whose a key is follows from its name. Where the store cannot say which place a path is, the owner's and the target's
-slug have to do: they are shortened and so not unique, which is why nothing is ever removed or shortened by them.
+slug have to do: they are shortened and so not unique, which is why nothing is ever removed or shortened by them. Of an
+owner that may be cut not even that is known; then a person has to confirm it.
 """
 
 from collections import defaultdict
@@ -9,11 +10,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from rotator.errors import KeyUnreadable, ProviderError, ProviderRequestRefused, RotatorError, StoreError
+from rotator.errors import KeyUnreadable, OwnerUnclear, ProviderError, ProviderRequestRefused, RotatorError, StoreError
 from rotator.events import Event, What
 from rotator.execute import Executor
 from rotator.expiry import keep_until
-from rotator.model import KeyName, ListedKey, Target, UnreadableKey, VendorKey, timestamp
+from rotator.model import OWNER_LETTERS, KeyName, ListedKey, Target, UnreadableKey, VendorKey, timestamp
 from rotator.plan import TOLERANCE
 
 REASON = "extended"
@@ -66,10 +67,13 @@ def living(
     owners: Collection[str],
     targets: Collection[Target],
     until: datetime,
+    *,
+    by_name: bool = False,
 ) -> tuple[list[Living], dict[str, RotatorError]]:
     """Those of the provider's `keys` that are these targets', still live, and would end before `until`.
 
-    And by target, why others of its keys are left as they are.
+    And by target, why others of its keys are left as they are. `by_name`: where the store cannot be asked, a person
+    has confirmed that no other installation's owner begins with the same letters.
     """
     now = executor.ports.clock.now()
     by_place: dict[str, list[ListedKey]] = defaultdict(list)
@@ -79,7 +83,7 @@ def living(
         if name is not None and (isinstance(key, UnreadableKey) or _ends_within(key, now, until)):
             by_place[name.place].append(key)
             by_slugs[name.owner, name.target].append(key)
-    slugs = {owner[:8] for owner in owners}
+    slugs = {owner[:OWNER_LETTERS] for owner in owners}
     found: list[Living] = []
     left: dict[str, RotatorError] = {}
     unreachable = False
@@ -93,10 +97,24 @@ def living(
         else:
             named = [by_place.get(place, []) for place in places]
         mine = [key for some in named for key in some]
+        if unreachable and not by_name and (unclear := [*map(_described, filter(_may_be_others, mine))]):
+            left[target.name] = OwnerUnclear(unclear, OWNER_LETTERS)
+            mine = [key for key in mine if not _may_be_others(key)]
         found += [Living(executor, target, key, unreachable) for key in mine if isinstance(key, VendorKey)]
         if unreadable := [key for key in mine if isinstance(key, UnreadableKey)]:
-            left[target.name] = KeyUnreadable(target.path, unreadable)
+            left.setdefault(target.name, KeyUnreadable(target.path, unreadable))
     return found, left
+
+
+def _may_be_others(key: ListedKey) -> bool:
+    name = KeyName.parse(key.name)
+    return name is not None and name.may_be_cut
+
+
+def _described(key: ListedKey) -> str:
+    if isinstance(key, UnreadableKey):
+        return str(key)
+    return f"{key.id} ({key.name}), which expires at {timestamp(key.expires_at)}" if key.expires_at else key.id
 
 
 def _ends_within(key: VendorKey, now: datetime, until: datetime) -> bool:

@@ -123,6 +123,8 @@ _NAME = re.compile(
 )
 UNIQUE_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 UNIQUE_LENGTH = 8
+OWNER_LETTERS = 8
+"""As many of an owner's letters as a key's name has room for."""
 
 
 def place_of(owner: str, location: str) -> str:
@@ -144,8 +146,13 @@ class KeyName:
     version: int  # the version of the path that this key is meant for
     unique: str  # of this attempt alone, so that a create whose answer was lost can be found again
 
+    @property
+    def may_be_cut(self) -> bool:
+        """Whether `owner`, as parsed, may be the beginning of a longer name: of several owners, then."""
+        return len(self.owner) >= OWNER_LETTERS
+
     def __str__(self) -> str:
-        return f"{self.owner[:8]}.{self.target[:10]}.{self.place}.{self.version}.{self.unique}"
+        return f"{self.owner[:OWNER_LETTERS]}.{self.target[:10]}.{self.place}.{self.version}.{self.unique}"
 
     @classmethod
     def parse(cls, text: str) -> Self | None:

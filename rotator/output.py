@@ -301,6 +301,7 @@ def sweep_json(swept: Swept) -> dict[str, Any]:
             for orphan in swept.orphans
         ],
         "unclaimed": [_key_json(key) for key in swept.unclaimed],
+        "unclear": [_key_json(key) for key in swept.unclear],
         "others": swept.others,
         "failed": errors,
         "error": scrub_lines(swept.error.message) if swept.error else None,
@@ -322,6 +323,9 @@ def sweep_lines(swept: Swept) -> Iterator[str]:
         yield f"{orphan.target.name}: orphan {orphan.key.id} ({orphan.key.name}) {became}"
     for key in swept.unclaimed:
         yield f"{swept.provider}: {key.id} ({key.name}) is of no configured target: left alone, {_end(key.expires_at)}"
+    for key in swept.unclear:
+        whose = "of no configured target, or of another installation whose owner begins with the same letters"
+        yield f"{swept.provider}: {key.id} ({key.name}) is {whose}: left alone, {_end(key.expires_at)}"
     for name, error in swept.failed.items():
         yield f"{name}: not swept: {error.message}"
         if error.advice:

@@ -36,6 +36,7 @@ from rotator.events import Event, Fields, Level, What
 from rotator.execute import Executor, too_old
 from rotator.expiry import set_expiry
 from rotator.model import (
+    OWNER_LETTERS,
     RECORD_FIELD,
     History,
     KeyName,
@@ -106,7 +107,8 @@ class Swept:
     listed: int = 0
     orphans: tuple[Orphan, ...] = ()
     unclaimed: tuple[VendorKey, ...] = ()  # live; carry our owner's name, and the place of no configured path
-    others: int = 0  # live keys that are not ours at all
+    unclear: tuple[VendorKey, ...] = ()  # the same, but the owner may be another whose name begins alike
+    others: int = 0  # live keys that are not ours for certain
     to_work: tuple[Target, ...] = ()  # these need a pass now
     failed: Mapping[str, RotatorError] = field(default_factory=dict)  # by target
     error: RotatorError | None = None
@@ -197,7 +199,7 @@ class Sweeper:
         """`groups` are all targets of the provider, by who works on them; `budget` is the sweep's share of its own."""
         self.provider = provider
         self._groups = groups
-        self._slugs = {owner[:8] for owner in owners}
+        self._slugs = {owner[:OWNER_LETTERS] for owner in owners}
         self._settle = settle
         self._max_removals = max_removals
         if groups:
@@ -295,13 +297,17 @@ class Sweeper:
                 to_work.append(target)
         now = self._ports.clock.now()
         rest = [key for some in left.values() for key in some if key.expires_at is None or key.expires_at > now]
-        named = tuple(key for key in rest if self._looks_like_ours(key))
+        named = [(key, name) for key in rest if (name := KeyName.parse(key.name)) and name.owner in self._slugs]
+        if failed or stopped:
+            named = []  # while a path could not be read, whose they are is not known
+        unclaimed = tuple(key for key, name in named if not name.may_be_cut)
         return Swept(
             self.provider,
             len(keys) + sum(map(len, unreadable.values())),
             tuple(found),
-            () if failed or stopped else named,  # while a path could not be read, whose they are is not known
-            len(rest) - len(named) + len(unreadable.get("", ())),
+            unclaimed,
+            tuple(key for key, name in named if name.may_be_cut),
+            len(rest) - len(unclaimed) + len(unreadable.get("", ())),
             tuple(to_work),
             {**spoilt, **failed},
             stopped=stopped,
@@ -342,10 +348,6 @@ class Sweeper:
 
     def _is_on_its_way(self, waiting: str, key: VendorKey) -> bool:
         return key.id == waiting or self._is_unsettled(key)
-
-    def _looks_like_ours(self, key: VendorKey) -> bool:
-        name = KeyName.parse(key.name)
-        return name is not None and name.owner in self._slugs
 
     def _dated(self, key: VendorKey) -> VendorKey:
         """With the end of its grace if the provider shows none, or a rounded one: else each sweep gives another."""

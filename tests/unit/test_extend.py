@@ -1,8 +1,13 @@
 """Break glass, in a world of memory: what is told of each key that lives longer."""
 
-from support.world import HOUR, OWNER, START, World, make_target
+from math import inf
 
+import pytest
+from support.world import HOUR, OWNER, START, World, make_target, refuse
+
+from rotator.errors import StoreUnavailable
 from rotator.events import Level, What
+from rotator.execute import Executor
 from rotator.extend import living
 from rotator.model import UnreadableKey, timestamp
 from rotator.rotate import listed
@@ -41,3 +46,28 @@ def test_a_key_that_cannot_be_read_is_named_and_the_others_are_extended() -> Non
     assert [one.key.id for one in found] == [b.id]
     assert [*left] == ["a"]
     assert f"{a.id}, whose expiry_date is true" in left["a"].message
+
+
+@pytest.mark.parametrize(("owner", "is_clear"), [("prod-eu", True), ("prod-eu-west", False)])
+def test_without_the_store_keys_of_an_owner_that_may_be_cut_are_extended_when_a_person_confirms_it(
+    owner: str, is_clear: bool
+) -> None:
+    world = World()
+    names = frozenset({world.target.name})
+    assert Executor(owner, frozenset(), names, world.ports("a")).reconcile(world.target).rotated
+    theirs = Executor("prod-eu-east", frozenset(), names, world.ports("b"))
+    assert theirs.reconcile(make_target(path="elsewhere")).rotated
+    a, b = world.vendor.keys.values()
+    world.at("store.location", refuse(StoreUnavailable("no answer")), times=inf)
+    executor, until = Executor(owner, frozenset(), names, world.ports("c")), START + 48 * HOUR
+    found, left = living(executor, listed(executor.ports), {owner}, world.targets, until)
+    assert [one.key.id for one in found] == ([a.id] if is_clear else [])
+    if not is_clear:
+        error = left[world.target.name]
+        assert f"{a.id} ({a.name}), which expires at" in error.message
+        assert f"{b.id} ({b.name})" in error.message
+        assert "--by-name" in error.advice
+        found, left = living(executor, listed(executor.ports), {owner}, world.targets, until, by_name=True)
+        assert {one.key.id for one in found} == {a.id, b.id}
+    assert left == {}
+    assert all(one.by_slug for one in found)

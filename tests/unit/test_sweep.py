@@ -26,6 +26,7 @@ from rotator.errors import ClockDisagrees, ProviderUnavailable, StoreUnavailable
 from rotator.events import What
 from rotator.execute import Executor
 from rotator.model import RECORD_FIELD, KeyName, ListedKey, UnreadableKey, VendorKey
+from rotator.output import sweep_lines
 from rotator.plan import Order, Reason
 from rotator.sweep import Fate, Outcome, Sweeper, Swept
 
@@ -456,6 +457,22 @@ def test_what_is_not_ours_is_reported_and_never_touched() -> None:
     assert [key.id for key in swept.unclaimed] == [gone.id]
     assert swept.others == 2
     assert [(key.expires_at, key.revoked) for key in (gone, theirs, by_hand)] == before
+
+
+@pytest.mark.parametrize(("owner", "is_clear"), [("prod-eu", True), ("prod-eu-west", False), ("prod-eu-", False)])
+def test_whose_a_key_is_is_not_told_by_an_owner_that_may_be_cut(owner: str, is_clear: bool) -> None:
+    world = World()
+    executor = Executor(owner, frozenset(), frozenset({world.target.name}), world.ports("a"))
+    assert executor.reconcile(world.target).rotated
+    others = world.vendor.issue(str(KeyName(owner, "removed", "a" * 12, 1, "abcdefgh")), world.clock.now() + HOUR)
+    groups = [(executor, [world.target])]
+    swept = Sweeper("respan", groups, executor.ports.budget, frozenset({owner}), SETTLE, 10).sweep()
+    assert [key.id for key in swept.unclaimed] == ([others.id] if is_clear else [])
+    assert [key.id for key in swept.unclear] == ([] if is_clear else [others.id])
+    assert swept.others == (0 if is_clear else 1)
+    lines = "\n".join(sweep_lines(swept))
+    assert ("or of another installation" in lines) is not is_clear
+    assert others.id in lines
 
 
 @pytest.mark.parametrize("deed", ["put", "patch", "delete", "forget"])
