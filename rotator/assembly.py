@@ -39,6 +39,7 @@ from rotator.stores.sqlite import SqliteStore
 from rotator.stores.vault import VaultStore
 from rotator.stores.vault_login import AppRoleLogin, CertLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
 from rotator.stores.vault_wire import VaultSettings
+from rotator.strays import StrayKeys
 from rotator.sweep import Sweeper
 
 AnyStore = VaultStore | SqliteStore
@@ -98,6 +99,18 @@ class Installation:
         self.tell = listen
         names = frozenset(configuration.targets)
         served: dict[str, dict[str, Record]] = {provider: {} for provider in self.providers}
+        self.strays: dict[str, StrayKeys] = {
+            name: StrayKeys(
+                self.providers[name],
+                self._share(name) if is_swept else self.budgets[name],  # what sweeps, rotates keys beside
+                clock,
+                listen,
+                served[name],
+                configuration.sweep.settle,
+                predecessor.strays[name].waiting if predecessor and name in predecessor.strays else None,
+            )
+            for name in self.providers
+        }
         self._executors = {
             (provider, store): Executor(
                 configuration.owner,
@@ -110,6 +123,7 @@ class Installation:
                     clock,
                     random.SystemRandom(),
                     listen,
+                    self.strays[provider],
                     leads,
                 ),
                 Memory(self._seen, self._offers, served[provider], is_swept=is_swept),
@@ -180,15 +194,19 @@ class Installation:
 
     def _sweeper(self, provider: str) -> Sweeper:
         configuration = self.configuration
-        share = configuration.providers[provider].requests_per_minute // SWEEP_SHARE
         return Sweeper(
             provider,
             list(self.groups(target for target in self.targets.values() if target.provider == provider)),
-            SlidingWindow(max(1, share), self.clock, whole=self.budgets[provider]),
+            self._share(provider),
             frozenset({configuration.owner, *configuration.former_owners}),
             configuration.sweep.settle,
             configuration.sweep.max_removals,
         )
+
+    def _share(self, provider: str) -> SlidingWindow:
+        """A part of the budget for work that no served key waits for."""
+        share = self.configuration.providers[provider].requests_per_minute // SWEEP_SHARE
+        return SlidingWindow(max(1, share), self.clock, whole=self.budgets[provider])
 
     def peers(self) -> Mapping[str, RotatorError | None]:
         """Every provider and store by name, with the error for which it is left alone, or that all its callers get."""

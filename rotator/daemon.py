@@ -114,6 +114,7 @@ class Daemon:
         jobs.every(TICK, "watch", self._engine.watch)
         jobs.every(ASK_THE_DOWN, "down", self._engine.ask_the_down)
         jobs.every(LOOK_AT_FILES, FILES, self._look_at_files)
+        jobs.every(TICK, "strays", self._engine.remove_strays)
         jobs.every(every["check"], "check", self._engine.ask_providers)
         jobs.every(every["sweep"], SWEEP, self._engine.sweep, at_once=True)
         if self._replicas is not None:

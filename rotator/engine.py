@@ -31,6 +31,7 @@ from rotator.model import Target, hash_fraction
 from rotator.plan import TIDYING, Order
 from rotator.ports import Leadership, Listener
 from rotator.status import Board
+from rotator.strays import StrayKeys
 from rotator.sweep import Swept
 from rotator.threads import Workers
 from rotator.work import Findings, fault, sweep_all, troubles, work_on
@@ -181,6 +182,13 @@ class Engine:
             self._reported[swept.provider] = frozenset(key.id for key in swept.unclaimed)
         self._agenda.wake([target.name for target in swept.to_work])
 
+    def remove_strays(self) -> None:
+        """Remove keys that were made in vain, where names wait. A list may take minutes: no target waits for it."""
+        with self._using() as installation:
+            for strays in installation.strays.values():
+                if strays.due:
+                    strays.remove()
+
     def ask_providers(self) -> None:
         """Read a page of each provider's list: a refused organisation key is to be known in quiet times, too."""
         if not self._leads():
@@ -239,9 +247,25 @@ class Engine:
         with self._taking:
             drained = self._given_back.wait_for(lambda: not self.under_way, by - self._clock.monotonic())
         swept = self._sweeping.acquire(timeout=max(0.0, by - self._clock.monotonic()))
+        looked = self._remove_strays_at_last(by)
         self._clock.stop()
         self._workers.end()
-        return swept and drained
+        return swept and drained and looked
+
+    def _remove_strays_at_last(self, by: float) -> bool:
+        """By what can be sent at once; the rest is reported. True when that was done by then."""
+        waiting = [strays for strays in self.installation.strays.values() if strays.waiting]
+        done = threading.Semaphore(0)
+
+        def remove(strays: StrayKeys) -> None:
+            try:
+                strays.remove(at_last=True)
+            finally:
+                done.release()
+
+        for strays in waiting:
+            self._workers.submit(partial(remove, strays))
+        return all(done.acquire(timeout=max(0.0, by - self._clock.monotonic())) for _ in waiting)
 
     def _budgets(self) -> Iterator[SlidingWindow]:
         """Of all installations in use; with the lock held."""

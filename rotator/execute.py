@@ -311,7 +311,7 @@ class Executor:
         try:
             self.ports.provider.delete(key.key_id)
         except ProviderError as error:
-            left_behind(self.ports, target, key.key_id, key.record.key_name, error)
+            left_behind(self.ports.tell, target, key.key_id, key.record.key_name, error)
             raise
         tell_of(self.ports, What.KEY_DELETED, observation, order, key.key_id, key.record.key_name, reason=action.reason)
         return self.memory.note(after, key.key_id, None)

@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from rotator.events import Event
-from rotator.model import CreatedKey, History, KeyParameters, ListedKey, Secret, VendorKey, Version
+from rotator.model import CreatedKey, History, KeyParameters, ListedKey, Secret, Target, VendorKey, Version
+from rotator.plan import Order
 
 
 class Provider(Protocol):
@@ -26,7 +27,8 @@ class Provider(Protocol):
     def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
         """Create one key. An answer that lacks its id or its text is an unknown outcome: the key may exist.
 
-        What is returned may be another key: callers compare its name, id and text before they use it.
+        It may exist after every error but `ProviderUnavailable` and `ProviderCredentialRefused`. What is returned may
+        be another key: callers compare its name, id and text before they use it.
         """
 
     def ready(self) -> None:
@@ -169,6 +171,13 @@ class Meter(Protocol):
         """`outcome` is an HTTP status, or one constant word where there was none ("timeout", `NO_CREDENTIAL`)."""
 
 
+class Strays(Protocol):
+    """Finds keys that a provider may have made although it did not confirm that, and removes them."""
+
+    def look_for(self, target: Target, name: str, order: Order) -> None:
+        """Have the key of this name looked for and removed, if there is one. Must not wait."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """All the effects that the work on one target can have."""
@@ -179,4 +188,5 @@ class Ports:
     clock: Clock
     rng: random.Random
     tell: Listener
+    strays: Strays
     leads: Leadership = lambda: True

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rotator.errors import (
-    KeyUnreadable,
+    ProviderCredentialRefused,
     ProviderError,
     ProviderKeyNotAccepted,
     ProviderOutcomeUnknown,
@@ -40,7 +40,7 @@ from rotator.model import (
     timestamp,
 )
 from rotator.plan import SCHEDULED, TIDYING, TOLERANCE, Observation, Order, Reason, Rotate, renew_at
-from rotator.ports import Ports
+from rotator.ports import Listener, Ports
 from rotator.publish import publish
 
 TRIES_OUT = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
@@ -118,8 +118,10 @@ class Rotation:
         try:
             created = ports.provider.create(name, target.parameters, asked)
             self._recognise(observation, created, name, asked)
-        except ProviderOutcomeUnknown:
-            self._remove_stray(target, name, order)
+        except (ProviderUnavailable, ProviderCredentialRefused):  # not sent; or refused like every other request
+            raise
+        except ProviderError:  # whatever the status, the key may have been made
+            ports.strays.look_for(target, name, order)
             raise
         tell_of(ports, What.KEY_CREATED, observation, order, created.id, name, reason=action.reason)
         try:
@@ -144,7 +146,7 @@ class Rotation:
             # It may have landed, or land yet: the next pass writes it again, or a sweep judges it.
             self._memory.offers[target.name] = replace(offer, unsettled=True)
             if not offer.unsettled:
-                left_behind(self._ports, target, key_id, name, error)
+                left_behind(ports.tell, target, key_id, name, error)
             raise
         if version is None:
             about: dict[str, str | int] = {"reason": offer.reason, "version": offer.base + 1}
@@ -173,16 +175,15 @@ class Rotation:
     def _recognise(self, observation: Observation, created: CreatedKey, name: str, asked: datetime) -> None:
         """Raise `ProviderOutcomeUnknown` where the answer to a create is about another key than the one asked for."""
         mismatch = _mismatch(created, name, observation.history, self._memory.in_use(observation.target.provider))
-        if not mismatch and not created.name:
+        if not mismatch and (not created.name or _is_longer(created, asked)):  # else nothing is changed by its id yet
             try:
                 self._ports.budget.take(asked)
                 found = self._ports.provider.retrieve(created.id)
             except ProviderError as error:
-                mismatch = f"a key without a name, which could not be looked up: {error.message}"
+                mismatch = f"the id {created.id}, which could not be looked up: {error.message}"
             else:
-                if found is None or found.name not in ("", name):
-                    shown = f"is called {found.name}" if found else "is not shown"
-                    mismatch = f"a key without a name, {created.id}, which {shown} when it is looked up"
+                if found.name not in ("", name) if found else not created.name:
+                    mismatch = f"the id {created.id}, which is {f'that of {found.name}' if found else 'unknown'}"
         if mismatch:
             raise ProviderOutcomeUnknown(
                 f"the provider answered the create of {name} with {mismatch}; that key was not touched",
@@ -198,7 +199,7 @@ class Rotation:
         A provider that rounds up keeps a later expiry than was asked for all the same. It is not believed.
         """
         answered = created.expires_at
-        if answered is None or answered > asked + TOLERANCE:
+        if answered is None or _is_longer(created, asked):
             self._ports.budget.take(asked)
             shown = set_expiry(self._ports, created.id, asked, asked)
             if shown is None:
@@ -234,28 +235,22 @@ class Rotation:
                 return
 
     def _discard(self, target: Target, key_id: str, name: str, order: Order) -> None:
-        """Remove a key that this process created, and that can never be served."""
+        """Remove a key that this process created, and that can never be served; if it is shown to be that key."""
+        ports = self._ports
         try:
-            self._ports.budget.take(TIDYING)
-            self._ports.provider.delete(key_id)
-        except ProviderError as error:
-            left_behind(self._ports, target, key_id, name, error)
+            ports.budget.take(TIDYING)
+            found = ports.provider.retrieve(key_id)
+            is_it = found is not None and found.name in ("", name)  # else it may not be shown yet, or is another
+            if is_it:
+                ports.budget.take(TIDYING)
+                ports.provider.delete(key_id)
+        except ProviderError:
+            is_it = False
+        if not is_it:
+            ports.strays.look_for(target, name, order)
             return
         fields = {"key_id": key_id, "key_name": name, "reason": UNPUBLISHED, **asked_by(order)}
         self._ports.tell(Event(What.KEY_DELETED, target.name, Level.INFO, fields))
-
-    def _remove_stray(self, target: Target, name: str, order: Order) -> None:
-        """A create was sent and not answered: if a key of this attempt's own name exists, remove it."""
-        try:
-            for page in self._ports.provider.pages(before=lambda: self._ports.budget.take(TIDYING)):
-                if stray := next((key for key in page if key.name == name), None):
-                    if stray.id:
-                        self._discard(target, stray.id, name, order)
-                    else:
-                        left_behind(self._ports, target, "unknown", name, KeyUnreadable(target.path, [stray]))
-                    return  # there is no other of that name, and the list may be long
-        except ProviderError as error:
-            left_behind(self._ports, target, "unknown", name, error)
 
 
 def _mismatch(created: CreatedKey, name: str, history: History, in_use: Iterable[Record]) -> str:
@@ -270,6 +265,10 @@ def _mismatch(created: CreatedKey, name: str, history: History, in_use: Iterable
     if has_text or any(created.secret.fingerprint == record.key for record in records):
         return f"the text of a key that is in use, under the id {created.id}"
     return ""
+
+
+def _is_longer(created: CreatedKey, asked: datetime) -> bool:
+    return created.expires_at is None or created.expires_at > asked + TOLERANCE
 
 
 def is_ours_to_do(ports: Ports, order: Order) -> bool:
@@ -307,10 +306,10 @@ def tell_of_published(ports: Ports, observation: Observation, offer: Offer, vers
     )
 
 
-def left_behind(ports: Ports, target: Target, key_id: str, name: str, error: RotatorError) -> None:
+def left_behind(tell: Listener, target: Target, key_id: str, name: str, error: RotatorError) -> None:
     """Tell of a key that may live on, and why nothing more is done about it now."""
     fields = {"key_id": key_id, "key_name": name, "error": error.message}
-    ports.tell(Event(What.KEY_LEFT_BEHIND, target.name, Level.WARNING, fields))
+    tell(Event(What.KEY_LEFT_BEHIND, target.name, Level.WARNING, fields))
 
 
 def asked_by(order: Order) -> dict[str, str]:

@@ -90,7 +90,17 @@ class Session:
         """
         built = Installation(self.configuration, os.environ, self.clock, self.metrics, self.tell)
         self._at_end.callback(built.close)
+        self._at_end.callback(self._remove_strays, built)
         return built
+
+    def _remove_strays(self, installation: Installation) -> None:
+        """No process comes after this one that knows of the keys that it may have made in vain."""
+        waiting = [strays for strays in installation.strays.values() if strays.waiting]
+        if waiting:
+            with self.progress("looking for keys that were not confirmed", len(waiting)) as advance:
+                for strays in waiting:
+                    strays.remove(at_last=True)
+                    advance()
 
     def chosen(self, names: Sequence[str] | None, every: bool) -> list[Target]:
         """The targets that a command was given, each once."""

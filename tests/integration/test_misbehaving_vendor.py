@@ -30,6 +30,7 @@ def made(vault: VaultServer, tmp_path: Path) -> Iterator[Made]:
         (Fault("drop_after", "create"), 1),
         (Fault("truncate", "create"), 1),
         (Fault("fail", "create"), 1),
+        *((Fault("fail", "create", status=status), 1) for status in (303, 307, 308, 400, 403, 404, 409, 422)),
     ],
     ids=lambda value: f"{value.kind}-{'-'.join(value.fields)}-{value.status}" if isinstance(value, Fault) else "",
 )
@@ -43,6 +44,16 @@ def test_a_create_that_goes_wrong_leaves_no_key_behind(made: Made, fault: Fault,
     assert [key for key in rotator.simulator.vendor.keys.values() if key.revoked_at is None] == []
     rotator.run("rotate", "a", status=0)
     assert rotator.simulator.vendor.works((paths.read("apps/a") or {})["api_key"])
+
+
+def test_a_daemon_removes_a_key_that_was_made_and_answered_with_a_redirect(made: Made) -> None:
+    rotator, _ = made
+    rotator.simulator.faults.add(Fault("fail", "create", status=307))
+    daemon = rotator.start()
+    removed = daemon.wait_for("key_deleted", reason="unpublished")
+    [key] = rotator.simulator.vendor.keys.values()
+    assert (removed["key_id"], key.revoked_at is None) == (key.id, False)
+    assert daemon.stop() == 0
 
 
 def test_a_refused_organisation_key_ends_with_3(made: Made) -> None:

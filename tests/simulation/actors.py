@@ -14,6 +14,7 @@ from rotator.extend import living
 from rotator.memory import Memory
 from rotator.model import RECORD_FIELD, KeyName, KeyParameters, Record, Secret, Target, compose
 from rotator.plan import SCHEDULED, Order
+from rotator.strays import StrayKeys
 from simulation.clients import Line, MachineClock, Surroundings, ports
 from simulation.intent import Intent
 from simulation.invariants import SOMEBODYS
@@ -30,6 +31,7 @@ class Life:
 
     executor: execute.Executor
     sweeper: sweep.Sweeper
+    strays: StrayKeys
     due: dict[str, float]  # when each target is looked at next
     under_way: set[str] = field(default_factory=set)
     failures: int = 0
@@ -63,11 +65,13 @@ class Program:
         self.configuration = read = self.around.configuration
         self.targets = read.targets
         names = frozenset(target.name for target in self.targets)
-        mine = ports(line, self.clock, f"{self._seed}/{self._lives}")
-        inherited = (before.executor.memory.seen, before.executor.memory.offers) if before else ()
-        memory = Memory(*inherited, is_swept=self.is_swept)
+        served: dict[str, Record] = {}
+        waiting = before.strays.waiting if before else None
+        min_age = timedelta(seconds=self.around.settings.settle)
+        mine, strays = ports(line, self.clock, f"{self._seed}/{self._lives}", served, min_age, waiting)
+        old = before.executor.memory if before else Memory()
+        memory = Memory(old.seen, old.offers, served, is_swept=self.is_swept)
         settings = self.around.settings
-        min_age = timedelta(seconds=settings.settle)
         executor = execute.Executor(read.owner, read.former_owners, names, mine, memory, min_age)
         sweeper = sweep.Sweeper(
             "respan",
@@ -79,7 +83,7 @@ class Program:
         )
         now = self.around.scheduler.now
         under_way = before.under_way if before else set()
-        return Life(executor, sweeper, {target.name: now for target in self.targets}, under_way)
+        return Life(executor, sweeper, strays, {target.name: now for target in self.targets}, under_way)
 
     def thread(self, name: str, work: Callable[[Random], None]) -> None:
         """Another thread of this process, which does `work` over and over."""
@@ -119,6 +123,15 @@ class Program:
         around.truth.passed(intent, report.error)
         return report
 
+    def remove_strays(self, *, at_last: bool = False) -> None:
+        """Look for what was made in vain, and remove it; and what the invariants have to know of that."""
+        around = self.around
+        intent = Intent(life=f"{self.name}/{self._lives}", tidying=True, trusts_its_clock=self.clock.trusted())
+        around.begin(intent)
+        self.life.strays.remove(at_last=at_last)
+        around.coverage["lists for strays"] += 1
+        around.truth.tidied(intent)
+
 
 class Replica(Program):
     """A daemon: a few threads that pass over the targets, and one that sweeps."""
@@ -127,6 +140,7 @@ class Replica(Program):
         for number in range(self.around.settings.workers):
             self.thread(str(number + 1), self._work)
         self.thread("sweep", self._sweep)
+        self.thread("strays", self._remove_strays)
 
     def _sweep(self, rng: Random) -> None:
         around, life = self.around, self.life
@@ -146,6 +160,11 @@ class Replica(Program):
         for target in swept.to_work:  # as the daemon's agenda does
             life.due[target.name] = around.scheduler.now
         around.scheduler.pause(60.0 if around.quiet else 5 + wait * wait * 300)
+
+    def _remove_strays(self, rng: Random) -> None:
+        if self.life.strays.due:
+            self.remove_strays()
+        self.around.scheduler.pause(2 + rng.random() * 10)
 
     def _work(self, rng: Random) -> None:
         around, life = self.around, self.life
@@ -200,6 +219,8 @@ class Commands(Program):
         around.scheduler.note(self.name, kind, target.path, "")
         report = self.pass_over(target, order, roll_back=kind == "rollback")
         around.coverage[f"{kind}: {'error' if report.error else 'done'}"] += 1
+        if self.life.strays.waiting:
+            self.remove_strays(at_last=True)
 
     def _extend(self, time: timedelta) -> None:
         around = self.around

@@ -7,7 +7,7 @@ disturbance has a name ("a.1#17"), so that a schedule can be run again without i
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from support.world import CHANGES, OWNER, START, only_newest, refusals, unknown
 
 from rotator.errors import (
     CasMismatch,
+    ProviderCredentialRefused,
     ProviderRequestRefused,
     ProviderUnavailable,
     RotatorError,
@@ -32,6 +33,7 @@ from rotator.model import (
     History,
     KeyParameters,
     ListedKey,
+    Record,
     Secret,
     Target,
     UnreadableKey,
@@ -39,6 +41,7 @@ from rotator.model import (
     Version,
 )
 from rotator.ports import Ports
+from rotator.strays import Stray, StrayKeys
 from simulation.intent import NEVER_READ, Intent
 from simulation.invariants import LATER, Truth
 from simulation.scheduler import NEVER, Freezable, Happening, Scheduler
@@ -47,6 +50,9 @@ from simulation.world import LaggingVendor, RememberingStore
 
 T = TypeVar("T")
 UNKNOWN = ("unsent", "lost", "late")
+IN_VAIN_KINDS = (*UNKNOWN, "false refusal")
+"""What may befall a create, after which a key of its name is looked for."""
+
 LONGEST_DELAY = 400.0
 """Seconds after which what was sent has landed, or never will."""
 
@@ -157,7 +163,7 @@ class Line:
         if kind and not around.happens(name, kind.split(":")[0]):
             kind = ""
         note = f" [{name}: {kind}]" if kind else ""
-        if kind and (operation != "provider.create" or kind not in UNKNOWN):
+        if kind and (operation != "provider.create" or kind not in IN_VAIN_KINDS):
             around.intent.disturbed = True
 
         def tell(what: str) -> None:
@@ -236,7 +242,8 @@ class Line:
             raise error
         if kind == "false refusal":  # a proxy answers in the server's place, which has done it
             effect()
-            errors = [error for error in refusals(operation) if not isinstance(error, ProviderUnavailable)]
+            sure = (ProviderUnavailable, ProviderCredentialRefused)  # after which nobody looks for what was made
+            errors = [error for error in refusals(operation) if not isinstance(error, sure)]
             raise errors[int(size * len(errors))]
         if kind == "stale" and stale is not None:
             return stale(size)
@@ -441,7 +448,7 @@ class VendorClient:
     def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
         around = self.line.surroundings
         intent, actor = around.intent, around.scheduler.running
-        odd, which = actor.rng.random(), actor.rng.random()
+        odd, which, mixed, whose = (actor.rng.random() for _ in range(4))
         around.truth.asked_for(name, expires_at, intent)
         intent.proven = False
 
@@ -451,12 +458,26 @@ class VendorClient:
                 others = (None, expires_at + timedelta(seconds=600), expires_at - timedelta(seconds=400))
                 granted = others[int(which * 3)]
             key = around.vendor.issue(name, granted, granted=min(expires_at, around.vendor.kept(expires_at)))
-            return CreatedKey(key.id, key.name, Secret(key.text), key.expires_at)
+            created = CreatedKey(key.id, key.name, Secret(key.text), key.expires_at)
+            if mixed < around.settings.mixed_up and around.happens(f"{actor.name}?{actor.calls}", "mixed-up create"):
+                return self._mixed_up(created, whose, intent)
+            return created
 
         try:
             return self.line.call("provider.create", name.split(".", 3)[-1], effect, lambda key: f"makes {key.id}")
         finally:
             intent.made[name] = around.scheduler.now
+
+    def _mixed_up(self, created: CreatedKey, whose: float, intent: Intent) -> CreatedKey:
+        """The answer to a create shows another key, or the id or the text of the one that the path serves."""
+        around = self.line.surroundings
+        others = [key for key in around.vendor.keys.values() if key.id != created.id]
+        other, served = others[int(whose * len(others))], around.truth.places[intent.path].served
+        kind = int(whose * 4000) % 4
+        if kind < 2 or served is None:
+            return CreatedKey(other.id, other.name if kind else "", Secret(other.text), other.expires_at)
+        intent.disturbed = True  # only who has read what is served can know
+        return replace(created, id=served.id) if kind == 2 else replace(created, secret=Secret(served.text))
 
     def ready(self) -> None: ...
 
@@ -560,8 +581,15 @@ def _at(moment: datetime | None) -> str:
     return "never" if moment is None else f"{(moment - START).total_seconds():.0f}"
 
 
-def ports(line: Line, clock: MachineClock, seed: str) -> Ports:
-    """All the effects of one process."""
+def ports(
+    line: Line,
+    clock: MachineClock,
+    seed: str,
+    served: Mapping[str, Record],
+    min_age: timedelta,
+    waiting: dict[str, Stray] | None,
+) -> tuple[Ports, StrayKeys]:
+    """All the effects of one process; `waiting` names are what it takes over from its predecessor."""
 
     def tell(event: Event) -> None:
         line.surroundings.coverage[event.what.value] += 1
@@ -570,4 +598,6 @@ def ports(line: Line, clock: MachineClock, seed: str) -> Ports:
         answer = line.surroundings.intent.leads = line.process.leads
         return answer
 
-    return Ports(VendorClient(line), StoreClient(line), Budget(line), clock, random.Random(seed), tell, leads)
+    provider, budget = VendorClient(line), Budget(line)
+    strays = StrayKeys(provider, budget, clock, tell, served, min_age, waiting)
+    return Ports(provider, StoreClient(line), budget, clock, random.Random(seed), tell, strays, leads), strays

@@ -20,6 +20,7 @@ from rotator.events import Event, What
 from rotator.execute import Executor
 from rotator.model import KeyParameters, Target, hash_fraction
 from rotator.ports import Ports
+from rotator.strays import StrayKeys
 from simulation.scheduler import Freezable, Scheduler
 
 T = TypeVar("T")
@@ -146,17 +147,19 @@ class Fleet:
             else:
                 self.replaced.append(Replaced(event.target, now, before, before - self.renew_before))
 
+        provider = VendorClient(vendor, line, "fleet")
         executor = Executor(
             OWNER,
             frozenset(),
             frozenset(targets),
             Ports(
-                VendorClient(vendor, line, "fleet"),
+                provider,
                 StoreClient(store, scheduler.clock, line, "fleet"),
                 budget,
                 clock,
                 Random(0),
                 tell,
+                StrayKeys(provider, budget, clock, tell, {}),
             ),
         )
         agenda = Agenda(clock, Random(1), self.resync)

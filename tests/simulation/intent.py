@@ -15,6 +15,7 @@ class Intent:
     life: str = ""  # of which process, between two of its deaths
     scheduled: bool = False  # nobody has asked for it
     sweeping: bool = False
+    tidying: bool = False  # keys that were made in vain are removed by their names
     by_person: bool = False  # a typed `rollback`
     adopting: bool = False
     revoking: bool = False

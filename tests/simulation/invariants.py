@@ -13,7 +13,7 @@ from typing import Any
 
 from support.world import HOUR, START, IssuedKey
 
-from rotator.errors import ProviderOutcomeUnknown, RotatorError
+from rotator.errors import ProviderError, RotatorError
 from rotator.execute import MAX_AGE, MAX_READ
 from rotator.model import RECORD_FIELD, KeyName, Target
 from rotator.plan import TOLERANCE
@@ -25,6 +25,7 @@ GRACE_CUT = "grace was cut short"
 SECOND_GRACE = "a key on its way out was given one more grace by a sweep that had not looked it up"
 NOT_OURS = "somebody else's was touched"
 DROPPED = "somebody else's field was dropped"
+ANOTHERS = "a key was published that was not made for its path"
 UNPROVEN = "a key was made that could not be stored"
 REPEATED = "a create was repeated blindly"
 HEAPED = "a key was made while another one of the same process was waiting to be written"
@@ -119,6 +120,7 @@ class Place:
     revoked_at: float = (
         -1.0
     )  # when a key was last revoked: the versions that tell when others were superseded go as well
+    ours_at: float = -1.0  # when its newest version last became ours again
     touched_at: float = -1.0  # when somebody last did something to it by hand
 
 
@@ -149,6 +151,7 @@ class Truth:
         self._settled = settle - 2 * skew
         self._asked: dict[str, Asked] = {}  # by a key's name
         self._unsettled: dict[tuple[str, str], Unsettled] = {}  # by a process's life, and a path
+        self._in_vain: dict[str, dict[str, float]] = {}  # by a process's life: keys to be removed, and since when
         self._revoked: set[str] = set()  # keys that a person wanted to end at once
         self._refused: set[str] = set()  # keys of which a change was refused: one that cannot be restored is replaced
         self.not_shown: set[str] = set()  # keys of which a look-up was refused, as if there were no such id
@@ -211,7 +214,7 @@ class Truth:
         asked = key and self._asked.get(key.name)
         if key is None or key.name in intent.made or intent.extending:
             return
-        if asked and asked.life == intent.life and not self._was_published(key):
+        if asked and (asked.life == intent.life or intent.tidying) and not self._was_published(key):
             return  # its maker knows best that it can never be served
         self.begins_to_change(intent)
         if not intent.sweeping or not intent.trusts_its_clock:
@@ -243,6 +246,9 @@ class Truth:
         self._serve(place, by_hand=intent.by_person or old_counter, rolled_back=intent.by_person)
         key = place.served
         asked = self._asked.get(key.name) if key else None
+        of_a_pass = not (intent.sweeping or intent.by_person) and key is not None and key.text not in before.values()
+        if key and of_a_pass and (asked is None or asked.path != path):
+            self.break_(ANOTHERS, f"{key.id} ({key.name}) in {path}")
         if key and asked and not intent.sweeping and key.id not in self._extended:
             ends = key.expires_at
             if ends is None or ends > asked.until + self._rounded:
@@ -368,7 +374,7 @@ class Truth:
         if intent.disturbed or intent.by_person or intent.outdated:
             return
         place = self.places[intent.path]
-        self._judge_strays(intent, error)
+        self._note_strays(intent, error)
         if place.foreign or place.forged or place.touched_at >= intent.since or not intent.trusts_its_clock:
             return
         if intent.scheduled and not intent.leads:
@@ -380,17 +386,29 @@ class Truth:
         if error is None and not two_fields:
             self._judge_superseded(place, intent)
 
-    def _judge_strays(self, intent: Intent, error: RotatorError | None) -> None:
-        """Nothing went wrong but, perhaps, that a create was not answered: then what it made is gone again."""
-        if error is not None and not isinstance(error, ProviderOutcomeUnknown):
+    def _note_strays(self, intent: Intent, error: RotatorError | None) -> None:
+        """Nothing went wrong but, perhaps, that a create was not confirmed: what it made is to be removed soon."""
+        if error is not None and not isinstance(error, ProviderError):
             return
         for key in self._vendor.living():
             answered = intent.made.get(key.name)
             if answered is None or self._vendor.made_at(key) > answered or key.id in self.came_late:
                 continue
-            if self._vendor.removed_at >= answered:
-                continue  # a list of several pages has lost a key where another was removed
             if not self._was_published(key):
+                self._in_vain.setdefault(intent.life, {})[key.id] = answered
+
+    def tidied(self, intent: Intent) -> None:
+        """A process has looked for the keys that it had made in vain."""
+        noted = self._in_vain.pop(intent.life, {})
+        shown = self._store.monotonic() - intent.since + self._vendor.shown_after
+        late = {key_id for key_id in noted if self._vendor.age(self._vendor.keys[key_id]) < shown}
+        self._in_vain[intent.life] = {key_id: noted[key_id] for key_id in late}
+        # A list of several pages has lost a key where another was removed.
+        if intent.disturbed or self._vendor.removed_since(intent.since) - noted.keys():
+            return
+        for key_id in noted.keys() - late:
+            key = self._vendor.keys[key_id]
+            if self._vendor.alive(key) and not self._was_published(key):
                 self.break_(IN_VAIN, f"{key.id} ({key.name})")
 
     def _was_published(self, key: IssuedKey) -> bool:
@@ -571,7 +589,8 @@ class Truth:
             if place is None or self._left_alone(place) or key.id in allowed or under_way:
                 continue
             grace_ends = now + place.target.grace_period + self._rounded
-            if self._vendor.made_at(key) >= self.quiet_since and key.expires_at and key.expires_at <= grace_ends:
+            found_at = max(self._vendor.made_at(key), place.ours_at)
+            if found_at >= self.quiet_since and key.expires_at and key.expires_at <= grace_ends:
                 continue  # a sweep has found it by now, and what it gave is not over
             ends = _clock(key.expires_at) if key.expires_at else "never"
             self.break_(LEAKED, f"{key.id}, made for {place.target.path}, still works and ends {ends}")
@@ -603,6 +622,8 @@ class Truth:
         number = self._store.current_version(path)
         kind = place.others.get(number) if data else None
         was_ours = before is not None and not place.foreign and not place.forged
+        if (place.foreign or place.forged) and kind not in ("foreign", "forged"):
+            place.ours_at = self._store.monotonic()
         place.foreign, place.forged = kind == "foreign", kind == "forged"
         if key is not before:
             now = self._store.now()

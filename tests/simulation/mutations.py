@@ -14,6 +14,7 @@ from typing import Any
 
 from rotator import execute, memory, model, plan, publish, rotate, sweep
 from simulation.invariants import (
+    ANOTHERS,
     DROPPED,
     GRACE_CUT,
     HEAPED,
@@ -130,7 +131,7 @@ MUTATIONS = {
         (
             Edit(
                 Rotation._make,
-                "        self._remove_stray(target, name, order)\n        raise\n",
+                "        ports.strays.look_for(target, name, order)\n        raise\n",
                 "        created = ports.provider.create(name, target.parameters, asked)\n",
             ),
         ),
@@ -292,7 +293,32 @@ MUTATIONS = {
     ),
     "nothing settles": Mutation("mixed", (UNSETTLED,), (Edit(sweep.orphans, "elif unsettled(key):", "elif False:"),)),
     "a create that was not answered is forgotten": Mutation(
-        "races", (IN_VAIN,), (Edit(Rotation._make, "self._remove_stray(target, name, order)", "pass"),)
+        "races", (IN_VAIN,), (Edit(Rotation._make, "ports.strays.look_for(target, name, order)", "pass"),)
+    ),
+    "a create that was refused is believed": Mutation(
+        "mixed", (IN_VAIN,), (Edit(Rotation._make, "except ProviderError:", "except ProviderOutcomeUnknown:"),)
+    ),
+    "an answer to a create is believed, whatever its name": Mutation(
+        "mixed", (ANOTHERS,), (Edit(rotate._mismatch, 'created.name not in ("", name)', "False"),)
+    ),
+    "an answer to a create is believed that shows no name": Mutation(
+        "mixed", (ANOTHERS,), (Edit(Rotation._recognise, "not created.name or", ""),)
+    ),
+    "an answer to a create is believed, whatever its id": Mutation(
+        "mixed",
+        (SERVED, GRACE_CUT),
+        (Edit(rotate._mismatch, "any(created.id == record.key_id for record in records)", "False"),),
+    ),
+    "an answer to a create is believed, whatever its text": Mutation(
+        "mixed",
+        (SERVED, GRACE_CUT),
+        (
+            Edit(
+                rotate._mismatch,
+                "has_text or any(created.secret.fingerprint == record.key for record in records)",
+                "False",
+            ),
+        ),
     ),
     "a key whose write was not answered is not offered again": Mutation(
         "mixed", (HEAPED,), (Edit(Rotation.rotate, "self._made_before(observation, action, order) or ", ""),)
@@ -300,7 +326,7 @@ MUTATIONS = {
     "a longer life than asked for is believed": Mutation(
         "mixed",
         (TOO_LONG,),
-        (Edit(Rotation._believe, "answered is None or answered > asked + TOLERANCE", "answered is None"),),
+        (Edit(Rotation._believe, "answered is None or _is_longer(created, asked)", "answered is None"),),
     ),
     "an expiry that was rounded down is left": Mutation(
         "races", (GRACE_CUT,), (Edit(plan.corrected, "shown is None or shown >= asked.until - TOLERANCE", "True"),)

@@ -30,7 +30,7 @@ SIMPLER = (
     *("targets=1", "replicas=1", "workers=1", "hand=0", "commands=0", "outages=0", "skew=0", "wrong=0", "lagging=0"),
     *("queues=0", "leading=0", "hours=0", "extends=0", "adopts=0", "changes=0"),
     *("forced=0", "revoked=0", "kill=0", "freeze=0", "slow=0", "refused=0", "odd_grants=0", "survivors=0"),
-    *("false_refusals=0", "rounds=0", "slow_store=0"),
+    *("false_refusals=0", "mixed_up=0", "rounds=0", "slow_store=0"),
 )
 """Changes that make a schedule easier to read, if it still breaks the same promise."""
 

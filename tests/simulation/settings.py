@@ -72,6 +72,7 @@ class Profile:
     rounds: tuple[int, ...] = (0, 0, 0, 60, -60)  # seconds of which each expiry is made a multiple, up or (-) down
     hidden: tuple[float, ...] = (0.0, 0.0, 20.0)  # seconds in which a new key is in no list, and unknown when looked up
     odd_entries: tuple[int, ...] = (0, 0, 1)  # whether the list has an entry that cannot be read; now and then of ours
+    mixed_up: tuple[float, ...] = (0.0, 0.0, 0.1)  # answers to creates that show another key
 
 
 MIXED = Profile()
@@ -94,6 +95,7 @@ RACES = Profile(
     max_removals=(10,),
     odd_grants=(0.0,),
     false_refusals=(0.0, 0.1),
+    mixed_up=(0.0, 0.1),
 )
 ROLLBACKS = Profile(
     "rollbacks",  # a person who rolls back at the worst moments, and nothing that is stale or late
@@ -160,6 +162,7 @@ class Settings:
     false_refusals: float
     slow_store: int
     rounds: int
+    mixed_up: float
     survivors: int  # 1: the programs go on when nothing goes wrong any more; else all are replaced by new ones
     hidden: float  # drawn last, so that older seeds stay what they were
     odd_entries: int

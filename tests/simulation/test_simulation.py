@@ -20,7 +20,17 @@ BATCHES = [range(start, min(start + BATCH, SCHEDULES)) for start in range(0, SCH
 
 TO_HAPPEN = [
     *("kill", "freeze", "slow", "refused", "unsent", "lost", "late", "stale", "budget", "lagging list", "odd grant"),
-    *("false refusal", "budget queues", "election", "extended", "deployment", "reload", "restart"),
+    *(
+        "false refusal",
+        "mixed-up create",
+        "lists for strays",
+        "budget queues",
+        "election",
+        "extended",
+        "deployment",
+        "reload",
+        "restart",
+    ),
     *("changed: parameters", "changed: extra field", "changed: field", "changed: name", "changed: owner"),
     *("outage", "clock jump", "command", "deed", *MEDDLING.deeds),
     *("rotations", "sweeps", "path_fenced", "key_restored", "key_left_behind", "publish_lost", "versions_destroyed"),

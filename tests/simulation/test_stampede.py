@@ -20,6 +20,7 @@ from rotator.execute import Executor
 from rotator.memory import Memory
 from rotator.model import hash_fraction
 from rotator.ports import Ports
+from rotator.strays import StrayKeys
 from rotator.sweep import Sweeper
 from simulation.fleet import ANSWERS_AFTER, FleetClock
 from simulation.scheduler import Freezable, Scheduler
@@ -80,7 +81,10 @@ class Story:
                 ends[event.target] = datetime.fromisoformat(str(event.fields["expires_at"]))
 
         provider = VendorClient(self.vendor, self.line, "fleet")
-        ports = Ports(provider, StoreClient(store, scheduler.clock, self.line, "fleet"), budget, clock, Random(0), tell)
+        strays = StrayKeys(provider, budget, clock, tell, {})
+        ports = Ports(
+            provider, StoreClient(store, scheduler.clock, self.line, "fleet"), budget, clock, Random(0), tell, strays
+        )
         executor = Executor(OWNER, frozenset(), frozenset(targets), ports, Memory(is_swept=True))
         share = SlidingWindow(max(1, LIMIT // 5), clock, budget)
         sweeper = Sweeper("respan", [(executor, [*targets.values()])], share, frozenset({OWNER}), 5 * HOUR / 60, 10)

@@ -91,7 +91,6 @@ class LaggingVendor(MemoryVendor):
         self.elsewhere: set[str] = (
             set()
         )  # keys of another organisation: not listed, and whatever is asked of them is refused
-        self.removed_at = -1.0  # when a key was last removed
         self.rounds = 0  # seconds, see `Profile.rounds`
 
     def issue(self, name: str, expires_at: datetime | None, granted: datetime | None = None) -> IssuedKey:
@@ -117,8 +116,12 @@ class LaggingVendor(MemoryVendor):
 
     def revoke(self, key_id: str) -> None:
         if key_id in self.keys and not self.keys[key_id].revoked:
-            self._removed[key_id] = self.removed_at = self._time.monotonic()
+            self._removed[key_id] = self._time.monotonic()
         super().revoke(key_id)
+
+    def removed_since(self, then: float) -> set[str]:
+        """The keys that were removed since."""
+        return {key_id for key_id, at in self._removed.items() if at >= then}
 
     def by_text(self, text: object) -> IssuedKey | None:
         return self._texts.get(text)

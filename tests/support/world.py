@@ -40,6 +40,7 @@ from rotator.model import (
     History,
     KeyParameters,
     ListedKey,
+    Record,
     Secret,
     Target,
     UnreadableKey,
@@ -48,6 +49,7 @@ from rotator.model import (
 )
 from rotator.plan import TOLERANCE
 from rotator.ports import Ports
+from rotator.strays import StrayKeys
 from support.told import Heard
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -489,6 +491,8 @@ class World:
         self.events: list[Event] = Heard()
         self.late: list[Callable[[], object]] = []  # effects that were sent and have not landed yet
         self.broken: list[str] = []
+        self.strays: list[StrayKeys] = []  # of each program
+        self._served: dict[str, dict[str, Record]] = {}  # by program
         self._seeds = itertools.count()
         self.at(lambda call: call.operation in ("provider.delete", "provider.set_expiry"), self._watch, times=inf)
 
@@ -500,18 +504,29 @@ class World:
     def executor(self, actor: str = "a", budget_wait: float = 0.0) -> Executor:
         """A program that was just started, and knows nothing."""
         names = frozenset(target.name for target in self.targets)
-        return Executor(OWNER, frozenset(), names, self.ports(actor, budget_wait), Memory(is_swept=True))
+        memory = Memory(served=self._served.setdefault(actor, {}), is_swept=True)
+        return Executor(OWNER, frozenset(), names, self.ports(actor, budget_wait), memory)
 
     def ports(self, actor: str, budget_wait: float = 0.0) -> Ports:
         """All the effects of one program; the budget lets it go after so many seconds."""
+        provider = VendorClient(self.vendor, self.wire, actor)
+        budget = BudgetClient(self.clock, self.wire, actor, budget_wait)
+        served = self._served.setdefault(actor, {})
+        self.strays.append(StrayKeys(provider, budget, self.clock, self._listen, served))
         return Ports(
-            VendorClient(self.vendor, self.wire, actor),
+            provider,
             StoreClient(self.store, self.clock, self.wire, actor),
-            BudgetClient(self.clock, self.wire, actor, budget_wait),
+            budget,
             self.clock,
             random.Random(next(self._seeds)),
             self._listen,
+            self.strays[-1],
         )
+
+    def remove_strays(self, *, at_last: bool = False) -> None:
+        """Every program looks for the keys that it may have made in vain."""
+        for strays in self.strays:
+            strays.remove(at_last=at_last)
 
     def _listen(self, event: Event) -> None:
         self.events.append(event)

@@ -101,6 +101,36 @@ def standby(tmp_path: Path, simulator: Simulator) -> Iterator[Replica]:
     made.installation.close()
 
 
+# --- keys that were made in vain -------------------------------------------------------------------------------------
+
+
+def test_lost_creates_hold_no_worker_and_one_list_looks_for_all(replica: Replica) -> None:
+    """Of an organisation with a hundred pages a list takes a minute, and ten with the budget that is usual."""
+    replica.simulator.faults.add(Fault("drop_after", "create", times=2))
+    replica.work()
+    assert replica.calls() == ["create", "create"], "and both passes have ended"
+    replica.engine.remove_strays()
+    assert replica.calls()[2:] == ["list", "delete", "delete"]
+    assert [key for key in replica.simulator.vendor.keys.values() if key.revoked_at is None] == []
+    replica.engine.remove_strays()
+    assert len(replica.calls()) == 5
+
+
+def test_what_was_made_in_vain_is_removed_before_the_end(replica: Replica) -> None:
+    replica.simulator.faults.add(Fault("drop_after", "create", times=2))
+    replica.work()
+    assert replica.engine.end()
+    assert [key for key in replica.simulator.vendor.keys.values() if key.revoked_at is None] == []
+
+
+def test_what_was_made_in_vain_and_cannot_be_removed_at_the_end_is_reported(replica: Replica) -> None:
+    replica.simulator.faults.add(Fault("drop_after", "create", times=2))
+    replica.work()
+    replica.simulator.faults.add(Fault("refuse", "list", status=500, times=None))
+    assert replica.engine.end()
+    assert len(replica.told(What.KEY_LEFT_BEHIND)) == 2
+
+
 # --- standing by -----------------------------------------------------------------------------------------------------
 
 

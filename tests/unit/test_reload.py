@@ -22,7 +22,7 @@ from rotator.events import Event, What
 from rotator.memory import Offer
 from rotator.metrics import Metrics
 from rotator.model import Record, Secret
-from rotator.plan import SCHEDULED, Reason
+from rotator.plan import SCHEDULED, Order, Reason
 from rotator.providers.respan import RespanProvider
 from rotator.stores.vault import VaultStore
 
@@ -84,6 +84,18 @@ def test_what_is_configured_as_before_is_taken_over(process: Process) -> None:
     assert after.providers == before.providers
     assert after.stores == before.stores
     assert after.budgets["respan"].limit == 7
+
+
+def test_a_reload_looks_for_what_was_made_in_vain_before_it(process: Process) -> None:
+    """And after it, by a pass that had begun before."""
+    process.config["targets"] = {"a": {"path": "apps/a", "store": "file"}}
+    process.config["providers"]["respan"]["probe"] = {"url": "https://probe.test"}
+    before, _ = process.reload()
+    target = process.installation.targets["a"]
+    before.strays["respan"].look_for(target, "before", Order())
+    _, after = process.reload()
+    process.installation.strays["respan"].look_for(target, "after", Order())
+    assert {*after.strays["respan"].waiting} == {"before", "after"}
 
 
 @pytest.mark.parametrize(
