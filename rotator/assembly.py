@@ -27,10 +27,10 @@ from rotator.events import Event, What
 from rotator.execute import Executor
 from rotator.kube import access_in_a_pod
 from rotator.lease import LeaseSettings
-from rotator.memory import Memory, Offer
+from rotator.memory import Kept, Memory
 from rotator.metrics import SUCCESS, Metrics
 from rotator.model import Record, Secret, Target
-from rotator.plan import AT_ONCE, TIDYING, Reason, Seen
+from rotator.plan import AT_ONCE, TIDYING, Reason
 from rotator.ports import Leadership, Listener, Ports
 from rotator.providers.respan import Probe, RespanProvider
 from rotator.rotate import UNPUBLISHED
@@ -72,8 +72,7 @@ class Installation:
         self.clock = clock
         self._environment = environment
         self._metrics = metrics
-        self._seen: dict[str, Mapping[str, Seen]] = predecessor._seen if predecessor else {}
-        self._offers: dict[str, Offer] = predecessor._offers if predecessor else {}
+        self._kept: Kept = predecessor._kept if predecessor else Kept()
         self.connections: int = predecessor.connections if predecessor else configuration.daemon.workers
         self._trusted = {name: _certificates(store) for name, store in configuration.stores.items()}
         self.stores: dict[str, AnyStore] = {}
@@ -126,7 +125,7 @@ class Installation:
                     self.strays[provider],
                     leads,
                 ),
-                Memory(self._seen, self._offers, served[provider], is_swept=is_swept),
+                Memory(self._kept, served[provider], is_swept=is_swept),
                 configuration.sweep.settle,
             )
             for provider in self.providers
@@ -138,9 +137,7 @@ class Installation:
 
     def take_over(self) -> None:
         """Replace the predecessor in what both share: budgets, clock, metrics, and what is remembered of targets."""
-        for name in (self._seen.keys() | self._offers.keys()) - self.targets.keys():
-            self._seen.pop(name, None)
-            self._offers.pop(name, None)  # nobody would offer it any more, and it is a key's text
+        self._kept.keep_only(self.targets)
         for name, provider in self.configuration.providers.items():
             self.budgets[name].limit = provider.requests_per_minute
         self.clock.max_skew = self.configuration.daemon.max_skew

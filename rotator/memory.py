@@ -21,8 +21,8 @@ rules by which it spares a request:
 """
 
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from rotator.model import Entry, KeyName, Record, Scope, Secret, Target, VendorKey
@@ -42,26 +42,34 @@ class Offer:
     unsettled: bool = False  # it was written and that was refused or not answered: it may have landed, or land yet
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What outlives a reload, by target. Everything that was built before and after it shares it, and its lock."""
+
+    seen: dict[str, Mapping[str, Seen]] = field(default_factory=dict)  # what the provider said of keys
+    offers: dict[str, Offer] = field(default_factory=dict)  # keys whose write is unsettled
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def keep_only(self, targets: Collection[str]) -> None:
+        """Forget all other targets: nobody would offer their keys any more, and an offer holds a key's text."""
+        with self.lock:
+            for name in (self.seen.keys() | self.offers.keys()) - set(targets):
+                self.seen.pop(name, None)
+                self.offers.pop(name, None)
+
+
 class Memory:
     """Of the targets of one provider and one store. Safe to be used by many threads."""
 
     def __init__(
-        self,
-        seen: dict[str, Mapping[str, Seen]] | None = None,
-        offers: dict[str, Offer] | None = None,
-        served: dict[str, Record] | None = None,
-        *,
-        is_swept: bool = False,
+        self, kept: Kept | None = None, served: dict[str, Record] | None = None, *, is_swept: bool = False
     ) -> None:
-        """By target, `seen` is what the provider said of keys, and `offers` are keys whose write is unsettled.
-
-        Both may be handed on to a successor. `served` are the records of current keys; all Memories of one provider
+        """`kept` is handed on to a successor. `served` are the records of current keys; all Memories of one provider
         share it. `is_swept`: this process sweeps, too, at its start and from then on;
         `swept` is told what came of one.
         """
-        self.seen = {} if seen is None else seen
-        self.offers = {} if offers is None else offers
-        self._noting = threading.Lock()
+        self.kept = Kept() if kept is None else kept
+        self.seen, self.offers, self._noting = self.kept.seen, self.kept.offers, self.kept.lock
         self._is_swept = is_swept
         self._whole: dict[str, int] = {}  # the version at which a path held no other key of ours; 0: it may hold one
         self._served = {} if served is None else served  # the record of the current key at the last look
@@ -105,7 +113,8 @@ class Memory:
             offer = self.offers.get(name)
             if offer is None or current_version <= offer.base or not (whole or current_version == offer.base + 1):
                 return None
-            del self.offers[name]
+            if self.offers.pop(name, None) is None:
+                return None  # whoever wrote it has settled it meanwhile
         landed = next((entry for entry in observation.entries if entry.key_id == offer.record.key_id), None)
         return (offer, landed) if landed else None
 

@@ -69,8 +69,7 @@ class Program:
         waiting = before.strays.waiting if before else None
         min_age = timedelta(seconds=self.around.settings.settle)
         mine, strays = ports(line, self.clock, f"{self._seed}/{self._lives}", served, min_age, waiting)
-        old = before.executor.memory if before else Memory()
-        memory = Memory(old.seen, old.offers, served, is_swept=self.is_swept)
+        memory = Memory(before.executor.memory.kept if before else None, served, is_swept=self.is_swept)
         settings = self.around.settings
         executor = execute.Executor(read.owner, read.former_owners, names, mine, memory, min_age)
         sweeper = sweep.Sweeper(

@@ -1,14 +1,18 @@
 """What is remembered stands in for reading and asking just where memory.py says. What that saves is tried elsewhere."""
 
+import contextlib
+import threading
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from support.world import HOUR, World, only_newest
 
-from rotator.memory import Memory
-from rotator.model import KeyName, Record, VendorKey
-from rotator.plan import Observation, Order, Seen
+from rotator.memory import Kept, Memory, Offer
+from rotator.model import KeyName, Record, Secret, VendorKey
+from rotator.plan import Observation, Order, Reason, Seen
+from rotator.work import in_threads
 
 ROTATE = Order(rotate=True)
 
@@ -108,11 +112,36 @@ def test_what_was_said_of_a_key_is_forgotten_with_it_and_handed_on_until_then() 
     memory = remembering(observation)
     memory.note(observation, served(observation).key_id, None)
     memory.note(observation, "tk_9999", None)
-    successor = Memory(memory.seen)
+    successor = Memory(memory.kept)
     assert successor.recall(observation) == {served(observation).key_id: Seen(None, at_version=1)}
     assert not successor.newest_may_do(observation.target), "what the path holds is not handed on"
     successor.recall(whole(World()))
     assert memory.recall(observation) == {}
+
+
+class Slow(dict[str, Offer]):
+    """Where two who look at the same time both find it."""
+
+    def __init__(self, offer: Offer, name: str) -> None:
+        super().__init__({name: offer})
+        self.looking = threading.Barrier(2)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        found = super().get(name, default)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self.looking.wait(0.5)
+        return found
+
+
+def test_what_became_of_an_offer_is_reported_once_by_all_that_share_it() -> None:
+    """A pass of before a reload and the first sweep after it both see that the write has landed."""
+    observation = whole(rotated())
+    record, name = served(observation), observation.target.name
+    offer = Offer("respan", 0, record, Secret("key"), Reason.FIRST, ROTATE, unsettled=True)
+    kept = Kept(offers=Slow(offer, name))
+    found = in_threads(2, [Memory(kept), Memory(kept)], lambda memory: memory.settle(observation, whole=True))
+    assert sorted(found, key=bool) == [None, (offer, observation.current)]
+    assert kept.offers == {}
 
 
 # --- when the newest version alone is enough ---

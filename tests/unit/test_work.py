@@ -213,12 +213,12 @@ def test_a_successor_forgets_what_was_seen_of_targets_that_are_gone(rig: Rig) ->
     for name in ("good", "well"):
         for order in (Order(rotate=True), Order(rotate=True)):
             work_on(before, rig.metrics, rig.target(name), order)
-    assert before._seen.keys() == {"good", "well"}
+    assert before.executor(rig.target("good")).memory.seen.keys() == {"good", "well"}
     configuration = replace(before.configuration, targets={"good": rig.target("good")})
     after = Installation(configuration, {}, before.clock, rig.metrics, rig.events.append, before)
     after.take_over()
     after.look_again()
-    assert after._seen.keys() == {"good"}
+    assert after.executor(rig.target("good")).memory.seen.keys() == {"good"}
     after.close()
 
 
