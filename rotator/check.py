@@ -10,8 +10,9 @@ from rotator.assembly import Installation
 from rotator.errors import KubernetesUnavailable, LeaseUnusable, ProviderError, RotatorError, StoreError
 from rotator.kube import ApiServer
 from rotator.lease import RIGHTS, rights
-from rotator.model import Standing, Target, read_version
+from rotator.model import OWNER_LETTERS, KeyName, Standing, Target, UnreadableKey, read_version
 from rotator.notation import format_duration
+from rotator.plan import TIDYING
 from rotator.stores.vault import VaultStore
 from rotator.stores.vault_check import Lifetime, findings, mount_lifetime, path_lifetime
 from rotator.work import adoption_advice
@@ -72,9 +73,17 @@ def _vanishing(target: Target, store: VaultStore, of_mount: Lifetime | None) -> 
 
 
 def _providers(installation: Installation) -> Iterator[OnlineFinding]:
+    owners = {installation.configuration.owner, *installation.configuration.former_owners}
     for name, provider in installation.providers.items():
+        ours = {owner[:OWNER_LETTERS] for owner in owners}
         try:
-            next(provider.pages(partial(installation.budgets[name].take, installation.clock.now())), None)
+            for page in provider.pages(partial(installation.budgets[name].take, TIDYING)):  # all, as a sweep does
+                for key in page:
+                    parsed = KeyName.parse(key.name)
+                    if isinstance(key, UnreadableKey) and parsed is not None and parsed.owner in ours:
+                        message = f"the provider lists a key of ours that cannot be read: {key}"
+                        advice = "Correct the key at the provider, or delete it there if no application uses it."
+                        yield OnlineFinding(f"providers.{name}", message, advice)
         except ProviderError as error:
             yield _failed(f"providers.{name}", error)
 

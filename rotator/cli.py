@@ -414,6 +414,7 @@ def check(
     warnings = configuration.warnings
     findings: list[OnlineFinding] = []
     if online:
+        session.leave_half_of_the_budgets()  # a list has as many pages as the organisation has keys
         with session.progress("checking the paths", len(configuration.targets)) as advance:
             findings = online_findings(session.installation, advance)
     if as_json:

@@ -41,6 +41,7 @@ from rotator.providers.respan_answers import (
 )
 from rotator.scrub import quoted
 
+LIST_PATH = "/api/temporary-keys/"
 MAX_BODY = 2**20  # bytes of an answer, but for a list's
 MAX_PAGE_BODY = 8 * 2**20  # bytes; a bare array holds the whole organisation: 24,000 keys
 MAX_PAGES = 1000
@@ -95,7 +96,7 @@ class RespanProvider:
         deadline: float = 30.0,
     ) -> None:
         self._home = httpx.URL(base_url)
-        self._keys_url = f"{base_url.rstrip('/')}/api/temporary-keys/"
+        self._keys_url = f"{base_url.rstrip('/')}{LIST_PATH}"
         self._errors = Errors(name, base_url)
         self.circuit: Circuit[ProviderCredentialRefused] = Circuit(clock)
         self.outage: Outage[ProviderError] = Outage(clock)
@@ -389,11 +390,16 @@ class RespanProvider:
         return f"{self._keys_url}{quote(key_id, safe='')}/"  # one segment: an older id holds $ + / and =
 
     def _next_url(self, url: str, following: str) -> str:
-        """Where the next page is; only at the configured place, for the organisation key goes there too."""
+        """Where the next page is: the query of `following`, and nothing else of it, at the configured list.
+
+        A vendor behind a proxy names its own scheme, host or path prefix there. The organisation key goes to none of
+        them. What is not the list's path leads elsewhere.
+        """
         found = None
         with suppress(httpx.InvalidURL, ValueError):
             found = httpx.URL(url).join(following)
-        home = (self._home.scheme, self._home.host, self._home.port, b"")
-        if found is None or (found.scheme, found.host, found.port, found.userinfo) != home:
+        if found is None or found.scheme not in ("http", "https") or found.userinfo:
             raise self._errors.elsewhere()
-        return str(found)
+        if not found.path.rstrip("/").endswith(LIST_PATH.rstrip("/")):
+            raise self._errors.elsewhere()
+        return str(httpx.URL(self._keys_url, query=found.query or None))

@@ -274,11 +274,12 @@ class Errors:
         )
 
     def elsewhere(self) -> ProviderUnavailable:
-        """The list's next page is where the organisation key must not be sent."""
+        """The list's next page is no page of the list."""
         return ProviderUnavailable(
-            f"Respan's list goes on elsewhere than at {self.base_url}, where the organisation key is not sent; "
-            "the list is not complete",
-            f"{self._base_url()} must have the scheme, host and port that Respan gives as its own in `next`.",
+            f"Respan's list goes on at another address than that of the list at {self.base_url}, and the organisation "
+            "key is not sent there; the list is not complete, so no key is swept and no lost one found",
+            f"Set {self._base_url()} to Respan's own address, or correct the proxy that answers there: `next` in the "
+            "answer must end in /api/temporary-keys/ and the query of the next page.",
         )
 
     def _base_url(self) -> str:

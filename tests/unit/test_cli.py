@@ -218,6 +218,20 @@ def test_json_also_when_the_store_or_the_provider_is_away(invoke: Invoke, made: 
         assert (ended.status, "targets" in ended.json()) == (3, True)
 
 
+def test_check_online_reads_the_whole_list_as_a_sweep_does(invoke: Invoke, made: Installation) -> None:
+    faults = made.simulator.faults
+    faults.add(Fault("foreign_next", "list", location="https://vendor.example/api/temporary-keys/?page=1&turn=2"))
+    assert invoke("check", "--online").status == 0
+    assert len(made.calls("list")) == 2
+    faults.add(Fault("foreign_next", "list", location="https://vendor.example/other-keys/?page=2"))
+    ended = invoke("check", "--online", "--json")
+    assert ended.status == 3
+    [finding] = ended.json()["findings"]
+    assert finding["where"] == "providers.respan"
+    assert "goes on at another address" in finding["message"]
+    assert "correct the proxy" in finding["advice"]
+
+
 def test_a_store_that_cannot_be_opened_ends_with_3(invoke: Invoke, made: Installation) -> None:
     made.config["stores"]["store"]["file"] = "no-such-folder/store.db"
     for command in ("plan", "check --online", "rotate --all"):

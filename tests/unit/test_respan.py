@@ -904,7 +904,10 @@ def test_next_may_be_relative() -> None:
 @pytest.mark.parametrize(
     "location",
     [
-        "http://{foreign}/api/temporary-keys/",
+        "http://{home}/another-service/",
+        "/another-service/?page=2",
+        "http://u:p@{home}/api/temporary-keys/?page=2",
+        "ftp://{home}/api/temporary-keys/?page=2",
         "//{foreign}/x",
         "https://{home}/x",
         "http://127.0.0.1/x",
@@ -921,7 +924,7 @@ def test_next_may_be_relative() -> None:
         "\\\\{foreign}\\x\n",
     ],
 )
-def test_the_organisation_key_goes_nowhere_else(location: str) -> None:
+def test_the_organisation_key_goes_to_no_other_path(location: str) -> None:
     with rigged() as rig, canned(response(200, [])) as foreign:
         home = rig.sim.url.removeprefix("http://")
         location = location.format(foreign=foreign.url.removeprefix("http://"), home=home, port=home.partition(":")[2])
@@ -934,6 +937,31 @@ def test_the_organisation_key_goes_nowhere_else(location: str) -> None:
         assert "base_url" in error.advice
         assert foreign.heads == []
         assert len(rig.noted.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://{foreign}/api/temporary-keys/?page=2",
+        "https://{foreign}/api/temporary-keys/?page=2",
+        "http://{foreign}/prefix/api/temporary-keys?page=2",
+        "http://{home}.evil.example/api/temporary-keys/?page=2",
+        "?page=2",
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "/respan"])
+def test_of_next_only_the_query_is_followed_so_that_a_proxy_may_stand_between(location: str, prefix: str) -> None:
+    with canned(response(200, [])) as foreign:
+        following = location.format(foreign=foreign.url.removeprefix("http://"), home="127.0.0.1")
+        first = {"results": [{"id": "a"}], "next": following}
+        with answering(response(200, first)) as (_, server, noted), provider_at(server.url + prefix, noted) as provider:
+            pages = provider.pages(lambda: None)
+            next(pages)
+            server.parts = (response(200, {"results": [{"id": "b"}], "next": None}),)
+            assert [key.id for page in pages for key in page] == ["b"]
+            paths = [head.split()[1].decode() for head in server.heads]
+            assert paths == [f"{prefix}/api/temporary-keys/", f"{prefix}/api/temporary-keys/?page=2"]
+        assert foreign.heads == []
 
 
 def test_an_empty_next_ends_the_list() -> None:
