@@ -137,6 +137,8 @@ class Daemon:
             drained = self._engine.end()
             if self._lease is not None and drained:  # else what is under way may still write: let it run out by itself
                 self._lease.stop()
+            if drained:
+                self._installation.close()
         self._tell(Event(What.STOPPED, fields={"drained": drained}))
         # Not by returning: the interpreter would wait for every thread. A job's may wait for an answer that nobody
         # reads any more, and would call it an error that its connection is closed.
@@ -152,7 +154,7 @@ class Daemon:
     # --- signals -----------------------------------------------------------------------------------------------------
 
     def _ends_within(self) -> float:
-        """The seconds that the end may take: to drain, and to give the Lease back."""
+        """The seconds that the end may take: to drain, and to give the Lease and the login back."""
         configuration = self._installation.configuration
         lease = configuration.lease.duration if configuration.lease else timedelta(0)
         return (configuration.daemon.drain + lease).total_seconds() + TO_END

@@ -15,9 +15,10 @@ path "secret/destroy/apps/*" { capabilities = ["update"] }
 # `rotator check --online` asks which of these rights it has. Vault's policy `default` allows it too.
 path "sys/capabilities-self" { capabilities = ["update"] }
 
-# Renewing its own token, and looking how long that lives, are in Vault's policy `default`. Only where the role says
-# token_no_default_policy=true, say it here:
+# Renewing its own token, looking how long that lives, and revoking it at the end are in Vault's policy `default`. Only
+# where the role says token_no_default_policy=true, say it here:
 # path "auth/token/renew-self" { capabilities = ["update"] }
+# path "auth/token/revoke-self" { capabilities = ["update"] }
 # path "auth/token/lookup-self" { capabilities = ["read"] }
 
 # Only where the organisation key is in Vault as well, as api_key = { vault = "secret/respan/org#api_key" }:

@@ -24,7 +24,8 @@ from rotator.notation import VaultReference
 from rotator.ports import Clock, Meter
 from rotator.scrub import register
 from rotator.stores.vault_answers import DESTROY, METADATA, MOUNT, PROVE, READ, WRITE, Answer
-from rotator.stores.vault_client import Request, VaultClient
+from rotator.stores.vault_client import VaultClient
+from rotator.stores.vault_request import Request
 from rotator.stores.vault_wire import VaultSettings
 
 NEVER_CURRENT = 2**31 - 1  # a version that no path has, so that a write after it is tried by all rules and then refused

@@ -59,6 +59,7 @@ READ = Operation("read", "read", _ON_DATA)
 PROVE = Operation("prove", "try a write to", _ON_DATA)
 WRITE = Operation("write", "write to", _ON_DATA, changes=True)
 DESTROY = Operation("destroy", "destroy versions through", ("update",), changes=True)
+REVOKE = Operation("revoke", "revoke the token through")
 LOGIN = Operation("login", "log in through")
 RENEW = Operation("renew", "renew the token through")
 MOUNT = Operation("mount", "ask")
@@ -164,9 +165,10 @@ class Answer:
             meaning = _MEANINGS.get(self.status, "Vault answered what was not to be expected")
         return unsettled(operation, path, f"{meaning} ({self.said})")
 
-    def refused_login(self, path: str, *, locks: bool) -> StoreCredentialRefused:
+    def refused_login(self, path: str, hint: str, *, locks: bool) -> StoreCredentialRefused:
         """The error that a refused login is; `locks`: Vault locks the account after a few of them."""
-        advice = (
+        advice = f"{hint} " if hint else ""
+        advice += (
             "Look at the store's auth: the mount, the role, and whether its credentials are still valid. Changed "
             "credentials are tried at once, the same ones after growing waits."
         )
@@ -211,6 +213,24 @@ def unsettled(operation: Operation, path: str, what: str, advice: str = "") -> S
             f"Vault was asked to {operation.verb} {path}, and whether it did is not known: {what}", advice
         )
     return StoreUnavailable(f"Vault did not {operation.verb} {path}, and nothing was changed: {what}", advice)
+
+
+def used_up(error: StoreCredentialRefused, uses: int) -> StoreCredentialRefused:
+    """A refusal of a token that takes so many requests only: its credentials are good."""
+    return StoreCredentialRefused(
+        f"{error.message}: a token of this login is good for {uses} request{'s'[: uses != 1]}, and that was used up",
+        "Set token_num_uses = 0 on the role that rotator logs in with, or give it a token without num_uses: all its "
+        "threads share one token. The credentials themselves work.",
+    )
+
+
+def spent(error: StoreCredentialRefused) -> StoreCredentialRefused:
+    """A refusal of a given token that was only refused a right a moment ago, and was used once."""
+    return StoreCredentialRefused(
+        f"{error.message}: the token was good for one request, as a response-wrapping token is, and is used up",
+        "If it was one, what it held is lost: make another, run `vault unwrap` once, and give rotator the token that "
+        "comes out. A token with num_uses = 1 cannot be used either.",
+    )
 
 
 def limited(operation: Operation, path: str, what: str) -> StoreError:

@@ -8,7 +8,7 @@ from rotator.errors import StorePermissionDenied
 from rotator.notation import parse_go_seconds
 from rotator.stores.vault import VaultStore
 from rotator.stores.vault_answers import CAPABILITIES, DESTROY, METADATA, WRITE, Operation, stanza
-from rotator.stores.vault_client import Request
+from rotator.stores.vault_request import Request
 
 PATHS_PER_REQUEST = 500  # more than that Vault does not answer
 
@@ -37,6 +37,12 @@ def findings(store: VaultStore, paths: Sequence[str]) -> Iterator[Finding]:
     if not paths:
         return
     store.prove_mount(paths[0])
+    if uses := store.client.tokens.uses:
+        yield Finding(
+            "auth/token/lookup-self",
+            f"a token of this login is good for {uses} requests only, and all threads of rotator share one",
+            "Set token_num_uses = 0 on the role, or give rotator a token without num_uses.",
+        )
     wanted = {f"{store.mount}/{kind}/{path}": rights for path in paths for kind, rights in _WANTED.items()}
     asked = list(wanted)
     for start in range(0, len(asked), PATHS_PER_REQUEST):

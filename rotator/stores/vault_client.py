@@ -6,9 +6,10 @@ exceptions, which hold the whole answer, never come to be.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import hvac
 import stamina
@@ -28,33 +29,31 @@ from rotator.errors import (
 from rotator.model import Secret
 from rotator.ports import HELD_BACK, NO_CREDENTIAL, Clock, Meter
 from rotator.scrub import register
-from rotator.stores.vault_answers import HEALTH, LOGIN, RENEW, Answer, Operation, limited, unsettled
+from rotator.stores.vault_answers import (
+    HEALTH,
+    LOGIN,
+    RENEW,
+    REVOKE,
+    Answer,
+    limited,
+    spent,
+    unsettled,
+    used_up,
+)
 from rotator.stores.vault_backoff import Pace, Refusals
 from rotator.stores.vault_login import Grant, Login, LoginRequest, TokenKeeper
+from rotator.stores.vault_request import Request, understood
 from rotator.stores.vault_wire import NoAnswer, Unsendable, VaultSettings, Wire
 
 T = TypeVar("T")
 
 PATIENCE = 10.0  # seconds that one request waits at most while Vault is asked too much
 
+REVOKE_TIMEOUT = 2.0  # seconds, for each part of giving a token back
+
 _retrying = stamina.RetryingCaller(attempts=3, timeout=None, wait_initial=0.1, wait_max=0.5, wait_jitter=0.2).on(
     lambda error: isinstance(error, StoreUnavailable) and not isinstance(error, StoreRateLimited)
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Request(Generic[T]):
-    """One request. `right` is what a policy must allow on `path`; `understand` makes a value of the answer.
-
-    `understand` may trip over an answer that is not what was to be expected, with any error that reading JSON gives.
-    """
-
-    operation: Operation
-    path: str
-    right: str
-    send: Callable[[Any], Answer] = field(repr=False)  # is given an hvac.Client
-    understand: Callable[[Answer], T] = field(repr=False)
-    may_be_absent: bool = False  # whether Vault's 404 is an answer to be understood
 
 
 class VaultClient:
@@ -70,6 +69,7 @@ class VaultClient:
         self._wire = Wire(settings, clock)
         self.circuit: Circuit[StoreError] = Circuit(clock)
         self._logged_in: tuple[Secret, Any] | None = None  # the newest token, and the hvac.Client that sends it
+        self._unproven = ""  # the fingerprint of a given token that may not look itself up, and was not used since
         self._refusals = Refusals(clock)
         self._pace = Pace(clock)
         self.tokens = TokenKeeper(_CountedLogin(settings.login, meter), self, clock)
@@ -111,15 +111,23 @@ class VaultClient:
 
         Only when Vault calls the token invalid is there another login and a second attempt: a 403 was not done.
         """
+        uses = 0
         try:
             token = self.tokens.token()
             answer = self._exchange(request, self._hvac_with(token))
             if answer.says_invalid_token:
+                uses = self.tokens.uses
                 answer = self._exchange(request, self._hvac_with(self.tokens.instead_of(token)))
-            return _understood(request, answer)
-        except (StoreCredentialRefused, StoreSealed) as error:
+            else:
+                self._unproven = ""
+            return understood(request, answer)
+        except StoreSealed as error:
             self.circuit.failed(error)
             raise
+        except StoreCredentialRefused as error:
+            failure = used_up(error, uses) if uses else error
+            self.circuit.failed(failure)
+            raise failure from None
         except StoreUnavailable as error:
             if not request.operation.changes:
                 raise
@@ -144,8 +152,21 @@ class VaultClient:
         return self._wire.peer
 
     def close(self) -> None:
-        """Close the connections. What is under way is answered still; what comes later fails as if Vault were gone."""
+        """Close the connections. What is under way is answered still; what comes later fails as if Vault were gone.
+
+        A token that a login got is revoked, if Vault does that soon: else it would be there for as long as it lives.
+        """
         self._wire.close()
+        token = self.tokens.give_back()
+        if token is None or self.circuit.error is not None:
+            return
+        request = Request(
+            REVOKE, "auth/token/revoke-self", "update", lambda client: client.auth.token.revoke_self(), bool
+        )
+        wire = Wire(replace(self._settings, timeout=min(self._settings.timeout, REVOKE_TIMEOUT)), self._clock)
+        with suppress(StoreError):  # it ends by itself, later
+            self._sent(request, self._hvac(token, wire=wire))
+        wire.close()
 
     def health(self) -> Mapping[str, Any]:
         """What sys/health says, whatever the state; asked without token and namespace, which it would not know."""
@@ -161,7 +182,7 @@ class VaultClient:
             answer = self._exchange(request, self._hvac(None, in_namespace=False))
             if "cluster_id" in answer.body:
                 return answer.body
-            return _understood(request, answer)
+            return understood(request, answer)
 
         return _tried(once)
 
@@ -184,8 +205,8 @@ class VaultClient:
                 request, answer = self._log_in_with(credentials)
                 counted = credentials.locks and answer.status == HTTPStatus.BAD_REQUEST
                 if answer.status in (400, 401, 403, 404) and answer.errors is not None:
-                    raise answer.refused_login(credentials.path, locks=credentials.locks)
-                grant = _understood(request, answer)
+                    raise answer.refused_login(credentials.path, credentials.hint, locks=credentials.locks)
+                grant = understood(request, answer)
         except StoreCredentialRefused as error:
             self._refusals.refused(content, error, counted=counted)
             raise
@@ -220,7 +241,7 @@ class VaultClient:
         answer = self._exchange(request, self._hvac(token))
         if answer.status in (400, 403):
             raise StoreCredentialRefused(f"Vault does not renew the token ({answer.said})")
-        grant = _understood(request, answer)
+        grant = understood(request, answer)
         if grant.lifetime is None:  # a token that never ends is not renewed: this one has nothing left
             raise StoreCredentialRefused("Vault renewed the token by nothing")
         # The same object while it is the same token: by it others know whether theirs was replaced.
@@ -229,17 +250,21 @@ class VaultClient:
     def _look_up(self, token: Secret) -> Grant:
         def understand(answer: Answer) -> Grant:
             data = answer.body["data"]
-            return Grant(
-                token, float(data["ttl"]) or None, data.get("renewable") is True
-            )  # the first root token lacks it
+            renewable = data.get("renewable") is True  # the first root token lacks it
+            return Grant(token, float(data["ttl"]) or None, renewable, int(data.get("num_uses") or 0))
 
         request = Request(
             LOGIN, "auth/token/lookup-self", "read", lambda client: client.auth.token.lookup_self(), understand
         )
         try:
-            return _understood(request, self._exchange(request, self._hvac(token)))
+            return understood(request, self._exchange(request, self._hvac(token)))
         except StorePermissionDenied:
+            self._unproven = token.fingerprint
             return Grant(token, None, False)  # the token is good, and its policy lacks even `default`
+        except StoreCredentialRefused as error:
+            if self._unproven == token.fingerprint:
+                raise spent(error) from None
+            raise
 
     # --- one request -------------------------------------------------------------------------------------------------
 
@@ -359,23 +384,9 @@ def _tried(once: Callable[[], T]) -> T:
     return _retrying(again)
 
 
-def _understood(request: Request[T], answer: Answer) -> T:
-    if not (answer.is_success or (request.may_be_absent and answer.says_absent)):
-        raise answer.refusal(request.operation, request.path, request.right)
-    try:
-        return request.understand(answer)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        pass
-    raise unsettled(
-        request.operation,
-        request.path,
-        f"the answer ({answer.status}) is not what KV version 2 gives; a proxy's, perhaps",
-        "Look at the store's address, and at what answers there.",
-    )
-
-
 def _grant(auth: Mapping[str, Any]) -> Grant:
     if not auth["client_token"]:
         raise ValueError("a login that is not finished, as one that asks for a second factor")
     token = register(Secret(auth["client_token"]))
-    return Grant(token, float(auth["lease_duration"]) or None, auth["renewable"] is True)
+    lifetime, renewable = float(auth["lease_duration"]) or None, auth["renewable"] is True
+    return Grant(token, lifetime, renewable, int(auth.get("num_uses") or 0), is_ours=True)

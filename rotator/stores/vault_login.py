@@ -21,6 +21,15 @@ RETRY_AFTER = 60.0  # seconds at most between two attempts to keep a token that 
 # --- the methods -----------------------------------------------------------------------------------------------------
 
 
+VAULT_TOKENS = ("hvs.", "s.")
+"""How Vault's own tokens begin, of this version and of those before 1.10."""
+
+WRAPPED = (
+    "It looks like a response-wrapping token, which holds the credential and is not the credential: run `vault unwrap` "
+    "once, and put what comes out there."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class LoginRequest:
     """What to POST, and where, to be given a token."""
@@ -35,6 +44,12 @@ class LoginRequest:
     def fingerprint(self) -> str:
         """Of all that is shown: other credentials have another one."""
         return Secret(json.dumps([self.path, dict(self.body), self.proof])).fingerprint
+
+    @property
+    def hint(self) -> str:
+        """What to add to a refusal of a secret that looks like a token of Vault's own, and should be another thing."""
+        looks_odd = self.secret is not None and self.secret.reveal().startswith(VAULT_TOKENS)
+        return WRAPPED if looks_odd else ""
 
 
 class Login(Protocol):
@@ -125,10 +140,19 @@ def _read(file: Path, what: str) -> Secret:
 
 def _checked(text: str, where: str) -> Secret:
     text = text.strip()
+    if text.startswith("{"):
+        raise _not_the_text(text, where)
     if text and all("!" <= character <= "~" for character in text):
         return register(Secret(text))
     fault = "holds characters that cannot be in one" if text else "is empty"
     raise StoreCredentialRefused(f"{where} {fault}; nothing was sent", "Replace it; it is read at every login.")
+
+
+def _not_the_text(text: str, where: str) -> StoreCredentialRefused:
+    """The error for the JSON that `vault … -format=json` prints, or an agent's wrapped sink writes."""
+    if '"wrap_info"' in text or '"wrapped_accessor"' in text or '"creation_path"' in text:
+        return StoreCredentialRefused(f"{where} holds a wrapped answer of Vault in JSON; nothing was sent", WRAPPED)
+    return StoreCredentialRefused(f"{where} holds JSON; nothing was sent", "Put the text alone there.")
 
 
 # --- the token -------------------------------------------------------------------------------------------------------
@@ -141,6 +165,8 @@ class Grant:
     token: Secret
     lifetime: float | None
     renewable: bool
+    uses: int = 0  # how many requests Vault takes with it; 0: no limit is known
+    is_ours: bool = False  # a login of ours got it, and no one else uses it
 
 
 class TokenService(Protocol):
@@ -170,6 +196,7 @@ class TokenKeeper:
         self._clock = clock
         self._lock = threading.Lock()  # held while talking to Vault about the token
         self._held: _Held | None = None
+        self._uses = 0  # of the last token
         self._attempts = 0
         self._failure: StoreError | None = None  # of the last attempt
 
@@ -183,6 +210,16 @@ class TokenKeeper:
         """When the token ends; None without one, or when it never does."""
         held = self._held
         return held.expires_at if held else None
+
+    @property
+    def uses(self) -> int:
+        """How many requests Vault takes with a token of this login; 0 when no limit is known."""
+        return self._uses
+
+    def give_back(self) -> Secret | None:
+        """Forget the token, at the end. Returns one that a login of ours got: it is to be revoked; else None."""
+        held, self._held = self._held, None
+        return held.grant.token if held and held.grant.is_ours else None
 
     def token(self) -> Secret:
         """The token to send. Raises what `TokenService.log_in` raises."""
@@ -248,7 +285,7 @@ class TokenKeeper:
             return False
         if renewed.lifetime is not None and renewed.lifetime < grant.lifetime:
             return False
-        self._hold(renewed)
+        self._hold(replace(renewed, uses=grant.uses, is_ours=grant.is_ours))
         return True
 
     def _log_in(self) -> Grant:
@@ -264,6 +301,7 @@ class TokenKeeper:
         return grant
 
     def _hold(self, grant: Grant) -> None:
+        self._uses = grant.uses
         if grant.lifetime is None:
             self._held = _Held(grant, None, None, None)
             return

@@ -406,3 +406,24 @@ def test_a_login_goes_bad_and_heals(request: pytest.FixtureRequest, tmp_path: Pa
         wait_until(lambda: bool(daemon.events("peer_up")), "Vault to be up again", 12)
         published(daemon, 1)
         assert daemon.stop() == 0
+
+
+def test_commands_and_a_clean_stop_leave_no_token_behind(vault: VaultServer, tmp_path: Path) -> None:
+    """A token that a login got lives for 32 days by default; enough of them bring a Vault down."""
+
+    def logins() -> int:
+        leases = vault.request("LIST", f"sys/leases/lookup/auth/{way.mount}/login")
+        return len(leases.json()["data"]["keys"]) if leases.is_success else 0
+
+    with on_vault(tmp_path, vault) as (rotator, paths):
+        way = AppRole(vault, tmp_path, LEAST_RIGHTS.format(mount=paths.mount))
+        rotate_often(rotator, way.auth)
+        for command in (("check", "--online"), ("rotate", "a"), ("status",), ("run", "--once")):
+            rotator.run(*command, status=0)
+            assert logins() == 0, command
+        daemon = start(rotator)
+        published(daemon, 1)
+        assert logins() == 1, "it is known how to find them"
+        assert daemon.stop() == 0
+        assert logins() == 0
+        assert complaints(daemon) == []

@@ -1,11 +1,14 @@
 """The login: how it is got, kept, and healed, on a real Vault; and its timing, with a clock that the test moves."""
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from support.installation import LEAST_RIGHTS
 from support.process import wait_until
@@ -13,6 +16,7 @@ from support.vault import VaultServer
 from support.vaultstore import MeteredStore, OpenStore, SetClock, assert_hides
 
 from rotator.errors import StoreCredentialRefused, StorePermissionDenied
+from rotator.stores.vault_check import findings
 from rotator.stores.vault_login import (
     AppRoleLogin,
     TokenFileLogin,
@@ -350,3 +354,156 @@ def test_a_token_that_is_not_renewable_is_replaced(
     store.keep_login()
 
     assert operations(store) == ["login", "login"]
+
+
+# --- giving it back --------------------------------------------------------------------------------------------------
+
+
+def is_good(vault: VaultServer, token: str) -> bool:
+    return vault.request("POST", "auth/token/lookup", {"token": token}).is_success
+
+
+def test_a_token_that_a_login_got_is_revoked_at_the_end(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    clock = SetClock()
+    store = open_store(vault.address, mount, approle(vault, policy, tmp_path, token_ttl="60s"), clock)
+    store.history("app")
+    token = store.client.tokens.token().reveal()
+    clock.sleep(41)
+    store.keep_login()  # it is renewed, and is still ours
+    assert is_good(vault, token)
+    store.metered.take()
+
+    store.close()
+
+    assert not is_good(vault, token)
+    assert store.metered.take() == [("revoke", "204")]
+
+
+def test_a_given_token_is_never_revoked(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    token, file = vault.policy_token(policy, ttl="60s"), tmp_path / "token"
+    file.write_text(token)
+    for login in (token, TokenFileLogin(file)):
+        clock = SetClock()
+        store = open_store(vault.address, mount, login, clock)
+        store.history("app")
+        clock.sleep(50)
+        store.keep_login()  # it is renewed, with an answer like that to a login
+        assert operations(store)[-1] == "renew"
+
+        store.close()
+
+        assert operations(store) == []
+        assert is_good(vault, token)
+
+
+def test_a_refusal_to_revoke_is_no_error(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    for parameters in ({"token_no_default_policy": True}, {"token_type": "batch"}):
+        store = open_store(vault.address, mount, approle(vault, policy, tmp_path, **parameters))
+        store.history("app")
+        store.metered.take()
+        store.close()
+        [(operation, status)] = store.metered.take()
+        assert operation == "revoke"
+        assert status in ("400", "403")
+
+
+# --- odd credentials -------------------------------------------------------------------------------------------------
+
+
+def test_a_login_whose_tokens_are_soon_used_up_is_named(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    """Of eight threads with one token of three uses most are refused, and so is what they do next."""
+    store = open_store(vault.address, mount, approle(vault, policy, tmp_path, token_num_uses=3))
+    [found] = [finding for finding in findings(store, ["app"]) if "requests only" in finding.message]
+    assert "token_num_uses = 0" in found.advice
+    errors: list[StoreCredentialRefused] = []
+
+    def ask(number: int) -> None:
+        try:
+            store.history(f"app-{number}")
+        except StoreCredentialRefused as error:
+            errors.append(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(64)))
+
+    assert errors
+    for error in errors:
+        assert "good for 3 requests, and that was used up" in error.message
+        assert "token_num_uses = 0" in error.advice
+        assert "Replace the credentials" not in error.advice
+
+
+def test_a_given_token_that_is_used_up_is_named(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore
+) -> None:
+    store = open_store(vault.address, mount, vault.policy_token(policy, num_uses=4))
+
+    def use_up() -> None:
+        for _ in range(4):
+            store.history("app")
+
+    with pytest.raises(StoreCredentialRefused, match="that was used up") as raised:
+        use_up()
+    assert "num_uses" in raised.value.advice
+
+
+def wrapped(vault: VaultServer, path: str, body: object = None) -> dict[str, str]:
+    """The answer to a request whose answer is wrapped."""
+    headers = {"X-Vault-Token": vault.root_token, "X-Vault-Wrap-TTL": "60s"}
+    answer = httpx.post(f"{vault.address}/v1/{path}", headers=headers, json=body, trust_env=False)
+    made: dict[str, str] = answer.raise_for_status().json()
+    return made
+
+
+def test_a_wrapped_secret_id_is_recognised(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    login = approle(vault, policy, tmp_path)
+    role = next(name for name in vault.request("LIST", "auth/approle/role").json()["data"]["keys"])
+    answer: Any = wrapped(vault, f"auth/approle/role/{role}/secret-id")
+    for content, words in (
+        (answer["wrap_info"]["token"], "refused the login"),
+        (json.dumps(answer), "holds a wrapped answer of Vault in JSON"),
+        (json.dumps(answer["wrap_info"]), "holds a wrapped answer of Vault in JSON"),
+    ):
+        login.secret_id_file.write_text(content)
+        with pytest.raises(StoreCredentialRefused, match=words) as raised:
+            open_store(vault.address, mount, login).keep_login()
+        assert "`vault unwrap`" in raised.value.advice
+        assert_hides(raised.value, answer["wrap_info"]["token"])
+    login.secret_id_file.write_text('{"secret_id": "x"}')
+    with pytest.raises(StoreCredentialRefused, match="holds JSON"):
+        open_store(vault.address, mount, login).keep_login()
+
+
+def test_a_wrapping_token_as_the_token_is_recognised(
+    vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    answer: Any = wrapped(vault, "auth/token/create", {"policies": [vault.new_policy(policy)]})
+    file.write_text(answer["wrap_info"]["token"])
+    store = open_store(vault.address, mount, TokenFileLogin(file))
+    with pytest.raises(StoreCredentialRefused, match="response-wrapping token") as raised:
+        store.history("app")
+    assert "`vault unwrap`" in raised.value.advice
+    assert_hides(raised.value, answer["wrap_info"]["token"])
+
+
+def test_a_token_without_the_default_policy_that_ends_is_not_taken_for_a_wrapping_one(
+    vault: VaultServer, mount: str, open_store: OpenStore
+) -> None:
+    token = vault.policy_token(LEAST_RIGHTS.format(mount=mount))
+    store = open_store(vault.address, mount, token)
+    store.history("app")
+    revoke(vault, token)
+    with pytest.raises(StoreCredentialRefused, match="invalid") as raised:
+        store.history("app")
+    assert "wrapping" not in raised.value.message
