@@ -80,6 +80,14 @@ class SystemClock:
         """By how much `now` is ahead of the peer that is furthest behind; 0 at least."""
         return max([timedelta(0), *(skew - self._wrong_by for skew in self.skews.values())])
 
+    def disputed_by(self) -> timedelta:
+        """How far `now` is ahead of all peers that have answered, if it agrees with none; negative if it is behind.
+
+        Of several that differ, the one whose time is the latest counts. 0 while one agrees, or none has answered.
+        """
+        skews = [skew - self._wrong_by for skew in self.skews.values()]
+        return min(skews) if skews and min(map(abs, skews)) > self.max_skew else timedelta(0)
+
     def stop(self) -> None:
         """End every sleep, now and from now on."""
         self._stopped.set()

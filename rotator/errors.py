@@ -2,6 +2,7 @@
 
     RotatorError
     ├── ConfigurationError            what the files say cannot be run; lists every problem at once
+    ├── NoKeyByThisClock              every upstream contradicts the clock, and the served key can wait
     ├── ClockDisagrees                this machine's clock and the others' differ: nothing is ended by it
     ├── LeaseUnusable                 it is not known which Lease, or as whom
     ├── KubernetesUnavailable         the API server gave no answer that can be used
@@ -33,6 +34,7 @@ exception. No message ever holds a key, a token or a request's body.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import ClassVar
 
 
@@ -77,6 +79,22 @@ class ClockDisagrees(RotatorError):
         super().__init__(
             "this machine's clock does not agree with the provider's or the store's, so no key was ended by it",
             "Look at rotator_clock_skew_seconds, and mend the clock that is off; keys go on being renewed meanwhile.",
+        )
+
+
+class NoKeyByThisClock(RotatorError):
+    """A new key is due, and every upstream that answered contradicts this machine's clock."""
+
+    needs_a_person = True
+
+    def __init__(self, disputed_by: timedelta) -> None:
+        """`disputed_by` is how far the clock is ahead."""
+        way, how = ("ahead of", "long") if disputed_by > timedelta(0) else ("behind", "short")
+        by = f"{abs(disputed_by).total_seconds():.0f} s"
+        super().__init__(
+            f"this machine's clock is {by} {way} every upstream that answered, so no new key was made: it would live "
+            f"too {how}. The served key still works",
+            "Correct the clock that is wrong. rotator_clock_skew_seconds shows each upstream's.",
         )
 
 

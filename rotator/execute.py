@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from rotator.errors import (
     CasMismatch,
+    NoKeyByThisClock,
     ProviderCredentialRefused,
     ProviderError,
     ProviderRateLimited,
@@ -138,7 +139,7 @@ class Executor:
         clock, vendor = self.ports.clock, dict[str, Seen]()
         scope, history = self.scope(target), read(target.path)
         answered_at = clock.monotonic()
-        observation = Observation(target, scope, history, vendor, clock.trusted(), clock.may_be_ahead(), answered_at)
+        observation = self._timed(Observation(target, scope, history, vendor, answered_at=answered_at))
         if settled := self.memory.settle(observation, whole=whole):
             offer, entry = settled
             tell_of_published(self.ports, observation, offer, entry.number)
@@ -149,7 +150,17 @@ class Executor:
         """Look up at the provider what the plan needs to know of it. Raises `ProviderError`."""
         for record in to_confirm(observation):
             observation = self.look_up(observation, record, self.ports.budget)
-        return observation
+        return self._timed(observation)
+
+    def _timed(self, observation: Observation) -> Observation:
+        """With what is known of the clock by now: each answer may have shown another's time."""
+        clock = self.ports.clock
+        return replace(
+            observation,
+            clock_trusted=clock.trusted(),
+            clock_ahead=clock.may_be_ahead(),
+            clock_disputed_by=clock.disputed_by(),
+        )
 
     def look_up(self, observation: Observation, record: Record, budget: Budget) -> Observation:
         """Ask the provider for one key, whatever was seen of it before. Raises `ProviderError`.
@@ -216,6 +227,8 @@ class Executor:
                 planned(made)
                 action = next((action for action in made.actions if _identity(action) not in tried), None)
                 if action is None or not may_act:
+                    if made.reason is Reason.CLOCK and may_act:
+                        error = error or NoKeyByThisClock(observation.clock_disputed_by)
                     if lost and any(isinstance(left, Rotate) for left in made.actions):
                         error = error or CasMismatch(
                             f"another write to {target.path} came first, and left the same key (a sweep's fence does)",

@@ -51,6 +51,8 @@ class Reason(StrEnum):
     EXPIRING = "expiring"
     REQUESTED = "requested"
     DRIFTED = "drifted"  # the key is not as configured: its parameters, or how long it is said to live
+    MISDATED = "misdated"  # the key was issued in the future: by a clock that was ahead, so it lives too long
+    CLOCK = "clock"  # a new key is due, and is not made while all others contradict this machine's clock
     ADOPTED = "adopted"
     SUPERSEDED = "superseded"
     RESTORED = "restored"  # current again, after it was on its way out
@@ -107,6 +109,7 @@ class Observation:
     vendor: Mapping[str, Seen]  # by key id; only the keys that were looked at
     clock_trusted: bool = True  # else no key is ended because its time is over
     clock_ahead: timedelta = timedelta(0)  # by so much it may be, and so much later is a key ended
+    clock_disputed_by: timedelta = timedelta(0)  # how far `now` is ahead of all that answered; 0 while one agrees
     answered_at: float = 0.0  # monotonic seconds, when the read of the history had been answered
 
     @cached_property
@@ -199,6 +202,12 @@ class Plan:
 REVOKED_WITHIN = timedelta(minutes=1)
 """How long a revoked key lives should it be shortened and not deleted: a vendor may refuse an end that has passed."""
 
+FUTURE = timedelta(minutes=10)
+"""How far ahead of `now` a key may have been issued. Clocks of replicas differ."""
+
+LAST_RESORT = 4
+"""A key that has this part of `renew_before` left is replaced whatever is wrong with the clock."""
+
 NEWCOMER = timedelta(hours=1)
 """How long a path that never held a key may wait for its first one while the budget is short: nobody uses it yet."""
 
@@ -240,7 +249,8 @@ def to_confirm(observation: Observation) -> tuple[Record, ...]:
     name = KeyName.parse(current.record.key_name)
     seen = observation.vendor.get(current.record.key_id)
     as_made = name is not None and name.version == current.number
-    known = as_made or (seen is not None and seen.at_version == current.number)
+    # The provider's answer shows its time as well: with two opinions a wrong clock is corrected.
+    known = (as_made and not observation.clock_disputed_by) or (seen is not None and seen.at_version == current.number)
     superseded = superseded_keys(observation, current)
     unknown = [key.record for key in superseded if not _is_known(observation, key)]
     return (*(() if known else (current.record,)), *unknown)  # the served key first: it may not have long to live
@@ -253,12 +263,16 @@ def plan(
     current = observation.current
     held_since = _rolled_back_at(observation)
     ahead = order.ahead if held_since is None else timedelta(0)
-    facts = _Facts(observation, current, _renewal(observation, current, held_since), now, order, ahead)
+    theirs = now - observation.clock_disputed_by
+    facts = _Facts(observation, current, _renewal(observation, current, held_since), theirs, order, ahead)
     rotate = next((reason for check in _CHECKS if (reason := check(facts))), None)
     base = observation.history.current_version
 
     if current is not None and current.standing.foreign:
-        adopted = (Rotate(Reason.ADOPTED, base),) if order.adopt or observation.target.adopt else ()
+        adopt = order.adopt or observation.target.adopt
+        if adopt and observation.clock_disputed_by:
+            return Plan(State.FOREIGN, Reason.CLOCK)
+        adopted = (Rotate(Reason.ADOPTED, base),) if adopt else ()
         return Plan(State.FOREIGN, Reason(current.standing.value), actions=adopted)
     if current is None or current.record is None:
         assert rotate is not None  # noqa: S101 - the first two checks answer for every path without a current key
@@ -267,6 +281,8 @@ def plan(
     drifted = not current.as_configured and held_since is None
     if rotate is None and drifted and (roll_out_at is None or now >= roll_out_at):
         rotate = Reason.DRIFTED
+    held = rotate is not None and _waits_for_the_clock(facts, rotate)
+    rotate = None if held else rotate
     superseded = superseded_keys(observation, current, order, now)
     tidy = [action for key in superseded for action in _tidy(observation, key, now, order)]
     due = facts.renew_at
@@ -274,10 +290,13 @@ def plan(
     later = roll_out_at if drifted and rotate is None and roll_out_at is not None and roll_out_at < due else None
     ends = [seen.key.expires_at for seen in observation.vendor.values() if seen.key and seen.key.expires_at]
     graces = [key.until + observation.clock_ahead for key in superseded]
-    moments = [later or due, current.record.expires_at, *ends, *graces]
+    own_end, shift = current.record.expires_at, observation.clock_disputed_by
+    last_resort = _own_end(observation, current.record) - observation.target.lead / LAST_RESORT
+    renewals = [moment + shift for moment in (due, own_end, last_resort, current.record.issued_at - FUTURE)]
+    moments = [later or due, own_end, *renewals, *ends, *graces]
     return Plan(
-        state=State.MISSING if rotate in (Reason.MISSING, Reason.EXPIRED) else State.DUE if rotate else State.OK,
-        reason=rotate or (Reason.FRESH if later is None else Reason.DRIFTED),
+        state=State.MISSING if rotate in _WITHOUT_A_KEY else State.DUE if rotate or held else State.OK,
+        reason=Reason.CLOCK if held else rotate or (Reason.FRESH if later is None else Reason.DRIFTED),
         current=current.record,
         superseded=tuple(key for key in superseded if not _is_gone(observation, key.record)),
         untrusted=tuple(key.record for key in superseded if _owned(observation, key.record) is False),
@@ -336,6 +355,12 @@ def _cut_for_good(facts: _Facts) -> Reason | None:
     return Reason.DRIFTED if for_good else None
 
 
+def _misdated(facts: _Facts) -> Reason | None:
+    """A key of a clock that was ahead lives as much longer than its `ttl`, and its record looks fresh all that time."""
+    misdated = facts.record and facts.record.issued_at > facts.now + FUTURE
+    return Reason.MISDATED if misdated and not facts.observation.clock_disputed_by else None
+
+
 def _requested(facts: _Facts) -> Reason | None:
     return Reason.REQUESTED if facts.order.rotate else None
 
@@ -350,9 +375,25 @@ _CHECKS: tuple[Callable[[_Facts], Reason | None], ...] = (
     _expired,
     _gone,
     _cut_for_good,
+    _misdated,
     _requested,
     _expiring,
 )
+
+
+_WITHOUT_A_KEY = (Reason.MISSING, Reason.EXPIRED)
+"""Why a key is replaced that does not work, so that nothing is worse than to wait."""
+
+
+def _waits_for_the_clock(facts: _Facts, reason: Reason) -> bool:
+    """Whether the served key works long enough to wait until the clock is corrected, or proves to be right.
+
+    A key that was made by a wrong clock lives too long or too short, and no later look can tell.
+    """
+    record = facts.record
+    if record is None or not facts.observation.clock_disputed_by or reason in _WITHOUT_A_KEY:
+        return False
+    return _own_end(facts.observation, record) - facts.now > facts.observation.target.lead / LAST_RESORT
 
 
 def _rolled_back_at(observation: Observation) -> datetime | None:

@@ -128,6 +128,9 @@ class Clock(Protocol):
     def may_be_ahead(self) -> timedelta:
         """By how much `now` is ahead of the peer that is furthest behind; 0 at least."""
 
+    def disputed_by(self) -> timedelta:
+        """How far `now` is ahead of all peers that have answered, if it agrees with none; negative if it is behind."""
+
 
 class Leadership(Protocol):
     """Which of several replicas acts. It saves work; no promise rests on it."""

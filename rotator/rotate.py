@@ -40,7 +40,7 @@ from rotator.model import (
     timestamp,
 )
 from rotator.plan import SCHEDULED, TIDYING, TOLERANCE, Observation, Order, Reason, Rotate, renew_at
-from rotator.ports import Listener, Ports
+from rotator.ports import Clock, Listener, Ports
 from rotator.publish import publish
 
 TRIES_OUT = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
@@ -103,7 +103,7 @@ class Rotation:
         """Prove that a key can be stored, and create one. None: that is another's to do by now."""
         target = observation.target
         ports = self._ports
-        now = ports.clock.now().replace(microsecond=0)
+        now = earliest_now(ports.clock).replace(microsecond=0)
         asked = now + target.ttl
         unique = "".join(ports.rng.choice(UNIQUE_ALPHABET) for _ in range(UNIQUE_LENGTH))
         name = str(KeyName(self._owner, target.name, observation.scope.place, action.base + 1, unique))
@@ -211,7 +211,7 @@ class Rotation:
                 about = {"reason": reason, "expires_at": timestamp(shown)}
                 tell_of(self._ports, What.KEY_SHORTENED, observation, order, created.id, name, **about)
             answered = shown
-        if answered <= self._ports.clock.now():
+        if answered <= earliest_now(self._ports.clock):
             raise ProviderRequestRefused(
                 f"asked for a key that lives until {timestamp(asked)}, the provider made one that ended at "
                 f"{timestamp(answered)}",
@@ -269,6 +269,14 @@ def _mismatch(created: CreatedKey, name: str, history: History, in_use: Iterable
 
 def _is_longer(created: CreatedKey, asked: datetime) -> bool:
     return created.expires_at is None or created.expires_at > asked + TOLERANCE
+
+
+def earliest_now(clock: Clock) -> datetime:
+    """The time by which a new key's life is counted: the others' where it is earlier than a clock that they contradict.
+
+    A key that lives too long is noticed by nothing. One that would live too short is refused or replaced.
+    """
+    return clock.now() - max(timedelta(0), clock.disputed_by())
 
 
 def is_ours_to_do(ports: Ports, order: Order) -> bool:

@@ -306,6 +306,9 @@ class MachineClock:
     def trusted(self) -> bool:
         return not self.wrong and not (self.off and self.peers)
 
+    def disputed_by(self) -> timedelta:
+        return self._uncorrected if self.peers else timedelta(0)
+
     @property
     def _uncorrected(self) -> timedelta:
         return self.off if len(self.peers) < 2 else timedelta(0)

@@ -55,6 +55,9 @@ class FleetClock:
     def may_be_ahead(self) -> timedelta:
         return timedelta(0)
 
+    def disputed_by(self) -> timedelta:
+        return timedelta(0)
+
     def trusted(self) -> bool:
         return True
 

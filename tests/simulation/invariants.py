@@ -134,6 +134,7 @@ class Truth:
         vendor: LaggingVendor,
         *,
         skew: float = 0.0,
+        wrong: float = 0.0,
         settle: float = 0.0,
         strict: bool = False,
         promises: Collection[str] = (),
@@ -148,6 +149,7 @@ class Truth:
         self._store, self._vendor, self._strict = store, vendor, strict
         self._leeway = TOLERANCE + timedelta(seconds=2 * skew)
         self._rounded = self._leeway + timedelta(seconds=1 + abs(vendor.rounds))
+        self._wrong = timedelta(seconds=wrong)
         self._settled = settle - 2 * skew
         self._asked: dict[str, Asked] = {}  # by a key's name
         self._unsettled: dict[tuple[str, str], Unsettled] = {}  # by a process's life, and a path
@@ -172,6 +174,8 @@ class Truth:
         if intent.made or name in self._asked:
             self.break_(REPEATED, f"a second create in one pass, or of one name, for {intent.path}")
         self._asked[name] = Asked(intent.path, until, intent.life)
+        if until > self._store.now() + self.places[intent.path].target.ttl + self._leeway + self._wrong:
+            self.break_(TOO_LONG, f"{name} was asked for until {_clock(until)}")
         if not intent.proven:
             self.break_(UNPROVEN, f"{name} was asked for, and nobody knows that {intent.path} can be written")
         self._judge_waiting(name, intent)

@@ -331,6 +331,9 @@ MUTATIONS = {
     "an expiry that was rounded down is left": Mutation(
         "races", (GRACE_CUT,), (Edit(plan.corrected, "shown is None or shown >= asked.until - TOLERANCE", "True"),)
     ),
+    "a key's life is counted by a clock that all others contradict": Mutation(
+        "mixed", (TOO_LONG,), (Edit(rotate.earliest_now, "max(timedelta(0), clock.disputed_by())", "timedelta(0)"),)
+    ),
     "a rollback is not held": Mutation(
         "rollbacks", (NOT_HELD,), (Edit(plan._rolled_back_at, "if other else None", "if False else None"),)
     ),

@@ -93,7 +93,14 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
         for letter in "xyz"[: settings.targets]
     )
     truth = Truth(
-        targets, store, vendor, skew=settings.skew, settle=settings.settle, strict=profile.strict, promises=promises
+        targets,
+        store,
+        vendor,
+        skew=settings.skew,
+        wrong=settings.wrong,
+        settle=settings.settle,
+        strict=profile.strict,
+        promises=promises,
     )
     for name in ("somebody's", str(KeyName("prod-eu", targets[0].name, place_of("other", "memory/x"), 1, "a" * 8))):
         truth.strangers.add(vendor.issue(name, START + 1000 * HOUR).id)

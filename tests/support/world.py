@@ -67,6 +67,7 @@ class FakeClock:
         self.wall_jump = timedelta(0)  # how far the wall clock is off the time that passed
         self.is_trusted = True
         self.is_ahead = timedelta(0)
+        self.is_disputed_by = timedelta(0)
 
     def now(self) -> datetime:
         return START + timedelta(seconds=self._elapsed) + self.wall_jump
@@ -85,6 +86,9 @@ class FakeClock:
 
     def trusted(self) -> bool:
         return self.is_trusted
+
+    def disputed_by(self) -> timedelta:
+        return self.is_disputed_by
 
     def advance(self, time: timedelta) -> None:
         self.sleep(time.total_seconds())

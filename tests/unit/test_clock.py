@@ -122,3 +122,17 @@ def test_a_clock_at_the_very_bound_is_not_trusted_and_not_by_turns() -> None:
         says(clock, "vault", (clock.moment - timedelta(seconds=61)).replace(microsecond=0))
         judged.add(clock.trusted())
     assert len(judged) == 1
+
+
+def test_a_clock_is_disputed_while_it_agrees_with_none_that_has_answered() -> None:
+    clock = At()
+    assert clock.disputed_by() == timedelta(0)
+    hour = timedelta(hours=1)
+    clock.heard("vault", format_datetime(NOW - hour, usegmt=True), NOW.timestamp())
+    assert abs(clock.disputed_by() - hour) <= timedelta(seconds=2)
+    clock.heard("api.respan.ai", format_datetime(NOW, usegmt=True), NOW.timestamp())
+    assert clock.disputed_by() == timedelta(0), "one of them agrees"
+    clock.heard("api.respan.ai", format_datetime(NOW + hour, usegmt=True), NOW.timestamp())
+    assert abs(clock.disputed_by() + hour) <= timedelta(seconds=2), "by the time that is the latest"
+    clock.heard("api.respan.ai", format_datetime(NOW - hour, usegmt=True), NOW.timestamp())
+    assert clock.disputed_by() == timedelta(0), "both say the same, so that is the time"
