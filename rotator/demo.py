@@ -127,7 +127,7 @@ class Screen:
             table.add_column(column, no_wrap=True)
         for status in statuses:
             plan = status.plan
-            if plan is None or plan.current is None or plan.renew_at is None:
+            if plan is None or plan.current is None or plan.next_rotation_at is None:
                 table.add_row(status.target.name, status.state.value, "-", "", "", "")
                 continue
             superseded = ", ".join(f"{_short(key.key_id)} for {_seconds(key.until, now)}" for key in plan.superseded)
@@ -135,8 +135,8 @@ class Screen:
                 status.target.name,
                 Text(status.state.value, style="green" if status.state == "ok" else "yellow"),
                 _short(plan.current.key_id),
-                _bar(plan.current.issued_at, plan.renew_at, plan.current.expires_at, now),
-                f"in {_seconds(plan.renew_at, now)}",
+                _bar(plan.current.issued_at, plan.next_rotation_at, plan.current.expires_at, now),
+                f"in {_seconds(plan.next_rotation_at, now)}",
                 Text(superseded, style="yellow"),
             )
         failures = Text(f"{consumer.failures} failed", style="bold red" if consumer.failures else "bold green")

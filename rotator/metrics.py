@@ -322,14 +322,15 @@ def _of_targets(statuses: tuple[TargetStatus, ...], now: datetime, *, each: bool
     )
     yield _first(
         "earliest_rotation_timestamp_seconds",
-        "When the first of all served keys is due for replacement.",
-        (plan.renew_at for plan in plans.values() if plan.renew_at),
+        "When the first of all served keys is replaced.",
+        (plan.next_rotation_at for plan in plans.values() if plan.next_rotation_at),
     )
     yield GaugeMetricFamily(
         "rotator_least_margin_ratio",
         "The least share of the time between its due date and its end that a served key has left; over 1: none is due.",
         value=min(
-            (margin(record.expires_at, plans[name].renew_at, now) for name, record in served.items()), default=None
+            (margin(record.expires_at, plans[name].next_rotation_at, now) for name, record in served.items()),
+            default=None,
         ),
     )
 
@@ -356,9 +357,9 @@ def _of_each(
     )
     yield _gauge(
         "next_rotation_timestamp_seconds",
-        "When the served key is due for replacement.",
+        "When the served key is replaced, for whatever reason comes first.",
         "target",
-        {name: _seconds(plan.renew_at) for name, plan in plans.items()},
+        {name: _seconds(plan.next_rotation_at) for name, plan in plans.items()},
     )
     yield _gauge(
         "superseded_keys",

@@ -228,7 +228,11 @@ def _chosen(statuses: Iterable[TargetStatus], asked: Asked, now: datetime) -> li
     """Those that were asked for, worst first."""
     text = asked.text.lower()
     ranked = [
-        (rank(state, status.expires_at, status.plan.renew_at if status.plan else None, now), status.target.name, status)
+        (
+            rank(state, status.expires_at, status.plan.next_rotation_at if status.plan else None, now),
+            status.target.name,
+            status,
+        )
         for status in statuses
         if (state := status.state) is asked.state or asked.state is None
         if not text or text in _searched(status)
@@ -323,8 +327,8 @@ def _life(status: TargetStatus, now: datetime) -> str:
         return round(100 * min(1.0, max(0.0, (moment - record.issued_at) / life)), 1)
 
     left = record.expires_at - now
-    due = place(plan.renew_at or record.expires_at)
-    graced = place((plan.renew_at or record.expires_at) + status.target.grace_period)
+    due = place(plan.next_rotation_at or record.expires_at)
+    graced = place((plan.next_rotation_at or record.expires_at) + status.target.grace_period)
     at = place(now)
     zones = (
         ("gone", 0.0, at),

@@ -195,8 +195,9 @@ class Plan:
 
     @property
     def next_rotation_at(self) -> datetime | None:
-        """When the current key is replaced, for whatever reason comes first."""
-        return min((at for at in (self.renew_at, self.roll_out_at) if at is not None), default=None)
+        """When the current key is replaced, for whatever reason comes first; to the second, as it is shown."""
+        first = min((at for at in (self.renew_at, self.roll_out_at) if at is not None), default=None)
+        return first.replace(microsecond=0) if first else None
 
 
 REVOKED_WITHIN = timedelta(minutes=1)

@@ -65,7 +65,11 @@ class TargetStatus:
     def is_near_its_end(self, now: datetime) -> bool:
         """Whether more than half of the time in which its key is to be replaced is over: then alerts fire."""
         plan = self.plan
-        return plan is not None and self.expires_at is not None and margin(self.expires_at, plan.renew_at, now) < 0.5
+        return (
+            plan is not None
+            and self.expires_at is not None
+            and margin(self.expires_at, plan.next_rotation_at, now) < 0.5
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The target's part of `status --json`."""
@@ -93,23 +97,23 @@ def status_json(owner: str, at: datetime, targets: Collection[TargetStatus]) -> 
     return {"owner": owner, "at": timestamp(at), "targets": [target.to_json() for target in targets]}
 
 
-def margin(expires_at: datetime, renew_at: datetime | None, now: datetime) -> float:
+def margin(expires_at: datetime, next_rotation_at: datetime | None, now: datetime) -> float:
     """The share of the time between its due date and its end that a served key has left; over 1 before it is due.
 
     Of a key that is due only at its end, as one with no life at all, nothing is a share: it has all or nothing.
     """
-    left, whole = expires_at - now, expires_at - (renew_at or expires_at)
+    left, whole = expires_at - now, expires_at - (next_rotation_at or expires_at)
     return left / whole if whole > timedelta(0) else math.copysign(math.inf, left.total_seconds())
 
 
 def rank(
-    state: State, expires_at: datetime | None, renew_at: datetime | None, now: datetime
+    state: State, expires_at: datetime | None, next_rotation_at: datetime | None, now: datetime
 ) -> tuple[int, float, datetime]:
     """What to sort targets by, worst first: those that are not well, those that are due by their margin, the others."""
     urgency = min(WORST_FIRST.index(state), WORST_FIRST.index(State.DUE))
     if expires_at is None:
         return urgency, -math.inf, now
-    return urgency, min(margin(expires_at, renew_at, now), 1.0), expires_at
+    return urgency, min(margin(expires_at, next_rotation_at, now), 1.0), expires_at
 
 
 # --- what else a daemon knows ----------------------------------------------------------------------------------------

@@ -75,8 +75,8 @@ def _troubles(targets: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _rank(now: datetime, target: dict[str, Any]) -> tuple[object, str]:
-    expires_at, renew_at = _moment(target["expires_at"]), _moment(target["next_rotation_at"])
-    return rank(State(target["state"]), expires_at, renew_at, now), target["name"]
+    expires_at, next_rotation_at = _moment(target["expires_at"]), _moment(target["next_rotation_at"])
+    return rank(State(target["state"]), expires_at, next_rotation_at, now), target["name"]
 
 
 def _cells(target: dict[str, Any]) -> Iterator[str]:

@@ -5,7 +5,7 @@ import hashlib
 import re
 import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -20,10 +20,12 @@ from rotator.errors import (
     StoreSealed,
 )
 from rotator.events import Event, Level, What
+from rotator.metrics import Metrics
 from rotator.model import Entry, Record, Standing
 from rotator.page import LONGEST_TEXT, POLICY, ROWS, Asked, read_query, render
 from rotator.plan import Plan, Reason, Rotate, State, Superseded
-from rotator.status import Known, Replica, Surroundings, TargetStatus, Told
+from rotator.status import Known, Replica, Surroundings, TargetStatus, Told, status_json
+from rotator.statustable import say_status
 
 NOW = START + 10 * HOUR
 ALONE = Surroundings("1.2.3", "", True, "")
@@ -629,6 +631,24 @@ def test_a_key_near_its_end_is_a_trouble_and_stands_before_those_that_end_sooner
     assert shown.one("title").text == "1 trouble · prod-eu · rotator"
     assert "1 served key is near the end" in shown.one("section", class_="troubles").text
     assert list(rows(shown)) == ["late", "short"]
+
+
+def test_the_page_the_command_and_the_metrics_have_one_next_rotation_and_one_rank(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By the plan that was made before changed parameters came due: they come before the key's own renewal."""
+    drifted = well(reason=Reason.DRIFTED, roll_out_at=NOW - 2 * HOUR + timedelta(microseconds=1))
+    short = well(current=record("tk_short", expires=20))
+    targets = status("drifted", drifted), status("short", short)
+    say_status(status_json("prod-eu", NOW, targets), as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == [*rows(page(*targets))] == ["drifted", "short"]
+    metrics = Metrics("0")
+    metrics.watch(lambda: targets, lambda: NOW)
+    shown = datetime.fromisoformat(targets[0].to_json()["next_rotation_at"])
+    told = re.search(r'rotator_next_rotation_timestamp_seconds{target="drifted"} (\S+)', metrics.render().decode())
+    assert told is not None
+    assert float(told[1]) == shown.timestamp()
 
 
 def test_to_stand_by_is_no_trouble() -> None:
