@@ -33,6 +33,7 @@ from rotator.model import Record, Secret, Target
 from rotator.plan import AT_ONCE, TIDYING, Reason
 from rotator.ports import Leadership, Listener, Ports
 from rotator.providers.respan import Probe, RespanProvider
+from rotator.recognition import Recognition
 from rotator.rotate import UNPUBLISHED
 from rotator.scrub import register
 from rotator.stores.sqlite import SqliteStore
@@ -96,6 +97,8 @@ class Installation:
                 metrics.retirement(SUCCESS)
 
         self.tell = listen
+        known: Mapping[str, Recognition] = predecessor._recognitions if predecessor else {}
+        self._recognitions: dict[str, Recognition] = {name: known.get(name) or Recognition() for name in self.providers}
         names = frozenset(configuration.targets)
         served: dict[str, dict[str, Record]] = {provider: {} for provider in self.providers}
         self.strays: dict[str, StrayKeys] = {
@@ -127,6 +130,7 @@ class Installation:
                 ),
                 Memory(self._kept, served[provider], is_swept=is_swept),
                 configuration.sweep.settle,
+                self._recognitions[provider],
             )
             for provider in self.providers
             for store in self.stores

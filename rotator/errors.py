@@ -9,6 +9,7 @@
     │   └── KubernetesRefused           until somebody mends the token, the certificates or the rights
     ├── OwnerUnclear                  a key's name does not tell whose it is, and the store cannot be asked
     ├── TooManyOrphans                more than a person allowed to be tidied away at once
+    ├── ServedKeysUnknown             the provider does not know most of what is served: another organisation's?
     ├── ProviderError
     │   ├── ProviderCredentialRefused   401, 403: the organisation key
     │   ├── ProviderRequestRefused      400, 404, 422: this request, whoever asks
@@ -125,6 +126,21 @@ class TooManyOrphans(RotatorError):
             f"{found} live keys are in no version of their paths, more than max_removals ({limit}): none was touched",
             "Was a path or a mount restored, moved or emptied? `rotator sweep --dry-run` lists them; if they may go, "
             f"`rotator sweep --max-removals {found}` lets them end after a grace period.",
+        )
+
+
+class ServedKeysUnknown(RotatorError):
+    """The provider does not know most served keys, so that something is wrong with what is seen."""
+
+    needs_a_person = True
+
+    def __init__(self, provider: str, unknown: int, served: int) -> None:
+        super().__init__(
+            f"{provider} does not know {unknown} of {served} served keys. None of them was replaced, and the "
+            "applications keep what they have",
+            f"Is the management credential of {provider} (api_key) that of another organisation? Is its list of keys "
+            "empty or filtered? Correct that, and the next sweep goes on. If the keys are really gone, or are to move, "
+            "replace them: `rotator rotate --all`.",
         )
 
 

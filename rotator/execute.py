@@ -44,11 +44,13 @@ from rotator.plan import (
     Rotate,
     Seen,
     SetExpiry,
+    is_gone,
     needed_by,
     plan,
     to_confirm,
 )
 from rotator.ports import Budget, Clock, Ports
+from rotator.recognition import Recognition
 from rotator.rotate import Rotation, is_ours_to_do, left_behind, tell_of, tell_of_published
 
 MAX_AGE = 5.0
@@ -88,8 +90,9 @@ class Executor:
         ports: Ports,
         memory: Memory | None = None,
         min_age: timedelta = timedelta(0),
+        recognition: Recognition | None = None,
     ) -> None:
-        """`names` are those of all configured targets, whatever their store.
+        """`names` are those of all configured targets, whatever their store; `recognition` is the provider's.
 
         A provider may not show a key yet that is younger than `min_age`.
         """
@@ -98,6 +101,7 @@ class Executor:
         self._names = names
         self.ports = ports
         self.memory = memory or Memory()
+        self.recognition = recognition or Recognition()
         self._min_age = min_age
         self._rotation = Rotation(owner, ports, self.memory, min_age)
         self._scopes: dict[str, Scope] = {}
@@ -150,7 +154,7 @@ class Executor:
         """Look up at the provider what the plan needs to know of it. Raises `ProviderError`."""
         for record in to_confirm(observation):
             observation = self.look_up(observation, record, self.ports.budget)
-        return self._timed(observation)
+        return self._doubted(self._timed(observation))
 
     def _timed(self, observation: Observation) -> Observation:
         """With what is known of the clock by now: each answer may have shown another's time."""
@@ -161,6 +165,12 @@ class Executor:
             clock_ahead=clock.may_be_ahead(),
             clock_disputed_by=clock.disputed_by(),
         )
+
+    def _doubted(self, observation: Observation) -> Observation:
+        """A served key that the provider does not know counts as gone only where that is believed."""
+        if not is_gone(observation, self.ports.clock.now()):
+            return observation
+        return replace(observation, gone_is_believed=self.recognition.believes(observation.target.name))
 
     def look_up(self, observation: Observation, record: Record, budget: Budget) -> Observation:
         """Ask the provider for one key, whatever was seen of it before. Raises `ProviderError`.
@@ -223,6 +233,7 @@ class Executor:
                         observation = self.confirm(observation)
                     except ProviderError as failure:
                         error = error or failure
+                observation = self._doubted(observation)
                 made = plan(observation, clock.now(), order, roll_out_at)
                 planned(made)
                 action = next((action for action in made.actions if _identity(action) not in tried), None)

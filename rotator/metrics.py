@@ -170,6 +170,7 @@ class Metrics:
             self._rotations.labels(provider, reason.value, outcome)
         asked.providers = {name: meter for name, meter in asked.providers.items() if name in providers}
         asked.budgets = {name: used for name, used in asked.budgets.items() if name in providers}
+        asked.unknown = {name: number for name, number in asked.unknown.items() if name in providers}
         asked.stores = {name: meter for name, meter in asked.stores.items() if name in stores}
         asked.tokens = {name: expires_at for name, expires_at in asked.tokens.items() if name in stores}
         for meter in (*asked.providers.values(), *asked.stores.values()):
@@ -190,6 +191,10 @@ class Metrics:
         for orphan in orphans:
             if orphan.outcome is not Outcome.LEFT:
                 self._orphans.labels(orphan.outcome.value).inc()
+
+    def unknown_served_keys(self, provider: str, number: int) -> None:
+        """A sweep found so many served keys that the provider does not know, and left them alone."""
+        self._asked.unknown = {**self._asked.unknown, provider: number}
 
     def swept(self, at: datetime) -> None:
         """Every provider's keys were swept, and all was done that was to be done."""
@@ -250,6 +255,7 @@ class _Asked(Collector):
     tokens: Mapping[str, Callable[[], datetime | None]] = field(default_factory=dict)
     providers: Mapping[str, "_Meter"] = field(default_factory=dict)
     stores: Mapping[str, "_Meter"] = field(default_factory=dict)
+    unknown: Mapping[str, int] = field(default_factory=dict)
     skews: Callable[[], Mapping[str, timedelta]] = dict
     peers: Callable[[], Mapping[str, object]] = dict
     leads: Callable[[], bool] = lambda: True
@@ -266,6 +272,12 @@ class _Asked(Collector):
             "The share of a provider's requests for the last minute that was sent.",
             "provider",
             {name: used() for name, used in self.budgets.items()},
+        )
+        yield _gauge(
+            "served_keys_unknown",
+            "Served keys that a provider does not know, so many that none is replaced; 0 while there are fewer.",
+            "provider",
+            {name: float(number) if leads else 0.0 for name, number in self.unknown.items()},
         )
         yield _gauge(
             "store_token_expiry_timestamp_seconds",

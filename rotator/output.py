@@ -303,6 +303,7 @@ def sweep_json(swept: Swept) -> dict[str, Any]:
         "unclaimed": [_key_json(key) for key in swept.unclaimed],
         "unclear": [_key_json(key) for key in swept.unclear],
         "others": swept.others,
+        "unknown": [target.name for target in swept.unknown],
         "failed": errors,
         "error": scrub_lines(swept.error.message) if swept.error else None,
     }
@@ -326,6 +327,8 @@ def sweep_lines(swept: Swept) -> Iterator[str]:
     for key in swept.unclear:
         whose = "of no configured target, or of another installation whose owner begins with the same letters"
         yield f"{swept.provider}: {key.id} ({key.name}) is {whose}: left alone, {_end(key.expires_at)}"
+    for target in swept.unknown:
+        yield f"{target.name}: {swept.provider} does not know the served key: left alone"
     for name, error in swept.failed.items():
         yield f"{name}: not swept: {error.message}"
         if error.advice:

@@ -47,6 +47,7 @@ class Reason(StrEnum):
     FIRST = "first"  # the path is absent
     DELETED = "deleted"  # the path's newest version is deleted or destroyed
     MISSING = "missing"  # the provider does not have the served key any more
+    UNRECOGNISED = "unrecognised"  # nor most others: it is more likely another organisation, and a person decides
     EXPIRED = "expired"
     EXPIRING = "expiring"
     REQUESTED = "requested"
@@ -111,6 +112,7 @@ class Observation:
     clock_ahead: timedelta = timedelta(0)  # by so much it may be, and so much later is a key ended
     clock_disputed_by: timedelta = timedelta(0)  # how far `now` is ahead of all that answered; 0 while one agrees
     answered_at: float = 0.0  # monotonic seconds, when the read of the history had been answered
+    gone_is_believed: bool = True  # else a served key that the provider does not know is not replaced
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
@@ -257,6 +259,15 @@ def to_confirm(observation: Observation) -> tuple[Record, ...]:
     return (*(() if known else (current.record,)), *unknown)  # the served key first: it may not have long to live
 
 
+def is_gone(observation: Observation, now: datetime) -> bool:
+    """Return whether the provider has said that the served key does not work, since it is served."""
+    current = observation.current
+    seen = observation.vendor.get(current.key_id or "") if current else None
+    if current is None or seen is None or seen.at_version != current.number:
+        return False
+    return seen.key is None or (seen.key.expires_at is not None and seen.key.expires_at <= now)
+
+
 def plan(
     observation: Observation, now: datetime, order: Order = SCHEDULED, roll_out_at: datetime | None = None
 ) -> Plan:
@@ -295,9 +306,13 @@ def plan(
     last_resort = _own_end(observation, current.record) - observation.target.lead / LAST_RESORT
     renewals = [moment + shift for moment in (due, own_end, last_resort, current.record.issued_at - FUTURE)]
     moments = [later or due, own_end, *renewals, *ends, *graces]
+    state = State.MISSING if rotate in _WITHOUT_A_KEY else State.DUE if rotate or held else State.OK
+    reason = Reason.CLOCK if held else rotate or (Reason.FRESH if later is None else Reason.DRIFTED)
+    if rotate is None and not observation.gone_is_believed and is_gone(observation, now):
+        state, reason = State.FAILING, Reason.UNRECOGNISED
     return Plan(
-        state=State.MISSING if rotate in _WITHOUT_A_KEY else State.DUE if rotate or held else State.OK,
-        reason=Reason.CLOCK if held else rotate or (Reason.FRESH if later is None else Reason.DRIFTED),
+        state=state,
+        reason=reason,
         current=current.record,
         superseded=tuple(key for key in superseded if not _is_gone(observation, key.record)),
         untrusted=tuple(key.record for key in superseded if _owned(observation, key.record) is False),
@@ -335,11 +350,8 @@ def _unreadable(facts: _Facts) -> Reason | None:
 
 
 def _gone(facts: _Facts) -> Reason | None:
-    seen = facts.record and facts.observation.vendor.get(facts.record.key_id)
-    if not seen or not facts.current or seen.at_version != facts.current.number:
-        return None
-    expires_at = seen.key.expires_at if seen.key else facts.now
-    return Reason.MISSING if expires_at is not None and expires_at <= facts.now else None
+    believed = facts.observation.gone_is_believed
+    return Reason.MISSING if believed and is_gone(facts.observation, facts.now) else None
 
 
 def _expired(facts: _Facts) -> Reason | None:

@@ -12,6 +12,7 @@ published in between is found there. What is an orphan is judged by `orphans`, w
   with what we see.
 - A served key that the list lacks, or shows as ending early, is looked up by itself. What was learned goes to the
   executor; the targets that need a pass because of it are returned, and replacing and restoring is done there.
+- Where the provider does not know most served keys, none of them is replaced and nothing is tidied away.
 
 Nothing is done about keys whose name is not that of a configured target's path, and nothing on a path that is not ours.
 """
@@ -23,12 +24,14 @@ from enum import StrEnum
 from functools import partial
 from typing import TypeVar
 
+from rotator.doubt import Missing, look_up_each
 from rotator.errors import (
     CasMismatch,
     ClockDisagrees,
     KeyUnreadable,
     ProviderError,
     RotatorError,
+    ServedKeysUnknown,
     StoreError,
     TooManyOrphans,
 )
@@ -57,6 +60,7 @@ from rotator.plan import (
     Rotate,
     corrected,
     cut_short,
+    is_gone,
     on_the_grid,
     plan,
     whole_seconds,
@@ -114,6 +118,7 @@ class Swept:
     error: RotatorError | None = None
     dry_run: bool = False
     stopped: bool = False  # before every target was looked at
+    unknown: tuple[Target, ...] = ()  # the provider does not know their served keys; left alone where it is most
 
     @property
     def complete(self) -> bool:
@@ -238,7 +243,9 @@ class Sweeper:
             executor.memory.swept(complete=not swept.stopped)
         limit = self._max_removals if max_removals is None else max_removals
         to_shorten = sum(orphan.fate is Fate.TO_SHORTEN for orphan in swept.orphans)
-        if to_shorten > limit:
+        if swept.error is not None:
+            swept = _held(swept)
+        elif to_shorten > limit:
             swept = replace(_held(swept), error=TooManyOrphans(to_shorten, limit))
         elif swept.orphans and not self._ports.clock.trusted():
             swept = replace(_held(swept), error=ClockDisagrees())
@@ -263,40 +270,27 @@ class Sweeper:
 
         `unreadable` entries, by place, end what concerns themselves: each target that has one is reported as failed.
         """
-        left = by_place(keys.values())
-        spoilt: dict[str, RotatorError] = {}
+        found = _Compared(keys, unreadable, by_place(keys.values()))
         stopped = False
-        found: list[Orphan] = []
-        to_work: list[Target] = []
-        failed: dict[str, RotatorError] = {}
         for executor, target in self._targets():
             if stopping():
                 stopped = True
                 break
             try:
-                scope = executor.scope(target)
-                mine = [key for place in scope.places for key in left.pop(place, ())]
-                if spoils := [key for place in scope.places for key in unreadable.get(place, ())]:
-                    spoilt[target.name] = KeyUnreadable(target.path, spoils)
-                observation = _read(executor, target, [*mine, *spoils])
-                observation = self._learn(executor, observation, keys, {key.id for key in spoils})
+                self._compare_one(executor, target, found)
             except (StoreError, ProviderError) as error:
-                failed[target.name] = error
+                found.failed[target.name] = error
                 executor.memory.look_closer(target)
-                continue
-            now = self._ports.clock.now()
-            actions = plan(observation, now).actions
-            offer = executor.memory.offers.get(target.name)
-            is_due = any(isinstance(action, Rotate) for action in actions)
-            waiting = offer.record.key_id if offer and is_due else ""  # the next pass of this process writes it
-            found += orphans(observation, mine, now, partial(self._is_on_its_way, waiting))
-            # What only time has made due is the schedule's business.
-            served = observation.current and observation.current.record
-            urgent = any(not isinstance(action, Rotate) or action.reason is Reason.MISSING for action in actions)
-            if urgent or (served and cut_short(observation, served, now)):
-                to_work.append(target)
+        missing = () if stopped else found.missing
+        listed_now = {key.id for key in keys.values() if _lives(key, self._ports.clock.now())}
+        answers = look_up_each(missing, found.served, self._ports.budget, listed_now)
+        failed = {**found.failed, **answers.failed}
+        unknown = (*found.unknown, *answers.unknown)
+        held = self._judge(found, unknown, complete=not failed and not stopped)
+        to_work = {target.name: target for target in (*found.to_work, *answers.to_work)}
+        to_work |= {target.name: target for target in unknown if not held}
         now = self._ports.clock.now()
-        rest = [key for some in left.values() for key in some if key.expires_at is None or key.expires_at > now]
+        rest = [key for some in found.left.values() for key in some if _lives(key, now)]
         named = [(key, name) for key in rest if (name := KeyName.parse(key.name)) and name.owner in self._slugs]
         if failed or stopped:
             named = []  # while a path could not be read, whose they are is not known
@@ -304,14 +298,54 @@ class Sweeper:
         return Swept(
             self.provider,
             len(keys) + sum(map(len, unreadable.values())),
-            tuple(found),
+            tuple(found.orphans),
             unclaimed,
             tuple(key for key, name in named if name.may_be_cut),
             len(rest) - len(unclaimed) + len(unreadable.get("", ())),
-            tuple(to_work),
-            {**spoilt, **failed},
+            tuple(to_work.values()),
+            {**found.spoilt, **failed},
+            ServedKeysUnknown(self.provider, len(unknown), found.served) if held else None,
             stopped=stopped,
+            unknown=unknown if held else (),
         )
+
+    def _compare_one(self, executor: Executor, target: Target, found: "_Compared") -> None:
+        places = executor.scope(target).places
+        mine = [key for place in places for key in found.left.pop(place, ())]
+        if spoils := [key for place in places for key in found.unreadable.get(place, ())]:
+            found.spoilt[target.name] = KeyUnreadable(target.path, spoils)
+        observation = _read(executor, target, [*mine, *spoils])
+        record, now = _served(observation), self._ports.clock.now()
+        lives = record is not None and record.expires_at > now
+        known = record and found.keys.get(record.key_id)
+        is_recognised = bool(spoils) or any(key is not known and _lives(key, now) for key in mine)
+        is_missing = lives and not is_recognised and not (known and _lives(known, now))
+        if is_missing:
+            found.missing.append((executor, target))
+        else:
+            observation = self._learn(executor, observation, found.keys, {key.id for key in spoils})
+        now = self._ports.clock.now()
+        found.served += lives
+        if lives and not is_recognised:
+            observation = replace(observation, gone_is_believed=False)  # until all are compared
+        if lives and not is_missing and is_gone(observation, now):
+            (found.gone if is_recognised else found.unknown).append(target)
+        actions = plan(observation, now).actions
+        offer = executor.memory.offers.get(target.name)
+        is_due = any(isinstance(action, Rotate) for action in actions)
+        waiting = offer.record.key_id if offer and is_due else ""  # the next pass of this process writes it
+        found.orphans += orphans(observation, mine, now, partial(self._is_on_its_way, waiting))
+        # What only time has made due is the schedule's business.
+        urgent = any(not isinstance(action, Rotate) or action.reason is Reason.MISSING for action in actions)
+        if urgent or (record and cut_short(observation, record, now)):
+            found.to_work.append(target)
+
+    def _judge(self, found: "_Compared", unknown: Sequence[Target], *, complete: bool) -> bool:
+        """Return whether the served keys that the provider does not know are left alone."""
+        gone, names = ([target.name for target in some] for some in (found.gone, unknown))
+        of_each = {id(executor.recognition): executor.recognition for executor, _ in self._groups}
+        held = [one.compared(gone, names, found.served, complete=complete) for one in of_each.values()]
+        return any(held) and bool(unknown)
 
     def _learn(
         self,
@@ -325,8 +359,7 @@ class Sweeper:
         It proves no more than that, for it may be older than what the path holds, and than what is known of a key. An
         entry that is `unreadable` shows that its key is there.
         """
-        current = observation.current
-        served = current.record if current else None
+        served = _served(observation)
         if served is None:
             return observation
         for entry in observation.entries:
@@ -334,9 +367,10 @@ class Sweeper:
             if key is not None and key.id != served.key_id:
                 observation = executor.memory.note(observation, key.id, key, listed=True)
         key = keys.get(served.key_id)
-        if served.key_id in unreadable:
+        was_gone = is_gone(observation, self._ports.clock.now())  # the credential may have been another one then
+        if served.key_id in unreadable and not was_gone:
             return observation
-        if key is None or (key.expires_at is not None and key.expires_at < served.expires_at - TOLERANCE):
+        if key is None or was_gone or (key.expires_at and key.expires_at < served.expires_at - TOLERANCE):
             return executor.look_up(observation, served, self._ports.budget)
         executor.memory.show(observation.target, observation.scope, key)
         return observation
@@ -458,6 +492,31 @@ class Sweeper:
         if too_old(observation, ports.clock) or unfenced or observation.history.current_version < (fence or 0):
             return None
         return still
+
+
+@dataclass(slots=True)
+class _Compared:
+    """The provider's list, and what a comparison with it has found so far."""
+
+    keys: Mapping[str, VendorKey]  # by id
+    unreadable: Mapping[str, Sequence[UnreadableKey]]  # by place
+    left: dict[str, list[VendorKey]]  # by place, those of paths that were not looked at yet
+    spoilt: dict[str, RotatorError] = field(default_factory=dict)  # targets with an unreadable key
+    orphans: list[Orphan] = field(default_factory=list)
+    to_work: list[Target] = field(default_factory=list)
+    gone: list[Target] = field(default_factory=list)  # their served keys, while the list has others of their paths
+    unknown: list[Target] = field(default_factory=list)  # listed, and yet not found by its id
+    missing: list[Missing] = field(default_factory=list)  # the list has no live key of their paths
+    served: int = 0  # keys that work, by their records
+    failed: dict[str, RotatorError] = field(default_factory=dict)
+
+
+def _served(observation: Observation) -> Record | None:
+    return observation.current.record if observation.current else None
+
+
+def _lives(key: VendorKey, now: datetime) -> bool:
+    return key.expires_at is None or key.expires_at > now
 
 
 def _read(executor: Executor, target: Target, mine: Sequence[ListedKey]) -> Observation:

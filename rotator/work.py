@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from rotator.assembly import Installation
-from rotator.errors import RotatorError
+from rotator.errors import ProviderError, RotatorError
 from rotator.events import Event, Fields, Level, What
 from rotator.execute import Report
 from rotator.logs import unexpected
@@ -129,6 +129,8 @@ def sweep_all(
     complete = True
     for swept in in_threads(len(sweepers), sweepers, sweep, interrupted):
         metrics.orphans(swept.orphans)
+        if not isinstance(swept.error, ProviderError):  # else the list was not read, and nothing is known anew
+            metrics.unknown_served_keys(swept.provider, len(swept.unknown))
         complete = complete and swept.complete
         yield swept
     if complete and not stopping():
@@ -180,6 +182,7 @@ def _counted(swept: Swept) -> Fields:
         "unclaimed": len(swept.unclaimed),
         "others": swept.others,
         "to_work": len(swept.to_work),
+        "unknown": len(swept.unknown),
     }
 
 

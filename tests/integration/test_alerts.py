@@ -56,6 +56,7 @@ def all_metrics() -> dict[str, set[str]]:
     metrics.watch_token("vault", lambda: START)
     metrics.watch_skews(lambda: {"vault": timedelta(0)})
     metrics.provider_meter("respan")("list", "200", 0.1)
+    metrics.unknown_served_keys("respan", 3)
     metrics.store_meter("vault")("read", "200", 0.1)
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(metrics.render().decode()):

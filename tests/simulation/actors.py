@@ -34,6 +34,7 @@ class Life:
     strays: StrayKeys
     due: dict[str, float]  # when each target is looked at next
     under_way: set[str] = field(default_factory=set)
+    forced: set[str] = field(default_factory=set)  # targets that a person wants to be rotated
     failures: int = 0
 
 
@@ -156,6 +157,10 @@ class Replica(Program):
             around.coverage[f"orphan {orphan.fate.value}: {orphan.outcome.value}"] += 1
         if swept.error:
             around.coverage[f"sweep: {type(swept.error).__name__}"] += 1
+        around.truth.compared(life=f"{self.name}/{self._lives}")
+        if around.quiet:  # by then a person has decided that, too
+            life.forced |= {target.name for target in swept.unknown}
+            life.due |= {target.name: around.scheduler.now for target in swept.unknown}
         for target in swept.to_work:  # as the daemon's agenda does
             life.due[target.name] = around.scheduler.now
         around.scheduler.pause(60.0 if around.quiet else 5 + wait * wait * 300)
@@ -175,7 +180,8 @@ class Replica(Program):
             around.scheduler.pause(10.0 if target is None else life.due[target.name] - now)
             return
         life.under_way.add(target.name)
-        report = self.pass_over(target, self._order(draws[0]))
+        report = self.pass_over(target, FORCED if target.name in life.forced else self._order(draws[0]))
+        life.forced.discard(target.name)
         life.under_way.discard(target.name)
         life.failures = life.failures + 1 if report.error else 0
         wait = 5.0 * min(life.failures, 6) if report.error else 2 + draws[1] ** 3 * 300
@@ -482,11 +488,15 @@ class Weather(Happening):
         around, rng = self._around, self._rng
         wait, which, kind, size = rng.random(), rng.random(), rng.random(), rng.random()
         self._count += 1
-        around.outage = ""
+        around.outage, around.blind = "", False
         if around.settings.outages and kind < 0.5 and around.happens(f"weather#{self._count}", "outage"):
             around.outage = ("denied", "sealed", "down", "unwritable")[int(which * 4)]
             around.scheduler.note("(weather)", "outage", around.outage, "")
             return around.scheduler.now + (5 + wait * 60 if size > around.settings.extends else 300 + wait * 900)
+        if around.settings.blind and kind < 0.8 and around.happens(f"weather#{self._count}", "blind"):
+            around.blind = True
+            around.scheduler.note("(weather)", "blind", "", "the vendor knows no key")
+            return around.scheduler.now + 20 + wait * 300
         if around.settings.skew and around.happens(f"weather#{self._count}", "clock jump"):
             clock = self._clocks[int(which * len(self._clocks))]
             clock.ahead = timedelta(seconds=(size - 0.5) * 2 * around.settings.skew)

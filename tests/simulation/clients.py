@@ -94,6 +94,7 @@ class Surroundings:
     without: frozenset[str]  # disturbances that are left out
     configuration: "Configuration"  # the newest
     quiet: bool = False
+    blind: bool = False  # the vendor knows no key, as another organisation's does not
     outage: str = ""  # the store takes no writes: they are "denied", it is "sealed", "down" or "unwritable"
     late: list[Late] = field(default_factory=list)
     intents: dict[str, Intent] = field(default_factory=dict)  # by actor
@@ -503,6 +504,9 @@ class VendorClient:
         around.intent.disturbed |= around.vendor.shown_after > 0
 
         def effect() -> Sequence[ListedKey]:
+            if around.blind:
+                around.intent.disturbed = True
+                return ()
             keys: list[ListedKey] = [*around.vendor.listed(behind, dated=bool(around.settings.dated))]
             if odd < 1 and keys:
                 key = keys[int(odd * len(keys))]
@@ -520,13 +524,19 @@ class VendorClient:
             start += 4
 
     def retrieve(self, key_id: str) -> VendorKey | None:
-        vendor = self.line.surroundings.vendor
-        self.line.surroundings.intent.retrieved.add(key_id)
+        around = self.line.surroundings
+        vendor = around.vendor
+        around.intent.retrieved.add(key_id)
 
         def effect() -> VendorKey | None:
             key = vendor.unrevoked(key_id)
+            if around.blind:
+                around.intent.disturbed = True
+                around.truth.denied.add(key_id)
+                around.truth.not_shown.add(key_id)
+                return None
             if key and not vendor.shows(key):
-                self.line.surroundings.intent.disturbed = True
+                around.intent.disturbed = True
                 return None
             return key.seen() if key else None
 
@@ -536,7 +546,7 @@ class VendorClient:
         try:
             return self.line.call("provider.retrieve", key_id, effect, show)
         except ProviderRequestRefused:
-            self.line.surroundings.truth.not_shown.add(key_id)
+            around.truth.not_shown.add(key_id)
             raise
 
     def set_expiry(self, key_id: str, expires_at: datetime) -> VendorKey | None:

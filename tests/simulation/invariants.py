@@ -31,6 +31,7 @@ REPEATED = "a create was repeated blindly"
 HEAPED = "a key was made while another one of the same process was waiting to be written"
 IN_VAIN = "a key that was made in vain was left, and nothing was in the way of removing it"
 NEEDLESS = "a key was replaced that was not due"
+MASS = "most served keys were replaced because the vendor did not know them"
 NOT_HELD = "what a person had rolled back to was replaced at once"
 TOO_LONG = "a key is served that lives longer than was asked for"
 DEAD = "a key was published that was asked for with an end in the past"
@@ -157,6 +158,8 @@ class Truth:
         self._revoked: set[str] = set()  # keys that a person wanted to end at once
         self._refused: set[str] = set()  # keys of which a change was refused: one that cannot be restored is replaced
         self.not_shown: set[str] = set()  # keys of which a look-up was refused, as if there were no such id
+        self.denied: set[str] = set()  # keys that a look-up did not find, though they are there
+        self._on_its_word: dict[str, set[str]] = {}  # by a process's life: paths whose keys it replaced because of that
         self._prolonged: dict[str, float] = {}  # when a key was last given a later end
         self._extended: dict[str, datetime] = {}  # until when, by a person's word
         self.quiet_since = FOR_EVER  # when the last thing went wrong
@@ -283,6 +286,9 @@ class Truth:
         written = self._store.read(place.target.path) or {}
         if key.text in written.values() or key.revoked or key.id in self._refused:
             return
+        if key.id in self.denied:
+            self._judge_mass(place, intent)
+            return
         if key.expires_at is not None and key.expires_at <= self._store.now() + self._leeway:
             return
         if self._prolonged.get(key.id, -1.0) >= place.served_since:
@@ -295,6 +301,20 @@ class Truth:
             return
         held = place.held is not None and due == place.held.until
         self.break_(NOT_HELD if held else NEEDLESS, f"{key.id} of {place.target.path} is due at {_clock(due)}")
+
+    def _judge_mass(self, place: Place, intent: Intent) -> None:
+        """A key that works was replaced because a look-up did not find it: between two sweeps that is done once."""
+        due = self._due(place, place.served) if place.served else None
+        if due is None or self._store.now() + self._rounded >= due:
+            return
+        paths = self._on_its_word.setdefault(intent.life, set())
+        paths.add(place.target.path)
+        if len(paths) > 1 and 2 * len(paths) > len(self.places):
+            self.break_(MASS, f"{', '.join(sorted(paths))}")
+
+    def compared(self, life: str) -> None:
+        """A sweep of this process has come to its end."""
+        self._on_its_word.pop(life, None)
 
     def _due(self, place: Place, key: IssuedKey) -> datetime | None:
         """When this key, served here, is to be replaced; None when it was not made for this path."""
@@ -442,7 +462,7 @@ class Truth:
         for key_id, since in place.superseded.items():
             key = self._vendor.keys[key_id]
             asked = self._asked.get(key.name)
-            if key_id in self._prolonged:
+            if key_id in self._prolonged or key_id in self.denied:
                 continue  # somebody's word that it ends sooner may be remembered, until a sweep
             began = max(place.touched_at, place.revoked_at) + ROUNDING
             known = began < _seconds(since) < intent.since - ROUNDING and now < since + grace - self._leeway

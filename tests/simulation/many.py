@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from simulation.mutations import MUTATIONS, mutated
 from simulation.run import shortest, simulate
-from simulation.settings import MEDDLING, MIXED, RACES, ROLLBACKS, Profile
+from simulation.settings import MEDDLING, MIXED, RACES, ROLLBACKS, STRANGE, Profile
 
-ROUND = (MIXED, RACES, MIXED, MEDDLING, MIXED, MIXED, ROLLBACKS, MIXED)
+ROUND = (MIXED, RACES, MIXED, MEDDLING, MIXED, STRANGE, ROLLBACKS, MIXED)
 
 
 def profile_of(seed: int) -> Profile:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
-from rotator import execute, memory, model, plan, publish, rotate, sweep
+from rotator import execute, memory, model, plan, publish, recognition, rotate, sweep
 from simulation.invariants import (
     ANOTHERS,
     DROPPED,
@@ -22,6 +22,7 @@ from simulation.invariants import (
     IN_VAIN,
     LATE,
     LEAKED,
+    MASS,
     NEEDLESS,
     NOT_HEALED,
     NOT_HELD,
@@ -358,6 +359,15 @@ MUTATIONS = {
     ),
     "what others wrote beside the key is dropped": Mutation(
         "meddling", (DROPPED,), (Edit(rotate.carried_over, "if name in foreign", "if False"),)
+    ),
+    "a provider that knows no key is believed": Mutation(
+        "strange", (MASS,), (Edit(recognition.is_most, "unknown > 1 and 2 * unknown > served", "False"),)
+    ),
+    "a pass believes it though no sweep has compared": Mutation(
+        "strange", (MASS,), (Edit(recognition.Recognition.believes, "self._first == target", "True"),)
+    ),
+    "what was said while most were unknown is believed later": Mutation(
+        "strange", (MASS,), (Edit(Sweeper._learn, "is_gone(observation, self._ports.clock.now())", "False"),)
     ),
     "a field that is not known makes a record unreadable": Mutation(
         "mixed",

@@ -29,7 +29,7 @@ MOST_STEPS = 3000
 SIMPLER = (
     *("targets=1", "replicas=1", "workers=1", "hand=0", "commands=0", "outages=0", "skew=0", "wrong=0", "lagging=0"),
     *("queues=0", "leading=0", "hours=0", "extends=0", "adopts=0", "changes=0"),
-    *("forced=0", "revoked=0", "kill=0", "freeze=0", "slow=0", "refused=0", "odd_grants=0", "survivors=0"),
+    *("blind=0", "forced=0", "revoked=0", "kill=0", "freeze=0", "slow=0", "refused=0", "odd_grants=0", "survivors=0"),
     *("false_refusals=0", "mixed_up=0", "rounds=0", "slow_store=0"),
 )
 """Changes that make a schedule easier to read, if it still breaks the same promise."""
@@ -181,7 +181,7 @@ class _Ending:
     def _be_quiet(self) -> None:
         """Nothing goes wrong any more: what is on its way lands, what is frozen thaws."""
         around = self._around
-        around.quiet, around.outage, around.vendor.shown_after = True, "", 0.0
+        around.quiet, around.outage, around.blind, around.vendor.shown_after = True, "", False, 0.0
         around.truth.quiet_since = around.scheduler.now
         around.scheduler.note("", "quiet", "", "from here on nothing goes wrong")
         while around.late:

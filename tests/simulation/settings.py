@@ -66,6 +66,7 @@ class Profile:
     adopts: tuple[int, ...] = (0, 0, 1)  # whether the first target takes over what it finds
     max_removals: tuple[int, ...] = (10, 10, 1)
     odd_grants: tuple[float, ...] = (0.0, 0.0, 0.1)  # an expiry other than asked, or none
+    blind: tuple[float, ...] = (0.0, 0.0, 1.0)  # of the schedules in which the vendor knows no key for a while
     later: tuple[int, ...] = (0, 0, 1)  # whether one replica is of a later version, whose records say more
     false_refusals: tuple[float, ...] = (0.0, 0.0, 0.05)  # of changes that were done
     slow_store: tuple[int, ...] = (0, 0, 0, 7)  # seconds that each read of a path takes
@@ -122,7 +123,23 @@ EXTENDS = Profile(
     extends=(0.7,),
     changes=(0.0,),
 )
-PROFILES = {profile.name: profile for profile in (MIXED, RACES, ROLLBACKS, MEDDLING, EXTENDS)}
+STRANGE = Profile(
+    "strange",  # for a while the vendor answers as another organisation would, or with an empty list
+    targets=(2, 3),
+    replicas=(1, 2),
+    settle=(0, 30),
+    unknown=(0.0,),
+    stale=(0.0,),
+    slow_store=(0,),
+    odd_entries=(0,),
+    hand=(0.0, 1.0),
+    deeds={"revoke at vendor": 3, "rollback": 1, "restore": 1},
+    commands=(0.0,),
+    outages=(0.0,),
+    changes=(0.0,),
+    blind=(1.0,),
+)
+PROFILES = {profile.name: profile for profile in (MIXED, RACES, ROLLBACKS, MEDDLING, EXTENDS, STRANGE)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +175,7 @@ class Settings:
     adopts: int
     max_removals: int
     odd_grants: float
+    blind: float
     later: int
     false_refusals: float
     slow_store: int

@@ -36,7 +36,7 @@ TO_HAPPEN = [
     *("rotations", "sweeps", "path_fenced", "key_restored", "key_left_behind", "publish_lost", "versions_destroyed"),
     *("key_rolled_back", "rotate: done", "rotate --revoke-now: done", "rotate --adopt: done"),
     *("orphan to-shorten: shortened", "orphan to-shorten: held", "orphan settling: left", "orphan over: removed"),
-    *("sweep: TooManyOrphans", "sweep: ClockDisagrees"),
+    *("sweep: TooManyOrphans", "sweep: ClockDisagrees", "blind", "sweep: ServedKeysUnknown"),
 ]
 """What the schedules have to contain, or their promises are worth nothing."""
 

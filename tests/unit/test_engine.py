@@ -42,7 +42,7 @@ class Replica:
         self.simulator = simulator
         self.leads = leads
         self.events: list[Event] = Heard()
-        metrics = Metrics("0")
+        self.metrics = metrics = Metrics("0")
         respan = {"type": "respan", "base_url": simulator.url, "api_key": {"file": "key"}}
         settings = {
             "owner": "prod",
@@ -363,13 +363,31 @@ def test_a_sweep_has_what_it_finds_worked_on(replica: Replica) -> None:
     replica.work()
     began = time.monotonic()
     wait_until(lambda: time.monotonic() - began > 1, "the keys to be as old as [sweep].settle")
+    replica.simulator.vendor.delete(next(iter(replica.simulator.vendor.keys)))
+    replica.engine.sweep()
+    replica.work()
+    wait_until(lambda: len(replica.told(What.KEY_PUBLISHED)) == 3, "another key")
+    assert {event.fields["reason"] for event in replica.told(What.KEY_PUBLISHED)[2:]} == {"missing"}
+    assert [event.fields["to_work"] for event in replica.told(What.SWEPT)] == [1]
+
+
+def test_most_served_keys_that_are_gone_are_left_to_a_person(replica: Replica) -> None:
+    replica.work()
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() - began > 1, "the keys to be as old as [sweep].settle")
     for key in replica.simulator.vendor.keys.values():
         replica.simulator.vendor.delete(key.id)
     replica.engine.sweep()
-    replica.work()
-    wait_until(lambda: len(replica.told(What.KEY_PUBLISHED)) == 4, "two more keys")
-    assert {event.fields["reason"] for event in replica.told(What.KEY_PUBLISHED)[2:]} == {"missing"}
-    assert [event.fields["to_work"] for event in replica.told(What.SWEPT)] == [2]
+    [failed] = replica.told(What.SWEEP_FAILED)
+    assert failed.level is Level.ERROR
+    assert "does not know 2 of 2" in str(failed.fields["error"])
+    assert [event.fields["unknown"] for event in replica.told(What.SWEPT)] == [2]
+    assert 'rotator_served_keys_unknown{provider="respan"} 2.0' in replica.metrics.render().decode()
+    replica.engine.request(Order(rotate=True, by="signal"))
+    replica.engine.tick()
+    wait_until(lambda: len(replica.told(What.KEY_PUBLISHED)) == 4, "two more keys, as a person asked for")
+    replica.engine.sweep()
+    assert 'rotator_served_keys_unknown{provider="respan"} 0.0' in replica.metrics.render().decode()
 
 
 def test_a_sweep_ends_when_its_replica_ceases_to_lead(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import rotator
 
 PURE = (
     *("model", "plan", "events", "errors", "execute", "rotate", "memory", "publish"),
-    *("revoke", "rollback", "extend", "sweep", "agenda"),
+    *("revoke", "rollback", "extend", "sweep", "agenda", "recognition", "doubt"),
 )
 
 

@@ -39,6 +39,7 @@ PROMISED = {
     "rotator_store_request_duration_seconds": ("histogram", {"store"}),
     "rotator_store_token_expiry_timestamp_seconds": ("gauge", {"store"}),
     "rotator_orphans_total": ("counter", {"outcome"}),
+    "rotator_served_keys_unknown": ("gauge", {"provider"}),
     "rotator_last_sweep_success_timestamp_seconds": ("gauge", set()),
     "rotator_provider_up": ("gauge", {"provider"}),
     "rotator_store_up": ("gauge", {"store"}),
@@ -105,6 +106,7 @@ def busy() -> Metrics:
     metrics.store_meter("vault")("write", "200", 0.01)
     metrics.rotation("respan", Reason.EXPIRING, SUCCESS, 1.5)
     metrics.retirement(SUCCESS)
+    metrics.unknown_served_keys("respan", 3)
     metrics.reload(ok=True)
     return metrics
 
@@ -318,6 +320,18 @@ def test_a_targets_times_come_from_its_plan() -> None:
     assert samples[series("key_issued_timestamp_seconds", target="a")] == START.timestamp()
     assert samples[series("next_rotation_timestamp_seconds", target="a")] == (START + 16 * HOUR).timestamp()
     assert samples[series("superseded_keys", target="a")] == 0
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_served_keys_that_are_unknown_are_told_by_the_replica_that_leads_and_of_providers_that_are_configured(
+    leads: bool,
+) -> None:
+    metrics = Metrics("1")
+    metrics.watch(lambda: (), lambda: NOW, lambda: leads)
+    metrics.unknown_served_keys("respan", 3)
+    assert scrape(metrics)[series("served_keys_unknown", provider="respan")] == (3 if leads else 0)
+    metrics.keep_only((), ())
+    assert series("served_keys_unknown", provider="respan") not in scrape(metrics)
 
 
 def test_states_are_counted_0_included() -> None:

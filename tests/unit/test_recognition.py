@@ -1,0 +1,263 @@
+"""Served keys that a provider does not know: one is replaced at once, and most of them only on a person's word."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from math import inf
+
+import pytest
+from support.world import (
+    HOUR,
+    OWNER,
+    START,
+    MemoryVendor,
+    VendorClient,
+    World,
+    make_target,
+    refuse,
+    unknown,
+)
+
+from rotator.errors import ServedKeysUnknown, StoreUnavailable
+from rotator.events import What
+from rotator.execute import Executor
+from rotator.model import Target
+from rotator.plan import Order, Reason, State
+from rotator.recognition import Recognition, is_most
+from rotator.sweep import Outcome, Sweeper, Swept
+
+
+def running(targets: int = 20) -> tuple[World, Executor]:
+    """A world whose targets all have a key."""
+    world = World(*(make_target(f"t{number:02}") for number in range(targets)))
+    executor = world.executor()
+    for target in world.targets:
+        assert executor.reconcile(target).rotated
+    return world, executor
+
+
+def sweep(world: World, executor: Executor) -> Swept:
+    sweeper = Sweeper("respan", [(executor, world.targets)], executor.ports.budget, frozenset({OWNER}), HOUR / 12, 10)
+    return sweeper.sweep()
+
+
+def work(executor: Executor, targets: Iterable[Target], order: Order | None = None) -> list[str]:
+    """One pass over each; the names of those that got a new key."""
+    reports = [executor.reconcile(target, order or Order()) for target in targets]
+    return [report.target.name for report in reports if report.rotated]
+
+
+def in_another_organisation(world: World) -> Executor:
+    """A process whose management credential is another organisation's, where there is nothing of ours."""
+    other = MemoryVendor(world.clock)
+    for number in range(21):  # the ids of this one are counted, too: none that lives has the id of ours
+        key = other.issue("somebody else's", START + 1000 * HOUR)
+        if number < 20:
+            other.revoke(key.id)
+    executor = world.executor()
+    executor.ports = replace(executor.ports, provider=VendorClient(other, world.wire, "a"))
+    return executor
+
+
+class Blind:
+    """For as long as it is on, the list is empty, and each key is unknown."""
+
+    def __init__(self, world: World) -> None:
+        self.on = True
+        world.at(lambda call: self.on and call.operation == "provider.page", lambda _: (), times=inf)
+        world.at(lambda call: self.on and call.operation == "provider.retrieve", lambda _: None, times=inf)
+
+
+def test_with_another_organisations_credential_no_target_is_moved_there() -> None:
+    world, _ = running()
+    executor = in_another_organisation(world)
+    before = {target.name: world.served(target) for target in world.targets}
+    since = len(world.wire.journal)
+    for _ in range(3):
+        swept = sweep(world, executor)
+        assert isinstance(swept.error, ServedKeysUnknown)
+        assert "20 of 20" in swept.error.message
+        assert "rotator rotate --all" in swept.error.advice
+        assert (swept.to_work, swept.unknown) == ((), world.targets)
+        assert work(executor, world.targets) == []
+    assert {target.name: world.served(target) for target in world.targets} == before
+    assert world.calls("provider.retrieve", since) == ["provider.retrieve"] * 9, "a sample is enough"
+
+
+def test_a_list_that_was_empty_for_a_while_replaces_nothing_then_or_later() -> None:
+    world, executor = running()
+    before = len(world.vendor.keys)
+    blind = Blind(world)
+    for _ in range(3):
+        assert isinstance(sweep(world, executor).error, ServedKeysUnknown)
+        assert work(executor, world.targets) == []
+    blind.on = False
+    for _ in range(2):
+        swept = sweep(world, executor)
+        assert (swept.error, swept.to_work, swept.unknown) == (None, (), ())
+        assert work(executor, world.targets) == []
+    assert len(world.vendor.keys) == before, "what was said meanwhile is not believed afterwards"
+
+
+@pytest.mark.parametrize(
+    ("unknown", "served", "held"),
+    [
+        (0, 0, False),
+        (1, 1, False),
+        (1, 2, False),
+        (2, 2, True),
+        (1, 3, False),
+        (2, 3, True),
+        (2, 4, False),
+        (3, 4, True),
+        (10, 20, False),
+        (11, 20, True),
+    ],
+)
+def test_a_few_keys_that_somebody_deleted_are_replaced_and_most_are_not(unknown: int, served: int, held: bool) -> None:
+    assert is_most(unknown, served) is held
+    if not served:
+        return
+    world, executor = running(served)
+    gone = [key.id for target in world.targets[:unknown] if (key := world.served(target))]
+    for key_id in gone:
+        world.vendor.revoke(key_id)
+    swept = sweep(world, executor)
+    names = [target.name for target in world.targets[:unknown]]
+    assert [target.name for target in swept.to_work] == ([] if held else names)
+    assert isinstance(swept.error, ServedKeysUnknown) is held
+    assert work(executor, world.targets) == ([] if held else names)
+    assert sweep(world, executor).error is None or held
+    assert not world.broken
+
+
+def test_a_person_is_obeyed_and_then_all_is_well() -> None:
+    world, executor = running()
+    for key in [*world.vendor.keys.values()]:
+        world.vendor.revoke(key.id)
+    sweep(world, executor)
+    report = executor.reconcile(world.targets[0], Order(rotate=True, by="command"))
+    assert (report.rotated, report.attempted) == (True, Reason.REQUESTED)
+    assert isinstance(sweep(world, executor).error, ServedKeysUnknown), "19 of 20 still are"
+    assert len(work(executor, world.targets, Order(rotate=True, by="command"))) == 20
+    swept = sweep(world, executor)
+    assert (swept.error, swept.to_work) == (None, ())
+
+
+def test_until_it_is_decided_a_target_is_failing_and_says_why_and_its_key_is_renewed_when_due() -> None:
+    world, executor = running()
+    Blind(world)
+    sweep(world, executor)
+    report = executor.reconcile(world.target)
+    assert report.plan
+    assert (report.plan.state, report.plan.reason, report.plan.actions) == (State.FAILING, Reason.UNRECOGNISED, ())
+    world.clock.advance(17 * HOUR)
+    assert len(work(executor, world.targets)) == 20, "else the applications would be without a key"
+    assert {event.fields["reason"] for event in world.told(What.KEY_PUBLISHED)[20:]} == {Reason.EXPIRING}
+
+
+def fenced(world: World) -> None:
+    """Each path repeats its data, so that a process that begins anew looks each key up."""
+    for target in world.targets:
+        world.store.patch(target.path)
+
+
+def test_without_a_sweep_a_pass_is_believed_once() -> None:
+    """As in `rotator run --once`, which has no list to compare with."""
+    world, _ = running(5)
+    fenced(world)
+    Blind(world)
+    executor = world.executor("other")
+    assert work(executor, world.targets) == ["t00"]
+    assert work(executor, world.targets[1:]) == []
+    assert isinstance(sweep(world, executor).error, ServedKeysUnknown)
+    assert work(executor, world.targets[1:]) == []
+
+
+def test_a_restored_snapshot_is_healed_for_the_provider_recognises_the_paths() -> None:
+    world, executor = running(6)
+    assert len(work(executor, world.targets, Order(rotate=True))) == 6
+    for target in world.targets:
+        assert world.store.rollback(target.path, 1)
+    for number in range(1, 7):
+        world.vendor.revoke(f"tk_{number:04}")
+    swept = sweep(world, world.executor("other"))
+    assert (swept.error, swept.to_work) == (None, world.targets)
+
+
+def test_while_most_are_unknown_no_orphan_is_ended() -> None:
+    world, executor = running(4)
+    lonely = world.vendor.issue(f"{OWNER}.t00.{executor.scope(world.target).place}.1.aaaaaaaa", START + 24 * HOUR)
+    world.clock.advance(HOUR)
+    sweeper = Sweeper("respan", [(executor, world.targets)], executor.ports.budget, frozenset({OWNER}), HOUR / 12, 10)
+    sweeper.sweep(dry_run=True)
+    world.clock.advance(HOUR)
+    for target in world.targets:
+        if key := world.served(target):
+            world.vendor.revoke(key.id)
+    swept = sweeper.sweep()
+    assert isinstance(swept.error, ServedKeysUnknown)
+    assert [(orphan.key, orphan.outcome) for orphan in swept.orphans] == [(lonely.seen(), Outcome.HELD)]
+    assert world.vendor.alive(lonely)
+
+
+def test_a_comparison_that_is_not_complete_decides_nothing_about_the_rest() -> None:
+    world, executor = running(4)
+    Blind(world)
+    assert isinstance(sweep(world, executor).error, ServedKeysUnknown)
+    broken = refuse(StoreUnavailable("no answer"))
+    world.at(lambda call: call.operation == "store.history" and "t03" not in call.subject, broken, times=inf)
+    swept = sweep(world, executor)
+    assert set(swept.failed) == {"t00", "t01", "t02"}
+    assert swept.to_work == ()
+    assert work(executor, world.targets[3:]) == []
+
+
+@pytest.mark.parametrize("answer", ["ended", "refused"])
+def test_what_else_a_provider_may_answer_of_all_keys(answer: str) -> None:
+    """An end in the past is as good as none at all; a refusal says nothing, and is reported."""
+    world, executor = running(4)
+    sweep(world, executor)
+    if answer == "ended":
+        for key in world.vendor.keys.values():
+            key.expires_at = world.clock.now() - HOUR
+        assert isinstance(sweep(world, executor).error, ServedKeysUnknown)
+    else:
+        world.at("provider.page", lambda _: (), times=inf)
+        world.at("provider.retrieve", refuse(unknown("provider.create")), times=inf)
+        assert len(sweep(world, executor).failed) == 4
+    assert work(executor, world.targets) == []
+
+
+def test_a_key_is_looked_up_before_it_counts_as_unknown() -> None:
+    world, executor = running(4)
+    world.at("provider.page", lambda _: (), times=inf)
+    swept = sweep(world, executor)
+    assert (swept.error, swept.to_work, swept.unknown) == (None, (), ())
+
+
+def test_one_that_was_cut_short_and_is_not_listed_is_restored() -> None:
+    world, executor = running(4)
+    world.at("provider.page", lambda _: (), times=inf)
+    key = world.served()
+    assert key
+    key.expires_at = world.clock.now() + HOUR
+    assert sweep(world, executor).to_work == (world.target,)
+    executor.reconcile(world.target)
+    assert key.expires_at == key.granted
+
+
+def test_what_was_decided_holds_until_the_next_comparison() -> None:
+    recognition = Recognition()
+    assert recognition.believes("a")
+    assert recognition.believes("a")
+    assert not recognition.believes("b")
+    assert recognition.compared((), ("a", "b"), 3, complete=True)
+    assert not recognition.believes("a")
+    assert recognition.compared(("c",), ("a",), 3, complete=False)
+    assert recognition.believes("c")
+    assert not recognition.believes("a")
+    assert not recognition.compared((), ("a",), 3, complete=True)
+    assert recognition.believes("a")
+    assert not recognition.believes("d")
+    assert not recognition.compared((), (), 3, complete=True)
+    assert recognition.believes("d")
