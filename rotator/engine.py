@@ -27,7 +27,7 @@ from rotator.execute import Report
 from rotator.health import Health
 from rotator.logs import unexpected
 from rotator.metrics import Metrics
-from rotator.model import Target, hash_fraction
+from rotator.model import Target, next_turn
 from rotator.plan import TIDYING, Order
 from rotator.ports import Leadership, Listener
 from rotator.status import Board
@@ -344,7 +344,7 @@ class Engine:
     def _work(self, target: Target, order: Order) -> Report:
         with self.health.doing(f"the pass over {target.name}"), self._using() as installation:
             configured_at = self._configured_at.get(target.name, self._clock.now())
-            roll_out_at = configured_at + installation.configuration.daemon.spread * hash_fraction(target.name)
+            roll_out_at = next_turn(target.name, configured_at, installation.configuration.daemon.spread)
             return work_on(installation, self._metrics, target, order, roll_out_at, partial(self.board.see, target))
 
     def _take_note_of_pass(self, report: Report, order: Order) -> None:

@@ -68,6 +68,17 @@ def hash_fraction(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
 
 
+def next_turn(name: str, since: datetime, every: timedelta) -> datetime:
+    """Return the first moment from `since` on in which it is this name's turn, of which it has one in each `every`.
+
+    The turns follow from the name alone: no restart changes them. One that was missed by a twentieth of `every` at most
+    is returned, too, and lies before `since`: a restart may have taken that long.
+    """
+    first = datetime.fromtimestamp(0, UTC) + every * hash_fraction(name)
+    turns_before = (first - since + every / 20) // every
+    return first - turns_before * every
+
+
 @dataclass(frozen=True, slots=True)
 class KeyParameters:
     """What a key may do, as asked of the provider. None is not sent, and so left to the vendor's default."""

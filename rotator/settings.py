@@ -301,7 +301,7 @@ class DaemonSettings(Settings):
     jitter: Percentage = Field("5%", validate_default=True)
     """How much of renew_before a target may be renewed earlier, by a hash of its name; never later."""
     spread: Duration = Field("1h", validate_default=True)
-    """Over how long a changed default is rolled out."""
+    """Over how long changed parameters are rolled out, whatever restarts come between."""
     max_skew: Duration = Field("60s", validate_default=True)
     """How far this machine's clock may be off Respan's and Vault's; beyond that no key is ended by it."""
     max_removed_targets: ShareOrCount = Field("50%", validate_default=True)

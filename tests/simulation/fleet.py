@@ -18,7 +18,7 @@ from rotator.budget import CALLS_PER_ROTATION, WINDOW, SlidingWindow
 from rotator.errors import ProviderUnavailable
 from rotator.events import Event, What
 from rotator.execute import Executor
-from rotator.model import KeyParameters, Target, hash_fraction
+from rotator.model import KeyParameters, Target, hash_fraction, next_turn
 from rotator.ports import Ports
 from rotator.strays import StrayKeys
 from simulation.scheduler import Freezable, Scheduler
@@ -107,6 +107,7 @@ class Fleet:
     resync: timedelta = timedelta(hours=4)
     changed_at: timedelta | None = None  # when a reload changes what every key may do; it is rolled out over `spread`
     spread: timedelta = timedelta(hours=1)
+    restarted: timedelta | None = None  # how often, after that reload; what changed when is forgotten each time
     workers: int = 4
     replaced: list[Replaced] = field(default_factory=list)
     first: int = 0  # keys made for targets that had none
@@ -177,11 +178,12 @@ class Fleet:
                     clock.sleep(LOOKS_EVERY)
 
         roll_out_at: dict[str, datetime] = {}
+        since: list[float] = []  # when the configuration of now was read
 
         def reload(now: datetime) -> None:
             for name, target in targets.items():
                 targets[name] = replace(target, parameters=KeyParameters(rate_limit=7))
-                roll_out_at[name] = now + self.spread * hash_fraction(name)
+                roll_out_at[name] = next_turn(name, now, self.spread)
             agenda.configure(targets, set(targets), self.resync, {"respan": budget.pace})
 
         process = Freezable("fleet")
@@ -193,6 +195,10 @@ class Fleet:
             line.down = any(down <= scheduler.now < up for down, up in moments)
             if self.changed_at and not roll_out_at and scheduler.now >= self.changed_at.total_seconds():
                 reload(clock.now())
+                since.append(scheduler.now)
+            if self.restarted and since and scheduler.now >= since[-1] + self.restarted.total_seconds():
+                reload(clock.now())
+                since.append(scheduler.now)
             return scheduler.now >= lasts.total_seconds()
 
         scheduler.ends = ends

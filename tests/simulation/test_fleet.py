@@ -1,5 +1,6 @@
 """Punctuality: near the limit of the budget all keys are replaced in time; an outage is made good in order of need."""
 
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 
@@ -65,3 +66,13 @@ def test_a_change_of_all_targets_is_rolled_out_behind_what_is_due() -> None:
     assert max(one.late for one in many.replaced) <= IN_TIME
     early = [one for one in many.replaced if one.late < -1800 and one.at - many.began > 5 * HOUR]
     assert len(early) > many.targets / 10, "and those are replaced that are not due, too"
+
+
+@pytest.mark.timeout(600)
+def test_restarts_do_not_put_off_the_roll_out_of_a_change() -> None:
+    """A process that starts does not know since when the parameters are other ones."""
+    changed_at = 4.2 * HOUR  # between the second time that all are due and the third
+    many = replace(fleet(used=0.2, changed_at=changed_at), spread=HOUR, restarted=HOUR / 6)
+    many.run(6 * HOUR)
+    after = [one for one in many.replaced if changed_at <= one.at - many.began <= changed_at + 1.1 * HOUR]
+    assert len(after) == len({one.target for one in after}) == many.targets

@@ -26,7 +26,7 @@ from rotator.errors import ProviderRequestRefused, StoreUnavailable
 from rotator.events import Event, Level, What
 from rotator.execute import Report
 from rotator.metrics import Metrics
-from rotator.model import ListedKey, Target
+from rotator.model import ListedKey, Target, next_turn
 from rotator.plan import Order, Reason, State
 from rotator.ports import Ports
 from rotator.simulator import Fault, Options, Simulator
@@ -38,7 +38,7 @@ from rotator.work import Findings
 class Replica:
     """One process' engine on a vendor and a file that it shares with the others."""
 
-    def __init__(self, folder: Path, simulator: Simulator, *, leads: bool) -> None:
+    def __init__(self, folder: Path, simulator: Simulator, *, leads: bool, **changes: Any) -> None:
         self.simulator = simulator
         self.leads = leads
         self.events: list[Event] = Heard()
@@ -50,6 +50,7 @@ class Replica:
             "stores": {"file": {"type": "sqlite", "file": "store.db"}},
             "sweep": {"settle": "1s"},
             "targets": {name: {"path": f"apps/{name}"} for name in ("a", "b")},
+            **changes,
         }
         (folder / "key").write_text(simulator.organisation_key)
         file = folder / "rotator.json"
@@ -571,6 +572,24 @@ def test_a_reload_does_not_put_off_the_roll_out_of_what_did_not_change(crowd: Ca
     before = dict(engine._configured_at)
     engine.take_up(engine.installation)
     assert engine._configured_at == before
+
+
+def test_a_restart_does_not_put_off_the_roll_out_of_a_change(
+    tmp_path: Path, simulator: Simulator, replica: Replica
+) -> None:
+    replica.work()
+    soon = replica.clock.now() + timedelta(minutes=1)
+    stretches = [timedelta(minutes=number) for number in range(60, 860)]  # shorter than what the keys have left
+    spread = next(each for each in stretches if all(next_turn(name, soon, each) > soon for name in ("a", "b")))
+    changed = {"defaults": {"key": {"rate_limit": 7}}, "daemon": {"spread": f"{spread // timedelta(minutes=1)}m"}}
+    moments = []
+    for _ in range(2):
+        restarted = Replica(tmp_path, simulator, leads=True, **changed)
+        restarted.work()
+        moments.append([status.plan.roll_out_at for status in restarted.engine.board.snapshot() if status.plan])
+        restarted.engine.end()
+        restarted.installation.close()
+    assert moments[0] == moments[1] == [next_turn(name, soon, spread) for name in ("a", "b")]
 
 
 def test_a_sweep_of_one_provider_does_not_wait_for_that_of_another(crowd: Callable[..., Crowd]) -> None:

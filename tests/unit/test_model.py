@@ -29,6 +29,7 @@ from rotator.model import (
     Version,
     compose,
     hash_fraction,
+    next_turn,
     place_of,
     read_version,
     timestamp,
@@ -124,6 +125,21 @@ def test_a_timestamp_is_in_utc_and_to_the_second() -> None:
 def test_a_hash_fraction_is_always_the_same_and_below_one(text: str) -> None:
     assert 0 <= hash_fraction(text) < 1
     assert hash_fraction(text) == hash_fraction(text)
+
+
+@given(st.text(), MOMENTS, st.timedeltas(timedelta(seconds=1), timedelta(days=400)))
+def test_each_name_has_one_turn_in_each_stretch_whenever_one_asks(name: str, since: datetime, every: timedelta) -> None:
+    turn = next_turn(name, since, every)
+    earliest = since - every / 20
+    assert earliest <= turn < earliest + every
+    assert next_turn(name, turn + every / 20, every) == turn, "a restart that takes as long as this misses nothing"
+    assert next_turn(name, turn + every / 20 + timedelta(microseconds=1), every) == turn + every
+
+
+def test_the_turns_are_spread() -> None:
+    since, every = datetime(2026, 1, 1, tzinfo=UTC), timedelta(hours=1)
+    turns = sorted((next_turn(f"t{number}", since, every) - since) / every for number in range(1000))
+    assert all(abs(turn + 0.05 - number / 1000) < 0.05 for number, turn in enumerate(turns))
 
 
 def test_parameters_that_are_not_configured_are_not_asked_for() -> None:
