@@ -396,7 +396,7 @@ class StoreClient:
     def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
         around = self.line.surroundings
         intent = around.intent
-        if around.settings.later and self.line.process.name == "a":
+        if around.settings.later and self.line.process.name == "a" and not intent.sweeping:  # a fence repeats the data
             data = _as_a_later_version(data)
 
         def effect() -> Version:
