@@ -102,20 +102,28 @@ def execute(arguments: Sequence[str] | None = None) -> NoReturn:
     common = Common()
     try:
         app(arguments, prog_name="rotator", obj=common)
+    except SystemExit as ended:
+        _end(ended.code)
     except RotatorError as error:
         failure = error
-    if common.as_json and not isinstance(failure, output.Unwritable):
-        try:
-            output.say_json(output.failure_json(failure))
-        except output.Unwritable as unwritable:
-            failure = unwritable
+    if common.as_json:
+        output.say_json(output.failure_json(failure))
     if isinstance(failure, ConfigurationError):
         output.complain(f"The configuration cannot be used ({output.count(len(failure.problems), 'problem')}):")
         for problem in failure.problems:
             output.complain(f"  {problem}")
-        sys.exit(USAGE)
+        _end(USAGE)
     _complain(failure)
-    sys.exit(status_of(failure))
+    _end(status_of(failure))
+
+
+def _end(status: str | int | None) -> NoReturn:
+    """End with this status; where the result could not be written, with none that says that all is known."""
+    if (lost := output.lost()) is not None:
+        if not isinstance(lost, BrokenPipeError):  # whoever closes a pipe has seen enough
+            output.complain(f"rotator: the output cannot be written: {lost.strerror}")
+        status = NOT_ALL_DONE if status in (None, DONE, ATTENTION) else status
+    sys.exit(status)
 
 
 def _complain(error: RotatorError) -> None:
@@ -575,6 +583,8 @@ def simulate(
         output.say(f'base_url = "{simulator.url}"')
         # Not by `say`, which would hide it: this key is made up, and somebody is to use it.
         sys.stdout.write(f"export RESPAN_API_KEY={simulator.organisation_key}\n")
+        if output.lost() is not None:
+            raise typer.Exit(NOT_ALL_DONE)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             simulator.serve_forever()

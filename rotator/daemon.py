@@ -11,6 +11,7 @@ import queue
 import signal
 import threading
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -26,7 +27,7 @@ from rotator.events import Event, Fields, Level, What
 from rotator.httpd import Response, Routes, Server, Shared, serve
 from rotator.jobs import Jobs
 from rotator.lease import Lease
-from rotator.logs import unexpected
+from rotator.logs import dropped, unexpected
 from rotator.metrics import Metrics
 from rotator.plan import Order
 from rotator.ports import Listener
@@ -280,6 +281,7 @@ class Daemon:
         self._metrics.watch(self._engine.board.snapshot, self._clock.now, self._leads, each=each)
         self._metrics.watch_skews(lambda: self._clock.skews)
         self._metrics.watch_peers(lambda: self._installation.peers())
+        self._metrics.watch_log(lambda: asdict(dropped()))
         fields: Fields = {
             "version": __version__,
             "owner": configuration.owner,

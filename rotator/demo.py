@@ -32,6 +32,7 @@ from rotator.engine import Engine
 from rotator.errors import StoreError
 from rotator.events import Event, What
 from rotator.metrics import Metrics
+from rotator.output import lost
 from rotator.simulator import Options, Simulator
 from rotator.status import TargetStatus
 
@@ -108,17 +109,24 @@ class Screen:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._events: deque[Text] = deque(maxlen=10)
+        self._unprinted: deque[Text] = deque()
 
     def __call__(self, event: Event) -> None:
-        """Keep the event; where there is no terminal, print it."""
+        """Keep the event."""
         style, words = WORDS.get(event.what, ("bold red" if event.level != "info" else "dim", event.what.value))
         why = event.fields.get("reason", event.fields.get("error", ""))
         key = _short(str(event.fields.get("key_id", "")))
         shown = f"{datetime.now().astimezone():%H:%M:%S}  {event.target:14} {key:12} {words}"
         line = Text(f"{shown} ({why})" if why else shown, style=style, no_wrap=True, overflow="ellipsis")
         self._events.append(line)
-        if not self._console.is_terminal:
-            self._console.print(line, soft_wrap=True)
+        self._unprinted.append(line)
+
+    def print_new(self) -> None:
+        """Where there is no terminal, print what came since: no worker waits for whoever reads that."""
+        while self._unprinted:
+            line = self._unprinted.popleft()
+            if not self._console.is_terminal:
+                self._console.print(line, soft_wrap=True)
 
     def draw(self, statuses: tuple[TargetStatus, ...], consumer: Consumer, now: datetime, left: float) -> Group:
         """All of it, as it stands now."""
@@ -192,6 +200,7 @@ def show(*, vault: bool, environment: Mapping[str, str], console: Console | None
                 consumer.stop()
                 engine.end()
                 left = list(_forget(installation))
+                screen.print_new()
     for line in (
         f"\nThe application called {consumer.calls} times and was refused {consumer.failures} times.",
         *left,
@@ -243,6 +252,9 @@ def _watch(console: Console, screen: Screen, engine: Engine, consumer: Consumer,
     with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
         while (left := ends - clock.monotonic()) > 0:
             engine.tick()
+            screen.print_new()
+            if lost() is not None:  # whoever read this has seen enough
+                return
             if live is not None:
                 live.update(screen.draw(engine.board.snapshot(), consumer, clock.now(), left), refresh=True)
             clock.sleep(0.25)

@@ -69,10 +69,27 @@ class What(StrEnum):
     CONFIGURATION_REFUSED = "configuration_refused"
     ROTATION_REQUESTED = "rotation_requested"
     CONFIGURATION_WARNING = "configuration_warning"
+    LOG_LINES_DROPPED = "log_lines_dropped"  # nothing read the log for a while; told by the log itself
     LOGIN_FAILED = "login_failed"
     LOGIN_RECOVERED = "login_recovered"
     UNEXPECTED_ERROR = "unexpected_error"
 
+
+AUDIT = frozenset(
+    {
+        What.KEY_CREATED,
+        What.KEY_PUBLISHED,
+        What.KEY_SHORTENED,
+        What.KEY_RESTORED,
+        What.KEY_EXTENDED,
+        What.KEY_DELETED,
+        What.KEY_ROLLED_BACK,
+        What.VERSIONS_DESTROYED,
+        What.PATH_FENCED,
+        What.PUBLISH_LOST,
+    }
+)
+"""The audit trail: what was done to keys and paths."""
 
 Fields = Mapping[str, str | int | float | bool]
 

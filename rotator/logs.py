@@ -11,13 +11,15 @@ import sys
 import textwrap
 import threading
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from rotator.events import Event, Level, What
+from rotator.events import AUDIT, Event, Fields, Level, What
+from rotator.log_writer import Dropped, LineWriter, Stderr
 from rotator.scrub import NAMES, printable, scrub_foreign, scrub_lines, scrub_name
 
 QUIET = {
@@ -31,23 +33,28 @@ QUIET = {
 
 _FIRST = ("timestamp", "level", "event", "target")
 _RESERVED = frozenset((*_FIRST, "logger"))
+AT_THE_END = 2.0
+"""Seconds that a process waits at its end until its log is written."""
+
+_OURS = "rotator"  # the logger's name
 _FIELDS = "rotator_fields"  # the attribute of a log record in which an event's fields travel
 
 
-def configure(log_format: Literal["text", "json"] | None, level: str, stream: TextIO | None = None) -> None:
+def configure(log_format: Literal["text", "json"] | None, level: str, stream: TextIO | Stderr | None = None) -> None:
     """Log to `stream` (standard error) from `level` on; without a format, text on a terminal and JSON in a pipe.
 
     `level` is one of debug, info, warning, error. Exceptions that nobody caught are logged as well, in every thread.
     May be called again.
     """
-    stream = sys.stderr if stream is None else stream
+    stream = Stderr() if stream is None else stream
     as_text = log_format == "text" or (log_format is None and stream.isatty())
     render = _text if as_text else structlog.processors.JSONRenderer()
-    handler = _Handler(stream)
+    handler = _Handler(stream.write)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=[_line, render]))
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, _Handler)]:
         root.removeHandler(old)
+        old.close()
     root.addHandler(handler)
     threshold = logging.getLevelNamesMapping()[level.upper()]
     root.setLevel(threshold)
@@ -90,16 +97,80 @@ def _traceback(error: BaseException) -> str:
 
 
 def _log(event: Event) -> None:
+    record, logger = _record(event), logging.getLogger(_OURS)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
+
+
+class _Handler(logging.Handler):
+    """Makes lines where something is logged, and has them written by a thread of its own."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        super().__init__()
+        self._writer = LineWriter(write, self._missing, _count)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it, without waiting for that."""
+        try:
+            audit = hasattr(record, _FIELDS) and record.getMessage() in AUDIT
+            self._writer.put(self.format(record) + "\n", audit=audit)
+        except Exception:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Lose the line. The library would print it to standard error, past the scrubber."""
+
+    def flush(self) -> None:
+        """Wait a little until all is written. The library calls this when the interpreter ends, and `close`."""
+        self._writer.flush(AT_THE_END)
+
+    def close(self) -> None:
+        """End the writer, too."""
+        self.flush()
+        self._writer.close()
+        super().close()
+
+    def _missing(self, missing: Dropped) -> str:
+        return self.format(_record(_dropped_event(missing))) + "\n"
+
+
+_counting = threading.Lock()
+_dropped = Dropped()
+
+
+def _count(missing: Dropped) -> None:
+    global _dropped
+    with _counting:
+        _dropped += missing
+
+
+def dropped() -> Dropped:
+    """How many lines this process could not write."""
+    return _dropped
+
+
+def flush() -> None:
+    """Wait until all that was logged is written, but not for long."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Handler):
+            handler.flush()
+
+
+def _dropped_event(missing: Dropped) -> Event:
+    fields: Fields = {
+        "lines": missing.other,
+        "audit_lines": missing.audit,
+        "advice": "Look at what reads this log. What is missing of the audit trail, the store's history still shows.",
+    }
+    return Event(What.LOG_LINES_DROPPED, "", Level.ERROR if missing.audit else Level.WARNING, fields)
+
+
+def _record(event: Event) -> logging.LogRecord:
     fields = {f"{name}_" if name in _RESERVED else name: value for name, value in event.fields.items()}
     if event.target:
         fields["target"] = event.target
     level = logging.getLevelNamesMapping()[event.level.value.upper()]
-    logging.getLogger("rotator").log(level, event.what.value, extra={_FIELDS: fields})
-
-
-class _Handler(logging.StreamHandler[TextIO]):
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Lose the line. The library would print it to standard error, past the scrubber."""
+    return logging.getLogger(_OURS).makeRecord(_OURS, level, "", 0, event.what.value, (), None, extra={_FIELDS: fields})
 
 
 def _line(_logger: WrappedLogger, _method: str, found: EventDict) -> EventDict:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
@@ -141,6 +141,10 @@ class Metrics:
         """Tell of those left alone for an error as down, too; by "provider NAME" and "store NAME", None is none."""
         self._asked.peers = peers
 
+    def watch_log(self, dropped: Callable[[], Mapping[str, int]]) -> None:
+        """Report how many lines the log lacks, by their kind."""
+        self._asked.dropped = dropped
+
     def watch_skews(self, skews: Callable[[], Mapping[str, timedelta]]) -> None:
         """Tell how far the clock is ahead of each peer's."""
         self._asked.skews = skews
@@ -260,8 +264,9 @@ class _Asked(Collector):
     peers: Callable[[], Mapping[str, object]] = dict
     leads: Callable[[], bool] = lambda: True
     each: bool = True
+    dropped: Callable[[], Mapping[str, int]] = dict
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
         leads, peers = self.leads(), self.peers()
         yield GaugeMetricFamily("rotator_leader", "1 if this replica acts, 0 if it stands by.", value=float(leads))
         if self.targets is not None:
@@ -311,6 +316,12 @@ class _Asked(Collector):
             "peer",
             {peer: skew.total_seconds() for peer, skew in self.skews().items()},
         )
+        lines = CounterMetricFamily(
+            "rotator_log_lines_dropped", "Log lines that were not written: nothing read the log.", labels=["kind"]
+        )
+        for kind, number in self.dropped().items():
+            lines.add_metric([kind], number)
+        yield lines
 
 
 def _of_targets(statuses: tuple[TargetStatus, ...], now: datetime, *, each: bool) -> Iterable[GaugeMetricFamily]:

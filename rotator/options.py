@@ -9,12 +9,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO, cast, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
-from rotator.logs import configure
-from rotator.output import Stderr, complain
+from rotator.logs import configure, flush
+from rotator.output import complain
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -35,7 +35,8 @@ class Common:
 
     def begin_to_log(self, level: LogLevel) -> None:
         """Log to standard error, from `level` on if nobody said otherwise."""
-        configure(self.log_format, self.log_level or level, cast(TextIO, Stderr()))
+        configure(self.log_format, self.log_level or level)
+        self.at_end.callback(flush)  # before what is printed last
 
 
 def _take(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:

@@ -19,6 +19,7 @@ from rotator.config_checks import Load
 from rotator.errors import ConfigurationError, Problem, RotatorError
 from rotator.execute import Report
 from rotator.extend import Living
+from rotator.log_writer import Stderr
 from rotator.model import VendorKey, timestamp
 from rotator.plan import Action, Reason, Retire, Rotate, SetExpiry, State
 from rotator.scrub import printable, scrub_lines, scrub_name
@@ -27,35 +28,45 @@ from rotator.sweep import Fate, Orphan, Outcome, Swept
 from rotator.work import adoption_advice, served
 
 
-class Unwritable(RotatorError):
-    """Standard output is full, closed, or otherwise not there."""
-
-
 class Stdout(io.TextIOWrapper):
-    """Standard output, which writes each line at once, and whose failure is an error of ours."""
+    """Standard output, which writes each line at once. What it does not take is lost: no work stops half-way for it."""
+
+    lost: OSError | None = None  # why something could not be written
 
     def write(self, text: str) -> int:
-        """Write it, or raise `Unwritable`; `BrokenPipeError` when nobody reads any more."""
+        """Write it, or note why that cannot be."""
         try:
             return super().write(text)
-        except BrokenPipeError:
-            raise
         except OSError as error:
-            self.abandon()
-            raise Unwritable(f"the output cannot be written: {error.strerror}") from None
+            self._lose(error)
+            return len(text)
 
-    def abandon(self) -> None:
-        """Let what cannot be written go nowhere, so that its end is not complained about once more at ours."""
-        with contextlib.suppress(OSError, ValueError):
+    def flush(self) -> None:
+        """Write what is left, or note why that cannot be."""
+        try:
+            super().flush()
+        except OSError as error:
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        self.lost = self.lost or error
+        with contextlib.suppress(OSError, ValueError):  # what cannot be written goes nowhere from now on
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 
 class NoStdout(io.TextIOBase):
     """Stands for a standard output that was closed before we began."""
 
-    def write(self, _text: str) -> int:
-        """Raise `Unwritable`."""
-        raise Unwritable(f"the output cannot be written: {os.strerror(errno.EBADF)}")
+    lost = OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    def write(self, text: str) -> int:
+        """Lose it."""
+        return len(text)
+
+
+def lost() -> OSError | None:
+    """Why standard output did not take all that was written to it; None where it did."""
+    return sys.stdout.lost if isinstance(sys.stdout, Stdout | NoStdout) else None
 
 
 def take_stdout() -> None:
@@ -65,23 +76,6 @@ def take_stdout() -> None:
     elif isinstance(sys.stdout, io.TextIOWrapper):
         encoding, errors = sys.stdout.encoding, sys.stdout.errors
         sys.stdout = Stdout(sys.stdout.detach(), encoding, errors, line_buffering=True)
-
-
-class Stderr(io.TextIOBase):
-    """Standard error as it is when something is written: a progress bar puts itself in its place, to stay below."""
-
-    def write(self, text: str) -> int:
-        """Write it, if there is anywhere to write to."""
-        return sys.stderr.write(text) if sys.stderr is not None else len(text)
-
-    def flush(self) -> None:
-        """Pass it on."""
-        if sys.stderr is not None:
-            sys.stderr.flush()
-
-    def isatty(self) -> bool:
-        """Whether a person reads it."""
-        return sys.stderr is not None and sys.stderr.isatty()
 
 
 def say(line: str) -> None:

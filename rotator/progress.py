@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from rotator.errors import RotatorError
-from rotator.output import Stderr, complain
+from rotator.log_writer import Stderr
+from rotator.output import complain
 from rotator.threads import start
 
 LINE_EVERY = 10.0

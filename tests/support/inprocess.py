@@ -25,7 +25,9 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     on_term = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, on_term)
-    root.handlers[:] = handlers
+    for handler in [one for one in root.handlers if one not in handlers and type(one).__module__ == logs.__name__]:
+        root.removeHandler(handler)
+        handler.close()
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
     logging.captureWarnings(False)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from support.inprocess import restored
 from support.told import DOCUMENT, DOCUMENTED, Heard, flaws_of_lines
 
+from rotator import logs
 from rotator.events import Event, Level, What
 from rotator.logs import LogListener, configure, unexpected
 from rotator.model import Secret
@@ -59,7 +60,12 @@ def log() -> Callable[..., Log]:
     def start(log_format: Format | None = "json", level: str = "info") -> Log:
         stream = io.StringIO()
         configure(log_format, level, stream)
-        return lambda: stream.getvalue().splitlines()
+
+        def lines() -> list[str]:
+            logs.flush()
+            return stream.getvalue().splitlines()
+
+        return lines
 
     return start
 
@@ -115,6 +121,7 @@ def test_without_a_format_it_is_text_on_a_terminal_only(on_terminal: bool) -> No
     stream = Stream()
     configure(None, "info", stream)
     tell()
+    logs.flush()
     assert stream.getvalue().startswith("{") is not on_terminal
 
 
@@ -176,6 +183,7 @@ def test_whatever_a_field_holds_it_is_one_line_without_control_characters(log_fo
     stream = io.StringIO()
     configure(log_format, "info", stream)
     tell(fields={"error": text + "\n2026-03-01T12:00:00.000Z info event=forged\x1b[2K\r\x9b31m\u2028\u202e\x00"})
+    logs.flush()
     line = stream.getvalue()
     assert line.endswith("\n")
     assert line[:-1] == printable(line[:-1])

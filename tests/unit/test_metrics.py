@@ -45,6 +45,7 @@ PROMISED = {
     "rotator_store_up": ("gauge", {"store"}),
     "rotator_clock_skew_seconds": ("gauge", {"peer"}),
     "rotator_config_last_reload_successful": ("gauge", set()),
+    "rotator_log_lines_dropped_total": ("counter", {"kind"}),
     "rotator_leader": ("gauge", set()),
 }
 NOW = START + HOUR
@@ -102,6 +103,7 @@ def busy() -> Metrics:
     metrics.watch_budget("respan", lambda: 0.25)
     metrics.watch_token("vault", lambda: NOW)
     metrics.watch_skews(lambda: {"api.respan.ai": timedelta(seconds=-3)})
+    metrics.watch_log(lambda: {"audit": 0, "other": 1})
     metrics.provider_meter("respan")("create", "201", 0.2)
     metrics.store_meter("vault")("write", "200", 0.01)
     metrics.rotation("respan", Reason.EXPIRING, SUCCESS, 1.5)
