@@ -30,7 +30,20 @@ class OnlineFinding:
 
 def online_findings(installation: Installation, advance: Callable[[], None]) -> list[OnlineFinding]:
     """Everything that is found, stores first; `advance` is called for each target that was looked at."""
-    return [*_stores(installation, advance), *_providers(installation), *_lease(installation)]
+    return [*_stores(installation, advance), *_providers(installation), *_lease(installation), *_clock(installation)]
+
+
+def _clock(installation: Installation) -> Iterator[OnlineFinding]:
+    """The clock, last: each answer has shown another's time."""
+    clock = installation.clock
+    if not clock.trusted():
+        yield OnlineFinding(
+            "clock",
+            f"this machine's clock differs from the upstreams' ({clock.skews_in_words()}); "
+            f"[daemon] max_skew is {format_duration(clock.max_skew)}",
+            "No key is ended by such a clock, and none is made while every upstream contradicts it. Correct the clock "
+            "that is wrong.",
+        )
 
 
 def _stores(installation: Installation, advance: Callable[[], None]) -> Iterator[OnlineFinding]:

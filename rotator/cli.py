@@ -295,8 +295,10 @@ def extend(
         usage(f"--for {error}")
     session = Session(common, "info")
     chosen = session.chosen(targets, every)
-    until = (session.clock.now() + duration).replace(microsecond=0)
-    found, errors = _living(session, chosen, until, by_name=by_name)
+    lists, errors = _lists(session, chosen)
+    # By the providers' time, where they contradict this clock: an expiry is theirs to keep.
+    until = (session.clock.now() - session.clock.disputed_by() + duration).replace(microsecond=0)
+    found = _living(session, chosen, lists, errors, until, by_name=by_name)
     with session.progress("extending", len(found)) as advance:
         for one in sorted(found, key=lambda one: one.key.expires_at or until):
             became = one.extend(until, reason or "")
@@ -307,12 +309,10 @@ def extend(
     raise typer.Exit(status_of_all(errors, touched=any(error is None for error in errors)))
 
 
-def _living(
-    session: Session, chosen: Sequence[Target], until: datetime, *, by_name: bool
-) -> tuple[list[Living], list[RotatorError | None]]:
-    """The keys to extend, by each provider's list; and for each target without any an error, or None."""
-    owners = {session.configuration.owner, *session.configuration.former_owners}
-    found: list[Living] = []
+def _lists(
+    session: Session, chosen: Sequence[Target]
+) -> tuple[dict[str, Sequence[ListedKey] | None], list[RotatorError | None]]:
+    """Each provider's list, or None and an error."""
     errors: list[RotatorError | None] = []
     lists: dict[str, Sequence[ListedKey] | None] = {}
     with session.progress("listing the keys for targets", len(chosen)) as advance:
@@ -325,20 +325,36 @@ def _living(
                 except ProviderError as error:
                     errors.append(error)
                     _complain(error)
-            keys = lists[provider]
-            mine, left = ([], {}) if keys is None else living(executor, keys, owners, group, until, by_name=by_name)
-            found += mine
-            for name, why in left.items():
-                errors.append(why)
-                for line in output.left_lines(name, why):
-                    output.say(line)
-            for name in sorted({target.name for target in group} - {one.target.name for one in mine} - left.keys()):
-                if keys is not None:
-                    output.say(f"{name}: no key that would end before {timestamp(until)}")
-                    errors.append(None)
             for _ in group:
                 advance()
-    return found, errors
+    return lists, errors
+
+
+def _living(
+    session: Session,
+    chosen: Sequence[Target],
+    lists: Mapping[str, Sequence[ListedKey] | None],
+    errors: list[RotatorError | None],
+    until: datetime,
+    *,
+    by_name: bool,
+) -> list[Living]:
+    """The keys to extend, by each provider's list. Adds to `errors` for each target without any: an error, or None."""
+    owners = {session.configuration.owner, *session.configuration.former_owners}
+    found: list[Living] = []
+    for executor, group in session.installation.groups(chosen):
+        keys = lists[group[0].provider]
+        mine, left = ([], {}) if keys is None else living(executor, keys, owners, group, until, by_name=by_name)
+        found += mine
+        for name, why in left.items():
+            errors.append(why)
+            for line in output.left_lines(name, why):
+                output.say(line)
+        for name in sorted({target.name for target in group} - {one.target.name for one in mine} - left.keys()):
+            if keys is not None:
+                output.say(f"{name}: no key that would end before {timestamp(until)}")
+                errors.append(None)
+    return found
 
 
 # --- looking ---------------------------------------------------------------------------------------------------------

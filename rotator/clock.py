@@ -88,6 +88,10 @@ class SystemClock:
         skews = [skew - self._wrong_by for skew in self.skews.values()]
         return min(skews) if skews and min(map(abs, skews)) > self.max_skew else timedelta(0)
 
+    def skews_in_words(self) -> str:
+        """How far this machine's clock is ahead of each peer's, in seconds."""
+        return ", ".join(f"{skew.total_seconds():+.0f} s to {peer}" for peer, skew in self.skews.items())
+
     def stop(self) -> None:
         """End every sleep, now and from now on."""
         self._stopped.set()

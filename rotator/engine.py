@@ -218,7 +218,7 @@ class Engine:
         self._down = {name: error for name, error in peers.items() if error is not None}
         if self._clock.trusted() is self._clock_disagrees:
             self._clock_disagrees = not self._clock_disagrees
-            skews = ", ".join(f"{skew.total_seconds():+.0f} s to {peer}" for peer, skew in self._clock.skews.items())
+            skews = self._clock.skews_in_words()
             if self._clock_disagrees:
                 error = ClockDisagrees()
                 fields = {"skews": skews, "error": error.message, "advice": error.advice}

@@ -75,7 +75,7 @@ def living(
     And by target, why others of its keys are left as they are. `by_name`: where the store cannot be asked, a person
     has confirmed that no other installation's owner begins with the same letters.
     """
-    now = executor.ports.clock.now()
+    now = executor.ports.clock.now() - executor.ports.clock.disputed_by()  # the list has shown the provider's time
     by_place: dict[str, list[ListedKey]] = defaultdict(list)
     by_slugs: dict[tuple[str, str], list[ListedKey]] = defaultdict(list)
     for key in keys:

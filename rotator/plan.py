@@ -135,6 +135,7 @@ class Superseded:
     since: datetime  # by the store's time
     until: datetime  # when its grace ends, and it is removed
     shown: datetime | None = None  # its expiry as the provider last showed it
+    ends_with_grace: bool = True  # else the clock is not trusted, and nothing is done at `until`
 
     @property
     def key_id(self) -> str:
@@ -143,7 +144,12 @@ class Superseded:
 
     @property
     def works_until(self) -> datetime:
-        """When it stops working: a provider that keeps an earlier expiry than was asked for decides."""
+        """When it stops working: a provider that keeps an earlier expiry than was asked for decides.
+
+        While nothing is ended by this clock the key works until its expiry at the provider.
+        """
+        if not self.ends_with_grace:
+            return self.shown or self.record.expires_at
         return min(self.until, self.shown or self.until)
 
 
@@ -470,7 +476,8 @@ def superseded_keys(
             until = min(until, now)
         seen = observation.vendor.get(record.key_id)
         shown = seen.key.expires_at if seen and seen.key else None
-        found.append(Superseded(record, tuple(versions), since, until, shown))
+        ends_with_grace = observation.clock_trusted or order.revoke_now
+        found.append(Superseded(record, tuple(versions), since, until, shown, ends_with_grace))
     return tuple(found)
 
 

@@ -21,7 +21,8 @@ from rotator.assembly import Installation
 from rotator.budget import CALLS_PER_ROTATION
 from rotator.clock import SystemClock
 from rotator.config import load
-from rotator.errors import ProviderError, ProviderRateLimited, RotatorError, StoreError
+from rotator.errors import ClockDisagrees, ProviderError, ProviderRateLimited, RotatorError, StoreError
+from rotator.events import Event, Level, What
 from rotator.execute import Report
 from rotator.logs import LogListener
 from rotator.metrics import Metrics
@@ -91,7 +92,15 @@ class Session:
         built = Installation(self.configuration, os.environ, self.clock, self.metrics, self.tell)
         self._at_end.callback(built.close)
         self._at_end.callback(self._remove_strays, built)
+        self._at_end.callback(self._report_clock)
         return built
+
+    def _report_clock(self) -> None:
+        """Report a clock that is off at the end of the command, when its answers have shown what time it is."""
+        if not self.clock.trusted():
+            error = ClockDisagrees()
+            fields = {"skews": self.clock.skews_in_words(), "error": error.message, "advice": error.advice}
+            self.tell(Event(What.CLOCK_DISAGREES, "", Level.ERROR, fields))
 
     def _remove_strays(self, installation: Installation) -> None:
         """No process comes after this one that knows of the keys that it may have made in vain."""

@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from support.leaks import RECORDER
 from support.process import free_ports
 
 from rotator import cli, progress
+from rotator.clock import SystemClock
 from rotator.execute import Report
 from rotator.model import History, Target
 from rotator.scrub import HIDDEN
@@ -458,3 +460,47 @@ def test_in_json_a_failure_is_searched_and_still_json(made: Installation, invoke
     assert shown.status == 3
     assert "sk_live_0123" not in shown.out
     assert HIDDEN in shown.json()["error"]
+
+
+# --- a clock that is off ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def five_minutes_ahead(monkeypatch: pytest.MonkeyPatch) -> timedelta:
+    """So far ahead is this machine from now on."""
+    by = timedelta(minutes=5)
+
+    class Ahead(SystemClock):
+        def _wall(self) -> datetime:
+            return super()._wall() + by
+
+    monkeypatch.setattr("rotator.session.SystemClock", Ahead)
+    return by
+
+
+def test_check_online_has_a_finding_for_a_clock_that_is_off(invoke: Invoke, five_minutes_ahead: timedelta) -> None:
+    ended = invoke("check", "--online", "--json")
+    [finding] = json.loads(ended.out)["findings"]
+    assert (ended.status, finding["where"]) == (1, "clock")
+    assert "+300 s to 127.0.0.1" in finding["message"] or "+299 s to 127.0.0.1" in finding["message"]
+
+
+@pytest.mark.parametrize("command", [("run", "--once"), ("rotate", "a"), ("plan",), ("sweep",), ("rollback", "a")])
+def test_a_command_reports_a_clock_that_is_off(
+    invoke: Invoke, request: pytest.FixtureRequest, command: tuple[str, ...]
+) -> None:
+    assert invoke("run", "--once").status == 0
+    assert invoke("rotate", "a").status == 0
+    request.getfixturevalue("five_minutes_ahead")
+    assert "clock_disagrees" in invoke(*command).err
+
+
+def test_extend_counts_by_the_providers_time(
+    invoke: Invoke, made: Installation, request: pytest.FixtureRequest
+) -> None:
+    assert invoke("run", "--once").status == 0
+    request.getfixturevalue("five_minutes_ahead")
+    now = datetime.now(UTC)
+    assert invoke("extend", "a", "--for", "48h").status == 0
+    ends = max(key.expiry_date for key in made.simulator.vendor.keys.values() if key.expiry_date)
+    assert abs(ends - now - timedelta(hours=48)) < timedelta(seconds=10)

@@ -120,3 +120,17 @@ def test_a_key_is_not_called_misdated_by_a_clock_that_is_contradicted() -> None:
     world = off(with_a_key(), -2 * DAY)
     assert world.executor().reconcile(world.target).error is None
     assert len(world.told(What.KEY_CREATED)) == 1
+
+
+def test_a_superseded_key_that_nothing_shortens_is_reported_to_work_until_its_expiry() -> None:
+    world = with_a_key()
+    world.clock.is_trusted = False  # corrected: the upstreams agree with each other
+    report = world.executor().reconcile(world.target, FORCED)
+    assert report.rotated
+    assert report.plan
+    [old] = report.plan.superseded
+    assert old.works_until == world.vendor.keys["tk_0001"].expires_at == START + world.target.ttl
+    world.clock.is_trusted = True
+    report = world.executor().reconcile(world.target)
+    assert report.plan
+    assert report.plan.superseded[0].works_until == START + world.target.grace_period
