@@ -351,6 +351,10 @@ def _became(orphan: Orphan, *, dry_run: bool) -> str:
     match orphan.fate:
         case Fate.SETTLING:
             return "is so young that it may still be on its way: left alone"
+        case Fate.EMPTIED:
+            return (
+                "was made for a path that is absent now (emptied?): it expires after a grace period once that has a key"
+            )
         case Fate.ENDING:
             return f"{_end(orphan.key.expires_at)} by itself"
         case _ if not dry_run:

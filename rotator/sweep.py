@@ -78,6 +78,7 @@ class Fate(StrEnum):
     SETTLING = "settling"  # so young that it may still be on its way into a version
     TO_SHORTEN = "to-shorten"
     ENDING = "ending"  # ends by itself within a grace period
+    EMPTIED = "emptied"  # its path is absent: once that has a version again, it is an orphan like any other
     OVER = "over"  # has ended: only its record at the provider is left
 
 
@@ -139,10 +140,12 @@ def orphans(
 ) -> tuple[Orphan, ...]:
     """Which of a target's own `keys` are in no readable version of its path; none while the path is not ours.
 
+    An absent path cannot be fenced, so its keys are only reported: one of them may be about to become version 1.
     `keys` must have been listed before the history was read.
     """
     current = observation.current
-    if current is None or current.standing is not Standing.OURS:
+    is_absent = observation.history.current_version == 0
+    if not is_absent and (current is None or current.standing is not Standing.OURS):
         return ()
     held = {entry.key_id for entry in observation.entries} | set(_present(observation.history))
     end = now + observation.target.grace_period + TOLERANCE
@@ -151,10 +154,14 @@ def orphans(
         name = KeyName.parse(key.name)
         if key.id in held or name is None:
             continue
+        if is_absent and key.expires_at is not None and key.expires_at <= now:
+            continue
         if key.expires_at is not None and key.expires_at <= now - observation.clock_ahead:
             fate = Fate.OVER
         elif unsettled(key):
             fate = Fate.SETTLING
+        elif is_absent:
+            fate = Fate.EMPTIED
         elif key.expires_at is not None and key.expires_at <= end:
             fate = Fate.ENDING
         else:
@@ -317,19 +324,21 @@ class Sweeper:
         observation = _read(executor, target, [*mine, *spoils])
         record, now = _served(observation), self._ports.clock.now()
         lives = record is not None and record.expires_at > now
-        known = record and found.keys.get(record.key_id)
+        known = found.keys.get(record.key_id) if record else None
         is_recognised = bool(spoils) or any(key is not known and _lives(key, now) for key in mine)
-        is_missing = lives and not is_recognised and not (known and _lives(known, now))
+        is_listed = known is not None and _lives(known, now)
+        is_missing = lives and not is_recognised and not is_listed
         if is_missing:
             found.missing.append((executor, target))
         else:
             observation = self._learn(executor, observation, found.keys, {key.id for key in spoils})
         now = self._ports.clock.now()
         found.served += lives
-        if lives and not is_recognised:
+        is_proved = is_recognised and not is_listed  # else the list and the look-up contradict each other
+        if lives and not is_proved:
             observation = replace(observation, gone_is_believed=False)  # until all are compared
         if lives and not is_missing and is_gone(observation, now):
-            (found.gone if is_recognised else found.unknown).append(target)
+            (found.gone if is_proved else found.unknown).append(target)
         actions = plan(observation, now).actions
         offer = executor.memory.offers.get(target.name)
         is_due = any(isinstance(action, Rotate) for action in actions)

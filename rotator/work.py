@@ -19,7 +19,7 @@ from rotator.logs import unexpected
 from rotator.metrics import FAILURE, LOST, SUCCESS, Metrics
 from rotator.model import Target, timestamp
 from rotator.plan import SCHEDULED, Order, Plan, State
-from rotator.sweep import Outcome, Sweeper, Swept
+from rotator.sweep import Fate, Outcome, Sweeper, Swept
 from rotator.threads import start
 
 T = TypeVar("T")
@@ -179,6 +179,7 @@ def _counted(swept: Swept) -> Fields:
         "provider": swept.provider,
         "listed": swept.listed,
         "orphans": len(swept.orphans),
+        "emptied": len({orphan.target.name for orphan in swept.orphans if orphan.fate is Fate.EMPTIED}),
         "unclaimed": len(swept.unclaimed),
         "others": swept.others,
         "to_work": len(swept.to_work),

@@ -247,6 +247,34 @@ def test_a_fence_repeats_a_record_of_a_later_version_as_it_is() -> None:
     assert world.store.read(world.target.path) == before
 
 
+def test_the_keys_of_an_emptied_path_are_reported_and_end_once_it_has_a_key_again() -> None:
+    """`vault kv metadata delete`: the keys are in no version, and a path that is absent cannot be fenced."""
+    world = World(make_target("a"), make_target("b"))
+    executor = rotated(world)
+    old = world.served()
+    assert old
+    world.store.delete_metadata(world.target.path)
+    worker = sweeper_of(world.executor("sweeper"), world.targets)
+    assert [o.fate for o in worker.sweep().orphans] == [Fate.SETTLING], "it may be about to become version 1"
+    world.clock.advance(LATER)
+    since = len(world.wire.journal)
+    swept = worker.sweep()
+    assert [(o.key.id, o.fate, o.outcome) for o in swept.orphans] == [(old.id, Fate.EMPTIED, Outcome.LEFT)]
+    assert not {"store.write", "provider.set_expiry", "provider.delete"} & {*world.calls(since=since)}
+    assert executor.reconcile(world.target).rotated
+    assert [(o.key.id, o.outcome) for o in worker.sweep().orphans] == [(old.id, Outcome.SHORTENED)]
+    assert old.expires_at == world.clock.now() + world.target.grace_period
+    assert not world.broken
+
+
+def test_an_emptied_path_of_which_no_key_lives_is_a_new_one() -> None:
+    world = World()
+    rotated(world)
+    world.store.delete_metadata(world.target.path)
+    world.clock.advance(25 * HOUR)
+    assert sweep(world, dry_run=True).orphans == ()
+
+
 def test_no_fence_where_the_key_has_missed_its_version() -> None:
     world = World()
     rotated(world)
@@ -490,7 +518,7 @@ def test_nothing_is_touched_while_the_path_is_not_ours(deed: str) -> None:
     else:
         world.store.delete_metadata(path)
     before = len(world.wire.journal)
-    assert sweep(world).orphans == ()
+    assert {orphan.fate for orphan in sweep(world).orphans} <= {Fate.EMPTIED}
     assert lonely.expires_at == ends
     if deed in ("put", "patch"):
         assert not {"store.write", "provider.set_expiry", "provider.delete"} & set(world.calls(since=before))
