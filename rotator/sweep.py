@@ -66,6 +66,7 @@ from rotator.plan import (
     whole_seconds,
 )
 from rotator.ports import Budget
+from rotator.recognition import is_most
 from rotator.rotate import listed
 
 PATIENCE = timedelta(hours=12)
@@ -293,6 +294,8 @@ class Sweeper:
         answers = look_up_each(missing, found.served, self._ports.budget, listed_now)
         failed = {**found.failed, **answers.failed}
         unknown = (*found.unknown, *answers.unknown)
+        if is_most(len(found.gone) + len(unknown), found.served) and not self._still_knows(found.witness):
+            unknown, found.gone = (*found.gone, *unknown), []
         held = self._judge(found, unknown, complete=not failed and not stopped)
         to_work = {target.name: target for target in (*found.to_work, *answers.to_work)}
         to_work |= {target.name: target for target in unknown if not held}
@@ -339,6 +342,7 @@ class Sweeper:
             observation = replace(observation, gone_is_believed=False)  # until all are compared
         if lives and not is_missing and is_gone(observation, now):
             (found.gone if is_proved else found.unknown).append(target)
+            found.witness = next((key.id for key in mine if is_proved and _lives(key, now)), found.witness)
         actions = plan(observation, now).actions
         offer = executor.memory.offers.get(target.name)
         is_due = any(isinstance(action, Rotate) for action in actions)
@@ -348,6 +352,14 @@ class Sweeper:
         urgent = any(not isinstance(action, Rotate) or action.reason is Reason.MISSING for action in actions)
         if urgent or (record and cut_short(observation, record, now)):
             found.to_work.append(target)
+
+    def _still_knows(self, key_id: str) -> bool:
+        """Return whether a listed key of ours is found by its id, too: the list may be older than a change."""
+        try:
+            self._ports.budget.take(self._ports.clock.now())
+            return bool(key_id) and self._ports.provider.retrieve(key_id) is not None
+        except ProviderError:
+            return False
 
     def _judge(self, found: "_Compared", unknown: Sequence[Target], *, complete: bool) -> bool:
         """Return whether the served keys that the provider does not know are left alone."""
@@ -516,6 +528,7 @@ class _Compared:
     gone: list[Target] = field(default_factory=list)  # their served keys, while the list has others of their paths
     unknown: list[Target] = field(default_factory=list)  # listed, and yet not found by its id
     missing: list[Missing] = field(default_factory=list)  # the list has no live key of their paths
+    witness: str = ""  # the id of another live key of a path whose served key is gone
     served: int = 0  # keys that work, by their records
     failed: dict[str, RotatorError] = field(default_factory=dict)
 

@@ -261,3 +261,15 @@ def test_what_was_decided_holds_until_the_next_comparison() -> None:
     assert not recognition.believes("d")
     assert not recognition.compared((), (), 3, complete=True)
     assert recognition.believes("d")
+
+
+def test_a_list_from_before_the_credential_changed_proves_nothing_of_the_keys_that_it_lacks() -> None:
+    """Found by the simulation: half of the list was read before, and every look-up was made after."""
+    world, executor = running(4)
+    assert len(work(executor, world.targets, Order(rotate=True))) == 4
+    before = [key.seen() for key in [*world.vendor.keys.values()][:4]]
+    pages = iter([before, ()])
+    world.at("provider.page", lambda _: next(pages, ()), times=inf)
+    world.at("provider.retrieve", lambda _: None, times=inf)
+    assert isinstance(sweep(world, executor).error, ServedKeysUnknown)
+    assert work(executor, world.targets) == []
