@@ -3,6 +3,7 @@
 Pure. They look at what `settings` found well-formed, and are silent about what hangs on a table that was not.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +21,7 @@ _LONGEST_PUBLISH = timedelta(seconds=30)  # with all its retries, and the reques
 _SHORT_GRACE = timedelta(hours=2)
 _SHORT_LEASE = timedelta(seconds=10)
 _CLOSE_TO_THE_LIMIT = 0.9
+_LONGEST_WORD = 14  # in a variable's name: ORGANISATION, AUTHENTICATION; what is random is longer, or has digits
 
 Place = tuple[str | int, ...]
 """Where something is in the files: ("targets", "a", "ttl")."""
@@ -88,9 +90,9 @@ def _credential_problems(draft: Draft) -> Iterator[Problem]:
         if draft.is_broken("providers", name, "api_key"):
             continue
         if variable is not None and not draft.environment.get(variable):
-            yield draft.problem(
-                "names a variable that is not set in the environment", "providers", name, "api_key", "env"
-            )
+            shown = f"${variable}" if _is_name_of_a_variable(variable) else "a variable"
+            message = f"names {shown}, which is not set in the environment"
+            yield draft.problem(message, "providers", name, "api_key", "env")
         vaults = sum(isinstance(store, VaultSettings) for store in draft.settings.stores.values())
         of_known_type = len(draft.settings.stores) == len(draft.names["stores"])
         if provider.api_key.vault is not None and vaults != 1 and of_known_type and not draft.is_broken("stores"):
@@ -102,6 +104,12 @@ def _credential_problems(draft: Draft) -> Iterator[Problem]:
         if isinstance(store.auth, TokenAuth) and not draft.environment.get("VAULT_TOKEN"):
             message = 'method "token" takes the token from $VAULT_TOKEN, which is not set in the environment'
             yield draft.problem(message, "stores", name, "auth", "method")
+
+
+def _is_name_of_a_variable(text: str) -> bool:
+    """Whether it can be shown: people put the key itself where its variable's name belongs."""
+    are_words = all(len(part) <= _LONGEST_WORD and sum(map(str.isdigit, part)) <= 2 for part in text.split("_"))
+    return are_words and re.fullmatch("[A-Z_][A-Z0-9_]*", text) is not None
 
 
 def _reference_problems(draft: Draft, target: Target) -> Iterator[Problem]:
@@ -121,8 +129,7 @@ def _time_problems(draft: Draft, target: Target) -> Iterator[Problem]:
     if draft.is_unknown(target.name, "ttl", "renew_before"):
         pass  # nothing can be told of how they stand to each other
     elif target.renew_before >= target.ttl:
-        message = f"renew_before ({renew_before}) must be shorter than ttl ({ttl})"
-        yield draft.target_problem(target.name, message, "renew_before", "ttl")
+        yield draft.target_problem(target.name, _too_short_for(draft, target), "renew_before", "ttl")
     elif target.renew_before + most_jitter >= target.ttl and not draft.is_broken("daemon", "jitter"):
         message = (
             f"renew_before ({renew_before}) and its largest jitter ({format_duration(most_jitter)}, [daemon].jitter) "
@@ -135,6 +142,25 @@ def _time_problems(draft: Draft, target: Target) -> Iterator[Problem]:
             "a replaced key would expire before its grace is over"
         )
         yield draft.target_problem(target.name, message, "grace_period", "renew_before")
+
+
+def _too_short_for(draft: Draft, target: Target) -> str:
+    """Say what does not fit into the ttl of a target, defaults included, and what would."""
+    longer = {"renew_before": target.renew_before, "grace_period": target.grace_period}
+    fitting = {"renew_before": target.ttl // 3, "grace_period": target.ttl // 6}  # as the defaults are to theirs
+
+    def shown(key: str) -> str:
+        settings = draft.settings.targets[target.name], draft.settings.defaults
+        is_set = any(key in table.model_fields_set for table in settings)
+        return f"{key} ({format_duration(longer[key])}{'' if is_set else ' by default'})"
+
+    message = f"{shown('renew_before')} must be shorter than ttl ({format_duration(target.ttl)})"
+    needed = ["renew_before"]
+    if target.grace_period > fitting["renew_before"] and not draft.is_unknown(target.name, "grace_period"):
+        message += f", and {shown('grace_period')} not longer than renew_before"
+        needed.append("grace_period")
+    example = " and ".join(f'{key} = "{format_duration(fitting[key])}"' for key in needed)
+    return f"{message}; set {example}, for example" if fitting["grace_period"] >= timedelta(seconds=1) else message
 
 
 def _field_problems(draft: Draft, target: Target) -> Iterator[Problem]:
@@ -189,6 +215,10 @@ def warnings(draft: Draft) -> Iterator[Problem]:
             if not isinstance(part, SqliteSettings) and part.allow_insecure:
                 message = "credentials and keys may be sent unencrypted"
                 yield draft.problem(message, section, name, "allow_insecure")
+    for name, provider in settings.providers.items():
+        if provider.api_key.vault is not None and provider.api_key.vault.path.startswith("data/"):
+            message = 'has "data/" after its mount, which belongs to the API and not to the path: probably too much'
+            yield draft.problem(message, "providers", name, "api_key", "vault")
     vaults = [store for store in settings.stores.values() if isinstance(store, VaultSettings)]
     if vaults and draft.environment.get("VAULT_SKIP_VERIFY"):
         yield draft.problem("$VAULT_SKIP_VERIFY is not honoured: certificates are verified (see ca_file)")
@@ -213,6 +243,14 @@ def warnings(draft: Draft) -> Iterator[Problem]:
     for name, target in draft.targets.items():
         if target.path.startswith("data/"):
             message = 'begins with "data/", which belongs to the API and not to the path: it is probably too much'
+            yield draft.target_problem(name, message, "path")
+        store = settings.stores.get(target.store)
+        if isinstance(store, VaultSettings) and target.path.startswith(f"{store.mount}/"):
+            rest = target.path.removeprefix(f"{store.mount}/").removeprefix("data/")
+            message = (
+                f'begins with "{store.mount}/", the mount of the store: rotator would write to '
+                f'"{store.mount}/{target.path}". Write "{rest}", unless that is meant'
+            )
             yield draft.target_problem(name, message, "path")
         if target.grace_period < _SHORT_GRACE:
             message = (

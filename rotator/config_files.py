@@ -6,6 +6,7 @@ exception: the caller wants to tell of all of them at once.
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -200,7 +201,7 @@ def _read_one(file: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
     except json.JSONDecodeError as error:
         return refused(f"is not JSON: {error.msg} (at line {error.lineno}, column {error.colno})")
     except tomllib.TOMLDecodeError as error:
-        return refused(f"is not TOML: {quoted(str(error))}")
+        return refused(f"is not TOML: {quoted(str(error))}{_rather(text)}")
     except ValueError as error:
         return refused(f"cannot be read: {quoted(str(error))}")
     except RecursionError:
@@ -208,6 +209,19 @@ def _read_one(file: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
     if not isinstance(data, dict):
         return refused("must be a JSON object")
     return (None if oddities else data), oddities
+
+
+_YAML = re.compile(r"---|- |[\"']?[\w.-]+[\"']?:(\s|$)")
+
+
+def _rather(text: str) -> str:
+    """Which language the text is in by its first line, when it is not the one that its file's name promises."""
+    first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
+    if _YAML.match(first):
+        return "; it looks like YAML, which is not read here: write it in TOML, as in config.example.toml, or in JSON"
+    if first.lstrip().startswith("{"):
+        return "; it looks like JSON, which is read from a file whose name ends in .json"
+    return ""
 
 
 # --- what JSON can say and TOML cannot -------------------------------------------------------------------------------

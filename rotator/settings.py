@@ -237,6 +237,12 @@ class CertAuth(Settings):
 Auth = TokenAuth | TokenFileAuth | AppRoleAuth | KubernetesAuth | JwtAuth | CertAuth
 
 
+def _without_version(url: str) -> str:
+    if url.endswith("/v1"):
+        raise ValueError('must not end with "/v1": that is added to each request, so write what comes before it')
+    return url
+
+
 def _address_may_come_from_the_environment(schema: dict[str, Any]) -> None:
     schema["required"].remove("address")
 
@@ -250,7 +256,7 @@ class VaultSettings(Settings):
     """Which kind of store this is."""
     allow_insecure: bool = False
     """Allow http:// to other hosts than loopback; warns at each start."""
-    address: UsuallyEncryptedUrl
+    address: Annotated[UsuallyEncryptedUrl, AfterValidator(_without_version)]
     """Where Vault listens; $VAULT_ADDR if left out."""
     namespace: Namespace = ""
     """The namespace (Enterprise); $VAULT_NAMESPACE if left out."""

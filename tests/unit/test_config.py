@@ -322,7 +322,7 @@ def test_a_bad_variable_is_named(refused: Callable[..., dict[str, str]]) -> None
 def test_credentials_that_the_environment_must_hold(refused: Callable[..., dict[str, str]]) -> None:
     assert refused(MINIMAL.replace("address", "# address"), {}) == {
         "stores.vault.address": "is required. Where Vault listens; $VAULT_ADDR if left out.",
-        "providers.respan.api_key.env": "names a variable that is not set in the environment",
+        "providers.respan.api_key.env": "names $RESPAN_API_KEY, which is not set in the environment",
         "stores.vault.auth.method": 'method "token" takes the token from $VAULT_TOKEN, '
         "which is not set in the environment",
     }
@@ -330,6 +330,53 @@ def test_credentials_that_the_environment_must_hold(refused: Callable[..., dict[
         "stores.vault.auth.method": 'method "token" takes the token from $VAULT_TOKEN, '
         "which is not set in the environment"
     }
+
+
+def test_an_address_that_a_variable_gives_with_its_version(refused: Callable[..., dict[str, str]]) -> None:
+    environment = {**VAULT_ENVIRONMENT, "VAULT_ADDR": "https://vault.test:8200/v1"}
+    problem = refused(MINIMAL.replace("address", "# address"), environment)["stores.vault.address"]
+    assert problem.startswith('$VAULT_ADDR must not end with "/v1"')
+
+
+@pytest.mark.parametrize(
+    ("env", "is_shown"),
+    [
+        ("RESPAN_API_KEY", True),
+        ("_K8S_SECRET_V2", True),
+        ("ORGANISATION_KEY_1", True),
+        ("lower_case", False),
+        ("sk_live_4f9d2c7b8a16", False),
+        ("AKIAIOSFODNN7EXAMPLE", False),
+        ("SK_LIVE_4F9D2C7B8A16", False),
+        ("MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U", False),
+        ("A-B", False),
+    ],
+)
+def test_a_variable_that_is_not_set_is_named_unless_it_may_be_the_key_itself(
+    refused: Callable[..., dict[str, str]], env: str, is_shown: bool
+) -> None:
+    data = minimal(providers__respan__api_key={"env": env})
+    problem = refused(data, {"VAULT_TOKEN": SECRET})["providers.respan.api_key.env"]
+    assert problem == f"names {f'${env}' if is_shown else 'a variable'}, which is not set in the environment"
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("owner: prod\ntargets:\n", "it looks like YAML, which is not read here"),
+        ("# ours\n\n---\nowner: prod\n", "it looks like YAML, which is not read here"),
+        ('"owner": prod', "it looks like YAML, which is not read here"),
+        ('{"owner": "prod"}', "it looks like JSON, which is read from a file whose name ends in .json"),
+        ("owner = prod\n", ""),
+        ("[targets.a]\nb: 3", ""),
+    ],
+)
+def test_another_language_than_the_file_s_name_promises_is_named(
+    refused: Callable[..., dict[str, str]], text: str, advice: str
+) -> None:
+    _, _, named = refused(text)[""].partition("; ")
+    assert named.startswith(advice)
+    assert bool(named) is bool(advice)
 
 
 def test_skipping_verification_is_not_honoured(load: Callable[..., Configuration]) -> None:
@@ -519,9 +566,38 @@ REFUSED = [
         f"{TARGET}.store",
         'must be said, because there are several: "second" or "vault"',
     ),
-    (f"{TARGET}.ttl", "8h", f"{TARGET}.ttl", "renew_before (8h) must be shorter than ttl (8h)"),
-    (f"{TARGET}.renew_before", "1d", f"{TARGET}.renew_before", "renew_before (1d) must be shorter than ttl (1d)"),
-    ("defaults.renew_before", "25h", "defaults.renew_before", "renew_before (1d1h) must be shorter than ttl (1d)"),
+    (
+        f"{TARGET}.ttl",
+        "1h",
+        f"{TARGET}.ttl",
+        "renew_before (8h by default) must be shorter than ttl (1h), and grace_period (4h by default) not longer than "
+        'renew_before; set renew_before = "20m" and grace_period = "10m", for example',
+    ),
+    (
+        f"{TARGET}.ttl",
+        "5s",
+        f"{TARGET}.ttl",
+        "renew_before (8h by default) must be shorter than ttl (5s), and grace_period (4h by default) not longer than "
+        "renew_before",
+    ),
+    (
+        f"{TARGET}.renew_before",
+        "1d",
+        f"{TARGET}.renew_before",
+        'renew_before (1d) must be shorter than ttl (1d); set renew_before = "8h", for example',
+    ),
+    (
+        "defaults.renew_before",
+        "25h",
+        "defaults.renew_before",
+        'renew_before (1d1h) must be shorter than ttl (1d); set renew_before = "8h", for example',
+    ),
+    (
+        "stores.vault.address",
+        "https://vault.test:8200/v1/",
+        "stores.vault.address",
+        'must not end with "/v1": that is added to each request, so write what comes before it',
+    ),
     (
         f"{TARGET}.renew_before",
         "23h",
@@ -634,7 +710,10 @@ def test_a_mistake_in_the_defaults_is_told_once(refused: Callable[..., dict[str,
     data = minimal(defaults={"ttl": "4h"})
     data["targets"].update({f"t{number}": {"path": f"p/{number}"} for number in range(20)})
 
-    assert refused(data) == {"defaults.ttl": "renew_before (8h) must be shorter than ttl (4h)"}
+    assert refused(data) == {
+        "defaults.ttl": "renew_before (8h by default) must be shorter than ttl (4h), and grace_period (4h by default) "
+        'not longer than renew_before; set renew_before = "1h20m" and grace_period = "40m", for example'
+    }
 
 
 def test_what_hangs_on_a_mistake_is_not_a_mistake_of_its_own(refused: Callable[..., dict[str, str]]) -> None:
@@ -738,6 +817,22 @@ WARNED = [
         "data/apps",
         f"{TARGET}.path",
         'begins with "data/", which belongs to the API and not to the path: it is probably too much',
+    ),
+    *(
+        (
+            f"{TARGET}.path",
+            path,
+            f"{TARGET}.path",
+            f'begins with "secret/", the mount of the store: rotator would write to "secret/{path}". Write "apps/x", '
+            "unless that is meant",
+        )
+        for path in ("secret/apps/x", "secret/data/apps/x")
+    ),
+    (
+        "providers.respan.api_key",
+        {"vault": "secret/data/org#key"},
+        "providers.respan.api_key.vault",
+        'has "data/" after its mount, which belongs to the API and not to the path: probably too much',
     ),
     (
         "defaults.grace_period",
@@ -982,8 +1077,12 @@ def test_a_problem_of_an_included_target_names_its_file(load: Callable[..., Conf
     assert [str(problem).replace(f"{mounted.parent}/", "") for problem in caught.value.problems] == [
         "targets.d/c.toml: targets.b: is in targets.d/b.toml already",
         "targets.d/c.toml: targets.c.path: must not begin or end with a slash",
-        "targets.d/c.toml: targets.c.ttl: renew_before (8h) must be shorter than ttl (1h)",
-        "targets.d/d.toml: targets.d.ttl: renew_before (8h) must be shorter than ttl (1h)",
+        "targets.d/c.toml: targets.c.ttl: renew_before (8h by default) must be shorter than ttl (1h), and "
+        'grace_period (4h by default) not longer than renew_before; set renew_before = "20m" and grace_period = "10m", '
+        "for example",
+        "targets.d/d.toml: targets.d.ttl: renew_before (8h by default) must be shorter than ttl (1h), and "
+        'grace_period (4h by default) not longer than renew_before; set renew_before = "20m" and grace_period = "10m", '
+        "for example",
         'targets.d/d.toml: targets.e.path: is the path of the target "a" too (targets.d/a.json): '
         "each needs one of its own",
     ]
