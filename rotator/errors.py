@@ -2,6 +2,7 @@
 
     RotatorError
     ├── ConfigurationError            what the files say cannot be run; lists every problem at once
+    ├── Contested                     another daemon replaces our keys for their parameters, and we its keys
     ├── NoKeyByThisClock              every upstream contradicts the clock, and the served key can wait
     ├── ClockDisagrees                this machine's clock and the others' differ: nothing is ended by it
     ├── LeaseUnusable                 it is not known which Lease, or as whom
@@ -96,6 +97,20 @@ class NoKeyByThisClock(RotatorError):
             f"this machine's clock is {by} {way} every upstream that answered, so no new key was made: it would live "
             f"too {how}. The served key still works",
             "Correct the clock that is wrong. rotator_clock_skew_seconds shows each upstream's.",
+        )
+
+
+class Contested(RotatorError):
+    """Two daemons with one owner and path and different parameters replace each other's keys."""
+
+    needs_a_person = True
+
+    def __init__(self, target: str, path: str) -> None:
+        super().__init__(
+            f"two daemons replace each other's keys of {path}: its last keys were made by turns with this "
+            "configuration's ttl and key parameters and with others. The served key works and is not replaced for that",
+            f"Give {target} the same ttl and key parameters in both configurations, or run one daemon. Then run "
+            f"`rotator rotate {target}`.",
         )
 
 

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from rotator.errors import (
     CasMismatch,
+    Contested,
     NoKeyByThisClock,
     ProviderCredentialRefused,
     ProviderError,
@@ -240,6 +241,8 @@ class Executor:
                 if action is None or not may_act:
                     if made.reason is Reason.CLOCK and may_act:
                         error = error or NoKeyByThisClock(observation.clock_disputed_by)
+                    if made.reason is Reason.CONTESTED and may_act:
+                        error = error or Contested(target.name, target.path)
                     if lost and any(isinstance(left, Rotate) for left in made.actions):
                         error = error or CasMismatch(
                             f"another write to {target.path} came first, and left the same key (a sweep's fence does)",

@@ -54,6 +54,7 @@ class Reason(StrEnum):
     DRIFTED = "drifted"  # the key is not as configured: its parameters, or how long it is said to live
     MISDATED = "misdated"  # the key was issued in the future: by a clock that was ahead, so it lives too long
     CLOCK = "clock"  # a new key is due, and is not made while all others contradict this machine's clock
+    CONTESTED = "contested"  # another daemon with this owner and path and other parameters replaces each key of ours
     ADOPTED = "adopted"
     SUPERSEDED = "superseded"
     RESTORED = "restored"  # current again, after it was on its way out
@@ -217,6 +218,9 @@ FUTURE = timedelta(minutes=10)
 LAST_RESORT = 4
 """A key that has this part of `renew_before` left is replaced whatever is wrong with the clock."""
 
+CONTEST = timedelta(hours=6)
+"""Within this time two daemons have replaced each other's keys twice; a person who edits takes longer."""
+
 NEWCOMER = timedelta(hours=1)
 """How long a path that never held a key may wait for its first one while the budget is short: nobody uses it yet."""
 
@@ -300,7 +304,9 @@ def plan(
     if rotate is None and drifted and (roll_out_at is None or now >= roll_out_at):
         rotate = Reason.DRIFTED
     held = rotate is not None and _waits_for_the_clock(facts, rotate)
-    rotate = None if held else rotate
+    contested_until = _contested_until(observation) if rotate is Reason.DRIFTED else None
+    contested = contested_until is not None and now < contested_until
+    rotate = None if held or contested else rotate
     superseded = superseded_keys(observation, current, order, now)
     tidy = [action for key in superseded for action in _tidy(observation, key, now, order)]
     due = facts.renew_at
@@ -311,9 +317,15 @@ def plan(
     own_end, shift = current.record.expires_at, observation.clock_disputed_by
     last_resort = _own_end(observation, current.record) - observation.target.lead / LAST_RESORT
     renewals = [moment + shift for moment in (due, own_end, last_resort, current.record.issued_at - FUTURE)]
-    moments = [later or due, own_end, *renewals, *ends, *graces]
-    state = State.MISSING if rotate in _WITHOUT_A_KEY else State.DUE if rotate or held else State.OK
-    reason = Reason.CLOCK if held else rotate or (Reason.FRESH if later is None else Reason.DRIFTED)
+    moments = [later or due, own_end, *renewals, *ends, *graces, *([contested_until] if contested_until else ())]
+    state = State.MISSING if rotate in _WITHOUT_A_KEY else State.DUE if rotate or held or contested else State.OK
+    reason = (
+        Reason.CLOCK
+        if held
+        else Reason.CONTESTED
+        if contested
+        else rotate or (Reason.FRESH if later is None else Reason.DRIFTED)
+    )
     if rotate is None and not observation.gone_is_believed and is_gone(observation, now):
         state, reason = State.FAILING, Reason.UNRECOGNISED
     return Plan(
@@ -402,6 +414,22 @@ _CHECKS: tuple[Callable[[_Facts], Reason | None], ...] = (
 
 _WITHOUT_A_KEY = (Reason.MISSING, Reason.EXPIRED)
 """Why a key is replaced that does not work, so that nothing is worse than to wait."""
+
+
+def _contested_until(observation: Observation) -> datetime | None:
+    """Until when outdated parameters are no reason to replace the current key.
+
+    The last four keys were made with our parameters, others, ours and the same others: another daemon replaces each of
+    our keys as we do its keys. None where that is not so.
+    """
+    makers: dict[str, tuple[str, datetime]] = {}
+    for entry in observation.entries:
+        if entry.record is not None:
+            makers.setdefault(entry.record.key_id, (entry.record.params, entry.created_at))
+    last, ours = list(makers.values())[-4:], observation.target.fingerprint
+    by = [params for params, _ in last]
+    others = by[-1] if by else ours
+    return last[0][1] + CONTEST if ours != others and by == [ours, others, ours, others] else None
 
 
 def _waits_for_the_clock(facts: _Facts, reason: Reason) -> bool:

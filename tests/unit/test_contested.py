@@ -1,0 +1,48 @@
+"""Two daemons with one owner and path and different parameters: they stop, and report it."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from support.world import HOUR, World, make_target
+
+from rotator.errors import Contested
+from rotator.model import KeyParameters
+from rotator.plan import CONTEST, Order, Reason
+
+MINUTE = timedelta(minutes=1)
+
+
+def test_two_daemons_with_different_parameters_stop_replacing_each_others_keys() -> None:
+    for other in (make_target(ttl=48 * HOUR), make_target(parameters=KeyParameters(rate_limit=5))):
+        world = World()
+        a, b = world.executor("a"), world.executor("b")
+        errors = []
+        for _ in range(10):
+            for executor, target in ((a, world.target), (b, other)):
+                errors.append(executor.reconcile(target).error)
+                world.clock.advance(10 * MINUTE)
+        assert len(world.vendor.keys) == 4
+        assert isinstance(errors[-2], Contested)
+        assert "both configurations" in errors[-2].advice
+        assert errors[-1] is None, "the key of the other one is served"
+
+
+def test_a_person_who_edits_to_and_fro_is_obeyed() -> None:
+    world = World()
+    other = make_target(ttl=48 * HOUR)
+    executor = world.executor()
+    for target in (world.target, other, world.target, other):
+        assert executor.reconcile(target).error is None
+        world.clock.advance(CONTEST / 3 + MINUTE)
+    assert executor.reconcile(world.target).attempted is Reason.DRIFTED
+
+
+def test_a_contested_key_is_still_replaced_when_it_expires_or_a_person_asks() -> None:
+    world = World()
+    other = make_target(ttl=48 * HOUR)
+    executor = world.executor()
+    for target in (world.target, other, world.target, other):
+        executor.reconcile(target)
+    assert isinstance(executor.reconcile(world.target).error, Contested)
+    assert executor.reconcile(world.target, Order(rotate=True, by="command")).rotated
+    assert executor.reconcile(replace(world.target)).error is None
