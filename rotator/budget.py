@@ -105,6 +105,11 @@ class SlidingWindow:
             awaited = bool(self._waiting) and self._delay(self._clock.monotonic()) > 0
         return awaited or any(part.awaited() for part in self._parts)
 
+    def paused(self) -> float:
+        """For how many seconds nobody is let go, because the provider said that it was too much."""
+        with self._lock:
+            return max(self._paused_until - self._clock.monotonic(), 0.0)
+
     def has_queue(self) -> bool:
         """Whether somebody waits for the right to send a request, of this or of a part, be it for a moment."""
         with self._lock:

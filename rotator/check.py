@@ -14,7 +14,7 @@ from rotator.model import OWNER_LETTERS, KeyName, Standing, Target, UnreadableKe
 from rotator.notation import format_duration
 from rotator.plan import TIDYING
 from rotator.stores.vault import VaultStore
-from rotator.stores.vault_check import Lifetime, findings, mount_lifetime, path_lifetime
+from rotator.stores.vault_check import Lifetime, findings, login_end, mount_lifetime, path_lifetime
 from rotator.work import adoption_advice
 
 
@@ -56,6 +56,8 @@ def _stores(installation: Installation, advance: Callable[[], None]) -> Iterator
                 for finding in findings(vault, [target.path for target in targets]):
                     found = True
                     yield OnlineFinding(f"stores.{name}: {finding.path}", finding.message, finding.advice)
+            if vault is not None and (end := login_end(vault, installation.clock.now())):
+                yield OnlineFinding(f"stores.{name}", end.message, end.advice)
             of_mount = mount_lifetime(vault) if vault is not None and targets and not found else None
             for target in () if found else targets:  # what lacks a right would only say so once more
                 executor = installation.executor(target)

@@ -37,7 +37,7 @@ from rotator.options import Common, with_options
 from rotator.plan import SCHEDULED, Order, Reason, State
 from rotator.remote import ask
 from rotator.rollback import roll_back
-from rotator.rotate import listed
+from rotator.rotate import UNPUBLISHED, listed
 from rotator.session import (
     ATTENTION,
     DONE,
@@ -208,18 +208,44 @@ def rotate(
     chosen = session.chosen(targets, every)
     if not revoke_now and (every or session.is_long(chosen)):
         session.leave_half_of_the_budgets()
-    reports = session.work("rotating", chosen, order)
-    if revoke_now:
-        reports = session.revoke_the_rest(reports, order)
+    try:
+        reports = session.work("rotating", chosen, order)
+        if revoke_now:
+            reports = session.revoke_the_rest(reports, order)
+    except KeyboardInterrupt:
+        reports = [session.reports[target.name] for target in chosen if target.name in session.reports]
+        _print(session, reports, revoked.keys, as_json=as_json, begun=len(reports), of=len(chosen))
+        raise
+    _print(session, reports, revoked.keys, as_json=as_json)
+    raise typer.Exit(_finished(reports))
+
+
+def _print(
+    session: Session,
+    reports: Sequence[Report],
+    revoked: Mapping[str, Sequence[str]],
+    *,
+    as_json: bool,
+    begun: int | None = None,
+    of: int = 0,
+) -> None:
+    """What became of each target; of a command that was stopped, of those that it had `begun`."""
     if as_json:
-        shown = [output.report_json(report, revoked.keys[report.target.name]) for report in reports]
-        output.say_json(session.json(shown))
-        raise typer.Exit(_finished(reports))
-    _show(reports, revoked.keys)
+        shown = [output.report_json(report, revoked.get(report.target.name, ())) for report in reports]
+        output.say_json({**session.json(shown), **({} if begun is None else {"stopped": True})})
+        return
+    for report in reports:
+        for line in output.report_lines(report, revoked.get(report.target.name, ())):
+            output.say(line)
+    if begun is not None:
+        output.say(f"stopped: {begun} of {output.count(of, 'target')} done; the others are as they were")
 
 
 class _Revoked(LogListener):
-    """Notes which keys were revoked, by target: a pass's last plan does not know of them any more."""
+    """Notes which keys were revoked, by target: a pass's last plan does not know of them any more.
+
+    And says what became of keys that were made in vain, which a pass may have left as an unknown outcome.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -230,13 +256,8 @@ class _Revoked(LogListener):
         super().__call__(event)
         if event.what is What.KEY_DELETED and event.fields["reason"] == Reason.REVOKED:
             self.keys[event.target].append(str(event.fields["key_id"]))
-
-
-def _show(reports: Sequence[Report], revoked: Mapping[str, Sequence[str]]) -> NoReturn:
-    for report in reports:
-        for line in output.report_lines(report, revoked.get(report.target.name, ())):
-            output.say(line)
-    raise typer.Exit(_finished(reports))
+        if event.what is What.KEY_DELETED and event.fields["reason"] == UNPUBLISHED:
+            output.complain(f"{event.target}: the key {event.fields['key_id']}, made in vain, was found and removed")
 
 
 @_command()
@@ -255,7 +276,8 @@ def rollback(
     session = Session(common, "info")
     found = session.target(target)
     report = roll_back(session.installation.executor(found), found, Order(by="command", note=reason or ""))
-    _show([report], {})
+    _print(session, [report], {}, as_json=False)
+    raise typer.Exit(_finished([report]))
 
 
 @_command()

@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,12 +29,15 @@ from rotator.jobs import Jobs
 from rotator.lease import Lease
 from rotator.logs import dropped, unexpected
 from rotator.metrics import Metrics
+from rotator.model import timestamp
 from rotator.plan import Order
 from rotator.ports import Listener
 from rotator.replicas import Replicas
 from rotator.scrub import quoted
 from rotator.signals import STOP, Signals
 from rotator.status import Known, Recent, Surroundings
+from rotator.stores.vault import VaultStore
+from rotator.stores.vault_check import login_end
 
 TICK = 1.0
 """Seconds between looks at the agenda: what is due is begun at most this late, and a clock jump is noticed."""
@@ -101,6 +104,7 @@ class Daemon:
         self._asked_to_rotate = threading.Event()
         self._refused = ""  # what is wrong with a configuration that was not taken up
         self._login_failures: dict[str, set[str]] = {}  # by store: what was told, since it last worked
+        self._login_ends: dict[str, datetime] = {}  # by store: of the token whose end was told
         self._was_ready = False
         self._servers: tuple[Server, ...] = ()
         self._systemd = systemd.Systemd(environment, clock)
@@ -313,6 +317,15 @@ class Daemon:
             else:
                 if self._login_failures.pop(name, None):
                     self._tell(Event(What.LOGIN_RECOVERED, fields={"store": name}))
+                self._tell_of_end(name, store)
+
+    def _tell_of_end(self, name: str, store: VaultStore) -> None:
+        """Once for each token."""
+        end, ends_at = login_end(store, self._clock.now()), store.token_expires_at
+        if end is not None and ends_at is not None and self._login_ends.get(name) != ends_at:
+            self._login_ends[name] = ends_at
+            fields = {"store": name, "expires_at": timestamp(ends_at), "message": end.message, "advice": end.advice}
+            self._tell(Event(What.LOGIN_ENDING, level=Level.WARNING, fields=fields))
 
     # --- what can be asked -------------------------------------------------------------------------------------------
 

@@ -71,6 +71,7 @@ class What(StrEnum):
     CONFIGURATION_WARNING = "configuration_warning"
     LOG_LINES_DROPPED = "log_lines_dropped"  # nothing read the log for a while; told by the log itself
     LOGIN_FAILED = "login_failed"
+    LOGIN_ENDING = "login_ending"  # a given token, which nothing prolongs
     LOGIN_RECOVERED = "login_recovered"
     UNEXPECTED_ERROR = "unexpected_error"
 

@@ -75,6 +75,7 @@ class Report:
     attempted: Reason | None = None  # why a rotation was tried in this pass, whatever came of it
     kept: bool = False  # a superseded key was to be removed in this pass, and that failed
     rolled_back: bool = False  # the previous key is served again, because a person asked for it
+    tidied: bool = False  # a key's expiry was set, or a key removed, in this pass
 
 
 class Executor:
@@ -282,7 +283,7 @@ class Executor:
                     observation = None  # what else is due may still be possible
         except RotatorError as failure:
             error = error or failure
-        return Report(target, made, error, rotated, attempted, kept)
+        return Report(target, made, error, rotated, attempted, kept, tidied=bool(tried - {"rotate"}))
 
     def _too_old(self, observation: Observation) -> bool:
         return too_old(observation, self.ports.clock)

@@ -1,7 +1,7 @@
 """How the values that are more than a text or a number are written in a configuration: durations, addresses, paths, ….
 
 Pure. Every function takes what stood there and returns the value, or raises a ValueError whose message is the rest of
-a sentence about the key: 'write a unit: "90s"'. No message repeats the value, because it may be a misplaced secret;
+a sentence about the key: 'write a unit: "90s", …'. No message repeats the value, because it may be a misplaced secret;
 the one exception is a bare number.
 """
 
@@ -73,7 +73,7 @@ def parse_duration(value: object) -> timedelta:
     """ "90s", "15m", "24h", "7d", "1h30m": whole numbers, each unit once, the largest first."""
     text = parse_text(str(value) if isinstance(value, int) and value < 10**9 else value)
     if re.fullmatch("[0-9]{1,9}", text):
-        raise ValueError(f'write a unit: "{text}s"')
+        raise ValueError(f'write a unit: "{text}s", "{text}m", "{text}h" or "{text}d"')
     match = re.fullmatch(DURATION_PATTERN, text)
     if match is None:
         raise ValueError('is not a duration: write "90s", "15m", "24h", "7d" or "1h30m"')

@@ -251,7 +251,7 @@ def _what_came(report: Report) -> Iterator[str]:
     elif word == "lost":
         yield f"{name}: another writer was first and its key is served: {key}"
     else:
-        yield f"{name}: nothing to do: {key}"
+        yield f"{name}: {'put right' if report.tidied else 'nothing to do'}: {key}"
     for old in made.superseded:
         yield f"  the old key {old.key_id} works until {timestamp(old.works_until)}"
 

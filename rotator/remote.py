@@ -78,6 +78,12 @@ def ask(url: str) -> dict[str, Any]:
     address = (url if "://" in url else f"http://{url}").rstrip("/")
     try:
         shown = json.loads(_answer(f"{address}/status.json"))
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        raise StoreUnavailable(
+            f"what answers at {address} has no status to show ({status} for /status.json): the port of the metrics?",
+            _ADVICE,
+        ) from None
     except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL, RecursionError) as error:
         why = quoted(str(error)) or type(error).__name__
         raise StoreUnavailable(f"no daemon answers at {address}: {why}", _ADVICE) from None

@@ -5,6 +5,7 @@ A configuration and its installation, passes over many targets with progress, an
 
 import difflib
 import itertools
+import math
 import os
 import signal
 from collections import Counter
@@ -79,6 +80,7 @@ class Session:
         self.configuration = load(common.config, os.environ)
         self.clock = SystemClock()
         self.metrics = Metrics(__version__)
+        self.reports: dict[str, Report] = {}  # of the passes that `work` has ended, by target; also when it is stopped
         self._at_end = common.at_end
         # A signal ends the command as Ctrl-C does: what is under way is ended properly, nothing more is begun.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -138,7 +140,8 @@ class Session:
             by_need.sort(key=lambda target: needed_by(found, now) if (found := plans[target.name]) else now)
 
         def one(target: Target) -> Report:
-            return work_on(self.installation, self.metrics, target, order)
+            report = reports[target.name] = work_on(self.installation, self.metrics, target, order)
+            return report
 
         def again(before: Report) -> Report:
             """What is left of it; a key that was made is not made once more."""
@@ -147,17 +150,16 @@ class Session:
             return replace(report, rotated=True, attempted=before.attempted) if before.rotated else report
 
         workers = self.configuration.daemon.workers
-        reports: dict[str, Report] = {}
+        reports = self.reports = {}
         with self.progress(what, len(targets)) as advance:
-            for report in in_threads(workers, by_need, one, self._stop_waiting):
-                reports[report.target.name] = report
+            for _ in in_threads(workers, by_need, one, self._stop_waiting):
                 advance()
-        for _ in range(TRIES_AFTER_429):  # the budget waits for as long as the provider said
-            limited = [report for report in reports.values() if isinstance(report.error, ProviderRateLimited)]
-            if not limited:
-                break
-            for report in in_threads(workers, limited, again, self._stop_waiting):
-                reports[report.target.name] = report
+            for _ in range(TRIES_AFTER_429):  # the budget waits for as long as the provider said
+                limited = [report for report in reports.values() if isinstance(report.error, ProviderRateLimited)]
+                if not limited:
+                    break
+                for report in in_threads(workers, limited, again, self._stop_waiting):
+                    reports[report.target.name] = report
         return [reports[target.name] for target in targets]
 
     def revoke_the_rest(self, reports: Sequence[Report], order: Order) -> list[Report]:
@@ -203,9 +205,13 @@ class Session:
         return progress(what, total, self._waits)
 
     def _waits(self) -> str:
-        budgets = self.installation.budgets.items()
-        awaited = [f"{name} ({budget.limit} requests a minute)" for name, budget in budgets if budget.awaited()]
-        return f"waiting for the budget of {', '.join(awaited)}" if awaited else ""
+        limited, awaited = [], []
+        for name, budget in self.installation.budgets.items():
+            if seconds := budget.paused():
+                limited.append(f"{name} answered 429 (too many requests): waiting for {math.ceil(seconds)} s")
+            elif budget.awaited():
+                awaited.append(f"{name} ({budget.limit} requests a minute)")
+        return "; ".join([*limited, *([f"waiting for the budget of {', '.join(awaited)}"] if awaited else [])])
 
     def look(self, what: str, targets: Collection[Target], *, confirm: bool) -> list[TargetStatus]:
         """How each stands, without touching anything; `confirm` asks the provider what the plan wants to know."""

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from urllib.parse import quote
 
 from rotator.errors import StorePermissionDenied
+from rotator.model import timestamp
 from rotator.notation import parse_go_seconds
 from rotator.stores.vault import VaultStore
 from rotator.stores.vault_answers import CAPABILITIES, DESTROY, METADATA, WRITE, Operation, stanza
@@ -23,6 +25,24 @@ class Finding:
     path: str
     message: str
     advice: str
+
+
+SHORT = timedelta(hours=1)
+"""A given token that ends within this, and cannot be renewed, is a person's business now."""
+
+
+def login_end(store: VaultStore, now: datetime) -> Finding | None:
+    """What to do about a token that was given to us and ends soon."""
+    ends_at = store.client.tokens.ends_at
+    if ends_at is None or ends_at - now > SHORT:
+        return None
+    left = max(int((ends_at - now).total_seconds()), 0)
+    return Finding(
+        "token",
+        f"the Vault token expires in {left} s ({timestamp(ends_at)}) and cannot be renewed: after that nothing is read "
+        "or published, and the applications work until their keys expire",
+        "Set a token that lives longer or can be renewed where this one comes from ($VAULT_TOKEN needs a restart).",
+    )
 
 
 def findings(store: VaultStore, paths: Sequence[str]) -> Iterator[Finding]:

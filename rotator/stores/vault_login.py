@@ -212,6 +212,12 @@ class TokenKeeper:
         return held.expires_at if held else None
 
     @property
+    def ends_at(self) -> datetime | None:
+        """When a token that was given to us ends, and cannot be renewed; None where we can get or keep one."""
+        held = self._held
+        return held.expires_at if held and not (held.grant.renewable or held.grant.is_ours) else None
+
+    @property
     def uses(self) -> int:
         """How many requests Vault takes with a token of this login; 0 when no limit is known."""
         return self._uses

@@ -128,11 +128,22 @@ def test_a_command_that_is_stopped_ends_what_is_under_way(rotator: Installation,
     rotator.config["daemon"]["workers"] = 1
     rotator.simulator.faults.add(Fault("slow", "create", seconds=0.5, times=None))
     status, out, err = stopped(rotator, number, "create", "rotate", "--all")
-    assert (status, out) == (130, "")
+    assert status == 130
+    assert out.startswith("a: rotated (first): key ")
+    assert out.endswith("stopped: 1 of 2 targets done; the others are as they were\n")
     assert "rotator: stopped; what was under way was ended, and nothing more was begun" in err
     states = [target["state"] for target in rotator.json("status", status=4)["targets"]]
     assert states == ["ok", "missing"]
     assert len(rotator.simulator.vendor.keys) == 1
+
+
+def test_json_that_is_stopped_is_json_of_what_was_done(rotator: Installation) -> None:
+    rotator.config["daemon"]["workers"] = 1
+    rotator.simulator.faults.add(Fault("slow", "create", seconds=0.5, times=None))
+    status, out, _ = stopped(rotator, signal.SIGINT, "create", "rotate", "--all", "--json")
+    shown = json.loads(out)
+    assert (status, shown["stopped"]) == (130, True)
+    assert [(target["name"], target["outcome"]) for target in shown["targets"]] == [("a", "rotated")]
 
 
 def test_a_look_that_is_stopped_ends_at_once(rotator: Installation) -> None:

@@ -335,6 +335,31 @@ def test_an_answer_that_is_no_rotators_ends_with_3(invoke: Invoke, answer: objec
     assert "Traceback" not in ended.err
 
 
+def test_the_port_of_the_metrics_is_named_as_that(invoke: Invoke) -> None:
+    with canned(lambda _: Reply(404, {})) as server:
+        ended = invoke("status", "--url", server.address)
+    assert (ended.status, ended.out) == (3, "")
+    assert "(404 for /status.json): the port of the metrics?" in ended.err
+    assert "[http].admin" in ended.err
+
+
+def test_a_lost_create_that_was_found_and_removed_is_told(invoke: Invoke, made: Installation) -> None:
+    made.simulator.faults.add(Fault("drop_after", "create"))
+    ended = invoke("rotate", "a")
+    assert ended.status == 1
+    [key] = made.simulator.vendor.keys.values()
+    assert f"a: the key {key.id}, made in vain, was found and removed" in ended.err
+
+
+def test_a_429_is_told_as_one(invoke: Invoke, made: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.1)
+    made.simulator.faults.add(Fault("rate_limit", "create", retry_after=1))
+    ended = invoke("rotate", "a")
+    assert ended.status == 0
+    assert "respan answered 429 (too many requests): waiting for 1 s" in ended.err
+    assert "waiting for the budget" not in ended.err
+
+
 def test_a_newer_daemons_state_is_shown_as_unknown_and_the_scheme_may_be_left_out(invoke: Invoke) -> None:
     newer = {**ANSWER, "news": 1, "targets": [{**TARGET, "state": "pondering", "mood": "calm"}]}
     with canned(lambda _: Reply(200, newer)) as server:

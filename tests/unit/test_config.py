@@ -524,8 +524,8 @@ REFUSED = [
         "must begin with https://: http:// is for loopback hosts only",
     ),
     # durations
-    (f"{TARGET}.ttl", 90, f"{TARGET}.ttl", 'write a unit: "90s"'),
-    (f"{TARGET}.ttl", "90", f"{TARGET}.ttl", 'write a unit: "90s"'),
+    (f"{TARGET}.ttl", 90, f"{TARGET}.ttl", 'write a unit: "90s", "90m", "90h" or "90d"'),
+    (f"{TARGET}.ttl", "90", f"{TARGET}.ttl", 'write a unit: "90s", "90m", "90h" or "90d"'),
     (f"{TARGET}.ttl", "1.5h", f"{TARGET}.ttl", NOT_A_DURATION),
     (f"{TARGET}.ttl", "-5m", f"{TARGET}.ttl", NOT_A_DURATION),
     (f"{TARGET}.ttl", "30m1h", f"{TARGET}.ttl", NOT_A_DURATION),

@@ -55,6 +55,7 @@ from rotator.model import (
     compose,
     timestamp,
 )
+from rotator.output import report_lines
 from rotator.plan import NEWCOMER, REVOKED_WITHIN, TIDYING, Order, Reason, State
 from rotator.publish import WAITS
 from rotator.rollback import roll_back
@@ -1233,6 +1234,17 @@ def test_a_key_whose_write_was_not_answered_waits_for_a_provider_that_does_not_s
     assert isinstance(a.reconcile(world.target).error, StoreOutcomeUnknown)
     assert a.reconcile(world.target).rotated
     assert [*world.vendor.keys] == ["tk_0001"]
+
+
+def test_a_pass_that_shortened_a_key_does_not_say_that_it_had_nothing_to_do() -> None:
+    world = World()
+    a = running(world)
+    world.at("provider.set_expiry", refuse(unknown("provider.set_expiry")))
+    assert a.reconcile(world.target, FORCED).rotated
+    report = a.reconcile(world.target)
+    assert (report.rotated, report.tidied, report.error) == (False, True, None)
+    assert next(report_lines(report)).startswith("billing-api: put right: key ")
+    assert next(report_lines(a.reconcile(world.target))).startswith("billing-api: nothing to do: key ")
 
 
 # --- the expiry that a new key gets ---

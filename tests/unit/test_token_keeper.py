@@ -3,6 +3,7 @@
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -204,3 +205,20 @@ def test_what_gets_a_token_may_change_and_costs_no_login(tmp_path: Path, clock: 
     keeper.look_again()
     keeper.keep()
     assert service.asked == ["log in"]
+
+
+class Given(Service):
+    """A token that was given to us, and that nothing prolongs."""
+
+    def log_in(self, credentials: Secret | LoginRequest) -> Grant:
+        return replace(super().log_in(credentials), renewable=False)
+
+
+def test_only_a_given_token_that_cannot_be_renewed_ends(clock: SetClock, service: Service) -> None:
+    given = TokenKeeper(TokenLogin(Secret("given")), Given(), clock)
+    kept = TokenKeeper(TokenLogin(Secret("given")), service, clock)
+    assert given.ends_at is kept.ends_at is None
+    given.keep()
+    kept.keep()
+    assert given.ends_at == given.expires_at
+    assert kept.ends_at is None
