@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
-from rotator import execute, memory, model, plan, publish, recognition, rotate, sweep
+from rotator import doubt, execute, memory, model, plan, publish, recognition, rotate, sweep
 from simulation.invariants import (
     ANOTHERS,
     DROPPED,
@@ -106,7 +106,7 @@ MUTATIONS = {
                 "        return Swept(self._provider, error=error)\n"
                 "    try:\n        listing =",
             ),
-            Edit(Sweeper._compare, "_read(executor, target, mine)", "self._early[target.name]"),
+            Edit(Sweeper._compare_one, "_read(executor, target, [*mine, *spoils])", "self._early[target.name]"),
             Edit(Sweeper._is_still, "executor.observe(orphan.target)", "self._early[orphan.target.name]"),
             Edit(
                 Sweeper._is_still,
@@ -216,6 +216,7 @@ MUTATIONS = {
             Edit(
                 Sweeper._learn, "return executor.look_up(observation, served, self._ports.budget)", "return observation"
             ),
+            Edit(doubt.look_up_each, "in enumerate(missing)", "in enumerate(())"),
         ),
     ),
     "a sweep ends at the first target that the provider refuses": Mutation(
@@ -224,8 +225,8 @@ MUTATIONS = {
         (
             Edit(
                 Sweeper._compare,
-                "executor.memory.look_closer(target)\n            continue",
-                "executor.memory.look_closer(target)\n            break",
+                "executor.memory.look_closer(target)\n    missing",
+                "executor.memory.look_closer(target)\n            break\n    missing",
             ),
         ),
     ),
