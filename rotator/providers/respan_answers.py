@@ -25,7 +25,7 @@ from rotator.errors import (
     ProviderUnavailable,
 )
 from rotator.model import LONGEST_TEXT, CreatedKey, ListedKey, Secret, UnreadableKey, VendorKey
-from rotator.scrub import quoted, register, scrub_foreign
+from rotator.scrub import quoted, register
 
 MAX_KEY = 4096  # characters of a key's text: every line of output is searched for it
 MAX_SHOWN = 60  # characters of a value that is not understood
@@ -46,7 +46,7 @@ _ASKED_TO = {
     "probe": "accept a new key",
 }
 _READS = frozenset({"list", "retrieve", "probe"})
-_TITLE = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
+_TITLE = re.compile("<title[^>]*>", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +83,15 @@ class Answer:
         return shown.replace(".; ", "; ").rstrip(" .")  # without full stops: they stand within a sentence of ours
 
     def _page(self) -> str:
-        # Searched before it is cut: what is left of a secret at the cut would pass for something else.
-        text = scrub_foreign((self.body or b"").decode(errors="replace"))[:4096]
-        if "html" not in self.content_type.lower() and not text.lstrip().lower().startswith(("<!doctype", "<html")):
+        text = (self.body or b"").decode(errors="replace")
+        head = text[:4096]
+        if "html" not in self.content_type.lower() and not head.lstrip().lower().startswith(("<!doctype", "<html")):
             return ""
-        title = _TITLE.search(text)
-        return f'an HTML page (a proxy?): "{title[1].strip()}"' if title else "an HTML page (a proxy?)"
+        title = _TITLE.search(head)
+        if title is None:
+            return "an HTML page (a proxy?)"
+        words = text[title.end() :].partition("<")[0]  # whole: `quoted` searches it before it cuts it
+        return f'an HTML page (a proxy?): "{words.strip()}"'
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
