@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from rotator import files
 from rotator.deadline import Transport, Until
 from rotator.errors import KubernetesRefused, KubernetesUnavailable, LeaseUnusable
 from rotator.model import Secret
@@ -134,7 +135,7 @@ class ApiServer:
     def _token(self) -> Secret:
         file, why = self._access.token_file, "holds no token"
         try:
-            token = file.read_text().strip()
+            token = files.read(file).decode().strip()
         except (OSError, UnicodeDecodeError) as error:
             token, why = "", f"cannot be read: {getattr(error, 'strerror', 'it is no text')}"
         if token.isascii() and token.isprintable() and token:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
+from rotator import files
 from rotator.errors import StoreCredentialRefused, StoreError
 from rotator.model import Secret
 from rotator.ports import Clock
@@ -121,7 +122,7 @@ class CertLogin:
     def credentials(self) -> LoginRequest:
         """The login; its proof is the connection."""
         try:
-            shown = Secret(self.file.read_text(errors="replace")).fingerprint if self.file else ""
+            shown = Secret(files.read(self.file).decode(errors="replace")).fingerprint if self.file else ""
         except OSError:
             shown = ""  # the connection will fail of it, and tell
         return LoginRequest(f"auth/{self.mount}/login", {"name": self.role} if self.role else {}, shown)
@@ -129,7 +130,7 @@ class CertLogin:
 
 def _read(file: Path, what: str) -> Secret:
     try:
-        text = file.read_text(encoding="utf-8", errors="replace")
+        text = files.read(file).decode(errors="replace")
     except OSError as error:
         raise StoreCredentialRefused(
             f"the file {file}, which should hold {what}, cannot be read: {error.strerror}",

@@ -14,7 +14,8 @@ import pytest
 from rotator import config, files
 from rotator.config import Configuration
 from rotator.config_files import Watch
-from rotator.errors import ConfigurationError
+from rotator.errors import ConfigurationError, StoreCredentialRefused
+from rotator.stores.vault_login import TokenFileLogin
 
 MAIN = {
     "owner": "prod",
@@ -139,6 +140,12 @@ def test_a_file_that_becomes_a_pipe_is_not_waited_for(made: Files, monkeypatch: 
     monkeypatch.setattr(Path, "stat", lambda _: regular)
     with pytest.raises(OSError, match=re.escape("it is a named pipe, not a regular file")):
         files.read(fifo)
+
+
+def test_a_credential_that_is_a_pipe_is_not_waited_for(made: Files) -> None:
+    os.mkfifo(made.folder / "pipe")
+    with pytest.raises(StoreCredentialRefused, match="it is a named pipe, not a regular file"):
+        TokenFileLogin(made.folder / "pipe").credentials()
 
 
 def test_a_link_that_leads_nowhere_is_named(made: Files) -> None:
