@@ -117,7 +117,7 @@ def status(number: int) -> Answering:
 
 BAD_ANSWERS: Mapping[str, Answering] = {
     **{str(number): status(number) for number in (400, 403, 404, 500)},
-    "429": lambda echo: Reply(429, {"errors": [echo]}, {"Retry-After": "60"}),  # longer than anything waits for it
+    "429": lambda echo: Reply(429, {"errors": [echo]}, {"Retry-After": "0"}),  # and so it is asked again at once
     "a page": lambda echo: Reply(500, f"<html>{echo}</html>"),
     "no secret": lambda echo: Reply(200, {"data": echo, "errors": [echo], "warnings": [echo]}),
     "not JSON": lambda echo: Reply(200, echo),
