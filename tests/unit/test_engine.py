@@ -70,6 +70,15 @@ class Replica:
                 lambda: all(s.plan or s.error for s in looked()) and not self.engine.under_way, "the passes to end"
             )
 
+    def work_until(self, condition: Callable[[], bool], what: str) -> None:
+        """Do what comes due until `condition` holds: what waited for an upstream comes one after the other."""
+
+        def met() -> bool:
+            self.work()
+            return condition()
+
+        wait_until(met, what)
+
     def states(self) -> dict[str, State]:
         return {status.target.name: status.state for status in self.engine.board.snapshot()}
 
@@ -270,8 +279,7 @@ def test_a_provider_that_does_not_answer_is_told_once_and_not_by_each_target(
     replica.engine.ask_providers()
     replica.engine.watch()
     assert len(replica.told(What.PEER_UP)) == 1
-    replica.work()
-    assert set(replica.states().values()) == {State.OK}, "what was held up is taken up"
+    replica.work_until(lambda: set(replica.states().values()) == {State.OK}, "what was held up to be taken up")
     assert len(replica.told(What.TARGET_RECOVERED)) == 2
 
 
@@ -712,7 +720,7 @@ def test_a_pass_that_begins_while_the_end_looks_is_waited_for(
     ending = threading.Thread(target=end)
     ending.start()
     tick.join()
-    assert slow.inside == ["a"] or ended.wait(10), "what had not begun never does"
+    wait_until(lambda: bool(slow.inside) or ended.is_set(), "the pass or the end: what had not begun never does")
     assert ended.is_set() is not bool(slow.inside)
     slow.gate.set()
     ending.join()
@@ -774,5 +782,4 @@ def test_what_a_refused_organisation_key_held_up_is_taken_up_when_it_works_again
         circuit.try_now()
     replica.engine.ask_providers()
     replica.engine.watch()
-    replica.work()
-    wait_until(lambda: replica.states() == {"a": State.OK, "b": State.OK}, "both keys")
+    replica.work_until(lambda: replica.states() == {"a": State.OK, "b": State.OK}, "both keys")
