@@ -173,8 +173,6 @@ class Line:
 
         self._interrupted(kind, "before", size, tell)
         scheduler.pause(_delay(kind, "before", size))
-        if around.quiet and kind.endswith(":after"):
-            kind = ""  # it was drawn before things became quiet, and would come after
         around.effects += 1
         try:
             answer = self._answer(kind, operation, subject, effect, size, which, stale, name)
@@ -183,8 +181,9 @@ class Line:
                 around.intent.disturbed = True
             tell(f"-> {type(error).__name__}")
             around.truth.check()
-            scheduler.pause(_delay(kind, "after", size))
+            scheduler.pause(_delay(self._after(kind), "after", size))
             raise
+        kind = self._after(kind)
         self.clock.heard(operation.partition(".")[0], None, 0.0)
         around.intent.trusts_its_clock &= self.clock.trusted()
         tell(show(answer))
@@ -214,6 +213,10 @@ class Line:
                 return kind
             chance -= rate
         return ""
+
+    def _after(self, kind: str) -> str:
+        """What happens after the effect: nothing that was drawn before things became quiet, and would come later."""
+        return "" if self.surroundings.quiet and kind.endswith(":after") else kind
 
     def _interrupted(self, kind: str, when: str, size: float, tell: Callable[[str], None]) -> None:
         around = self.surroundings
