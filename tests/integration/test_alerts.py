@@ -58,6 +58,8 @@ def all_metrics() -> dict[str, set[str]]:
     metrics.provider_meter("respan")("list", "200", 0.1)
     metrics.unknown_served_keys("respan", 3)
     metrics.store_meter("vault")("read", "200", 0.1)
+    metrics.keep_only({"respan"}, {"vault"})
+    metrics.watch_log(lambda: {"audit": 1, "other": 2})
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(metrics.render().decode()):
         for sample in family.samples:
