@@ -30,6 +30,7 @@ from rotator.lease import LeaseSettings
 from rotator.memory import Kept, Memory
 from rotator.metrics import SUCCESS, Metrics
 from rotator.model import Record, Secret, Target
+from rotator.places import Claims
 from rotator.plan import AT_ONCE, TIDYING, Reason
 from rotator.ports import Leadership, Listener, Ports
 from rotator.providers.respan import Probe, RespanProvider
@@ -39,7 +40,7 @@ from rotator.scrub import register
 from rotator.stores.sqlite import SqliteStore
 from rotator.stores.vault import VaultStore
 from rotator.stores.vault_login import AppRoleLogin, CertLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
-from rotator.stores.vault_wire import VaultSettings
+from rotator.stores.vault_wire import FormerLocation, VaultSettings
 from rotator.strays import StrayKeys
 from rotator.sweep import Sweeper
 
@@ -101,6 +102,7 @@ class Installation:
         self._recognitions: dict[str, Recognition] = {name: known.get(name) or Recognition() for name in self.providers}
         names = frozenset(configuration.targets)
         served: dict[str, dict[str, Record]] = {provider: {} for provider in self.providers}
+        claims = Claims((target, self.stores[target.store]) for target in configuration.targets.values())
         self.strays: dict[str, StrayKeys] = {
             name: StrayKeys(
                 self.providers[name],
@@ -131,6 +133,7 @@ class Installation:
                 Memory(self._kept, served[provider], is_swept=is_swept),
                 configuration.sweep.settle,
                 self._recognitions[provider],
+                claims,
             )
             for provider in self.providers
             for store in self.stores
@@ -288,6 +291,7 @@ class Installation:
                 certificate=(
                     (store.auth.cert_file, store.auth.key_file) if isinstance(store.auth, settings.CertAuth) else None
                 ),
+                former_locations=tuple(FormerLocation(**former.model_dump()) for former in store.former_locations),
             ),
             self.clock,
             self._metrics.store_meter(name),

@@ -1,7 +1,8 @@
 """From the configuration's files to what the program runs with, or to everything that is wrong with them.
 
 The way of a configuration: read (`config_files`), checked table by table (`settings`, told by `findings`), completed
-with the defaults here, and checked as a whole (`config_checks`). No secret is read, and nothing goes over a network.
+with the defaults here, and checked as a whole (`config_checks`, `config_places`). No secret is read, and nothing goes
+over a network.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rotator import config_checks, config_files, findings
+from rotator import config_checks, config_files, config_places, findings
 from rotator.config_checks import Draft, Load, Place
 from rotator.config_files import Source
 from rotator.errors import ConfigurationError, Problem
@@ -76,7 +77,8 @@ def load(file: Path, environment: Mapping[str, str], in_use: Configuration | Non
     if source.data is None:
         raise ConfigurationError(source.problems)
     draft, malformed = _examine(file, source, source.data, environment)
-    problems = dict.fromkeys((*source.problems, *malformed, *config_checks.problems(draft)))
+    broken_rules = (*config_checks.problems(draft), *config_places.problems(draft))
+    problems = dict.fromkeys((*source.problems, *malformed, *broken_rules))
     if problems:
         raise ConfigurationError(tuple(problems))
     settings = draft.settings
@@ -231,6 +233,7 @@ def _resolve(name: str, target: TargetSettings, settings: FileSettings, names: M
         grace_period=said("grace_period"),
         jitter=said("renew_before") * settings.daemon.jitter * hash_fraction(name),
         adopt=target.adopt,
+        former_paths=target.former_paths,
     )
 
 

@@ -51,7 +51,7 @@ class Draft:
             for key in keys
         )
 
-    def problem(self, message: str, *place: str) -> Problem:
+    def problem(self, message: str, *place: str | int) -> Problem:
         """A problem at a place in the main file."""
         return Problem(str(self.file), key_path(*place), message)
 
@@ -81,7 +81,6 @@ def problems(draft: Draft) -> Iterator[Problem]:
         yield from _reference_problems(draft, target)
         yield from _time_problems(draft, target)
         yield from _field_problems(draft, target)
-    yield from _shared_paths(draft)
 
 
 def _credential_problems(draft: Draft) -> Iterator[Problem]:
@@ -172,34 +171,6 @@ def _field_problems(draft: Draft, target: Target) -> Iterator[Problem]:
     if target.field in target.fields and is_field_known:
         message = f'must not hold the field of the key itself, "{target.field}"'
         yield draft.target_problem(target.name, message, "fields", "field")
-
-
-def _shared_paths(draft: Draft) -> Iterator[Problem]:
-    first: dict[str, str] = {}
-    for target in draft.targets.values():
-        if (
-            not target.store
-            or draft.is_unknown(target.name, "store")
-            or draft.is_broken("targets", target.name, "path")
-        ):
-            continue
-        location = f"{_location(draft, target.store)}/{target.path}"
-        other = first.setdefault(location, target.name)
-        if other != target.name:
-            message = f'is the path of the target "{other}" too ({draft.origins[other]}): each needs one of its own'
-            yield draft.target_problem(target.name, message, "path")
-
-
-def _location(draft: Draft, name: str) -> str:
-    """What the paths of a store begin with: two stores may lead to the same place, and one leads to one at least."""
-    store = draft.settings.stores.get(name)
-    if isinstance(store, SqliteSettings):
-        return f"{store.file}#" if not draft.is_broken("stores", name, "file") else f"{name}#"
-    keys = ("address", "namespace", "mount")
-    if store is None or any(draft.is_broken("stores", name, key) for key in keys):
-        return f"{name}#"
-    # Vault takes a namespace as the beginning of a mount too.
-    return "/".join(filter(None, (store.address, store.namespace, store.mount)))
 
 
 # --- warned of -------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from rotator.model import (
     place_of,
     timestamp,
 )
+from rotator.places import Claims, locations
 from rotator.plan import (
     SCHEDULED,
     TIDYING,
@@ -93,8 +94,10 @@ class Executor:
         memory: Memory | None = None,
         min_age: timedelta = timedelta(0),
         recognition: Recognition | None = None,
+        claims: Claims | None = None,
     ) -> None:
-        """`names` are those of all configured targets, whatever their store; `recognition` is the provider's.
+        """`names` are those of all configured targets, whatever their store, and `claims` where these are;
+        `recognition` is the provider's.
 
         A provider may not show a key yet that is younger than `min_age`.
         """
@@ -104,6 +107,7 @@ class Executor:
         self.ports = ports
         self.memory = memory or Memory()
         self.recognition = recognition or Recognition()
+        self._claims = claims or Claims()
         self._min_age = min_age
         self._rotation = Rotation(owner, ports, self.memory, min_age)
         self._scopes: dict[str, Scope] = {}
@@ -112,18 +116,22 @@ class Executor:
 
     def scope(self, target: Target) -> Scope:
         """Which names and records are this target's own. Raises what `Store.location` raises."""
-        if target.name not in self._scopes:
-            location = self.ports.store.location(target.path)
-            place = place_of(self._owner, location)
-            former = (place_of(owner, location) for owner in self._owners - {self._owner})
-            self._scopes[target.name] = Scope(
-                owner=self._owner,
-                places=(place, *former),
-                place=place,
-                owners=self._owners,
-                names=self._names,
-            )
-        return self._scopes[target.name]
+        if known := self._scopes.get(target.name):
+            return known
+        present, former = locations(target, self.ports.store)
+        undisputed = self._claims.undisputed(former)
+        owners = (self._owner, *sorted(self._owners - {self._owner}))
+        places = [place_of(owner, location) for location in (present, *(undisputed or ())) for owner in owners]
+        scope = Scope(
+            owner=self._owner,
+            places=tuple(dict.fromkeys(places)),
+            place=places[0],
+            owners=self._owners,
+            names=self._names,
+        )
+        if undisputed is not None:  # else it is looked for again at the next look
+            self._scopes[target.name] = scope
+        return scope
 
     def observe(self, target: Target) -> Observation:
         """Read the whole history; of the provider, only what this process has seen before. Raises `StoreError`."""

@@ -109,6 +109,7 @@ class Target:
     grace_period: timedelta
     jitter: timedelta  # renewed this much before renew_before asks for it; a hash of the name
     adopt: bool = False
+    former_paths: tuple[str, ...] = ()  # where it was before in its store: keys made for these are its own
 
     @property
     def lead(self) -> timedelta:
@@ -377,7 +378,7 @@ class Scope:
     """What a target must know of its surroundings to tell its own versions and keys from others'."""
 
     owner: str
-    places: tuple[str, ...]  # this path's, under `owner` and under each of the former owners
+    places: tuple[str, ...]  # this path's and its former ones', under `owner` and each of the former owners
     place: str  # under `owner`
     owners: frozenset[str]  # `owner` and the former ones
     names: frozenset[str]  # of all configured targets, its own too: one set that all scopes share

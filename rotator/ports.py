@@ -77,6 +77,9 @@ class Store(Protocol):
     def location(self, path: str) -> str:
         """A text that this path, in this very store, shares with no other path of any store, and keeps for life."""
 
+    def former_locations(self, path: str) -> Sequence[str]:
+        """Return what `location` was for this path in the places that the store's data were in before."""
+
     def history(self, path: str) -> History:
         """All that is known of the path; empty with current version 0 when it is absent.
 

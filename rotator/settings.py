@@ -247,6 +247,17 @@ def _address_may_come_from_the_environment(schema: dict[str, Any]) -> None:
     schema["required"].remove("address")
 
 
+class FormerLocation(Settings):
+    """Where the store's secrets were before a move; what is left out is as it is now."""
+
+    cluster_id: Text | None = None
+    """The id of the Vault cluster: `cluster_id` of sys/health."""
+    namespace: Namespace | None = None
+    """The namespace (Enterprise); "" is the root."""
+    mount: VaultPath | None = None
+    """The KV version 2 mount."""
+
+
 class VaultSettings(Settings):
     """A KV version 2 mount of a Vault; another namespace or mount is another store."""
 
@@ -270,6 +281,9 @@ class VaultSettings(Settings):
     """The name that the server's certificate must hold; $VAULT_TLS_SERVER_NAME if left out, else the address's."""
     timeout: Duration = Field("10s", validate_default=True)
     """How long one request may take; $VAULT_CLIENT_TIMEOUT if left out."""
+    former_locations: Annotated[tuple[FormerLocation, ...], Strict(False)] = ()
+    """Where these secrets were before a move: keys that were made there stay ours. `check --online` prints the present
+    location in this form."""
 
 
 class SqliteSettings(Settings):
@@ -396,6 +410,8 @@ class TargetSettings(Changeable):
     """The path in the store, without its mount and without KV version 2's "data/"."""
     adopt: bool = False
     """Take the path over although its newest version is somebody else's."""
+    former_paths: Annotated[tuple[VaultPath, ...], Strict(False)] = ()
+    """Paths in the same store that this target had before: keys that were made for them stay its own."""
 
 
 # --- the file --------------------------------------------------------------------------------------------------------

@@ -74,6 +74,10 @@ class SqliteStore:
         """The file's own id and the path."""
         return f"sqlite/{self._id}/{path}"
 
+    def former_locations(self, path: str) -> Sequence[str]:  # noqa: ARG002 - the file's own id moves with it
+        """None: a file that is moved keeps its id."""
+        return ()
+
     def history(self, path: str) -> History:
         """All versions of the path; none is ever pushed out."""
         return self._read(path, "")

@@ -48,7 +48,8 @@ class VaultStore:
     def __init__(self, settings: VaultSettings, clock: Clock, meter: Meter) -> None:
         self.client = VaultClient(settings, clock, meter)
         self.mount = settings.mount.strip("/")
-        self._namespace = (settings.namespace or "").strip("/")
+        self.namespace = (settings.namespace or "").strip("/")
+        self._former_locations = settings.former_locations
         self._clock = clock
         self._cluster: str | None = None
         self._mount_is_proved = False
@@ -88,6 +89,22 @@ class VaultStore:
 
     def location(self, path: str) -> str:
         """The cluster's own id, the namespace, the mount and the path."""
+        return _location(self.cluster_id(), self.namespace, self.mount, path)
+
+    def former_locations(self, path: str) -> Sequence[str]:
+        """The same for each place that the configuration names; what it leaves out is as it is now."""
+        return [
+            _location(
+                self.cluster_id() if former.cluster_id is None else former.cluster_id,
+                self.namespace if former.namespace is None else former.namespace,
+                self.mount if former.mount is None else former.mount,
+                path,
+            )
+            for former in self._former_locations
+        ]
+
+    def cluster_id(self) -> str:
+        """Return the cluster's own id, which is asked for once. Raises what `location` raises."""
         if self._cluster is None:
             self.client.circuit.enter()
             try:
@@ -98,7 +115,7 @@ class VaultStore:
             if not cluster:
                 raise StoreUnavailable("Vault does not tell its cluster_id in sys/health; nothing was changed")
             self._cluster = str(cluster)
-        return "/".join(quote(part, safe="") for part in ("vault", self._cluster, self._namespace, self.mount, path))
+        return self._cluster
 
     def history(self, path: str) -> History:
         """The metadata first, then the readable versions, the current one last and without naming its number."""
@@ -244,7 +261,7 @@ class VaultStore:
 
     def ignored_namespace(self) -> str | None:
         """The configured namespace, if this Vault is the open-source one: that ignores it without a word."""
-        return self._namespace if self._namespace and self.client.health().get("enterprise") is False else None
+        return self.namespace if self.namespace and self.client.health().get("enterprise") is False else None
 
     def forget(self, path: str) -> None:
         """Remove a path with its whole history, for the demo, which leaves nothing behind. Takes a right of its own."""
@@ -294,6 +311,10 @@ class VaultStore:
             lambda vault: vault.secrets.kv.v2.create_or_update_secret(path, dict(data), cas, self.mount),
             understand,
         )
+
+
+def _location(*parts: str) -> str:
+    return "/".join(quote(part, safe="") for part in ("vault", *parts))
 
 
 def _read_metadata(answer: Answer) -> _Metadata | None:

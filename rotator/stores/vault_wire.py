@@ -33,6 +33,15 @@ _LATE = (urllib3.exceptions.TimeoutError, urllib3.exceptions.EmptyPoolError)
 
 
 @dataclass(frozen=True, slots=True)
+class FormerLocation:
+    """Where a store's data were before; None is where they are now."""
+
+    cluster_id: str | None = None
+    namespace: str | None = None
+    mount: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class VaultSettings:
     """Where a KV version 2 mount is, and how to get at it. `timeout` is in seconds; `connections` are used at once."""
 
@@ -45,6 +54,7 @@ class VaultSettings:
     timeout: float = 5.0
     connections: int = 8
     certificate: tuple[Path, Path] | None = None  # ours, and its private key, to log in with
+    former_locations: tuple[FormerLocation, ...] = ()
 
 
 class Unsendable(Exception):

@@ -21,7 +21,7 @@ from rotator.ports import Store
 from rotator.stores.sqlite import SqliteStore
 from rotator.stores.vault import VaultStore
 from rotator.stores.vault_login import TokenLogin
-from rotator.stores.vault_wire import VaultSettings
+from rotator.stores.vault_wire import FormerLocation, VaultSettings
 
 CLOCK = SystemClock()
 
@@ -77,10 +77,14 @@ class VaultHands:
 
 @dataclass
 class Place:
-    """Where a store keeps its things; `open` gives a new store object for it."""
+    """Where a store keeps its things; `open` gives a new store object for it.
+
+    `moved` gives one for what is there after a move to another place, which knows that place as a former one.
+    """
 
     open: Callable[[], Store]
     hands: Hands
+    moved: Callable[[], Store]
 
 
 @pytest.fixture(params=["sqlite", "vault"])
@@ -91,19 +95,26 @@ def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callab
 
         def sqlite() -> Place:
             file = tmp_path / f"{next(numbers)}.db"
-            return Place(lambda: SqliteStore(file, CLOCK), SqliteHands(file))
+
+            def moved() -> SqliteStore:
+                return SqliteStore(file.rename(tmp_path / f"{next(numbers)}.db"), CLOCK)
+
+            return Place(lambda: SqliteStore(file, CLOCK), SqliteHands(file), moved)
 
         def vault() -> Place:
             server: VaultServer = request.getfixturevalue("vault")
             mount = server.new_mount()
 
-            def opened() -> VaultStore:
+            def opened(mount: str = mount, *former: FormerLocation) -> VaultStore:
                 login = TokenLogin(Secret(server.root_token))
-                store = VaultStore(VaultSettings(server.address, mount, login), CLOCK, lambda *_: None)
+                settings = VaultSettings(server.address, mount, login, former_locations=former)
+                store = VaultStore(settings, CLOCK, lambda *_: None)
                 stack.callback(store.close)
                 return store
 
-            return Place(opened, VaultHands(server, mount))
+            return Place(
+                opened, VaultHands(server, mount), lambda: opened(server.new_mount(), FormerLocation(mount=mount))
+            )
 
         yield {"sqlite": sqlite, "vault": vault}[request.param]
 
@@ -382,3 +393,17 @@ def test_a_location_is_of_one_path_in_one_store_for_ever(new_place: Callable[[],
     assert [one.open().location(path) for path in paths] == before
     elsewhere = [other.open().location(path) for path in paths]
     assert len({*before, *elsewhere}) == 2 * len(paths)
+
+
+def test_a_path_of_a_store_that_moved_is_known_by_its_former_location(new_place: Callable[[], Place]) -> None:
+    place, other = new_place(), new_place()
+    paths = ["app", "app/sub", "app%2Fsub"]
+    before = [place.open().location(path) for path in paths]
+    assert not any(place.open().former_locations(path) for path in paths)
+    moved = place.moved()
+
+    known = [{moved.location(path), *moved.former_locations(path)} for path in paths]
+
+    assert all(location in of_path for location, of_path in zip(before, known, strict=True))
+    assert len(set.union(*known)) == sum(map(len, known)), "no two paths share one"
+    assert other.open().location("app") not in set.union(*known)

@@ -356,6 +356,9 @@ class StoreClient:
             raise StoreUnavailable("no answer")
         return f"memory/{path}"
 
+    def former_locations(self, path: str) -> Sequence[str]:
+        return ()
+
     def history(self, path: str) -> History:
         return self._read(path, lambda history: history)
 

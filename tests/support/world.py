@@ -295,9 +295,14 @@ class StoreClient:
     clock: FakeClock
     wire: Wire
     actor: str
+    place: str = "memory"
+    former: tuple[str, ...] = ()  # the places that the store's data were in before
 
     def location(self, path: str) -> str:
-        return self.wire.call(self.actor, "store.location", lambda: f"memory/{path}", path)
+        return self.wire.call(self.actor, "store.location", lambda: f"{self.place}/{path}", path)
+
+    def former_locations(self, path: str) -> Sequence[str]:
+        return [f"{former}/{path}" for former in self.former]
 
     def history(self, path: str) -> History:
         observed_at = self.clock.monotonic()

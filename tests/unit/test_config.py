@@ -673,6 +673,66 @@ def test_the_same_path_elsewhere_is_another_path(load: Callable[..., Configurati
     assert len(load(data).targets) == 4
 
 
+def test_former_places(load: Callable[..., Configuration]) -> None:
+    former = [{"mount": "kv"}, {"cluster_id": "c-1", "namespace": ""}]
+    read = load(
+        minimal(stores__vault__former_locations=former, targets__billing_api__former_paths=["apps/old", "apps/older"])
+    )
+
+    vault = read.stores["vault"]
+    assert isinstance(vault, VaultSettings)
+    assert [(one.cluster_id, one.namespace, one.mount) for one in vault.former_locations] == [
+        (None, None, "kv"),
+        ("c-1", "", None),
+    ]
+    assert read.targets["billing-api"].former_paths == ("apps/old", "apps/older")
+
+
+FORMER_PATHS, FORMER_LOCATIONS = "targets.billing-api.former_paths", "stores.vault.former_locations"
+OLD = {"path": "apps/old"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "message"),
+    [
+        ({FORMER_PATHS: ["a//b"]}, f"{FORMER_PATHS}[0]", "must not contain two slashes in a row"),
+        ({FORMER_PATHS: ["a", "b", "a"]}, FORMER_PATHS, 'holds "a" twice'),
+        ({FORMER_PATHS: ["apps/billing/respan"]}, FORMER_PATHS, 'holds "apps/billing/respan", which is the path now'),
+        ({FORMER_PATHS: ["apps/old"], "targets.other": OLD}, FORMER_PATHS, 'the path of the target "other" too'),
+        (
+            {FORMER_PATHS: ["apps/old"], "targets.other": {"path": "apps/new", "former_paths": ["apps/old"]}},
+            "targets.other.former_paths",
+            'the path of the target "billing-api" too',
+        ),
+        ({FORMER_LOCATIONS: [{}]}, f"{FORMER_LOCATIONS}[0]", "is where the store is now"),
+        ({FORMER_LOCATIONS: [{"mount": "secret"}]}, f"{FORMER_LOCATIONS}[0]", "is where the store is now"),
+        ({FORMER_LOCATIONS: [{"mount": "a"}, {"mount": "a"}]}, f"{FORMER_LOCATIONS}[1]", "stands there twice"),
+        ({FORMER_LOCATIONS: [{"mount": "a/"}]}, f"{FORMER_LOCATIONS}[0].mount", "must not begin or end with a slash"),
+    ],
+)
+def test_former_places_that_are_refused(
+    refused: Callable[..., dict[str, str]], changes: Data, key: str, message: str
+) -> None:
+    data = minimal()
+    for changed, value in changes.items():
+        set_at(data, changed, value)
+    problems = refused(data)
+
+    assert list(problems) == [key]
+    assert message in problems[key]
+
+
+def test_a_former_location_where_another_store_s_targets_are(refused: Callable[..., dict[str, str]]) -> None:
+    vault = minimal()["stores"]["vault"]
+    data = minimal(stores__old={**vault, "mount": "kv"}, targets__billing_api__store="vault")
+    data["stores"]["vault"]["former_locations"] = [{"mount": "kv"}]
+    data["targets"]["other"] = {"path": "apps/billing/respan", "store": "old"}
+    problems = refused(data)
+
+    assert list(problems) == [FORMER_LOCATIONS]
+    assert 'the path of the target "other" too' in problems[FORMER_LOCATIONS]
+
+
 def test_a_key_in_vault_needs_to_know_which_vault(refused: Callable[..., dict[str, str]]) -> None:
     data = minimal(
         providers__respan__api_key={"vault": "secret/org#key"}, stores={"vault": {"type": "sqlite", "file": "x"}}
