@@ -190,14 +190,14 @@ class Executor:
         served = observation.current is not None and observation.current.key_id == record.key_id
         self.ports.provider.ready()
         budget.take(record.expires_at if served else TIDYING)
+        asked_at = self.ports.clock.now()  # the answer may be used much later
         found = self.ports.provider.retrieve(record.key_id)
-        if found is None and self._may_be_hidden(observation, record):
+        if found is None and self._may_be_hidden(observation, record, asked_at):
             return observation
         return self.memory.note(observation, record.key_id, found)
 
-    def _may_be_hidden(self, observation: Observation, record: Record) -> bool:
+    def _may_be_hidden(self, observation: Observation, record: Record, now: datetime) -> bool:
         """Whether the key is so young. A process that was stopped while it asked for one has published it late."""
-        now = self.ports.clock.now()
         held_since = min(entry.created_at for entry in observation.entries if entry.key_id == record.key_id)
         return record.is_younger(self._min_age, now) or now - held_since < self._min_age
 

@@ -44,7 +44,7 @@ from rotator.ports import Clock, Listener, Ports
 from rotator.publish import publish
 
 TRIES_OUT = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
-"""Seconds between attempts to see a new key work, where a probe is configured."""
+"""Seconds between attempts to see a new key work, where a probe is configured, or to have it shown."""
 
 UNPUBLISHED = "unpublished"
 """Why a key is deleted that was created and can never be served: no plan says so."""
@@ -85,11 +85,12 @@ class Rotation:
         if renew_at(record, target) <= ports.clock.now():
             return None
         ports.store.prove(target.path, compose(target, record, offer.secret, carried_over(observation)))
+        asked_at = ports.clock.now()
         try:
             found = ports.provider.retrieve(record.key_id)
         except ProviderRequestRefused:  # some vendors have no other answer for a key that is gone
             found = None
-        if found is None and record.is_younger(self._min_age, ports.clock.now()):
+        if found is None and record.is_younger(self._min_age, asked_at):
             return replace(offer, reason=action.reason, order=order)  # the provider may not show it yet
         if found is None or (found.expires_at is not None and found.expires_at < record.expires_at - TOLERANCE):
             self._memory.offers.pop(target.name, None)
@@ -177,12 +178,11 @@ class Rotation:
         mismatch = _mismatch(created, name, observation.history, self._memory.in_use(observation.target.provider))
         if not mismatch and (not created.name or _is_longer(created, asked)):  # else nothing is changed by its id yet
             try:
-                self._ports.budget.take(asked)
-                found = self._ports.provider.retrieve(created.id)
+                found = self._look_up_new(created.id, asked)
             except ProviderError as error:
                 mismatch = f"the id {created.id}, which could not be looked up: {error.message}"
             else:
-                if found.name not in ("", name) if found else not created.name:
+                if found is None or found.name not in ("", name):
                     mismatch = f"the id {created.id}, which is {f'that of {found.name}' if found else 'unknown'}"
         if mismatch:
             raise ProviderOutcomeUnknown(
@@ -190,6 +190,16 @@ class Rotation:
                 "The served key stays, and the next try makes another one. If it happens again, report it to the "
                 "provider: an answer went to the wrong request.",
             )
+
+    def _look_up_new(self, key_id: str, asked: datetime) -> VendorKey | None:
+        """Look up a key that was just created, for as long as the provider may take to show it."""
+        for wait in (*TRIES_OUT, None):
+            self._ports.budget.take(asked)
+            found = self._ports.provider.retrieve(key_id)
+            if found is not None or wait is None:
+                return found
+            self._ports.clock.sleep(wait)
+        return None
 
     def _believe(
         self, observation: Observation, created: CreatedKey, name: str, asked: datetime, order: Order, reason: Reason

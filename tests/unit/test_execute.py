@@ -1195,11 +1195,38 @@ def test_a_key_without_a_name_that_cannot_be_looked_up_is_not_published(error: E
     world = World()
     a = running(world)
     world.at("provider.create", mixed_up(world, name=""))
-    world.at("provider.retrieve", refuse(error) if error else lambda call: None)
+    if error:
+        world.at("provider.retrieve", refuse(error))
+    else:
+        world.at("provider.retrieve", lambda call: None, times=len(TRIES_OUT) + 1)
     report = a.reconcile(world.target, FORCED)
     assert isinstance(report.error, ProviderOutcomeUnknown)
     world.remove_strays()
     assert world.vendor.living() == [world.served()]
+
+
+@pytest.mark.parametrize("shown", [{"name": ""}, {"expires_at": None}], ids=["no name", "no expiry"])
+def test_a_new_key_that_has_to_be_looked_up_is_waited_for(shown: dict[str, Any]) -> None:
+    world = World()
+    world.at("provider.create", mixed_up(world, **shown))
+    world.at("provider.retrieve", lambda call: None, times=3)
+    started = world.clock.monotonic()
+    assert world.executor().reconcile(world.target).rotated
+    assert world.clock.monotonic() - started == sum(TRIES_OUT[:3])
+
+
+def test_nothing_is_changed_by_the_id_of_an_answer_that_the_provider_does_not_show() -> None:
+    """The name is right and the id another path's: only the look-up could show that, and it finds nothing."""
+    world, _ = two_targets()
+    alpha, beta = world.targets
+    other = world.served(alpha)
+    assert other is not None
+    new_process = world.executor("b")
+    world.at("provider.create", mixed_up(world, id=other.id, expires_at=None))
+    world.at("provider.retrieve", lambda call: None, times=len(TRIES_OUT) + 1)
+    since = len(world.wire.journal)
+    assert isinstance(new_process.reconcile(beta, FORCED).error, ProviderOutcomeUnknown)
+    assert "provider.set_expiry" not in world.calls(since=since)
 
 
 def test_a_key_that_waits_to_be_written_is_not_taken_for_a_new_one() -> None:
