@@ -53,7 +53,7 @@ _NO_ANSWER = (ProviderUnavailable, ProviderOutcomeUnknown)
 
 def _lasting(event: Event) -> Lasting | None:
     """Which trouble an event tells of; None where it is one that comes and goes."""
-    lasts = event.what in (What.TARGET_FOREIGN, What.KEY_NOT_TRUSTED)
+    lasts = event.what in (What.TARGET_FOREIGN, What.KEY_NOT_TRUSTED, What.PATH_EMPTIED)
     return (event.what, event.fields.get("key_id")) if lasts else None
 
 

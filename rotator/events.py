@@ -51,6 +51,7 @@ class What(StrEnum):
     TARGET_FAILED = "target_failed"
     TARGET_RECOVERED = "target_recovered"
     TARGET_FOREIGN = "target_foreign"
+    PATH_EMPTIED = "path_emptied"  # the path is absent, and keys of it are known
     PEER_DOWN = "peer_down"  # a provider that refuses the organisation key, a store out of reach
     PEER_UP = "peer_up"
     CLOCK_DISAGREES = "clock_disagrees"

@@ -71,6 +71,7 @@ class Memory:
         self.kept = Kept() if kept is None else kept
         self.seen, self.offers, self._noting = self.kept.seen, self.kept.offers, self.kept.lock
         self._is_swept = is_swept
+        self._emptied: set[str] = set()  # the targets whose path is absent, though keys of it are known
         self._whole: dict[str, int] = {}  # the version at which a path held no other key of ours; 0: it may hold one
         self._served = {} if served is None else served  # the record of the current key at the last look
         self._as_made: set[str] = set()  # the targets whose current key was made for its version
@@ -85,6 +86,10 @@ class Memory:
         """
         name, current = observation.target.name, observation.current
         held = {entry.record.key_id: entry.record for entry in observation.entries if entry.record}
+        if observation.history.current_version:
+            self._emptied.discard(name)
+        elif name in self._served:
+            self._emptied.add(name)
         if current and current.record:
             self._served[name] = current.record
         else:
@@ -123,6 +128,14 @@ class Memory:
         current = observation.current
         others = {entry.key_id for entry in observation.entries} - {current.key_id if current else None, None}
         self._whole[observation.target.name] = 0 if others else observation.history.current_version
+
+    def emptied(self, target: Target) -> None:
+        """Take note that the provider has live keys of this path, which is absent."""
+        self._emptied.add(target.name)
+
+    def is_emptied(self, target: Target) -> bool:
+        """Return whether the path is absent, though it has held a key, or the provider has live ones of it."""
+        return target.name in self._emptied
 
     def published(self, target: Target, record: Record) -> None:
         """Take note that this process has published this key."""

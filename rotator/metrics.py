@@ -27,12 +27,14 @@ LOST = "lost"  # another writer was first: nothing is wrong
 
 ROTATION_REASONS = (
     Reason.FIRST,
+    Reason.EMPTIED,
     Reason.DELETED,
     Reason.MISSING,
     Reason.EXPIRED,
     Reason.EXPIRING,
     Reason.REQUESTED,
     Reason.DRIFTED,
+    Reason.MISDATED,
     Reason.ADOPTED,
 )
 """Why a key is created: so that these are counted from 0, and a first failure is an increase."""

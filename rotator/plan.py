@@ -45,6 +45,7 @@ class Reason(StrEnum):
 
     FRESH = "fresh"
     FIRST = "first"  # the path is absent
+    EMPTIED = "emptied"  # the path is absent, and keys of it are known: it held one before
     DELETED = "deleted"  # the path's newest version is deleted or destroyed
     MISSING = "missing"  # the provider does not have the served key any more
     UNRECOGNISED = "unrecognised"  # nor most others: it is more likely another organisation, and a person decides
@@ -114,6 +115,7 @@ class Observation:
     clock_disputed_by: timedelta = timedelta(0)  # how far `now` is ahead of all that answered; 0 while one agrees
     answered_at: float = 0.0  # monotonic seconds, when the read of the history had been answered
     gone_is_believed: bool = True  # else a served key that the provider does not know is not replaced
+    is_emptied: bool = False  # the path is absent, and has held a key, or the provider has live ones of it
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
@@ -359,7 +361,9 @@ class _Facts:
 
 
 def _absent(facts: _Facts) -> Reason | None:
-    return Reason.FIRST if facts.observation.history.current_version == 0 else None
+    if facts.observation.history.current_version:
+        return None
+    return Reason.EMPTIED if facts.observation.is_emptied else Reason.FIRST
 
 
 def _unreadable(facts: _Facts) -> Reason | None:

@@ -347,9 +347,14 @@ class Sweeper:
         offer = executor.memory.offers.get(target.name)
         is_due = any(isinstance(action, Rotate) for action in actions)
         waiting = offer.record.key_id if offer and is_due else ""  # the next pass of this process writes it
-        found.orphans += orphans(observation, mine, now, partial(self._is_on_its_way, waiting))
+        lonely = orphans(observation, mine, now, partial(self._is_on_its_way, waiting))
+        found.orphans += lonely
+        if any(orphan.fate is Fate.EMPTIED for orphan in lonely):
+            executor.memory.emptied(target)
         # What only time has made due is the schedule's business.
-        urgent = any(not isinstance(action, Rotate) or action.reason is Reason.MISSING for action in actions)
+        urgent = executor.memory.is_emptied(target) or any(
+            not isinstance(action, Rotate) or action.reason is Reason.MISSING for action in actions
+        )
         if urgent or (record and cut_short(observation, record, now)):
             found.to_work.append(target)
 

@@ -18,7 +18,7 @@ from rotator.execute import Report
 from rotator.logs import unexpected
 from rotator.metrics import FAILURE, LOST, SUCCESS, Metrics
 from rotator.model import Target, timestamp
-from rotator.plan import SCHEDULED, Order, Plan, State
+from rotator.plan import SCHEDULED, Order, Plan, Reason, State
 from rotator.sweep import Fate, Outcome, Sweeper, Swept
 from rotator.threads import start
 
@@ -205,6 +205,8 @@ def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None
     if plan is not None and plan.state is State.FOREIGN and not plan.actions:
         fields = {"path": target.path, "reason": plan.reason.value, "advice": adoption_advice(target)}
         yield Event(What.TARGET_FOREIGN, target.name, Level.ERROR, fields)
+    if Reason.EMPTIED in (report.attempted, plan and plan.reason):
+        yield Event(What.PATH_EMPTIED, target.name, Level.WARNING, _emptied(target))
     for record in plan.untrusted if plan else ():
         left_alone = {"key_id": record.key_id, "key_name": record.key_name}
         yield Event(What.KEY_NOT_TRUSTED, target.name, Level.ERROR, left_alone)
@@ -224,12 +226,24 @@ def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None
     )
 
 
+def _emptied(target: Target) -> Fields:
+    return {
+        "path": target.path,
+        "error": f"{target.path} is absent, and has held keys that may still be used. It looks like "
+        "`vault kv metadata delete` or a new mount",
+        "advice": "Find out who emptied it. rotator publishes a new key. The sweep after that gives the old keys one "
+        "more grace period; if there are more than max_removals of them, they work until they expire.",
+    }
+
+
 def served(plan: Plan | None) -> str:
     """What the applications have, in words."""
     if plan is None:
         return "what they had before, as far as is known: the path could not be read"
     if plan.state is State.FOREIGN:
         return "somebody else's data"
+    if plan.reason is Reason.EMPTIED:
+        return "what they have read: the path is absent, and holds no key for one that starts now"
     if plan.current is None or plan.state is State.MISSING:
         return "no live key"
     return f"the key {plan.current.key_id}, until {timestamp(plan.current.expires_at)}"

@@ -1,6 +1,7 @@
 """The engine: who of several replicas acts, what is told of peers, clocks and failures, and when it sweeps."""
 
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -297,6 +298,26 @@ def test_a_foreign_path_is_told_once_until_it_is_ours_again(replica: Replica) ->
         replica.work()
         assert replica.states()["a"] is State.OK
         assert len(replica.told(What.TARGET_RECOVERED)) == times
+
+
+def test_an_emptied_path_is_reported_once_until_it_has_a_key(replica: Replica, tmp_path: Path) -> None:
+    replica.work()
+    with sqlite3.connect(tmp_path / "store.db") as database:
+        database.execute("DELETE FROM versions WHERE path = 'apps/a'")
+    replica.simulator.faults.add(Fault("refuse", "create", status=503, times=None))
+    for _ in range(3):
+        replica.engine._agenda.wake(["a"])
+        replica.work()
+    [status] = [status for status in replica.engine.board.snapshot() if status.target.name == "a"]
+    shown = status.to_json()
+    assert (shown["state"], shown["reason"]) == ("missing", "emptied")
+    [event] = replica.told(What.PATH_EMPTIED)
+    assert event.target == "a"
+    replica.simulator.faults.clear()
+    replica.engine._agenda.wake(["a"])
+    replica.work()
+    assert replica.states()["a"] is State.OK
+    assert len(replica.told(What.PATH_EMPTIED)) == 1
 
 
 def test_a_failure_of_another_kind_is_told_at_once(replica: Replica) -> None:

@@ -164,7 +164,18 @@ def test_counters_start_at_0() -> None:
     assert samples[series("provider_request_duration_seconds_count", provider="respan")] == 0
     for outcome in (SUCCESS, FAILURE):
         assert samples[series("retirements_total", outcome=outcome)] == 0
-    for reason in ("first", "deleted", "missing", "expired", "expiring", "requested", "drifted", "adopted"):
+    for reason in (
+        "first",
+        "emptied",
+        "deleted",
+        "missing",
+        "expired",
+        "expiring",
+        "requested",
+        "drifted",
+        "misdated",
+        "adopted",
+    ):
         for outcome in (SUCCESS, FAILURE, LOST):
             assert samples[series("rotations_total", provider="respan", reason=reason, outcome=outcome)] == 0
 

@@ -139,11 +139,14 @@ def grace(observed: Observation, now: float = 3) -> dict[str, tuple[float, float
 
 # --- is a new key needed? ---
 
+EMPTIED = replace(observation({}), is_emptied=True)
+
 
 @pytest.mark.parametrize(
     ("observed", "now", "order", "state", "reason", "actions"),
     [
         (observation({}), 0, SCHEDULED, State.MISSING, Reason.FIRST, ["rotate after 0: first"]),
+        (EMPTIED, 0, SCHEDULED, State.MISSING, Reason.EMPTIED, ["rotate after 0: emptied"]),
         (observation({}), 0, Order(rotate=True), State.MISSING, Reason.FIRST, ["rotate after 0: first"]),
         (observation({0: "A"}), 1, SCHEDULED, State.OK, Reason.FRESH, []),
         (observation({0: "A"}), 1, Order(revoke_now=True), State.OK, Reason.FRESH, []),

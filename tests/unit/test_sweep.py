@@ -23,14 +23,16 @@ from support.world import (
 )
 
 from rotator.errors import ClockDisagrees, ProviderUnavailable, StoreUnavailable, TooManyOrphans
-from rotator.events import What
+from rotator.events import Level, What
 from rotator.execute import Executor
 from rotator.model import RECORD_FIELD, KeyName, ListedKey, UnreadableKey, VendorKey
 from rotator.output import sweep_lines
-from rotator.plan import Order, Reason
+from rotator.plan import LOOK, Order, Plan, Reason, Rotate, State, needed_by
 from rotator.sweep import Fate, Outcome, Sweeper, Swept
+from rotator.work import troubles
 
 LATER = timedelta(minutes=6)
+FIRST_KEY = (Rotate(Reason.FIRST, 0),)
 
 
 def rotated(world: World) -> Executor:
@@ -264,6 +266,61 @@ def test_the_keys_of_an_emptied_path_are_reported_and_end_once_it_has_a_key_agai
     assert executor.reconcile(world.target).rotated
     assert [(o.key.id, o.outcome) for o in worker.sweep().orphans] == [(old.id, Outcome.SHORTENED)]
     assert old.expires_at == world.clock.now() + world.target.grace_period
+    assert not world.broken
+
+
+def test_a_process_that_starts_learns_from_its_sweep_that_a_path_was_emptied() -> None:
+    world = World()
+    rotated(world)
+    world.store.delete_metadata(world.target.path)
+    world.clock.advance(LATER)
+    starts = world.executor("starts")
+    assert starts.reconcile(world.target, LOOK).plan == Plan(State.MISSING, Reason.FIRST, actions=FIRST_KEY)
+    sweeper = sweeper_of(starts, world.targets)
+    assert sweeper.sweep().to_work == (), "the vendor does not say how old the key is"
+    world.clock.advance(LATER)
+    assert sweeper.sweep().to_work == world.targets
+    looked = starts.reconcile(world.target, LOOK)
+    assert looked.plan
+    assert (looked.plan.state, looked.plan.reason) == (State.MISSING, Reason.EMPTIED)
+    assert needed_by(looked.plan, world.clock.now()) == world.clock.now(), "a new target can wait, this one cannot"
+    [event] = troubles(looked)
+    assert (event.what, event.level) == (What.PATH_EMPTIED, Level.WARNING)
+    assert starts.reconcile(world.target).attempted is Reason.EMPTIED
+    assert [*troubles(starts.reconcile(world.target, LOOK))] == []
+
+
+def test_a_process_that_served_a_key_knows_without_a_sweep_that_the_path_was_emptied() -> None:
+    world = World()
+    executor = rotated(world)
+    assert executor.reconcile(world.target).error is None
+    world.store.delete_metadata(world.target.path)
+    made = executor.reconcile(world.target)
+    assert (made.rotated, made.attempted) == (True, Reason.EMPTIED)
+    assert [event.what for event in troubles(made)] == [What.PATH_EMPTIED]
+
+
+def test_the_keys_of_many_emptied_paths_are_held_when_those_have_new_ones() -> None:
+    world = World(*(make_target(f"t{number}") for number in range(12)))
+    executor = rotated(world)
+    old = [*world.vendor.keys.values()]
+    ends = [key.expires_at for key in old]
+    for target in world.targets:
+        world.store.delete_metadata(target.path)
+    world.clock.advance(LATER)
+    sweeper = sweeper_of(executor, world.targets, max_removals=10)
+    emptied = sweeper.sweep()
+    assert emptied.error is None
+    assert emptied.to_work == world.targets
+    for target in world.targets:
+        assert executor.reconcile(target).attempted is Reason.EMPTIED
+    world.clock.advance(LATER)
+    held = sweeper.sweep()
+    assert isinstance(held.error, TooManyOrphans)
+    assert "emptied" in held.error.advice
+    assert "until they expire" in held.error.message
+    assert [key.expires_at for key in old] == ends
+    assert {o.outcome for o in sweeper.sweep(max_removals=12).orphans} == {Outcome.SHORTENED}
     assert not world.broken
 
 
