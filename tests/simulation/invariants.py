@@ -453,8 +453,9 @@ class Truth:
         ends, promised = key.expires_at, self._promised(place, key)
         # With a counter that was set back, only a sweep can tell that it is served anew.
         cut_since = place.reset_at >= 0 or place.cut_at.get(key.id, -1.0) > place.served_since
-        cut_since |= key.id in self.denied  # it may be one of too many that are unknown, which a person judges
-        if error is None and not cut_since and ends and promised and ends < promised - self._leeway:
+        # Once the vendor did not know keys that live, only a sweep decides what one is that it did not find.
+        in_doubt = key.id in self.denied or (bool(self.denied) and not self._vendor.alive(key))
+        if error is None and not (cut_since or in_doubt) and ends and promised and ends < promised - self._leeway:
             self.break_(UNDONE, f"{key.id}, which {path} serves, still ends at {_clock(ends)}")
 
     def _judge_superseded(self, place: Place, intent: Intent) -> None:

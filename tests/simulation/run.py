@@ -22,6 +22,11 @@ HEALED = 150
 QUIET = GRACE * 2 + 150
 """Seconds without disturbance after which nothing may be left over: settling, a grace that begins then, and sweeps."""
 
+SLOW_READS = 30
+"""Reads of paths in that time, of which each takes so much longer where the store is slow: a sweep, and a pass after it
+that lost against the sweep's fence.
+"""
+
 MOST_STEPS = 3000
 """After so many calls a schedule is taken to go round in circles."""
 
@@ -198,7 +203,8 @@ class _Ending:
                 around.restart(program.process)
         for actor in around.scheduler.actors:
             actor.wake = min(actor.wake, around.scheduler.now + 30)
-        self._healed_by, self._until = around.scheduler.now + HEALED, around.scheduler.now + QUIET
+        from_now = around.scheduler.now + SLOW_READS * around.settings.slow_store
+        self._healed_by, self._until = from_now + HEALED, from_now + QUIET
 
 
 def shortest(outcome: Outcome) -> Outcome:
