@@ -24,6 +24,7 @@ from rotator.errors import KubernetesUnavailable
 from rotator.events import Event, Fields, Level, What
 from rotator.kube import Access, ApiServer, Conflict, Right
 from rotator.logs import unexpected
+from rotator.model import LONGEST_TEXT
 from rotator.ports import Clock, Listener
 from rotator.threads import start
 
@@ -256,7 +257,7 @@ def _understood(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _holder(held: Mapping[str, Any]) -> str:
-    return str(held["spec"].get("holderIdentity") or "")
+    return str(held["spec"].get("holderIdentity") or "")[:LONGEST_TEXT]
 
 
 def _micro(moment: datetime) -> str:

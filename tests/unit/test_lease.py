@@ -18,6 +18,7 @@ from rotator.clock import SystemClock
 from rotator.events import Event, Level, What
 from rotator.kube import Access
 from rotator.lease import Lease, LeaseSettings
+from rotator.model import LONGEST_TEXT
 from rotator.ports import Clock
 
 DURATION = 15.0
@@ -106,6 +107,13 @@ def test_the_first_to_come_leads_and_the_second_stands_by(rig: Rig, clock: FakeC
     assert spec["renewTime"] == spec["acquireTime"] == "2026-03-01T12:16:40.000000Z"
     assert (spec["leaseDurationSeconds"], spec["leaseTransitions"]) == (15, 0)
     assert rig.changes == [("a", True)]
+
+
+def test_of_the_name_of_a_leader_no_more_is_kept_than_is_shown(rig: Rig, clock: FakeClock) -> None:
+    rig.replica("a" * 100_000, clock).attempt()
+    b = rig.replica("b", clock)
+    b.attempt()
+    assert b.holder == "a" * LONGEST_TEXT
 
 
 def test_who_renews_leads_on_and_keeps_the_time_it_began(rig: Rig, clock: FakeClock) -> None:
