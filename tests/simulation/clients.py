@@ -164,7 +164,9 @@ class Line:
         if kind and not around.happens(name, kind.split(":")[0]):
             kind = ""
         note = f" [{name}: {kind}]" if kind else ""
-        if kind and (operation != "provider.create" or kind not in IN_VAIN_KINDS):
+        if operation == "provider.create" and kind in IN_VAIN_KINDS:
+            around.intent.made_in_vain = True
+        elif kind:
             around.intent.disturbed = True
 
         def tell(what: str) -> None:

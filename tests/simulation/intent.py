@@ -32,3 +32,4 @@ class Intent:
     made: dict[str, float] = field(default_factory=dict)  # names of keys that were asked for, and when it was answered
     shortened: set[str] = field(default_factory=set)  # by a sweep
     disturbed: bool = False  # something went wrong, but for a create that was not answered
+    made_in_vain: bool = False  # a create was not answered, or refused although it was done

@@ -447,7 +447,7 @@ class Truth:
         # Of what a rollback is held by a version may have gone since the pass has read it.
         at_the_latest = max(due, place.held.until) if place.held else due
         if intent.since >= _seconds(at_the_latest + self._rounded) and not place.others:
-            place.well_passes += 1
+            place.well_passes += not intent.made_in_vain
             if error is None:
                 self.break_(UNDONE, f"{key.id}, which {path} serves, was due at {_clock(due)}")
         ends, promised = key.expires_at, self._promised(place, key)
@@ -485,7 +485,8 @@ class Truth:
                 continue
             late = key.expires_at is None or key.expires_at > since + grace + self._rounded
             # To a provider that seems to round these are as near.
-            late = late and key.expires_at not in [_ceiling(since + grace, unit) for unit in (MINUTE, HOUR)]
+            near = [_ceiling(since + grace, unit) for unit in (MINUTE, HOUR)]
+            late = late and not (key.expires_at and any(abs(key.expires_at - moment) <= TOLERANCE for moment in near))
             if late and recorded and key_id not in self._extended:
                 ends = _clock(key.expires_at) if key.expires_at else "never"
                 self.break_(UNDONE, f"{key_id}, superseded in {path} at {_clock(since)}, still ends {ends}")
