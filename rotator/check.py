@@ -42,7 +42,7 @@ def _clock(installation: Installation) -> Iterator[OnlineFinding]:
             f"this machine's clock differs from the upstreams' ({clock.skews_in_words()}); "
             f"[daemon] max_skew is {format_duration(clock.max_skew)}",
             "No key is ended by such a clock, and none is made while every upstream contradicts it. Correct the clock "
-            "that is wrong.",
+            "that is wrong. See the runbook, RotatorClockSkew.",
         )
 
 

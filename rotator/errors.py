@@ -96,7 +96,8 @@ class NoKeyByThisClock(RotatorError):
         super().__init__(
             f"this machine's clock is {by} {way} every upstream that answered, so no new key was made: it would live "
             f"too {how}. The served key still works",
-            "Correct the clock that is wrong. rotator_clock_skew_seconds shows each upstream's.",
+            "Correct the clock that is wrong. rotator_clock_skew_seconds shows each upstream's. See the runbook, "
+            "RotatorClockSkew.",
         )
 
 
@@ -110,7 +111,7 @@ class Contested(RotatorError):
             f"two daemons replace each other's keys of {path}: its last keys were made by turns with this "
             "configuration's ttl and key parameters and with others. The served key works and is not replaced for that",
             f"Give {target} the same ttl and key parameters in both configurations, or run one daemon. Then run "
-            f"`rotator rotate {target}`.",
+            f'`rotator rotate {target}`. See the runbook, "Two daemons replace each other\'s keys".',
         )
 
 
