@@ -158,7 +158,7 @@ class Executor:
             offer, entry = settled
             tell_of_published(self.ports, observation, offer, entry.number)
         vendor.update(self.memory.recall(observation))
-        return replace(observation, is_emptied=self.memory.is_emptied(target))
+        return replace(observation, is_emptied=self.memory.is_emptied(target), made=self.memory.made(observation))
 
     def confirm(self, observation: Observation) -> Observation:
         """Look up at the provider what the plan needs to know of it. Raises `ProviderError`."""

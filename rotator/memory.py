@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from rotator.model import Entry, KeyName, Record, Scope, Secret, Target, VendorKey
-from rotator.plan import TOLERANCE, Asked, Observation, Order, Reason, Seen
+from rotator.plan import TOLERANCE, Asked, Made, Observation, Order, Reason, Seen, made_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,7 @@ class Memory:
         self.kept = Kept() if kept is None else kept
         self.seen, self.offers, self._noting = self.kept.seen, self.kept.offers, self.kept.lock
         self._is_swept = is_swept
+        self._made: dict[str, Mapping[str, Made]] = {}  # by target; a version is destroyed when its key's grace is over
         self._emptied: set[str] = set()  # the targets whose path is absent, though keys of it are known
         self._whole: dict[str, int] = {}  # the version at which a path held no other key of ours; 0: it may hold one
         self._served = {} if served is None else served  # the record of the current key at the last look
@@ -129,6 +130,13 @@ class Memory:
         others = {entry.key_id for entry in observation.entries} - {current.key_id if current else None, None}
         self._whole[observation.target.name] = 0 if others else observation.history.current_version
 
+    def made(self, observation: Observation) -> Mapping[str, Made]:
+        """How the path's latest keys were made; those too that it held at an earlier look and holds no longer."""
+        name = observation.target.name
+        with self._noting:
+            self._made[name] = made_keys(replace(observation, made=self._made.get(name, {})))
+            return self._made[name]
+
     def emptied(self, target: Target) -> None:
         """Take note that the provider has live keys of this path, which is absent."""
         self._emptied.add(target.name)
@@ -137,9 +145,12 @@ class Memory:
         """Return whether the path is absent, though it has held a key, or the provider has live ones of it."""
         return target.name in self._emptied
 
-    def published(self, target: Target, record: Record) -> None:
-        """Take note that this process has published this key."""
+    def published(self, target: Target, record: Record, at: datetime) -> None:
+        """Take note that this process has published this key, `at` the store's time."""
         self._served[target.name] = record
+        with self._noting:
+            made = self._made.get(target.name, {})
+            self._made[target.name] = {**made, record.key_id: Made(record.params, at)}
 
     def look_closer(self, target: Target) -> None:
         """There is more to a path than its current version: have the whole history read until there is not."""

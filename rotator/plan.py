@@ -15,7 +15,7 @@ What the rules hold:
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -102,6 +102,14 @@ class Seen:
     asked: Asked | None = None  # the request of this process that made the key look like this
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """With which parameters a key was made, by their fingerprint, and when the path had it first."""
+
+    params: str
+    at: datetime
+
+
 @dataclass(frozen=True)
 class Observation:
     """All that is known of one target at one moment."""
@@ -115,6 +123,7 @@ class Observation:
     clock_disputed_by: timedelta = timedelta(0)  # how far `now` is ahead of all that answered; 0 while one agrees
     answered_at: float = 0.0  # monotonic seconds, when the read of the history had been answered
     gone_is_believed: bool = True  # else a served key that the provider does not know is not replaced
+    made: Mapping[str, Made] = field(default_factory=dict)  # by key id; those too whose versions are destroyed
     is_emptied: bool = False  # the path is absent, and has held a key, or the provider has live ones of it
 
     @cached_property
@@ -423,17 +432,28 @@ _WITHOUT_A_KEY = (Reason.MISSING, Reason.EXPIRED)
 def _contested_until(observation: Observation) -> datetime | None:
     """Until when outdated parameters are no reason to replace the current key.
 
-    The last four keys were made with our parameters, others, ours and the same others: another daemon replaces each of
-    our keys as we do its keys. None where that is not so.
+    The last keys were made with our parameters, others, ours and the same others: another daemon replaces each of our
+    keys as we do its keys. Several in a row with the same ones count as the last of them. None where that is not so.
     """
-    makers: dict[str, tuple[str, datetime]] = {}
+    runs: list[Made] = []
+    for made in sorted(made_keys(observation).values(), key=lambda made: made.at):
+        if runs and runs[-1].params == made.params:
+            runs.pop()
+        runs.append(made)
+    last, ours = runs[-4:], observation.target.fingerprint
+    by = [made.params for made in last]
+    others = by[-1] if by else ours
+    return last[0].at + CONTEST if ours != others and by == [ours, others, ours, others] else None
+
+
+def made_keys(observation: Observation) -> dict[str, Made]:
+    """How the path's latest keys were made, by key id: what is remembered of them, and what its versions show."""
+    made = dict(observation.made)
     for entry in observation.entries:
         if entry.record is not None:
-            makers.setdefault(entry.record.key_id, (entry.record.params, entry.created_at))
-    last, ours = list(makers.values())[-4:], observation.target.fingerprint
-    by = [params for params, _ in last]
-    others = by[-1] if by else ours
-    return last[0][1] + CONTEST if ours != others and by == [ours, others, ours, others] else None
+            made.setdefault(entry.record.key_id, Made(entry.record.params, entry.created_at))
+    latest = max((one.at for one in made.values()), default=AT_ONCE)
+    return {key_id: one for key_id, one in made.items() if latest - one.at < CONTEST}
 
 
 def _waits_for_the_clock(facts: _Facts, reason: Reason) -> bool:

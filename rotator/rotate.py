@@ -155,7 +155,7 @@ class Rotation:
             self._discard(target, key_id, name, order)
             return None, False
         tell_of_published(ports, observation, offer, version.number)
-        self._memory.published(target, record)
+        self._memory.published(target, record, version.created_at)
         if version.vanishes_at is not None and version.vanishes_at < record.expires_at:
             fields: Fields = {
                 "key_id": key_id,

@@ -13,7 +13,7 @@ from rotator.errors import ProviderError
 from rotator.extend import living
 from rotator.memory import Memory
 from rotator.model import RECORD_FIELD, KeyName, KeyParameters, Record, Secret, Target, compose
-from rotator.plan import SCHEDULED, Order
+from rotator.plan import SCHEDULED, Order, Reason
 from rotator.strays import StrayKeys
 from simulation.clients import Line, MachineClock, Surroundings, ports
 from simulation.intent import Intent
@@ -65,6 +65,9 @@ class Program:
         line = Line(self.around, self.process, self.clock)
         self.configuration = read = self.around.configuration
         self.targets = read.targets
+        if self.around.settings.differ and self.name == "b":
+            first, *others = read.targets
+            self.targets = (replace(first, parameters=KeyParameters(rate_limit=7)), *others)
         names = frozenset(target.name for target in self.targets)
         served: dict[str, Record] = {}
         waiting = before.strays.waiting if before else None
@@ -119,6 +122,9 @@ class Program:
         executor, configuration = self.life.executor, self.configuration
         report = rollback.roll_back(executor, target, order) if roll_back else executor.reconcile(target, order)
         around.coverage["rotations"] += report.rotated
+        if report.rotated and report.attempted is Reason.DRIFTED:
+            around.coverage["drifted"] += 1
+            around.truth.drifted(intent)
         intent.outdated = configuration is not around.configuration
         around.truth.passed(intent, report.error)
         return report

@@ -6,6 +6,7 @@ that somebody rolled the path back to may be on its way out, and has to be heale
 other, but for what was begun before by one who could not know of the deed.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -41,6 +42,7 @@ TOO_MANY = "a sweep ended more keys than it may"
 UNSETTLED = "a sweep ended a key that may still have been on its way"
 OLD = "something was done on old knowledge"
 IDLE = "a replica that does not lead did something on its own"
+ENDLESS = "two programs replaced each other's keys again and again"
 LEAKED = "a key of ours is left over"
 NOT_HEALED = "what is served is not alive, and nobody heals it"
 FAULT = "a fault in rotator"
@@ -50,6 +52,9 @@ UNDER_WAY = 30.0
 
 ENOUGH = 3
 """Passes that nothing disturbed, and so could have replaced a key that was due; one may lose against another's."""
+
+TURNS = 3
+"""How often a process may replace another's key for its parameters, until it knows that the other does the same."""
 
 FOR_EVER = float("inf")
 
@@ -161,6 +166,7 @@ class Truth:
         self.denied: set[str] = set()  # keys that a look-up did not find, though they are there
         self._on_its_word: dict[str, set[str]] = {}  # by a process's life: paths whose keys it replaced because of that
         self._prolonged: dict[str, float] = {}  # when a key was last given a later end
+        self._drifted: Counter[tuple[str, str]] = Counter()  # by a process's life and a path: keys replaced so
         self._extended: dict[str, datetime] = {}  # until when, by a person's word
         self.quiet_since = FOR_EVER  # when the last thing went wrong
         self.came_late: set[str] = set()  # keys that were made after their sender had given up
@@ -420,6 +426,16 @@ class Truth:
                 continue
             if not self._was_published(key):
                 self._in_vain.setdefault(intent.life, {})[key.id] = answered
+
+    def contest(self) -> None:
+        """Two programs have different parameters for the first path: so a key that is not due may be replaced."""
+        next(iter(self.places.values())).changed_at = 0.0
+
+    def drifted(self, intent: Intent) -> None:
+        """A pass has replaced a key because it was made with other parameters."""
+        self._drifted[intent.life, intent.path] += 1
+        if self._drifted[intent.life, intent.path] > TURNS and self.places[intent.path].changed_at == 0.0:
+            self.break_(ENDLESS, f"{intent.life} did so {TURNS + 1} times in {intent.path}")
 
     def tidied(self, intent: Intent) -> None:
         """A process has looked for the keys that it had made in vain."""

@@ -16,6 +16,7 @@ from rotator import doubt, execute, memory, model, plan, publish, recognition, r
 from simulation.invariants import (
     ANOTHERS,
     DROPPED,
+    ENDLESS,
     GRACE_CUT,
     HEAPED,
     IDLE,
@@ -369,6 +370,12 @@ MUTATIONS = {
     ),
     "what was said while most were unknown is believed later": Mutation(
         "strange", (MASS,), (Edit(Sweeper._learn, "is_gone(observation, self._ports.clock.now())", "False"),)
+    ),
+    "a contest is not noticed": Mutation(
+        "contests", (ENDLESS,), (Edit(plan._contested_until, "ours != others and by ==", "False and by =="),)
+    ),
+    "a contest is noticed only while the versions are there": Mutation(
+        "contests", (ENDLESS,), (Edit(plan.made_keys, "dict(observation.made)", "{}"),)
     ),
     "a field that is not known makes a record unreadable": Mutation(
         "mixed",

@@ -16,8 +16,11 @@ from simulation.scheduler import Freezable, Scheduler, Step
 from simulation.settings import GRACE, RENEW_BEFORE, TTL, Profile, Settings
 from simulation.world import LaggingVendor, RememberingStore
 
-HEALED = 150
-"""Seconds without disturbance after which each process has swept once, and has passed over each target since."""
+HEALED = 180
+"""Seconds without disturbance after which each process has swept once, and has passed over each target since.
+
+A sweep that was under way ends within 30, the next one and the pass after it begin 60 after what was before them.
+"""
 
 QUIET = GRACE * 2 + 150
 """Seconds without disturbance after which nothing may be left over: settling, a grace that begins then, and sweeps."""
@@ -35,7 +38,7 @@ SIMPLER = (
     *("targets=1", "replicas=1", "workers=1", "hand=0", "commands=0", "outages=0", "skew=0", "wrong=0", "lagging=0"),
     *("queues=0", "leading=0", "hours=0", "extends=0", "adopts=0", "changes=0"),
     *("blind=0", "forced=0", "revoked=0", "kill=0", "freeze=0", "slow=0", "refused=0", "odd_grants=0", "survivors=0"),
-    *("false_refusals=0", "mixed_up=0", "rounds=0", "slow_store=0"),
+    *("false_refusals=0", "mixed_up=0", "rounds=0", "slow_store=0", "differ=0"),
 )
 """Changes that make a schedule easier to read, if it still breaks the same promise."""
 
@@ -113,6 +116,8 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
     truth.strangers |= vendor.elsewhere
     around = Surroundings(scheduler, settings, store, vendor, truth, frozenset(without), Configuration(targets))
 
+    if settings.differ:
+        truth.contest()
     replicas = [Replica(around, letter, str(seed)) for letter in "abc"[: settings.replicas]]
     for replica in replicas:
         replica.begin()

@@ -74,6 +74,7 @@ class Profile:
     hidden: tuple[float, ...] = (0.0, 0.0, 20.0)  # seconds in which a new key is in no list, and unknown when looked up
     odd_entries: tuple[int, ...] = (0, 0, 1)  # whether the list has an entry that cannot be read; now and then of ours
     mixed_up: tuple[float, ...] = (0.0, 0.0, 0.1)  # answers to creates that show another key
+    differ: tuple[int, ...] = (0,)  # whether one replica has other parameters for the first target, for good
 
 
 MIXED = Profile()
@@ -137,7 +138,19 @@ STRANGE = Profile(
     changes=(0.0,),
     blind=(1.0,),
 )
-PROFILES = {profile.name: profile for profile in (MIXED, RACES, ROLLBACKS, MEDDLING, EXTENDS, STRANGE)}
+CONTESTS = Profile(
+    "contests",  # two replicas act, with different parameters for one path
+    targets=(1,),
+    replicas=(2,),
+    settle=(0, 30),
+    hand=(0.0,),
+    commands=(0.0,),
+    changes=(0.0,),
+    hours=(0.0,),
+    leading=(0,),
+    differ=(1,),
+)
+PROFILES = {profile.name: profile for profile in (MIXED, RACES, ROLLBACKS, MEDDLING, EXTENDS, STRANGE, CONTESTS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +195,7 @@ class Settings:
     survivors: int  # 1: the programs go on when nothing goes wrong any more; else all are replaced by new ones
     hidden: float  # drawn last, so that older seeds stay what they were
     odd_entries: int
+    differ: int
 
     @classmethod
     def draw(cls, profile: Profile, rng: Random) -> "Settings":

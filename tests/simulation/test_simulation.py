@@ -12,7 +12,7 @@ import pytest
 
 from simulation.many import pool, run_many
 from simulation.run import simulate
-from simulation.settings import MEDDLING
+from simulation.settings import CONTESTS, MEDDLING
 
 SCHEDULES = int(os.environ.get("ROTATOR_SCHEDULES") or (10_000 if os.environ.get("CI") == "true" else 2_000))
 BATCH = 1_000
@@ -59,6 +59,16 @@ def test_no_promise_is_broken(executor: ProcessPoolExecutor, seeds: range) -> No
         happened += found.coverage
     if len(seeds) == BATCH:
         assert not [what for what in TO_HAPPEN if not happened[what]]
+
+
+@pytest.mark.timeout(600)
+def test_no_promise_is_broken_where_two_replicas_have_different_parameters(executor: ProcessPoolExecutor) -> None:
+    happened: Counter[str] = Counter()
+    for found in run_many(executor, range(100), CONTESTS, share=25):
+        if found.failing is not None:
+            pytest.fail(f"python -m simulation {found.failing} --profile contests\n\n{found.trace}", pytrace=False)
+        happened += found.coverage
+    assert happened["drifted"]
 
 
 @pytest.mark.parametrize("seed", [1, 3, 6])

@@ -27,6 +27,31 @@ def test_two_daemons_with_different_parameters_stop_replacing_each_others_keys()
         assert errors[-1] is None, "the key of the other one is served"
 
 
+def test_they_stop_too_where_no_version_of_a_replaced_key_is_left() -> None:
+    """A grace of two minutes, or a short history: what a process has seen is all that shows the turns."""
+    short = make_target(grace_period=2 * MINUTE)
+    for world in (World(short), World(make_target(), max_versions=1)):
+        other = replace(world.target, ttl=48 * HOUR)
+        a, b = world.executor("a"), world.executor("b")
+        made = []
+        for _ in range(10):
+            for executor, target in ((a, world.target), (b, other)):
+                made.append(executor.reconcile(target).attempted)
+                world.clock.advance(10 * MINUTE)
+        assert made.count(Reason.DRIFTED) == 3
+
+
+def test_a_key_that_a_person_asks_for_between_two_turns_does_not_hide_them() -> None:
+    world = World()
+    other = make_target(ttl=48 * HOUR)
+    executor = world.executor()
+    for target in (world.target, other, world.target, other):
+        executor.reconcile(target)
+        world.clock.advance(MINUTE)
+    assert executor.reconcile(other, Order(rotate=True, by="command")).rotated
+    assert isinstance(executor.reconcile(world.target).error, Contested)
+
+
 def test_a_person_who_edits_to_and_fro_is_obeyed() -> None:
     world = World()
     other = make_target(ttl=48 * HOUR)
