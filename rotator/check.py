@@ -1,16 +1,24 @@
 """What `check --online` tries: credentials, permissions and paths, by reading only."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
 from rotator import replicas
 from rotator.assembly import Installation
-from rotator.errors import KubernetesUnavailable, LeaseUnusable, ProviderError, RotatorError, StoreError
+from rotator.errors import (
+    KubernetesUnavailable,
+    LeaseUnusable,
+    ProviderError,
+    RotatorError,
+    ServedKeyMisnamed,
+    StoreError,
+)
 from rotator.kube import ApiServer
 from rotator.lease import RIGHTS, rights
-from rotator.model import OWNER_LETTERS, KeyName, Standing, Target, UnreadableKey, read_version
+from rotator.model import OWNER_LETTERS, KeyName, Scope, Standing, Target, UnreadableKey, read_version
 from rotator.notation import format_duration
 from rotator.plan import TIDYING
 from rotator.stores.vault import VaultStore
@@ -30,7 +38,21 @@ class OnlineFinding:
 
 def online_findings(installation: Installation, advance: Callable[[], None]) -> list[OnlineFinding]:
     """Everything that is found, stores first; `advance` is called for each target that was looked at."""
-    return [*_stores(installation, advance), *_providers(installation), *_lease(installation), *_clock(installation)]
+    served: dict[str, tuple[Target, Scope]] = {}
+    stores = [*_stores(installation, advance, served)]
+    return [*stores, *_providers(installation, served), *_lease(installation), *_clock(installation)]
+
+
+def present_locations(installation: Installation) -> dict[str, dict[str, str]]:
+    """Return where each Vault store's secrets are, as `former_locations` names it after a move.
+
+    A store that does not answer is left out: there is a finding for it.
+    """
+    found = {}
+    for name, store in installation.vaults.items():
+        with suppress(StoreError):
+            found[name] = {"cluster_id": store.cluster_id(), "namespace": store.namespace, "mount": store.mount}
+    return found
 
 
 def _clock(installation: Installation) -> Iterator[OnlineFinding]:
@@ -46,7 +68,10 @@ def _clock(installation: Installation) -> Iterator[OnlineFinding]:
         )
 
 
-def _stores(installation: Installation, advance: Callable[[], None]) -> Iterator[OnlineFinding]:
+def _stores(
+    installation: Installation, advance: Callable[[], None], served: dict[str, tuple[Target, Scope]]
+) -> Iterator[OnlineFinding]:
+    """What is wrong with the stores and the paths. Adds to `served`: by a served key's id, whose it is."""
     for name, store in installation.stores.items():
         targets = [target for target in installation.targets.values() if target.store == name]
         vault = installation.vaults.get(name)
@@ -64,7 +89,10 @@ def _stores(installation: Installation, advance: Callable[[], None]) -> Iterator
                 scope = executor.scope(target)
                 current = store.newest(target.path).current
                 advance()
-                standing = read_version(current, target, scope).standing if current else Standing.UNREADABLE
+                entry = read_version(current, target, scope) if current else None
+                standing = entry.standing if entry else Standing.UNREADABLE
+                if entry and entry.key_id:
+                    served[entry.key_id] = target, scope
                 if standing.foreign and not target.adopt:
                     message = f"{target.path} holds data that is not ours ({standing})"
                     yield OnlineFinding(f"targets.{target.name}", message, adoption_advice(target))
@@ -87,7 +115,7 @@ def _vanishing(target: Target, store: VaultStore, of_mount: Lifetime | None) -> 
         yield OnlineFinding(f"targets.{target.name}", message, f"Put an end to that: `{soonest.remedy}`.")
 
 
-def _providers(installation: Installation) -> Iterator[OnlineFinding]:
+def _providers(installation: Installation, served: Mapping[str, tuple[Target, Scope]]) -> Iterator[OnlineFinding]:
     owners = {installation.configuration.owner, *installation.configuration.former_owners}
     for name, provider in installation.providers.items():
         ours = {owner[:OWNER_LETTERS] for owner in owners}
@@ -95,6 +123,10 @@ def _providers(installation: Installation) -> Iterator[OnlineFinding]:
             for page in provider.pages(partial(installation.budgets[name].take, TIDYING)):  # all, as a sweep does
                 for key in page:
                     parsed = KeyName.parse(key.name)
+                    target, scope = served.get(key.id, (None, None))
+                    if target and scope and target.provider == name and not scope.owns(key.name):
+                        error = ServedKeyMisnamed(target.path, key.id, key.name)
+                        yield OnlineFinding(f"targets.{target.name}", error.message, error.advice)
                     if isinstance(key, UnreadableKey) and parsed is not None and parsed.owner in ours:
                         message = f"the provider lists a key of ours that cannot be read: {key}"
                         advice = "Correct the key at the provider, or delete it there if no application uses it."

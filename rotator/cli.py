@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand
 
 from rotator import __version__, output
-from rotator.check import OnlineFinding, online_findings
+from rotator.check import OnlineFinding, online_findings, present_locations
 from rotator.clock import SystemClock
 from rotator.config import json_schema
 from rotator.errors import (
@@ -28,7 +28,7 @@ from rotator.errors import (
 )
 from rotator.events import Event, Level, What
 from rotator.execute import Report
-from rotator.extend import Living, living
+from rotator.extend import Living, living, misnamed
 from rotator.logs import LogListener
 from rotator.metrics import Metrics
 from rotator.model import ListedKey, Target, timestamp
@@ -50,7 +50,7 @@ from rotator.session import (
     usage,
 )
 from rotator.signals import SIGNALS
-from rotator.status import NOT_WELL, status_json
+from rotator.status import NOT_WELL, status_json, with_unenforced
 from rotator.statustable import say_status
 from rotator.sweep import Outcome
 from rotator.work import troubles
@@ -328,6 +328,11 @@ def extend(
             for line in output.extension_lines(one, became):
                 output.say(line)
             advance()
+    for executor, group in session.installation.groups(chosen):
+        for name, why in misnamed(executor, lists[group[0].provider] or (), group, until).items():
+            errors.append(why)
+            for line in output.left_lines(name, why):
+                output.say(line)
     raise typer.Exit(status_of_all(errors, touched=any(error is None for error in errors)))
 
 
@@ -429,7 +434,8 @@ def status_command(
         shown = ask(url)
     else:
         session = Session(common, "warning")
-        statuses = session.look("looking", list(session.installation.targets.values()), confirm=False)
+        looked = session.look("looking", list(session.installation.targets.values()), confirm=False)
+        statuses = [with_unenforced(status, session.clock.now()) for status in looked]
         shown = status_json(session.configuration.owner, session.clock.now(), statuses)
         if status_of_all([status.error for status in statuses], touched=False) == NOTHING_TRIED:
             if as_json:
@@ -459,10 +465,12 @@ def check(
     configuration = session.configuration
     warnings = configuration.warnings
     findings: list[OnlineFinding] = []
+    locations: dict[str, dict[str, str]] = {}
     if online:
         session.leave_half_of_the_budgets()  # a list has as many pages as the organisation has keys
         with session.progress("checking the paths", len(configuration.targets)) as advance:
             findings = online_findings(session.installation, advance)
+        locations = present_locations(session.installation)
     if as_json:
         output.say_json(
             {
@@ -472,6 +480,7 @@ def check(
                 "warnings": [output.problem_json(warning) for warning in warnings],
                 "budgets": [output.load_json(load) for load in configuration.loads],
                 "findings": [output.finding_json(finding) for finding in findings],
+                "locations": locations,
             }
         )
     else:
@@ -479,6 +488,8 @@ def check(
             output.say(f"warning: {warning}")
         for load in configuration.loads:
             output.say(f"budget: {load}")
+        for name, location in locations.items():
+            output.say(output.location_line(name, location))
         for finding in findings:
             output.say(f"{finding.where}: {finding.message}")
             if finding.advice:

@@ -213,6 +213,49 @@ class KeyUnreadable(ProviderError):
         )
 
 
+_NAME_OF_ANOTHER_PLACE = (
+    "Was the path, its mount or its Vault moved? Name where it was: former_paths of the target, or former_locations of "
+    'its store (docs/configuration.md, "After a move"). Was the key renamed at the provider? Give it its name back. '
+    "Else find out who wrote its record into the path. If the key must go, delete it at the provider by its id."
+)
+_NO_NAME = (
+    "Identity rests on the name, so the provider must show it, in its list and of one key. Does something between here "
+    "and there leave it out?"
+)
+
+
+def _called(key_id: str, name: str) -> str:
+    return f"{key_id} has the name {name}, which is not one for this path" if name else f"{key_id} is shown nameless"
+
+
+class GraceNotEnforced(RotatorError):
+    """Superseded keys do not have this path's name, so nothing ends them."""
+
+    needs_a_person = True
+
+    def __init__(self, path: str, keys: Iterable[tuple[str, str, str]]) -> None:
+        """`keys`: of each the id, the name, and how long it works."""
+        keys = tuple(keys)
+        which = "; ".join(f"{_called(key_id, name)}, and {works}" for key_id, name, works in keys)
+        super().__init__(
+            f"the grace of an old key of {path} is not enforced: {which}",
+            _NAME_OF_ANOTHER_PLACE if all(name for _, name, _ in keys) else _NO_NAME,
+        )
+
+
+class ServedKeyMisnamed(ProviderError):
+    """The provider shows a served key with another name than one for its path."""
+
+    needs_a_person = True
+
+    def __init__(self, path: str, key_id: str, name: str) -> None:
+        super().__init__(
+            f"the served key {_called(key_id, name)} ({path}): it works until its expiry. It is not extended, and does "
+            "not end with its grace",
+            _NAME_OF_ANOTHER_PLACE if name else _NO_NAME,
+        )
+
+
 class OwnerUnclear(RotatorError):
     """Without the store nothing tells these keys from those of an installation whose owner begins with the same."""
 

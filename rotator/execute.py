@@ -33,7 +33,7 @@ from rotator.model import (
     place_of,
     timestamp,
 )
-from rotator.places import Claims, locations
+from rotator.places import Claims, locations, unenforced
 from rotator.plan import (
     SCHEDULED,
     TIDYING,
@@ -250,6 +250,8 @@ class Executor:
                 if action is None or not may_act:
                     if made.reason is Reason.CLOCK and may_act:
                         error = error or NoKeyByThisClock(observation.clock_disputed_by)
+                    if may_act and not order.revoke_now:  # of which what is left has an error of its own
+                        error = error or unenforced(target, made, clock.now())
                     if made.reason is Reason.CONTESTED and may_act:
                         error = error or Contested(target.name, target.path)
                     if lost and any(isinstance(left, Rotate) for left in made.actions):

@@ -10,15 +10,35 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from rotator.errors import KeyUnreadable, OwnerUnclear, ProviderError, ProviderRequestRefused, RotatorError, StoreError
+from rotator.errors import (
+    KeyUnreadable,
+    OwnerUnclear,
+    ProviderError,
+    ProviderRequestRefused,
+    RotatorError,
+    ServedKeyMisnamed,
+    StoreError,
+)
 from rotator.events import Event, What
 from rotator.execute import Executor
 from rotator.expiry import keep_until
-from rotator.model import OWNER_LETTERS, KeyName, ListedKey, Target, UnreadableKey, VendorKey, timestamp
+from rotator.model import (
+    OWNER_LETTERS,
+    KeyName,
+    ListedKey,
+    Target,
+    UnreadableKey,
+    VendorKey,
+    read_version,
+    timestamp,
+)
 from rotator.plan import TOLERANCE
 
 REASON = "extended"
 """Why a key lives longer than was planned: no plan says so."""
+
+
+_IF_IT_HAS_ONE = "If the path holds a key, is this provider's api_key of the organisation that the key is in?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +100,7 @@ def living(
     by_slugs: dict[tuple[str, str], list[ListedKey]] = defaultdict(list)
     for key in keys:
         name = KeyName.parse(key.name)
-        if name is not None and (isinstance(key, UnreadableKey) or _ends_within(key, now, until)):
+        if name is not None and (isinstance(key, UnreadableKey) or key.expires_at is None or key.expires_at > now):
             by_place[name.place].append(key)
             by_slugs[name.owner, name.target].append(key)
     slugs = {owner[:OWNER_LETTERS] for owner in owners}
@@ -100,10 +120,41 @@ def living(
         if unreachable and not by_name and (unclear := [*map(_described, filter(_may_be_others, mine))]):
             left[target.name] = OwnerUnclear(unclear, OWNER_LETTERS)
             mine = [key for key in mine if not _may_be_others(key)]
-        found += [Living(executor, target, key, unreachable) for key in mine if isinstance(key, VendorKey)]
+        if not mine and target.name not in left:
+            left[target.name] = ProviderRequestRefused(
+                f"the provider lists no live key with a name for {target.path}",
+                f"{_IF_IT_HAS_ONE} Or is the path, or its Vault, another one than when the key was made? Then name "
+                'where it was: former_paths, former_locations (docs/configuration.md, "After a move").',
+            )
+        short = [key for key in mine if isinstance(key, VendorKey) and _ends_within(key, now, until)]
+        found += [Living(executor, target, key, unreachable) for key in short]
         if unreadable := [key for key in mine if isinstance(key, UnreadableKey)]:
             left.setdefault(target.name, KeyUnreadable(target.path, unreadable))
     return found, left
+
+
+def misnamed(
+    executor: Executor, keys: Iterable[ListedKey], targets: Iterable[Target], until: datetime
+) -> dict[str, RotatorError]:
+    """Return, by target, why the key that its path serves was not extended, which its name does not show.
+
+    To be asked after all were extended, for it reads the paths; nothing is known where the store cannot be read.
+    """
+    by_id = {key.id: key for key in keys}
+    now = executor.ports.clock.now() - executor.ports.clock.disputed_by()
+    found: dict[str, RotatorError] = {}
+    for target in targets:
+        try:
+            scope, version = executor.scope(target), executor.ports.store.newest(target.path).current
+        except StoreError:
+            break  # each question would cost its timeout
+        record = read_version(version, target, scope).record if version else None
+        key = by_id.get(record.key_id) if record else None
+        if key is None or scope.owns(key.name):
+            continue
+        if isinstance(key, UnreadableKey) or _ends_within(key, now, until):
+            found[target.name] = ServedKeyMisnamed(target.path, key.id, key.name)
+    return found
 
 
 def _may_be_others(key: ListedKey) -> bool:

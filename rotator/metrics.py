@@ -397,15 +397,23 @@ def _of_each(
 def _not_removed(plan: Plan, now: datetime) -> list[Superseded]:
     """The superseded keys that still work, or are still to be removed.
 
-    Not those that are gone and only held by versions that somebody else's fields keep; nor those that are not ours to
-    remove.
+    Not those that are gone and only held by versions that somebody else's fields keep. One that has another place's
+    name is not ours to remove, and counts for as long as it works.
     """
+    unenforced = plan.unenforced(now)
     to_retire = {action.key.key_id for action in plan.actions if isinstance(action, Retire)}
     return [
         key
         for key in plan.superseded
-        if key.record not in plan.untrusted
-        and (key.until > now or key.key_id in to_retire or not all(version.foreign_fields for version in key.versions))
+        if key in unenforced
+        or (
+            key.other_name is None
+            and (
+                key.until > now
+                or key.key_id in to_retire
+                or not all(version.foreign_fields for version in key.versions)
+            )
+        )
     ]
 
 

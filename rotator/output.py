@@ -9,7 +9,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -135,6 +135,12 @@ def load_json(load: Load) -> dict[str, Any]:
     }
 
 
+def location_line(store: str, location: Mapping[str, str]) -> str:
+    """For `check --online`: where a store's secrets are, as one would write it in TOML after a move."""
+    entry = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in location.items())
+    return f"stores.{store}: after a move from here: former_locations = [{{ {entry} }}]"
+
+
 def finding_json(finding: OnlineFinding) -> dict[str, Any]:
     """For `check --online --json`."""
     advice = {"advice": finding.advice} if finding.advice else {}
@@ -253,7 +259,8 @@ def _what_came(report: Report) -> Iterator[str]:
     else:
         yield f"{name}: {'put right' if report.tidied else 'nothing to do'}: {key}"
     for old in made.superseded:
-        yield f"  the old key {old.key_id} works until {timestamp(old.works_until)}"
+        works = f"works until {timestamp(until)}" if (until := old.works_until) else "never expires"
+        yield f"  the old key {old.key_id} {works}"
 
 
 def extension_lines(one: Living, ends: datetime | RotatorError) -> Iterator[str]:

@@ -385,7 +385,7 @@ def _coming(plan: Plan, now: datetime) -> str:
     coming = [
         (key.until, f"remove {key.key_id}", Reason.GRACE_OVER)
         for key in plan.superseded
-        if key.record not in plan.untrusted and key.until > now
+        if key.other_name is None and key.until > now
     ]
     if plan.next_rotation_at is not None:
         why = Reason.EXPIRING if plan.reason is Reason.FRESH else plan.reason
@@ -409,9 +409,9 @@ def _superseded(plan: Plan | None, now: datetime) -> str:
     lines = []
     for key in plan.superseded:
         ends = key.works_until
-        goes = f"ends {_moment(ends, now)}" if ends > now else f"was to end {_moment(ends, now)}"
-        if key.record in plan.untrusted:
-            goes = "left alone: the provider knows it under a name that is not this path's"
+        goes = f"{'ends' if ends > now else 'was to end'} {_moment(ends, now)}" if ends else "never ends"
+        if key.other_name is not None:
+            goes = f"left alone, its grace is not enforced: its name is not this path's; {goes}"
         lines.append(f"<li><code>{_text(key.key_id)}</code><small>{goes}</small></li>")
     return f'<ul role="list">{"".join(lines)}</ul>'
 

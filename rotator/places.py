@@ -7,18 +7,29 @@ other's keys.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
-from rotator.errors import StoreError
-from rotator.model import Target
+from rotator.errors import GraceNotEnforced, StoreError
+from rotator.model import Target, timestamp
+from rotator.plan import Plan
 from rotator.ports import Store
 
 
 def locations(target: Target, store: Store) -> tuple[str, tuple[str, ...]]:
     """Return the target's present location and its former ones. Raises what `Store.location` raises."""
     present = store.location(target.path)
-    paths = (target.path, *target.former_paths)
-    known = [location for path in paths for location in (store.location(path), *store.former_locations(path))]
-    return present, tuple(location for location in dict.fromkeys(known) if location != present)
+    former = [*store.former_locations(target.path)]
+    for path in target.former_paths:
+        former += [store.location(path), *store.former_locations(path)]
+    return present, tuple(location for location in dict.fromkeys(former) if location != present)
+
+
+def unenforced(target: Target, plan: Plan, now: datetime) -> GraceNotEnforced | None:
+    """Return the error for the superseded keys that work, and do not end with their grace."""
+    keys = plan.unenforced(now)
+    ends = [f"works until {timestamp(key.works_until)}" if key.works_until else "never expires" for key in keys]
+    named = [(key.key_id, key.other_name or "", end) for key, end in zip(keys, ends, strict=True)]
+    return GraceNotEnforced(target.path, named) if named else None
 
 
 class Claims:

@@ -148,6 +148,8 @@ class Superseded:
     until: datetime  # when its grace ends, and it is removed
     shown: datetime | None = None  # its expiry as the provider last showed it
     ends_with_grace: bool = True  # else the clock is not trusted, and nothing is done at `until`
+    other_name: str | None = None  # what it is called, if not by a name for this path: nothing is done at `until` then
+    is_endless: bool = False  # the provider shows that it never expires
 
     @property
     def key_id(self) -> str:
@@ -155,13 +157,14 @@ class Superseded:
         return self.record.key_id
 
     @property
-    def works_until(self) -> datetime:
-        """When it stops working: a provider that keeps an earlier expiry than was asked for decides.
+    def works_until(self) -> datetime | None:
+        """When it stops working: a provider that keeps an earlier expiry than was asked for decides. None: never.
 
-        While nothing is ended by this clock the key works until its expiry at the provider.
+        A key that nothing is done about works until its expiry at the provider: one that is not known to be ours; and
+        each, while nothing is ended by this clock.
         """
-        if not self.ends_with_grace:
-            return self.shown or self.record.expires_at
+        if not self.ends_with_grace or self.other_name is not None:
+            return None if self.is_endless else self.shown or self.record.expires_at
         return min(self.until, self.shown or self.until)
 
 
@@ -212,6 +215,11 @@ class Plan:
     renew_at: datetime | None = None  # when the current key is due, by its own end
     roll_out_at: datetime | None = None  # when it is replaced for its outdated parameters, if it is not yet
     wake_at: datetime | None = None
+
+    def unenforced(self, now: datetime) -> tuple[Superseded, ...]:
+        """Return the superseded keys that work, have another place's name, and so do not end with their grace."""
+        left = (key for key in self.superseded if key.other_name is not None)
+        return tuple(key for key in left if key.works_until is None or key.works_until > now)
 
     @property
     def next_rotation_at(self) -> datetime | None:
@@ -529,7 +537,10 @@ def superseded_keys(
         seen = observation.vendor.get(record.key_id)
         shown = seen.key.expires_at if seen and seen.key else None
         ends_with_grace = observation.clock_trusted or order.revoke_now
-        found.append(Superseded(record, tuple(versions), since, until, shown, ends_with_grace))
+        name = seen.key.name if seen and seen.key else record.key_name
+        other_name = None if observation.scope.owns(name) else name
+        is_endless = seen is not None and seen.key is not None and shown is None
+        found.append(Superseded(record, tuple(versions), since, until, shown, ends_with_grace, other_name, is_endless))
     return tuple(found)
 
 

@@ -20,7 +20,7 @@ _MAX_BODY = 256 * 2**20  # bytes; a target takes less than a thousand
 
 class _Superseded(BaseModel):
     key_id: str
-    until: str
+    until: str | None
 
 
 class _Target(BaseModel):

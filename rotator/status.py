@@ -15,6 +15,7 @@ from typing import Any
 from rotator.errors import RotatorError
 from rotator.events import Event, Level, What
 from rotator.model import Target, timestamp
+from rotator.places import unenforced
 from rotator.plan import Plan, Reason, State
 from rotator.ports import Listener
 from rotator.scrub import NAMES, scrub, scrub_name
@@ -84,12 +85,19 @@ class TargetStatus:
             "next_rotation_at": timestamp(plan.next_rotation_at) if plan and plan.next_rotation_at else None,
             "reason": self.reason.value if self.reason else None,
             "superseded": [
-                {"key_id": scrub_name(key.key_id), "until": timestamp(key.works_until)} for key in plan.superseded
+                {"key_id": scrub_name(key.key_id), "until": timestamp(until) if (until := key.works_until) else None}
+                for key in plan.superseded
             ]
             if plan
             else [],
             "last_error": scrub(self.error.message) if self.error else None,
         }
+
+
+def with_unenforced(status: TargetStatus, now: datetime) -> TargetStatus:
+    """Return the status, with an error where keys do not end with their grace."""
+    made = status.plan
+    return replace(status, error=status.error or (unenforced(status.target, made, now) if made else None))
 
 
 def status_json(owner: str, at: datetime, targets: Collection[TargetStatus]) -> dict[str, Any]:

@@ -82,8 +82,12 @@ def _rank(now: datetime, target: dict[str, Any]) -> tuple[object, str]:
 def _cells(target: dict[str, Any]) -> Iterator[str]:
     for name in ("name", "state", "key_id", "issued_at", "expires_at", "next_rotation_at"):
         yield target[name] or "-"
-    yield ", ".join(f"{key['key_id']} until {key['until']}" for key in target["superseded"]) or "-"
+    yield ", ".join(f"{key['key_id']} {_until(key)}" for key in target["superseded"]) or "-"
     yield target["last_error"] or target["reason"] or "-"
+
+
+def _until(key: dict[str, Any]) -> str:
+    return f"until {key['until']}" if key["until"] else "never expires"
 
 
 def _say_table(targets: Sequence[dict[str, Any]], now: datetime) -> None:
@@ -98,14 +102,15 @@ def _say_table(targets: Sequence[dict[str, Any]], now: datetime) -> None:
         if console.width < NARROW and len(key_id) > _BEGINNING + 1:
             key_id = f"{key_id[:_BEGINNING]}…"
         issued = _moment(target["issued_at"])
-        ends = sorted(key["until"] for key in target["superseded"])
+        ends = [key["until"] for key in target["superseded"]]
+        last = "never" if None in ends else _when(max(ends, default=None), now)
         cells = (
             printable(target["name"]),
             key_id,
             in_units((now - issued).total_seconds(), 1) if issued else "-",
             _when(target["expires_at"], now),
             _next_rotation(target, now, told_why=console.width >= NARROWEST),
-            f"{len(ends)}, last {_when(ends[-1], now)}" if ends else "-",
+            f"{len(ends)}, last {last}" if ends else "-",
             state.value,
         )
         # As texts: what stands in brackets is no markup.

@@ -31,6 +31,7 @@ from rotator.errors import (
     KeyUnreadable,
     ProviderError,
     RotatorError,
+    ServedKeyMisnamed,
     ServedKeysUnknown,
     StoreError,
     TooManyOrphans,
@@ -328,6 +329,8 @@ class Sweeper:
         record, now = _served(observation), self._ports.clock.now()
         lives = record is not None and record.expires_at > now
         known = found.keys.get(record.key_id) if record else None
+        if known is not None and not observation.scope.owns(known.name):
+            found.spoilt.setdefault(target.name, ServedKeyMisnamed(target.path, known.id, known.name))
         is_recognised = bool(spoils) or any(key is not known and _lives(key, now) for key in mine)
         is_listed = known is not None and _lives(known, now)
         is_missing = lives and not is_recognised and not is_listed
@@ -527,7 +530,7 @@ class _Compared:
     keys: Mapping[str, VendorKey]  # by id
     unreadable: Mapping[str, Sequence[UnreadableKey]]  # by place
     left: dict[str, list[VendorKey]]  # by place, those of paths that were not looked at yet
-    spoilt: dict[str, RotatorError] = field(default_factory=dict)  # targets with an unreadable key
+    spoilt: dict[str, RotatorError] = field(default_factory=dict)  # targets with an unreadable or misnamed key
     orphans: list[Orphan] = field(default_factory=list)
     to_work: list[Target] = field(default_factory=list)
     gone: list[Target] = field(default_factory=list)  # their served keys, while the list has others of their paths

@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +113,18 @@ def test_check_finds_nothing_wrong_where_nothing_is(made: Made) -> None:
     shown = rotator.json("check", "--online")
     assert shown["findings"] == []
     assert shown["targets"] == 1
+
+
+def test_check_online_prints_the_location_that_a_move_leaves(made: Made) -> None:
+    """As it is pasted, beside the new mount; then keys that were made here are ours there."""
+    rotator, paths = made
+    rotator.run("run", "--once", status=0)
+    [line] = [line for line in rotator.run("check", "--online", status=0).stdout.splitlines() if "after a move" in line]
+    [entry] = tomllib.loads(line.partition("from here: ")[2])["former_locations"]
+    assert entry == rotator.json("check", "--online")["locations"]["store"]
+    assert (entry["mount"], entry["namespace"]) == (paths.mount, "")
+    rotator.config["stores"]["store"] |= {"mount": "elsewhere", "former_locations": [entry]}
+    rotator.run("check", status=0)
 
 
 def test_check_online_names_a_refused_token(made: Made) -> None:

@@ -2,8 +2,10 @@
 
 import json
 import re
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +21,7 @@ from support.process import free_ports
 from rotator import cli, progress
 from rotator.clock import SystemClock
 from rotator.execute import Report
-from rotator.model import History, Target
+from rotator.model import History, Target, timestamp
 from rotator.scrub import HIDDEN
 from rotator.session import Session
 from rotator.simulator import Fault, Options, described, with_switches
@@ -529,3 +531,42 @@ def test_extend_counts_by_the_providers_time(
     assert invoke("extend", "a", "--for", "48h").status == 0
     ends = max(key.expiry_date for key in made.simulator.vendor.keys.values() if key.expiry_date)
     assert abs(ends - now - timedelta(hours=48)) < timedelta(seconds=10)
+
+
+# --- keys that have another place's name -----------------------------------------------------------------------------
+
+
+def test_a_key_that_was_renamed_at_the_provider_is_named_by_every_command(invoke: Invoke, made: Installation) -> None:
+    assert invoke("run", "--once").status == 0
+    [key] = [key for key in made.simulator.vendor.keys.values() if key.name.split(".")[1] == "a"]
+    key = made.simulator.vendor.update(key.id, {"name": "renamed"})
+
+    checked = invoke("check", "--online", "--json")
+    assert checked.status == 1
+    assert [finding["where"] for finding in checked.json()["findings"]] == ["targets.a"]
+    swept = invoke("sweep")
+    assert swept.status == 1
+    assert f"the served key {key.id} has the name renamed" in swept.out
+    extended = invoke("extend", "--all", "--for", "48h")
+    assert extended.status == 1
+    assert "a: not extended: " in extended.out
+    rotated = invoke("rotate", "a", "--json")
+    assert rotated.status == 1
+    [shown] = rotated.json()["targets"]
+    assert key.expiry_date is not None
+    old = {"key_id": key.id, "until": timestamp(key.expiry_date)}
+    assert (shown["state"], shown["superseded"]) == ("failing", [old])
+    assert f"the grace of an old key of {shown['path']} is not enforced" in shown["last_error"]
+
+
+def test_status_from_the_store_does_not_promise_an_end_of_grace_after_a_move(
+    invoke: Invoke, made: Installation
+) -> None:
+    assert invoke("run", "--once").status == 0
+    store = made.folder / "store.db"
+    with closing(sqlite3.connect(store)) as database, database:
+        database.execute("UPDATE store SET id = 'another'")
+    assert invoke("rotate", "a").status == 1
+    ended = invoke("status")
+    assert ended.status == 4
+    assert "is not enforced" in ended.out

@@ -484,9 +484,19 @@ def test_but_it_is_one_while_the_key_still_works() -> None:
     assert superseded_of(plan) == (1, 1)
 
 
-def test_keys_that_are_not_ours_to_remove_are_not_counted() -> None:
-    key = superseded("k", PAST)
-    assert superseded_of(served(superseded=(key,), untrusted=(key.record,))) == (0, 0)
+@pytest.mark.parametrize(
+    ("until", "works_until", "counted"), [(FUTURE, FUTURE, (1, 0)), (PAST, FUTURE, (1, 1)), (PAST, PAST, (0, 0))]
+)
+def test_a_key_that_has_another_place_s_name_counts_while_it_works(
+    until: datetime, works_until: datetime, counted: tuple[float, float]
+) -> None:
+    key = replace(superseded("k", until), shown=works_until, other_name="made-by-hand")
+    assert superseded_of(served(superseded=(key,), untrusted=(key.record,))) == counted
+
+
+def test_a_key_that_never_expires_and_has_another_place_s_name_counts() -> None:
+    key = replace(superseded("k", PAST), is_endless=True, other_name="made-by-hand")
+    assert superseded_of(served(superseded=(key,))) == (1, 1)
 
 
 def test_nothing_of_a_key_is_shown() -> None:

@@ -323,11 +323,12 @@ def test_an_error_stands_with_its_advice_and_the_next_try() -> None:
 
 
 def test_superseded_keys_and_when_they_go() -> None:
-    keys = (superseded("tk_gone", 9.5), superseded("tk_soon", 11), superseded("tk_other", 10.5))
+    other = replace(superseded("tk_other", 10.5), other_name="made-by-hand", shown=START + 24 * HOUR)
+    keys = (superseded("tk_gone", 9.5), superseded("tk_soon", 11), other)
     shown = cells(well(superseded=keys, untrusted=(keys[2].record,)))
     assert shown["Superseded keys"] == (
         "tk_gone was to end 30 min ago, 1 Mar 21:30:00 tk_soon ends in 1 h, 1 Mar 23:00:00 "
-        "tk_other left alone: the provider knows it under a name that is not this path's"
+        "tk_other left alone, its grace is not enforced: its name is not this path's; ends in 14 h, 2 Mar 12:00:00"
     )
     assert shown["Next"] == "remove tk_soon (grace-over) in 1 h, 1 Mar 23:00:00"
 

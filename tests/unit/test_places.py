@@ -3,13 +3,18 @@
 from dataclasses import replace
 
 import pytest
-from support.world import HOUR, OWNER, START, StoreClient, World, make_target, refuse
+from support.sweeps import sweeper_of
+from support.world import HOUR, OWNER, START, IssuedKey, StoreClient, World, make_target, refuse
 
-from rotator.errors import StoreUnavailable
+from rotator.errors import GraceNotEnforced, ServedKeyMisnamed, StoreUnavailable
 from rotator.execute import Executor
-from rotator.model import place_of
+from rotator.extend import living, misnamed
+from rotator.model import place_of, timestamp
+from rotator.output import outcome
 from rotator.places import Claims, locations
-from rotator.plan import Order
+from rotator.plan import Order, Plan, State, plan
+from rotator.rotate import listed
+from rotator.status import TargetStatus, with_unenforced
 
 FORCED = Order(rotate=True, by="command")
 
@@ -81,3 +86,131 @@ def test_a_place_that_did_not_move_is_no_former_place(path: str) -> None:
     target = make_target(path="new", former_paths=(path,))
     present, former = locations(target, store_at(world, "here", "here"))
     assert (present, former) == ("here/new", () if path == "new" else ("here/old",))
+
+
+# --- a former place that is not named --------------------------------------------------------------------------------
+
+
+def moved_without_a_word(world: World) -> tuple[Executor, IssuedKey]:
+    """The store moved, and its former place is not named; the key that was made there is superseded."""
+    assert world.executor().reconcile(world.target).rotated
+    [old] = world.vendor.keys.values()
+    executor = executor_at(world, "moved")
+    assert executor.reconcile(world.target, FORCED).rotated
+    return executor, old
+
+
+def test_a_grace_that_is_not_enforced_is_an_error_with_the_real_end() -> None:
+    world = World()
+    executor, old = moved_without_a_word(world)
+    report = executor.reconcile(world.target)
+    assert isinstance(report.error, GraceNotEnforced)
+    assert f"works until {timestamp(START + 24 * HOUR)}" in report.error.message
+    assert "former_locations" in report.error.advice
+    assert report.plan is not None
+    assert [key.works_until for key in report.plan.superseded] == [START + 24 * HOUR]
+    assert old.expires_at == START + 24 * HOUR
+    world.clock.advance(23 * HOUR)
+    assert [key.key_id for key in plan_of(executor, world).unenforced(world.clock.now())] == [old.id]
+    world.clock.advance(HOUR)
+    assert plan_of(executor, world).unenforced(world.clock.now()) == ()
+
+
+def plan_of(executor: Executor, world: World) -> Plan:
+    return plan(executor.observe(world.target), world.clock.now())
+
+
+def test_rotate_reports_it_in_the_very_pass() -> None:
+    world = World()
+    assert world.executor().reconcile(world.target).rotated
+    report = executor_at(world, "moved").reconcile(world.target, FORCED)
+    assert report.rotated
+    assert isinstance(report.error, GraceNotEnforced)
+    assert outcome(report) == "failed"
+
+
+def test_a_key_that_was_renamed_or_is_shown_nameless() -> None:
+    for name, advice in (("renamed", "renamed at the provider"), ("", "Identity rests on the name")):
+        world = World()
+        assert world.executor().reconcile(world.target).rotated
+        [old] = world.vendor.keys.values()
+        old.name = name
+        report = world.executor().reconcile(world.target, FORCED)
+        assert isinstance(report.error, GraceNotEnforced)
+        assert advice in report.error.advice
+
+
+def test_status_from_the_store_alone_knows_it_by_the_record() -> None:
+    world = World()
+    assert world.executor().reconcile(world.target).rotated
+    assert executor_at(world, "moved").reconcile(world.target, FORCED).rotated
+    made = plan_of(executor_at(world, "moved"), world)
+    shown = with_unenforced(TargetStatus(world.target, made, None), world.clock.now())
+    assert shown.state is State.FAILING
+    [old] = shown.to_json()["superseded"]
+    assert old["until"] == timestamp(START + 24 * HOUR)
+
+
+def test_a_key_that_never_expires_has_no_end() -> None:
+    world = World()
+    assert world.executor().reconcile(world.target).rotated
+    [old] = world.vendor.keys.values()
+    old.name, old.expires_at = "renamed", None
+    report = world.executor().reconcile(world.target, FORCED)
+    assert report.error is not None
+    assert "never expires" in report.error.message
+    assert [key["until"] for key in TargetStatus(world.target, report.plan, None).to_json()["superseded"]] == [None]
+
+
+@pytest.mark.parametrize("name", ["renamed", ""])
+def test_a_sweep_names_a_served_key_whose_name_is_not_its_path_s(name: str) -> None:
+    world = World()
+    executor = world.executor()
+    assert executor.reconcile(world.target).rotated
+    [key] = world.vendor.keys.values()
+    key.name = name
+    swept = sweeper_of(executor, world.targets).sweep()
+    error = swept.failed[world.target.name]
+    assert isinstance(error, ServedKeyMisnamed)
+    assert key.id in error.message
+    assert not swept.complete
+    assert swept.to_work == ()
+
+
+# --- extend ----------------------------------------------------------------------------------------------------------
+
+
+def test_extend_fails_where_a_target_has_no_key_by_its_name() -> None:
+    world = World()
+    executor = world.executor()
+    assert executor.reconcile(world.target).rotated
+    moved = executor_at(world, "moved")
+    found, left = living(moved, listed(moved.ports), {OWNER}, world.targets, START + 48 * HOUR)
+    assert (found, [*left]) == ([], [world.target.name])
+    assert "former_locations" in left[world.target.name].advice
+
+
+def test_extend_is_content_with_keys_that_live_long_enough() -> None:
+    world = World()
+    executor = world.executor()
+    assert executor.reconcile(world.target).rotated
+    keys = listed(executor.ports)
+    assert living(executor, keys, {OWNER}, world.targets, START + HOUR) == ([], {})
+    assert misnamed(executor, keys, world.targets, START + 48 * HOUR) == {}
+
+
+def test_extend_names_a_served_key_that_its_name_does_not_show_while_an_old_one_is_extended() -> None:
+    world = World()
+    executor = world.executor()
+    assert executor.reconcile(world.target).rotated
+    assert executor.reconcile(world.target, FORCED).rotated
+    served = world.served()
+    assert served is not None
+    served.name = "renamed"
+    keys, until = listed(executor.ports), START + 48 * HOUR
+    found, left = living(executor, keys, {OWNER}, world.targets, until)
+    assert (len(found), left) == (1, {})
+    error = misnamed(executor, keys, world.targets, until)[world.target.name]
+    assert served.id in error.message
+    world.at(lambda call: call.operation == "store.history", refuse(StoreUnavailable("no answer")))
+    assert misnamed(executor, keys, world.targets, until) == {}
