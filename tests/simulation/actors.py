@@ -156,7 +156,8 @@ class Replica(Program):
             return
         limit = 1000 if around.quiet else None  # by then a person has decided
         most = around.settings.max_removals if limit is None else limit
-        around.begin(Intent(sweeping=True, max_removals=most, trusts_its_clock=self.clock.trusted()))
+        intent = Intent(sweeping=True, max_removals=most, trusts_its_clock=self.clock.trusted())
+        around.begin(intent)
         swept = life.sweeper.sweep(max_removals=limit)
         around.coverage["sweeps"] += 1
         for orphan in swept.orphans:
@@ -164,6 +165,7 @@ class Replica(Program):
         if swept.error:
             around.coverage[f"sweep: {type(swept.error).__name__}"] += 1
         around.truth.compared(life=f"{self.name}/{self._lives}")
+        around.truth.unknown([target.path for target in swept.unknown], intent)
         if around.quiet:  # by then a person has decided that, too
             life.forced |= {target.name for target in swept.unknown}
             life.due |= {target.name: around.scheduler.now for target in swept.unknown}

@@ -42,6 +42,7 @@ TOO_MANY = "a sweep ended more keys than it may"
 UNSETTLED = "a sweep ended a key that may still have been on its way"
 OLD = "something was done on old knowledge"
 IDLE = "a replica that does not lead did something on its own"
+DOUBTED = "a sweep that nothing disturbed does not know a served key that lives"
 ENDLESS = "two programs replaced each other's keys again and again"
 LEAKED = "a key of ours is left over"
 NOT_HEALED = "what is served is not alive, and nobody heals it"
@@ -317,6 +318,15 @@ class Truth:
         paths.add(place.target.path)
         if len(paths) > 1 and 2 * len(paths) > len(self.places):
             self.break_(MASS, f"{', '.join(sorted(paths))}")
+
+    def unknown(self, paths: Collection[str], intent: Intent) -> None:
+        """A sweep has found that the vendor does not know the served keys of these paths."""
+        if intent.disturbed or intent.since < self.quiet_since:
+            return
+        for place in (self.places[path] for path in paths):
+            key = place.served
+            if key is not None and self._vendor.alive(key) and place.served_since < intent.since:
+                self.break_(DOUBTED, f"{key.id} of {place.target.path}")
 
     def compared(self, life: str) -> None:
         """A sweep of this process has come to its end."""

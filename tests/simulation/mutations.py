@@ -15,6 +15,7 @@ from typing import Any
 from rotator import doubt, execute, memory, model, plan, publish, recognition, rotate, sweep
 from simulation.invariants import (
     ANOTHERS,
+    DOUBTED,
     DROPPED,
     ENDLESS,
     GRACE_CUT,
@@ -369,7 +370,7 @@ MUTATIONS = {
         "strange", (MASS,), (Edit(recognition.Recognition.believes, "self._first == target", "True"),)
     ),
     "what was said while most were unknown is believed later": Mutation(
-        "strange", (MASS,), (Edit(Sweeper._learn, "is_gone(observation, self._ports.clock.now())", "False"),)
+        "strange", (DOUBTED, MASS), (Edit(Sweeper._learn, "is_gone(observation, self._ports.clock.now())", "False"),)
     ),
     "a contest is not noticed": Mutation(
         "contests", (ENDLESS,), (Edit(plan._contested_until, "ours != others and by ==", "False and by =="),)
