@@ -530,7 +530,7 @@ def test_the_metadata_deleted_and_so_the_counter_starts_again(here: Scene) -> No
     here.rotated(daemon, 2)
     here.kv("DELETE", "metadata")
     published = daemon.wait_for("key_published", 4)
-    assert (published["reason"], published["version"]) == ("first", 1)
+    assert (published["reason"], published["version"]) == ("emptied", 1)
     daemon.wait_for("path_fenced")  # the third key was meant for a version that is yet to come, once more
     daemon.wait_for("key_shortened", reason="orphan", key_id=here.key_id(3))
     assert here.fates() == ["in grace", "in grace", "in grace", "served"]

@@ -255,11 +255,11 @@ def test_a_former_owners_keys_are_taken_over() -> None:
     assert world.broken == []
 
 
-def test_a_path_whose_metadata_was_deleted_gets_a_first_key_again() -> None:
+def test_a_path_whose_metadata_was_deleted_gets_version_1_again() -> None:
     world = World()
     a = running(world)
     world.store.delete_metadata(world.target.path)
-    assert a.reconcile(world.target).attempted is Reason.FIRST
+    assert a.reconcile(world.target).attempted is Reason.EMPTIED
     assert world.store.current_version(world.target.path) == 1
     assert world.served() is by_id(world, 2)
 
