@@ -537,7 +537,7 @@ def test_the_metadata_deleted_and_so_the_counter_starts_again(here: Scene) -> No
     here.rotated(daemon, 3)
     assert here.fates() == ["in grace"] * 4 + ["served"]
     assert here.paths.metadata("apps/a")["current_version"] == 3
-    assert complaints(daemon) == []
+    assert [event["event"] for event in complaints(daemon)] == ["path_emptied"]
     assert daemon.stop() == 0
 
 
