@@ -235,7 +235,7 @@ MUTATIONS = {
     "a key that the provider does not show yet is missing": Mutation(
         "mixed",
         (NEEDLESS,),
-        (Edit(Executor.look_up, "found is None and self._may_be_hidden(observation, record)", "False"),),
+        (Edit(Executor.look_up, "found is None and self._may_be_hidden(observation, record, asked_at)", "False"),),
     ),
     "a waiting key that the provider does not show yet is given up": Mutation(
         "mixed", (HEAPED,), (Edit(Rotation._made_before, "found is None and record.is_younger(", "False and ("),)
