@@ -37,6 +37,8 @@ PROMISED: dict[str, set[str] | None] = {  # by the design: the labels, or None w
     "clock_skew_seconds": {"peer"},
     "last_sweep_success_timestamp_seconds": set(),
     "config_last_reload_successful": set(),
+    "log_lines_dropped_total": {"kind"},
+    "served_keys_unknown": {"provider"},
     "build_info": {"version"},
 }
 AT_0 = {  # counters whose labels are known beforehand; nothing of this has happened yet
