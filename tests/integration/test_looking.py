@@ -1,6 +1,7 @@
 """The commands that only look, and what is refused before anything is minted, with a real Vault."""
 
 import json
+import re
 import signal
 import subprocess
 import tomllib
@@ -132,6 +133,19 @@ def test_check_online_names_a_refused_token(made: Made) -> None:
     RECORDER.add_secret("a Vault token", "hvs.no-such-token-at-all-at-all")
     said = rotator.run("check", "--online", status=3, VAULT_TOKEN="hvs.no-such-token-at-all-at-all")
     assert "stores.store" in said.stdout
+
+
+def test_a_token_that_ends_soon_is_named_by_check_and_by_a_daemon(made: Made) -> None:
+    rotator, paths = made
+    token = paths.token(ttl="90s", renewable=False, no_default_policy=False)
+    said = rotator.run("check", "--online", status=1, VAULT_TOKEN=token).stdout
+    assert re.search(r"stores\.store: the Vault token expires in [0-9]+ s .* and cannot be renewed", said)
+    rotator.environment["VAULT_TOKEN"] = token
+    daemon = rotator.start()
+    ending = daemon.wait_for("login_ending")
+    daemon.wait_for("key_published")
+    assert (ending["store"], ending["level"]) == ("store", "warning")
+    assert len(daemon.events("login_ending")) == 1
 
 
 def test_check_online_names_a_refused_organisation_key(made: Made) -> None:

@@ -231,9 +231,9 @@ class VaultPaths:
         """What `vault kv put` does."""
         self.vault.request("POST", f"{self.mount}/data/{path}", {"data": data}).raise_for_status()
 
-    def token(self, hcl: str = LEAST_RIGHTS) -> str:
-        """A token with this policy, in which {mount} is replaced."""
-        token = self.vault.policy_token(hcl.format(mount=self.mount))
+    def token(self, hcl: str = LEAST_RIGHTS, **parameters: object) -> str:
+        """A token with this policy, in which {mount} is replaced; `parameters` as in auth/token/create."""
+        token = self.vault.policy_token(hcl.format(mount=self.mount), **parameters)
         RECORDER.add_secret("a Vault token", token)
         return token
 
