@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from rotator.errors import ProviderRateLimited
 from rotator.execute import Report
 from rotator.model import Target, hash_fraction
-from rotator.plan import AT_ONCE, LOOK, SCHEDULED, TIDYING, Order, needed_by
+from rotator.plan import AT_ONCE, LOOK, SCHEDULED, TIDYING, Order, Rotate, needed_by
 from rotator.ports import Clock
 
 FIRST_WAIT = timedelta(seconds=5)
@@ -190,6 +190,8 @@ class Agenda:
             return min(now + wait, wake) if wake and wake > now else now + wait
         if not order.act and report.plan and report.plan.actions:
             return now
+        if report.rotated and report.plan and any(isinstance(action, Rotate) for action in report.plan.actions):
+            return now + FIRST_WAIT  # a pass rotates once, and its new key has come due meanwhile
         # The first look after the start spreads the targets over the interval; from then on they stay spread.
         share = 1.0 if order.act else hash_fraction(report.target.name)
         look = now + self.resync * share

@@ -62,6 +62,17 @@ def failed(target: Target) -> Report:
     return Report(target, None, StoreUnavailable("no answer"))
 
 
+def test_a_new_key_that_comes_due_within_its_own_pass_is_replaced_soon() -> None:
+    """Not when it expires, which is the next moment at which time alone changes anything."""
+    made, clock, targets = agenda("a")
+    assert taken(made) == ["a"]
+    report = well(targets["a"], clock, wake=600, renew=0)
+    assert report.plan is not None
+    due = replace(report.plan, actions=(Rotate(Reason.EXPIRING, 1),))
+    _, at = done(made, replace(report, plan=due, rotated=True))
+    assert at == clock.now() + FIRST_WAIT
+
+
 def test_at_the_start_every_target_is_looked_at_once_and_then_within_the_resync() -> None:
     made, clock, targets = agenda("a", "b", "c")
     assert sorted(taken(made)) == ["a", "b", "c"]
