@@ -65,6 +65,7 @@ def failed(target: Target) -> Report:
 def test_a_new_key_that_comes_due_within_its_own_pass_is_replaced_soon() -> None:
     """Not when it expires, which is the next moment at which time alone changes anything."""
     made, clock, targets = agenda("a")
+    made.request(["a"], ALL)
     assert taken(made) == ["a"]
     report = well(targets["a"], clock, wake=600, renew=0)
     assert report.plan is not None
