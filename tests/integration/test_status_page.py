@@ -106,7 +106,7 @@ def test_status_asks_a_daemon_and_tells_what_it_knows(fleet: tuple[Installation,
 def test_what_is_no_daemon_is_said_to_be_none(tmp_path: Path) -> None:
     answers = iter([Reply(200, {"hello": 1}), Reply(200, [1]), Reply(200, "<html>"), Reply(404, {})])
     with canned(lambda _: next(answers)) as other, installation(tmp_path) as rotator:
-        for wanted in ("is no rotator", "is no rotator", "no daemon answers", "no daemon answers"):
+        for wanted in ("is no rotator", "is no rotator", "no daemon answers", "the port of the metrics?"):
             said = rotator.run("status", "--url", other.address, status=3).stderr
             assert wanted in said
             assert "[http].admin" in said

@@ -66,7 +66,8 @@ def test_a_login_that_fails_is_told_once_for_each_reason_and_when_it_works_again
         if outcome[0]:
             raise outcome[0]
 
-    vault = SimpleNamespace(keep_login=keep_login, client=SimpleNamespace(circuit=down))
+    client = SimpleNamespace(circuit=down, tokens=SimpleNamespace(ends_at=None))
+    vault = SimpleNamespace(keep_login=keep_login, client=client, token_expires_at=None)
     monkeypatch.setattr(rig.daemon, "_is_ready", lambda: True)
     monkeypatch.setattr(rig.daemon, "_installation", SimpleNamespace(vaults={"vault": vault}))
     gone, refused = StoreUnavailable("it does not answer"), StoreCredentialRefused("it is refused", "Look at the role.")
