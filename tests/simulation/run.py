@@ -170,7 +170,7 @@ class _Ending:
 
     def __init__(self, around: Surroundings, programs: list[Program], weather: Weather) -> None:
         self._around, self._programs, self._weather = around, programs, weather
-        self._healed_by = self._until = 0.0
+        self._healed_by = self._until = self._slow = 0.0
 
     def __call__(self) -> bool:
         around = self._around
@@ -181,9 +181,11 @@ class _Ending:
             if around.effects > MOST_STEPS:
                 around.truth.break_(FAULT, "it goes round in circles")
             if scheduler.now >= self._healed_by:
-                self._healed_by = self._until + 1
+                self._healed_by = float("inf")
                 around.truth.check_healed()
-            return scheduler.now >= self._until
+            # The keys of a path that was somebody else's are looked at by the sweeps that come after that.
+            ours_at = max(place.ours_at for place in around.truth.places.values())
+            return scheduler.now >= max(self._until, ours_at + self._slow + QUIET)
         if around.effects >= around.settings.steps:
             self._be_quiet()
         return False
@@ -208,7 +210,8 @@ class _Ending:
                 around.restart(program.process)
         for actor in around.scheduler.actors:
             actor.wake = min(actor.wake, around.scheduler.now + 30)
-        from_now = around.scheduler.now + SLOW_READS * around.settings.slow_store
+        self._slow = SLOW_READS * around.settings.slow_store
+        from_now = around.scheduler.now + self._slow
         self._healed_by, self._until = from_now + HEALED, from_now + QUIET
 
 
