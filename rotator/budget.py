@@ -106,12 +106,12 @@ class SlidingWindow:
         return awaited or any(part.awaited() for part in self._parts)
 
     def paused(self) -> float:
-        """For how many seconds nobody is let go, because the provider said that it was too much."""
+        """Return the seconds for which no request is sent, because the provider limited the rate."""
         with self._lock:
             return max(self._paused_until - self._clock.monotonic(), 0.0)
 
     def has_queue(self) -> bool:
-        """Whether somebody waits for the right to send a request, of this or of a part, be it for a moment."""
+        """Return whether any caller waits to send a request, of this or of a part, even for a moment."""
         with self._lock:
             queued = bool(self._waiting)
         return queued or any(part.has_queue() for part in self._parts)

@@ -120,7 +120,7 @@ def execute(arguments: Sequence[str] | None = None) -> NoReturn:
 def _end(status: str | int | None) -> NoReturn:
     """End with this status; where the result could not be written, with none that says that all is known."""
     if (lost := output.lost()) is not None:
-        if not isinstance(lost, BrokenPipeError):  # whoever closes a pipe has seen enough
+        if not isinstance(lost, BrokenPipeError):  # a closed pipe means that the reader has seen enough
             output.complain(f"rotator: the output cannot be written: {lost.strerror}")
         status = NOT_ALL_DONE if status in (None, DONE, ATTENTION) else status
     sys.exit(status)
@@ -242,7 +242,7 @@ def _print(
 
 
 class _Revoked(LogListener):
-    """Notes which keys were revoked, by target: a pass's last plan does not know of them any more.
+    """Notes which keys were revoked, by target: the last plan of a pass no longer lists them.
 
     And says what became of keys that were made in vain, which a pass may have left as an unknown outcome.
     """

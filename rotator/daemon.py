@@ -104,7 +104,7 @@ class Daemon:
         self._asked_to_rotate = threading.Event()
         self._refused = ""  # what is wrong with a configuration that was not taken up
         self._login_failures: dict[str, set[str]] = {}  # by store: what was told, since it last worked
-        self._login_ends: dict[str, datetime] = {}  # by store: of the token whose end was told
+        self._login_ends: dict[str, datetime] = {}  # by store: of the token whose end was reported
         self._was_ready = False
         self._servers: tuple[Server, ...] = ()
         self._systemd = systemd.Systemd(environment, clock)
