@@ -505,6 +505,8 @@ class Truth:
                 for v in ours
             )
             cut = promised and key.expires_at and key.expires_at < promised - self._leeway
+            # What was rounded down may have expired before the budget let the correction go.
+            cut = cut and (self._vendor.alive(key) or not self._vendor.rounds)
             if cut and recorded and key_id not in place.weakened:
                 self.break_(GRACE_CUT, f"{key_id} of {path} still ends {_clock(key.expires_at or now)}")
             if not self._vendor.alive(key):
