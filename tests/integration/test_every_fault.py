@@ -195,7 +195,7 @@ def test_no_key_and_no_token_is_shown_whatever_vault_answers(tmp_path: Path, vau
                 look(daemon, recorder)
                 return not +echoing.due
 
-            wait_until(met, f"{kind} at {', '.join(STEPS)}")
+            wait_until(met, f"{kind} at {', '.join(STEPS)}", seconds=90)
             assert echoing.token == rotator.environment["VAULT_TOKEN"]
         daemon.signal(signal.SIGHUP)
         wait_until(lambda: daemon.metric('rotator_targets{state="ok"}') == len(TARGETS), "all to be well again")
