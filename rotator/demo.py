@@ -122,7 +122,7 @@ class Screen:
         self._unprinted.append(line)
 
     def print_new(self) -> None:
-        """Where there is no terminal, print what came since: no worker waits for whoever reads that."""
+        """Where there is no terminal, print what came since: no worker waits for the reader."""
         while self._unprinted:
             line = self._unprinted.popleft()
             if not self._console.is_terminal:
@@ -253,7 +253,7 @@ def _watch(console: Console, screen: Screen, engine: Engine, consumer: Consumer,
         while (left := ends - clock.monotonic()) > 0:
             engine.tick()
             screen.print_new()
-            if lost() is not None:  # whoever read this has seen enough
+            if lost() is not None:  # the reader has seen enough
                 return
             if live is not None:
                 live.update(screen.draw(engine.board.snapshot(), consumer, clock.now(), left), refresh=True)

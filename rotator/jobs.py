@@ -1,4 +1,4 @@
-"""The jobs of the daemon: APScheduler, by a clock that nobody sets, on threads that run from the start.
+"""The jobs of the daemon: APScheduler, by the monotonic clock, on threads that run from the start.
 
 APScheduler computes run times by the wall clock. Once that is set back by an hour, no job would run for an hour; once
 it is set forward by a year, all the runs of that year would be computed. Here the wall clock is only its notation:

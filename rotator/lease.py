@@ -106,7 +106,7 @@ class Lease:
         start(self._thread)
 
     def problems(self) -> Iterator[str]:
-        """Why nothing is done about the Lease any more, after the start and before the stop."""
+        """Return why the Lease is no longer kept, after the start and before the stop."""
         if self._tried is None or self._stopping.is_set():
             return
         silent = self._clock.monotonic() - self._tried

@@ -1,6 +1,6 @@
 """Writes lines to where a log goes, in a thread of its own: what logs never waits for what reads.
 
-A pipe that is not read takes 64 KiB and then blocks whoever writes. So lines wait here, up to a bound; beyond it they
+A pipe that is not read takes 64 KiB and then blocks the writer. So lines wait here, up to a bound; beyond it they
 are dropped, those of the audit trail last; once lines can be written again, one says how many are missing.
 """
 
@@ -39,7 +39,7 @@ class Stderr(TextIOBase):
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    """Write all of it, however long that takes, also to a descriptor that somebody has made non-blocking."""
+    """Write all of it, however long that takes, also to a descriptor that is non-blocking."""
     while data:
         try:
             data = data[os.write(descriptor, data) :]

@@ -51,7 +51,7 @@ class Kept:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def keep_only(self, targets: Collection[str]) -> None:
-        """Forget all other targets: nobody would offer their keys any more, and an offer holds a key's text."""
+        """Forget all other targets: their keys are not offered again, and an offer holds a key's text."""
         with self.lock:
             for name in (self.seen.keys() | self.offers.keys()) - set(targets):
                 self.seen.pop(name, None)
@@ -120,7 +120,7 @@ class Memory:
             if offer is None or current_version <= offer.base or not (whole or current_version == offer.base + 1):
                 return None
             if self.offers.pop(name, None) is None:
-                return None  # whoever wrote it has settled it meanwhile
+                return None  # another pass has settled it meanwhile
         landed = next((entry for entry in observation.entries if entry.key_id == offer.record.key_id), None)
         return (offer, landed) if landed else None
 
