@@ -204,11 +204,12 @@ def test_what_a_person_needs_is_not_hidden(text: str) -> None:
 
 
 def test_a_name_may_look_like_a_token_and_is_hidden_only_where_it_is_known() -> None:
-    name = "tk_Zx9kQpR7tUvWxYz0123456789"
+    # Texts of this test alone: fragments of a secret that another test held may be known for a while.
+    name, key = "tk_Hb3mWs8cLdFg6yNe2oJt5", "q7v2m9w4.Rk5-_nTfGcXo3LyEh8PdAs1JiBu6ZxWqVoKe"
     assert scrub_name(f"{name}\n") == f"{name}\\n"
-    assert scrub_name(KEY) == KEY
-    held = register(Secret(KEY))
-    assert scrub_name(KEY) == HIDDEN
+    assert scrub_name(key) == key
+    held = register(Secret(key))
+    assert scrub_name(key) == HIDDEN
     del held
 
 
