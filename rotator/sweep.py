@@ -337,13 +337,18 @@ class Sweeper:
         if is_missing:
             found.missing.append((executor, target))
         else:
-            observation = self._learn(executor, observation, found.keys, {key.id for key in spoils})
+            try:
+                observation = self._learn(executor, observation, found.keys, {key.id for key in spoils})
+            except ProviderError as error:  # of the served key; the path's other keys are judged without it
+                found.failed[target.name] = error
+                executor.memory.look_closer(target)
         now = self._ports.clock.now()
         found.served += lives
         is_proved = is_recognised and not is_listed  # else the list and the look-up contradict each other
         if lives and not is_proved:
             observation = replace(observation, gone_is_believed=False)  # until all are compared
-        if lives and not is_missing and is_gone(observation, now):
+        is_known = not is_missing and target.name not in found.failed
+        if lives and is_known and is_gone(observation, now):
             (found.gone if is_proved else found.unknown).append(target)
             found.witness = next((key.id for key in mine if is_proved and _lives(key, now)), found.witness)
         actions = plan(observation, now).actions

@@ -22,7 +22,14 @@ from support.world import (
     unknown,
 )
 
-from rotator.errors import ClockDisagrees, ProviderUnavailable, StoreUnavailable, TooManyOrphans
+from rotator.errors import (
+    ClockDisagrees,
+    ProviderError,
+    ProviderRequestRefused,
+    ProviderUnavailable,
+    StoreUnavailable,
+    TooManyOrphans,
+)
 from rotator.events import Level, What
 from rotator.execute import Executor
 from rotator.model import RECORD_FIELD, KeyName, ListedKey, UnreadableKey, VendorKey
@@ -775,6 +782,30 @@ def test_an_entry_of_ours_that_cannot_be_read_ends_what_concerns_it_and_is_named
     assert shortened == {key.id for key in orphans} - {entry.id}
     assert not any(entry.id in call for call in world.calls("provider.", since) if entry.id)
     assert world.served(world.targets[0]) is world.vendor.keys["tk_0001"]
+
+
+@pytest.mark.parametrize("refusal", [ProviderRequestRefused, ProviderUnavailable])
+def test_a_served_key_that_cannot_be_looked_up_does_not_hold_up_the_orphans_of_its_path(
+    refusal: type[ProviderError],
+) -> None:
+    world = World()
+    rotated(world)
+    served, lonely = world.served(), orphan(world)
+    assert served
+    served.revoked = True  # the list lacks it, so each sweep asks for it
+    world.at(
+        lambda call: call.operation == "provider.retrieve" and call.subject == served.id,
+        refuse(refusal("the id is refused")),
+        times=inf,
+    )
+    swept = sweep(world)
+    assert isinstance(swept.failed[world.target.name], refusal)
+    assert swept.to_work == ()
+    assert [(o.key.id, o.outcome) for o in swept.orphans] == [(lonely.id, Outcome.SHORTENED)]
+    world.clock.advance(world.target.grace_period)
+    sweep(world)
+    assert lonely.revoked
+    assert world.served() is served, "nothing shows that it is gone"
 
 
 def test_one_path_that_cannot_be_read_does_not_hold_up_the_others() -> None:
