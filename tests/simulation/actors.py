@@ -13,6 +13,7 @@ from rotator.errors import ProviderError
 from rotator.extend import living
 from rotator.memory import Memory
 from rotator.model import RECORD_FIELD, KeyName, KeyParameters, Record, Secret, Target, compose
+from rotator.places import Claims
 from rotator.plan import SCHEDULED, Order, Reason
 from rotator.strays import StrayKeys
 from simulation.clients import Line, MachineClock, Surroundings, ports
@@ -72,10 +73,11 @@ class Program:
         served: dict[str, Record] = {}
         waiting = before.strays.waiting if before else None
         min_age = timedelta(seconds=self.around.settings.settle)
-        mine, strays = ports(line, self.clock, f"{self._seed}/{self._lives}", served, min_age, waiting)
+        mine, strays = ports(line, read, self.clock, f"{self._seed}/{self._lives}", served, min_age, waiting)
         memory = Memory(before.executor.memory.kept if before else None, served, is_swept=self.is_swept)
         settings = self.around.settings
-        executor = execute.Executor(read.owner, read.former_owners, names, mine, memory, min_age)
+        claims = Claims((target, mine.store) for target in self.targets)
+        executor = execute.Executor(read.owner, read.former_owners, names, mine, memory, min_age, claims=claims)
         sweeper = sweep.Sweeper(
             "respan",
             [(executor, self.targets)],
@@ -458,7 +460,7 @@ class Deployment(Happening):
             else:
                 around.restart(program.process)
             return around.scheduler.now + 1 + wait * 60
-        kind = ("parameters", "extra field", "field", "name", "owner")[int(what * 5)]
+        kind = ("parameters", "extra field", "field", "name", "owner" if what < 0.9 else "place")[int(what * 5)]
         self._change(kind)
         around.coverage[f"changed: {kind}"] += 1
         around.scheduler.note("(deployment)", "changed", "", kind)
@@ -480,8 +482,11 @@ class Deployment(Happening):
         after = replace(before, targets=(first, *others))
         if kind == "owner":
             after = replace(after, owner=f"prod-{tag}", former_owners=before.owners)
+        if kind == "place":
+            after = replace(after, place=f"moved-{tag}", former_places=(*before.former_places, before.place))
         self._around.configuration = after
-        self._around.truth.configured(first)
+        if kind != "place":  # no key is replaced for a move; for an owner, where an old process adopts the path
+            self._around.truth.configured(first)
 
 
 class Weather(Happening):

@@ -53,6 +53,9 @@ UNKNOWN = ("unsent", "lost", "late")
 IN_VAIN_KINDS = (*UNKNOWN, "false refusal")
 """What may befall a create, after which a key of its name is looked for."""
 
+PLACE = "memory"
+"""Where the store's data are at first."""
+
 LONGEST_DELAY = 400.0
 """Seconds after which what was sent has landed, or never will."""
 
@@ -76,6 +79,8 @@ class Configuration:
     targets: tuple[Target, ...]
     owner: str = OWNER
     former_owners: frozenset[str] = frozenset()
+    place: str = PLACE  # where the store's data are
+    former_places: tuple[str, ...] = ()  # where they were before they moved
 
     @property
     def owners(self) -> frozenset[str]:
@@ -351,15 +356,16 @@ class Budget:
 @dataclass(slots=True, eq=False)
 class StoreClient:
     line: Line
+    configuration: Configuration  # of its process: one that has not taken a move up reads and writes all the same
 
     def location(self, path: str) -> str:
         around = self.line.surroundings
         if around.outage == "down" and around.intent.extending:
             raise StoreUnavailable("no answer")
-        return f"memory/{path}"
+        return f"{self.configuration.place}/{path}"
 
     def former_locations(self, path: str) -> Sequence[str]:
-        return ()
+        return [f"{place}/{path}" for place in self.configuration.former_places]
 
     def history(self, path: str) -> History:
         return self._read(path, lambda history: history)
@@ -604,6 +610,7 @@ def _at(moment: datetime | None) -> str:
 
 def ports(
     line: Line,
+    configuration: Configuration,
     clock: MachineClock,
     seed: str,
     served: Mapping[str, Record],
@@ -621,4 +628,5 @@ def ports(
 
     provider, budget = VendorClient(line), Budget(line)
     strays = StrayKeys(provider, budget, clock, tell, served, min_age, waiting)
-    return Ports(provider, StoreClient(line), budget, clock, random.Random(seed), tell, strays, leads), strays
+    store = StoreClient(line, configuration)
+    return Ports(provider, store, budget, clock, random.Random(seed), tell, strays, leads), strays

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
-from rotator import doubt, execute, memory, model, plan, publish, recognition, rotate, sweep
+from rotator import doubt, execute, memory, model, places, plan, publish, recognition, rotate, sweep
 from simulation.invariants import (
     ANOTHERS,
     DOUBTED,
@@ -230,6 +230,7 @@ MUTATIONS = {
                 "executor.memory.look_closer(target)\n    missing",
                 "executor.memory.look_closer(target)\n            break\n    missing",
             ),
+            Edit(Sweeper._compare_one, "found.failed[target.name] = error", "raise"),
         ),
     ),
     "a key that the provider does not show yet is missing": Mutation(
@@ -377,6 +378,11 @@ MUTATIONS = {
     ),
     "a contest is noticed only while the versions are there": Mutation(
         "contests", (ENDLESS,), (Edit(plan.made_keys, "dict(observation.made)", "{}"),)
+    ),
+    "a former place is forgotten": Mutation(
+        "mixed",
+        (LEAKED,),
+        (Edit(places.locations, "former = [*store.former_locations(target.path)]", "former = list[str]()"),),
     ),
     "a field that is not known makes a record unreadable": Mutation(
         "mixed",

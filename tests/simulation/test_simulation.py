@@ -32,6 +32,7 @@ TO_HAPPEN = [
         "restart",
     ),
     *("changed: parameters", "changed: extra field", "changed: field", "changed: name", "changed: owner"),
+    "changed: place",
     *("outage", "clock jump", "command", "deed", *MEDDLING.deeds),
     *("rotations", "sweeps", "path_fenced", "key_restored", "key_left_behind", "publish_lost", "versions_destroyed"),
     *("key_rolled_back", "rotate: done", "rotate --revoke-now: done", "rotate --adopt: done"),
