@@ -19,12 +19,12 @@ import urllib3
 
 from benchmarks.bare import KEYS, NEVER, sender
 from benchmarks.common import Results, Vault, Vendor, ratios, running_vault, running_vendor, whole_numbers
-from rotator.clock import SystemClock
-from rotator.model import KeyParameters, Secret
-from rotator.providers.respan import RespanProvider
-from rotator.stores.vault import VaultStore
-from rotator.stores.vault_login import TokenLogin
-from rotator.stores.vault_wire import VaultSettings
+from rotator.core.model import KeyParameters, Secret
+from rotator.providers.respan.client import RespanProvider
+from rotator.runtime.clock import SystemClock
+from rotator.stores.vault.auth import TokenLogin
+from rotator.stores.vault.store import VaultStore
+from rotator.stores.vault.transport import VaultSettings
 
 [REQUESTS], [REPETITIONS] = whole_numbers("BENCH_REQUESTS", "200"), whole_numbers("BENCH_REPETITIONS", "9")
 BARE = "http.client"

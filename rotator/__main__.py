@@ -2,14 +2,14 @@
 
 import sys
 
-from rotator.signals import SIGNALS, starts_daemon
+from rotator.daemon.signals import SIGNALS, starts_daemon
 
 
 def main() -> None:
     """Handle the daemon's signals, then import the rest, which takes its time, and run."""
     if starts_daemon(sys.argv[1:]):
         SIGNALS.handle()
-    from rotator import cli
+    from rotator.cli import main as cli
 
     cli.main()
 

@@ -25,16 +25,16 @@ from rich.table import Table
 from rich.text import Text
 
 from rotator import __version__
-from rotator.assembly import Installation
-from rotator.clock import SystemClock
-from rotator.config import load
-from rotator.engine import Engine
-from rotator.errors import StoreError
-from rotator.events import Event, What
-from rotator.metrics import Metrics
-from rotator.output import lost
+from rotator.app.wiring import Installation
+from rotator.cli.output import lost
+from rotator.config.loader import load
+from rotator.core.errors import StoreError
+from rotator.core.events import Event, What
+from rotator.daemon.dispatcher import Engine
+from rotator.runtime.clock import SystemClock
 from rotator.simulator import Options, Simulator
-from rotator.status import TargetStatus
+from rotator.telemetry.metrics import Metrics
+from rotator.telemetry.status import TargetStatus
 
 SECONDS = 40.0
 """Long enough to see a key born, published, superseded, shortened and removed, three times over."""

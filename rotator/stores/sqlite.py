@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rotator.errors import (
+from rotator.core.errors import (
     CasMismatch,
     StoreError,
     StoreMountUnusable,
@@ -23,9 +23,9 @@ from rotator.errors import (
     StoreRequestRefused,
     StoreUnavailable,
 )
-from rotator.model import History, Version
-from rotator.ports import Clock
-from rotator.scrub import quoted
+from rotator.core.model import History, Version
+from rotator.core.ports import Clock
+from rotator.runtime.redact import quoted
 
 BUSY_TIMEOUT = 5.0  # seconds that one transaction waits for the others
 

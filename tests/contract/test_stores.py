@@ -14,14 +14,14 @@ from typing import Any, Protocol
 import pytest
 from support.vault import VaultServer
 
-from rotator.clock import SystemClock
-from rotator.errors import CasMismatch
-from rotator.model import History, Secret
-from rotator.ports import Store
+from rotator.core.errors import CasMismatch
+from rotator.core.model import History, Secret
+from rotator.core.ports import Store
+from rotator.runtime.clock import SystemClock
 from rotator.stores.sqlite import SqliteStore
-from rotator.stores.vault import VaultStore
-from rotator.stores.vault_login import TokenLogin
-from rotator.stores.vault_wire import FormerLocation, VaultSettings
+from rotator.stores.vault.auth import TokenLogin
+from rotator.stores.vault.store import VaultStore
+from rotator.stores.vault.transport import FormerLocation, VaultSettings
 
 CLOCK = SystemClock()
 

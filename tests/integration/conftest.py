@@ -12,8 +12,8 @@ from support.kube import KubeServer, OwnKubeServer
 from support.process import wait_until
 from support.vaultstore import OpenStore, opened_stores
 
-from rotator.clock import SystemClock
-from rotator.model import Record
+from rotator.core.model import Record
+from rotator.runtime.clock import SystemClock
 from rotator.simulator import Fault
 from rotator.stores.sqlite import SqliteStore
 

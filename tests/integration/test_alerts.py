@@ -11,11 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.prometheus import NO_PROMETHEUS, RULES, is_installed, promtool
 from support.world import HOUR, START, make_target
 
-from rotator.metrics import FAILURE, LOST, ROTATION_REASONS, SUCCESS, Metrics
-from rotator.model import Record
-from rotator.plan import Plan, Reason, State
-from rotator.status import TargetStatus
-from rotator.sweep import Outcome
+from rotator.core.model import Record
+from rotator.core.plan import Plan, Reason, State
+from rotator.protocol.sweeper import Outcome
+from rotator.telemetry.metrics import FAILURE, LOST, ROTATION_REASONS, SUCCESS, Metrics
+from rotator.telemetry.status import TargetStatus
 
 PROJECT = Path(__file__).parents[2]
 RULES_TEST = RULES.with_name("rules_test.yaml")

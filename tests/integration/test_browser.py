@@ -6,7 +6,7 @@ from support.canned import Reply, canned
 from support.installation import Daemon, Installation
 from support.pages import read_page, rows
 
-from rotator.page import POLICY
+from rotator.web.page import POLICY
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason=NO_CHROMIUM)
 

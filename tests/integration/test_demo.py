@@ -19,9 +19,9 @@ from support.process import free_ports, wait_until
 from support.vault import VaultServer
 
 from rotator import demo
-from rotator.errors import StorePermissionDenied, StoreUnavailable
+from rotator.core.errors import StorePermissionDenied, StoreUnavailable
 from rotator.simulator import Simulator
-from rotator.stores.vault import VaultStore
+from rotator.stores.vault.store import VaultStore
 
 Told = Callable[..., str]
 

@@ -25,7 +25,7 @@ from support.vault import VaultServer
 
 from rotator.simulator import Fault
 from rotator.simulator.faults import KINDS, LIST_KINDS
-from rotator.stores.vault import NEVER_CURRENT
+from rotator.stores.vault.store import NEVER_CURRENT
 
 OPERATIONS = ("create", "list", "retrieve", "update", "delete")
 TARGETS = ("a", "b", "c")

@@ -34,14 +34,14 @@ from support.process import wait_until
 from support.vault import VaultServer
 
 from rotator import __version__
-from rotator.clock import SystemClock
-from rotator.config import Configuration, load
-from rotator.daemon import READ_AT_START
-from rotator.events import Event, What
-from rotator.kube import Access
-from rotator.lease import Lease, LeaseSettings
-from rotator.replicas import Replicas
-from rotator.settings import Changeable, DaemonSettings
+from rotator.config.loader import Configuration, load
+from rotator.config.schema import Changeable, DaemonSettings
+from rotator.core.events import Event, What
+from rotator.daemon.leader import Lease, LeaseSettings
+from rotator.daemon.main import READ_AT_START
+from rotator.daemon.replicas import Replicas
+from rotator.runtime.clock import SystemClock
+from rotator.runtime.kubernetes import Access
 
 DATA = ROOT / "tests/data"
 UNIT = ROOT / "deploy/systemd/rotator.service"

@@ -9,8 +9,8 @@ from support.leaks import RECORDER
 from support.prometheus import NO_PROMETHEUS, is_installed, promtool
 from support.vault import VaultServer
 
-from rotator.metrics import FAILURE, LOST, ROTATION_REASONS, SUCCESS
-from rotator.plan import State
+from rotator.core.plan import State
+from rotator.telemetry.metrics import FAILURE, LOST, ROTATION_REASONS, SUCCESS
 
 TARGET = {"target"}
 PROMISED: dict[str, set[str] | None] = {  # by the design: the labels, or None where only a Vault has such series

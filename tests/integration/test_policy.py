@@ -14,7 +14,7 @@ from support.kube import KubeServer, vault_kubernetes
 from support.leaks import RECORDER
 from support.vault import VaultServer, vault_program
 
-from rotator.cli import app
+from rotator.cli.main import app
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy/vault"
 POLICY = (DEPLOY / "policy.hcl").read_text()

@@ -10,7 +10,7 @@ from support.canned import Reply, canned
 from support.installation import Daemon, Installation, installation
 from support.pages import Element, read_page, rows
 
-from rotator.page import POLICY
+from rotator.web.page import POLICY
 
 
 def get(daemon: Daemon, query: str = "") -> Element:

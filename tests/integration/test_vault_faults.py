@@ -23,8 +23,7 @@ from support.vaultstore import (
     empty,
 )
 
-from rotator.circuit import FIRST_WAIT
-from rotator.errors import (
+from rotator.core.errors import (
     StoreError,
     StoreOutcomeUnknown,
     StorePermissionDenied,
@@ -32,6 +31,7 @@ from rotator.errors import (
     StoreSealed,
     StoreUnavailable,
 )
+from rotator.runtime.breaker import FIRST_WAIT
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 

@@ -13,8 +13,8 @@ from support.process import Process, free_ports
 from support.vault import VaultServer, vault_program
 from support.vaultstore import KEY, TOKEN, MeteredStore, OpenStore, all_methods, answering, assert_unsettled, empty
 
-from rotator.errors import StoreCredentialRefused, StoreError, StoreUnavailable
-from rotator.stores.vault_login import AppRoleLogin, TokenFileLogin
+from rotator.core.errors import StoreCredentialRefused, StoreError, StoreUnavailable
+from rotator.stores.vault.auth import AppRoleLogin, TokenFileLogin
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 

@@ -15,12 +15,12 @@ from support.process import wait_until
 from support.vault import VaultServer
 from support.vaultstore import MeteredStore, OpenStore, SetClock, assert_hides
 
-from rotator.errors import StoreCredentialRefused, StorePermissionDenied
-from rotator.stores.vault_check import findings
-from rotator.stores.vault_login import (
+from rotator.core.errors import StoreCredentialRefused, StorePermissionDenied
+from rotator.stores.vault.auth import (
     AppRoleLogin,
     TokenFileLogin,
 )
+from rotator.stores.vault.check import findings
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import pytest
 from support.vault import RaftVault
 
-from rotator.clock import SystemClock
-from rotator.errors import StoreRequestRefused
-from rotator.model import Secret
-from rotator.stores.vault import VaultStore
-from rotator.stores.vault_login import TokenLogin
-from rotator.stores.vault_wire import VaultSettings
+from rotator.core.errors import StoreRequestRefused
+from rotator.core.model import Secret
+from rotator.runtime.clock import SystemClock
+from rotator.stores.vault.auth import TokenLogin
+from rotator.stores.vault.store import VaultStore
+from rotator.stores.vault.transport import VaultSettings
 
 
 def test_what_raft_would_refuse_after_the_key_exists_is_refused_before(raft_vault: Callable[[], RaftVault]) -> None:

@@ -9,15 +9,15 @@ from support.installation import LEAST_RIGHTS
 from support.vault import VaultServer
 from support.vaultstore import MeteredStore, OpenStore, SetClock
 
-from rotator.errors import (
+from rotator.config.values import VaultReference
+from rotator.core.errors import (
     CasMismatch,
     StoreMountUnusable,
     StorePermissionDenied,
     StoreRequestRefused,
     StoreUnavailable,
 )
-from rotator.notation import VaultReference
-from rotator.stores.vault_check import PATHS_PER_REQUEST, Finding, findings
+from rotator.stores.vault.check import PATHS_PER_REQUEST, Finding, findings
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 

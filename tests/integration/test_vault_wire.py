@@ -15,9 +15,9 @@ import trustme
 from support.canned import Canned, Reply, canned
 from support.vaultstore import DATA, DENIED, KEY, TOKEN, OpenStore, answering, assert_hides, assert_unsettled, empty
 
-from rotator.errors import StoreError, StoreOutcomeUnknown, StoreRequestRefused, StoreUnavailable
+from rotator.core.errors import StoreError, StoreOutcomeUnknown, StoreRequestRefused, StoreUnavailable
 from rotator.stores import vault_wire
-from rotator.stores.vault_login import AppRoleLogin
+from rotator.stores.vault.auth import AppRoleLogin
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 

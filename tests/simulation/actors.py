@@ -8,14 +8,17 @@ from typing import Any
 
 from support.world import IssuedKey
 
-from rotator import execute, rollback, rotate, sweep
-from rotator.errors import ProviderError
-from rotator.extend import living
-from rotator.memory import Memory
-from rotator.model import RECORD_FIELD, KeyName, KeyParameters, Record, Secret, Target, compose
-from rotator.places import Claims
-from rotator.plan import SCHEDULED, Order, Reason
-from rotator.strays import StrayKeys
+from rotator.core.errors import ProviderError
+from rotator.core.model import RECORD_FIELD, KeyName, KeyParameters, Record, Secret, Target, compose
+from rotator.core.plan import SCHEDULED, Order, Reason
+from rotator.protocol import reconciler as execute
+from rotator.protocol import rollback
+from rotator.protocol import rotation as rotate
+from rotator.protocol import sweeper as sweep
+from rotator.protocol.extend import living
+from rotator.protocol.memory import Memory
+from rotator.protocol.places import Claims
+from rotator.protocol.strays import StrayKeys
 from simulation.clients import Line, MachineClock, Surroundings, ports
 from simulation.intent import Intent
 from simulation.invariants import SOMEBODYS

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from support.world import CHANGES, OWNER, START, only_newest, refusals, unknown
 
-from rotator.errors import (
+from rotator.core.errors import (
     CasMismatch,
     ProviderCredentialRefused,
     ProviderRequestRefused,
@@ -25,9 +25,8 @@ from rotator.errors import (
     StoreSealed,
     StoreUnavailable,
 )
-from rotator.events import Event
-from rotator.execute import MAX_AGE
-from rotator.model import (
+from rotator.core.events import Event
+from rotator.core.model import (
     RECORD_FIELD,
     CreatedKey,
     History,
@@ -40,8 +39,9 @@ from rotator.model import (
     VendorKey,
     Version,
 )
-from rotator.ports import Ports
-from rotator.strays import Stray, StrayKeys
+from rotator.core.ports import Ports
+from rotator.protocol.reconciler import MAX_AGE
+from rotator.protocol.strays import Stray, StrayKeys
 from simulation.intent import NEVER_READ, Intent
 from simulation.invariants import LATER, Truth
 from simulation.scheduler import NEVER, Freezable, Happening, Scheduler

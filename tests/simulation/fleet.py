@@ -13,14 +13,14 @@ from typing import TypeVar
 
 from support.world import OWNER, START, MemoryStore, MemoryVendor, StoreClient, VendorClient, Wire, make_target
 
-from rotator.agenda import Agenda
-from rotator.budget import CALLS_PER_ROTATION, WINDOW, SlidingWindow
-from rotator.errors import ProviderUnavailable
-from rotator.events import Event, What
-from rotator.execute import Executor
-from rotator.model import KeyParameters, Target, hash_fraction, next_turn
-from rotator.ports import Ports
-from rotator.strays import StrayKeys
+from rotator.core.errors import ProviderUnavailable
+from rotator.core.events import Event, What
+from rotator.core.model import KeyParameters, Target, hash_fraction, next_turn
+from rotator.core.ports import Ports
+from rotator.daemon.schedule import Agenda
+from rotator.protocol.reconciler import Executor
+from rotator.protocol.strays import StrayKeys
+from rotator.runtime.rate_limit import CALLS_PER_ROTATION, WINDOW, SlidingWindow
 from simulation.scheduler import Freezable, Scheduler
 
 T = TypeVar("T")

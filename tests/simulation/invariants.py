@@ -14,10 +14,10 @@ from typing import Any
 
 from support.world import HOUR, START, IssuedKey
 
-from rotator.errors import ProviderError, RotatorError
-from rotator.execute import MAX_AGE, MAX_READ
-from rotator.model import RECORD_FIELD, KeyName, Target
-from rotator.plan import TOLERANCE
+from rotator.core.errors import ProviderError, RotatorError
+from rotator.core.model import RECORD_FIELD, KeyName, Target
+from rotator.core.plan import TOLERANCE
+from rotator.protocol.reconciler import MAX_AGE, MAX_READ
 from simulation.intent import Intent
 from simulation.world import LaggingVendor, RememberingStore
 

@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
-from rotator import doubt, execute, memory, model, places, plan, publish, recognition, rotate, sweep
+from rotator.core import model, plan
+from rotator.protocol import doubt, memory, places, publish, recognition
+from rotator.protocol import reconciler as execute
+from rotator.protocol import rotation as rotate
+from rotator.protocol import sweeper as sweep
 from simulation.invariants import (
     ANOTHERS,
     DOUBTED,

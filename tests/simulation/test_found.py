@@ -4,9 +4,9 @@ from datetime import timedelta
 
 from support.world import HOUR, World, afterwards, make_target, refuse
 
-from rotator.errors import StoreUnavailable
-from rotator.plan import Order
-from rotator.rollback import roll_back
+from rotator.core.errors import StoreUnavailable
+from rotator.core.plan import Order
+from rotator.protocol.rollback import roll_back
 
 
 def test_what_a_person_rolled_back_to_is_held_longer_than_a_grace() -> None:

@@ -5,7 +5,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from rotator import publish
+from rotator.protocol import publish
 from simulation.many import pool, run_many
 from simulation.mutations import MUTATIONS, Edit, edited, mutated
 from simulation.run import shortest, simulate

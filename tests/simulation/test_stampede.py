@@ -12,16 +12,16 @@ from typing import TypeVar
 import pytest
 from support.world import OWNER, START, MemoryStore, MemoryVendor, StoreClient, VendorClient, Wire, make_target
 
-from rotator.agenda import Agenda
-from rotator.budget import SlidingWindow
-from rotator.errors import ProviderUnavailable, StoreUnavailable
-from rotator.events import Event, What
-from rotator.execute import Executor
-from rotator.memory import Memory
-from rotator.model import hash_fraction
-from rotator.ports import Ports
-from rotator.strays import StrayKeys
-from rotator.sweep import Sweeper
+from rotator.core.errors import ProviderUnavailable, StoreUnavailable
+from rotator.core.events import Event, What
+from rotator.core.model import hash_fraction
+from rotator.core.ports import Ports
+from rotator.daemon.schedule import Agenda
+from rotator.protocol.memory import Memory
+from rotator.protocol.reconciler import Executor
+from rotator.protocol.strays import StrayKeys
+from rotator.protocol.sweeper import Sweeper
+from rotator.runtime.rate_limit import SlidingWindow
 from simulation.fleet import ANSWERS_AFTER, FleetClock
 from simulation.scheduler import Freezable, Scheduler
 

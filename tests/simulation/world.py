@@ -7,8 +7,8 @@ from typing import Any
 
 from support.world import START, FakeClock, IssuedKey, MemoryStore, MemoryVendor, StoredVersion
 
-from rotator.errors import ProviderRequestRefused
-from rotator.model import History, VendorKey, Version
+from rotator.core.errors import ProviderRequestRefused
+from rotator.core.model import History, VendorKey, Version
 
 
 class RememberingStore(MemoryStore):

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 import pytest
 import structlog
 
-from rotator import logs, scrub
-from rotator.scrub import Scrubber
+from rotator.runtime import redact as scrub
+from rotator.runtime.redact import Scrubber
+from rotator.telemetry import logging as logs
 
 
 @contextmanager

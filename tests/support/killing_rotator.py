@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rotator.cli import main
-from rotator.providers.respan import RespanProvider
-from rotator.stores.vault import VaultStore
+from rotator.cli.main import main
+from rotator.providers.respan.client import RespanProvider
+from rotator.stores.vault.store import VaultStore
 
 STEPS: dict[type, tuple[str, ...]] = {
     RespanProvider: ("create", "pages", "retrieve", "set_expiry", "delete"),

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from rotator import kube
-from rotator.cli import main
+from rotator.cli.main import main
+from rotator.runtime import kubernetes as kube
 
 if __name__ == "__main__":
     kube.SERVICE_ACCOUNT = Path(os.environ["SERVICE_ACCOUNT"])

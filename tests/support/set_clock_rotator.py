@@ -6,8 +6,8 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-import rotator.daemon  # noqa: F401 - so that it is there to be set
-from rotator.cli import main
+import rotator.daemon.main  # noqa: F401 - so that it is there to be set
+from rotator.cli.main import main
 from support.wall import Wall
 
 if __name__ == "__main__":

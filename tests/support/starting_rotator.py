@@ -31,8 +31,8 @@ class Slow(MetaPathFinder):
         """Find nothing: whoever comes next does."""
         if name == "typer":
             wait(GATE)
-        if name == "rotator.engine":  # `rotator.daemon` imports it after `rotator.config`
-            from rotator import config
+        if name == "rotator.daemon.dispatcher":  # `rotator.daemon` imports it after `rotator.config`
+            from rotator.config import loader as config
 
             load = config.load
 
@@ -41,7 +41,7 @@ class Slow(MetaPathFinder):
                 return load(*arguments)
 
             setattr(config, load.__name__, slow_load)
-            sys.modules["rotator.daemon"].load = slow_load  # type: ignore[attr-defined]
+            sys.modules["rotator.daemon.main"].load = slow_load  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ import os
 import time
 from pathlib import Path
 
-import rotator.daemon
-import rotator.engine
-from rotator.cli import main
-from rotator.engine import Engine
+import rotator.daemon.dispatcher
+import rotator.daemon.main
+from rotator.cli.main import main
+from rotator.daemon.dispatcher import Engine
 
 if __name__ == "__main__":
-    rotator.daemon.TICK, rotator.daemon.WATCH_HEALTH, rotator.engine.STUCK = 0.1, 0.1, 0.5
+    rotator.daemon.main.TICK, rotator.daemon.main.WATCH_HEALTH, rotator.daemon.dispatcher.STUCK = 0.1, 0.1, 0.5
     file = Path(os.environ["STUCK_WHILE"])
     begin_what_is_due = Engine._begin_what_is_due
 

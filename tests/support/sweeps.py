@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from datetime import timedelta
 
-from rotator.execute import Executor
-from rotator.model import KeyName, Target
-from rotator.sweep import Sweeper
+from rotator.core.model import KeyName, Target
+from rotator.protocol.reconciler import Executor
+from rotator.protocol.sweeper import Sweeper
 from support.world import HOUR, OWNER, IssuedKey, World
 
 SETTLE = timedelta(minutes=5)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rotator.events import Event, What
+from rotator.core.events import Event, What
 from support.leaks import RECORDER
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "logging.md"

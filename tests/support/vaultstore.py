@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from rotator.clock import SystemClock
-from rotator.errors import RotatorError, StoreError, StoreOutcomeUnknown, StoreUnavailable
-from rotator.model import Secret
-from rotator.ports import Clock
-from rotator.stores.vault import VaultStore
-from rotator.stores.vault_login import Login, TokenLogin
-from rotator.stores.vault_wire import VaultSettings
+from rotator.core.errors import RotatorError, StoreError, StoreOutcomeUnknown, StoreUnavailable
+from rotator.core.model import Secret
+from rotator.core.ports import Clock
+from rotator.runtime.clock import SystemClock
+from rotator.stores.vault.auth import Login, TokenLogin
+from rotator.stores.vault.store import VaultStore
+from rotator.stores.vault.transport import VaultSettings
 from support.canned import Asked, Reply
 from support.leaks import spellings
 

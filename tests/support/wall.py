@@ -3,7 +3,12 @@
 import sys
 from datetime import datetime, timedelta, tzinfo
 
-BY_THE_WALL_CLOCK = ("rotator.clock", "rotator.daemon", "rotator.jobs", "apscheduler.schedulers.base")
+BY_THE_WALL_CLOCK = (
+    "rotator.runtime.clock",
+    "rotator.daemon.main",
+    "rotator.daemon.jobs",
+    "apscheduler.schedulers.base",
+)
 """The modules that a daemon asks for the time."""
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from math import inf
 from typing import Any, TypeVar
 
-from rotator.errors import (
+from rotator.core.errors import (
     CasMismatch,
     ProviderCredentialRefused,
     ProviderKeyNotAccepted,
@@ -32,10 +32,8 @@ from rotator.errors import (
     StoreSealed,
     StoreUnavailable,
 )
-from rotator.events import Event, What
-from rotator.execute import Executor
-from rotator.memory import Memory
-from rotator.model import (
+from rotator.core.events import Event, What
+from rotator.core.model import (
     CreatedKey,
     History,
     KeyParameters,
@@ -47,9 +45,11 @@ from rotator.model import (
     VendorKey,
     Version,
 )
-from rotator.plan import TOLERANCE
-from rotator.ports import Ports
-from rotator.strays import StrayKeys
+from rotator.core.plan import TOLERANCE
+from rotator.core.ports import Ports
+from rotator.protocol.memory import Memory
+from rotator.protocol.reconciler import Executor
+from rotator.protocol.strays import StrayKeys
 from support.told import Heard
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -7,17 +7,17 @@ from datetime import datetime, timedelta
 import pytest
 from support.world import FakeClock, make_target
 
-from rotator.agenda import FIRST_WAIT, LONGEST_WAIT, LONGEST_WAIT_AT_END, Agenda
-from rotator.errors import (
+from rotator.core.errors import (
     ProviderCredentialRefused,
     ProviderRateLimited,
     ProviderRequestRefused,
     RotatorError,
     StoreUnavailable,
 )
-from rotator.execute import Report
-from rotator.model import Record, Target, hash_fraction
-from rotator.plan import LOOK, SCHEDULED, Order, Plan, Reason, Rotate, State
+from rotator.core.model import Record, Target, hash_fraction
+from rotator.core.plan import LOOK, SCHEDULED, Order, Plan, Reason, Rotate, State
+from rotator.daemon.schedule import FIRST_WAIT, LONGEST_WAIT, LONGEST_WAIT_AT_END, Agenda
+from rotator.protocol.reconciler import Report
 
 RESYNC = timedelta(minutes=10)
 PACES = {"respan": timedelta(seconds=3), "other": timedelta(seconds=3)}

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.world import HOUR, START, FakeClock
 
-from rotator.budget import WINDOW, SlidingWindow
-from rotator.errors import ProviderUnavailable
+from rotator.core.errors import ProviderUnavailable
+from rotator.runtime.rate_limit import WINDOW, SlidingWindow
 
 
 class SteppedClock(FakeClock):

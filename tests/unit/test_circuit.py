@@ -5,8 +5,8 @@ import threading
 import pytest
 from support.world import FakeClock
 
-from rotator.circuit import FIRST_WAIT, LASTING, LONGEST_WAIT, Circuit, Outage
-from rotator.errors import StoreSealed
+from rotator.core.errors import StoreSealed
+from rotator.runtime.breaker import FIRST_WAIT, LASTING, LONGEST_WAIT, Circuit, Outage
 
 
 @pytest.fixture

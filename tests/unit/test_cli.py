@@ -18,12 +18,13 @@ from support.installation import Installation, installation
 from support.leaks import RECORDER
 from support.process import free_ports
 
-from rotator import cli, progress
-from rotator.clock import SystemClock
-from rotator.execute import Report
-from rotator.model import History, Target, timestamp
-from rotator.scrub import HIDDEN
-from rotator.session import Session
+from rotator.cli import main as cli
+from rotator.cli import progress
+from rotator.cli.context import Session
+from rotator.core.model import History, Target, timestamp
+from rotator.protocol.reconciler import Report
+from rotator.runtime.clock import SystemClock
+from rotator.runtime.redact import HIDDEN
 from rotator.simulator import Fault, Options, described, with_switches
 from rotator.stores.sqlite import SqliteStore
 
@@ -372,13 +373,13 @@ def test_a_newer_daemons_state_is_shown_as_unknown_and_the_scheme_may_be_left_ou
 
 
 def test_an_answer_that_drips_or_does_not_end_is_given_up(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rotator.remote._SECONDS", 0.3)
+    monkeypatch.setattr("rotator.cli.remote._SECONDS", 0.3)
     with canned(lambda _: Reply(200, ANSWER, drips=True)) as server:
         ended = invoke("status", "--url", server.address)
     assert (ended.status, ended.out) == (3, "")
     assert re.search(r"no daemon answers at \S+: \w+", ended.err), "and why"
-    monkeypatch.setattr("rotator.remote._MAX_BODY", 100)
-    monkeypatch.setattr("rotator.remote._SECONDS", 30.0)
+    monkeypatch.setattr("rotator.cli.remote._MAX_BODY", 100)
+    monkeypatch.setattr("rotator.cli.remote._SECONDS", 30.0)
     with canned(lambda _: Reply(200, ANSWER)) as server:
         ended = invoke("status", "--url", server.address)
     assert (ended.status, ended.out) == (3, "")
@@ -440,7 +441,7 @@ def test_where_the_budget_makes_it_long_the_key_that_ends_first_is_replaced_firs
         begun.append(target.name)
         return Report(target, None)
 
-    monkeypatch.setattr("rotator.session.work_on", work_on)
+    monkeypatch.setattr("rotator.cli.context.work_on", work_on)
     assert invoke("run", "--once").status == 0
     assert begun[0] == first
     assert len(begun) == 2
@@ -501,7 +502,7 @@ def five_minutes_ahead(monkeypatch: pytest.MonkeyPatch) -> timedelta:
         def _wall(self) -> datetime:
             return super()._wall() + by
 
-    monkeypatch.setattr("rotator.session.SystemClock", Ahead)
+    monkeypatch.setattr("rotator.cli.context.SystemClock", Ahead)
     return by
 
 

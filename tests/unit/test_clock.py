@@ -5,7 +5,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from rotator.clock import SystemClock
+from rotator.runtime.clock import SystemClock
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 400_000, tzinfo=UTC)
 

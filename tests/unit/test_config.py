@@ -13,16 +13,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rotator import config, model
-from rotator.clock import SystemClock
-from rotator.config import Configuration
-from rotator.config_files import Watch
-from rotator.daemon import Daemon
-from rotator.errors import ConfigurationError
-from rotator.events import Event, What
-from rotator.metrics import Metrics
-from rotator.settings import AppRoleAuth, SqliteSettings, TokenAuth, VaultSettings
-from rotator.signals import Signals
+from rotator.config import loader as config
+from rotator.config.files import Watch
+from rotator.config.loader import Configuration
+from rotator.config.schema import AppRoleAuth, SqliteSettings, TokenAuth, VaultSettings
+from rotator.core import model
+from rotator.core.errors import ConfigurationError
+from rotator.core.events import Event, What
+from rotator.daemon.main import Daemon
+from rotator.daemon.signals import Signals
+from rotator.runtime.clock import SystemClock
+from rotator.telemetry.metrics import Metrics
 
 TOP = Path(__file__).parents[2]
 SECRET = "sk_live_do-not-show-this"
@@ -1276,7 +1277,7 @@ def test_what_changes_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch
         main.write_text(config_of("another"))
         return found
 
-    monkeypatch.setattr("rotator.daemon.load", changed_meanwhile)
+    monkeypatch.setattr("rotator.daemon.main.load", changed_meanwhile)
     events: list[Event] = []
     daemon = Daemon(main, {}, SystemClock(), Metrics("0"), events.append, Signals())
     assert daemon._engine.installation.configuration.owner == "a"

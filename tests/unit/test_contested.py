@@ -5,9 +5,9 @@ from datetime import timedelta
 
 from support.world import HOUR, World, make_target
 
-from rotator.errors import Contested
-from rotator.model import KeyParameters
-from rotator.plan import CONTEST, Order, Reason
+from rotator.core.errors import Contested
+from rotator.core.model import KeyParameters
+from rotator.core.plan import CONTEST, Order, Reason
 
 MINUTE = timedelta(minutes=1)
 

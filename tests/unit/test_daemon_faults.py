@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from rotator.assembly import Installation
-from rotator.clock import SystemClock
-from rotator.daemon import Daemon
-from rotator.errors import RotatorError, StoreCredentialRefused, StoreUnavailable
-from rotator.events import Event, Level, What
-from rotator.metrics import Metrics
-from rotator.signals import Signals
+from rotator.app.wiring import Installation
+from rotator.core.errors import RotatorError, StoreCredentialRefused, StoreUnavailable
+from rotator.core.events import Event, Level, What
+from rotator.daemon.main import Daemon
+from rotator.daemon.signals import Signals
+from rotator.runtime.clock import SystemClock
+from rotator.telemetry.metrics import Metrics
 
 
 class Rig:
@@ -46,7 +46,7 @@ def test_a_fault_while_reloading_leaves_the_old_configuration_in_use(rig: Rig, m
         raise ValueError("Invalid IPv4 address")  # as httpx.InvalidURL
 
     with monkeypatch.context() as patched:
-        patched.setattr("rotator.daemon.Installation", fails)
+        patched.setattr("rotator.daemon.main.Installation", fails)
         rig.daemon._reload()
     [refused] = rig.told(What.CONFIGURATION_REFUSED)
     assert refused.level is Level.ERROR

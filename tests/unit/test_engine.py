@@ -15,25 +15,25 @@ from support.process import wait_until
 from support.starved import no_new_threads
 from support.told import Heard
 
-from rotator import circuit as circuits
-from rotator import rotate
-from rotator.agenda import Agenda
-from rotator.assembly import Installation
-from rotator.budget import SlidingWindow
-from rotator.clock import SystemClock
-from rotator.config import load
-from rotator.engine import Engine
-from rotator.errors import ProviderRequestRefused, StoreUnavailable
-from rotator.events import Event, Level, What
-from rotator.execute import Report
-from rotator.metrics import Metrics
-from rotator.model import ListedKey, Target, next_turn
-from rotator.plan import Order, Reason, State
-from rotator.ports import Ports
+from rotator.app.passes import Findings
+from rotator.app.wiring import Installation
+from rotator.config.loader import load
+from rotator.core.errors import ProviderRequestRefused, StoreUnavailable
+from rotator.core.events import Event, Level, What
+from rotator.core.model import ListedKey, Target, next_turn
+from rotator.core.plan import Order, Reason, State
+from rotator.core.ports import Ports
+from rotator.daemon.dispatcher import Engine
+from rotator.daemon.schedule import Agenda
+from rotator.protocol import rotation as rotate
+from rotator.protocol.reconciler import Report
+from rotator.protocol.sweeper import Swept
+from rotator.runtime import breaker as circuits
+from rotator.runtime.clock import SystemClock
+from rotator.runtime.rate_limit import SlidingWindow
+from rotator.runtime.threads import Workers
 from rotator.simulator import Fault, Options, Simulator
-from rotator.sweep import Swept
-from rotator.threads import Workers
-from rotator.work import Findings
+from rotator.telemetry.metrics import Metrics
 
 
 class Replica:
@@ -430,7 +430,7 @@ def test_a_sweep_ends_when_its_replica_ceases_to_lead(replica: Replica, monkeypa
         replica.leads = False
         return keys
 
-    monkeypatch.setattr("rotator.sweep.listed", listed)
+    monkeypatch.setattr("rotator.protocol.sweeper.listed", listed)
     replica.engine.sweep()
     assert "list" in replica.calls()
     assert "retrieve" not in replica.calls()
@@ -674,7 +674,7 @@ def test_a_sweep_that_cannot_be_begun_leaves_the_budgets_open(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("rotator.work.threading.Event", lambda: 1 / 0)
+        patch.setattr("rotator.app.passes.threading.Event", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             replica.engine.sweep()
     assert not any(budget.closing for budget in replica.installation.budgets.values())
@@ -708,7 +708,7 @@ def test_a_log_that_fails_takes_no_target_off_the_agenda(
         passes.append(target.name)
         raise OSError("the log is full")
 
-    monkeypatch.setattr("rotator.engine.work_on", fails)
+    monkeypatch.setattr("rotator.daemon.dispatcher.work_on", fails)
     monkeypatch.setattr(engine, "_tell", fails)
     for count in (1, 2):
         engine.request(Order(rotate=True, by="signal"))
@@ -755,7 +755,7 @@ def test_a_fault_in_a_sweep_is_told_and_leaves_the_budgets_open(
         raise TypeError("a fault")
 
     with monkeypatch.context() as patch:
-        patch.setattr("rotator.sweep.Sweeper.sweep", faulty)
+        patch.setattr("rotator.protocol.sweeper.Sweeper.sweep", faulty)
         replica.engine.sweep()
     [told] = replica.told(What.UNEXPECTED_ERROR)
     assert "respan" in str(told.fields["where"])

@@ -29,7 +29,8 @@ from support.world import (
     unknown,
 )
 
-from rotator.errors import (
+from rotator.cli.output import report_lines
+from rotator.core.errors import (
     CasMismatch,
     ProviderCredentialRefused,
     ProviderKeyNotAccepted,
@@ -42,9 +43,8 @@ from rotator.errors import (
     StoreSealed,
     StoreUnavailable,
 )
-from rotator.events import Level, What
-from rotator.execute import MAX_AGE, MAX_READ, Executor, Report
-from rotator.model import (
+from rotator.core.events import Level, What
+from rotator.core.model import (
     RECORD_FIELD,
     CreatedKey,
     KeyName,
@@ -55,12 +55,12 @@ from rotator.model import (
     compose,
     timestamp,
 )
-from rotator.output import report_lines
-from rotator.plan import NEWCOMER, REVOKED_WITHIN, TIDYING, Order, Reason, State
-from rotator.publish import WAITS
-from rotator.rollback import roll_back
-from rotator.rotate import TRIES_OUT, UNPUBLISHED
-from rotator.sweep import Sweeper
+from rotator.core.plan import NEWCOMER, REVOKED_WITHIN, TIDYING, Order, Reason, State
+from rotator.protocol.publish import WAITS
+from rotator.protocol.reconciler import MAX_AGE, MAX_READ, Executor, Report
+from rotator.protocol.rollback import roll_back
+from rotator.protocol.rotation import TRIES_OUT, UNPUBLISHED
+from rotator.protocol.sweeper import Sweeper
 
 MINUTE = timedelta(minutes=1)
 FORCED = Order(rotate=True, by="tester", note="why not")

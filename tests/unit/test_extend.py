@@ -5,12 +5,12 @@ from math import inf
 import pytest
 from support.world import HOUR, OWNER, START, World, make_target, refuse
 
-from rotator.errors import StoreUnavailable
-from rotator.events import Level, What
-from rotator.execute import Executor
-from rotator.extend import living
-from rotator.model import UnreadableKey, timestamp
-from rotator.rotate import listed
+from rotator.core.errors import StoreUnavailable
+from rotator.core.events import Level, What
+from rotator.core.model import UnreadableKey, timestamp
+from rotator.protocol.extend import living
+from rotator.protocol.reconciler import Executor
+from rotator.protocol.rotation import listed
 
 
 def test_each_key_that_lives_longer_is_told_with_the_reason_and_who_asked() -> None:

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from rotator import config, files
-from rotator.config import Configuration
-from rotator.config_files import Watch
-from rotator.errors import ConfigurationError, StoreCredentialRefused
-from rotator.stores.vault_login import TokenFileLogin
+from rotator.config import loader as config
+from rotator.config.files import Watch
+from rotator.config.loader import Configuration
+from rotator.core.errors import ConfigurationError, StoreCredentialRefused
+from rotator.runtime import files
+from rotator.stores.vault.auth import TokenFileLogin
 
 MAIN = {
     "owner": "prod",

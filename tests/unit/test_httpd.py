@@ -15,9 +15,9 @@ import pytest
 from support.process import wait_until
 from support.starved import no_new_threads
 
-from rotator.errors import RotatorError
-from rotator.events import Event, Level, What
-from rotator.httpd import MAX_HEAD, Response, Server, Shared, serve
+from rotator.core.errors import RotatorError
+from rotator.core.events import Event, Level, What
+from rotator.web.server import MAX_HEAD, Response, Server, Shared, serve
 
 SECRET = "sk_live_0123456789abcdef"
 METRICS = Response(200, "text/plain; version=0.0.4; charset=utf-8", b"up 1\n")

@@ -9,11 +9,11 @@ from support.process import wait_until
 from support.starved import no_new_threads
 from support.wall import Wall
 
-from rotator.clock import SystemClock
-from rotator.errors import RotatorError
-from rotator.events import Event, Level, What
-from rotator.health import Health
-from rotator.jobs import Every, Jobs
+from rotator.core.errors import RotatorError
+from rotator.core.events import Event, Level, What
+from rotator.daemon.health import Health
+from rotator.daemon.jobs import Every, Jobs
+from rotator.runtime.clock import SystemClock
 
 
 class Machine(SystemClock):

@@ -8,10 +8,10 @@ import pytest
 from support.canned import Asked, Canned, Reply, canned
 from support.world import FakeClock
 
-from rotator.errors import KubernetesRefused, KubernetesUnavailable, LeaseUnusable
-from rotator.kube import Access, ApiServer, Right, access_in_a_pod
-from rotator.replicas import RIGHTS, Replicas
-from rotator.status import Replica
+from rotator.core.errors import KubernetesRefused, KubernetesUnavailable, LeaseUnusable
+from rotator.daemon.replicas import RIGHTS, Replicas
+from rotator.runtime.kubernetes import Access, ApiServer, Right, access_in_a_pod
+from rotator.telemetry.status import Replica
 
 NOTHING: dict[str, Any] = dict.fromkeys(("namespace", "api_server", "token_file", "ca_file"))
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/keys/endpointslices?labelSelector=kubernetes.io/service-name=rotator"
@@ -35,7 +35,7 @@ def access(server: Canned, tmp_path: Path) -> Access:
 
 def test_what_is_left_out_is_the_pods_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "namespace").write_text("keys\n")
-    monkeypatch.setattr("rotator.kube.SERVICE_ACCOUNT", tmp_path)
+    monkeypatch.setattr("rotator.runtime.kubernetes.SERVICE_ACCOUNT", tmp_path)
     pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
     found = access_in_a_pod(pod, **NOTHING)
     assert found == Access("https://10.0.0.1:443", "keys", tmp_path / "token", tmp_path / "ca.crt")
@@ -47,7 +47,7 @@ def test_what_is_left_out_is_the_pods_own(tmp_path: Path, monkeypatch: pytest.Mo
 def test_outside_of_a_pod_it_is_told_what_is_missing(
     said: dict[str, str], missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rotator.kube.SERVICE_ACCOUNT", tmp_path)
+    monkeypatch.setattr("rotator.runtime.kubernetes.SERVICE_ACCOUNT", tmp_path)
     with pytest.raises(LeaseUnusable, match=rf"\[lease\]\.{missing} is not said"):
         access_in_a_pod({}, **{**NOTHING, **said})
 

@@ -16,16 +16,16 @@ import pytest
 from support.installation import installation
 from support.leaks import Leak, Recorder
 
-from rotator.events import Event
-from rotator.httpd import Response, serve
-from rotator.metrics import Metrics
-from rotator.plan import Reason
+from rotator.core.events import Event
+from rotator.core.plan import Reason
 from rotator.simulator import Options, Simulator
+from rotator.telemetry.metrics import Metrics
+from rotator.web.server import Response, serve
 
 PLANT = """
 import sys, logging
 from rotator import logs, scrub
-from rotator.events import Event, What
+from rotator.core.events import Event, What
 channel, key = sys.stdin.read().splitlines()
 class Unscrubbed(scrub.Scrubber):
     def __call__(self, text, foreign=False):

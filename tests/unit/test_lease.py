@@ -14,12 +14,12 @@ from support.process import wait_until
 from support.told import Heard
 from support.world import FakeClock
 
-from rotator.clock import SystemClock
-from rotator.events import Event, Level, What
-from rotator.kube import Access
-from rotator.lease import Lease, LeaseSettings
-from rotator.model import LONGEST_TEXT
-from rotator.ports import Clock
+from rotator.core.events import Event, Level, What
+from rotator.core.model import LONGEST_TEXT
+from rotator.core.ports import Clock
+from rotator.daemon.leader import Lease, LeaseSettings
+from rotator.runtime.clock import SystemClock
+from rotator.runtime.kubernetes import Access
 
 DURATION = 15.0
 PATH = "/apis/coordination.k8s.io/v1/namespaces/rotator/leases"

@@ -12,25 +12,25 @@ import pytest
 from support.process import wait_until
 from support.world import FakeClock
 
-from rotator import systemd
-from rotator.assembly import Installation
-from rotator.budget import SlidingWindow
-from rotator.clock import SystemClock
-from rotator.config import load
-from rotator.engine import NO_PASS, STUCK, Engine
-from rotator.errors import ProviderUnavailable
-from rotator.execute import Report
-from rotator.health import LONGEST_WORK, Health
-from rotator.httpd import serve
-from rotator.jobs import Jobs
-from rotator.kube import Access
-from rotator.lease import STUCK as LEASE_STUCK
-from rotator.lease import Lease, LeaseSettings
-from rotator.metrics import Metrics
-from rotator.model import Target
-from rotator.plan import TIDYING
-from rotator.systemd import Systemd
-from rotator.threads import Workers
+from rotator.app.wiring import Installation
+from rotator.config.loader import load
+from rotator.core.errors import ProviderUnavailable
+from rotator.core.model import Target
+from rotator.core.plan import TIDYING
+from rotator.daemon import systemd
+from rotator.daemon.dispatcher import NO_PASS, STUCK, Engine
+from rotator.daemon.health import LONGEST_WORK, Health
+from rotator.daemon.jobs import Jobs
+from rotator.daemon.leader import STUCK as LEASE_STUCK
+from rotator.daemon.leader import Lease, LeaseSettings
+from rotator.daemon.systemd import Systemd
+from rotator.protocol.reconciler import Report
+from rotator.runtime.clock import SystemClock
+from rotator.runtime.kubernetes import Access
+from rotator.runtime.rate_limit import SlidingWindow
+from rotator.runtime.threads import Workers
+from rotator.telemetry.metrics import Metrics
+from rotator.web.server import serve
 
 _dies = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -281,7 +281,7 @@ def test_a_port_that_nobody_listens_on_is_a_problem(monkeypatch: pytest.MonkeyPa
         connection.close()
         raise SystemExit
 
-    monkeypatch.setattr("rotator.httpd.Server._start", ends)
+    monkeypatch.setattr("rotator.web.server.Server._start", ends)
     with socket.create_connection((server.address.host, server.address.port), timeout=5):
         wait_until(lambda: bool(list(server.problems())), "its thread to end")
     assert list(server.problems()) == [f"the thread that listens on {server.address} has ended"]

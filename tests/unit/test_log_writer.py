@@ -9,11 +9,11 @@ import pytest
 from support.inprocess import restored
 from support.told import DOCUMENT
 
-from rotator import logs
-from rotator.events import AUDIT, Event, Level, What
-from rotator.log_writer import Dropped, LineWriter
-from rotator.logs import LogListener, configure
-from rotator.metrics import Metrics
+from rotator.core.events import AUDIT, Event, Level, What
+from rotator.telemetry import logging as logs
+from rotator.telemetry.log_writer import Dropped, LineWriter
+from rotator.telemetry.logging import LogListener, configure
+from rotator.telemetry.metrics import Metrics
 
 
 class Reader:

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from support.inprocess import restored
 from support.told import DOCUMENT, DOCUMENTED, Heard, flaws_of_lines
 
-from rotator import logs
-from rotator.events import Event, Level, What
-from rotator.logs import LogListener, configure, unexpected
-from rotator.model import Secret
-from rotator.plan import Reason
-from rotator.scrub import HIDDEN, printable, register
+from rotator.core.events import Event, Level, What
+from rotator.core.model import Secret
+from rotator.core.plan import Reason
+from rotator.runtime.redact import HIDDEN, printable, register
+from rotator.telemetry import logging as logs
+from rotator.telemetry.logging import LogListener, configure, unexpected
 
 Format = Literal["text", "json"]
 Log = Callable[[], list[str]]
@@ -384,7 +384,7 @@ def test_what_cannot_be_raised_is_told_of(log: Callable[..., Log]) -> None:
 @pytest.mark.parametrize("log_format", FORMATS)
 def test_a_program_that_dies_prints_nothing_else(log_format: Format) -> None:
     program = (
-        "from rotator.logs import configure\n"
+        "from rotator.telemetry.logging import configure\n"
         f"configure({log_format!r}, 'info')\n"
         f"local = {ORGANISATION_KEY!r}\n"
         "raise ValueError(local)\n"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from support.world import HOUR, World, only_newest
 
-from rotator.memory import Kept, Memory, Offer
-from rotator.model import KeyName, Record, Secret, VendorKey
-from rotator.plan import Observation, Order, Reason, Seen
-from rotator.work import in_threads
+from rotator.app.passes import in_threads
+from rotator.core.model import KeyName, Record, Secret, VendorKey
+from rotator.core.plan import Observation, Order, Reason, Seen
+from rotator.protocol.memory import Kept, Memory, Offer
 
 ROTATE = Order(rotate=True)
 

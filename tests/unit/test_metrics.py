@@ -11,12 +11,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.world import HOUR, START, make_target
 
-from rotator.errors import StoreUnavailable
-from rotator.metrics import FAILURE, LOST, SUCCESS, Metrics
-from rotator.model import Entry, Record, Standing, VendorKey
-from rotator.plan import Plan, Reason, Retire, Rotate, State, Superseded
-from rotator.status import TargetStatus
-from rotator.sweep import Fate, Orphan, Outcome
+from rotator.core.errors import StoreUnavailable
+from rotator.core.model import Entry, Record, Standing, VendorKey
+from rotator.core.plan import Plan, Reason, Retire, Rotate, State, Superseded
+from rotator.protocol.sweeper import Fate, Orphan, Outcome
+from rotator.telemetry.metrics import FAILURE, LOST, SUCCESS, Metrics
+from rotator.telemetry.status import TargetStatus
 
 PROMISED = {
     "rotator_build_info": ("gauge", {"version"}),

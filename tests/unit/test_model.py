@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.world import HOUR, OWNER, START, make_target
 
-from rotator.model import (
+from rotator.core.model import (
     LONGEST,
     RECORD_FIELD,
     Entry,

@@ -6,15 +6,15 @@ import threading
 import pytest
 from support.world import HOUR, START, make_target
 
-from rotator import progress as progressing
-from rotator.execute import Report
-from rotator.model import Record, VendorKey
-from rotator.output import plan_json, report_json, say, say_json, sweep_json
-from rotator.plan import Plan, Reason, SetExpiry, State
-from rotator.progress import in_units, progress, progress_line
-from rotator.status import TargetStatus, status_json
-from rotator.statustable import say_status
-from rotator.sweep import Fate, Orphan, Swept
+from rotator.cli import progress as progressing
+from rotator.cli.output import plan_json, report_json, say, say_json, sweep_json
+from rotator.cli.progress import in_units, progress, progress_line
+from rotator.cli.status_table import say_status
+from rotator.core.model import Record, VendorKey
+from rotator.core.plan import Plan, Reason, SetExpiry, State
+from rotator.protocol.reconciler import Report
+from rotator.protocol.sweeper import Fate, Orphan, Swept
+from rotator.telemetry.status import TargetStatus, status_json
 
 
 def test_what_others_wrote_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,20 +12,20 @@ import pytest
 from support.pages import Element, read_page, rows
 from support.world import HOUR, START, make_target
 
-from rotator.errors import (
+from rotator.cli.status_table import say_status
+from rotator.core.errors import (
     KubernetesUnavailable,
     ProviderCredentialRefused,
     ProviderUnavailable,
     RotatorError,
     StoreSealed,
 )
-from rotator.events import Event, Level, What
-from rotator.metrics import Metrics
-from rotator.model import Entry, Record, Standing
-from rotator.page import LONGEST_TEXT, POLICY, ROWS, Asked, read_query, render
-from rotator.plan import Plan, Reason, Rotate, State, Superseded
-from rotator.status import Known, Replica, Surroundings, TargetStatus, Told, status_json
-from rotator.statustable import say_status
+from rotator.core.events import Event, Level, What
+from rotator.core.model import Entry, Record, Standing
+from rotator.core.plan import Plan, Reason, Rotate, State, Superseded
+from rotator.telemetry.metrics import Metrics
+from rotator.telemetry.status import Known, Replica, Surroundings, TargetStatus, Told, status_json
+from rotator.web.page import LONGEST_TEXT, POLICY, ROWS, Asked, read_query, render
 
 NOW = START + 10 * HOUR
 ALONE = Surroundings("1.2.3", "", True, "")

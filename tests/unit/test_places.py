@@ -6,15 +6,15 @@ import pytest
 from support.sweeps import sweeper_of
 from support.world import HOUR, OWNER, START, IssuedKey, StoreClient, World, make_target, refuse
 
-from rotator.errors import GraceNotEnforced, ServedKeyMisnamed, StoreUnavailable
-from rotator.execute import Executor
-from rotator.extend import living, misnamed
-from rotator.model import place_of, timestamp
-from rotator.output import outcome
-from rotator.places import Claims, locations
-from rotator.plan import Order, Plan, State, plan
-from rotator.rotate import listed
-from rotator.status import TargetStatus, with_unenforced
+from rotator.cli.output import outcome
+from rotator.core.errors import GraceNotEnforced, ServedKeyMisnamed, StoreUnavailable
+from rotator.core.model import place_of, timestamp
+from rotator.core.plan import Order, Plan, State, plan
+from rotator.protocol.extend import living, misnamed
+from rotator.protocol.places import Claims, locations
+from rotator.protocol.reconciler import Executor
+from rotator.protocol.rotation import listed
+from rotator.telemetry.status import TargetStatus, with_unenforced
 
 FORCED = Order(rotate=True, by="command")
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.world import HOUR, OWNER, START, make_target
 
-from rotator.model import (
+from rotator.core.model import (
     RECORD_FIELD,
     History,
     KeyName,
@@ -24,7 +24,7 @@ from rotator.model import (
     compose,
     place_of,
 )
-from rotator.plan import (
+from rotator.core.plan import (
     SCHEDULED,
     TOLERANCE,
     Observation,

@@ -17,13 +17,13 @@ from support.world import (
     unknown,
 )
 
-from rotator.errors import ServedKeysUnknown, StoreUnavailable
-from rotator.events import What
-from rotator.execute import Executor
-from rotator.model import Target
-from rotator.plan import Order, Reason, State
-from rotator.recognition import Recognition, is_most
-from rotator.sweep import Outcome, Sweeper, Swept
+from rotator.core.errors import ServedKeysUnknown, StoreUnavailable
+from rotator.core.events import What
+from rotator.core.model import Target
+from rotator.core.plan import Order, Reason, State
+from rotator.protocol.recognition import Recognition, is_most
+from rotator.protocol.reconciler import Executor
+from rotator.protocol.sweeper import Outcome, Sweeper, Swept
 
 
 def running(targets: int = 20) -> tuple[World, Executor]:

@@ -11,13 +11,13 @@ from support.canned import Asked, Canned, Reply, canned
 from support.process import wait_until
 from support.vaultstore import empty
 
-from rotator.assembly import Installation
-from rotator.clock import SystemClock
-from rotator.config import load
-from rotator.daemon import ASK_THE_DOWN
-from rotator.engine import Engine
-from rotator.events import Event, What
-from rotator.metrics import Metrics
+from rotator.app.wiring import Installation
+from rotator.config.loader import load
+from rotator.core.events import Event, What
+from rotator.daemon.dispatcher import Engine
+from rotator.daemon.main import ASK_THE_DOWN
+from rotator.runtime.clock import SystemClock
+from rotator.telemetry.metrics import Metrics
 
 SEALED = Reply(503, {"errors": ["Vault is sealed"]})
 LOCKED_OUT = Reply(401, {"detail": "invalid"})

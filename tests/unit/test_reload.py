@@ -13,18 +13,18 @@ from support.canned import Asked, Canned, Reply, canned
 from support.process import wait_until
 from support.world import START
 
-from rotator.assembly import Installation
-from rotator.clock import SystemClock
-from rotator.config import load
-from rotator.engine import Engine
-from rotator.errors import ProviderCredentialRefused, StoreUnavailable
-from rotator.events import Event, What
-from rotator.memory import Offer
-from rotator.metrics import Metrics
-from rotator.model import Record, Secret
-from rotator.plan import SCHEDULED, Order, Reason
-from rotator.providers.respan import RespanProvider
-from rotator.stores.vault import VaultStore
+from rotator.app.wiring import Installation
+from rotator.config.loader import load
+from rotator.core.errors import ProviderCredentialRefused, StoreUnavailable
+from rotator.core.events import Event, What
+from rotator.core.model import Record, Secret
+from rotator.core.plan import SCHEDULED, Order, Reason
+from rotator.daemon.dispatcher import Engine
+from rotator.protocol.memory import Offer
+from rotator.providers.respan.client import RespanProvider
+from rotator.runtime.clock import SystemClock
+from rotator.stores.vault.store import VaultStore
+from rotator.telemetry.metrics import Metrics
 
 RECORD = Record("prod", "b", "id", "name", START, START, "", "")
 

@@ -23,11 +23,7 @@ import trustme
 from support.process import free_ports
 from support.world import FakeClock
 
-from rotator import circuit
-from rotator.budget import SlidingWindow
-from rotator.circuit import CONFIRMED_FOR, FIRST_WAIT
-from rotator.clock import SystemClock
-from rotator.errors import (
+from rotator.core.errors import (
     ConfigurationError,
     Problem,
     ProviderCredentialRefused,
@@ -39,11 +35,15 @@ from rotator.errors import (
     ProviderUnavailable,
     RotatorError,
 )
-from rotator.model import CreatedKey, KeyParameters, ListedKey, Secret, UnreadableKey, VendorKey
-from rotator.plan import TIDYING
+from rotator.core.model import CreatedKey, KeyParameters, ListedKey, Secret, UnreadableKey, VendorKey
+from rotator.core.plan import TIDYING
 from rotator.providers import respan
-from rotator.providers.respan import Probe, RespanProvider
-from rotator.providers.respan_answers import Answer, Errors, is_id, vendor_key
+from rotator.providers.respan.client import Probe, RespanProvider
+from rotator.providers.respan.responses import Answer, Errors, is_id, vendor_key
+from rotator.runtime import breaker as circuit
+from rotator.runtime.breaker import CONFIRMED_FOR, FIRST_WAIT
+from rotator.runtime.clock import SystemClock
+from rotator.runtime.rate_limit import SlidingWindow
 from rotator.simulator import Fault, Options, Simulator
 
 EXPIRY = datetime(2126, 3, 1, 12, 0, tzinfo=UTC)
@@ -141,7 +141,9 @@ def refused(call: Callable[[], object], *secrets: str) -> RotatorError:
     texts = [*secrets, KEY]
     chain: list[BaseException] = [caught.value]
     for error in chain:
-        assert type(error).__module__ == "rotator.errors"  # nobody else's exception hangs on it: httpx's hold requests
+        assert (
+            type(error).__module__ == "rotator.core.errors"
+        )  # nobody else's exception hangs on it: httpx's hold requests
         chain += [other for other in (error.__cause__, error.__context__) if other is not None]
         shown = [str(error), repr(error), repr(vars(error)), *traceback.format_exception(error)]
         assert not [text for text in texts for words in shown if text in words]

@@ -6,14 +6,14 @@ from datetime import timedelta
 import pytest
 from support.world import HOUR, OWNER, IssuedKey, World, afterwards, make_target, meanwhile, refuse
 
-from rotator.errors import ProviderRequestRefused, ProviderUnavailable, StoreUnavailable
-from rotator.events import What
-from rotator.execute import MAX_READ, Executor
-from rotator.model import KeyName, ListedKey, UnreadableKey
-from rotator.plan import Order
-from rotator.revoke import not_revoked, revoke_the_unheld
-from rotator.rotate import listed
-from rotator.sweep import by_place
+from rotator.core.errors import ProviderRequestRefused, ProviderUnavailable, StoreUnavailable
+from rotator.core.events import What
+from rotator.core.model import KeyName, ListedKey, UnreadableKey
+from rotator.core.plan import Order
+from rotator.protocol.reconciler import MAX_READ, Executor
+from rotator.protocol.revoke import not_revoked, revoke_the_unheld
+from rotator.protocol.rotation import listed
+from rotator.protocol.sweeper import by_place
 
 REVOKE = Order(rotate=True, revoke_now=True, by="command", note="it leaked")
 

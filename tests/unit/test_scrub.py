@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.world import START
 
-from rotator.model import Secret
+from rotator.core.model import Secret
 from rotator.providers import respan_answers
-from rotator.scrub import HIDDEN, MAX_QUOTE, Scrubber, quoted, register, scrub, scrub_lines, scrub_name
-from rotator.spellings import FRAGMENT
+from rotator.runtime.redact import HIDDEN, MAX_QUOTE, Scrubber, quoted, register, scrub, scrub_lines, scrub_name
+from rotator.runtime.spellings import FRAGMENT
 from rotator.stores import vault_answers
 
 KEY = "a1b2c3d4.Zx9-_kQpR7tUvWxYz0123456789abcdef"
@@ -190,7 +190,7 @@ def test_what_stands_behind_a_word_for_secrets_is_hidden(text: str) -> None:
         "token: permission denied",
         "authorization is refused; the token expires_at=2026-03-01T12:00:00Z",
         "the file /var/run/secrets/kubernetes.io/serviceaccount/token cannot be read",
-        "rotator.errors.ProviderCredentialRefused: the organisation key is refused",
+        "rotator.core.errors.ProviderCredentialRefused: the organisation key is refused",
         "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         'File "/usr/lib/python3.11/site-packages/urllib3/connectionpool.py", line 7, in X509CertificateVerifyLocations',
         "HTTPSConnectionPool(host='vault-0.vault-internal', port=8200): Max retries exceeded",

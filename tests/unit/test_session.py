@@ -27,7 +27,7 @@ LEAK_OF_A_SIMULATOR = """
         RECORDER.record("a page", simulator.vendor.create({}).text)
 """
 FLAW = """
-    from rotator.events import Event, What
+    from rotator.core.events import Event, What
     from support.told import Heard
     Heard().append(Event(What.KEY_CREATED))
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rotator.signals import starts_daemon
+from rotator.daemon.signals import starts_daemon
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,8 +40,17 @@ def test_the_program_imports_nothing_heavy_before_it_handles_signals() -> None:
     }
     code = "import sys, rotator.__main__; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert "rotator.signals" in loaded.split()
-    heavy = {"typer", "pydantic", "httpx", "hvac", "apscheduler", "rotator.cli", "rotator.daemon", "rotator.errors"}
+    assert "rotator.daemon.signals" in loaded.split()
+    heavy = {
+        "typer",
+        "pydantic",
+        "httpx",
+        "hvac",
+        "apscheduler",
+        "rotator.cli.main",
+        "rotator.daemon.main",
+        "rotator.core.errors",
+    }
     assert not heavy & set(loaded.split())
 
 
@@ -49,7 +58,7 @@ class Process:
     """What a signal does in a process of its own, which runs this code after its handlers are there."""
 
     def __init__(self, code: str) -> None:
-        begin = "import signal, sys, threading, time\nfrom rotator.signals import SIGNALS as it\nit.handle()\n"
+        begin = "import signal, sys, threading, time\nfrom rotator.daemon.signals import SIGNALS as it\nit.handle()\n"
         self.running = subprocess.Popen(
             [sys.executable, "-c", f"{begin}{code}"], stdout=subprocess.PIPE, text=True, cwd=ROOT
         )

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rotator.clock import SystemClock
-from rotator.errors import (
+from rotator.core.errors import (
     StoreError,
     StoreMountUnusable,
     StoreOutcomeUnknown,
@@ -20,6 +19,7 @@ from rotator.errors import (
     StoreRequestRefused,
     StoreUnavailable,
 )
+from rotator.runtime.clock import SystemClock
 from rotator.stores import sqlite
 from rotator.stores.sqlite import SqliteStore
 
@@ -98,8 +98,8 @@ def test_two_processes_write_without_losing_anything(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from rotator.clock import SystemClock
-from rotator.errors import CasMismatch
+from rotator.runtime.clock import SystemClock
+from rotator.core.errors import CasMismatch
 from rotator.stores.sqlite import SqliteStore
 
 store = SqliteStore(Path(sys.argv[1]), SystemClock())

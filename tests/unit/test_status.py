@@ -10,13 +10,13 @@ import pytest
 from rich.text import Text
 from support.world import HOUR, START, make_target
 
-from rotator.errors import KubernetesRefused, ProviderCredentialRefused, ProviderUnavailable, RotatorError
-from rotator.events import Event, Level, What
-from rotator.model import Entry, Record, Secret, Standing, timestamp
-from rotator.plan import Plan, Reason, State, Superseded
-from rotator.scrub import register
-from rotator.status import KEPT, Board, Known, Recent, Replica, Surroundings, TargetStatus, status_json
-from rotator.statustable import say_status
+from rotator.cli.status_table import say_status
+from rotator.core.errors import KubernetesRefused, ProviderCredentialRefused, ProviderUnavailable, RotatorError
+from rotator.core.events import Event, Level, What
+from rotator.core.model import Entry, Record, Secret, Standing, timestamp
+from rotator.core.plan import Plan, Reason, State, Superseded
+from rotator.runtime.redact import register
+from rotator.telemetry.status import KEPT, Board, Known, Recent, Replica, Surroundings, TargetStatus, status_json
 
 SECRET = "sk_live_0123456789abcdef"
 RECORD = Record("prod-eu", "t", "tk_1", "name", START, START + 24 * HOUR, "p", "f")

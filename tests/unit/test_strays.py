@@ -7,19 +7,19 @@ from math import inf
 import pytest
 from support.world import HOUR, START, Call, IssuedKey, World, lost, make_target, meanwhile, refusals, refuse, unknown
 
-from rotator.errors import (
+from rotator.core.errors import (
     ProviderCredentialRefused,
     ProviderOutcomeUnknown,
     ProviderRateLimited,
     ProviderRequestRefused,
     ProviderUnavailable,
 )
-from rotator.events import What
-from rotator.execute import Executor
-from rotator.model import CreatedKey, Secret, UnreadableKey
-from rotator.plan import Order
-from rotator.rotate import UNPUBLISHED
-from rotator.strays import PATIENCE, REST, RETRY, StrayKeys
+from rotator.core.events import What
+from rotator.core.model import CreatedKey, Secret, UnreadableKey
+from rotator.core.plan import Order
+from rotator.protocol.reconciler import Executor
+from rotator.protocol.rotation import UNPUBLISHED
+from rotator.protocol.strays import PATIENCE, REST, RETRY, StrayKeys
 
 FORCED = Order(rotate=True, by="tester", note="why not")
 NOT_CONFIRMED = [

@@ -22,7 +22,9 @@ from support.world import (
     unknown,
 )
 
-from rotator.errors import (
+from rotator.app.passes import troubles
+from rotator.cli.output import sweep_lines
+from rotator.core.errors import (
     ClockDisagrees,
     ProviderError,
     ProviderRequestRefused,
@@ -30,13 +32,11 @@ from rotator.errors import (
     StoreUnavailable,
     TooManyOrphans,
 )
-from rotator.events import Level, What
-from rotator.execute import Executor
-from rotator.model import RECORD_FIELD, KeyName, ListedKey, UnreadableKey, VendorKey
-from rotator.output import sweep_lines
-from rotator.plan import LOOK, Order, Plan, Reason, Rotate, State, needed_by
-from rotator.sweep import Fate, Outcome, Sweeper, Swept
-from rotator.work import troubles
+from rotator.core.events import Level, What
+from rotator.core.model import RECORD_FIELD, KeyName, ListedKey, UnreadableKey, VendorKey
+from rotator.core.plan import LOOK, Order, Plan, Reason, Rotate, State, needed_by
+from rotator.protocol.reconciler import Executor
+from rotator.protocol.sweeper import Fate, Outcome, Sweeper, Swept
 
 LATER = timedelta(minutes=6)
 FIRST_KEY = (Rotate(Reason.FIRST, 0),)

@@ -7,9 +7,9 @@ import pytest
 from support.process import wait_until
 from support.starved import no_new_threads
 
-from rotator.errors import RotatorError
-from rotator.threads import Workers
-from rotator.work import in_threads
+from rotator.app.passes import in_threads
+from rotator.core.errors import RotatorError
+from rotator.runtime.threads import Workers
 
 
 @pytest.mark.parametrize("left", [0, 1, 3])

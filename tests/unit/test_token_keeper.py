@@ -11,9 +11,9 @@ import pytest
 from support.process import wait_until
 from support.vaultstore import SetClock
 
-from rotator.errors import StoreCredentialRefused, StoreError, StoreUnavailable
-from rotator.model import Secret
-from rotator.stores.vault_login import (
+from rotator.core.errors import StoreCredentialRefused, StoreError, StoreUnavailable
+from rotator.core.model import Secret
+from rotator.stores.vault.auth import (
     RETRY_AFTER,
     Grant,
     JwtLogin,

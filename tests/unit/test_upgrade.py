@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from rotator import __version__
-from rotator.config import load
-from rotator.model import KeyName, Scope, Standing, Version, place_of, read_version
+from rotator.config.loader import load
+from rotator.core.model import KeyName, Scope, Standing, Version, place_of, read_version
 
 WRITTEN = Path(__file__).parents[1] / "data"
 BY = sorted(path.name for path in WRITTEN.glob("written-by-*"))

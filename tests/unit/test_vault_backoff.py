@@ -8,10 +8,10 @@ import pytest
 from support.canned import Asked, Canned, Reply, canned
 from support.vaultstore import MeteredStore, OpenStore, SetClock, empty, opened_stores
 
-from rotator.errors import StoreCredentialRefused, StoreOutcomeUnknown, StoreRateLimited
-from rotator.model import Secret
-from rotator.stores.vault_backoff import FIRST_PAUSE, Pace
-from rotator.stores.vault_login import AppRoleLogin, CertLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
+from rotator.core.errors import StoreCredentialRefused, StoreOutcomeUnknown, StoreRateLimited
+from rotator.core.model import Secret
+from rotator.stores.vault.auth import AppRoleLogin, CertLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
+from rotator.stores.vault.backoff import FIRST_PAUSE, Pace
 
 REFUSED = Reply(400, {"errors": ["invalid role or secret ID"]})
 DEAD = Reply(403, {"errors": ["permission denied", "invalid token"]})

@@ -11,25 +11,25 @@ import pytest
 from support.process import wait_until
 from support.told import Heard
 
-from rotator.assembly import Installation
-from rotator.circuit import FIRST_WAIT
-from rotator.clock import SystemClock
-from rotator.config import load
-from rotator.engine import Engine
-from rotator.errors import (
+from rotator.app.passes import in_threads, work_on
+from rotator.app.wiring import Installation
+from rotator.config.loader import load
+from rotator.core.errors import (
     ProviderCredentialRefused,
     ProviderRequestRefused,
     RotatorError,
     StoreCredentialRefused,
     StoreOutcomeUnknown,
 )
-from rotator.events import Event, Level, What
-from rotator.execute import Executor, Report
-from rotator.metrics import Metrics
-from rotator.model import Target, Version
-from rotator.plan import Order
+from rotator.core.events import Event, Level, What
+from rotator.core.model import Target, Version
+from rotator.core.plan import Order
+from rotator.daemon.dispatcher import Engine
+from rotator.protocol.reconciler import Executor, Report
+from rotator.runtime.breaker import FIRST_WAIT
+from rotator.runtime.clock import SystemClock
 from rotator.simulator import Fault, Options, Simulator
-from rotator.work import in_threads, work_on
+from rotator.telemetry.metrics import Metrics
 
 
 class Rig:
@@ -228,7 +228,7 @@ def test_a_successor_offers_the_key_that_waits_to_be_written(rig: Rig, monkeypat
 
     before = rig.installation
     with monkeypatch.context() as closed:
-        closed.setattr("rotator.publish.WAITS", (0.0,))
+        closed.setattr("rotator.protocol.publish.WAITS", (0.0,))
         closed.setattr(before.stores["file"], "write", unanswered)
         for name in ("good", "well"):
             assert isinstance(work_on(before, rig.metrics, rig.target(name)).error, StoreOutcomeUnknown)

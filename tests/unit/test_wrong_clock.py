@@ -6,10 +6,10 @@ from datetime import timedelta
 import pytest
 from support.world import HOUR, START, World, afterwards, make_target
 
-from rotator.errors import NoKeyByThisClock
-from rotator.events import What
-from rotator.model import RECORD_FIELD, Record
-from rotator.plan import FUTURE, Order, Reason, State
+from rotator.core.errors import NoKeyByThisClock
+from rotator.core.events import What
+from rotator.core.model import RECORD_FIELD, Record
+from rotator.core.plan import FUTURE, Order, Reason, State
 
 DAY = timedelta(days=1)
 FORCED = Order(rotate=True, by="command")

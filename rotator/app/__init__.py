@@ -1,0 +1,1 @@
+"""Puts the adapters together, and works on targets."""

@@ -1,0 +1,257 @@
+"""One pass over one target, counted and told; work on many at once, through a bounded pool; and a sweep over all.
+
+The daemon, `run --once`, `rotate` and the demo all work through here. When to work is not decided here.
+"""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future
+from datetime import datetime
+from typing import TypeVar
+
+from rotator.app.wiring import Installation
+from rotator.core.errors import ProviderError, RotatorError
+from rotator.core.events import Event, Fields, Level, What
+from rotator.core.model import Target, timestamp
+from rotator.core.plan import SCHEDULED, Order, Plan, Reason, State
+from rotator.protocol.reconciler import Report
+from rotator.protocol.sweeper import Fate, Outcome, Sweeper, Swept
+from rotator.runtime.threads import start
+from rotator.telemetry.logging import unexpected
+from rotator.telemetry.metrics import FAILURE, LOST, SUCCESS, Metrics
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def work_on(
+    installation: Installation,
+    metrics: Metrics,
+    target: Target,
+    order: Order = SCHEDULED,
+    roll_out_at: datetime | None = None,
+    planned: Callable[[Plan], object] = lambda _: None,
+) -> Report:
+    """One pass over one target, counted. Raises nothing of ours."""
+    clock = installation.clock
+    started = clock.monotonic()
+    try:
+        report = installation.executor(target).reconcile(target, order, roll_out_at, planned)
+    except Exception as error:
+        installation.tell(unexpected("working on a target", error, target.name))
+        return Report(target, None, fault(error))
+    if report.attempted is not None:
+        outcome = SUCCESS if report.rotated else FAILURE if report.error else LOST
+        metrics.rotation(target.provider, report.attempted, outcome, clock.monotonic() - started)
+    if report.kept:
+        metrics.retirement(FAILURE)
+    return report
+
+
+def fault(error: BaseException) -> RotatorError:
+    """What a pass or a sweep ended with that no error of ours foresaw."""
+    return RotatorError(
+        f"a fault in rotator: {type(error).__name__}",
+        "Please report it, with the traceback in the log (unexpected_error). `rotator status` shows what is served.",
+    )
+
+
+def in_threads(
+    threads: int, items: Collection[T], work: Callable[[T], R], interrupted: Callable[[], object] = lambda: None
+) -> Iterator[R]:
+    """What comes of each, as they end; `interrupted` is called if that is not waited for, before what is under way is.
+
+    Where the machine has no more threads, fewer work; where it has none, this one does.
+    """
+    todo: queue.SimpleQueue[T] = queue.SimpleQueue()
+    for item in items:
+        todo.put(item)
+    done: queue.SimpleQueue[Future[R]] = queue.SimpleQueue()
+    stopping = threading.Event()
+
+    def work_off() -> None:
+        while not stopping.is_set():
+            try:
+                item = todo.get_nowait()
+            except queue.Empty:
+                return
+            future: Future[R] = Future()
+            try:
+                future.set_result(work(item))
+            except BaseException as error:
+                future.set_exception(error)
+            done.put(future)
+
+    started: list[threading.Thread] = []
+    try:
+        with contextlib.suppress(RotatorError):
+            for number in range(min(threads, len(items))):
+                started.append(start(threading.Thread(target=work_off, name=f"worker-{number}")))
+        if not started:
+            work_off()
+        for _ in items:
+            yield done.get().result()
+    except BaseException:
+        # Somebody pressed Ctrl-C, or there is a fault in rotator: begin nothing more, end what is under way.
+        stopping.set()
+        interrupted()
+        raise
+    finally:
+        for thread in started:
+            thread.join()
+
+
+def sweep_all(
+    installation: Installation,
+    metrics: Metrics,
+    *,
+    by: str = "schedule",
+    dry_run: bool = False,
+    max_removals: int | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+    interrupted: Callable[[], object] = lambda: None,
+) -> Iterator[Swept]:
+    """One sweep over each provider's keys, counted, as they end: a provider that is slow does not hold up the others.
+
+    Raises nothing of ours.
+    """
+
+    def sweep(sweeper: Sweeper) -> Swept:
+        try:
+            return sweeper.sweep(by=by, dry_run=dry_run, max_removals=max_removals, stopping=stopping)
+        except Exception as error:
+            installation.tell(unexpected(f"sweeping the keys of {sweeper.provider}", error))
+            return Swept(sweeper.provider, error=fault(error))
+
+    sweepers = installation.sweepers.values()
+    complete = True
+    for swept in in_threads(len(sweepers), sweepers, sweep, interrupted):
+        metrics.orphans(swept.orphans)
+        if not isinstance(swept.error, ProviderError):  # else the list was not read, and nothing is known anew
+            metrics.unknown_served_keys(swept.provider, len(swept.unknown))
+        complete = complete and swept.complete
+        yield swept
+    if complete and not stopping():
+        metrics.swept(installation.clock.now())
+
+
+class Findings:
+    """What is to be told of one sweep after the other. What was told before is not repeated."""
+
+    def __init__(self) -> None:
+        self._counted: dict[str, Fields] = {}  # by provider: what the last sweep saw
+        self._failures: dict[str, dict[str, int]] = {}  # by provider: how often in a row each error came
+
+    def __call__(self, swept: Swept, is_known: Callable[[RotatorError | None], bool]) -> Iterator[Event]:
+        """First what it saw, at info where that is new; then what it could not do, unless that is known already.
+
+        Of the targets' errors one is told, of those that need a person if there are any. An error is told the 1st,
+        2nd, 4th, … time in a row, and when a sweep does all again.
+        """
+        yield self._seen(swept)
+        before = self._failures.get(swept.provider, {})
+        failures: dict[str, int] = {}
+        unknown = [error for error in swept.failed.values() if not is_known(error)]
+        of_targets = min(unknown, key=lambda error: not error.needs_a_person, default=None)
+        for error in (swept.error, of_targets):
+            if error is None or is_known(error):
+                continue
+            failures[error.message] = times = before.get(error.message, 0) + 1
+            if times & (times - 1) == 0:
+                yield _failure(swept, error, times)
+        if swept.complete and before:
+            yield Event(What.SWEEP_RECOVERED, fields={"provider": swept.provider})
+        if failures or swept.complete:  # else all that failed is known of, and what was told before may go on
+            self._failures[swept.provider] = failures
+
+    def _seen(self, swept: Swept) -> Event:
+        counted = _counted(swept)
+        did_something = any(orphan.outcome in (Outcome.SHORTENED, Outcome.REMOVED) for orphan in swept.orphans)
+        is_news = did_something or self._counted.get(swept.provider) != counted
+        self._counted[swept.provider] = counted
+        return Event(What.SWEPT, "", Level.INFO if is_news else Level.DEBUG, counted)
+
+
+def _counted(swept: Swept) -> Fields:
+    return {
+        "provider": swept.provider,
+        "listed": swept.listed,
+        "orphans": len(swept.orphans),
+        "emptied": len({orphan.target.name for orphan in swept.orphans if orphan.fate is Fate.EMPTIED}),
+        "unclaimed": len(swept.unclaimed),
+        "others": swept.others,
+        "to_work": len(swept.to_work),
+        "unknown": len(swept.unknown),
+    }
+
+
+def _failure(swept: Swept, error: RotatorError, times: int) -> Event:
+    fields: Fields = {
+        "provider": swept.provider,
+        "error": error.message,
+        "advice": error.advice,
+        "targets": len(swept.failed),
+        "failures": times,
+    }
+    target = next((name for name, failure in swept.failed.items() if failure is error), "")
+    return Event(What.SWEEP_FAILED, target, Level.of(error), fields)
+
+
+def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None) -> Iterator[Event]:
+    """What is to be told of a pass that did not go well: what failed, what it means, and what happens next."""
+    target, plan, error = report.target, report.plan, report.error
+    if plan is not None and plan.state is State.FOREIGN and not plan.actions:
+        fields = {"path": target.path, "reason": plan.reason.value, "advice": adoption_advice(target)}
+        yield Event(What.TARGET_FOREIGN, target.name, Level.ERROR, fields)
+    if Reason.EMPTIED in (report.attempted, plan and plan.reason):
+        yield Event(What.PATH_EMPTIED, target.name, Level.WARNING, _emptied(target))
+    for record in plan.untrusted if plan else ():
+        left_alone = {"key_id": record.key_id, "key_name": record.key_name}
+        yield Event(What.KEY_NOT_TRUSTED, target.name, Level.ERROR, left_alone)
+    if error is None:
+        return
+    yield Event(
+        What.TARGET_FAILED,
+        target.name,
+        Level.of(error),
+        {
+            "error": error.message,
+            "advice": error.advice,
+            "failures": failures,
+            "served": served(plan),
+            **({"retry_at": timestamp(retry_at)} if retry_at else {}),
+        },
+    )
+
+
+def _emptied(target: Target) -> Fields:
+    return {
+        "path": target.path,
+        "error": f"{target.path} is absent, and has held keys that may still be used. It looks like "
+        "`vault kv metadata delete` or a new mount",
+        "advice": "Find out who emptied it. rotator publishes a new key. The sweep after that gives the old keys one "
+        "more grace period; if there are more than max_removals of them, they work until they expire.",
+    }
+
+
+def served(plan: Plan | None) -> str:
+    """What the applications have, in words."""
+    if plan is None:
+        return "what they had before, as far as is known: the path could not be read"
+    if plan.state is State.FOREIGN:
+        return "somebody else's data"
+    if plan.reason is Reason.EMPTIED:
+        return "what they have read: the path is absent, and holds no key for one that starts now"
+    if plan.current is None or plan.state is State.MISSING:
+        return "no live key"
+    return f"the key {plan.current.key_id}, until {timestamp(plan.current.expires_at)}"
+
+
+def adoption_advice(target: Target) -> str:
+    """What a person can do about a path that holds somebody else's data."""
+    return (
+        f"If rotator is meant to keep {target.path}, run `rotator rotate {target.name} --adopt`: "
+        "the key's field is overwritten, its other fields stay."
+    )

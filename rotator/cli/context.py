@@ -1,0 +1,263 @@
+"""What the commands that are no daemon have in common, and the exit status that comes of it; no command itself.
+
+A configuration and its installation, passes over many targets with progress, and looks that touch nothing.
+"""
+
+import difflib
+import itertools
+import math
+import os
+import signal
+from collections import Counter
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NoReturn
+
+import typer
+
+from rotator import __version__
+from rotator.app.passes import in_threads, sweep_all, work_on
+from rotator.app.wiring import Installation
+from rotator.cli.options import Common, LogLevel
+from rotator.cli.progress import Advance, progress
+from rotator.config.loader import load
+from rotator.core.errors import ClockDisagrees, ProviderError, ProviderRateLimited, RotatorError, StoreError
+from rotator.core.events import Event, Level, What
+from rotator.core.model import ListedKey, Target, timestamp
+from rotator.core.plan import Order, needed_by, plan
+from rotator.protocol.reconciler import Report
+from rotator.protocol.revoke import not_revoked, revoke_the_unheld
+from rotator.protocol.rotation import listed
+from rotator.protocol.sweeper import Swept, by_place
+from rotator.runtime.clock import SystemClock
+from rotator.runtime.rate_limit import CALLS_PER_ROTATION
+from rotator.telemetry.logging import LogListener
+from rotator.telemetry.metrics import Metrics
+from rotator.telemetry.status import TargetStatus
+
+TRIES_AFTER_429 = 3
+"""How often a command tries once more what the provider was asked too much for."""
+
+DONE, NOT_ALL_DONE, USAGE, NOTHING_TRIED, ATTENTION = 0, 1, 2, 3, 4
+
+
+def status_of(error: RotatorError) -> int:
+    """The exit status of a command that ended with this error."""
+    return NOTHING_TRIED if error.nothing_tried else NOT_ALL_DONE
+
+
+def status_of_all(errors: Sequence[RotatorError | None], *, touched: bool) -> int:
+    """0, 1, or 3 when none of them could even be tried."""
+    failed = [error for error in errors if error is not None]
+    if not failed:
+        return DONE
+    hopeless = all(error.nothing_tried for error in failed)
+    return NOTHING_TRIED if hopeless and len(failed) == len(errors) and not touched else NOT_ALL_DONE
+
+
+class Usage(typer.BadParameter):
+    """What was wrong with the call, as a sentence of our own."""
+
+    def format_message(self) -> str:
+        """The sentence, without the library's "Invalid value:"."""
+        return self.message
+
+
+def usage(message: str) -> NoReturn:
+    """End with status 2 and what was wrong with the call."""
+    raise Usage(message)
+
+
+class Session:
+    """One command's configuration, installation, clock and metrics."""
+
+    def __init__(self, common: Common, level: LogLevel) -> None:
+        """Raises `ConfigurationError`."""
+        common.begin_to_log(level)
+        self.tell = LogListener()
+        self.configuration = load(common.config, os.environ)
+        self.clock = SystemClock()
+        self.metrics = Metrics(__version__)
+        self.reports: dict[str, Report] = {}  # of the passes that `work` has ended, by target; also when it is stopped
+        self._at_end = common.at_end
+        # A signal ends the command as Ctrl-C does: what is under way is ended properly, nothing more is begun.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    @cached_property
+    def installation(self) -> Installation:
+        """Built when it is first asked for, because that makes the files of stores, and reads credentials.
+
+        Raises a `RotatorError` with which a command ends in status 3.
+        """
+        built = Installation(self.configuration, os.environ, self.clock, self.metrics, self.tell)
+        self._at_end.callback(built.close)
+        self._at_end.callback(self._remove_strays, built)
+        self._at_end.callback(self._report_clock)
+        return built
+
+    def _report_clock(self) -> None:
+        """Report a clock that is off at the end of the command, when its answers have shown what time it is."""
+        if not self.clock.trusted():
+            error = ClockDisagrees()
+            fields = {"skews": self.clock.skews_in_words(), "error": error.message, "advice": error.advice}
+            self.tell(Event(What.CLOCK_DISAGREES, "", Level.ERROR, fields))
+
+    def _remove_strays(self, installation: Installation) -> None:
+        """No process comes after this one that knows of the keys that it may have made in vain."""
+        waiting = [strays for strays in installation.strays.values() if strays.waiting]
+        if waiting:
+            with self.progress("looking for keys that were not confirmed", len(waiting)) as advance:
+                for strays in waiting:
+                    strays.remove(at_last=True)
+                    advance()
+
+    def chosen(self, names: Sequence[str] | None, every: bool) -> list[Target]:
+        """The targets that a command was given, each once."""
+        if bool(names) == every:
+            usage("name the targets, or say --all")
+        return [self.target(name) for name in dict.fromkeys(names or self.configuration.targets)]
+
+    def target(self, name: str) -> Target:
+        """A configured target; ends with status 2 when there is none of that name."""
+        found = self.configuration.targets.get(name)
+        if found is None:
+            close = difflib.get_close_matches(name, self.configuration.targets, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            usage(f"there is no target {name!r} in {self.configuration.file}{hint}")
+        return found
+
+    def work(self, what: str, targets: Collection[Target], order: Order) -> list[Report]:
+        """One pass over each, with progress, in the order of the targets.
+
+        Where the budget makes it long they are looked at first, and the key that ends first is replaced first. What the
+        provider was asked too much for is tried again: a daemon beside this takes its part of the requests.
+        """
+        by_need = list(targets)
+        if self.is_long(targets):
+            now, plans = self.clock.now(), {s.target.name: s.plan for s in self.look("looking", targets, confirm=False)}
+            by_need.sort(key=lambda target: needed_by(found, now) if (found := plans[target.name]) else now)
+
+        def one(target: Target) -> Report:
+            report = reports[target.name] = work_on(self.installation, self.metrics, target, order)
+            return report
+
+        def again(before: Report) -> Report:
+            """What is left of it; a key that was made is not made once more."""
+            left = replace(order, rotate=False, adopt=False) if before.rotated else order
+            report = work_on(self.installation, self.metrics, before.target, left)
+            return replace(report, rotated=True, attempted=before.attempted) if before.rotated else report
+
+        workers = self.configuration.daemon.workers
+        reports = self.reports = {}
+        with self.progress(what, len(targets)) as advance:
+            for _ in in_threads(workers, by_need, one, self._stop_waiting):
+                advance()
+            for _ in range(TRIES_AFTER_429):  # the budget waits for as long as the provider said
+                limited = [report for report in reports.values() if isinstance(report.error, ProviderRateLimited)]
+                if not limited:
+                    break
+                for report in in_threads(workers, limited, again, self._stop_waiting):
+                    reports[report.target.name] = report
+        return [reports[target.name] for target in targets]
+
+    def revoke_the_rest(self, reports: Sequence[Report], order: Order) -> list[Report]:
+        """After passes that went well: revoke the targets' keys that no version holds, by one list of each provider."""
+        after = {report.target.name: report for report in reports}
+        lists: dict[str, dict[str, list[ListedKey]]] = {}
+        well = [report.target for report in reports if report.error is None]
+        with self.progress("revoking what no version holds", len(well)) as advance:
+            for executor, targets in self.installation.groups(well):
+                provider, unlisted = targets[0].provider, None
+                try:
+                    lists[provider] = lists.get(provider) or by_place(listed(executor.ports, self.clock.now()))
+                except ProviderError as error:
+                    unlisted = error
+                for target in targets:
+                    report = after[target.name]
+                    failure: RotatorError | None = unlisted
+                    for _ in range(0 if unlisted else 1 + TRIES_AFTER_429):
+                        failure = revoke_the_unheld(executor, target, lists[provider], order)
+                        if not isinstance(failure, ProviderRateLimited):
+                            break
+                    after[target.name] = replace(report, error=failure or next(not_revoked(target, report.plan), None))
+                    advance()
+        return list(after.values())
+
+    def _stop_waiting(self) -> None:
+        """The command ends: what waits for a budget is not sent."""
+        for budget in self.installation.budgets.values():
+            budget.close()
+
+    def is_long(self, targets: Collection[Target]) -> bool:
+        """Whether a provider's budget for a minute may not suffice to rotate them all."""
+        counted, budgets = Counter(target.provider for target in targets), self.installation.budgets
+        return any(CALLS_PER_ROTATION * number > budgets[provider].limit for provider, number in counted.items())
+
+    def leave_half_of_the_budgets(self) -> None:
+        """Long work must not keep a daemon from rotating what is due: each process counts only its own requests."""
+        for budget in self.installation.budgets.values():
+            budget.limit = max(1, budget.limit // 2)
+
+    def progress(self, what: str, total: int) -> AbstractContextManager[Advance]:
+        """Show how far the work on so many is, and whether it waits for a provider's budget."""
+        return progress(what, total, self._waits)
+
+    def _waits(self) -> str:
+        limited, awaited = [], []
+        for name, budget in self.installation.budgets.items():
+            if seconds := budget.paused():
+                limited.append(f"{name} answered 429 (too many requests): waiting for {math.ceil(seconds)} s")
+            elif budget.awaited():
+                awaited.append(f"{name} ({budget.limit} requests a minute)")
+        return "; ".join([*limited, *([f"waiting for the budget of {', '.join(awaited)}"] if awaited else [])])
+
+    def look(self, what: str, targets: Collection[Target], *, confirm: bool) -> list[TargetStatus]:
+        """How each stands, without touching anything; `confirm` asks the provider what the plan wants to know."""
+
+        def one(target: Target) -> TargetStatus:
+            executor = self.installation.executor(target)
+            try:
+                observation = executor.observe(target)
+            except StoreError as error:
+                return TargetStatus(target, None, error)
+            try:
+                observation = executor.confirm(observation) if confirm else observation
+            except ProviderError as error:
+                return TargetStatus(target, plan(observation, self.clock.now()), error)
+            return TargetStatus(target, plan(observation, self.clock.now()), None)
+
+        statuses: dict[str, TargetStatus] = {}
+        with self.progress(what, len(targets)) as advance:
+            workers = self.configuration.daemon.workers
+            for status in in_threads(workers, targets, one, self._stop_waiting):
+                statuses[status.target.name] = status
+                advance()
+        return [statuses[target.name] for target in targets]
+
+    def sweep(self, *, dry_run: bool, max_removals: int | None) -> list[Swept]:
+        """Sweep the keys of all providers."""
+        total = len(self.installation.targets)
+        with self.progress("sweeping", total) as advance:
+            asked = itertools.count()
+
+            def stopping() -> bool:  # which is asked before each target, and later before each orphan
+                if 0 < next(asked) <= total:
+                    advance()
+                return False
+
+            swept = sweep_all(
+                self.installation,
+                self.metrics,
+                by="command",
+                dry_run=dry_run,
+                max_removals=max_removals,
+                stopping=stopping,
+                interrupted=self._stop_waiting,
+            )
+            return sorted(swept, key=lambda one: one.provider)
+
+    def json(self, targets: list[dict[str, Any]]) -> dict[str, Any]:
+        """What every `--json` has around the targets."""
+        return {"owner": self.configuration.owner, "at": timestamp(self.clock.now()), "targets": targets}

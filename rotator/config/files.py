@@ -1,0 +1,258 @@
+"""Reads the configuration's files into one dictionary, and remembers which target came from which of them.
+
+Nothing here knows what a key means, `include` and `targets` excepted. What cannot be read is a problem, never an
+exception: the caller wants to tell of all of them at once.
+"""
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from glob import has_magic
+from pathlib import Path
+from typing import Any
+
+from rotator.core.errors import Problem
+from rotator.runtime import files
+from rotator.runtime.redact import quoted
+
+_LARGEST = 16 * 2**20
+
+_READINGS = 5
+"""How often the files are read until they are the same before and after: a ConfigMap may be replaced meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the files say, `targets` of all files in one; `data` is None when the main file cannot be read."""
+
+    data: dict[str, Any] | None
+    origins: Mapping[str, Path]  # of each target
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+
+
+def read(file: Path) -> Source:
+    """Read a file and all that it includes, as they stand together: what changes meanwhile is read again."""
+    for _ in range(_READINGS):
+        before = _stat(file)
+        data, problems = _read_one(file)
+        if data is None:
+            return Source(None, {}, tuple(problems), ())
+        patterns = data.get("include")
+        seen = _state(file, patterns)
+        source = _with_included(file, data, problems)
+        if seen == _state(file, patterns) and seen[0] == before:
+            return source
+    changing = Problem(str(file), "include", f"files changed {_READINGS} times while they were read: try again")
+    return Source(data, source.origins, (*source.problems, changing), source.warnings)
+
+
+def _with_included(file: Path, data: dict[str, Any], problems: list[Problem]) -> Source:
+    """The main file's data with the targets of all that it includes."""
+    warnings: list[Problem] = []
+    targets = data.get("targets", {})
+    if not isinstance(targets, dict):
+        return Source(data, {}, tuple(problems), ())
+    origins = dict.fromkeys(targets, file)
+    targets = dict(targets)
+    for included in _included(file, data.get("include"), problems, warnings):
+        content, unreadable = _read_one(included)
+        problems += unreadable
+        message = f"an included file holds [targets.*] only: credentials, addresses and all else stay in {file}"
+        others = [key for key in content or {} if key != "targets"]
+        problems += [Problem(str(included), key_path(key), message) for key in others]
+        more = (content or {}).get("targets", {})
+        if not isinstance(more, dict):
+            problems.append(Problem(str(included), "targets", "must be a table"))
+            continue
+        for name, target in more.items():
+            if name in targets:
+                problems.append(Problem(str(included), key_path("targets", name), f"is in {origins[name]} already"))
+            else:
+                targets[name], origins[name] = target, included
+    return Source({**data, "targets": targets}, origins, tuple(problems), tuple(warnings))
+
+
+class Watch:
+    """Whether the file, or one that it includes, is another one than before, or has changed."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._included: tuple[object, object] = (None, None)  # the main file's state, and its `include` as it was then
+
+    def look(self) -> object:
+        """What differs from what it was before when something did. To be taken before the files are read.
+
+        What is included is what the main file says now, refused or not: who mends an included file need not touch the
+        main one. A mounted ConfigMap is replaced by turning a symbolic link: the same names then lead to other files.
+        """
+        main = _stat(self._file)
+        seen, patterns = self._included
+        if main != seen:
+            data, _ = _read_one(self._file)
+            patterns = (data or {}).get("include")
+            self._included = main, patterns
+        return _state(self._file, patterns)
+
+
+def _state(file: Path, patterns: object) -> list[object]:
+    """What differs once one of the files does: the main one's state first; what cannot be listed is part of it."""
+    problems: list[Problem] = []
+    included = _included(file, patterns, problems, [])
+    return [_stat(file), *map(_stat, included), *problems]
+
+
+def _stat(file: Path) -> object:
+    try:
+        stat = file.stat()
+    except OSError as error:
+        return str(file), error.errno
+    except ValueError:  # no file can have this name
+        return None
+    # The last one, for a file that is made readable keeps all the others.
+    return str(file), stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size, stat.st_ctime_ns
+
+
+def key_path(*parts: object) -> str:
+    """A key's place, as one writes it in TOML: `targets.a.ttl`, `include[0]`, `targets."a.b"`."""
+    text = ""
+    for part in parts:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            bare = str(part).isascii() and str(part).replace("-", "_").replace("_", "a").isalnum()
+            text += f"{'.' if text else ''}{part if bare else json.dumps(part)}"
+    return text
+
+
+def _included(file: Path, patterns: object, problems: list[Problem], warnings: list[Problem]) -> list[Path]:
+    """The files that the patterns name, sorted, each once, without the main file itself.
+
+    A ConfigMap is mounted with its files in dot-named folders and links to them beside those: dot-names are skipped.
+    """
+    found: dict[Path, None] = {}
+    for index, pattern in enumerate(patterns if isinstance(patterns, list) else ()):
+        if not isinstance(pattern, str) or not pattern.isprintable():
+            continue  # the settings have a sentence for this
+        place = key_path("include", index)
+        try:
+            names = files.find(file.parent, pattern)
+        except OSError as error:
+            problems.append(Problem(str(file), place, _unlisted(error)))
+            continue
+        if has_magic(pattern):
+            names = [name for name in names if not _is_folder(name)]
+        names = [name for name in names if not _is_same(name, file)]
+        if not names:
+            said = warnings if has_magic(pattern) else problems
+            said.append(Problem(str(file), place, "matches no file"))
+        found.update(dict.fromkeys(names))
+    return list(found)
+
+
+def _unlisted(error: OSError) -> str:
+    """Why a pattern's folder is no empty one: taken for that, each target in it would be dropped."""
+    if isinstance(error, FileNotFoundError):
+        return f"the folder {error.filename} does not exist: create it, or leave the pattern out"
+    return f"the folder {error.filename} cannot be read: {error.strerror}"
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where a folder may not be entered
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _read_one(file: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
+    """One file's content, or None and what is wrong with it."""
+
+    def refused(message: str) -> tuple[None, list[Problem]]:
+        return None, [Problem(str(file), "", message)]
+
+    try:
+        content = files.read(file, _LARGEST + 1)
+    except FileNotFoundError:
+        return refused("is a link to a file that does not exist" if file.is_symlink() else "there is no such file")
+    except IsADirectoryError:
+        return refused("is a folder, not a file")
+    except OSError as error:
+        return refused(f"cannot be read: {error.strerror}")
+    except ValueError:
+        return refused("cannot be read: no file can have this name")
+    if len(content) > _LARGEST:
+        return refused(f"is larger than {_LARGEST // 2**20} MiB")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        return refused(f"is not UTF-8 (line {content.count(10, 0, error.start) + 1})")
+    try:
+        if file.suffix.lower() != ".json":
+            return tomllib.loads(text), []
+        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        oddities = [Problem(str(file), key_path(*place), message) for place, message in _oddities(data)]
+    except json.JSONDecodeError as error:
+        return refused(f"is not JSON: {error.msg} (at line {error.lineno}, column {error.colno})")
+    except tomllib.TOMLDecodeError as error:
+        return refused(f"is not TOML: {quoted(str(error))}{_rather(text)}")
+    except ValueError as error:
+        return refused(f"cannot be read: {quoted(str(error))}")
+    except RecursionError:
+        return refused("is nested too deeply")
+    if not isinstance(data, dict):
+        return refused("must be a JSON object")
+    return (None if oddities else data), oddities
+
+
+_YAML = re.compile(r"---|- |[\"']?[\w.-]+[\"']?:(\s|$)")
+
+
+def _rather(text: str) -> str:
+    """Which language the text is in by its first line, when it is not the one that its file's name promises."""
+    first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
+    if _YAML.match(first):
+        return "; it looks like YAML, which is not read here: write it in TOML, as in config.example.toml, or in JSON"
+    if first.lstrip().startswith("{"):
+        return "; it looks like JSON, which is read from a file whose name ends in .json"
+    return ""
+
+
+# --- what JSON can say and TOML cannot -------------------------------------------------------------------------------
+
+
+class _Twice:
+    """Stands for the value of a key that stands twice in its object."""
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    unique: dict[str, Any] = {}
+    for key, value in pairs:
+        unique[key] = _Twice() if key in unique else value
+    return unique
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _oddities(value: object, place: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(value, _Twice):
+        yield place, "stands twice in the same object"
+    elif value is None:
+        yield place, "must not be null: leave the key out"
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _oddities(key, (*place, key))
+            yield from _oddities(inner, (*place, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _oddities(inner, (*place, index))
+    elif isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        yield place, "must not contain half of a surrogate pair"

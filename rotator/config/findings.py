@@ -1,0 +1,119 @@
+"""What pydantic finds wrong with a configuration, told as problems: the key as it is written, and a sentence.
+
+A sentence never repeats the value, which may be a misplaced secret.
+"""
+
+import difflib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from rotator.config.files import key_path
+from rotator.config.schema import json_schema
+from rotator.config.values import quoted
+from rotator.core.errors import Problem
+
+_SENTENCES = {
+    "string_type": "must be a text in quotes",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "model_attributes_type": "must be a table",
+    "tuple_type": "must be a list",
+}
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return json_schema()
+
+
+def details(error: ValidationError) -> list[ErrorDetails]:
+    """All that an error tells, without the values."""
+    return error.errors(include_url=False, include_input=False)
+
+
+def places(found: list[ErrorDetails]) -> list[tuple[str | int, ...]]:
+    """Where each finding is, as the file has it."""
+    return [_place(finding)[0] for finding in found]
+
+
+def tell(
+    found: list[ErrorDetails],
+    file: Path,
+    origins: Mapping[str, Path],
+    variables: Mapping[tuple[str | int, ...], str],
+) -> list[Problem]:
+    """One problem for each finding; `variables` names the environment variable that a key's value came from."""
+    problems = []
+    for finding in found:
+        place, siblings, node = _place(finding)
+        sentence = _sentence(finding, siblings, node)
+        if place in variables:
+            sentence = f"${variables[place]} {sentence}"
+        origin = origins.get(str(place[1]), file) if place[:1] == ("targets",) and len(place) > 1 else file
+        problems.append(Problem(str(origin), key_path(*place), sentence))
+    return problems
+
+
+def _place(finding: ErrorDetails) -> tuple[tuple[str | int, ...], list[str], dict[str, Any]]:
+    place, siblings, node = _locate(finding["loc"])
+    if finding["type"].startswith("union_tag"):
+        place = (*place, finding["ctx"]["discriminator"].strip("'"))
+    return place, siblings, node
+
+
+def _locate(location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], list[str], dict[str, Any]]:
+    """Where a finding is without pydantic's own marks, which keys belong there, and what the schema says of it."""
+    node = _schema()
+    place: tuple[str | int, ...] = ()
+    siblings: list[str] = []
+    for part in location[:-1] if location[1:] and location[-1] == "[key]" else location:
+        if "discriminator" in node:
+            node = _resolved({"$ref": node["discriminator"]["mapping"][part]})
+        else:
+            place = (*place, part)
+            siblings = list(node.get("properties", ()))
+            several = [*node.get("patternProperties", {}).values(), node.get("additionalProperties"), node.get("items")]
+            node = _resolved(node.get("properties", {}).get(part) or next(filter(None, several), {}))
+    return place, siblings, node
+
+
+def _resolved(node: Any) -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {}
+    name = node.get("$ref", "").rpartition("/")[2]
+    return {**_schema()["$defs"].get(name, {}), **node}
+
+
+def _sentence(finding: ErrorDetails, siblings: list[str], node: dict[str, Any]) -> str:
+    context = finding.get("ctx", {})
+    match finding["type"]:
+        case "missing":
+            return f"is required. {node.get('description', '')}".rstrip()
+        case "extra_forbidden":
+            close = difflib.get_close_matches(str(finding["loc"][-1]), siblings, n=1)
+            return "is not a key that belongs here" + (f"; did you mean {quoted(close)}?" if close else "")
+        case "value_error":
+            return str(context["error"])
+        case "literal_error":
+            return f"must be {quoted(node.get('enum') or [node['const']])}"
+        case "union_tag_invalid":
+            return f"must be {quoted(list(node['discriminator']['mapping']))}"
+        case "union_tag_not_found":
+            return f"is required: {quoted(list(node['discriminator']['mapping']))}"
+        case "string_pattern_mismatch":
+            return f"does not have the form {context['pattern'].removeprefix('^').removesuffix('$')}"
+        case kind if kind in _SENTENCES:
+            return _SENTENCES[kind].format(**context)
+    return finding["msg"]

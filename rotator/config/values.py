@@ -1,0 +1,214 @@
+"""How the values that are more than a text or a number are written in a configuration: durations, addresses, paths, ….
+
+Pure. Every function takes what stood there and returns the value, or raises a ValueError whose message is the rest of
+a sentence about the key: 'write a unit: "90s", …'. No message repeats the value, because it may be a misplaced secret;
+the one exception is a bare number.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import ip_address
+from math import ceil
+from urllib.parse import urlsplit
+
+from rotator.core.model import LONGEST
+
+DURATION_PATTERN = "(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?"
+PERCENTAGE_PATTERN = "([0-9]{1,2}(?:[.][0-9]{1,3})?)%"
+LIMIT_PATTERN = "(100|[0-9]{1,2}(?:[.][0-9]{1,3})?)%"
+_LARGEST_PERCENTAGE = 50
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen. Port 0 is any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How many of some things, as it was written: a share of them ("50%") or a number."""
+
+    amount: float
+    is_share: bool
+
+    def of(self, total: int) -> float:
+        """How many that is of so many things."""
+        return self.amount * total if self.is_share else self.amount
+
+    def __str__(self) -> str:
+        return f"{self.amount * 100:g}%" if self.is_share else f"{self.amount:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class VaultReference:
+    """One field of a KV version 2 secret, written "mount/path#field"; the mount is the first segment."""
+
+    mount: str
+    path: str
+    field: str
+
+
+def parse_text(value: object) -> str:
+    """A text of at least one character, in one line, without control characters."""
+    if not isinstance(value, str):
+        raise ValueError("must be a text in quotes")  # noqa: TRY004 - pydantic turns only a ValueError into a problem
+    if not value:
+        raise ValueError("must not be empty")
+    if not value.isprintable():
+        raise ValueError("must not contain control characters")
+    return value
+
+
+def parse_duration(value: object) -> timedelta:
+    """ "90s", "15m", "24h", "7d", "1h30m": whole numbers, each unit once, the largest first."""
+    text = parse_text(str(value) if isinstance(value, int) and value < 10**9 else value)
+    if re.fullmatch("[0-9]{1,9}", text):
+        raise ValueError(f'write a unit: "{text}s", "{text}m", "{text}h" or "{text}d"')
+    match = re.fullmatch(DURATION_PATTERN, text)
+    if match is None:
+        raise ValueError('is not a duration: write "90s", "15m", "24h", "7d" or "1h30m"')
+    parts = zip(match.groups(default="0"), _UNITS.values(), strict=True)
+    seconds = sum(int(number) * unit for number, unit in parts)
+    if seconds == 0:
+        raise ValueError("must be longer than nothing")
+    if seconds > LONGEST.total_seconds():
+        raise ValueError(f"must be at most {LONGEST.days}d")
+    return timedelta(seconds=seconds)
+
+
+_GO_UNITS = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_GO_DURATION = re.compile("([0-9]{1,9}(?:[.][0-9]{1,9})?)(ms|us|µs|ns|h|m|s)")
+
+
+def parse_go_seconds(text: str) -> int | None:
+    """A time as Vault's own variables have it, "1500ms" or bare seconds, rounded up; None where it is none."""
+    text = f"{text}s" if re.fullmatch("[0-9]{1,9}", text) else text
+    if not re.fullmatch(f"(?:{_GO_DURATION.pattern})+", text):
+        return None
+    return ceil(sum(float(number) * _GO_UNITS[unit] for number, unit in _GO_DURATION.findall(text)))
+
+
+def format_duration(duration: timedelta) -> str:
+    """The shortest way to write it, to the second: "1h30m"."""
+    rest, text = round(duration.total_seconds()), ""
+    for unit, seconds in _UNITS.items():
+        number, rest = divmod(rest, seconds)
+        text += f"{number}{unit}" if number else ""
+    return text or "0s"
+
+
+def parse_percentage(value: object) -> float:
+    """ "5%" is 0.05; from 0% to 50%."""
+    match = re.fullmatch(PERCENTAGE_PATTERN, value) if isinstance(value, str) else None
+    if match is None or float(match[1]) > _LARGEST_PERCENTAGE:
+        raise ValueError(f'is not a percentage from "0%" to "{_LARGEST_PERCENTAGE}%"')
+    return float(match[1]) / 100
+
+
+def parse_limit(value: object) -> Limit:
+    """ "50%" of them, from 0% to 100%; or a number of them."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return Limit(value, is_share=False)
+    match = re.fullmatch(LIMIT_PATTERN, value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError('must be a percentage from "0%" to "100%", or a whole number')
+    return Limit(float(match[1]) / 100, is_share=True)
+
+
+def parse_address(value: object) -> Address:
+    """ "host:port"; an IPv6 address stands in brackets."""
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})", parse_text(value))
+    if match is None or (match[1] and not _is_ip(match[1])):
+        raise ValueError('is not an address: write "host:port", an IPv6 address in brackets')
+    if int(match[3]) > 65535:
+        raise ValueError("its port must be at most 65535")
+    return Address(match[1] or match[2], int(match[3]))
+
+
+def parse_url(value: object) -> str:
+    """An http or https URL without user name, query and fragment, in one spelling: no slash at its end."""
+    text = parse_text(value)
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if parts.scheme not in _DEFAULT_PORTS:
+        raise ValueError('must begin with "https://"')
+    if "@" in text:
+        raise ValueError("must not hold a user name or a password")
+    if "?" in text or "#" in text:
+        raise ValueError("must not have a query or a fragment")
+    if not (_is_ip(host) or _is_name(host)) or not re.fullmatch("[!-~]*", parts.path):
+        raise ValueError("is not a URL with a host")
+    bracketed = f"[{host}]" if ":" in host else host
+    shown_port = "" if port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{port}"
+    return f"{parts.scheme}://{bracketed}{shown_port}{parts.path.rstrip('/')}"
+
+
+def is_loopback(host: str) -> bool:
+    """True when nobody outside of this host (or pod) can be behind the name or address."""
+    return host == "localhost" or (_is_ip(host) and ip_address(host).is_loopback)
+
+
+def _is_name(host: str) -> bool:
+    """One that ends like a number is an IPv4 address, or nothing (WHATWG URL, "ends in a number")."""
+    try:
+        host.encode("ascii").decode("idna")
+    except UnicodeError:
+        return False
+    return bool(re.fullmatch("[a-z0-9._-]+", host)) and not re.fullmatch("(.*[.])?[0-9]+[.]?", host)
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_path(value: object) -> str:
+    """A path or mount as Vault keeps it: whatever Vault would silently turn into another path is refused."""
+    text = parse_text(value)
+    if text.startswith("/") or text.endswith("/"):
+        raise ValueError("must not begin or end with a slash")
+    segments = text.split("/")
+    if "" in segments:
+        raise ValueError("must not contain two slashes in a row: Vault would make another path of it")
+    if {".", ".."} & set(segments):
+        raise ValueError('must not contain "." or ".." as a segment: Vault would make another path of it')
+    return text
+
+
+def parse_namespace(value: object) -> str:
+    """A namespace without slashes at its ends; "" is the root."""
+    if not isinstance(value, str):
+        raise ValueError("must be a text in quotes")  # noqa: TRY004 - see parse_text
+    inner = value.strip("/")
+    return parse_path(inner) if inner else ""
+
+
+def parse_reference(value: object) -> VaultReference:
+    """ "mount/path#field"."""
+    location, _, field = parse_text(value).rpartition("#")
+    mount, _, path = location.partition("/")
+    if not (mount and path and field):
+        raise ValueError('must be written "mount/path#field"')
+    return VaultReference(mount, parse_path(path), field)
+
+
+def quoted(names: Sequence[str]) -> str:
+    """ "a", "b" or "c"."""
+    *others, last = [f'"{name}"' for name in names]
+    return f"{', '.join(others)} or {last}" if others else last

@@ -1,0 +1,106 @@
+"""What happened, as data: one vocabulary that logs, metrics, the command line and the status page share.
+
+Nothing here writes anything. A field's value is never a key, a token or a request's body.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Self
+
+from rotator.core.errors import RotatorError
+
+
+class Level(StrEnum):
+    """How an event is meant: debug, all is as before; info, the world changed; warning, it heals by itself; error, a
+    person is needed.
+    """
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+    @classmethod
+    def of(cls, error: RotatorError) -> Self:
+        """Of an event that tells of this error."""
+        return cls.ERROR if error.needs_a_person else cls.WARNING
+
+
+class What(StrEnum):
+    """The names of all events; their fields are listed in docs/logging.md."""
+
+    KEY_CREATED = "key_created"
+    KEY_PUBLISHED = "key_published"
+    KEY_SHORTENED = "key_shortened"
+    KEY_RESTORED = "key_restored"
+    KEY_EXTENDED = "key_extended"
+    KEY_DELETED = "key_deleted"
+    KEY_ROLLED_BACK = "key_rolled_back"
+    VERSIONS_DESTROYED = "versions_destroyed"
+    KEY_LEFT_BEHIND = "key_left_behind"  # not removed, and not known to be served; offered again, or ended by a sweep
+    VERSION_VANISHES = "version_vanishes"  # the store will delete it while its key is still served
+    KEY_CUT_SHORT = "key_cut_short"  # the provider gave it a shorter life than was asked for
+    KEY_NOT_TRUSTED = "key_not_trusted"  # the record names a key that was not made for this path
+    KEY_UNCLAIMED = "key_unclaimed"  # carries our owner's name, for a path that is not configured (any more)
+    PATH_FENCED = "path_fenced"  # the served data was written again, so that no writer under way can publish
+    SWEPT = "swept"
+    SWEEP_FAILED = "sweep_failed"
+    SWEEP_RECOVERED = "sweep_recovered"
+    PUBLISH_LOST = "publish_lost"  # another writer was first
+    TARGET_FAILED = "target_failed"
+    TARGET_RECOVERED = "target_recovered"
+    TARGET_FOREIGN = "target_foreign"
+    PATH_EMPTIED = "path_emptied"  # the path is absent, and keys of it are known
+    PEER_DOWN = "peer_down"  # a provider that refuses the organisation key, a store out of reach
+    PEER_UP = "peer_up"
+    CLOCK_DISAGREES = "clock_disagrees"
+    CLOCK_AGREES = "clock_agrees"
+    CLOCK_JUMPED = "clock_jumped"
+    STUCK = "stuck"
+    UNSTUCK = "unstuck"
+    LEADING = "leading"
+    STANDING_BY = "standing_by"
+    LEASE_FAILED = "lease_failed"
+    LEASE_RECOVERED = "lease_recovered"
+    STARTED = "started"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    CONFIGURATION_LOADED = "configuration_loaded"
+    CONFIGURATION_REFUSED = "configuration_refused"
+    ROTATION_REQUESTED = "rotation_requested"
+    CONFIGURATION_WARNING = "configuration_warning"
+    LOG_LINES_DROPPED = "log_lines_dropped"  # nothing read the log for a while; told by the log itself
+    LOGIN_FAILED = "login_failed"
+    LOGIN_ENDING = "login_ending"  # a given token, which nothing prolongs
+    LOGIN_RECOVERED = "login_recovered"
+    UNEXPECTED_ERROR = "unexpected_error"
+
+
+AUDIT = frozenset(
+    {
+        What.KEY_CREATED,
+        What.KEY_PUBLISHED,
+        What.KEY_SHORTENED,
+        What.KEY_RESTORED,
+        What.KEY_EXTENDED,
+        What.KEY_DELETED,
+        What.KEY_ROLLED_BACK,
+        What.VERSIONS_DESTROYED,
+        What.PATH_FENCED,
+        What.PUBLISH_LOST,
+    }
+)
+"""The audit trail: what was done to keys and paths."""
+
+Fields = Mapping[str, str | int | float | bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened, to one target or (with no target) to the whole."""
+
+    what: What
+    target: str = ""
+    level: Level = Level.INFO
+    fields: Fields = field(default_factory=dict)

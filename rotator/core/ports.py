@@ -1,0 +1,198 @@
+"""The edges of the core: what it asks of a provider, a store, time, a budget and whoever listens.
+
+The docstrings here are the contract; one contract suite tries it on every store. No implementation lives here, and
+no library of anybody else's is named.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from rotator.core.events import Event
+from rotator.core.model import CreatedKey, History, KeyParameters, ListedKey, Secret, Target, VendorKey, Version
+from rotator.core.plan import Order
+
+
+class Provider(Protocol):
+    """Issues keys.
+
+    Each method is one request, `pages` one or more a page, `ready` none. Every one may raise
+    `ProviderCredentialRefused`, `ProviderRequestRefused`, `ProviderRateLimited` or `ProviderUnavailable`: it was not
+    done. Those that change something may raise `ProviderOutcomeUnknown` too. None takes longer than a bound of the
+    implementation's own, and none that changes something is repeated inside it. Safe to be called by many threads.
+    """
+
+    def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
+        """Create one key. An answer that lacks its id or its text is an unknown outcome: the key may exist.
+
+        It may exist after every error but `ProviderUnavailable` and `ProviderCredentialRefused`. What is returned may
+        be another key: callers compare its name, id and text before they use it.
+        """
+
+    def ready(self) -> None:
+        """Return unless it is known that a request would not be sent now.
+
+        Raises the `ProviderCredentialRefused` that is known already. Now and then one is let through, to try again.
+        """
+
+    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
+        """Every unrevoked key of the organisation, a page at a time; expired ones may be among them.
+
+        An entry that is not understood is an `UnreadableKey`: it proves nothing about the other keys.
+
+        `before` is called before each request, a page that is asked for again included. The list is complete only when
+        the iterator ends without an error; keys created or removed meanwhile may be missing or there twice.
+        """
+
+    def retrieve(self, key_id: str) -> VendorKey | None:
+        """One key, or None when it is unknown or revoked. Raises `ProviderUnavailable` for an answer about another."""
+
+    def set_expiry(self, key_id: str, expires_at: datetime) -> VendorKey | None:
+        """Set the key's expiry, earlier or later than it is. Return the key as the provider shows it afterwards.
+
+        None when there is no such key. The expiry that is returned may differ from the one asked for, for a provider
+        may round it; it is None where the answer shows none, which proves nothing.
+        """
+
+    def delete(self, key_id: str) -> None:
+        """Revoke the key now. One that is gone already is a success."""
+
+    def try_out(self, key: Secret) -> None:
+        """Return if the key works, or if there is no way to tell. Takes nothing of the budget.
+
+        Raises `ProviderKeyNotAccepted`, or `ProviderUnavailable` when there was no answer.
+        """
+
+
+class Store(Protocol):
+    """Keeps versioned data under paths, with compare-and-set.
+
+    Paths are relative to what the store was configured with. Every method may raise `StoreCredentialRefused`,
+    `StorePermissionDenied`, `StoreMountUnusable` or `StoreSealed`: nothing was done. Those that only read may raise
+    `StoreUnavailable`. None takes longer than a bound of the implementation's own. Safe to be called by many threads.
+    """
+
+    def location(self, path: str) -> str:
+        """A text that this path, in this very store, shares with no other path of any store, and keeps for life."""
+
+    def former_locations(self, path: str) -> Sequence[str]:
+        """Return what `location` was for this path in the places that the store's data were in before."""
+
+    def history(self, path: str) -> History:
+        """All that is known of the path; empty with current version 0 when it is absent.
+
+        `current_version` and the current version's data belong to one moment, not earlier than `observed_at`.
+        """
+
+    def newest(self, path: str) -> History:
+        """The same with the current version alone, for less: the others may exist all the same."""
+
+    def prove(self, path: str, data: Mapping[str, Any]) -> None:
+        """Return only if `write` with data of this shape and size would be allowed and taken; change nothing.
+
+        Raises `StoreRequestRefused`, `StoreUnavailable`, or one of the errors named above.
+        """
+
+    def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
+        """Append a version, if the current version is still `cas`; 0 when the path must be absent. Sent once.
+
+        Raises `CasMismatch`: the path has moved on. `StoreRequestRefused` or an error named above: the answer refused
+        it, but a proxy may have given that answer, so only the path shows whether it was written.
+        `StoreOutcomeUnknown`: anything else.
+        """
+
+    def destroy(self, path: str, versions: Sequence[int]) -> None:
+        """Make the data of these versions unreadable for ever; those that are gone already are no error.
+
+        Raises `StoreOutcomeUnknown` when it is not known whether it was done.
+        """
+
+
+class Clock(Protocol):
+    """All time there is."""
+
+    def now(self) -> datetime:
+        """The wall clock, in UTC; where all peers agree that it is wrong, theirs. It may jump."""
+
+    def monotonic(self) -> float:
+        """Seconds that only grow, for measuring; their zero means nothing."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait that long."""
+
+    def heard(self, peer: str, said: str | None, sent_at: float) -> None:
+        """Take the `Date` of an answer that has just come to a request sent at `sent_at` (monotonic); None: no date."""
+
+    def trusted(self) -> bool:
+        """False while the wall clock is further from what others say than is allowed: it ends no key."""
+
+    def may_be_ahead(self) -> timedelta:
+        """By how much `now` is ahead of the peer that is furthest behind; 0 at least."""
+
+    def disputed_by(self) -> timedelta:
+        """How far `now` is ahead of all peers that have answered, if it agrees with none; negative if it is behind."""
+
+
+class Leadership(Protocol):
+    """Which of several replicas acts. It saves work; no promise rests on it."""
+
+    def __call__(self) -> bool:
+        """Whether this process may begin something of its own accord now. Must not wait."""
+
+
+class Budget(Protocol):
+    """How many requests a provider may still be sent; shared by all who send them."""
+
+    def take(self, needed_by: datetime) -> None:
+        """Wait for the right to send one request. Who needs it soonest is let go first."""
+
+    def pause(self, seconds: float) -> None:
+        """The provider said that it was too much: nobody sends anything for that long."""
+
+
+class Listener(Protocol):
+    """Is told what happened: logs, metrics, the command line, the demo's table."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note. Must not raise, and must not wait."""
+
+
+NO_CREDENTIAL = "credential"
+"""The outcome of a request that was not sent, because what it needs to be let in could not be read."""
+
+
+HELD_BACK = "backoff"
+"""The outcome of a login that was not sent, because the same credentials were refused a moment ago."""
+
+
+class Meter(Protocol):
+    """Is told of every request that an adapter sent, or could not for want of a credential.
+
+    Must not raise, and must not wait.
+    """
+
+    def __call__(self, operation: str, outcome: str, seconds: float) -> None:
+        """`outcome` is an HTTP status, or one constant word where there was none ("timeout", `NO_CREDENTIAL`)."""
+
+
+class Strays(Protocol):
+    """Finds keys that a provider may have made although it did not confirm that, and removes them."""
+
+    def look_for(self, target: Target, name: str, order: Order) -> None:
+        """Have the key of this name looked for and removed, if there is one. Must not wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """All the effects that the work on one target can have."""
+
+    provider: Provider
+    store: Store
+    budget: Budget
+    clock: Clock
+    rng: random.Random
+    tell: Listener
+    strays: Strays
+    leads: Leadership = lambda: True

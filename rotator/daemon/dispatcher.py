@@ -1,0 +1,411 @@
+"""Works through the agenda with a bounded pool: the part of the daemon that knows neither signals nor ports nor files.
+
+Somebody calls `tick` often; nothing is done per target per tick. What is done to a target, and whether, is decided in
+`plan` and `execute`. The demo drives the same engine.
+"""
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from functools import partial
+from random import SystemRandom
+
+from rotator.app.passes import Findings, fault, sweep_all, troubles, work_on
+from rotator.app.wiring import Installation
+from rotator.core.errors import (
+    ClockDisagrees,
+    ProviderError,
+    ProviderOutcomeUnknown,
+    ProviderUnavailable,
+    RotatorError,
+)
+from rotator.core.events import Event, Fields, Level, What
+from rotator.core.model import Target, next_turn
+from rotator.core.plan import TIDYING, Order
+from rotator.core.ports import Leadership, Listener
+from rotator.daemon.health import Health
+from rotator.daemon.schedule import Agenda, Lane
+from rotator.protocol.reconciler import Report
+from rotator.protocol.strays import StrayKeys
+from rotator.protocol.sweeper import Swept
+from rotator.runtime.rate_limit import SlidingWindow
+from rotator.runtime.threads import Workers
+from rotator.telemetry.logging import unexpected
+from rotator.telemetry.metrics import Metrics
+from rotator.telemetry.status import Board
+
+SWEEP = "sweep"
+"""The name of the sweep, as of a job."""
+
+STUCK = 30.0
+"""Seconds without a tick after which the loop is stuck."""
+
+NO_PASS = 600.0
+"""Seconds without the end of a pass, while targets are due and nothing waits for a budget: then all are stuck."""
+
+Lasting = tuple[What, object]
+"""A trouble that every pass over a target meets until somebody acts, and of which key."""
+
+_NO_ANSWER = (ProviderUnavailable, ProviderOutcomeUnknown)
+
+
+def _lasting(event: Event) -> Lasting | None:
+    """Which trouble an event tells of; None where it is one that comes and goes."""
+    lasts = event.what in (What.TARGET_FOREIGN, What.KEY_NOT_TRUSTED, What.PATH_EMPTIED)
+    return (event.what, event.fields.get("key_id")) if lasts else None
+
+
+class Engine:
+    """Keeps the targets of the installation it was last given. Any thread may call `tick`, `request` and `take_up`."""
+
+    def __init__(
+        self,
+        installation: Installation,
+        metrics: Metrics,
+        tell: Listener,
+        leads: Leadership = lambda: True,
+    ) -> None:
+        self.installation = installation
+        self._leads = leads
+        self.board = Board()
+        self._metrics, self._tell = metrics, tell
+        daemon = installation.configuration.daemon
+        self._clock = installation.clock
+        self._agenda = Agenda(self._clock, SystemRandom(), daemon.resync)
+        self._workers = Workers(daemon.workers, "worker")
+        self._busy: Counter[Lane] = Counter()  # workers in use
+        self._lanes: frozenset[Lane] = frozenset()
+        self._taking = threading.Lock()
+        self._given_back = threading.Condition(self._taking)
+        self._in_use: Counter[Installation] = Counter()
+        self._formers: list[Installation] = []  # to be closed when nothing under way uses them any more
+        self._sweeping = threading.Lock()
+        self._down: Mapping[str, RotatorError] = {}  # the peers that are, and why
+        self._failures: dict[str, Counter[type[RotatorError]]] = {}  # by target: how often since it was last well
+        self._lasting: dict[str, frozenset[Lasting]] = {}  # by target: what was told, and is so until somebody acts
+        self._findings = Findings()
+        self._clock_disagrees = False
+        self._configured_at: dict[str, datetime] = {}  # by target: since when it is as it is
+        self._reported: dict[str, frozenset[str]] = {}  # by provider: keys of which it was said that nobody claims them
+        self._ending = False
+        self.health = Health(self._clock)
+        self.last_tick = self._last_pass = self._clock.monotonic()
+        self.has_read = False  # a path could be read since the start
+        self.take_up(installation)
+
+    def take_up(self, installation: Installation) -> set[str]:
+        """Work with this installation from now on; what is under way ends with its own. Returns the changed targets."""
+        current, before = self.installation, self.installation.targets
+        if installation is not current:
+            self._formers.append(current)
+        changed = {name for name, target in installation.targets.items() if before.get(name, target) != target}
+        with self._taking:
+            self.installation = installation
+        if installation is not current:
+            installation.take_over()
+        now, since = self._clock.now(), self._configured_at
+        self._configured_at = {name: now if name in changed else since.get(name, now) for name in installation.targets}
+        self._lanes = frozenset((target.provider, target.store) for target in installation.targets.values())
+        self.board.keep_only(installation.targets)
+        for name in (self._lasting.keys() | self._failures.keys()) - installation.targets.keys():
+            self._lasting.pop(name, None)
+            self._failures.pop(name, None)
+        paces = {name: budget.pace for name, budget in installation.budgets.items()}
+        self._agenda.configure(installation.targets, changed, installation.configuration.daemon.resync, paces)
+        if installation is not current:
+            installation.look_again()  # last, for it may wait for an answer that is under way
+        return changed
+
+    def request(self, order: Order) -> None:
+        """Have every target rotated now, as somebody asks for."""
+        names = list(self.installation.targets)
+        self.board.ask(names)
+        self._agenda.request(names, order)
+
+    def lead(self) -> None:
+        """This replica has begun to lead: work on what its view says is due. All else is looked at in its turn."""
+        due = [status.target.name for status in self.board.snapshot() if status.plan is None or status.plan.actions]
+        self._agenda.wake(due)
+
+    def tick(self) -> None:
+        """Begin what is due."""
+        if jumped := self._agenda.jumped():
+            fields: Fields = {"seconds": round(jumped), "targets": len(self.installation.targets)}
+            self._tell(Event(What.CLOCK_JUMPED, "", Level.WARNING, fields))
+        self._begin_what_is_due()
+        self.last_tick = self._clock.monotonic()
+        with self._taking:
+            waits = any(budget.has_queue() for budget in self._budgets())
+        if waits:
+            self._last_pass = self.last_tick
+            self.health.excuse()
+
+    def problems(self) -> Iterator[str]:
+        """What only a restart of the process puts right."""
+        now = self._clock.monotonic()
+        if now - self.last_tick > STUCK:
+            yield f"the agenda was last looked at {now - self.last_tick:.0f} s ago"
+        if now - self._last_pass > NO_PASS and (overdue := self._agenda.overdue(NO_PASS)):
+            yield f"{overdue} targets are due, and no pass has ended for {now - self._last_pass:.0f} s"
+        yield from self._workers.problems()
+        yield from self.health.problems()
+
+    def sweep(self) -> None:
+        """Sweep the keys of all providers, unless that is under way; what it finds to be done is begun."""
+        if self._ending or not self._leads() or not self._sweeping.acquire(blocking=False):
+            return
+        try:
+            with self._using() as installation:
+                for swept in sweep_all(installation, self._metrics, stopping=self._is_sweep_to_stop):
+                    try:
+                        self._take_note(swept)
+                    except Exception as error:
+                        self._tell(unexpected("telling of a sweep", error))
+        finally:
+            self._sweeping.release()
+
+    def _is_sweep_to_stop(self) -> bool:
+        """Asked before each target and each orphan: so this is a step of the sweep, too."""
+        self.health.moved(SWEEP)
+        return self._ending or not self._leads()
+
+    def _take_note(self, swept: Swept) -> None:
+        for event in self._findings(swept, partial(self._is_known, swept.provider)):
+            self._tell(event)
+        for key in swept.unclaimed:
+            if key.id not in self._reported.get(swept.provider, ()):
+                fields = {"key_id": key.id, "key_name": key.name, "provider": swept.provider}
+                self._tell(Event(What.KEY_UNCLAIMED, "", Level.WARNING, fields))
+        if swept.unclaimed or swept.complete:  # else it is not known which there are
+            self._reported[swept.provider] = frozenset(key.id for key in swept.unclaimed)
+        self._agenda.wake([target.name for target in swept.to_work])
+
+    def remove_strays(self) -> None:
+        """Remove keys that were made in vain, where names wait. A list may take minutes: no target waits for it."""
+        with self._using() as installation:
+            for strays in installation.strays.values():
+                if strays.due:
+                    strays.remove()
+
+    def ask_providers(self) -> None:
+        """Read a page of each provider's list: a refused organisation key is to be known in quiet times, too."""
+        if not self._leads():
+            return
+        with self._using() as installation:
+            for name in {target.provider for target in installation.targets.values()}:
+                # What comes of it is in the provider's circuit and meter; `watch` tells.
+                with contextlib.suppress(ProviderError):
+                    next(installation.providers[name].pages(partial(installation.budgets[name].take, TIDYING)), None)
+
+    def watch(self) -> None:
+        """Tell of providers and stores that went down or came up, and of a clock that went wrong.
+
+        Once each; and again when what heals by itself has come to need a person.
+        And let go what the passes of before a reload have ended with.
+        """
+        self._close_the_unused()
+        peers = self.installation.peers()
+        for name, error in peers.items():
+            before = self._down.get(name)
+            if error is not None and (before is None or error.needs_a_person > before.needs_a_person):
+                fields: Fields = {"peer": name, "error": error.message, "advice": error.advice}
+                self._tell(Event(What.PEER_DOWN, "", Level.of(error), fields))
+            elif error is None and before is not None:
+                self._tell(Event(What.PEER_UP, fields={"peer": name}))
+                self._take_up_again(name)
+        self._down = {name: error for name, error in peers.items() if error is not None}
+        if self._clock.trusted() is self._clock_disagrees:
+            self._clock_disagrees = not self._clock_disagrees
+            skews = self._clock.skews_in_words()
+            if self._clock_disagrees:
+                error = ClockDisagrees()
+                fields = {"skews": skews, "error": error.message, "advice": error.advice}
+                self._tell(Event(What.CLOCK_DISAGREES, "", Level.ERROR, fields))
+            else:
+                self._tell(Event(What.CLOCK_AGREES, fields={"skews": skews}))
+
+    def _take_up_again(self, peer: str) -> None:
+        """What waited for a peer is not left for its own next try, and does not come all at once."""
+        failing = [status.target for status in self.board.snapshot() if status.error is not None]
+        held_up = [t.name for t in failing if peer in (f"provider {t.provider}", f"store {t.store}")]
+        self._agenda.wake_in_turn(held_up)
+
+    def ask_the_down(self) -> None:
+        """Ask what is down whether it still is: the targets' own tries may be minutes away. `watch` tells."""
+        with self._using() as installation:
+            installation.ask_the_down(providers=self._leads())
+
+    def end(self) -> bool:
+        """Begin nothing more, and end what is under way; True when that was done within `drain`."""
+        with self._taking:  # a pass that begins in this moment has begun, and is waited for, or never does
+            self._ending = True
+            for budget in self._budgets():
+                budget.close()
+        by = self._clock.monotonic() + self.installation.configuration.daemon.drain.total_seconds()
+        with self._taking:
+            drained = self._given_back.wait_for(lambda: not self.under_way, by - self._clock.monotonic())
+        swept = self._sweeping.acquire(timeout=max(0.0, by - self._clock.monotonic()))
+        looked = self._remove_strays_at_last(by)
+        self._clock.stop()
+        self._workers.end()
+        return swept and drained and looked
+
+    def _remove_strays_at_last(self, by: float) -> bool:
+        """By what can be sent at once; the rest is reported. True when that was done by then."""
+        waiting = [strays for strays in self.installation.strays.values() if strays.waiting]
+        done = threading.Semaphore(0)
+
+        def remove(strays: StrayKeys) -> None:
+            try:
+                strays.remove(at_last=True)
+            finally:
+                done.release()
+
+        for strays in waiting:
+            self._workers.submit(partial(remove, strays))
+        return all(done.acquire(timeout=max(0.0, by - self._clock.monotonic())) for _ in waiting)
+
+    def _budgets(self) -> Iterator[SlidingWindow]:
+        """Of all installations in use; with the lock held."""
+        for installation in (self.installation, *self._formers):
+            yield from installation.budgets.values()
+
+    @property
+    def under_way(self) -> int:
+        """How many passes have begun and not ended."""
+        return self._busy.total()
+
+    def _begin_what_is_due(self) -> None:
+        """Hand targets out only while there are workers for them, so that the most urgent is always the next."""
+        while taken := self._take():
+            try:
+                self._workers.submit(partial(self._pass, *taken))
+            except BaseException as error:
+                self._agenda.done(Report(taken[0], None, fault(error)), taken[1])
+                self._give_back(taken[0])
+                raise
+
+    def _take(self) -> tuple[Target, Order] | None:
+        """The most urgent of the targets for which there is a worker. `_give_back` has to follow."""
+        with self._taking:
+            if self._ending or self.under_way >= self._workers.size:
+                return None
+            targets = self.installation.targets
+            while taken := self._agenda.take(self._is_open):
+                name, order = taken
+                if name in targets:  # else a reload is just taking it away
+                    target = targets[name]
+                    self._busy[target.provider, target.store] += 1
+                    return target, order
+            return None
+
+    def _give_back(self, target: Target) -> None:
+        with self._taking:
+            self._busy[target.provider, target.store] -= 1
+            self._last_pass = self._clock.monotonic()
+            self._given_back.notify_all()
+
+    def _is_open(self, lane: Lane) -> bool:
+        """Whether another thread may go into this lane: a provider or a store that hangs must not take them all.
+
+        One is left for each other provider and each other store that has none. And one lane leaves threads for those of
+        both kinds together, up to half of all: else the last one would be kept for a store that has none, while another
+        provider could not get at this lane's store.
+        """
+        others = sum(len({one[kind] for one in self._lanes}) - 1 for kind in (0, 1))
+        size = self._workers.size
+        if self._busy[lane] and self._busy[lane] >= size - min(others, size // 2):
+            return False
+        free = size - self.under_way
+        for kind, peer in enumerate(lane):
+            busy = {one[kind] for one, threads in self._busy.items() if threads}
+            idle = {one[kind] for one in self._lanes} - busy - {peer}
+            if peer in busy and free <= len(idle):
+                return False
+        return True
+
+    def _pass(self, target: Target, order: Order) -> None:
+        """Work on a target; whatever happens, it has its next turn on the agenda, and the worker is free again."""
+        try:
+            report = self._work(target, order)
+        except Exception as error:
+            report = Report(target, None, fault(error))
+        try:
+            self._take_note_of_pass(report, order)
+        except Exception as error:
+            with contextlib.suppress(Exception):  # the log itself is at fault
+                self._tell(unexpected("ending a pass", error, target.name))
+        finally:
+            self._give_back(target)
+        self._begin_what_is_due()
+
+    def _work(self, target: Target, order: Order) -> Report:
+        with self.health.doing(f"the pass over {target.name}"), self._using() as installation:
+            configured_at = self._configured_at.get(target.name, self._clock.now())
+            roll_out_at = next_turn(target.name, configured_at, installation.configuration.daemon.spread)
+            return work_on(installation, self._metrics, target, order, roll_out_at, partial(self.board.see, target))
+
+    def _take_note_of_pass(self, report: Report, order: Order) -> None:
+        target = report.target
+        failures, retry_at = self._agenda.done(report, order)
+        obeyed = order.rotate and (report.rotated or report.error is None)
+        self.board.update(target, report.plan, report.error, retry_at, obeyed=obeyed)
+        self.has_read = self.has_read or report.plan is not None
+        before = self._lasting.get(target.name, frozenset())
+        events = list(troubles(report, failures, retry_at))
+        if self._is_to_be_told(target, report.error):
+            for event in events:
+                if _lasting(event) not in before:
+                    self._tell(event)
+        else:
+            events = [event for event in events if _lasting(event) in before]
+        lasting = before
+        if report.plan is not None:
+            self._lasting.pop(target.name, None)  # most have nothing, and there may be tens of thousands
+            if lasting := frozenset(told for event in events if (told := _lasting(event))):
+                self._lasting[target.name] = lasting
+        is_ours_again = any(what is What.TARGET_FOREIGN for what, _ in before - lasting)
+        if is_ours_again:
+            self._failures.setdefault(target.name, Counter())  # whatever else is the matter with it now
+        if report.error is None and self._failures.pop(target.name, None) is not None:
+            self._tell(Event(What.TARGET_RECOVERED, target.name))
+
+    def _is_to_be_told(self, target: Target, error: RotatorError | None) -> bool:
+        """An error of each kind the 1st, 2nd, 4th, … time since the target was well, unless it is known of its peer."""
+        if error is None:
+            return True
+        if self._is_known(target.provider, error):
+            return False
+        failures = self._failures.setdefault(target.name, Counter())
+        failures[type(error)] += 1
+        return failures[type(error)] & (failures[type(error)] - 1) == 0
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[Installation]:
+        """The installation of now, which is not closed while it is in use."""
+        with self._taking:
+            installation = self.installation
+            self._in_use[installation] += 1
+        try:
+            yield installation
+        finally:
+            with self._taking:
+                self._in_use[installation] -= 1
+
+    def _close_the_unused(self) -> None:
+        with self._taking:
+            unused = [former for former in self._formers if not self._in_use[former]]
+            self._formers = [former for former in self._formers if former not in unused]
+            used = [self.installation, *self._formers]
+        for former in unused:
+            former.close(but=used)
+            del self._in_use[former]
+
+    def _is_known(self, provider: str, error: RotatorError | None) -> bool:
+        """Whether it is told by itself: a peer is down because of this very error, or this provider answers nobody."""
+        peers = self.installation.peers()
+        if isinstance(error, _NO_ANSWER) and isinstance(peers.get(f"provider {provider}"), _NO_ANSWER):
+            return True
+        return error is not None and any(error is known for known in peers.values())

@@ -1,0 +1,265 @@
+"""A Kubernetes Lease, so that of several replicas one acts: acquired, renewed, lost, and released at a clean stop.
+
+It saves work and decides nothing: that two replicas which both believe they lead break no promise, the store's
+compare-and-set sees to. So there is no harm in a holder that is slow to notice; but it is made to stop before another
+can begin.
+
+- Whether another's lease has run out is judged by how long *this* process has seen it unchanged, never by the times
+  that stand in it: clocks differ.
+- A holder counts from the moment at which it *began* its last renewal that was taken, and stops at two thirds of the
+  duration; the others wait for the whole of it, from when they saw that renewal, which is later.
+- A renewal takes at most a third of the duration, reading and writing together, however slowly the answer drips in:
+  one that fails leaves time for another.
+
+Asked for are GET, POST and PUT of one object, whose `resourceVersion` makes them a compare-and-set.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from rotator.core.errors import KubernetesUnavailable
+from rotator.core.events import Event, Fields, Level, What
+from rotator.core.model import LONGEST_TEXT
+from rotator.core.ports import Clock, Listener
+from rotator.runtime.kubernetes import Access, ApiServer, Conflict, Right
+from rotator.runtime.threads import start
+from rotator.telemetry.logging import unexpected
+
+GROUP = "coordination.k8s.io"
+
+LOOK_EVERY = 2.0
+"""Seconds between two looks of a replica that waits, at most."""
+
+STUCK = 120.0
+"""Seconds without a try after which its thread is stuck: a name service may take its time, which nothing bounds."""
+
+RIGHTS = "The Role of the ServiceAccount needs get and update on this Lease, and create on leases."
+
+
+def rights(name: str) -> tuple[Right, ...]:
+    """What it takes to keep the Lease of that name."""
+    return Right("get", GROUP, "leases", name), Right("update", GROUP, "leases", name), Right("create", GROUP, "leases")
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseSettings:
+    """Which Lease, and what this replica is called in it. `duration` is in seconds; `service` is for `replicas`."""
+
+    access: Access
+    name: str
+    identity: str
+    duration: float
+    service: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Somebody's lease as this process saw it first, and when (monotonic)."""
+
+    version: str
+    at: float
+
+
+class _Stopping(Exception):
+    """It is being given back: nothing more is written."""
+
+
+class Lease:
+    """Keeps trying to lead, on a thread of its own between `start` and `stop`; `leads` is a `ports.Leadership`."""
+
+    def __init__(
+        self, settings: LeaseSettings, clock: Clock, tell: Listener, changed: Callable[[bool], None] = lambda _: None
+    ) -> None:
+        """`changed` is called, on that thread, whenever this process begins or ends to lead."""
+        self._settings = settings
+        self._clock = clock
+        self._tell = tell
+        self._changed = changed
+        self._where = f"{settings.access.namespace}/{settings.name}"
+        self._server = ApiServer(settings.access, clock, f"the Lease {self._where}", RIGHTS, settings.duration / 3)
+        self._until = float("-inf")  # monotonic; this process leads before that
+        self._led = False  # and that was told
+        self._seen: _Seen | None = None
+        self._failures: set[str] = set()  # what was told, since it last worked
+        self._stopping = threading.Event()
+        self._tried: float | None = None  # monotonic; None before the start
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._holder, self._looked = "", float("-inf")  # who led at the last look, and when that was (monotonic)
+
+    def leads(self) -> bool:
+        """Whether this process may act now."""
+        return self._clock.monotonic() < self._until and not self._stopping.is_set()
+
+    @property
+    def holder(self) -> str:
+        """Who leads, as far as is known; empty where nobody does, and where that could not be asked for too long."""
+        if self._holder == self._settings.identity:
+            return self._holder if self.leads() else ""
+        return self._holder if self._clock.monotonic() - self._looked < self._settings.duration else ""
+
+    def start(self) -> None:
+        """Begin to try for it. Raises `RotatorError` when the machine has no thread left."""
+        self._tried = self._clock.monotonic()
+        start(self._thread)
+
+    def problems(self) -> Iterator[str]:
+        """Return why the Lease is no longer kept, after the start and before the stop."""
+        if self._tried is None or self._stopping.is_set():
+            return
+        silent = self._clock.monotonic() - self._tried
+        if not self._thread.is_alive():
+            yield "the thread that keeps the Lease has ended"
+        elif silent > max(STUCK, 4 * self._settings.duration):
+            yield f"the Lease was last tried for {silent:.0f} s ago"
+
+    def stop(self) -> None:
+        """Give it back, so that another need not wait. To be called when nothing is under way any more."""
+        self._stopping.set()
+        self._thread.join(timeout=self._settings.duration / 3)  # as long as a try takes: a pod is not given for ever
+        # Twice: if the thread did not end in time, what it had sent may come in between; it sends nothing more.
+        for _ in range(2):
+            try:
+                self._release()
+            except Conflict:
+                continue
+            except KubernetesUnavailable:
+                pass  # then it runs out by itself
+            return
+
+    def _release(self) -> None:
+        """Whether this process still leads does not matter: the others wait for as long as it is named."""
+        self._server.begin()
+        held = self._get()
+        if held is not None and _holder(held) == self._settings.identity:
+            self._put(held, {"holderIdentity": "", "leaseDurationSeconds": 1})
+
+    # --- on its own thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            began = self._tried = self._clock.monotonic()
+            try:
+                self.attempt()
+            except Exception as error:  # a thread that ends would never lead again, and nobody would know why
+                self._tell(unexpected("keeping the Lease", error))
+            pause = self._pause()
+            self._stopping.wait(max(pause - (self._clock.monotonic() - began), pause / 4))
+
+    def _pause(self) -> float:
+        """Seconds from one try to the next.
+
+        A holder renews three times before it would have to stop. Whoever waits finds one that was given back within
+        two seconds, however long it is held: at each upgrade nobody leads for that long.
+        """
+        return self._settings.duration / 5 if self.leads() else min(self._settings.duration / 8, LOOK_EVERY)
+
+    def attempt(self) -> None:
+        """Try once to get or to keep it. Raises nothing."""
+        try:
+            self._acquire_or_renew()
+        except Conflict:
+            self._seen = None  # somebody wrote in between: look again
+        except _Stopping:
+            return
+        except KubernetesUnavailable as error:
+            if str(error) not in self._failures:
+                fields: Fields = {"error": str(error), "advice": error.advice, "leads": self.leads()}
+                self._tell(Event(What.LEASE_FAILED, "", Level.of(error), fields))
+            self._failures.add(str(error))
+        else:
+            if self._failures:
+                self._tell(Event(What.LEASE_RECOVERED, fields=self._about()))
+            self._failures.clear()
+        if self.leads() is not self._led:
+            self._led = not self._led
+            self._tell(Event(What.LEADING if self._led else What.STANDING_BY, fields=self._about()))
+            self._changed(self._led)
+
+    def _about(self) -> Fields:
+        return {"lease": self._where, "holder": self.holder}
+
+    def _acquire_or_renew(self) -> None:
+        me, now = self._settings.identity, self._clock.monotonic()
+        self._server.begin()
+        held = self._get()
+        if held is None:
+            self._write(None, self._spec(transitions=0))
+        else:
+            self._holder, self._looked = _holder(held), now
+            if self._holder not in ("", me) and not self._has_run_out(held):
+                self._until = float("-inf")
+                return
+            mine = self._holder == me
+            transitions = int(held["spec"].get("leaseTransitions") or 0)
+            spec = self._spec(transitions if mine else transitions + 1)
+            if mine:
+                spec["acquireTime"] = held["spec"].get("acquireTime") or spec["acquireTime"]
+            self._write(held, spec)
+        self._holder = me
+        self._until = now + self._settings.duration * 2 / 3
+        took = self._clock.monotonic() - now
+        if not self.leads() and not self._stopping.is_set():  # this process stood still, or its name service did
+            raise KubernetesUnavailable(
+                f"it took {took:.0f} s to renew the Lease {self._where}, "
+                f"which is held for {self._settings.duration * 2 / 3:.0f} s",
+                "Nobody leads until the next try. Is this machine overloaded, or its DNS slow?",
+            )
+
+    def _write(self, held: Mapping[str, Any] | None, spec: Mapping[str, Any]) -> None:
+        """Take or keep it, unless `stop` has begun, which may not have waited for this thread."""
+        if self._stopping.is_set():
+            raise _Stopping
+        if held is None:
+            self._ask("POST", "", {"metadata": {"name": self._settings.name}, "spec": dict(spec)})
+        else:
+            self._put(held, spec)
+
+    def _has_run_out(self, held: Mapping[str, Any]) -> bool:
+        now, version = self._clock.monotonic(), str(held["metadata"]["resourceVersion"])
+        if self._seen is None or self._seen.version != version:
+            self._seen = _Seen(version, now)
+        duration = max(float(held["spec"].get("leaseDurationSeconds") or 0), self._settings.duration)
+        return now - self._seen.at >= duration
+
+    def _spec(self, transitions: int) -> dict[str, Any]:
+        now = self._clock.now().astimezone(UTC)
+        return {
+            "holderIdentity": self._settings.identity,
+            "leaseDurationSeconds": max(1, round(self._settings.duration)),
+            "acquireTime": _micro(now),
+            "renewTime": _micro(now),
+            "leaseTransitions": transitions,
+        }
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    def _get(self) -> dict[str, Any] | None:
+        return self._ask("GET", self._settings.name)
+
+    def _put(self, held: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+        self._ask("PUT", self._settings.name, {"metadata": held["metadata"], "spec": {**held["spec"], **changes}})
+
+    def _ask(self, method: str, name: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """The object; None when there is none. Raises `Conflict` or a `KubernetesUnavailable`."""
+        leases = f"{GROUP}/v1/namespaces/{self._settings.access.namespace}/leases"
+        if body is not None:
+            body = {"apiVersion": f"{GROUP}/v1", "kind": "Lease", **body}
+        return self._server.ask(method, f"{leases}/{name}" if name else leases, body, _understood)
+
+
+def _understood(found: dict[str, Any]) -> dict[str, Any]:
+    """What is a Lease. Raises KeyError or TypeError where it is not."""
+    found["spec"], found["metadata"]["resourceVersion"]
+    return found
+
+
+def _holder(held: Mapping[str, Any]) -> str:
+    return str(held["spec"].get("holderIdentity") or "")[:LONGEST_TEXT]
+
+
+def _micro(moment: datetime) -> str:
+    """Kubernetes' MicroTime."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,46 @@
+"""Reports to systemd that the service has started, is well, and stops: sd_notify(3), for `Type=notify`.
+
+Where systemd did not start the process nothing is sent.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+
+from rotator.core.ports import Clock
+
+READY = "READY=1"
+STOPPING = "STOPPING=1"
+_ALIVE = "WATCHDOG=1"
+
+
+class Systemd:
+    """The manager that waits for these messages, as the environment names it."""
+
+    def __init__(self, environment: Mapping[str, str], clock: Clock) -> None:
+        path = environment.get("NOTIFY_SOCKET", "")
+        self._address = f"\0{path[1:]}" if path.startswith("@") else path
+        self._clock = clock
+        microseconds = environment.get("WATCHDOG_USEC", "")
+        mine = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        watched = bool(self._address) and mine and microseconds.isdecimal()
+        self._every = int(microseconds) / 4e6 if watched else None  # seconds
+        self._alive_at = float("-inf")
+
+    def send(self, message: str) -> None:
+        """Send it, if systemd wants it. What cannot be sent at once is lost: waiting would hold up more than that."""
+        if not self._address:
+            return
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            sender.sendto(message.encode(), self._address)
+
+    def is_due(self) -> bool:
+        """Whether it is time to send `alive`: four times within the watchdog's time."""
+        return self._every is not None and self._clock.monotonic() - self._alive_at >= self._every
+
+    def alive(self) -> None:
+        """Keep the watchdog quiet for its time. To be sent only while all is well."""
+        self._alive_at = self._clock.monotonic()
+        self.send(_ALIVE)

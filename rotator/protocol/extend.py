@@ -1,0 +1,172 @@
+"""Break glass: prolong the keys of targets by the vendor's list alone, when the store cannot be read.
+
+Whose a key is follows from its name. Where the store cannot say which place a path is, the owner's and the target's
+slug have to do: they are shortened and so not unique, which is why nothing is ever removed or shortened by them. Of an
+owner that may be cut not even that is known; then a person has to confirm it.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from rotator.core.errors import (
+    KeyUnreadable,
+    OwnerUnclear,
+    ProviderError,
+    ProviderRequestRefused,
+    RotatorError,
+    ServedKeyMisnamed,
+    StoreError,
+)
+from rotator.core.events import Event, What
+from rotator.core.model import (
+    OWNER_LETTERS,
+    KeyName,
+    ListedKey,
+    Target,
+    UnreadableKey,
+    VendorKey,
+    read_version,
+    timestamp,
+)
+from rotator.core.plan import TOLERANCE
+from rotator.protocol.expiry import keep_until
+from rotator.protocol.reconciler import Executor
+
+REASON = "extended"
+"""Why a key lives longer than was planned: no plan says so."""
+
+
+_IF_IT_HAS_ONE = "If the path holds a key, is this provider's api_key of the organisation that the key is in?"
+
+
+@dataclass(frozen=True, slots=True)
+class Living:
+    """A key that is to live longer. `by_slug`: the store could not be asked whether it is really this target's."""
+
+    executor: Executor
+    target: Target
+    key: VendorKey
+    by_slug: bool
+
+    def extend(self, until: datetime, note: str = "") -> datetime | ProviderError:
+        """Have it expire at `until`. Return when it does, as the provider shows it, or why it cannot work so long."""
+        ports, key = self.executor.ports, self.key
+        try:
+            ports.budget.take(key.expires_at or until)
+            ends = keep_until(ports, key.id, until, key.expires_at or until)
+            if ends is None:
+                return ProviderRequestRefused(
+                    "the provider does not have it any more",
+                    f"If {self.target.name} is served it, the applications need another: "
+                    f"`rotator rotate {self.target.name}`, once the store can be written.",
+                )
+        except ProviderError as error:
+            return error
+        fields = {
+            "key_id": key.id,
+            "key_name": key.name,
+            "reason": REASON,
+            "expires_at": timestamp(ends),
+            "by": "command",
+            **({"note": note} if note else {}),
+        }
+        ports.tell(Event(What.KEY_EXTENDED, self.target.name, fields=fields))
+        if ends < until - TOLERANCE:
+            return ProviderRequestRefused(
+                f"the provider keeps its expiry at {timestamp(ends)}",
+                f"Before then {self.target.name} needs another key: `rotator rotate {self.target.name}`.",
+            )
+        return ends
+
+
+def living(
+    executor: Executor,
+    keys: Iterable[ListedKey],
+    owners: Collection[str],
+    targets: Collection[Target],
+    until: datetime,
+    *,
+    by_name: bool = False,
+) -> tuple[list[Living], dict[str, RotatorError]]:
+    """Those of the provider's `keys` that are these targets', still live, and would end before `until`.
+
+    And by target, why others of its keys are left as they are. `by_name`: where the store cannot be asked, a person
+    has confirmed that no other installation's owner begins with the same letters.
+    """
+    now = executor.ports.clock.now() - executor.ports.clock.disputed_by()  # the list has shown the provider's time
+    by_place: dict[str, list[ListedKey]] = defaultdict(list)
+    by_slugs: dict[tuple[str, str], list[ListedKey]] = defaultdict(list)
+    for key in keys:
+        name = KeyName.parse(key.name)
+        if name is not None and (isinstance(key, UnreadableKey) or key.expires_at is None or key.expires_at > now):
+            by_place[name.place].append(key)
+            by_slugs[name.owner, name.target].append(key)
+    slugs = {owner[:OWNER_LETTERS] for owner in owners}
+    found: list[Living] = []
+    left: dict[str, RotatorError] = {}
+    unreachable = False
+    for target in targets:
+        try:
+            places = () if unreachable else executor.scope(target).places
+        except StoreError:
+            unreachable = True  # asked once: with the store away, each question would cost its timeout
+        if unreachable:
+            named = [by_slugs.get((owner, target.name[:10]), []) for owner in sorted(slugs)]
+        else:
+            named = [by_place.get(place, []) for place in places]
+        mine = [key for some in named for key in some]
+        if unreachable and not by_name and (unclear := [*map(_described, filter(_may_be_others, mine))]):
+            left[target.name] = OwnerUnclear(unclear, OWNER_LETTERS)
+            mine = [key for key in mine if not _may_be_others(key)]
+        if not mine and target.name not in left:
+            left[target.name] = ProviderRequestRefused(
+                f"the provider lists no live key with a name for {target.path}",
+                f"{_IF_IT_HAS_ONE} Or is the path, or its Vault, another one than when the key was made? Then name "
+                'where it was: former_paths, former_locations (docs/configuration.md, "After a move").',
+            )
+        short = [key for key in mine if isinstance(key, VendorKey) and _ends_within(key, now, until)]
+        found += [Living(executor, target, key, unreachable) for key in short]
+        if unreadable := [key for key in mine if isinstance(key, UnreadableKey)]:
+            left.setdefault(target.name, KeyUnreadable(target.path, unreadable))
+    return found, left
+
+
+def misnamed(
+    executor: Executor, keys: Iterable[ListedKey], targets: Iterable[Target], until: datetime
+) -> dict[str, RotatorError]:
+    """Return, by target, why the key that its path serves was not extended, which its name does not show.
+
+    To be asked after all were extended, for it reads the paths; nothing is known where the store cannot be read.
+    """
+    by_id = {key.id: key for key in keys}
+    now = executor.ports.clock.now() - executor.ports.clock.disputed_by()
+    found: dict[str, RotatorError] = {}
+    for target in targets:
+        try:
+            scope, version = executor.scope(target), executor.ports.store.newest(target.path).current
+        except StoreError:
+            break  # each question would cost its timeout
+        record = read_version(version, target, scope).record if version else None
+        key = by_id.get(record.key_id) if record else None
+        if key is None or scope.owns(key.name):
+            continue
+        if isinstance(key, UnreadableKey) or _ends_within(key, now, until):
+            found[target.name] = ServedKeyMisnamed(target.path, key.id, key.name)
+    return found
+
+
+def _may_be_others(key: ListedKey) -> bool:
+    name = KeyName.parse(key.name)
+    return name is not None and name.may_be_cut
+
+
+def _described(key: ListedKey) -> str:
+    if isinstance(key, UnreadableKey):
+        return str(key)
+    return f"{key.id} ({key.name}), which expires at {timestamp(key.expires_at)}" if key.expires_at else key.id
+
+
+def _ends_within(key: VendorKey, now: datetime, until: datetime) -> bool:
+    return key.expires_at is not None and now < key.expires_at < until

@@ -1,0 +1,234 @@
+"""What a process remembers of each target between two passes, and when that may stand in for reading and asking.
+
+Nothing is read or asked here, and nothing is lost with it but work: a process that remembers nothing reads more. The
+rules by which it spares a request:
+
+- The newest version alone tells as much as the whole history if its key was made for it, and the whole was read at this
+  very version and held no other key of ours. For a path that was not read yet, in a process that sweeps, it is enough
+  that the version is older than a grace period: whatever there is besides the sweep finds in the provider's list.
+- A sweep that did not get to the end vouches for nothing: each path is read whole once more.
+- A record never vouches for the key it names, for anybody who can write the path may have written it. A key is known to
+  be this path's when the provider has shown it, and under the very name that its record has and that is the path's own.
+- The provider's list may be older than the path. Of a served key it proves the name and no more: as long as that key is
+  served, it counts as not looked at.
+- What the provider said of a key by itself is kept with the version that was current then, and may be out of date:
+  `plan` knows what it is good for. It is forgotten when the path does not hold that key any more.
+- A key whose write was refused or not answered is offered again by the next pass: it is as good as a new one, and it
+  cannot be removed while that write may land or have landed. It is forgotten when the path has that version, whosever
+  it is.
+- Only what the provider said, and such a key, outlive a reload: what a path holds was read with the configuration of
+  then.
+"""
+
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from rotator.core.model import Entry, KeyName, Record, Scope, Secret, Target, VendorKey
+from rotator.core.plan import TOLERANCE, Asked, Made, Observation, Order, Reason, Seen, made_keys
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A key of ours, made at a target's provider to be the version after `base`."""
+
+    provider: str
+    base: int
+    record: Record
+    secret: Secret
+    reason: Reason  # why it was made
+    order: Order  # and by whose wish
+    unsettled: bool = False  # it was written and that was refused or not answered: it may have landed, or land yet
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What outlives a reload, by target. Everything that was built before and after it shares it, and its lock."""
+
+    seen: dict[str, Mapping[str, Seen]] = field(default_factory=dict)  # what the provider said of keys
+    offers: dict[str, Offer] = field(default_factory=dict)  # keys whose write is unsettled
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def keep_only(self, targets: Collection[str]) -> None:
+        """Forget all other targets: their keys are not offered again, and an offer holds a key's text."""
+        with self.lock:
+            for name in (self.seen.keys() | self.offers.keys()) - set(targets):
+                self.seen.pop(name, None)
+                self.offers.pop(name, None)
+
+
+class Memory:
+    """Of the targets of one provider and one store. Safe to be used by many threads."""
+
+    def __init__(
+        self, kept: Kept | None = None, served: dict[str, Record] | None = None, *, is_swept: bool = False
+    ) -> None:
+        """`kept` is handed on to a successor. `served` are the records of current keys; all Memories of one provider
+        share it. `is_swept`: this process sweeps, too, at its start and from then on;
+        `swept` is told what came of one.
+        """
+        self.kept = Kept() if kept is None else kept
+        self.seen, self.offers, self._noting = self.kept.seen, self.kept.offers, self.kept.lock
+        self._is_swept = is_swept
+        self._made: dict[str, Mapping[str, Made]] = {}  # by target; a version is destroyed when its key's grace is over
+        self._emptied: set[str] = set()  # the targets whose path is absent, though keys of it are known
+        self._whole: dict[str, int] = {}  # the version at which a path held no other key of ours; 0: it may hold one
+        self._served = {} if served is None else served  # the record of the current key at the last look
+        self._as_made: set[str] = set()  # the targets whose current key was made for its version
+        self._shown: dict[str, str] = {}  # the id of a key that was served so, and that the provider's list has shown
+
+    # --- of the path -----------------------------------------------------------------------------------------------
+
+    def recall(self, observation: Observation) -> Mapping[str, Seen]:
+        """What the provider has said of the keys that the path holds now; what it said of others is forgotten.
+
+        Takes note of what the path serves, for `show`.
+        """
+        name, current = observation.target.name, observation.current
+        held = {entry.record.key_id: entry.record for entry in observation.entries if entry.record}
+        if observation.history.current_version:
+            self._emptied.discard(name)
+        elif name in self._served:
+            self._emptied.add(name)
+        if current and current.record:
+            self._served[name] = current.record
+        else:
+            self._served.pop(name, None)
+        if current and _as_made(current):
+            self._as_made.add(name)
+        else:
+            self._as_made.discard(name)
+        with self._noting:
+            if seen := {key_id: seen for key_id, seen in self.seen.get(name, {}).items() if key_id in held}:
+                self.seen[name] = seen
+            else:
+                self.seen.pop(name, None)
+        if shown := held.get(self._shown.get(name, "")):
+            listed = VendorKey(shown.key_id, shown.key_name, shown.expires_at)
+            return {shown.key_id: Seen(listed, at_version=0), **seen}
+        return seen
+
+    def settle(self, observation: Observation, *, whole: bool) -> tuple[Offer, Entry] | None:
+        """Forget an offer over which the path has moved on; and what it became, if it landed. To one caller alone.
+
+        The newest version does not tell that where it is a later one: `whole` is whether this is the whole history.
+        """
+        name, current_version = observation.target.name, observation.history.current_version
+        with self._noting:  # a sweep and a pass may both look at this target
+            offer = self.offers.get(name)
+            if offer is None or current_version <= offer.base or not (whole or current_version == offer.base + 1):
+                return None
+            if self.offers.pop(name, None) is None:
+                return None  # another pass has settled it meanwhile
+        landed = next((entry for entry in observation.entries if entry.key_id == offer.record.key_id), None)
+        return (offer, landed) if landed else None
+
+    def read_whole(self, observation: Observation) -> None:
+        """Take note that this was the whole history."""
+        current = observation.current
+        others = {entry.key_id for entry in observation.entries} - {current.key_id if current else None, None}
+        self._whole[observation.target.name] = 0 if others else observation.history.current_version
+
+    def made(self, observation: Observation) -> Mapping[str, Made]:
+        """How the path's latest keys were made; those too that it held at an earlier look and holds no longer."""
+        name = observation.target.name
+        with self._noting:
+            self._made[name] = made_keys(replace(observation, made=self._made.get(name, {})))
+            return self._made[name]
+
+    def emptied(self, target: Target) -> None:
+        """Take note that the provider has live keys of this path, which is absent."""
+        self._emptied.add(target.name)
+
+    def is_emptied(self, target: Target) -> bool:
+        """Return whether the path is absent, though it has held a key, or the provider has live ones of it."""
+        return target.name in self._emptied
+
+    def published(self, target: Target, record: Record, at: datetime) -> None:
+        """Take note that this process has published this key, `at` the store's time."""
+        self._served[target.name] = record
+        with self._noting:
+            made = self._made.get(target.name, {})
+            self._made[target.name] = {**made, record.key_id: Made(record.params, at)}
+
+    def look_closer(self, target: Target) -> None:
+        """There is more to a path than its current version: have the whole history read until there is not."""
+        self._whole[target.name] = 0
+
+    def newest_may_do(self, target: Target) -> bool:
+        """Whether it is worth while to read the newest version alone."""
+        known = self._whole.get(target.name)
+        return self._is_swept if known is None else known != 0
+
+    def newest_does(self, observation: Observation, now: datetime) -> bool:
+        """Whether this, which is the newest version alone, tells as much as the whole history."""
+        current = observation.current
+        if current is None or current.record is None:
+            return True  # whatever there is besides, nothing is done about it while this is so
+        target, known = observation.target, self._whole.get(observation.target.name)
+        if known is None:
+            is_old = observation.clock_trusted and now - current.created_at > target.grace_period
+            is_enough = self._is_swept and is_old
+        else:
+            is_enough = known == current.number
+        if not is_enough or not _as_made(current):
+            return False
+        self._whole.setdefault(target.name, current.number)
+        return True
+
+    # --- of the provider -------------------------------------------------------------------------------------------
+
+    def swept(self, *, complete: bool) -> None:
+        """The provider's whole list was read and compared with the paths; or not, and then it tells nothing of them."""
+        self._is_swept = complete
+        if not complete:
+            self._whole.clear()
+
+    def show(self, target: Target, scope: Scope, key: VendorKey) -> None:
+        """Take note that the provider's list has shown this key under this path's name.
+
+        Only if it was served at the last look and had been ever since it was made, and has its whole life before it.
+        """
+        served = self._served.get(target.name) if target.name in self._as_made else None
+        if served is None or served.key_id != key.id:
+            return
+        if key.name != served.key_name or not scope.owns(key.name):
+            return  # anybody who can write the path may have written another path's key id there
+        if key.expires_at is not None and key.expires_at < served.expires_at - TOLERANCE:
+            return
+        self._shown[target.name] = served.key_id
+
+    def in_use(self, provider: str) -> Iterator[Record]:
+        """The records of the keys that this provider's targets serve or are about to, by what this process knows."""
+        yield from [*self._served.values()]
+        yield from [offer.record for offer in [*self.offers.values()] if offer.provider == provider]
+
+    def note(
+        self,
+        observation: Observation,
+        key_id: str,
+        key: VendorKey | None,
+        *,
+        listed: bool = False,
+        asked: Asked | None = None,
+    ) -> Observation:
+        """The observation with what the provider has said of one key; passes to come know it too.
+
+        `listed`: in its list, which may be older than any version that the path has. `asked`: the request that was
+        made just now. It is kept while the provider goes on to show what it made of that.
+        """
+        at_version, name = 0 if listed else observation.history.current_version, observation.target.name
+        with self._noting:  # a sweep and a pass may both be learning about this target
+            before = self.seen.get(name, {}).get(key_id)
+            if asked is None and before and before.key and key and before.key.expires_at == key.expires_at:
+                asked = before.asked
+            seen = Seen(key, at_version, asked)
+            self.seen[name] = {**self.seen.get(name, {}), key_id: seen}
+        return replace(observation, vendor={**observation.vendor, key_id: seen})
+
+
+def _as_made(current: Entry) -> bool:
+    """Whether its key was made for this very version; else it was rolled back to, or fenced."""
+    name = KeyName.parse(current.record.key_name) if current.record else None
+    return name is not None and name.version == current.number

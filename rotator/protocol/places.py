@@ -1,0 +1,61 @@
+"""Which locations' keys belong to a target: those of its path, and of where that was before.
+
+A key's name holds the place that it was made for. A mount, cluster or path that moved is named in the configuration, so
+that keys made for the old place stay ours. A former location that two targets claim is neither's: they would end each
+other's keys.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from rotator.core.errors import GraceNotEnforced, StoreError
+from rotator.core.model import Target, timestamp
+from rotator.core.plan import Plan
+from rotator.core.ports import Store
+
+
+def locations(target: Target, store: Store) -> tuple[str, tuple[str, ...]]:
+    """Return the target's present location and its former ones. Raises what `Store.location` raises."""
+    present = store.location(target.path)
+    former = [*store.former_locations(target.path)]
+    for path in target.former_paths:
+        former += [store.location(path), *store.former_locations(path)]
+    return present, tuple(location for location in dict.fromkeys(former) if location != present)
+
+
+def unenforced(target: Target, plan: Plan, now: datetime) -> GraceNotEnforced | None:
+    """Return the error for the superseded keys that work, and do not end with their grace."""
+    keys = plan.unenforced(now)
+    ends = [f"works until {timestamp(key.works_until)}" if key.works_until else "never expires" for key in keys]
+    named = [(key.key_id, key.other_name or "", end) for key, end in zip(keys, ends, strict=True)]
+    return GraceNotEnforced(target.path, named) if named else None
+
+
+class Claims:
+    """The locations of all configured targets. Safe to be used by many threads.
+
+    The configuration is checked when it is loaded, but which cluster an address leads to only the store knows.
+    """
+
+    def __init__(self, targets: Iterable[tuple[Target, Store]] = ()) -> None:
+        self._targets = tuple(targets)
+        self._counted: Counter[str] | None = None
+
+    def undisputed(self, former: Sequence[str]) -> tuple[str, ...] | None:
+        """Return those of a target's former locations that no other target claims.
+
+        None while a store does not answer, so that this is not known.
+        """
+        if not former:
+            return ()
+        if self._counted is None:
+            counted: Counter[str] = Counter()
+            try:
+                for target, store in self._targets:
+                    present, before = locations(target, store)
+                    counted.update((present, *before))
+            except StoreError:
+                return None
+            self._counted = counted
+        return tuple(location for location in former if self._counted[location] <= 1)

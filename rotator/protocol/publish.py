@@ -1,0 +1,65 @@
+"""Settles whether a write landed: the one place where an unknown outcome of the store is turned into a known one.
+
+A refused or unanswered write is never judged by its answer, which may come from a proxy or a filter while the write
+landed, nor by what the path holds now (an old view, a later writer), but by the very version it was meant to become.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rotator.core.errors import CasMismatch, StoreError, StoreOutcomeUnknown
+from rotator.core.model import Target, Version
+from rotator.core.ports import Clock, Store
+
+WAITS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds before each attempt of the same write, while its outcome is unknown; then a sweep has to judge it."""
+
+
+def publish(store: Store, clock: Clock, target: Target, data: Mapping[str, Any], base: int) -> Version | None:
+    """Write `data`, which holds our key, as the version after `base`.
+
+    None: another writer was first, and this write can never land. Raises a `StoreError` when it may have landed or may
+    land yet. That is the store's refusal where the path shows no version after `base`: the read may come from a standby
+    that is behind, so it does not prove that the write did not land.
+    """
+    unknown: StoreOutcomeUnknown | None = None
+    for wait in WAITS:
+        if wait:
+            clock.sleep(wait)
+        try:
+            return store.write(target.path, data, cas=base)
+        except StoreOutcomeUnknown as error:
+            unknown = error
+        except StoreError as refusal:
+            return _judge(store, target, base, data[target.field], refusal, unknown)
+    assert unknown is not None  # noqa: S101 - the loop ends here only after an unknown outcome
+    raise unknown
+
+
+def _judge(
+    store: Store, target: Target, base: int, key: str, refusal: StoreError, unknown: StoreOutcomeUnknown | None
+) -> Version | None:
+    """The write was refused: by our own write that had landed before, by another's, or for another reason?
+
+    Ours is known by the text of the key, under whatever field: it may have been sent before a reload.
+    """
+    mismatch = isinstance(refusal, CasMismatch)
+    why = f"version {base + 1} of {target.path} cannot be read, so it is not known whether our key is in it"
+    advice = "Nothing to do: the next pass reads the path again."
+    try:
+        history = store.history(target.path)
+    except StoreError as error:
+        why = f"the write to {target.path} was refused, and it cannot be read why: {error.message}"
+        advice = error.advice
+    else:
+        written = next((version for version in history.versions if version.number == base + 1), None)
+        if written is not None and written.data is not None:
+            if key in written.data.values():
+                return written
+            if history.current_version > base:
+                return None
+    if mismatch:
+        raise StoreOutcomeUnknown(why, advice) from None
+    if unknown is not None:  # this attempt was refused, but an earlier one may still be on its way
+        raise StoreOutcomeUnknown(f"{unknown.message}; then {refusal.message}", refusal.advice) from None
+    raise refusal

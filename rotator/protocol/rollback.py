@@ -1,0 +1,135 @@
+"""Serve a target's previous key again, on a person's word. The planner knows what a rolled-back path is; not here.
+
+The order of effects: its old expiry first, for a served key must never be one that is on its way out; then the
+publish; then it is looked up once more, and what was served until now is shortened like any superseded key.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+
+from rotator.core.errors import CasMismatch, ProviderRequestRefused, RotatorError
+from rotator.core.events import What
+from rotator.core.model import Record, Secret, Standing, Target, VendorKey, compose, timestamp
+from rotator.core.plan import TOLERANCE, Observation, Order, Plan, Reason, Superseded, overlong, plan, superseded_keys
+from rotator.protocol.expiry import keep_until
+from rotator.protocol.publish import publish
+from rotator.protocol.reconciler import Executor, Report
+from rotator.protocol.rotation import carried_over, tell_of
+
+
+def roll_back(executor: Executor, target: Target, order: Order) -> Report:
+    """Serve the previous key again, if it still works; if it turns out not to, rotate. Errors are in the report."""
+    made: Plan | None = None
+    ports = executor.ports
+    try:
+        executor.confirm(executor.observe(target))
+        ports.budget.take(ports.clock.now())
+        observation = executor.observe(target)  # once more: whoever waited for the budget knows old things
+        made = plan(observation, ports.clock.now())
+        return _serve_again(executor, observation, _previous(observation), order)
+    except RotatorError as error:
+        return Report(target, made, error)
+
+
+def _previous(observation: Observation) -> Superseded:
+    """The key before the served one. Raises `RotatorError` with the reason why there is none."""
+    target, current = observation.target, observation.current
+    if current is not None and current.standing.foreign:
+        raise RotatorError(
+            f"the newest version of {target.path} is not ours ({current.standing}), and was left as it is",
+            f"`rotator rotate {target.name} --adopt` makes a new key. To serve an older version again, roll the path "
+            "back to it in the store.",
+        )
+    if observation.history.current_version and (current is None or current.standing is Standing.UNREADABLE):
+        raise RotatorError(
+            f"the newest version of {target.path} is deleted",
+            f"Undelete it in the store to serve its key again, or `rotator rotate {target.name}` makes a new one.",
+        )
+    held = superseded_keys(observation, current) if current else ()
+    previous = max(held, key=lambda key: key.versions[-1].number, default=None)
+    if previous is None:
+        raise RotatorError(
+            f"{target.path} holds no previous key to go back to", f"`rotator rotate {target.name}` makes a new one."
+        )
+    return previous
+
+
+def _serve_again(executor: Executor, observation: Observation, previous: Superseded, order: Order) -> Report:
+    target, record, ports = observation.target, previous.record, executor.ports
+    if record.key_id not in observation.vendor:
+        raise CasMismatch(f"{target.path} was written meanwhile, and was left as it is", "Try again.")
+    seen = observation.vendor[record.key_id].key
+    why = _why_not(observation, record, seen, ports.clock.now())
+    if seen is None or why:
+        raise ProviderRequestRefused(
+            f"the previous key {record.key_id} {why}; the served key was left as it is",
+            f"`rotator rotate {target.name}` makes a new one.",
+        )
+    version = next(v for v in observation.history.versions if v.number == previous.versions[-1].number)
+    assert version.data is not None  # noqa: S101 - an entry with a record has data
+    secret = next(
+        Secret(value)
+        for value in version.data.values()
+        if isinstance(value, str) and Secret(value).fingerprint == record.key
+    )
+    until = max(record.expires_at, seen.expires_at or record.expires_at)  # somebody may have extended it
+    ends = keep_until(ports, record.key_id, until, until)
+    if ends is None or ends < record.expires_at - TOLERANCE:
+        why = "is gone" if ends is None else f"expires at {timestamp(ends)} all the same"
+        raise ProviderRequestRefused(
+            f"the previous key {record.key_id} {why}; the served key was left as it is",
+            f"`rotator rotate {target.name}` makes a new one.",
+        )
+    tell_of(
+        ports,
+        What.KEY_RESTORED,
+        observation,
+        order,
+        record.key_id,
+        record.key_name,
+        reason=Reason.REQUESTED,
+        expires_at=timestamp(ends),
+    )
+    observation = executor.memory.note(observation, record.key_id, VendorKey(seen.id, seen.name, ends))
+    data = compose(target, record, secret, carried_over(observation))
+    base = observation.history.current_version
+    written = publish(ports.store, ports.clock, target, data, base)
+    if written is None:
+        error = CasMismatch(
+            f"another writer published to {target.path} first; nothing was rolled back",
+            "Look at what is served now (`rotator status`), and say it again if need be.",
+        )
+        return replace(executor.reconcile(target, replace(order, rotate=False)), error=error)
+    tell_of(
+        ports,
+        What.KEY_ROLLED_BACK,
+        observation,
+        order,
+        record.key_id,
+        record.key_name,
+        reason=Reason.REQUESTED,
+        version=written.number,
+    )
+    # Now shorten the key that was just superseded; and if the vendor lost this one meanwhile, replace it.
+    failure: RotatorError | None = None
+    try:
+        ports.budget.take(until)
+        after = executor.observe(target)
+        executor.memory.note(after, record.key_id, ports.provider.retrieve(record.key_id))
+    except RotatorError as error:
+        failure = error
+    report = executor.reconcile(target, replace(order, rotate=False))
+    return replace(report, rolled_back=True, error=failure or report.error)
+
+
+def _why_not(observation: Observation, record: Record, seen: VendorKey | None, now: datetime) -> str:
+    """Why a key cannot be served again, as the rest of a sentence; nothing if it can."""
+    if seen is None:
+        return "is gone"
+    if not observation.scope.owns(seen.name):
+        return "is not ours"
+    if seen.expires_at is not None and seen.expires_at <= now:
+        return "has ended"
+    if overlong(observation, record):
+        return f"is said to live until {timestamp(record.expires_at)}, longer than any key of this target"
+    return ""

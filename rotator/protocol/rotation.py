@@ -1,0 +1,350 @@
+"""One rotation: a new key is proved to be storable, made, tried out, and published; or it is removed again.
+
+Whether one is due is `plan`'s to say, and in which pass `execute`'s. The order of the steps is the protocol of
+docs/architecture.md: nothing is created before the store was seen to take it, and what was created is removed by us
+only while nobody can be served it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from rotator.core.errors import (
+    ProviderCredentialRefused,
+    ProviderError,
+    ProviderKeyNotAccepted,
+    ProviderOutcomeUnknown,
+    ProviderRequestRefused,
+    ProviderUnavailable,
+    RotatorError,
+    StoreError,
+)
+from rotator.core.events import Event, Fields, Level, What
+from rotator.core.model import (
+    RECORD_FIELD,
+    UNIQUE_ALPHABET,
+    UNIQUE_LENGTH,
+    CreatedKey,
+    History,
+    KeyName,
+    ListedKey,
+    Record,
+    Secret,
+    Target,
+    VendorKey,
+    compose,
+    read_version,
+    timestamp,
+)
+from rotator.core.plan import SCHEDULED, TIDYING, TOLERANCE, Observation, Order, Reason, Rotate, renew_at
+from rotator.core.ports import Clock, Listener, Ports
+from rotator.protocol.expiry import set_expiry
+from rotator.protocol.memory import Memory, Offer
+from rotator.protocol.publish import publish
+
+TRIES_OUT = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+"""Seconds between attempts to see a new key work, where a probe is configured, or to have it shown."""
+
+UNPUBLISHED = "unpublished"
+"""Why a key is deleted that was created and can never be served: no plan says so."""
+
+PLACEHOLDER = Secret("x" * 128)
+"""As long as a key may well be: a body that is refused for its size is to be refused before a key exists."""
+
+
+class Rotation:
+    """Makes new keys and publishes them, for the targets of one provider and one store. Used by an `Executor`."""
+
+    def __init__(self, owner: str, ports: Ports, memory: Memory, min_age: timedelta) -> None:
+        self._owner, self._ports, self._memory, self._min_age = owner, ports, memory, min_age
+
+    def rotate(self, observation: Observation, action: Rotate, order: Order) -> tuple[Observation | None, bool]:
+        """Publish a new key. Returns what is known now, and whether our key is served.
+
+        Nothing is known (None) after another write came first, or may have come since.
+        """
+        offer = self._made_before(observation, action, order) or self._make(observation, action, order)
+        # Another may lead by now: the proof and the look-up can take as long as a Lease lasts.
+        if offer is None or (offer.unsettled and not is_ours_to_do(self._ports, order)):
+            return observation, False
+        return self._publish(observation, offer)
+
+    def _made_before(self, observation: Observation, action: Rotate, order: Order) -> Offer | None:
+        """The key of an earlier pass whose write may land yet, if it is as good as a new one; proved like that.
+
+        A store that takes no writes would have us make one key after the other, none of which we may remove.
+        """
+        target, ports = observation.target, self._ports
+        offer = self._memory.offers.get(target.name)
+        if offer is None or (offer.base, offer.provider) != (action.base, target.provider):
+            return None
+        record = offer.record
+        if not observation.scope.owns(record.key_name) or record.params != target.fingerprint:
+            return None
+        if renew_at(record, target) <= ports.clock.now():
+            return None
+        ports.store.prove(target.path, compose(target, record, offer.secret, carried_over(observation)))
+        asked_at = ports.clock.now()
+        try:
+            found = ports.provider.retrieve(record.key_id)
+        except ProviderRequestRefused:  # some vendors have no other answer for a key that is gone
+            found = None
+        if found is None and record.is_younger(self._min_age, asked_at):
+            return replace(offer, reason=action.reason, order=order)  # the provider may not show it yet
+        if found is None or (found.expires_at is not None and found.expires_at < record.expires_at - TOLERANCE):
+            self._memory.offers.pop(target.name, None)
+            raise ProviderError(
+                f"the new key {record.key_id}, which waits to be written to {target.path}, is gone or about to expire",
+                "Nothing to do: the next try makes another one.",
+            )
+        return replace(offer, reason=action.reason, order=order)
+
+    def _make(self, observation: Observation, action: Rotate, order: Order) -> Offer | None:
+        """Prove that a key can be stored, and create one. None: that is another's to do by now."""
+        target = observation.target
+        ports = self._ports
+        now = earliest_now(ports.clock).replace(microsecond=0)
+        asked = now + target.ttl
+        unique = "".join(ports.rng.choice(UNIQUE_ALPHABET) for _ in range(UNIQUE_LENGTH))
+        name = str(KeyName(self._owner, target.name, observation.scope.place, action.base + 1, unique))
+        record = Record(
+            self._owner, target.name, "x" * 64, name, now, asked, target.fingerprint, PLACEHOLDER.fingerprint
+        )
+
+        # Nothing is minted in vain: first it is made sure that the store would take it.
+        ports.store.prove(target.path, compose(target, record, PLACEHOLDER, carried_over(observation)))
+        if not is_ours_to_do(ports, order):  # another may lead by now: the proof can take as long as a Lease lasts
+            return None
+        try:
+            created = ports.provider.create(name, target.parameters, asked)
+            self._recognise(observation, created, name, asked)
+        except (ProviderUnavailable, ProviderCredentialRefused):  # not sent; or refused like every other request
+            raise
+        except ProviderError:  # whatever the status, the key may have been made
+            ports.strays.look_for(target, name, order)
+            raise
+        tell_of(ports, What.KEY_CREATED, observation, order, created.id, name, reason=action.reason)
+        try:
+            expires_at = self._believe(observation, created, name, asked, order, action.reason)
+            self._try_out(created)
+        except Exception:  # of whatever kind: nobody is served this key yet, and nobody else knows of it
+            self._discard(target, created.id, name, order)
+            raise
+        record = replace(record, key_id=created.id, expires_at=expires_at, key=created.secret.fingerprint)
+        return Offer(target.provider, action.base, record, created.secret, action.reason, order)
+
+    def _publish(self, observation: Observation, offer: Offer) -> tuple[Observation | None, bool]:
+        """Have it served, if nobody writes first. What is returned is as `rotate` says."""
+        target, ports, record, order = observation.target, self._ports, offer.record, offer.order
+        key_id, name = record.key_id, record.key_name
+        observed_at = ports.clock.monotonic()
+        data = compose(target, record, offer.secret, carried_over(observation))
+        self._memory.offers.pop(target.name, None)
+        try:
+            version = publish(ports.store, ports.clock, target, data, offer.base)
+        except StoreError as error:
+            # It may have landed, or land yet: the next pass writes it again, or a sweep judges it.
+            self._memory.offers[target.name] = replace(offer, unsettled=True)
+            if not offer.unsettled:
+                left_behind(ports.tell, target, key_id, name, error)
+            raise
+        if version is None:
+            about: dict[str, str | int] = {"reason": offer.reason, "version": offer.base + 1}
+            tell_of(ports, What.PUBLISH_LOST, observation, order, key_id, name, **about)
+            self._discard(target, key_id, name, order)
+            return None, False
+        tell_of_published(ports, observation, offer, version.number)
+        self._memory.published(target, record, version.created_at)
+        if version.vanishes_at is not None and version.vanishes_at < record.expires_at:
+            fields: Fields = {
+                "key_id": key_id,
+                "key_name": name,
+                "version": version.number,
+                "vanishes_at": timestamp(version.vanishes_at),
+                "expires_at": timestamp(record.expires_at),
+                "advice": "Applications would find nothing: `rotator check --online` tells where that is set.",
+            }
+            ports.tell(Event(What.VERSION_VANISHES, target.name, Level.ERROR, fields))
+        self._memory.look_closer(target)
+        if offer.unsettled:
+            return None, True  # it may have landed long ago, and the path have moved on
+        history = History(version.number, (*observation.history.versions, version), observed_at)
+        published = replace(observation, history=history, answered_at=ports.clock.monotonic())
+        return self._memory.note(published, key_id, VendorKey(key_id, name, record.expires_at)), True
+
+    def _recognise(self, observation: Observation, created: CreatedKey, name: str, asked: datetime) -> None:
+        """Raise `ProviderOutcomeUnknown` where the answer to a create is about another key than the one asked for."""
+        mismatch = _mismatch(created, name, observation.history, self._memory.in_use(observation.target.provider))
+        if not mismatch and (not created.name or _is_longer(created, asked)):  # else nothing is changed by its id yet
+            try:
+                found = self._look_up_new(created.id, asked)
+            except ProviderError as error:
+                mismatch = f"the id {created.id}, which could not be looked up: {error.message}"
+            else:
+                if found is None or found.name not in ("", name):
+                    mismatch = f"the id {created.id}, which is {f'that of {found.name}' if found else 'unknown'}"
+        if mismatch:
+            raise ProviderOutcomeUnknown(
+                f"the provider answered the create of {name} with {mismatch}; that key was not touched",
+                "The served key stays, and the next try makes another one. If it happens again, report it to the "
+                "provider: an answer went to the wrong request.",
+            )
+
+    def _look_up_new(self, key_id: str, asked: datetime) -> VendorKey | None:
+        """Look up a key that was just created, for as long as the provider may take to show it."""
+        for wait in (*TRIES_OUT, None):
+            self._ports.budget.take(asked)
+            found = self._ports.provider.retrieve(key_id)
+            if found is not None or wait is None:
+                return found
+            self._ports.clock.sleep(wait)
+        return None
+
+    def _believe(
+        self, observation: Observation, created: CreatedKey, name: str, asked: datetime, order: Order, reason: Reason
+    ) -> datetime:
+        """When the key really expires: as answered if that is earlier than asked; later is put right at the vendor.
+
+        A provider that rounds up keeps a later expiry than was asked for all the same. It is not believed.
+        """
+        answered = created.expires_at
+        if answered is None or _is_longer(created, asked):
+            self._ports.budget.take(asked)
+            shown = set_expiry(self._ports, created.id, asked, asked)
+            if shown is None:
+                raise ProviderRequestRefused(
+                    f"the new key {created.id} is gone before it was published",
+                    "Nothing to do, unless it happens again: then look for who removes keys at the provider.",
+                )
+            if shown != answered:
+                about = {"reason": reason, "expires_at": timestamp(shown)}
+                tell_of(self._ports, What.KEY_SHORTENED, observation, order, created.id, name, **about)
+            answered = shown
+        if answered <= earliest_now(self._ports.clock):
+            raise ProviderRequestRefused(
+                f"asked for a key that lives until {timestamp(asked)}, the provider made one that ended at "
+                f"{timestamp(answered)}",
+                "Compare this machine's clock and the provider's.",
+            )
+        if answered < asked - TOLERANCE:
+            fields = {"key_id": created.id, "key_name": name, "expires_at": timestamp(answered)}
+            self._ports.tell(Event(What.KEY_CUT_SHORT, observation.target.name, Level.WARNING, fields))
+        return min(asked, answered)
+
+    def _try_out(self, created: CreatedKey) -> None:
+        """Publish no key that does not work; the vendor's systems may take a while to learn of it."""
+        for wait in (*TRIES_OUT, None):
+            try:
+                self._ports.provider.try_out(created.secret)
+            except (ProviderKeyNotAccepted, ProviderUnavailable):
+                if wait is None:
+                    raise
+                self._ports.clock.sleep(wait)
+            else:
+                return
+
+    def _discard(self, target: Target, key_id: str, name: str, order: Order) -> None:
+        """Remove a key that this process created, and that can never be served; if it is shown to be that key."""
+        ports = self._ports
+        try:
+            ports.budget.take(TIDYING)
+            found = ports.provider.retrieve(key_id)
+            is_it = found is not None and found.name in ("", name)  # else it may not be shown yet, or is another
+            if is_it:
+                ports.budget.take(TIDYING)
+                ports.provider.delete(key_id)
+        except ProviderError:
+            is_it = False
+        if not is_it:
+            ports.strays.look_for(target, name, order)
+            return
+        fields = {"key_id": key_id, "key_name": name, "reason": UNPUBLISHED, **asked_by(order)}
+        self._ports.tell(Event(What.KEY_DELETED, target.name, Level.INFO, fields))
+
+
+def _mismatch(created: CreatedKey, name: str, history: History, in_use: Iterable[Record]) -> str:
+    """What the answer to a create shows in place of a new key of this name; empty where it shows one."""
+    if created.name not in ("", name):
+        return f"the key {created.id}, which is called {created.name}"
+    held = [version.data for version in history.versions if version.data is not None]
+    records = [record for data in held if (record := Record.parse(data.get(RECORD_FIELD)))] + list(in_use)
+    if any(created.id == record.key_id for record in records):
+        return f"the id of a key that is in use, {created.id}"
+    has_text = any(created.secret.reveal() in data.values() for data in held)
+    if has_text or any(created.secret.fingerprint == record.key for record in records):
+        return f"the text of a key that is in use, under the id {created.id}"
+    return ""
+
+
+def _is_longer(created: CreatedKey, asked: datetime) -> bool:
+    return created.expires_at is None or created.expires_at > asked + TOLERANCE
+
+
+def earliest_now(clock: Clock) -> datetime:
+    """The time by which a new key's life is counted: the others' where it is earlier than a clock that they contradict.
+
+    A key that lives too long is noticed by nothing. One that would live too short is refused or replaced.
+    """
+    return clock.now() - max(timedelta(0), clock.disputed_by())
+
+
+def is_ours_to_do(ports: Ports, order: Order) -> bool:
+    """What is scheduled is the leader's; a person is obeyed by any replica."""
+    return order.by != SCHEDULED.by or ports.leads()
+
+
+def tell_of(
+    ports: Ports,
+    what: What,
+    observation: Observation,
+    order: Order,
+    key_id: str,
+    key_name: str,
+    **fields: str | int,
+) -> None:
+    """Tell what was done to a key of a target, by whose wish."""
+    fields = {"key_id": key_id, "key_name": key_name, **fields, **asked_by(order)}
+    ports.tell(Event(what, observation.target.name, Level.INFO, fields))
+
+
+def tell_of_published(ports: Ports, observation: Observation, offer: Offer, version: int) -> None:
+    """Tell that a key is served, or was."""
+    record = offer.record
+    tell_of(
+        ports,
+        What.KEY_PUBLISHED,
+        observation,
+        offer.order,
+        record.key_id,
+        record.key_name,
+        reason=offer.reason,
+        version=version,
+        expires_at=timestamp(record.expires_at),
+    )
+
+
+def left_behind(tell: Listener, target: Target, key_id: str, name: str, error: RotatorError) -> None:
+    """Tell of a key that may live on, and why nothing more is done about it now."""
+    fields = {"key_id": key_id, "key_name": name, "error": error.message}
+    tell(Event(What.KEY_LEFT_BEHIND, target.name, Level.WARNING, fields))
+
+
+def asked_by(order: Order) -> dict[str, str]:
+    """Who asked for it, and why."""
+    return {"by": order.by, **({"note": order.note} if order.note else {})}
+
+
+def listed(ports: Ports, needed_by: datetime = TIDYING) -> tuple[ListedKey, ...]:
+    """The provider's whole list. Raises `ProviderError`: then it proves nothing."""
+    pages = ports.provider.pages(before=lambda: ports.budget.take(needed_by))
+    return tuple(key for page in pages for key in page)
+
+
+def carried_over(observation: Observation) -> dict[str, Any]:
+    """The fields of the current version that are neither ours nor configured: they stay with the path."""
+    current = observation.history.current
+    if current is None or current.data is None:
+        return {}
+    foreign = read_version(current, observation.target, observation.scope).foreign_fields
+    return {name: value for name, value in current.data.items() if name in foreign}

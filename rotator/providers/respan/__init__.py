@@ -1,0 +1,1 @@
+"""Respan as a provider."""

@@ -1,0 +1,405 @@
+"""Respan's temporary-keys API as a `Provider`: requests over HTTP, within a deadline; `respan_answers` reads answers.
+
+Nothing is decided here about targets, and nothing is logged. No exception that leaves this module holds a key, nor one
+of httpx's, whose request does: an error is raised outside of the `except` that saw httpx's, so that not even its
+`__context__` leads there.
+"""
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from urllib.parse import quote
+
+import httpx
+import stamina
+
+from rotator import __version__
+from rotator.core.errors import (
+    ProviderCredentialRefused,
+    ProviderError,
+    ProviderOutcomeUnknown,
+    ProviderRateLimited,
+    ProviderUnavailable,
+    RotatorError,
+)
+from rotator.core.model import CreatedKey, KeyParameters, ListedKey, Secret, VendorKey, timestamp
+from rotator.core.ports import NO_CREDENTIAL, Clock, Meter
+from rotator.providers.respan.responses import (
+    Answer,
+    Errors,
+    created_key,
+    is_about,
+    is_id,
+    is_revoked,
+    vendor_key,
+)
+from rotator.runtime.breaker import Circuit, Confirmation, Outage
+from rotator.runtime.http import Transport, Until
+from rotator.runtime.redact import quoted
+
+LIST_PATH = "/api/temporary-keys/"
+MAX_BODY = 2**20  # bytes of an answer, but for a list's
+MAX_PAGE_BODY = 8 * 2**20  # bytes; a bare array holds the whole organisation: 24,000 keys
+MAX_PAGES = 1000
+MAX_LIST = 64 * 2**20  # bytes of all pages
+MAX_LIST_SECONDS = 1800.0  # in which all pages have come, without the waits for the budget
+
+_NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_USABLE_KEY = re.compile(r"[!#-&(-\[\]-~]+")  # printable ASCII; no quote and no backslash, which a repr would double
+_retrying = stamina.RetryingCaller(attempts=3, timeout=None, wait_initial=0.2, wait_max=1.0, wait_jitter=0.3)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A request that a new key makes itself, to see that it works: the statuses in `accept` say that it does."""
+
+    url: str
+    method: str
+    accept: frozenset[int]
+
+
+class RespanProvider:
+    """Issues keys through Respan.
+
+    `name` is the provider's in the configuration. `organisation_key` is called at the first use and its result kept;
+    after a refusal it is called again, and if it then gives another key the refused request is repeated once with that;
+    after `look_again` it is called again, too. What it raises is passed on. While the key is refused `circuit` is open:
+    one request now and then tries whether it still is, and all others fail unsent with the same error. `connections` is
+    how many threads call at once. `timeout` is for each read, in seconds, `deadline` for a whole call (a page is a
+    call); only the look-up of the host's name is not bounded by them, and a host of several addresses is given
+    `timeout` for each. `rate_limited` is told the seconds to wait after every 429.
+
+    A 401 or 403 of anything but a list may mean that one request alone: a list of one page decides, for all threads and
+    for some seconds. `before_confirming` is called before it is sent.
+
+    Nothing is taken from the environment: no proxy, no netrc, no SSL_CERT_FILE. Certificates are checked against
+    certifi's.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        base_url: str,
+        organisation_key: Callable[[], Secret],
+        clock: Clock,
+        meter: Meter,
+        rate_limited: Callable[[float], None],
+        before_confirming: Callable[[], object],
+        connections: int,
+        probe: Probe | None = None,
+        timeout: float = 10.0,
+        deadline: float = 30.0,
+    ) -> None:
+        self._home = httpx.URL(base_url)
+        self._keys_url = f"{base_url.rstrip('/')}{LIST_PATH}"
+        self._errors = Errors(name, base_url)
+        self.circuit: Circuit[ProviderCredentialRefused] = Circuit(clock)
+        self.outage: Outage[ProviderError] = Outage(clock)
+        self._organisation_key = organisation_key
+        self._probe = probe
+        self._clock = clock
+        self._meter = meter
+        self._rate_limited = rate_limited
+        self._before_confirming = before_confirming
+        self._confirmation: Confirmation[Secret, ProviderError] = Confirmation(clock, self._may_list)
+        self._limits = f"{timeout:g} s for each part, {deadline:g} s in all"
+        self._deadline = deadline
+        self._key: Secret | None = None
+        self._key_is_old = False  # and is to be read again at the next request
+        self._key_lock = threading.Lock()
+        self._until = Until(clock)
+        self._client = httpx.Client(
+            transport=Transport(httpx.create_ssl_context(trust_env=False), connections, self._until),
+            timeout=timeout,
+            trust_env=False,
+            follow_redirects=False,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            headers={
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",  # a small answer cannot unfold into a huge one
+                "User-Agent": f"rotator/{__version__}",
+            },
+        )
+
+    def look_again(self) -> None:
+        """Read the organisation key again at the next request; if it was refused, that is sent at once."""
+        self._key_is_old = True  # without the lock: that is held while the key is read, from Vault perhaps
+        self.circuit.try_now()
+
+    @property
+    def peer(self) -> str:
+        """As what its clock is known."""
+        return self._home.netloc.decode()
+
+    def close(self) -> None:
+        """End all connections."""
+        self._client.close()
+
+    # --- the port ----------------------------------------------------------------------------------------------------
+
+    def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
+        """Create one key: sent once, unless it is refused for an organisation key that has been replaced since."""
+        body = {"name": name, "expiry_date": timestamp(expires_at), **parameters.asked()}
+        answer = self._call("create", "POST", self._keys_url, self._by(), body)
+        if key := created_key(self._content("create", answer)):
+            return key
+        raise self._errors.unsettled("create", "gave an answer without a usable id, key and expiry")
+
+    def ready(self) -> None:
+        """Refuse at once what `circuit` would refuse."""
+        self.circuit.look()
+
+    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
+        """Every unrevoked key. A bare array is a single page; `count` is of one page only, and so of no use."""
+        url = self._keys_url
+        seen = {url}
+        size, seconds = 0, 0.0
+        while True:
+            page, length, took = self._page(url, before)
+            size, seconds = size + length, seconds + took
+            entries = page.get("results") if isinstance(page, dict) else page
+            following = page.get("next") if isinstance(page, dict) else None
+            if not isinstance(entries, list) or not isinstance(following, str | None):
+                raise self._errors.unsettled("list", "gave an answer that holds no list")
+            yield [vendor_key(entry) for entry in entries if not is_revoked(entry)]
+            if not following:
+                return
+            if size > MAX_LIST or seconds > MAX_LIST_SECONDS:
+                bound = f"{MAX_LIST} bytes" if size > MAX_LIST else f"{MAX_LIST_SECONDS:g} s of keys"
+                raise self._errors.unsettled("list", f"had more than {bound} to show")
+            url = self._next_url(url, following)
+            if url in seen:
+                raise self._errors.unsettled("list", "led in a circle from page to page")
+            if len(seen) == MAX_PAGES:
+                raise self._errors.unsettled("list", f"had more than {MAX_PAGES} pages to show")
+            seen.add(url)
+
+    def retrieve(self, key_id: str) -> VendorKey | None:
+        """One key. What cannot be an id is sent nowhere, and is the id of no key; the same goes for the next two."""
+        entry = self._read("retrieve", self._key_url(key_id), self._by()) if is_id(key_id) else None
+        if not is_about(entry, key_id):
+            raise self._errors.unsettled("retrieve", "answered with another key than it was asked about")
+        if entry is None or is_revoked(entry):
+            return None
+        if isinstance(key := vendor_key(entry), VendorKey):
+            return key
+        raise self._errors.unsettled("retrieve", f"answered with a key that cannot be read ({key})")
+
+    def set_expiry(self, key_id: str, expires_at: datetime) -> VendorKey | None:
+        """Change the expiry alone: for the limits an organisation key lacks the permission.
+
+        Any 2xx means that it is changed. An answer that cannot be read shows no expiry.
+        """
+        if not is_id(key_id):
+            return None
+        body = {"expiry_date": timestamp(expires_at)}
+        answer = self._call("update", "PATCH", self._key_url(key_id), self._by(), body)
+        entry = answer.parsed()
+        if not is_about(entry, key_id):
+            raise self._errors.unsettled("update", "answered with another key than it was asked about")
+        if answer.status == httpx.codes.NOT_FOUND or is_revoked(entry):
+            return None
+        key = vendor_key(entry)
+        return key if isinstance(key, VendorKey) else VendorKey(key_id, "", None)
+
+    def delete(self, key_id: str) -> None:
+        """Revoke the key; any 2xx will do, whatever its body."""
+        if is_id(key_id):
+            self._call("delete", "DELETE", self._key_url(key_id), self._by())
+
+    def try_out(self, key: Secret) -> None:
+        """The configured probe, once. The key's own refusal says nothing about the organisation key."""
+        if self._probe is None:
+            return
+        probe = self._probe
+        body: object = {} if probe.method == "POST" else None
+        errors = replace(self._errors, base_url=probe.url)
+        answer = self._exchange("probe", probe.method, probe.url, key, self._by(), body, errors)
+        if answer.status not in probe.accept:
+            raise self._errors.not_accepted(answer, f"{probe.method} {probe.url}")
+
+    # --- one call ----------------------------------------------------------------------------------------------------
+
+    def _by(self) -> float:
+        return self._clock.monotonic() + self._deadline
+
+    def _read(self, operation: str, url: str, by: float) -> dict[str, object] | list[object] | None:
+        """The JSON that a GET gives, or None for a 404."""
+        answer = self._call(operation, "GET", url, by)
+        return None if answer.status == httpx.codes.NOT_FOUND else self._content(operation, answer)
+
+    def _page(self, url: str, before: Callable[[], object]) -> tuple[dict[str, object] | list[object], int, float]:
+        """The page, its bytes, and the seconds that it took.
+
+        Tried up to three times, within one deadline: else one lost answer would end a list of a hundred pages.
+
+        After a 429 once, for `before` waits until the vendor may be asked again. That wait does not count.
+        """
+        left, was_limited = self._deadline, False
+
+        def once() -> tuple[dict[str, object] | list[object], int]:
+            nonlocal left
+            before()
+            began = self._clock.monotonic()
+            try:
+                answer = self._call("list", "GET", url, began + left)
+                return self._content("list", answer), len(answer.body or b"")
+            finally:
+                left -= self._clock.monotonic() - began
+
+        def is_worth_another(error: Exception) -> bool:
+            nonlocal was_limited
+            if isinstance(error, ProviderRateLimited) and not was_limited:
+                was_limited = True
+                return True
+            return isinstance(error, ProviderUnavailable) and left > 0
+
+        return *_retrying(is_worth_another, once), self._deadline - left
+
+    def _content(self, operation: str, answer: Answer) -> dict[str, object] | list[object]:
+        parsed = answer.parsed()
+        if parsed is None:
+            what = answer.words() or "not with the JSON that is due"
+            raise self._errors.unsettled(operation, f"answered {answer.status}, but {what}")
+        return parsed
+
+    def _call(self, operation: str, method: str, url: str, by: float, body: object = None) -> Answer:
+        """An answer of 2xx, or the 404 of a key that is gone; all else is raised as an error."""
+        self.circuit.enter()
+        try:
+            answer = self._authorised(operation, method, url, by, body)
+        except (ProviderUnavailable, ProviderOutcomeUnknown) as error:
+            self.outage.failed(error)
+            raise
+        except ProviderError as error:
+            self.outage.answered()
+            if isinstance(error, ProviderCredentialRefused):
+                self.circuit.failed(error)
+            raise
+        self.outage.answered()
+        self.circuit.worked()
+        return answer
+
+    def _authorised(self, operation: str, method: str, url: str, by: float, body: object) -> Answer:
+        with self._key_lock:
+            if self._key_is_old:
+                self._key, self._key_is_old = None, False  # at first: if it is replaced from now on, it is read again
+            key = self._key = self._key or self._read_key(operation)
+        answer = self._exchange(operation, method, url, key, by, body)
+        if answer.status in (401, 403):
+            with self._key_lock:
+                if self._key == key:  # else another thread has been here already
+                    self._key = self._read_key(operation)
+                fresh = self._key
+            if fresh != key:  # what was refused was not done: even a create may be repeated
+                answer = self._exchange(operation, method, url, fresh, by, body)
+        gone = answer.status == httpx.codes.NOT_FOUND and operation not in ("create", "list")
+        if 200 <= answer.status < 300 or gone:
+            return answer
+        error = self._refusal(operation, answer)
+        if isinstance(error, ProviderCredentialRefused) and operation != "list":
+            error = self._errors.confirmed(operation, answer, self._confirmation(answer.key))
+        raise error.with_traceback(None)  # it may be shared: else each raising would make the traceback longer
+
+    def _refusal(self, operation: str, answer: Answer) -> ProviderError:
+        error = self._errors.refusal(operation, answer, self._clock.now())
+        if isinstance(error, ProviderRateLimited):
+            self._rate_limited(error.retry_after)
+        return error
+
+    def _may_list(self, key: Secret) -> ProviderError | None:
+        """Ask for the first page of the list, once; what was wrong with that."""
+        try:
+            self._before_confirming()
+            answer = self._exchange("list", "GET", self._keys_url, key, self._by(), None)
+            if not 200 <= answer.status < 300:
+                return self._refusal("list", answer)
+            self._content("list", answer)
+        except ProviderError as error:
+            return error
+        self.circuit.worked()
+        return None
+
+    def _read_key(self, operation: str) -> Secret:
+        try:
+            return self._organisation_key()
+        except RotatorError:
+            self._meter(operation, NO_CREDENTIAL, 0.0)
+            raise
+
+    def _exchange(
+        self,
+        operation: str,
+        method: str,
+        url: str,
+        key: Secret,
+        by: float,
+        body: object,
+        errors: Errors | None = None,
+    ) -> Answer:
+        """Send one request. Returns whatever has a status; raises `ProviderError` where none came."""
+        errors = errors or self._errors
+        if not _USABLE_KEY.fullmatch(key.reveal()):
+            self._meter(operation, NO_CREDENTIAL, 0.0)
+            raise errors.credential(
+                "the organisation key was not sent: it is empty, or holds what no key does (a line's end, a quote?)"
+            )
+        answer: Answer | None = None
+        failure: httpx.HTTPError | None = None
+        started = self._clock.monotonic()
+        self._until.monotonic = by
+        try:
+            with self._client.stream(
+                method, url, headers={"Authorization": f"Bearer {key.reveal()}"}, json=body
+            ) as response:
+                outcome, headers = str(response.status_code), response.headers
+                answer = Answer(
+                    response.status_code, headers.get("content-type", ""), headers.get("retry-after", ""), key
+                )
+                if operation != "probe":  # what answers there may be another machine
+                    self._clock.heard(self.peer, headers.get("date"), started)
+                content, most = bytearray(), MAX_PAGE_BODY if operation == "list" and response.is_success else MAX_BODY
+                for chunk in response.iter_raw():
+                    content += chunk
+                    if len(content) > most:
+                        answer = replace(answer, trouble=f"with more than {most} bytes")
+                        break
+                else:
+                    answer = replace(answer, body=bytes(content))
+        except httpx.HTTPError as error:
+            failure = error
+            outcome = "timeout" if isinstance(error, httpx.TimeoutException) else "connection"
+        self._meter(operation, outcome, self._clock.monotonic() - started)
+        if answer:
+            return answer
+        words = quoted(str(failure), key.reveal())
+        if isinstance(failure, _NOTHING_SENT):
+            raise errors.unreached(words or "no connection in time")
+        if isinstance(failure, httpx.TimeoutException):
+            raise errors.unsettled(operation, f"did not answer in time ({self._limits})")
+        raise errors.unsettled(operation, f"did not answer, for the connection broke ({words})")
+
+    # --- addresses ---------------------------------------------------------------------------------------------------
+
+    def _key_url(self, key_id: str) -> str:
+        return f"{self._keys_url}{quote(key_id, safe='')}/"  # one segment: an older id holds $ + / and =
+
+    def _next_url(self, url: str, following: str) -> str:
+        """Where the next page is: the query of `following`, and nothing else of it, at the configured list.
+
+        A vendor behind a proxy names its own scheme, host or path prefix there. The organisation key goes to none of
+        them. What is not the list's path leads elsewhere.
+        """
+        found = None
+        with suppress(httpx.InvalidURL, ValueError):
+            found = httpx.URL(url).join(following)
+        if found is None or found.scheme not in ("http", "https") or found.userinfo:
+            raise self._errors.elsewhere()
+        if not found.path.rstrip("/").endswith(LIST_PATH.rstrip("/")):
+            raise self._errors.elsewhere()
+        return str(httpx.URL(self._keys_url, query=found.query or None))

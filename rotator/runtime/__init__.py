@@ -1,0 +1,1 @@
+"""What the program runs on: HTTP, rate limits, time, files, threads, Kubernetes."""

@@ -1,0 +1,124 @@
+"""How many requests a minute a provider is sent, and who goes first.
+
+A sliding window, not a bucket that refills: after a full burst a bucket lets nearly twice the limit through within
+one minute, and it is the vendor who counts.
+"""
+
+import heapq
+import itertools
+import threading
+import weakref
+from collections import deque
+from datetime import datetime, timedelta
+
+from rotator.core.errors import ProviderUnavailable
+from rotator.core.ports import Clock
+
+WINDOW = 61.0
+"""Seconds: a little over the vendor's minute, because requests do not travel equally fast."""
+
+CALLS_PER_ROTATION = 3
+"""To create the new key, to shorten the old one, and to delete that when its grace is over."""
+
+SWEEP_SHARE = 5
+"""A sweep takes at most the fifth part of a provider's budget."""
+
+NAP = 0.5
+"""Seconds: how soon one who waits notices `close`."""
+
+
+class SlidingWindow:
+    """A `ports.Budget` that is shared by all threads of this process that talk to one provider."""
+
+    def __init__(self, requests_per_minute: int, clock: Clock, whole: "SlidingWindow | None" = None) -> None:
+        """With `whole` this is a part of that: each request is let go by both."""
+        self.limit = requests_per_minute
+        self._whole = whole
+        self._parts: weakref.WeakSet[SlidingWindow] = weakref.WeakSet()  # a reload makes new ones
+        if whole is not None:
+            whole._parts.add(self)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._sent: deque[float] = deque()
+        self._waiting: list[tuple[datetime, int]] = []
+        self._tickets = itertools.count()
+        self._paused_until = float("-inf")
+        self._closing = False
+
+    def take(self, needed_by: datetime) -> None:
+        """Wait for the right to send one request; the soonest `needed_by` is let go first.
+
+        Raises `ProviderUnavailable` when it would have to wait after `close`: nothing was sent.
+        """
+        self._take(needed_by)
+        if self._whole:
+            self._whole.take(needed_by)
+
+    def _take(self, needed_by: datetime) -> None:
+        ticket = (needed_by, next(self._tickets))
+        with self._lock:
+            heapq.heappush(self._waiting, ticket)
+        while True:
+            with self._lock:
+                now = self._clock.monotonic()
+                delay = self._delay(now)
+                if delay <= 0 and self._waiting[0] == ticket:
+                    heapq.heappop(self._waiting)
+                    self._sent.append(now)
+                    return
+                if self.closing:
+                    self._waiting.remove(ticket)
+                    heapq.heapify(self._waiting)
+                    raise ProviderUnavailable("rotator is stopping; the request was not sent")
+            # Whoever is not first waits as long: until then nobody can be let go, and then the order may be another.
+            self._clock.sleep(min(max(delay, 0.01), NAP))
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody go for that long: the provider said that it was too much."""
+        with self._lock:
+            self._paused_until = max(self._paused_until, self._clock.monotonic() + seconds)
+
+    def close(self) -> None:
+        """From now on nobody waits: what cannot be sent at once is refused."""
+        with self._lock:
+            self._closing = True
+
+    @property
+    def closing(self) -> bool:
+        """Whether `close` was called, here or on the whole."""
+        return self._closing or (self._whole is not None and self._whole.closing)
+
+    @property
+    def pace(self) -> timedelta:
+        """How far apart rotations have to be."""
+        return timedelta(seconds=CALLS_PER_ROTATION * WINDOW / self.limit)
+
+    def used(self) -> float:
+        """The share of the last minute's limit that was used."""
+        with self._lock:
+            self._delay(self._clock.monotonic())
+            return len(self._sent) / self.limit
+
+    def awaited(self) -> bool:
+        """Whether somebody has to wait for the right to send a request, of this or of a part of it."""
+        with self._lock:
+            awaited = bool(self._waiting) and self._delay(self._clock.monotonic()) > 0
+        return awaited or any(part.awaited() for part in self._parts)
+
+    def paused(self) -> float:
+        """Return the seconds for which no request is sent, because the provider limited the rate."""
+        with self._lock:
+            return max(self._paused_until - self._clock.monotonic(), 0.0)
+
+    def has_queue(self) -> bool:
+        """Return whether any caller waits to send a request, of this or of a part, even for a moment."""
+        with self._lock:
+            queued = bool(self._waiting)
+        return queued or any(part.has_queue() for part in self._parts)
+
+    def _delay(self, now: float) -> float:
+        while self._sent and self._sent[0] <= now - WINDOW:
+            self._sent.popleft()
+        full = len(self._sent) >= self.limit
+        opens = self._sent[len(self._sent) - self.limit] + WINDOW if full else now
+        return max(opens, self._paused_until) - now

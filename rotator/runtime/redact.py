@@ -1,0 +1,171 @@
+"""Makes text safe to show: secrets hidden, other people's words cut short, control characters escaped, in this order.
+
+The last line of defence behind `model.Secret`. It knows what tokens look like; and of the texts that this process
+holds (credentials, Vault tokens, the keys at hand) it hides every fragment, in every spelling. A text that is cut
+before it is searched shows what is left of a secret at its end, so whoever shortens other people's words uses `quoted`.
+"""
+
+import re
+import threading
+import weakref
+from collections.abc import Iterator
+
+from rotator.core.model import Secret
+from rotator.runtime.spellings import Span, condensed, decoded, fragments, is_wordy, joined, merged, occurrences, plain
+
+HIDDEN = "[hidden]"
+
+MAX_QUOTE = 200
+"""Characters of other people's words in a message."""
+
+SHORTEST = 8
+"""Characters. What is shorter (Vault's development token is "root") would make every line unreadable."""
+
+_SPARE = 64
+"""Registrations beyond twice the secrets that live, after which those that do not are forgotten."""
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_LINE_BREAKS = str.maketrans({"\n": "\\n", "\t": "\\t"})
+
+_TOKEN = r"[\w.~+/-]"  # noqa: S105 - it says which characters tokens are made of
+_START = r"(?<![A-Za-z0-9])"
+_SHAPES = re.compile(
+    "|".join(
+        (
+            r"hv[sbr]\.[A-Za-z0-9_-]+",  # Vault's tokens
+            _START + r"[sbr]\.[A-Za-z0-9]{24,}",  # Vault's tokens before 1.10
+            _START + r"sk_[A-Za-z0-9_-]{8,}",  # Respan's organisation keys
+            r"eyJ[A-Za-z0-9_-]{8,600}+\.[A-Za-z0-9_.-]+",  # JWTs, as Kubernetes' service accounts have
+            r"[A-Za-z0-9]{8}\.[A-Za-z0-9_-]{32,}",  # Respan's keys: a prefix, a dot, and the secret part
+            _START + r"(?:[2-7][0-9A-Fa-f]){16,}+(?![0-9A-Za-z])",  # a text in hex; a digest has other digits, too
+            r"(?P<header>(?i:x-vault-token|authorization)[\"']*\s*[:=,]\s*b?[\"']*(?i:(?:bearer|basic)\s+)?)"
+            r"[^\s\"',;)]+",
+            # Whatever looks random where such a word announces it: a path or an English word does not.
+            r"(?P<word>(?i:api[_-]?key|bearer|token|secret(?:[_-]?id)?|password)[\"'\s:=]{1,12})"
+            rf"(?={_TOKEN}*[0-9A-Z]){_TOKEN}{{16,}}=*",
+        )
+    )
+)
+_LONG_RUN = re.compile(r"[A-Za-z0-9_+/-]{20,}=*")
+_CHANGES = re.compile(r"[a-z](?=[A-Z0-9])|[A-Z](?=[a-z0-9])|[0-9](?=[A-Za-z])")
+
+
+def printable(text: str) -> str:
+    """The text on one line, without a character that a terminal would obey or that would hide others."""
+    return without_controls(text).translate(_LINE_BREAKS)
+
+
+def without_controls(text: str) -> str:
+    """The same, but with its line breaks and tabs."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class Scrubber:
+    """Replaces secrets in text. Safe to be used by many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._living: list[weakref.ref[Secret]] = []
+        self._fragments: set[int] = set()
+        self._is_full = 0  # how many may live before those that do not are looked for
+
+    def register(self, secret: Secret) -> Secret:
+        """Hide this very text, and what is left of it anywhere, for as long as the secret lives. Returns it."""
+        if len(secret.reveal()) >= SHORTEST:
+            with self._lock:
+                if len(self._living) > self._is_full:
+                    living = [known for reference in self._living if (known := reference()) is not None]
+                    self._living = [weakref.ref(known) for known in living]
+                    self._fragments = set().union(*(fragments(known.reveal()) for known in living))
+                    self._is_full = 2 * len(living) + _SPARE
+                self._living.append(weakref.ref(secret))
+                self._fragments.update(fragments(secret.reveal()))
+        return secret
+
+    def known(self, text: str) -> str:
+        """The text without what is registered; whatever else looks like a token stays: it may be an id."""
+        return _without(text, self._known(text))
+
+    def __call__(self, text: str, *, foreign: bool = False) -> str:
+        """The text without what is registered, and without what looks like a token.
+
+        `foreign`: somebody else wrote it, and all that looks random in it is hidden.
+        """
+        return _without(text, [*self._known(text), *_shapes(text, foreign=foreign)])
+
+    def _known(self, text: str) -> Iterator[Span]:
+        living = [known for reference in self._living if (known := reference()) is not None]
+        if living and len(text) >= SHORTEST:
+            view = condensed(text)
+            whole = [plain(known.reveal()) for known in living if is_wordy(known.reveal())]
+            yield from occurrences(view, self._fragments, [form for form in whole if len(form) >= SHORTEST])
+
+
+def _shapes(text: str, *, foreign: bool) -> Iterator[Span]:
+    view = decoded(text)
+    whole = joined(view)
+    for seen in (view, whole) if len(whole.text) < len(view.text) else (view,):
+        for match in _SHAPES.finditer(seen.text):
+            yield seen.source(match.end(match.lastgroup) if match.lastgroup else match.start(), match.end())
+        for run in _LONG_RUN.finditer(seen.text) if foreign else ():
+            if _is_random(run[0]):
+                yield seen.source(*run.span())
+
+
+def _is_random(run: str) -> bool:
+    """Whether it has what no word, path, digest or UUID has: small letters, capitals and digits in quick succession."""
+    if run.islower() or run.isupper():
+        return False
+    changes, digits = len(_CHANGES.findall(run)) / len(run), sum(map(str.isdigit, run))
+    return changes >= 0.45 or (changes >= 0.3 and digits >= 1) or (changes >= 0.25 and digits >= 2)
+
+
+def _without(text: str, spans: "Iterator[Span] | list[Span]") -> str:
+    parts, done = [], 0
+    for start, end in merged(spans):
+        parts += [text[done:start], HIDDEN]
+        done = end
+    return "".join([*parts, text[done:]]) if parts else text
+
+
+# --- the one of this process -----------------------------------------------------------------------------------------
+
+_scrubber = Scrubber()
+
+
+def register(secret: Secret) -> Secret:
+    """Hide this text in all that is shown, for as long as the secret lives. Returns it."""
+    return _scrubber.register(secret)
+
+
+def scrub(text: str) -> str:
+    """Text for a person, on one line and without secrets."""
+    return printable(_scrubber(text))
+
+
+def scrub_lines(text: str) -> str:
+    """The same, but with its line breaks and tabs."""
+    return without_controls(_scrubber(text))
+
+
+def scrub_foreign(text: str) -> str:
+    """What somebody else wrote, with its line breaks: nothing that looks random is left of it."""
+    return without_controls(_scrubber(text, foreign=True))
+
+
+NAMES = frozenset(("key_id", "key_name", "target"))
+"""Fields of events that hold ids and names: those may look like a token, and must not be damaged."""
+
+
+def scrub_name(text: str) -> str:
+    """An id or a name, on one line: only what this process knows to be a secret is hidden in it."""
+    return printable(_scrubber.known(text))
+
+
+def quoted(text: str, *secrets: str) -> str:
+    """Somebody else's words, for a message: without secrets (these among them), on one line, and short."""
+    held = [Secret(secret) for secret in secrets]  # held until the text was searched
+    for secret in held:
+        register(secret)
+    hidden = " ".join(_scrubber(text, foreign=True).split())
+    return printable(hidden if len(hidden) <= MAX_QUOTE else f"{hidden[:MAX_QUOTE]}…")

@@ -1,0 +1,1 @@
+"""HashiCorp Vault's KV version 2 as a store."""

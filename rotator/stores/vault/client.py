@@ -1,0 +1,392 @@
+"""Requests to Vault: the one module that knows hvac. It sends them, logged in, and gives back answers or our errors.
+
+hvac builds each request, and an adapter of our own has it sent by `vault_wire`: requests, which hvac would use, takes
+more time for it than all the rest together. The adapter returns every answer, whatever its status, so that hvac's own
+exceptions, which hold the whole answer, never come to be.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import hvac
+import stamina
+
+from rotator import __version__
+from rotator.core.errors import (
+    StoreCredentialRefused,
+    StoreError,
+    StoreOutcomeUnknown,
+    StorePermissionDenied,
+    StoreRateLimited,
+    StoreRequestRefused,
+    StoreSealed,
+    StoreUnavailable,
+)
+from rotator.core.model import Secret
+from rotator.core.ports import HELD_BACK, NO_CREDENTIAL, Clock, Meter
+from rotator.runtime.breaker import Circuit
+from rotator.runtime.redact import register
+from rotator.stores.vault.auth import Grant, Login, LoginRequest, TokenKeeper
+from rotator.stores.vault.backoff import Pace, Refusals
+from rotator.stores.vault.request import Request, understood
+from rotator.stores.vault.responses import (
+    HEALTH,
+    LOGIN,
+    RENEW,
+    REVOKE,
+    Answer,
+    limited,
+    spent,
+    unsettled,
+    used_up,
+)
+from rotator.stores.vault.transport import NoAnswer, Unsendable, VaultSettings, Wire
+
+T = TypeVar("T")
+
+PATIENCE = 10.0  # seconds that one request waits at most while Vault is asked too much
+
+REVOKE_TIMEOUT = 2.0  # seconds, for each part of giving a token back
+
+_retrying = stamina.RetryingCaller(attempts=3, timeout=None, wait_initial=0.1, wait_max=0.5, wait_jitter=0.2).on(
+    lambda error: isinstance(error, StoreUnavailable) and not isinstance(error, StoreRateLimited)
+)
+
+
+class VaultClient:
+    """Sends requests with a token that it keeps fresh itself. Safe to be used by many threads.
+
+    Of the environment nothing is used: no proxy, no netrc, no VAULT_* variable. Cookies are not kept.
+    """
+
+    def __init__(self, settings: VaultSettings, clock: Clock, meter: Meter) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._meter = meter
+        self._wire = Wire(settings, clock)
+        self.circuit: Circuit[StoreError] = Circuit(clock)
+        self._logged_in: tuple[Secret, Any] | None = None  # the newest token, and the hvac.Client that sends it
+        self._unproven = ""  # the fingerprint of a given token that may not look itself up, and was not used since
+        self._refusals = Refusals(clock)
+        self._pace = Pace(clock)
+        self.tokens = TokenKeeper(_CountedLogin(settings.login, meter), self, clock)
+
+    def read(self, request: Request[T]) -> T:
+        """What `send` does, and up to twice more when it raises `StoreUnavailable`: for what changes nothing.
+
+        While Vault is down `circuit` is open: one read now and then tries whether it still is, all others fail unsent.
+        """
+        self.circuit.enter()
+        try:
+            value = _tried(lambda: self.send(request))
+        except (StoreCredentialRefused, StoreSealed, StoreRateLimited):
+            raise  # `send` has seen to it
+        except StoreUnavailable as error:
+            if self._is_down():
+                self.circuit.failed(error)
+            elif not isinstance(self.circuit.error, StoreCredentialRefused):
+                self.circuit.worked()
+            raise
+        except StoreError:
+            self.circuit.worked()
+            raise
+        self.circuit.worked()
+        return value
+
+    def _is_down(self) -> bool:
+        """Something could not be read: is it that alone, or all of Vault? One bad path must not stop the others.
+
+        A standby answers for its own health, and for nothing else while there is no active node behind it.
+        """
+        try:
+            return self.health().get("standby") is True
+        except StoreError:
+            return True
+
+    def send(self, request: Request[T]) -> T:
+        """Send it once, logged in. Raises a `StoreError`.
+
+        Only when Vault calls the token invalid is there another login and a second attempt: a 403 was not done.
+        """
+        uses = 0
+        try:
+            token = self.tokens.token()
+            answer = self._exchange(request, self._hvac_with(token))
+            if answer.says_invalid_token:
+                uses = self.tokens.uses
+                answer = self._exchange(request, self._hvac_with(self.tokens.instead_of(token)))
+            else:
+                self._unproven = ""
+            return understood(request, answer)
+        except StoreSealed as error:
+            self.circuit.failed(error)
+            raise
+        except StoreCredentialRefused as error:
+            failure = used_up(error, uses) if uses else error
+            self.circuit.failed(failure)
+            raise failure from None
+        except StoreUnavailable as error:
+            if not request.operation.changes:
+                raise
+            # Of the login: not done, in truth. But a write knows no such error, and to try again is right either way.
+            raise StoreOutcomeUnknown(error.message, error.advice) from None
+
+    def keep_login(self) -> None:
+        """Renew the login when it is time. One that works again after a refusal has Vault asked at once."""
+        had_token = self.tokens.has_token
+        self.tokens.keep()
+        if not had_token and isinstance(self.circuit.error, StoreCredentialRefused):
+            self.circuit.try_now()
+
+    def look_again(self) -> None:
+        """Take another token if somebody has put one there; and if Vault is down, ask it at once."""
+        self.tokens.look_again()
+        self.circuit.try_now()
+
+    @property
+    def peer(self) -> str:
+        """As what its clock is known."""
+        return self._wire.peer
+
+    def close(self) -> None:
+        """Close the connections. What is under way is answered still; what comes later fails as if Vault were gone.
+
+        A token that a login got is revoked, if Vault does that soon: else it would be there for as long as it lives.
+        """
+        self._wire.close()
+        token = self.tokens.give_back()
+        if token is None or self.circuit.error is not None:
+            return
+        request = Request(
+            REVOKE, "auth/token/revoke-self", "update", lambda client: client.auth.token.revoke_self(), bool
+        )
+        wire = Wire(replace(self._settings, timeout=min(self._settings.timeout, REVOKE_TIMEOUT)), self._clock)
+        with suppress(StoreError):  # it ends by itself, later
+            self._sent(request, self._hvac(token, wire=wire))
+        wire.close()
+
+    def health(self) -> Mapping[str, Any]:
+        """What sys/health says, whatever the state; asked without token and namespace, which it would not know."""
+
+        def once() -> Mapping[str, Any]:
+            request = Request(
+                HEALTH,
+                "sys/health",
+                "read",
+                lambda client: client.sys.read_health_status(method="GET"),
+                lambda answer: answer.body,
+            )
+            answer = self._exchange(request, self._hvac(None, in_namespace=False))
+            if "cluster_id" in answer.body:
+                return answer.body
+            return understood(request, answer)
+
+        return _tried(once)
+
+    # --- what the keeper of the token asks ---------------------------------------------------------------------------
+
+    def log_in(self, credentials: Secret | LoginRequest) -> Grant:
+        """Get a token; of one that is there already, ask how long it lives, which its policy may forbid.
+
+        Credentials that Vault refused are shown again after growing waits, and others at once: see `Refusals`.
+        """
+        content = credentials.fingerprint
+        if (known := self._refusals.known(content)) is not None:
+            self._meter(LOGIN.name, HELD_BACK, 0.0)
+            raise known.with_traceback(None)
+        counted = False
+        try:
+            if isinstance(credentials, Secret):
+                grant = self._look_up(credentials)
+            else:
+                request, answer = self._log_in_with(credentials)
+                counted = credentials.locks and answer.status == HTTPStatus.BAD_REQUEST
+                if answer.status in (400, 401, 403, 404) and answer.errors is not None:
+                    raise answer.refused_login(credentials.path, credentials.hint, locks=credentials.locks)
+                grant = understood(request, answer)
+        except StoreCredentialRefused as error:
+            self._refusals.refused(content, error, counted=counted)
+            raise
+        self._refusals.accepted()
+        return grant
+
+    def _log_in_with(self, wanted: LoginRequest) -> tuple[Request[Grant], Answer]:
+        request = Request(
+            LOGIN,
+            wanted.path,
+            "update",
+            lambda client: client.adapter.post(f"/v1/{wanted.path}", json=dict(wanted.body)),
+            lambda answer: _grant(answer.body["auth"]),
+        )
+        # A kept connection shows the certificate that it was made with; the file may hold another one by now.
+        fresh = Wire(self._settings, self._clock) if self._settings.certificate else None
+        try:
+            return request, self._exchange(request, self._hvac(None, wire=fresh))
+        finally:
+            if fresh is not None:
+                fresh.close()
+
+    def renew(self, token: Secret) -> Grant:
+        """Prolong the token's life."""
+        request = Request(
+            RENEW,
+            "auth/token/renew-self",
+            "update",
+            lambda client: client.auth.token.renew_self(),
+            lambda answer: _grant(answer.body["auth"]),
+        )
+        answer = self._exchange(request, self._hvac(token))
+        if answer.status in (400, 403):
+            raise StoreCredentialRefused(f"Vault does not renew the token ({answer.said})")
+        grant = understood(request, answer)
+        if grant.lifetime is None:  # a token that never ends is not renewed: this one has nothing left
+            raise StoreCredentialRefused("Vault renewed the token by nothing")
+        # The same object while it is the same token: by it others know whether theirs was replaced.
+        return replace(grant, token=token) if grant.token == token else grant
+
+    def _look_up(self, token: Secret) -> Grant:
+        def understand(answer: Answer) -> Grant:
+            data = answer.body["data"]
+            renewable = data.get("renewable") is True  # the first root token lacks it
+            return Grant(token, float(data["ttl"]) or None, renewable, int(data.get("num_uses") or 0))
+
+        request = Request(
+            LOGIN, "auth/token/lookup-self", "read", lambda client: client.auth.token.lookup_self(), understand
+        )
+        try:
+            return understood(request, self._exchange(request, self._hvac(token)))
+        except StorePermissionDenied:
+            self._unproven = token.fingerprint
+            return Grant(token, None, False)  # the token is good, and its policy lacks even `default`
+        except StoreCredentialRefused as error:
+            if self._unproven == token.fingerprint:
+                raise spent(error) from None
+            raise
+
+    # --- one request -------------------------------------------------------------------------------------------------
+
+    def _hvac_with(self, token: Secret) -> Any:
+        """The one client for this token: it is never changed, so that all threads may use it."""
+        held = self._logged_in
+        if held is None or held[0] is not token:
+            self._logged_in = held = (token, self._hvac(token))
+        return held[1]
+
+    def _hvac(self, token: Secret | None, *, in_namespace: bool = True, wire: Wire | None = None) -> Any:
+        headers = {"X-Vault-Request": "true", "Accept-Encoding": "identity", "User-Agent": f"rotator/{__version__}"}
+        if token:
+            headers["X-Vault-Token"] = token.reveal()
+        if in_namespace and self._settings.namespace:
+            headers["X-Vault-Namespace"] = self._settings.namespace
+        adapter = _Adapter(wire or self._wire, headers)
+        # What is given here is not used; but for what is left out, or None, hvac looks into the environment.
+        return hvac.Client(self._settings.address, token="", cert=(), verify=True, adapter=lambda **_: adapter)
+
+    def _exchange(self, request: Request[Any], client: Any) -> Answer:
+        """Send one request, at the pace that Vault allows. Returns what it answered; raises a `StoreError` if nothing.
+
+        What changes nothing is sent again after a 429, for a while. Vault's quotas do not count sys/health.
+        """
+        if request.operation is HEALTH:
+            return self._sent(request, client)
+        until = self._clock.monotonic() + PATIENCE
+        while True:
+            left = self._pace.wait(until - self._clock.monotonic())
+            if left:
+                raise limited(request.operation, request.path, f"nothing is sent for {left:.0f} s")
+            sent_at = self._clock.monotonic()
+            answer = self._sent(request, client)
+            if not answer.is_too_much:
+                self._pace.taken()
+                return answer
+            self._pace.too_much(answer.retry_after, sent_at)
+            if request.operation.changes:
+                return answer
+
+    def _sent(self, request: Request[Any], client: Any) -> Answer:
+        failure: StoreError
+        started = self._clock.monotonic()
+        try:
+            answer: Answer = request.send(client)
+        except Unsendable:
+            outcome = "unsendable"
+            failure = StoreRequestRefused(
+                f"what is to be written to {request.path} holds a number that JSON does not know; it was not sent",
+                "Look at the fields that are there beside the key.",
+            )
+        except NoAnswer as error:
+            outcome = error.outcome
+            failure = unsettled(request.operation, request.path, error.what, error.advice)
+        else:
+            self._meter(request.operation.name, str(answer.status), self._clock.monotonic() - started)
+            return answer
+        self._meter(request.operation.name, outcome, self._clock.monotonic() - started)
+        raise failure
+
+
+@dataclass(frozen=True, slots=True)
+class _CountedLogin:
+    """A login method; where it has no credentials to show, that is a failed login, too."""
+
+    login: Login
+    meter: Meter
+
+    def credentials(self) -> Secret | LoginRequest:
+        """What the method gives."""
+        try:
+            return self.login.credentials()
+        except StoreCredentialRefused:
+            self.meter(LOGIN.name, NO_CREDENTIAL, 0.0)
+            raise
+
+
+class _Adapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no types
+    """Has what hvac asks for sent by a `Wire`, with the same headers each time."""
+
+    def __init__(self, wire: Wire, headers: Mapping[str, str]) -> None:
+        self._wire = wire
+        self._headers = dict(headers)
+        self._json_headers = {**headers, "Content-Type": "application/json"}
+
+    def get_login_token(self, response: object) -> str:
+        """For hvac's own logins, which nothing here uses."""
+        raise NotImplementedError
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        json: object = None,
+        params: Mapping[str, object] | None = None,
+        **_: object,  # wrap_ttl, which is None, and raise_exception: no status is raised here
+    ) -> Answer:
+        """Send it once, and read the whole answer."""
+        return self._wire.request(method, url, json, params, self._headers if json is None else self._json_headers)
+
+
+def _tried(once: Callable[[], T]) -> T:
+    """Its value, after at most two more attempts; stamina, which is a tenth of a request's cost, sees only failures."""
+    try:
+        return once()
+    except StoreRateLimited:
+        raise  # `_exchange` has waited for long enough
+    except StoreUnavailable as error:
+        first = [error]
+
+    def again() -> T:
+        if first:
+            raise first.pop()
+        return once()
+
+    return _retrying(again)
+
+
+def _grant(auth: Mapping[str, Any]) -> Grant:
+    if not auth["client_token"]:
+        raise ValueError("a login that is not finished, as one that asks for a second factor")
+    token = register(Secret(auth["client_token"]))
+    lifetime, renewable = float(auth["lease_duration"]) or None, auth["renewable"] is True
+    return Grant(token, lifetime, renewable, int(auth.get("num_uses") or 0), is_ours=True)

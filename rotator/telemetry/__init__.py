@@ -1,0 +1,1 @@
+"""What the program reports: logs, metrics, status."""

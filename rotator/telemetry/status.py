@@ -1,0 +1,319 @@
+"""How each target stands, in the one shape that the `status` command, `/status.json`, the page and the metrics show.
+
+No I/O. The shape of `to_json` is a promise to whoever reads it with a program. What others wrote (a vendor's error, a
+path's record) is made printable here, and searched for secrets.
+"""
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from rotator.core.errors import RotatorError
+from rotator.core.events import Event, Level, What
+from rotator.core.model import Target, timestamp
+from rotator.core.plan import Plan, Reason, State
+from rotator.core.ports import Listener
+from rotator.protocol.places import unenforced
+from rotator.runtime.redact import NAMES, scrub, scrub_name
+
+NOT_WELL = frozenset({State.FAILING, State.FOREIGN, State.MISSING, State.UNKNOWN})
+"""The states in which applications lack a live key, or will if nobody does anything."""
+
+WORST_FIRST = (State.MISSING, State.FOREIGN, State.FAILING, State.UNKNOWN, State.DUE, State.OK)
+"""The states as a person should hear of them; a target that is due is as well as one that is not."""
+
+KEPT = 100
+"""Events of each kind that are kept for whoever asks: those at info, and those above."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStatus:
+    """One target at one moment."""
+
+    target: Target
+    plan: Plan | None
+    error: RotatorError | None
+    next_look: datetime | None = None  # when the daemon works on it again; None: nobody knows
+    asked: bool = False  # somebody wants a new key now, and it is not served yet
+
+    @property
+    def state(self) -> State:
+        """The plan's state, unless the last attempt at something failed."""
+        if self.plan is None:
+            return State.UNKNOWN
+        if self.error is not None and self.plan.state in (State.OK, State.DUE):
+            return State.FAILING
+        return State.DUE if self._waits else self.plan.state
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why that is its state, and a new key is or will be made."""
+        return Reason.REQUESTED if self._waits else self.plan.reason if self.plan else None
+
+    @property
+    def _waits(self) -> bool:
+        return self.asked and self.plan is not None and self.plan.state is State.OK
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the served key stops working."""
+        return self.plan.current.expires_at if self.plan and self.plan.current else None
+
+    def is_near_its_end(self, now: datetime) -> bool:
+        """Whether more than half of the time in which its key is to be replaced is over: then alerts fire."""
+        plan = self.plan
+        return (
+            plan is not None
+            and self.expires_at is not None
+            and margin(self.expires_at, plan.next_rotation_at, now) < 0.5
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The target's part of `status --json`."""
+        plan, current = self.plan, self.plan.current if self.plan else None
+        return {
+            "name": self.target.name,
+            "state": self.state.value,
+            "path": self.target.path,
+            "key_id": scrub_name(current.key_id) if current else None,
+            "issued_at": timestamp(current.issued_at) if current else None,
+            "expires_at": timestamp(current.expires_at) if current else None,
+            "next_rotation_at": timestamp(plan.next_rotation_at) if plan and plan.next_rotation_at else None,
+            "reason": self.reason.value if self.reason else None,
+            "superseded": [
+                {"key_id": scrub_name(key.key_id), "until": timestamp(until) if (until := key.works_until) else None}
+                for key in plan.superseded
+            ]
+            if plan
+            else [],
+            "last_error": scrub(self.error.message) if self.error else None,
+        }
+
+
+def with_unenforced(status: TargetStatus, now: datetime) -> TargetStatus:
+    """Return the status, with an error where keys do not end with their grace."""
+    made = status.plan
+    return replace(status, error=status.error or (unenforced(status.target, made, now) if made else None))
+
+
+def status_json(owner: str, at: datetime, targets: Collection[TargetStatus]) -> dict[str, Any]:
+    """All of `status --json`, where no daemon is asked."""
+    return {"owner": owner, "at": timestamp(at), "targets": [target.to_json() for target in targets]}
+
+
+def margin(expires_at: datetime, next_rotation_at: datetime | None, now: datetime) -> float:
+    """The share of the time between its due date and its end that a served key has left; over 1 before it is due.
+
+    Of a key that is due only at its end, as one with no life at all, nothing is a share: it has all or nothing.
+    """
+    left, whole = expires_at - now, expires_at - (next_rotation_at or expires_at)
+    return left / whole if whole > timedelta(0) else math.copysign(math.inf, left.total_seconds())
+
+
+def rank(
+    state: State, expires_at: datetime | None, next_rotation_at: datetime | None, now: datetime
+) -> tuple[int, float, datetime]:
+    """What to sort targets by, worst first: those that are not well, those that are due by their margin, the others."""
+    urgency = min(WORST_FIRST.index(state), WORST_FIRST.index(State.DUE))
+    if expires_at is None:
+        return urgency, -math.inf, now
+    return urgency, min(margin(expires_at, next_rotation_at, now), 1.0), expires_at
+
+
+# --- what else a daemon knows ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event, and when it was told."""
+
+    at: datetime
+    event: Event
+
+    @property
+    def fields(self) -> dict[str, str | int | float | bool]:
+        """The event's, without what only a log has room for."""
+        shown = {name: value for name, value in self.event.fields.items() if name != "traceback"}
+        return {
+            name: (scrub_name if name in NAMES else scrub)(value) if isinstance(value, str) else value
+            for name, value in shown.items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The event's part of `/status.json`."""
+        return {
+            "at": timestamp(self.at),
+            "level": self.event.level.value,
+            "event": self.event.what.value,
+            "target": self.event.target or None,
+            "fields": self.fields,
+        }
+
+
+class Recent:
+    """Keeps the latest events, and passes each on: a `ports.Listener` before another.
+
+    What went wrong is kept apart from what went well, so that a busy hour of rotations does not push it out. Nor do
+    sweeps push out rotations: of each provider's the last is kept.
+    """
+
+    def __init__(self, tell: Listener, now: Callable[[], datetime]) -> None:
+        self._tell, self._now = tell, now
+        self._lock = threading.Lock()
+        self._good: deque[Told] = deque(maxlen=KEPT)
+        self._bad: deque[Told] = deque(maxlen=KEPT)
+
+    def __call__(self, event: Event) -> None:
+        """Keep it, and pass it on."""
+        if event.level is not Level.DEBUG:
+            with self._lock:
+                if event.what is What.SWEPT:
+                    for told in [told for told in self._good if _same_sweep(told.event, event)]:
+                        self._good.remove(told)
+                (self._good if event.level is Level.INFO else self._bad).append(Told(self._now(), event))
+        self._tell(event)
+
+    def latest(self) -> tuple[Told, ...]:
+        """What is kept, the newest first."""
+        with self._lock:
+            kept = [*self._good, *self._bad]
+        return tuple(sorted(kept, key=lambda told: told.at, reverse=True))
+
+
+def _same_sweep(one: Event, other: Event) -> bool:
+    return one.what is other.what and one.fields.get("provider") == other.fields.get("provider")
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A pod that runs rotator, as Kubernetes sees it."""
+
+    name: str
+    ready: bool
+    ending: bool
+
+    def stands_by(self) -> str:
+        """What it does where it does not lead, in words."""
+        return f"{self.name} {'is ending' if self.ending else 'stands by' if self.ready else 'is not ready'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a daemon knows beside its targets: who leads, and how it stands with providers and stores."""
+
+    version: str
+    replica: str  # this one's name in the Lease; empty where there is no Lease
+    leads: bool
+    holder: str  # who leads, as far as this replica knows
+    replicas: Sequence[Replica] = ()  # all that are known, this one among them; none where nobody tells
+    replicas_error: RotatorError | None = None  # why they may be others by now
+    budgets: Mapping[str, float] = field(default_factory=dict)  # by provider: the share of a minute's requests, used
+    logins: Mapping[str, datetime | None] = field(default_factory=dict)  # by store: the end of its token; None: no end
+    down: Mapping[str, RotatorError] = field(default_factory=dict)  # by peer: why it is left alone for now
+    clock_trusted: bool = True
+    logins_failing: Collection[str] = ()  # the stores where the last try to log in, or to renew that, failed
+    refused: str = ""  # what is wrong with a configuration that was not taken up
+
+    def to_json(self) -> dict[str, Any]:
+        """The daemon's part of `/status.json`."""
+        return {
+            "version": self.version,
+            "replica": self.replica or None,
+            "leads": self.leads,
+            "holder": self.holder or None,
+            "replicas": [asdict(replica) for replica in self.replicas],
+            "replicas_error": scrub(self.replicas_error.message) if self.replicas_error else None,
+            "budgets_used": {name: round(used, 3) for name, used in self.budgets.items()},
+            "logins_end": {name: timestamp(end) if end else None for name, end in self.logins.items()},
+            "down": {name: scrub(error.message) for name, error in self.down.items()},
+            "clock_trusted": self.clock_trusted,
+            "logins_failing": sorted(self.logins_failing),
+            "configuration_refused": scrub(self.refused) or None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """All that a daemon knows at one moment."""
+
+    owner: str
+    at: datetime
+    targets: Sequence[TargetStatus]
+    events: Sequence[Told]  # the newest first
+    surroundings: Surroundings
+
+    def to_json(self) -> dict[str, Any]:
+        """All of `/status.json`: that of `status --json`, and beside it what only a daemon knows."""
+        told = [event.to_json() for event in self.events]
+        return {
+            **status_json(self.owner, self.at, self.targets),
+            "daemon": self.surroundings.to_json(),
+            "events": told,
+        }
+
+
+# --- the board -------------------------------------------------------------------------------------------------------
+
+
+class Board:
+    """What the daemon last knew of each target. Safe to be used by many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._targets: dict[str, TargetStatus] = {}
+
+    def ask(self, names: Iterable[str]) -> None:
+        """Take note that somebody wants new keys for these."""
+        with self._lock:
+            for name in names:
+                if name in self._targets:
+                    self._targets[name] = replace(self._targets[name], asked=True)
+
+    def see(self, target: Target, plan: Plan) -> None:
+        """Take what a pass that is under way has seen."""
+        with self._lock:
+            before = self._targets.get(target.name)
+            if before is not None:
+                is_new = before.plan is not None and _key_id(plan) != _key_id(before.plan)
+                self._targets[target.name] = replace(before, plan=plan, asked=before.asked and not is_new)
+
+    def update(
+        self,
+        target: Target,
+        plan: Plan | None,
+        error: RotatorError | None,
+        next_look: datetime | None = None,
+        *,
+        obeyed: bool = False,
+    ) -> None:
+        """Take a pass's result; without a plan (the store could not be read) the last known one stays.
+
+        `obeyed`: what somebody had asked for is done. A target that is not configured any more stays forgotten.
+        """
+        with self._lock:
+            before = self._targets.get(target.name)
+            if before is not None:
+                asked = before.asked and not obeyed
+                self._targets[target.name] = TargetStatus(before.target, plan or before.plan, error, next_look, asked)
+
+    def keep_only(self, targets: Mapping[str, Target]) -> None:
+        """Forget the targets that are not configured any more; those that are new are unknown."""
+        with self._lock:
+            known = self._targets
+            self._targets = {
+                name: replace(known[name], target=target) if name in known else TargetStatus(target, None, None)
+                for name, target in sorted(targets.items())
+            }
+
+    def snapshot(self) -> tuple[TargetStatus, ...]:
+        """All targets, by name."""
+        with self._lock:
+            return tuple(self._targets.values())  # `keep_only` put them in order
+
+
+def _key_id(plan: Plan) -> str | None:
+    return plan.current.key_id if plan.current else None

@@ -1,0 +1,345 @@
+"""A small HTTP server for a few fixed pages, made to be left alone on a port that strangers can reach.
+
+Bounded in connections, bytes and time: one deadline for a whole connection, not for each read. It answers GET and HEAD,
+once a connection, reads no body and writes no access log. What the pages say is their callers' business.
+"""
+
+import re
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from rotator.config.values import Address, is_loopback
+from rotator.core.errors import RotatorError
+from rotator.core.ports import Listener
+from rotator.runtime.threads import start
+from rotator.telemetry.logging import unexpected
+
+NOTHING_BUT_TEXT = "default-src 'none'; frame-ancestors 'none'"
+"""The content security policy of a page that needs no style."""
+
+MAX_HEAD = 8192  # bytes, of a request's line and headers together
+MAX_REST = 65536  # bytes that are thrown away after an answer, so that closing does not tear it up on its way
+PATIENCE = 0.5  # seconds, for what is not worth a connection's whole deadline
+A_MOMENT = 0.05  # seconds that a client has to send or to take something while others are being answered
+
+_ALWAYS = (
+    "Connection: close\r\n"
+    "Cache-Control: no-store\r\n"
+    "Cross-Origin-Opener-Policy: same-origin\r\n"
+    "Cross-Origin-Resource-Policy: same-origin\r\n"
+    "Referrer-Policy: no-referrer\r\n"
+    "X-Content-Type-Options: nosniff\r\n"
+    "X-Frame-Options: DENY\r\n"
+)
+# Where a part of these ends is never a choice: a pattern that tries every way to share out a run of blanks takes the
+# cube of its length, and holds the interpreter's lock meanwhile.
+_REQUEST = re.compile(r"([A-Z]{1,16}) ([!-~]+) HTTP/1\.[01]")
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t -~\x80-\xff]*)")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What to answer. The body is sent with its length, and not at all after a HEAD."""
+
+    status: int
+    content_type: str
+    body: bytes
+    policy: str = NOTHING_BUT_TEXT  # the content security policy
+
+
+Routes = Mapping[str, Callable[[str], Response]]
+"""What answers which path, to the letter: nothing is decoded, resolved or looked up on a disk.
+
+Each is given the query as it came: what stands after the first question mark, in printable ASCII, or nothing.
+"""
+
+
+def serve(
+    host: str,
+    port: int,
+    routes: Routes,
+    *,
+    option: str,
+    loopback_only_hosts: bool,
+    tell: Listener,
+    connections: int = 32,
+    deadline: float = 5.0,
+) -> "Server":
+    """Listen and answer, in threads, until `close`. Port 0 is any free one.
+
+    `option` names the place in the configuration where the address is set. With `loopback_only_hosts` a request must
+    name this very host: a page elsewhere whose name was made to resolve to this address is refused (DNS rebinding).
+    At most `connections` are open at once, each for at most `deadline` seconds. Raises `RotatorError`.
+    """
+    wanted = Address(host, port)
+    try:
+        listener = socket.create_server(
+            (host, port),
+            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+            backlog=128,
+            dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
+        )
+    except (OSError, UnicodeError) as error:
+        why = str(getattr(error, "strerror", error)).partition(" (while")[0]
+        raise RotatorError(
+            f"cannot listen on {wanted}: {why}",
+            f"Set another address or port in {option}; or if another program has this one, end that.",
+        ) from None
+    address = Address(host, listener.getsockname()[1])
+    return Server(listener, address, routes, loopback_only_hosts, tell, connections, deadline)
+
+
+class Shared:
+    """A page that is costly to make: all who ask while it is being made get the next one, which is made once.
+
+    Else a few who ask again and again could keep all connections, and the interpreter, from the probes.
+    """
+
+    def __init__(self, make: Callable[[], Response]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._begun = 0
+        self._made: tuple[int, Response] | None = None
+
+    def __call__(self, _query: str) -> Response:
+        """The page as of some moment after this was asked."""
+        asked = self._begun
+        with self._lock:
+            if self._made is None or self._made[0] <= asked:
+                self._begun += 1
+                self._made = self._begun, self._make()
+            return self._made[1]
+
+
+class Server:
+    """A port that is being served. `address` holds the real port."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        address: Address,
+        routes: Routes,
+        loopback_only_hosts: bool,
+        tell: Listener,
+        connections: int,
+        deadline: float,
+    ) -> None:
+        self.address = address
+        self._routes = routes
+        self._loopback_only_hosts = loopback_only_hosts
+        self._tell = tell
+        self._deadline = deadline
+        self._free = threading.BoundedSemaphore(connections)
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._open: set[socket.socket] = set()
+        self._waiting: dict[socket.socket, float] = {}  # since when for the other side to do something; oldest first
+        self._stopping = False
+        self._listener = listener
+        self._listener.setblocking(False)
+        self._wake, self._woken = socket.socketpair()
+        self._acceptor = start(threading.Thread(target=self._accept, name=f"http {address}", daemon=True))
+
+    def problems(self) -> Iterator[str]:
+        """The thread that listens, if it has ended and should not have."""
+        if not self._stopping and not self._acceptor.is_alive():
+            yield f"the thread that listens on {self.address} has ended"
+
+    def close(self) -> None:
+        """Stop listening and end what is still open; no thread is left. Twice does no harm."""
+        with self._lock:
+            if self._stopping:
+                return
+            self._stopping = True
+        self._wake.send(b"x")
+        self._acceptor.join()
+        with self._lock:
+            for connection in self._open:
+                _hang_up(connection)
+        for thread in self._threads:
+            thread.join(self._deadline)
+        for end in (self._listener, self._wake, self._woken):
+            end.close()
+
+    # --- connections -----------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        with selectors.DefaultSelector() as ready:
+            ready.register(self._listener, selectors.EVENT_READ)
+            ready.register(self._woken, selectors.EVENT_READ)
+            while not self._stopping:
+                ready.select()
+                try:
+                    connection, _ = self._listener.accept()
+                except BlockingIOError:
+                    continue
+                except OSError:  # no file descriptor left, or the other side gave up
+                    time.sleep(0.05)
+                    continue
+                connection.setblocking(False)
+                if self._room():
+                    self._start(connection)
+                else:
+                    _refuse(connection)
+
+    def _room(self) -> bool:
+        """Find a place, or wait for one. Whoever has kept us waiting for longest loses his: at once where all do, else
+        when that has lasted a moment.
+
+        Else a few silent connections could shut out the probes, and Kubernetes would restart us for it.
+        """
+        if self._free.acquire(blocking=False):
+            return True
+        gives_up = time.monotonic() + 2 * PATIENCE
+        while (now := time.monotonic()) < gives_up and not self._stopping:
+            with self._lock:
+                oldest, since = next(iter(self._waiting.items()), (None, now))
+                all_wait = len(self._waiting) == len(self._open)
+                if oldest is not None and (all_wait or now - since >= A_MOMENT):
+                    del self._waiting[oldest]
+                    _hang_up(oldest)
+                    since = now
+            if self._free.acquire(timeout=since + A_MOMENT - now):
+                return True
+        return False
+
+    def _start(self, connection: socket.socket) -> None:
+        until = time.monotonic() + self._deadline
+        with self._lock:
+            self._open.add(connection)
+            self._waiting[connection] = time.monotonic()
+        try:
+            name = f"http {self.address} connection"
+            thread = start(threading.Thread(target=self._serve, args=(connection, until), name=name, daemon=True))
+        except RotatorError:  # the machine has no thread left: this one does it, and has little time for each
+            self._serve(connection, time.monotonic() + PATIENCE)
+        else:
+            self._threads = [other for other in self._threads if other.is_alive()] + [thread]
+
+    def _serve(self, connection: socket.socket, until: float) -> None:
+        try:
+            head = _read_head(connection, until)
+            if head is not None:
+                with self._lock:
+                    self._waiting.pop(connection, None)
+                answer = self._answer(head)
+                with self._lock:
+                    self._waiting[connection] = time.monotonic()
+                _limit(connection, until)
+                connection.sendall(answer)
+                connection.shutdown(socket.SHUT_WR)
+                _read_rest(connection, min(until, time.monotonic() + PATIENCE))
+        except OSError:
+            pass  # the other side is gone or too slow: there is nobody to tell
+        finally:
+            self._end(connection)
+
+    def _end(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._waiting.pop(connection, None)
+            self._open.discard(connection)
+            connection.close()
+        self._free.release()
+
+    # --- requests --------------------------------------------------------------------------------------------------
+
+    def _answer(self, head: bytes) -> bytes:
+        if len(head) > MAX_HEAD:
+            return _rendered(_plain(431, "the headers are too long"))
+        first, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+        request = _REQUEST.fullmatch(first)
+        headers = [_HEADER.fullmatch(line) for line in lines]
+        if request is None or None in headers:
+            return _rendered(_plain(400, "this is not HTTP/1.1"))
+        method, target = request.groups()
+        if method not in ("GET", "HEAD"):
+            return _rendered(_plain(405, "only GET and HEAD"), "Allow: GET, HEAD\r\n")
+        hosts = [found[2].strip(" \t") for found in headers if found and found[1].lower() == "host"]
+        if self._loopback_only_hosts and not (len(hosts) == 1 and _names_loopback(hosts[0])):
+            page = _plain(421, "ask for localhost here, through a port-forward")
+        else:
+            path, _, query = target.partition("?")
+            page = self._page(path, query)
+        return _rendered(page, with_body=method == "GET")
+
+    def _page(self, path: str, query: str) -> Response:
+        route = self._routes.get(path)
+        if route is None:
+            return _plain(404, f"nothing here; this port answers {', '.join(self._routes)}")
+        try:
+            return route(query)
+        except Exception as error:  # whatever it is, the next request is to be answered as well
+            self._tell(unexpected(f"answering {path}", error))
+            return _plain(500, "this went wrong; the log says why")
+
+
+def _names_loopback(host: str) -> bool:
+    found = _HOST.fullmatch(host)
+    return found is not None and is_loopback((found[1] or found[2]).lower())
+
+
+def _plain(status: int, text: str) -> Response:
+    return Response(status, "text/plain; charset=utf-8", f"{text}\n".encode())
+
+
+def _rendered(response: Response, headers: str = "", *, with_body: bool = True) -> bytes:
+    head = (
+        f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}\r\n"
+        f"Content-Type: {response.content_type}\r\nContent-Length: {len(response.body)}\r\n"
+        f"Content-Security-Policy: {response.policy}\r\n{headers}{_ALWAYS}\r\n"
+    )
+    return head.encode() + (response.body if with_body else b"")
+
+
+# --- bytes -----------------------------------------------------------------------------------------------------------
+
+
+def _limit(connection: socket.socket, until: float) -> None:
+    """Let the next call on the socket end by then. Raises TimeoutError when it is past."""
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    connection.settimeout(left)
+
+
+def _read_head(connection: socket.socket, until: float) -> bytes | None:
+    """Up to the empty line; longer than `MAX_HEAD` when there is none by then, None when the other side hung up."""
+    head = b""
+    while len(head) <= MAX_HEAD:
+        _limit(connection, until)
+        chunk = connection.recv(MAX_HEAD + 1 - len(head))
+        if not chunk:
+            return None
+        head += chunk
+        end = head.find(b"\r\n\r\n", max(0, len(head) - len(chunk) - 3))
+        if end >= 0:
+            return head[: end + 4]
+    return head
+
+
+def _read_rest(connection: socket.socket, until: float) -> None:
+    left = MAX_REST
+    while left > 0:
+        _limit(connection, until)
+        chunk = connection.recv(left)
+        if not chunk:
+            return
+        left -= len(chunk)
+
+
+def _refuse(connection: socket.socket) -> None:
+    """Say so if that is possible at once, and close."""
+    with connection, suppress(OSError):
+        connection.send(_rendered(_plain(503, "too many connections"), "Retry-After: 1\r\n"))
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with suppress(OSError):  # it is closed already
+        connection.shutdown(socket.SHUT_RDWR)
