@@ -19,7 +19,8 @@ import urllib3
 
 from benchmarks.bare import KEYS, NEVER, sender
 from benchmarks.common import Results, Vault, Vendor, ratios, running_vault, running_vendor, whole_numbers
-from rotator.core.model import KeyParameters, Secret
+from rotator.core.secrets import Secret
+from rotator.core.target import KeyParameters
 from rotator.providers.respan.client import RespanProvider
 from rotator.runtime.clock import SystemClock
 from rotator.stores.vault.auth import TokenLogin

@@ -29,7 +29,10 @@ from typing import Any
 from benchmarks.bare import KEYS, sender
 from benchmarks.common import Results, Vault, Vendor, ratios, running_vault, running_vendor, whole_numbers
 from benchmarks.daemon import Daemon, running
-from rotator.core.model import KeyName, KeyParameters, Record, Secret, Target, compose, place_of
+from rotator.core.keys import KeyName, place_of
+from rotator.core.secrets import Secret
+from rotator.core.target import KeyParameters, Target
+from rotator.core.versions import Record, compose
 
 SIZES = whole_numbers("BENCH_SIZES", "1000,10000,30000")
 [REPETITIONS], [IDLE] = whole_numbers("BENCH_REPETITIONS", "3"), whole_numbers("BENCH_IDLE", "60")

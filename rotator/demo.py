@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from http.client import HTTPException
 from pathlib import Path
@@ -26,7 +26,6 @@ from rich.text import Text
 
 from rotator import __version__
 from rotator.app.wiring import Installation
-from rotator.cli.output import lost
 from rotator.config.loader import load
 from rotator.core.errors import StoreError
 from rotator.core.events import Event, What
@@ -171,8 +170,16 @@ def _bar(born: datetime, renewed: datetime, ends: datetime, now: datetime) -> Te
     return Text.assemble(*cells)
 
 
-def show(*, vault: bool, environment: Mapping[str, str], console: Console | None = None) -> int:
-    """Run the demo; returns the exit status: 0 when no call was refused, and all was seen.
+def show(
+    *,
+    vault: bool,
+    environment: Mapping[str, str],
+    console: Console | None = None,
+    is_lost: Callable[[], bool] = lambda: False,
+) -> int:
+    """Run the demo; return the exit status: 0 when no call was refused, and all was seen.
+
+    `is_lost` tells whether the output has no reader left, which ends the demo.
 
     Raises what loading a configuration and a first look at the store raise.
     """
@@ -192,7 +199,7 @@ def show(*, vault: bool, environment: Mapping[str, str], console: Console | None
             consumer, stopped = Consumer(installation, simulator.url), False
             try:
                 consumer.start()
-                _watch(console, screen, engine, consumer, clock)
+                _watch(console, screen, engine, consumer, clock, is_lost)
             except KeyboardInterrupt:
                 stopped = True
                 console.print("stopped")
@@ -246,14 +253,21 @@ def _configuration(
     return file, {**environment, "RESPAN_API_KEY": simulator.organisation_key}
 
 
-def _watch(console: Console, screen: Screen, engine: Engine, consumer: Consumer, clock: SystemClock) -> None:
+def _watch(
+    console: Console,
+    screen: Screen,
+    engine: Engine,
+    consumer: Consumer,
+    clock: SystemClock,
+    is_lost: Callable[[], bool],
+) -> None:
     """Let the engine work, and show it, until the time is over."""
     ends = clock.monotonic() + SECONDS
     with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
         while (left := ends - clock.monotonic()) > 0:
             engine.tick()
             screen.print_new()
-            if lost() is not None:  # the reader has seen enough
+            if is_lost():  # the reader has seen enough
                 return
             if live is not None:
                 live.update(screen.draw(engine.board.snapshot(), consumer, clock.now(), left), refresh=True)

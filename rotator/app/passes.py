@@ -14,10 +14,12 @@ from typing import TypeVar
 from rotator.app.wiring import Installation
 from rotator.core.errors import ProviderError, RotatorError
 from rotator.core.events import Event, Fields, Level, What
-from rotator.core.model import Target, timestamp
+from rotator.core.orphans import Fate, Outcome
 from rotator.core.plan import SCHEDULED, Order, Plan, Reason, State
+from rotator.core.target import Target
+from rotator.core.times import timestamp
 from rotator.protocol.reconciler import Report
-from rotator.protocol.sweeper import Fate, Outcome, Sweeper, Swept
+from rotator.protocol.sweeper import Sweeper, Swept
 from rotator.runtime.threads import start
 from rotator.telemetry.logging import unexpected
 from rotator.telemetry.metrics import FAILURE, LOST, SUCCESS, Metrics

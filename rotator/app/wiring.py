@@ -22,10 +22,11 @@ from rotator.core.errors import (
     StoreUnavailable,
 )
 from rotator.core.events import Event, What
-from rotator.core.model import Record, Secret, Target
 from rotator.core.plan import AT_ONCE, TIDYING, Reason
 from rotator.core.ports import Leadership, Listener, Ports
-from rotator.daemon.leader import LeaseSettings
+from rotator.core.secrets import Secret
+from rotator.core.target import Target
+from rotator.core.versions import Record
 from rotator.protocol.memory import Kept, Memory
 from rotator.protocol.places import Claims
 from rotator.protocol.recognition import Recognition
@@ -36,7 +37,7 @@ from rotator.protocol.sweeper import Sweeper
 from rotator.providers.respan.client import Probe, RespanProvider
 from rotator.runtime import files
 from rotator.runtime.clock import SystemClock
-from rotator.runtime.kubernetes import access_in_a_pod
+from rotator.runtime.kubernetes import LeaseSettings, access_in_a_pod
 from rotator.runtime.rate_limit import SWEEP_SHARE, SlidingWindow
 from rotator.runtime.redact import register
 from rotator.stores.sqlite import SqliteStore

@@ -17,8 +17,10 @@ from rotator.core.errors import (
     ServedKeyMisnamed,
     StoreError,
 )
-from rotator.core.model import OWNER_LETTERS, KeyName, Scope, Standing, Target, UnreadableKey, read_version
+from rotator.core.keys import OWNER_LETTERS, KeyName, UnreadableKey
 from rotator.core.plan import TIDYING
+from rotator.core.target import Target
+from rotator.core.versions import Scope, Standing, read_version
 from rotator.daemon import replicas
 from rotator.daemon.leader import RIGHTS, rights
 from rotator.runtime.kubernetes import ApiServer

@@ -25,8 +25,10 @@ from rotator.cli.progress import Advance, progress
 from rotator.config.loader import load
 from rotator.core.errors import ClockDisagrees, ProviderError, ProviderRateLimited, RotatorError, StoreError
 from rotator.core.events import Event, Level, What
-from rotator.core.model import ListedKey, Target, timestamp
+from rotator.core.keys import ListedKey
 from rotator.core.plan import Order, needed_by, plan
+from rotator.core.target import Target
+from rotator.core.times import timestamp
 from rotator.protocol.reconciler import Report
 from rotator.protocol.revoke import not_revoked, revoke_the_unheld
 from rotator.protocol.rotation import listed

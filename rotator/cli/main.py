@@ -43,18 +43,21 @@ from rotator.core.errors import (
     RotatorError,
 )
 from rotator.core.events import Event, Level, What
-from rotator.core.model import ListedKey, Target, timestamp
+from rotator.core.keys import ListedKey
+from rotator.core.orphans import Outcome
 from rotator.core.plan import SCHEDULED, Order, Reason, State
+from rotator.core.target import Target
+from rotator.core.times import timestamp
 from rotator.daemon.signals import SIGNALS
 from rotator.protocol.extend import Living, living, misnamed
 from rotator.protocol.reconciler import Report
 from rotator.protocol.rollback import roll_back
 from rotator.protocol.rotation import UNPUBLISHED, listed
-from rotator.protocol.sweeper import Outcome
 from rotator.runtime.clock import SystemClock
 from rotator.telemetry.logging import LogListener
 from rotator.telemetry.metrics import Metrics
 from rotator.telemetry.status import NOT_WELL, status_json, with_unenforced
+from rotator.telemetry.wording import count
 
 
 def _one_line(text: str | None) -> str | None:
@@ -110,7 +113,7 @@ def execute(arguments: Sequence[str] | None = None) -> NoReturn:
     if common.as_json:
         output.say_json(output.failure_json(failure))
     if isinstance(failure, ConfigurationError):
-        output.complain(f"The configuration cannot be used ({output.count(len(failure.problems), 'problem')}):")
+        output.complain(f"The configuration cannot be used ({count(len(failure.problems), 'problem')}):")
         for problem in failure.problems:
             output.complain(f"  {problem}")
         _end(USAGE)
@@ -239,7 +242,7 @@ def _print(
         for line in output.report_lines(report, revoked.get(report.target.name, ())):
             output.say(line)
     if begun is not None:
-        output.say(f"stopped: {begun} of {output.count(of, 'target')} done; the others are as they were")
+        output.say(f"stopped: {begun} of {count(of, 'target')} done; the others are as they were")
 
 
 class _Revoked(LogListener):
@@ -496,8 +499,8 @@ def check(
             if finding.advice:
                 output.say(f"  {finding.advice}")
         tried = "; credentials, permissions and paths were tried" if online else ""
-        bad = output.count(len(findings), "finding") if findings else "nothing wrong"
-        read = f"{output.count(len(configuration.targets), 'target')}, {output.count(len(warnings), 'warning')}"
+        bad = count(len(findings), "finding") if findings else "nothing wrong"
+        read = f"{count(len(configuration.targets), 'target')}, {count(len(warnings), 'warning')}"
         output.say(f"{common.config}: {read}, {bad}{tried}")
     if not findings:
         raise typer.Exit(DONE)
@@ -578,7 +581,7 @@ def demo(
     common.begin_to_log("warning")
     # As Ctrl-C does: what was made is removed, and then it ends.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    raise typer.Exit(show(vault=vault, environment=os.environ))
+    raise typer.Exit(show(vault=vault, environment=os.environ, is_lost=lambda: output.lost() is not None))
 
 
 @_command()

@@ -18,14 +18,17 @@ from rotator.app.passes import adoption_advice, served
 from rotator.cli.check import OnlineFinding
 from rotator.config.rules import Load
 from rotator.core.errors import ConfigurationError, Problem, RotatorError
-from rotator.core.model import VendorKey, timestamp
+from rotator.core.keys import VendorKey
+from rotator.core.orphans import Fate, Orphan, Outcome
 from rotator.core.plan import Action, Reason, Retire, Rotate, SetExpiry, State
+from rotator.core.times import timestamp
 from rotator.protocol.extend import Living
 from rotator.protocol.reconciler import Report
-from rotator.protocol.sweeper import Fate, Orphan, Outcome, Swept
+from rotator.protocol.sweeper import Swept
 from rotator.runtime.redact import printable, scrub_lines, scrub_name
 from rotator.telemetry.log_writer import Stderr
 from rotator.telemetry.status import TargetStatus
+from rotator.telemetry.wording import count, in_words
 
 
 class Stdout(io.TextIOWrapper):
@@ -92,11 +95,6 @@ def complain(line: str) -> None:
         Stderr().write(scrub_lines(line) + "\n")
 
 
-def count(number: int, noun: str) -> str:
-    """ "1 target", "2 targets"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def say_json(value: Any) -> None:
     """A command's result for a program, as it is: an id that looks like a token must reach it whole.
 
@@ -148,19 +146,6 @@ def finding_json(finding: OnlineFinding) -> dict[str, Any]:
 
 
 # --- one line a target -----------------------------------------------------------------------------------------------
-
-
-def in_words(action: Action) -> str:
-    """What an action would do."""
-    match action:
-        case Rotate():
-            return f"rotate ({action.reason}): create a key, publish it as version {action.base + 1}"
-        case SetExpiry():
-            verb = "restore" if action.reason is Reason.RESTORED else "shorten"
-            return f"{verb} {action.record.key_id} to {timestamp(action.until)} ({action.reason})"
-        case Retire():
-            numbers = ",".join(str(version.number) for version in action.key.versions)
-            return f"remove {action.key.key_id} ({action.reason}): destroy version {numbers}, delete it at the provider"
 
 
 def plan_json(status: TargetStatus) -> dict[str, Any]:

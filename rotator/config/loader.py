@@ -35,7 +35,8 @@ from rotator.config.schema import (
 )
 from rotator.config.values import parse_go_seconds
 from rotator.core.errors import ConfigurationError, Problem
-from rotator.core.model import KeyParameters, Target, hash_fraction
+from rotator.core.target import KeyParameters, Target
+from rotator.core.times import hash_fraction
 
 __all__ = ["Configuration", "json_schema", "load"]
 

@@ -9,7 +9,7 @@ from rotator.config.rules import Draft
 from rotator.config.schema import FormerLocation, SqliteSettings, VaultSettings
 from rotator.config.values import quoted
 from rotator.core.errors import Problem
-from rotator.core.model import Target
+from rotator.core.target import Target
 
 _HERE = FormerLocation()
 

@@ -14,7 +14,8 @@ from rotator.config.files import key_path
 from rotator.config.schema import FileSettings, SqliteSettings, TokenAuth, VaultSettings
 from rotator.config.values import format_duration, is_loopback, quoted
 from rotator.core.errors import Problem
-from rotator.core.model import RECORD_FIELD, Target
+from rotator.core.target import Target
+from rotator.core.versions import RECORD_FIELD
 from rotator.runtime.rate_limit import CALLS_PER_ROTATION, SWEEP_SHARE, WINDOW
 
 _LONGEST_PUBLISH = timedelta(seconds=30)  # with all its retries, and the requests before it

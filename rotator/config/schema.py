@@ -27,7 +27,7 @@ from pydantic_core import core_schema
 
 from rotator.config import values as notation
 from rotator.config.values import Address, Limit, VaultReference
-from rotator.core.model import RECORD_FIELD
+from rotator.core.versions import RECORD_FIELD
 
 # --- values ----------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from math import ceil
 from urllib.parse import urlsplit
 
-from rotator.core.model import LONGEST
+from rotator.core.versions import LONGEST
 
 DURATION_PATTERN = "(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?"
 PERCENTAGE_PATTERN = "([0-9]{1,2}(?:[.][0-9]{1,3})?)%"

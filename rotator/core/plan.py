@@ -20,7 +20,12 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
 
-from rotator.core.model import Entry, History, KeyName, Record, Scope, Secret, Standing, Target, VendorKey, read_version
+from rotator.core.errors import GraceNotEnforced
+from rotator.core.keys import KeyName, VendorKey
+from rotator.core.secrets import Secret
+from rotator.core.target import Target
+from rotator.core.times import timestamp
+from rotator.core.versions import Entry, History, Record, Scope, Standing, read_version
 
 TOLERANCE = timedelta(seconds=1)
 """Expiries this close are the same: records are written to the second, and a vendor may round as well."""
@@ -695,3 +700,11 @@ def overlong(observation: Observation, record: Record) -> bool:
     made_at = seen.key.created_at if seen and seen.key else None
     held_since = min(entry.created_at for entry in observation.entries if entry.key_id == record.key_id)
     return record.expires_at > (made_at or held_since) + 2 * observation.target.ttl
+
+
+def unenforced(target: Target, plan: Plan, now: datetime) -> GraceNotEnforced | None:
+    """Return the error for the superseded keys that work, and do not end with their grace."""
+    keys = plan.unenforced(now)
+    ends = [f"works until {timestamp(key.works_until)}" if key.works_until else "never expires" for key in keys]
+    named = [(key.key_id, key.other_name or "", end) for key, end in zip(keys, ends, strict=True)]
+    return GraceNotEnforced(target.path, named) if named else None

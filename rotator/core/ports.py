@@ -11,8 +11,11 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from rotator.core.events import Event
-from rotator.core.model import CreatedKey, History, KeyParameters, ListedKey, Secret, Target, VendorKey, Version
+from rotator.core.keys import CreatedKey, ListedKey, VendorKey
 from rotator.core.plan import Order
+from rotator.core.secrets import Secret
+from rotator.core.target import KeyParameters, Target
+from rotator.core.versions import History, Version
 
 
 class Provider(Protocol):

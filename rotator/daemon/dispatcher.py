@@ -22,9 +22,10 @@ from rotator.core.errors import (
     RotatorError,
 )
 from rotator.core.events import Event, Fields, Level, What
-from rotator.core.model import Target, next_turn
 from rotator.core.plan import TIDYING, Order
 from rotator.core.ports import Leadership, Listener
+from rotator.core.target import Target
+from rotator.core.times import next_turn
 from rotator.daemon.health import Health
 from rotator.daemon.schedule import Agenda, Lane
 from rotator.protocol.reconciler import Report

@@ -22,9 +22,9 @@ from typing import Any
 
 from rotator.core.errors import KubernetesUnavailable
 from rotator.core.events import Event, Fields, Level, What
-from rotator.core.model import LONGEST_TEXT
 from rotator.core.ports import Clock, Listener
-from rotator.runtime.kubernetes import Access, ApiServer, Conflict, Right
+from rotator.core.versions import LONGEST_TEXT
+from rotator.runtime.kubernetes import ApiServer, Conflict, LeaseSettings, Right
 from rotator.runtime.threads import start
 from rotator.telemetry.logging import unexpected
 
@@ -42,17 +42,6 @@ RIGHTS = "The Role of the ServiceAccount needs get and update on this Lease, and
 def rights(name: str) -> tuple[Right, ...]:
     """What it takes to keep the Lease of that name."""
     return Right("get", GROUP, "leases", name), Right("update", GROUP, "leases", name), Right("create", GROUP, "leases")
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseSettings:
-    """Which Lease, and what this replica is called in it. `duration` is in seconds; `service` is for `replicas`."""
-
-    access: Access
-    name: str
-    identity: str
-    duration: float
-    service: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

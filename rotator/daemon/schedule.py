@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from rotator.core.errors import ProviderRateLimited
-from rotator.core.model import Target, hash_fraction
 from rotator.core.plan import AT_ONCE, LOOK, SCHEDULED, TIDYING, Order, Rotate, needed_by
 from rotator.core.ports import Clock
+from rotator.core.target import Target
+from rotator.core.times import hash_fraction
 from rotator.protocol.reconciler import Report
 
 FIRST_WAIT = timedelta(seconds=5)

@@ -20,17 +20,11 @@ from rotator.core.errors import (
     StoreError,
 )
 from rotator.core.events import Event, What
-from rotator.core.model import (
-    OWNER_LETTERS,
-    KeyName,
-    ListedKey,
-    Target,
-    UnreadableKey,
-    VendorKey,
-    read_version,
-    timestamp,
-)
+from rotator.core.keys import OWNER_LETTERS, KeyName, ListedKey, UnreadableKey, VendorKey
 from rotator.core.plan import TOLERANCE
+from rotator.core.target import Target
+from rotator.core.times import timestamp
+from rotator.core.versions import read_version
 from rotator.protocol.expiry import keep_until
 from rotator.protocol.reconciler import Executor
 

@@ -25,8 +25,11 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from rotator.core.model import Entry, KeyName, Record, Scope, Secret, Target, VendorKey
+from rotator.core.keys import KeyName, VendorKey
 from rotator.core.plan import TOLERANCE, Asked, Made, Observation, Order, Reason, Seen, made_keys
+from rotator.core.secrets import Secret
+from rotator.core.target import Target
+from rotator.core.versions import Entry, Record, Scope
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,10 @@ other's keys.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 
-from rotator.core.errors import GraceNotEnforced, StoreError
-from rotator.core.model import Target, timestamp
-from rotator.core.plan import Plan
+from rotator.core.errors import StoreError
 from rotator.core.ports import Store
+from rotator.core.target import Target
 
 
 def locations(target: Target, store: Store) -> tuple[str, tuple[str, ...]]:
@@ -22,14 +20,6 @@ def locations(target: Target, store: Store) -> tuple[str, tuple[str, ...]]:
     for path in target.former_paths:
         former += [store.location(path), *store.former_locations(path)]
     return present, tuple(location for location in dict.fromkeys(former) if location != present)
-
-
-def unenforced(target: Target, plan: Plan, now: datetime) -> GraceNotEnforced | None:
-    """Return the error for the superseded keys that work, and do not end with their grace."""
-    keys = plan.unenforced(now)
-    ends = [f"works until {timestamp(key.works_until)}" if key.works_until else "never expires" for key in keys]
-    named = [(key.key_id, key.other_name or "", end) for key, end in zip(keys, ends, strict=True)]
-    return GraceNotEnforced(target.path, named) if named else None
 
 
 class Claims:

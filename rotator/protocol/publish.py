@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rotator.core.errors import CasMismatch, StoreError, StoreOutcomeUnknown
-from rotator.core.model import Target, Version
 from rotator.core.ports import Clock, Store
+from rotator.core.target import Target
+from rotator.core.versions import Version
 
 WAITS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds before each attempt of the same write, while its outcome is unknown; then a sweep has to judge it."""

@@ -22,15 +22,7 @@ from rotator.core.errors import (
     StoreUnavailable,
 )
 from rotator.core.events import What
-from rotator.core.model import (
-    History,
-    Record,
-    Scope,
-    Standing,
-    Target,
-    place_of,
-    timestamp,
-)
+from rotator.core.keys import place_of
 from rotator.core.plan import (
     SCHEDULED,
     TIDYING,
@@ -47,11 +39,15 @@ from rotator.core.plan import (
     needed_by,
     plan,
     to_confirm,
+    unenforced,
 )
 from rotator.core.ports import Budget, Clock, Ports
+from rotator.core.target import Target
+from rotator.core.times import timestamp
+from rotator.core.versions import History, Record, Scope, Standing
 from rotator.protocol.expiry import set_expiry
 from rotator.protocol.memory import Memory
-from rotator.protocol.places import Claims, locations, unenforced
+from rotator.protocol.places import Claims, locations
 from rotator.protocol.recognition import Recognition
 from rotator.protocol.rotation import Rotation, is_ours_to_do, left_behind, tell_of, tell_of_published
 

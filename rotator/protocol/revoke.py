@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rotator.core.errors import ProviderError, ProviderRequestRefused, RotatorError, StoreError
 from rotator.core.events import Event, Level, What
-from rotator.core.model import ListedKey, Target, UnreadableKey, VendorKey
+from rotator.core.keys import ListedKey, UnreadableKey, VendorKey
+from rotator.core.orphans import Fate, orphans
 from rotator.core.plan import REVOKED_WITHIN, Order, Plan, Reason, whole_seconds
+from rotator.core.target import Target
 from rotator.protocol.expiry import set_expiry
 from rotator.protocol.reconciler import MAX_READ, Executor, too_old
 from rotator.protocol.rotation import asked_by
-from rotator.protocol.sweeper import Fate, orphans
 
 
 def revoke_the_unheld(

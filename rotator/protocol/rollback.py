@@ -9,8 +9,12 @@ from datetime import datetime
 
 from rotator.core.errors import CasMismatch, ProviderRequestRefused, RotatorError
 from rotator.core.events import What
-from rotator.core.model import Record, Secret, Standing, Target, VendorKey, compose, timestamp
+from rotator.core.keys import VendorKey
 from rotator.core.plan import TOLERANCE, Observation, Order, Plan, Reason, Superseded, overlong, plan, superseded_keys
+from rotator.core.secrets import Secret
+from rotator.core.target import Target
+from rotator.core.times import timestamp
+from rotator.core.versions import Record, Standing, compose
 from rotator.protocol.expiry import keep_until
 from rotator.protocol.publish import publish
 from rotator.protocol.reconciler import Executor, Report

@@ -21,24 +21,13 @@ from rotator.core.errors import (
     StoreError,
 )
 from rotator.core.events import Event, Fields, Level, What
-from rotator.core.model import (
-    RECORD_FIELD,
-    UNIQUE_ALPHABET,
-    UNIQUE_LENGTH,
-    CreatedKey,
-    History,
-    KeyName,
-    ListedKey,
-    Record,
-    Secret,
-    Target,
-    VendorKey,
-    compose,
-    read_version,
-    timestamp,
-)
+from rotator.core.keys import UNIQUE_ALPHABET, UNIQUE_LENGTH, CreatedKey, KeyName, ListedKey, VendorKey
 from rotator.core.plan import SCHEDULED, TIDYING, TOLERANCE, Observation, Order, Reason, Rotate, renew_at
 from rotator.core.ports import Clock, Listener, Ports
+from rotator.core.secrets import Secret
+from rotator.core.target import Target
+from rotator.core.times import timestamp
+from rotator.core.versions import RECORD_FIELD, History, Record, compose, read_version
 from rotator.protocol.expiry import set_expiry
 from rotator.protocol.memory import Memory, Offer
 from rotator.protocol.publish import publish

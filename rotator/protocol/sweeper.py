@@ -20,7 +20,6 @@ Nothing is done about keys whose name is not that of a configured target's path,
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 from functools import partial
 from typing import TypeVar
 
@@ -36,20 +35,8 @@ from rotator.core.errors import (
     TooManyOrphans,
 )
 from rotator.core.events import Event, Fields, Level, What
-from rotator.core.model import (
-    OWNER_LETTERS,
-    RECORD_FIELD,
-    History,
-    KeyName,
-    ListedKey,
-    Record,
-    Secret,
-    Standing,
-    Target,
-    UnreadableKey,
-    VendorKey,
-    timestamp,
-)
+from rotator.core.keys import OWNER_LETTERS, KeyName, ListedKey, UnreadableKey, VendorKey
+from rotator.core.orphans import Fate, Orphan, Outcome, orphans
 from rotator.core.plan import (
     TOLERANCE,
     Asked,
@@ -64,6 +51,9 @@ from rotator.core.plan import (
     whole_seconds,
 )
 from rotator.core.ports import Budget
+from rotator.core.target import Target
+from rotator.core.times import timestamp
+from rotator.core.versions import Record
 from rotator.protocol.doubt import Missing, look_up_each
 from rotator.protocol.expiry import set_expiry
 from rotator.protocol.recognition import is_most
@@ -72,38 +62,6 @@ from rotator.protocol.rotation import listed
 
 PATIENCE = timedelta(hours=12)
 """How long a sweep waits for requests that the rotations leave over, before it goes ahead of keys that live longer."""
-
-
-class Fate(StrEnum):
-    """What is to become of an orphan."""
-
-    SETTLING = "settling"  # so young that it may still be on its way into a version
-    TO_SHORTEN = "to-shorten"
-    ENDING = "ending"  # ends by itself within a grace period
-    EMPTIED = "emptied"  # its path is absent: once that has a version again, it is an orphan like any other
-    OVER = "over"  # has ended: only its record at the provider is left
-
-
-class Outcome(StrEnum):
-    """What became of one."""
-
-    LEFT = "left"  # nothing was to be done, or not any more
-    SHORTENED = "shortened"
-    REMOVED = "removed"
-    HELD = "held"  # there are too many, or the clock is not to be trusted
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Orphan:
-    """A key made for a target's path that no readable version of it holds."""
-
-    target: Target
-    key: VendorKey
-    fate: Fate
-    ahead: bool  # the path does not have the version yet that it was meant for
-    outcome: Outcome = Outcome.LEFT
-    until: datetime | None = None  # when it ends now
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,42 +95,6 @@ class _End:
     until: datetime
 
 
-def orphans(
-    observation: Observation, keys: Iterable[VendorKey], now: datetime, unsettled: Callable[[VendorKey], bool]
-) -> tuple[Orphan, ...]:
-    """Which of a target's own `keys` are in no readable version of its path; none while the path is not ours.
-
-    An absent path cannot be fenced, so its keys are only reported: one of them may be about to become version 1.
-    `keys` must have been listed before the history was read.
-    """
-    current = observation.current
-    is_absent = observation.history.current_version == 0
-    if not is_absent and (current is None or current.standing is not Standing.OURS):
-        return ()
-    held = {entry.key_id for entry in observation.entries} | set(_present(observation.history))
-    end = now + observation.target.grace_period + TOLERANCE
-    found = []
-    for key in keys:
-        name = KeyName.parse(key.name)
-        if key.id in held or name is None:
-            continue
-        if is_absent and key.expires_at is not None and key.expires_at <= now:
-            continue
-        if key.expires_at is not None and key.expires_at <= now - observation.clock_ahead:
-            fate = Fate.OVER
-        elif unsettled(key):
-            fate = Fate.SETTLING
-        elif is_absent:
-            fate = Fate.EMPTIED
-        elif key.expires_at is not None and key.expires_at <= end:
-            fate = Fate.ENDING
-        else:
-            fate = Fate.TO_SHORTEN
-        ahead = name.version > observation.history.current_version
-        found.append(Orphan(observation.target, key, fate, ahead, until=key.expires_at))
-    return tuple(found)
-
-
 K = TypeVar("K", bound=ListedKey)
 
 
@@ -183,16 +105,6 @@ def by_place(keys: Iterable[K]) -> dict[str, list[K]]:
         name = KeyName.parse(key.name)
         found.setdefault(name.place if name else "", []).append(key)
     return found
-
-
-def _present(history: History) -> Iterator[str]:
-    """The described keys whose text stands in the current version, under whatever field: somebody may read it there."""
-    data = history.current.data if history.current and history.current.data else {}
-    texts = {Secret(value).fingerprint for value in data.values() if isinstance(value, str)}
-    for version in history.versions:
-        record = Record.parse(version.data.get(RECORD_FIELD)) if version.data else None
-        if record and record.key in texts:
-            yield record.key_id
 
 
 class Sweeper:

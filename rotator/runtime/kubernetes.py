@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import httpx
 
 from rotator.core.errors import KubernetesRefused, KubernetesUnavailable, LeaseUnusable
-from rotator.core.model import Secret
 from rotator.core.ports import Clock
+from rotator.core.secrets import Secret
 from rotator.runtime import files
 from rotator.runtime.http import Transport, Until
 from rotator.runtime.redact import quoted, register
@@ -176,3 +176,14 @@ def _why(error: BaseException) -> str:
     """The kind of error; and what TLS has against the other side, if that is it."""
     _, mark, why = str(error).partition("certificate verify failed")
     return f"{type(error).__name__}{mark and quoted(f': {mark}{why}')}"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseSettings:
+    """Which Lease, and what this replica is called in it. `duration` is in seconds; `service` is for `replicas`."""
+
+    access: Access
+    name: str
+    identity: str
+    duration: float
+    service: str | None = None

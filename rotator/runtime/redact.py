@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 
-from rotator.core.model import Secret
+from rotator.core.secrets import Secret
 from rotator.runtime.spellings import Span, condensed, decoded, fragments, is_wordy, joined, merged, occurrences, plain
 
 HIDDEN = "[hidden]"

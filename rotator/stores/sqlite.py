@@ -23,8 +23,8 @@ from rotator.core.errors import (
     StoreRequestRefused,
     StoreUnavailable,
 )
-from rotator.core.model import History, Version
 from rotator.core.ports import Clock
+from rotator.core.versions import History, Version
 from rotator.runtime.redact import quoted
 
 BUSY_TIMEOUT = 5.0  # seconds that one transaction waits for the others

@@ -14,10 +14,10 @@ from typing import Any
 
 from rotator.core.errors import RotatorError
 from rotator.core.events import Event, Level, What
-from rotator.core.model import Target, timestamp
-from rotator.core.plan import Plan, Reason, State
+from rotator.core.plan import Plan, Reason, State, unenforced
 from rotator.core.ports import Listener
-from rotator.protocol.places import unenforced
+from rotator.core.target import Target
+from rotator.core.times import timestamp
 from rotator.runtime.redact import NAMES, scrub, scrub_name
 
 NOT_WELL = frozenset({State.FAILING, State.FOREIGN, State.MISSING, State.UNKNOWN})

@@ -16,12 +16,12 @@ from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
 from rotator.app.passes import adoption_advice
-from rotator.cli.output import count, in_words
 from rotator.core.events import Event, Level
-from rotator.core.model import timestamp
 from rotator.core.plan import Plan, Reason, State
+from rotator.core.times import timestamp
 from rotator.runtime.redact import scrub
 from rotator.telemetry.status import NOT_WELL, WORST_FIRST, Known, Surroundings, TargetStatus, Told, rank
+from rotator.telemetry.wording import count, in_words
 
 ROWS = 100
 """Targets on one page."""

@@ -15,8 +15,9 @@ import pytest
 from support.vault import VaultServer
 
 from rotator.core.errors import CasMismatch
-from rotator.core.model import History, Secret
 from rotator.core.ports import Store
+from rotator.core.secrets import Secret
+from rotator.core.versions import History
 from rotator.runtime.clock import SystemClock
 from rotator.stores.sqlite import SqliteStore
 from rotator.stores.vault.auth import TokenLogin

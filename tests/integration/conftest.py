@@ -12,7 +12,7 @@ from support.kube import KubeServer, OwnKubeServer
 from support.process import wait_until
 from support.vaultstore import OpenStore, opened_stores
 
-from rotator.core.model import Record
+from rotator.core.versions import Record
 from rotator.runtime.clock import SystemClock
 from rotator.simulator import Fault
 from rotator.stores.sqlite import SqliteStore

@@ -11,9 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.prometheus import NO_PROMETHEUS, RULES, is_installed, promtool
 from support.world import HOUR, START, make_target
 
-from rotator.core.model import Record
+from rotator.core.orphans import Outcome
 from rotator.core.plan import Plan, Reason, State
-from rotator.protocol.sweeper import Outcome
+from rotator.core.versions import Record
 from rotator.telemetry.metrics import FAILURE, LOST, ROTATION_REASONS, SUCCESS, Metrics
 from rotator.telemetry.status import TargetStatus
 

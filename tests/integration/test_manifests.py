@@ -37,11 +37,11 @@ from rotator import __version__
 from rotator.config.loader import Configuration, load
 from rotator.config.schema import Changeable, DaemonSettings
 from rotator.core.events import Event, What
-from rotator.daemon.leader import Lease, LeaseSettings
+from rotator.daemon.leader import Lease
 from rotator.daemon.main import READ_AT_START
 from rotator.daemon.replicas import Replicas
 from rotator.runtime.clock import SystemClock
-from rotator.runtime.kubernetes import Access
+from rotator.runtime.kubernetes import Access, LeaseSettings
 
 DATA = ROOT / "tests/data"
 UNIT = ROOT / "deploy/systemd/rotator.service"

@@ -6,7 +6,7 @@ from support.installation import VaultPaths, on_vault
 from support.process import wait_until
 from support.vault import VaultServer
 
-from rotator.core.model import timestamp
+from rotator.core.times import timestamp
 
 
 def moved(vault: VaultServer, paths: VaultPaths) -> VaultPaths:

@@ -15,7 +15,7 @@ import pytest
 from support.installation import on_vault
 from support.vault import VaultServer
 
-from rotator.core.model import place_of
+from rotator.core.keys import place_of
 
 WRITTEN = Path(__file__).parents[1] / "data"
 

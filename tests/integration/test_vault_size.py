@@ -6,7 +6,7 @@ import pytest
 from support.vault import RaftVault
 
 from rotator.core.errors import StoreRequestRefused
-from rotator.core.model import Secret
+from rotator.core.secrets import Secret
 from rotator.runtime.clock import SystemClock
 from rotator.stores.vault.auth import TokenLogin
 from rotator.stores.vault.store import VaultStore

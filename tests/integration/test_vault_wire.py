@@ -16,7 +16,7 @@ from support.canned import Canned, Reply, canned
 from support.vaultstore import DATA, DENIED, KEY, TOKEN, OpenStore, answering, assert_hides, assert_unsettled, empty
 
 from rotator.core.errors import StoreError, StoreOutcomeUnknown, StoreRequestRefused, StoreUnavailable
-from rotator.stores import vault_wire
+from rotator.stores.vault import transport as vault_wire
 from rotator.stores.vault.auth import AppRoleLogin
 
 pytestmark = pytest.mark.usefixtures("no_waiting")

@@ -9,8 +9,11 @@ from typing import Any
 from support.world import IssuedKey
 
 from rotator.core.errors import ProviderError
-from rotator.core.model import RECORD_FIELD, KeyName, KeyParameters, Record, Secret, Target, compose
+from rotator.core.keys import KeyName
 from rotator.core.plan import SCHEDULED, Order, Reason
+from rotator.core.secrets import Secret
+from rotator.core.target import KeyParameters, Target
+from rotator.core.versions import RECORD_FIELD, Record, compose
 from rotator.protocol import reconciler as execute
 from rotator.protocol import rollback
 from rotator.protocol import rotation as rotate

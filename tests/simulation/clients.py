@@ -26,20 +26,11 @@ from rotator.core.errors import (
     StoreUnavailable,
 )
 from rotator.core.events import Event
-from rotator.core.model import (
-    RECORD_FIELD,
-    CreatedKey,
-    History,
-    KeyParameters,
-    ListedKey,
-    Record,
-    Secret,
-    Target,
-    UnreadableKey,
-    VendorKey,
-    Version,
-)
+from rotator.core.keys import CreatedKey, ListedKey, UnreadableKey, VendorKey
 from rotator.core.ports import Ports
+from rotator.core.secrets import Secret
+from rotator.core.target import KeyParameters, Target
+from rotator.core.versions import RECORD_FIELD, History, Record, Version
 from rotator.protocol.reconciler import MAX_AGE
 from rotator.protocol.strays import Stray, StrayKeys
 from simulation.intent import NEVER_READ, Intent

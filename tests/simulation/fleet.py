@@ -15,8 +15,9 @@ from support.world import OWNER, START, MemoryStore, MemoryVendor, StoreClient, 
 
 from rotator.core.errors import ProviderUnavailable
 from rotator.core.events import Event, What
-from rotator.core.model import KeyParameters, Target, hash_fraction, next_turn
 from rotator.core.ports import Ports
+from rotator.core.target import KeyParameters, Target
+from rotator.core.times import hash_fraction, next_turn
 from rotator.daemon.schedule import Agenda
 from rotator.protocol.reconciler import Executor
 from rotator.protocol.strays import StrayKeys

@@ -15,8 +15,10 @@ from typing import Any
 from support.world import HOUR, START, IssuedKey
 
 from rotator.core.errors import ProviderError, RotatorError
-from rotator.core.model import RECORD_FIELD, KeyName, Target
+from rotator.core.keys import KeyName
 from rotator.core.plan import TOLERANCE
+from rotator.core.target import Target
+from rotator.core.versions import RECORD_FIELD
 from rotator.protocol.reconciler import MAX_AGE, MAX_READ
 from simulation.intent import Intent
 from simulation.world import LaggingVendor, RememberingStore

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
-from rotator.core import model, plan
+from rotator.core import orphans, plan
+from rotator.core import versions as model
 from rotator.protocol import doubt, memory, places, publish, recognition
 from rotator.protocol import reconciler as execute
 from rotator.protocol import rotation as rotate
@@ -300,7 +301,7 @@ MUTATIONS = {
     "as many orphans as there are": Mutation(
         "meddling", (TOO_MANY,), (Edit(Sweeper.sweep, "to_shorten > limit", "False"),)
     ),
-    "nothing settles": Mutation("mixed", (UNSETTLED,), (Edit(sweep.orphans, "elif unsettled(key):", "elif False:"),)),
+    "nothing settles": Mutation("mixed", (UNSETTLED,), (Edit(orphans.orphans, "elif unsettled(key):", "elif False:"),)),
     "a create that was not answered is forgotten": Mutation(
         "races", (IN_VAIN,), (Edit(Rotation._make, "ports.strays.look_for(target, name, order)", "pass"),)
     ),

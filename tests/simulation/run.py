@@ -8,7 +8,7 @@ from random import Random
 
 from support.world import HOUR, START, make_target
 
-from rotator.core.model import KeyName, place_of
+from rotator.core.keys import KeyName, place_of
 from simulation.actors import Commands, Deployment, Election, People, Program, Replica, Weather
 from simulation.clients import Configuration, Surroundings
 from simulation.invariants import FAULT, Truth

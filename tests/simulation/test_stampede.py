@@ -14,8 +14,8 @@ from support.world import OWNER, START, MemoryStore, MemoryVendor, StoreClient, 
 
 from rotator.core.errors import ProviderUnavailable, StoreUnavailable
 from rotator.core.events import Event, What
-from rotator.core.model import hash_fraction
 from rotator.core.ports import Ports
+from rotator.core.times import hash_fraction
 from rotator.daemon.schedule import Agenda
 from rotator.protocol.memory import Memory
 from rotator.protocol.reconciler import Executor

@@ -8,7 +8,8 @@ from typing import Any
 from support.world import START, FakeClock, IssuedKey, MemoryStore, MemoryVendor, StoredVersion
 
 from rotator.core.errors import ProviderRequestRefused
-from rotator.core.model import History, VendorKey, Version
+from rotator.core.keys import VendorKey
+from rotator.core.versions import History, Version
 
 
 class RememberingStore(MemoryStore):

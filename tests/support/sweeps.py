@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from datetime import timedelta
 
-from rotator.core.model import KeyName, Target
+from rotator.core.keys import KeyName
+from rotator.core.target import Target
 from rotator.protocol.reconciler import Executor
 from rotator.protocol.sweeper import Sweeper
 from support.world import HOUR, OWNER, IssuedKey, World

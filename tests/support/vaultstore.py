@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from rotator.core.errors import RotatorError, StoreError, StoreOutcomeUnknown, StoreUnavailable
-from rotator.core.model import Secret
 from rotator.core.ports import Clock
+from rotator.core.secrets import Secret
 from rotator.runtime.clock import SystemClock
 from rotator.stores.vault.auth import Login, TokenLogin
 from rotator.stores.vault.store import VaultStore

@@ -33,20 +33,12 @@ from rotator.core.errors import (
     StoreUnavailable,
 )
 from rotator.core.events import Event, What
-from rotator.core.model import (
-    CreatedKey,
-    History,
-    KeyParameters,
-    ListedKey,
-    Record,
-    Secret,
-    Target,
-    UnreadableKey,
-    VendorKey,
-    Version,
-)
+from rotator.core.keys import CreatedKey, ListedKey, UnreadableKey, VendorKey
 from rotator.core.plan import TOLERANCE
 from rotator.core.ports import Ports
+from rotator.core.secrets import Secret
+from rotator.core.target import KeyParameters, Target
+from rotator.core.versions import History, Record, Version
 from rotator.protocol.memory import Memory
 from rotator.protocol.reconciler import Executor
 from rotator.protocol.strays import StrayKeys

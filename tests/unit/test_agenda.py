@@ -14,8 +14,10 @@ from rotator.core.errors import (
     RotatorError,
     StoreUnavailable,
 )
-from rotator.core.model import Record, Target, hash_fraction
 from rotator.core.plan import LOOK, SCHEDULED, Order, Plan, Reason, Rotate, State
+from rotator.core.target import Target
+from rotator.core.times import hash_fraction
+from rotator.core.versions import Record
 from rotator.daemon.schedule import FIRST_WAIT, LONGEST_WAIT, LONGEST_WAIT_AT_END, Agenda
 from rotator.protocol.reconciler import Report
 

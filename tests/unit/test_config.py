@@ -17,9 +17,10 @@ from rotator.config import loader as config
 from rotator.config.files import Watch
 from rotator.config.loader import Configuration
 from rotator.config.schema import AppRoleAuth, SqliteSettings, TokenAuth, VaultSettings
-from rotator.core import model
 from rotator.core.errors import ConfigurationError
 from rotator.core.events import Event, What
+from rotator.core.target import KeyParameters, Target
+from rotator.core.times import hash_fraction
 from rotator.daemon.main import Daemon
 from rotator.daemon.signals import Signals
 from rotator.runtime.clock import SystemClock
@@ -106,18 +107,18 @@ def test_the_defaults(load: Callable[..., Configuration]) -> None:
     assert (read.daemon.resync, read.daemon.spread) == (timedelta(minutes=10), timedelta(hours=1))
     assert (read.sweep.every, read.sweep.settle) == (timedelta(minutes=15), timedelta(minutes=5))
     assert read.sweep.max_removals == 10
-    assert read.targets["billing-api"] == model.Target(
+    assert read.targets["billing-api"] == Target(
         name="billing-api",
         path="apps/billing/respan",
         provider="respan",
         store="vault",
         field="api_key",
         fields={},
-        parameters=model.KeyParameters(),
+        parameters=KeyParameters(),
         ttl=timedelta(hours=24),
         renew_before=timedelta(hours=8),
         grace_period=timedelta(hours=4),
-        jitter=timedelta(hours=8) * 0.05 * model.hash_fraction("billing-api"),
+        jitter=timedelta(hours=8) * 0.05 * hash_fraction("billing-api"),
         adopt=False,
     )
 
@@ -156,7 +157,7 @@ def test_a_target_changes_the_defaults_entry_by_entry(load: Callable[..., Config
     target = read.targets["billing-api"]
     assert (target.ttl, target.renew_before) == (timedelta(hours=48), timedelta(hours=6))
     assert (target.field, target.fields) == ("token", {"region": "eu", "tier": "b"})
-    assert target.parameters == model.KeyParameters(rate_limit=7, spending_limit=9.0)
+    assert target.parameters == KeyParameters(rate_limit=7, spending_limit=9.0)
     assert target.adopt
 
 

@@ -6,8 +6,8 @@ from datetime import timedelta
 from support.world import HOUR, World, make_target
 
 from rotator.core.errors import Contested
-from rotator.core.model import KeyParameters
 from rotator.core.plan import CONTEST, Order, Reason
+from rotator.core.target import KeyParameters
 
 MINUTE = timedelta(minutes=1)
 

@@ -20,9 +20,11 @@ from rotator.app.wiring import Installation
 from rotator.config.loader import load
 from rotator.core.errors import ProviderRequestRefused, StoreUnavailable
 from rotator.core.events import Event, Level, What
-from rotator.core.model import ListedKey, Target, next_turn
+from rotator.core.keys import ListedKey
 from rotator.core.plan import Order, Reason, State
 from rotator.core.ports import Ports
+from rotator.core.target import Target
+from rotator.core.times import next_turn
 from rotator.daemon.dispatcher import Engine
 from rotator.daemon.schedule import Agenda
 from rotator.protocol import rotation as rotate

@@ -44,18 +44,12 @@ from rotator.core.errors import (
     StoreUnavailable,
 )
 from rotator.core.events import Level, What
-from rotator.core.model import (
-    RECORD_FIELD,
-    CreatedKey,
-    KeyName,
-    KeyParameters,
-    Record,
-    Secret,
-    Target,
-    compose,
-    timestamp,
-)
+from rotator.core.keys import CreatedKey, KeyName
 from rotator.core.plan import NEWCOMER, REVOKED_WITHIN, TIDYING, Order, Reason, State
+from rotator.core.secrets import Secret
+from rotator.core.target import KeyParameters, Target
+from rotator.core.times import timestamp
+from rotator.core.versions import RECORD_FIELD, Record, compose
 from rotator.protocol.publish import WAITS
 from rotator.protocol.reconciler import MAX_AGE, MAX_READ, Executor, Report
 from rotator.protocol.rollback import roll_back

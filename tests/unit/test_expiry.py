@@ -8,12 +8,12 @@ from support.sweeps import orphan, sweeper_of
 from support.world import HOUR, OWNER, START, World, make_target
 
 from rotator.core.events import What
-from rotator.core.model import timestamp
+from rotator.core.orphans import Outcome
 from rotator.core.plan import LOOK, Order, Reason, State
+from rotator.core.times import timestamp
 from rotator.protocol.extend import living
 from rotator.protocol.rollback import roll_back
 from rotator.protocol.rotation import listed
-from rotator.protocol.sweeper import Outcome
 
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)

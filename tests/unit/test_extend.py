@@ -7,7 +7,8 @@ from support.world import HOUR, OWNER, START, World, make_target, refuse
 
 from rotator.core.errors import StoreUnavailable
 from rotator.core.events import Level, What
-from rotator.core.model import UnreadableKey, timestamp
+from rotator.core.keys import UnreadableKey
+from rotator.core.times import timestamp
 from rotator.protocol.extend import living
 from rotator.protocol.reconciler import Executor
 from rotator.protocol.rotation import listed

@@ -24,7 +24,8 @@ from rotator.web.server import Response, serve
 
 PLANT = """
 import sys, logging
-from rotator import logs, scrub
+from rotator.runtime import redact as scrub
+from rotator.telemetry import logging as logs
 from rotator.core.events import Event, What
 channel, key = sys.stdin.read().splitlines()
 class Unscrubbed(scrub.Scrubber):

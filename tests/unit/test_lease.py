@@ -15,11 +15,11 @@ from support.told import Heard
 from support.world import FakeClock
 
 from rotator.core.events import Event, Level, What
-from rotator.core.model import LONGEST_TEXT
 from rotator.core.ports import Clock
-from rotator.daemon.leader import Lease, LeaseSettings
+from rotator.core.versions import LONGEST_TEXT
+from rotator.daemon.leader import Lease
 from rotator.runtime.clock import SystemClock
-from rotator.runtime.kubernetes import Access
+from rotator.runtime.kubernetes import Access, LeaseSettings
 
 DURATION = 15.0
 PATH = "/apis/coordination.k8s.io/v1/namespaces/rotator/leases"

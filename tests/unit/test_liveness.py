@@ -15,18 +15,18 @@ from support.world import FakeClock
 from rotator.app.wiring import Installation
 from rotator.config.loader import load
 from rotator.core.errors import ProviderUnavailable
-from rotator.core.model import Target
 from rotator.core.plan import TIDYING
+from rotator.core.target import Target
 from rotator.daemon import systemd
 from rotator.daemon.dispatcher import NO_PASS, STUCK, Engine
 from rotator.daemon.health import LONGEST_WORK, Health
 from rotator.daemon.jobs import Jobs
 from rotator.daemon.leader import STUCK as LEASE_STUCK
-from rotator.daemon.leader import Lease, LeaseSettings
+from rotator.daemon.leader import Lease
 from rotator.daemon.systemd import Systemd
 from rotator.protocol.reconciler import Report
 from rotator.runtime.clock import SystemClock
-from rotator.runtime.kubernetes import Access
+from rotator.runtime.kubernetes import Access, LeaseSettings
 from rotator.runtime.rate_limit import SlidingWindow
 from rotator.runtime.threads import Workers
 from rotator.telemetry.metrics import Metrics

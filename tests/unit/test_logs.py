@@ -21,8 +21,8 @@ from support.inprocess import restored
 from support.told import DOCUMENT, DOCUMENTED, Heard, flaws_of_lines
 
 from rotator.core.events import Event, Level, What
-from rotator.core.model import Secret
 from rotator.core.plan import Reason
+from rotator.core.secrets import Secret
 from rotator.runtime.redact import HIDDEN, printable, register
 from rotator.telemetry import logging as logs
 from rotator.telemetry.logging import LogListener, configure, unexpected

@@ -12,9 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.world import HOUR, START, make_target
 
 from rotator.core.errors import StoreUnavailable
-from rotator.core.model import Entry, Record, Standing, VendorKey
+from rotator.core.keys import VendorKey
+from rotator.core.orphans import Fate, Orphan, Outcome
 from rotator.core.plan import Plan, Reason, Retire, Rotate, State, Superseded
-from rotator.protocol.sweeper import Fate, Orphan, Outcome
+from rotator.core.versions import Entry, Record, Standing
 from rotator.telemetry.metrics import FAILURE, LOST, SUCCESS, Metrics
 from rotator.telemetry.status import TargetStatus
 

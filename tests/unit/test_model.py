@@ -15,25 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.world import HOUR, OWNER, START, make_target
 
-from rotator.core.model import (
-    LONGEST,
-    RECORD_FIELD,
-    Entry,
-    KeyName,
-    KeyParameters,
-    Record,
-    Scope,
-    Secret,
-    Standing,
-    Target,
-    Version,
-    compose,
-    hash_fraction,
-    next_turn,
-    place_of,
-    read_version,
-    timestamp,
-)
+from rotator.core.keys import KeyName, place_of
+from rotator.core.secrets import Secret
+from rotator.core.target import KeyParameters, Target
+from rotator.core.times import hash_fraction, next_turn, timestamp
+from rotator.core.versions import LONGEST, RECORD_FIELD, Entry, Record, Scope, Standing, Version, compose, read_version
 
 TEXT = "sk_live_abcdefgh"
 SECRET = Secret(TEXT)

@@ -10,10 +10,12 @@ from rotator.cli import progress as progressing
 from rotator.cli.output import plan_json, report_json, say, say_json, sweep_json
 from rotator.cli.progress import in_units, progress, progress_line
 from rotator.cli.status_table import say_status
-from rotator.core.model import Record, VendorKey
+from rotator.core.keys import VendorKey
+from rotator.core.orphans import Fate, Orphan
 from rotator.core.plan import Plan, Reason, SetExpiry, State
+from rotator.core.versions import Record
 from rotator.protocol.reconciler import Report
-from rotator.protocol.sweeper import Fate, Orphan, Swept
+from rotator.protocol.sweeper import Swept
 from rotator.telemetry.status import TargetStatus, status_json
 
 

@@ -10,20 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.world import HOUR, OWNER, START, make_target
 
-from rotator.core.model import (
-    RECORD_FIELD,
-    History,
-    KeyName,
-    Record,
-    Scope,
-    Secret,
-    Standing,
-    Target,
-    VendorKey,
-    Version,
-    compose,
-    place_of,
-)
+from rotator.core.keys import KeyName, VendorKey, place_of
 from rotator.core.plan import (
     SCHEDULED,
     TOLERANCE,
@@ -40,6 +27,9 @@ from rotator.core.plan import (
     renew_at,
     to_confirm,
 )
+from rotator.core.secrets import Secret
+from rotator.core.target import Target
+from rotator.core.versions import RECORD_FIELD, History, Record, Scope, Standing, Version, compose
 
 PLACE = place_of(OWNER, "memory/apps/billing-api/respan")
 SCOPE = Scope(OWNER, (PLACE,), PLACE, frozenset({OWNER}), frozenset({"search"}))

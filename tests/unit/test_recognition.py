@@ -19,11 +19,12 @@ from support.world import (
 
 from rotator.core.errors import ServedKeysUnknown, StoreUnavailable
 from rotator.core.events import What
-from rotator.core.model import Target
+from rotator.core.orphans import Outcome
 from rotator.core.plan import Order, Reason, State
+from rotator.core.target import Target
 from rotator.protocol.recognition import Recognition, is_most
 from rotator.protocol.reconciler import Executor
-from rotator.protocol.sweeper import Outcome, Sweeper, Swept
+from rotator.protocol.sweeper import Sweeper, Swept
 
 
 def running(targets: int = 20) -> tuple[World, Executor]:

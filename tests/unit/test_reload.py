@@ -17,8 +17,9 @@ from rotator.app.wiring import Installation
 from rotator.config.loader import load
 from rotator.core.errors import ProviderCredentialRefused, StoreUnavailable
 from rotator.core.events import Event, What
-from rotator.core.model import Record, Secret
 from rotator.core.plan import SCHEDULED, Order, Reason
+from rotator.core.secrets import Secret
+from rotator.core.versions import Record
 from rotator.daemon.dispatcher import Engine
 from rotator.protocol.memory import Offer
 from rotator.providers.respan.client import RespanProvider

@@ -35,9 +35,11 @@ from rotator.core.errors import (
     ProviderUnavailable,
     RotatorError,
 )
-from rotator.core.model import CreatedKey, KeyParameters, ListedKey, Secret, UnreadableKey, VendorKey
+from rotator.core.keys import CreatedKey, ListedKey, UnreadableKey, VendorKey
 from rotator.core.plan import TIDYING
-from rotator.providers import respan
+from rotator.core.secrets import Secret
+from rotator.core.target import KeyParameters
+from rotator.providers.respan import client as respan
 from rotator.providers.respan.client import Probe, RespanProvider
 from rotator.providers.respan.responses import Answer, Errors, is_id, vendor_key
 from rotator.runtime import breaker as circuit

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.world import START
 
-from rotator.core.model import Secret
-from rotator.providers import respan_answers
+from rotator.core.secrets import Secret
+from rotator.providers.respan import responses as respan_answers
 from rotator.runtime.redact import HIDDEN, MAX_QUOTE, Scrubber, quoted, register, scrub, scrub_lines, scrub_name
 from rotator.runtime.spellings import FRAGMENT
-from rotator.stores import vault_answers
+from rotator.stores.vault import responses as vault_answers
 
 KEY = "a1b2c3d4.Zx9-_kQpR7tUvWxYz0123456789abcdef"
 ORGANISATION_KEY = "sk_live_0123456789abcdef"

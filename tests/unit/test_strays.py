@@ -15,8 +15,9 @@ from rotator.core.errors import (
     ProviderUnavailable,
 )
 from rotator.core.events import What
-from rotator.core.model import CreatedKey, Secret, UnreadableKey
+from rotator.core.keys import CreatedKey, UnreadableKey
 from rotator.core.plan import Order
+from rotator.core.secrets import Secret
 from rotator.protocol.reconciler import Executor
 from rotator.protocol.rotation import UNPUBLISHED
 from rotator.protocol.strays import PATIENCE, REST, RETRY, StrayKeys

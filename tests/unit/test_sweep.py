@@ -33,10 +33,12 @@ from rotator.core.errors import (
     TooManyOrphans,
 )
 from rotator.core.events import Level, What
-from rotator.core.model import RECORD_FIELD, KeyName, ListedKey, UnreadableKey, VendorKey
+from rotator.core.keys import KeyName, ListedKey, UnreadableKey, VendorKey
+from rotator.core.orphans import Fate, Outcome
 from rotator.core.plan import LOOK, Order, Plan, Reason, Rotate, State, needed_by
+from rotator.core.versions import RECORD_FIELD
 from rotator.protocol.reconciler import Executor
-from rotator.protocol.sweeper import Fate, Outcome, Sweeper, Swept
+from rotator.protocol.sweeper import Sweeper, Swept
 
 LATER = timedelta(minutes=6)
 FIRST_KEY = (Rotate(Reason.FIRST, 0),)

@@ -12,7 +12,7 @@ from support.process import wait_until
 from support.vaultstore import SetClock
 
 from rotator.core.errors import StoreCredentialRefused, StoreError, StoreUnavailable
-from rotator.core.model import Secret
+from rotator.core.secrets import Secret
 from rotator.stores.vault.auth import (
     RETRY_AFTER,
     Grant,

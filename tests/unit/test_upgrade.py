@@ -12,7 +12,8 @@ import pytest
 
 from rotator import __version__
 from rotator.config.loader import load
-from rotator.core.model import KeyName, Scope, Standing, Version, place_of, read_version
+from rotator.core.keys import KeyName, place_of
+from rotator.core.versions import Scope, Standing, Version, read_version
 
 WRITTEN = Path(__file__).parents[1] / "data"
 BY = sorted(path.name for path in WRITTEN.glob("written-by-*"))

@@ -9,7 +9,7 @@ from support.canned import Asked, Canned, Reply, canned
 from support.vaultstore import MeteredStore, OpenStore, SetClock, empty, opened_stores
 
 from rotator.core.errors import StoreCredentialRefused, StoreOutcomeUnknown, StoreRateLimited
-from rotator.core.model import Secret
+from rotator.core.secrets import Secret
 from rotator.stores.vault.auth import AppRoleLogin, CertLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
 from rotator.stores.vault.backoff import FIRST_PAUSE, Pace
 

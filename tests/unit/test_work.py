@@ -22,8 +22,9 @@ from rotator.core.errors import (
     StoreOutcomeUnknown,
 )
 from rotator.core.events import Event, Level, What
-from rotator.core.model import Target, Version
 from rotator.core.plan import Order
+from rotator.core.target import Target
+from rotator.core.versions import Version
 from rotator.daemon.dispatcher import Engine
 from rotator.protocol.reconciler import Executor, Report
 from rotator.runtime.breaker import FIRST_WAIT

@@ -8,8 +8,8 @@ from support.world import HOUR, START, World, afterwards, make_target
 
 from rotator.core.errors import NoKeyByThisClock
 from rotator.core.events import What
-from rotator.core.model import RECORD_FIELD, Record
 from rotator.core.plan import FUTURE, Order, Reason, State
+from rotator.core.versions import RECORD_FIELD, Record
 
 DAY = timedelta(days=1)
 FORCED = Order(rotate=True, by="command")

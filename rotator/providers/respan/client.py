@@ -26,8 +26,11 @@ from rotator.core.errors import (
     ProviderUnavailable,
     RotatorError,
 )
-from rotator.core.model import CreatedKey, KeyParameters, ListedKey, Secret, VendorKey, timestamp
+from rotator.core.keys import CreatedKey, ListedKey, VendorKey
 from rotator.core.ports import NO_CREDENTIAL, Clock, Meter
+from rotator.core.secrets import Secret
+from rotator.core.target import KeyParameters
+from rotator.core.times import timestamp
 from rotator.providers.respan.responses import (
     Answer,
     Errors,

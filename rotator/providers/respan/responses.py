@@ -24,7 +24,9 @@ from rotator.core.errors import (
     ProviderRequestRefused,
     ProviderUnavailable,
 )
-from rotator.core.model import LONGEST_TEXT, CreatedKey, ListedKey, Secret, UnreadableKey, VendorKey
+from rotator.core.keys import CreatedKey, ListedKey, UnreadableKey, VendorKey
+from rotator.core.secrets import Secret
+from rotator.core.versions import LONGEST_TEXT
 from rotator.runtime.redact import quoted, register
 
 MAX_KEY = 4096  # characters of a key's text: every line of output is searched for it

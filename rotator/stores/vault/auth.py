@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from rotator.core.errors import StoreCredentialRefused, StoreError
-from rotator.core.model import Secret
 from rotator.core.ports import Clock
+from rotator.core.secrets import Secret
 from rotator.runtime import files
 from rotator.runtime.redact import register
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from rotator.config.values import parse_go_seconds
 from rotator.core.errors import StorePermissionDenied
-from rotator.core.model import timestamp
+from rotator.core.times import timestamp
 from rotator.stores.vault.request import Request
 from rotator.stores.vault.responses import CAPABILITIES, DESTROY, METADATA, WRITE, Operation, stanza
 from rotator.stores.vault.store import VaultStore

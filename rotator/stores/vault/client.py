@@ -25,8 +25,8 @@ from rotator.core.errors import (
     StoreSealed,
     StoreUnavailable,
 )
-from rotator.core.model import Secret
 from rotator.core.ports import HELD_BACK, NO_CREDENTIAL, Clock, Meter
+from rotator.core.secrets import Secret
 from rotator.runtime.breaker import Circuit
 from rotator.runtime.redact import register
 from rotator.stores.vault.auth import Grant, Login, LoginRequest, TokenKeeper

@@ -20,8 +20,9 @@ from rotator.core.errors import (
     StoreRequestRefused,
     StoreUnavailable,
 )
-from rotator.core.model import History, Secret, Version, key_in
 from rotator.core.ports import Clock, Meter
+from rotator.core.secrets import Secret
+from rotator.core.versions import History, Version, key_in
 from rotator.runtime.redact import register
 from rotator.stores.vault.client import VaultClient
 from rotator.stores.vault.request import Request

@@ -4,214 +4,26 @@ Pure: no I/O, no clock, no randomness, no logger. How a record is written into a
 and read, and what a version of a path means to a target is decided here and nowhere else.
 """
 
-import base64
-import hashlib
-import hmac
-import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import lru_cache
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 from urllib.parse import quote, unquote
+
+from rotator.core.keys import KeyName
+from rotator.core.secrets import Secret
+from rotator.core.target import Target
+from rotator.core.times import timestamp
 
 RECORD_FIELD = "rotator"
 """The field of a version in which its record stands."""
 
 
-class Secret:
-    """A text that no repr, str, format, log line or pickle shows; `reveal()` is the only way to it."""
-
-    __slots__ = ("__weakref__", "_text")  # `scrub` knows which ones live
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """The text itself, for the one line that sends it."""
-        return self._text
-
-    @property
-    def fingerprint(self) -> str:
-        """The first 16 hex digits of the text's SHA-256: enough to recognise it, useless to call with."""
-        return hashlib.sha256(self._bytes).hexdigest()[:16]
-
-    @property
-    def _bytes(self) -> bytes:
-        # Half a surrogate pair has no encoding, and the error that says so would hold the text.
-        return self._text.encode(errors="surrogatepass")
-
-    def __repr__(self) -> str:
-        return "Secret(hidden)"
-
-    __str__ = __repr__
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and hmac.compare_digest(self._bytes, other._bytes)
-
-    def __hash__(self) -> int:
-        return hash((Secret, self._text))
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a Secret is not pickled")
-
-
-def timestamp(moment: datetime) -> str:
-    """RFC 3339 in UTC, to the second: how every time is written in records, output and logs."""
-    return moment.astimezone(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
-
-
-def hash_fraction(text: str) -> float:
-    """A number in [0, 1) that is always the same for the same text: jitter that a restart does not change."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
-
-
-def next_turn(name: str, since: datetime, every: timedelta) -> datetime:
-    """Return the first moment from `since` on in which it is this name's turn, of which it has one in each `every`.
-
-    The turns follow from the name alone: no restart changes them. One that was missed by a twentieth of `every` at most
-    is returned, too, and lies before `since`: a restart may have taken that long.
-    """
-    first = datetime.fromtimestamp(0, UTC) + every * hash_fraction(name)
-    turns_before = (first - since + every / 20) // every
-    return first - turns_before * every
-
-
-@dataclass(frozen=True, slots=True)
-class KeyParameters:
-    """What a key may do, as asked of the provider. None is not sent, and so left to the vendor's default."""
-
-    rate_limit: int | None = None  # calls a minute; the vendor's plan overrides it
-    spending_limit: float | None = None  # USD
-    max_usage: int | None = None  # calls in all; -1 is unlimited
-    is_test: bool | None = None
-
-    def asked(self) -> dict[str, int | float | bool]:
-        """Only what is configured, under the vendor's names."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One path that always holds one live key."""
-
-    name: str
-    path: str
-    provider: str
-    store: str
-    field: str
-    fields: Mapping[str, str]
-    parameters: KeyParameters
-    ttl: timedelta
-    renew_before: timedelta
-    grace_period: timedelta
-    jitter: timedelta  # renewed this much before renew_before asks for it; a hash of the name
-    adopt: bool = False
-    former_paths: tuple[str, ...] = ()  # where it was before in its store: keys made for these are its own
-
-    @property
-    def lead(self) -> timedelta:
-        """How long before its expiry a key of this target is replaced, jitter included."""
-        return self.renew_before + self.jitter
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the parameters as asked: what comes back differs by the vendor's plan and the store's numbers."""
-        return _fingerprint_of(self.parameters, self.ttl)
-
-
-@lru_cache(maxsize=1000)
-def _fingerprint_of(parameters: KeyParameters, ttl: timedelta) -> str:
-    asked = {**parameters.asked(), "ttl": int(ttl.total_seconds())}
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
-
-
 # --- names -----------------------------------------------------------------------------------------------------------
-
-_NAME = re.compile(
-    r"(?P<owner>[a-z0-9-]{1,8})\.(?P<target>[a-z0-9-]{1,10})\.(?P<place>[a-z2-7]{12})\.(?P<version>[1-9][0-9]{0,7})\.(?P<unique>[a-z2-7]{8})"
-)
-UNIQUE_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
-UNIQUE_LENGTH = 8
-OWNER_LETTERS = 8
-"""As many of an owner's letters as a key's name has room for."""
-
-
-def place_of(owner: str, location: str) -> str:
-    """Twelve base32 digits for one owner's path; `location` is the store's word for where the path is."""
-    digest = hashlib.sha256(f"{owner}\0{location}".encode()).digest()
-    return base64.b32encode(digest).decode().lower()[:12]
-
-
-@dataclass(frozen=True, slots=True)
-class KeyName:
-    """A key's name at the vendor: at most 50 characters, where the vendor's column ends.
-
-    Only `place` decides whose a key is; the two slugs are for the people who read the vendor's list.
-    """
-
-    owner: str
-    target: str
-    place: str
-    version: int  # the version of the path that this key is meant for
-    unique: str  # of this attempt alone, so that a create whose answer was lost can be found again
-
-    @property
-    def may_be_cut(self) -> bool:
-        """Whether `owner`, as parsed, may be the beginning of a longer name: of several owners, then."""
-        return len(self.owner) >= OWNER_LETTERS
-
-    def __str__(self) -> str:
-        return f"{self.owner[:OWNER_LETTERS]}.{self.target[:10]}.{self.place}.{self.version}.{self.unique}"
-
-    @classmethod
-    def parse(cls, text: str) -> Self | None:
-        """The name's parts, or None where it is not exactly one of ours."""
-        match = _NAME.fullmatch(text)
-        if match is None:
-            return None
-        parts = match.groupdict()
-        return cls(parts["owner"], parts["target"], parts["place"], int(parts["version"]), parts["unique"])
 
 
 # --- keys at the provider --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class VendorKey:
-    """A key as the provider lists it."""
-
-    id: str
-    name: str
-    expires_at: datetime | None  # None: it never expires
-    created_at: datetime | None = field(default=None, compare=False)  # None: the provider did not say
-
-
-@dataclass(frozen=True, slots=True)
-class UnreadableKey:
-    """An entry of the provider's list that is not understood: what can be read of it, and what is wrong with it."""
-
-    id: str  # "" when the id is what cannot be read
-    name: str
-    flaw: str
-
-    def __str__(self) -> str:
-        return f"{self.id or self.name or 'an entry'}, {self.flaw}"
-
-
-ListedKey = VendorKey | UnreadableKey
-
-
-@dataclass(frozen=True, slots=True)
-class CreatedKey:
-    """A key fresh from the provider: the only answer that ever holds its text."""
-
-    id: str
-    name: str  # "": the provider did not show it
-    secret: Secret
-    expires_at: datetime | None
 
 
 # --- the record in a version -----------------------------------------------------------------------------------------

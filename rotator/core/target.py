@@ -1,0 +1,57 @@
+"""A target as it is configured."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import lru_cache
+
+
+@dataclass(frozen=True, slots=True)
+class KeyParameters:
+    """What a key may do, as asked of the provider. None is not sent, and so left to the vendor's default."""
+
+    rate_limit: int | None = None  # calls a minute; the vendor's plan overrides it
+    spending_limit: float | None = None  # USD
+    max_usage: int | None = None  # calls in all; -1 is unlimited
+    is_test: bool | None = None
+
+    def asked(self) -> dict[str, int | float | bool]:
+        """Only what is configured, under the vendor's names."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One path that always holds one live key."""
+
+    name: str
+    path: str
+    provider: str
+    store: str
+    field: str
+    fields: Mapping[str, str]
+    parameters: KeyParameters
+    ttl: timedelta
+    renew_before: timedelta
+    grace_period: timedelta
+    jitter: timedelta  # renewed this much before renew_before asks for it; a hash of the name
+    adopt: bool = False
+    former_paths: tuple[str, ...] = ()  # where it was before in its store: keys made for these are its own
+
+    @property
+    def lead(self) -> timedelta:
+        """How long before its expiry a key of this target is replaced, jitter included."""
+        return self.renew_before + self.jitter
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the parameters as asked: what comes back differs by the vendor's plan and the store's numbers."""
+        return _fingerprint_of(self.parameters, self.ttl)
+
+
+@lru_cache(maxsize=1000)
+def _fingerprint_of(parameters: KeyParameters, ttl: timedelta) -> str:
+    asked = {**parameters.asked(), "ttl": int(ttl.total_seconds())}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
