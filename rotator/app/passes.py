@@ -15,7 +15,8 @@ from rotator.app.wiring import Installation
 from rotator.core.errors import ProviderError, RotatorError
 from rotator.core.events import Event, Fields, Level, What
 from rotator.core.orphans import Fate, Outcome
-from rotator.core.plan import SCHEDULED, Order, Plan, Reason, State
+from rotator.core.plan import Plan, Reason, State
+from rotator.core.request import SCHEDULED, Order
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.protocol.reconciler import Report

@@ -22,8 +22,9 @@ from rotator.core.errors import (
     StoreUnavailable,
 )
 from rotator.core.events import Event, What
-from rotator.core.plan import AT_ONCE, TIDYING, Reason
+from rotator.core.plan import Reason
 from rotator.core.ports import Leadership, Listener, Ports
+from rotator.core.renewal import AT_ONCE, TIDYING
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
 from rotator.core.versions import Record

@@ -18,7 +18,7 @@ from rotator.core.errors import (
     StoreError,
 )
 from rotator.core.keys import OWNER_LETTERS, KeyName, UnreadableKey
-from rotator.core.plan import TIDYING
+from rotator.core.renewal import TIDYING
 from rotator.core.target import Target
 from rotator.core.versions import Scope, Standing, read_version
 from rotator.daemon import replicas

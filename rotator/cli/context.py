@@ -26,7 +26,8 @@ from rotator.config.loader import load
 from rotator.core.errors import ClockDisagrees, ProviderError, ProviderRateLimited, RotatorError, StoreError
 from rotator.core.events import Event, Level, What
 from rotator.core.keys import ListedKey
-from rotator.core.plan import Order, needed_by, plan
+from rotator.core.plan import needed_by, plan
+from rotator.core.request import Order
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.protocol.reconciler import Report

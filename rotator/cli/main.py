@@ -45,7 +45,8 @@ from rotator.core.errors import (
 from rotator.core.events import Event, Level, What
 from rotator.core.keys import ListedKey
 from rotator.core.orphans import Outcome
-from rotator.core.plan import SCHEDULED, Order, Reason, State
+from rotator.core.plan import Reason, State
+from rotator.core.request import SCHEDULED, Order
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.daemon.signals import SIGNALS

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import KeyName, VendorKey
-from rotator.core.plan import (
-    TOLERANCE,
-    Observation,
-)
+from rotator.core.observation import Observation
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
 from rotator.core.versions import RECORD_FIELD, History, Record, Standing

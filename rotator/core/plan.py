@@ -14,24 +14,21 @@ What the rules hold:
   twice the `ttl`: whoever can write the path can write a record.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import cached_property
 
 from rotator.core.errors import GraceNotEnforced
-from rotator.core.keys import KeyName, VendorKey
-from rotator.core.secrets import Secret
+from rotator.core.expiry import Asked, Seen, next_request, whole_seconds
+from rotator.core.keys import KeyName
+from rotator.core.observation import Observation, cut_short, is_gone, is_key_gone, is_owned, overlong, own_end
+from rotator.core.renewal import FUTURE, LAST_RESORT, contested_until_of, renewal_of, rolled_back_at
+from rotator.core.request import SCHEDULED, Order
+from rotator.core.superseded import Superseded, is_known, superseded_keys
 from rotator.core.target import Target
 from rotator.core.times import timestamp
-from rotator.core.versions import Entry, History, Record, Scope, Standing, read_version
-
-TOLERANCE = timedelta(seconds=1)
-"""Expiries this close are the same: records are written to the second, and a vendor may round as well."""
-
-UNITS = (timedelta(days=1), timedelta(hours=1), timedelta(minutes=1))
-"""What a provider may keep expiries in, the coarsest first. One that keeps seconds is within `TOLERANCE`."""
+from rotator.core.versions import Entry, Record, Standing
 
 
 class State(StrEnum):
@@ -71,106 +68,6 @@ class Reason(StrEnum):
     OTHER_OWNER = Standing.OTHER_OWNER.value
     OTHER_TARGET = Standing.OTHER_TARGET.value
     HAND_EDITED = Standing.HAND_EDITED.value
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What somebody asked for on top of the schedule, and who it was."""
-
-    rotate: bool = False
-    revoke_now: bool = False  # superseded keys get no grace
-    adopt: bool = False
-    by: str = "schedule"
-    note: str = ""
-    act: bool = True  # else only see what is due
-    ahead: timedelta = timedelta(0)  # replaced so long before it is due: at that time there would be too many at once
-
-
-SCHEDULED = Order()
-LOOK = Order(act=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """An expiry that was asked for: when the key has to expire, and what the provider was sent."""
-
-    until: datetime
-    request: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What the provider last said of a key, and which version of the path was current then. `key` None: gone."""
-
-    key: VendorKey | None
-    at_version: int
-    asked: Asked | None = None  # the request of this process that made the key look like this
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """With which parameters a key was made, by their fingerprint, and when the path had it first."""
-
-    params: str
-    at: datetime
-
-
-@dataclass(frozen=True)
-class Observation:
-    """All that is known of one target at one moment."""
-
-    target: Target
-    scope: Scope
-    history: History
-    vendor: Mapping[str, Seen]  # by key id; only the keys that were looked at
-    clock_trusted: bool = True  # else no key is ended because its time is over
-    clock_ahead: timedelta = timedelta(0)  # by so much it may be, and so much later is a key ended
-    clock_disputed_by: timedelta = timedelta(0)  # how far `now` is ahead of all that answered; 0 while one agrees
-    answered_at: float = 0.0  # monotonic seconds, when the read of the history had been answered
-    gone_is_believed: bool = True  # else a served key that the provider does not know is not replaced
-    made: Mapping[str, Made] = field(default_factory=dict)  # by key id; those too whose versions are destroyed
-    is_emptied: bool = False  # the path is absent, and has held a key, or the provider has live ones of it
-
-    @cached_property
-    def entries(self) -> tuple[Entry, ...]:
-        """The versions as this target reads them, oldest first."""
-        return tuple(read_version(version, self.target, self.scope) for version in self.history.versions)
-
-    @property
-    def current(self) -> Entry | None:
-        """The version that applications read, as this target reads it; None when nothing is known of it."""
-        number = self.history.current_version
-        return next((entry for entry in self.entries if entry.number == number), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Superseded:
-    """A key of ours that a later version replaced, and that some readable version still holds."""
-
-    record: Record
-    versions: tuple[Entry, ...]  # those that hold it
-    since: datetime  # by the store's time
-    until: datetime  # when its grace ends, and it is removed
-    shown: datetime | None = None  # its expiry as the provider last showed it
-    ends_with_grace: bool = True  # else the clock is not trusted, and nothing is done at `until`
-    other_name: str | None = None  # what it is called, if not by a name for this path: nothing is done at `until` then
-    is_endless: bool = False  # the provider shows that it never expires
-
-    @property
-    def key_id(self) -> str:
-        """The key's id at the provider."""
-        return self.record.key_id
-
-    @property
-    def works_until(self) -> datetime | None:
-        """When it stops working: a provider that keeps an earlier expiry than was asked for decides. None: never.
-
-        A key that nothing is done about works until its expiry at the provider: one that is not known to be ours; and
-        each, while nothing is ended by this clock.
-        """
-        if not self.ends_with_grace or self.other_name is not None:
-            return None if self.is_endless else self.shown or self.record.expires_at
-        return min(self.until, self.shown or self.until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,23 +133,9 @@ class Plan:
 REVOKED_WITHIN = timedelta(minutes=1)
 """How long a revoked key lives should it be shortened and not deleted: a vendor may refuse an end that has passed."""
 
-FUTURE = timedelta(minutes=10)
-"""How far ahead of `now` a key may have been issued. Clocks of replicas differ."""
-
-LAST_RESORT = 4
-"""A key that has this part of `renew_before` left is replaced whatever is wrong with the clock."""
-
-CONTEST = timedelta(hours=6)
-"""Within this time two daemons have replaced each other's keys twice; a person who edits takes longer."""
 
 NEWCOMER = timedelta(hours=1)
 """How long a path that never held a key may wait for its first one while the budget is short: nobody uses it yet."""
-
-AT_ONCE = datetime.min.replace(tzinfo=UTC)
-"""When something is needed that holds up everything else."""
-
-TIDYING = datetime.max.replace(tzinfo=UTC)
-"""How urgent work is that no served key waits for."""
 
 
 def needed_by(plan: Plan, now: datetime) -> datetime:
@@ -260,17 +143,6 @@ def needed_by(plan: Plan, now: datetime) -> datetime:
     if plan.current is not None:
         return plan.current.expires_at
     return now + NEWCOMER if plan.reason is Reason.FIRST else now
-
-
-def renew_at(record: Record, target: Target) -> datetime:
-    """When this key is due for replacement.
-
-    A key that got a shorter life than was asked for (or was made under a shorter `ttl`) is replaced at the same share
-    of its life. Else a vendor that cuts lives short would have us create keys without end.
-    """
-    life = record.expires_at - record.issued_at
-    share = min(1.0, max(0.0, life / target.ttl))
-    return record.expires_at - target.lead * share
 
 
 def to_confirm(observation: Observation) -> tuple[Record, ...]:
@@ -289,17 +161,8 @@ def to_confirm(observation: Observation) -> tuple[Record, ...]:
     # The provider's answer shows its time as well: with two opinions a wrong clock is corrected.
     known = (as_made and not observation.clock_disputed_by) or (seen is not None and seen.at_version == current.number)
     superseded = superseded_keys(observation, current)
-    unknown = [key.record for key in superseded if not _is_known(observation, key)]
+    unknown = [key.record for key in superseded if not is_known(observation, key)]
     return (*(() if known else (current.record,)), *unknown)  # the served key first: it may not have long to live
-
-
-def is_gone(observation: Observation, now: datetime) -> bool:
-    """Return whether the provider has said that the served key does not work, since it is served."""
-    current = observation.current
-    seen = observation.vendor.get(current.key_id or "") if current else None
-    if current is None or seen is None or seen.at_version != current.number:
-        return False
-    return seen.key is None or (seen.key.expires_at is not None and seen.key.expires_at <= now)
 
 
 def plan(
@@ -307,10 +170,10 @@ def plan(
 ) -> Plan:
     """Decide what is to be done. `roll_out_at`: when keys with outdated parameters are replaced; None is now."""
     current = observation.current
-    held_since = _rolled_back_at(observation)
+    held_since = rolled_back_at(observation)
     ahead = order.ahead if held_since is None else timedelta(0)
     theirs = now - observation.clock_disputed_by
-    facts = _Facts(observation, current, _renewal(observation, current, held_since), theirs, order, ahead)
+    facts = _Facts(observation, current, renewal_of(observation, current, held_since), theirs, order, ahead)
     rotate = next((reason for check in _CHECKS if (reason := check(facts))), None)
     base = observation.history.current_version
 
@@ -328,7 +191,7 @@ def plan(
     if rotate is None and drifted and (roll_out_at is None or now >= roll_out_at):
         rotate = Reason.DRIFTED
     held = rotate is not None and _waits_for_the_clock(facts, rotate)
-    contested_until = _contested_until(observation) if rotate is Reason.DRIFTED else None
+    contested_until = contested_until_of(observation) if rotate is Reason.DRIFTED else None
     contested = contested_until is not None and now < contested_until
     rotate = None if held or contested else rotate
     superseded = superseded_keys(observation, current, order, now)
@@ -338,10 +201,10 @@ def plan(
     later = roll_out_at if drifted and rotate is None and roll_out_at is not None and roll_out_at < due else None
     ends = [seen.key.expires_at for seen in observation.vendor.values() if seen.key and seen.key.expires_at]
     graces = [key.until + observation.clock_ahead for key in superseded]
-    own_end, shift = current.record.expires_at, observation.clock_disputed_by
-    last_resort = _own_end(observation, current.record) - observation.target.lead / LAST_RESORT
-    renewals = [moment + shift for moment in (due, own_end, last_resort, current.record.issued_at - FUTURE)]
-    moments = [later or due, own_end, *renewals, *ends, *graces, *([contested_until] if contested_until else ())]
+    recorded_end, shift = current.record.expires_at, observation.clock_disputed_by
+    last_resort = own_end(observation, current.record) - observation.target.lead / LAST_RESORT
+    renewals = [moment + shift for moment in (due, recorded_end, last_resort, current.record.issued_at - FUTURE)]
+    moments = [later or due, recorded_end, *renewals, *ends, *graces, *([contested_until] if contested_until else ())]
     state = State.MISSING if rotate in _WITHOUT_A_KEY else State.DUE if rotate or held or contested else State.OK
     reason = (
         Reason.CLOCK
@@ -356,8 +219,8 @@ def plan(
         state=state,
         reason=reason,
         current=current.record,
-        superseded=tuple(key for key in superseded if not _is_gone(observation, key.record)),
-        untrusted=tuple(key.record for key in superseded if _owned(observation, key.record) is False),
+        superseded=tuple(key for key in superseded if not is_key_gone(observation, key.record)),
+        untrusted=tuple(key.record for key in superseded if is_owned(observation, key.record) is False),
         actions=(*((Rotate(rotate, base),) if rotate else ()), *_restore(observation, current.record, now), *tidy),
         renew_at=due,
         roll_out_at=later,
@@ -399,7 +262,7 @@ def _gone(facts: _Facts) -> Reason | None:
 
 
 def _expired(facts: _Facts) -> Reason | None:
-    return Reason.EXPIRED if facts.record and _own_end(facts.observation, facts.record) <= facts.now else None
+    return Reason.EXPIRED if facts.record and own_end(facts.observation, facts.record) <= facts.now else None
 
 
 def _cut_for_good(facts: _Facts) -> Reason | None:
@@ -407,7 +270,7 @@ def _cut_for_good(facts: _Facts) -> Reason | None:
     if record is None or not cut_short(observation, record, facts.now):
         return None
     for_good = (
-        overlong(observation, record) or not _owned(observation, record) or _restoring_failed(observation, record)
+        overlong(observation, record) or not is_owned(observation, record) or _restoring_failed(observation, record)
     )
     return Reason.DRIFTED if for_good else None
 
@@ -442,33 +305,6 @@ _WITHOUT_A_KEY = (Reason.MISSING, Reason.EXPIRED)
 """Why a key is replaced that does not work, so that nothing is worse than to wait."""
 
 
-def _contested_until(observation: Observation) -> datetime | None:
-    """Until when outdated parameters are no reason to replace the current key.
-
-    The last keys were made with our parameters, others, ours and the same others: another daemon replaces each of our
-    keys as we do its keys. Several in a row with the same ones count as the last of them. None where that is not so.
-    """
-    runs: list[Made] = []
-    for made in sorted(made_keys(observation).values(), key=lambda made: made.at):
-        if runs and runs[-1].params == made.params:
-            runs.pop()
-        runs.append(made)
-    last, ours = runs[-4:], observation.target.fingerprint
-    by = [made.params for made in last]
-    others = by[-1] if by else ours
-    return last[0].at + CONTEST if ours != others and by == [ours, others, ours, others] else None
-
-
-def made_keys(observation: Observation) -> dict[str, Made]:
-    """How the path's latest keys were made, by key id: what is remembered of them, and what its versions show."""
-    made = dict(observation.made)
-    for entry in observation.entries:
-        if entry.record is not None:
-            made.setdefault(entry.record.key_id, Made(entry.record.params, entry.created_at))
-    latest = max((one.at for one in made.values()), default=AT_ONCE)
-    return {key_id: one for key_id, one in made.items() if latest - one.at < CONTEST}
-
-
 def _waits_for_the_clock(facts: _Facts, reason: Reason) -> bool:
     """Whether the served key works long enough to wait until the clock is corrected, or proves to be right.
 
@@ -477,126 +313,15 @@ def _waits_for_the_clock(facts: _Facts, reason: Reason) -> bool:
     record = facts.record
     if record is None or not facts.observation.clock_disputed_by or reason in _WITHOUT_A_KEY:
         return False
-    return _own_end(facts.observation, record) - facts.now > facts.observation.target.lead / LAST_RESORT
-
-
-def _rolled_back_at(observation: Observation) -> datetime | None:
-    """When the path was rolled back to the current key, by whomever; None when it was not.
-
-    A fence repeats a key as well, but right after itself: what counts is the first of the versions in a row. The one
-    before that held another key if it is readable, or destroyed: the versions of a key are, when its grace is over.
-    """
-    first = observation.current
-    if first is None or first.record is None:
-        return None
-    name = KeyName.parse(first.record.key_name)
-    by_number = {entry.number: entry for entry in observation.entries}
-    while (before := by_number.get(first.number - 1)) and before.key_id == first.key_id:
-        first = before
-    if before is None or (name is not None and name.version == first.number):
-        return None
-    destroyed = any(version.destroyed for version in observation.history.versions if version.number == before.number)
-    other = before.record is not None or (destroyed and name is not None and name.version != before.number)
-    return first.created_at if other else None
-
-
-def _renewal(observation: Observation, current: Entry | None, held_since: datetime | None) -> datetime | None:
-    """When the current key is due: as `renew_at` says, but one that somebody rolled back to is held a while.
-
-    It is the older key, so it is often due already, and to replace it at once would undo what a person has just done.
-    It is replaced when half of what was left of its life is over.
-    """
-    if current is None or current.record is None:
-        return None
-    due = renew_at(current.record, observation.target)
-    if held_since is None:
-        return due
-    return max(due, held_since + (current.record.expires_at - held_since) / 2)
+    return own_end(facts.observation, record) - facts.now > facts.observation.target.lead / LAST_RESORT
 
 
 # --- what becomes of the other keys ----------------------------------------------------------------------------------
 
 
-def superseded_keys(
-    observation: Observation, current: Entry, order: Order = SCHEDULED, now: datetime | None = None
-) -> tuple[Superseded, ...]:
-    """The keys of ours in readable versions, but the current one; those too that the provider does not have any more.
-
-    `current` is the current version, and ours. `now` is wanted only where the order is to revoke.
-    """
-    ours = [entry for entry in observation.entries if entry.record is not None]
-    holders: dict[str, list[Entry]] = {}
-    for entry in ours:
-        if entry.key_id and entry.key_id != current.key_id:
-            holders.setdefault(entry.key_id, []).append(entry)
-    found = []
-    for versions in holders.values():
-        record = versions[-1].record
-        assert record is not None  # noqa: S101 - for the type checker: `ours` has only entries with a record
-        last = max(versions[-1].number, *_bare_versions(observation, record))
-        # The current version is ours and holds another key, so there is always a next one.
-        since = next(entry.created_at for entry in ours if entry.number > last)
-        until = min(_own_end(observation, record), whole_seconds(since + observation.target.grace_period))
-        if order.revoke_now and now is not None:
-            until = min(until, now)
-        seen = observation.vendor.get(record.key_id)
-        shown = seen.key.expires_at if seen and seen.key else None
-        ends_with_grace = observation.clock_trusted or order.revoke_now
-        name = seen.key.name if seen and seen.key else record.key_name
-        other_name = None if observation.scope.owns(name) else name
-        is_endless = seen is not None and seen.key is not None and shown is None
-        found.append(Superseded(record, tuple(versions), since, until, shown, ends_with_grace, other_name, is_endless))
-    return tuple(found)
-
-
-def _bare_versions(observation: Observation, record: Record) -> Iterator[int]:
-    """Versions that are not ours and hold this key's text all the same: whoever read one has the key from it."""
-    yield 0
-    for entry, version in zip(observation.entries, observation.history.versions, strict=True):
-        if entry.standing.foreign and version.data is not None:
-            texts = (Secret(value) for value in version.data.values() if isinstance(value, str))
-            if any(text.fingerprint == record.key for text in texts):
-                yield entry.number
-
-
-def whole_seconds(moment: datetime) -> datetime:
-    """Rounded up: the vendor is told a time to the second, and a grace that ends early is no grace."""
-    return moment if not moment.microsecond else moment.replace(microsecond=0) + timedelta(seconds=1)
-
-
-def _is_known(observation: Observation, key: Superseded) -> bool:
-    """Whether enough is known of a superseded key to end it.
-
-    Not if its own end comes before that of its grace, as far as was seen when it was still served: `extend` may have
-    prolonged it since, which takes no more than the provider's list.
-    """
-    seen = observation.vendor.get(key.key_id)
-    bounded = _own_end(observation, key.record) < key.since + observation.target.grace_period
-    return seen is not None and not (bounded and seen.at_version <= key.versions[-1].number)
-
-
-def _own_end(observation: Observation, record: Record) -> datetime:
-    """When a key ends by itself: `extend` may have prolonged it past its record while the store was away."""
-    seen = observation.vendor.get(record.key_id)
-    if seen is None or seen.key is None:
-        return record.expires_at
-    return max(record.expires_at, seen.key.expires_at or datetime.max.replace(tzinfo=record.expires_at.tzinfo))
-
-
-def _is_gone(observation: Observation, record: Record) -> bool:
-    seen = observation.vendor.get(record.key_id)
-    return seen is not None and seen.key is None
-
-
-def _owned(observation: Observation, record: Record) -> bool | None:
-    """Whether the provider knows this key under this path's name; None when it has not been asked, or it is gone."""
-    seen = observation.vendor.get(record.key_id)
-    return None if seen is None or seen.key is None else observation.scope.owns(seen.key.name)
-
-
 def _tidy(observation: Observation, key: Superseded, now: datetime, order: Order) -> tuple[Action, ...]:
     seen = observation.vendor.get(key.key_id)
-    if seen is None or not _is_known(observation, key) or _owned(observation, key.record) is False:
+    if seen is None or not is_known(observation, key) or is_owned(observation, key.record) is False:
         return ()
     if order.revoke_now or (observation.clock_trusted and key.until <= now - observation.clock_ahead):
         # A version that carries somebody else's field is kept; once its key is gone nothing is left to do.
@@ -616,90 +341,20 @@ def _tidy(observation: Observation, key: Superseded, now: datetime, order: Order
 
 
 def _set_expiry(reason: Reason, record: Record, until: datetime, seen: Seen) -> tuple[SetExpiry, ...]:
-    request = _next_request(seen, until, record.issued_at)
+    request = next_request(seen, until, record.issued_at)
     return (SetExpiry(reason, record, until, None if request == until else request),) if request else ()
-
-
-def _next_request(seen: Seen, until: datetime, made_at: datetime) -> datetime | None:
-    """What to ask the provider for, so that a key expires at `until`; None if it does, as nearly as the provider can.
-
-    What was asked for already is asked for again only to correct an answer that would cut a grace short.
-    """
-    shown = seen.key.expires_at if seen.key else None
-    if seen.asked and seen.asked.until == until:
-        return corrected(seen.asked, shown)
-    request = on_the_grid(until, shown, made_at)
-    # The next whole minute is as near: a key made on one does not show whether the provider rounds.
-    nearest = (until, request, _ceiling(until, UNITS[-1]))
-    return None if shown and any(abs(shown - moment) <= TOLERANCE for moment in nearest) else request
-
-
-def corrected(asked: Asked, shown: datetime | None) -> datetime | None:
-    """The later time to ask for, after the provider has rounded a request down; None if there is no need, or no use."""
-    if shown is None or shown >= asked.until - TOLERANCE:
-        return None
-    lacking = asked.until - shown
-    # What is shown lies on the provider's grid, so the next step of the grid is the earliest that lasts.
-    later = shown + next((unit for unit in reversed(UNITS) if unit > lacking), lacking)
-    return later if later > asked.request else None
-
-
-def on_the_grid(until: datetime, shown: datetime | None, made_at: datetime | None) -> datetime:
-    """What to ask for first: `until`, or a later time where the provider would round that down.
-
-    A provider that rounds shows it by the key itself, which was made for a whole `ttl` from a second that is not on the
-    grid, and yet expires on it. The first request must be right: an expiry that is rounded into the past kills the key.
-    """
-    for unit in UNITS if shown and made_at else ():
-        if _rest(shown, unit) == _NONE != _rest(made_at, unit):
-            return _ceiling(until, unit)
-    return until
-
-
-_NONE = timedelta(0)
-
-
-def _ceiling(moment: datetime, unit: timedelta) -> datetime:
-    return moment + (unit - _rest(moment, unit)) % unit
-
-
-def _rest(moment: datetime | None, unit: timedelta) -> timedelta:
-    """How long after a whole day, hour or minute of UTC this is."""
-    return ((moment or _EPOCH) - _EPOCH) % unit
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _restore(observation: Observation, record: Record, now: datetime) -> tuple[Action, ...]:
     """A current key that expires before its record says was on its way out when the path was rolled back to it."""
-    if not cut_short(observation, record, now) or overlong(observation, record) or not _owned(observation, record):
+    if not cut_short(observation, record, now) or overlong(observation, record) or not is_owned(observation, record):
         return ()
     return _set_expiry(Reason.RESTORED, record, record.expires_at, observation.vendor[record.key_id])
 
 
 def _restoring_failed(observation: Observation, record: Record) -> bool:
     """Whether the provider was asked for the recorded expiry and keeps an earlier one all the same."""
-    return _next_request(observation.vendor[record.key_id], record.expires_at, record.issued_at) is None
-
-
-def cut_short(observation: Observation, record: Record, now: datetime) -> bool:
-    """Whether the current key was seen to end before its record says."""
-    seen = observation.vendor.get(record.key_id)
-    if seen is None or seen.key is None or seen.key.expires_at is None:
-        return False
-    return now < seen.key.expires_at < record.expires_at - TOLERANCE
-
-
-def overlong(observation: Observation, record: Record) -> bool:
-    """Whether a key's record gives it far more than the `ttl`: anybody who can write the path may have written that.
-
-    No key is prolonged to such an end; one that got it from a longer `ttl` keeps it. Twice the `ttl`: clocks differ.
-    """
-    seen = observation.vendor.get(record.key_id)
-    made_at = seen.key.created_at if seen and seen.key else None
-    held_since = min(entry.created_at for entry in observation.entries if entry.key_id == record.key_id)
-    return record.expires_at > (made_at or held_since) + 2 * observation.target.ttl
+    return next_request(observation.vendor[record.key_id], record.expires_at, record.issued_at) is None
 
 
 def unenforced(target: Target, plan: Plan, now: datetime) -> GraceNotEnforced | None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from rotator.core.events import Event
 from rotator.core.keys import CreatedKey, ListedKey, VendorKey
-from rotator.core.plan import Order
+from rotator.core.request import Order
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
 from rotator.core.versions import History, Version

@@ -22,8 +22,9 @@ from rotator.core.errors import (
     RotatorError,
 )
 from rotator.core.events import Event, Fields, Level, What
-from rotator.core.plan import TIDYING, Order
 from rotator.core.ports import Leadership, Listener
+from rotator.core.renewal import TIDYING
+from rotator.core.request import Order
 from rotator.core.target import Target
 from rotator.core.times import next_turn
 from rotator.daemon.health import Health

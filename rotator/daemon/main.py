@@ -22,8 +22,8 @@ from rotator.config.files import Watch
 from rotator.config.loader import Configuration, load
 from rotator.core.errors import ConfigurationError, RotatorError
 from rotator.core.events import Event, Fields, Level, What
-from rotator.core.plan import Order
 from rotator.core.ports import Listener
+from rotator.core.request import Order
 from rotator.core.times import timestamp
 from rotator.daemon import systemd
 from rotator.daemon.dispatcher import SWEEP, Engine

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from rotator.core.errors import ProviderRateLimited
-from rotator.core.plan import AT_ONCE, LOOK, SCHEDULED, TIDYING, Order, Rotate, needed_by
+from rotator.core.plan import Rotate, needed_by
 from rotator.core.ports import Clock
+from rotator.core.renewal import AT_ONCE, TIDYING
+from rotator.core.request import LOOK, SCHEDULED, Order
 from rotator.core.target import Target
 from rotator.core.times import hash_fraction
 from rotator.protocol.reconciler import Report

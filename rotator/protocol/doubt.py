@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from rotator.core.errors import ProviderError, RotatorError, StoreError
-from rotator.core.plan import cut_short, is_gone
+from rotator.core.observation import cut_short, is_gone
 from rotator.core.ports import Budget
 from rotator.core.target import Target
 from rotator.protocol.recognition import is_most

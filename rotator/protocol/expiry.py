@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import datetime
 
 from rotator.core.errors import ProviderError
-from rotator.core.plan import Asked, corrected
+from rotator.core.expiry import Asked, corrected
 from rotator.core.ports import Ports
 
 

@@ -20,8 +20,8 @@ from rotator.core.errors import (
     StoreError,
 )
 from rotator.core.events import Event, What
+from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import OWNER_LETTERS, KeyName, ListedKey, UnreadableKey, VendorKey
-from rotator.core.plan import TOLERANCE
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.versions import read_version

@@ -25,8 +25,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from rotator.core.expiry import TOLERANCE, Asked, Seen
 from rotator.core.keys import KeyName, VendorKey
-from rotator.core.plan import TOLERANCE, Asked, Made, Observation, Order, Reason, Seen, made_keys
+from rotator.core.observation import Made, Observation
+from rotator.core.plan import Reason
+from rotator.core.renewal import made_keys
+from rotator.core.request import Order
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
 from rotator.core.versions import Entry, Record, Scope

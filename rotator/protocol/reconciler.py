@@ -22,26 +22,13 @@ from rotator.core.errors import (
     StoreUnavailable,
 )
 from rotator.core.events import What
+from rotator.core.expiry import Seen
 from rotator.core.keys import place_of
-from rotator.core.plan import (
-    SCHEDULED,
-    TIDYING,
-    Action,
-    Observation,
-    Order,
-    Plan,
-    Reason,
-    Retire,
-    Rotate,
-    Seen,
-    SetExpiry,
-    is_gone,
-    needed_by,
-    plan,
-    to_confirm,
-    unenforced,
-)
+from rotator.core.observation import Observation, is_gone
+from rotator.core.plan import Action, Plan, Reason, Retire, Rotate, SetExpiry, needed_by, plan, to_confirm, unenforced
 from rotator.core.ports import Budget, Clock, Ports
+from rotator.core.renewal import TIDYING
+from rotator.core.request import SCHEDULED, Order
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.versions import History, Record, Scope, Standing

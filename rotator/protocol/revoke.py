@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rotator.core.errors import ProviderError, ProviderRequestRefused, RotatorError, StoreError
 from rotator.core.events import Event, Level, What
+from rotator.core.expiry import whole_seconds
 from rotator.core.keys import ListedKey, UnreadableKey, VendorKey
 from rotator.core.orphans import Fate, orphans
-from rotator.core.plan import REVOKED_WITHIN, Order, Plan, Reason, whole_seconds
+from rotator.core.plan import REVOKED_WITHIN, Plan, Reason
+from rotator.core.request import Order
 from rotator.core.target import Target
 from rotator.protocol.expiry import set_expiry
 from rotator.protocol.reconciler import MAX_READ, Executor, too_old

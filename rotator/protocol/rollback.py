@@ -9,9 +9,13 @@ from datetime import datetime
 
 from rotator.core.errors import CasMismatch, ProviderRequestRefused, RotatorError
 from rotator.core.events import What
+from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import VendorKey
-from rotator.core.plan import TOLERANCE, Observation, Order, Plan, Reason, Superseded, overlong, plan, superseded_keys
+from rotator.core.observation import Observation, overlong
+from rotator.core.plan import Plan, Reason, plan
+from rotator.core.request import Order
 from rotator.core.secrets import Secret
+from rotator.core.superseded import Superseded, superseded_keys
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.versions import Record, Standing, compose

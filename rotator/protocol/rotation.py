@@ -21,9 +21,13 @@ from rotator.core.errors import (
     StoreError,
 )
 from rotator.core.events import Event, Fields, Level, What
+from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import UNIQUE_ALPHABET, UNIQUE_LENGTH, CreatedKey, KeyName, ListedKey, VendorKey
-from rotator.core.plan import SCHEDULED, TIDYING, TOLERANCE, Observation, Order, Reason, Rotate, renew_at
+from rotator.core.observation import Observation
+from rotator.core.plan import Reason, Rotate
 from rotator.core.ports import Clock, Listener, Ports
+from rotator.core.renewal import TIDYING, renew_at
+from rotator.core.request import SCHEDULED, Order
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
 from rotator.core.times import timestamp

@@ -13,8 +13,9 @@ from datetime import timedelta
 from rotator.core.errors import KeyUnreadable, ProviderError, RotatorError
 from rotator.core.events import Event, Level, What
 from rotator.core.keys import ListedKey
-from rotator.core.plan import TIDYING, Order
 from rotator.core.ports import Budget, Clock, Listener, Provider
+from rotator.core.renewal import TIDYING
+from rotator.core.request import Order
 from rotator.core.target import Target
 from rotator.core.versions import Record
 from rotator.protocol.rotation import UNPUBLISHED, asked_by, left_behind

@@ -35,21 +35,11 @@ from rotator.core.errors import (
     TooManyOrphans,
 )
 from rotator.core.events import Event, Fields, Level, What
+from rotator.core.expiry import TOLERANCE, Asked, corrected, on_the_grid, whole_seconds
 from rotator.core.keys import OWNER_LETTERS, KeyName, ListedKey, UnreadableKey, VendorKey
+from rotator.core.observation import Observation, cut_short, is_gone
 from rotator.core.orphans import Fate, Orphan, Outcome, orphans
-from rotator.core.plan import (
-    TOLERANCE,
-    Asked,
-    Observation,
-    Reason,
-    Rotate,
-    corrected,
-    cut_short,
-    is_gone,
-    on_the_grid,
-    plan,
-    whole_seconds,
-)
+from rotator.core.plan import Reason, Rotate, plan
 from rotator.core.ports import Budget
 from rotator.core.target import Target
 from rotator.core.times import timestamp

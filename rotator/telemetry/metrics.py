@@ -16,8 +16,9 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from rotator.core.orphans import Orphan, Outcome
-from rotator.core.plan import Plan, Reason, Retire, State, Superseded
+from rotator.core.plan import Plan, Reason, Retire, State
 from rotator.core.ports import NO_CREDENTIAL, Meter
+from rotator.core.superseded import Superseded
 from rotator.core.versions import Record
 from rotator.telemetry.status import TargetStatus, margin
 

@@ -10,7 +10,8 @@ from support.world import IssuedKey
 
 from rotator.core.errors import ProviderError
 from rotator.core.keys import KeyName
-from rotator.core.plan import SCHEDULED, Order, Reason
+from rotator.core.plan import Reason
+from rotator.core.request import SCHEDULED, Order
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
 from rotator.core.versions import RECORD_FIELD, Record, compose

@@ -15,8 +15,8 @@ from typing import Any
 from support.world import HOUR, START, IssuedKey
 
 from rotator.core.errors import ProviderError, RotatorError
+from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import KeyName
-from rotator.core.plan import TOLERANCE
 from rotator.core.target import Target
 from rotator.core.versions import RECORD_FIELD
 from rotator.protocol.reconciler import MAX_AGE, MAX_READ

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
-from rotator.core import orphans, plan
+from rotator.core import expiry, orphans, plan, renewal, superseded
 from rotator.core import versions as model
 from rotator.protocol import doubt, memory, places, publish, recognition
 from rotator.protocol import reconciler as execute
@@ -196,7 +196,7 @@ MUTATIONS = {
         (Edit(Executor._retire, "    if numbers:", "    self.ports.provider.delete(key.key_id)\n    if numbers:"),),
     ),
     "shorten to now": Mutation(
-        "races", (GRACE_CUT,), (Edit(plan.superseded_keys, "since + observation.target.grace_period", "since"),)
+        "races", (GRACE_CUT,), (Edit(superseded.superseded_keys, "since + observation.target.grace_period", "since"),)
     ),
     "no proof that it can be stored": Mutation(
         "mixed", (UNPROVEN,), (Edit(Rotation._make, "ports.store.prove(", "(lambda *_: 0)("),)
@@ -339,13 +339,13 @@ MUTATIONS = {
         (Edit(Rotation._believe, "answered is None or _is_longer(created, asked)", "answered is None"),),
     ),
     "an expiry that was rounded down is left": Mutation(
-        "races", (GRACE_CUT,), (Edit(plan.corrected, "shown is None or shown >= asked.until - TOLERANCE", "True"),)
+        "races", (GRACE_CUT,), (Edit(expiry.corrected, "shown is None or shown >= asked.until - TOLERANCE", "True"),)
     ),
     "a key's life is counted by a clock that all others contradict": Mutation(
         "mixed", (TOO_LONG,), (Edit(rotate.earliest_now, "max(timedelta(0), clock.disputed_by())", "timedelta(0)"),)
     ),
     "a rollback is not held": Mutation(
-        "rollbacks", (NOT_HELD,), (Edit(plan._rolled_back_at, "if other else None", "if False else None"),)
+        "rollbacks", (NOT_HELD,), (Edit(renewal.rolled_back_at, "if other else None", "if False else None"),)
     ),
     "who does not lead acts": Mutation(
         "mixed", (IDLE,), (Edit(rotate.is_ours_to_do, "order.by != SCHEDULED.by or ports.leads()", "True"),)
@@ -356,7 +356,7 @@ MUTATIONS = {
     "what was seen before an extend is believed": Mutation(
         "extends",
         (GRACE_CUT,),
-        (Edit(plan._is_known, "not (bounded and seen.at_version <= key.versions[-1].number)", "True"),),
+        (Edit(superseded.is_known, "not (bounded and seen.at_version <= key.versions[-1].number)", "True"),),
     ),
     "a record vouches for the key it names": Mutation(
         "meddling",
@@ -379,10 +379,10 @@ MUTATIONS = {
         "strange", (DOUBTED, MASS), (Edit(Sweeper._learn, "is_gone(observation, self._ports.clock.now())", "False"),)
     ),
     "a contest is not noticed": Mutation(
-        "contests", (ENDLESS,), (Edit(plan._contested_until, "ours != others and by ==", "False and by =="),)
+        "contests", (ENDLESS,), (Edit(renewal.contested_until_of, "ours != others and by ==", "False and by =="),)
     ),
     "a contest is noticed only while the versions are there": Mutation(
-        "contests", (ENDLESS,), (Edit(plan.made_keys, "dict(observation.made)", "{}"),)
+        "contests", (ENDLESS,), (Edit(renewal.made_keys, "dict(observation.made)", "{}"),)
     ),
     "a former place is forgotten": Mutation(
         "mixed",

@@ -5,7 +5,7 @@ from datetime import timedelta
 from support.world import HOUR, World, afterwards, make_target, refuse
 
 from rotator.core.errors import StoreUnavailable
-from rotator.core.plan import Order
+from rotator.core.request import Order
 from rotator.protocol.rollback import roll_back
 
 

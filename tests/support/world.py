@@ -33,8 +33,8 @@ from rotator.core.errors import (
     StoreUnavailable,
 )
 from rotator.core.events import Event, What
+from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import CreatedKey, ListedKey, UnreadableKey, VendorKey
-from rotator.core.plan import TOLERANCE
 from rotator.core.ports import Ports
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target

@@ -14,7 +14,8 @@ from rotator.core.errors import (
     RotatorError,
     StoreUnavailable,
 )
-from rotator.core.plan import LOOK, SCHEDULED, Order, Plan, Reason, Rotate, State
+from rotator.core.plan import Plan, Reason, Rotate, State
+from rotator.core.request import LOOK, SCHEDULED, Order
 from rotator.core.target import Target
 from rotator.core.times import hash_fraction
 from rotator.core.versions import Record

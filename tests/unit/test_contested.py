@@ -6,7 +6,9 @@ from datetime import timedelta
 from support.world import HOUR, World, make_target
 
 from rotator.core.errors import Contested
-from rotator.core.plan import CONTEST, Order, Reason
+from rotator.core.plan import Reason
+from rotator.core.renewal import CONTEST
+from rotator.core.request import Order
 from rotator.core.target import KeyParameters
 
 MINUTE = timedelta(minutes=1)

@@ -21,8 +21,9 @@ from rotator.config.loader import load
 from rotator.core.errors import ProviderRequestRefused, StoreUnavailable
 from rotator.core.events import Event, Level, What
 from rotator.core.keys import ListedKey
-from rotator.core.plan import Order, Reason, State
+from rotator.core.plan import Reason, State
 from rotator.core.ports import Ports
+from rotator.core.request import Order
 from rotator.core.target import Target
 from rotator.core.times import next_turn
 from rotator.daemon.dispatcher import Engine

@@ -45,7 +45,9 @@ from rotator.core.errors import (
 )
 from rotator.core.events import Level, What
 from rotator.core.keys import CreatedKey, KeyName
-from rotator.core.plan import NEWCOMER, REVOKED_WITHIN, TIDYING, Order, Reason, State
+from rotator.core.plan import NEWCOMER, REVOKED_WITHIN, Reason, State
+from rotator.core.renewal import TIDYING
+from rotator.core.request import Order
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
 from rotator.core.times import timestamp

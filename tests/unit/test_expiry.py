@@ -9,7 +9,8 @@ from support.world import HOUR, OWNER, START, World, make_target
 
 from rotator.core.events import What
 from rotator.core.orphans import Outcome
-from rotator.core.plan import LOOK, Order, Reason, State
+from rotator.core.plan import Reason, State
+from rotator.core.request import LOOK, Order
 from rotator.core.times import timestamp
 from rotator.protocol.extend import living
 from rotator.protocol.rollback import roll_back

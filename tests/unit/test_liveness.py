@@ -15,7 +15,7 @@ from support.world import FakeClock
 from rotator.app.wiring import Installation
 from rotator.config.loader import load
 from rotator.core.errors import ProviderUnavailable
-from rotator.core.plan import TIDYING
+from rotator.core.renewal import TIDYING
 from rotator.core.target import Target
 from rotator.daemon import systemd
 from rotator.daemon.dispatcher import NO_PASS, STUCK, Engine

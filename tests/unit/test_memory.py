@@ -10,8 +10,11 @@ import pytest
 from support.world import HOUR, World, only_newest
 
 from rotator.app.passes import in_threads
+from rotator.core.expiry import Seen
 from rotator.core.keys import KeyName, VendorKey
-from rotator.core.plan import Observation, Order, Reason, Seen
+from rotator.core.observation import Observation
+from rotator.core.plan import Reason
+from rotator.core.request import Order
 from rotator.core.secrets import Secret
 from rotator.core.versions import Record
 from rotator.protocol.memory import Kept, Memory, Offer

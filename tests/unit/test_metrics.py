@@ -14,7 +14,8 @@ from support.world import HOUR, START, make_target
 from rotator.core.errors import StoreUnavailable
 from rotator.core.keys import VendorKey
 from rotator.core.orphans import Fate, Orphan, Outcome
-from rotator.core.plan import Plan, Reason, Retire, Rotate, State, Superseded
+from rotator.core.plan import Plan, Reason, Retire, Rotate, State
+from rotator.core.superseded import Superseded
 from rotator.core.versions import Entry, Record, Standing
 from rotator.telemetry.metrics import FAILURE, LOST, SUCCESS, Metrics
 from rotator.telemetry.status import TargetStatus

@@ -21,7 +21,8 @@ from rotator.core.errors import (
     StoreSealed,
 )
 from rotator.core.events import Event, Level, What
-from rotator.core.plan import Plan, Reason, Rotate, State, Superseded
+from rotator.core.plan import Plan, Reason, Rotate, State
+from rotator.core.superseded import Superseded
 from rotator.core.versions import Entry, Record, Standing
 from rotator.telemetry.metrics import Metrics
 from rotator.telemetry.status import Known, Replica, Surroundings, TargetStatus, Told, status_json

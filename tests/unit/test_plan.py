@@ -10,23 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.world import HOUR, OWNER, START, make_target
 
+from rotator.core.expiry import TOLERANCE, Seen
 from rotator.core.keys import KeyName, VendorKey, place_of
-from rotator.core.plan import (
-    SCHEDULED,
-    TOLERANCE,
-    Observation,
-    Order,
-    Plan,
-    Reason,
-    Retire,
-    Rotate,
-    Seen,
-    SetExpiry,
-    State,
-    plan,
-    renew_at,
-    to_confirm,
-)
+from rotator.core.observation import Observation
+from rotator.core.plan import Plan, Reason, Retire, Rotate, SetExpiry, State, plan, to_confirm
+from rotator.core.renewal import renew_at
+from rotator.core.request import SCHEDULED, Order
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
 from rotator.core.versions import RECORD_FIELD, History, Record, Scope, Standing, Version, compose

@@ -20,7 +20,8 @@ from support.world import (
 from rotator.core.errors import ServedKeysUnknown, StoreUnavailable
 from rotator.core.events import What
 from rotator.core.orphans import Outcome
-from rotator.core.plan import Order, Reason, State
+from rotator.core.plan import Reason, State
+from rotator.core.request import Order
 from rotator.core.target import Target
 from rotator.protocol.recognition import Recognition, is_most
 from rotator.protocol.reconciler import Executor

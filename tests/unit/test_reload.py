@@ -17,7 +17,8 @@ from rotator.app.wiring import Installation
 from rotator.config.loader import load
 from rotator.core.errors import ProviderCredentialRefused, StoreUnavailable
 from rotator.core.events import Event, What
-from rotator.core.plan import SCHEDULED, Order, Reason
+from rotator.core.plan import Reason
+from rotator.core.request import SCHEDULED, Order
 from rotator.core.secrets import Secret
 from rotator.core.versions import Record
 from rotator.daemon.dispatcher import Engine

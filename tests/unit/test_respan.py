@@ -36,7 +36,7 @@ from rotator.core.errors import (
     RotatorError,
 )
 from rotator.core.keys import CreatedKey, ListedKey, UnreadableKey, VendorKey
-from rotator.core.plan import TIDYING
+from rotator.core.renewal import TIDYING
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters
 from rotator.providers.respan import client as respan

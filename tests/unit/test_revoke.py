@@ -9,7 +9,7 @@ from support.world import HOUR, OWNER, IssuedKey, World, afterwards, make_target
 from rotator.core.errors import ProviderRequestRefused, ProviderUnavailable, StoreUnavailable
 from rotator.core.events import What
 from rotator.core.keys import KeyName, ListedKey, UnreadableKey
-from rotator.core.plan import Order
+from rotator.core.request import Order
 from rotator.protocol.reconciler import MAX_READ, Executor
 from rotator.protocol.revoke import not_revoked, revoke_the_unheld
 from rotator.protocol.rotation import listed

@@ -13,8 +13,9 @@ from support.world import HOUR, START, make_target
 from rotator.cli.status_table import say_status
 from rotator.core.errors import KubernetesRefused, ProviderCredentialRefused, ProviderUnavailable, RotatorError
 from rotator.core.events import Event, Level, What
-from rotator.core.plan import Plan, Reason, State, Superseded
+from rotator.core.plan import Plan, Reason, State
 from rotator.core.secrets import Secret
+from rotator.core.superseded import Superseded
 from rotator.core.times import timestamp
 from rotator.core.versions import Entry, Record, Standing
 from rotator.runtime.redact import register

@@ -16,7 +16,7 @@ from rotator.core.errors import (
 )
 from rotator.core.events import What
 from rotator.core.keys import CreatedKey, UnreadableKey
-from rotator.core.plan import Order
+from rotator.core.request import Order
 from rotator.core.secrets import Secret
 from rotator.protocol.reconciler import Executor
 from rotator.protocol.rotation import UNPUBLISHED

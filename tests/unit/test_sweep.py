@@ -35,7 +35,8 @@ from rotator.core.errors import (
 from rotator.core.events import Level, What
 from rotator.core.keys import KeyName, ListedKey, UnreadableKey, VendorKey
 from rotator.core.orphans import Fate, Outcome
-from rotator.core.plan import LOOK, Order, Plan, Reason, Rotate, State, needed_by
+from rotator.core.plan import Plan, Reason, Rotate, State, needed_by
+from rotator.core.request import LOOK, Order
 from rotator.core.versions import RECORD_FIELD
 from rotator.protocol.reconciler import Executor
 from rotator.protocol.sweeper import Sweeper, Swept

@@ -22,7 +22,7 @@ from rotator.core.errors import (
     StoreOutcomeUnknown,
 )
 from rotator.core.events import Event, Level, What
-from rotator.core.plan import Order
+from rotator.core.request import Order
 from rotator.core.target import Target
 from rotator.core.versions import Version
 from rotator.daemon.dispatcher import Engine

@@ -8,7 +8,9 @@ from support.world import HOUR, START, World, afterwards, make_target
 
 from rotator.core.errors import NoKeyByThisClock
 from rotator.core.events import What
-from rotator.core.plan import FUTURE, Order, Reason, State
+from rotator.core.plan import Reason, State
+from rotator.core.renewal import FUTURE
+from rotator.core.request import Order
 from rotator.core.versions import RECORD_FIELD, Record
 
 DAY = timedelta(days=1)

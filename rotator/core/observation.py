@@ -1,0 +1,94 @@
+"""What is known of one target at one moment, and what that says about a key. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+
+from rotator.core.expiry import TOLERANCE, Seen
+from rotator.core.target import Target
+from rotator.core.versions import Entry, History, Record, Scope, read_version
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """With which parameters a key was made, by their fingerprint, and when the path had it first."""
+
+    params: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Observation:
+    """All that is known of one target at one moment."""
+
+    target: Target
+    scope: Scope
+    history: History
+    vendor: Mapping[str, Seen]  # by key id; only the keys that were looked at
+    clock_trusted: bool = True  # else no key is ended because its time is over
+    clock_ahead: timedelta = timedelta(0)  # by so much it may be, and so much later is a key ended
+    clock_disputed_by: timedelta = timedelta(0)  # how far `now` is ahead of all that answered; 0 while one agrees
+    answered_at: float = 0.0  # monotonic seconds, when the read of the history had been answered
+    gone_is_believed: bool = True  # else a served key that the provider does not know is not replaced
+    made: Mapping[str, Made] = field(default_factory=dict)  # by key id; those too whose versions are destroyed
+    is_emptied: bool = False  # the path is absent, and has held a key, or the provider has live ones of it
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """The versions as this target reads them, oldest first."""
+        return tuple(read_version(version, self.target, self.scope) for version in self.history.versions)
+
+    @property
+    def current(self) -> Entry | None:
+        """The version that applications read, as this target reads it; None when nothing is known of it."""
+        number = self.history.current_version
+        return next((entry for entry in self.entries if entry.number == number), None)
+
+
+def is_gone(observation: Observation, now: datetime) -> bool:
+    """Return whether the provider has said that the served key does not work, since it is served."""
+    current = observation.current
+    seen = observation.vendor.get(current.key_id or "") if current else None
+    if current is None or seen is None or seen.at_version != current.number:
+        return False
+    return seen.key is None or (seen.key.expires_at is not None and seen.key.expires_at <= now)
+
+
+def own_end(observation: Observation, record: Record) -> datetime:
+    """When a key ends by itself: `extend` may have prolonged it past its record while the store was away."""
+    seen = observation.vendor.get(record.key_id)
+    if seen is None or seen.key is None:
+        return record.expires_at
+    return max(record.expires_at, seen.key.expires_at or datetime.max.replace(tzinfo=record.expires_at.tzinfo))
+
+
+def is_key_gone(observation: Observation, record: Record) -> bool:
+    """Return whether the provider was asked for the key and does not have it."""
+    seen = observation.vendor.get(record.key_id)
+    return seen is not None and seen.key is None
+
+
+def is_owned(observation: Observation, record: Record) -> bool | None:
+    """Whether the provider knows this key under this path's name; None when it has not been asked, or it is gone."""
+    seen = observation.vendor.get(record.key_id)
+    return None if seen is None or seen.key is None else observation.scope.owns(seen.key.name)
+
+
+def cut_short(observation: Observation, record: Record, now: datetime) -> bool:
+    """Whether the current key was seen to end before its record says."""
+    seen = observation.vendor.get(record.key_id)
+    if seen is None or seen.key is None or seen.key.expires_at is None:
+        return False
+    return now < seen.key.expires_at < record.expires_at - TOLERANCE
+
+
+def overlong(observation: Observation, record: Record) -> bool:
+    """Whether a key's record gives it far more than the `ttl`: anybody who can write the path may have written that.
+
+    No key is prolonged to such an end; one that got it from a longer `ttl` keeps it. Twice the `ttl`: clocks differ.
+    """
+    seen = observation.vendor.get(record.key_id)
+    made_at = seen.key.created_at if seen and seen.key else None
+    held_since = min(entry.created_at for entry in observation.entries if entry.key_id == record.key_id)
+    return record.expires_at > (made_at or held_since) + 2 * observation.target.ttl

@@ -1,0 +1,94 @@
+"""The keys that a later version of their path replaced. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from rotator.core.expiry import whole_seconds
+from rotator.core.observation import Observation, own_end
+from rotator.core.request import SCHEDULED, Order
+from rotator.core.secrets import Secret
+from rotator.core.versions import Entry, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """A key of ours that a later version replaced, and that some readable version still holds."""
+
+    record: Record
+    versions: tuple[Entry, ...]  # those that hold it
+    since: datetime  # by the store's time
+    until: datetime  # when its grace ends, and it is removed
+    shown: datetime | None = None  # its expiry as the provider last showed it
+    ends_with_grace: bool = True  # else the clock is not trusted, and nothing is done at `until`
+    other_name: str | None = None  # what it is called, if not by a name for this path: nothing is done at `until` then
+    is_endless: bool = False  # the provider shows that it never expires
+
+    @property
+    def key_id(self) -> str:
+        """The key's id at the provider."""
+        return self.record.key_id
+
+    @property
+    def works_until(self) -> datetime | None:
+        """When it stops working: a provider that keeps an earlier expiry than was asked for decides. None: never.
+
+        A key that nothing is done about works until its expiry at the provider: one that is not known to be ours; and
+        each, while nothing is ended by this clock.
+        """
+        if not self.ends_with_grace or self.other_name is not None:
+            return None if self.is_endless else self.shown or self.record.expires_at
+        return min(self.until, self.shown or self.until)
+
+
+def superseded_keys(
+    observation: Observation, current: Entry, order: Order = SCHEDULED, now: datetime | None = None
+) -> tuple[Superseded, ...]:
+    """The keys of ours in readable versions, but the current one; those too that the provider does not have any more.
+
+    `current` is the current version, and ours. `now` is wanted only where the order is to revoke.
+    """
+    ours = [entry for entry in observation.entries if entry.record is not None]
+    holders: dict[str, list[Entry]] = {}
+    for entry in ours:
+        if entry.key_id and entry.key_id != current.key_id:
+            holders.setdefault(entry.key_id, []).append(entry)
+    found = []
+    for versions in holders.values():
+        record = versions[-1].record
+        assert record is not None  # noqa: S101 - for the type checker: `ours` has only entries with a record
+        last = max(versions[-1].number, *_bare_versions(observation, record))
+        # The current version is ours and holds another key, so there is always a next one.
+        since = next(entry.created_at for entry in ours if entry.number > last)
+        until = min(own_end(observation, record), whole_seconds(since + observation.target.grace_period))
+        if order.revoke_now and now is not None:
+            until = min(until, now)
+        seen = observation.vendor.get(record.key_id)
+        shown = seen.key.expires_at if seen and seen.key else None
+        ends_with_grace = observation.clock_trusted or order.revoke_now
+        name = seen.key.name if seen and seen.key else record.key_name
+        other_name = None if observation.scope.owns(name) else name
+        is_endless = seen is not None and seen.key is not None and shown is None
+        found.append(Superseded(record, tuple(versions), since, until, shown, ends_with_grace, other_name, is_endless))
+    return tuple(found)
+
+
+def _bare_versions(observation: Observation, record: Record) -> Iterator[int]:
+    """Versions that are not ours and hold this key's text all the same: whoever read one has the key from it."""
+    yield 0
+    for entry, version in zip(observation.entries, observation.history.versions, strict=True):
+        if entry.standing.foreign and version.data is not None:
+            texts = (Secret(value) for value in version.data.values() if isinstance(value, str))
+            if any(text.fingerprint == record.key for text in texts):
+                yield entry.number
+
+
+def is_known(observation: Observation, key: Superseded) -> bool:
+    """Whether enough is known of a superseded key to end it.
+
+    Not if its own end comes before that of its grace, as far as was seen when it was still served: `extend` may have
+    prolonged it since, which takes no more than the provider's list.
+    """
+    seen = observation.vendor.get(key.key_id)
+    bounded = own_end(observation, key.record) < key.since + observation.target.grace_period
+    return seen is not None and not (bounded and seen.at_version <= key.versions[-1].number)
