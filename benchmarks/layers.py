@@ -81,7 +81,7 @@ def layers(vault: Vault, vendor: Vendor) -> dict[str, Work]:
     def rotate_through_the_adapters() -> None:
         path = next(paths)
         store.history(path)
-        store.prove(path, DATA)
+        store.preflight(path, DATA)
         provider.create("bench", KeyParameters(), expires_at)
         store.write(path, DATA, 0)
 

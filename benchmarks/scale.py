@@ -108,7 +108,7 @@ class Site:
         settings = {
             "owner": "bench",
             "daemon": {"workers": WORKERS, "resync": daemon.get("resync", "10m")},
-            "sweep": {"every": daemon.get("sweep_every", "15m")},
+            "sweep": {"interval": daemon.get("sweep_every", "15m")},
             "http": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"},
             "providers": {"respan": {**provider, "requests_per_minute": 100_000}},
             "stores": {"vault": {"type": "vault", "address": self.vault.address, "mount": self.mount}},

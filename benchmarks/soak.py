@@ -36,7 +36,7 @@ def configure(folder: Path, vendor: Vendor, generation: int = 0) -> Path:
     settings = {
         "owner": "bench",
         "daemon": {"resync": "20s"},
-        "sweep": {"every": "20s", "settle": "10s"},
+        "sweep": {"interval": "20s", "min_age": "10s"},
         "http": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"},
         "providers": {"respan": {**provider, "requests_per_minute": 100_000}},
         "stores": {"sqlite": {"type": "sqlite", "file": str(folder / "keys.db")}},

@@ -28,8 +28,8 @@ from rotator import __version__
 from rotator.app.wiring import Installation
 from rotator.config.loader import load
 from rotator.core.errors import StoreError
-from rotator.core.events import Event, What
-from rotator.daemon.dispatcher import Engine
+from rotator.core.events import Event, EventType
+from rotator.daemon.dispatcher import Dispatcher
 from rotator.runtime.clock import SystemClock
 from rotator.simulator import Options, Simulator
 from rotator.telemetry.metrics import Metrics
@@ -44,11 +44,11 @@ REREAD = 1.0
 """Seconds after which the consumer reads the store again: well within the grace period, as an application should."""
 
 WORDS = {
-    What.KEY_CREATED: ("green", "created"),
-    What.KEY_PUBLISHED: ("bold green", "published"),
-    What.KEY_SHORTENED: ("yellow", "superseded: it ends when its grace does"),
-    What.VERSIONS_DESTROYED: ("red", "its version is destroyed in the store"),
-    What.KEY_DELETED: ("red", "removed at the provider"),
+    EventType.KEY_CREATED: ("green", "created"),
+    EventType.KEY_PUBLISHED: ("bold green", "published"),
+    EventType.KEY_SHORTENED: ("yellow", "superseded: it ends when its grace does"),
+    EventType.VERSIONS_DESTROYED: ("red", "its version is destroyed in the store"),
+    EventType.KEY_DELETED: ("red", "removed at the provider"),
 }
 
 
@@ -81,7 +81,7 @@ class Consumer:
             try:
                 if time.monotonic() - read_at > REREAD:
                     current = self._installation.stores[target.store].newest(target.path).current
-                    key = current.data[target.field] if current and current.data else None
+                    key = current.data[target.key_field] if current and current.data else None
                     read_at = time.monotonic()
                 works = key is None or self._works(key)
             except (StoreError, OSError, HTTPException):
@@ -195,7 +195,7 @@ def show(
         with contextlib.closing(installation):
             for target in installation.targets.values():
                 installation.stores[target.store].newest(target.path)  # a store that cannot be used is told at once
-            engine = Engine(installation, metrics, screen)
+            engine = Dispatcher(installation, metrics, screen)
             consumer, stopped = Consumer(installation, simulator.url), False
             try:
                 consumer.start()
@@ -256,7 +256,7 @@ def _configuration(
 def _watch(
     console: Console,
     screen: Screen,
-    engine: Engine,
+    engine: Dispatcher,
     consumer: Consumer,
     clock: SystemClock,
     is_lost: Callable[[], bool],

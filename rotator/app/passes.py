@@ -13,14 +13,14 @@ from typing import TypeVar
 
 from rotator.app.wiring import Installation
 from rotator.core.errors import ProviderError, RotatorError
-from rotator.core.events import Event, Fields, Level, What
-from rotator.core.orphans import Fate, Outcome
+from rotator.core.events import Event, EventType, Fields, Level
+from rotator.core.orphans import OrphanState, Outcome
 from rotator.core.plan import Plan, Reason, State
 from rotator.core.request import SCHEDULED, Order
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.protocol.reconciler import Report
-from rotator.protocol.sweeper import Sweeper, Swept
+from rotator.protocol.sweeper import Sweeper, SweepReport
 from rotator.runtime.threads import start
 from rotator.telemetry.logging import unexpected
 from rotator.telemetry.metrics import FAILURE, LOST, SUCCESS, Metrics
@@ -43,7 +43,7 @@ def work_on(
     try:
         report = installation.executor(target).reconcile(target, order, roll_out_at, planned)
     except Exception as error:
-        installation.tell(unexpected("working on a target", error, target.name))
+        installation.emit(unexpected("working on a target", error, target.name))
         return Report(target, None, fault(error))
     if report.attempted is not None:
         outcome = SUCCESS if report.rotated else FAILURE if report.error else LOST
@@ -112,21 +112,21 @@ def sweep_all(
     *,
     by: str = "schedule",
     dry_run: bool = False,
-    max_removals: int | None = None,
+    max_orphans: int | None = None,
     stopping: Callable[[], bool] = lambda: False,
     interrupted: Callable[[], object] = lambda: None,
-) -> Iterator[Swept]:
+) -> Iterator[SweepReport]:
     """One sweep over each provider's keys, counted, as they end: a provider that is slow does not hold up the others.
 
     Raises nothing of ours.
     """
 
-    def sweep(sweeper: Sweeper) -> Swept:
+    def sweep(sweeper: Sweeper) -> SweepReport:
         try:
-            return sweeper.sweep(by=by, dry_run=dry_run, max_removals=max_removals, stopping=stopping)
+            return sweeper.sweep(by=by, dry_run=dry_run, max_orphans=max_orphans, stopping=stopping)
         except Exception as error:
-            installation.tell(unexpected(f"sweeping the keys of {sweeper.provider}", error))
-            return Swept(sweeper.provider, error=fault(error))
+            installation.emit(unexpected(f"sweeping the keys of {sweeper.provider}", error))
+            return SweepReport(sweeper.provider, error=fault(error))
 
     sweepers = installation.sweepers.values()
     complete = True
@@ -147,7 +147,7 @@ class Findings:
         self._counted: dict[str, Fields] = {}  # by provider: what the last sweep saw
         self._failures: dict[str, dict[str, int]] = {}  # by provider: how often in a row each error came
 
-    def __call__(self, swept: Swept, is_known: Callable[[RotatorError | None], bool]) -> Iterator[Event]:
+    def __call__(self, swept: SweepReport, is_known: Callable[[RotatorError | None], bool]) -> Iterator[Event]:
         """First what it saw, at info where that is new; then what it could not do, unless that is known already.
 
         Of the targets' errors one is told, of those that need a person if there are any. An error is told the 1st,
@@ -165,24 +165,24 @@ class Findings:
             if times & (times - 1) == 0:
                 yield _failure(swept, error, times)
         if swept.complete and before:
-            yield Event(What.SWEEP_RECOVERED, fields={"provider": swept.provider})
+            yield Event(EventType.SWEEP_RECOVERED, fields={"provider": swept.provider})
         if failures or swept.complete:  # else all that failed is known of, and what was told before may go on
             self._failures[swept.provider] = failures
 
-    def _seen(self, swept: Swept) -> Event:
+    def _seen(self, swept: SweepReport) -> Event:
         counted = _counted(swept)
         did_something = any(orphan.outcome in (Outcome.SHORTENED, Outcome.REMOVED) for orphan in swept.orphans)
         is_news = did_something or self._counted.get(swept.provider) != counted
         self._counted[swept.provider] = counted
-        return Event(What.SWEPT, "", Level.INFO if is_news else Level.DEBUG, counted)
+        return Event(EventType.SWEEP_COMPLETED, "", Level.INFO if is_news else Level.DEBUG, counted)
 
 
-def _counted(swept: Swept) -> Fields:
+def _counted(swept: SweepReport) -> Fields:
     return {
         "provider": swept.provider,
         "listed": swept.listed,
         "orphans": len(swept.orphans),
-        "emptied": len({orphan.target.name for orphan in swept.orphans if orphan.fate is Fate.EMPTIED}),
+        "emptied": len({orphan.target.name for orphan in swept.orphans if orphan.state is OrphanState.EMPTIED}),
         "unclaimed": len(swept.unclaimed),
         "others": swept.others,
         "to_work": len(swept.to_work),
@@ -190,7 +190,7 @@ def _counted(swept: Swept) -> Fields:
     }
 
 
-def _failure(swept: Swept, error: RotatorError, times: int) -> Event:
+def _failure(swept: SweepReport, error: RotatorError, times: int) -> Event:
     fields: Fields = {
         "provider": swept.provider,
         "error": error.message,
@@ -199,7 +199,7 @@ def _failure(swept: Swept, error: RotatorError, times: int) -> Event:
         "failures": times,
     }
     target = next((name for name, failure in swept.failed.items() if failure is error), "")
-    return Event(What.SWEEP_FAILED, target, Level.of(error), fields)
+    return Event(EventType.SWEEP_FAILED, target, Level.of(error), fields)
 
 
 def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None) -> Iterator[Event]:
@@ -207,16 +207,16 @@ def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None
     target, plan, error = report.target, report.plan, report.error
     if plan is not None and plan.state is State.FOREIGN and not plan.actions:
         fields = {"path": target.path, "reason": plan.reason.value, "advice": adoption_advice(target)}
-        yield Event(What.TARGET_FOREIGN, target.name, Level.ERROR, fields)
+        yield Event(EventType.TARGET_FOREIGN, target.name, Level.ERROR, fields)
     if Reason.EMPTIED in (report.attempted, plan and plan.reason):
-        yield Event(What.PATH_EMPTIED, target.name, Level.WARNING, _emptied(target))
+        yield Event(EventType.PATH_EMPTIED, target.name, Level.WARNING, _emptied(target))
     for record in plan.untrusted if plan else ():
         left_alone = {"key_id": record.key_id, "key_name": record.key_name}
-        yield Event(What.KEY_NOT_TRUSTED, target.name, Level.ERROR, left_alone)
+        yield Event(EventType.KEY_OWNERSHIP_MISMATCH, target.name, Level.ERROR, left_alone)
     if error is None:
         return
     yield Event(
-        What.TARGET_FAILED,
+        EventType.TARGET_FAILED,
         target.name,
         Level.of(error),
         {
@@ -235,7 +235,7 @@ def _emptied(target: Target) -> Fields:
         "error": f"{target.path} is absent, and has held keys that may still be used. It looks like "
         "`vault kv metadata delete` or a new mount",
         "advice": "Find out who emptied it. rotator publishes a new key. The sweep after that gives the old keys one "
-        "more grace period; if there are more than max_removals of them, they work until they expire.",
+        "more grace period; if there are more than max_orphans of them, they work until they expire.",
     }
 
 

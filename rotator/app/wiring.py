@@ -21,7 +21,7 @@ from rotator.core.errors import (
     StoreError,
     StoreUnavailable,
 )
-from rotator.core.events import Event, What
+from rotator.core.events import Event, EventType
 from rotator.core.plan import Reason
 from rotator.core.ports import Leadership, Listener, Ports
 from rotator.core.renewal import AT_ONCE, TIDYING
@@ -67,7 +67,7 @@ class Installation:
         environment: Mapping[str, str],
         clock: SystemClock,
         metrics: Metrics,
-        tell: Listener,
+        emit: Listener,
         predecessor: "Installation | None" = None,
         leads: Leadership = lambda: True,
         *,
@@ -96,11 +96,11 @@ class Installation:
             built.pop_all()
 
         def listen(event: Event) -> None:
-            tell(event)
-            if event.what is What.KEY_DELETED and event.fields["reason"] not in (UNPUBLISHED, Reason.ORPHAN):
+            emit(event)
+            if event.what is EventType.KEY_DELETED and event.fields["reason"] not in (UNPUBLISHED, Reason.ORPHAN):
                 metrics.retirement(SUCCESS)
 
-        self.tell = listen
+        self.emit = listen
         known: Mapping[str, Recognition] = predecessor._recognitions if predecessor else {}
         self._recognitions: dict[str, Recognition] = {name: known.get(name) or Recognition() for name in self.providers}
         names = frozenset(configuration.targets)
@@ -113,7 +113,7 @@ class Installation:
                 clock,
                 listen,
                 served[name],
-                configuration.sweep.settle,
+                configuration.sweep.min_age,
                 predecessor.strays[name].waiting if predecessor and name in predecessor.strays else None,
             )
             for name in self.providers
@@ -134,7 +134,7 @@ class Installation:
                     leads,
                 ),
                 Memory(self._kept, served[provider], is_swept=is_swept),
-                configuration.sweep.settle,
+                configuration.sweep.min_age,
                 self._recognitions[provider],
                 claims,
             )
@@ -150,8 +150,8 @@ class Installation:
         self._kept.keep_only(self.targets)
         for name, provider in self.configuration.providers.items():
             self.budgets[name].limit = provider.requests_per_minute
-        self.clock.max_skew = self.configuration.daemon.max_skew
-        self.clock.listen_to({part.peer for part in self._connected()})
+        self.clock.max_clock_skew = self.configuration.daemon.max_clock_skew
+        self.clock.listen_to({part.upstream for part in self._connected()})
         self._metrics.keep_only(self.providers, self.stores)  # what is gone must raise no alert
         for name, budget in self.budgets.items():
             self._metrics.watch_budget(name, budget.used)
@@ -206,8 +206,8 @@ class Installation:
             list(self.groups(target for target in self.targets.values() if target.provider == provider)),
             self._share(provider),
             frozenset({configuration.owner, *configuration.former_owners}),
-            configuration.sweep.settle,
-            configuration.sweep.max_removals,
+            configuration.sweep.min_age,
+            configuration.sweep.max_orphans,
         )
 
     def _share(self, provider: str) -> SlidingWindow:
@@ -215,7 +215,7 @@ class Installation:
         share = self.configuration.providers[provider].requests_per_minute // SWEEP_SHARE
         return SlidingWindow(max(1, share), self.clock, whole=self.budgets[provider])
 
-    def peers(self) -> Mapping[str, RotatorError | None]:
+    def upstreams(self) -> Mapping[str, RotatorError | None]:
         """Every provider and store by name, with the error for which it is left alone, or that all its callers get."""
         providers = {
             f"provider {name}": provider.circuit.error or provider.outage.error

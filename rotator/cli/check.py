@@ -20,7 +20,7 @@ from rotator.core.errors import (
 from rotator.core.keys import OWNER_LETTERS, KeyName, UnreadableKey
 from rotator.core.renewal import TIDYING
 from rotator.core.target import Target
-from rotator.core.versions import Scope, Standing, read_version
+from rotator.core.versions import Ownership, Scope, read_version
 from rotator.daemon import replicas
 from rotator.daemon.leader import RIGHTS, rights
 from rotator.runtime.kubernetes import ApiServer
@@ -64,7 +64,7 @@ def _clock(installation: Installation) -> Iterator[OnlineFinding]:
         yield OnlineFinding(
             "clock",
             f"this machine's clock differs from the upstreams' ({clock.skews_in_words()}); "
-            f"[daemon] max_skew is {format_duration(clock.max_skew)}",
+            f"[daemon] max_clock_skew is {format_duration(clock.max_clock_skew)}",
             "No key is ended by such a clock, and none is made while every upstream contradicts it. Correct the clock "
             "that is wrong. See the runbook, RotatorClockSkew.",
         )
@@ -92,11 +92,11 @@ def _stores(
                 current = store.newest(target.path).current
                 advance()
                 entry = read_version(current, target, scope) if current else None
-                standing = entry.standing if entry else Standing.UNREADABLE
+                ownership = entry.ownership if entry else Ownership.UNREADABLE
                 if entry and entry.key_id:
                     served[entry.key_id] = target, scope
-                if standing.foreign and not target.adopt:
-                    message = f"{target.path} holds data that is not ours ({standing})"
+                if ownership.foreign and not target.adopt:
+                    message = f"{target.path} holds data that is not ours ({ownership})"
                     yield OnlineFinding(f"targets.{target.name}", message, adoption_advice(target))
                 if vault is not None:
                     yield from _vanishing(target, vault, of_mount)

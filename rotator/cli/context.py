@@ -24,16 +24,16 @@ from rotator.cli.options import Common, LogLevel
 from rotator.cli.progress import Advance, progress
 from rotator.config.loader import load
 from rotator.core.errors import ClockDisagrees, ProviderError, ProviderRateLimited, RotatorError, StoreError
-from rotator.core.events import Event, Level, What
+from rotator.core.events import Event, EventType, Level
 from rotator.core.keys import ListedKey
-from rotator.core.plan import needed_by, plan
+from rotator.core.plan import deadline, plan
 from rotator.core.request import Order
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.protocol.reconciler import Report
 from rotator.protocol.revoke import not_revoked, revoke_the_unheld
 from rotator.protocol.rotation import listed
-from rotator.protocol.sweeper import Swept, by_place
+from rotator.protocol.sweeper import SweepReport, by_place
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.rate_limit import CALLS_PER_ROTATION
 from rotator.telemetry.logging import LogListener
@@ -79,7 +79,7 @@ class Session:
     def __init__(self, common: Common, level: LogLevel) -> None:
         """Raises `ConfigurationError`."""
         common.begin_to_log(level)
-        self.tell = LogListener()
+        self.emit = LogListener()
         self.configuration = load(common.config, os.environ)
         self.clock = SystemClock()
         self.metrics = Metrics(__version__)
@@ -94,7 +94,7 @@ class Session:
 
         Raises a `RotatorError` with which a command ends in status 3.
         """
-        built = Installation(self.configuration, os.environ, self.clock, self.metrics, self.tell)
+        built = Installation(self.configuration, os.environ, self.clock, self.metrics, self.emit)
         self._at_end.callback(built.close)
         self._at_end.callback(self._remove_strays, built)
         self._at_end.callback(self._report_clock)
@@ -105,7 +105,7 @@ class Session:
         if not self.clock.trusted():
             error = ClockDisagrees()
             fields = {"skews": self.clock.skews_in_words(), "error": error.message, "advice": error.advice}
-            self.tell(Event(What.CLOCK_DISAGREES, "", Level.ERROR, fields))
+            self.emit(Event(EventType.CLOCK_SKEW_DETECTED, "", Level.ERROR, fields))
 
     def _remove_strays(self, installation: Installation) -> None:
         """No process comes after this one that knows of the keys that it may have made in vain."""
@@ -140,7 +140,7 @@ class Session:
         by_need = list(targets)
         if self.is_long(targets):
             now, plans = self.clock.now(), {s.target.name: s.plan for s in self.look("looking", targets, confirm=False)}
-            by_need.sort(key=lambda target: needed_by(found, now) if (found := plans[target.name]) else now)
+            by_need.sort(key=lambda target: deadline(found, now) if (found := plans[target.name]) else now)
 
         def one(target: Target) -> Report:
             report = reports[target.name] = work_on(self.installation, self.metrics, target, order)
@@ -239,7 +239,7 @@ class Session:
                 advance()
         return [statuses[target.name] for target in targets]
 
-    def sweep(self, *, dry_run: bool, max_removals: int | None) -> list[Swept]:
+    def sweep(self, *, dry_run: bool, max_orphans: int | None) -> list[SweepReport]:
         """Sweep the keys of all providers."""
         total = len(self.installation.targets)
         with self.progress("sweeping", total) as advance:
@@ -255,7 +255,7 @@ class Session:
                 self.metrics,
                 by="command",
                 dry_run=dry_run,
-                max_removals=max_removals,
+                max_orphans=max_orphans,
                 stopping=stopping,
                 interrupted=self._stop_waiting,
             )

@@ -42,7 +42,7 @@ from rotator.core.errors import (
     ProviderError,
     RotatorError,
 )
-from rotator.core.events import Event, Level, What
+from rotator.core.events import Event, EventType, Level
 from rotator.core.keys import ListedKey
 from rotator.core.orphans import Outcome
 from rotator.core.plan import Reason, State
@@ -50,7 +50,7 @@ from rotator.core.request import SCHEDULED, Order
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.daemon.signals import SIGNALS
-from rotator.protocol.extend import Living, living, misnamed
+from rotator.protocol.extend import ExtendableKey, living, misnamed
 from rotator.protocol.reconciler import Report
 from rotator.protocol.rollback import roll_back
 from rotator.protocol.rotation import UNPUBLISHED, listed
@@ -164,11 +164,11 @@ def run(
 def _run_once(session: Session) -> NoReturn:
     for warning in session.configuration.warnings:
         fields = {"file": warning.file, "key": warning.key, "message": warning.message}
-        session.tell(Event(What.CONFIGURATION_WARNING, level=Level.WARNING, fields=fields))
+        session.emit(Event(EventType.CONFIGURATION_WARNING, level=Level.WARNING, fields=fields))
     reports = session.work("rotating what is due", list(session.installation.targets.values()), SCHEDULED)
     for report in reports:
         for event in troubles(report):
-            session.tell(event)
+            session.emit(event)
     counted = [output.outcome(report) for report in reports]
     output.say(", ".join(f"{counted.count(word)} {word}" for word in ("rotated", "unchanged", "foreign", "failed")))
     raise typer.Exit(_finished(reports))
@@ -208,8 +208,8 @@ def rotate(
     Example: rotator rotate billing-api --reason "the key was in a screenshot" --revoke-now
     """
     session = Session(common, "info")
-    session.tell = revoked = _Revoked()
-    order = Order(rotate=True, revoke_now=revoke_now, adopt=adopt, by="command", note=reason or "")
+    session.emit = revoked = _Revoked()
+    order = Order(rotate=True, revoke_now=revoke_now, adopt=adopt, by="command", comment=reason or "")
     chosen = session.chosen(targets, every)
     if not revoke_now and (every or session.is_long(chosen)):
         session.leave_half_of_the_budgets()
@@ -259,9 +259,9 @@ class _Revoked(LogListener):
     def __call__(self, event: Event) -> None:
         """Log it."""
         super().__call__(event)
-        if event.what is What.KEY_DELETED and event.fields["reason"] == Reason.REVOKED:
+        if event.what is EventType.KEY_DELETED and event.fields["reason"] == Reason.REVOKED:
             self.keys[event.target].append(str(event.fields["key_id"]))
-        if event.what is What.KEY_DELETED and event.fields["reason"] == UNPUBLISHED:
+        if event.what is EventType.KEY_DELETED and event.fields["reason"] == UNPUBLISHED:
             output.complain(f"{event.target}: the key {event.fields['key_id']}, made in vain, was found and removed")
 
 
@@ -280,7 +280,7 @@ def rollback(
     """
     session = Session(common, "info")
     found = session.target(target)
-    report = roll_back(session.installation.executor(found), found, Order(by="command", note=reason or ""))
+    report = roll_back(session.installation.executor(found), found, Order(by="command", comment=reason or ""))
     _print(session, [report], {}, as_json=False)
     raise typer.Exit(_finished([report]))
 
@@ -370,10 +370,10 @@ def _living(
     until: datetime,
     *,
     by_name: bool,
-) -> list[Living]:
+) -> list[ExtendableKey]:
     """The keys to extend, by each provider's list. Adds to `errors` for each target without any: an error, or None."""
     owners = {session.configuration.owner, *session.configuration.former_owners}
-    found: list[Living] = []
+    found: list[ExtendableKey] = []
     for executor, group in session.installation.groups(chosen):
         keys = lists[group[0].provider]
         mine, left = ([], {}) if keys is None else living(executor, keys, owners, group, until, by_name=by_name)
@@ -512,10 +512,10 @@ def check(
 def sweep(
     common: Common,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done; touch nothing.")] = False,
-    max_removals: Annotated[
+    max_orphans: Annotated[
         int | None,
         typer.Option(
-            min=0, metavar="NUMBER", help="If there are more orphans, touch none. Default: [sweep].max_removals."
+            min=0, metavar="NUMBER", help="If there are more orphans, touch none. Default: [sweep].max_orphans."
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -529,7 +529,7 @@ def sweep(
     Example: rotator sweep --dry-run
     """
     session = Session(common, "warning" if dry_run else "info")
-    results = session.sweep(dry_run=dry_run, max_removals=max_removals)
+    results = session.sweep(dry_run=dry_run, max_orphans=max_orphans)
     to_work = [target for swept in results for target in swept.to_work]
     errors: list[RotatorError | None] = []
     for swept in results:

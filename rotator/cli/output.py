@@ -18,13 +18,13 @@ from rotator.app.passes import adoption_advice, served
 from rotator.cli.check import OnlineFinding
 from rotator.config.rules import Load
 from rotator.core.errors import ConfigurationError, Problem, RotatorError
-from rotator.core.keys import VendorKey
-from rotator.core.orphans import Fate, Orphan, Outcome
+from rotator.core.keys import ProviderKey
+from rotator.core.orphans import Orphan, OrphanState, Outcome
 from rotator.core.plan import Action, Reason, Retire, Rotate, SetExpiry, State
 from rotator.core.times import timestamp
-from rotator.protocol.extend import Living
+from rotator.protocol.extend import ExtendableKey
 from rotator.protocol.reconciler import Report
-from rotator.protocol.sweeper import Swept
+from rotator.protocol.sweeper import SweepReport
 from rotator.runtime.redact import printable, scrub_lines, scrub_name
 from rotator.telemetry.log_writer import Stderr
 from rotator.telemetry.status import TargetStatus
@@ -248,7 +248,7 @@ def _what_came(report: Report) -> Iterator[str]:
         yield f"  the old key {old.key_id} {works}"
 
 
-def extension_lines(one: Living, ends: datetime | RotatorError) -> Iterator[str]:
+def extension_lines(one: ExtendableKey, ends: datetime | RotatorError) -> Iterator[str]:
     """For `extend`: when one key expires now, or why it could not be extended."""
     error = ends if isinstance(ends, RotatorError) else None
     became = (
@@ -270,7 +270,7 @@ def left_lines(target: str, error: RotatorError) -> Iterator[str]:
 # --- a sweep ---------------------------------------------------------------------------------------------------------
 
 
-def sweep_json(swept: Swept) -> dict[str, Any]:
+def sweep_json(swept: SweepReport) -> dict[str, Any]:
     """For `sweep --json`: one provider's part."""
     errors = {name: scrub_lines(error.message) for name, error in swept.failed.items()}
     return {
@@ -280,7 +280,7 @@ def sweep_json(swept: Swept) -> dict[str, Any]:
             {
                 "target": orphan.target.name,
                 **_key_json(orphan.key),
-                "fate": orphan.fate.value,
+                "fate": orphan.state.value,
                 "outcome": orphan.outcome.value,
                 "until": timestamp(orphan.until) if orphan.until else None,
             }
@@ -295,7 +295,7 @@ def sweep_json(swept: Swept) -> dict[str, Any]:
     }
 
 
-def _key_json(key: VendorKey) -> dict[str, Any]:
+def _key_json(key: ProviderKey) -> dict[str, Any]:
     return {
         "key_id": scrub_name(key.id),
         "key_name": scrub_name(key.name),
@@ -303,7 +303,7 @@ def _key_json(key: VendorKey) -> dict[str, Any]:
     }
 
 
-def sweep_lines(swept: Swept) -> Iterator[str]:
+def sweep_lines(swept: SweepReport) -> Iterator[str]:
     """For `sweep`: what was found at one provider, and what was done about it or would be."""
     for orphan in swept.orphans:
         became = _became(orphan, dry_run=swept.dry_run)
@@ -340,20 +340,20 @@ def _became(orphan: Orphan, *, dry_run: bool) -> str:
             return "could not be let end; the next sweep tries again"
         case Outcome.LEFT:
             pass
-    match orphan.fate:
-        case Fate.SETTLING:
+    match orphan.state:
+        case OrphanState.SETTLING:
             return "is so young that it may still be on its way: left alone"
-        case Fate.EMPTIED:
+        case OrphanState.EMPTIED:
             return (
                 "was made for a path that is absent now (emptied?): it expires after a grace period once that has a key"
             )
-        case Fate.ENDING:
+        case OrphanState.ENDING:
             return f"{_end(orphan.key.expires_at)} by itself"
         case _ if not dry_run:
             return "is left alone: its path changed meanwhile; the next sweep looks again"
-        case Fate.OVER:
+        case OrphanState.OVER:
             return "has ended: its record would be removed"
-        case Fate.TO_SHORTEN:
+        case OrphanState.TO_SHORTEN:
             fence = ", after the served data was written once more" if orphan.ahead else ""
             return f"would be let end after a grace period{fence}"
 

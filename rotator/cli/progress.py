@@ -41,13 +41,13 @@ def _lines(what: str, total: int, waits: Callable[[], str]) -> Iterator[Advance]
     done: deque[None] = deque()
     ended, started = threading.Event(), time.monotonic()
 
-    def tell() -> None:
+    def emit() -> None:
         while not ended.wait(LINE_EVERY):
             complain(progress_line(what, len(done), total, time.monotonic() - started, waits()))
 
     teller: threading.Thread | None = None
     with contextlib.suppress(RotatorError):  # the work can be done without it
-        teller = start(threading.Thread(target=tell, name="progress", daemon=True))
+        teller = start(threading.Thread(target=emit, name="progress", daemon=True))
     try:
         yield lambda: done.append(None)
     finally:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from rotator.core.errors import StoreUnavailable
 from rotator.core.plan import State
 from rotator.runtime.clock import SystemClock
-from rotator.runtime.http import Transport, Until
+from rotator.runtime.http import Deadline, Transport
 from rotator.runtime.redact import quoted
 
 _ADVICE = "The admin address is [http].admin in its configuration; in a cluster, reach it through a port-forward."
@@ -103,7 +103,7 @@ def ask(url: str) -> dict[str, Any]:
 
 def _answer(url: str) -> bytes:
     clock = SystemClock()
-    until = Until(clock)
+    until = Deadline(clock)
     until.monotonic = clock.monotonic() + _SECONDS
     content = b""
     transport = Transport(ssl.create_default_context(), 1, until)

@@ -164,8 +164,8 @@ def _daemon_lines(daemon: dict[str, Any], now: datetime) -> Iterator[str]:
     for store, end in daemon["logins_end"].items():
         when = f"{_when(end, now)}, unless it is renewed" if end else "at no known time"
         yield f"store {store}: the login ends {when}"
-    for peer, error in daemon["down"].items():
-        yield f"{peer} is down: {error}"
+    for upstream, error in daemon["down"].items():
+        yield f"{upstream} is down: {error}"
     for store in daemon.get("logins_failing", ()):
         yield f"store {store}: logging in fails"
     if refused := daemon.get("configuration_refused"):

@@ -48,7 +48,7 @@ def places(found: list[ErrorDetails]) -> list[tuple[str | int, ...]]:
     return [_place(finding)[0] for finding in found]
 
 
-def tell(
+def describe(
     found: list[ErrorDetails],
     file: Path,
     origins: Mapping[str, Path],

@@ -19,7 +19,7 @@ from rotator.config import findings
 from rotator.config import place_rules as config_places
 from rotator.config import rules as config_checks
 from rotator.config.files import Source
-from rotator.config.rules import Draft, Load, Place
+from rotator.config.rules import Load, Place, UnvalidatedConfig
 from rotator.config.schema import (
     Changeable,
     DaemonSettings,
@@ -104,7 +104,7 @@ def load(file: Path, environment: Mapping[str, str], in_use: Configuration | Non
     )
 
 
-def _lost(file: Path, in_use: Configuration, draft: Draft) -> Problem | None:
+def _lost(file: Path, in_use: Configuration, draft: UnvalidatedConfig) -> Problem | None:
     """Return what is wrong when more targets are gone than may go at once. A target with a new name is not gone."""
     kept = {(target.store, target.path) for target in draft.targets.values()}
     removed = [
@@ -128,7 +128,7 @@ def _lost(file: Path, in_use: Configuration, draft: Draft) -> Problem | None:
 
 def _examine(
     file: Path, source: Source, data: Mapping[str, Any], environment: Mapping[str, str]
-) -> tuple[Draft, list[Problem]]:
+) -> tuple[UnvalidatedConfig, list[Problem]]:
     """The well-formed parts of the data, and what is wrong with the others."""
     data, variables = _with_vault_variables(data, environment)
     context = {"folder": file.absolute().parent}
@@ -141,7 +141,7 @@ def _examine(
             settings = FileSettings.model_validate(rest, context=context)
         except ValidationError as error:
             details = findings.details(error)
-            problems = problems or findings.tell(details, file, source.origins, variables)
+            problems = problems or findings.describe(details, file, source.origins, variables)
             places = findings.places(details)
             if not broken:
                 rest = deepcopy(rest)
@@ -153,7 +153,7 @@ def _examine(
                 raise ConfigurationError((*source.problems, *problems)) from None
     names = {section: sorted(_table(data.get(section))) for section in ("providers", "stores")}
     targets = {name: _resolve(name, target, settings, names) for name, target in settings.targets.items()}
-    return Draft(file, settings, frozenset(broken), names, targets, source.origins, environment), problems
+    return UnvalidatedConfig(file, settings, frozenset(broken), names, targets, source.origins, environment), problems
 
 
 _STAND_INS: Mapping[Place, Any] = {
@@ -223,14 +223,14 @@ def _resolve(name: str, target: TargetSettings, settings: FileSettings, names: M
     def part(key: str, known: list[str]) -> str:
         return said(key) or (known[0] if len(known) == 1 else "")
 
-    fields = {**defaults.fields, **target.fields} if target.fields else defaults.fields
+    fields = {**defaults.extra_fields, **target.extra_fields} if target.extra_fields else defaults.extra_fields
     return Target(
         name=name,
         path=target.path,
         provider=part("provider", names["providers"]),
         store=part("store", names["stores"]),
-        field=said("field"),
-        fields=fields,
+        key_field=said("key_field"),
+        extra_fields=fields,
         parameters=_parameters(**{**_asked(defaults), **_asked(target)}),
         ttl=said("ttl"),
         renew_before=said("renew_before"),

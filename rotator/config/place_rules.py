@@ -5,7 +5,7 @@ Pure, like `config_checks`, and silent as well about what hangs on a table that 
 
 from collections.abc import Iterator
 
-from rotator.config.rules import Draft
+from rotator.config.rules import UnvalidatedConfig
 from rotator.config.schema import FormerLocation, SqliteSettings, VaultSettings
 from rotator.config.values import quoted
 from rotator.core.errors import Problem
@@ -14,7 +14,7 @@ from rotator.core.target import Target
 _HERE = FormerLocation()
 
 
-def problems(draft: Draft) -> Iterator[Problem]:
+def problems(draft: UnvalidatedConfig) -> Iterator[Problem]:
     """All that must be corrected before anything can run."""
     yield from _shared_paths(draft)
     for name, store in draft.settings.stores.items():
@@ -25,7 +25,7 @@ def problems(draft: Draft) -> Iterator[Problem]:
     yield from _shared_former_places(draft)
 
 
-def _located(draft: Draft) -> Iterator[Target]:
+def _located(draft: UnvalidatedConfig) -> Iterator[Target]:
     """The targets of which it is known where they are."""
     for target in draft.targets.values():
         is_unclear = not target.store or draft.is_unknown(target.name, "store")
@@ -33,7 +33,7 @@ def _located(draft: Draft) -> Iterator[Target]:
             yield target
 
 
-def _shared_paths(draft: Draft) -> Iterator[Problem]:
+def _shared_paths(draft: UnvalidatedConfig) -> Iterator[Problem]:
     first: dict[str, str] = {}
     for target in _located(draft):
         other = first.setdefault(f"{_location(draft, target.store)}/{target.path}", target.name)
@@ -42,7 +42,7 @@ def _shared_paths(draft: Draft) -> Iterator[Problem]:
             yield draft.target_problem(target.name, message, "path")
 
 
-def _former_locations(draft: Draft, name: str, store: VaultSettings) -> Iterator[Problem]:
+def _former_locations(draft: UnvalidatedConfig, name: str, store: VaultSettings) -> Iterator[Problem]:
     known = {_location(draft, name)}
     for number, former in enumerate(store.former_locations):
         location = _location(draft, name, former)
@@ -53,7 +53,7 @@ def _former_locations(draft: Draft, name: str, store: VaultSettings) -> Iterator
         known.add(location)
 
 
-def _former_paths(draft: Draft, target: Target) -> Iterator[Problem]:
+def _former_paths(draft: UnvalidatedConfig, target: Target) -> Iterator[Problem]:
     if target.path in target.former_paths:
         message = f"holds {quoted([target.path])}, which is the path now: name what it was before"
         yield draft.target_problem(target.name, message, "former_paths")
@@ -61,7 +61,7 @@ def _former_paths(draft: Draft, target: Target) -> Iterator[Problem]:
         yield draft.target_problem(target.name, f"holds {quoted(twice)} twice", "former_paths")
 
 
-def _shared_former_places(draft: Draft) -> Iterator[Problem]:
+def _shared_former_places(draft: UnvalidatedConfig) -> Iterator[Problem]:
     """Two targets that claim the keys of one place would end each other's."""
     claimed = {f"{_location(draft, target.store)}/{target.path}": target.name for target in _located(draft)}
     for target in _located(draft):
@@ -81,12 +81,12 @@ def _shared_former_places(draft: Draft) -> Iterator[Problem]:
                     yield draft.problem(message, "stores", target.store, "former_locations")
 
 
-def _former_of(draft: Draft, name: str) -> tuple[FormerLocation, ...]:
+def _former_of(draft: UnvalidatedConfig, name: str) -> tuple[FormerLocation, ...]:
     store = draft.settings.stores.get(name)
     return store.former_locations if isinstance(store, VaultSettings) else ()
 
 
-def _location(draft: Draft, name: str, former: FormerLocation = _HERE) -> str:
+def _location(draft: UnvalidatedConfig, name: str, former: FormerLocation = _HERE) -> str:
     """What the paths of a store begin with: two stores may lead to the same place, and one leads to one at least."""
     store = draft.settings.stores.get(name)
     if isinstance(store, SqliteSettings):

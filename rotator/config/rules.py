@@ -29,7 +29,7 @@ Place = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class UnvalidatedConfig:
     """A configuration under examination."""
 
     file: Path
@@ -69,7 +69,7 @@ class Draft:
 # --- refused ---------------------------------------------------------------------------------------------------------
 
 
-def problems(draft: Draft) -> Iterator[Problem]:
+def problems(draft: UnvalidatedConfig) -> Iterator[Problem]:
     """All that must be mended before anything can run."""
     for section, message in (
         ("providers", "is required: at least one [providers.NAME]"),
@@ -84,7 +84,7 @@ def problems(draft: Draft) -> Iterator[Problem]:
         yield from _field_problems(draft, target)
 
 
-def _credential_problems(draft: Draft) -> Iterator[Problem]:
+def _credential_problems(draft: UnvalidatedConfig) -> Iterator[Problem]:
     for name, provider in draft.settings.providers.items():
         variable = provider.api_key.env
         if draft.is_broken("providers", name, "api_key"):
@@ -112,7 +112,7 @@ def _is_name_of_a_variable(text: str) -> bool:
     return are_words and re.fullmatch("[A-Z_][A-Z0-9_]*", text) is not None
 
 
-def _reference_problems(draft: Draft, target: Target) -> Iterator[Problem]:
+def _reference_problems(draft: UnvalidatedConfig, target: Target) -> Iterator[Problem]:
     for section, key, name in (("providers", "provider", target.provider), ("stores", "store", target.store)):
         names = draft.names[section]
         if not names or name in names or draft.is_unknown(target.name, key):
@@ -123,7 +123,7 @@ def _reference_problems(draft: Draft, target: Target) -> Iterator[Problem]:
         yield draft.target_problem(target.name, message, key)
 
 
-def _time_problems(draft: Draft, target: Target) -> Iterator[Problem]:
+def _time_problems(draft: UnvalidatedConfig, target: Target) -> Iterator[Problem]:
     ttl, renew_before, grace = map(format_duration, (target.ttl, target.renew_before, target.grace_period))
     most_jitter = target.renew_before * draft.settings.daemon.jitter
     if draft.is_unknown(target.name, "ttl", "renew_before"):
@@ -144,7 +144,7 @@ def _time_problems(draft: Draft, target: Target) -> Iterator[Problem]:
         yield draft.target_problem(target.name, message, "grace_period", "renew_before")
 
 
-def _too_short_for(draft: Draft, target: Target) -> str:
+def _too_short_for(draft: UnvalidatedConfig, target: Target) -> str:
     """Say what does not fit into the ttl of a target, defaults included, and what would."""
     longer = {"renew_before": target.renew_before, "grace_period": target.grace_period}
     fitting = {"renew_before": target.ttl // 3, "grace_period": target.ttl // 6}  # as the defaults are to theirs
@@ -163,21 +163,23 @@ def _too_short_for(draft: Draft, target: Target) -> str:
     return f"{message}; set {example}, for example" if fitting["grace_period"] >= timedelta(seconds=1) else message
 
 
-def _field_problems(draft: Draft, target: Target) -> Iterator[Problem]:
-    is_field_known = not draft.is_unknown(target.name, "field")
-    if target.field == RECORD_FIELD and is_field_known:
-        yield draft.target_problem(target.name, f'must not be "{RECORD_FIELD}": the record stands there', "field")
-    if RECORD_FIELD in target.fields:
-        yield draft.target_problem(target.name, f'must not hold "{RECORD_FIELD}": the record stands there', "fields")
-    if target.field in target.fields and is_field_known:
-        message = f'must not hold the field of the key itself, "{target.field}"'
-        yield draft.target_problem(target.name, message, "fields", "field")
+def _field_problems(draft: UnvalidatedConfig, target: Target) -> Iterator[Problem]:
+    is_field_known = not draft.is_unknown(target.name, "key_field")
+    if target.key_field == RECORD_FIELD and is_field_known:
+        yield draft.target_problem(target.name, f'must not be "{RECORD_FIELD}": the record stands there', "key_field")
+    if RECORD_FIELD in target.extra_fields:
+        yield draft.target_problem(
+            target.name, f'must not hold "{RECORD_FIELD}": the record stands there', "extra_fields"
+        )
+    if target.key_field in target.extra_fields and is_field_known:
+        message = f'must not hold the field of the key itself, "{target.key_field}"'
+        yield draft.target_problem(target.name, message, "extra_fields", "key_field")
 
 
 # --- warned of -------------------------------------------------------------------------------------------------------
 
 
-def warnings(draft: Draft) -> Iterator[Problem]:
+def warnings(draft: UnvalidatedConfig) -> Iterator[Problem]:
     """All that can run, but is probably not meant."""
     settings = draft.settings
     if not draft.targets:
@@ -197,12 +199,12 @@ def warnings(draft: Draft) -> Iterator[Problem]:
     if not is_loopback(settings.http.admin.host):
         message = "is not a loopback address: the status page, with paths and key ids, is open to the network"
         yield draft.problem(message, "http", "admin")
-    if settings.sweep.settle < _LONGEST_PUBLISH:
+    if settings.sweep.min_age < _LONGEST_PUBLISH:
         message = (
             f"is shorter than a publish may take ({format_duration(_LONGEST_PUBLISH)}): a sweep may fence a replica "
             "that is about to publish, whose key is then made in vain"
         )
-        yield draft.problem(message, "sweep", "settle")
+        yield draft.problem(message, "sweep", "min_age")
     if settings.lease is not None and settings.lease.identity is not None:
         message = "several replicas that share this file would all lead: leave it out, and each is called as its pod is"
         yield draft.problem(message, "lease", "identity")
@@ -234,7 +236,7 @@ def warnings(draft: Draft) -> Iterator[Problem]:
     yield from _budgets(draft)
 
 
-def _limited_usage(draft: Draft) -> Iterator[Problem]:
+def _limited_usage(draft: UnvalidatedConfig) -> Iterator[Problem]:
     message = "usage is not watched: a key that is used up stays until its time"
     if draft.settings.defaults.key.max_usage not in (None, -1):
         yield draft.problem(message, "defaults", "key", "max_usage")
@@ -243,7 +245,7 @@ def _limited_usage(draft: Draft) -> Iterator[Problem]:
             yield Problem(str(draft.origins[name]), key_path("targets", name, "key", "max_usage"), message)
 
 
-def _budgets(draft: Draft) -> Iterator[Problem]:
+def _budgets(draft: UnvalidatedConfig) -> Iterator[Problem]:
     for load in loads(draft):
         part = f"{_some(load.needed)} of {_some(load.let_through)} requests a minute"
         needs = f"{load.targets} targets need {part} ({load.parts})"
@@ -315,7 +317,7 @@ def _some(requests: float) -> str:
     return f"{requests:,.0f}" if requests >= 100 else f"{requests:.3g}"
 
 
-def loads(draft: Draft) -> tuple[Load, ...]:
+def loads(draft: UnvalidatedConfig) -> tuple[Load, ...]:
     """The arithmetic for each provider.
 
     A key is replaced `lead` before its expiry, and so once in the rest of it; then there are two for a grace period. A
@@ -328,7 +330,7 @@ def loads(draft: Draft) -> tuple[Load, ...]:
         rotations[target.provider] += CALLS_PER_ROTATION * (timedelta(minutes=1) / period)
         keys[target.provider] += 1 + target.grace_period / period
         targets[target.provider] += 1
-    every = draft.settings.sweep.every / timedelta(minutes=1)
+    every = draft.settings.sweep.interval / timedelta(minutes=1)
     return tuple(
         Load(
             name,

@@ -320,9 +320,9 @@ class DaemonSettings(Settings):
     """How long work under way may take to end when the daemon is stopped."""
     jitter: Percentage = Field("5%", validate_default=True)
     """How much of renew_before a target may be renewed earlier, by a hash of its name; never later."""
-    spread: Duration = Field("1h", validate_default=True)
+    rollout: Duration = Field("1h", validate_default=True)
     """Over how long changed parameters are rolled out, whatever restarts come between."""
-    max_skew: Duration = Field("60s", validate_default=True)
+    max_clock_skew: Duration = Field("60s", validate_default=True)
     """How far this machine's clock may be off Respan's and Vault's; beyond that no key is ended by it."""
     max_removed_targets: ShareOrCount = Field("50%", validate_default=True)
     """A reload that removes more of the targets, of at least two, is refused; a percentage or a number."""
@@ -331,11 +331,11 @@ class DaemonSettings(Settings):
 class SweepSettings(Settings):
     """The search for keys that nobody knows of, and for served keys that are gone."""
 
-    every: Duration = Field("15m", validate_default=True)
+    interval: Duration = Field("15m", validate_default=True)
     """How often."""
-    settle: Duration = Field("5m", validate_default=True)
+    min_age: Duration = Field("5m", validate_default=True)
     """A younger key that no version holds may still be on its way there."""
-    max_removals: int = Field(10, ge=0)
+    max_orphans: int = Field(10, ge=0)
     """If there are more orphans than this, none is touched: a person decides."""
 
 
@@ -395,9 +395,9 @@ class Changeable(Settings):
     """How long before its expiry a key is replaced."""
     grace_period: Duration = Field("4h", validate_default=True)
     """How long a key works after it was replaced."""
-    field: FieldName = "api_key"
+    key_field: FieldName = "api_key"
     """The field of the version that holds the key."""
-    fields: dict[Text, str] = {}
+    extra_fields: dict[Text, str] = {}
     """More fields of the version, for the applications; a target's are added to the defaults'."""
     key: KeySettings = Field(default_factory=KeySettings)
     """What a key may do; a target's are added to the defaults'."""

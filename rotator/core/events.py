@@ -27,7 +27,7 @@ class Level(StrEnum):
         return cls.ERROR if error.needs_a_person else cls.WARNING
 
 
-class What(StrEnum):
+class EventType(StrEnum):
     """The names of all events; their fields are listed in docs/logging.md."""
 
     KEY_CREATED = "key_created"
@@ -38,29 +38,29 @@ class What(StrEnum):
     KEY_DELETED = "key_deleted"
     KEY_ROLLED_BACK = "key_rolled_back"
     VERSIONS_DESTROYED = "versions_destroyed"
-    KEY_LEFT_BEHIND = "key_left_behind"  # not removed, and not known to be served; offered again, or ended by a sweep
-    VERSION_VANISHES = "version_vanishes"  # the store will delete it while its key is still served
+    KEY_NOT_REMOVED = "key_not_removed"  # not removed, and not known to be served; offered again, or ended by a sweep
+    VERSION_EXPIRES_EARLY = "version_expires_early"  # the store will delete it while its key is still served
     KEY_CUT_SHORT = "key_cut_short"  # the provider gave it a shorter life than was asked for
-    KEY_NOT_TRUSTED = "key_not_trusted"  # the record names a key that was not made for this path
-    KEY_UNCLAIMED = "key_unclaimed"  # carries our owner's name, for a path that is not configured (any more)
+    KEY_OWNERSHIP_MISMATCH = "key_ownership_mismatch"  # the record names a key that was not made for this path
+    KEY_WITHOUT_TARGET = "key_without_target"  # carries our owner's name, for a path that is not configured (any more)
     PATH_FENCED = "path_fenced"  # the served data was written again, so that no writer under way can publish
-    SWEPT = "swept"
+    SWEEP_COMPLETED = "sweep_completed"
     SWEEP_FAILED = "sweep_failed"
     SWEEP_RECOVERED = "sweep_recovered"
-    PUBLISH_LOST = "publish_lost"  # another writer was first
+    PUBLISH_CONFLICT = "publish_conflict"  # another writer was first
     TARGET_FAILED = "target_failed"
     TARGET_RECOVERED = "target_recovered"
     TARGET_FOREIGN = "target_foreign"
     PATH_EMPTIED = "path_emptied"  # the path is absent, and keys of it are known
-    PEER_DOWN = "peer_down"  # a provider that refuses the organisation key, a store out of reach
-    PEER_UP = "peer_up"
-    CLOCK_DISAGREES = "clock_disagrees"
-    CLOCK_AGREES = "clock_agrees"
+    UPSTREAM_DOWN = "upstream_down"  # a provider that refuses the organisation key, a store out of reach
+    UPSTREAM_UP = "upstream_up"
+    CLOCK_SKEW_DETECTED = "clock_skew_detected"
+    CLOCK_SKEW_RESOLVED = "clock_skew_resolved"
     CLOCK_JUMPED = "clock_jumped"
     STUCK = "stuck"
     UNSTUCK = "unstuck"
-    LEADING = "leading"
-    STANDING_BY = "standing_by"
+    LEADERSHIP_ACQUIRED = "leadership_acquired"
+    LEADERSHIP_LOST = "leadership_lost"
     LEASE_FAILED = "lease_failed"
     LEASE_RECOVERED = "lease_recovered"
     STARTED = "started"
@@ -79,16 +79,16 @@ class What(StrEnum):
 
 AUDIT = frozenset(
     {
-        What.KEY_CREATED,
-        What.KEY_PUBLISHED,
-        What.KEY_SHORTENED,
-        What.KEY_RESTORED,
-        What.KEY_EXTENDED,
-        What.KEY_DELETED,
-        What.KEY_ROLLED_BACK,
-        What.VERSIONS_DESTROYED,
-        What.PATH_FENCED,
-        What.PUBLISH_LOST,
+        EventType.KEY_CREATED,
+        EventType.KEY_PUBLISHED,
+        EventType.KEY_SHORTENED,
+        EventType.KEY_RESTORED,
+        EventType.KEY_EXTENDED,
+        EventType.KEY_DELETED,
+        EventType.KEY_ROLLED_BACK,
+        EventType.VERSIONS_DESTROYED,
+        EventType.PATH_FENCED,
+        EventType.PUBLISH_CONFLICT,
     }
 )
 """The audit trail: what was done to keys and paths."""
@@ -100,7 +100,7 @@ Fields = Mapping[str, str | int | float | bool]
 class Event:
     """One thing that happened, to one target or (with no target) to the whole."""
 
-    what: What
+    what: EventType
     target: str = ""
     level: Level = Level.INFO
     fields: Fields = field(default_factory=dict)

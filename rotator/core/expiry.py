@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from rotator.core.keys import VendorKey
+from rotator.core.keys import ProviderKey
 
 TOLERANCE = timedelta(seconds=1)
 """Expiries this close are the same: records are written to the second, and a vendor may round as well."""
@@ -22,10 +22,10 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class KeyObservation:
     """What the provider last said of a key, and which version of the path was current then. `key` None: gone."""
 
-    key: VendorKey | None
+    key: ProviderKey | None
     at_version: int
     asked: Asked | None = None  # the request of this process that made the key look like this
 
@@ -35,7 +35,7 @@ def whole_seconds(moment: datetime) -> datetime:
     return moment if not moment.microsecond else moment.replace(microsecond=0) + timedelta(seconds=1)
 
 
-def next_request(seen: Seen, until: datetime, made_at: datetime) -> datetime | None:
+def next_request(seen: KeyObservation, until: datetime, made_at: datetime) -> datetime | None:
     """What to ask the provider for, so that a key expires at `until`; None if it does, as nearly as the provider can.
 
     What was asked for already is asked for again only to correct an answer that would cut a grace short.

@@ -62,7 +62,7 @@ class KeyName:
 
 
 @dataclass(frozen=True, slots=True)
-class VendorKey:
+class ProviderKey:
     """A key as the provider lists it."""
 
     id: str
@@ -83,7 +83,7 @@ class UnreadableKey:
         return f"{self.id or self.name or 'an entry'}, {self.flaw}"
 
 
-ListedKey = VendorKey | UnreadableKey
+ListedKey = ProviderKey | UnreadableKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 
-from rotator.core.expiry import TOLERANCE, Seen
+from rotator.core.expiry import TOLERANCE, KeyObservation
 from rotator.core.target import Target
 from rotator.core.versions import Entry, History, Record, Scope, read_version
 
@@ -25,7 +25,7 @@ class Observation:
     target: Target
     scope: Scope
     history: History
-    vendor: Mapping[str, Seen]  # by key id; only the keys that were looked at
+    vendor: Mapping[str, KeyObservation]  # by key id; only the keys that were looked at
     clock_trusted: bool = True  # else no key is ended because its time is over
     clock_ahead: timedelta = timedelta(0)  # by so much it may be, and so much later is a key ended
     clock_disputed_by: timedelta = timedelta(0)  # how far `now` is ahead of all that answered; 0 while one agrees

@@ -6,14 +6,14 @@ from datetime import datetime
 from enum import StrEnum
 
 from rotator.core.expiry import TOLERANCE
-from rotator.core.keys import KeyName, VendorKey
+from rotator.core.keys import KeyName, ProviderKey
 from rotator.core.observation import Observation
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
-from rotator.core.versions import RECORD_FIELD, History, Record, Standing
+from rotator.core.versions import RECORD_FIELD, History, Ownership, Record
 
 
-class Fate(StrEnum):
+class OrphanState(StrEnum):
     """What is to become of an orphan."""
 
     SETTLING = "settling"  # so young that it may still be on its way into a version
@@ -38,15 +38,15 @@ class Orphan:
     """A key made for a target's path that no readable version of it holds."""
 
     target: Target
-    key: VendorKey
-    fate: Fate
+    key: ProviderKey
+    state: OrphanState
     ahead: bool  # the path does not have the version yet that it was meant for
     outcome: Outcome = Outcome.LEFT
     until: datetime | None = None  # when it ends now
 
 
 def orphans(
-    observation: Observation, keys: Iterable[VendorKey], now: datetime, unsettled: Callable[[VendorKey], bool]
+    observation: Observation, keys: Iterable[ProviderKey], now: datetime, unsettled: Callable[[ProviderKey], bool]
 ) -> tuple[Orphan, ...]:
     """Which of a target's own `keys` are in no readable version of its path; none while the path is not ours.
 
@@ -55,7 +55,7 @@ def orphans(
     """
     current = observation.current
     is_absent = observation.history.current_version == 0
-    if not is_absent and (current is None or current.standing is not Standing.OURS):
+    if not is_absent and (current is None or current.ownership is not Ownership.OURS):
         return ()
     held = {entry.key_id for entry in observation.entries} | set(_present(observation.history))
     end = now + observation.target.grace_period + TOLERANCE
@@ -67,17 +67,17 @@ def orphans(
         if is_absent and key.expires_at is not None and key.expires_at <= now:
             continue
         if key.expires_at is not None and key.expires_at <= now - observation.clock_ahead:
-            fate = Fate.OVER
+            state = OrphanState.OVER
         elif unsettled(key):
-            fate = Fate.SETTLING
+            state = OrphanState.SETTLING
         elif is_absent:
-            fate = Fate.EMPTIED
+            state = OrphanState.EMPTIED
         elif key.expires_at is not None and key.expires_at <= end:
-            fate = Fate.ENDING
+            state = OrphanState.ENDING
         else:
-            fate = Fate.TO_SHORTEN
+            state = OrphanState.TO_SHORTEN
         ahead = name.version > observation.history.current_version
-        found.append(Orphan(observation.target, key, fate, ahead, until=key.expires_at))
+        found.append(Orphan(observation.target, key, state, ahead, until=key.expires_at))
     return tuple(found)
 
 

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from rotator.core.errors import GraceNotEnforced
-from rotator.core.expiry import Asked, Seen, next_request, whole_seconds
+from rotator.core.expiry import Asked, KeyObservation, next_request, whole_seconds
 from rotator.core.keys import KeyName
 from rotator.core.observation import Observation, cut_short, is_gone, is_key_gone, is_owned, overlong, own_end
 from rotator.core.renewal import FUTURE, LAST_RESORT, contested_until_of, renewal_of, rolled_back_at
@@ -28,7 +28,7 @@ from rotator.core.request import SCHEDULED, Order
 from rotator.core.superseded import Superseded, is_known, superseded_keys
 from rotator.core.target import Target
 from rotator.core.times import timestamp
-from rotator.core.versions import Entry, Record, Standing
+from rotator.core.versions import Entry, Ownership, Record
 
 
 class State(StrEnum):
@@ -64,10 +64,10 @@ class Reason(StrEnum):
     GRACE_OVER = "grace-over"
     ORPHAN = "orphan"  # a key made for this path that no version of it holds
     REVOKED = "revoked"  # somebody asked for superseded keys to be removed now
-    NO_RECORD = Standing.NO_RECORD.value
-    OTHER_OWNER = Standing.OTHER_OWNER.value
-    OTHER_TARGET = Standing.OTHER_TARGET.value
-    HAND_EDITED = Standing.HAND_EDITED.value
+    NO_RECORD = Ownership.NO_RECORD.value
+    OTHER_OWNER = Ownership.OTHER_OWNER.value
+    OTHER_TARGET = Ownership.OTHER_TARGET.value
+    HAND_EDITED = Ownership.HAND_EDITED.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ NEWCOMER = timedelta(hours=1)
 """How long a path that never held a key may wait for its first one while the budget is short: nobody uses it yet."""
 
 
-def needed_by(plan: Plan, now: datetime) -> datetime:
+def deadline(plan: Plan, now: datetime) -> datetime:
     """When the target's applications would be without a live key: who is served first while the budget is short."""
     if plan.current is not None:
         return plan.current.expires_at
@@ -177,12 +177,12 @@ def plan(
     rotate = next((reason for check in _CHECKS if (reason := check(facts))), None)
     base = observation.history.current_version
 
-    if current is not None and current.standing.foreign:
+    if current is not None and current.ownership.foreign:
         adopt = order.adopt or observation.target.adopt
         if adopt and observation.clock_disputed_by:
             return Plan(State.FOREIGN, Reason.CLOCK)
         adopted = (Rotate(Reason.ADOPTED, base),) if adopt else ()
-        return Plan(State.FOREIGN, Reason(current.standing.value), actions=adopted)
+        return Plan(State.FOREIGN, Reason(current.ownership.value), actions=adopted)
     if current is None or current.record is None:
         assert rotate is not None  # noqa: S101 - the first two checks answer for every path without a current key
         return Plan(State.MISSING, rotate, actions=(Rotate(rotate, base),))
@@ -252,7 +252,7 @@ def _absent(facts: _Facts) -> Reason | None:
 
 
 def _unreadable(facts: _Facts) -> Reason | None:
-    unreadable = facts.current is None or facts.current.standing is Standing.UNREADABLE
+    unreadable = facts.current is None or facts.current.ownership is Ownership.UNREADABLE
     return Reason.DELETED if unreadable else None
 
 
@@ -340,7 +340,7 @@ def _tidy(observation: Observation, key: Superseded, now: datetime, order: Order
     return _set_expiry(Reason.SUPERSEDED, key.record, key.until, seen)
 
 
-def _set_expiry(reason: Reason, record: Record, until: datetime, seen: Seen) -> tuple[SetExpiry, ...]:
+def _set_expiry(reason: Reason, record: Record, until: datetime, seen: KeyObservation) -> tuple[SetExpiry, ...]:
     request = next_request(seen, until, record.issued_at)
     return (SetExpiry(reason, record, until, None if request == until else request),) if request else ()
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from rotator.core.events import Event
-from rotator.core.keys import CreatedKey, ListedKey, VendorKey
+from rotator.core.keys import CreatedKey, ListedKey, ProviderKey
 from rotator.core.request import Order
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
@@ -49,10 +49,10 @@ class Provider(Protocol):
         the iterator ends without an error; keys created or removed meanwhile may be missing or there twice.
         """
 
-    def retrieve(self, key_id: str) -> VendorKey | None:
+    def retrieve(self, key_id: str) -> ProviderKey | None:
         """One key, or None when it is unknown or revoked. Raises `ProviderUnavailable` for an answer about another."""
 
-    def set_expiry(self, key_id: str, expires_at: datetime) -> VendorKey | None:
+    def set_expiry(self, key_id: str, expires_at: datetime) -> ProviderKey | None:
         """Set the key's expiry, earlier or later than it is. Return the key as the provider shows it afterwards.
 
         None when there is no such key. The expiry that is returned may differ from the one asked for, for a provider
@@ -62,7 +62,7 @@ class Provider(Protocol):
     def delete(self, key_id: str) -> None:
         """Revoke the key now. One that is gone already is a success."""
 
-    def try_out(self, key: Secret) -> None:
+    def probe(self, key: Secret) -> None:
         """Return if the key works, or if there is no way to tell. Takes nothing of the budget.
 
         Raises `ProviderKeyNotAccepted`, or `ProviderUnavailable` when there was no answer.
@@ -92,7 +92,7 @@ class Store(Protocol):
     def newest(self, path: str) -> History:
         """The same with the current version alone, for less: the others may exist all the same."""
 
-    def prove(self, path: str, data: Mapping[str, Any]) -> None:
+    def preflight(self, path: str, data: Mapping[str, Any]) -> None:
         """Return only if `write` with data of this shape and size would be allowed and taken; change nothing.
 
         Raises `StoreRequestRefused`, `StoreUnavailable`, or one of the errors named above.
@@ -117,7 +117,7 @@ class Clock(Protocol):
     """All time there is."""
 
     def now(self) -> datetime:
-        """The wall clock, in UTC; where all peers agree that it is wrong, theirs. It may jump."""
+        """The wall clock, in UTC; where all upstreams agree that it is wrong, theirs. It may jump."""
 
     def monotonic(self) -> float:
         """Seconds that only grow, for measuring; their zero means nothing."""
@@ -125,17 +125,17 @@ class Clock(Protocol):
     def sleep(self, seconds: float) -> None:
         """Wait that long."""
 
-    def heard(self, peer: str, said: str | None, sent_at: float) -> None:
+    def record_date(self, upstream: str, said: str | None, sent_at: float) -> None:
         """Take the `Date` of an answer that has just come to a request sent at `sent_at` (monotonic); None: no date."""
 
     def trusted(self) -> bool:
         """False while the wall clock is further from what others say than is allowed: it ends no key."""
 
     def may_be_ahead(self) -> timedelta:
-        """By how much `now` is ahead of the peer that is furthest behind; 0 at least."""
+        """By how much `now` is ahead of the upstream that is furthest behind; 0 at least."""
 
     def disputed_by(self) -> timedelta:
-        """How far `now` is ahead of all peers that have answered, if it agrees with none; negative if it is behind."""
+        """Return how far `now` is ahead of all upstreams that have answered; 0 if one agrees, negative if behind."""
 
 
 class Leadership(Protocol):
@@ -148,7 +148,7 @@ class Leadership(Protocol):
 class Budget(Protocol):
     """How many requests a provider may still be sent; shared by all who send them."""
 
-    def take(self, needed_by: datetime) -> None:
+    def take(self, deadline: datetime) -> None:
         """Wait for the right to send one request. Who needs it soonest is let go first."""
 
     def pause(self, seconds: float) -> None:
@@ -196,6 +196,6 @@ class Ports:
     budget: Budget
     clock: Clock
     rng: random.Random
-    tell: Listener
+    emit: Listener
     strays: Strays
     leads: Leadership = lambda: True

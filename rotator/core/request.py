@@ -12,7 +12,7 @@ class Order:
     revoke_now: bool = False  # superseded keys get no grace
     adopt: bool = False
     by: str = "schedule"
-    note: str = ""
+    comment: str = ""
     act: bool = True  # else only see what is due
     ahead: timedelta = timedelta(0)  # replaced so long before it is due: at that time there would be too many at once
 

@@ -77,7 +77,7 @@ def _bare_versions(observation: Observation, record: Record) -> Iterator[int]:
     """Versions that are not ours and hold this key's text all the same: whoever read one has the key from it."""
     yield 0
     for entry, version in zip(observation.entries, observation.history.versions, strict=True):
-        if entry.standing.foreign and version.data is not None:
+        if entry.ownership.foreign and version.data is not None:
             texts = (Secret(value) for value in version.data.values() if isinstance(value, str))
             if any(text.fingerprint == record.key for text in texts):
                 yield entry.number

@@ -30,8 +30,8 @@ class Target:
     path: str
     provider: str
     store: str
-    field: str
-    fields: Mapping[str, str]
+    key_field: str
+    extra_fields: Mapping[str, str]
     parameters: KeyParameters
     ttl: timedelta
     renew_before: timedelta

@@ -152,7 +152,7 @@ class History:
 # --- what a version means to a target --------------------------------------------------------------------------------
 
 
-class Standing(StrEnum):
+class Ownership(StrEnum):
     """Whose a version is, in the eyes of one target; each a constant reason, shown as it stands."""
 
     OURS = "ours"
@@ -165,7 +165,7 @@ class Standing(StrEnum):
     @property
     def foreign(self) -> bool:
         """True when the data is readable and not ours."""
-        return self not in (Standing.OURS, Standing.UNREADABLE)
+        return self not in (Ownership.OURS, Ownership.UNREADABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ class Entry:
 
     number: int
     created_at: datetime
-    standing: Standing
+    ownership: Ownership
     record: Record | None  # only when it is ours
     as_configured: bool  # the parameters asked for, the field and the extra fields are what the configuration says
     foreign_fields: frozenset[str]  # neither the key, nor its record, nor a configured extra field
@@ -208,36 +208,36 @@ def read_version(version: Version, target: Target, scope: Scope) -> Entry:
     for, not assumed, so that a target whose `field` was renamed still knows its key.
     """
 
-    def entry(standing: Standing, holder: str | None = None) -> Entry:
-        ours = {RECORD_FIELD, target.field if holder is None else holder, *target.fields}
+    def entry(ownership: Ownership, holder: str | None = None) -> Entry:
+        ours = {RECORD_FIELD, target.key_field if holder is None else holder, *target.extra_fields}
         data = version.data or {}
         return Entry(
             version.number,
             version.created_at,
-            standing,
-            record if standing is Standing.OURS else None,
+            ownership,
+            record if ownership is Ownership.OURS else None,
             as_configured=record is not None
             and record.params == target.fingerprint
-            and holder == target.field
-            and all(data.get(name) == value for name, value in target.fields.items()),
+            and holder == target.key_field
+            and all(data.get(name) == value for name, value in target.extra_fields.items()),
             foreign_fields=frozenset(data) - ours,
         )
 
     known = scope.owner, target.name, target.fingerprint
     record = Record.parse(version.data.get(RECORD_FIELD), known) if version.data else None
     if version.data is None:
-        return entry(Standing.UNREADABLE)
+        return entry(Ownership.UNREADABLE)
     if record is None:
-        return entry(Standing.NO_RECORD)
+        return entry(Ownership.NO_RECORD)
     if record.owner not in scope.owners:
-        return entry(Standing.OTHER_OWNER)
+        return entry(Ownership.OTHER_OWNER)
     if record.target != target.name and record.target in scope.names:
-        return entry(Standing.OTHER_TARGET)
-    names = sorted(version.data, key=lambda name: name != target.field)  # the configured field first
+        return entry(Ownership.OTHER_TARGET)
+    names = sorted(version.data, key=lambda name: name != target.key_field)  # the configured field first
     holder = next((name for name in names if _fingerprint(version.data[name]) == record.key), None)
-    if holder is None or (holder != target.field and target.field in version.data):
-        return entry(Standing.HAND_EDITED)
-    return entry(Standing.OURS, holder)
+    if holder is None or (holder != target.key_field and target.key_field in version.data):
+        return entry(Ownership.HAND_EDITED)
+    return entry(Ownership.OURS, holder)
 
 
 def _fingerprint(value: object) -> str | None:
@@ -253,4 +253,4 @@ def key_in(data: Mapping[str, Any]) -> Secret | None:
 
 def compose(target: Target, record: Record, secret: Secret, carried: Mapping[str, Any]) -> dict[str, Any]:
     """A version's data: what is carried over, the target's own fields, the key, and its record."""
-    return {**carried, **target.fields, target.field: secret.reveal(), RECORD_FIELD: record.format()}
+    return {**carried, **target.extra_fields, target.key_field: secret.reveal(), RECORD_FIELD: record.format()}

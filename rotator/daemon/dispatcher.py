@@ -21,22 +21,22 @@ from rotator.core.errors import (
     ProviderUnavailable,
     RotatorError,
 )
-from rotator.core.events import Event, Fields, Level, What
+from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.ports import Leadership, Listener
 from rotator.core.renewal import TIDYING
 from rotator.core.request import Order
 from rotator.core.target import Target
 from rotator.core.times import next_turn
 from rotator.daemon.health import Health
-from rotator.daemon.schedule import Agenda, Lane
+from rotator.daemon.schedule import Lane, Schedule
 from rotator.protocol.reconciler import Report
 from rotator.protocol.strays import StrayKeys
-from rotator.protocol.sweeper import Swept
+from rotator.protocol.sweeper import SweepReport
 from rotator.runtime.rate_limit import SlidingWindow
 from rotator.runtime.threads import Workers
 from rotator.telemetry.logging import unexpected
 from rotator.telemetry.metrics import Metrics
-from rotator.telemetry.status import Board
+from rotator.telemetry.status import StatusRegistry
 
 SWEEP = "sweep"
 """The name of the sweep, as of a job."""
@@ -47,7 +47,7 @@ STUCK = 30.0
 NO_PASS = 600.0
 """Seconds without the end of a pass, while targets are due and nothing waits for a budget: then all are stuck."""
 
-Lasting = tuple[What, object]
+Lasting = tuple[EventType, object]
 """A trouble that every pass over a target meets until somebody acts, and of which key."""
 
 _NO_ANSWER = (ProviderUnavailable, ProviderOutcomeUnknown)
@@ -55,27 +55,27 @@ _NO_ANSWER = (ProviderUnavailable, ProviderOutcomeUnknown)
 
 def _lasting(event: Event) -> Lasting | None:
     """Which trouble an event tells of; None where it is one that comes and goes."""
-    lasts = event.what in (What.TARGET_FOREIGN, What.KEY_NOT_TRUSTED, What.PATH_EMPTIED)
+    lasts = event.what in (EventType.TARGET_FOREIGN, EventType.KEY_OWNERSHIP_MISMATCH, EventType.PATH_EMPTIED)
     return (event.what, event.fields.get("key_id")) if lasts else None
 
 
-class Engine:
+class Dispatcher:
     """Keeps the targets of the installation it was last given. Any thread may call `tick`, `request` and `take_up`."""
 
     def __init__(
         self,
         installation: Installation,
         metrics: Metrics,
-        tell: Listener,
+        emit: Listener,
         leads: Leadership = lambda: True,
     ) -> None:
         self.installation = installation
         self._leads = leads
-        self.board = Board()
-        self._metrics, self._tell = metrics, tell
+        self.board = StatusRegistry()
+        self._metrics, self._emit = metrics, emit
         daemon = installation.configuration.daemon
         self._clock = installation.clock
-        self._agenda = Agenda(self._clock, SystemRandom(), daemon.resync)
+        self._agenda = Schedule(self._clock, SystemRandom(), daemon.resync)
         self._workers = Workers(daemon.workers, "worker")
         self._busy: Counter[Lane] = Counter()  # workers in use
         self._lanes: frozenset[Lane] = frozenset()
@@ -84,7 +84,7 @@ class Engine:
         self._in_use: Counter[Installation] = Counter()
         self._formers: list[Installation] = []  # to be closed when nothing under way uses them any more
         self._sweeping = threading.Lock()
-        self._down: Mapping[str, RotatorError] = {}  # the peers that are, and why
+        self._down: Mapping[str, RotatorError] = {}  # the upstreams that are, and why
         self._failures: dict[str, Counter[type[RotatorError]]] = {}  # by target: how often since it was last well
         self._lasting: dict[str, frozenset[Lasting]] = {}  # by target: what was told, and is so until somebody acts
         self._findings = Findings()
@@ -135,7 +135,7 @@ class Engine:
         """Begin what is due."""
         if jumped := self._agenda.jumped():
             fields: Fields = {"seconds": round(jumped), "targets": len(self.installation.targets)}
-            self._tell(Event(What.CLOCK_JUMPED, "", Level.WARNING, fields))
+            self._emit(Event(EventType.CLOCK_JUMPED, "", Level.WARNING, fields))
         self._begin_what_is_due()
         self.last_tick = self._clock.monotonic()
         with self._taking:
@@ -164,7 +164,7 @@ class Engine:
                     try:
                         self._take_note(swept)
                     except Exception as error:
-                        self._tell(unexpected("telling of a sweep", error))
+                        self._emit(unexpected("telling of a sweep", error))
         finally:
             self._sweeping.release()
 
@@ -173,13 +173,13 @@ class Engine:
         self.health.moved(SWEEP)
         return self._ending or not self._leads()
 
-    def _take_note(self, swept: Swept) -> None:
+    def _take_note(self, swept: SweepReport) -> None:
         for event in self._findings(swept, partial(self._is_known, swept.provider)):
-            self._tell(event)
+            self._emit(event)
         for key in swept.unclaimed:
             if key.id not in self._reported.get(swept.provider, ()):
                 fields = {"key_id": key.id, "key_name": key.name, "provider": swept.provider}
-                self._tell(Event(What.KEY_UNCLAIMED, "", Level.WARNING, fields))
+                self._emit(Event(EventType.KEY_WITHOUT_TARGET, "", Level.WARNING, fields))
         if swept.unclaimed or swept.complete:  # else it is not known which there are
             self._reported[swept.provider] = frozenset(key.id for key in swept.unclaimed)
         self._agenda.wake([target.name for target in swept.to_work])
@@ -208,30 +208,30 @@ class Engine:
         And let go what the passes of before a reload have ended with.
         """
         self._close_the_unused()
-        peers = self.installation.peers()
-        for name, error in peers.items():
+        upstreams = self.installation.upstreams()
+        for name, error in upstreams.items():
             before = self._down.get(name)
             if error is not None and (before is None or error.needs_a_person > before.needs_a_person):
-                fields: Fields = {"peer": name, "error": error.message, "advice": error.advice}
-                self._tell(Event(What.PEER_DOWN, "", Level.of(error), fields))
+                fields: Fields = {"upstream": name, "error": error.message, "advice": error.advice}
+                self._emit(Event(EventType.UPSTREAM_DOWN, "", Level.of(error), fields))
             elif error is None and before is not None:
-                self._tell(Event(What.PEER_UP, fields={"peer": name}))
+                self._emit(Event(EventType.UPSTREAM_UP, fields={"upstream": name}))
                 self._take_up_again(name)
-        self._down = {name: error for name, error in peers.items() if error is not None}
+        self._down = {name: error for name, error in upstreams.items() if error is not None}
         if self._clock.trusted() is self._clock_disagrees:
             self._clock_disagrees = not self._clock_disagrees
             skews = self._clock.skews_in_words()
             if self._clock_disagrees:
                 error = ClockDisagrees()
                 fields = {"skews": skews, "error": error.message, "advice": error.advice}
-                self._tell(Event(What.CLOCK_DISAGREES, "", Level.ERROR, fields))
+                self._emit(Event(EventType.CLOCK_SKEW_DETECTED, "", Level.ERROR, fields))
             else:
-                self._tell(Event(What.CLOCK_AGREES, fields={"skews": skews}))
+                self._emit(Event(EventType.CLOCK_SKEW_RESOLVED, fields={"skews": skews}))
 
-    def _take_up_again(self, peer: str) -> None:
-        """What waited for a peer is not left for its own next try, and does not come all at once."""
+    def _take_up_again(self, upstream: str) -> None:
+        """What waited for an upstream is not left for its own next try, and does not come all at once."""
         failing = [status.target for status in self.board.snapshot() if status.error is not None]
-        held_up = [t.name for t in failing if peer in (f"provider {t.provider}", f"store {t.store}")]
+        held_up = [t.name for t in failing if upstream in (f"provider {t.provider}", f"store {t.store}")]
         self._agenda.wake_in_turn(held_up)
 
     def ask_the_down(self) -> None:
@@ -321,10 +321,10 @@ class Engine:
         if self._busy[lane] and self._busy[lane] >= size - min(others, size // 2):
             return False
         free = size - self.under_way
-        for kind, peer in enumerate(lane):
+        for kind, upstream in enumerate(lane):
             busy = {one[kind] for one, threads in self._busy.items() if threads}
-            idle = {one[kind] for one in self._lanes} - busy - {peer}
-            if peer in busy and free <= len(idle):
+            idle = {one[kind] for one in self._lanes} - busy - {upstream}
+            if upstream in busy and free <= len(idle):
                 return False
         return True
 
@@ -338,7 +338,7 @@ class Engine:
             self._take_note_of_pass(report, order)
         except Exception as error:
             with contextlib.suppress(Exception):  # the log itself is at fault
-                self._tell(unexpected("ending a pass", error, target.name))
+                self._emit(unexpected("ending a pass", error, target.name))
         finally:
             self._give_back(target)
         self._begin_what_is_due()
@@ -346,7 +346,7 @@ class Engine:
     def _work(self, target: Target, order: Order) -> Report:
         with self.health.doing(f"the pass over {target.name}"), self._using() as installation:
             configured_at = self._configured_at.get(target.name, self._clock.now())
-            roll_out_at = next_turn(target.name, configured_at, installation.configuration.daemon.spread)
+            roll_out_at = next_turn(target.name, configured_at, installation.configuration.daemon.rollout)
             return work_on(installation, self._metrics, target, order, roll_out_at, partial(self.board.see, target))
 
     def _take_note_of_pass(self, report: Report, order: Order) -> None:
@@ -360,7 +360,7 @@ class Engine:
         if self._is_to_be_told(target, report.error):
             for event in events:
                 if _lasting(event) not in before:
-                    self._tell(event)
+                    self._emit(event)
         else:
             events = [event for event in events if _lasting(event) in before]
         lasting = before
@@ -368,14 +368,14 @@ class Engine:
             self._lasting.pop(target.name, None)  # most have nothing, and there may be tens of thousands
             if lasting := frozenset(told for event in events if (told := _lasting(event))):
                 self._lasting[target.name] = lasting
-        is_ours_again = any(what is What.TARGET_FOREIGN for what, _ in before - lasting)
+        is_ours_again = any(what is EventType.TARGET_FOREIGN for what, _ in before - lasting)
         if is_ours_again:
             self._failures.setdefault(target.name, Counter())  # whatever else is the matter with it now
         if report.error is None and self._failures.pop(target.name, None) is not None:
-            self._tell(Event(What.TARGET_RECOVERED, target.name))
+            self._emit(Event(EventType.TARGET_RECOVERED, target.name))
 
     def _is_to_be_told(self, target: Target, error: RotatorError | None) -> bool:
-        """An error of each kind the 1st, 2nd, 4th, … time since the target was well, unless it is known of its peer."""
+        """An error of each kind the 1st, 2nd, 4th, … time since the target was well, unless its upstream has it."""
         if error is None:
             return True
         if self._is_known(target.provider, error):
@@ -406,8 +406,8 @@ class Engine:
             del self._in_use[former]
 
     def _is_known(self, provider: str, error: RotatorError | None) -> bool:
-        """Whether it is told by itself: a peer is down because of this very error, or this provider answers nobody."""
-        peers = self.installation.peers()
-        if isinstance(error, _NO_ANSWER) and isinstance(peers.get(f"provider {provider}"), _NO_ANSWER):
+        """Whether an upstream is down because of this very error, or this provider answers nobody."""
+        upstreams = self.installation.upstreams()
+        if isinstance(error, _NO_ANSWER) and isinstance(upstreams.get(f"provider {provider}"), _NO_ANSWER):
             return True
-        return error is not None and any(error is known for known in peers.values())
+        return error is not None and any(error is known for known in upstreams.values())

@@ -48,7 +48,7 @@ class Every(BaseTrigger):  # type: ignore[misc]
 class Jobs(BackgroundScheduler):  # type: ignore[misc]
     """Runs each job in its turn. One that is under way still is not run beside itself."""
 
-    def __init__(self, clock: Clock, tell: Listener, health: Health) -> None:
+    def __init__(self, clock: Clock, emit: Listener, health: Health) -> None:
         """`start` raises `RotatorError` when the threads cannot be started."""
         self._job_threads = JobThreads()
         super().__init__(
@@ -56,7 +56,7 @@ class Jobs(BackgroundScheduler):  # type: ignore[misc]
             executors={"default": self._job_threads},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
-        self._clock, self._tell, self._health = clock, tell, health
+        self._clock, self._emit, self._health = clock, emit, health
 
     def every(self, seconds: float, name: str, work: Callable[[], None], *, at_once: bool = False) -> None:
         """Add a job."""
@@ -83,7 +83,7 @@ class Jobs(BackgroundScheduler):  # type: ignore[misc]
             with self._health.doing(name):
                 work()
         except Exception as error:
-            self._tell(unexpected(f"the job {name}", error))
+            self._emit(unexpected(f"the job {name}", error))
 
     def _process_jobs(self) -> float:
         """APScheduler's one step: run what is due, and return how many seconds to wait until the next look."""
@@ -95,7 +95,7 @@ class Jobs(BackgroundScheduler):  # type: ignore[misc]
                     job.modify(next_run_time=at)
             wait = super()._process_jobs()
         except Exception as error:  # the thread would end, and with it every job
-            self._tell(unexpected("running the jobs", error))
+            self._emit(unexpected("running the jobs", error))
             return LONGEST_WAIT
         return LONGEST_WAIT if wait is None else min(wait, LONGEST_WAIT)
 

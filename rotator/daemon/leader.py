@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rotator.core.errors import KubernetesUnavailable
-from rotator.core.events import Event, Fields, Level, What
+from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.ports import Clock, Listener
 from rotator.core.versions import LONGEST_TEXT
 from rotator.runtime.kubernetes import ApiServer, Conflict, LeaseSettings, Right
@@ -60,12 +60,12 @@ class Lease:
     """Keeps trying to lead, on a thread of its own between `start` and `stop`; `leads` is a `ports.Leadership`."""
 
     def __init__(
-        self, settings: LeaseSettings, clock: Clock, tell: Listener, changed: Callable[[bool], None] = lambda _: None
+        self, settings: LeaseSettings, clock: Clock, emit: Listener, changed: Callable[[bool], None] = lambda _: None
     ) -> None:
         """`changed` is called, on that thread, whenever this process begins or ends to lead."""
         self._settings = settings
         self._clock = clock
-        self._tell = tell
+        self._emit = emit
         self._changed = changed
         self._where = f"{settings.access.namespace}/{settings.name}"
         self._server = ApiServer(settings.access, clock, f"the Lease {self._where}", RIGHTS, settings.duration / 3)
@@ -133,7 +133,7 @@ class Lease:
             try:
                 self.attempt()
             except Exception as error:  # a thread that ends would never lead again, and nobody would know why
-                self._tell(unexpected("keeping the Lease", error))
+                self._emit(unexpected("keeping the Lease", error))
             pause = self._pause()
             self._stopping.wait(max(pause - (self._clock.monotonic() - began), pause / 4))
 
@@ -156,15 +156,17 @@ class Lease:
         except KubernetesUnavailable as error:
             if str(error) not in self._failures:
                 fields: Fields = {"error": str(error), "advice": error.advice, "leads": self.leads()}
-                self._tell(Event(What.LEASE_FAILED, "", Level.of(error), fields))
+                self._emit(Event(EventType.LEASE_FAILED, "", Level.of(error), fields))
             self._failures.add(str(error))
         else:
             if self._failures:
-                self._tell(Event(What.LEASE_RECOVERED, fields=self._about()))
+                self._emit(Event(EventType.LEASE_RECOVERED, fields=self._about()))
             self._failures.clear()
         if self.leads() is not self._led:
             self._led = not self._led
-            self._tell(Event(What.LEADING if self._led else What.STANDING_BY, fields=self._about()))
+            self._emit(
+                Event(EventType.LEADERSHIP_ACQUIRED if self._led else EventType.LEADERSHIP_LOST, fields=self._about())
+            )
             self._changed(self._led)
 
     def _about(self) -> Fields:

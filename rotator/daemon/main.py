@@ -21,12 +21,12 @@ from rotator.app.wiring import Installation
 from rotator.config.files import Watch
 from rotator.config.loader import Configuration, load
 from rotator.core.errors import ConfigurationError, RotatorError
-from rotator.core.events import Event, Fields, Level, What
+from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.ports import Listener
 from rotator.core.request import Order
 from rotator.core.times import timestamp
 from rotator.daemon import systemd
-from rotator.daemon.dispatcher import SWEEP, Engine
+from rotator.daemon.dispatcher import SWEEP, Dispatcher
 from rotator.daemon.jobs import Jobs
 from rotator.daemon.leader import Lease
 from rotator.daemon.replicas import Replicas
@@ -37,7 +37,7 @@ from rotator.stores.vault.check import login_end
 from rotator.stores.vault.store import VaultStore
 from rotator.telemetry.logging import dropped, unexpected
 from rotator.telemetry.metrics import Metrics
-from rotator.telemetry.status import Known, Recent, Surroundings
+from rotator.telemetry.status import DaemonInfo, DaemonStatus, Recent
 from rotator.web import page
 from rotator.web.server import Response, Routes, Server, Shared, serve
 
@@ -84,13 +84,13 @@ class Daemon:
         environment: Mapping[str, str],
         clock: SystemClock,
         metrics: Metrics,
-        tell: Listener,
+        emit: Listener,
         signals: Signals,
     ) -> None:
         """Raises `ConfigurationError`, or another `RotatorError` when a credential is needed at once and not there."""
         self._file, self._environment = file, environment
         self._clock, self._metrics = clock, metrics
-        self._tell = self._recent = Recent(tell, clock.now)
+        self._emit = self._recent = Recent(emit, clock.now)
         self._replica = ""
         self._lease: Lease | None = None
         self._replicas: Replicas | None = None
@@ -99,8 +99,8 @@ class Daemon:
         self._installation = self._assemble(None)
         self._started_with = self._installation.configuration
         self._lease = self._wanted_lease()
-        self._engine = Engine(self._installation, metrics, self._tell, self._leads)
-        self._jobs = Jobs(clock, self._tell, self._engine.health)
+        self._engine = Dispatcher(self._installation, metrics, self._emit, self._leads)
+        self._jobs = Jobs(clock, self._emit, self._engine.health)
         self._signals = signals
         self._asked_to_reload = threading.Event()
         self._asked_to_rotate = threading.Event()
@@ -140,13 +140,13 @@ class Daemon:
             self._systemd.send(systemd.READY)
             number = self._obey_signals()
             self._systemd.send(systemd.STOPPING)
-            self._tell(Event(What.STOPPING, fields={"signal": signal.Signals(number).name}))
+            self._emit(Event(EventType.STOPPING, fields={"signal": signal.Signals(number).name}))
             drained = self._engine.end()
             if self._lease is not None and drained:  # else what is under way may still write: let it run out by itself
                 self._lease.stop()
             if drained:
                 self._installation.close()
-        self._tell(Event(What.STOPPED, fields={"drained": drained}))
+        self._emit(Event(EventType.STOPPED, fields={"drained": drained}))
         # Not by returning: the interpreter would wait for every thread. A job's may wait for an answer that nobody
         # reads any more, and would call it an error that its connection is closed.
         logging.shutdown()
@@ -185,7 +185,7 @@ class Daemon:
                 self._jobs.run_now(FILES)
             else:
                 fields: Fields = {"by": "signal", "targets": len(self._installation.targets)}
-                self._tell(Event(What.ROTATION_REQUESTED, fields=fields))
+                self._emit(Event(EventType.ROTATION_REQUESTED, fields=fields))
                 self._asked_to_rotate.set()  # for the next tick: those that come until then are one
 
     def _look_at_files(self) -> None:
@@ -215,11 +215,11 @@ class Daemon:
                     problems = [error.message]
                 case _:  # what a library has against a value, and no check of ours foresaw
                     problems = [f"{type(error).__name__}: {quoted(str(error))}"]
-                    self._tell(unexpected("reading the configuration", error))
+                    self._emit(unexpected("reading the configuration", error))
             self._refused = "; ".join(problems)
             self._metrics.reload(ok=False)
             refused = {"file": str(self._file), "problems": self._refused, "advice": "The old one stays in use."}
-            self._tell(Event(What.CONFIGURATION_REFUSED, level=Level.ERROR, fields=refused))
+            self._emit(Event(EventType.CONFIGURATION_REFUSED, level=Level.ERROR, fields=refused))
             return
         former, self._installation = self._installation, successor
         changed = self._engine.take_up(successor)
@@ -229,7 +229,7 @@ class Daemon:
             if _option(successor.configuration, key) != _option(self._started_with, key):
                 message = "is read at the start only: it differs from what is in use since then, and needs a restart"
                 late = {"file": str(self._file), "key": key, "message": message}
-                self._tell(Event(What.CONFIGURATION_WARNING, level=Level.WARNING, fields=late))
+                self._emit(Event(EventType.CONFIGURATION_WARNING, level=Level.WARNING, fields=late))
         intervals = _intervals(former.configuration)
         for job, seconds in _intervals(successor.configuration).items():
             if seconds != intervals[job]:
@@ -243,7 +243,7 @@ class Daemon:
             "removed": len(old.keys() - new.keys()),
             "budget": _budget(successor.configuration),
         }
-        self._tell(Event(What.CONFIGURATION_LOADED, fields=fields))
+        self._emit(Event(EventType.CONFIGURATION_LOADED, fields=fields))
         self._tell_of_warnings()
 
     # --- the configuration in use ------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ class Daemon:
             self._environment,
             self._clock,
             self._metrics,
-            self._tell,
+            self._emit,
             predecessor,
             self._leads,
             is_swept=True,
@@ -272,7 +272,7 @@ class Daemon:
         self._replica = wanted.identity
         if wanted.service is not None:
             self._replicas = Replicas(wanted.access, wanted.service, self._clock)
-        return Lease(wanted, self._clock, self._tell, self._begin_to_lead)
+        return Lease(wanted, self._clock, self._emit, self._begin_to_lead)
 
     def _begin_to_lead(self, leads: bool) -> None:
         if leads:
@@ -286,7 +286,7 @@ class Daemon:
         each = configuration.http.target_metrics
         self._metrics.watch(self._engine.board.snapshot, self._clock.now, self._leads, each=each)
         self._metrics.watch_skews(lambda: self._clock.skews)
-        self._metrics.watch_peers(lambda: self._installation.peers())
+        self._metrics.watch_upstreams(lambda: self._installation.upstreams())
         self._metrics.watch_log(lambda: asdict(dropped()))
         fields: Fields = {
             "version": __version__,
@@ -296,13 +296,13 @@ class Daemon:
             "admin": str(admin.address),
             "budget": _budget(configuration),
         }
-        self._tell(Event(What.STARTED, fields=fields))
+        self._emit(Event(EventType.STARTED, fields=fields))
         self._tell_of_warnings()
 
     def _tell_of_warnings(self) -> None:
         for warning in self._installation.configuration.warnings:
             fields = {"file": warning.file, "key": warning.key, "message": warning.message}
-            self._tell(Event(What.CONFIGURATION_WARNING, level=Level.WARNING, fields=fields))
+            self._emit(Event(EventType.CONFIGURATION_WARNING, level=Level.WARNING, fields=fields))
 
     def _keep_logins(self) -> None:
         self._is_ready()
@@ -314,11 +314,11 @@ class Daemon:
                 told = self._login_failures.setdefault(name, set())
                 if store.client.circuit.error is None and error.message not in told:
                     fields = {"store": name, "error": error.message, "advice": error.advice}
-                    self._tell(Event(What.LOGIN_FAILED, level=Level.of(error), fields=fields))
+                    self._emit(Event(EventType.LOGIN_FAILED, level=Level.of(error), fields=fields))
                 told.add(error.message)
             else:
                 if self._login_failures.pop(name, None):
-                    self._tell(Event(What.LOGIN_RECOVERED, fields={"store": name}))
+                    self._emit(Event(EventType.LOGIN_RECOVERED, fields={"store": name}))
                 self._tell_of_end(name, store)
 
     def _tell_of_end(self, name: str, store: VaultStore) -> None:
@@ -327,7 +327,7 @@ class Daemon:
         if end is not None and ends_at is not None and self._login_ends.get(name) != ends_at:
             self._login_ends[name] = ends_at
             fields = {"store": name, "expires_at": timestamp(ends_at), "message": end.message, "advice": end.advice}
-            self._tell(Event(What.LOGIN_ENDING, level=Level.WARNING, fields=fields))
+            self._emit(Event(EventType.LOGIN_ENDING, level=Level.WARNING, fields=fields))
 
     # --- what can be asked -------------------------------------------------------------------------------------------
 
@@ -335,11 +335,11 @@ class Daemon:
         http = self._installation.configuration.http
         pages: Routes = {"/metrics": Shared(self._metrics_page), "/healthz": self._health, "/readyz": self._readiness}
         host, port = http.listen.host, http.listen.port
-        listen = serve(host, port, pages, option="[http].listen", loopback_only_hosts=False, tell=self._tell)
+        listen = serve(host, port, pages, option="[http].listen", loopback_only_hosts=False, emit=self._emit)
         pages = {"/": self._page, "/status.json": self._status}
         host, port = http.admin.host, http.admin.port
         try:
-            admin = serve(host, port, pages, option="[http].admin", loopback_only_hosts=True, tell=self._tell)
+            admin = serve(host, port, pages, option="[http].admin", loopback_only_hosts=True, emit=self._emit)
         except RotatorError:
             listen.close()
             raise
@@ -368,7 +368,7 @@ class Daemon:
         if bool(problems) is not self._is_stuck:
             self._is_stuck = bool(problems)
             fields: Fields = {"problems": "; ".join(problems), "advice": "Restart rotator, and report this, please."}
-            self._tell(Event(What.STUCK, "", Level.ERROR, fields) if problems else Event(What.UNSTUCK))
+            self._emit(Event(EventType.STUCK, "", Level.ERROR, fields) if problems else Event(EventType.UNSTUCK))
 
     def _readiness(self, _query: str) -> Response:
         """No message of an error here: it may name a path, and this port is open."""
@@ -397,9 +397,9 @@ class Daemon:
     def _status(self, _query: str) -> Response:
         return Response(200, "application/json", json.dumps(self._known().to_json()).encode())
 
-    def _known(self) -> Known:
+    def _known(self) -> DaemonStatus:
         installation, lease, replicas = self._installation, self._lease, self._replicas
-        surroundings = Surroundings(
+        surroundings = DaemonInfo(
             version=__version__,
             replica=self._replica,
             leads=self._leads(),
@@ -411,7 +411,7 @@ class Daemon:
             # A standby asks no provider: what it knows of one is of when it led.
             down={
                 name: error
-                for name, error in installation.peers().items()
+                for name, error in installation.upstreams().items()
                 if error is not None and (self._leads() or not name.startswith("provider "))
             },
             logins_failing=[name for name in installation.vaults if name in self._login_failures],
@@ -419,7 +419,7 @@ class Daemon:
             clock_trusted=self._clock.trusted(),
         )
         owner, targets = installation.configuration.owner, self._engine.board.snapshot()
-        return Known(owner, self._clock.now(), targets, self._recent.latest(), surroundings)
+        return DaemonStatus(owner, self._clock.now(), targets, self._recent.latest(), surroundings)
 
 
 def _option(configuration: Configuration, key: str) -> object:
@@ -435,7 +435,7 @@ def _budget(configuration: Configuration) -> str:
 
 def _intervals(configuration: Configuration) -> dict[str, float]:
     """How often the jobs run that the configuration has a say in, in seconds."""
-    return {"check": configuration.daemon.resync.total_seconds(), SWEEP: configuration.sweep.every.total_seconds()}
+    return {"check": configuration.daemon.resync.total_seconds(), SWEEP: configuration.sweep.interval.total_seconds()}
 
 
 def _line(status: int, text: str) -> Response:

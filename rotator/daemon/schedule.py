@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from rotator.core.errors import ProviderRateLimited
-from rotator.core.plan import Rotate, needed_by
+from rotator.core.plan import Rotate, deadline
 from rotator.core.ports import Clock
 from rotator.core.renewal import AT_ONCE, TIDYING
 from rotator.core.request import LOOK, SCHEDULED, Order
@@ -45,11 +45,11 @@ class _Slot:
     again: bool = False  # it came due once more while it was under way
     failures: int = 0
     renew_at: datetime | None = None
-    needed_by: datetime = AT_ONCE  # a target that has not been observed yet may be without a key
+    deadline: datetime = AT_ONCE  # a target that has not been observed yet may be without a key
 
 
 @dataclass(slots=True)
-class Agenda:
+class Schedule:
     """The targets of a daemon. Safe to be used by many threads."""
 
     clock: Clock
@@ -114,7 +114,7 @@ class Agenda:
             now = self.clock.now()
             turns: dict[str, datetime] = {}  # by provider
             held_up = [name for name in names if name in self._slots]
-            for name in sorted(held_up, key=lambda name: self._slots[name].needed_by):
+            for name in sorted(held_up, key=lambda name: self._slots[name].deadline):
                 slot = self._slots[name]
                 turn = turns.get(slot.lane[0], now)
                 if turn < slot.at:
@@ -135,9 +135,9 @@ class Agenda:
                 _, ticket, name = heapq.heappop(self._heap)
                 slot = self._slots.get(name)
                 if slot is not None and slot.ticket == ticket:
-                    needed_by = self._needed_by(slot, now)
-                    heapq.heappush(self._ready.setdefault(slot.lane, []), (needed_by, ticket, name))
-                    if needed_by == TIDYING and slot.renew_at is not None:
+                    deadline = self._deadline(slot, now)
+                    heapq.heappush(self._ready.setdefault(slot.lane, []), (deadline, ticket, name))
+                    if deadline == TIDYING and slot.renew_at is not None:
                         # While it waits its key may come due: then it is no longer as little urgent as it is now.
                         heapq.heappush(self._heap, (slot.renew_at - slot.order.ahead, ticket, name))
             lanes = {lane: ready for lane, ready in self._ready.items() if is_open(lane)}
@@ -166,9 +166,9 @@ class Agenda:
                 slot.failures = slot.failures + 1 if report.error else 0
                 if report.plan:
                     slot.renew_at = report.plan.renew_at
-                    needed = needed_by(report.plan, now)
-                    waits = report.plan.current is None and slot.needed_by != AT_ONCE  # and so keeps its place
-                    slot.needed_by = min(slot.needed_by, needed) if waits else needed
+                    needed = deadline(report.plan, now)
+                    waits = report.plan.current is None and slot.deadline != AT_ONCE  # and so keeps its place
+                    slot.deadline = min(slot.deadline, needed) if waits else needed
                 again, slot.again = slot.again or slot.order is not order, False
                 if slot.order is order and (report.rotated or report.error is None):
                     slot.order = SCHEDULED
@@ -182,7 +182,7 @@ class Agenda:
             # The nearer the end of the served key, the more often a try is worth its requests; not where this target's
             # own requests are refused: until a person has acted, each would only take from the others' budget.
             refused = report.error.needs_a_person and not report.error.nothing_tried
-            near = max(LONGEST_WAIT_AT_END, (slot.needed_by - now) / 10)
+            near = max(LONGEST_WAIT_AT_END, (slot.deadline - now) / 10)
             ceiling = LONGEST_WAIT if refused else min(LONGEST_WAIT, near)
             doubled: timedelta = min(ceiling, FIRST_WAIT * 2 ** min(slot.failures - 1, 10))
             wait = doubled * (0.5 + self.rng.random() / 2)
@@ -201,9 +201,9 @@ class Agenda:
         wake = report.plan.wake_at if report.plan else None
         return min(look, wake) if wake else look
 
-    def _needed_by(self, slot: _Slot, now: datetime) -> datetime:
+    def _deadline(self, slot: _Slot, now: datetime) -> datetime:
         due = slot.renew_at is None or slot.renew_at - slot.order.ahead <= now or slot.order.rotate
-        return slot.needed_by if due else TIDYING
+        return slot.deadline if due else TIDYING
 
     def _level(self, now: datetime) -> None:
         """Bring forward what would come due faster than its provider's budget allows.

@@ -40,7 +40,7 @@ def look_up_each(missing: Sequence[Missing], served: int, budget: Budget, listed
             answers.unknown += [target for _, target in missing[number:]]
             break
         try:
-            observation = executor.glance(target)
+            observation = executor.read_current(target)
             record = observation.current.record if observation.current else None
             now = executor.ports.clock.now()
             if record is None or record.key_id in listed or record.expires_at <= now:

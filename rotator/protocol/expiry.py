@@ -12,7 +12,7 @@ from rotator.core.expiry import Asked, corrected
 from rotator.core.ports import Ports
 
 
-def set_expiry(ports: Ports, key_id: str, until: datetime, needed_by: datetime) -> datetime | None:
+def set_expiry(ports: Ports, key_id: str, until: datetime, deadline: datetime) -> datetime | None:
     """Set the expiry once. Return the one that the provider shows afterwards, or None when there is no such key.
 
     An answer without an expiry is followed by one look-up, for a provider may show it there alone. Where neither shows
@@ -21,19 +21,19 @@ def set_expiry(ports: Ports, key_id: str, until: datetime, needed_by: datetime) 
     key = ports.provider.set_expiry(key_id, until)
     if key is not None and key.expires_at is None:
         with suppress(ProviderError):  # the change was made, whatever becomes of the look-up
-            ports.budget.take(needed_by)
+            ports.budget.take(deadline)
             key = ports.provider.retrieve(key_id)
     return (key.expires_at or until) if key else None
 
 
-def keep_until(ports: Ports, key_id: str, until: datetime, needed_by: datetime) -> datetime | None:
+def keep_until(ports: Ports, key_id: str, until: datetime, deadline: datetime) -> datetime | None:
     """Set the expiry so that the key works until `until` at least. Return what `set_expiry` returns.
 
     That is earlier than `until` only where the provider keeps no expiry that is later. Each request waits for the
     budget: this is for those who need not look again before a request.
     """
     asked = Asked(until, until)
-    while (ends := set_expiry(ports, key_id, asked.request, needed_by)) and (later := corrected(asked, ends)):
-        ports.budget.take(needed_by)
+    while (ends := set_expiry(ports, key_id, asked.request, deadline)) and (later := corrected(asked, ends)):
+        ports.budget.take(deadline)
         asked = Asked(until, later)
     return ends

@@ -19,9 +19,9 @@ from rotator.core.errors import (
     ServedKeyMisnamed,
     StoreError,
 )
-from rotator.core.events import Event, What
+from rotator.core.events import Event, EventType
 from rotator.core.expiry import TOLERANCE
-from rotator.core.keys import OWNER_LETTERS, KeyName, ListedKey, UnreadableKey, VendorKey
+from rotator.core.keys import OWNER_LETTERS, KeyName, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.versions import read_version
@@ -36,15 +36,15 @@ _IF_IT_HAS_ONE = "If the path holds a key, is this provider's api_key of the org
 
 
 @dataclass(frozen=True, slots=True)
-class Living:
+class ExtendableKey:
     """A key that is to live longer. `by_slug`: the store could not be asked whether it is really this target's."""
 
     executor: Executor
     target: Target
-    key: VendorKey
+    key: ProviderKey
     by_slug: bool
 
-    def extend(self, until: datetime, note: str = "") -> datetime | ProviderError:
+    def extend(self, until: datetime, comment: str = "") -> datetime | ProviderError:
         """Have it expire at `until`. Return when it does, as the provider shows it, or why it cannot work so long."""
         ports, key = self.executor.ports, self.key
         try:
@@ -64,9 +64,9 @@ class Living:
             "reason": REASON,
             "expires_at": timestamp(ends),
             "by": "command",
-            **({"note": note} if note else {}),
+            **({"comment": comment} if comment else {}),
         }
-        ports.tell(Event(What.KEY_EXTENDED, self.target.name, fields=fields))
+        ports.emit(Event(EventType.KEY_EXTENDED, self.target.name, fields=fields))
         if ends < until - TOLERANCE:
             return ProviderRequestRefused(
                 f"the provider keeps its expiry at {timestamp(ends)}",
@@ -83,7 +83,7 @@ def living(
     until: datetime,
     *,
     by_name: bool = False,
-) -> tuple[list[Living], dict[str, RotatorError]]:
+) -> tuple[list[ExtendableKey], dict[str, RotatorError]]:
     """Those of the provider's `keys` that are these targets', still live, and would end before `until`.
 
     And by target, why others of its keys are left as they are. `by_name`: where the store cannot be asked, a person
@@ -98,7 +98,7 @@ def living(
             by_place[name.place].append(key)
             by_slugs[name.owner, name.target].append(key)
     slugs = {owner[:OWNER_LETTERS] for owner in owners}
-    found: list[Living] = []
+    found: list[ExtendableKey] = []
     left: dict[str, RotatorError] = {}
     unreachable = False
     for target in targets:
@@ -120,8 +120,8 @@ def living(
                 f"{_IF_IT_HAS_ONE} Or is the path, or its Vault, another one than when the key was made? Then name "
                 'where it was: former_paths, former_locations (docs/configuration.md, "After a move").',
             )
-        short = [key for key in mine if isinstance(key, VendorKey) and _ends_within(key, now, until)]
-        found += [Living(executor, target, key, unreachable) for key in short]
+        short = [key for key in mine if isinstance(key, ProviderKey) and _ends_within(key, now, until)]
+        found += [ExtendableKey(executor, target, key, unreachable) for key in short]
         if unreadable := [key for key in mine if isinstance(key, UnreadableKey)]:
             left.setdefault(target.name, KeyUnreadable(target.path, unreadable))
     return found, left
@@ -162,5 +162,5 @@ def _described(key: ListedKey) -> str:
     return f"{key.id} ({key.name}), which expires at {timestamp(key.expires_at)}" if key.expires_at else key.id
 
 
-def _ends_within(key: VendorKey, now: datetime, until: datetime) -> bool:
+def _ends_within(key: ProviderKey, now: datetime, until: datetime) -> bool:
     return key.expires_at is not None and now < key.expires_at < until

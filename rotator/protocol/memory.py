@@ -25,8 +25,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from rotator.core.expiry import TOLERANCE, Asked, Seen
-from rotator.core.keys import KeyName, VendorKey
+from rotator.core.expiry import TOLERANCE, Asked, KeyObservation
+from rotator.core.keys import KeyName, ProviderKey
 from rotator.core.observation import Made, Observation
 from rotator.core.plan import Reason
 from rotator.core.renewal import made_keys
@@ -37,7 +37,7 @@ from rotator.core.versions import Entry, Record, Scope
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class PendingKey:
     """A key of ours, made at a target's provider to be the version after `base`."""
 
     provider: str
@@ -53,8 +53,8 @@ class Offer:
 class Kept:
     """What outlives a reload, by target. Everything that was built before and after it shares it, and its lock."""
 
-    seen: dict[str, Mapping[str, Seen]] = field(default_factory=dict)  # what the provider said of keys
-    offers: dict[str, Offer] = field(default_factory=dict)  # keys whose write is unsettled
+    seen: dict[str, Mapping[str, KeyObservation]] = field(default_factory=dict)  # what the provider said of keys
+    offers: dict[str, PendingKey] = field(default_factory=dict)  # keys whose write is unsettled
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def keep_only(self, targets: Collection[str]) -> None:
@@ -87,7 +87,7 @@ class Memory:
 
     # --- of the path -----------------------------------------------------------------------------------------------
 
-    def recall(self, observation: Observation) -> Mapping[str, Seen]:
+    def recall(self, observation: Observation) -> Mapping[str, KeyObservation]:
         """What the provider has said of the keys that the path holds now; what it said of others is forgotten.
 
         Takes note of what the path serves, for `show`.
@@ -112,11 +112,11 @@ class Memory:
             else:
                 self.seen.pop(name, None)
         if shown := held.get(self._shown.get(name, "")):
-            listed = VendorKey(shown.key_id, shown.key_name, shown.expires_at)
-            return {shown.key_id: Seen(listed, at_version=0), **seen}
+            listed = ProviderKey(shown.key_id, shown.key_name, shown.expires_at)
+            return {shown.key_id: KeyObservation(listed, at_version=0), **seen}
         return seen
 
-    def settle(self, observation: Observation, *, whole: bool) -> tuple[Offer, Entry] | None:
+    def settle(self, observation: Observation, *, whole: bool) -> tuple[PendingKey, Entry] | None:
         """Forget an offer over which the path has moved on; and what it became, if it landed. To one caller alone.
 
         The newest version does not tell that where it is a later one: `whole` is whether this is the whole history.
@@ -192,7 +192,7 @@ class Memory:
         if not complete:
             self._whole.clear()
 
-    def show(self, target: Target, scope: Scope, key: VendorKey) -> None:
+    def show(self, target: Target, scope: Scope, key: ProviderKey) -> None:
         """Take note that the provider's list has shown this key under this path's name.
 
         Only if it was served at the last look and had been ever since it was made, and has its whole life before it.
@@ -215,7 +215,7 @@ class Memory:
         self,
         observation: Observation,
         key_id: str,
-        key: VendorKey | None,
+        key: ProviderKey | None,
         *,
         listed: bool = False,
         asked: Asked | None = None,
@@ -230,7 +230,7 @@ class Memory:
             before = self.seen.get(name, {}).get(key_id)
             if asked is None and before and before.key and key and before.key.expires_at == key.expires_at:
                 asked = before.asked
-            seen = Seen(key, at_version, asked)
+            seen = KeyObservation(key, at_version, asked)
             self.seen[name] = {**self.seen.get(name, {}), key_id: seen}
         return replace(observation, vendor={**observation.vendor, key_id: seen})
 

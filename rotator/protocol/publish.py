@@ -32,7 +32,7 @@ def publish(store: Store, clock: Clock, target: Target, data: Mapping[str, Any],
         except StoreOutcomeUnknown as error:
             unknown = error
         except StoreError as refusal:
-            return _judge(store, target, base, data[target.field], refusal, unknown)
+            return _judge(store, target, base, data[target.key_field], refusal, unknown)
     assert unknown is not None  # noqa: S101 - the loop ends here only after an unknown outcome
     raise unknown
 

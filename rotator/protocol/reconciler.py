@@ -21,22 +21,22 @@ from rotator.core.errors import (
     RotatorError,
     StoreUnavailable,
 )
-from rotator.core.events import What
-from rotator.core.expiry import Seen
+from rotator.core.events import EventType
+from rotator.core.expiry import KeyObservation
 from rotator.core.keys import place_of
 from rotator.core.observation import Observation, is_gone
-from rotator.core.plan import Action, Plan, Reason, Retire, Rotate, SetExpiry, needed_by, plan, to_confirm, unenforced
+from rotator.core.plan import Action, Plan, Reason, Retire, Rotate, SetExpiry, deadline, plan, to_confirm, unenforced
 from rotator.core.ports import Budget, Clock, Ports
 from rotator.core.renewal import TIDYING
 from rotator.core.request import SCHEDULED, Order
 from rotator.core.target import Target
 from rotator.core.times import timestamp
-from rotator.core.versions import History, Record, Scope, Standing
+from rotator.core.versions import History, Ownership, Record, Scope
 from rotator.protocol.expiry import set_expiry
 from rotator.protocol.memory import Memory
 from rotator.protocol.places import Claims, locations
 from rotator.protocol.recognition import Recognition
-from rotator.protocol.rotation import Rotation, is_ours_to_do, left_behind, tell_of, tell_of_published
+from rotator.protocol.rotation import Rotation, emit_key_event, emit_published, left_behind, may_act
 
 MAX_AGE = 5.0
 """Seconds (monotonic) for which the answer of a read may be acted on where no compare-and-set protects the action."""
@@ -122,7 +122,7 @@ class Executor:
         self.memory.read_whole(observation)
         return observation
 
-    def glance(self, target: Target) -> Observation:
+    def read_current(self, target: Target) -> Observation:
         """Read the newest version alone where it tells as much as the whole history; else read that too.
 
         Raises `StoreError`.
@@ -133,13 +133,13 @@ class Executor:
         return observation if self.memory.newest_does(observation, self.ports.clock.now()) else self.observe(target)
 
     def _observed(self, target: Target, read: Callable[[str], History], *, whole: bool) -> Observation:
-        clock, vendor = self.ports.clock, dict[str, Seen]()
+        clock, vendor = self.ports.clock, dict[str, KeyObservation]()
         scope, history = self.scope(target), read(target.path)
         answered_at = clock.monotonic()
         observation = self._timed(Observation(target, scope, history, vendor, answered_at=answered_at))
         if settled := self.memory.settle(observation, whole=whole):
             offer, entry = settled
-            tell_of_published(self.ports, observation, offer, entry.number)
+            emit_published(self.ports, observation, offer, entry.number)
         vendor.update(self.memory.recall(observation))
         return replace(observation, is_emptied=self.memory.is_emptied(target), made=self.memory.made(observation))
 
@@ -210,7 +210,7 @@ class Executor:
         served: str | None = None  # the current key, when a rotation was tried
         lost = False  # and another writer was first, with the same key as far as is known
         paid = False  # the budget has let one request go, and it has not been sent yet
-        look = self.glance if order.by == SCHEDULED.by else self.observe
+        look = self.read_current if order.by == SCHEDULED.by else self.observe
         try:
             while True:
                 if observation is None or self._too_old(observation):
@@ -218,9 +218,9 @@ class Executor:
                 if lost and (observation.current is None or observation.current.key_id != served):
                     lost = False  # another's new key is as good as one of ours
                     order = replace(order, rotate=False, adopt=False)
-                may_act = order.act and is_ours_to_do(self.ports, order)
+                acts = order.act and may_act(self.ports, order)
                 unknown = error is None and bool(to_confirm(observation))  # a read from the past has forgotten it
-                if may_act and (not paid or unknown):  # else it might grow old again, waiting for the budget
+                if acts and (not paid or unknown):  # else it might grow old again, waiting for the budget
                     paid = False
                     try:
                         observation = self.confirm(observation)
@@ -230,12 +230,12 @@ class Executor:
                 made = plan(observation, clock.now(), order, roll_out_at)
                 planned(made)
                 action = next((action for action in made.actions if _identity(action) not in tried), None)
-                if action is None or not may_act:
-                    if made.reason is Reason.CLOCK and may_act:
+                if action is None or not acts:
+                    if made.reason is Reason.CLOCK and acts:
                         error = error or NoKeyByThisClock(observation.clock_disputed_by)
-                    if may_act and not order.revoke_now:  # of which what is left has an error of its own
+                    if acts and not order.revoke_now:  # of which what is left has an error of its own
                         error = error or unenforced(target, made, clock.now())
-                    if made.reason is Reason.CONTESTED and may_act:
+                    if made.reason is Reason.CONTESTED and acts:
                         error = error or Contested(target.name, target.path)
                     if lost and any(isinstance(left, Rotate) for left in made.actions):
                         error = error or CasMismatch(
@@ -245,9 +245,9 @@ class Executor:
                     break
                 if not paid:
                     self.ports.provider.ready()
-                    self.ports.budget.take(TIDYING if isinstance(action, Retire) else needed_by(made, clock.now()))
+                    self.ports.budget.take(TIDYING if isinstance(action, Retire) else deadline(made, clock.now()))
                     paid = True
-                    if self._too_old(observation) or not is_ours_to_do(self.ports, order):
+                    if self._too_old(observation) or not may_act(self.ports, order):
                         continue
                 elif self._too_old(observation) and not isinstance(action, Rotate):  # that has a compare-and-set
                     raise StoreUnavailable(
@@ -286,17 +286,19 @@ class Executor:
     def _set_expiry(self, observation: Observation, action: SetExpiry, order: Order) -> Observation:
         record = action.record
         seen = observation.vendor[record.key_id].key
-        needed_by = record.expires_at if action.reason is Reason.RESTORED else TIDYING
+        deadline = record.expires_at if action.reason is Reason.RESTORED else TIDYING
         try:
-            ends = set_expiry(self.ports, record.key_id, action.asked.request, needed_by)
+            ends = set_expiry(self.ports, record.key_id, action.asked.request, deadline)
         except ProviderRequestRefused:
             if action.reason is not Reason.RESTORED:
                 raise
             ends = None  # a served key that cannot be restored is replaced, like one that is gone
         if ends and (seen is None or ends != seen.expires_at):
-            what = What.KEY_RESTORED if action.reason is Reason.RESTORED else What.KEY_SHORTENED
+            what = EventType.KEY_RESTORED if action.reason is Reason.RESTORED else EventType.KEY_SHORTENED
             name, until = record.key_name, timestamp(ends)
-            tell_of(self.ports, what, observation, order, record.key_id, name, reason=action.reason, expires_at=until)
+            emit_key_event(
+                self.ports, what, observation, order, record.key_id, name, reason=action.reason, expires_at=until
+            )
         key = replace(seen, expires_at=ends) if ends and seen else None
         return self.memory.note(observation, record.key_id, key, asked=action.asked)
 
@@ -310,9 +312,9 @@ class Executor:
         if numbers:
             self.ports.store.destroy(target.path, numbers)
             versions = ",".join(map(str, numbers))
-            tell_of(
+            emit_key_event(
                 self.ports,
-                What.VERSIONS_DESTROYED,
+                EventType.VERSIONS_DESTROYED,
                 observation,
                 order,
                 key.key_id,
@@ -324,7 +326,7 @@ class Executor:
         current = after.current
         kept = {version.number for version in key.versions} - {*numbers}
         served_again = any(entry.key_id == key.key_id and entry.number not in kept for entry in after.entries)
-        if current is None or current.standing is not Standing.OURS or served_again or self._too_old(after):
+        if current is None or current.ownership is not Ownership.OURS or served_again or self._too_old(after):
             return None
         seen = observation.vendor[key.key_id]
         if seen.key is None:  # nobody has shown it to be ours, and there is nothing to delete
@@ -332,9 +334,11 @@ class Executor:
         try:
             self.ports.provider.delete(key.key_id)
         except ProviderError as error:
-            left_behind(self.ports.tell, target, key.key_id, key.record.key_name, error)
+            left_behind(self.ports.emit, target, key.key_id, key.record.key_name, error)
             raise
-        tell_of(self.ports, What.KEY_DELETED, observation, order, key.key_id, key.record.key_name, reason=action.reason)
+        emit_key_event(
+            self.ports, EventType.KEY_DELETED, observation, order, key.key_id, key.record.key_name, reason=action.reason
+        )
         return self.memory.note(after, key.key_id, None)
 
 

@@ -9,10 +9,10 @@ published: it is left alone, and named.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rotator.core.errors import ProviderError, ProviderRequestRefused, RotatorError, StoreError
-from rotator.core.events import Event, Level, What
+from rotator.core.events import Event, EventType, Level
 from rotator.core.expiry import whole_seconds
-from rotator.core.keys import ListedKey, UnreadableKey, VendorKey
-from rotator.core.orphans import Fate, orphans
+from rotator.core.keys import ListedKey, ProviderKey, UnreadableKey
+from rotator.core.orphans import OrphanState, orphans
 from rotator.core.plan import REVOKED_WITHIN, Plan, Reason
 from rotator.core.request import Order
 from rotator.core.target import Target
@@ -34,19 +34,19 @@ def revoke_the_unheld(
         listed = [key for place in observation.scope.places for key in keys.get(place, ())]
         served = observation.current.key_id if observation.current else None
         unreadable = [key for key in listed if isinstance(key, UnreadableKey) and key.id != served]
-        mine = [key for key in listed if isinstance(key, VendorKey)]
+        mine = [key for key in listed if isinstance(key, ProviderKey)]
         for orphan in orphans(observation, mine, ports.clock.now(), lambda _: False):
             key = orphan.key
             if orphan.ahead:
                 left.append(key.id)
-            elif orphan.fate is not Fate.OVER and _is_orphan(executor, target, key):
+            elif orphan.state is not OrphanState.OVER and _is_orphan(executor, target, key):
                 # First so that it ends though deleting it fails, as in a pass.
                 end = whole_seconds(ports.clock.now() + REVOKED_WITHIN)
                 if set_expiry(ports, key.id, end, end) is None or not _is_orphan(executor, target, key):
                     continue
                 ports.provider.delete(key.id)
                 fields = {"key_id": key.id, "key_name": key.name, "reason": Reason.REVOKED.value, **asked_by(order)}
-                ports.tell(Event(What.KEY_DELETED, target.name, Level.INFO, fields))
+                ports.emit(Event(EventType.KEY_DELETED, target.name, Level.INFO, fields))
     except (StoreError, ProviderError) as error:
         return error
     if unreadable:
@@ -54,7 +54,7 @@ def revoke_the_unheld(
     return _left_alone(target, left, "may be about to be published (its name is of a later version)") if left else None
 
 
-def _is_orphan(executor: Executor, target: Target, key: VendorKey) -> bool:
+def _is_orphan(executor: Executor, target: Target, key: ProviderKey) -> bool:
     """Whether no version of the path holds it now. The budget is waited for first: what is read must be of now."""
     executor.ports.budget.take(executor.ports.clock.now())
     observation = executor.observe(target)

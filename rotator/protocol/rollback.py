@@ -8,9 +8,9 @@ from dataclasses import replace
 from datetime import datetime
 
 from rotator.core.errors import CasMismatch, ProviderRequestRefused, RotatorError
-from rotator.core.events import What
+from rotator.core.events import EventType
 from rotator.core.expiry import TOLERANCE
-from rotator.core.keys import VendorKey
+from rotator.core.keys import ProviderKey
 from rotator.core.observation import Observation, overlong
 from rotator.core.plan import Plan, Reason, plan
 from rotator.core.request import Order
@@ -18,11 +18,11 @@ from rotator.core.secrets import Secret
 from rotator.core.superseded import Superseded, superseded_keys
 from rotator.core.target import Target
 from rotator.core.times import timestamp
-from rotator.core.versions import Record, Standing, compose
+from rotator.core.versions import Ownership, Record, compose
 from rotator.protocol.expiry import keep_until
 from rotator.protocol.publish import publish
 from rotator.protocol.reconciler import Executor, Report
-from rotator.protocol.rotation import carried_over, tell_of
+from rotator.protocol.rotation import emit_key_event, preserved_fields
 
 
 def roll_back(executor: Executor, target: Target, order: Order) -> Report:
@@ -42,13 +42,13 @@ def roll_back(executor: Executor, target: Target, order: Order) -> Report:
 def _previous(observation: Observation) -> Superseded:
     """The key before the served one. Raises `RotatorError` with the reason why there is none."""
     target, current = observation.target, observation.current
-    if current is not None and current.standing.foreign:
+    if current is not None and current.ownership.foreign:
         raise RotatorError(
-            f"the newest version of {target.path} is not ours ({current.standing}), and was left as it is",
+            f"the newest version of {target.path} is not ours ({current.ownership}), and was left as it is",
             f"`rotator rotate {target.name} --adopt` makes a new key. To serve an older version again, roll the path "
             "back to it in the store.",
         )
-    if observation.history.current_version and (current is None or current.standing is Standing.UNREADABLE):
+    if observation.history.current_version and (current is None or current.ownership is Ownership.UNREADABLE):
         raise RotatorError(
             f"the newest version of {target.path} is deleted",
             f"Undelete it in the store to serve its key again, or `rotator rotate {target.name}` makes a new one.",
@@ -88,9 +88,9 @@ def _serve_again(executor: Executor, observation: Observation, previous: Superse
             f"the previous key {record.key_id} {why}; the served key was left as it is",
             f"`rotator rotate {target.name}` makes a new one.",
         )
-    tell_of(
+    emit_key_event(
         ports,
-        What.KEY_RESTORED,
+        EventType.KEY_RESTORED,
         observation,
         order,
         record.key_id,
@@ -98,8 +98,8 @@ def _serve_again(executor: Executor, observation: Observation, previous: Superse
         reason=Reason.REQUESTED,
         expires_at=timestamp(ends),
     )
-    observation = executor.memory.note(observation, record.key_id, VendorKey(seen.id, seen.name, ends))
-    data = compose(target, record, secret, carried_over(observation))
+    observation = executor.memory.note(observation, record.key_id, ProviderKey(seen.id, seen.name, ends))
+    data = compose(target, record, secret, preserved_fields(observation))
     base = observation.history.current_version
     written = publish(ports.store, ports.clock, target, data, base)
     if written is None:
@@ -108,9 +108,9 @@ def _serve_again(executor: Executor, observation: Observation, previous: Superse
             "Look at what is served now (`rotator status`), and say it again if need be.",
         )
         return replace(executor.reconcile(target, replace(order, rotate=False)), error=error)
-    tell_of(
+    emit_key_event(
         ports,
-        What.KEY_ROLLED_BACK,
+        EventType.KEY_ROLLED_BACK,
         observation,
         order,
         record.key_id,
@@ -130,7 +130,7 @@ def _serve_again(executor: Executor, observation: Observation, previous: Superse
     return replace(report, rolled_back=True, error=failure or report.error)
 
 
-def _why_not(observation: Observation, record: Record, seen: VendorKey | None, now: datetime) -> str:
+def _why_not(observation: Observation, record: Record, seen: ProviderKey | None, now: datetime) -> str:
     """Why a key cannot be served again, as the rest of a sentence; nothing if it can."""
     if seen is None:
         return "is gone"

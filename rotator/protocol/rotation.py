@@ -20,9 +20,9 @@ from rotator.core.errors import (
     RotatorError,
     StoreError,
 )
-from rotator.core.events import Event, Fields, Level, What
+from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.expiry import TOLERANCE
-from rotator.core.keys import UNIQUE_ALPHABET, UNIQUE_LENGTH, CreatedKey, KeyName, ListedKey, VendorKey
+from rotator.core.keys import UNIQUE_ALPHABET, UNIQUE_LENGTH, CreatedKey, KeyName, ListedKey, ProviderKey
 from rotator.core.observation import Observation
 from rotator.core.plan import Reason, Rotate
 from rotator.core.ports import Clock, Listener, Ports
@@ -33,7 +33,7 @@ from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.versions import RECORD_FIELD, History, Record, compose, read_version
 from rotator.protocol.expiry import set_expiry
-from rotator.protocol.memory import Memory, Offer
+from rotator.protocol.memory import Memory, PendingKey
 from rotator.protocol.publish import publish
 
 TRIES_OUT = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
@@ -59,11 +59,11 @@ class Rotation:
         """
         offer = self._made_before(observation, action, order) or self._make(observation, action, order)
         # Another may lead by now: the proof and the look-up can take as long as a Lease lasts.
-        if offer is None or (offer.unsettled and not is_ours_to_do(self._ports, order)):
+        if offer is None or (offer.unsettled and not may_act(self._ports, order)):
             return observation, False
         return self._publish(observation, offer)
 
-    def _made_before(self, observation: Observation, action: Rotate, order: Order) -> Offer | None:
+    def _made_before(self, observation: Observation, action: Rotate, order: Order) -> PendingKey | None:
         """The key of an earlier pass whose write may land yet, if it is as good as a new one; proved like that.
 
         A store that takes no writes would have us make one key after the other, none of which we may remove.
@@ -77,7 +77,7 @@ class Rotation:
             return None
         if renew_at(record, target) <= ports.clock.now():
             return None
-        ports.store.prove(target.path, compose(target, record, offer.secret, carried_over(observation)))
+        ports.store.preflight(target.path, compose(target, record, offer.secret, preserved_fields(observation)))
         asked_at = ports.clock.now()
         try:
             found = ports.provider.retrieve(record.key_id)
@@ -93,7 +93,7 @@ class Rotation:
             )
         return replace(offer, reason=action.reason, order=order)
 
-    def _make(self, observation: Observation, action: Rotate, order: Order) -> Offer | None:
+    def _make(self, observation: Observation, action: Rotate, order: Order) -> PendingKey | None:
         """Prove that a key can be stored, and create one. None: that is another's to do by now."""
         target = observation.target
         ports = self._ports
@@ -106,8 +106,8 @@ class Rotation:
         )
 
         # Nothing is minted in vain: first it is made sure that the store would take it.
-        ports.store.prove(target.path, compose(target, record, PLACEHOLDER, carried_over(observation)))
-        if not is_ours_to_do(ports, order):  # another may lead by now: the proof can take as long as a Lease lasts
+        ports.store.preflight(target.path, compose(target, record, PLACEHOLDER, preserved_fields(observation)))
+        if not may_act(ports, order):  # another may lead by now: the proof can take as long as a Lease lasts
             return None
         try:
             created = ports.provider.create(name, target.parameters, asked)
@@ -117,7 +117,7 @@ class Rotation:
         except ProviderError:  # whatever the status, the key may have been made
             ports.strays.look_for(target, name, order)
             raise
-        tell_of(ports, What.KEY_CREATED, observation, order, created.id, name, reason=action.reason)
+        emit_key_event(ports, EventType.KEY_CREATED, observation, order, created.id, name, reason=action.reason)
         try:
             expires_at = self._believe(observation, created, name, asked, order, action.reason)
             self._try_out(created)
@@ -125,14 +125,14 @@ class Rotation:
             self._discard(target, created.id, name, order)
             raise
         record = replace(record, key_id=created.id, expires_at=expires_at, key=created.secret.fingerprint)
-        return Offer(target.provider, action.base, record, created.secret, action.reason, order)
+        return PendingKey(target.provider, action.base, record, created.secret, action.reason, order)
 
-    def _publish(self, observation: Observation, offer: Offer) -> tuple[Observation | None, bool]:
+    def _publish(self, observation: Observation, offer: PendingKey) -> tuple[Observation | None, bool]:
         """Have it served, if nobody writes first. What is returned is as `rotate` says."""
         target, ports, record, order = observation.target, self._ports, offer.record, offer.order
         key_id, name = record.key_id, record.key_name
         observed_at = ports.clock.monotonic()
-        data = compose(target, record, offer.secret, carried_over(observation))
+        data = compose(target, record, offer.secret, preserved_fields(observation))
         self._memory.offers.pop(target.name, None)
         try:
             version = publish(ports.store, ports.clock, target, data, offer.base)
@@ -140,14 +140,14 @@ class Rotation:
             # It may have landed, or land yet: the next pass writes it again, or a sweep judges it.
             self._memory.offers[target.name] = replace(offer, unsettled=True)
             if not offer.unsettled:
-                left_behind(ports.tell, target, key_id, name, error)
+                left_behind(ports.emit, target, key_id, name, error)
             raise
         if version is None:
             about: dict[str, str | int] = {"reason": offer.reason, "version": offer.base + 1}
-            tell_of(ports, What.PUBLISH_LOST, observation, order, key_id, name, **about)
+            emit_key_event(ports, EventType.PUBLISH_CONFLICT, observation, order, key_id, name, **about)
             self._discard(target, key_id, name, order)
             return None, False
-        tell_of_published(ports, observation, offer, version.number)
+        emit_published(ports, observation, offer, version.number)
         self._memory.published(target, record, version.created_at)
         if version.vanishes_at is not None and version.vanishes_at < record.expires_at:
             fields: Fields = {
@@ -158,13 +158,13 @@ class Rotation:
                 "expires_at": timestamp(record.expires_at),
                 "advice": "Applications would find nothing: `rotator check --online` tells where that is set.",
             }
-            ports.tell(Event(What.VERSION_VANISHES, target.name, Level.ERROR, fields))
+            ports.emit(Event(EventType.VERSION_EXPIRES_EARLY, target.name, Level.ERROR, fields))
         self._memory.look_closer(target)
         if offer.unsettled:
             return None, True  # it may have landed long ago, and the path have moved on
         history = History(version.number, (*observation.history.versions, version), observed_at)
         published = replace(observation, history=history, answered_at=ports.clock.monotonic())
-        return self._memory.note(published, key_id, VendorKey(key_id, name, record.expires_at)), True
+        return self._memory.note(published, key_id, ProviderKey(key_id, name, record.expires_at)), True
 
     def _recognise(self, observation: Observation, created: CreatedKey, name: str, asked: datetime) -> None:
         """Raise `ProviderOutcomeUnknown` where the answer to a create is about another key than the one asked for."""
@@ -184,7 +184,7 @@ class Rotation:
                 "provider: an answer went to the wrong request.",
             )
 
-    def _look_up_new(self, key_id: str, asked: datetime) -> VendorKey | None:
+    def _look_up_new(self, key_id: str, asked: datetime) -> ProviderKey | None:
         """Look up a key that was just created, for as long as the provider may take to show it."""
         for wait in (*TRIES_OUT, None):
             self._ports.budget.take(asked)
@@ -212,7 +212,7 @@ class Rotation:
                 )
             if shown != answered:
                 about = {"reason": reason, "expires_at": timestamp(shown)}
-                tell_of(self._ports, What.KEY_SHORTENED, observation, order, created.id, name, **about)
+                emit_key_event(self._ports, EventType.KEY_SHORTENED, observation, order, created.id, name, **about)
             answered = shown
         if answered <= earliest_now(self._ports.clock):
             raise ProviderRequestRefused(
@@ -222,14 +222,14 @@ class Rotation:
             )
         if answered < asked - TOLERANCE:
             fields = {"key_id": created.id, "key_name": name, "expires_at": timestamp(answered)}
-            self._ports.tell(Event(What.KEY_CUT_SHORT, observation.target.name, Level.WARNING, fields))
+            self._ports.emit(Event(EventType.KEY_CUT_SHORT, observation.target.name, Level.WARNING, fields))
         return min(asked, answered)
 
     def _try_out(self, created: CreatedKey) -> None:
         """Publish no key that does not work; the vendor's systems may take a while to learn of it."""
         for wait in (*TRIES_OUT, None):
             try:
-                self._ports.provider.try_out(created.secret)
+                self._ports.provider.probe(created.secret)
             except (ProviderKeyNotAccepted, ProviderUnavailable):
                 if wait is None:
                     raise
@@ -253,7 +253,7 @@ class Rotation:
             ports.strays.look_for(target, name, order)
             return
         fields = {"key_id": key_id, "key_name": name, "reason": UNPUBLISHED, **asked_by(order)}
-        self._ports.tell(Event(What.KEY_DELETED, target.name, Level.INFO, fields))
+        self._ports.emit(Event(EventType.KEY_DELETED, target.name, Level.INFO, fields))
 
 
 def _mismatch(created: CreatedKey, name: str, history: History, in_use: Iterable[Record]) -> str:
@@ -282,14 +282,14 @@ def earliest_now(clock: Clock) -> datetime:
     return clock.now() - max(timedelta(0), clock.disputed_by())
 
 
-def is_ours_to_do(ports: Ports, order: Order) -> bool:
+def may_act(ports: Ports, order: Order) -> bool:
     """What is scheduled is the leader's; a person is obeyed by any replica."""
     return order.by != SCHEDULED.by or ports.leads()
 
 
-def tell_of(
+def emit_key_event(
     ports: Ports,
-    what: What,
+    what: EventType,
     observation: Observation,
     order: Order,
     key_id: str,
@@ -298,15 +298,15 @@ def tell_of(
 ) -> None:
     """Tell what was done to a key of a target, by whose wish."""
     fields = {"key_id": key_id, "key_name": key_name, **fields, **asked_by(order)}
-    ports.tell(Event(what, observation.target.name, Level.INFO, fields))
+    ports.emit(Event(what, observation.target.name, Level.INFO, fields))
 
 
-def tell_of_published(ports: Ports, observation: Observation, offer: Offer, version: int) -> None:
+def emit_published(ports: Ports, observation: Observation, offer: PendingKey, version: int) -> None:
     """Tell that a key is served, or was."""
     record = offer.record
-    tell_of(
+    emit_key_event(
         ports,
-        What.KEY_PUBLISHED,
+        EventType.KEY_PUBLISHED,
         observation,
         offer.order,
         record.key_id,
@@ -317,24 +317,24 @@ def tell_of_published(ports: Ports, observation: Observation, offer: Offer, vers
     )
 
 
-def left_behind(tell: Listener, target: Target, key_id: str, name: str, error: RotatorError) -> None:
+def left_behind(emit: Listener, target: Target, key_id: str, name: str, error: RotatorError) -> None:
     """Tell of a key that may live on, and why nothing more is done about it now."""
     fields = {"key_id": key_id, "key_name": name, "error": error.message}
-    tell(Event(What.KEY_LEFT_BEHIND, target.name, Level.WARNING, fields))
+    emit(Event(EventType.KEY_NOT_REMOVED, target.name, Level.WARNING, fields))
 
 
 def asked_by(order: Order) -> dict[str, str]:
     """Who asked for it, and why."""
-    return {"by": order.by, **({"note": order.note} if order.note else {})}
+    return {"by": order.by, **({"comment": order.comment} if order.comment else {})}
 
 
-def listed(ports: Ports, needed_by: datetime = TIDYING) -> tuple[ListedKey, ...]:
+def listed(ports: Ports, deadline: datetime = TIDYING) -> tuple[ListedKey, ...]:
     """The provider's whole list. Raises `ProviderError`: then it proves nothing."""
-    pages = ports.provider.pages(before=lambda: ports.budget.take(needed_by))
+    pages = ports.provider.pages(before=lambda: ports.budget.take(deadline))
     return tuple(key for page in pages for key in page)
 
 
-def carried_over(observation: Observation) -> dict[str, Any]:
+def preserved_fields(observation: Observation) -> dict[str, Any]:
     """The fields of the current version that are neither ours nor configured: they stay with the path."""
     current = observation.history.current
     if current is None or current.data is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from rotator.core.errors import KeyUnreadable, ProviderError, RotatorError
-from rotator.core.events import Event, Level, What
+from rotator.core.events import Event, EventType, Level
 from rotator.core.keys import ListedKey
 from rotator.core.ports import Budget, Clock, Listener, Provider
 from rotator.core.renewal import TIDYING
@@ -53,7 +53,7 @@ class StrayKeys:
         provider: Provider,
         budget: Budget,
         clock: Clock,
-        tell: Listener,
+        emit: Listener,
         served: Mapping[str, Record],
         min_age: timedelta = timedelta(0),
         waiting: dict[str, Stray] | None = None,
@@ -62,7 +62,7 @@ class StrayKeys:
 
         A provider may not show a key yet that is younger than `min_age`: a name is looked for at once, and then.
         """
-        self._provider, self._budget, self._clock, self._tell, self._served = provider, budget, clock, tell, served
+        self._provider, self._budget, self._clock, self._emit, self._served = provider, budget, clock, emit, served
         self._min_age = min_age.total_seconds()
         self.waiting = {} if waiting is None else waiting
         self._removing = threading.Lock()
@@ -127,10 +127,10 @@ class StrayKeys:
             self._leave(stray, key.id, error)
             return
         fields = {"key_id": key.id, "key_name": stray.name, "reason": UNPUBLISHED, **asked_by(stray.order)}
-        self._tell(Event(What.KEY_DELETED, stray.target.name, Level.INFO, fields))
+        self._emit(Event(EventType.KEY_DELETED, stray.target.name, Level.INFO, fields))
 
     def _leave(self, stray: Stray, key_id: str, error: RotatorError) -> None:
-        left_behind(self._tell, stray.target, key_id, stray.name, error)
+        left_behind(self._emit, stray.target, key_id, stray.name, error)
 
     def _forget(self, stray: Stray) -> None:
         self.waiting.pop(stray.name, None)

@@ -8,7 +8,7 @@ published in between is found there. What is an orphan is judged by `orphans`, w
   its record at the provider goes when that is over. It is never deleted at once.
 - A key that is meant for a version which the path does not have yet may still be published. So first the path is
   *fenced*: its current data is written once more, and the compare-and-set of whoever is about to publish is spent.
-- With more orphans than `max_removals` none is touched: more likely than so many crashes is that something is wrong
+- With more orphans than `max_orphans` none is touched: more likely than so many crashes is that something is wrong
   with what we see.
 - A served key that the list lacks, or shows as ending early, is looked up by itself. What was learned goes to the
   executor; the targets that need a pass because of it are returned, and replacing and restoring is done there.
@@ -34,11 +34,11 @@ from rotator.core.errors import (
     StoreError,
     TooManyOrphans,
 )
-from rotator.core.events import Event, Fields, Level, What
+from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.expiry import TOLERANCE, Asked, corrected, on_the_grid, whole_seconds
-from rotator.core.keys import OWNER_LETTERS, KeyName, ListedKey, UnreadableKey, VendorKey
+from rotator.core.keys import OWNER_LETTERS, KeyName, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.observation import Observation, cut_short, is_gone
-from rotator.core.orphans import Fate, Orphan, Outcome, orphans
+from rotator.core.orphans import Orphan, OrphanState, Outcome, orphans
 from rotator.core.plan import Reason, Rotate, plan
 from rotator.core.ports import Budget
 from rotator.core.target import Target
@@ -55,14 +55,14 @@ PATIENCE = timedelta(hours=12)
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class SweepReport:
     """What came of a sweep over one provider's keys. `error`: why not all of it was done."""
 
     provider: str
     listed: int = 0
     orphans: tuple[Orphan, ...] = ()
-    unclaimed: tuple[VendorKey, ...] = ()  # live; carry our owner's name, and the place of no configured path
-    unclear: tuple[VendorKey, ...] = ()  # the same, but the owner may be another whose name begins alike
+    unclaimed: tuple[ProviderKey, ...] = ()  # live; carry our owner's name, and the place of no configured path
+    unclear: tuple[ProviderKey, ...] = ()  # the same, but the owner may be another whose name begins alike
     others: int = 0  # live keys that are not ours for certain
     to_work: tuple[Target, ...] = ()  # these need a pass now
     failed: Mapping[str, RotatorError] = field(default_factory=dict)  # by target
@@ -110,14 +110,14 @@ class Sweeper:
         budget: Budget,
         owners: frozenset[str],
         settle: timedelta,
-        max_removals: int,
+        max_orphans: int,
     ) -> None:
         """`groups` are all targets of the provider, by who works on them; `budget` is the sweep's share of its own."""
         self.provider = provider
         self._groups = groups
         self._slugs = {owner[:OWNER_LETTERS] for owner in owners}
-        self._settle = settle
-        self._max_removals = max_removals
+        self._min_age = settle
+        self._max_orphans = max_orphans
         if groups:
             self._ports = replace(groups[0][0].ports, budget=budget)
         self._first_seen: dict[str, float] = {}
@@ -128,23 +128,23 @@ class Sweeper:
         *,
         by: str = "schedule",
         dry_run: bool = False,
-        max_removals: int | None = None,
+        max_orphans: int | None = None,
         stopping: Callable[[], bool] = lambda: False,
-    ) -> Swept:
+    ) -> SweepReport:
         """Look at everything, then tidy; a dry run ends before that. Raises nothing of ours.
 
-        `max_removals` stands in for the configured one; `stopping` is asked before each target.
+        `max_orphans` stands in for the configured one; `stopping` is asked before each target.
         """
         if not self._groups:
-            return Swept(self.provider)
-        needed_by = self._ports.clock.now() + PATIENCE
+            return SweepReport(self.provider)
+        deadline = self._ports.clock.now() + PATIENCE
         try:
-            listing = listed(self._ports, needed_by)
+            listing = listed(self._ports, deadline)
         except ProviderError as error:
             for executor, _ in self._groups:
                 executor.memory.swept(complete=False)
-            return Swept(self.provider, error=error)
-        keys = {key.id: self._dated(key) for key in listing if isinstance(key, VendorKey)}
+            return SweepReport(self.provider, error=error)
+        keys = {key.id: self._dated(key) for key in listing if isinstance(key, ProviderKey)}
         unreadable = by_place(key for key in listing if isinstance(key, UnreadableKey))
         self._ends = {key_id: given for key_id, given in self._ends.items() if key_id in keys}
         undated = [key.id for key in keys.values() if key.created_at is None]
@@ -152,8 +152,8 @@ class Sweeper:
         swept = self._compare(keys, unreadable, stopping)
         for executor, _ in self._groups:
             executor.memory.swept(complete=not swept.stopped)
-        limit = self._max_removals if max_removals is None else max_removals
-        to_shorten = sum(orphan.fate is Fate.TO_SHORTEN for orphan in swept.orphans)
+        limit = self._max_orphans if max_orphans is None else max_orphans
+        to_shorten = sum(orphan.state is OrphanState.TO_SHORTEN for orphan in swept.orphans)
         if swept.error is not None:
             swept = _held(swept)
         elif to_shorten > limit:
@@ -161,7 +161,7 @@ class Sweeper:
         elif swept.orphans and not self._ports.clock.trusted():
             swept = replace(_held(swept), error=ClockDisagrees())
         elif not dry_run:
-            swept = self._tidy(swept, by, needed_by, stopping)
+            swept = self._tidy(swept, by, deadline, stopping)
         return replace(swept, dry_run=dry_run)
 
     def _targets(self) -> Iterator[tuple[Executor, Target]]:
@@ -173,10 +173,10 @@ class Sweeper:
 
     def _compare(
         self,
-        keys: Mapping[str, VendorKey],
+        keys: Mapping[str, ProviderKey],
         unreadable: Mapping[str, Sequence[UnreadableKey]],
         stopping: Callable[[], bool],
-    ) -> Swept:
+    ) -> SweepReport:
         """Read every target's history, and see what the list says about it.
 
         `unreadable` entries, by place, end what concerns themselves: each target that has one is reported as failed.
@@ -208,7 +208,7 @@ class Sweeper:
         if failed or stopped:
             named = []  # while a path could not be read, whose they are is not known
         unclaimed = tuple(key for key, name in named if not name.may_be_cut)
-        return Swept(
+        return SweepReport(
             self.provider,
             len(keys) + sum(map(len, unreadable.values())),
             tuple(found.orphans),
@@ -259,7 +259,7 @@ class Sweeper:
         waiting = offer.record.key_id if offer and is_due else ""  # the next pass of this process writes it
         lonely = orphans(observation, mine, now, partial(self._is_on_its_way, waiting))
         found.orphans += lonely
-        if any(orphan.fate is Fate.EMPTIED for orphan in lonely):
+        if any(orphan.state is OrphanState.EMPTIED for orphan in lonely):
             executor.memory.emptied(target)
         # What only time has made due is the schedule's business.
         urgent = executor.memory.is_emptied(target) or any(
@@ -287,7 +287,7 @@ class Sweeper:
         self,
         executor: Executor,
         observation: Observation,
-        keys: Mapping[str, VendorKey],
+        keys: Mapping[str, ProviderKey],
         unreadable: Collection[str],
     ) -> Observation:
         """The list confirms what keys are called, so that nobody has to ask once more when one is superseded.
@@ -311,15 +311,15 @@ class Sweeper:
         executor.memory.show(observation.target, observation.scope, key)
         return observation
 
-    def _is_unsettled(self, key: VendorKey) -> bool:
+    def _is_unsettled(self, key: ProviderKey) -> bool:
         if key.created_at is not None:
-            return self._ports.clock.now() - key.created_at < self._settle
-        return self._monotonic() - self._first_seen[key.id] < self._settle.total_seconds()
+            return self._ports.clock.now() - key.created_at < self._min_age
+        return self._monotonic() - self._first_seen[key.id] < self._min_age.total_seconds()
 
-    def _is_on_its_way(self, waiting: str, key: VendorKey) -> bool:
+    def _is_on_its_way(self, waiting: str, key: ProviderKey) -> bool:
         return key.id == waiting or self._is_unsettled(key)
 
-    def _dated(self, key: VendorKey) -> VendorKey:
+    def _dated(self, key: ProviderKey) -> ProviderKey:
         """With the end of its grace if the provider shows none, or a rounded one: else each sweep gives another."""
         given = self._ends.get(key.id)
         return replace(key, expires_at=given.until) if given and key.expires_at in (None, given.shown) else key
@@ -329,7 +329,7 @@ class Sweeper:
 
     # --- tidy --------------------------------------------------------------------------------------------------------
 
-    def _tidy(self, swept: Swept, by: str, needed_by: datetime, stopping: Callable[[], bool]) -> Swept:
+    def _tidy(self, swept: SweepReport, by: str, deadline: datetime, stopping: Callable[[], bool]) -> SweepReport:
         failed = dict(swept.failed)
         after = [orphan for orphan in swept.orphans if not _needs_us(orphan)]
         to_end: dict[str, list[Orphan]] = {}
@@ -344,9 +344,9 @@ class Sweeper:
                     after += mine[number:]
                     break
                 try:
-                    if orphan.ahead and orphan.fate is Fate.TO_SHORTEN and fence is None:
+                    if orphan.ahead and orphan.state is OrphanState.TO_SHORTEN and fence is None:
                         fence = self._fence(executor, target, by)
-                    if (ended := self._end(executor, orphan, by, needed_by, fence)) is not None:
+                    if (ended := self._end(executor, orphan, by, deadline, fence)) is not None:
                         after.append(ended)
                 except (StoreError, ProviderError) as error:
                     failed[target.name] = error
@@ -375,12 +375,10 @@ class Sweeper:
             "reason": Reason.ORPHAN.value,
             "by": by,
         }
-        executor.ports.tell(Event(What.PATH_FENCED, target.name, Level.INFO, fields))
+        executor.ports.emit(Event(EventType.PATH_FENCED, target.name, Level.INFO, fields))
         return written.number
 
-    def _end(
-        self, executor: Executor, orphan: Orphan, by: str, needed_by: datetime, fence: int | None
-    ) -> Orphan | None:
+    def _end(self, executor: Executor, orphan: Orphan, by: str, deadline: datetime, fence: int | None) -> Orphan | None:
         """Shorten it, or remove its record; unless it turns out that it is in a version now. None: it is gone.
 
         A read that does not know of our own fence is from the past, and in what it lacks the key may stand. So may the
@@ -388,43 +386,45 @@ class Sweeper:
         retired since nobody is to hear that it was lost.
         """
         ports, target = self._ports, orphan.target
-        ports.budget.take(needed_by)
+        ports.budget.take(deadline)
         found = ports.provider.retrieve(orphan.key.id)
         if found is None:
             return None
         key = replace(self._dated(found), created_at=orphan.key.created_at)
-        still = self._is_still(executor, orphan, key, needed_by, fence)
+        still = self._is_still(executor, orphan, key, deadline, fence)
         if still is None:
             return orphan
         fields = {"key_id": key.id, "key_name": key.name, "reason": Reason.ORPHAN.value, "by": by}
-        if still.fate is Fate.OVER:
+        if still.state is OrphanState.OVER:
             ports.provider.delete(key.id)
-            ports.tell(Event(What.KEY_DELETED, target.name, Level.INFO, fields))
+            ports.emit(Event(EventType.KEY_DELETED, target.name, Level.INFO, fields))
             return replace(still, outcome=Outcome.REMOVED)
         until = whole_seconds(ports.clock.now() + target.grace_period)
         asked: Asked | None = Asked(until, on_the_grid(until, found.expires_at, key.created_at))
         while asked:
-            ends = set_expiry(ports, key.id, asked.request, needed_by)
+            ends = set_expiry(ports, key.id, asked.request, deadline)
             if ends is None:
                 return orphan
             self._ends[key.id] = _End(ends, min(until, ends))
-            ports.tell(Event(What.KEY_SHORTENED, target.name, Level.INFO, {**fields, "expires_at": timestamp(ends)}))
+            ports.emit(
+                Event(EventType.KEY_SHORTENED, target.name, Level.INFO, {**fields, "expires_at": timestamp(ends)})
+            )
             later = corrected(asked, ends)
-            again = self._is_still(executor, orphan, key, needed_by, fence) if later else None
+            again = self._is_still(executor, orphan, key, deadline, fence) if later else None
             asked = Asked(until, later) if later and again else None
         return replace(still, outcome=Outcome.SHORTENED, until=self._ends[key.id].shown)
 
     def _is_still(
-        self, executor: Executor, orphan: Orphan, key: VendorKey, needed_by: datetime, fence: int | None
+        self, executor: Executor, orphan: Orphan, key: ProviderKey, deadline: datetime, fence: int | None
     ) -> Orphan | None:
         """The orphan, if a fresh look at the path shows it to be one, and nothing may publish it meanwhile."""
         ports = self._ports
-        ports.budget.take(needed_by)
+        ports.budget.take(deadline)
         observation = executor.observe(orphan.target)
-        # Where the list and the look-up differ it waits for the next sweep: `max_removals` was counted by the list.
+        # Where the list and the look-up differ it waits for the next sweep: `max_orphans` was counted by the list.
         found_again = orphans(observation, [key], ports.clock.now(), self._is_unsettled)
-        still = next((again for again in found_again if again.fate is orphan.fate), None)
-        unfenced = still is not None and still.fate is Fate.TO_SHORTEN and still.ahead and not fence
+        still = next((again for again in found_again if again.state is orphan.state), None)
+        unfenced = still is not None and still.state is OrphanState.TO_SHORTEN and still.ahead and not fence
         if too_old(observation, ports.clock) or unfenced or observation.history.current_version < (fence or 0):
             return None
         return still
@@ -434,9 +434,9 @@ class Sweeper:
 class _Compared:
     """The provider's list, and what a comparison with it has found so far."""
 
-    keys: Mapping[str, VendorKey]  # by id
+    keys: Mapping[str, ProviderKey]  # by id
     unreadable: Mapping[str, Sequence[UnreadableKey]]  # by place
-    left: dict[str, list[VendorKey]]  # by place, those of paths that were not looked at yet
+    left: dict[str, list[ProviderKey]]  # by place, those of paths that were not looked at yet
     spoilt: dict[str, RotatorError] = field(default_factory=dict)  # targets with an unreadable or misnamed key
     orphans: list[Orphan] = field(default_factory=list)
     to_work: list[Target] = field(default_factory=list)
@@ -452,14 +452,14 @@ def _served(observation: Observation) -> Record | None:
     return observation.current.record if observation.current else None
 
 
-def _lives(key: VendorKey, now: datetime) -> bool:
+def _lives(key: ProviderKey, now: datetime) -> bool:
     return key.expires_at is None or key.expires_at > now
 
 
 def _read(executor: Executor, target: Target, mine: Sequence[ListedKey]) -> Observation:
     """The whole history only where the list holds another key of this path than the served one."""
     if len(mine) <= 1:
-        observation = executor.glance(target)
+        observation = executor.read_current(target)
         served = observation.current and observation.current.key_id
         if all(key.id == served for key in mine):
             return observation
@@ -467,9 +467,9 @@ def _read(executor: Executor, target: Target, mine: Sequence[ListedKey]) -> Obse
 
 
 def _needs_us(orphan: Orphan) -> bool:
-    return orphan.fate in (Fate.TO_SHORTEN, Fate.OVER)
+    return orphan.state in (OrphanState.TO_SHORTEN, OrphanState.OVER)
 
 
-def _held(swept: Swept) -> Swept:
+def _held(swept: SweepReport) -> SweepReport:
     held = (replace(orphan, outcome=Outcome.HELD) if _needs_us(orphan) else orphan for orphan in swept.orphans)
     return replace(swept, orphans=tuple(held))

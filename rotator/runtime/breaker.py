@@ -27,7 +27,7 @@ C = TypeVar("C")
 
 @dataclass(slots=True)
 class Circuit(Generic[E]):
-    """Between an adapter and its peer. Safe to be used by many threads."""
+    """Between an adapter and its upstream. Safe to be used by many threads."""
 
     clock: Clock
     error: E | None = None  # why nothing is sent; None while all is well
@@ -57,7 +57,7 @@ class Circuit(Generic[E]):
                 raise self.error.with_traceback(None)
 
     def failed(self, error: E) -> None:
-        """The peer is down. The wait doubles with each try, not with each of those that were under way at once."""
+        """The upstream is down. The wait doubles with each try, not with each of those that were under way at once."""
         with self._lock:
             if self.error is None:
                 self._wait = FIRST_WAIT
@@ -67,26 +67,26 @@ class Circuit(Generic[E]):
             self.error, self._until = error, self.clock.monotonic() + self._wait
 
     def try_now(self) -> None:
-        """Let the next caller go at once: what was wrong may have been put right. The peer is down until it answers."""
+        """Let the next caller go at once: the cause may be fixed. The upstream is down until it answers."""
         with self._lock:
             self._until = self.clock.monotonic()
 
     def worked(self) -> None:
-        """The peer answered as it should."""
+        """The upstream answered as it should."""
         with self._lock:
             self.error = None
 
 
 @dataclass(slots=True)
 class Outage(Generic[E]):
-    """Whether a peer answers at all. It stops nothing: callers have their own next tries. Safe for many threads.
+    """Whether an upstream answers at all. It stops nothing: callers have their own next tries. Safe for many threads.
 
     It begins with a failure that comes a while after another, with no answer in between: after a single one it may be
     long until anything is asked again.
     """
 
     clock: Clock
-    error: E | None = None  # of the last try; None while the peer answers
+    error: E | None = None  # of the last try; None while the upstream answers
     _since: float | None = None  # monotonic: of the first failure in a row
     _failed_at: float = 0.0  # monotonic: of the last one
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -115,8 +115,8 @@ class Outage(Generic[E]):
 class Confirmation(Generic[C, E]):
     """What is wrong with a credential, if anything: asked by one thread at a time, and shared for a while.
 
-    A peer that refuses one request may refuse that request, or the credential. `ask` sends a cheap request with the
-    credential, and returns its error, or None when it worked. It must not raise.
+    An upstream that refuses one request may refuse that request, or the credential. `ask` sends a cheap request with
+    the credential, and returns its error, or None when it worked. It must not raise.
     """
 
     clock: Clock

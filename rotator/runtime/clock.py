@@ -18,14 +18,14 @@ class SystemClock:
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
-        self.max_skew = timedelta(minutes=1)
-        self.skews: Mapping[str, timedelta] = {}  # by peer: how far this machine's clock is ahead of that one
+        self.max_clock_skew = timedelta(minutes=1)
+        self.skews: Mapping[str, timedelta] = {}  # by upstream: how far this machine's clock is ahead of that one
         self._wrong_by = timedelta(0)
-        self._peers: Collection[str] | None = None  # those that are listened to; None: everybody
+        self._upstreams: Collection[str] | None = None  # those that are listened to; None: everybody
         self._lock = threading.Lock()
 
     def now(self) -> datetime:
-        """The wall clock, in UTC; where all peers agree that it is wrong, theirs."""
+        """The wall clock, in UTC; where all upstreams agree that it is wrong, theirs."""
         return self._wall() - self._wrong_by
 
     def _wall(self) -> datetime:
@@ -39,10 +39,10 @@ class SystemClock:
         """Wait that long, or until `stop`."""
         self._stopped.wait(seconds)
 
-    def heard(self, peer: str, said: str | None, sent_at: float) -> None:
+    def record_date(self, upstream: str, said: str | None, sent_at: float) -> None:
         """The clocks agree if the date lies between the two; it is to the second, so one is allowed on either side.
 
-        One peer that says otherwise may be wrong itself. Where there are several, and they say the same, it is us.
+        One upstream that says otherwise may be wrong itself. Where there are several, and they say the same, it is us.
         """
         date = http_date(said or "")
         if date is None:
@@ -52,45 +52,45 @@ class SystemClock:
         early, late = sent - date - _SECOND, date - now - _SECOND
         skew = early if early > timedelta(0) else -late if late > timedelta(0) else timedelta(0)
         with self._lock:
-            if self._peers is None or peer in self._peers:
-                before = self.skews.get(peer)
+            if self._upstreams is None or upstream in self._upstreams:
+                before = self.skews.get(upstream)
                 if before is not None and abs(skew - before) <= _NOISE:
-                    return  # else a clock that is off by just `max_skew` would be trusted and not, by turns
-                self.skews = {**self.skews, peer: skew}
+                    return  # else a clock that is off by just `max_clock_skew` would be trusted and not, by turns
+                self.skews = {**self.skews, upstream: skew}
                 self._wrong_by = self._agreed_error()
 
-    def listen_to(self, peers: Collection[str]) -> None:
+    def listen_to(self, upstreams: Collection[str]) -> None:
         """Forget what all others said, and what they will say."""
         with self._lock:
-            self._peers = frozenset(peers)
-            self.skews = {peer: skew for peer, skew in self.skews.items() if peer in self._peers}
+            self._upstreams = frozenset(upstreams)
+            self.skews = {upstream: skew for upstream, skew in self.skews.items() if upstream in self._upstreams}
             self._wrong_by = self._agreed_error()
 
     def _agreed_error(self) -> timedelta:
         skews = sorted(self.skews.values())
-        agree = len(skews) > 1 and skews[-1] - skews[0] <= self.max_skew
-        wrong = agree and min(map(abs, skews)) > self.max_skew
+        agree = len(skews) > 1 and skews[-1] - skews[0] <= self.max_clock_skew
+        wrong = agree and min(map(abs, skews)) > self.max_clock_skew
         return skews[len(skews) // 2] if wrong else timedelta(0)
 
     def trusted(self) -> bool:
-        """Whether no peer's clock differs by more than `max_skew`; what nobody contradicts is trusted."""
-        return all(abs(skew) <= self.max_skew for skew in self.skews.values())
+        """Whether no upstream's clock differs by more than `max_clock_skew`; what nobody contradicts is trusted."""
+        return all(abs(skew) <= self.max_clock_skew for skew in self.skews.values())
 
     def may_be_ahead(self) -> timedelta:
-        """By how much `now` is ahead of the peer that is furthest behind; 0 at least."""
+        """By how much `now` is ahead of the upstream that is furthest behind; 0 at least."""
         return max([timedelta(0), *(skew - self._wrong_by for skew in self.skews.values())])
 
     def disputed_by(self) -> timedelta:
-        """How far `now` is ahead of all peers that have answered, if it agrees with none; negative if it is behind.
+        """How far `now` is ahead of all upstreams that have answered, if it agrees with none; negative if it is behind.
 
         Of several that differ, the one whose time is the latest counts. 0 while one agrees, or none has answered.
         """
         skews = [skew - self._wrong_by for skew in self.skews.values()]
-        return min(skews) if skews and min(map(abs, skews)) > self.max_skew else timedelta(0)
+        return min(skews) if skews and min(map(abs, skews)) > self.max_clock_skew else timedelta(0)
 
     def skews_in_words(self) -> str:
-        """How far this machine's clock is ahead of each peer's, in seconds."""
-        return ", ".join(f"{skew.total_seconds():+.0f} s to {peer}" for peer, skew in self.skews.items())
+        """How far this machine's clock is ahead of each upstream's, in seconds."""
+        return ", ".join(f"{skew.total_seconds():+.0f} s to {upstream}" for upstream, skew in self.skews.items())
 
     def stop(self) -> None:
         """End every sleep, now and from now on."""

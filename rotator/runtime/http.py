@@ -14,7 +14,7 @@ import httpx
 from rotator.core.ports import Clock
 
 
-class Until(threading.local):
+class Deadline(threading.local):
     """The monotonic second by which this thread's call must be over."""
 
     monotonic = 0.0
@@ -33,7 +33,7 @@ class Until(threading.local):
 class Transport(httpx.HTTPTransport):
     """httpx's own, on a network that knows the deadline."""
 
-    def __init__(self, context: ssl.SSLContext, connections: int, until: Until) -> None:
+    def __init__(self, context: ssl.SSLContext, connections: int, until: Deadline) -> None:
         super().__init__(verify=context)
         self._pool = httpcore.ConnectionPool(
             ssl_context=context,
@@ -44,7 +44,7 @@ class Transport(httpx.HTTPTransport):
 
 
 class _Network(httpcore.SyncBackend):
-    def __init__(self, until: Until) -> None:
+    def __init__(self, until: Deadline) -> None:
         self._until = until
 
     def connect_tcp(
@@ -63,7 +63,7 @@ class _Network(httpcore.SyncBackend):
 
 
 class _Stream(httpcore.NetworkStream):
-    def __init__(self, stream: httpcore.NetworkStream, until: Until) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, until: Deadline) -> None:
         self._stream = stream
         self._until = until
 

@@ -16,7 +16,7 @@ from rotator.core.errors import KubernetesRefused, KubernetesUnavailable, LeaseU
 from rotator.core.ports import Clock
 from rotator.core.secrets import Secret
 from rotator.runtime import files
-from rotator.runtime.http import Transport, Until
+from rotator.runtime.http import Deadline, Transport
 from rotator.runtime.redact import quoted, register
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -88,7 +88,7 @@ class ApiServer:
         self._access, self._clock = access, clock
         self._what, self._rights = what, rights
         self._seconds = seconds
-        self._by = Until(clock)
+        self._by = Deadline(clock)
 
     def begin(self) -> None:
         """The time for what this thread asks next is running from now on."""

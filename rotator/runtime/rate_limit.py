@@ -45,17 +45,17 @@ class SlidingWindow:
         self._paused_until = float("-inf")
         self._closing = False
 
-    def take(self, needed_by: datetime) -> None:
+    def take(self, deadline: datetime) -> None:
         """Wait for the right to send one request; the soonest `needed_by` is let go first.
 
         Raises `ProviderUnavailable` when it would have to wait after `close`: nothing was sent.
         """
-        self._take(needed_by)
+        self._take(deadline)
         if self._whole:
-            self._whole.take(needed_by)
+            self._whole.take(deadline)
 
-    def _take(self, needed_by: datetime) -> None:
-        ticket = (needed_by, next(self._tickets))
+    def _take(self, deadline: datetime) -> None:
+        ticket = (deadline, next(self._tickets))
         with self._lock:
             heapq.heappush(self._waiting, ticket)
         while True:

@@ -101,7 +101,7 @@ class SqliteStore:
         )
         return History(versions[-1].number if versions else 0, versions, observed_at)
 
-    def prove(self, path: str, data: Mapping[str, Any]) -> None:
+    def preflight(self, path: str, data: Mapping[str, Any]) -> None:
         """Write it, and take it back before anybody can see it."""
         with self._transaction(StoreUnavailable) as database:
             self._append(database, path, data, self._current(database, path))

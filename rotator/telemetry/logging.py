@@ -18,7 +18,7 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from rotator.core.events import AUDIT, Event, Fields, Level, What
+from rotator.core.events import AUDIT, Event, EventType, Fields, Level
 from rotator.runtime.redact import NAMES, printable, scrub_foreign, scrub_lines, scrub_name
 from rotator.telemetry.log_writer import Dropped, LineWriter, Stderr
 
@@ -86,7 +86,7 @@ def unexpected(where: str, error: BaseException, target: str = "") -> Event:
     """An exception that nobody foresaw, as an event; `where` says what was being done."""
     described = "".join(traceback.format_exception_only(error)).strip()
     fields = {"where": where, "error": described, "traceback": _traceback(error)}
-    return Event(What.UNEXPECTED_ERROR, target, Level.ERROR, fields)
+    return Event(EventType.UNEXPECTED_ERROR, target, Level.ERROR, fields)
 
 
 def _traceback(error: BaseException) -> str:
@@ -162,7 +162,7 @@ def _dropped_event(missing: Dropped) -> Event:
         "audit_lines": missing.audit,
         "advice": "Look at what reads this log. What is missing of the audit trail, the store's history still shows.",
     }
-    return Event(What.LOG_LINES_DROPPED, "", Level.ERROR if missing.audit else Level.WARNING, fields)
+    return Event(EventType.LOG_LINES_DROPPED, "", Level.ERROR if missing.audit else Level.WARNING, fields)
 
 
 def _record(event: Event) -> logging.LogRecord:

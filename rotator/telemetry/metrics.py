@@ -92,7 +92,7 @@ class Metrics:
         self._provider_requests = Counter(
             "rotator_provider_requests_total",
             "Requests to a provider, by what was asked and the HTTP status, or why there was none.",
-            ["provider", "method", "status"],
+            ["provider", "operation", "outcome"],
             registry=registry,
         )
         self._provider_seconds = Histogram(
@@ -140,16 +140,16 @@ class Metrics:
         """Tell when a store's token ends; None while there is none, or when it never does."""
         self._asked.tokens = {**self._asked.tokens, store: expires_at}
 
-    def watch_peers(self, peers: Callable[[], Mapping[str, object]]) -> None:
+    def watch_upstreams(self, upstreams: Callable[[], Mapping[str, object]]) -> None:
         """Tell of those left alone for an error as down, too; by "provider NAME" and "store NAME", None is none."""
-        self._asked.peers = peers
+        self._asked.upstreams = upstreams
 
     def watch_log(self, dropped: Callable[[], Mapping[str, int]]) -> None:
         """Report how many lines the log lacks, by their kind."""
         self._asked.dropped = dropped
 
     def watch_skews(self, skews: Callable[[], Mapping[str, timedelta]]) -> None:
-        """Tell how far the clock is ahead of each peer's."""
+        """Tell how far the clock is ahead of each upstream's."""
         self._asked.skews = skews
 
     # --- what is counted -------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ class Metrics:
 
 
 class _Meter:
-    """Counts one peer's requests, and knows whether the last one was answered as it should be."""
+    """Counts one upstream's requests, and knows whether the last one was answered as it should be."""
 
     def __init__(
         self, name: str, requests: Counter, seconds_taken: Histogram, refused: Callable[[str, int], bool]
@@ -264,13 +264,13 @@ class _Asked(Collector):
     stores: Mapping[str, "_Meter"] = field(default_factory=dict)
     unknown: Mapping[str, int] = field(default_factory=dict)
     skews: Callable[[], Mapping[str, timedelta]] = dict
-    peers: Callable[[], Mapping[str, object]] = dict
+    upstreams: Callable[[], Mapping[str, object]] = dict
     leads: Callable[[], bool] = lambda: True
     each: bool = True
     dropped: Callable[[], Mapping[str, int]] = dict
 
     def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
-        leads, peers = self.leads(), self.peers()
+        leads, upstreams = self.leads(), self.upstreams()
         yield GaugeMetricFamily("rotator_leader", "1 if this replica acts, 0 if it stands by.", value=float(leads))
         if self.targets is not None:
             statuses, now = self.targets
@@ -298,7 +298,7 @@ class _Asked(Collector):
             "1 if the last request to a provider was answered as it should be, 0 if not.",
             "provider",
             {
-                name: float(meter.up and not peers.get(f"provider {name}"))
+                name: float(meter.up and not upstreams.get(f"provider {name}"))
                 for name, meter in self.providers.items()
                 if meter.shown
             },
@@ -308,16 +308,16 @@ class _Asked(Collector):
             "1 if the last request to a store was answered as it should be, 0 if not.",
             "store",
             {
-                name: float(meter.up and not peers.get(f"store {name}"))
+                name: float(meter.up and not upstreams.get(f"store {name}"))
                 for name, meter in self.stores.items()
                 if meter.shown
             },
         )
         yield _gauge(
             "clock_skew_seconds",
-            "How far this machine's clock is ahead of a peer's, by the peer's answers.",
-            "peer",
-            {peer: skew.total_seconds() for peer, skew in self.skews().items()},
+            "How far this machine's clock is ahead of an upstream's, by the upstream's answers.",
+            "upstream",
+            {upstream: skew.total_seconds() for upstream, skew in self.skews().items()},
         )
         lines = CounterMetricFamily(
             "rotator_log_lines_dropped", "Log lines that were not written: nothing read the log.", labels=["kind"]
@@ -352,7 +352,7 @@ def _of_targets(statuses: tuple[TargetStatus, ...], now: datetime, *, each: bool
         (plan.next_rotation_at for plan in plans.values() if plan.next_rotation_at),
     )
     yield GaugeMetricFamily(
-        "rotator_least_margin_ratio",
+        "rotator_min_renewal_margin_ratio",
         "The least share of the time between its due date and its end that a served key has left; over 1: none is due.",
         value=min(
             (margin(record.expires_at, plans[name].next_rotation_at, now) for name, record in served.items()),

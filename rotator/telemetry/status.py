@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rotator.core.errors import RotatorError
-from rotator.core.events import Event, Level, What
+from rotator.core.events import Event, EventType, Level
 from rotator.core.plan import Plan, Reason, State, unenforced
 from rotator.core.ports import Listener
 from rotator.core.target import Target
@@ -161,8 +161,8 @@ class Recent:
     sweeps push out rotations: of each provider's the last is kept.
     """
 
-    def __init__(self, tell: Listener, now: Callable[[], datetime]) -> None:
-        self._tell, self._now = tell, now
+    def __init__(self, emit: Listener, now: Callable[[], datetime]) -> None:
+        self._emit, self._now = emit, now
         self._lock = threading.Lock()
         self._good: deque[Told] = deque(maxlen=KEPT)
         self._bad: deque[Told] = deque(maxlen=KEPT)
@@ -171,11 +171,11 @@ class Recent:
         """Keep it, and pass it on."""
         if event.level is not Level.DEBUG:
             with self._lock:
-                if event.what is What.SWEPT:
+                if event.what is EventType.SWEEP_COMPLETED:
                     for told in [told for told in self._good if _same_sweep(told.event, event)]:
                         self._good.remove(told)
                 (self._good if event.level is Level.INFO else self._bad).append(Told(self._now(), event))
-        self._tell(event)
+        self._emit(event)
 
     def latest(self) -> tuple[Told, ...]:
         """What is kept, the newest first."""
@@ -202,7 +202,7 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class DaemonInfo:
     """What a daemon knows beside its targets: who leads, and how it stands with providers and stores."""
 
     version: str
@@ -213,7 +213,7 @@ class Surroundings:
     replicas_error: RotatorError | None = None  # why they may be others by now
     budgets: Mapping[str, float] = field(default_factory=dict)  # by provider: the share of a minute's requests, used
     logins: Mapping[str, datetime | None] = field(default_factory=dict)  # by store: the end of its token; None: no end
-    down: Mapping[str, RotatorError] = field(default_factory=dict)  # by peer: why it is left alone for now
+    down: Mapping[str, RotatorError] = field(default_factory=dict)  # by upstream: why it is left alone for now
     clock_trusted: bool = True
     logins_failing: Collection[str] = ()  # the stores where the last try to log in, or to renew that, failed
     refused: str = ""  # what is wrong with a configuration that was not taken up
@@ -237,14 +237,14 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class DaemonStatus:
     """All that a daemon knows at one moment."""
 
     owner: str
     at: datetime
     targets: Sequence[TargetStatus]
     events: Sequence[Told]  # the newest first
-    surroundings: Surroundings
+    surroundings: DaemonInfo
 
     def to_json(self) -> dict[str, Any]:
         """All of `/status.json`: that of `status --json`, and beside it what only a daemon knows."""
@@ -259,7 +259,7 @@ class Known:
 # --- the board -------------------------------------------------------------------------------------------------------
 
 
-class Board:
+class StatusRegistry:
     """What the daemon last knew of each target. Safe to be used by many threads."""
 
     def __init__(self) -> None:

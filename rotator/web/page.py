@@ -20,7 +20,7 @@ from rotator.core.events import Event, Level
 from rotator.core.plan import Plan, Reason, State
 from rotator.core.times import timestamp
 from rotator.runtime.redact import scrub
-from rotator.telemetry.status import NOT_WELL, WORST_FIRST, Known, Surroundings, TargetStatus, Told, rank
+from rotator.telemetry.status import NOT_WELL, WORST_FIRST, DaemonInfo, DaemonStatus, TargetStatus, Told, rank
 from rotator.telemetry.wording import count, in_words
 
 ROWS = 100
@@ -72,7 +72,7 @@ def read_query(query: str) -> Asked:
     )
 
 
-def render(known: Known, asked: Asked) -> str:
+def render(known: DaemonStatus, asked: Asked) -> str:
     """The whole page."""
     states = Counter(status.state for status in known.targets)
     not_well = sum(states[state] for state in NOT_WELL)
@@ -96,7 +96,7 @@ def render(known: Known, asked: Asked) -> str:
 # --- the whole -------------------------------------------------------------------------------------------------------
 
 
-def _heading(known: Known, asked: Asked) -> str:
+def _heading(known: DaemonStatus, asked: Asked) -> str:
     if asked.refresh:
         again = f'asks again every {REFRESH} s, <a href="{_link(replace(asked, refresh=False))}">stop that</a>'
     else:
@@ -109,12 +109,12 @@ def _heading(known: Known, asked: Asked) -> str:
     )
 
 
-def _troubles(known: Known) -> list[str]:
+def _troubles(known: DaemonStatus) -> list[str]:
     """What is wrong for more than one target."""
     around = known.surroundings
     found = [
-        f"<b>{_text(peer)}</b> is down: {_sentences(error.message, error.advice)}"
-        for peer, error in around.down.items()
+        f"<b>{_text(upstream)}</b> is down: {_sentences(error.message, error.advice)}"
+        for upstream, error in around.down.items()
     ]
     failing = [store for store in around.logins_failing if f"store {store}" not in around.down]
     found += [f"<b>The login to {_text(store)}</b> fails: the events say why." for store in failing]
@@ -130,7 +130,7 @@ def _troubles(known: Known) -> list[str]:
     return found
 
 
-def _of_all(known: Known, troubles: Sequence[str]) -> str:
+def _of_all(known: DaemonStatus, troubles: Sequence[str]) -> str:
     """The troubles, and whether this replica only looks."""
     around, shown = known.surroundings, ""
     if troubles:
@@ -146,7 +146,7 @@ def _of_all(known: Known, troubles: Sequence[str]) -> str:
     return shown
 
 
-def _summary(known: Known, asked: Asked, states: Counter[State]) -> str:
+def _summary(known: DaemonStatus, asked: Asked, states: Counter[State]) -> str:
     around = known.surroundings
     by_state = " ".join(
         f'<a href="{_link(Asked(state=state, refresh=asked.refresh))}" class="state {state.value}">'
@@ -179,7 +179,7 @@ def _summary(known: Known, asked: Asked, states: Counter[State]) -> str:
     return f'<section aria-labelledby="summary-heading">{heading}<dl class="tiles">{shown}</dl></section>'
 
 
-def _replicas(around: Surroundings) -> str:
+def _replicas(around: DaemonInfo) -> str:
     """Who leads; then the others, this one among them, as far as they are known."""
     if not around.replica:
         return "this replica acts<small>it has no Lease, and knows of no others</small>"
@@ -200,7 +200,7 @@ def _replicas(around: Surroundings) -> str:
 # --- the targets -----------------------------------------------------------------------------------------------------
 
 
-def _targets(known: Known, asked: Asked) -> str:
+def _targets(known: DaemonStatus, asked: Asked) -> str:
     chosen = _chosen(known.targets, asked, known.at)
     pages = max(1, -(-len(chosen) // ROWS))
     page = min(asked.page, pages)
@@ -419,7 +419,7 @@ def _superseded(plan: Plan | None, now: datetime) -> str:
 # --- the events ------------------------------------------------------------------------------------------------------
 
 
-def _events(known: Known, asked: Asked) -> str:
+def _events(known: DaemonStatus, asked: Asked) -> str:
     text = asked.text.lower()
     paths = {status.target.name: status.target.path for status in known.targets} if text else {}
     chosen = [told for told in known.events if not text or text in _searched_of(told.event, paths)]
@@ -437,7 +437,7 @@ def _searched_of(event: Event, paths: Mapping[str, str]) -> str:
     return "\n".join((event.target, paths.get(event.target, ""), *fields)).lower()
 
 
-def _event(told: Told, known: Known, asked: Asked) -> str:
+def _event(told: Told, known: DaemonStatus, asked: Asked) -> str:
     event, fields = told.event, told.fields
     level = "" if event.level is Level.INFO else f'<span class="level {event.level.value}">{event.level.value}</span> '
     target = f" {_target_link(event.target, asked)}" if event.target else ""

@@ -68,7 +68,7 @@ def serve(
     *,
     option: str,
     loopback_only_hosts: bool,
-    tell: Listener,
+    emit: Listener,
     connections: int = 32,
     deadline: float = 5.0,
 ) -> "Server":
@@ -93,7 +93,7 @@ def serve(
             f"Set another address or port in {option}; or if another program has this one, end that.",
         ) from None
     address = Address(host, listener.getsockname()[1])
-    return Server(listener, address, routes, loopback_only_hosts, tell, connections, deadline)
+    return Server(listener, address, routes, loopback_only_hosts, emit, connections, deadline)
 
 
 class Shared:
@@ -127,14 +127,14 @@ class Server:
         address: Address,
         routes: Routes,
         loopback_only_hosts: bool,
-        tell: Listener,
+        emit: Listener,
         connections: int,
         deadline: float,
     ) -> None:
         self.address = address
         self._routes = routes
         self._loopback_only_hosts = loopback_only_hosts
-        self._tell = tell
+        self._emit = emit
         self._deadline = deadline
         self._free = threading.BoundedSemaphore(connections)
         self._lock = threading.Lock()
@@ -276,7 +276,7 @@ class Server:
         try:
             return route(query)
         except Exception as error:  # whatever it is, the next request is to be answered as well
-            self._tell(unexpected(f"answering {path}", error))
+            self._emit(unexpected(f"answering {path}", error))
             return _plain(500, "this went wrong; the log says why")
 
 

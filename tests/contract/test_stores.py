@@ -282,7 +282,7 @@ def test_many_read_and_write_many_paths_at_once(store: Store) -> None:
         path = f"app-{number}"
         for cas in range(3):
             assert store.history(path).current_version == cas
-            store.prove(path, {"n": "?"})
+            store.preflight(path, {"n": "?"})
             store.write(path, {"n": str(cas)}, cas)
         store.destroy(path, [1])
         return len([version for version in store.history(path).versions if version.data is not None])
@@ -295,11 +295,11 @@ def test_many_read_and_write_many_paths_at_once(store: Store) -> None:
 
 
 def test_proving_changes_nothing(store: Store) -> None:
-    store.prove("app", {"n": "placeholder"})
+    store.preflight("app", {"n": "placeholder"})
     assert store.history("app").versions == ()
 
     written = store.write("app", {"n": "1"}, cas=0)
-    store.prove("app", {"n": "placeholder"})
+    store.preflight("app", {"n": "placeholder"})
     assert store.history("app").versions == (written,)
 
 

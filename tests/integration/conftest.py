@@ -81,7 +81,7 @@ def fleet(tmp_path: Path) -> Iterator[tuple[Installation, Daemon]]:
         # Drifted, so due at once, and refused for good.
         for name in ("failing", "hostile"):
             rotator.config["targets"][name]["ttl"] = "2h"
-        rotator.config["daemon"]["spread"] = "1s"
+        rotator.config["daemon"]["rollout"] = "1s"
         rotator.simulator.faults.add(Fault("refuse", "create", name=".failing.", status=422, times=None))
         daemon = rotator.start()
         for name in ("failing", "hostile"):

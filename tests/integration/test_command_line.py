@@ -70,7 +70,7 @@ def test_why_is_carried_into_the_log(rotator: Installation, arguments: tuple[str
     said = rotator.run(*arguments, "--reason", "because I can", status=0)
     told = [event for event in logged(said) if event["event"].startswith("key_")]
     assert told
-    assert {(event["by"], event["note"]) for event in told} == {("command", "because I can")}
+    assert {(event["by"], event["comment"]) for event in told} == {("command", "because I can")}
     if arguments[0] == "extend":
         assert {event["reason"] for event in told} == {"extended"}
 

@@ -90,7 +90,7 @@ def test_rotate_tells_the_new_key_and_how_long_the_old_one_works(made: Made) -> 
     new = key_id(made)
     assert re.match(rf"a: rotated \(requested\): key {new}, until \S+Z\n  the old key {old} works until", said.stdout)
     assert rotator.simulator.vendor.works(rotator.simulator.vendor.text_of(old))
-    assert '"note": "the key was in a screenshot"' in said.stderr
+    assert '"comment": "the key was in a screenshot"' in said.stderr
 
 
 def test_rotate_all_in_json(two: Made) -> None:
@@ -286,7 +286,7 @@ def test_a_path_that_was_removed_gets_a_new_key(made: Made, how: str) -> None:
 
 def test_the_targets_own_fields_are_beside_the_key_and_changing_them_makes_no_key_lost(made: Made) -> None:
     rotator, paths = made
-    rotator.config["targets"]["a"] |= {"fields": {"base_url": "https://api.example"}, "field": "RESPAN_KEY"}
+    rotator.config["targets"]["a"] |= {"extra_fields": {"base_url": "https://api.example"}, "key_field": "RESPAN_KEY"}
     rotator.run("run", "--once", status=0)
     data = paths.read("apps/a") or {}
     assert data["base_url"] == "https://api.example"
@@ -310,7 +310,7 @@ def test_an_organisation_key_in_a_vault_that_is_down_is_an_error_of_its_provider
             assert "the organisation key, which providers.respan.api_key names, cannot be read" in said.stdout, command
         assert rotator.json("plan")["targets"][0]["reason"] == "fresh"
         daemon = rotator.start()
-        daemon.wait_for("peer_down", peer="store vault")
+        daemon.wait_for("upstream_down", upstream="store vault")
         assert not daemon.events("unexpected_error")
 
 

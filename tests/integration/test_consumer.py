@@ -65,7 +65,7 @@ def test_no_call_is_refused_through_rotations_kills_and_outages(
         rotator.environment["VAULT_TOKEN"] = paths.token()
         rotator.config["defaults"] = {"ttl": "60s", "renew_before": "57s", "grace_period": f"{GRACE}s"}
         rotator.config["daemon"] |= {"resync": "2s", "drain": "5s"}
-        rotator.config["sweep"] = {"every": "2s", "settle": "1s", "max_removals": 1000}
+        rotator.config["sweep"] = {"interval": "2s", "min_age": "1s", "max_orphans": 1000}
         (tmp_path / "agent").mkdir()
         try:
             daemons = [rotator.start(), rotator.start()]

@@ -118,12 +118,12 @@ def test_a_port_that_is_taken_ends_it_with_a_sentence(rotator: Installation) -> 
 
 def test_a_refused_organisation_key_is_known_though_nothing_is_due(rotator: Installation) -> None:
     rotator.config["daemon"]["resync"] = "1s"
-    rotator.config["sweep"] = {"every": "1h"}
+    rotator.config["sweep"] = {"interval": "1h"}
     daemon = rotator.start()
     for name in ("a", "b"):
         daemon.wait_for("key_published", target=name)
     rotator.simulator.faults.add(Fault("refuse", "list", status=401, times=None))
-    assert daemon.wait_for("peer_down")["peer"] == "provider respan"
+    assert daemon.wait_for("upstream_down")["upstream"] == "provider respan"
 
 
 # --- signals ---------------------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_term_ends_what_is_under_way_first(rotator: Installation) -> None:
         "key_published",
         "stopped",
     ]
-    assert daemon.events("key_left_behind") == []
+    assert daemon.events("key_not_removed") == []
     assert served(rotator)["a"]["state"] == "ok"
 
 
@@ -240,7 +240,7 @@ def test_a_job_that_waits_for_an_answer_holds_up_nothing(rotator: Installation, 
         daemon = rotator.start()
         for name in ("a", "b"):
             daemon.wait_for("key_published", target=name)
-        daemon.wait_for("swept")
+        daemon.wait_for("sweep_completed")
         if job == "a login":
             wait_until(lambda: bool(hangs.asked), "a login under way")
         else:

@@ -36,7 +36,7 @@ PAGES = (("/metrics", False), ("/readyz", False), ("/", True), ("/status.json", 
 def rotator(tmp_path: Path) -> Iterator[Installation]:
     with installation(tmp_path, targets=TARGETS, page_size=2) as made:
         made.config["defaults"] = {"ttl": "60s", "renew_before": "30s", "grace_period": "1s"}
-        made.config["sweep"] = {"every": "1s", "settle": "1s", "max_removals": 1000}
+        made.config["sweep"] = {"interval": "1s", "min_age": "1s", "max_orphans": 1000}
         yield made
 
 
@@ -179,7 +179,7 @@ def test_no_key_and_no_token_is_shown_whatever_vault_answers(tmp_path: Path, vau
         recorder.add_secret("a Vault token", rotator.environment["VAULT_TOKEN"])
         rotator.config["stores"]["store"]["address"] = server.address
         rotator.config["defaults"] = {"ttl": "60s", "renew_before": "30s", "grace_period": "1s"}
-        rotator.config["sweep"] = {"every": "1s", "settle": "1s", "max_removals": 1000}
+        rotator.config["sweep"] = {"interval": "1s", "min_age": "1s", "max_orphans": 1000}
         daemon = rotator.start("--log-level", "debug")
         for name in TARGETS:
             daemon.wait_for("key_published", target=name)

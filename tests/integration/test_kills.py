@@ -54,7 +54,7 @@ def test_no_promise_is_broken_whatever_is_killed(raft_vault: Callable[[], RaftVa
             "grace_period": f"{GRACE}s",
         }
         rotator.config["daemon"] |= {"resync": "3s", "drain": "5s"}
-        rotator.config["sweep"] = {"every": f"{EVERY}s", "settle": f"{SETTLE}s", "max_removals": 1000}
+        rotator.config["sweep"] = {"interval": f"{EVERY}s", "min_age": f"{SETTLE}s", "max_orphans": 1000}
         served = {name: target["path"] for name, target in rotator.config["targets"].items()}
         try:
             with Witness(vault, paths.mount, served, simulator, ttl=TTL, grace=GRACE) as witness:

@@ -48,8 +48,8 @@ def test_a_changed_file_is_taken_up_without_a_signal(rotator: Installation) -> N
     before = daemon.wait_for("key_published", target="a")["key_id"]
 
     del rotator.config["targets"]["b"]
-    rotator.config["targets"] |= {"a": {"path": "apps/a", "fields": {"url": "x"}}, "c": {"path": "apps/c"}}
-    rotator.config["daemon"]["spread"] = "1s"
+    rotator.config["targets"] |= {"a": {"path": "apps/a", "extra_fields": {"url": "x"}}, "c": {"path": "apps/c"}}
+    rotator.config["daemon"]["rollout"] = "1s"
     rotator.write()
 
     loaded = daemon.wait_for("configuration_loaded")
@@ -164,7 +164,7 @@ def test_a_reload_that_comes_while_keys_are_made_costs_none(rotator: Installatio
         daemon.wait_for("key_published", target=name)
     all_well(daemon, 4)
     assert daemon.stop() == 0
-    assert daemon.events("key_left_behind") == []
+    assert daemon.events("key_not_removed") == []
     assert daemon.events("target_failed") == []
     assert len(rotator.calls("create")) == 4
 
@@ -230,13 +230,13 @@ def test_what_only_a_restart_changes_is_named_until_it_is_as_it_was(rotator: Ins
         return told[sum(before) :]
 
     before: list[int] = []
-    rotator.config["daemon"] |= {"workers": 3, "resync": "1s", "drain": "9s", "max_skew": "2m"}
-    rotator.config["sweep"] = {"every": "1s", "max_removals": 3}
+    rotator.config["daemon"] |= {"workers": 3, "resync": "1s", "drain": "9s", "max_clock_skew": "2m"}
+    rotator.config["sweep"] = {"interval": "1s", "max_orphans": 3}
     rotator.config["http"]["target_metrics"] = False
     both = ["http.target_metrics", "daemon.workers"]
     assert late(1) == both
     before.append(2)
-    daemon.wait_for("swept", 3)
+    daemon.wait_for("sweep_completed", 3)
     rotator.config["targets"]["c"] = {"path": "apps/c"}
     assert late(2) == both, "against what is in use, not what was read last"
     before.append(2)
@@ -259,7 +259,7 @@ def test_it_says_why_it_is_not_ready_and_stays_ready_through_an_outage(vault: Va
         network.mode = "refuse"
         rotator.config["stores"]["store"] |= {"address": network.url, "timeout": "1s"}
         daemon = rotator.start()
-        daemon.wait_for("peer_down")
+        daemon.wait_for("upstream_down")
         status, text = readiness(daemon)
         assert status == 503
         assert "no store took a login yet (StoreUnavailable)" in text
@@ -272,11 +272,11 @@ def test_it_says_why_it_is_not_ready_and_stays_ready_through_an_outage(vault: Va
 
         network.mode = "refuse"
         daemon.signal(signal.SIGUSR1)
-        daemon.wait_for("peer_down", 2)
+        daemon.wait_for("upstream_down", 2)
         assert readiness(daemon) == (200, "ok\n")
         assert daemon.get("/healthz").status_code == 200
         network.mode = "pass"
-        daemon.wait_for("peer_up", 2)
+        daemon.wait_for("upstream_up", 2)
         daemon.wait_for("key_published", 2)
         assert daemon.stop() == 0
 
@@ -285,7 +285,7 @@ def test_a_refused_login_is_why_it_is_not_ready(vault: VaultServer, tmp_path: Pa
     with on_vault(tmp_path, vault) as (rotator, _):
         rotator.environment["VAULT_TOKEN"] = "hvs.no-such-token"
         daemon = rotator.start()
-        down = daemon.wait_for("peer_down")
+        down = daemon.wait_for("upstream_down")
         assert "invalid token" in down["error"]
         assert readiness(daemon) == (503, "not ready: no store took a login yet (StoreCredentialRefused)\n")
         assert daemon.stop() == 0
@@ -311,7 +311,7 @@ def test_who_was_ready_with_no_target_stays_so_when_one_comes(rotator: Installat
         rotator.config["stores"]["away"] = {"type": "vault", "address": network.url, "auth": {"method": "token"}}
         rotator.config["targets"] = {"a": {"path": "apps/a", "store": "away"}}
         rotator.write()
-        daemon.wait_for("peer_down")
+        daemon.wait_for("upstream_down")
         assert readiness(daemon) == (200, "ok\n")
         assert daemon.stop() == 0
 

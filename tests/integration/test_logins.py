@@ -152,17 +152,17 @@ def test_a_role_that_is_gone_and_comes_back(vault: VaultServer, kube: KubeServer
         role = f"auth/{pod.mount}/role/{pod.role}"
         former = vault.request("GET", role).raise_for_status().json()["data"]
         vault.request("DELETE", role).raise_for_status()
-        down = daemon.wait_for("peer_down")
+        down = daemon.wait_for("upstream_down")
         assert f'invalid role name "{pod.role}"' in down["error"]
         assert down["level"] == "error"
         assert daemon.get("/readyz").status_code == 200
         assert daemon.metric('rotator_store_up{store="store"}') == 0
 
         vault.request("POST", role, former).raise_for_status()
-        daemon.wait_for("peer_up")
+        daemon.wait_for("upstream_up")
         published(daemon, 1)
         assert daemon.stop() == 0
-        assert len(daemon.events("peer_down")) == 1
+        assert len(daemon.events("upstream_down")) == 1
 
 
 def test_a_token_that_is_put_in_place_later(vault: VaultServer, kube: KubeServer, tmp_path: Path) -> None:
@@ -171,13 +171,13 @@ def test_a_token_that_is_put_in_place_later(vault: VaultServer, kube: KubeServer
         pod.put_token("gone")
         kube.request("DELETE", f"/api/v1/namespaces/{pod.namespace}/serviceaccounts/gone").raise_for_status()
         daemon = start(rotator)
-        daemon.wait_for("peer_down")
+        daemon.wait_for("upstream_down")
         answer = daemon.get("/readyz")
         assert (answer.status_code, "StoreCredentialRefused" in answer.text) == (503, True)
         assert daemon.metric(EXPIRY) is None
         pod.put_token()
         daemon.wait_for("key_published")
-        daemon.wait_for("peer_up")
+        daemon.wait_for("upstream_up")
         assert daemon.get("/readyz").status_code == 200
         assert daemon.metric(EXPIRY) is not None
         assert daemon.stop() == 0
@@ -394,8 +394,8 @@ def test_a_login_goes_bad_and_heals(request: pytest.FixtureRequest, tmp_path: Pa
         assert time.time() + 3500 < expiry
 
         way.spoil()
-        down = daemon.wait_for("peer_down")
-        assert down["peer"] == "store store"
+        down = daemon.wait_for("upstream_down")
+        assert down["upstream"] == "store store"
         assert "refused the login" in down["error"] or "invalid token" in down["error"]
         assert daemon.get("/readyz").status_code == 200
         assert down["error"] in rotator.run("rotate", "a", status=3).stdout
@@ -403,7 +403,7 @@ def test_a_login_goes_bad_and_heals(request: pytest.FixtureRequest, tmp_path: Pa
         way.mend()
         rotator.run("rotate", "a", status=0)
         daemon.signal(signal.SIGUSR1)  # it would heal by itself, too; a person does not wait for the next try
-        wait_until(lambda: bool(daemon.events("peer_up")), "Vault to be up again", 12)
+        wait_until(lambda: bool(daemon.events("upstream_up")), "Vault to be up again", 12)
         published(daemon, 1)
         assert daemon.stop() == 0
 

@@ -196,7 +196,9 @@ def test_check_online_names_versions_that_vanish_before_their_key_ends(made: Mad
     assert f"targets.a: Vault deletes a version of {paths.mount}/apps/a after 59m30s" in said
     assert f"`vault kv metadata patch -mount={paths.mount} -delete-version-after=0s apps/a`" in said
     told = [json.loads(line) for line in rotator.run("rotate", "a", status=0).stderr.splitlines()]
-    assert [(line["level"], line["version"]) for line in told if line["event"] == "version_vanishes"] == [("error", 2)]
+    assert [(line["level"], line["version"]) for line in told if line["event"] == "version_expires_early"] == [
+        ("error", 2)
+    ]
 
     keeps(metadata, "0s")
     keeps(config, "10m")
@@ -262,7 +264,9 @@ def test_a_policy_that_forbids_the_write_is_known_before_a_key_is_minted(made: M
 
 def test_a_body_that_is_too_large_is_known_before_a_key_is_minted(made: Made) -> None:
     rotator, paths = made
-    rotator.config["targets"]["a"]["fields"] = {"large": "x" * (2 * 1024 * 1024)}  # Vault takes 1 MiB in one string
+    rotator.config["targets"]["a"]["extra_fields"] = {
+        "large": "x" * (2 * 1024 * 1024)
+    }  # Vault takes 1 MiB in one string
     rotator.run("rotate", "a", status=1)
     assert rotator.calls("create") == []
     assert paths.read("apps/a") is None

@@ -36,7 +36,7 @@ from support.vault import VaultServer
 from rotator import __version__
 from rotator.config.loader import Configuration, load
 from rotator.config.schema import Changeable, DaemonSettings
-from rotator.core.events import Event, What
+from rotator.core.events import Event, EventType
 from rotator.daemon.leader import Lease
 from rotator.daemon.main import READ_AT_START
 from rotator.daemon.replicas import Replicas
@@ -94,7 +94,7 @@ def too_many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def of_500(tmp_path_factory: pytest.TempPathFactory, note: Callable[[], str]) -> Path:
-    targets = {f"t{n:03}": {"path": f"apps/t{n:03}", "fields": {"note": f"{n} {note()}"}} for n in range(500)}
+    targets = {f"t{n:03}": {"path": f"apps/t{n:03}", "extra_fields": {"note": f"{n} {note()}"}} for n in range(500)}
     values = {"owner": "prod-eu", "vault": {"address": "https://vault.test"}, "targets": targets, "configParts": 4}
     values["image"] = {"repository": "registry.test/rotator"}
     file = tmp_path_factory.mktemp("values") / "values-500.json"
@@ -141,7 +141,7 @@ def test_many_targets_are_split(manifests: Callable[..., Manifests], many: Path,
         assert sum(len(key) + len(value.encode()) for key, value in part["data"].items()) < LARGEST_CONFIG_MAP
     configuration = configuration_of(made, tmp_path)
     assert sorted(configuration.targets) == [f"t{n:03}" for n in range(500)]
-    assert configuration.targets["t499"].fields["note"].startswith("499 xxx")
+    assert configuration.targets["t499"].extra_fields["note"].startswith("499 xxx")
 
 
 def test_too_many_for_one_part_are_refused_with_the_way_out(many: Path) -> None:
@@ -155,12 +155,12 @@ def test_too_many_for_one_part_are_refused_with_the_way_out(many: Path) -> None:
 def test_short_targets_are_refused_before_the_api_server_would(count: int, tmp_path: Path) -> None:
     """There a file is mostly white space: its size is that of what is written, and not of what that was made of."""
     fields = {f"f{n}": "x" for n in range(4)}
-    targets = {f"t{n:04}": {"path": f"a/{n:04}", "fields": fields} for n in range(count)}
+    targets = {f"t{n:04}": {"path": f"a/{n:04}", "extra_fields": fields} for n in range(count)}
     values = {"owner": "prod-eu", "vault": {"address": "https://vault.test"}, "targets": targets}
     values["image"] = {"repository": "registry.test/rotator"}
     file = tmp_path / "values.json"
     file.write_text(json.dumps(values))
-    # Of just these targets: {"NAME": {"path": …, "fields": {…}}}, indented as the chart does it.
+    # Of just these targets: {"NAME": {"path": …, "extra_fields": {…}}}, indented as the chart does it.
     written = len(json.dumps({"targets": targets}, indent=2))
     fits = written < LARGEST_CONFIG_MAP
     if count == 6600:
@@ -218,7 +218,7 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("vault.mount=secret/", "at '/vault/mount'"),
         ("vault.auth.mount=/kubernetes", "at '/vault/auth/mount'"),
         *((f"targets.billing-api.path={path}", "/path'") for path in ("/a", "a/", "a//b", "a/../b", ".", "a/.")),
-        ("targets.billing-api.field=rotator", "at '/targets/billing-api/field'"),
+        ("targets.billing-api.key_field=rotator", "at '/targets/billing-api/key_field'"),
         ("existingConfig.targets={ours-1}", "at '/existingConfig/name': minLength"),
         ("existingConfig.name=ours,existingConfig.targets={ours-1,ours-1}", "at '/existingConfig/targets'"),
         ("existingConfig.name=ours,existingConfig.targets={Ours}", "at '/existingConfig/targets/0'"),
@@ -230,8 +230,8 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("targets.billing-api.ttl=8h24m", "renew_before (8h) and config.daemon.jitter together must be shorter than"),
         ("targets.billing-api.grace_period=8h1s", "grace_period (8h1s) must not be longer than renew_before (8h)"),
         ("targets.billing-api.grace_period=0s", "targets.billing-api.grace_period must be longer than nothing"),
-        ("targets.billing-api.fields.api_key=x", 'targets.billing-api.fields must not hold "api_key"'),
-        ("targets.billing-api.fields.rotator=x", 'targets.billing-api.fields must not hold "rotator"'),
+        ("targets.billing-api.extra_fields.api_key=x", 'targets.billing-api.fields must not hold "api_key"'),
+        ("targets.billing-api.extra_fields.rotator=x", 'targets.billing-api.fields must not hold "rotator"'),
         (
             "config.stores.v.type=vault,config.stores.v.address=http://vault.test",
             "config.stores.v.address must begin with https://",
@@ -267,7 +267,7 @@ def test_a_wrong_value_is_refused(setting: str, said: str) -> None:
         "targets.billing-api.ttl=8h24m1s",
         "targets.billing-api.ttl=8h1s,config.daemon.jitter=0%",
         "targets.billing-api.grace_period=8h",
-        "targets.billing-api.field=key,targets.billing-api.fields.api_key=x",
+        "targets.billing-api.key_field=key,targets.billing-api.extra_fields.api_key=x",
     ],
 )
 def test_what_the_program_takes_is_taken(setting: str, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_what_is_left_out_is_compared_as_the_program_has_it() -> None:
         "ttl": f"{settings.ttl / hour:g}h",
         "renew_before": f"{settings.renew_before / hour:g}h",
         "grace_period": f"{settings.grace_period / hour:g}h",
-        "field": settings.field,
+        "key_field": settings.key_field,
         "jitter": f"{DaemonSettings().jitter:.0%}",
     }
 
@@ -290,7 +290,7 @@ def test_what_is_left_out_is_compared_as_the_program_has_it() -> None:
 def test_the_rendered_configuration_can_be_checked_before_it_is_installed(values: Path, tmp_path: Path) -> None:
     """As docs/kubernetes.md says."""
     configuration = load(written(tmp_path, values), {})
-    note = configuration.targets["billing-api"].fields.get("note", "")
+    note = configuration.targets["billing-api"].extra_fields.get("note", "")
     assert note == ('"quoted", {{ braces }}, <tags> & ümläuts: 日本 \x7f' if "note" in values.read_text() else "")
 
 
@@ -422,7 +422,7 @@ def test_the_least_configuration_is_a_whole_one(manifests: Callable[..., Manifes
 def test_whatever_is_said_arrives(manifests: Callable[..., Manifests], tmp_path: Path) -> None:
     configuration = configuration_of(manifests(EVERYTHING), tmp_path)
     target = configuration.targets["billing-api"]
-    assert target.fields["note"] == '"quoted", {{ braces }}, <tags> & ümläuts: 日本 \x7f'
+    assert target.extra_fields["note"] == '"quoted", {{ braces }}, <tags> & ümläuts: 日本 \x7f'
     parameters = target.parameters
     asked = (parameters.rate_limit, parameters.spending_limit, parameters.max_usage, parameters.is_test)
     assert asked == (1_000_000, 12.5, -1, True)
@@ -430,7 +430,7 @@ def test_whatever_is_said_arrives(manifests: Callable[..., Manifests], tmp_path:
     assert configuration.targets["search"].ttl.total_seconds() == 12 * 3600
     assert configuration.former_owners == ("prod",)
     assert configuration.daemon.workers == 16
-    assert configuration.sweep.max_removals == 0
+    assert configuration.sweep.max_orphans == 0
     assert configuration.http.target_metrics is False
     assert configuration.providers["respan"].requests_per_minute == 600
     [vault] = configuration.stores.values()
@@ -462,7 +462,7 @@ def test_only_what_is_read_at_the_start_replaces_the_pods(manifests: Callable[..
         "respan.baseUrl=https://x.test",
         "config.daemon.resync=5m",
         "config.daemon.drain=20s",
-        "config.sweep.every=1h",
+        "config.sweep.interval=1h",
     ):
         assert pod(setting) == before
     at_start = {
@@ -579,8 +579,8 @@ def test_whatever_is_said_of_the_pods_arrives(manifests: Callable[..., Manifests
     policy = made["NetworkPolicy/key-rotation"]["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     [ingress], [egress] = policy["ingress"], policy["egress"]
-    [peer] = ingress["from"]
-    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+    [upstream] = ingress["from"]
+    assert upstream["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
     assert [(port["protocol"], port["port"]) for port in egress["ports"]] == [
         ("UDP", 53),
         ("TCP", 53),
@@ -748,7 +748,7 @@ def test_the_service_account_can_keep_the_lease_and_nothing_else(
     first.stop()  # gives it back
     second.attempt()
     assert second.leads()
-    assert What.LEASE_FAILED not in [event.what for event in told]
+    assert EventType.LEASE_FAILED not in [event.what for event in told]
     replicas = Replicas(access, "rotator", SystemClock())
     replicas.look()
     assert (replicas.seen, replicas.error) == ((), None)  # no controller writes EndpointSlices here
@@ -841,7 +841,7 @@ def test_the_charts_configuration_rotates_with_the_charts_rights(
         rotator.run("rotate", "search", status=0)
 
         assert daemons[0].stop() == 0
-        daemons[1].wait_for("leading")
+        daemons[1].wait_for("leadership_acquired")
         assert not [event for daemon in daemons for event in daemon.events(level="error")]
     for path, version in (("billing", 1), ("search", 2)):
         data = vault.request("GET", f"{kv}/data/apps/{path}/respan").raise_for_status().json()["data"]

@@ -23,7 +23,7 @@ PROMISED: dict[str, set[str] | None] = {  # by the design: the labels, or None w
     "rotation_duration_seconds": set(),
     "retirements_total": {"outcome"},
     "orphans_total": {"outcome"},
-    "provider_requests_total": {"provider", "method", "status"},
+    "provider_requests_total": {"provider", "operation", "outcome"},
     "provider_request_duration_seconds": {"provider"},
     "provider_up": {"provider"},
     "provider_budget_used_ratio": {"provider"},
@@ -34,7 +34,7 @@ PROMISED: dict[str, set[str] | None] = {  # by the design: the labels, or None w
     "earliest_key_expiry_timestamp_seconds": set(),
     "targets": {"state"},
     "leader": set(),
-    "clock_skew_seconds": {"peer"},
+    "clock_skew_seconds": {"upstream"},
     "last_sweep_success_timestamp_seconds": set(),
     "config_last_reload_successful": set(),
     "log_lines_dropped_total": {"kind"},
@@ -59,7 +59,7 @@ pytestmark = pytest.mark.skipif(not is_installed(), reason=NO_PROMETHEUS)
 def started(daemon: Daemon) -> str:
     """Its page, once it has made its first key and swept once."""
     daemon.wait_for("key_published")
-    daemon.wait_for("swept")
+    daemon.wait_for("sweep_completed")
     return daemon.get("/metrics").text
 
 
@@ -74,7 +74,7 @@ def test_a_new_daemon_tells_all_that_is_promised(tmp_path: Path) -> None:
     for family in text_string_to_metric_families(page):
         name = family.name.removeprefix("rotator_") + ("_total" if family.type == "counter" else "")
         found[name] = set().union(*(sample.labels for sample in family.samples)) - {"le"}
-    additional = {"earliest_rotation_timestamp_seconds": set[str](), "least_margin_ratio": set[str]()}
+    additional = {"earliest_rotation_timestamp_seconds": set[str](), "min_renewal_margin_ratio": set[str]()}
     assert found == {name: labels or set() for name, labels in PROMISED.items()} | additional
 
     lines = page.splitlines()
@@ -103,7 +103,7 @@ def test_a_vault_has_its_own(vault: VaultServer, tmp_path: Path) -> None:
         'rotator_store_requests_total{operation="write",outcome="200",store="store"} ',
         'rotator_store_request_duration_seconds_count{store="store"} ',
         'rotator_store_token_expiry_timestamp_seconds{store="store"} ',
-        f'rotator_clock_skew_seconds{{peer="{host}"}} ',
+        f'rotator_clock_skew_seconds{{upstream="{host}"}} ',
     ):
         assert [line for line in lines if line.startswith(begin)], begin
 

@@ -40,7 +40,7 @@ SECONDS = {"delay": 0.4, "drip": 0.2}
 
 
 @dataclass
-class Seen:
+class KeyObservation:
     """What was seen of one daemon."""
 
     broken: list[str] = field(default_factory=list)
@@ -54,7 +54,7 @@ def threads(daemon: Daemon) -> int:
     return int(found[1])
 
 
-def look(daemon: Daemon, seen: Seen, seconds: float) -> None:
+def look(daemon: Daemon, seen: KeyObservation, seconds: float) -> None:
     """Watch a daemon for a while: it must answer, and say that it is well."""
     url = daemon.url() + "/healthz"
     until = time.monotonic() + seconds
@@ -86,7 +86,7 @@ class Scene:
 
     def play(self, mode: str) -> list[str]:
         """Start, spoil, mend, spoil again and end; returns what was not as it must be."""
-        seen = Seen()
+        seen = KeyObservation()
         daemon = self.rotator.start()
         for target in ("sick", "well"):
             wait_until(lambda: published(daemon, target) >= 2, f"{target} to be kept", START)  # noqa: B023
@@ -203,7 +203,7 @@ def test_one_of_two_vendors_that_hangs_holds_up_neither_store(vault: VaultServer
         made.proxy.mode = "hang"
         well = ("well", "well-elsewhere")
         before = {target: published(daemon, target) for target in well}
-        seen = Seen()
+        seen = KeyObservation()
         look(daemon, seen, 30)
         assert seen.broken == []
         got = {target: published(daemon, target) - before[target] for target in well}
@@ -220,7 +220,7 @@ def test_a_vendor_that_hangs_does_not_take_all_workers(vault: VaultServer, tmp_p
             daemon.wait_for("key_published", target=target)
         made.proxy.mode = "hang"
         before = published(daemon, "well")
-        seen = Seen()
+        seen = KeyObservation()
         look(daemon, seen, 30)
         assert seen.broken == []
         assert published(daemon, "well") - before >= 5

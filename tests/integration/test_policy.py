@@ -89,7 +89,7 @@ def test_the_policy_is_enough_for_every_command(made: Made) -> None:
     rotator.config["targets"]["new"] = {"path": "apps/new"}
     daemon = rotator.start()
     daemon.wait_for("key_published", target="new")
-    daemon.wait_for("swept")
+    daemon.wait_for("sweep_completed")
     assert daemon.stop() == 0
     assert not daemon.events(level="error")
 

@@ -47,7 +47,7 @@ class Watched:
         self.rotator, self.paths, self.link = rotator, paths, link
         self.ports = free_ports(2)
         rotator.config["defaults"] = {"ttl": "10s", "renew_before": "8s", "grace_period": "1s"}
-        rotator.config["sweep"] = {"every": "1s", "settle": "2s"}
+        rotator.config["sweep"] = {"interval": "1s", "min_age": "2s"}
         rotator.config["daemon"]["resync"] = "2s"
         rotator.config["stores"]["store"]["address"] = link.url
 
@@ -55,7 +55,7 @@ class Watched:
         """One of two daemons; neither knows of the other."""
         self.rotator.config["http"]["listen"] = f"127.0.0.1:{self.ports[number]}"
         daemon = self.rotator.start()
-        daemon.wait_for("swept")
+        daemon.wait_for("sweep_completed")
         return daemon
 
     def set_policy(self, hcl: str) -> None:
@@ -170,7 +170,7 @@ def test_the_alerts_fire_and_clear_and_the_dashboard_shows_it(watched: Watched, 
 def test_what_is_not_done_and_what_cannot_be_read_is_told_of(watched: Watched, tmp_path: Path) -> None:
     """Without series of targets, so that the sums alone have to do; minutes and hours are seconds here."""
     rotator, simulator = watched.rotator, watched.rotator.simulator
-    rotator.config["sweep"]["max_removals"] = 1
+    rotator.config["sweep"]["max_orphans"] = 1
     rotator.config["http"]["target_metrics"] = False
     in_seconds = {"> 3600": "> 3", "> 900": "> 2", "[30m]": "[5s]", "[1h]": "[5s]", "offset 1h": "offset 5s"}
     rules = sooner(impatient(RULES.read_text(), FOR), {**in_seconds, 'status="429"}[10m]': 'status="429"}[5s]'})
@@ -183,7 +183,7 @@ def test_what_is_not_done_and_what_cannot_be_read_is_told_of(watched: Watched, t
         for _ in range(3):
             watched.lose_a_key("a")
         seen.wait_for("RotatorOrphansHeld", "RotatorNoSweep")
-        rotator.run("sweep", "--max-removals", "10", status=0)
+        rotator.run("sweep", "--max-orphans", "10", status=0)
         seen.wait_for_end("RotatorNoSweep", "RotatorOrphansHeld")
 
         watched.set_policy(LEAST_RIGHTS.replace("{mount}/destroy", "{mount}/nothing"))
@@ -309,7 +309,7 @@ def test_a_change_of_leader_is_no_alarm_and_none_at_all_is(own_kube: OwnKubeServ
     (tmp_path / "token").write_text(token)
     ports = free_ports(2)
     with installation(tmp_path) as rotator:
-        rotator.config["sweep"] = {"every": "1s"}
+        rotator.config["sweep"] = {"interval": "1s"}
         rotator.config["lease"] = {
             "duration": "2s",
             "namespace": namespace,

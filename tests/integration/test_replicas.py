@@ -174,7 +174,7 @@ def takes_over(old: Replica, new: Replica, since: datetime, within: float, *, as
 
     `asked` says whether `old` can be asked for its metric meanwhile.
     """
-    before = len(new.daemon.events("leading"))
+    before = len(new.daemon.events("leadership_acquired"))
 
     def led() -> bool:
         leads = new.leads()
@@ -183,7 +183,7 @@ def takes_over(old: Replica, new: Replica, since: datetime, within: float, *, as
         return leads
 
     wait_until(led, f"{new.name} to lead", within + 5)
-    began = at(new.daemon.wait_for("leading", before + 1))
+    began = at(new.daemon.wait_for("leadership_acquired", before + 1))
     took = (began - since).total_seconds()
     print(f"{new.name} takes over from {old.name} after {took:.2f} s")  # noqa: T201 - shown with -s
     assert took < within
@@ -226,7 +226,7 @@ def test_a_person_who_asks_a_standby_is_obeyed(running: Pair) -> None:
     standby.daemon.signal(signal.SIGUSR1)
 
     def obeyed(name: str) -> bool:
-        lost = standby.daemon.events("publish_lost", target=name)  # the leader's own turn came in that very moment
+        lost = standby.daemon.events("publish_conflict", target=name)  # the leader's own turn came in that very moment
         return bool(lost or standby.daemon.events("key_shortened", target=name, by="signal"))
 
     wait_until(lambda: obeyed("x") and obeyed("y"), "both to be rotated")
@@ -254,7 +254,7 @@ def test_a_leader_that_is_killed(running: Pair) -> None:
 
 def test_a_leader_that_is_frozen_does_nothing_more_when_it_goes_on(running: Pair) -> None:
     old, new = running.roles()
-    stood_by = len(old.daemon.events("standing_by"))
+    stood_by = len(old.daemon.events("leadership_lost"))
     since = now()
     old.daemon.signal(signal.SIGSTOP)
     try:
@@ -262,7 +262,7 @@ def test_a_leader_that_is_frozen_does_nothing_more_when_it_goes_on(running: Pair
     finally:
         old.daemon.signal(signal.SIGCONT)
     thawed = now()
-    told = old.daemon.wait_for("standing_by", stood_by + 1)
+    told = old.daemon.wait_for("leadership_lost", stood_by + 1)
     assert told["holder"] in (old.name, new.name)
     assert (at(told) - thawed).total_seconds() < 1.5
     assert not old.leads()
@@ -325,7 +325,7 @@ def revoke(leader: Replica) -> None:
 def test_a_leader_that_is_cut_off(running: Pair, cut: Callable[[Replica], None], words: str) -> None:
     old, new = running.roles()
     failed = len(old.daemon.events("lease_failed"))
-    stood_by = len(old.daemon.events("standing_by"))
+    stood_by = len(old.daemon.events("leadership_lost"))
     since = now()
     cut(old)
     try:
@@ -333,7 +333,7 @@ def test_a_leader_that_is_cut_off(running: Pair, cut: Callable[[Replica], None],
         told = old.daemon.wait_for("lease_failed", failed + 1)
         assert words in told["error"]
         assert f"{running.namespace}/rotator" in told["error"]
-        stopped = old.daemon.wait_for("standing_by", stood_by + 1)
+        stopped = old.daemon.wait_for("leadership_lost", stood_by + 1)
         assert (at(stopped) - since).total_seconds() < UNTIL_IT_STOPS + 0.5
         assert old.daemon.get("/readyz").status_code == 200
         assert old.daemon.get("/healthz").status_code == 200
@@ -372,11 +372,11 @@ def one_leads_again(pair: Pair, since: datetime, within: float) -> None:
 
 def test_an_api_server_that_is_frozen_for_long(running: Pair, own_kube: OwnKubeServer) -> None:
     old, new = running.roles()
-    stood_by = len(old.daemon.events("standing_by"))
+    stood_by = len(old.daemon.events("leadership_lost"))
     since = now()
     own_kube.freeze()
     try:
-        stopped = old.daemon.wait_for("standing_by", stood_by + 1)
+        stopped = old.daemon.wait_for("leadership_lost", stood_by + 1)
         assert (at(stopped) - since).total_seconds() < UNTIL_IT_STOPS + 0.5
         while (now() - since).total_seconds() < DURATION * 1.2:
             assert not new.leads(), "nobody can lead"
@@ -393,9 +393,9 @@ def test_an_api_server_that_is_frozen_for_long(running: Pair, own_kube: OwnKubeS
 
 def test_an_api_server_that_is_restarted(running: Pair, own_kube: OwnKubeServer) -> None:
     old, new = running.roles()
-    stood_by = len(old.daemon.events("standing_by"))
+    stood_by = len(old.daemon.events("leadership_lost"))
     own_kube.stop()
-    old.daemon.wait_for("standing_by", stood_by + 1)
+    old.daemon.wait_for("leadership_lost", stood_by + 1)
     assert not new.leads()
     own_kube.start()
     one_leads_again(running, now(), TAKEOVER)
@@ -555,7 +555,7 @@ def test_in_a_pod_nothing_but_the_name_need_be_said(tmp_path: Path, kube: KubeSe
         }
         pair.rotator.config["lease"] = {"name": "rotator"}
         daemon = pair.rotator.start()
-        assert daemon.wait_for("leading")["lease"] == f"{pair.namespace}/rotator"
+        assert daemon.wait_for("leadership_acquired")["lease"] == f"{pair.namespace}/rotator"
         daemon.wait_for("key_published")
         spec = kube.request("GET", pair.path).raise_for_status().json()["spec"]
         assert (spec["holderIdentity"], spec["leaseDurationSeconds"]) == ("rotator-5d9f-x7k2p", 15)
@@ -573,7 +573,7 @@ def watched(rotator: Installation, paths: VaultPaths, ttl: float, grace: float, 
 
 def no_complaints(*daemons: Daemon) -> None:
     """None of them met with anything that has no reason."""
-    never = {"unexpected_error", "target_foreign", "key_not_trusted", "configuration_refused", "sweep_failed"}
+    never = {"unexpected_error", "target_foreign", "key_ownership_mismatch", "configuration_refused", "sweep_failed"}
     assert [event for daemon in daemons for event in daemon.events() if event["event"] in never] == []
 
 
@@ -584,7 +584,7 @@ def test_two_that_both_believe_they_lead_break_no_promise(
     with on_vault(tmp_path, vault, ("v", "w", "x", "y", "z")) as (rotator, paths), ExitStack() as stack:
         rotator.config["defaults"] = {"ttl": "60s", "renew_before": "58s", "grace_period": "2s"}
         rotator.config["daemon"] |= {"resync": "1s", "drain": "5s"}
-        rotator.config["sweep"] = {"every": "2s", "settle": "1s", "max_removals": 1000}
+        rotator.config["sweep"] = {"interval": "2s", "min_age": "1s", "max_orphans": 1000}
         pairs = [Pair(rotator, own_kube, stack, name) for name in ("one", "another")]
         both = [pair.replicas[number] for number, pair in enumerate(pairs)]
         with watched(rotator, paths, ttl=60, grace=2) as witness:
@@ -658,7 +658,7 @@ def test_a_rolling_upgrade_misses_no_rotation(vault: VaultServer, own_kube: OwnK
         assert witness.broken == []
         assert witness.counts["refused"] == 0
         assert max(rotation_gaps(witness)) < 2 + 2.5, "due every second or two; a takeover is in a second or two"
-        assert sum(len(daemon.events("key_left_behind")) for daemon in ended) == 0
+        assert sum(len(daemon.events("key_not_removed")) for daemon in ended) == 0
         no_complaints(*ended, *(replica.daemon for replica in pair.replicas))
 
 
@@ -801,7 +801,7 @@ def test_two_replicas_of_the_chart_rotate_on_schedule_whatever_the_cluster_does(
             own_kube.stop()
             own_kube.start()
             one_leads_again(pair, now(), TAKEOVER)
-            led = [at(event) for replica in pair.replicas for event in replica.daemon.events("leading")]
+            led = [at(event) for replica in pair.replicas for event in replica.daemon.events("leadership_acquired")]
             gaps.append((since, max([since, *led])))
             rounds(1, "after the API server was restarted")
 

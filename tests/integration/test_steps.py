@@ -104,7 +104,7 @@ class Stage:
         made = Installation(folder, self.simulator, self._store, targets)
         made.environment["VAULT_TOKEN"] = self._token
         made.config["defaults"] = dict(LIVES)
-        made.config["sweep"] = {"every": "2s", "settle": "1s", "max_removals": 1000}
+        made.config["sweep"] = {"interval": "2s", "min_age": "1s", "max_orphans": 1000}
         self.made.append(made)
         return made
 

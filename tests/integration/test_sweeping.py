@@ -23,7 +23,7 @@ class Mess:
         self.rotator, self.paths = rotator, paths
         self.vendor = rotator.simulator.vendor
         rotator.config["defaults"]["grace_period"] = "10m"
-        rotator.config["sweep"] = {"settle": "1s"}
+        rotator.config["sweep"] = {"min_age": "1s"}
         rotator.run("rotate", "--all", status=0)
 
     def place(self, target: str) -> list[str]:
@@ -76,7 +76,7 @@ def test_a_sweep_does_what_is_promised_and_nothing_else(mess: Mess) -> None:
     mess.rotator.simulator.vendor.update(expired, {"expiry_date": (datetime.now(UTC) - DAY).isoformat()})
     missing = mess.served("c")
     began = time.monotonic()
-    wait_until(lambda: time.monotonic() - began > 1, "the keys to be as old as [sweep].settle")
+    wait_until(lambda: time.monotonic() - began > 1, "the keys to be as old as [sweep].min_age")
     mess.vendor.delete(missing)
     served = {name: mess.served(name) for name in "ab"}
     before = {key: mess.left(key) for key in (*foreign, of_another_place, *served.values())}
@@ -114,14 +114,12 @@ def test_a_sweep_does_what_is_promised_and_nothing_else(mess: Mess) -> None:
 
 def test_more_orphans_than_allowed_are_left_to_a_person(mess: Mess) -> None:
     orphans = [mess.orphan("a", 1, f"lonelya{letter}") for letter in "abc"]
-    refused = mess.rotator.run("sweep", "--max-removals", "2", status=1)
-    assert (
-        "3 live keys are in no version of their paths, more than max_removals (2): none was touched" in refused.stdout
-    )
-    assert "`rotator sweep --max-removals 3`" in refused.stdout
+    refused = mess.rotator.run("sweep", "--max-orphans", "2", status=1)
+    assert "3 live keys are in no version of their paths, more than max_orphans (2): none was touched" in refused.stdout
+    assert "`rotator sweep --max-orphans 3`" in refused.stdout
     assert refused.stdout.count("is left alone, it ends at ") == 3
     assert all(mess.left(key) > DAY / 2 for key in orphans)
-    mess.rotator.run("sweep", "--max-removals", "3", status=0)
+    mess.rotator.run("sweep", "--max-orphans", "3", status=0)
     assert all(mess.left(key) < DAY / 2 for key in orphans)
 
 
@@ -164,8 +162,8 @@ def test_the_daemon_sweeps_at_its_start_and_then_again_and_again(mess: Mess) -> 
     mess.vendor.delete(served)
     daemon.wait_for("key_published", target="b", reason="missing")
     assert mess.vendor.works((mess.paths.read("apps/b") or {})["api_key"])
-    wait_until(lambda: len(daemon.events("swept")) > 3, "some more sweeps")
-    assert [event["key_id"] for event in daemon.events("key_unclaimed")] == [stranger], "told once"
+    wait_until(lambda: len(daemon.events("sweep_completed")) > 3, "some more sweeps")
+    assert [event["key_id"] for event in daemon.events("key_without_target")] == [stranger], "told once"
     assert daemon.metric('rotator_orphans_total{outcome="shortened"}') == 2
     assert (daemon.metric("rotator_last_sweep_success_timestamp_seconds") or 0) > 1_700_000_000
     assert daemon.metric('rotator_provider_up{provider="respan"}') == 1

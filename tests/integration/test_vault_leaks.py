@@ -168,7 +168,7 @@ def test_a_vault_with_tls_is_checked_against_the_given_authority(
     for settings in ({}, {"server_name": "localhost"}):
         store = open_store(address, "secret", "root", ca_file=authority, **settings)
         assert store.location("app")
-        store.prove("app", {"n": "1"})
+        store.preflight("app", {"n": "1"})
 
 
 def test_a_certificate_that_is_not_right_is_not_accepted(

@@ -246,7 +246,7 @@ def test_an_expired_token_is_replaced_by_another_login(
         lambda: vault.request("GET", "auth/token/lookup-self", token=token).status_code == 403, "the token's end", 10
     )
 
-    store.prove("app", {"n": "1"})
+    store.preflight("app", {"n": "1"})
 
     assert operations(store) == ["login", "metadata", "mount", "prove", "login", "prove"]
 

@@ -18,9 +18,9 @@ def test_what_raft_would_refuse_after_the_key_exists_is_refused_before(raft_vaul
     settings = VaultSettings(vault.address, vault.new_mount(), TokenLogin(Secret(vault.root_token)))
     store = VaultStore(settings, SystemClock(), lambda *_: None)
     nearly = {f"field{number}": "x" * 199_000 for number in range(5)}
-    store.prove("app", nearly)
+    store.preflight("app", nearly)
     store.write("app", nearly, 0)  # what is let through does fit
     too_much = {**nearly, "one_more": "x" * 60_000}
     with pytest.raises(StoreRequestRefused, match="1 MiB at most"):
-        store.prove("app", too_much)
+        store.preflight("app", too_much)
     store.close()

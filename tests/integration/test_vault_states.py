@@ -40,7 +40,7 @@ class Scene:
         self.name = f"{paths.mount}/{{}}/apps/a"  # of the path, in Vault's own words
         rotator.config["defaults"]["grace_period"] = "10m"
         rotator.config["daemon"] |= {"resync": "1s"}
-        rotator.config["sweep"] = {"settle": "1s"}
+        rotator.config["sweep"] = {"min_age": "1s"}
 
     # --- what is ---
 
@@ -58,12 +58,12 @@ class Scene:
         assert key.expiry_date is not None
         left = key.expiry_date - self.vendor.now()
         if key.revoked_at or left <= timedelta(0):
-            fate = "ended"
+            state = "ended"
         elif timedelta(minutes=9) < left <= timedelta(minutes=10, seconds=1):
-            fate = "in grace"
+            state = "in grace"
         else:
-            fate = "live" if left > timedelta(minutes=50) else f"ends in {left}"
-        return fate if key.id != served else "served" if fate == "live" else f"served, {fate}"
+            state = "live" if left > timedelta(minutes=50) else f"ends in {left}"
+        return state if key.id != served else "served" if state == "live" else f"served, {state}"
 
     def key_id(self, number: int, target: str = "a") -> str:
         """The id of the target's first key, or second, …"""
@@ -84,7 +84,7 @@ class Scene:
 
     def rotated(self, daemon: Daemon, count: int) -> None:
         """Have the daemon rotate, and wait until this many rotations are over."""
-        daemon.wait_for("swept")
+        daemon.wait_for("sweep_completed")
         daemon.signal(signal.SIGUSR1)
         daemon.wait_for("key_shortened", count, target="a", reason="superseded")
 
@@ -226,13 +226,13 @@ def test_sealed_between_create_and_publish(there: Scene, own_vault: RaftVault) -
     daemon.signal(signal.SIGUSR1)
     wait_until(lambda: len(there.rotator.calls("create")) == 2, "a create under way")
     own_vault.seal()
-    down = daemon.wait_for("peer_down")
+    down = daemon.wait_for("upstream_down")
     own_vault.unseal()
     assert down["error"] == f"Vault is sealed: it did not write to {there.name.format('data')}, and nothing was changed"
-    assert (down["peer"], down["advice"]) == ("store store", UNSEAL)
+    assert (down["upstream"], down["advice"]) == ("store store", UNSEAL)
     assert there.fates() == ["served", "live"], "a proxy could have refused a write that landed: the key is kept"
     [left] = [line for line in complaints(daemon) if line != down]
-    assert (left["event"], left["key_id"]) == ("key_left_behind", there.key_id(2))
+    assert (left["event"], left["key_id"]) == ("key_not_removed", there.key_id(2))
     assert daemon.stop() == 0
     there.rotator.run("rotate", "a", status=0)
     there.sweep()
@@ -252,7 +252,7 @@ def test_restarted_between_create_and_publish(there: Scene, own_vault: RaftVault
     # What meets it sealed may still be on its way: the key is left to the sweep. What does not is sent again.
     daemon.wait_for("key_shortened", reason="superseded")
     assert daemon.stop() == 0
-    left = daemon.events("key_left_behind")
+    left = daemon.events("key_not_removed")
     assert len(left) == len(daemon.events("target_failed")) <= 1
     assert all("and whether it did is not known: the connection to" in line["error"] for line in left)
     there.sweep()
@@ -320,7 +320,7 @@ def test_a_leader_that_comes_back_from_the_past_and_a_standby_whose_leader_is_go
         del it.rotator.config["stores"]["store"]["address"]
         it.rotator.environment["VAULT_ADDR"] = first.address
         daemon = it.rotator.start()
-        daemon.wait_for("swept")
+        daemon.wait_for("sweep_completed")
         daemon.wait_for("key_published")
 
         # The leader stands still; the others go on without it; then it answers what it was asked meanwhile.
@@ -335,16 +335,18 @@ def test_a_leader_that_comes_back_from_the_past_and_a_standby_whose_leader_is_go
         assert it.fates() == ["in grace", "served"]
         first.thaw()
         # It publishes after that one; or finds that it is late, and removes its own key.
-        wait_until(lambda: bool(daemon.events("key_published", version=3) + daemon.events("publish_lost")), "an end")
+        wait_until(
+            lambda: bool(daemon.events("key_published", version=3) + daemon.events("publish_conflict")), "an end"
+        )
         wait_until(lambda: "live" not in it.fates(), "the other keys to be shortened")
-        works = [fate for fate in it.fates() if fate != "ended"]
+        works = [state for state in it.fates() if state != "ended"]
         assert works in (["in grace", "in grace", "served"], ["in grace", "served"])
         before = complaints(daemon)
 
         # Nobody leads: the leader is gone, and of the two that are left one stands still.
         third.freeze()
         leader.kill()
-        failed = daemon.wait_for("peer_down")
+        failed = daemon.wait_for("upstream_down")
         assert failed["level"] == "warning", "the next leader heals it"
         third.thaw()
         # It redirects to the leader that it knew, or has none to forward to.
@@ -358,7 +360,7 @@ def test_a_leader_that_comes_back_from_the_past_and_a_standby_whose_leader_is_go
         assert daemon.stop() == 0
         once = it.rotator.run("run", "--once", status=0)
         assert (once.stdout, complaints(once)) == ("0 rotated, 1 unchanged, 0 foreign, 0 failed\n", [])
-        assert [fate for fate in it.fates() if fate != "ended"] == works
+        assert [state for state in it.fates() if state != "ended"] == works
 
 
 class Past:
@@ -408,7 +410,7 @@ def test_a_standby_that_answers_from_the_past(here: Scene) -> None:
         )
         told = [json.loads(line) for line in rotated.stderr.splitlines()]
         [left] = [line for line in told if line["level"] != "info"]
-        assert (left["event"], left["target"], left["key_id"]) == ("key_left_behind", "a", here.key_id(3))
+        assert (left["event"], left["target"], left["key_id"]) == ("key_not_removed", "a", here.key_id(3))
 
         store["address"] = leader
         here.sweep()
@@ -451,13 +453,13 @@ def test_a_token_revoked_midway_is_replaced_where_there_is_a_login(here: Scene) 
 
 def test_a_token_revoked_midway_is_named_where_there_is_none_but_it(here: Scene) -> None:
     daemon = revoked_between_create_and_publish(here, here.policy)
-    down = daemon.wait_for("peer_down")
+    down = daemon.wait_for("upstream_down")
     assert here.fates() == ["served", "live"], "a proxy could have refused a write that landed: the key is kept"
     created = len(here.rotator.calls("create"))
     assert down["error"].startswith("Vault calls the token invalid, asked to ")
     assert down["advice"] == "It is expired, revoked or used up. Replace the credentials that rotator logs in with."
     [left] = [line for line in complaints(daemon) if line != down]
-    assert (left["event"], left["key_id"]) == ("key_left_behind", here.key_id(2))
+    assert (left["event"], left["key_id"]) == ("key_not_removed", here.key_id(2))
     assert daemon.stop() == 0
     looked = here.rotator.run("status", status=3)
     assert looked.stderr.startswith("rotator: Vault calls the token invalid, asked to ")

@@ -52,7 +52,7 @@ def test_somebodys_secret_in_kv_version_1_is_not_harmed(vault: VaultServer, open
             look("absent")
     for _ in range(2):
         with pytest.raises(StoreMountUnusable, match=unusable):
-            store.prove("app", {"api_key": "placeholder"})
+            store.preflight("app", {"api_key": "placeholder"})
 
     for path in ("app", "data/app"):
         assert vault.request("GET", f"{mount}/{path}").json()["data"] == {"password": "theirs"}
@@ -65,14 +65,14 @@ def test_a_mount_that_is_not_there_is_named(vault: VaultServer, open_store: Open
     with pytest.raises(StoreMountUnusable, match="kv-nowhere/metadata/app"):
         store.history("app")
     with pytest.raises(StoreMountUnusable, match="no mount kv-nowhere"):
-        store.prove("app", {})
+        store.preflight("app", {})
 
 
 def test_a_mount_of_another_kind_is_named(vault: VaultServer, open_store: OpenStore) -> None:
     store = open_store(vault.address, "sys", vault.root_token)
 
     with pytest.raises(StoreMountUnusable, match="of type system, not KV"):
-        store.prove("app", {})
+        store.preflight("app", {})
     for look in (store.history, store.newest):
         with pytest.raises(StoreMountUnusable, match="something other than KV is mounted in Vault where sys/"):
             look("app")
@@ -80,12 +80,12 @@ def test_a_mount_of_another_kind_is_named(vault: VaultServer, open_store: OpenSt
 
 def test_a_longer_name_than_the_mount_has_is_found_out(vault: VaultServer, mount: str, open_store: OpenStore) -> None:
     with pytest.raises(StoreMountUnusable, match=f"the mount is {mount}/ in Vault, not {mount}/team"):
-        open_store(vault.address, f"{mount}/team", vault.root_token).prove("app", {})
+        open_store(vault.address, f"{mount}/team", vault.root_token).preflight("app", {})
 
 
 def test_the_mount_is_looked_up_once(store: MeteredStore) -> None:
     for path in ("app", "app", "other"):
-        store.prove(path, {"n": "1"})
+        store.preflight(path, {"n": "1"})
 
     assert [request for request in store.metered.take() if request[0] == "mount"] == [("mount", "200")]
 
@@ -101,7 +101,7 @@ def test_the_least_rights_suffice_for_everything(vault: VaultServer, mount: str,
     assert store.location(path)
     for cas in range(3):
         assert store.history(path).current_version == cas
-        store.prove(path, {"n": "?"})
+        store.preflight(path, {"n": "?"})
         store.write(path, {"n": str(cas)}, cas)
     store.destroy(path, [1])
     assert [version.data for version in store.history(path).versions] == [None, {"n": "1"}, {"n": "2"}]
@@ -155,7 +155,7 @@ def test_denied_parameters_are_found_before_a_key_is_created(
     assert list(findings(store, ["app"])) == []  # capabilities do not tell
 
     with pytest.raises(StorePermissionDenied) as raised:
-        store.prove("app", {"n": "1"})
+        store.preflight("app", {"n": "1"})
 
     assert "denied_parameters" in raised.value.advice
 
@@ -239,7 +239,7 @@ def test_a_path_with_metadata_alone_is_at_version_0(vault: VaultServer, mount: s
     history = store.history("app")
 
     assert (history.current_version, history.versions) == (0, ())
-    store.prove("app", {"n": "1"})
+    store.preflight("app", {"n": "1"})
     assert store.write("app", {"n": "1"}, cas=0).number == 1
 
 
@@ -284,7 +284,7 @@ def test_a_path_that_changes_while_it_is_read_is_read_again(
 def test_what_vault_does_not_take_is_refused_before_a_key_is_created(
     store: MeteredStore, data: dict[str, Any], words: str
 ) -> None:
-    for attempt in (lambda: store.prove("app", data), lambda: store.write("app", data, cas=0)):
+    for attempt in (lambda: store.preflight("app", data), lambda: store.write("app", data, cas=0)):
         with pytest.raises(StoreRequestRefused, match=words) as raised:
             attempt()
         assert len(raised.value.message) < 500
@@ -391,8 +391,8 @@ def test_the_check_leaves_a_version_1_mount_alone(vault: VaultServer, open_store
 def test_the_late_write_that_proves_is_never_taken(vault: VaultServer, mount: str, store: MeteredStore) -> None:
     put(vault, f"{mount}/config", {"cas_required": True})
 
-    store.prove("app", {"n": "1"})
+    store.preflight("app", {"n": "1"})
     store.write("app", {"n": "1"}, cas=0)
-    store.prove("app", {"n": "2"})
+    store.preflight("app", {"n": "2"})
     with pytest.raises(CasMismatch):
         store.write("app", {"n": "2"}, cas=0)

@@ -23,7 +23,7 @@ from rotator.protocol.extend import living
 from rotator.protocol.memory import Memory
 from rotator.protocol.places import Claims
 from rotator.protocol.strays import StrayKeys
-from simulation.clients import Line, MachineClock, Surroundings, ports
+from simulation.clients import DaemonInfo, Line, MachineClock, ports
 from simulation.intent import Intent
 from simulation.invariants import SOMEBODYS
 from simulation.scheduler import Freezable, Happening, Killed
@@ -51,7 +51,7 @@ class Program:
 
     is_swept = True
 
-    def __init__(self, around: Surroundings, name: str, seed: str) -> None:
+    def __init__(self, around: DaemonInfo, name: str, seed: str) -> None:
         self.around, self.name = around, name
         self.process = Freezable(name)
         self._seed = f"{seed}/{name}"
@@ -61,7 +61,7 @@ class Program:
 
     def start(self) -> None:
         """Called when the process was killed."""
-        self.clock.peers.clear()
+        self.clock.upstreams.clear()
         self.life = self._new_life()
 
     def reload(self) -> None:
@@ -91,7 +91,7 @@ class Program:
             mine.budget,
             read.owners,
             min_age,
-            settings.max_removals,
+            settings.max_orphans,
         )
         now = self.around.scheduler.now
         under_way = before.under_way if before else set()
@@ -164,13 +164,13 @@ class Replica(Program):
             around.scheduler.pause(60.0 if around.quiet else 5 + wait * 60)
             return
         limit = 1000 if around.quiet else None  # by then a person has decided
-        most = around.settings.max_removals if limit is None else limit
-        intent = Intent(sweeping=True, max_removals=most, trusts_its_clock=self.clock.trusted())
+        most = around.settings.max_orphans if limit is None else limit
+        intent = Intent(sweeping=True, max_orphans=most, trusts_its_clock=self.clock.trusted())
         around.begin(intent)
-        swept = life.sweeper.sweep(max_removals=limit)
+        swept = life.sweeper.sweep(max_orphans=limit)
         around.coverage["sweeps"] += 1
         for orphan in swept.orphans:
-            around.coverage[f"orphan {orphan.fate.value}: {orphan.outcome.value}"] += 1
+            around.coverage[f"orphan {orphan.state.value}: {orphan.outcome.value}"] += 1
         if swept.error:
             around.coverage[f"sweep: {type(swept.error).__name__}"] += 1
         around.truth.compared(life=f"{self.name}/{self._lives}")
@@ -263,7 +263,7 @@ class Commands(Program):
 class People(Happening):
     """Somebody with `vault` and the vendor's web page. What one does happens at once, between any two effects."""
 
-    def __init__(self, around: Surroundings, rng: Random, deeds: dict[str, int]) -> None:
+    def __init__(self, around: DaemonInfo, rng: Random, deeds: dict[str, int]) -> None:
         super().__init__("people", self._act)
         self._around, self._rng = around, rng
         self._deeds = [name for name, weight in deeds.items() for _ in range(weight)]
@@ -345,12 +345,14 @@ class People(Happening):
     def _edit_key(self, target: Target, detail: float) -> str:
         data = self._data(target)
         held_by = [name for name, value in data.items() if self._around.vendor.by_text(value)]
-        names = held_by or [target.field]
+        names = held_by or [target.key_field]
         return self._put(target, {**data, **dict.fromkeys(names, "sk-typed-by-hand")}, "foreign") if data else ""
 
     def _drop_record(self, target: Target, detail: float) -> str:
         data = self._data(target)
-        return self._put(target, {target.field: data[target.field]}, "foreign") if target.field in data else ""
+        return (
+            self._put(target, {target.key_field: data[target.key_field]}, "foreign") if target.key_field in data else ""
+        )
 
     def _copy(self, target: Target, detail: float) -> str:
         other = self._targets[int(detail * len(self._targets))]
@@ -423,7 +425,7 @@ class People(Happening):
 class Election(Happening):
     """Replicas begin and cease to lead; often one, now and then none or several, as each of them sees it."""
 
-    def __init__(self, around: Surroundings, replicas: list[Replica], rng: Random) -> None:
+    def __init__(self, around: DaemonInfo, replicas: list[Replica], rng: Random) -> None:
         super().__init__("election", self._change)
         self._around, self._replicas, self._rng = around, replicas, rng
         self._count = 0
@@ -445,7 +447,7 @@ class Election(Happening):
 class Deployment(Happening):
     """Now and then another configuration, which the programs take up one after the other, as they are restarted."""
 
-    def __init__(self, around: Surroundings, programs: list[Program], rng: Random) -> None:
+    def __init__(self, around: DaemonInfo, programs: list[Program], rng: Random) -> None:
         super().__init__("deployment", self._act, 30 + rng.random() * 300)
         self._around, self._programs, self._rng = around, programs, rng
         self._count = 0
@@ -481,9 +483,9 @@ class Deployment(Happening):
             case "parameters":
                 first = replace(first, parameters=KeyParameters(rate_limit=100 + self._count))
             case "extra field":
-                first = replace(first, fields={"base_url": f"https://api.respan.ai/{tag}"})
+                first = replace(first, extra_fields={"base_url": f"https://api.respan.ai/{tag}"})
             case "field":
-                first = replace(first, field="api_key" if first.field != "api_key" else "key")
+                first = replace(first, key_field="api_key" if first.key_field != "api_key" else "key")
             case "name":
                 first = replace(first, name=f"renamed-{tag}")
         after = replace(before, targets=(first, *others))
@@ -499,7 +501,7 @@ class Deployment(Happening):
 class Weather(Happening):
     """Outages of the store, and jumps of wall clocks."""
 
-    def __init__(self, around: Surroundings, clocks: list[MachineClock], rng: Random) -> None:
+    def __init__(self, around: DaemonInfo, clocks: list[MachineClock], rng: Random) -> None:
         super().__init__("weather", self._change)
         self._around, self._clocks, self._rng = around, clocks, rng
         self._count = 0

@@ -26,7 +26,7 @@ from rotator.core.errors import (
     StoreUnavailable,
 )
 from rotator.core.events import Event
-from rotator.core.keys import CreatedKey, ListedKey, UnreadableKey, VendorKey
+from rotator.core.keys import CreatedKey, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.ports import Ports
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
@@ -79,7 +79,7 @@ class Configuration:
 
 
 @dataclass(slots=True, eq=False)
-class Surroundings:
+class DaemonInfo:
     """All that the programs of one schedule share."""
 
     scheduler: Scheduler
@@ -137,7 +137,7 @@ class Surroundings:
 class Line:
     """What all calls of one process go through."""
 
-    surroundings: Surroundings
+    surroundings: DaemonInfo
     process: Freezable
     clock: "MachineClock"
 
@@ -165,11 +165,11 @@ class Line:
         elif kind:
             around.intent.disturbed = True
 
-        def tell(what: str) -> None:
+        def emit(what: str) -> None:
             telling = bool(kind) or operation in CHANGES or what.startswith("->")
             scheduler.note(actor.name, operation, subject, what + note, around.intent.number, telling=telling)
 
-        self._interrupted(kind, "before", size, tell)
+        self._interrupted(kind, "before", size, emit)
         scheduler.pause(_delay(kind, "before", size))
         around.effects += 1
         try:
@@ -177,16 +177,16 @@ class Line:
         except RotatorError as error:
             if operation != "provider.create" and not isinstance(error, CasMismatch):
                 around.intent.disturbed = True
-            tell(f"-> {type(error).__name__}")
+            emit(f"-> {type(error).__name__}")
             around.truth.check()
             scheduler.pause(_delay(self._after(kind), "after", size))
             raise
         kind = self._after(kind)
-        self.clock.heard(operation.partition(".")[0], None, 0.0)
+        self.clock.record_date(operation.partition(".")[0], None, 0.0)
         around.intent.trusts_its_clock &= self.clock.trusted()
-        tell(show(answer))
+        emit(show(answer))
         around.truth.check()
-        self._interrupted(kind, "after", size, tell)
+        self._interrupted(kind, "after", size, emit)
         scheduler.pause(_delay(kind, "after", size) + (0.0 if latency < 0.5 else latency * 0.4))
         return answer
 
@@ -216,11 +216,11 @@ class Line:
         """What happens after the effect: nothing that was drawn before things became quiet, and would come later."""
         return "" if self.surroundings.quiet and kind.endswith(":after") else kind
 
-    def _interrupted(self, kind: str, when: str, size: float, tell: Callable[[str], None]) -> None:
+    def _interrupted(self, kind: str, when: str, size: float, emit: Callable[[str], None]) -> None:
         around = self.surroundings
         if kind == f"kill:{when}":
             if when == "before":
-                tell("is not sent")
+                emit("is not sent")
             around.restart(self.process)
         elif kind == f"freeze:{when}":
             around.scheduler.freeze(self.process, _freeze(size))
@@ -276,7 +276,7 @@ def _outage(kind: str, operation: str) -> RotatorError | None:
     if kind == "sealed":
         return StoreSealed("sealed")
     if kind == "denied":
-        return StorePermissionDenied("the policy has changed") if changes or operation == "store.prove" else None
+        return StorePermissionDenied("the policy has changed") if changes or operation == "store.preflight" else None
     if changes:
         return StoreOutcomeUnknown("no answer")
     return StoreUnavailable("no answer") if kind == "down" else None
@@ -286,34 +286,34 @@ def _outage(kind: str, operation: str) -> RotatorError | None:
 class MachineClock:
     """Time as one machine sees it: its wall clock may be off, and may jump.
 
-    `ahead` is within what is tolerated; `wrong` is beyond it, and the guard has noticed, but one peer does not say so.
-    By `off` it is wrong as each peer says that has answered in this life; when both have, it is corrected.
+    `ahead` is within what is tolerated; `wrong` is beyond it, and the guard has noticed, but one upstream agrees.
+    By `off` it is wrong as each upstream says that has answered in this life; when both have, it is corrected.
     """
 
     scheduler: Scheduler
     ahead: timedelta = timedelta(0)
     wrong: timedelta = timedelta(0)
     off: timedelta = timedelta(0)
-    peers: set[str] = field(default_factory=set)
+    upstreams: set[str] = field(default_factory=set)
 
     def now(self) -> datetime:
         return self.scheduler.clock.now() + self.ahead + self.wrong + self._uncorrected
 
-    def heard(self, peer: str, said: str | None, sent_at: float) -> None:
-        self.peers.add(peer)
+    def record_date(self, upstream: str, said: str | None, sent_at: float) -> None:
+        self.upstreams.add(upstream)
 
     def may_be_ahead(self) -> timedelta:
-        return max(self.ahead + (self._uncorrected if self.peers else timedelta(0)), timedelta(0))
+        return max(self.ahead + (self._uncorrected if self.upstreams else timedelta(0)), timedelta(0))
 
     def trusted(self) -> bool:
-        return not self.wrong and not (self.off and self.peers)
+        return not self.wrong and not (self.off and self.upstreams)
 
     def disputed_by(self) -> timedelta:
-        return self._uncorrected if self.peers else timedelta(0)
+        return self._uncorrected if self.upstreams else timedelta(0)
 
     @property
     def _uncorrected(self) -> timedelta:
-        return self.off if len(self.peers) < 2 else timedelta(0)
+        return self.off if len(self.upstreams) < 2 else timedelta(0)
 
     def monotonic(self) -> float:
         return self.scheduler.now
@@ -328,7 +328,7 @@ class Budget:
 
     line: Line
 
-    def take(self, needed_by: datetime) -> None:
+    def take(self, deadline: datetime) -> None:
         around, actor = self.line.surroundings, self.line.surroundings.scheduler.running
         settings = around.settings
         if around.quiet or settings.slow + settings.queues == 0.0:
@@ -389,12 +389,12 @@ class StoreClient:
         intent.read_at, intent.read_took = around.scheduler.now, around.scheduler.now - observed_at
         return answer
 
-    def prove(self, path: str, data: Mapping[str, Any]) -> None:
+    def preflight(self, path: str, data: Mapping[str, Any]) -> None:
         around = self.line.surroundings
         intent = around.intent
         intent.proven = False
         around.truth.begins_to_change(intent, guarded=True)
-        self.line.call("store.prove", path, lambda: None)
+        self.line.call("store.preflight", path, lambda: None)
         intent.proven = True
         intent.leads = None  # it takes its time
 
@@ -528,12 +528,12 @@ class VendorClient:
             yield page
             start += 4
 
-    def retrieve(self, key_id: str) -> VendorKey | None:
+    def retrieve(self, key_id: str) -> ProviderKey | None:
         around = self.line.surroundings
         vendor = around.vendor
         around.intent.retrieved.add(key_id)
 
-        def effect() -> VendorKey | None:
+        def effect() -> ProviderKey | None:
             key = vendor.unrevoked(key_id)
             if around.blind:
                 around.intent.disturbed = True
@@ -545,7 +545,7 @@ class VendorClient:
                 return None
             return key.seen() if key else None
 
-        def show(key: VendorKey | None) -> str:
+        def show(key: ProviderKey | None) -> str:
             return "is gone" if key is None else f"ends {_at(key.expires_at)}"
 
         try:
@@ -554,11 +554,11 @@ class VendorClient:
             around.truth.not_shown.add(key_id)
             raise
 
-    def set_expiry(self, key_id: str, expires_at: datetime) -> VendorKey | None:
+    def set_expiry(self, key_id: str, expires_at: datetime) -> ProviderKey | None:
         around = self.line.surroundings
         intent = around.intent
 
-        def effect() -> VendorKey | None:
+        def effect() -> ProviderKey | None:
             key = around.vendor.unrevoked(key_id)
             if key is None:
                 return None
@@ -591,7 +591,7 @@ class VendorClient:
         around.truth.begins_to_end(key_id, None, intent)
         self.line.call("provider.delete", key_id, effect)
 
-    def try_out(self, key: Secret) -> None:
+    def probe(self, key: Secret) -> None:
         self.line.call("probe", "", lambda: None)
 
 
@@ -610,7 +610,7 @@ def ports(
 ) -> tuple[Ports, StrayKeys]:
     """All the effects of one process; `waiting` names are what it takes over from its predecessor."""
 
-    def tell(event: Event) -> None:
+    def emit(event: Event) -> None:
         line.surroundings.coverage[event.what.value] += 1
 
     def leads() -> bool:
@@ -618,6 +618,6 @@ def ports(
         return answer
 
     provider, budget = VendorClient(line), Budget(line)
-    strays = StrayKeys(provider, budget, clock, tell, served, min_age, waiting)
+    strays = StrayKeys(provider, budget, clock, emit, served, min_age, waiting)
     store = StoreClient(line, configuration)
-    return Ports(provider, store, budget, clock, random.Random(seed), tell, strays, leads), strays
+    return Ports(provider, store, budget, clock, random.Random(seed), emit, strays, leads), strays

@@ -14,11 +14,11 @@ from typing import TypeVar
 from support.world import OWNER, START, MemoryStore, MemoryVendor, StoreClient, VendorClient, Wire, make_target
 
 from rotator.core.errors import ProviderUnavailable
-from rotator.core.events import Event, What
+from rotator.core.events import Event, EventType
 from rotator.core.ports import Ports
 from rotator.core.target import KeyParameters, Target
 from rotator.core.times import hash_fraction, next_turn
-from rotator.daemon.schedule import Agenda
+from rotator.daemon.schedule import Schedule
 from rotator.protocol.reconciler import Executor
 from rotator.protocol.strays import StrayKeys
 from rotator.runtime.rate_limit import CALLS_PER_ROTATION, WINDOW, SlidingWindow
@@ -51,7 +51,7 @@ class FleetClock:
     def sleep(self, seconds: float) -> None:
         self._scheduler.pause(seconds)
 
-    def heard(self, peer: str, said: str | None, sent_at: float) -> None: ...
+    def record_date(self, upstream: str, said: str | None, sent_at: float) -> None: ...
 
     def may_be_ahead(self) -> timedelta:
         return timedelta(0)
@@ -142,8 +142,8 @@ class Fleet:
         budget = SlidingWindow(self.limit, clock)
         served: dict[str, datetime] = {}
 
-        def tell(event: Event) -> None:
-            if event.what is not What.KEY_PUBLISHED:
+        def emit(event: Event) -> None:
+            if event.what is not EventType.KEY_PUBLISHED:
                 return
             now, before = clock.now(), served.get(event.target)
             served[event.target] = datetime.fromisoformat(str(event.fields["expires_at"]))
@@ -163,11 +163,11 @@ class Fleet:
                 budget,
                 clock,
                 Random(0),
-                tell,
-                StrayKeys(provider, budget, clock, tell, {}),
+                emit,
+                StrayKeys(provider, budget, clock, emit, {}),
             ),
         )
-        agenda = Agenda(clock, Random(1), self.resync)
+        agenda = Schedule(clock, Random(1), self.resync)
         agenda.configure(targets, (), self.resync, {"respan": budget.pace})
 
         def work() -> None:

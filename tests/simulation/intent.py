@@ -22,7 +22,7 @@ class Intent:
     extending: bool = False
     outdated: bool = False  # by a configuration that others have left behind
     trusts_its_clock: bool = True
-    max_removals: int = 0  # of a sweep
+    max_orphans: int = 0  # of a sweep
 
     proven: bool = False  # the store would take a write of this pass
     leads: bool | None = None  # what was last answered; None: nobody has asked since the last proof

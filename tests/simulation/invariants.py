@@ -196,7 +196,7 @@ class Truth:
 
     def unsettled(self, path: str, data: Mapping[str, Any], base: int, intent: Intent) -> None:
         """A write was sent, and refused or not answered."""
-        key = self._vendor.by_text(data.get(self.places[path].target.field))
+        key = self._vendor.by_text(data.get(self.places[path].target.key_field))
         waiting = self._unsettled.get((intent.life, path))
         if key and (key.name in intent.made or (waiting and waiting.key is key)):
             self._unsettled[intent.life, path] = Unsettled(key, base, self._store.monotonic())
@@ -240,7 +240,7 @@ class Truth:
         if ends is None:
             return
         intent.shortened.add(key_id)
-        if len(intent.shortened) > intent.max_removals:
+        if len(intent.shortened) > intent.max_orphans:
             self.break_(TOO_MANY, f"{key_id} is number {len(intent.shortened)}")
         prolonged = key.expires_at is not None and ends > key.expires_at + self._leeway
         if prolonged and key_id not in intent.retrieved and self._vendor.alive(key):
@@ -273,14 +273,14 @@ class Truth:
                 self.break_(DEAD, f"{key.id} of {path} was asked for until {_clock(asked.until)}")
 
     def _judge_carried(self, place: Place, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-        ours = {RECORD_FIELD, *place.names, place.target.field, *place.target.fields}
+        ours = {RECORD_FIELD, *place.names, place.target.key_field, *place.target.extra_fields}
         for name, value in before.items():
             if name not in ours and self._vendor.by_text(value) is None and after.get(name) != value:
                 self.break_(DROPPED, f"{name} of {place.target.path}")
 
     def _judge_record(self, place: Place, after: Mapping[str, Any]) -> None:
         """What a record says of a key it says wherever that key is published again."""
-        path, field = place.target.path, place.target.field
+        path, field = place.target.path, place.target.key_field
         same = [put for put in self._store.puts if put.path == path and after.get(field) in put.data.values()]
         if any(LATER in str(put.data.get(RECORD_FIELD)) for put in same) and LATER not in after.get(RECORD_FIELD, ""):
             self.break_(DROPPED, f"a field in the record of {path} that a later version of rotator wrote")
@@ -501,7 +501,7 @@ class Truth:
             promised = self._promised(place, key)
             versions = self._store.versions(path).values()
             ours = [v for v in versions if not (v.deleted or v.destroyed or v.number in place.others)]
-            field = place.target.field  # where it stands, unless nothing does: else the version is somebody's work
+            field = place.target.key_field  # where it stands, unless nothing does: else the version is somebody's work
             recorded = any(
                 f"key_id={key_id}," in str(v.data.get(RECORD_FIELD)) and v.data.get(field, key.text) == key.text
                 for v in ours
@@ -572,7 +572,7 @@ class Truth:
     def configured(self, target: Target) -> None:
         """From now on this is what the configuration says of its path."""
         place = self.places[target.path]
-        place.names |= {place.target.field, *place.target.fields}
+        place.names |= {place.target.key_field, *place.target.extra_fields}
         place.target, place.changed_at = target, self._store.monotonic()
 
     # --- what people do ------------------------------------------------------------------------------------------
@@ -674,7 +674,7 @@ class Truth:
         """Take note of what the path serves now, and of what it did until now."""
         path = place.target.path
         data: Mapping[str, Any] = self._store.read(path) or {}
-        texts = [data.get(place.target.field), *(data.get(name) for name in sorted(place.names))]
+        texts = [data.get(place.target.key_field), *(data.get(name) for name in sorted(place.names))]
         key, before = next((key for text in texts if (key := self._vendor.by_text(text))), None), place.served
         number = self._store.current_version(path)
         kind = place.others.get(number) if data else None

@@ -110,7 +110,7 @@ MUTATIONS = {
                 "        for executor, target in self._targets():\n"
                 "            self._early[target.name] = executor.observe(target)\n"
                 "    except StoreError as error:\n"
-                "        return Swept(self._provider, error=error)\n"
+                "        return SweepReport(self._provider, error=error)\n"
                 "    try:\n        listing =",
             ),
             Edit(Sweeper._compare_one, "_read(executor, target, [*mine, *spoils])", "self._early[target.name]"),
@@ -185,7 +185,7 @@ MUTATIONS = {
         (
             Edit(
                 model.read_version,
-                "holder is None or (holder != target.field and target.field in version.data)",
+                "holder is None or (holder != target.key_field and target.key_field in version.data)",
                 "False",
             ),
         ),
@@ -199,7 +199,7 @@ MUTATIONS = {
         "races", (GRACE_CUT,), (Edit(superseded.superseded_keys, "since + observation.target.grace_period", "since"),)
     ),
     "no proof that it can be stored": Mutation(
-        "mixed", (UNPROVEN,), (Edit(Rotation._make, "ports.store.prove(", "(lambda *_: 0)("),)
+        "mixed", (UNPROVEN,), (Edit(Rotation._make, "ports.store.preflight(", "(lambda *_: 0)("),)
     ),
     "orphans deleted at once": Mutation(
         "races",
@@ -207,7 +207,7 @@ MUTATIONS = {
         (
             Edit(
                 Sweeper._end,
-                "set_expiry(ports, key.id, asked.request, needed_by)",
+                "set_expiry(ports, key.id, asked.request, deadline)",
                 "ports.provider.delete(key.id)",
             ),
         ),
@@ -252,9 +252,9 @@ MUTATIONS = {
         (
             Edit(
                 Sweeper.sweep,
-                "listing = listed(self._ports, needed_by)\n",
-                "listing = listed(self._ports, needed_by)\n"
-                "        if not all(isinstance(key, VendorKey) for key in listing):\n"
+                "listing = listed(self._ports, deadline)\n",
+                "listing = listed(self._ports, deadline)\n"
+                "        if not all(isinstance(key, ProviderKey) for key in listing):\n"
                 "            raise ProviderError('an entry cannot be read')\n",
             ),
         ),
@@ -348,10 +348,10 @@ MUTATIONS = {
         "rollbacks", (NOT_HELD,), (Edit(renewal.rolled_back_at, "if other else None", "if False else None"),)
     ),
     "who does not lead acts": Mutation(
-        "mixed", (IDLE,), (Edit(rotate.is_ours_to_do, "order.by != SCHEDULED.by or ports.leads()", "True"),)
+        "mixed", (IDLE,), (Edit(rotate.may_act, "order.by != SCHEDULED.by or ports.leads()", "True"),)
     ),
     "who does not lead any more makes a key": Mutation(
-        "mixed", (IDLE,), (Edit(Rotation._make, "not is_ours_to_do(ports, order)", "False"),)
+        "mixed", (IDLE,), (Edit(Rotation._make, "not may_act(ports, order)", "False"),)
     ),
     "what was seen before an extend is believed": Mutation(
         "extends",
@@ -367,7 +367,7 @@ MUTATIONS = {
         ),
     ),
     "what others wrote beside the key is dropped": Mutation(
-        "meddling", (DROPPED,), (Edit(rotate.carried_over, "if name in foreign", "if False"),)
+        "meddling", (DROPPED,), (Edit(rotate.preserved_fields, "if name in foreign", "if False"),)
     ),
     "a provider that knows no key is believed": Mutation(
         "strange", (MASS,), (Edit(recognition.is_most, "unknown > 1 and 2 * unknown > served", "False"),)

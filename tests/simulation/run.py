@@ -10,7 +10,7 @@ from support.world import HOUR, START, make_target
 
 from rotator.core.keys import KeyName, place_of
 from simulation.actors import Commands, Deployment, Election, People, Program, Replica, Weather
-from simulation.clients import Configuration, Surroundings
+from simulation.clients import Configuration, DaemonInfo
 from simulation.invariants import FAULT, Truth
 from simulation.scheduler import Freezable, Scheduler, Step
 from simulation.settings import GRACE, RENEW_BEFORE, TTL, Profile, Settings
@@ -114,7 +114,7 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
         truth.strangers.add(vendor.issue(name, START + 1000 * HOUR).id)
     vendor.elsewhere.add(vendor.issue("another organisation's", START + 1000 * HOUR).id)
     truth.strangers |= vendor.elsewhere
-    around = Surroundings(scheduler, settings, store, vendor, truth, frozenset(without), Configuration(targets))
+    around = DaemonInfo(scheduler, settings, store, vendor, truth, frozenset(without), Configuration(targets))
 
     if settings.differ:
         truth.contest()
@@ -168,7 +168,7 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
 class _Ending:
     """When a schedule becomes quiet, and when it ends."""
 
-    def __init__(self, around: Surroundings, programs: list[Program], weather: Weather) -> None:
+    def __init__(self, around: DaemonInfo, programs: list[Program], weather: Weather) -> None:
         self._around, self._programs, self._weather = around, programs, weather
         self._healed_by = self._until = self._slow = 0.0
 

@@ -60,11 +60,11 @@ class Profile:
     skew: tuple[float, ...] = (0.0, 0.0, 30.0)  # seconds by which a machine's wall clock may be off, and jump
     leading: tuple[int, ...] = (0, 0, 1)  # whether only some replicas lead at a time
     wrong: tuple[float, ...] = (0.0, 0.0, 0.0, 300.0)  # by which one machine's clock is off, and knows that it is
-    hours: tuple[float, ...] = (0.0, 0.0, 0.0, 7200.0)  # by which one machine's clock is off, as both peers tell it
+    hours: tuple[float, ...] = (0.0, 0.0, 0.0, 7200.0)  # by which one machine's clock is off, as both upstreams tell it
     dated: tuple[int, ...] = (0, 1)  # whether the vendor says when a key was created
     changes: tuple[float, ...] = (0.0, 0.0, 1.0)  # of the schedules in which the configuration changes
     adopts: tuple[int, ...] = (0, 0, 1)  # whether the first target takes over what it finds
-    max_removals: tuple[int, ...] = (10, 10, 1)
+    max_orphans: tuple[int, ...] = (10, 10, 1)
     odd_grants: tuple[float, ...] = (0.0, 0.0, 0.1)  # an expiry other than asked, or none
     blind: tuple[float, ...] = (0.0, 0.0, 1.0)  # of the schedules in which the vendor knows no key for a while
     later: tuple[int, ...] = (0, 0, 1)  # whether one replica is of a later version, whose records say more
@@ -94,7 +94,7 @@ RACES = Profile(
     skew=(0.0,),
     wrong=(0.0,),
     hours=(0.0,),
-    max_removals=(10,),
+    max_orphans=(10,),
     odd_grants=(0.0,),
     false_refusals=(0.0, 0.1),
     mixed_up=(0.0, 0.1),
@@ -184,7 +184,7 @@ class Settings:
     dated: int
     changes: float
     adopts: int
-    max_removals: int
+    max_orphans: int
     odd_grants: float
     blind: float
     later: int

@@ -13,10 +13,10 @@ import pytest
 from support.world import OWNER, START, MemoryStore, MemoryVendor, StoreClient, VendorClient, Wire, make_target
 
 from rotator.core.errors import ProviderUnavailable, StoreUnavailable
-from rotator.core.events import Event, What
+from rotator.core.events import Event, EventType
 from rotator.core.ports import Ports
 from rotator.core.times import hash_fraction
-from rotator.daemon.schedule import Agenda
+from rotator.daemon.schedule import Schedule
 from rotator.protocol.memory import Memory
 from rotator.protocol.reconciler import Executor
 from rotator.protocol.strays import StrayKeys
@@ -35,7 +35,7 @@ TTL, RENEW_BEFORE, GRACE = 6 * HOUR, 2 * HOUR, HOUR / 2
 
 
 class Line(Wire):
-    """Notes when what was asked of whom, and answers nothing while the peer is away."""
+    """Notes when what was asked of whom, and answers nothing while the upstream is away."""
 
     def __init__(self, clock: FleetClock, away: str) -> None:
         super().__init__()
@@ -43,11 +43,11 @@ class Line(Wire):
         self.sent: list[tuple[float, str]] = []
 
     def call(self, actor: str, operation: str, effect: Callable[[], T], *arguments: object) -> T:
-        peer = operation.partition(".")[0]
+        upstream = operation.partition(".")[0]
         self.sent.append((self._clock.monotonic(), operation))
         self._clock.sleep(ANSWERS_AFTER)
-        if peer == self._away and DOWN <= self._clock.monotonic() < UP:
-            raise (ProviderUnavailable if peer == "provider" else StoreUnavailable)("away")
+        if upstream == self._away and DOWN <= self._clock.monotonic() < UP:
+            raise (ProviderUnavailable if upstream == "provider" else StoreUnavailable)("away")
         return effect()
 
 
@@ -75,20 +75,20 @@ class Story:
         budget = SlidingWindow(LIMIT, clock)
         ends: dict[str, datetime] = {}
 
-        def tell(event: Event) -> None:
-            if event.what is What.KEY_PUBLISHED:
+        def emit(event: Event) -> None:
+            if event.what is EventType.KEY_PUBLISHED:
                 self.published.append((scheduler.now, event.target, ends.get(event.target)))
                 ends[event.target] = datetime.fromisoformat(str(event.fields["expires_at"]))
 
         provider = VendorClient(self.vendor, self.line, "fleet")
-        strays = StrayKeys(provider, budget, clock, tell, {})
+        strays = StrayKeys(provider, budget, clock, emit, {})
         ports = Ports(
-            provider, StoreClient(store, scheduler.clock, self.line, "fleet"), budget, clock, Random(0), tell, strays
+            provider, StoreClient(store, scheduler.clock, self.line, "fleet"), budget, clock, Random(0), emit, strays
         )
         executor = Executor(OWNER, frozenset(), frozenset(targets), ports, Memory(is_swept=True))
         share = SlidingWindow(max(1, LIMIT // 5), clock, budget)
         sweeper = Sweeper("respan", [(executor, [*targets.values()])], share, frozenset({OWNER}), 5 * HOUR / 60, 10)
-        agenda = Agenda(clock, Random(1), HOUR)
+        agenda = Schedule(clock, Random(1), HOUR)
         agenda.configure(targets, (), HOUR, {"respan": budget.pace})
 
         def work() -> None:
@@ -105,11 +105,11 @@ class Story:
                 if swept.complete:
                     self.swept.append(scheduler.now)
                 agenda.wake([target.name for target in swept.to_work])
-                # The next one comes just when the peer is back, at the worst moment.
+                # The next one comes just when the upstream is back, at the worst moment.
                 clock.sleep(UP - scheduler.now if DOWN <= scheduler.now < UP else 900.0)
 
         def watch() -> None:
-            """The daemon notices within 30 seconds that a peer is up, and takes up what waited: here all."""
+            """The daemon notices within 30 seconds that an upstream is up, and takes up what waited: here all."""
             clock.sleep(UP + 30 - scheduler.now)
             agenda.wake_in_turn(targets)
             clock.sleep(ENDS)
@@ -122,9 +122,9 @@ class Story:
         scheduler.ends = lambda: scheduler.now >= ENDS
         scheduler.run()
 
-    def most_in_a_minute(self, peer: str, since: float = 0.0) -> int:
+    def most_in_a_minute(self, upstream: str, since: float = 0.0) -> int:
         """Requests to it in any sixty seconds."""
-        moments = [at for at, operation in self.line.sent if operation.startswith(peer) and at >= since]
+        moments = [at for at, operation in self.line.sent if operation.startswith(upstream) and at >= since]
         return max(bisect_left(moments, at + 60) - i for i, at in enumerate(moments))
 
 

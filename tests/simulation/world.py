@@ -8,7 +8,7 @@ from typing import Any
 from support.world import START, FakeClock, IssuedKey, MemoryStore, MemoryVendor, StoredVersion
 
 from rotator.core.errors import ProviderRequestRefused
-from rotator.core.keys import VendorKey
+from rotator.core.keys import ProviderKey
 from rotator.core.versions import History, Version
 
 
@@ -127,11 +127,13 @@ class LaggingVendor(MemoryVendor):
     def by_text(self, text: object) -> IssuedKey | None:
         return self._texts.get(text)
 
-    def listed(self, behind: float, *, dated: bool) -> Sequence[VendorKey]:
+    def listed(self, behind: float, *, dated: bool) -> Sequence[ProviderKey]:
         """What was there so many seconds ago; `dated`: with the times of creation."""
         then = self._time.monotonic() - behind
         return [
-            VendorKey(key.id, key.name, key.expires_at, START + timedelta(seconds=self.made[key.id]) if dated else None)
+            ProviderKey(
+                key.id, key.name, key.expires_at, START + timedelta(seconds=self.made[key.id]) if dated else None
+            )
             for key in self.keys.values()
             if key.id not in self.elsewhere
             and self.age(key) >= self.shown_after

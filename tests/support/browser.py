@@ -34,7 +34,7 @@ def is_installed() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class KeyObservation:
     """A page as the browser has it."""
 
     dom: str
@@ -65,7 +65,7 @@ class Seen:
         return f"#{self.rows[0][1:4].hex()}"
 
 
-def look_at(url: str, width: int, height: int, *, dark: bool = False) -> Seen:
+def look_at(url: str, width: int, height: int, *, dark: bool = False) -> KeyObservation:
     """Open the page in a new browser, and end that."""
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     with tempfile.TemporaryDirectory(prefix="chromium-") as folder:
@@ -80,4 +80,4 @@ def look_at(url: str, width: int, height: int, *, dark: bool = False) -> Seen:
         RECORDER.record("chromium: DOM", said.stdout)
         RECORDER.record("chromium: log", said.stderr)
         complaints = tuple(line for line in said.stderr.splitlines() if "CONSOLE" in line)
-        return Seen(said.stdout, complaints, picture.read_bytes())
+        return KeyObservation(said.stdout, complaints, picture.read_bytes())

@@ -64,11 +64,11 @@ class Chaos:
             self._wait(0.1)
         self.rotator.simulator.faults.clear()
         landed = self.rotator.simulator.faults.release()
-        self._tell("fault", f"all cleared, {landed} late effects landed")
+        self._emit("fault", f"all cleared, {landed} late effects landed")
 
     def complaints(self) -> list[str]:
         """What a daemon said that it has no reason to say, whatever was broken."""
-        never = ("unexpected_error", "target_foreign", "key_not_trusted", "configuration_refused")
+        never = ("unexpected_error", "target_foreign", "key_ownership_mismatch", "configuration_refused")
         return [str(event) for daemon in self._started for event in daemon.events() if event["event"] in never]
 
     def roll(self) -> None:
@@ -129,7 +129,7 @@ class Chaos:
         seconds = max(0.1, LONGEST[who.partition(" ")[0]] * self.rng.random() ** 2)
         heapq.heappush(self._undo, (time.monotonic() + seconds, next(self._numbers), who, undo))
 
-    def _tell(self, kind: str, what: str) -> None:
+    def _emit(self, kind: str, what: str) -> None:
         self.done[kind] += 1
         self.told.append(f"{datetime.now(UTC).time()} {what}")
 
@@ -146,13 +146,13 @@ class Chaos:
         self.told.append(f"{datetime.now(UTC).time()} daemon {number} is started")
 
     def _kill(self, number: int) -> Undo:
-        self._tell("kill", f"daemon {number} is killed")
+        self._emit("kill", f"daemon {number} is killed")
         self._daemon(number).process.kill()
         self._daemon(number).process.wait()
         return lambda: self._start(number)
 
     def _freeze(self, number: int) -> Undo:
-        self._tell("freeze", f"daemon {number} is frozen")
+        self._emit("freeze", f"daemon {number} is frozen")
         daemon = self._daemon(number)
         daemon.signal(signal.SIGSTOP)
 
@@ -171,7 +171,7 @@ class Chaos:
         return end
 
     def _term(self, number: int) -> Undo:
-        self._tell("term", f"daemon {number} is asked to end")
+        self._emit("term", f"daemon {number} is asked to end")
         daemon = self._daemon(number)
         daemon.signal(signal.SIGTERM)
 
@@ -185,7 +185,7 @@ class Chaos:
         return restart
 
     def _signal(self, number: int, which: signal.Signals) -> None:
-        self._tell(which.name[3:].lower(), f"daemon {number} gets {which.name}")
+        self._emit(which.name[3:].lower(), f"daemon {number} gets {which.name}")
         daemon = self._daemon(number)
         if daemon.events("started"):  # before, either signal ends any program
             daemon.signal(which)
@@ -193,7 +193,7 @@ class Chaos:
     # --- Vault and the vendor ----------------------------------------------------------------------------------------
 
     def _kill_vault(self) -> Undo:
-        self._tell("vault killed", "Vault is killed")
+        self._emit("vault killed", "Vault is killed")
         self.vault.kill()
 
         def restart() -> None:
@@ -204,7 +204,7 @@ class Chaos:
         return restart
 
     def _freeze_vault(self) -> Undo:
-        self._tell("vault frozen", "Vault is frozen")
+        self._emit("vault frozen", "Vault is frozen")
         self.vault.freeze()
 
         def thaw() -> None:
@@ -216,7 +216,7 @@ class Chaos:
     def _seal_vault(self) -> Undo | None:
         with suppress(Exception):  # it may not yet be able to, just after a start
             self.vault.seal()
-            self._tell("vault sealed", "Vault is sealed")
+            self._emit("vault sealed", "Vault is sealed")
 
             def unseal() -> None:
                 self.vault.unseal()
@@ -227,7 +227,7 @@ class Chaos:
 
     def _spoil_network(self) -> Undo:
         mode = self.rng.choice(MODES)
-        self._tell("network", f"the network to Vault: {mode}")
+        self._emit("network", f"the network to Vault: {mode}")
         self.network.seconds = self.rng.uniform(0.1, 1.5) if mode == "delay" else 0.01
         self.network.mode = mode
 
@@ -238,7 +238,7 @@ class Chaos:
         return mend
 
     def _outage(self) -> Undo:
-        self._tell("outage", "the vendor is away")
+        self._emit("outage", "the vendor is away")
         self.rotator.simulator.stop()
 
         def back() -> None:
@@ -283,4 +283,4 @@ class Chaos:
             by=rng.choice((1, -1)),
         )
         self.rotator.simulator.faults.add(fault)
-        self._tell("fault", f"the vendor's next {fault.operation} but {fault.skip}: {fault.kind}")
+        self._emit("fault", f"the vendor's next {fault.operation} but {fault.skip}: {fault.kind}")

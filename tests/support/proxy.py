@@ -28,7 +28,7 @@ from support.process import free_ports
 MODES = ("delay", "drip", "cut", "swallow", "hang", "reset", "refuse")
 _LOOK = 0.05  # seconds between looks at the mode, where nothing else happens
 
-_STUCK = 10.0  # seconds after which a peer that takes nothing is given up
+_STUCK = 10.0  # seconds after which an upstream that takes nothing is given up
 
 
 class Proxy:

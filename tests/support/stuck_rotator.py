@@ -9,18 +9,18 @@ from pathlib import Path
 import rotator.daemon.dispatcher
 import rotator.daemon.main
 from rotator.cli.main import main
-from rotator.daemon.dispatcher import Engine
+from rotator.daemon.dispatcher import Dispatcher
 
 if __name__ == "__main__":
     rotator.daemon.main.TICK, rotator.daemon.main.WATCH_HEALTH, rotator.daemon.dispatcher.STUCK = 0.1, 0.1, 0.5
     file = Path(os.environ["STUCK_WHILE"])
-    begin_what_is_due = Engine._begin_what_is_due
+    begin_what_is_due = Dispatcher._begin_what_is_due
 
-    def begin(engine: Engine) -> None:
+    def begin(engine: Dispatcher) -> None:
         """Hang, as with a lock that nobody gives back."""
         while file.exists():
             time.sleep(0.02)
         begin_what_is_due(engine)
 
-    setattr(Engine, begin_what_is_due.__name__, begin)
+    setattr(Dispatcher, begin_what_is_due.__name__, begin)
     main()

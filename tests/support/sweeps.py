@@ -12,9 +12,9 @@ from support.world import HOUR, OWNER, IssuedKey, World
 SETTLE = timedelta(minutes=5)
 
 
-def sweeper_of(executor: Executor, targets: Iterable[Target], max_removals: int = 10) -> Sweeper:
+def sweeper_of(executor: Executor, targets: Iterable[Target], max_orphans: int = 10) -> Sweeper:
     groups = [(executor, list(targets))]
-    return Sweeper("respan", groups, executor.ports.budget, frozenset({OWNER}), SETTLE, max_removals)
+    return Sweeper("respan", groups, executor.ports.budget, frozenset({OWNER}), SETTLE, max_orphans)
 
 
 def orphan(world: World, version: int = 1, target: Target | None = None, life: timedelta = 24 * HOUR) -> IssuedKey:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rotator.core.events import Event, What
+from rotator.core.events import Event, EventType
 from support.leaks import RECORDER
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "logging.md"
@@ -70,5 +70,5 @@ def flaws_of_lines(texts: Iterable[str]) -> Iterator[str]:
             told: Mapping[str, object] = json.loads(line)
         except ValueError:
             continue  # its process was killed as it wrote
-        if told["event"] in set(What) and "logger" not in told:
+        if told["event"] in set(EventType) and "logger" not in told:
             yield from flaws(str(told["event"]), str(told["level"]), told.keys() - BEFORE_THE_FIELDS)

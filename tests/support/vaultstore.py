@@ -51,7 +51,7 @@ class SetClock:
     def sleep(self, seconds: float) -> None:
         self.passed += seconds
 
-    def heard(self, peer: str, said: str | None, sent_at: float) -> None: ...
+    def record_date(self, upstream: str, said: str | None, sent_at: float) -> None: ...
 
     def may_be_ahead(self) -> timedelta:
         return timedelta(0)
@@ -129,7 +129,7 @@ def all_methods(store: MeteredStore) -> dict[str, Callable[[], object]]:
 
     methods: dict[str, Callable[[], object]] = {
         "history": lambda: store.history("app"),
-        "prove": lambda: store.prove("app", DATA),
+        "prove": lambda: store.preflight("app", DATA),
         "write": lambda: store.write("app", DATA, cas=0),
         "destroy": lambda: store.destroy("app", [1]),
         "location": lambda: store.location("app"),

@@ -32,9 +32,9 @@ from rotator.core.errors import (
     StoreSealed,
     StoreUnavailable,
 )
-from rotator.core.events import Event, What
+from rotator.core.events import Event, EventType
 from rotator.core.expiry import TOLERANCE
-from rotator.core.keys import CreatedKey, ListedKey, UnreadableKey, VendorKey
+from rotator.core.keys import CreatedKey, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.ports import Ports
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
@@ -71,7 +71,7 @@ class FakeClock:
         with self._lock:
             self._elapsed += seconds
 
-    def heard(self, peer: str, said: str | None, sent_at: float) -> None: ...
+    def record_date(self, upstream: str, said: str | None, sent_at: float) -> None: ...
 
     def may_be_ahead(self) -> timedelta:
         return self.is_ahead
@@ -304,8 +304,8 @@ class StoreClient:
         observed_at = self.clock.monotonic()
         return self.wire.call(self.actor, "store.history", lambda: self.store.newest(path, observed_at), path)
 
-    def prove(self, path: str, data: Mapping[str, Any]) -> None:
-        self.wire.call(self.actor, "store.prove", lambda: None, path, data)
+    def preflight(self, path: str, data: Mapping[str, Any]) -> None:
+        self.wire.call(self.actor, "store.preflight", lambda: None, path, data)
 
     def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
         return self.wire.call(self.actor, "store.write", lambda: self.store.write(path, data, cas), path, data, cas)
@@ -326,8 +326,8 @@ class IssuedKey:
     granted: datetime  # until when it may be relied on, had nobody touched it
     revoked: bool = False
 
-    def seen(self) -> VendorKey:
-        return VendorKey(self.id, self.name, self.expires_at)
+    def seen(self) -> ProviderKey:
+        return ProviderKey(self.id, self.name, self.expires_at)
 
 
 class MemoryVendor:
@@ -416,15 +416,15 @@ class VendorClient:
             yield page
             start += 2
 
-    def retrieve(self, key_id: str) -> VendorKey | None:
-        def effect() -> VendorKey | None:
+    def retrieve(self, key_id: str) -> ProviderKey | None:
+        def effect() -> ProviderKey | None:
             key = self.vendor.unrevoked(key_id)
             return key.seen() if key and self.vendor.shows(key) else None
 
         return self.wire.call(self.actor, "provider.retrieve", effect, key_id)
 
-    def set_expiry(self, key_id: str, expires_at: datetime) -> VendorKey | None:
-        def effect() -> VendorKey | None:
+    def set_expiry(self, key_id: str, expires_at: datetime) -> ProviderKey | None:
+        def effect() -> ProviderKey | None:
             key = self.vendor.unrevoked(key_id)
             if key is None:
                 return None
@@ -436,7 +436,7 @@ class VendorClient:
     def delete(self, key_id: str) -> None:
         self.wire.call(self.actor, "provider.delete", lambda: self.vendor.revoke(key_id), key_id)
 
-    def try_out(self, key: Secret) -> None:
+    def probe(self, key: Secret) -> None:
         self.wire.call(self.actor, "probe", lambda: None)
 
 
@@ -449,8 +449,8 @@ class BudgetClient:
     actor: str
     wait: float
 
-    def take(self, needed_by: datetime) -> None:
-        self.wire.call(self.actor, "budget.take", lambda: self.clock.sleep(self.wait), needed_by)
+    def take(self, deadline: datetime) -> None:
+        self.wire.call(self.actor, "budget.take", lambda: self.clock.sleep(self.wait), deadline)
 
     def pause(self, seconds: float) -> None:
         self.wire.call(self.actor, "budget.pause", lambda: None, seconds)
@@ -465,8 +465,8 @@ def make_target(name: str = "billing-api", **overrides: Any) -> Target:
         "path": f"apps/{name}/respan",
         "provider": "respan",
         "store": "vault",
-        "field": "api_key",
-        "fields": {"base_url": "https://api.respan.ai"},
+        "key_field": "api_key",
+        "extra_fields": {"base_url": "https://api.respan.ai"},
         "parameters": KeyParameters(rate_limit=100),
         "ttl": 24 * HOUR,
         "renew_before": 8 * HOUR,
@@ -569,14 +569,14 @@ class World:
         names = [call.operation for call in self.wire.journal[since:]]
         return [name for name in names if name.startswith(prefix) and (prefix or not name.startswith("budget."))]
 
-    def told(self, *what: What) -> list[Event]:
+    def told(self, *what: EventType) -> list[Event]:
         """The events of these kinds, in order."""
         return [event for event in self.events if event.what in what]
 
     def served(self, target: Target | None = None) -> IssuedKey | None:
         """The key that applications read at the target's path; None when there is none or it was never issued."""
         target = target or self.target
-        return self.vendor.by_text((self.store.read(target.path) or {}).get(target.field))
+        return self.vendor.by_text((self.store.read(target.path) or {}).get(target.key_field))
 
     def superseded_at(self, key: IssuedKey) -> datetime | None:
         """When the key was last replaced in the path that held it; None when it is served, or never was."""
@@ -609,7 +609,7 @@ _REFUSALS: dict[str, tuple[type[RotatorError], ...]] = {
     "store.": (StoreCredentialRefused, StorePermissionDenied, StoreMountUnusable, StoreSealed),
     "store.location": (StoreUnavailable,),
     "store.history": (StoreUnavailable,),
-    "store.prove": (StoreUnavailable, StoreRequestRefused),
+    "store.preflight": (StoreUnavailable, StoreRequestRefused),
     "store.write": (StoreRequestRefused,),
     "provider.": (ProviderCredentialRefused, ProviderRequestRefused, ProviderUnavailable),
     "probe": (ProviderKeyNotAccepted, ProviderUnavailable),

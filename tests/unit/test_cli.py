@@ -522,7 +522,7 @@ def test_a_command_reports_a_clock_that_is_off(
     assert invoke("run", "--once").status == 0
     assert invoke("rotate", "a").status == 0
     request.getfixturevalue("five_minutes_ahead")
-    assert "clock_disagrees" in invoke(*command).err
+    assert "clock_skew_detected" in invoke(*command).err
 
 
 def test_extend_counts_by_the_providers_time(

@@ -1,4 +1,4 @@
-"""The machine's clock against what its peers say."""
+"""The machine's clock against what its upstreams say."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -25,7 +25,7 @@ class At(SystemClock):
 def heard(date: datetime, took: float = 0.0) -> At:
     """A clock that has had an answer with this date to a request that took so long."""
     clock = At()
-    clock.heard("vault", format_datetime(date, usegmt=True), NOW.timestamp() - took)
+    clock.record_date("vault", format_datetime(date, usegmt=True), NOW.timestamp() - took)
     return clock
 
 
@@ -46,26 +46,26 @@ def test_a_clock_that_is_off_is_known_by_how_much_and_which_way(off: int, truste
 
 def test_the_bound_is_the_configured_one() -> None:
     clock = heard(NOW - timedelta(seconds=90))
-    clock.max_skew = timedelta(minutes=2)
+    clock.max_clock_skew = timedelta(minutes=2)
     assert clock.trusted()
 
 
-def test_one_peer_that_disagrees_is_enough_and_it_may_come_round() -> None:
+def test_one_upstream_that_disagrees_is_enough_and_it_may_come_round() -> None:
     clock = heard(NOW)
-    clock.heard("api.respan.ai", format_datetime(NOW + timedelta(hours=1), usegmt=True), NOW.timestamp())
+    clock.record_date("api.respan.ai", format_datetime(NOW + timedelta(hours=1), usegmt=True), NOW.timestamp())
     assert not clock.trusted()
-    clock.heard("api.respan.ai", format_datetime(NOW, usegmt=True), NOW.timestamp())
+    clock.record_date("api.respan.ai", format_datetime(NOW, usegmt=True), NOW.timestamp())
     assert clock.trusted()
 
 
 def test_who_is_not_listened_to_any_more_is_forgotten_for_good() -> None:
-    """Else a peer of before a reload, whose clock was wrong, would keep this clock distrusted for ever."""
+    """Else an upstream of before a reload, whose clock was wrong, would keep this clock distrusted for ever."""
     clock = heard(NOW - timedelta(hours=1))
     assert not clock.trusted()
     clock.listen_to({"api.respan.ai"})
     assert clock.trusted()
-    for peer in ("vault", "api.respan.ai"):  # an answer to what was under way
-        clock.heard(peer, format_datetime(NOW - timedelta(hours=1), usegmt=True), NOW.timestamp())
+    for upstream in ("vault", "api.respan.ai"):  # an answer to what was under way
+        clock.record_date(upstream, format_datetime(NOW - timedelta(hours=1), usegmt=True), NOW.timestamp())
     assert set(clock.skews) == {"api.respan.ai"}
 
 
@@ -75,37 +75,37 @@ def test_who_is_not_listened_to_any_more_is_forgotten_for_good() -> None:
 )
 def test_what_is_no_date_says_nothing(said: str | None) -> None:
     clock = At()
-    clock.heard("vault", said, NOW.timestamp())
+    clock.record_date("vault", said, NOW.timestamp())
     assert clock.trusted()
     assert clock.skews == {}
 
 
-def says(clock: At, peer: str, date: datetime) -> None:
-    clock.heard(peer, format_datetime(date, usegmt=True), clock.monotonic())
+def says(clock: At, upstream: str, date: datetime) -> None:
+    clock.record_date(upstream, format_datetime(date, usegmt=True), clock.monotonic())
 
 
 @pytest.mark.parametrize("hours", [-9, 9])
-def test_where_all_peers_say_the_same_their_time_is_taken(hours: int) -> None:
+def test_where_all_upstreams_say_the_same_their_time_is_taken(hours: int) -> None:
     clock = heard(NOW - timedelta(hours=hours))
     assert clock.now() == NOW, "one alone may be wrong itself"
     says(clock, "api.respan.ai", NOW - timedelta(hours=hours, seconds=20))
     assert abs(clock.now() - (NOW - timedelta(hours=hours))) < timedelta(seconds=30)
     assert not clock.trusted(), "and still no key is ended by it"
     assert abs(clock.skews["vault"] - timedelta(hours=hours)) < timedelta(seconds=3)
-    for peer in ("vault", "api.respan.ai"):  # somebody has put the clock right
-        says(clock, peer, NOW)
+    for upstream in ("vault", "api.respan.ai"):  # somebody has put the clock right
+        says(clock, upstream, NOW)
     assert clock.now() == NOW
     assert clock.trusted()
 
 
-def test_peers_that_contradict_each_other_are_not_followed() -> None:
+def test_upstreams_that_contradict_each_other_are_not_followed() -> None:
     clock = heard(NOW - timedelta(hours=1))
     says(clock, "api.respan.ai", NOW + timedelta(hours=1))
     assert clock.now() == NOW
     assert not clock.trusted()
 
 
-def test_it_may_be_ahead_by_what_the_furthest_peer_says() -> None:
+def test_it_may_be_ahead_by_what_the_furthest_upstream_says() -> None:
     assert At().may_be_ahead() == timedelta(0)
     clock = heard(NOW + timedelta(seconds=30))
     assert clock.may_be_ahead() == timedelta(0)
@@ -128,11 +128,11 @@ def test_a_clock_is_disputed_while_it_agrees_with_none_that_has_answered() -> No
     clock = At()
     assert clock.disputed_by() == timedelta(0)
     hour = timedelta(hours=1)
-    clock.heard("vault", format_datetime(NOW - hour, usegmt=True), NOW.timestamp())
+    clock.record_date("vault", format_datetime(NOW - hour, usegmt=True), NOW.timestamp())
     assert abs(clock.disputed_by() - hour) <= timedelta(seconds=2)
-    clock.heard("api.respan.ai", format_datetime(NOW, usegmt=True), NOW.timestamp())
+    clock.record_date("api.respan.ai", format_datetime(NOW, usegmt=True), NOW.timestamp())
     assert clock.disputed_by() == timedelta(0), "one of them agrees"
-    clock.heard("api.respan.ai", format_datetime(NOW + hour, usegmt=True), NOW.timestamp())
+    clock.record_date("api.respan.ai", format_datetime(NOW + hour, usegmt=True), NOW.timestamp())
     assert abs(clock.disputed_by() + hour) <= timedelta(seconds=2), "by the time that is the latest"
-    clock.heard("api.respan.ai", format_datetime(NOW - hour, usegmt=True), NOW.timestamp())
+    clock.record_date("api.respan.ai", format_datetime(NOW - hour, usegmt=True), NOW.timestamp())
     assert clock.disputed_by() == timedelta(0), "both say the same, so that is the time"

@@ -18,7 +18,7 @@ from rotator.config.files import Watch
 from rotator.config.loader import Configuration
 from rotator.config.schema import AppRoleAuth, SqliteSettings, TokenAuth, VaultSettings
 from rotator.core.errors import ConfigurationError
-from rotator.core.events import Event, What
+from rotator.core.events import Event, EventType
 from rotator.core.target import KeyParameters, Target
 from rotator.core.times import hash_fraction
 from rotator.daemon.main import Daemon
@@ -104,16 +104,16 @@ def test_the_defaults(load: Callable[..., Configuration]) -> None:
     assert (store.mount, store.namespace, store.ca_file, store.auth) == ("secret", "", None, TokenAuth(method="token"))
     assert (str(read.http.listen), str(read.http.admin)) == ("0.0.0.0:9465", "127.0.0.1:9466")
     assert (read.daemon.workers, read.daemon.jitter, read.daemon.drain) == (8, 0.05, timedelta(seconds=25))
-    assert (read.daemon.resync, read.daemon.spread) == (timedelta(minutes=10), timedelta(hours=1))
-    assert (read.sweep.every, read.sweep.settle) == (timedelta(minutes=15), timedelta(minutes=5))
-    assert read.sweep.max_removals == 10
+    assert (read.daemon.resync, read.daemon.rollout) == (timedelta(minutes=10), timedelta(hours=1))
+    assert (read.sweep.interval, read.sweep.min_age) == (timedelta(minutes=15), timedelta(minutes=5))
+    assert read.sweep.max_orphans == 10
     assert read.targets["billing-api"] == Target(
         name="billing-api",
         path="apps/billing/respan",
         provider="respan",
         store="vault",
-        field="api_key",
-        fields={},
+        key_field="api_key",
+        extra_fields={},
         parameters=KeyParameters(),
         ttl=timedelta(hours=24),
         renew_before=timedelta(hours=8),
@@ -124,9 +124,9 @@ def test_the_defaults(load: Callable[..., Configuration]) -> None:
 
 
 def test_a_settling_time_shorter_than_a_publish_warns(load: Callable[..., Configuration]) -> None:
-    assert load(MINIMAL + '[sweep]\nsettle = "30s"\n').warnings == ()
-    [warning] = load(MINIMAL + '[sweep]\nsettle = "29s"\n').warnings
-    assert warning.key == "sweep.settle"
+    assert load(MINIMAL + '[sweep]\nmin_age = "30s"\n').warnings == ()
+    [warning] = load(MINIMAL + '[sweep]\nmin_age = "29s"\n').warnings
+    assert warning.key == "sweep.min_age"
     assert "shorter than a publish may take (30s)" in warning.message
 
 
@@ -143,12 +143,12 @@ def test_a_target_changes_the_defaults_entry_by_entry(load: Callable[..., Config
             defaults={
                 "ttl": "12h",
                 "renew_before": "6h",
-                "field": "token",
-                "fields": {"region": "eu", "tier": "a"},
+                "key_field": "token",
+                "extra_fields": {"region": "eu", "tier": "a"},
                 "key": {"rate_limit": 5, "spending_limit": 9},
             },
             targets__billing_api__ttl="48h",
-            targets__billing_api__fields={"tier": "b"},
+            targets__billing_api__extra_fields={"tier": "b"},
             targets__billing_api__key={"rate_limit": 7},
             targets__billing_api__adopt=True,
         )
@@ -156,7 +156,7 @@ def test_a_target_changes_the_defaults_entry_by_entry(load: Callable[..., Config
 
     target = read.targets["billing-api"]
     assert (target.ttl, target.renew_before) == (timedelta(hours=48), timedelta(hours=6))
-    assert (target.field, target.fields) == ("token", {"region": "eu", "tier": "b"})
+    assert (target.key_field, target.extra_fields) == ("token", {"region": "eu", "tier": "b"})
     assert target.parameters == KeyParameters(rate_limit=7, spending_limit=9.0)
     assert target.adopt
 
@@ -404,13 +404,13 @@ REFUSED = [
     ("daemon.workers", True, "daemon.workers", "must be a whole number"),
     ("daemon.reysnc", "1h", "daemon.reysnc", 'is not a key that belongs here; did you mean "resync"?'),
     ("daemon.zzz", "1h", "daemon.zzz", "is not a key that belongs here"),
-    ("sweep.max_removals", -1, "sweep.max_removals", "must be at least 0"),
+    ("sweep.max_orphans", -1, "sweep.max_orphans", "must be at least 0"),
     ("targets", [], "targets", "must be a table"),
     ("targets.Billing", {"path": "x"}, "targets.Billing", "does not have the form [a-z0-9][a-z0-9-]{0,62}"),
     ("targets.a b", {"path": "x"}, 'targets."a b"', "does not have the form [a-z0-9][a-z0-9-]{0,62}"),
     ("defaults.adopt", True, "defaults.adopt", "is not a key that belongs here"),
     ("defaults.path", "x", "defaults.path", "is not a key that belongs here"),
-    (f"{TARGET}.fields", {"n": 1}, f"{TARGET}.fields.n", "must be a text in quotes"),
+    (f"{TARGET}.extra_fields", {"n": 1}, f"{TARGET}.extra_fields.n", "must be a text in quotes"),
     (f"{TARGET}.adopt", "yes", f"{TARGET}.adopt", "must be true or false"),
     # providers
     ("providers", {}, "providers", "is required: at least one [providers.NAME]"),
@@ -614,17 +614,17 @@ REFUSED = [
         "grace_period (8h1s) must not be longer than renew_before (8h): "
         "a replaced key would expire before its grace is over",
     ),
-    (f"{TARGET}.field", "rotator", f"{TARGET}.field", 'must not be "rotator": the record stands there'),
+    (f"{TARGET}.key_field", "rotator", f"{TARGET}.key_field", 'must not be "rotator": the record stands there'),
     (
-        f"{TARGET}.fields",
+        f"{TARGET}.extra_fields",
         {"rotator": SECRET},
-        f"{TARGET}.fields",
+        f"{TARGET}.extra_fields",
         'must not hold "rotator": the record stands there',
     ),
     (
-        f"{TARGET}.fields",
+        f"{TARGET}.extra_fields",
         {"api_key": SECRET},
-        f"{TARGET}.fields",
+        f"{TARGET}.extra_fields",
         'must not hold the field of the key itself, "api_key"',
     ),
 ]
@@ -784,30 +784,30 @@ def test_what_hangs_on_a_mistake_is_not_a_mistake_of_its_own(refused: Callable[.
 
 
 def test_a_mistake_hides_nothing_but_what_hangs_on_it(refused: Callable[..., dict[str, str]]) -> None:
-    explicit = {"ttl": "1h", "renew_before": "2h", "grace_period": "3h", "field": "rotator", "store": "vualt"}
+    explicit = {"ttl": "1h", "renew_before": "2h", "grace_period": "3h", "key_field": "rotator", "store": "vualt"}
     data = minimal(
-        defaults={"ttl": 4, "field": 5, "grase_period": "1h"},
+        defaults={"ttl": 4, "key_field": 5, "grase_period": "1h"},
         daemon__jitter="lots",
         stores__vault__mount="/",
         targets__explicit={"path": "a", **explicit},
         targets__hanging={"path": "b", "renew_before": "23h", "grace_period": "1h"},
         targets__same={"path": "b", "provider": "other"},
-        targets__malformed={"path": "/", "fields": {"rotator": "x", "y": 1}},
+        targets__malformed={"path": "/", "extra_fields": {"rotator": "x", "y": 1}},
     )
 
     assert sorted(refused(data, {"RESPAN_API_KEY": SECRET})) == [
         "daemon.jitter",
-        "defaults.field",
         "defaults.grase_period",
+        "defaults.key_field",
         "defaults.ttl",
         "stores.vault.auth.method",  # there is no $VAULT_TOKEN
         "stores.vault.mount",
-        "targets.explicit.field",
         "targets.explicit.grace_period",
+        "targets.explicit.key_field",
         "targets.explicit.renew_before",
         "targets.explicit.store",
-        "targets.malformed.fields",
-        "targets.malformed.fields.y",
+        "targets.malformed.extra_fields",
+        "targets.malformed.extra_fields.y",
         "targets.malformed.path",
         "targets.same.path",
         "targets.same.provider",
@@ -980,7 +980,7 @@ def test_a_sweep_takes_its_part_of_the_budget_and_no_more(load: Callable[..., Co
     [loaded] = load(data).loads
     assert (round(loaded.rotations, 1), loaded.sweeps) == (53.8, 12)
     assert "60 is too few: 17000 targets" in warned(load(data))["providers.respan.requests_per_minute"]
-    [loaded] = load({**data, "sweep": {"every": "1h"}}).loads
+    [loaded] = load({**data, "sweep": {"interval": "1h"}}).loads
     assert loaded.sweeps == pytest.approx(215 / 60, rel=0.05)
 
 
@@ -1283,7 +1283,7 @@ def test_what_changes_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch
     daemon = Daemon(main, {}, SystemClock(), Metrics("0"), events.append, Signals())
     assert daemon._engine.installation.configuration.owner == "a"
     daemon._look_at_files()
-    assert What.CONFIGURATION_LOADED in [event.what for event in events]
+    assert EventType.CONFIGURATION_LOADED in [event.what for event in events]
     assert daemon._engine.installation.configuration.owner == "another"
     daemon._engine.end()
 

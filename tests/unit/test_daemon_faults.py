@@ -9,7 +9,7 @@ import pytest
 
 from rotator.app.wiring import Installation
 from rotator.core.errors import RotatorError, StoreCredentialRefused, StoreUnavailable
-from rotator.core.events import Event, Level, What
+from rotator.core.events import Event, EventType, Level
 from rotator.daemon.main import Daemon
 from rotator.daemon.signals import Signals
 from rotator.runtime.clock import SystemClock
@@ -28,7 +28,7 @@ class Rig:
         file.write_text(json.dumps({"owner": "prod", "providers": providers, "stores": stores}))
         self.daemon = Daemon(file, {}, SystemClock(), self.metrics, self.events.append, Signals())
 
-    def told(self, what: What) -> list[Event]:
+    def told(self, what: EventType) -> list[Event]:
         return [event for event in self.events if event.what is what]
 
 
@@ -48,10 +48,10 @@ def test_a_fault_while_reloading_leaves_the_old_configuration_in_use(rig: Rig, m
     with monkeypatch.context() as patched:
         patched.setattr("rotator.daemon.main.Installation", fails)
         rig.daemon._reload()
-    [refused] = rig.told(What.CONFIGURATION_REFUSED)
+    [refused] = rig.told(EventType.CONFIGURATION_REFUSED)
     assert refused.level is Level.ERROR
     assert refused.fields["problems"] == "ValueError: Invalid IPv4 address"
-    assert [told.fields["where"] for told in rig.told(What.UNEXPECTED_ERROR)] == ["reading the configuration"]
+    assert [told.fields["where"] for told in rig.told(EventType.UNEXPECTED_ERROR)] == ["reading the configuration"]
     assert rig.daemon._installation is before
     assert b"rotator_config_last_reload_successful 0.0" in rig.metrics.render()
 
@@ -76,10 +76,10 @@ def test_a_login_that_fails_is_told_once_for_each_reason_and_when_it_works_again
         rig.daemon._keep_logins()
     told = [(event.what, event.level, event.fields.get("error")) for event in rig.events]
     assert told == [
-        (What.LOGIN_FAILED, Level.WARNING, gone.message),
-        (What.LOGIN_FAILED, Level.ERROR, refused.message),
-        (What.LOGIN_RECOVERED, Level.INFO, None),
-        (What.LOGIN_FAILED, Level.WARNING, gone.message),
+        (EventType.LOGIN_FAILED, Level.WARNING, gone.message),
+        (EventType.LOGIN_FAILED, Level.ERROR, refused.message),
+        (EventType.LOGIN_RECOVERED, Level.INFO, None),
+        (EventType.LOGIN_FAILED, Level.WARNING, gone.message),
     ]
     assert rig.events[1].fields["advice"] == "Look at the role."
     down.error, outcome[0] = refused, refused

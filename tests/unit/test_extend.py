@@ -6,7 +6,7 @@ import pytest
 from support.world import HOUR, OWNER, START, World, make_target, refuse
 
 from rotator.core.errors import StoreUnavailable
-from rotator.core.events import Level, What
+from rotator.core.events import EventType, Level
 from rotator.core.keys import UnreadableKey
 from rotator.core.times import timestamp
 from rotator.protocol.extend import living
@@ -23,7 +23,7 @@ def test_each_key_that_lives_longer_is_told_with_the_reason_and_who_asked() -> N
     [found], _ = living(executor, listed(executor.ports), {OWNER}, world.targets, until)
     assert found.extend(until, "an outage") == until
     assert key.expires_at == until
-    [told] = world.told(What.KEY_EXTENDED)
+    [told] = world.told(EventType.KEY_EXTENDED)
     assert (told.target, told.level) == (world.target.name, Level.INFO)
     assert told.fields == {
         "key_id": key.id,
@@ -31,7 +31,7 @@ def test_each_key_that_lives_longer_is_told_with_the_reason_and_who_asked() -> N
         "reason": "extended",
         "expires_at": timestamp(until),
         "by": "command",
-        "note": "an outage",
+        "comment": "an outage",
     }
     assert living(executor, listed(executor.ports), {OWNER}, world.targets, until)[0] == [], "it lives so long already"
 

@@ -10,7 +10,7 @@ from support.starved import no_new_threads
 from support.wall import Wall
 
 from rotator.core.errors import RotatorError
-from rotator.core.events import Event, Level, What
+from rotator.core.events import Event, EventType, Level
 from rotator.daemon.health import Health
 from rotator.daemon.jobs import Every, Jobs
 from rotator.runtime.clock import SystemClock
@@ -131,7 +131,7 @@ def test_a_fault_in_a_job_is_told_and_ends_nothing(rig: Rig) -> None:
     rig.jobs.start()
     wait_until(lambda: len(rig.events) >= 2, "it to run again", 10)
     told = rig.events[0]
-    assert (told.what, told.level) == (What.UNEXPECTED_ERROR, Level.ERROR)
+    assert (told.what, told.level) == (EventType.UNEXPECTED_ERROR, Level.ERROR)
     assert (told.fields["where"], told.fields["error"]) == ("the job sweep", "ZeroDivisionError: oh")
     assert "in fails" in str(told.fields["traceback"])
 

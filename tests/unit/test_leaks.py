@@ -26,7 +26,7 @@ PLANT = """
 import sys, logging
 from rotator.runtime import redact as scrub
 from rotator.telemetry import logging as logs
-from rotator.core.events import Event, What
+from rotator.core.events import Event, EventType
 channel, key = sys.stdin.read().splitlines()
 class Unscrubbed(scrub.Scrubber):
     def __call__(self, text, foreign=False):
@@ -40,7 +40,7 @@ match channel:
     case "stderr":
         print("here:", key, file=sys.stderr)
     case "log line":
-        logs.LogListener()(Event(What.KEY_CREATED, "a", fields={"key_id": key}))
+        logs.LogListener()(Event(EventType.KEY_CREATED, "a", fields={"key_id": key}))
     case "traceback":
         raise RuntimeError(key)
 """
@@ -77,7 +77,7 @@ def test_a_key_in_the_metrics_is_found(key: str) -> None:
     recorder.add_secret("a key", key)
     metrics.rotation(key, Reason.FIRST, "success", 1.0)
     page = {"/metrics": lambda _: Response(200, metrics.content_type, metrics.render())}
-    server = serve("127.0.0.1", 0, page, option="http.listen", loopback_only_hosts=False, tell=unheard)
+    server = serve("127.0.0.1", 0, page, option="http.listen", loopback_only_hosts=False, emit=unheard)
     try:
         recorder.record("page", httpx.get(f"http://{server.address}/metrics", trust_env=False).text)
     finally:

@@ -18,7 +18,7 @@ from rotator.core.errors import ProviderUnavailable
 from rotator.core.renewal import TIDYING
 from rotator.core.target import Target
 from rotator.daemon import systemd
-from rotator.daemon.dispatcher import NO_PASS, STUCK, Engine
+from rotator.daemon.dispatcher import NO_PASS, STUCK, Dispatcher
 from rotator.daemon.health import LONGEST_WORK, Health
 from rotator.daemon.jobs import Jobs
 from rotator.daemon.leader import STUCK as LEASE_STUCK
@@ -67,7 +67,7 @@ class Rig:
         self.work: Callable[[], Any] = lambda: self.gate.wait(30)
         for executor in {self.installation.executor(target) for target in self.installation.targets.values()}:
             executor.reconcile = self.reconcile  # type: ignore[method-assign, assignment]
-        self.engine = Engine(self.installation, metrics, lambda _: None)
+        self.engine = Dispatcher(self.installation, metrics, lambda _: None)
 
     def reconcile(self, target: Target, *_: object) -> Report:
         self.work()
@@ -274,7 +274,7 @@ def test_a_lease_that_nobody_tries_for_is_a_problem(tmp_path: Path, monkeypatch:
 
 @_dies
 def test_a_port_that_nobody_listens_on_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = serve("127.0.0.1", 0, {}, option="", loopback_only_hosts=True, tell=lambda _: None)
+    server = serve("127.0.0.1", 0, {}, option="", loopback_only_hosts=True, emit=lambda _: None)
     assert list(server.problems()) == []
 
     def ends(_: object, connection: socket.socket) -> None:

@@ -9,7 +9,7 @@ import pytest
 from support.inprocess import restored
 from support.told import DOCUMENT
 
-from rotator.core.events import AUDIT, Event, Level, What
+from rotator.core.events import AUDIT, Event, EventType, Level
 from rotator.telemetry import logging as logs
 from rotator.telemetry.log_writer import Dropped, LineWriter
 from rotator.telemetry.logging import LogListener, configure
@@ -135,11 +135,11 @@ def test_what_is_missing_is_an_event_and_a_metric(monkeypatch: pytest.MonkeyPatc
     with restored(monkeypatch):
         stream, before = Full(), logs.dropped()
         configure("json", "info", stream)
-        LogListener()(Event(What.KEY_CREATED, "a", fields={"key_id": "k"}))
-        LogListener()(Event(What.STARTED))
+        LogListener()(Event(EventType.KEY_CREATED, "a", fields={"key_id": "k"}))
+        LogListener()(Event(EventType.STARTED))
         logs.flush()
         stream.room = True
-        LogListener()(Event(What.STOPPED, level=Level.INFO, fields={"drained": True}))
+        LogListener()(Event(EventType.STOPPED, level=Level.INFO, fields={"drained": True}))
         logs.flush()
         stopped, missing = map(json.loads, stream.getvalue().splitlines())
         assert stopped["event"] == "stopped"

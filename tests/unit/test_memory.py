@@ -10,14 +10,14 @@ import pytest
 from support.world import HOUR, World, only_newest
 
 from rotator.app.passes import in_threads
-from rotator.core.expiry import Seen
-from rotator.core.keys import KeyName, VendorKey
+from rotator.core.expiry import KeyObservation
+from rotator.core.keys import KeyName, ProviderKey
 from rotator.core.observation import Observation
 from rotator.core.plan import Reason
 from rotator.core.request import Order
 from rotator.core.secrets import Secret
 from rotator.core.versions import Record
-from rotator.protocol.memory import Kept, Memory, Offer
+from rotator.protocol.memory import Kept, Memory, PendingKey
 
 ROTATE = Order(rotate=True)
 
@@ -48,8 +48,8 @@ def served(observation: Observation) -> Record:
     return observation.current.record
 
 
-def in_the_list(record: Record) -> VendorKey:
-    return VendorKey(record.key_id, record.key_name, record.expires_at)
+def in_the_list(record: Record) -> ProviderKey:
+    return ProviderKey(record.key_id, record.key_name, record.expires_at)
 
 
 def remembering(observation: Observation) -> Memory:
@@ -106,10 +106,10 @@ def test_a_key_that_the_list_has_shown_counts_as_not_looked_at_while_it_is_serve
     record, memory = served(observation), remembering(observation)
     key = in_the_list(record)
     memory.show(observation.target, observation.scope, key)
-    assert memory.recall(observation) == {record.key_id: Seen(key, at_version=0)}
+    assert memory.recall(observation) == {record.key_id: KeyObservation(key, at_version=0)}
     by_itself = replace(key, expires_at=record.expires_at - HOUR)
     memory.note(observation, record.key_id, by_itself)
-    assert memory.recall(observation) == {record.key_id: Seen(by_itself, at_version=1)}
+    assert memory.recall(observation) == {record.key_id: KeyObservation(by_itself, at_version=1)}
 
 
 def test_what_was_said_of_a_key_is_forgotten_with_it_and_handed_on_until_then() -> None:
@@ -118,16 +118,16 @@ def test_what_was_said_of_a_key_is_forgotten_with_it_and_handed_on_until_then() 
     memory.note(observation, served(observation).key_id, None)
     memory.note(observation, "tk_9999", None)
     successor = Memory(memory.kept)
-    assert successor.recall(observation) == {served(observation).key_id: Seen(None, at_version=1)}
+    assert successor.recall(observation) == {served(observation).key_id: KeyObservation(None, at_version=1)}
     assert not successor.newest_may_do(observation.target), "what the path holds is not handed on"
     successor.recall(whole(World()))
     assert memory.recall(observation) == {}
 
 
-class Slow(dict[str, Offer]):
+class Slow(dict[str, PendingKey]):
     """Where two who look at the same time both find it."""
 
-    def __init__(self, offer: Offer, name: str) -> None:
+    def __init__(self, offer: PendingKey, name: str) -> None:
         super().__init__({name: offer})
         self.looking = threading.Barrier(2)
 
@@ -142,7 +142,7 @@ def test_what_became_of_an_offer_is_reported_once_by_all_that_share_it() -> None
     """A pass of before a reload and the first sweep after it both see that the write has landed."""
     observation = whole(rotated())
     record, name = served(observation), observation.target.name
-    offer = Offer("respan", 0, record, Secret("key"), Reason.FIRST, ROTATE, unsettled=True)
+    offer = PendingKey("respan", 0, record, Secret("key"), Reason.FIRST, ROTATE, unsettled=True)
     kept = Kept(offers=Slow(offer, name))
     found = in_threads(2, [Memory(kept), Memory(kept)], lambda memory: memory.settle(observation, whole=True))
     assert sorted(found, key=bool) == [None, (offer, observation.current)]

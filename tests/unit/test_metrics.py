@@ -12,11 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.world import HOUR, START, make_target
 
 from rotator.core.errors import StoreUnavailable
-from rotator.core.keys import VendorKey
-from rotator.core.orphans import Fate, Orphan, Outcome
+from rotator.core.keys import ProviderKey
+from rotator.core.orphans import Orphan, OrphanState, Outcome
 from rotator.core.plan import Plan, Reason, Retire, Rotate, State
 from rotator.core.superseded import Superseded
-from rotator.core.versions import Entry, Record, Standing
+from rotator.core.versions import Entry, Ownership, Record
 from rotator.telemetry.metrics import FAILURE, LOST, SUCCESS, Metrics
 from rotator.telemetry.status import TargetStatus
 
@@ -30,11 +30,11 @@ PROMISED = {
     "rotator_superseded_keys_past_grace": ("gauge", set()),
     "rotator_earliest_key_expiry_timestamp_seconds": ("gauge", set()),
     "rotator_earliest_rotation_timestamp_seconds": ("gauge", set()),
-    "rotator_least_margin_ratio": ("gauge", set()),
+    "rotator_min_renewal_margin_ratio": ("gauge", set()),
     "rotator_rotations_total": ("counter", {"provider", "reason", "outcome"}),
     "rotator_rotation_duration_seconds": ("histogram", set()),
     "rotator_retirements_total": ("counter", {"outcome"}),
-    "rotator_provider_requests_total": ("counter", {"provider", "method", "status"}),
+    "rotator_provider_requests_total": ("counter", {"provider", "operation", "outcome"}),
     "rotator_provider_request_duration_seconds": ("histogram", {"provider"}),
     "rotator_provider_budget_used_ratio": ("gauge", {"provider"}),
     "rotator_store_requests_total": ("counter", {"store", "operation", "outcome"}),
@@ -45,7 +45,7 @@ PROMISED = {
     "rotator_last_sweep_success_timestamp_seconds": ("gauge", set()),
     "rotator_provider_up": ("gauge", {"provider"}),
     "rotator_store_up": ("gauge", {"store"}),
-    "rotator_clock_skew_seconds": ("gauge", {"peer"}),
+    "rotator_clock_skew_seconds": ("gauge", {"upstream"}),
     "rotator_config_last_reload_successful": ("gauge", set()),
     "rotator_log_lines_dropped_total": ("counter", {"kind"}),
     "rotator_leader": ("gauge", set()),
@@ -77,7 +77,7 @@ def record(key_id: str, expires_at: datetime = START + 24 * HOUR) -> Record:
 def superseded(key_id: str, until: datetime, *foreign: frozenset[str]) -> Superseded:
     """A key in as many versions as there are sets of foreign fields; one plain version without."""
     entries = tuple(
-        Entry(number, START, Standing.OURS, record(key_id), True, fields)
+        Entry(number, START, Ownership.OURS, record(key_id), True, fields)
         for number, fields in enumerate(foreign or (frozenset(),), 1)
     )
     return Superseded(record(key_id), entries, START, until)
@@ -215,7 +215,7 @@ def test_meters_count_and_time_requests() -> None:
     metrics.provider_meter("respan")("create", "timeout", 1.0)  # as after a reload: it goes on counting
     store("write", "200", 0.5)
     samples = scrape(metrics)
-    assert samples[series("provider_requests_total", provider="respan", method="create", status="timeout")] == 2
+    assert samples[series("provider_requests_total", provider="respan", operation="create", outcome="timeout")] == 2
     assert samples[series("provider_request_duration_seconds_sum", provider="respan")] == 4
     assert samples[series("store_requests_total", store="vault", operation="write", outcome="200")] == 1
     assert samples[series("store_request_duration_seconds_count", store="vault")] == 1
@@ -264,12 +264,12 @@ def test_a_store_is_up_by_its_last_answer(operation: str, outcome: str, up: bool
     assert scrape(metrics)[series("store_up", store="vault")] == up
 
 
-def test_a_peer_that_is_left_alone_is_not_up_whatever_was_answered_last() -> None:
+def test_a_upstream_that_is_left_alone_is_not_up_whatever_was_answered_last() -> None:
     """As with an organisation key that cannot be read: then nothing is sent."""
     metrics = Metrics("1")
     metrics.provider_meter("respan")("list", "200", 0.1)
     metrics.store_meter("vault")("read", "200", 0.1)
-    metrics.watch_peers(lambda: {"provider respan": StoreUnavailable("no"), "store vault": None})
+    metrics.watch_upstreams(lambda: {"provider respan": StoreUnavailable("no"), "store vault": None})
     samples = scrape(metrics)
     assert samples[series("provider_up", provider="respan")] == 0
     assert samples[series("store_up", store="vault")] == 1
@@ -291,7 +291,7 @@ def test_who_is_gone_has_no_series_that_could_raise_an_alert() -> None:
     assert {name for name, _ in samples} == before
 
 
-def test_a_peer_that_is_known_keeps_its_meter() -> None:
+def test_a_upstream_that_is_known_keeps_its_meter() -> None:
     """What its last answer was is as true after a reload."""
     metrics = Metrics("1")
     metrics.provider_meter("respan")("list", "401", 0.1)
@@ -301,8 +301,8 @@ def test_a_peer_that_is_known_keeps_its_meter() -> None:
 
 def test_what_a_sweep_did_about_orphans_is_counted_and_when_all_was_done() -> None:
     metrics = Metrics("1")
-    key = VendorKey("id", "name", NOW)
-    found = [Orphan(make_target(), key, Fate.TO_SHORTEN, False, outcome) for outcome in Outcome]
+    key = ProviderKey("id", "name", NOW)
+    found = [Orphan(make_target(), key, OrphanState.TO_SHORTEN, False, outcome) for outcome in Outcome]
     metrics.orphans([*found, found[-1]])
     metrics.swept(NOW)
     samples = scrape(metrics)
@@ -367,7 +367,7 @@ def test_what_is_not_known_is_not_there(plan: Plan | None) -> None:
     assert labelled(samples, "target", "a") == ({"rotator_superseded_keys"} if plan else set())
     assert series("earliest_key_expiry_timestamp_seconds") not in samples
     assert series("earliest_rotation_timestamp_seconds") not in samples
-    assert series("least_margin_ratio") not in samples
+    assert series("min_renewal_margin_ratio") not in samples
 
 
 def test_the_earliest_expiry_is_that_of_all_served_keys() -> None:
@@ -401,7 +401,7 @@ def test_the_earliest_rotation_is_told_of_a_target_that_fails_too() -> None:
 )
 def test_the_least_margin_is_a_share_of_the_time_between_due_and_dead(expires: float, due: float, ratio: float) -> None:
     plan = served(current=record("x", START + expires * HOUR), renew_at=START + due * HOUR)
-    assert of(status("a", plan))[series("least_margin_ratio")] == pytest.approx(ratio)
+    assert of(status("a", plan))[series("min_renewal_margin_ratio")] == pytest.approx(ratio)
 
 
 def test_the_least_margin_is_that_of_whom_has_the_least_whoever_ends_first() -> None:
@@ -411,7 +411,7 @@ def test_the_least_margin_is_that_of_whom_has_the_least_whoever_ends_first() -> 
     metrics = Metrics("1")
     statuses = (status("a", short), status("b", late), status("c", None))
     metrics.watch(lambda: statuses, lambda: NOW, lambda: False, each=False)
-    assert scrape(metrics)[series("least_margin_ratio")] == pytest.approx(0.3)
+    assert scrape(metrics)[series("min_renewal_margin_ratio")] == pytest.approx(0.3)
 
 
 def test_a_removed_targets_series_end_and_a_watch_takes_the_place_of_the_one_before() -> None:

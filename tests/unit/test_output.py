@@ -10,12 +10,12 @@ from rotator.cli import progress as progressing
 from rotator.cli.output import plan_json, report_json, say, say_json, sweep_json
 from rotator.cli.progress import in_units, progress, progress_line
 from rotator.cli.status_table import say_status
-from rotator.core.keys import VendorKey
-from rotator.core.orphans import Fate, Orphan
+from rotator.core.keys import ProviderKey
+from rotator.core.orphans import Orphan, OrphanState
 from rotator.core.plan import Plan, Reason, SetExpiry, State
 from rotator.core.versions import Record
 from rotator.protocol.reconciler import Report
-from rotator.protocol.sweeper import Swept
+from rotator.protocol.sweeper import SweepReport
 from rotator.telemetry.status import TargetStatus, status_json
 
 
@@ -79,11 +79,11 @@ ODD = "a1b2c3d4.Zx9-_kQpR7tUvWxYz0123456789abcdef", "sk_live_0123456789abcdef", 
 def test_an_id_that_looks_like_a_token_reaches_a_program_whole(capsys: pytest.CaptureFixture[str], key_id: str) -> None:
     target, end = make_target("a"), START + HOUR
     record = Record("prod-eu", "a", key_id, "n", START, end, "p", "f")
-    key = VendorKey(key_id, key_id, end)
+    key = ProviderKey(key_id, key_id, end)
     plan = Plan(State.OK, Reason.FRESH, record, actions=(SetExpiry(Reason.SUPERSEDED, record, end),), renew_at=end)
     status = TargetStatus(target, plan, None)
-    orphan = Orphan(target, key, Fate.OVER, ahead=False)
-    swept = Swept("respan", 1, (orphan,), (key,))
+    orphan = Orphan(target, key, OrphanState.OVER, ahead=False)
+    swept = SweepReport("respan", 1, (orphan,), (key,))
     say_json([plan_json(status), report_json(Report(target, plan, None), [key_id]), sweep_json(swept)])
     planned, reported, tidied = json.loads(capsys.readouterr().out)
     assert {planned["key_id"], planned["actions"][0]["key_id"], reported["key_id"], *reported["revoked"]} == {key_id}

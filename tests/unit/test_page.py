@@ -20,16 +20,16 @@ from rotator.core.errors import (
     RotatorError,
     StoreSealed,
 )
-from rotator.core.events import Event, Level, What
+from rotator.core.events import Event, EventType, Level
 from rotator.core.plan import Plan, Reason, Rotate, State
 from rotator.core.superseded import Superseded
-from rotator.core.versions import Entry, Record, Standing
+from rotator.core.versions import Entry, Ownership, Record
 from rotator.telemetry.metrics import Metrics
-from rotator.telemetry.status import Known, Replica, Surroundings, TargetStatus, Told, status_json
+from rotator.telemetry.status import DaemonInfo, DaemonStatus, Replica, TargetStatus, Told, status_json
 from rotator.web.page import LONGEST_TEXT, POLICY, ROWS, Asked, read_query, render
 
 NOW = START + 10 * HOUR
-ALONE = Surroundings("1.2.3", "", True, "")
+ALONE = DaemonInfo("1.2.3", "", True, "")
 ALL = Asked()
 NASTY = "\"><script>alert(1)</script>'&\u202e\u2028\x1b[31m\x00\ud800"
 
@@ -40,7 +40,7 @@ def record(key_id: str = "tk_1", issued: float = 0, expires: float = 24) -> Reco
 
 
 def superseded(key_id: str, until: float) -> Superseded:
-    entry = Entry(1, START, Standing.OURS, record(key_id), True, frozenset())
+    entry = Entry(1, START, Ownership.OURS, record(key_id), True, frozenset())
     return Superseded(record(key_id), (entry,), START, START + until * HOUR)
 
 
@@ -61,8 +61,8 @@ def status(name: str, plan: Plan | None, error: RotatorError | None = None, **mo
     return TargetStatus(make_target(name), plan, error, **more)
 
 
-def known(*targets: TargetStatus, events: tuple[Told, ...] = (), around: Surroundings = ALONE) -> Known:
-    return Known("prod-eu", NOW, targets, events, around)
+def known(*targets: TargetStatus, events: tuple[Told, ...] = (), around: DaemonInfo = ALONE) -> DaemonStatus:
+    return DaemonStatus("prod-eu", NOW, targets, events, around)
 
 
 def page(*targets: TargetStatus, asked: Asked = ALL, **more: Any) -> Element:
@@ -73,11 +73,11 @@ def cells(plan: Plan | None, error: RotatorError | None = None, **more: Any) -> 
     return rows(page(status("a", plan, error, **more)))["a"]
 
 
-def told(what: What, target: str = "", level: Level = Level.INFO, ago: float = 0, **fields: str | int) -> Told:
+def told(what: EventType, target: str = "", level: Level = Level.INFO, ago: float = 0, **fields: str | int) -> Told:
     return Told(NOW - timedelta(seconds=ago), Event(what, target, level, fields))
 
 
-def everything() -> tuple[Known, Asked]:
+def everything() -> tuple[DaemonStatus, Asked]:
     """Of all that can be shown at least one, and most of it nasty."""
     error = RotatorError(f"it said {NASTY}", f"do {NASTY}")
     nasty = replace(make_target("b"), path=f"apps/{NASTY}")
@@ -90,8 +90,8 @@ def everything() -> tuple[Known, Asked]:
         status("f", None, error),
         *(status(f"g-{number}", well()) for number in range(ROWS)),
     )
-    events = (told(What.TARGET_FAILED, "b", Level.ERROR, error=NASTY, advice=NASTY, key_id=NASTY, failures=3),)
-    around = Surroundings(
+    events = (told(EventType.TARGET_FAILED, "b", Level.ERROR, error=NASTY, advice=NASTY, key_id=NASTY, failures=3),)
+    around = DaemonInfo(
         NASTY,
         NASTY,
         False,
@@ -103,7 +103,7 @@ def everything() -> tuple[Known, Asked]:
         {NASTY: error},
         clock_trusted=False,
     )
-    return Known(NASTY, NOW, targets, events, around), Asked(text="", state=None)
+    return DaemonStatus(NASTY, NOW, targets, events, around), Asked(text="", state=None)
 
 
 # --- it only shows ---------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_a_secret_that_found_its_way_into_a_text_is_hidden() -> None:
     html = render(
         known(
             status("a", due(), error),
-            events=(told(What.TARGET_FAILED, "a", error=error.message, note=key),),
+            events=(told(EventType.TARGET_FAILED, "a", error=error.message, note=key),),
             around=replace(ALONE, down={"provider x": error}),
         ),
         Asked(text=key),
@@ -618,9 +618,9 @@ def test_the_title_counts_who_is_not_well() -> None:
         replace(ALONE, logins_failing=["vault"]),
         replace(ALONE, refused="rotator.toml: targets.a.ttl: is no duration"),
     ],
-    ids=["nobody leads", "a peer is down", "the clock is off", "no login", "a refused configuration"],
+    ids=["nobody leads", "an upstream is down", "the clock is off", "no login", "a refused configuration"],
 )
-def test_the_title_does_not_say_that_all_is_well_over_a_trouble(around: Surroundings) -> None:
+def test_the_title_does_not_say_that_all_is_well_over_a_trouble(around: DaemonInfo) -> None:
     assert page(*FLEET[:2], around=around).one("title").text == "1 trouble · prod-eu · rotator"
     assert page(*FLEET, around=around).one("title").text == "1 not well, 1 trouble · prod-eu · rotator"
 
@@ -661,9 +661,11 @@ def test_to_stand_by_is_no_trouble() -> None:
 # --- events ----------------------------------------------------------------------------------------------------------
 
 EVENTS = (
-    told(What.TARGET_FAILED, "chat", Level.WARNING, 5, error="no answer", advice="Wait.", failures=4, note=""),
-    told(What.KEY_PUBLISHED, "billing-api", ago=60, key_id="tk_1", reason="expiring", version=7),
-    told(What.UNEXPECTED_ERROR, "", Level.ERROR, 3600 * 20, where="a sweep", error="ValueError", traceback="File x"),
+    told(EventType.TARGET_FAILED, "chat", Level.WARNING, 5, error="no answer", advice="Wait.", failures=4, note=""),
+    told(EventType.KEY_PUBLISHED, "billing-api", ago=60, key_id="tk_1", reason="expiring", version=7),
+    told(
+        EventType.UNEXPECTED_ERROR, "", Level.ERROR, 3600 * 20, where="a sweep", error="ValueError", traceback="File x"
+    ),
 )
 
 
@@ -685,8 +687,8 @@ def test_the_filter_holds_for_events_too() -> None:
 @pytest.mark.parametrize("text", ["tk_0007", "LING-AP.ABC", "apps/billing", "billing-api/respan"])
 def test_the_filter_finds_events_by_path_key_id_and_key_name(text: str) -> None:
     events = (
-        told(What.KEY_PUBLISHED, "billing-api", key_id="tk_0007", key_name="prod-eu.billing-ap.abc", version=7),
-        told(What.KEY_UNCLAIMED, "", Level.WARNING, key_id="tk_0008", key_name="prod-eu.other.def"),
+        told(EventType.KEY_PUBLISHED, "billing-api", key_id="tk_0007", key_name="prod-eu.billing-ap.abc", version=7),
+        told(EventType.KEY_WITHOUT_TARGET, "", Level.WARNING, key_id="tk_0008", key_name="prod-eu.other.def"),
     )
     targets = (status("billing-api", well()), status("chat", well()))
     shown = page(*targets, events=events, asked=Asked(text=text)).one("section", id="events")
@@ -710,9 +712,9 @@ def test_headings_name_every_part_and_a_list_is_one_though_it_has_no_bullets() -
 
 
 def test_commands_in_advice_stand_out_and_are_not_broken() -> None:
-    advice = "Look first, then `rotator sweep --max-removals 3` or `<b>`."
+    advice = "Look first, then `rotator sweep --max-orphans 3` or `<b>`."
     shown = page(status("a", well(), RotatorError("too many", advice)))
-    assert [code.text for code in shown.all("code", class_="command")] == ["rotator sweep --max-removals 3", "<b>"]
+    assert [code.text for code in shown.all("code", class_="command")] == ["rotator sweep --max-orphans 3", "<b>"]
     assert "`" not in shown.text
     foreign = page(status("c", FOREIGN))
     assert foreign.one("code", class_="command").text == "rotator rotate c --adopt"

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.world import HOUR, OWNER, START, make_target
 
-from rotator.core.expiry import TOLERANCE, Seen
-from rotator.core.keys import KeyName, VendorKey, place_of
+from rotator.core.expiry import TOLERANCE, KeyObservation
+from rotator.core.keys import KeyName, ProviderKey, place_of
 from rotator.core.observation import Observation
 from rotator.core.plan import Plan, Reason, Retire, Rotate, SetExpiry, State, plan, to_confirm
 from rotator.core.renewal import renew_at
 from rotator.core.request import SCHEDULED, Order
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
-from rotator.core.versions import RECORD_FIELD, History, Record, Scope, Standing, Version, compose
+from rotator.core.versions import RECORD_FIELD, History, Ownership, Record, Scope, Version, compose
 
 PLACE = place_of(OWNER, "memory/apps/billing-api/respan")
 SCOPE = Scope(OWNER, (PLACE,), PLACE, frozenset({OWNER}), frozenset({"search"}))
@@ -70,28 +70,28 @@ def observation(
         known.append(Version(number, at(hour), data))
     current = first - 1 + len(known) + missing
     vendor = {
-        letter: Seen(VendorKey(letter, made.key_name, made.expires_at), current)
+        letter: KeyObservation(ProviderKey(letter, made.key_name, made.expires_at), current)
         for letter, made in records.items()
         if letter not in unseen
     }
     for letter, said in seen.items():
         if said is None:
-            vendor[letter] = Seen(None, current)
+            vendor[letter] = KeyObservation(None, current)
         else:
             expires_at = None if said == "never" else at(said)
-            vendor[letter] = Seen(VendorKey(letter, records[letter].key_name, expires_at), current)
+            vendor[letter] = KeyObservation(ProviderKey(letter, records[letter].key_name, expires_at), current)
     return Observation(target, SCOPE, History(current, tuple(known), 0.0), vendor)
 
 
-def seen_after(observed: Observation, letter: str, key: VendorKey) -> Observation:
+def seen_after(observed: Observation, letter: str, key: ProviderKey) -> Observation:
     """The same, after the provider has shown this key by itself."""
-    seen = Seen(key, observed.history.current_version)
+    seen = KeyObservation(key, observed.history.current_version)
     return replace(observed, vendor={**observed.vendor, letter: seen})
 
 
 def named(observed: Observation, letter: str, name: str) -> Observation:
     """The same, but the provider knows this key under another name."""
-    return seen_after(observed, letter, VendorKey(letter, name, at(24)))
+    return seen_after(observed, letter, ProviderKey(letter, name, at(24)))
 
 
 def told(made: Plan) -> list[str]:
@@ -161,7 +161,7 @@ def test_a_plan_says_which_key_is_served_and_when_it_will_be_replaced() -> None:
 
 def test_what_was_seen_of_a_key_before_it_was_served_again_says_nothing() -> None:
     observed = observation({0: "A", 1: "B", 2: "A"}, A=None)
-    before = replace(observed, vendor={**observed.vendor, "A": Seen(None, 2)})
+    before = replace(observed, vendor={**observed.vendor, "A": KeyObservation(None, 2)})
     assert plan(observed, at(2)).reason is Reason.MISSING
     assert plan(before, at(2)).reason is Reason.FRESH
     assert [wanted.key_id for wanted in to_confirm(before)] == ["A"]
@@ -170,35 +170,35 @@ def test_what_was_seen_of_a_key_before_it_was_served_again_says_nothing() -> Non
 # --- foreign versions ---
 
 
-def foreign(standing: Standing) -> Observation:
+def foreign(ownership: Ownership) -> Observation:
     """The newest version is not ours; older ones hold keys that would have to be tidied away."""
     observed = observation({0: "A", 1: "B", 2: COPIED})
     data: dict[str, Any] = dict(observed.history.versions[2].data or {})
     ours = record("C", 2, 3, observed.target)
-    changes: dict[Standing, dict[str, Any]] = {
-        Standing.OTHER_TARGET: {},
-        Standing.NO_RECORD: {RECORD_FIELD: None},
-        Standing.OTHER_OWNER: {RECORD_FIELD: replace(ours, owner="staging").format()},
-        Standing.HAND_EDITED: {RECORD_FIELD: ours.format()},
+    changes: dict[Ownership, dict[str, Any]] = {
+        Ownership.OTHER_TARGET: {},
+        Ownership.NO_RECORD: {RECORD_FIELD: None},
+        Ownership.OTHER_OWNER: {RECORD_FIELD: replace(ours, owner="staging").format()},
+        Ownership.HAND_EDITED: {RECORD_FIELD: ours.format()},
     }
-    newest = Version(3, at(2), data | changes[standing])
+    newest = Version(3, at(2), data | changes[ownership])
     return replace(observed, history=History(3, (*observed.history.versions[:2], newest), 0.0))
 
 
-FOREIGN_STANDINGS = [standing for standing in Standing if standing.foreign]
+FOREIGN_STANDINGS = [ownership for ownership in Ownership if ownership.foreign]
 
 
-@pytest.mark.parametrize("standing", FOREIGN_STANDINGS)
+@pytest.mark.parametrize("ownership", FOREIGN_STANDINGS)
 @pytest.mark.parametrize("order", [SCHEDULED, Order(rotate=True), Order(rotate=True, revoke_now=True)])
-def test_nothing_is_done_while_the_newest_version_is_not_ours(standing: Standing, order: Order) -> None:
-    made = plan(foreign(standing), at(300), order)
-    assert (made.state, made.reason.value, made.actions) == (State.FOREIGN, standing.value, ())
-    assert to_confirm(foreign(standing)) == ()
+def test_nothing_is_done_while_the_newest_version_is_not_ours(ownership: Ownership, order: Order) -> None:
+    made = plan(foreign(ownership), at(300), order)
+    assert (made.state, made.reason.value, made.actions) == (State.FOREIGN, ownership.value, ())
+    assert to_confirm(foreign(ownership)) == ()
 
 
-@pytest.mark.parametrize("standing", FOREIGN_STANDINGS)
-def test_a_foreign_version_is_replaced_when_somebody_says_so(standing: Standing) -> None:
-    observed = foreign(standing)
+@pytest.mark.parametrize("ownership", FOREIGN_STANDINGS)
+def test_a_foreign_version_is_replaced_when_somebody_says_so(ownership: Ownership) -> None:
+    observed = foreign(ownership)
     willing = replace(observed, target=replace(observed.target, adopt=True))
     for made in (plan(observed, at(2), Order(adopt=True)), plan(willing, at(2))):
         assert told(made) == ["rotate after 3: adopted"]
@@ -360,10 +360,10 @@ def test_a_key_that_was_made_for_another_path_is_left_alone_and_named(name: str)
 def test_a_served_key_that_was_made_for_another_path_is_not_restored_but_replaced() -> None:
     """As after the path was moved, or copied: what is on its way out must not be waited for."""
     observed = observation({0: "A", 1: "B", 2: "A"}, B=6)
-    stranger = seen_after(observed, "A", VendorKey("A", "made-by-hand", at(5)))
+    stranger = seen_after(observed, "A", ProviderKey("A", "made-by-hand", at(5)))
     assert told(plan(stranger, at(2))) == ["rotate after 3: drifted"]
     assert plan(stranger, at(5)).reason is Reason.MISSING
-    lives = seen_after(observed, "A", VendorKey("A", "made-by-hand", at(24)))
+    lives = seen_after(observed, "A", ProviderKey("A", "made-by-hand", at(24)))
     assert plan(lives, at(2)).actions == ()
 
 
@@ -478,8 +478,8 @@ def observations(draw: st.DrawFn) -> Observation:
         assert said is not None
         expires_at = draw(st.none() | HOURS.map(at) | st.just(said.expires_at))
         name = draw(st.sampled_from([said.name, said.name, "made-by-hand"]))
-        key = draw(st.sampled_from([None, VendorKey(letter, name, expires_at)]))
-        seen = draw(st.none() | st.builds(Seen, st.just(key), numbers))
+        key = draw(st.sampled_from([None, ProviderKey(letter, name, expires_at)]))
+        seen = draw(st.none() | st.builds(KeyObservation, st.just(key), numbers))
         vendor = {other: known for other, known in observed.vendor.items() if other != letter}
         observed = replace(observed, vendor=vendor | ({letter: seen} if seen else {}))
     drift = draw(st.booleans())
@@ -499,7 +499,7 @@ def test_whatever_the_history_no_rule_is_broken(
 
     current = observed.current
     served = current.key_id if current else None
-    if current and current.standing.foreign:
+    if current and current.ownership.foreign:
         assert all(isinstance(action, Rotate) and action.reason is Reason.ADOPTED for action in made.actions)
     for action in made.actions:
         if isinstance(action, Rotate):
@@ -578,9 +578,9 @@ def test_a_key_that_a_person_rolled_back_to_is_not_due_at_once() -> None:
 
 
 def test_nor_replaced_for_drift_before_that() -> None:
-    drifted = make_target(fields={"base_url": "https://elsewhere.example"})
+    drifted = make_target(extra_fields={"base_url": "https://elsewhere.example"})
     held = observation({0: "A", 16: "B", 17: "A"}, drifted)
-    held = replace(held, target=replace(drifted, fields={"base_url": "https://api.example"}))
+    held = replace(held, target=replace(drifted, extra_fields={"base_url": "https://api.example"}))
     assert plan(held, at(17.1)).reason is Reason.FRESH
 
 

@@ -18,14 +18,14 @@ from support.world import (
 )
 
 from rotator.core.errors import ServedKeysUnknown, StoreUnavailable
-from rotator.core.events import What
+from rotator.core.events import EventType
 from rotator.core.orphans import Outcome
 from rotator.core.plan import Reason, State
 from rotator.core.request import Order
 from rotator.core.target import Target
 from rotator.protocol.recognition import Recognition, is_most
 from rotator.protocol.reconciler import Executor
-from rotator.protocol.sweeper import Sweeper, Swept
+from rotator.protocol.sweeper import Sweeper, SweepReport
 
 
 def running(targets: int = 20) -> tuple[World, Executor]:
@@ -37,7 +37,7 @@ def running(targets: int = 20) -> tuple[World, Executor]:
     return world, executor
 
 
-def sweep(world: World, executor: Executor) -> Swept:
+def sweep(world: World, executor: Executor) -> SweepReport:
     sweeper = Sweeper("respan", [(executor, world.targets)], executor.ports.budget, frozenset({OWNER}), HOUR / 12, 10)
     return sweeper.sweep()
 
@@ -154,7 +154,7 @@ def test_until_it_is_decided_a_target_is_failing_and_says_why_and_its_key_is_ren
     assert (report.plan.state, report.plan.reason, report.plan.actions) == (State.FAILING, Reason.UNRECOGNISED, ())
     world.clock.advance(17 * HOUR)
     assert len(work(executor, world.targets)) == 20, "else the applications would be without a key"
-    assert {event.fields["reason"] for event in world.told(What.KEY_PUBLISHED)[20:]} == {Reason.EXPIRING}
+    assert {event.fields["reason"] for event in world.told(EventType.KEY_PUBLISHED)[20:]} == {Reason.EXPIRING}
 
 
 def fenced(world: World) -> None:

@@ -13,8 +13,8 @@ from support.vaultstore import empty
 
 from rotator.app.wiring import Installation
 from rotator.config.loader import load
-from rotator.core.events import Event, What
-from rotator.daemon.dispatcher import Engine
+from rotator.core.events import Event, EventType
+from rotator.daemon.dispatcher import Dispatcher
 from rotator.daemon.main import ASK_THE_DOWN
 from rotator.runtime.clock import SystemClock
 from rotator.telemetry.metrics import Metrics
@@ -61,7 +61,7 @@ class Story:
         self.installation = Installation(
             load(file, environment), environment, self.clock, Metrics("0"), self.events.append
         )
-        self.engine = Engine(self.installation, Metrics("0"), self.events.append)
+        self.engine = Dispatcher(self.installation, Metrics("0"), self.events.append)
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> float:
         """What the daemon's jobs do in that time. Returns when `until` was true, in seconds from now."""
@@ -76,7 +76,7 @@ class Story:
             self.clock.passed += 1
         return self.clock.passed - began
 
-    def told(self, what: What) -> list[Event]:
+    def told(self, what: EventType) -> list[Event]:
         return [event for event in self.events if event.what is what]
 
     def failing(self) -> int:
@@ -112,10 +112,10 @@ def test_a_vault_that_is_unsealed_is_used_within_30_seconds(story: Story, lasts:
     story.vault.answer = answering(SEALED)
     story.run(lasts)
     assert story.failing() == TARGETS
-    assert len(story.told(What.PEER_DOWN)) == 1
+    assert len(story.told(EventType.UPSTREAM_DOWN)) == 1
 
     story.vault.answer = unsealed
-    assert story.run(600, lambda: bool(story.told(What.PEER_UP))) <= BOUND + 1
+    assert story.run(600, lambda: bool(story.told(EventType.UPSTREAM_UP))) <= BOUND + 1
     # The paths are empty, and so each wants a key, which the vendor refuses.
     first = story.run(600, lambda: bool(story.vendor.paths("POST")))
     assert first <= 2
@@ -133,7 +133,7 @@ def test_what_waited_comes_in_turn(story: Story) -> None:
     story.vault.answer = answering(SEALED)
     story.run(1800)
     story.vault.answer = unsealed
-    story.run(600, lambda: bool(story.told(What.PEER_UP)))
+    story.run(600, lambda: bool(story.told(EventType.UPSTREAM_UP)))
     seen: list[int] = []
     for _ in range(40):
         story.run(1)
@@ -149,7 +149,7 @@ def test_an_organisation_key_that_is_good_again_is_used_within_30_seconds(story:
     assert story.failing() == TARGETS
 
     story.vendor.answer = served
-    assert story.run(600, lambda: bool(story.told(What.PEER_UP))) <= BOUND + 1
+    assert story.run(600, lambda: bool(story.told(EventType.UPSTREAM_UP))) <= BOUND + 1
 
 
 def test_a_standby_asks_no_provider(story: Story) -> None:

@@ -16,13 +16,13 @@ from support.world import START
 from rotator.app.wiring import Installation
 from rotator.config.loader import load
 from rotator.core.errors import ProviderCredentialRefused, StoreUnavailable
-from rotator.core.events import Event, What
+from rotator.core.events import Event, EventType
 from rotator.core.plan import Reason
 from rotator.core.request import SCHEDULED, Order
 from rotator.core.secrets import Secret
 from rotator.core.versions import Record
-from rotator.daemon.dispatcher import Engine
-from rotator.protocol.memory import Offer
+from rotator.daemon.dispatcher import Dispatcher
+from rotator.protocol.memory import PendingKey
 from rotator.providers.respan.client import RespanProvider
 from rotator.runtime.clock import SystemClock
 from rotator.stores.vault.store import VaultStore
@@ -49,7 +49,7 @@ class Process:
             "targets": {},
         }
         self.installation = self.assembled(None)
-        self.engine = Engine(self.installation, self.metrics, self.events.append)
+        self.engine = Dispatcher(self.installation, self.metrics, self.events.append)
 
     def assembled(self, predecessor: Installation | None) -> Installation:
         file = self.folder / "rotator.json"
@@ -129,8 +129,8 @@ def test_a_successor_that_is_built_and_not_used_has_changed_nothing(process: Pro
     process.config["targets"] = {name: {"path": name, "provider": "respan", "store": "file"} for name in ("a", "b")}
     _, before = process.reload()
     offers = before.executor(before.targets["b"]).memory.offers
-    offers["b"] = Offer("respan", 0, RECORD, Secret("text"), Reason.FIRST, SCHEDULED)
-    process.clock.skews = dict.fromkeys([process.provider.peer, "vault.test"], timedelta(seconds=61))
+    offers["b"] = PendingKey("respan", 0, RECORD, Secret("text"), Reason.FIRST, SCHEDULED)
+    process.clock.skews = dict.fromkeys([process.provider.upstream, "vault.test"], timedelta(seconds=61))
     next(process.provider.pages(lambda: None))
     (process.folder / "key").write_text("the-next-key")
 
@@ -138,14 +138,22 @@ def test_a_successor_that_is_built_and_not_used_has_changed_nothing(process: Pro
         budget, clock = before.budgets["respan"], process.clock
         next(process.provider.pages(lambda: None))
         sent_with = process.server.asked[-1].headers["authorization"]
-        return [dict(offers), budget.limit, budget.awaited(), clock.max_skew, clock.skews, clock.trusted(), sent_with]
+        return [
+            dict(offers),
+            budget.limit,
+            budget.awaited(),
+            clock.max_clock_skew,
+            clock.skews,
+            clock.trusted(),
+            sent_with,
+        ]
 
     state, page = in_use(), shown(process)
     del process.config["targets"]["b"]
     process.config["providers"]["respan"]["requests_per_minute"] = 7
     process.config["providers"]["another"] = {**process.config["providers"]["respan"], "base_url": "https://else.test"}
     process.config["stores"]["another"] = {**process.config["stores"]["vault"], "address": "https://else.test"}
-    process.config["daemon"] = {"max_skew": "1h"}
+    process.config["daemon"] = {"max_clock_skew": "1h"}
     successor = process.assembled(before)
     assert shown(process) == page
     assert in_use() == state
@@ -153,8 +161,8 @@ def test_a_successor_that_is_built_and_not_used_has_changed_nothing(process: Pro
     process.installation = successor
     process.engine.take_up(successor)
     assert "b" not in offers
-    assert (before.budgets["respan"].limit, process.clock.max_skew) == (7, timedelta(hours=1))
-    assert process.clock.skews.keys() == {process.provider.peer}
+    assert (before.budgets["respan"].limit, process.clock.max_clock_skew) == (7, timedelta(hours=1))
+    assert process.clock.skews.keys() == {process.provider.upstream}
     assert 'rotator_store_up{store="another"} 1.0' in shown(process)
 
 
@@ -289,21 +297,21 @@ def test_a_refused_key_is_not_told_to_be_good_again_because_of_a_reload(process:
     process.engine.watch()
     process.reload()
     process.engine.watch()
-    assert [event.what for event in process.events] == [What.PEER_DOWN]
+    assert [event.what for event in process.events] == [EventType.UPSTREAM_DOWN]
     assert 'rotator_provider_up{provider="respan"} 0.0' in process.metrics.render().decode()
 
     (tmp_path / "key").write_text("a-good-one")
     process.reload()
     next(process.provider.pages(lambda: None))  # at once: nobody has to wait for the next try
     process.engine.watch()
-    assert [event.what for event in process.events] == [What.PEER_DOWN, What.PEER_UP]
+    assert [event.what for event in process.events] == [EventType.UPSTREAM_DOWN, EventType.UPSTREAM_UP]
 
 
-def test_a_peer_that_is_gone_is_no_reason_to_distrust_the_clock(process: Process) -> None:
-    peer = process.provider.peer
-    process.clock.skews = {peer: timedelta(0), "gone:8200": timedelta(hours=1)}
+def test_a_upstream_that_is_gone_is_no_reason_to_distrust_the_clock(process: Process) -> None:
+    upstream = process.provider.upstream
+    process.clock.skews = {upstream: timedelta(0), "gone:8200": timedelta(hours=1)}
     process.reload()
-    assert process.clock.skews == {peer: timedelta(0)}
+    assert process.clock.skews == {upstream: timedelta(0)}
 
 
 def test_more_workers_are_for_the_next_start(process: Process) -> None:

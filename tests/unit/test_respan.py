@@ -35,13 +35,13 @@ from rotator.core.errors import (
     ProviderUnavailable,
     RotatorError,
 )
-from rotator.core.keys import CreatedKey, ListedKey, UnreadableKey, VendorKey
+from rotator.core.keys import CreatedKey, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.renewal import TIDYING
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters
 from rotator.providers.respan import client as respan
 from rotator.providers.respan.client import Probe, RespanProvider
-from rotator.providers.respan.responses import Answer, Errors, is_id, vendor_key
+from rotator.providers.respan.responses import Answer, ErrorFactory, is_id, vendor_key
 from rotator.runtime import breaker as circuit
 from rotator.runtime.breaker import CONFIRMED_FOR, FIRST_WAIT
 from rotator.runtime.clock import SystemClock
@@ -258,9 +258,9 @@ def test_a_key_lives_its_life_under_every_shape_of_id_and_list(id_shape: str, li
         key = made[0]
         assert rig.sim.vendor.works(key.secret.reveal())
         assert key.expires_at == EXPIRY
-        assert rig.provider.retrieve(key.id) == VendorKey(key.id, "n0", EXPIRY)
+        assert rig.provider.retrieve(key.id) == ProviderKey(key.id, "n0", EXPIRY)
         assert {found.id for found in listed(rig.provider)} == {rig.key_id, *(key.id for key in made)}
-        assert rig.provider.set_expiry(key.id, LATER) == VendorKey(key.id, "n0", LATER)
+        assert rig.provider.set_expiry(key.id, LATER) == ProviderKey(key.id, "n0", LATER)
         assert rig.sim.vendor.keys[key.id].expiry_date == LATER
         rig.provider.delete(key.id)
         assert not rig.sim.vendor.works(key.secret.reveal())
@@ -313,13 +313,13 @@ def test_only_what_is_configured_is_sent() -> None:
 )
 def test_an_answer_to_a_change_that_cannot_be_read_shows_no_expiry(body: bytes) -> None:
     with answering(response(200, body)) as (provider, _, _):
-        assert provider.set_expiry("a", LATER) == VendorKey("a", "", None)
+        assert provider.set_expiry("a", LATER) == ProviderKey("a", "", None)
 
 
 def test_an_expiry_that_the_vendor_rounds_is_shown_as_the_vendor_keeps_it() -> None:
     with rigged(expiry_round_s=3600) as rig:
         asked = EXPIRY + timedelta(minutes=59)
-        assert rig.provider.set_expiry(rig.key_id, asked) == VendorKey(rig.key_id, "first", EXPIRY)
+        assert rig.provider.set_expiry(rig.key_id, asked) == ProviderKey(rig.key_id, "first", EXPIRY)
 
 
 def test_the_parameters_arrive(rig: Rig) -> None:
@@ -402,7 +402,7 @@ def test_many_threads_share_it(rig: Rig) -> None:
     ],
 )
 def test_times_are_read_in_every_shape(text: object, moment: datetime | None) -> None:
-    assert vendor_key({"id": "a", "expiry_date": text}) == VendorKey("a", "", moment)
+    assert vendor_key({"id": "a", "expiry_date": text}) == ProviderKey("a", "", moment)
 
 
 def test_a_time_without_a_zone_is_utc_wherever_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,7 +411,7 @@ def test_a_time_without_a_zone_is_utc_wherever_we_are(monkeypatch: pytest.Monkey
         time.tzset()
         key = vendor_key({"id": "a", "expiry_date": "2126-03-01T12:00:00"})
     time.tzset()
-    assert key == VendorKey("a", "", EXPIRY)
+    assert key == ProviderKey("a", "", EXPIRY)
 
 
 @pytest.mark.parametrize(
@@ -456,7 +456,7 @@ def test_an_entry_that_cannot_be_read_is_listed_as_that_and_spoils_no_other(
     entry: object, known: UnreadableKey
 ) -> None:
     with answering(response(200, [{"id": "b"}, entry, {"id": "c"}])) as (provider, _, _):
-        assert listed(provider) == [VendorKey("b", "", None), known, VendorKey("c", "", None)]
+        assert listed(provider) == [ProviderKey("b", "", None), known, ProviderKey("c", "", None)]
 
 
 def test_nothing_is_taken_from_the_environment(rig: Rig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -635,7 +635,7 @@ def test_a_lost_or_broken_answer(operation: str, kind: str) -> None:
         needs_body = operation in (*READS, "create")
         if not needs_body and kind in ("truncate", "garble", "oversize"):
             # The status says it all; an update shows no expiry, and a delete shows nothing.
-            assert OPERATIONS[operation](rig.provider, rig.key_id) in (VendorKey(rig.key_id, "", None), None)
+            assert OPERATIONS[operation](rig.provider, rig.key_id) in (ProviderKey(rig.key_id, "", None), None)
         else:
             assert type(rig.refused(operation)) is unsettled(operation)
         tries = 3 if operation == "list" else 1
@@ -710,7 +710,7 @@ def test_a_create_is_sent_exactly_once(rig: Rig, kind: str) -> None:
 def test_of_a_name_no_more_is_kept_than_any_key_of_ours_has() -> None:
     """A page or a log line that shows it searches it for secrets: 700 KB stall it for seconds."""
     key = vendor_key({"id": "a", "name": "n" * 700_000})
-    assert key == VendorKey("a", "n" * 300, None)
+    assert key == ProviderKey("a", "n" * 300, None)
 
 
 @pytest.mark.parametrize("omitted", ["id", "api_key"])
@@ -839,7 +839,7 @@ def test_a_dripped_body_ends_at_the_deadline(operation: str) -> None:
         began = time.monotonic()
         if operation in ("update", "delete"):
             done = OPERATIONS[operation](provider, rig.key_id)  # whatever else it had to show
-            assert done in (VendorKey(rig.key_id, "", None), None)
+            assert done in (ProviderKey(rig.key_id, "", None), None)
         else:
             assert type(rig.refused(operation, provider)) is unsettled(operation)
         assert 0.2 < time.monotonic() - began < 3
@@ -1192,7 +1192,7 @@ def test_without_a_list_nobody_knows_and_the_key_is_not_called_refused(
 @pytest.mark.parametrize("detail", ["Not what was asked for.", "Not what was asked for. ", "Not what was asked for"])
 def test_the_vendors_full_stop_does_not_end_our_sentence(detail: str) -> None:
     answer = Answer(503, "application/json", "", Secret(KEY), json.dumps({"detail": detail}).encode())
-    error = Errors("respan", "https://api.respan.ai").refusal("list", answer, EXPIRY)
+    error = ErrorFactory("respan", "https://api.respan.ai").refusal("list", answer, EXPIRY)
     assert (
         error.message == "Respan answered 503: Not what was asked for, when asked to list the keys; nothing was changed"
     )
@@ -1346,19 +1346,19 @@ def probing(rig: Rig, method: str = "POST", path: str = "/api/chat/completions",
 def test_a_new_key_is_tried_out_with_itself(rig: Rig) -> None:
     provider = probing(rig)
     created = provider.create("n", NONE, EXPIRY)
-    provider.try_out(created.secret)
+    provider.probe(created.secret)
     assert rig.sim.vendor.keys[created.id].key_usage == 1
     assert rig.noted.requests[-1] == ("probe", "200")
 
 
 def test_without_a_probe_nothing_is_sent(rig: Rig) -> None:
-    rig.provider.try_out(Secret("tk-anything"))
+    rig.provider.probe(Secret("tk-anything"))
     assert rig.noted.requests == []
 
 
 def test_a_key_that_is_refused_is_told_without_it_and_the_organisation_key_is_not_suspected(rig: Rig) -> None:
     provider = probing(rig)
-    error = refused(lambda: provider.try_out(Secret(STRANGE)), STRANGE)
+    error = refused(lambda: provider.probe(Secret(STRANGE)), STRANGE)
     assert isinstance(error, ProviderKeyNotAccepted)
     assert f"a new key does not work: POST {rig.sim.url}/api/chat/completions was answered with 401" in error.message
     assert "url, method, accept" in error.advice
@@ -1367,15 +1367,15 @@ def test_a_key_that_is_refused_is_told_without_it_and_the_organisation_key_is_no
 
 def test_any_status_may_be_the_one_that_says_that_it_works(rig: Rig) -> None:
     provider = probing(rig, "GET", "/nowhere", accept=404)
-    provider.try_out(Secret("tk-anything"))
+    provider.probe(Secret("tk-anything"))
     assert isinstance(
-        refused(lambda: probing(rig, "GET", "/nowhere").try_out(Secret("tk-anything"))), ProviderKeyNotAccepted
+        refused(lambda: probing(rig, "GET", "/nowhere").probe(Secret("tk-anything"))), ProviderKeyNotAccepted
     )
 
 
 def test_a_probe_without_an_answer_is_not_a_refused_key(rig: Rig) -> None:
     [port] = free_ports(1)
     provider = rig.another(probe=Probe(f"http://127.0.0.1:{port}/", "GET", frozenset({200})))
-    error = refused(lambda: provider.try_out(Secret(STRANGE)), STRANGE)
+    error = refused(lambda: provider.probe(Secret(STRANGE)), STRANGE)
     assert isinstance(error, ProviderUnavailable)
     assert f"127.0.0.1:{port}" in error.message

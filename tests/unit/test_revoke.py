@@ -7,7 +7,7 @@ import pytest
 from support.world import HOUR, OWNER, IssuedKey, World, afterwards, make_target, meanwhile, refuse
 
 from rotator.core.errors import ProviderRequestRefused, ProviderUnavailable, StoreUnavailable
-from rotator.core.events import What
+from rotator.core.events import EventType
 from rotator.core.keys import KeyName, ListedKey, UnreadableKey
 from rotator.core.request import Order
 from rotator.protocol.reconciler import MAX_READ, Executor
@@ -15,7 +15,7 @@ from rotator.protocol.revoke import not_revoked, revoke_the_unheld
 from rotator.protocol.rotation import listed
 from rotator.protocol.sweeper import by_place
 
-REVOKE = Order(rotate=True, revoke_now=True, by="command", note="it leaked")
+REVOKE = Order(rotate=True, revoke_now=True, by="command", comment="it leaked")
 
 
 def command(world: World, budget_wait: float = 0.0) -> Executor:
@@ -66,8 +66,8 @@ def test_a_key_that_no_readable_version_holds_is_revoked(how: str) -> None:
     served = world.served()
     assert served is not leaked
     assert [key for key in world.vendor.keys.values() if world.vendor.alive(key)] == [served]
-    [told] = [event.fields for event in world.told(What.KEY_DELETED) if event.fields["key_id"] == leaked.id]
-    assert (told["reason"], told["by"], told["note"]) == ("revoked", "command", "it leaked")
+    [told] = [event.fields for event in world.told(EventType.KEY_DELETED) if event.fields["key_id"] == leaked.id]
+    assert (told["reason"], told["by"], told["comment"]) == ("revoked", "command", "it leaked")
 
 
 def test_it_ends_though_deleting_it_fails() -> None:

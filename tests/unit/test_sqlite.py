@@ -170,7 +170,7 @@ def store(tmp_path: Path) -> SqliteStore:
 def all_methods(store: SqliteStore) -> list[Callable[[], object]]:
     return [
         lambda: store.history("app"),
-        lambda: store.prove("app", {"n": "2"}),
+        lambda: store.preflight("app", {"n": "2"}),
         lambda: store.write("app", {"n": "2"}, cas=1),
         lambda: store.destroy("app", [1]),
     ]
@@ -226,7 +226,7 @@ def test_on_a_full_disk_nothing_is_written(store: SqliteStore, monkeypatch: pyte
         with pytest.raises(StoreRequestRefused, match="the disk is full"):
             store.write("app", large, cas=1)
         with pytest.raises(StoreRequestRefused, match="the disk is full"):
-            store.prove("app", large)
+            store.preflight("app", large)
 
     assert store.history("app").current_version == 1
 

@@ -12,19 +12,28 @@ from support.world import HOUR, START, make_target
 
 from rotator.cli.status_table import say_status
 from rotator.core.errors import KubernetesRefused, ProviderCredentialRefused, ProviderUnavailable, RotatorError
-from rotator.core.events import Event, Level, What
+from rotator.core.events import Event, EventType, Level
 from rotator.core.plan import Plan, Reason, State
 from rotator.core.secrets import Secret
 from rotator.core.superseded import Superseded
 from rotator.core.times import timestamp
-from rotator.core.versions import Entry, Record, Standing
+from rotator.core.versions import Entry, Ownership, Record
 from rotator.runtime.redact import register
-from rotator.telemetry.status import KEPT, Board, Known, Recent, Replica, Surroundings, TargetStatus, status_json
+from rotator.telemetry.status import (
+    KEPT,
+    DaemonInfo,
+    DaemonStatus,
+    Recent,
+    Replica,
+    StatusRegistry,
+    TargetStatus,
+    status_json,
+)
 
 SECRET = "sk_live_0123456789abcdef"
 RECORD = Record("prod-eu", "t", "tk_1", "name", START, START + 24 * HOUR, "p", "f")
 WELL = Plan(State.OK, Reason.FRESH, current=RECORD, renew_at=START + 16 * HOUR)
-SURROUNDINGS = Surroundings(
+SURROUNDINGS = DaemonInfo(
     "1.2.3",
     "rotator-1",
     False,
@@ -51,7 +60,7 @@ class Told:
         self.ticks += 1
         return START + timedelta(seconds=self.ticks)
 
-    def tell(self, what: What, level: Level = Level.INFO, **fields: str) -> None:
+    def emit(self, what: EventType, level: Level = Level.INFO, **fields: str) -> None:
         self.recent(Event(what, "a", level, fields))
 
 
@@ -60,35 +69,39 @@ class Told:
 
 def test_every_event_is_passed_on_and_the_newest_comes_first() -> None:
     told = Told()
-    for what in (What.KEY_CREATED, What.KEY_PUBLISHED):
-        told.tell(what)
-    assert [event.what for event in told.events] == [What.KEY_CREATED, What.KEY_PUBLISHED]
-    assert [each.event.what for each in told.recent.latest()] == [What.KEY_PUBLISHED, What.KEY_CREATED]
+    for what in (EventType.KEY_CREATED, EventType.KEY_PUBLISHED):
+        told.emit(what)
+    assert [event.what for event in told.events] == [EventType.KEY_CREATED, EventType.KEY_PUBLISHED]
+    assert [each.event.what for each in told.recent.latest()] == [EventType.KEY_PUBLISHED, EventType.KEY_CREATED]
 
 
 def test_a_busy_hour_does_not_push_out_what_went_wrong() -> None:
     told = Told()
-    told.tell(What.TARGET_FAILED, Level.WARNING)
-    told.tell(What.TARGET_FOREIGN, Level.ERROR)
+    told.emit(EventType.TARGET_FAILED, Level.WARNING)
+    told.emit(EventType.TARGET_FOREIGN, Level.ERROR)
     for _ in range(10 * KEPT):
-        told.tell(What.KEY_PUBLISHED)
+        told.emit(EventType.KEY_PUBLISHED)
     latest = told.recent.latest()
     assert len(latest) == KEPT + 2
-    assert [each.event.what for each in latest[-2:]] == [What.TARGET_FOREIGN, What.TARGET_FAILED]
+    assert [each.event.what for each in latest[-2:]] == [EventType.TARGET_FOREIGN, EventType.TARGET_FAILED]
     for _ in range(10 * KEPT):
-        told.tell(What.TARGET_FAILED, Level.WARNING)
+        told.emit(EventType.TARGET_FAILED, Level.WARNING)
     assert len(told.recent.latest()) == 2 * KEPT
 
 
 def test_sweeps_do_not_push_out_rotations_and_what_is_as_before_is_not_kept() -> None:
     told = Told()
-    told.tell(What.KEY_PUBLISHED)
+    told.emit(EventType.KEY_PUBLISHED)
     for _ in range(2 * KEPT):
-        told.tell(What.SWEPT, provider="one")
-        told.tell(What.SWEPT, provider="two")
-        told.tell(What.SWEPT, Level.DEBUG, provider="one")
+        told.emit(EventType.SWEEP_COMPLETED, provider="one")
+        told.emit(EventType.SWEEP_COMPLETED, provider="two")
+        told.emit(EventType.SWEEP_COMPLETED, Level.DEBUG, provider="one")
     latest = [(each.event.what, each.event.fields.get("provider")) for each in told.recent.latest()]
-    assert latest == [(What.SWEPT, "two"), (What.SWEPT, "one"), (What.KEY_PUBLISHED, None)]
+    assert latest == [
+        (EventType.SWEEP_COMPLETED, "two"),
+        (EventType.SWEEP_COMPLETED, "one"),
+        (EventType.KEY_PUBLISHED, None),
+    ]
     assert len(told.events) == 6 * KEPT + 1, "all are passed on"
 
 
@@ -97,7 +110,7 @@ def test_it_is_kept_and_asked_for_by_many_threads() -> None:
 
     def use() -> None:
         for _ in range(200):
-            told.tell(What.KEY_PUBLISHED)
+            told.emit(EventType.KEY_PUBLISHED)
             told.recent.latest()
 
     threads = [threading.Thread(target=use) for _ in range(4)]
@@ -111,7 +124,7 @@ def test_it_is_kept_and_asked_for_by_many_threads() -> None:
 
 def test_an_event_has_no_secret_and_no_traceback_in_the_json() -> None:
     told = Told()
-    told.tell(What.UNEXPECTED_ERROR, Level.ERROR, where="x", error=f"no {SECRET}\u202e", traceback="File")
+    told.emit(EventType.UNEXPECTED_ERROR, Level.ERROR, where="x", error=f"no {SECRET}\u202e", traceback="File")
     [event] = told.recent.latest()
     assert event.to_json() == {
         "at": "2026-03-01T12:00:01Z",
@@ -126,7 +139,7 @@ def test_an_event_has_no_secret_and_no_traceback_in_the_json() -> None:
 
 
 def test_the_board_is_in_order_and_keeps_what_was_known() -> None:
-    board, error = Board(), ProviderUnavailable("no")
+    board, error = StatusRegistry(), ProviderUnavailable("no")
     targets = {name: make_target(name) for name in ("b", "c", "a")}
     board.keep_only(targets)
     board.update(targets["c"], WELL, None, START)
@@ -139,7 +152,7 @@ def test_the_board_is_in_order_and_keeps_what_was_known() -> None:
 
 
 def test_what_is_asked_for_is_due_until_a_new_key_is_served_or_the_pass_says_that_it_is_done() -> None:
-    board, target = Board(), make_target("a")
+    board, target = StatusRegistry(), make_target("a")
     board.keep_only({"a": target})
     board.update(target, WELL, None)
     other = replace(WELL, current=replace(RECORD, key_id="tk_2"))
@@ -165,7 +178,7 @@ def test_what_is_asked_for_is_due_until_a_new_key_is_served_or_the_pass_says_tha
 
 
 def test_a_pass_that_ends_after_its_target_was_removed_does_not_bring_it_back() -> None:
-    board, target = Board(), make_target("a")
+    board, target = StatusRegistry(), make_target("a")
     board.keep_only({"a": target})
     board.keep_only({})
     board.update(target, WELL, None)
@@ -188,7 +201,7 @@ def test_the_promised_keys_are_there_and_a_daemon_adds_its_own_beside_them() -> 
     assert list(plain) == ["owner", "at", "targets"]
     assert [target["state"] for target in plain["targets"]] == ["ok", "failing", "unknown"]
     assert plain["targets"][1]["last_error"] == "it said [/red] [hidden] \\x1b[31m"
-    shown = Known("prod-eu", START, statuses(), (), SURROUNDINGS).to_json()
+    shown = DaemonStatus("prod-eu", START, statuses(), (), SURROUNDINGS).to_json()
     assert {name: shown[name] for name in plain} == plain
     assert shown.keys() - plain.keys() == {"daemon", "events"}
     assert shown["daemon"] == {
@@ -214,7 +227,7 @@ def test_the_promised_keys_are_there_and_a_daemon_adds_its_own_beside_them() -> 
 def test_what_somebody_wrote_into_a_path_s_record_is_searched_for_secrets() -> None:
     known = register(Secret(SECRET))  # only what this process knows: an id may look like a token
     planted = replace(RECORD, key_id=f"x\x1b[2J {known.reveal()}")
-    entry = Entry(1, START, Standing.OURS, planted, True, frozenset())
+    entry = Entry(1, START, Ownership.OURS, planted, True, frozenset())
     plan = replace(WELL, current=planted, superseded=(Superseded(planted, (entry,), START, START + HOUR),))
     told = TargetStatus(make_target("a"), plan, None).to_json()
     assert told["key_id"] == "x\\x1b[2J [hidden]"
@@ -311,9 +324,9 @@ def test_what_a_daemon_knows_is_told_on_a_terminal_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = Told()
-    for what in What:
-        told.tell(what, note="", reason="expiring")
-    known = Known("prod-eu", START, statuses(), told.recent.latest(), SURROUNDINGS).to_json()
+    for what in EventType:
+        told.emit(what, note="", reason="expiring")
+    known = DaemonStatus("prod-eu", START, statuses(), told.recent.latest(), SURROUNDINGS).to_json()
     assert len(shown(monkeypatch, capsys, known, terminal=False).splitlines()) == 3
     lines = shown(monkeypatch, capsys, known, terminal=True).splitlines()[6:]
     assert lines[1:10] == [
@@ -329,10 +342,10 @@ def test_what_a_daemon_knows_is_told_on_a_terminal_only(
     ]
     events = lines[11:]
     assert len(events) == 20
-    newest = list(What)[-1].replace("_", " ")
+    newest = list(EventType)[-1].replace("_", " ")
     assert events[-1].endswith(f"a: {newest} (expiring)")  # it is the last
-    told.tell(What.TARGET_FAILED, error="Vault is sealed.", advice="Unseal it.", failures="3")
-    known = Known("prod-eu", START, statuses(), told.recent.latest(), SURROUNDINGS).to_json()
+    told.emit(EventType.TARGET_FAILED, error="Vault is sealed.", advice="Unseal it.", failures="3")
+    known = DaemonStatus("prod-eu", START, statuses(), told.recent.latest(), SURROUNDINGS).to_json()
     *_, said, error, advice = shown(monkeypatch, capsys, known, terminal=True).splitlines()
     assert "a: target failed, failures 3" in said
     assert (error.strip(), advice.strip()) == ("Vault is sealed.", "Unseal it.")

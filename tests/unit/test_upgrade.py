@@ -13,7 +13,7 @@ import pytest
 from rotator import __version__
 from rotator.config.loader import load
 from rotator.core.keys import KeyName, place_of
-from rotator.core.versions import Scope, Standing, Version, read_version
+from rotator.core.versions import Ownership, Scope, Version, read_version
 
 WRITTEN = Path(__file__).parents[1] / "data"
 BY = sorted(path.name for path in WRITTEN.glob("written-by-*"))
@@ -36,7 +36,7 @@ def test_it_is_read_and_still_ours(by: str) -> None:
     place = place_of(configuration.owner, kept["location"])
     scope = Scope(configuration.owner, (place,), place, frozenset({configuration.owner}), frozenset({target.name}))
     entry = read_version(version, target, scope)
-    assert (entry.standing, entry.as_configured) == (Standing.OURS, True), "neither foreign nor drifted"
+    assert (entry.ownership, entry.as_configured) == (Ownership.OURS, True), "neither foreign nor drifted"
     assert entry.foreign_fields == {"note"}
     assert entry.record is not None
     assert entry.record.expires_at == datetime(2026, 3, 2, 12, 0, tzinfo=UTC)

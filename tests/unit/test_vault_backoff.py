@@ -189,7 +189,7 @@ def test_who_would_wait_too_long_is_told_and_the_others_send_nothing(open_store:
                 store.history("app")
         assert clock.passed == 0
         with pytest.raises(StoreRateLimited):
-            store.prove("app", {})
+            store.preflight("app", {})
         assert len(server.paths("GET")) == 2, "the login and one read"
         assert store.client.circuit.error is None, "it is no outage"
     assert "nothing is sent for 30 s" in raised.value.message

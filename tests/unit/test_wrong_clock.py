@@ -7,7 +7,7 @@ import pytest
 from support.world import HOUR, START, World, afterwards, make_target
 
 from rotator.core.errors import NoKeyByThisClock
-from rotator.core.events import What
+from rotator.core.events import EventType
 from rotator.core.plan import Reason, State
 from rotator.core.renewal import FUTURE
 from rotator.core.request import Order
@@ -121,7 +121,7 @@ def test_clocks_of_replicas_may_differ_a_little(ahead: timedelta, replaced: bool
 def test_a_key_is_not_called_misdated_by_a_clock_that_is_contradicted() -> None:
     world = off(with_a_key(), -2 * DAY)
     assert world.executor().reconcile(world.target).error is None
-    assert len(world.told(What.KEY_CREATED)) == 1
+    assert len(world.told(EventType.KEY_CREATED)) == 1
 
 
 def test_a_superseded_key_that_nothing_shortens_is_reported_to_work_until_its_expiry() -> None:

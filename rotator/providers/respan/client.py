@@ -26,14 +26,14 @@ from rotator.core.errors import (
     ProviderUnavailable,
     RotatorError,
 )
-from rotator.core.keys import CreatedKey, ListedKey, VendorKey
+from rotator.core.keys import CreatedKey, ListedKey, ProviderKey
 from rotator.core.ports import NO_CREDENTIAL, Clock, Meter
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters
 from rotator.core.times import timestamp
 from rotator.providers.respan.responses import (
     Answer,
-    Errors,
+    ErrorFactory,
     created_key,
     is_about,
     is_id,
@@ -41,7 +41,7 @@ from rotator.providers.respan.responses import (
     vendor_key,
 )
 from rotator.runtime.breaker import Circuit, Confirmation, Outage
-from rotator.runtime.http import Transport, Until
+from rotator.runtime.http import Deadline, Transport
 from rotator.runtime.redact import quoted
 
 LIST_PATH = "/api/temporary-keys/"
@@ -100,7 +100,7 @@ class RespanProvider:
     ) -> None:
         self._home = httpx.URL(base_url)
         self._keys_url = f"{base_url.rstrip('/')}{LIST_PATH}"
-        self._errors = Errors(name, base_url)
+        self._errors = ErrorFactory(name, base_url)
         self.circuit: Circuit[ProviderCredentialRefused] = Circuit(clock)
         self.outage: Outage[ProviderError] = Outage(clock)
         self._organisation_key = organisation_key
@@ -115,7 +115,7 @@ class RespanProvider:
         self._key: Secret | None = None
         self._key_is_old = False  # and is to be read again at the next request
         self._key_lock = threading.Lock()
-        self._until = Until(clock)
+        self._until = Deadline(clock)
         self._client = httpx.Client(
             transport=Transport(httpx.create_ssl_context(trust_env=False), connections, self._until),
             timeout=timeout,
@@ -135,7 +135,7 @@ class RespanProvider:
         self.circuit.try_now()
 
     @property
-    def peer(self) -> str:
+    def upstream(self) -> str:
         """As what its clock is known."""
         return self._home.netloc.decode()
 
@@ -182,18 +182,18 @@ class RespanProvider:
                 raise self._errors.unsettled("list", f"had more than {MAX_PAGES} pages to show")
             seen.add(url)
 
-    def retrieve(self, key_id: str) -> VendorKey | None:
+    def retrieve(self, key_id: str) -> ProviderKey | None:
         """One key. What cannot be an id is sent nowhere, and is the id of no key; the same goes for the next two."""
         entry = self._read("retrieve", self._key_url(key_id), self._by()) if is_id(key_id) else None
         if not is_about(entry, key_id):
             raise self._errors.unsettled("retrieve", "answered with another key than it was asked about")
         if entry is None or is_revoked(entry):
             return None
-        if isinstance(key := vendor_key(entry), VendorKey):
+        if isinstance(key := vendor_key(entry), ProviderKey):
             return key
         raise self._errors.unsettled("retrieve", f"answered with a key that cannot be read ({key})")
 
-    def set_expiry(self, key_id: str, expires_at: datetime) -> VendorKey | None:
+    def set_expiry(self, key_id: str, expires_at: datetime) -> ProviderKey | None:
         """Change the expiry alone: for the limits an organisation key lacks the permission.
 
         Any 2xx means that it is changed. An answer that cannot be read shows no expiry.
@@ -208,14 +208,14 @@ class RespanProvider:
         if answer.status == httpx.codes.NOT_FOUND or is_revoked(entry):
             return None
         key = vendor_key(entry)
-        return key if isinstance(key, VendorKey) else VendorKey(key_id, "", None)
+        return key if isinstance(key, ProviderKey) else ProviderKey(key_id, "", None)
 
     def delete(self, key_id: str) -> None:
         """Revoke the key; any 2xx will do, whatever its body."""
         if is_id(key_id):
             self._call("delete", "DELETE", self._key_url(key_id), self._by())
 
-    def try_out(self, key: Secret) -> None:
+    def probe(self, key: Secret) -> None:
         """The configured probe, once. The key's own refusal says nothing about the organisation key."""
         if self._probe is None:
             return
@@ -343,7 +343,7 @@ class RespanProvider:
         key: Secret,
         by: float,
         body: object,
-        errors: Errors | None = None,
+        errors: ErrorFactory | None = None,
     ) -> Answer:
         """Send one request. Returns whatever has a status; raises `ProviderError` where none came."""
         errors = errors or self._errors
@@ -365,7 +365,7 @@ class RespanProvider:
                     response.status_code, headers.get("content-type", ""), headers.get("retry-after", ""), key
                 )
                 if operation != "probe":  # what answers there may be another machine
-                    self._clock.heard(self.peer, headers.get("date"), started)
+                    self._clock.record_date(self.upstream, headers.get("date"), started)
                 content, most = bytearray(), MAX_PAGE_BODY if operation == "list" and response.is_success else MAX_BODY
                 for chunk in response.iter_raw():
                     content += chunk

@@ -24,7 +24,7 @@ from rotator.core.errors import (
     ProviderRequestRefused,
     ProviderUnavailable,
 )
-from rotator.core.keys import CreatedKey, ListedKey, UnreadableKey, VendorKey
+from rotator.core.keys import CreatedKey, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.secrets import Secret
 from rotator.core.versions import LONGEST_TEXT
 from rotator.runtime.redact import quoted, register
@@ -133,7 +133,7 @@ def vendor_key(entry: object) -> ListedKey:
         expires_at = None if is_never else _moment(expiry)
     except (TypeError, ValueError, OverflowError):
         return UnreadableKey(key_id, name, f"whose expiry_date is {_shown(expiry)}")
-    return VendorKey(key_id, name, expires_at, _created_at(entry))
+    return ProviderKey(key_id, name, expires_at, _created_at(entry))
 
 
 def _moment(value: object) -> datetime:
@@ -182,7 +182,7 @@ def created_key(entry: object) -> CreatedKey | None:
     text = entry.get("api_key")
     if key.id and isinstance(text, str) and 0 < len(text) <= MAX_KEY and text.isprintable() and text not in key.id:
         return CreatedKey(
-            key.id, key.name, register(Secret(text)), key.expires_at if isinstance(key, VendorKey) else None
+            key.id, key.name, register(Secret(text)), key.expires_at if isinstance(key, ProviderKey) else None
         )
     return None
 
@@ -191,7 +191,7 @@ def created_key(entry: object) -> CreatedKey | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Errors:
+class ErrorFactory:
     """Says what went wrong, for the provider of this name in the configuration."""
 
     provider: str

@@ -43,7 +43,7 @@ from rotator.stores.vault.responses import (
     unsettled,
     used_up,
 )
-from rotator.stores.vault.transport import NoAnswer, Unsendable, VaultSettings, Wire
+from rotator.stores.vault.transport import NoAnswer, Transport, Unsendable, VaultSettings
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ class VaultClient:
         self._settings = settings
         self._clock = clock
         self._meter = meter
-        self._wire = Wire(settings, clock)
+        self._wire = Transport(settings, clock)
         self.circuit: Circuit[StoreError] = Circuit(clock)
         self._logged_in: tuple[Secret, Any] | None = None  # the newest token, and the hvac.Client that sends it
         self._unproven = ""  # the fingerprint of a given token that may not look itself up, and was not used since
@@ -147,9 +147,9 @@ class VaultClient:
         self.circuit.try_now()
 
     @property
-    def peer(self) -> str:
+    def upstream(self) -> str:
         """As what its clock is known."""
-        return self._wire.peer
+        return self._wire.upstream
 
     def close(self) -> None:
         """Close the connections. What is under way is answered still; what comes later fails as if Vault were gone.
@@ -163,7 +163,7 @@ class VaultClient:
         request = Request(
             REVOKE, "auth/token/revoke-self", "update", lambda client: client.auth.token.revoke_self(), bool
         )
-        wire = Wire(replace(self._settings, timeout=min(self._settings.timeout, REVOKE_TIMEOUT)), self._clock)
+        wire = Transport(replace(self._settings, timeout=min(self._settings.timeout, REVOKE_TIMEOUT)), self._clock)
         with suppress(StoreError):  # it ends by itself, later
             self._sent(request, self._hvac(token, wire=wire))
         wire.close()
@@ -222,7 +222,7 @@ class VaultClient:
             lambda answer: _grant(answer.body["auth"]),
         )
         # A kept connection shows the certificate that it was made with; the file may hold another one by now.
-        fresh = Wire(self._settings, self._clock) if self._settings.certificate else None
+        fresh = Transport(self._settings, self._clock) if self._settings.certificate else None
         try:
             return request, self._exchange(request, self._hvac(None, wire=fresh))
         finally:
@@ -275,7 +275,7 @@ class VaultClient:
             self._logged_in = held = (token, self._hvac(token))
         return held[1]
 
-    def _hvac(self, token: Secret | None, *, in_namespace: bool = True, wire: Wire | None = None) -> Any:
+    def _hvac(self, token: Secret | None, *, in_namespace: bool = True, wire: Transport | None = None) -> Any:
         headers = {"X-Vault-Request": "true", "Accept-Encoding": "identity", "User-Agent": f"rotator/{__version__}"}
         if token:
             headers["X-Vault-Token"] = token.reveal()
@@ -346,7 +346,7 @@ class _CountedLogin:
 class _Adapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no types
     """Has what hvac asks for sent by a `Wire`, with the same headers each time."""
 
-    def __init__(self, wire: Wire, headers: Mapping[str, str]) -> None:
+    def __init__(self, wire: Transport, headers: Mapping[str, str]) -> None:
         self._wire = wire
         self._headers = dict(headers)
         self._json_headers = {**headers, "Content-Type": "application/json"}

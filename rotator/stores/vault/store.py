@@ -78,9 +78,9 @@ class VaultStore:
         self.client.look_again()
 
     @property
-    def peer(self) -> str:
+    def upstream(self) -> str:
         """As what its clock is known."""
-        return self.client.peer
+        return self.client.upstream
 
     def close(self) -> None:
         """Give the connections back."""
@@ -157,7 +157,7 @@ class VaultStore:
             self.prove_mount(path)
         return History(0, (), observed_at)
 
-    def prove(self, path: str, data: Mapping[str, Any]) -> None:
+    def preflight(self, path: str, data: Mapping[str, Any]) -> None:
         """Once, that the mount is KV version 2. Then a write that all rules apply to, and that comes too late.
 
         The limit of Vault's storage on one entry applies only after the compare-and-set, so it is looked at here.

@@ -75,11 +75,11 @@ class _TooLarge(Exception):
     """The body has more than `MAX_BODY` bytes."""
 
 
-class Wire:
+class Transport:
     """Connections to one Vault, kept and used by many threads."""
 
     def __init__(self, settings: VaultSettings, clock: Clock) -> None:
-        self.peer = _host_and_port(settings.address)
+        self.upstream = _host_and_port(settings.address)
         self._timeout = settings.timeout
         self._prefix = urlsplit(settings.address).path.rstrip("/")
         self._pool = _pool(settings, clock)
@@ -112,7 +112,7 @@ class Wire:
             preload_content=False,
             decode_content=False,
         )
-        self._clock.heard(self.peer, response.headers.get("Date"), sent_at)
+        self._clock.record_date(self.upstream, response.headers.get("Date"), sent_at)
         content = b""
         for chunk in response.stream():
             content += chunk
@@ -131,14 +131,14 @@ class Wire:
     def _failure(self, error: Exception) -> NoAnswer:
         """With nothing of the library's but what is said in `_cause`."""
         if isinstance(error, _TooLarge):
-            return NoAnswer("oversized", f"{self.peer} answered with more than {MAX_BODY} bytes")
+            return NoAnswer("oversized", f"{self.upstream} answered with more than {MAX_BODY} bytes")
         if isinstance(error, _LATE) and not isinstance(error, urllib3.exceptions.NewConnectionError):
-            return NoAnswer("timeout", f"there was no answer from {self.peer} within {self._timeout:g} s")
+            return NoAnswer("timeout", f"there was no answer from {self.upstream} within {self._timeout:g} s")
         cause = _cause(error)
         advice = "Look at Vault, at the store's address, ca_file and server_name, at DNS, and at the network policy."
         if "WRONG_VERSION_NUMBER" in cause:
             advice = "What listens there does not speak TLS: is it an http:// address?"
-        return NoAnswer("connection", f"the connection to {self.peer} failed ({cause})", advice)
+        return NoAnswer("connection", f"the connection to {self.upstream} failed ({cause})", advice)
 
 
 def _encoded(value: object) -> bytes:

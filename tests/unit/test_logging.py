@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from support.inprocess import restored
 from support.told import DOCUMENT, DOCUMENTED, Heard, flaws_of_lines
 
-from rotator.core.events import Event, Level, What
+from rotator.core.events import Event, EventType, Level
 from rotator.core.plan import Reason
 from rotator.core.secrets import Secret
 from rotator.runtime.redact import HIDDEN, printable, register
@@ -70,7 +70,7 @@ def log() -> Callable[..., Log]:
     return start
 
 
-def tell(what: What = What.KEY_PUBLISHED, target: str = "billing", **more: Any) -> None:
+def emit(what: EventType = EventType.KEY_PUBLISHED, target: str = "billing", **more: Any) -> None:
     LogListener()(Event(what, target, more.pop("level", Level.INFO), more.pop("fields", {})))
 
 
@@ -92,7 +92,7 @@ FIELDS: Mapping[str, str | int | float | bool] = {
 
 def test_json_is_one_object_a_line_that_begins_with_what_every_line_has(log: Callable[..., Log]) -> None:
     lines = log("json")
-    tell(fields=FIELDS)
+    emit(fields=FIELDS)
     (line,) = parsed(lines)
     assert list(line)[:4] == ["timestamp", "level", "event", "target"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("timestamp"))
@@ -101,8 +101,8 @@ def test_json_is_one_object_a_line_that_begins_with_what_every_line_has(log: Cal
 
 def test_text_is_logfmt(log: Callable[..., Log]) -> None:
     lines = log("text")
-    tell(fields=FIELDS)
-    tell(What.STOPPED, "", level=Level.WARNING)
+    emit(fields=FIELDS)
+    emit(EventType.STOPPED, "", level=Level.WARNING)
     first, second = (line.partition(" ") for line in lines())
     assert first[2] == (
         "info    event=key_published target=billing key_id=tk_1 reason=expiring version=7 share=0.5 ok=true "
@@ -120,7 +120,7 @@ def test_without_a_format_it_is_text_on_a_terminal_only(on_terminal: bool) -> No
 
     stream = Stream()
     configure(None, "info", stream)
-    tell()
+    emit()
     logs.flush()
     assert stream.getvalue().startswith("{") is not on_terminal
 
@@ -137,20 +137,20 @@ def test_without_a_format_it_is_text_on_a_terminal_only(on_terminal: bool) -> No
 def test_the_level_is_a_threshold(log: Callable[..., Log], level: str, heard: list[str]) -> None:
     lines = log(level=level)
     for one in Level:
-        tell(level=one)
+        emit(level=one)
     assert [line["level"] for line in parsed(lines)] == heard
 
 
 def test_set_up_again_it_writes_each_line_once_and_to_the_new_place(log: Callable[..., Log]) -> None:
     first, second = log(), log()
-    tell()
+    emit()
     assert (len(first()), len(second())) == (0, 1)
 
 
 def test_fields_cannot_take_the_place_of_what_every_line_has(log: Callable[..., Log]) -> None:
     lines = log()
     names = ("event", "level", "target", "timestamp", "logger", "self", "msg", "args", "name", "exc_info", "_record")
-    tell(fields=dict.fromkeys(names, "mine"))
+    emit(fields=dict.fromkeys(names, "mine"))
     (line,) = parsed(lines)
     assert (line["event"], line["level"], line["target"]) == ("key_published", "info", "billing")
     assert {name for name, value in line.items() if value == "mine"} == {
@@ -161,7 +161,7 @@ def test_fields_cannot_take_the_place_of_what_every_line_has(log: Callable[..., 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_numbers_that_json_does_not_know_are_texts(log: Callable[..., Log], number: float) -> None:
     lines = log()
-    tell(fields={"n": number})
+    emit(fields={"n": number})
     assert parsed(lines)[0]["n"] == str(number)
 
 
@@ -169,7 +169,7 @@ def test_a_stream_that_is_gone_does_not_stop_the_work(capfd: pytest.CaptureFixtu
     stream = io.StringIO()
     configure("json", "info", stream)
     stream.close()
-    tell(fields={"error": ORGANISATION_KEY})
+    emit(fields={"error": ORGANISATION_KEY})
     assert capfd.readouterr() == ("", "")
 
 
@@ -182,7 +182,7 @@ def test_a_stream_that_is_gone_does_not_stop_the_work(capfd: pytest.CaptureFixtu
 def test_whatever_a_field_holds_it_is_one_line_without_control_characters(log_format: Format, text: str) -> None:
     stream = io.StringIO()
     configure(log_format, "info", stream)
-    tell(fields={"error": text + "\n2026-03-01T12:00:00.000Z info event=forged\x1b[2K\r\x9b31m\u2028\u202e\x00"})
+    emit(fields={"error": text + "\n2026-03-01T12:00:00.000Z info event=forged\x1b[2K\r\x9b31m\u2028\u202e\x00"})
     logs.flush()
     line = stream.getvalue()
     assert line.endswith("\n")
@@ -193,7 +193,7 @@ def test_whatever_a_field_holds_it_is_one_line_without_control_characters(log_fo
 
 def test_in_json_no_terminal_is_commanded_even_by_what_is_decoded(log: Callable[..., Log]) -> None:
     lines = log()
-    tell(fields={"error": "a\x1b[31mb\nc"})
+    emit(fields={"error": "a\x1b[31mb\nc"})
     assert parsed(lines)[0]["error"] == "a\\x1b[31mb\nc"
 
 
@@ -253,7 +253,7 @@ def test_a_secret_in_an_exception_does_not_come_out(
         structlog.get_logger("stamina").error("oh", caused_by=repr(error), exc_info=error)
     text = "\n".join(lines())
     assert text.count("Careless") >= 3
-    assert "test_logs.py" in text
+    assert "test_logging.py" in text
     for part in (secret, secret[3:], repr(secret)[1:-1], json.dumps(secret)[1:-1]):
         assert part not in text
     assert (HIDDEN in text) is (shape != "local variable")
@@ -269,7 +269,7 @@ def test_a_secret_in_a_field_does_not_come_out(
 ) -> None:
     register(KNOWN)
     lines = log(log_format)
-    tell(fields={"error": around.format(*[SECRETS[kind]] * 2)})
+    emit(fields={"error": around.format(*[SECRETS[kind]] * 2)})
     (line,) = lines()
     assert SECRETS[kind] not in line
     assert SECRETS[kind][-8:] not in line
@@ -356,7 +356,7 @@ def test_a_thread_that_dies_is_told_of(log: Callable[..., Log]) -> None:
     thread.join()
     line = uncaught(lines)
     assert line["where"] == "thread worker-3"
-    assert line["error"] == f"test_logs.Careless: could not send {HIDDEN} anywhere"
+    assert line["error"] == f"test_logging.Careless: could not send {HIDDEN} anywhere"
 
 
 def test_a_thread_that_just_ends_is_not(log: Callable[..., Log]) -> None:
@@ -406,7 +406,7 @@ def test_a_program_that_dies_prints_nothing_else(log_format: Format) -> None:
 
 
 def test_every_event_is_documented_and_nothing_else() -> None:
-    assert sorted(DOCUMENTED) == sorted(What)
+    assert sorted(DOCUMENTED) == sorted(EventType)
 
 
 def test_every_event_of_the_audit_trail_says_what_to_which_key_why_and_for_whom() -> None:
@@ -443,7 +443,7 @@ def test_an_event_that_is_not_as_documented_is_noticed_be_it_heard_or_logged(
 ) -> None:
     monkeypatch.setattr(Heard, "all_flaws", set())
     fields = {"key_id": "k", "key_name": "n", "reason": "grace-over", "by": "schedule", **more}
-    event = Event(What.KEY_DELETED, "a", level, {name: told for name, told in fields.items() if name != missing})
+    event = Event(EventType.KEY_DELETED, "a", level, {name: told for name, told in fields.items() if name != missing})
     Heard().append(event)
     lines = log()
     LogListener()(event)

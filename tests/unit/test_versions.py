@@ -19,7 +19,7 @@ from rotator.core.keys import KeyName, place_of
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
 from rotator.core.times import hash_fraction, next_turn, timestamp
-from rotator.core.versions import LONGEST, RECORD_FIELD, Entry, Record, Scope, Standing, Version, compose, read_version
+from rotator.core.versions import LONGEST, RECORD_FIELD, Entry, Ownership, Record, Scope, Version, compose, read_version
 
 TEXT = "sk_live_abcdefgh"
 SECRET = Secret(TEXT)
@@ -137,7 +137,7 @@ def test_a_target_fingerprint_changes_with_what_is_asked_of_a_key_and_with_nothi
     target = make_target()
     same = [
         replace(target, path="elsewhere"),
-        replace(target, field="token"),
+        replace(target, key_field="token"),
         replace(target, grace_period=HOUR),
         replace(target, renew_before=HOUR),
     ]
@@ -310,37 +310,37 @@ def written(**changes: Any) -> dict[str, Any]:
 
 def test_our_own_version() -> None:
     entry = read(written())
-    assert entry == Entry(3, START, Standing.OURS, record(), as_configured=True, foreign_fields=frozenset())
+    assert entry == Entry(3, START, Ownership.OURS, record(), as_configured=True, foreign_fields=frozenset())
     assert entry.key_id == "tk_1"
-    assert not entry.standing.foreign
+    assert not entry.ownership.foreign
     assert TEXT not in repr(entry)
 
 
 @pytest.mark.parametrize(
-    ("data", "standing"),
+    ("data", "ownership"),
     [
-        (None, Standing.UNREADABLE),
-        ({}, Standing.NO_RECORD),
-        ({"password": "x"}, Standing.NO_RECORD),
-        ({"api_key": "by `kv put`"}, Standing.NO_RECORD),
-        ({"api_key": TEXT, RECORD_FIELD: "nonsense"}, Standing.NO_RECORD),
-        ({"api_key": TEXT, RECORD_FIELD: 7}, Standing.NO_RECORD),
-        ({"api_key": TEXT, RECORD_FIELD: {"v": 1}}, Standing.NO_RECORD),
-        (written(owner="staging"), Standing.OTHER_OWNER),
-        (written(target="search"), Standing.OTHER_TARGET),
-        (written() | {"api_key": "by `kv patch`"}, Standing.HAND_EDITED),
-        (written() | {"api_key": None}, Standing.HAND_EDITED),
-        (written() | {"api_key": [TEXT]}, Standing.HAND_EDITED),
-        (written() | {"api_key": "\ud800"}, Standing.HAND_EDITED),
-        ({RECORD_FIELD: record().format()}, Standing.HAND_EDITED),
+        (None, Ownership.UNREADABLE),
+        ({}, Ownership.NO_RECORD),
+        ({"password": "x"}, Ownership.NO_RECORD),
+        ({"api_key": "by `kv put`"}, Ownership.NO_RECORD),
+        ({"api_key": TEXT, RECORD_FIELD: "nonsense"}, Ownership.NO_RECORD),
+        ({"api_key": TEXT, RECORD_FIELD: 7}, Ownership.NO_RECORD),
+        ({"api_key": TEXT, RECORD_FIELD: {"v": 1}}, Ownership.NO_RECORD),
+        (written(owner="staging"), Ownership.OTHER_OWNER),
+        (written(target="search"), Ownership.OTHER_TARGET),
+        (written() | {"api_key": "by `kv patch`"}, Ownership.HAND_EDITED),
+        (written() | {"api_key": None}, Ownership.HAND_EDITED),
+        (written() | {"api_key": [TEXT]}, Ownership.HAND_EDITED),
+        (written() | {"api_key": "\ud800"}, Ownership.HAND_EDITED),
+        ({RECORD_FIELD: record().format()}, Ownership.HAND_EDITED),
         # The key was moved to another field, and something else was put into its own.
-        (written() | {"api_key": "other", "copy": TEXT}, Standing.HAND_EDITED),
+        (written() | {"api_key": "other", "copy": TEXT}, Ownership.HAND_EDITED),
     ],
 )
-def test_a_version_that_is_not_ours(data: dict[str, Any] | None, standing: Standing) -> None:
+def test_a_version_that_is_not_ours(data: dict[str, Any] | None, ownership: Ownership) -> None:
     entry = read(data)
-    assert entry.standing is standing
-    assert entry.standing.foreign is (standing is not Standing.UNREADABLE)
+    assert entry.ownership is ownership
+    assert entry.ownership.foreign is (ownership is not Ownership.UNREADABLE)
     assert entry.record is None
     assert entry.key_id is None
 
@@ -348,29 +348,29 @@ def test_a_version_that_is_not_ours(data: dict[str, Any] | None, standing: Stand
 def test_a_version_of_a_later_version_of_rotator_is_ours() -> None:
     later = written() | {RECORD_FIELD: f"why=nearly-spent,{record().format()},use=0.9"}
     entry = read(later)
-    assert (entry.standing, entry.as_configured) == (Standing.OURS, True)
+    assert (entry.ownership, entry.as_configured) == (Ownership.OURS, True)
     assert entry.key_id == "tk_1"
 
 
 def test_a_target_that_was_renamed_knows_its_key() -> None:
-    assert read(written(target="billing")).standing is Standing.OURS
+    assert read(written(target="billing")).ownership is Ownership.OURS
     assert read(written(target="billing")).as_configured
 
 
 def test_a_copy_is_told_from_a_rename_by_whether_that_target_is_configured() -> None:
     copied = written(target="search")
-    assert read(copied).standing is Standing.OTHER_TARGET
-    assert read(copied, in_scope=scope(names=frozenset())).standing is Standing.OURS
+    assert read(copied).ownership is Ownership.OTHER_TARGET
+    assert read(copied, in_scope=scope(names=frozenset())).ownership is Ownership.OURS
 
 
 def test_a_former_owners_version_is_ours() -> None:
-    assert read(written(owner="old")).standing is Standing.OTHER_OWNER
-    assert read(written(owner="old"), in_scope=scope(former=("old",))).standing is Standing.OURS
+    assert read(written(owner="old")).ownership is Ownership.OTHER_OWNER
+    assert read(written(owner="old"), in_scope=scope(former=("old",))).ownership is Ownership.OURS
 
 
 def test_a_renamed_field_is_found_by_its_fingerprint_and_counts_as_drift() -> None:
-    entry = read(written(), replace(make_target(), field="token"))
-    assert entry.standing is Standing.OURS
+    entry = read(written(), replace(make_target(), key_field="token"))
+    assert entry.ownership is Ownership.OURS
     assert not entry.as_configured
     assert entry.foreign_fields == frozenset()  # the old field is the key's: it is not carried over
 
@@ -380,12 +380,12 @@ def test_a_renamed_field_is_found_by_its_fingerprint_and_counts_as_drift() -> No
     [
         (make_target(), False),
         (make_target(grace_period=HOUR), False),
-        (make_target(fields={}), False),
+        (make_target(extra_fields={}), False),
         (make_target(ttl=48 * HOUR), True),
         (make_target(parameters=KeyParameters(rate_limit=5)), True),
-        (make_target(fields={"base_url": "https://elsewhere"}), True),
-        (make_target(fields={"base_url": "https://api.respan.ai", "region": "eu"}), True),
-        (make_target(field="token"), True),
+        (make_target(extra_fields={"base_url": "https://elsewhere"}), True),
+        (make_target(extra_fields={"base_url": "https://api.respan.ai", "region": "eu"}), True),
+        (make_target(key_field="token"), True),
     ],
 )
 def test_a_version_drifts_with_the_configuration(target: Target, drifted: bool) -> None:
@@ -395,13 +395,13 @@ def test_a_version_drifts_with_the_configuration(target: Target, drifted: bool) 
 def test_foreign_fields_are_those_that_nobody_configured() -> None:
     data = written() | {"note": "keep me", "n": 1}
     assert read(data).foreign_fields == {"note", "n"}
-    assert read(data, replace(make_target(), fields={})).foreign_fields == {"note", "n", "base_url"}
+    assert read(data, replace(make_target(), extra_fields={})).foreign_fields == {"note", "n", "base_url"}
     assert read({"api_key": "x", "password": "y"}).foreign_fields == {"password"}
 
 
 @given(st.dictionaries(st.sampled_from(["api_key", RECORD_FIELD, "note"]), st.text() | st.integers() | st.none()))
 def test_no_data_makes_a_version_unreadable_to_us(data: dict[str, Any]) -> None:
-    assert read(data).standing.foreign
+    assert read(data).ownership.foreign
 
 
 def test_a_composed_version_puts_ours_over_what_is_carried() -> None:

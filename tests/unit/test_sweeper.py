@@ -32,14 +32,14 @@ from rotator.core.errors import (
     StoreUnavailable,
     TooManyOrphans,
 )
-from rotator.core.events import Level, What
-from rotator.core.keys import KeyName, ListedKey, UnreadableKey, VendorKey
-from rotator.core.orphans import Fate, Outcome
-from rotator.core.plan import Plan, Reason, Rotate, State, needed_by
+from rotator.core.events import EventType, Level
+from rotator.core.keys import KeyName, ListedKey, ProviderKey, UnreadableKey
+from rotator.core.orphans import OrphanState, Outcome
+from rotator.core.plan import Plan, Reason, Rotate, State, deadline
 from rotator.core.request import LOOK, Order
 from rotator.core.versions import RECORD_FIELD
 from rotator.protocol.reconciler import Executor
-from rotator.protocol.sweeper import Sweeper, Swept
+from rotator.protocol.sweeper import Sweeper, SweepReport
 
 LATER = timedelta(minutes=6)
 FIRST_KEY = (Rotate(Reason.FIRST, 0),)
@@ -53,10 +53,10 @@ def rotated(world: World) -> Executor:
     return executor
 
 
-def sweep(world: World, *, after: timedelta = LATER, dry_run: bool = False, max_removals: int = 10) -> Swept:
+def sweep(world: World, *, after: timedelta = LATER, dry_run: bool = False, max_orphans: int = 10) -> SweepReport:
     """What a process does that has been there for a while: it sweeps twice, and then works on what was found."""
     executor = world.executor("sweeper")
-    sweeper = sweeper_of(executor, world.targets, max_removals)
+    sweeper = sweeper_of(executor, world.targets, max_orphans)
     if after:
         sweeper.sweep(dry_run=True)
         world.clock.advance(after)
@@ -80,11 +80,13 @@ def test_an_orphan_is_treated_as_just_superseded_and_its_record_goes_when_that_i
     rotated(world)
     lonely = orphan(world)
     swept = sweep(world)
-    assert [(o.key.id, o.fate, o.outcome) for o in swept.orphans] == [(lonely.id, Fate.TO_SHORTEN, Outcome.SHORTENED)]
+    assert [(o.key.id, o.state, o.outcome) for o in swept.orphans] == [
+        (lonely.id, OrphanState.TO_SHORTEN, Outcome.SHORTENED)
+    ]
     assert lonely.expires_at == swept.orphans[0].until == world.clock.now() + world.target.grace_period
     assert world.vendor.alive(lonely)
 
-    assert [o.fate for o in sweep(world).orphans] == [Fate.ENDING]
+    assert [o.state for o in sweep(world).orphans] == [OrphanState.ENDING]
 
     world.clock.advance(world.target.grace_period)
     assert [o.outcome for o in sweep(world).orphans] == [Outcome.REMOVED]
@@ -107,9 +109,9 @@ class WithoutExpiry(VendorClient):
 
     def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
         for page in super().pages(before):
-            yield [replace(key, expires_at=None) for key in page if isinstance(key, VendorKey)]
+            yield [replace(key, expires_at=None) for key in page if isinstance(key, ProviderKey)]
 
-    def retrieve(self, key_id: str) -> VendorKey | None:
+    def retrieve(self, key_id: str) -> ProviderKey | None:
         key = super().retrieve(key_id)
         return replace(key, expires_at=None) if key else None
 
@@ -132,7 +134,7 @@ def test_an_orphan_that_ends_within_a_grace_period_is_left_to_do_so() -> None:
     rotated(world)
     lonely = orphan(world, life=2 * HOUR)
     ends = lonely.expires_at
-    assert [o.fate for o in sweep(world).orphans] == [Fate.ENDING]
+    assert [o.state for o in sweep(world).orphans] == [OrphanState.ENDING]
     assert lonely.expires_at == ends
 
 
@@ -140,8 +142,8 @@ def test_a_young_key_may_still_be_on_its_way() -> None:
     world = World()
     rotated(world)
     orphan(world)
-    assert [o.fate for o in sweep(world, after=timedelta(0)).orphans] == [Fate.SETTLING]
-    assert [o.fate for o in sweep(world, after=SETTLE - timedelta(seconds=1)).orphans] == [Fate.SETTLING]
+    assert [o.state for o in sweep(world, after=timedelta(0)).orphans] == [OrphanState.SETTLING]
+    assert [o.state for o in sweep(world, after=SETTLE - timedelta(seconds=1)).orphans] == [OrphanState.SETTLING]
     assert [o.outcome for o in sweep(world, after=SETTLE).orphans] == [Outcome.SHORTENED]
 
 
@@ -228,7 +230,7 @@ def test_a_key_that_was_retired_since_the_list_is_no_orphan_and_not_deleted_agai
     )
     swept = sweeper_of(swept_by, world.targets).sweep()
     assert (swept.listed, swept.orphans) == (2, ())
-    [deleted] = [event for event in world.events if event.what is What.KEY_DELETED]
+    [deleted] = [event for event in world.events if event.what is EventType.KEY_DELETED]
     assert deleted.fields["reason"] == Reason.GRACE_OVER
 
 
@@ -243,7 +245,7 @@ def test_a_key_for_a_version_to_come_is_fenced_off_first() -> None:
     assert {lonely.expires_at, other.expires_at} == {swept.orphans[0].until}
     assert world.store.current_version(world.target.path) == 2, "one fence for both"
     assert world.store.read(world.target.path) == before
-    assert [event.fields["version"] for event in world.told(What.PATH_FENCED)] == [2]
+    assert [event.fields["version"] for event in world.told(EventType.PATH_FENCED)] == [2]
     assert not sweep(world).to_work, "a fenced path has nothing due"
 
 
@@ -267,11 +269,11 @@ def test_the_keys_of_an_emptied_path_are_reported_and_end_once_it_has_a_key_agai
     assert old
     world.store.delete_metadata(world.target.path)
     worker = sweeper_of(world.executor("sweeper"), world.targets)
-    assert [o.fate for o in worker.sweep().orphans] == [Fate.SETTLING], "it may be about to become version 1"
+    assert [o.state for o in worker.sweep().orphans] == [OrphanState.SETTLING], "it may be about to become version 1"
     world.clock.advance(LATER)
     since = len(world.wire.journal)
     swept = worker.sweep()
-    assert [(o.key.id, o.fate, o.outcome) for o in swept.orphans] == [(old.id, Fate.EMPTIED, Outcome.LEFT)]
+    assert [(o.key.id, o.state, o.outcome) for o in swept.orphans] == [(old.id, OrphanState.EMPTIED, Outcome.LEFT)]
     assert not {"store.write", "provider.set_expiry", "provider.delete"} & {*world.calls(since=since)}
     assert executor.reconcile(world.target).rotated
     assert [(o.key.id, o.outcome) for o in worker.sweep().orphans] == [(old.id, Outcome.SHORTENED)]
@@ -293,9 +295,9 @@ def test_a_process_that_starts_learns_from_its_sweep_that_a_path_was_emptied() -
     looked = starts.reconcile(world.target, LOOK)
     assert looked.plan
     assert (looked.plan.state, looked.plan.reason) == (State.MISSING, Reason.EMPTIED)
-    assert needed_by(looked.plan, world.clock.now()) == world.clock.now(), "a new target can wait, this one cannot"
+    assert deadline(looked.plan, world.clock.now()) == world.clock.now(), "a new target can wait, this one cannot"
     [event] = troubles(looked)
-    assert (event.what, event.level) == (What.PATH_EMPTIED, Level.WARNING)
+    assert (event.what, event.level) == (EventType.PATH_EMPTIED, Level.WARNING)
     assert starts.reconcile(world.target).attempted is Reason.EMPTIED
     assert [*troubles(starts.reconcile(world.target, LOOK))] == []
 
@@ -307,7 +309,7 @@ def test_a_process_that_served_a_key_knows_without_a_sweep_that_the_path_was_emp
     world.store.delete_metadata(world.target.path)
     made = executor.reconcile(world.target)
     assert (made.rotated, made.attempted) == (True, Reason.EMPTIED)
-    assert [event.what for event in troubles(made)] == [What.PATH_EMPTIED]
+    assert [event.what for event in troubles(made)] == [EventType.PATH_EMPTIED]
 
 
 def test_the_keys_of_many_emptied_paths_are_held_when_those_have_new_ones() -> None:
@@ -318,7 +320,7 @@ def test_the_keys_of_many_emptied_paths_are_held_when_those_have_new_ones() -> N
     for target in world.targets:
         world.store.delete_metadata(target.path)
     world.clock.advance(LATER)
-    sweeper = sweeper_of(executor, world.targets, max_removals=10)
+    sweeper = sweeper_of(executor, world.targets, max_orphans=10)
     emptied = sweeper.sweep()
     assert emptied.error is None
     assert emptied.to_work == world.targets
@@ -330,7 +332,7 @@ def test_the_keys_of_many_emptied_paths_are_held_when_those_have_new_ones() -> N
     assert "emptied" in held.error.advice
     assert "until they expire" in held.error.message
     assert [key.expires_at for key in old] == ends
-    assert {o.outcome for o in sweeper.sweep(max_removals=12).orphans} == {Outcome.SHORTENED}
+    assert {o.outcome for o in sweeper.sweep(max_orphans=12).orphans} == {Outcome.SHORTENED}
     assert not world.broken
 
 
@@ -441,7 +443,7 @@ def test_another_sweeps_fence_is_not_taken_for_our_own() -> None:
     )
     assert [o.outcome for o in sweeper.sweep().orphans] == [Outcome.LEFT]
     assert lonely.expires_at == ends
-    assert not world.told(What.PATH_FENCED)
+    assert not world.told(EventType.PATH_FENCED)
 
 
 def test_no_fence_over_what_somebody_has_put_there_meanwhile() -> None:
@@ -459,7 +461,7 @@ def test_no_fence_over_what_somebody_has_put_there_meanwhile() -> None:
     )
     sweeper.sweep()
     assert world.store.read(world.target.path) == {"password": "x"}
-    assert (world.told(What.PATH_FENCED), world.vendor.alive(lonely)) == ([], True)
+    assert (world.told(EventType.PATH_FENCED), world.vendor.alive(lonely)) == ([], True)
 
 
 def test_a_key_that_its_own_process_will_write_again_is_no_orphan() -> None:
@@ -468,14 +470,14 @@ def test_a_key_that_its_own_process_will_write_again_is_no_orphan() -> None:
     world.clock.advance(16 * HOUR)
     world.at("store.write", refuse(unknown("store.write")), times=6)
     executor.reconcile(world.target)
-    sweeper = sweeper_of(executor, world.targets, max_removals=0)
+    sweeper = sweeper_of(executor, world.targets, max_orphans=0)
     sweeper.sweep(dry_run=True)
     world.clock.advance(LATER)
     waiting = world.vendor.keys["tk_0002"]
     ends = waiting.expires_at
     [found] = sweeper.sweep().orphans
-    assert (found.key.id, found.fate) == (waiting.id, Fate.SETTLING)
-    assert (waiting.expires_at, world.told(What.PATH_FENCED)) == (ends, [])
+    assert (found.key.id, found.state) == (waiting.id, OrphanState.SETTLING)
+    assert (waiting.expires_at, world.told(EventType.PATH_FENCED)) == (ends, [])
     swept = sweep(world)  # another process' is: it knows nothing of it
     assert [o.outcome for o in swept.orphans] == [Outcome.SHORTENED]
     assert executor.reconcile(world.target).rotated
@@ -502,13 +504,13 @@ def test_more_orphans_than_allowed_are_all_left_alone() -> None:
     orphans = [orphan(world, target=target) for target in world.targets for _ in range(2)]
     over = orphan(world, life=timedelta(seconds=1))
     ends = [key.expires_at for key in orphans]
-    swept = sweep(world, max_removals=3)
+    swept = sweep(world, max_orphans=3)
     assert isinstance(swept.error, TooManyOrphans)
     assert {o.outcome for o in swept.orphans} == {Outcome.HELD}
     assert [key.expires_at for key in orphans] == ends
     assert not over.revoked
 
-    assert {o.outcome for o in sweep(world, max_removals=4).orphans} == {Outcome.SHORTENED, Outcome.REMOVED}
+    assert {o.outcome for o in sweep(world, max_orphans=4).orphans} == {Outcome.SHORTENED, Outcome.REMOVED}
 
 
 def test_what_the_list_shows_as_over_is_not_shortened_beyond_the_limit_because_it_lives() -> None:
@@ -517,7 +519,7 @@ def test_what_the_list_shows_as_over_is_not_shortened_beyond_the_limit_because_i
     rotated(world)
     over, lonely = orphan(world, life=LATER), orphan(world)
     world.at("provider.retrieve", meanwhile(lambda: setattr(over, "expires_at", world.clock.now() + 48 * HOUR)))
-    swept = sweep(world, max_removals=1)
+    swept = sweep(world, max_orphans=1)
     assert {o.key.id: o.outcome for o in swept.orphans} == {over.id: Outcome.LEFT, lonely.id: Outcome.SHORTENED}
     assert over.expires_at == world.clock.now() + 48 * HOUR
 
@@ -535,7 +537,7 @@ def test_a_dry_run_changes_nothing() -> None:
     swept = sweep(world, dry_run=True)
     changing = {"store.write", "store.destroy", "provider.create", "provider.set_expiry", "provider.delete"}
     assert not changing & set(world.calls(since=before))
-    assert [o.fate for o in swept.orphans] == [Fate.TO_SHORTEN, Fate.OVER]
+    assert [o.state for o in swept.orphans] == [OrphanState.TO_SHORTEN, OrphanState.OVER]
     assert swept.to_work == (world.target,)
 
 
@@ -585,7 +587,7 @@ def test_nothing_is_touched_while_the_path_is_not_ours(deed: str) -> None:
     else:
         world.store.delete_metadata(path)
     before = len(world.wire.journal)
-    assert {orphan.fate for orphan in sweep(world).orphans} <= {Fate.EMPTIED}
+    assert {orphan.state for orphan in sweep(world).orphans} <= {OrphanState.EMPTIED}
     assert lonely.expires_at == ends
     if deed in ("put", "patch"):
         assert not {"store.write", "provider.set_expiry", "provider.delete"} & set(world.calls(since=before))
@@ -616,7 +618,7 @@ def test_a_clock_that_may_be_ahead_takes_no_key_for_over() -> None:
     rotated(world)
     lonely = orphan(world, life=LATER - timedelta(seconds=30))
     world.clock.is_ahead = timedelta(minutes=1)
-    assert [o.fate for o in sweep(world).orphans] == [Fate.ENDING]
+    assert [o.state for o in sweep(world).orphans] == [OrphanState.ENDING]
     assert not lonely.revoked
     world.clock.advance(timedelta(minutes=1))
     assert [o.outcome for o in sweep(world, after=timedelta(0)).orphans] == [Outcome.REMOVED]
@@ -633,7 +635,7 @@ def test_a_served_key_that_is_gone_is_replaced() -> None:
     world.vendor.revoke(served.id)
     swept = sweep(world)
     assert swept.to_work == (world.target,)
-    assert world.told(What.KEY_PUBLISHED)[-1].fields["reason"] == Reason.MISSING
+    assert world.told(EventType.KEY_PUBLISHED)[-1].fields["reason"] == Reason.MISSING
     now_served = world.served()
     assert now_served
     assert world.vendor.alive(now_served)
@@ -695,7 +697,7 @@ def test_a_lost_shortening_is_made_up_for() -> None:
     executor = rotated(world)
     first = world.served()
     assert first
-    world.at("provider.set_expiry", lambda call: VendorKey(call.subject, "", call.arguments[1]))  # and does nothing
+    world.at("provider.set_expiry", lambda call: ProviderKey(call.subject, "", call.arguments[1]))  # and does nothing
     executor.reconcile(world.target, Order(rotate=True))
     assert first.expires_at == first.granted
     sweep(world)
@@ -837,7 +839,7 @@ def test_what_could_not_be_done_is_done_by_the_next_sweep(operation: str) -> Non
     assert not swept.complete
     again = sweep(world)
     assert again.complete
-    assert lonely.revoked or [o.fate for o in again.orphans] == [Fate.ENDING]
+    assert lonely.revoked or [o.state for o in again.orphans] == [OrphanState.ENDING]
 
 
 def test_a_sweep_that_is_told_to_stop_begins_nothing_more() -> None:
@@ -854,7 +856,7 @@ def test_a_sweep_that_is_told_to_stop_begins_nothing_more() -> None:
 
 def test_a_provider_without_targets_is_not_asked() -> None:
     world = World()
-    assert Sweeper("respan", [], world.executor().ports.budget, frozenset({OWNER}), SETTLE, 10).sweep() == Swept(
+    assert Sweeper("respan", [], world.executor().ports.budget, frozenset({OWNER}), SETTLE, 10).sweep() == SweepReport(
         "respan"
     )
     assert world.wire.journal == []
@@ -934,7 +936,7 @@ class CountingBudget:
     def __init__(self) -> None:
         self.taken = 0
 
-    def take(self, needed_by: datetime) -> None:
+    def take(self, deadline: datetime) -> None:
         self.taken += 1
 
     def pause(self, seconds: float) -> None: ...
@@ -1019,7 +1021,7 @@ def test_a_key_that_stands_under_another_field_beside_its_record_is_no_orphan() 
     """A replica with another `field` in its configuration wrote it, and somebody put something into ours."""
     world = World(max_versions=2)
     rotated(world)
-    other = replace(world.target, field="other_field")
+    other = replace(world.target, key_field="other_field")
     world.executor("other").reconcile(other, Order(rotate=True))
     key = world.served(other)
     world.store.patch(world.target.path, api_key="made by hand")

@@ -27,9 +27,9 @@ LEAK_OF_A_SIMULATOR = """
         RECORDER.record("a page", simulator.vendor.create({}).text)
 """
 FLAW = """
-    from rotator.core.events import Event, What
+    from rotator.core.events import Event, EventType
     from support.told import Heard
-    Heard().append(Event(What.KEY_CREATED))
+    Heard().append(Event(EventType.KEY_CREATED))
 """
 FLAW_IN_A_LOG = """
     from support.leaks import RECORDER

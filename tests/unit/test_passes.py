@@ -21,11 +21,11 @@ from rotator.core.errors import (
     StoreCredentialRefused,
     StoreOutcomeUnknown,
 )
-from rotator.core.events import Event, Level, What
+from rotator.core.events import Event, EventType, Level
 from rotator.core.request import Order
 from rotator.core.target import Target
 from rotator.core.versions import Version
-from rotator.daemon.dispatcher import Engine
+from rotator.daemon.dispatcher import Dispatcher
 from rotator.protocol.reconciler import Executor, Report
 from rotator.runtime.breaker import FIRST_WAIT
 from rotator.runtime.clock import SystemClock
@@ -60,7 +60,7 @@ class Rig:
     def target(self, name: str) -> Target:
         return self.installation.targets[name]
 
-    def told(self, what: What) -> list[Event]:
+    def told(self, what: EventType) -> list[Event]:
         return [event for event in self.events if event.what is what]
 
 
@@ -98,14 +98,14 @@ def test_a_fault_of_ours_at_one_target_does_not_hold_up_the_others(rig: Rig) -> 
     assert reports["good"].rotated
     assert reports["well"].rotated
     assert isinstance(reports["bad"].error, RotatorError)
-    (told,) = rig.told(What.UNEXPECTED_ERROR)
+    (told,) = rig.told(EventType.UNEXPECTED_ERROR)
     assert (told.target, told.level) == ("bad", Level.ERROR)
     assert "TypeError" in str(told.fields["traceback"])
 
 
 @pytest.mark.usefixtures("_faulty")
 def test_and_the_daemon_comes_back_to_it(rig: Rig) -> None:
-    engine = Engine(rig.installation, rig.metrics, rig.events.append)
+    engine = Dispatcher(rig.installation, rig.metrics, rig.events.append)
     engine.tick()
 
     def states() -> dict[str, str]:
@@ -113,7 +113,7 @@ def test_and_the_daemon_comes_back_to_it(rig: Rig) -> None:
 
     wait_until(lambda: states() == {"good": "ok", "bad": "unknown", "well": "ok"}, "the others' keys")
     assert engine.end()
-    (failed,) = rig.told(What.TARGET_FAILED)
+    (failed,) = rig.told(EventType.TARGET_FAILED)
     assert failed.target == "bad"
     assert "retry_at" in failed.fields
 
@@ -121,7 +121,7 @@ def test_and_the_daemon_comes_back_to_it(rig: Rig) -> None:
 @pytest.mark.parametrize("operation", ["create", "update", "delete"])
 def test_a_target_that_the_provider_refuses_is_named_and_the_others_are_rotated(rig: Rig, operation: str) -> None:
     """Its limits are forbidden, say, or the organisation key has no right to delete."""
-    engine = Engine(rig.installation, rig.metrics, rig.events.append)
+    engine = Dispatcher(rig.installation, rig.metrics, rig.events.append)
     rig.simulator.faults.add(Fault("refuse", operation, name=".bad.", status=403, times=None))
     passes = 1 if operation == "create" else 2  # the second one has a key to supersede
     for _ in range(passes):
@@ -137,9 +137,9 @@ def test_a_target_that_the_provider_refuses_is_named_and_the_others_are_rotated(
     assert [name for name, report in reports.items() if report.error] == ["bad"]
     assert reports["good"].rotated
     assert reports["well"].rotated
-    assert rig.installation.peers()["provider respan"] is None
+    assert rig.installation.upstreams()["provider respan"] is None
     engine.watch()
-    assert rig.told(What.PEER_DOWN) == []
+    assert rig.told(EventType.UPSTREAM_DOWN) == []
 
 
 def test_a_pass_is_counted(rig: Rig) -> None:
@@ -164,7 +164,7 @@ def test_an_organisation_key_that_is_not_there_is_named_with_its_place(rig: Rig,
     assert "providers.respan.api_key" in report.error.message
     assert rig.simulator.journal == []
     shown = rig.metrics.render().decode()
-    assert 'rotator_provider_requests_total{method="create",provider="respan",status="credential"} 1.0' in shown
+    assert 'rotator_provider_requests_total{operation="create",outcome="credential",provider="respan"} 1.0' in shown
     assert 'rotator_provider_request_duration_seconds_count{provider="respan"} 0.0' in shown, "nothing was sent"
     assert 'rotator_provider_up{provider="respan"} 0.0' in shown
 

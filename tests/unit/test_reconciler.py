@@ -43,7 +43,7 @@ from rotator.core.errors import (
     StoreSealed,
     StoreUnavailable,
 )
-from rotator.core.events import Level, What
+from rotator.core.events import EventType, Level
 from rotator.core.keys import CreatedKey, KeyName
 from rotator.core.plan import NEWCOMER, REVOKED_WITHIN, Reason, State
 from rotator.core.renewal import TIDYING
@@ -59,9 +59,9 @@ from rotator.protocol.rotation import TRIES_OUT, UNPUBLISHED
 from rotator.protocol.sweeper import Sweeper
 
 MINUTE = timedelta(minutes=1)
-FORCED = Order(rotate=True, by="tester", note="why not")
+FORCED = Order(rotate=True, by="tester", comment="why not")
 READS = ["store.history"]
-ROTATION = ["store.history", "store.prove", "provider.create", "probe", "store.write"]
+ROTATION = ["store.history", "store.preflight", "provider.create", "probe", "store.write"]
 
 
 def running(world: World, actor: str = "a") -> Executor:
@@ -136,13 +136,13 @@ def test_a_rotation_costs_a_create_a_shortening_and_a_delete_and_nothing_more() 
     assert world.vendor.living() == [by_id(world, 2)]
     assert world.store.versions(world.target.path)[1].destroyed
     assert [event.what for event in world.events] == [
-        What.KEY_CREATED,
-        What.KEY_PUBLISHED,
-        What.KEY_CREATED,
-        What.KEY_PUBLISHED,
-        What.KEY_SHORTENED,
-        What.VERSIONS_DESTROYED,
-        What.KEY_DELETED,
+        EventType.KEY_CREATED,
+        EventType.KEY_PUBLISHED,
+        EventType.KEY_CREATED,
+        EventType.KEY_PUBLISHED,
+        EventType.KEY_SHORTENED,
+        EventType.VERSIONS_DESTROYED,
+        EventType.KEY_DELETED,
     ]
 
 
@@ -193,7 +193,7 @@ def test_an_order_is_noted_in_the_events_and_obeyed_once() -> None:
     assert report.plan.state is State.OK
     assert world.store.current_version(world.target.path) == 2
     for event in world.events[2:]:
-        assert (event.fields["by"], event.fields["note"]) == ("tester", "why not")
+        assert (event.fields["by"], event.fields["comment"]) == ("tester", "why not")
     assert not a.reconcile(world.target).rotated
 
 
@@ -216,7 +216,7 @@ def test_foreign_fields_are_carried_over_and_their_versions_are_kept() -> None:
 def test_a_renamed_field_is_rolled_out_and_the_old_one_goes() -> None:
     world = World()
     running(world)
-    renamed = replace(world.target, field="token")
+    renamed = replace(world.target, key_field="token")
     a = world.executor()
     waiting = a.reconcile(renamed, roll_out_at=START + HOUR)
     assert not waiting.rotated
@@ -389,12 +389,12 @@ def test_while_the_budget_is_short_whoever_would_be_without_a_key_first_is_serve
 # --- prove ---
 
 
-@pytest.mark.parametrize("error", refusals("store.prove"), ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", refusals("store.preflight"), ids=lambda error: type(error).__name__)
 def test_nothing_is_minted_when_the_store_would_not_take_it(error: Exception) -> None:
     world = World()
     a = running(world)
     world.clock.advance(16 * HOUR)
-    world.at("store.prove", refuse(error), times=inf)
+    world.at("store.preflight", refuse(error), times=inf)
     for _ in range(5):
         report = a.reconcile(world.target)
         assert report.error is error
@@ -406,7 +406,7 @@ def test_nothing_is_minted_when_the_store_would_not_take_it(error: Exception) ->
 def test_what_is_proven_is_as_long_as_what_is_published_and_holds_no_key() -> None:
     world = World()
     running(world)
-    [proven] = [call.arguments[1] for call in world.wire.journal if call.operation == "store.prove"]
+    [proven] = [call.arguments[1] for call in world.wire.journal if call.operation == "store.preflight"]
     [written] = [call.arguments[1] for call in world.wire.journal if call.operation == "store.write"]
     assert proven.keys() == written.keys()
     assert all(len(proven[name]) >= len(written[name]) for name in written)
@@ -446,7 +446,7 @@ def test_a_key_whose_write_may_land_yet_is_left_alone_and_does_not_die_when_it_l
     report = a.reconcile(world.target)
     assert isinstance(report.error, StoreOutcomeUnknown)
     assert not report.rotated
-    assert world.told(What.KEY_LEFT_BEHIND)
+    assert world.told(EventType.KEY_NOT_REMOVED)
     assert world.vendor.alive(by_id(world, 2))
     world.clock.advance(10 * MINUTE)
     world.land()
@@ -478,7 +478,7 @@ def test_one_wrong_answer_does_not_delete_the_key_that_another_path_serves(order
         world.clock.advance(10 * MINUTE)
         assert executor.reconcile(a).error is None
     assert world.vendor.alive(victim)
-    assert not [event for event in world.told(What.KEY_DELETED) if event.fields["key_id"] == victim.id]
+    assert not [event for event in world.told(EventType.KEY_DELETED) if event.fields["key_id"] == victim.id]
 
 
 def test_a_key_whose_write_landed_late_is_told_to_be_published_once() -> None:
@@ -487,7 +487,7 @@ def test_a_key_whose_write_landed_late_is_told_to_be_published_once() -> None:
     world.land()
     for _ in range(3):
         assert a.reconcile(world.target).error is None
-    published = [event.fields for event in world.told(What.KEY_PUBLISHED)]
+    published = [event.fields for event in world.told(EventType.KEY_PUBLISHED)]
     served = by_id(world, 2)
     assert [fields["key_id"] for fields in published] == [by_id(world, 1).id, served.id]
     assert {name: published[1][name] for name in ("key_name", "version", "reason", "by")} == {
@@ -506,7 +506,7 @@ def test_a_key_whose_write_landed_late_and_was_replaced_at_once_is_told_too() ->
     assert world.executor("command").reconcile(world.target, Order(rotate=True, by="command")).rotated
     for _ in range(3):
         assert a.reconcile(world.target).error is None
-    published = [event.fields["key_id"] for event in world.told(What.KEY_PUBLISHED)]
+    published = [event.fields["key_id"] for event in world.told(EventType.KEY_PUBLISHED)]
     assert sorted(map(str, published)) == [by_id(world, number).id for number in (1, 2, 3)]
 
 
@@ -521,11 +521,11 @@ def test_the_keys_name_joins_all_that_happens_to_it_whoever_does_it() -> None:
     assert c.reconcile(world.target).error is None
     told = [event for event in world.events if event.fields.get("key_name") == first.name]
     assert [(event.what, event.fields["key_id"]) for event in told] == [
-        (What.KEY_CREATED, first.id),
-        (What.KEY_PUBLISHED, first.id),
-        (What.KEY_SHORTENED, first.id),
-        (What.VERSIONS_DESTROYED, first.id),
-        (What.KEY_DELETED, first.id),
+        (EventType.KEY_CREATED, first.id),
+        (EventType.KEY_PUBLISHED, first.id),
+        (EventType.KEY_SHORTENED, first.id),
+        (EventType.VERSIONS_DESTROYED, first.id),
+        (EventType.KEY_DELETED, first.id),
     ]
 
 
@@ -565,7 +565,7 @@ def test_while_the_store_takes_no_writes_one_key_waits_and_is_served_in_the_end(
     assert (report.rotated, report.error) == (True, None)
     assert world.served() is by_id(world, 2)
     assert len(world.vendor.keys) == 2
-    assert len(world.told(What.KEY_LEFT_BEHIND)) == 1
+    assert len(world.told(EventType.KEY_NOT_REMOVED)) == 1
     writes = [call.arguments for call in world.wire.journal if call.operation == "store.write"][1:]
     assert all(write == writes[0] for write in writes)
     assert (a.memory.offers, world.broken) == ({}, [])
@@ -597,7 +597,7 @@ def test_a_key_that_waited_and_lost_is_deleted() -> None:
     world, a = waiting()
     world.at("store.write", meanwhile(rotate_elsewhere(world)))
     a.reconcile(world.target)
-    assert world.told(What.PUBLISH_LOST)
+    assert world.told(EventType.PUBLISH_CONFLICT)
     assert not world.vendor.alive(by_id(world, 2))
     assert world.served() is by_id(world, 3)
 
@@ -630,7 +630,7 @@ def test_a_key_that_never_ends_by_the_providers_word_is_offered_too() -> None:
 
 def test_what_refuses_the_write_of_a_waiting_key_for_good_is_told_as_what_it_is() -> None:
     world, a = waiting()
-    world.at("store.prove", refuse(StorePermissionDenied("the policy")), times=2)
+    world.at("store.preflight", refuse(StorePermissionDenied("the policy")), times=2)
     for _ in range(2):
         assert isinstance(a.reconcile(world.target).error, StorePermissionDenied)
     assert a.reconcile(world.target).rotated
@@ -652,7 +652,7 @@ def test_who_ceases_to_lead_does_not_write_a_waiting_key() -> None:
 
 def test_a_waiting_key_is_written_with_the_fields_of_now() -> None:
     world, a = waiting()
-    assert a.reconcile(replace(world.target, field="token", fields={"region": "eu"})).rotated
+    assert a.reconcile(replace(world.target, key_field="token", extra_fields={"region": "eu"})).rotated
     data = world.store.read(world.target.path) or {}
     assert (data["token"], data["region"]) == (by_id(world, 2).text, "eu")
 
@@ -673,7 +673,7 @@ def test_a_write_of_before_a_reload_that_lands_is_ours_under_whatever_field() ->
     target = make_target(adopt=True)
     world = World(target)
     a = in_flight(world, target)
-    renamed = replace(target, field="token")
+    renamed = replace(target, key_field="token")
     world.at("store.write", meanwhile(world.land))
     a.reconcile(renamed)
     assert world.vendor.alive(by_id(world, 2))
@@ -741,7 +741,7 @@ def test_a_version_that_the_store_deletes_before_its_key_ends_is_told(hours: int
     vanishes_at = None if hours is None else START + hours * HOUR
     world.at("store.write", lambda call: replace(call.effect(), vanishes_at=vanishes_at))
     assert world.executor().reconcile(world.target).rotated
-    events = world.told(What.VERSION_VANISHES)
+    events = world.told(EventType.VERSION_EXPIRES_EARLY)
     assert [(event.level, event.fields["vanishes_at"]) for event in events] == (
         [(Level.ERROR, timestamp(START + 23 * HOUR))] if told else []
     )
@@ -761,7 +761,7 @@ def test_a_key_that_lost_against_another_replica_is_deleted() -> None:
     assert (report.rotated, report.error) == (False, None)
     assert report.plan is not None
     assert report.plan.state is State.OK
-    assert world.told(What.PUBLISH_LOST)
+    assert world.told(EventType.PUBLISH_CONFLICT)
     assert world.served() is by_id(world, 3)
     assert not world.vendor.alive(by_id(world, 2))
     assert world.broken == []
@@ -807,7 +807,7 @@ def test_a_key_is_left_alone_when_the_version_it_was_meant_for_cannot_be_read(sp
     world.at("store.write", meanwhile(race))
     report = a.reconcile(world.target, FORCED)
     assert isinstance(report.error, StoreOutcomeUnknown)
-    assert world.told(What.KEY_LEFT_BEHIND)
+    assert world.told(EventType.KEY_NOT_REMOVED)
     assert world.vendor.alive(by_id(world, 2))
 
 
@@ -823,7 +823,7 @@ def test_a_refused_write_that_landed_is_a_publish(error: Exception) -> None:
     report = a.reconcile(world.target, FORCED)
     assert (report.rotated, report.error) == (True, None)
     assert world.served() is by_id(world, 2)
-    assert [event.fields["key_id"] for event in world.told(What.KEY_PUBLISHED)] == ["tk_0001", "tk_0002"]
+    assert [event.fields["key_id"] for event in world.told(EventType.KEY_PUBLISHED)] == ["tk_0001", "tk_0002"]
     assert_served(world)
     assert world.broken == []
 
@@ -872,7 +872,7 @@ def test_a_key_whose_write_was_refused_waits_and_is_the_only_one(error: Exceptio
     for _ in range(3):
         assert a.reconcile(world.target, FORCED).error is error
     assert world.served() is by_id(world, 1)
-    assert len(world.told(What.KEY_LEFT_BEHIND)) == 1
+    assert len(world.told(EventType.KEY_NOT_REMOVED)) == 1
     assert a.reconcile(world.target, FORCED).rotated
     assert (world.served(), len(world.vendor.keys)) == (by_id(world, 2), 2)
     assert world.broken == []
@@ -890,7 +890,7 @@ def test_a_key_whose_write_was_refused_is_deleted_where_another_writer_was_first
 
     world.at("store.write", refused)
     assert a.reconcile(world.target, FORCED).error is None
-    assert world.told(What.PUBLISH_LOST)
+    assert world.told(EventType.PUBLISH_CONFLICT)
     assert not world.vendor.alive(by_id(world, 2))
     assert world.served() is by_id(world, 3)
     assert world.broken == []
@@ -919,7 +919,7 @@ def test_a_key_that_cannot_be_discarded_is_reported() -> None:
     a.reconcile(world.target, FORCED)
     world.at(lambda call: (call.operation, call.actor) == ("provider.delete", "a"), refuse(ProviderUnavailable("down")))
     world.remove_strays()
-    [event] = world.told(What.KEY_LEFT_BEHIND)
+    [event] = world.told(EventType.KEY_NOT_REMOVED)
     assert event.fields["key_id"] == by_id(world, 2).id
 
 
@@ -932,7 +932,7 @@ def test_our_write_that_landed_is_known_as_ours_below_somebody_elses() -> None:
     settle(world)
     assert_served(world)
     assert world.broken == []
-    assert not world.told(What.PUBLISH_LOST)
+    assert not world.told(EventType.PUBLISH_CONFLICT)
 
 
 # --- another writer is first ---
@@ -1108,7 +1108,7 @@ def test_a_key_that_never_works_is_removed_and_the_old_one_stays(error: Exceptio
     assert world.calls("provider.create", since) == ["provider.create"]
     assert world.served() is served
     assert [key.id for key in world.vendor.living()] == [served.id if served else ""]
-    assert [event.fields["reason"] for event in world.told(What.KEY_DELETED)] == [UNPUBLISHED]
+    assert [event.fields["reason"] for event in world.told(EventType.KEY_DELETED)] == [UNPUBLISHED]
     assert_served(world)
 
 
@@ -1174,7 +1174,7 @@ def test_an_answer_to_a_create_about_another_key_is_not_used(what: str) -> None:
     world.remove_strays()
     assert [(key.id, key.expires_at) for key in world.vendor.living()] == before, "and the new one is removed"
     assert (world.served(alpha), world.served(beta)) == (others, own)
-    assert len(world.told(What.KEY_CREATED)) == 2
+    assert len(world.told(EventType.KEY_CREATED)) == 2
     assert world.broken == []
 
 
@@ -1278,7 +1278,9 @@ def test_a_shorter_life_is_believed_and_makes_no_storm() -> None:
     world.vendor.grants = lambda asked: asked - 12 * HOUR
     a = running(world)
     assert record_of(world).expires_at == START + 12 * HOUR
-    assert [event.fields["expires_at"] for event in world.told(What.KEY_CUT_SHORT)] == [timestamp(START + 12 * HOUR)]
+    assert [event.fields["expires_at"] for event in world.told(EventType.KEY_CUT_SHORT)] == [
+        timestamp(START + 12 * HOUR)
+    ]
     for _ in range(5):
         assert not a.reconcile(world.target).rotated
     report = a.reconcile(world.target)
@@ -1301,7 +1303,7 @@ def test_an_expiry_within_a_second_of_what_was_asked_is_taken_as_it_is() -> None
     world = World()
     world.vendor.grants = lambda asked: asked + timedelta(seconds=1)
     running(world)
-    assert not world.told(What.KEY_CUT_SHORT)
+    assert not world.told(EventType.KEY_CUT_SHORT)
     assert world.calls("provider.") == ["provider.create"]
     assert record_of(world).expires_at == START + 24 * HOUR
 
@@ -1518,7 +1520,7 @@ def test_a_life_makes_every_kind_of_call() -> None:
         *CHANGES,
         "store.location",
         "store.history",
-        "store.prove",
+        "store.preflight",
         "provider.retrieve",
         "probe",
         "budget.take",
@@ -1765,7 +1767,7 @@ def test_revoke_now_ends_superseded_keys_at_once() -> None:
         assert (report.rotated, report.error) == (True, None)
         assert world.vendor.living() == [world.served()]
         assert world.store.versions(world.target.path)[1].destroyed
-        assert world.told(What.KEY_DELETED)[0].fields["reason"] == Reason.REVOKED
+        assert world.told(EventType.KEY_DELETED)[0].fields["reason"] == Reason.REVOKED
 
 
 def test_revoke_now_without_a_rotation_leaves_the_served_key() -> None:
@@ -1783,7 +1785,7 @@ def test_a_key_that_is_revoked_ends_though_it_cannot_be_deleted() -> None:
     world.at("provider.delete", refuse(ProviderUnavailable("no answer")))
     report = a.reconcile(world.target, Order(rotate=True, revoke_now=True))
     assert isinstance(report.error, ProviderUnavailable)
-    assert [event.fields["key_id"] for event in world.told(What.KEY_LEFT_BEHIND)] == ["tk_0001"]
+    assert [event.fields["key_id"] for event in world.told(EventType.KEY_NOT_REMOVED)] == ["tk_0001"]
     world.clock.advance(REVOKED_WITHIN)
     assert world.vendor.living() == [world.served()]
 
@@ -1821,7 +1823,7 @@ def test_rolling_back_serves_the_previous_key_again_with_its_whole_life(fresh: b
     assert by_id(world, 2).expires_at == world.clock.now() + 4 * HOUR
     changes = [name for name in world.calls(since=since) if name in CHANGES]
     assert changes == ["provider.set_expiry", "store.write", "provider.set_expiry"]
-    assert world.told(What.KEY_ROLLED_BACK)[0].fields["by"] == "cli"
+    assert world.told(EventType.KEY_ROLLED_BACK)[0].fields["by"] == "cli"
     assert world.broken == []
     for _ in range(30):
         world.clock.advance(HOUR)
@@ -1838,7 +1840,7 @@ def test_a_refused_roll_back_that_landed_is_one(error: Exception) -> None:
     assert (report.rolled_back, report.error) == (True, None)
     assert world.served() is by_id(world, 1)
     assert by_id(world, 1).expires_at == by_id(world, 1).granted
-    assert world.told(What.KEY_ROLLED_BACK)
+    assert world.told(EventType.KEY_ROLLED_BACK)
     assert world.broken == []
 
 
@@ -2035,7 +2037,7 @@ def test_a_path_that_a_later_version_of_rotator_wrote_is_kept_and_rolled_back_wi
     assert (report.error, report.rolled_back) == (None, True)
     assert record_of(world).unknown == ("why=nearly-spent", "use=0.9")
     assert_served(world)
-    assert not world.told(What.TARGET_FOREIGN)
+    assert not world.told(EventType.TARGET_FOREIGN)
 
 
 def test_a_record_that_is_renewed_day_after_day_keeps_its_key_for_two_lives_at_most() -> None:
@@ -2083,7 +2085,7 @@ def test_an_expiry_that_is_put_right_is_in_the_audit_trail() -> None:
     world = World()
     world.vendor.grants = lambda asked: asked + HOUR
     running(world)
-    (told,) = [event for event in world.events if event.what is What.KEY_SHORTENED]
+    (told,) = [event for event in world.events if event.what is EventType.KEY_SHORTENED]
     assert (told.fields["key_id"], told.fields["expires_at"]) == ("tk_0001", timestamp(START + 24 * HOUR))
 
 
@@ -2138,7 +2140,7 @@ def test_that_a_rollback_prolonged_a_key_is_told_though_the_publish_failed() -> 
     a = previous(world)
     world.at("store.write", refuse(StoreSealed("sealed")))
     roll_back(a, world.target, Order())
-    assert [event.fields["key_id"] for event in world.events if event.what is What.KEY_RESTORED] == ["tk_0001"]
+    assert [event.fields["key_id"] for event in world.events if event.what is EventType.KEY_RESTORED] == ["tk_0001"]
 
 
 def test_a_key_that_was_extended_is_not_said_to_be_missing() -> None:

@@ -19,7 +19,7 @@ from rotator.core.request import LOOK, SCHEDULED, Order
 from rotator.core.target import Target
 from rotator.core.times import hash_fraction
 from rotator.core.versions import Record
-from rotator.daemon.schedule import FIRST_WAIT, LONGEST_WAIT, LONGEST_WAIT_AT_END, Agenda
+from rotator.daemon.schedule import FIRST_WAIT, LONGEST_WAIT, LONGEST_WAIT_AT_END, Schedule
 from rotator.protocol.reconciler import Report
 
 RESYNC = timedelta(minutes=10)
@@ -27,10 +27,10 @@ PACES = {"respan": timedelta(seconds=3), "other": timedelta(seconds=3)}
 ALL = Order(rotate=True, by="signal")
 
 
-def agenda(*names: str) -> tuple[Agenda, FakeClock, dict[str, Target]]:
+def agenda(*names: str) -> tuple[Schedule, FakeClock, dict[str, Target]]:
     clock = FakeClock()
     targets = {name: make_target(name) for name in names}
-    made = Agenda(clock, random.Random(7), RESYNC)
+    made = Schedule(clock, random.Random(7), RESYNC)
     made.configure(targets, (), RESYNC, PACES)
     return made, clock, targets
 
@@ -39,7 +39,7 @@ UNDER_WAY: dict[str, Order] = {}
 """What each target was last taken with."""
 
 
-def taken(agenda: Agenda) -> list[str]:
+def taken(agenda: Schedule) -> list[str]:
     names = []
     while entry := agenda.take():
         UNDER_WAY[entry[0]] = entry[1]
@@ -47,7 +47,7 @@ def taken(agenda: Agenda) -> list[str]:
     return names
 
 
-def done(agenda: Agenda, report: Report) -> tuple[int, datetime | None]:
+def done(agenda: Schedule, report: Report) -> tuple[int, datetime | None]:
     """A pass over what was taken has ended."""
     return agenda.done(report, UNDER_WAY[report.target.name])
 
@@ -407,7 +407,7 @@ def test_what_is_due_does_not_wait_for_what_fails() -> None:
 def test_a_closed_lane_holds_up_nobody_else_and_its_targets_go_by_urgency_when_it_opens() -> None:
     clock = FakeClock()
     targets = {name: make_target(name, provider=name[:4]) for name in ("sick-late", "sick-soon", "well-late")}
-    made = Agenda(clock, random.Random(7), RESYNC)
+    made = Schedule(clock, random.Random(7), RESYNC)
     made.configure(targets, (), RESYNC, {"sick": timedelta(seconds=3), "well": timedelta(seconds=3)})
     taken(made)
     done(made, well(targets["sick-late"], clock, wake=60, renew=60))
@@ -435,7 +435,7 @@ def test_the_same_request_during_its_pass_changes_nothing() -> None:
 def test_a_fault_in_the_arithmetic_forgets_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
     made, clock, targets = agenda("a")
     taken(made)
-    monkeypatch.setattr(Agenda, "_next", lambda *_: 1 / 0)
+    monkeypatch.setattr(Schedule, "_next", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         done(made, well(targets["a"], clock))
     clock.advance(LONGEST_WAIT)

@@ -16,7 +16,7 @@ from support.process import wait_until
 from support.starved import no_new_threads
 
 from rotator.core.errors import RotatorError
-from rotator.core.events import Event, Level, What
+from rotator.core.events import Event, EventType, Level
 from rotator.web.server import MAX_HEAD, Response, Server, Shared, serve
 
 SECRET = "sk_live_0123456789abcdef"
@@ -82,7 +82,7 @@ def threads_of(site: Site) -> list[threading.Thread]:
 def serving(host: str = "127.0.0.1", **more: Any) -> Iterator[Site]:
     told: list[Event] = []
 
-    def tell(event: Event) -> None:
+    def emit(event: Event) -> None:
         told.append(event)
 
     pages: Mapping[str, Callable[[str], Response]] = {
@@ -93,7 +93,7 @@ def serving(host: str = "127.0.0.1", **more: Any) -> Iterator[Site]:
         "/not-ready": lambda _: Response(503, "text/plain; charset=utf-8", b"not yet\n"),
     }
     options: dict[str, Any] = {"routes": pages, "option": "[http].listen", "loopback_only_hosts": False, **more}
-    server = serve(host, 0, tell=tell, **options)
+    server = serve(host, 0, emit=emit, **options)
     site = Site(server, told)
     try:
         yield site
@@ -254,7 +254,7 @@ def test_a_fault_is_answered_without_details_and_told(site: Site, capfd: pytest.
     assert SECRET not in str(answer.headers) + answer.text
     assert "ValueError" not in answer.text
     (event,) = site.told
-    assert (event.what, event.level) == (What.UNEXPECTED_ERROR, Level.ERROR)
+    assert (event.what, event.level) == (EventType.UNEXPECTED_ERROR, Level.ERROR)
     assert event.fields["where"] == "answering /broken"
     assert "ValueError" in str(event.fields["traceback"])
     assert site.ask().status_code == 200
@@ -596,7 +596,7 @@ def ipv6() -> bool:
 
 def test_a_taken_port_is_a_clear_error(site: Site) -> None:
     with pytest.raises(RotatorError) as caught:
-        serve(*site.to, {}, option="[http].admin", loopback_only_hosts=True, tell=nobody)
+        serve(*site.to, {}, option="[http].admin", loopback_only_hosts=True, emit=nobody)
     assert caught.value.message == f"cannot listen on {site.server.address}: Address already in use"
     assert "[http].admin" in caught.value.advice
 
@@ -604,13 +604,13 @@ def test_a_taken_port_is_a_clear_error(site: Site) -> None:
 @pytest.mark.parametrize("host", ["192.0.2.1", "a" * 64 + ".invalid"])
 def test_an_address_that_is_not_ours_is_a_clear_error(host: str) -> None:
     with pytest.raises(RotatorError, match=f"cannot listen on {host}:8080: [^(]+"):
-        serve(host, 8080, {}, option="[http].listen", loopback_only_hosts=False, tell=nobody)
+        serve(host, 8080, {}, option="[http].listen", loopback_only_hosts=False, emit=nobody)
 
 
 def test_after_a_stop_the_port_can_be_had_again_at_once() -> None:
     with serving() as site:
         assert site.ask().status_code == 200
-    serve(*site.to, {}, option="", loopback_only_hosts=False, tell=nobody).close()
+    serve(*site.to, {}, option="", loopback_only_hosts=False, emit=nobody).close()
 
 
 def test_a_stop_does_not_wait_for_who_is_silent_and_may_be_repeated() -> None:

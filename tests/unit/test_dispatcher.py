@@ -1,4 +1,4 @@
-"""The engine: who of several replicas acts, what is told of peers, clocks and failures, and when it sweeps."""
+"""The engine: who of several replicas acts, what is told of upstreams, clocks and failures, and when it sweeps."""
 
 import json
 import sqlite3
@@ -19,18 +19,18 @@ from rotator.app.passes import Findings
 from rotator.app.wiring import Installation
 from rotator.config.loader import load
 from rotator.core.errors import ProviderRequestRefused, StoreUnavailable
-from rotator.core.events import Event, Level, What
+from rotator.core.events import Event, EventType, Level
 from rotator.core.keys import ListedKey
 from rotator.core.plan import Reason, State
 from rotator.core.ports import Ports
 from rotator.core.request import Order
 from rotator.core.target import Target
 from rotator.core.times import next_turn
-from rotator.daemon.dispatcher import Engine
-from rotator.daemon.schedule import Agenda
+from rotator.daemon.dispatcher import Dispatcher
+from rotator.daemon.schedule import Schedule
 from rotator.protocol import rotation as rotate
 from rotator.protocol.reconciler import Report
-from rotator.protocol.sweeper import Swept
+from rotator.protocol.sweeper import SweepReport
 from rotator.runtime import breaker as circuits
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.rate_limit import SlidingWindow
@@ -52,7 +52,7 @@ class Replica:
             "owner": "prod",
             "providers": {"respan": {**respan, "requests_per_minute": 6000}},  # or a test of many sweeps waits for them
             "stores": {"file": {"type": "sqlite", "file": "store.db"}},
-            "sweep": {"settle": "1s"},
+            "sweep": {"min_age": "1s"},
             "targets": {name: {"path": f"apps/{name}"} for name in ("a", "b")},
             **changes,
         }
@@ -63,7 +63,7 @@ class Replica:
         self.installation = Installation(
             load(file, {}), {}, self.clock, metrics, self.events.append, leads=lambda: self.leads
         )
-        self.engine = Engine(self.installation, metrics, self.events.append, lambda: self.leads)
+        self.engine = Dispatcher(self.installation, metrics, self.events.append, lambda: self.leads)
 
     def work(self) -> None:
         """Do all that is due now."""
@@ -86,7 +86,7 @@ class Replica:
     def states(self) -> dict[str, State]:
         return {status.target.name: status.state for status in self.engine.board.snapshot()}
 
-    def told(self, what: What) -> list[Event]:
+    def told(self, what: EventType) -> list[Event]:
         return [event for event in self.events if event.what is what]
 
     def calls(self) -> list[str]:
@@ -142,7 +142,7 @@ def test_what_was_made_in_vain_and_cannot_be_removed_at_the_end_is_reported(repl
     replica.work()
     replica.simulator.faults.add(Fault("refuse", "list", status=500, times=None))
     assert replica.engine.end()
-    assert len(replica.told(What.KEY_LEFT_BEHIND)) == 2
+    assert len(replica.told(EventType.KEY_NOT_REMOVED)) == 2
 
 
 # --- standing by -----------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_what_a_pass_has_done_is_seen_while_it_waits_for_more(replica: Replica) 
     executor, seen = replica.installation.executor(target), []
 
     class Wait:
-        def take(self, needed_by: datetime) -> None:
+        def take(self, deadline: datetime) -> None:
             status = replica.engine.board.snapshot()[0]
             seen.append((status.state, status.reason, status.expires_at == before, len(replica.calls())))
 
@@ -206,7 +206,7 @@ def test_who_ceases_to_lead_begins_nothing_more(replica: Replica) -> None:
     executor = replica.installation.executor(target)
 
     class Wait:
-        def take(self, needed_by: datetime) -> None:
+        def take(self, deadline: datetime) -> None:
             replica.leads = False
 
         def pause(self, seconds: float) -> None: ...
@@ -222,14 +222,14 @@ def test_who_ceases_to_lead_begins_nothing_more(replica: Replica) -> None:
 def test_who_ceases_to_lead_while_it_proves_makes_no_key(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     target = replica.installation.targets["a"]
     executor = replica.installation.executor(target)
-    prove = executor.ports.store.prove
+    preflight = executor.ports.store.preflight
 
     def slowly(path: str, data: Mapping[str, Any]) -> None:
-        prove(path, data)
+        preflight(path, data)
         replica.leads = False
 
     with monkeypatch.context() as slow:
-        slow.setattr(executor.ports.store, "prove", slowly)
+        slow.setattr(executor.ports.store, "preflight", slowly)
         report = executor.reconcile(target)
     assert report.error is None
     assert not report.rotated
@@ -246,17 +246,17 @@ def test_a_refused_organisation_key_is_told_once_and_its_end_too(replica: Replic
     for _ in range(3):
         replica.engine.ask_providers()
         replica.engine.watch()
-    [down] = replica.told(What.PEER_DOWN)
-    assert down.fields["peer"] == "provider respan"
+    [down] = replica.told(EventType.UPSTREAM_DOWN)
+    assert down.fields["upstream"] == "provider respan"
     assert "organisation key" in str(down.fields["error"])
     assert down.level is Level.ERROR, "nobody but a person puts another there"
-    assert replica.told(What.PEER_UP) == []
+    assert replica.told(EventType.UPSTREAM_UP) == []
     replica.simulator.faults.clear()
     replica.clock.sleep(1)
     replica.engine.ask_providers()
     replica.engine.watch()
-    [up] = replica.told(What.PEER_UP)
-    assert up.fields == {"peer": "provider respan"}
+    [up] = replica.told(EventType.UPSTREAM_UP)
+    assert up.fields == {"upstream": "provider respan"}
 
 
 def test_a_provider_that_does_not_answer_is_told_once_and_not_by_each_target(
@@ -264,27 +264,27 @@ def test_a_provider_that_does_not_answer_is_told_once_and_not_by_each_target(
 ) -> None:
     replica.simulator.faults.add(Fault("refuse", status=503, times=None))
     replica.work()
-    assert len(replica.told(What.TARGET_FAILED)) == 2, "two lost answers are no outage"
+    assert len(replica.told(EventType.TARGET_FAILED)) == 2, "two lost answers are no outage"
     monkeypatch.setattr(circuits, "LASTING", 0.0)
     for _ in range(3):
         replica.engine.request(Order(rotate=True, by="signal"))
         replica.work()
         replica.engine.watch()
-    assert len(replica.told(What.TARGET_FAILED)) == 2
-    [down] = replica.told(What.PEER_DOWN)
-    assert (down.fields["peer"], down.level) == ("provider respan", Level.WARNING)
+    assert len(replica.told(EventType.TARGET_FAILED)) == 2
+    [down] = replica.told(EventType.UPSTREAM_DOWN)
+    assert (down.fields["upstream"], down.level) == ("provider respan", Level.WARNING)
     replica.simulator.faults.clear()
     replica.simulator.faults.add(Fault("refuse", status=401, times=None))
     replica.engine.ask_providers()
     replica.engine.watch()
-    assert [event.level for event in replica.told(What.PEER_DOWN)] == [Level.WARNING, Level.ERROR]
+    assert [event.level for event in replica.told(EventType.UPSTREAM_DOWN)] == [Level.WARNING, Level.ERROR]
     replica.simulator.faults.clear()
     replica.clock.sleep(1)
     replica.engine.ask_providers()
     replica.engine.watch()
-    assert len(replica.told(What.PEER_UP)) == 1
+    assert len(replica.told(EventType.UPSTREAM_UP)) == 1
     replica.work_until(lambda: set(replica.states().values()) == {State.OK}, "what was held up to be taken up")
-    assert len(replica.told(What.TARGET_RECOVERED)) == 2
+    assert len(replica.told(EventType.TARGET_RECOVERED)) == 2
 
 
 def test_a_foreign_path_is_told_once_until_it_is_ours_again(replica: Replica) -> None:
@@ -296,11 +296,11 @@ def test_a_foreign_path_is_told_once_until_it_is_ours_again(replica: Replica) ->
         for _ in range(3):
             replica.engine._agenda.wake(["a"])
             replica.work()
-        assert len(replica.told(What.TARGET_FOREIGN)) == times
+        assert len(replica.told(EventType.TARGET_FOREIGN)) == times
         replica.engine._agenda.request(["a"], Order(adopt=True, by="command"))
         replica.work()
         assert replica.states()["a"] is State.OK
-        assert len(replica.told(What.TARGET_RECOVERED)) == times
+        assert len(replica.told(EventType.TARGET_RECOVERED)) == times
 
 
 def test_an_emptied_path_is_reported_once_until_it_has_a_key(replica: Replica, tmp_path: Path) -> None:
@@ -314,13 +314,13 @@ def test_an_emptied_path_is_reported_once_until_it_has_a_key(replica: Replica, t
     [status] = [status for status in replica.engine.board.snapshot() if status.target.name == "a"]
     shown = status.to_json()
     assert (shown["state"], shown["reason"]) == ("missing", "emptied")
-    [event] = replica.told(What.PATH_EMPTIED)
+    [event] = replica.told(EventType.PATH_EMPTIED)
     assert event.target == "a"
     replica.simulator.faults.clear()
     replica.engine._agenda.wake(["a"])
     replica.work()
     assert replica.states()["a"] is State.OK
-    assert len(replica.told(What.PATH_EMPTIED)) == 1
+    assert len(replica.told(EventType.PATH_EMPTIED)) == 1
 
 
 def test_a_failure_of_another_kind_is_told_at_once(replica: Replica) -> None:
@@ -334,7 +334,9 @@ def test_a_failure_of_another_kind_is_told_at_once(replica: Replica) -> None:
         replica.engine._agenda.wake(["a"])
         replica.work()
     told = [
-        (event.level, str(event.fields["error"])) for event in replica.told(What.TARGET_FAILED) if event.target == "a"
+        (event.level, str(event.fields["error"]))
+        for event in replica.told(EventType.TARGET_FAILED)
+        if event.target == "a"
     ]
     assert [(level, "422" in error) for level, error in told] == [
         *[(Level.WARNING, False)] * 3,  # the 1st, 2nd and 4th time
@@ -350,13 +352,13 @@ def test_what_needs_a_person_is_told_though_an_outage_came_before(replica: Repli
         replica.engine.request(Order(rotate=True, by="signal"))
         replica.work()
         replica.engine.watch()
-    before = len(replica.told(What.TARGET_FAILED))
+    before = len(replica.told(EventType.TARGET_FAILED))
     faults.clear()
     faults.add(Fault("refuse", "create", status=422, times=None))
     replica.engine._agenda.wake(["a", "b"])
     replica.work()
-    assert {event.target for event in replica.told(What.TARGET_FAILED)[before:]} == {"a", "b"}
-    assert {event.level for event in replica.told(What.TARGET_FAILED)[before:]} == {Level.ERROR}
+    assert {event.target for event in replica.told(EventType.TARGET_FAILED)[before:]} == {"a", "b"}
+    assert {event.level for event in replica.told(EventType.TARGET_FAILED)[before:]} == {Level.ERROR}
 
 
 def test_a_key_that_is_not_trusted_is_told_once_until_the_path_is_ours_again(replica: Replica) -> None:
@@ -375,7 +377,7 @@ def test_a_key_that_is_not_trusted_is_told_once_until_the_path_is_ours_again(rep
         replica.installation.executor(target).memory.look_closer(target)
         replica.engine._agenda.wake(["a"])
         replica.work()
-    [told] = replica.told(What.KEY_NOT_TRUSTED)
+    [told] = replica.told(EventType.KEY_OWNERSHIP_MISMATCH)
     assert (told.target, told.level, told.fields["key_id"]) == ("a", Level.ERROR, planted.id)
     assert planted.revoked_at is None
 
@@ -384,41 +386,41 @@ def test_a_clock_that_is_off_is_told_once_and_its_end_too(replica: Replica) -> N
     replica.clock.skews = {"vault:8200": timedelta(seconds=-90), "api.respan.ai": timedelta(0)}
     for _ in range(3):
         replica.engine.watch()
-    [told] = replica.told(What.CLOCK_DISAGREES)
+    [told] = replica.told(EventType.CLOCK_SKEW_DETECTED)
     assert told.fields["skews"] == "-90 s to vault:8200, +0 s to api.respan.ai"
     replica.clock.skews = {"vault:8200": timedelta(seconds=1)}
     for _ in range(3):
         replica.engine.watch()
-    assert len(replica.told(What.CLOCK_AGREES)) == 1
+    assert len(replica.told(EventType.CLOCK_SKEW_RESOLVED)) == 1
 
 
 def test_a_sweep_has_what_it_finds_worked_on(replica: Replica) -> None:
     replica.work()
     began = time.monotonic()
-    wait_until(lambda: time.monotonic() - began > 1, "the keys to be as old as [sweep].settle")
+    wait_until(lambda: time.monotonic() - began > 1, "the keys to be as old as [sweep].min_age")
     replica.simulator.vendor.delete(next(iter(replica.simulator.vendor.keys)))
     replica.engine.sweep()
     replica.work()
-    wait_until(lambda: len(replica.told(What.KEY_PUBLISHED)) == 3, "another key")
-    assert {event.fields["reason"] for event in replica.told(What.KEY_PUBLISHED)[2:]} == {"missing"}
-    assert [event.fields["to_work"] for event in replica.told(What.SWEPT)] == [1]
+    wait_until(lambda: len(replica.told(EventType.KEY_PUBLISHED)) == 3, "another key")
+    assert {event.fields["reason"] for event in replica.told(EventType.KEY_PUBLISHED)[2:]} == {"missing"}
+    assert [event.fields["to_work"] for event in replica.told(EventType.SWEEP_COMPLETED)] == [1]
 
 
 def test_most_served_keys_that_are_gone_are_left_to_a_person(replica: Replica) -> None:
     replica.work()
     began = time.monotonic()
-    wait_until(lambda: time.monotonic() - began > 1, "the keys to be as old as [sweep].settle")
+    wait_until(lambda: time.monotonic() - began > 1, "the keys to be as old as [sweep].min_age")
     for key in replica.simulator.vendor.keys.values():
         replica.simulator.vendor.delete(key.id)
     replica.engine.sweep()
-    [failed] = replica.told(What.SWEEP_FAILED)
+    [failed] = replica.told(EventType.SWEEP_FAILED)
     assert failed.level is Level.ERROR
     assert "does not know 2 of 2" in str(failed.fields["error"])
-    assert [event.fields["unknown"] for event in replica.told(What.SWEPT)] == [2]
+    assert [event.fields["unknown"] for event in replica.told(EventType.SWEEP_COMPLETED)] == [2]
     assert 'rotator_served_keys_unknown{provider="respan"} 2.0' in replica.metrics.render().decode()
     replica.engine.request(Order(rotate=True, by="signal"))
     replica.engine.tick()
-    wait_until(lambda: len(replica.told(What.KEY_PUBLISHED)) == 4, "two more keys, as a person asked for")
+    wait_until(lambda: len(replica.told(EventType.KEY_PUBLISHED)) == 4, "two more keys, as a person asked for")
     replica.engine.sweep()
     assert 'rotator_served_keys_unknown{provider="respan"} 0.0' in replica.metrics.render().decode()
 
@@ -428,8 +430,8 @@ def test_a_sweep_ends_when_its_replica_ceases_to_lead(replica: Replica, monkeypa
     for key in replica.simulator.vendor.keys.values():
         replica.simulator.vendor.delete(key.id)
 
-    def listed(ports: Ports, needed_by: datetime) -> tuple[ListedKey, ...]:
-        keys = rotate.listed(ports, needed_by)
+    def listed(ports: Ports, deadline: datetime) -> tuple[ListedKey, ...]:
+        keys = rotate.listed(ports, deadline)
         replica.leads = False
         return keys
 
@@ -446,7 +448,7 @@ def test_a_sweep_that_sees_what_the_one_before_saw_is_told_at_debug(replica: Rep
     replica.simulator.vendor.create({"name": "of somebody else", "expiry_date": None})
     for _ in range(2):
         replica.engine.sweep()
-    told = [(event.level.value, event.fields["others"]) for event in replica.told(What.SWEPT)]
+    told = [(event.level.value, event.fields["others"]) for event in replica.told(EventType.SWEEP_COMPLETED)]
     assert told == [("info", 0), ("debug", 0), ("debug", 0), ("info", 1), ("debug", 1)]
 
 
@@ -455,15 +457,15 @@ def test_a_sweep_that_fails_again_and_again_is_told_ever_more_rarely_and_its_end
     replica.simulator.faults.add(Fault("refuse", "list", status=422, times=None))
     for _ in range(9):
         replica.engine.sweep()
-    assert [event.fields["failures"] for event in replica.told(What.SWEEP_FAILED)] == [1, 2, 4, 8]
-    first = replica.told(What.SWEEP_FAILED)[0]
+    assert [event.fields["failures"] for event in replica.told(EventType.SWEEP_FAILED)] == [1, 2, 4, 8]
+    first = replica.told(EventType.SWEEP_FAILED)[0]
     assert (first.level, first.fields["provider"], first.fields["targets"]) == (Level.ERROR, "respan", 0)
     assert "422" in str(first.fields["error"])
-    assert replica.told(What.SWEEP_RECOVERED) == []
+    assert replica.told(EventType.SWEEP_RECOVERED) == []
     replica.simulator.faults.clear()
     for _ in range(2):
         replica.engine.sweep()
-    assert [event.fields for event in replica.told(What.SWEEP_RECOVERED)] == [{"provider": "respan"}]
+    assert [event.fields for event in replica.told(EventType.SWEEP_RECOVERED)] == [{"provider": "respan"}]
 
 
 def test_another_failure_of_a_sweep_is_told_at_once(replica: Replica) -> None:
@@ -475,16 +477,16 @@ def test_another_failure_of_a_sweep_is_told_at_once(replica: Replica) -> None:
         replica.engine.sweep()
     told = [
         (str(event.fields["error"]).split("(")[1][:3], event.fields["failures"])
-        for event in replica.told(What.SWEEP_FAILED)
+        for event in replica.told(EventType.SWEEP_FAILED)
     ]
     assert told == [("422", 1), ("422", 2), ("422", 4), ("409", 1), ("409", 2)]
 
 
 def test_a_failure_of_a_sweep_that_needs_a_person_hides_behind_no_other() -> None:
     known, other = StoreUnavailable("a's store is down"), ProviderRequestRefused("a PATCH is refused")
-    swept = Swept("respan", failed={"a": known, "b": StoreUnavailable("slow"), "c": other})
+    swept = SweepReport("respan", failed={"a": known, "b": StoreUnavailable("slow"), "c": other})
     [_, failed] = Findings()(swept, lambda error: error is known)
-    assert (failed.what, failed.target, failed.level) == (What.SWEEP_FAILED, "c", Level.ERROR)
+    assert (failed.what, failed.target, failed.level) == (EventType.SWEEP_FAILED, "c", Level.ERROR)
     assert failed.fields["error"] == other.message
 
 
@@ -500,7 +502,7 @@ def test_what_nobody_claims_is_told_once_and_forgotten_with_the_key(replica: Rep
         strays.append(vendor.create({"name": name, "expiry_date": None}))
         replica.engine.sweep()
         replica.engine.sweep()
-        assert len(replica.told(What.KEY_UNCLAIMED)) == number + 1
+        assert len(replica.told(EventType.KEY_WITHOUT_TARGET)) == number + 1
         vendor.delete(strays[-1].id)
     replica.engine.sweep()
     assert not any(replica.engine._reported.values())
@@ -519,7 +521,7 @@ class Crowd:
         self.folder, self.simulator, self.workers = folder, simulator, workers
         (folder / "key").write_text(simulator.organisation_key)
         self.clock, self.metrics = SystemClock(), Metrics("0")
-        self.engine = Engine(self.installation(targets), self.metrics, lambda event: None)
+        self.engine = Dispatcher(self.installation(targets), self.metrics, lambda event: None)
         self.gate = threading.Event()
         self.inside: list[str] = []
 
@@ -613,7 +615,7 @@ def test_a_restart_does_not_put_off_the_roll_out_of_a_change(
     soon = replica.clock.now() + timedelta(minutes=1)
     stretches = [timedelta(minutes=number) for number in range(60, 860)]  # shorter than what the keys have left
     spread = next(each for each in stretches if all(next_turn(name, soon, each) > soon for name in ("a", "b")))
-    changed = {"defaults": {"key": {"rate_limit": 7}}, "daemon": {"spread": f"{spread // timedelta(minutes=1)}m"}}
+    changed = {"defaults": {"key": {"rate_limit": 7}}, "daemon": {"rollout": f"{spread // timedelta(minutes=1)}m"}}
     moments = []
     for _ in range(2):
         restarted = Replica(tmp_path, simulator, leads=True, **changed)
@@ -630,10 +632,10 @@ def test_a_sweep_of_one_provider_does_not_wait_for_that_of_another(crowd: Callab
     swept: list[str] = []
     for name, sweeper in engine.installation.sweepers.items():
 
-        def sweep(name: str = name, **_: object) -> Swept:
+        def sweep(name: str = name, **_: object) -> SweepReport:
             if name == "a":
                 assert gate.wait(30)
-            return Swept(name)
+            return SweepReport(name)
 
         sweeper.sweep = sweep  # type: ignore[method-assign]
     engine._take_note = lambda one: swept.append(one.provider)  # type: ignore[method-assign, assignment]
@@ -650,7 +652,7 @@ def test_a_fault_while_it_is_decided_who_is_next_takes_no_thread_away_and_is_not
 ) -> None:
     before = replica.engine.last_tick
     with monkeypatch.context() as patch:
-        patch.setattr(Agenda, "_level", lambda *_: 1 / 0)
+        patch.setattr(Schedule, "_level", lambda *_: 1 / 0)
         for _ in range(2 * replica.installation.configuration.daemon.workers):
             with pytest.raises(ZeroDivisionError):
                 replica.engine.tick()
@@ -669,8 +671,8 @@ def test_without_new_threads_everything_goes_on(replica: Replica, monkeypatch: p
         replica.engine.sweep()
     assert "list" in replica.calls()
     assert not any(budget.closing for budget in replica.installation.budgets.values())
-    assert replica.told(What.SWEEP_FAILED) == []
-    assert replica.told(What.UNEXPECTED_ERROR) == []
+    assert replica.told(EventType.SWEEP_FAILED) == []
+    assert replica.told(EventType.UNEXPECTED_ERROR) == []
 
 
 def test_a_sweep_that_cannot_be_begun_leaves_the_budgets_open(
@@ -712,7 +714,7 @@ def test_a_log_that_fails_takes_no_target_off_the_agenda(
         raise OSError("the log is full")
 
     monkeypatch.setattr("rotator.daemon.dispatcher.work_on", fails)
-    monkeypatch.setattr(engine, "_tell", fails)
+    monkeypatch.setattr(engine, "_emit", fails)
     for count in (1, 2):
         engine.request(Order(rotate=True, by="signal"))
         engine.tick()
@@ -724,14 +726,14 @@ def test_a_pass_that_begins_while_the_end_looks_is_waited_for(
 ) -> None:
     slow = crowd({"a": ("a", "store")}, 1)
     looks, goes_on, ended = threading.Event(), threading.Event(), threading.Event()
-    take = Agenda.take
+    take = Schedule.take
 
-    def taken(agenda: Agenda, is_open: Callable[[tuple[str, str]], bool]) -> tuple[str, Order] | None:
+    def taken(agenda: Schedule, is_open: Callable[[tuple[str, str]], bool]) -> tuple[str, Order] | None:
         looks.set()
         goes_on.wait(0.5)
         return take(agenda, is_open)
 
-    monkeypatch.setattr(Agenda, "take", taken)
+    monkeypatch.setattr(Schedule, "take", taken)
     tick = threading.Thread(target=slow.engine.tick)
     tick.start()
     assert looks.wait(10)
@@ -760,22 +762,22 @@ def test_a_fault_in_a_sweep_is_told_and_leaves_the_budgets_open(
     with monkeypatch.context() as patch:
         patch.setattr("rotator.protocol.sweeper.Sweeper.sweep", faulty)
         replica.engine.sweep()
-    [told] = replica.told(What.UNEXPECTED_ERROR)
+    [told] = replica.told(EventType.UNEXPECTED_ERROR)
     assert "respan" in str(told.fields["where"])
-    [failed] = replica.told(What.SWEEP_FAILED)
+    [failed] = replica.told(EventType.SWEEP_FAILED)
     assert "a fault in rotator" in str(failed.fields["error"])
     with monkeypatch.context() as patch:
         patch.setattr(replica.engine, "_take_note", faulty)
         replica.engine.sweep()
-    assert len(replica.told(What.UNEXPECTED_ERROR)) == 2
+    assert len(replica.told(EventType.UNEXPECTED_ERROR)) == 2
     assert not any(budget.closing for budget in replica.installation.budgets.values())
 
 
 def test_a_fault_at_the_end_of_a_pass_is_told(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replica.engine.board, "update", lambda *_: 1 / 0)
     replica.engine.tick()
-    wait_until(lambda: len(replica.told(What.UNEXPECTED_ERROR)) >= 2, "both to be told")
-    assert {event.target for event in replica.told(What.UNEXPECTED_ERROR)} == {"a", "b"}
+    wait_until(lambda: len(replica.told(EventType.UNEXPECTED_ERROR)) >= 2, "both to be told")
+    assert {event.target for event in replica.told(EventType.UNEXPECTED_ERROR)} == {"a", "b"}
 
 
 def test_a_sweep_gets_a_fifth_of_the_budget(replica: Replica) -> None:
@@ -792,7 +794,7 @@ def test_a_failed_sweep_names_the_target_that_failed(replica: Replica) -> None:
         replica.simulator.vendor.delete(key.id)
     replica.simulator.faults.add(Fault("refuse", "retrieve", status=422, times=None))
     replica.engine.sweep()
-    [failed] = replica.told(What.SWEEP_FAILED)
+    [failed] = replica.told(EventType.SWEEP_FAILED)
     assert (failed.target, failed.fields["targets"]) == ("a", 2)
 
 

@@ -108,9 +108,9 @@ def test_who_needs_it_soonest_is_let_go_first() -> None:
     budget.take(START)
     order: list[datetime] = []
 
-    def take(needed_by: datetime) -> None:
-        budget.take(needed_by)
-        order.append(needed_by)
+    def take(deadline: datetime) -> None:
+        budget.take(deadline)
+        order.append(deadline)
 
     needs = [START + hours * HOUR for hours in (5, 1, 9, 3, 7)]
     threads = []
