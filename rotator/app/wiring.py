@@ -190,7 +190,7 @@ class Installation:
             ca_file=wanted.ca_file,
         )
         identity = wanted.identity or self._environment.get("HOSTNAME") or socket.gethostname()
-        return LeaseSettings(access, wanted.name, identity, wanted.duration.total_seconds(), wanted.service)
+        return LeaseSettings(access, wanted.name, identity, wanted.duration.total_seconds())
 
     def groups(self, targets: Iterable[Target]) -> Iterator[tuple[Executor, list[Target]]]:
         """The targets by who works on them."""

@@ -21,7 +21,6 @@ from rotator.core.keys import OWNER_LETTERS, KeyName, UnreadableKey
 from rotator.core.renewal import TIDYING
 from rotator.core.target import Target
 from rotator.core.versions import Ownership, Scope, read_version
-from rotator.daemon import replicas
 from rotator.daemon.leader import RIGHTS, rights
 from rotator.runtime.kubernetes import ApiServer
 from rotator.stores.vault.check import Lifetime, findings, login_end, mount_lifetime, path_lifetime
@@ -141,16 +140,13 @@ def _lease(installation: Installation) -> Iterator[OnlineFinding]:
     try:
         if (settings := installation.lease()) is None:
             return
-        wanted = dict.fromkeys(rights(settings.name), RIGHTS)
-        if settings.service is not None:
-            wanted[replicas.RIGHT] = replicas.RIGHTS
         what, advice = "a review of our rights", "Look at the token, and at the address of the API server."
         server = ApiServer(settings.access, installation.clock, what, advice, settings.duration)
-        for right, advice in wanted.items():
+        for right in rights(settings.name):
             server.begin()
             if not server.allows(right):
                 message = f"lacks the right to {right} in the namespace {settings.access.namespace}"
-                yield OnlineFinding("lease", message, advice)
+                yield OnlineFinding("lease", message, RIGHTS)
     except (LeaseUnusable, KubernetesUnavailable) as error:
         yield _failed("lease", error)
 

@@ -35,19 +35,11 @@ class _Target(BaseModel):
     last_error: str | None
 
 
-class _Replica(BaseModel):
-    name: str
-    ready: bool
-    ending: bool
-
-
 class _Daemon(BaseModel):
     version: str
     replica: str | None
     leads: bool
     holder: str | None
-    replicas: list[_Replica] = []
-    replicas_error: str | None = None
     budgets_used: dict[str, float]
     logins_end: dict[str, str | None]
     down: dict[str, str]

@@ -17,7 +17,7 @@ from rotator.cli.output import say, say_json, say_row
 from rotator.cli.progress import in_units
 from rotator.core.plan import Reason, State
 from rotator.runtime.redact import printable
-from rotator.telemetry.status import NOT_WELL, Replica, rank
+from rotator.telemetry.status import NOT_WELL, rank
 
 STYLES = {
     State.OK: "green",
@@ -154,11 +154,6 @@ def _daemon_lines(daemon: dict[str, Any], now: datetime) -> Iterator[str]:
     replica, holder = daemon["replica"], daemon["holder"]
     acts = "acts" if daemon["leads"] else f"stands by; {holder or 'nobody'} leads"
     yield f"rotator {daemon['version']}: {replica or 'this replica'} {acts}"
-    for other in daemon.get("replicas", ()):  # an older daemon tells of none
-        if other["name"] not in (replica, holder):
-            yield f"another replica: {Replica(other['name'], other['ready'], other['ending']).stands_by()}"
-    if why := daemon.get("replicas_error"):
-        yield f"other replicas may be there: {why}"
     for provider, used in daemon["budgets_used"].items():
         yield f"provider {provider}: {used:.0%} of a minute's requests used"
     for store, end in daemon["logins_end"].items():

@@ -350,8 +350,6 @@ class LeaseSettings(Settings):
     """What this replica is called; the pod's name if left out."""
     duration: Duration = Field("15s", validate_default=True)
     """How long a replica that stopped answering keeps the Lease."""
-    service: LeaseName | None = None
-    """The Service in front of the replicas; with it the status page shows those that stand by, too."""
     api_server: EncryptedUrl | None = None
     """The API server; the pod's if left out."""
     token_file: File | None = None

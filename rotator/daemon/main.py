@@ -29,7 +29,6 @@ from rotator.daemon import systemd
 from rotator.daemon.dispatcher import SWEEP, Dispatcher
 from rotator.daemon.jobs import Jobs
 from rotator.daemon.leader import Lease
-from rotator.daemon.replicas import Replicas
 from rotator.daemon.signals import STOP, Signals
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.redact import quoted
@@ -46,9 +45,6 @@ TICK = 1.0
 
 KEEP_LOGIN = 5.0
 """Seconds between looks at the age of each store's login."""
-
-LOOK_FOR_REPLICAS = 10.0
-"""Seconds between looks at which other replicas there are, where the Lease says of which Service."""
 
 LOOK_FOR_SIGNALS = 0.5
 """Seconds after which a signal is noticed at the latest."""
@@ -93,7 +89,6 @@ class Daemon:
         self._emit = self._recent = Recent(emit, clock.now)
         self._replica = ""
         self._lease: Lease | None = None
-        self._replicas: Replicas | None = None
         self._watched = Watch(file)
         self._files = self._watched.look()
         self._installation = self._assemble(None)
@@ -124,8 +119,6 @@ class Daemon:
         jobs.every(TICK, "strays", self._engine.remove_strays)
         jobs.every(every["check"], "check", self._engine.ask_providers)
         jobs.every(every["sweep"], SWEEP, self._engine.sweep, at_once=True)
-        if self._replicas is not None:
-            jobs.every(LOOK_FOR_REPLICAS, "replicas", self._replicas.look, at_once=True)
         self._signals.handle()
         with contextlib.ExitStack() as stack:
             self._servers = servers = self._listen()
@@ -270,8 +263,6 @@ class Daemon:
         if wanted is None:
             return None
         self._replica = wanted.identity
-        if wanted.service is not None:
-            self._replicas = Replicas(wanted.access, wanted.service, self._clock)
         return Lease(wanted, self._clock, self._emit, self._begin_to_lead)
 
     def _begin_to_lead(self, leads: bool) -> None:
@@ -398,14 +389,12 @@ class Daemon:
         return Response(200, "application/json", json.dumps(self._known().to_json()).encode())
 
     def _known(self) -> DaemonStatus:
-        installation, lease, replicas = self._installation, self._lease, self._replicas
+        installation, lease = self._installation, self._lease
         surroundings = DaemonInfo(
             version=__version__,
             replica=self._replica,
             leads=self._leads(),
             holder=lease.holder if lease else "",
-            replicas=replicas.seen if replicas else (),
-            replicas_error=replicas.error if replicas else None,
             budgets={name: budget.used() for name, budget in installation.budgets.items()},
             logins={name: store.token_expires_at for name, store in installation.vaults.items()},
             # A standby asks no provider: what it knows of one is of when it led.

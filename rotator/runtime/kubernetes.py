@@ -1,6 +1,6 @@
 """Requests to a Kubernetes API server over httpx, each of which ends in time: as whom, and what the answers amount to.
 
-What is asked for is the business of `lease` and `replicas`. The token and the certificates are read afresh for each
+The token and the certificates are read afresh for each
 request, for both are replaced in a running pod.
 """
 
@@ -180,10 +180,9 @@ def _why(error: BaseException) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LeaseSettings:
-    """Which Lease, and what this replica is called in it. `duration` is in seconds; `service` is for `replicas`."""
+    """Which Lease, and what this replica is called in it. `duration` is in seconds."""
 
     access: Access
     name: str
     identity: str
     duration: float
-    service: str | None = None

@@ -8,7 +8,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -189,19 +189,6 @@ def _same_sweep(one: Event, other: Event) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
-    """A pod that runs rotator, as Kubernetes sees it."""
-
-    name: str
-    ready: bool
-    ending: bool
-
-    def stands_by(self) -> str:
-        """What it does where it does not lead, in words."""
-        return f"{self.name} {'is ending' if self.ending else 'stands by' if self.ready else 'is not ready'}"
-
-
-@dataclass(frozen=True, slots=True)
 class DaemonInfo:
     """What a daemon knows beside its targets: who leads, and how it stands with providers and stores."""
 
@@ -209,8 +196,6 @@ class DaemonInfo:
     replica: str  # this one's name in the Lease; empty where there is no Lease
     leads: bool
     holder: str  # who leads, as far as this replica knows
-    replicas: Sequence[Replica] = ()  # all that are known, this one among them; none where nobody tells
-    replicas_error: RotatorError | None = None  # why they may be others by now
     budgets: Mapping[str, float] = field(default_factory=dict)  # by provider: the share of a minute's requests, used
     logins: Mapping[str, datetime | None] = field(default_factory=dict)  # by store: the end of its token; None: no end
     down: Mapping[str, RotatorError] = field(default_factory=dict)  # by upstream: why it is left alone for now
@@ -225,8 +210,6 @@ class DaemonInfo:
             "replica": self.replica or None,
             "leads": self.leads,
             "holder": self.holder or None,
-            "replicas": [asdict(replica) for replica in self.replicas],
-            "replicas_error": scrub(self.replicas_error.message) if self.replicas_error else None,
             "budgets_used": {name: round(used, 3) for name, used in self.budgets.items()},
             "logins_end": {name: timestamp(end) if end else None for name, end in self.logins.items()},
             "down": {name: scrub(error.message) for name, error in self.down.items()},

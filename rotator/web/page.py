@@ -180,21 +180,13 @@ def _summary(known: DaemonStatus, asked: Asked, states: Counter[State]) -> str:
 
 
 def _replicas(around: DaemonInfo) -> str:
-    """Who leads; then the others, this one among them, as far as they are known."""
+    """Return who leads, and what this replica does where it does not lead."""
     if not around.replica:
         return "this replica acts<small>it has no Lease, and knows of no others</small>"
     leader = f"{_text(around.holder)} leads" if around.holder else "nobody leads"
     if around.holder == around.replica:
-        leader += ": this replica"
-    others = {replica.name: replica.stands_by() for replica in around.replicas if replica.name != around.holder}
-    if around.holder != around.replica:
-        others[around.replica] = f"{around.replica} stands by: this replica"
-    shown = [_text(words) for _, words in sorted(others.items())]
-    if around.replicas_error is not None:
-        shown.append(f"others may be there: {_text(around.replicas_error.message)}")
-    elif not around.replicas:
-        shown.append("others are not known here, by [lease].service")
-    return f"{leader}<small>{'<br>'.join(shown)}</small>"
+        return f"{leader}: this replica"
+    return f"{leader}<small>{_text(around.replica)} stands by: this replica</small>"
 
 
 # --- the targets -----------------------------------------------------------------------------------------------------

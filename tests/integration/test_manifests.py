@@ -39,7 +39,6 @@ from rotator.config.schema import Changeable, DaemonSettings
 from rotator.core.events import Event, EventType
 from rotator.daemon.leader import Lease
 from rotator.daemon.main import READ_AT_START
-from rotator.daemon.replicas import Replicas
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.kubernetes import Access, LeaseSettings
 
@@ -402,8 +401,7 @@ def test_the_least_configuration_is_a_whole_one(manifests: Callable[..., Manifes
     assert (str(configuration.http.listen), str(configuration.http.admin)) == ("0.0.0.0:9465", "127.0.0.1:9466")
     assert configuration.lease is not None
     assert configuration.lease.name == "rotator"
-    assert configuration.lease.service == "rotator"
-    assert configuration.lease.model_fields_set == {"name", "duration", "service"}  # the rest is the pod's
+    assert configuration.lease.model_fields_set == {"name", "duration"}  # the rest is the pod's
     [vault] = configuration.stores.values()
     assert vault.model_dump(mode="json", exclude_unset=True) == {
         "type": "vault",
@@ -749,9 +747,6 @@ def test_the_service_account_can_keep_the_lease_and_nothing_else(
     second.attempt()
     assert second.leads()
     assert EventType.LEASE_FAILED not in [event.what for event in told]
-    replicas = Replicas(access, "rotator", SystemClock())
-    replicas.look()
-    assert (replicas.seen, replicas.error) == ((), None)  # no controller writes EndpointSlices here
 
     def rules(token: str) -> set[tuple[str, ...]]:
         review = {"spec": {"namespace": namespace}}
@@ -768,7 +763,6 @@ def test_the_service_account_can_keep_the_lease_and_nothing_else(
         ("create", "leases"),
         ("get", "leases", "rotator"),
         ("update", "leases", "rotator"),
-        ("list", "endpointslices"),
     }
 
     leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"

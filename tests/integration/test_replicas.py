@@ -413,63 +413,6 @@ def test_a_lease_that_somebody_deletes(running: Pair) -> None:
         assert time.monotonic() - began < DURATION / 5 + 0.5
 
 
-# --- who the others are ----------------------------------------------------------------------------------------------
-
-SLICES = {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list"]}
-
-
-def slice_of(pods: Mapping[str, Mapping[str, bool]], service: str = "rotator") -> dict[str, Any]:
-    """What Kubernetes writes about the pods behind a Service, for no controller of its runs here."""
-    return {
-        "metadata": {"generateName": f"{service}-", "labels": {"kubernetes.io/service-name": service}},
-        "addressType": "IPv4",
-        "ports": [{"name": "metrics", "port": 9465}],
-        "endpoints": [
-            {"addresses": [f"10.1.0.{number}"], "targetRef": {"kind": "Pod", "name": name}, "conditions": conditions}
-            for number, (name, conditions) in enumerate(pods.items(), 1)
-        ],
-    }
-
-
-def test_the_other_replicas_are_named(tmp_path: Path, kube: KubeServer) -> None:
-    with paired(tmp_path, kube, ("x",)) as pair:
-        a, _ = pair.replicas
-        a.lease = {**pair.lease, "service": "rotator"}
-        daemon = a.start()
-        wait_until(a.leads, "it to lead")
-
-        def shown() -> dict[str, Any]:
-            told: dict[str, Any] = daemon.get("/status.json", admin=True).json()["daemon"]
-            return told
-
-        refused = f"the API server refuses to GET the replicas behind the Service {pair.namespace}/rotator (403)"
-        wait_until(lambda: shown()["replicas_error"] is not None, "it to look for the others")
-        assert (shown()["replicas"], shown()["replicas_error"]) == ([], refused)
-        assert refused in daemon.get("/", admin=True).text
-        pair.rotator.config["lease"] = a.settings()
-        said = pair.rotator.run("check", "--online", status=1).stdout
-        assert f"lease: lacks the right to list endpointslices in the namespace {pair.namespace}" in said
-
-        slices = f"/apis/discovery.k8s.io/v1/namespaces/{pair.namespace}/endpointslices"
-        ready = {"ready": True}
-        pods = {"a": ready, "b": ready, "c": {"ready": False}, "d": {"ready": False, "terminating": True}}
-        kube.request("POST", slices, slice_of(pods)).raise_for_status()
-        kube.request("POST", slices, slice_of({"e": ready}, "another")).raise_for_status()
-        kube.bind(pair.namespace, kube.role(pair.namespace, SLICES), "rotator")
-        wait_until(lambda: bool(shown()["replicas"]), "the others to be seen")
-        assert [(each["name"], each["ready"], each["ending"]) for each in shown()["replicas"]] == [
-            ("a", True, False),
-            ("b", True, False),
-            ("c", False, False),
-            ("d", False, True),
-        ]
-        assert shown()["replicas_error"] is None
-        page = daemon.get("/", admin=True).text
-        assert "a leads: this replica<small>b stands by<br>c is not ready<br>d is ending</small>" in page
-        pair.rotator.run("check", "--online", status=0)
-        assert daemon.events("unexpected_error") == []
-
-
 # --- rights ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""How the API server is found, and what is known of the other replicas, against one in memory."""
+"""How the API server is found, and what its answers amount to, against one in memory."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,13 +8,10 @@ import pytest
 from support.canned import Asked, Canned, Reply, canned
 from support.world import FakeClock
 
-from rotator.core.errors import KubernetesRefused, KubernetesUnavailable, LeaseUnusable
-from rotator.daemon.replicas import RIGHTS, Replicas
+from rotator.core.errors import KubernetesRefused, KubernetesUnavailable, LeaseUnusable, RotatorError
 from rotator.runtime.kubernetes import Access, ApiServer, Right, access_in_a_pod
-from rotator.telemetry.status import Replica
 
 NOTHING: dict[str, Any] = dict.fromkeys(("namespace", "api_server", "token_file", "ca_file"))
-SLICES = "/apis/discovery.k8s.io/v1/namespaces/keys/endpointslices?labelSelector=kubernetes.io/service-name=rotator"
 
 
 @pytest.fixture
@@ -79,90 +76,42 @@ def test_no_answer_about_a_right_is_none(server: Canned, access: Access, reply: 
         asking.allows(Right("get", "coordination.k8s.io", "leases", "rotator"))
 
 
-# --- the other replicas ----------------------------------------------------------------------------------------------
-
-
-def endpoint(name: str, **conditions: bool) -> dict[str, Any]:
-    return {"addresses": ["10.1.0.7"], "targetRef": {"kind": "Pod", "name": name}, "conditions": conditions}
-
-
-def looked(server: Canned, access: Access, *slices: object) -> Replicas:
-    server.answer = lambda _: Reply(200, {"items": list(slices)})
-    replicas = Replicas(access, "rotator", FakeClock())
-    replicas.look()
-    return replicas
-
-
-def test_the_pods_behind_the_service_are_seen(server: Canned, access: Access) -> None:
-    slices = (
-        {"endpoints": [endpoint("rotator-b", ready=True), endpoint("rotator-a", ready=False, terminating=True)]},
-        {"endpoints": [endpoint("rotator-c", ready=False), endpoint("rotator-d")]},
-    )
-    replicas = looked(server, access, *slices)
-    assert replicas.error is None
-    assert replicas.seen == (
-        Replica("rotator-a", ready=False, ending=True),
-        Replica("rotator-b", ready=True, ending=False),
-        Replica("rotator-c", ready=False, ending=False),
-        Replica("rotator-d", ready=True, ending=False),
-    )
-    assert [replica.stands_by() for replica in replicas.seen] == [
-        "rotator-a is ending",
-        "rotator-b stands by",
-        "rotator-c is not ready",
-        "rotator-d stands by",
-    ]
-    assert server.paths("GET") == [SLICES]
-
-
-def test_a_pod_with_addresses_of_two_kinds_is_one(server: Canned, access: Access) -> None:
-    both = {"endpoints": [endpoint("rotator-a", ready=True)]}
-    assert looked(server, access, both, both).seen == (Replica("rotator-a", ready=True, ending=False),)
-
-
-def test_a_slice_may_be_empty_and_an_endpoint_no_pod(server: Canned, access: Access) -> None:
-    assert looked(server, access, {"endpoints": None}).seen == ()
-    assert looked(server, access, {"endpoints": [{"addresses": ["10.1.0.7"]}]}).seen == (
-        Replica("10.1.0.7", ready=True, ending=False),
-    )
+# --- what an answer amounts to ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("reply", "kind", "words"),
     [
-        (Reply(403, {}), KubernetesRefused, "refuses to GET the replicas behind the Service keys/rotator (403)"),
-        (Reply(503), KubernetesUnavailable, "answered 503 about the replicas behind the Service keys/rotator"),
-        (Reply(200, {"items": [{}]}), KubernetesUnavailable, "answered 200 about the replicas"),
-        (Reply(200, {"items": [{"endpoints": [7]}]}), KubernetesUnavailable, "answered 200 about the replicas"),
-        (Reply(200, []), KubernetesUnavailable, "answered 200 about the replicas"),
+        (Reply(403, {}), KubernetesRefused, "refuses to GET the lease (403)"),
+        (Reply(503), KubernetesUnavailable, "answered 503 about the lease"),
+        (Reply(200, {}), KubernetesUnavailable, "answered 200 about the lease"),
+        (Reply(200, {"spec": 7}), KubernetesUnavailable, "answered 200 about the lease"),
+        (Reply(200, []), KubernetesUnavailable, "answered 200 about the lease"),
     ],
 )
-def test_where_nobody_tells_it_is_said_why_and_what_was_seen_stays(
-    server: Canned, access: Access, reply: Reply, kind: type[Exception], words: str
+def test_an_answer_that_is_none_names_what_was_asked(
+    server: Canned, access: Access, reply: Reply, kind: type[RotatorError], words: str
 ) -> None:
-    replicas = looked(server, access, {"endpoints": [endpoint("rotator-a", ready=True)]})
-    seen = replicas.seen
     server.answer = lambda _: reply
-    replicas.look()
-    assert replicas.seen == seen
-    assert type(replicas.error) is kind
-    assert words in str(replicas.error)
+    asking = ApiServer(access, FakeClock(), "the lease", "Grant get.", 5.0)
+    asking.begin()
+    with pytest.raises(kind) as raised:
+        asking.ask("GET", "leases/rotator", None, lambda answer: answer["spec"]["holder"])
+    assert type(raised.value) is kind
+    assert words in str(raised.value)
     if kind is KubernetesRefused:
-        assert replicas.error.advice == RIGHTS
-    server.answer = lambda _: Reply(200, {"items": []})
-    replicas.look()
-    assert not replicas.seen
-    assert not replicas.error
+        assert raised.value.advice == "Grant get."
 
 
-def test_a_look_ends_in_time(server: Canned, access: Access) -> None:
+def test_a_request_ends_in_time(server: Canned, access: Access) -> None:
     clock = FakeClock()
 
     def answer(_: Asked) -> Reply:
         clock.sleep(6)
-        return Reply(200, {"items": []}, drips=True)
+        return Reply(200, {}, drips=True)
 
     server.answer = answer
-    replicas = Replicas(access, "rotator", clock)
-    replicas.look()
-    assert "does not answer about the replicas" in str(replicas.error)
+    asking = ApiServer(access, clock, "the lease", "", 5.0)
+    asking.begin()
+    with pytest.raises(KubernetesUnavailable, match="does not answer about the lease"):
+        asking.ask("GET", "leases/rotator", None, lambda answer: answer)

@@ -11,7 +11,7 @@ from rich.text import Text
 from support.world import HOUR, START, make_target
 
 from rotator.cli.status_table import say_status
-from rotator.core.errors import KubernetesRefused, ProviderCredentialRefused, ProviderUnavailable, RotatorError
+from rotator.core.errors import ProviderCredentialRefused, ProviderUnavailable, RotatorError
 from rotator.core.events import Event, EventType, Level
 from rotator.core.plan import Plan, Reason, State
 from rotator.core.secrets import Secret
@@ -24,7 +24,6 @@ from rotator.telemetry.status import (
     DaemonInfo,
     DaemonStatus,
     Recent,
-    Replica,
     StatusRegistry,
     TargetStatus,
     status_json,
@@ -38,8 +37,6 @@ SURROUNDINGS = DaemonInfo(
     "rotator-1",
     False,
     "rotator-0",
-    (Replica("rotator-0", ready=True, ending=False), Replica("rotator-2", ready=False, ending=False)),
-    KubernetesRefused(f"refused: {SECRET}"),
     {"respan": 0.37},
     {"vault": START, "other": None},
     {"provider respan": ProviderCredentialRefused(f"refused: {SECRET}")},
@@ -209,11 +206,6 @@ def test_the_promised_keys_are_there_and_a_daemon_adds_its_own_beside_them() -> 
         "replica": "rotator-1",
         "leads": False,
         "holder": "rotator-0",
-        "replicas": [
-            {"name": "rotator-0", "ready": True, "ending": False},
-            {"name": "rotator-2", "ready": False, "ending": False},
-        ],
-        "replicas_error": "refused: [hidden]",
         "budgets_used": {"respan": 0.37},
         "logins_end": {"vault": "2026-03-01T12:00:00Z", "other": None},
         "down": {"provider respan": "refused: [hidden]"},
@@ -329,10 +321,8 @@ def test_what_a_daemon_knows_is_told_on_a_terminal_only(
     known = DaemonStatus("prod-eu", START, statuses(), told.recent.latest(), SURROUNDINGS).to_json()
     assert len(shown(monkeypatch, capsys, known, terminal=False).splitlines()) == 3
     lines = shown(monkeypatch, capsys, known, terminal=True).splitlines()[6:]
-    assert lines[1:10] == [
+    assert lines[1:8] == [
         "rotator 1.2.3: rotator-1 stands by; rotator-0 leads",
-        "another replica: rotator-2 is not ready",
-        "other replicas may be there: refused: [hidden]",
         "provider respan: 37% of a minute's requests used",
         "store vault: the login ends in 0 s, unless it is renewed",
         "store other: the login ends at no known time",
@@ -340,7 +330,7 @@ def test_what_a_daemon_knows_is_told_on_a_terminal_only(
         "store vault: logging in fails",
         "a changed configuration was refused, and the old one is in use: bad: [hidden]",
     ]
-    events = lines[11:]
+    events = lines[9:]
     assert len(events) == 20
     newest = list(EventType)[-1].replace("_", " ")
     assert events[-1].endswith(f"a: {newest} (expiring)")  # it is the last

@@ -93,7 +93,6 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- $_ := set $config "http" (merge $addresses (default dict $config.http)) -}}
 {{- if .Values.lease.enabled -}}
 {{- $lease := dict "name" (include "rotator.lease" .) "duration" .Values.lease.duration -}}
-{{- if .Values.service.enabled }}{{ $_ := set $lease "service" (include "rotator.fullname" .) }}{{ end -}}
 {{- $_ := set $config "lease" $lease -}}
 {{- end -}}
 {{- if not $config.providers -}}
