@@ -35,7 +35,7 @@ from rotator.cli.context import (
 from rotator.cli.options import Common, with_options
 from rotator.cli.remote import ask
 from rotator.cli.status_table import say_status
-from rotator.config.loader import json_schema
+from rotator.config.json_schema import json_schema
 from rotator.config.values import parse_duration
 from rotator.core.errors import (
     ConfigurationError,

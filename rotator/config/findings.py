@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from rotator.config.files import key_path
-from rotator.config.schema import json_schema
+from rotator.config.json_schema import json_schema
 from rotator.config.values import quoted
 from rotator.core.errors import Problem
 

@@ -31,14 +31,11 @@ from rotator.config.schema import (
     SweepSettings,
     TargetSettings,
     VaultSettings,
-    json_schema,
 )
 from rotator.config.values import parse_go_seconds
 from rotator.core.errors import ConfigurationError, Problem
 from rotator.core.target import KeyParameters, Target
 from rotator.core.times import hash_fraction
-
-__all__ = ["Configuration", "json_schema", "load"]
 
 _NAMED = ("providers", "stores", "targets")  # the sections that hold tables of any name
 _VAULT_VARIABLES = {

@@ -1,105 +1,40 @@
-"""The shape of a configuration file, as pydantic models: which keys there are, of what type, with which default.
+"""The tables of a configuration file: each option with its type, its default and its description.
 
-What concerns one value or one table is checked here, what needs more than one table in `config`. The text under a key
-is its description in the JSON Schema. Relative file names start from the folder in the validation's context,
-`{"folder": Path}`, or from the working directory.
+The text under an option is its description in the JSON Schema (`json_schema`). What concerns more than one table is
+checked in `rules`.
 """
 
-from datetime import timedelta
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    Strict,
-    ValidationInfo,
-    WithJsonSchema,
-    model_validator,
+from pydantic import BeforeValidator, ConfigDict, Field, Strict, model_validator
+
+from rotator.config.fields import (
+    Calls,
+    Duration,
+    EncryptedUrl,
+    FieldName,
+    File,
+    LeaseName,
+    ListenAddress,
+    Namespace,
+    Owner,
+    Owners,
+    PartName,
+    Percentage,
+    Reference,
+    Settings,
+    ShareOrCount,
+    Statuses,
+    TargetName,
+    Text,
+    Texts,
+    UsuallyEncryptedUrl,
+    VaultPath,
+    VaultPaths,
+    VaultUrl,
+    option,
 )
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import core_schema
-
-from rotator.config import values as notation
-from rotator.config.values import Address, Limit, VaultReference
-from rotator.core.versions import RECORD_FIELD
-
-# --- values ----------------------------------------------------------------------------------------------------------
-
-
-def _in_folder(value: object, info: ValidationInfo) -> Path:
-    folder: Path = info.context["folder"] if info.context else Path()
-    return folder / notation.parse_text(value)
-
-
-def _encrypted(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not notation.is_loopback(parts.hostname or ""):
-        raise ValueError("must begin with https://: http:// is for loopback hosts only")
-    return url
-
-
-def _encrypted_if_asked(url: str, info: ValidationInfo) -> str:
-    return url if info.data.get("allow_insecure") else _encrypted(url)
-
-
-def _text(**more: Any) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", **more})
-
-
-# Whoever writes a configuration hears from the schema what `notation` would say: no segment is empty, "." or "..".
-_SEGMENT = "([^/.][^/]*|[.][^/.][^/]*|[.][.][^/]+)"
-
-Text = Annotated[str, AfterValidator(notation.parse_text), _text(minLength=1)]
-Texts = Annotated[tuple[Text, ...], Strict(False)]  # TOML's lists are Python's, not tuples
-File = Annotated[Path, PlainValidator(_in_folder), _text(minLength=1)]
-Duration = Annotated[
-    timedelta,
-    PlainValidator(notation.parse_duration),
-    _text(pattern=f"^{notation.DURATION_PATTERN}$", examples=["90s", "15m", "1h30m"]),
-]
-Percentage = Annotated[
-    float, PlainValidator(notation.parse_percentage), _text(pattern=f"^{notation.PERCENTAGE_PATTERN}$")
-]
-ShareOrCount = Annotated[
-    Limit,
-    PlainValidator(notation.parse_limit),
-    WithJsonSchema(
-        {"anyOf": [{"type": "string", "pattern": f"^{notation.LIMIT_PATTERN}$"}, {"type": "integer", "minimum": 0}]}
-    ),
-]
-ListenAddress = Annotated[Address, PlainValidator(notation.parse_address), _text(examples=["127.0.0.1:9465"])]
-Url = Annotated[str, PlainValidator(notation.parse_url), _text(pattern="^https?://")]
-EncryptedUrl = Annotated[Url, AfterValidator(_encrypted)]
-UsuallyEncryptedUrl = Annotated[Url, AfterValidator(_encrypted_if_asked)]  # below `allow_insecure`
-VaultPath = Annotated[str, PlainValidator(notation.parse_path), _text(pattern=f"^{_SEGMENT}(/{_SEGMENT})*$")]
-FieldName = Annotated[Text, _text(minLength=1, **{"not": {"const": RECORD_FIELD}})]  # refused in `config_checks`
-Namespace = Annotated[str, PlainValidator(notation.parse_namespace), _text()]
-Reference = Annotated[VaultReference, PlainValidator(notation.parse_reference), _text(pattern="^[^/]+/.+#[^#]+$")]
-
-Owner = Annotated[str, Field(pattern="^[a-z0-9-]{1,63}$")]
-TargetName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
-PartName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
-LeaseName = Annotated[str, Field(pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-
-
-class Settings(BaseModel):
-    """What every table has in common: no unknown key, no change, no guessing of types, no value in an error."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-        use_attribute_docstrings=True,
-    )
-
+from rotator.config.values import parse_address, parse_duration, parse_limit, parse_percentage
 
 # --- providers -------------------------------------------------------------------------------------------------------
 
@@ -107,22 +42,23 @@ class Settings(BaseModel):
 def _not_the_secret_itself(value: object) -> object:
     if isinstance(value, str):
         raise ValueError(  # noqa: TRY004 - pydantic turns only a ValueError into a problem
-            'must not stand in the configuration itself: say where it is, as { file = "…" } or { env = "…" }'
+            'must not stand in the configuration itself: write where it is, as { file = "…" } or { env = "…" }'
         )
     return value
 
 
 class SecretSource(Settings):
-    """Where a secret is read from: exactly one of the three."""
+    """Where to read a secret from: exactly one of the three."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
 
     file: File | None = None
-    """A file that holds it, relative to the configuration file; white space around it is ignored."""
+    """A file that holds the secret, relative to the configuration file. White space around it is ignored."""
     env: Text | None = None
-    """An environment variable that holds it."""
+    """An environment variable that holds the secret."""
     vault: Reference | None = None
-    """A field of a KV version 2 secret, "mount/path#field", read with the login of the only Vault store."""
+    """A field of a KV version 2 secret, written "mount/path#field". The first segment is the mount; the path has no
+    data/. rotator reads it with the login of the only store of type vault."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -131,116 +67,109 @@ class SecretSource(Settings):
         return self
 
 
-def _known_status(value: int) -> int:
-    if not 200 <= value <= 599:
-        raise ValueError("must be an HTTP status, 200 to 599")
-    return value
-
-
 class ProbeSettings(Settings):
-    """One request that each new key makes itself before it is published, to see that it works."""
+    """A request that each new key makes before it is published, to show that the key works.
+
+    It is retried for at most 30 seconds. Without an accepted status, rotator removes the new key and keeps the served
+    one.
+    """
 
     url: EncryptedUrl
-    """Where to; the key is sent there, as `Authorization: Bearer`."""
+    """The URL to request. The new key is sent there as `Authorization: Bearer`, so it must be https:// or a
+    loopback host."""
     method: Literal["GET", "HEAD", "POST"] = "GET"
-    """How; a POST has the body {}. What costs money or usage costs it at each rotation."""
-    accept: Annotated[tuple[Annotated[int, AfterValidator(_known_status)], ...], Strict(False), Field(min_length=1)] = (
-        200,
-    )
-    """The statuses that a key which works is answered with."""
+    """The HTTP method; a POST has the body {}. A request that costs money or usage costs it at each rotation."""
+    accept: Statuses = (200,)
+    """The HTTP statuses that show that the key works."""
 
 
 class RespanSettings(Settings):
     """An organisation at Respan."""
 
     type: Literal["respan"]
-    """Which kind of provider this is."""
-    allow_insecure: bool = False
-    """Allow http:// to other hosts than loopback; warns at each start."""
-    base_url: UsuallyEncryptedUrl = Field("https://api.respan.ai", validate_default=True)
-    """Where its API is."""
+    """The kind of provider."""
+    allow_insecure: bool = False  # before the URL, whose check needs it
+    """Allow http:// to hosts other than loopback; rotator warns at each start."""
+    base_url: UsuallyEncryptedUrl = "https://api.respan.ai"
+    """The URL of the provider's API; http:// for loopback hosts only."""
     api_key: Annotated[SecretSource, BeforeValidator(_not_the_secret_itself)]
-    """The organisation key."""
+    """Where the organisation key is."""
     requests_per_minute: int = Field(60, ge=1, le=100_000)
-    """How many requests the vendor allows this organisation."""
+    """The provider's rate limit for the organisation, in requests a minute. A rotation takes 3 requests; a sweep
+    takes one for each 100 keys, and at most a fifth of the limit. rotator warns when the targets need more than 90%
+    of it."""
     probe: ProbeSettings | None = None
-    """Off if left out."""
+    """A request that each new key makes before it is published. Off if left out."""
 
 
 # --- stores ----------------------------------------------------------------------------------------------------------
 
 
 class TokenAuth(Settings):
-    """The token in $VAULT_TOKEN."""
+    """Use the token in $VAULT_TOKEN."""
 
     method: Literal["token"]
 
 
 class TokenFileAuth(Settings):
-    """A token in a file that somebody else renews, as Vault Agent's sink."""
+    """Use a token in a file that another program renews, such as a Vault Agent sink."""
 
     method: Literal["token_file"]
     token_file: File
-    """The file, relative to the configuration file; read again when the token ends."""
+    """The file that holds the token, relative to the configuration file. rotator reads it again when the token ends."""
 
 
 class AppRoleAuth(Settings):
-    """An AppRole: a role id, and a secret id in a file."""
+    """Log in with an AppRole: a role id, and a secret id in a file."""
 
     method: Literal["approle"]
     mount: VaultPath = "approle"
-    """Where the method is mounted."""
+    """The mount of the auth method."""
     role_id: Text
-    """The role's id."""
+    """The id of the role."""
     secret_id_file: File
-    """The file that holds the secret id, relative to the configuration file; read again at every login."""
+    """The file that holds the secret id, relative to the configuration file. rotator reads it at each login."""
 
 
 class KubernetesAuth(Settings):
-    """The pod's service account."""
+    """Log in with the pod's service account."""
 
     method: Literal["kubernetes"]
     mount: VaultPath = "kubernetes"
-    """Where the method is mounted."""
+    """The mount of the auth method."""
     role: Text
     """The role to log in to."""
     token_file: File = Field("/var/run/secrets/kubernetes.io/serviceaccount/token", validate_default=True)
-    """The service account's token; read again at every login."""
+    """The file that holds the service account's token. rotator reads it at each login."""
 
 
 class JwtAuth(Settings):
-    """A JSON Web Token in a file."""
+    """Log in with a JSON Web Token in a file."""
 
     method: Literal["jwt"]
     mount: VaultPath = "jwt"
-    """Where the method is mounted."""
+    """The mount of the auth method."""
     role: Text
     """The role to log in to."""
     token_file: File
-    """The file that holds the token, relative to the configuration file; read again at every login."""
+    """The file that holds the token, relative to the configuration file. rotator reads it at each login."""
 
 
 class CertAuth(Settings):
-    """A client certificate."""
+    """Log in with a client certificate."""
 
     method: Literal["cert"]
     mount: VaultPath = "cert"
-    """Where the method is mounted."""
+    """The mount of the auth method."""
     role: Text | None = None
-    """The role to log in to; any that fits if left out."""
+    """The role to log in to; any role that fits if left out."""
     cert_file: File
-    """The certificate, relative to the configuration file."""
+    """The file that holds the certificate, relative to the configuration file."""
     key_file: File
-    """Its private key, relative to the configuration file."""
+    """The file that holds its private key, relative to the configuration file."""
 
 
 Auth = TokenAuth | TokenFileAuth | AppRoleAuth | KubernetesAuth | JwtAuth | CertAuth
-
-
-def _without_version(url: str) -> str:
-    if url.endswith("/v1"):
-        raise ValueError('must not end with "/v1": that is added to each request, so write what comes before it')
-    return url
 
 
 def _address_may_come_from_the_environment(schema: dict[str, Any]) -> None:
@@ -248,184 +177,192 @@ def _address_may_come_from_the_environment(schema: dict[str, Any]) -> None:
 
 
 class FormerLocation(Settings):
-    """Where the store's secrets were before a move; what is left out is as it is now."""
+    """Where the store's secrets were before a move. What is left out is unchanged."""
 
     cluster_id: Text | None = None
     """The id of the Vault cluster: `cluster_id` of sys/health."""
     namespace: Namespace | None = None
-    """The namespace (Enterprise); "" is the root."""
+    """The namespace (Vault Enterprise); "" is the root."""
     mount: VaultPath | None = None
     """The KV version 2 mount."""
 
 
 class VaultSettings(Settings):
-    """A KV version 2 mount of a Vault; another namespace or mount is another store."""
+    """A KV version 2 mount of a Vault. Another namespace or mount is another store."""
 
     model_config = ConfigDict(json_schema_extra=_address_may_come_from_the_environment)
 
     type: Literal["vault"]
-    """Which kind of store this is."""
-    allow_insecure: bool = False
-    """Allow http:// to other hosts than loopback; warns at each start."""
-    address: Annotated[UsuallyEncryptedUrl, AfterValidator(_without_version)]
-    """Where Vault listens; $VAULT_ADDR if left out."""
+    """The kind of store."""
+    allow_insecure: bool = False  # before the address, whose check needs it
+    """Allow http:// to hosts other than loopback; rotator warns at each start."""
+    address: VaultUrl
+    """The URL of Vault, without /v1; http:// for loopback hosts only. $VAULT_ADDR if left out."""
     namespace: Namespace = ""
-    """The namespace (Enterprise); $VAULT_NAMESPACE if left out."""
+    """The namespace (Vault Enterprise). $VAULT_NAMESPACE if left out, else the root."""
     mount: VaultPath = "secret"
     """The KV version 2 mount."""
     auth: Annotated[Auth, Field(discriminator="method")] = TokenAuth(method="token")
     """How to log in."""
     ca_file: File | None = None
-    """Certificates to trust, relative to the configuration file; $VAULT_CACERT if left out, else certifi's."""
+    """Certificates to trust, as a PEM file relative to the configuration file. $VAULT_CACERT if left out, else
+    certifi's."""
     server_name: Text | None = None
-    """The name that the server's certificate must hold; $VAULT_TLS_SERVER_NAME if left out, else the address's."""
-    timeout: Duration = Field("10s", validate_default=True)
-    """How long one request may take; $VAULT_CLIENT_TIMEOUT if left out."""
+    """The name that the server's certificate must hold. $VAULT_TLS_SERVER_NAME if left out, else the host of the
+    address."""
+    timeout: Duration = option("10s", parse_duration)
+    """How long one request may take. $VAULT_CLIENT_TIMEOUT if left out: seconds, or a Go duration such as 1500ms,
+    rounded up to the second."""
     former_locations: Annotated[tuple[FormerLocation, ...], Strict(False)] = ()
-    """Where these secrets were before a move: keys that were made there stay ours. `check --online` prints the present
-    location in this form."""
+    """Where the secrets were before a move, so that keys made there stay ours until they expire. `rotator check
+    --online` prints the present location in this form."""
 
 
 class SqliteSettings(Settings):
-    """A file, for the demo and for tests."""
+    """An SQLite file, for the demo and for tests."""
 
     type: Literal["sqlite"]
-    """Which kind of store this is."""
+    """The kind of store."""
     file: File
-    """The database, relative to the configuration file; made when it is not there."""
+    """The database, relative to the configuration file. rotator creates it if it does not exist."""
 
 
 # --- the daemon ------------------------------------------------------------------------------------------------------
 
 
 class HttpSettings(Settings):
-    """The two listeners of the daemon."""
+    """The daemon's two HTTP listeners."""
 
-    listen: ListenAddress = Field("0.0.0.0:9465", validate_default=True)
-    """/metrics, /healthz and /readyz: nothing that tells a path or a key id."""
-    admin: ListenAddress = Field("127.0.0.1:9466", validate_default=True)
-    """The status page at / and /status.json: for loopback and port-forwards."""
+    listen: ListenAddress = option("0.0.0.0:9465", parse_address)
+    """The address of /metrics, /healthz and /readyz, which show no path and no key id. Port 0 is any free port."""
+    admin: ListenAddress = option("127.0.0.1:9466", parse_address)
+    """The address of the status page at / and of /status.json, for port-forwards. rotator warns unless it is a
+    loopback address."""
     target_metrics: bool = True
-    """Whether /metrics has series for each target, and not the sums alone; read at the start."""
+    """Whether /metrics has series for each target. With false it has totals only."""
 
 
 class DaemonSettings(Settings):
     """How the daemon works."""
 
     workers: int = Field(8, ge=1, le=256)
-    """How many targets are worked on at a time."""
-    resync: Duration = Field("10m", validate_default=True)
-    """How soon a change that was made elsewhere is noticed."""
-    drain: Duration = Field("25s", validate_default=True)
-    """How long work under way may take to end when the daemon is stopped."""
-    jitter: Percentage = Field("5%", validate_default=True)
-    """How much of renew_before a target may be renewed earlier, by a hash of its name; never later."""
-    rollout: Duration = Field("1h", validate_default=True)
-    """Over how long changed parameters are rolled out, whatever restarts come between."""
-    max_clock_skew: Duration = Field("60s", validate_default=True)
-    """How far this machine's clock may be off Respan's and Vault's; beyond that no key is ended by it."""
-    max_removed_targets: ShareOrCount = Field("50%", validate_default=True)
-    """A reload that removes more of the targets, of at least two, is refused; a percentage or a number."""
+    """How many targets are worked on at the same time."""
+    resync: Duration = option("10m", parse_duration)
+    """How often each target's path is read, to notice a change that was made elsewhere."""
+    drain: Duration = option("25s", parse_duration)
+    """How long work in progress may take to finish when the daemon is stopped."""
+    jitter: Percentage = option("5%", parse_percentage)
+    """A key is renewed earlier by up to this share of `renew_before`, 0% to 50%. A hash of the target's name fixes
+    how much."""
+    rollout: Duration = option("1h", parse_duration)
+    """Over how long changed key parameters are rolled out. The target's name fixes its moment in that time, so a
+    restart delays nothing. `run --once` and `rotate` do not wait."""
+    max_clock_skew: Duration = option("60s", parse_duration)
+    """How far this machine's clock may differ from the provider's and the store's. Beyond that, rotator ends no key
+    by its own clock."""
+    max_removed_targets: ShareOrCount = option("50%", parse_limit)
+    """A reload that removes more targets than this is refused, when there were at least two: a percentage of the
+    targets, or a number. A target with a new name and the same path is not removed."""
 
 
 class SweepSettings(Settings):
-    """The search for keys that nobody knows of, and for served keys that are gone."""
+    """The search for orphaned keys, and for served keys that the provider no longer has."""
 
-    interval: Duration = Field("15m", validate_default=True)
-    """How often."""
-    min_age: Duration = Field("5m", validate_default=True)
-    """A younger key that no version holds may still be on its way there."""
+    interval: Duration = option("15m", parse_duration)
+    """How often a sweep runs."""
+    min_age: Duration = option("5m", parse_duration)
+    """Sweeps ignore keys that are younger: their version may not be written yet, or the provider may not list them
+    yet. rotator warns under 30s, the longest time that a publish takes."""
     max_orphans: int = Field(10, ge=0)
-    """If there are more orphans than this, none is touched: a person decides."""
+    """With more orphaned keys than this, a sweep removes none and reports an error."""
 
 
 class LeaseSettings(Settings):
-    """A Kubernetes Lease: of several replicas one acts, the others stand by."""
+    """The Kubernetes Lease by which one of several replicas acts and the others stand by."""
 
     name: LeaseName = "rotator"
-    """The Lease's name."""
+    """The name of the Lease."""
     namespace: LeaseName | None = None
-    """Its namespace; the pod's if left out."""
+    """The namespace of the Lease. The pod's if left out."""
     identity: Text | None = None
-    """What this replica is called; the pod's name if left out."""
-    duration: Duration = Field("15s", validate_default=True)
-    """How long a replica that stopped answering keeps the Lease."""
+    """The name of this replica. The pod's name if left out. rotator warns when it is set, because replicas that
+    share an identity would all lead."""
+    duration: Duration = option("15s", parse_duration)
+    """How long a replica that stopped renewing keeps the Lease. rotator warns under 10s."""
     api_server: EncryptedUrl | None = None
-    """The API server; the pod's if left out."""
+    """The URL of the Kubernetes API server. The pod's if left out."""
     token_file: File | None = None
-    """A token for it, relative to the configuration file; the service account's if left out."""
+    """The file that holds a token for the API server, relative to the configuration file. The service account's if
+    left out."""
     ca_file: File | None = None
-    """Certificates to trust, relative to the configuration file; the service account's if left out."""
+    """Certificates to trust, as a PEM file relative to the configuration file. The service account's if left out."""
 
 
 # --- targets ---------------------------------------------------------------------------------------------------------
 
 
-def _unlimited_or_some(value: int) -> int:
-    if value != -1 and value < 1:
-        raise ValueError("must be -1 (unlimited) or at least 1")
-    return value
-
-
 class KeySettings(Settings):
-    """What a key may do. What is left out is not sent, and so the vendor's default."""
+    """What a key may do. The provider's default applies to what is left out."""
 
     rate_limit: int | None = Field(None, ge=1)
-    """Calls a minute; the vendor's plan overrides it."""
+    """Calls a minute that the key may make. The provider's plan overrides it."""
     spending_limit: float | None = Field(None, gt=0)
-    """USD."""
-    max_usage: Annotated[int, AfterValidator(_unlimited_or_some)] | None = None
-    """Calls in all; -1 is unlimited. Usage is not watched: a key that is used up is not replaced."""
+    """How much the key may spend, in USD."""
+    max_usage: Calls | None = None
+    """How many calls the key may make in all; -1 is unlimited. rotator does not watch usage: it does not replace a
+    key that is used up."""
     is_test: bool | None = None
-    """Whether it is a test key."""
+    """Whether the key is a test key."""
 
 
 class Changeable(Settings):
-    """What may be said of all targets in [defaults], and of each one in [targets.*]."""
+    """What [defaults] sets for all targets, and what each [targets.NAME] may set for itself."""
 
     provider: Text | None = None
-    """Who issues the keys; may be left out when there is only one provider."""
+    """The provider that issues the keys. May be left out when there is only one. After a change, keys of the former
+    provider work until they expire: rotator does not look for them there."""
     store: Text | None = None
-    """Where they are kept; may be left out when there is only one store."""
-    ttl: Duration = Field("24h", validate_default=True)
+    """The store that keeps the keys. May be left out when there is only one."""
+    ttl: Duration = option("24h", parse_duration)
     """How long a key lives."""
-    renew_before: Duration = Field("8h", validate_default=True)
+    renew_before: Duration = option("8h", parse_duration)
     """How long before its expiry a key is replaced."""
-    grace_period: Duration = Field("4h", validate_default=True)
-    """How long a key works after it was replaced."""
+    grace_period: Duration = option("4h", parse_duration)
+    """How long a key works after it was replaced; at most `renew_before`. rotator warns under 2h."""
     key_field: FieldName = "api_key"
-    """The field of the version that holds the key."""
-    extra_fields: dict[Text, str] = {}
-    """More fields of the version, for the applications; a target's are added to the defaults'."""
+    """The field of the secret that holds the key."""
+    extra_fields: dict[Text, str] = Field({})
+    """More fields of the secret, for the applications. A target's are added to those of [defaults]. rotator does
+    not remove a field that is no longer listed: remove it with `vault kv patch`."""
     key: KeySettings = Field(default_factory=KeySettings)
-    """What a key may do; a target's are added to the defaults'."""
+    """What a key may do. A target's options are added to those of [defaults]."""
 
 
 class TargetSettings(Changeable):
     """One path that always holds one live key."""
 
     path: VaultPath
-    """The path in the store, without its mount and without KV version 2's "data/"."""
+    """The path in the store, without the mount and without "data/"."""
     adopt: bool = False
-    """Take the path over although its newest version is somebody else's."""
-    former_paths: Annotated[tuple[VaultPath, ...], Strict(False)] = ()
-    """Paths in the same store that this target had before: keys that were made for them stay its own."""
+    """Take over the path although rotator did not write its newest version."""
+    former_paths: VaultPaths = ()
+    """Paths that the target had before, in the same store, so that keys made for them stay its own."""
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
 class FileSettings(Settings):
-    """Configuration of rotator, which rotates Respan temporary API keys into HashiCorp Vault."""
+    """Configuration of rotator, which rotates short-lived API keys in HashiCorp Vault."""
 
     model_config = ConfigDict(json_schema_extra={"required": ["owner", "providers", "stores"]})
 
     owner: Owner
-    """The name of this installation: keys that carry another owner's name are never touched."""
-    former_owners: Annotated[tuple[Owner, ...], Strict(False)] = ()
-    """What `owner` was before, so that its keys are still known."""
+    """The name of this installation. rotator never touches keys and versions with another owner's name."""
+    former_owners: Owners = ()
+    """Former values of `owner`, so that rotator recognises keys with those names as its own."""
     include: Texts = ()
-    """Further files with [targets.*], as patterns relative to this file: "targets.d/*"."""
+    """More files, which hold [targets.NAME] only, as names or patterns relative to this file: "targets.d/*"."""
     providers: dict[PartName, RespanSettings] = Field({}, json_schema_extra={"minProperties": 1})
     """Who issues keys."""
     stores: dict[PartName, Annotated[VaultSettings | SqliteSettings, Field(discriminator="type")]] = Field(
@@ -436,28 +373,8 @@ class FileSettings(Settings):
     daemon: DaemonSettings = Field(default_factory=DaemonSettings)
     sweep: SweepSettings = Field(default_factory=SweepSettings)
     lease: LeaseSettings | None = None
-    """Present when there are several replicas."""
+    """Leader election between several replicas. The table may be empty; leave it out with one."""
     defaults: Changeable = Field(default_factory=Changeable)
-    """What holds for every target that does not say otherwise."""
-    targets: dict[TargetName, TargetSettings] = {}
+    """What holds for each target that does not set it itself."""
+    targets: dict[TargetName, TargetSettings] = Field({})
     """The paths to keep a live key in."""
-
-
-class _WithoutNull(GenerateJsonSchema):
-    """What may be left out is not null either: TOML has no null, and `config_files` refuses JSON's."""
-
-    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        return self.generate_inner(schema["schema"])
-
-    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        inner = super().default_schema(schema)
-        return {key: value for key, value in inner.items() if key != "default" or value is not None}
-
-    def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002 - a title would only repeat the key
-        return False
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of the main file, as checked in at `config.schema.json`."""
-    schema = FileSettings.model_json_schema(schema_generator=_WithoutNull)
-    return {"$schema": GenerateJsonSchema.schema_dialect, **schema, "title": "rotator"}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from rotator.config import loader as config
 from rotator.config.files import Watch
+from rotator.config.json_schema import json_schema
 from rotator.config.loader import Configuration
 from rotator.config.schema import AppRoleAuth, SqliteSettings, TokenAuth, VaultSettings
 from rotator.core.errors import ConfigurationError
@@ -222,14 +223,14 @@ def test_the_example_loads_and_names_every_option() -> None:
 
     assert text.startswith("#:schema ./config.schema.json\n")
     assert config.load(file, {"RESPAN_API_KEY": SECRET}).warnings == ()
-    for table in config.json_schema()["$defs"].values():
+    for table in json_schema()["$defs"].values():
         for option in table["properties"]:
             assert f"{option} =" in text, option
 
 
 def test_the_example_shows_each_default_as_it_is() -> None:
     """A value is the default, or its line says that it is an example, or what it is if it is left out."""
-    schema = config.json_schema()
+    schema = json_schema()
     of_table = {
         "": schema,
         "providers.respan": schema["$defs"]["RespanSettings"],
@@ -258,17 +259,27 @@ def test_the_example_shows_each_default_as_it_is() -> None:
 def test_the_checked_in_schema_is_current() -> None:
     checked_in = (TOP / "config.schema.json").read_text()
 
-    assert checked_in == json.dumps(config.json_schema(), indent=2, ensure_ascii=False) + "\n", (
+    assert checked_in == json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n", (
         "run `rotator schema > config.schema.json`"
     )
 
 
 def test_the_schema_asks_for_what_loading_asks_for() -> None:
-    schema = config.json_schema()
+    schema = json_schema()
 
     assert schema["required"] == ["owner", "providers", "stores"]
     assert "address" not in schema["$defs"]["VaultSettings"]["required"]  # it may come from $VAULT_ADDR
     assert "null" not in json.dumps(schema)
+
+
+def test_the_schema_describes_each_option_in_sentences() -> None:
+    schema = json_schema()
+    tables = {name: table["properties"] for name, table in schema["$defs"].items()} | {"": schema["properties"]}
+    for name, options in tables.items():
+        for option, described in options.items():
+            if option != "method" and option not in ("http", "daemon", "sweep"):  # its table is described
+                assert re.fullmatch(r"[A-Z$\W].*[.]", described["description"]), f"{name}.{option}"
+            assert "\n" not in described.get("description", "")
 
 
 # --- the environment -------------------------------------------------------------------------------------------------
@@ -323,7 +334,8 @@ def test_a_bad_variable_is_named(refused: Callable[..., dict[str, str]]) -> None
 
 def test_credentials_that_the_environment_must_hold(refused: Callable[..., dict[str, str]]) -> None:
     assert refused(MINIMAL.replace("address", "# address"), {}) == {
-        "stores.vault.address": "is required. Where Vault listens; $VAULT_ADDR if left out.",
+        "stores.vault.address": "is required. The URL of Vault, without /v1; http:// for loopback hosts only. "
+        "$VAULT_ADDR if left out.",
         "providers.respan.api_key.env": "names $RESPAN_API_KEY, which is not set in the environment",
         "stores.vault.auth.method": 'method "token" takes the token from $VAULT_TOKEN, '
         "which is not set in the environment",
@@ -420,7 +432,7 @@ REFUSED = [
         "providers.respan.api_key",
         SECRET,
         "providers.respan.api_key",
-        'must not stand in the configuration itself: say where it is, as { file = "…" } or { env = "…" }',
+        'must not stand in the configuration itself: write where it is, as { file = "…" } or { env = "…" }',
     ),
     ("providers.respan.api_key", 3, "providers.respan.api_key", "must be a table"),
     (
@@ -509,7 +521,8 @@ REFUSED = [
         "stores.vault.auth",
         {"method": "token_file"},
         "stores.vault.auth.token_file",
-        "is required. The file, relative to the configuration file; read again when the token ends.",
+        "is required. The file that holds the token, relative to the configuration file. rotator reads it again when "
+        "the token ends.",
     ),
     # the daemon
     ("http.listen", "9465", "http.listen", 'is not an address: write "host:port", an IPv6 address in brackets'),
@@ -598,7 +611,7 @@ REFUSED = [
         "stores.vault.address",
         "https://vault.test:8200/v1/",
         "stores.vault.address",
-        'must not end with "/v1": that is added to each request, so write what comes before it',
+        'must not end with "/v1": rotator adds that to each request',
     ),
     (
         f"{TARGET}.renew_before",
@@ -1185,9 +1198,7 @@ def test_an_include_that_finds_nothing(
 # --- anything at all -------------------------------------------------------------------------------------------------
 
 EXAMPLE = tomllib.loads((TOP / "config.example.toml").read_text())
-WORDS = st.sampled_from(
-    sorted({option for table in config.json_schema()["$defs"].values() for option in table["properties"]})
-)
+WORDS = st.sampled_from(sorted({option for table in json_schema()["$defs"].values() for option in table["properties"]}))
 VALUES = st.recursive(
     st.booleans()
     | st.integers()

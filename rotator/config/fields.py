@@ -1,0 +1,115 @@
+"""The types of the options in a configuration file: how each is written, checked and described in the JSON Schema.
+
+A relative file name starts from the folder in the validation's context, `{"folder": Path}`.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    Strict,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from rotator.config import values
+from rotator.config.values import Address, Limit, VaultReference
+from rotator.core.versions import RECORD_FIELD
+
+
+class Settings(BaseModel):
+    """A table: no unknown key, no change, no conversion between types, no value in an error."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True, defer_build=True
+    )
+
+
+def option(default: str, parse: Callable[[str], object]) -> Any:
+    """Return a field whose default is written as in a file. It is parsed once, and not for each table."""
+    return Field(parse(default), json_schema_extra={"default": default})
+
+
+def _in_folder(value: object, info: ValidationInfo) -> Path:
+    folder: Path = info.context["folder"] if info.context else Path()
+    return folder / values.parse_text(value)
+
+
+def _encrypted(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not values.is_loopback(parts.hostname or ""):
+        raise ValueError("must begin with https://: http:// is for loopback hosts only")
+    return url
+
+
+def _encrypted_unless_allowed(url: str, info: ValidationInfo) -> str:
+    return url if info.data.get("allow_insecure") else _encrypted(url)
+
+
+def _without_version(url: str) -> str:
+    if url.endswith("/v1"):
+        raise ValueError('must not end with "/v1": rotator adds that to each request')
+    return url
+
+
+def _status(value: int) -> int:
+    if not 200 <= value <= 599:
+        raise ValueError("must be an HTTP status, 200 to 599")
+    return value
+
+
+def _unlimited_or_positive(value: int) -> int:
+    if value != -1 and value < 1:
+        raise ValueError("must be -1 (unlimited) or at least 1")
+    return value
+
+
+def _text(**more: Any) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", **more})
+
+
+# An editor that knows the schema reports what `values` would report: no segment is empty, "." or "..".
+_SEGMENT = "([^/.][^/]*|[.][^/.][^/]*|[.][.][^/]+)"
+
+Text = Annotated[str, AfterValidator(values.parse_text), _text(minLength=1)]
+Texts = Annotated[tuple[Text, ...], Strict(False)]  # TOML's lists are Python's, not tuples
+File = Annotated[Path, PlainValidator(_in_folder), _text(minLength=1)]
+Duration = Annotated[
+    timedelta,
+    PlainValidator(values.parse_duration),
+    _text(pattern=f"^{values.DURATION_PATTERN}$", examples=["90s", "15m", "1h30m"]),
+]
+Percentage = Annotated[float, PlainValidator(values.parse_percentage), _text(pattern=f"^{values.PERCENTAGE_PATTERN}$")]
+ShareOrCount = Annotated[
+    Limit,
+    PlainValidator(values.parse_limit),
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "pattern": f"^{values.LIMIT_PATTERN}$"}, {"type": "integer", "minimum": 0}]}
+    ),
+]
+ListenAddress = Annotated[Address, PlainValidator(values.parse_address), _text(examples=["127.0.0.1:9465"])]
+Url = Annotated[str, PlainValidator(values.parse_url), _text(pattern="^https?://")]
+EncryptedUrl = Annotated[Url, AfterValidator(_encrypted)]
+UsuallyEncryptedUrl = Annotated[Url, AfterValidator(_encrypted_unless_allowed)]  # below `allow_insecure`
+VaultUrl = Annotated[UsuallyEncryptedUrl, AfterValidator(_without_version)]
+VaultPath = Annotated[str, PlainValidator(values.parse_path), _text(pattern=f"^{_SEGMENT}(/{_SEGMENT})*$")]
+VaultPaths = Annotated[tuple[VaultPath, ...], Strict(False)]
+FieldName = Annotated[Text, _text(minLength=1, **{"not": {"const": RECORD_FIELD}})]  # `rules` refuses it
+Namespace = Annotated[str, PlainValidator(values.parse_namespace), _text()]
+Reference = Annotated[VaultReference, PlainValidator(values.parse_reference), _text(pattern="^[^/]+/.+#[^#]+$")]
+Statuses = Annotated[tuple[Annotated[int, AfterValidator(_status)], ...], Strict(False), Field(min_length=1)]
+Calls = Annotated[int, AfterValidator(_unlimited_or_positive)]
+
+Owner = Annotated[str, Field(pattern="^[a-z0-9-]{1,63}$")]
+Owners = Annotated[tuple[Owner, ...], Strict(False)]
+TargetName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
+PartName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+LeaseName = Annotated[str, Field(pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
