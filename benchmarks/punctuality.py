@@ -1,4 +1,4 @@
-"""How late keys are replaced, in simulated time, by the real agenda, budget, planner and executor.
+"""How late keys are replaced, in simulated time, by the real agenda, budget, planner and reconciler.
 
 The world around them is that of tests/simulation/fleet.py: a week of as many targets as are asked for, at the default
 times, on a provider's limit that they use to half, to 95 percent and wholly; and to 95 once more, with an outage of the

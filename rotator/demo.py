@@ -1,6 +1,6 @@
 """The demo: everything real but the vendor and the length of the lives.
 
-The engine, the planner, the executor and the adapters are those of the daemon; the vendor is the simulator, the store
+The engine, the planner, the reconciler and the adapters are those of the daemon; the vendor is the simulator, the store
 a SQLite file (or the Vault of the environment). A small consumer calls the vendor's gateway with the served key all the
 while, and counts what is refused. Nothing is left behind.
 """

@@ -16,7 +16,7 @@ from rotator.core.errors import ProviderError, RotatorError
 from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.orphans import OrphanState, Outcome
 from rotator.core.plan import Plan, Reason, State
-from rotator.core.request import SCHEDULED, Order
+from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.protocol.reconciler import Report
@@ -33,15 +33,15 @@ def work_on(
     installation: Installation,
     metrics: Metrics,
     target: Target,
-    order: Order = SCHEDULED,
-    roll_out_at: datetime | None = None,
+    request: RotationRequest = SCHEDULED,
+    options: PassOptions = ACT,
     planned: Callable[[Plan], object] = lambda _: None,
 ) -> Report:
     """One pass over one target, counted. Raises nothing of ours."""
     clock = installation.clock
     started = clock.monotonic()
     try:
-        report = installation.executor(target).reconcile(target, order, roll_out_at, planned)
+        report = installation.reconciler(target).reconcile(target, request, options, planned)
     except Exception as error:
         installation.emit(unexpected("working on a target", error, target.name))
         return Report(target, None, fault(error))

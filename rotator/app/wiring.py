@@ -1,4 +1,4 @@
-"""Puts the parts together: a configuration in, an executor for each target out.
+"""Puts the parts together: a configuration in, a reconciler for each target out.
 
 The only module that knows every adapter. It decides nothing; what can go wrong here is a credential that is not there.
 """
@@ -31,7 +31,7 @@ from rotator.core.versions import Record
 from rotator.protocol.memory import Kept, Memory
 from rotator.protocol.places import Claims
 from rotator.protocol.recognition import Recognition
-from rotator.protocol.reconciler import Executor
+from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.rotation import UNPUBLISHED
 from rotator.protocol.strays import StrayKeys
 from rotator.protocol.sweeper import Sweeper
@@ -118,8 +118,8 @@ class Installation:
             )
             for name in self.providers
         }
-        self._executors = {
-            (provider, store): Executor(
+        self._reconcilers = {
+            (provider, store): Reconciler(
                 configuration.owner,
                 frozenset(configuration.former_owners),
                 names,
@@ -173,9 +173,9 @@ class Installation:
         """Those of the stores that are Vaults: they have a login to keep, connections, and an address to be down."""
         return {name: store for name, store in self.stores.items() if isinstance(store, VaultStore)}
 
-    def executor(self, target: Target) -> Executor:
+    def reconciler(self, target: Target) -> Reconciler:
         """Who works on this target."""
-        return self._executors[target.provider, target.store]
+        return self._reconcilers[target.provider, target.store]
 
     def lease(self) -> LeaseSettings | None:
         """The configured Lease, completed with what the pod says. Raises `LeaseUnusable`."""
@@ -192,11 +192,11 @@ class Installation:
         identity = wanted.identity or self._environment.get("HOSTNAME") or socket.gethostname()
         return LeaseSettings(access, wanted.name, identity, wanted.duration.total_seconds())
 
-    def groups(self, targets: Iterable[Target]) -> Iterator[tuple[Executor, list[Target]]]:
+    def groups(self, targets: Iterable[Target]) -> Iterator[tuple[Reconciler, list[Target]]]:
         """The targets by who works on them."""
-        groups: dict[Executor, list[Target]] = {}
+        groups: dict[Reconciler, list[Target]] = {}
         for target in targets:
-            groups.setdefault(self.executor(target), []).append(target)
+            groups.setdefault(self.reconciler(target), []).append(target)
         yield from groups.items()
 
     def _sweeper(self, provider: str) -> Sweeper:

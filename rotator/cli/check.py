@@ -86,8 +86,8 @@ def _stores(
                 yield OnlineFinding(f"stores.{name}", end.message, end.advice)
             of_mount = mount_lifetime(vault) if vault is not None and targets and not found else None
             for target in () if found else targets:  # what lacks a right would only say so once more
-                executor = installation.executor(target)
-                scope = executor.scope(target)
+                reconciler = installation.reconciler(target)
+                scope = reconciler.scope(target)
                 current = store.newest(target.path).current
                 advance()
                 entry = read_version(current, target, scope) if current else None

@@ -27,7 +27,7 @@ from rotator.core.errors import ClockDisagrees, ProviderError, ProviderRateLimit
 from rotator.core.events import Event, EventType, Level
 from rotator.core.keys import ListedKey
 from rotator.core.plan import deadline, plan
-from rotator.core.request import Order
+from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.protocol.reconciler import Report
@@ -131,7 +131,7 @@ class Session:
             usage(f"there is no target {name!r} in {self.configuration.file}{hint}")
         return found
 
-    def work(self, what: str, targets: Collection[Target], order: Order) -> list[Report]:
+    def work(self, what: str, targets: Collection[Target], request: RotationRequest) -> list[Report]:
         """One pass over each, with progress, in the order of the targets.
 
         Where the budget makes it long they are looked at first, and the key that ends first is replaced first. What the
@@ -143,12 +143,12 @@ class Session:
             by_need.sort(key=lambda target: deadline(found, now) if (found := plans[target.name]) else now)
 
         def one(target: Target) -> Report:
-            report = reports[target.name] = work_on(self.installation, self.metrics, target, order)
+            report = reports[target.name] = work_on(self.installation, self.metrics, target, request)
             return report
 
         def again(before: Report) -> Report:
             """What is left of it; a key that was made is not made once more."""
-            left = replace(order, rotate=False, adopt=False) if before.rotated else order
+            left = replace(request, rotate=False, adopt=False) if before.rotated else request
             report = work_on(self.installation, self.metrics, before.target, left)
             return replace(report, rotated=True, attempted=before.attempted) if before.rotated else report
 
@@ -165,23 +165,23 @@ class Session:
                     reports[report.target.name] = report
         return [reports[target.name] for target in targets]
 
-    def revoke_the_rest(self, reports: Sequence[Report], order: Order) -> list[Report]:
+    def revoke_the_rest(self, reports: Sequence[Report], request: RotationRequest) -> list[Report]:
         """After passes that went well: revoke the targets' keys that no version holds, by one list of each provider."""
         after = {report.target.name: report for report in reports}
         lists: dict[str, dict[str, list[ListedKey]]] = {}
         well = [report.target for report in reports if report.error is None]
         with self.progress("revoking what no version holds", len(well)) as advance:
-            for executor, targets in self.installation.groups(well):
+            for reconciler, targets in self.installation.groups(well):
                 provider, unlisted = targets[0].provider, None
                 try:
-                    lists[provider] = lists.get(provider) or by_place(listed(executor.ports, self.clock.now()))
+                    lists[provider] = lists.get(provider) or by_place(listed(reconciler.ports, self.clock.now()))
                 except ProviderError as error:
                     unlisted = error
                 for target in targets:
                     report = after[target.name]
                     failure: RotatorError | None = unlisted
                     for _ in range(0 if unlisted else 1 + TRIES_AFTER_429):
-                        failure = revoke_the_unheld(executor, target, lists[provider], order)
+                        failure = revoke_the_unheld(reconciler, target, lists[provider], request)
                         if not isinstance(failure, ProviderRateLimited):
                             break
                     after[target.name] = replace(report, error=failure or next(not_revoked(target, report.plan), None))
@@ -220,13 +220,13 @@ class Session:
         """How each stands, without touching anything; `confirm` asks the provider what the plan wants to know."""
 
         def one(target: Target) -> TargetStatus:
-            executor = self.installation.executor(target)
+            reconciler = self.installation.reconciler(target)
             try:
-                observation = executor.observe(target)
+                observation = reconciler.observe(target)
             except StoreError as error:
                 return TargetStatus(target, None, error)
             try:
-                observation = executor.confirm(observation) if confirm else observation
+                observation = reconciler.confirm(observation) if confirm else observation
             except ProviderError as error:
                 return TargetStatus(target, plan(observation, self.clock.now()), error)
             return TargetStatus(target, plan(observation, self.clock.now()), None)

@@ -46,7 +46,7 @@ from rotator.core.events import Event, EventType, Level
 from rotator.core.keys import ListedKey
 from rotator.core.orphans import Outcome
 from rotator.core.plan import Reason, State
-from rotator.core.request import SCHEDULED, Order
+from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.daemon.signals import SIGNALS
@@ -209,14 +209,14 @@ def rotate(
     """
     session = Session(common, "info")
     session.emit = revoked = _Revoked()
-    order = Order(rotate=True, revoke_now=revoke_now, adopt=adopt, by="command", comment=reason or "")
+    request = RotationRequest(rotate=True, revoke_now=revoke_now, adopt=adopt, by="command", comment=reason or "")
     chosen = session.chosen(targets, every)
     if not revoke_now and (every or session.is_long(chosen)):
         session.leave_half_of_the_budgets()
     try:
-        reports = session.work("rotating", chosen, order)
+        reports = session.work("rotating", chosen, request)
         if revoke_now:
-            reports = session.revoke_the_rest(reports, order)
+            reports = session.revoke_the_rest(reports, request)
     except KeyboardInterrupt:
         reports = [session.reports[target.name] for target in chosen if target.name in session.reports]
         _print(session, reports, revoked.keys, as_json=as_json, begun=len(reports), of=len(chosen))
@@ -280,7 +280,9 @@ def rollback(
     """
     session = Session(common, "info")
     found = session.target(target)
-    report = roll_back(session.installation.executor(found), found, Order(by="command", comment=reason or ""))
+    report = roll_back(
+        session.installation.reconciler(found), found, RotationRequest(by="command", comment=reason or "")
+    )
     _print(session, [report], {}, as_json=False)
     raise typer.Exit(_finished([report]))
 
@@ -333,8 +335,8 @@ def extend(
             for line in output.extension_lines(one, became):
                 output.say(line)
             advance()
-    for executor, group in session.installation.groups(chosen):
-        for name, why in misnamed(executor, lists[group[0].provider] or (), group, until).items():
+    for reconciler, group in session.installation.groups(chosen):
+        for name, why in misnamed(reconciler, lists[group[0].provider] or (), group, until).items():
             errors.append(why)
             for line in output.left_lines(name, why):
                 output.say(line)
@@ -348,12 +350,12 @@ def _lists(
     errors: list[RotatorError | None] = []
     lists: dict[str, Sequence[ListedKey] | None] = {}
     with session.progress("listing the keys for targets", len(chosen)) as advance:
-        for executor, group in session.installation.groups(chosen):
+        for reconciler, group in session.installation.groups(chosen):
             provider = group[0].provider
             if provider not in lists:
                 lists[provider] = None
                 try:
-                    lists[provider] = listed(executor.ports)
+                    lists[provider] = listed(reconciler.ports)
                 except ProviderError as error:
                     errors.append(error)
                     _complain(error)
@@ -374,9 +376,9 @@ def _living(
     """The keys to extend, by each provider's list. Adds to `errors` for each target without any: an error, or None."""
     owners = {session.configuration.owner, *session.configuration.former_owners}
     found: list[ExtendableKey] = []
-    for executor, group in session.installation.groups(chosen):
+    for reconciler, group in session.installation.groups(chosen):
         keys = lists[group[0].provider]
-        mine, left = ([], {}) if keys is None else living(executor, keys, owners, group, until, by_name=by_name)
+        mine, left = ([], {}) if keys is None else living(reconciler, keys, owners, group, until, by_name=by_name)
         found += mine
         for name, why in left.items():
             errors.append(why)
@@ -544,7 +546,7 @@ def sweep(
         lines = [line for status in statuses for line in output.plan_lines(status)]
         errors += [status.error for status in statuses]
     else:
-        reports = session.work("replacing and restoring", to_work, Order(by="command"))
+        reports = session.work("replacing and restoring", to_work, RotationRequest(by="command"))
         shown = [output.report_json(report) for report in reports]
         lines = [line for report in reports for line in output.report_lines(report)]
         errors += [report.error for report in reports]

@@ -24,7 +24,7 @@ from rotator.core.expiry import Asked, KeyObservation, next_request, whole_secon
 from rotator.core.keys import KeyName
 from rotator.core.observation import Observation, cut_short, is_gone, is_key_gone, is_owned, overlong, own_end
 from rotator.core.renewal import FUTURE, LAST_RESORT, contested_until_of, renewal_of, rolled_back_at
-from rotator.core.request import SCHEDULED, Order
+from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.superseded import Superseded, is_known, superseded_keys
 from rotator.core.target import Target
 from rotator.core.times import timestamp
@@ -166,19 +166,20 @@ def to_confirm(observation: Observation) -> tuple[Record, ...]:
 
 
 def plan(
-    observation: Observation, now: datetime, order: Order = SCHEDULED, roll_out_at: datetime | None = None
+    observation: Observation, now: datetime, request: RotationRequest = SCHEDULED, options: PassOptions = ACT
 ) -> Plan:
-    """Decide what is to be done. `roll_out_at`: when keys with outdated parameters are replaced; None is now."""
+    """Decide what has to be done."""
     current = observation.current
     held_since = rolled_back_at(observation)
-    ahead = order.ahead if held_since is None else timedelta(0)
+    ahead = options.ahead if held_since is None else timedelta(0)
+    roll_out_at = options.roll_out_at
     theirs = now - observation.clock_disputed_by
-    facts = _Facts(observation, current, renewal_of(observation, current, held_since), theirs, order, ahead)
+    facts = _Facts(observation, current, renewal_of(observation, current, held_since), theirs, request, ahead)
     rotate = next((reason for check in _CHECKS if (reason := check(facts))), None)
     base = observation.history.current_version
 
     if current is not None and current.ownership.foreign:
-        adopt = order.adopt or observation.target.adopt
+        adopt = request.adopt or observation.target.adopt
         if adopt and observation.clock_disputed_by:
             return Plan(State.FOREIGN, Reason.CLOCK)
         adopted = (Rotate(Reason.ADOPTED, base),) if adopt else ()
@@ -194,8 +195,8 @@ def plan(
     contested_until = contested_until_of(observation) if rotate is Reason.DRIFTED else None
     contested = contested_until is not None and now < contested_until
     rotate = None if held or contested else rotate
-    superseded = superseded_keys(observation, current, order, now)
-    tidy = [action for key in superseded for action in _tidy(observation, key, now, order)]
+    superseded = superseded_keys(observation, current, request, now)
+    tidy = [action for key in superseded for action in _tidy(observation, key, now, request)]
     due = facts.renew_at
     assert due is not None  # noqa: S101 - for the type checker: there is a current key
     later = roll_out_at if drifted and rotate is None and roll_out_at is not None and roll_out_at < due else None
@@ -237,7 +238,7 @@ class _Facts:
     current: Entry | None
     renew_at: datetime | None
     now: datetime
-    order: Order
+    request: RotationRequest
     ahead: timedelta
 
     @property
@@ -282,7 +283,7 @@ def _misdated(facts: _Facts) -> Reason | None:
 
 
 def _requested(facts: _Facts) -> Reason | None:
-    return Reason.REQUESTED if facts.order.rotate else None
+    return Reason.REQUESTED if facts.request.rotate else None
 
 
 def _expiring(facts: _Facts) -> Reason | None:
@@ -319,16 +320,16 @@ def _waits_for_the_clock(facts: _Facts, reason: Reason) -> bool:
 # --- what becomes of the other keys ----------------------------------------------------------------------------------
 
 
-def _tidy(observation: Observation, key: Superseded, now: datetime, order: Order) -> tuple[Action, ...]:
+def _tidy(observation: Observation, key: Superseded, now: datetime, request: RotationRequest) -> tuple[Action, ...]:
     seen = observation.vendor.get(key.key_id)
     if seen is None or not is_known(observation, key) or is_owned(observation, key.record) is False:
         return ()
-    if order.revoke_now or (observation.clock_trusted and key.until <= now - observation.clock_ahead):
+    if request.revoke_now or (observation.clock_trusted and key.until <= now - observation.clock_ahead):
         # A version that carries somebody else's field is kept; once its key is gone nothing is left to do.
         left = seen.key is not None or not all(version.foreign_fields for version in key.versions)
-        retire = (Retire(Reason.REVOKED if order.revoke_now else Reason.GRACE_OVER, key),) if left else ()
+        retire = (Retire(Reason.REVOKED if request.revoke_now else Reason.GRACE_OVER, key),) if left else ()
         soon = whole_seconds(now + REVOKED_WITHIN)
-        if not order.revoke_now or seen.key is None or (seen.key.expires_at and seen.key.expires_at <= soon):
+        if not request.revoke_now or seen.key is None or (seen.key.expires_at and seen.key.expires_at <= soon):
             return retire
         # It has its life before it still. Once its versions are destroyed only a sweep would find it, should deleting
         # it fail, and that would give it a grace.

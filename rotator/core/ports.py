@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from rotator.core.events import Event
 from rotator.core.keys import CreatedKey, ListedKey, ProviderKey
-from rotator.core.request import Order
+from rotator.core.request import RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
 from rotator.core.versions import History, Version
@@ -183,7 +183,7 @@ class Meter(Protocol):
 class Strays(Protocol):
     """Finds keys that a provider may have made although it did not confirm that, and removes them."""
 
-    def look_for(self, target: Target, name: str, order: Order) -> None:
+    def look_for(self, target: Target, name: str, request: RotationRequest) -> None:
         """Have the key of this name looked for and removed, if there is one. Must not wait."""
 
 

@@ -1,23 +1,34 @@
-"""What was asked for on top of the schedule."""
+"""What a person asked for, and how the schedule runs a pass."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What somebody asked for on top of the schedule, and who it was."""
+class RotationRequest:
+    """What a person asked for on top of the schedule, and who asked."""
 
     rotate: bool = False
     revoke_now: bool = False  # superseded keys get no grace
     adopt: bool = False
     by: str = "schedule"
     comment: str = ""
+
+
+SCHEDULED = RotationRequest()
+"""Nobody asked: only what is due is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassOptions:
+    """How the schedule runs a pass."""
+
     act: bool = True  # else only see what is due
-    ahead: timedelta = timedelta(0)  # replaced so long before it is due: at that time there would be too many at once
+    ahead: timedelta = timedelta(0)  # replace a key this long before it is due, when too many would be due at once
+    roll_out_at: datetime | None = None  # when a key with outdated parameters is replaced; None: now
 
 
-SCHEDULED = Order()
+ACT = PassOptions()
 
 
-LOOK = Order(act=False)
+LOOK = PassOptions(act=False)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from rotator.core.expiry import whole_seconds
 from rotator.core.observation import Observation, own_end
-from rotator.core.request import SCHEDULED, Order
+from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.versions import Entry, Record
 
@@ -42,7 +42,7 @@ class Superseded:
 
 
 def superseded_keys(
-    observation: Observation, current: Entry, order: Order = SCHEDULED, now: datetime | None = None
+    observation: Observation, current: Entry, request: RotationRequest = SCHEDULED, now: datetime | None = None
 ) -> tuple[Superseded, ...]:
     """The keys of ours in readable versions, but the current one; those too that the provider does not have any more.
 
@@ -61,11 +61,11 @@ def superseded_keys(
         # The current version is ours and holds another key, so there is always a next one.
         since = next(entry.created_at for entry in ours if entry.number > last)
         until = min(own_end(observation, record), whole_seconds(since + observation.target.grace_period))
-        if order.revoke_now and now is not None:
+        if request.revoke_now and now is not None:
             until = min(until, now)
         seen = observation.vendor.get(record.key_id)
         shown = seen.key.expires_at if seen and seen.key else None
-        ends_with_grace = observation.clock_trusted or order.revoke_now
+        ends_with_grace = observation.clock_trusted or request.revoke_now
         name = seen.key.name if seen and seen.key else record.key_name
         other_name = None if observation.scope.owns(name) else name
         is_endless = seen is not None and seen.key is not None and shown is None

@@ -1,13 +1,14 @@
 """Works through the agenda with a bounded pool: the part of the daemon that knows neither signals nor ports nor files.
 
 Somebody calls `tick` often; nothing is done per target per tick. What is done to a target, and whether, is decided in
-`plan` and `execute`. The demo drives the same engine.
+`plan` and `reconciler`. The demo drives the same engine.
 """
 
 import contextlib
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from random import SystemRandom
@@ -24,11 +25,11 @@ from rotator.core.errors import (
 from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.ports import Leadership, Listener
 from rotator.core.renewal import TIDYING
-from rotator.core.request import Order
+from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import next_turn
 from rotator.daemon.health import Health
-from rotator.daemon.schedule import Lane, Schedule
+from rotator.daemon.schedule import Lane, Schedule, Task
 from rotator.protocol.reconciler import Report
 from rotator.protocol.strays import StrayKeys
 from rotator.protocol.sweeper import SweepReport
@@ -120,11 +121,11 @@ class Dispatcher:
             installation.look_again()  # last, for it may wait for an answer that is under way
         return changed
 
-    def request(self, order: Order) -> None:
+    def request(self, request: RotationRequest) -> None:
         """Have every target rotated now, as somebody asks for."""
         names = list(self.installation.targets)
         self.board.ask(names)
-        self._agenda.request(names, order)
+        self._agenda.request(names, request)
 
     def lead(self) -> None:
         """This replica has begun to lead: work on what its view says is due. All else is looked at in its turn."""
@@ -289,18 +290,18 @@ class Dispatcher:
                 self._give_back(taken[0])
                 raise
 
-    def _take(self) -> tuple[Target, Order] | None:
+    def _take(self) -> tuple[Target, Task] | None:
         """The most urgent of the targets for which there is a worker. `_give_back` has to follow."""
         with self._taking:
             if self._ending or self.under_way >= self._workers.size:
                 return None
             targets = self.installation.targets
             while taken := self._agenda.take(self._is_open):
-                name, order = taken
+                name, task = taken
                 if name in targets:  # else a reload is just taking it away
                     target = targets[name]
                     self._busy[target.provider, target.store] += 1
-                    return target, order
+                    return target, task
             return None
 
     def _give_back(self, target: Target) -> None:
@@ -328,14 +329,14 @@ class Dispatcher:
                 return False
         return True
 
-    def _pass(self, target: Target, order: Order) -> None:
+    def _pass(self, target: Target, task: Task) -> None:
         """Work on a target; whatever happens, it has its next turn on the agenda, and the worker is free again."""
         try:
-            report = self._work(target, order)
+            report = self._work(target, task)
         except Exception as error:
             report = Report(target, None, fault(error))
         try:
-            self._take_note_of_pass(report, order)
+            self._take_note_of_pass(report, task)
         except Exception as error:
             with contextlib.suppress(Exception):  # the log itself is at fault
                 self._emit(unexpected("ending a pass", error, target.name))
@@ -343,16 +344,17 @@ class Dispatcher:
             self._give_back(target)
         self._begin_what_is_due()
 
-    def _work(self, target: Target, order: Order) -> Report:
+    def _work(self, target: Target, task: Task) -> Report:
         with self.health.doing(f"the pass over {target.name}"), self._using() as installation:
             configured_at = self._configured_at.get(target.name, self._clock.now())
             roll_out_at = next_turn(target.name, configured_at, installation.configuration.daemon.rollout)
-            return work_on(installation, self._metrics, target, order, roll_out_at, partial(self.board.see, target))
+            options = replace(task.options, roll_out_at=roll_out_at)
+            return work_on(installation, self._metrics, target, task.request, options, partial(self.board.see, target))
 
-    def _take_note_of_pass(self, report: Report, order: Order) -> None:
+    def _take_note_of_pass(self, report: Report, task: Task) -> None:
         target = report.target
-        failures, retry_at = self._agenda.done(report, order)
-        obeyed = order.rotate and (report.rotated or report.error is None)
+        failures, retry_at = self._agenda.done(report, task)
+        obeyed = task.request.rotate and (report.rotated or report.error is None)
         self.board.update(target, report.plan, report.error, retry_at, obeyed=obeyed)
         self.has_read = self.has_read or report.plan is not None
         before = self._lasting.get(target.name, frozenset())

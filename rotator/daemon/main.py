@@ -23,7 +23,7 @@ from rotator.config.loader import Configuration, load
 from rotator.core.errors import ConfigurationError, RotatorError
 from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.ports import Listener
-from rotator.core.request import Order
+from rotator.core.request import RotationRequest
 from rotator.core.times import timestamp
 from rotator.daemon import systemd
 from rotator.daemon.dispatcher import SWEEP, Dispatcher
@@ -148,7 +148,7 @@ class Daemon:
     def _tick(self) -> None:
         if self._asked_to_rotate.is_set():
             self._asked_to_rotate.clear()
-            self._engine.request(Order(rotate=True, by="signal"))
+            self._engine.request(RotationRequest(rotate=True, by="signal"))
         self._engine.tick()
 
     # --- signals -----------------------------------------------------------------------------------------------------

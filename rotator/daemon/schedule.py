@@ -17,7 +17,7 @@ from rotator.core.errors import ProviderRateLimited
 from rotator.core.plan import Rotate, deadline
 from rotator.core.ports import Clock
 from rotator.core.renewal import AT_ONCE, TIDYING
-from rotator.core.request import LOOK, SCHEDULED, Order
+from rotator.core.request import ACT, LOOK, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import hash_fraction
 from rotator.protocol.reconciler import Report
@@ -35,12 +35,20 @@ Lane = tuple[str, str]
 """A provider and a store: what a target waits for when it is worked on."""
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What the next pass over a target does."""
+
+    request: RotationRequest = SCHEDULED
+    options: PassOptions = ACT
+
+
 @dataclass(slots=True)
 class _Slot:
     at: datetime
     ticket: int  # the heap's entry that counts; older ones are passed over
     lane: Lane
-    order: Order = LOOK  # the first pass only looks, so that the most urgent of all targets is the first to be acted on
+    task: Task = Task(options=LOOK)  # the first pass only looks: then the most urgent of all targets is acted on first
     under_way: bool = False
     again: bool = False  # it came due once more while it was under way
     failures: int = 0
@@ -89,13 +97,13 @@ class Schedule:
                     self._slots[name].lane = lane
                     self._put(name, now)
 
-    def request(self, names: Collection[str], order: Order) -> None:
+    def request(self, names: Collection[str], request: RotationRequest) -> None:
         """Have these targets worked on now; asking again before it is done changes nothing."""
         with self._lock:
             for name in names:
                 if name in self._slots:
-                    if self._slots[name].order != order:
-                        self._slots[name].order = order
+                    if self._slots[name].task != Task(request):
+                        self._slots[name].task = Task(request)
                     self._put(name, self.clock.now())
 
     def wake(self, names: Collection[str]) -> None:
@@ -121,7 +129,7 @@ class Schedule:
                     self._put(name, turn)
                 turns[slot.lane[0]] = turn + self._paces[slot.lane[0]]
 
-    def take(self, is_open: Callable[[Lane], bool] = lambda _: True) -> tuple[str, Order] | None:
+    def take(self, is_open: Callable[[Lane], bool] = lambda _: True) -> tuple[str, Task] | None:
         """The target to work on now, most urgent first, of the lanes that are open; None when nothing is due there."""
         with self._lock:
             now = self.clock.now()
@@ -139,7 +147,7 @@ class Schedule:
                     heapq.heappush(self._ready.setdefault(slot.lane, []), (deadline, ticket, name))
                     if deadline == TIDYING and slot.renew_at is not None:
                         # While it waits its key may come due: then it is no longer as little urgent as it is now.
-                        heapq.heappush(self._heap, (slot.renew_at - slot.order.ahead, ticket, name))
+                        heapq.heappush(self._heap, (slot.renew_at - slot.task.options.ahead, ticket, name))
             lanes = {lane: ready for lane, ready in self._ready.items() if is_open(lane)}
             while ready := min((ready for ready in lanes.values() if ready), default=None, key=lambda ready: ready[0]):
                 _, ticket, name = heapq.heappop(ready)
@@ -149,11 +157,11 @@ class Schedule:
                 if not slot.under_way:
                     slot.under_way = True
                     slot.ticket = next(self._tickets)  # its other entries count no more
-                    return name, slot.order
+                    return name, slot.task
                 slot.again = True
             return None
 
-    def done(self, report: Report, order: Order) -> tuple[int, datetime | None]:
+    def done(self, report: Report, task: Task) -> tuple[int, datetime | None]:
         """Take a pass's result. Returns how many passes failed in a row, and when it is next looked at."""
         with self._lock:
             slot = self._slots.get(report.target.name)
@@ -169,15 +177,15 @@ class Schedule:
                     needed = deadline(report.plan, now)
                     waits = report.plan.current is None and slot.deadline != AT_ONCE  # and so keeps its place
                     slot.deadline = min(slot.deadline, needed) if waits else needed
-                again, slot.again = slot.again or slot.order is not order, False
-                if slot.order is order and (report.rotated or report.error is None):
-                    slot.order = SCHEDULED
-                at = now if again else self._next(slot, report, order, now)
+                again, slot.again = slot.again or slot.task is not task, False
+                if slot.task is task and (report.rotated or report.error is None):
+                    slot.task = Task()
+                at = now if again else self._next(slot, report, task, now)
             finally:
                 self._put(report.target.name, at)
             return slot.failures, at
 
-    def _next(self, slot: _Slot, report: Report, order: Order, now: datetime) -> datetime:
+    def _next(self, slot: _Slot, report: Report, task: Task, now: datetime) -> datetime:
         if report.error is not None:
             # The nearer the end of the served key, the more often a try is worth its requests; not where this target's
             # own requests are refused: until a person has acted, each would only take from the others' budget.
@@ -191,18 +199,18 @@ class Schedule:
             # What else is to be done at its time does not wait for what fails.
             wake = report.plan.wake_at if report.plan else None
             return min(now + wait, wake) if wake and wake > now else now + wait
-        if not order.act and report.plan and report.plan.actions:
+        if not task.options.act and report.plan and report.plan.actions:
             return now
         if report.rotated and report.plan and any(isinstance(action, Rotate) for action in report.plan.actions):
             return now + FIRST_WAIT  # a pass rotates once, and its new key has come due meanwhile
         # The first look after the start spreads the targets over the interval; from then on they stay spread.
-        share = 1.0 if order.act else hash_fraction(report.target.name)
+        share = 1.0 if task.options.act else hash_fraction(report.target.name)
         look = now + self.resync * share
         wake = report.plan.wake_at if report.plan else None
         return min(look, wake) if wake else look
 
     def _deadline(self, slot: _Slot, now: datetime) -> datetime:
-        due = slot.renew_at is None or slot.renew_at - slot.order.ahead <= now or slot.order.rotate
+        due = slot.renew_at is None or slot.renew_at - slot.task.options.ahead <= now or slot.task.request.rotate
         return slot.deadline if due else TIDYING
 
     def _level(self, now: datetime) -> None:
@@ -224,8 +232,8 @@ class Schedule:
                 slot = self._slots[name]
                 if begin > now + LEVEL_EVERY or begin >= renew_at or now < slot.at <= begin or slot.under_way:
                     continue
-                if slot.order == SCHEDULED:
-                    slot.order = Order(ahead=renew_at - begin)
+                if slot.task == Task():
+                    slot.task = Task(options=PassOptions(ahead=renew_at - begin))
                     self._put(name, max(begin, now))
 
     def _ticket(self, name: str) -> int | None:

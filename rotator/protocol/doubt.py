@@ -12,12 +12,12 @@ from rotator.core.observation import cut_short, is_gone
 from rotator.core.ports import Budget
 from rotator.core.target import Target
 from rotator.protocol.recognition import is_most
-from rotator.protocol.reconciler import Executor
+from rotator.protocol.reconciler import Reconciler
 
 SAMPLE = 3
 """Look-ups that fail in a row, of a list that lacks most served keys, after which the rest counts as unknown too."""
 
-Missing = tuple[Executor, Target]
+Missing = tuple[Reconciler, Target]
 
 
 @dataclass(slots=True)
@@ -35,20 +35,20 @@ def look_up_each(missing: Sequence[Missing], served: int, budget: Budget, listed
     The path is read again: it may serve another key by now, which is left to the next sweep.
     """
     answers = Answers()
-    for number, (executor, target) in enumerate(missing):
+    for number, (reconciler, target) in enumerate(missing):
         if number >= SAMPLE and len(answers.unknown) == number and is_most(len(missing), served):
             answers.unknown += [target for _, target in missing[number:]]
             break
         try:
-            observation = executor.read_current(target)
+            observation = reconciler.read_current(target)
             record = observation.current.record if observation.current else None
-            now = executor.ports.clock.now()
+            now = reconciler.ports.clock.now()
             if record is None or record.key_id in listed or record.expires_at <= now:
                 continue
-            observation = executor.look_up(observation, record, budget)
+            observation = reconciler.look_up(observation, record, budget)
         except (StoreError, ProviderError) as error:
             answers.failed[target.name] = error
-            executor.memory.look_closer(target)
+            reconciler.memory.look_closer(target)
             continue
         if is_gone(observation, now):
             answers.unknown.append(target)

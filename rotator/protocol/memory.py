@@ -30,7 +30,7 @@ from rotator.core.keys import KeyName, ProviderKey
 from rotator.core.observation import Made, Observation
 from rotator.core.plan import Reason
 from rotator.core.renewal import made_keys
-from rotator.core.request import Order
+from rotator.core.request import RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
 from rotator.core.versions import Entry, Record, Scope
@@ -45,7 +45,7 @@ class PendingKey:
     record: Record
     secret: Secret
     reason: Reason  # why it was made
-    order: Order  # and by whose wish
+    request: RotationRequest  # and by whose wish
     unsettled: bool = False  # it was written and that was refused or not answered: it may have landed, or land yet
 
 

@@ -28,7 +28,7 @@ from rotator.core.observation import Observation, is_gone
 from rotator.core.plan import Action, Plan, Reason, Retire, Rotate, SetExpiry, deadline, plan, to_confirm, unenforced
 from rotator.core.ports import Budget, Clock, Ports
 from rotator.core.renewal import TIDYING
-from rotator.core.request import SCHEDULED, Order
+from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.versions import History, Ownership, Record, Scope
@@ -62,7 +62,7 @@ class Report:
     tidied: bool = False  # a key's expiry was set, or a key removed, in this pass
 
 
-class Executor:
+class Reconciler:
     """Works on the targets of one provider and one store.
 
     Safe to be used by many threads, with one pass over a target at a time; a sweep may work on that target meanwhile.
@@ -189,8 +189,8 @@ class Executor:
     def reconcile(
         self,
         target: Target,
-        order: Order = SCHEDULED,
-        roll_out_at: datetime | None = None,
+        request: RotationRequest = SCHEDULED,
+        options: PassOptions = ACT,
         planned: Callable[[Plan], object] = lambda _: None,
     ) -> Report:
         """Do all that is due for one target. Errors end what they concern and are reported, never raised.
@@ -210,15 +210,15 @@ class Executor:
         served: str | None = None  # the current key, when a rotation was tried
         lost = False  # and another writer was first, with the same key as far as is known
         paid = False  # the budget has let one request go, and it has not been sent yet
-        look = self.read_current if order.by == SCHEDULED.by else self.observe
+        look = self.read_current if request.by == SCHEDULED.by else self.observe
         try:
             while True:
                 if observation is None or self._too_old(observation):
                     observation = look(target)
                 if lost and (observation.current is None or observation.current.key_id != served):
                     lost = False  # another's new key is as good as one of ours
-                    order = replace(order, rotate=False, adopt=False)
-                acts = order.act and may_act(self.ports, order)
+                    request = replace(request, rotate=False, adopt=False)
+                acts = options.act and may_act(self.ports, request)
                 unknown = error is None and bool(to_confirm(observation))  # a read from the past has forgotten it
                 if acts and (not paid or unknown):  # else it might grow old again, waiting for the budget
                     paid = False
@@ -227,27 +227,27 @@ class Executor:
                     except ProviderError as failure:
                         error = error or failure
                 observation = self._doubted(observation)
-                made = plan(observation, clock.now(), order, roll_out_at)
+                made = plan(observation, clock.now(), request, options)
                 planned(made)
                 action = next((action for action in made.actions if _identity(action) not in tried), None)
                 if action is None or not acts:
                     if made.reason is Reason.CLOCK and acts:
                         error = error or NoKeyByThisClock(observation.clock_disputed_by)
-                    if acts and not order.revoke_now:  # of which what is left has an error of its own
+                    if acts and not request.revoke_now:  # of which what is left has an error of its own
                         error = error or unenforced(target, made, clock.now())
                     if made.reason is Reason.CONTESTED and acts:
                         error = error or Contested(target.name, target.path)
                     if lost and any(isinstance(left, Rotate) for left in made.actions):
                         error = error or CasMismatch(
                             f"another write to {target.path} came first, and left the same key (a sweep's fence does)",
-                            "Say it once more." if order.by == "command" else "Nothing to do: the next try follows.",
+                            "Say it once more." if request.by == "command" else "Nothing to do: the next try follows.",
                         )
                     break
                 if not paid:
                     self.ports.provider.ready()
                     self.ports.budget.take(TIDYING if isinstance(action, Retire) else deadline(made, clock.now()))
                     paid = True
-                    if self._too_old(observation) or not may_act(self.ports, order):
+                    if self._too_old(observation) or not may_act(self.ports, request):
                         continue
                 elif self._too_old(observation) and not isinstance(action, Rotate):  # that has a compare-and-set
                     raise StoreUnavailable(
@@ -260,14 +260,14 @@ class Executor:
                     if isinstance(action, Rotate):
                         attempted = action.reason
                         served = observation.current.key_id if observation.current else None
-                        observation, rotated = self._rotation.rotate(observation, action, order)
+                        observation, rotated = self._rotation.rotate(observation, action, request)
                         lost = observation is None and not rotated
                         if rotated:
-                            order = replace(order, rotate=False, adopt=False)
+                            request = replace(request, rotate=False, adopt=False)
                     elif isinstance(action, SetExpiry):
-                        observation = self._set_expiry(observation, action, order)
+                        observation = self._set_expiry(observation, action, request)
                     else:
-                        observation = self._retire(observation, action, order)
+                        observation = self._retire(observation, action, request)
                 except RotatorError as failure:
                     error = error or failure
                     kept = kept or isinstance(action, Retire)
@@ -283,7 +283,7 @@ class Executor:
 
     # --- the other keys --------------------------------------------------------------------------------------------
 
-    def _set_expiry(self, observation: Observation, action: SetExpiry, order: Order) -> Observation:
+    def _set_expiry(self, observation: Observation, action: SetExpiry, request: RotationRequest) -> Observation:
         record = action.record
         seen = observation.vendor[record.key_id].key
         deadline = record.expires_at if action.reason is Reason.RESTORED else TIDYING
@@ -297,12 +297,12 @@ class Executor:
             what = EventType.KEY_RESTORED if action.reason is Reason.RESTORED else EventType.KEY_SHORTENED
             name, until = record.key_name, timestamp(ends)
             emit_key_event(
-                self.ports, what, observation, order, record.key_id, name, reason=action.reason, expires_at=until
+                self.ports, what, observation, request, record.key_id, name, reason=action.reason, expires_at=until
             )
         key = replace(seen, expires_at=ends) if ends and seen else None
         return self.memory.note(observation, record.key_id, key, asked=action.asked)
 
-    def _retire(self, observation: Observation, action: Retire, order: Order) -> Observation | None:
+    def _retire(self, observation: Observation, action: Retire, request: RotationRequest) -> Observation | None:
         """Destroy, look again, delete: once its versions are gone, nobody can roll the path back to the key.
 
         A key that the provider does not have is not deleted: should that answer have been wrong, a sweep finds it.
@@ -316,7 +316,7 @@ class Executor:
                 self.ports,
                 EventType.VERSIONS_DESTROYED,
                 observation,
-                order,
+                request,
                 key.key_id,
                 key.record.key_name,
                 reason=action.reason,
@@ -337,7 +337,13 @@ class Executor:
             left_behind(self.ports.emit, target, key.key_id, key.record.key_name, error)
             raise
         emit_key_event(
-            self.ports, EventType.KEY_DELETED, observation, order, key.key_id, key.record.key_name, reason=action.reason
+            self.ports,
+            EventType.KEY_DELETED,
+            observation,
+            request,
+            key.key_id,
+            key.record.key_name,
+            reason=action.reason,
         )
         return self.memory.note(after, key.key_id, None)
 

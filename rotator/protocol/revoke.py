@@ -14,23 +14,23 @@ from rotator.core.expiry import whole_seconds
 from rotator.core.keys import ListedKey, ProviderKey, UnreadableKey
 from rotator.core.orphans import OrphanState, orphans
 from rotator.core.plan import REVOKED_WITHIN, Plan, Reason
-from rotator.core.request import Order
+from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.protocol.expiry import set_expiry
-from rotator.protocol.reconciler import MAX_READ, Executor, too_old
+from rotator.protocol.reconciler import MAX_READ, Reconciler, too_old
 from rotator.protocol.rotation import asked_by
 
 
 def revoke_the_unheld(
-    executor: Executor, target: Target, keys: Mapping[str, Sequence[ListedKey]], order: Order
+    reconciler: Reconciler, target: Target, keys: Mapping[str, Sequence[ListedKey]], request: RotationRequest
 ) -> RotatorError | None:
     """Shorten and delete those of the provider's keys that are this target's and in no version; what kept us from it.
 
     `keys` must have been listed before, and are by place. The path is read once more right before each request.
     """
-    ports, left = executor.ports, []
+    ports, left = reconciler.ports, []
     try:
-        observation = executor.observe(target)
+        observation = reconciler.observe(target)
         listed = [key for place in observation.scope.places for key in keys.get(place, ())]
         served = observation.current.key_id if observation.current else None
         unreadable = [key for key in listed if isinstance(key, UnreadableKey) and key.id != served]
@@ -39,13 +39,13 @@ def revoke_the_unheld(
             key = orphan.key
             if orphan.ahead:
                 left.append(key.id)
-            elif orphan.state is not OrphanState.OVER and _is_orphan(executor, target, key):
+            elif orphan.state is not OrphanState.OVER and _is_orphan(reconciler, target, key):
                 # First so that it ends though deleting it fails, as in a pass.
                 end = whole_seconds(ports.clock.now() + REVOKED_WITHIN)
-                if set_expiry(ports, key.id, end, end) is None or not _is_orphan(executor, target, key):
+                if set_expiry(ports, key.id, end, end) is None or not _is_orphan(reconciler, target, key):
                     continue
                 ports.provider.delete(key.id)
-                fields = {"key_id": key.id, "key_name": key.name, "reason": Reason.REVOKED.value, **asked_by(order)}
+                fields = {"key_id": key.id, "key_name": key.name, "reason": Reason.REVOKED.value, **asked_by(request)}
                 ports.emit(Event(EventType.KEY_DELETED, target.name, Level.INFO, fields))
     except (StoreError, ProviderError) as error:
         return error
@@ -54,16 +54,16 @@ def revoke_the_unheld(
     return _left_alone(target, left, "may be about to be published (its name is of a later version)") if left else None
 
 
-def _is_orphan(executor: Executor, target: Target, key: ProviderKey) -> bool:
+def _is_orphan(reconciler: Reconciler, target: Target, key: ProviderKey) -> bool:
     """Whether no version of the path holds it now. The budget is waited for first: what is read must be of now."""
-    executor.ports.budget.take(executor.ports.clock.now())
-    observation = executor.observe(target)
-    if too_old(observation, executor.ports.clock):
+    reconciler.ports.budget.take(reconciler.ports.clock.now())
+    observation = reconciler.observe(target)
+    if too_old(observation, reconciler.ports.clock):
         raise ProviderRequestRefused(
             f"reading {target.path} took longer than {MAX_READ:.0f} s, so nothing more was revoked",
             "Look at the store's latency, and run the command again.",
         )
-    return bool(orphans(observation, [key], executor.ports.clock.now(), lambda _: False))
+    return bool(orphans(observation, [key], reconciler.ports.clock.now(), lambda _: False))
 
 
 def not_revoked(target: Target, plan: Plan | None) -> Iterator[RotatorError]:

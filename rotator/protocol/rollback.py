@@ -13,7 +13,7 @@ from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import ProviderKey
 from rotator.core.observation import Observation, overlong
 from rotator.core.plan import Plan, Reason, plan
-from rotator.core.request import Order
+from rotator.core.request import RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.superseded import Superseded, superseded_keys
 from rotator.core.target import Target
@@ -21,20 +21,20 @@ from rotator.core.times import timestamp
 from rotator.core.versions import Ownership, Record, compose
 from rotator.protocol.expiry import keep_until
 from rotator.protocol.publish import publish
-from rotator.protocol.reconciler import Executor, Report
+from rotator.protocol.reconciler import Reconciler, Report
 from rotator.protocol.rotation import emit_key_event, preserved_fields
 
 
-def roll_back(executor: Executor, target: Target, order: Order) -> Report:
+def roll_back(reconciler: Reconciler, target: Target, request: RotationRequest) -> Report:
     """Serve the previous key again, if it still works; if it turns out not to, rotate. Errors are in the report."""
     made: Plan | None = None
-    ports = executor.ports
+    ports = reconciler.ports
     try:
-        executor.confirm(executor.observe(target))
+        reconciler.confirm(reconciler.observe(target))
         ports.budget.take(ports.clock.now())
-        observation = executor.observe(target)  # once more: whoever waited for the budget knows old things
+        observation = reconciler.observe(target)  # once more: whoever waited for the budget knows old things
         made = plan(observation, ports.clock.now())
-        return _serve_again(executor, observation, _previous(observation), order)
+        return _serve_again(reconciler, observation, _previous(observation), request)
     except RotatorError as error:
         return Report(target, made, error)
 
@@ -62,8 +62,10 @@ def _previous(observation: Observation) -> Superseded:
     return previous
 
 
-def _serve_again(executor: Executor, observation: Observation, previous: Superseded, order: Order) -> Report:
-    target, record, ports = observation.target, previous.record, executor.ports
+def _serve_again(
+    reconciler: Reconciler, observation: Observation, previous: Superseded, request: RotationRequest
+) -> Report:
+    target, record, ports = observation.target, previous.record, reconciler.ports
     if record.key_id not in observation.vendor:
         raise CasMismatch(f"{target.path} was written meanwhile, and was left as it is", "Try again.")
     seen = observation.vendor[record.key_id].key
@@ -92,13 +94,13 @@ def _serve_again(executor: Executor, observation: Observation, previous: Superse
         ports,
         EventType.KEY_RESTORED,
         observation,
-        order,
+        request,
         record.key_id,
         record.key_name,
         reason=Reason.REQUESTED,
         expires_at=timestamp(ends),
     )
-    observation = executor.memory.note(observation, record.key_id, ProviderKey(seen.id, seen.name, ends))
+    observation = reconciler.memory.note(observation, record.key_id, ProviderKey(seen.id, seen.name, ends))
     data = compose(target, record, secret, preserved_fields(observation))
     base = observation.history.current_version
     written = publish(ports.store, ports.clock, target, data, base)
@@ -107,12 +109,12 @@ def _serve_again(executor: Executor, observation: Observation, previous: Superse
             f"another writer published to {target.path} first; nothing was rolled back",
             "Look at what is served now (`rotator status`), and say it again if need be.",
         )
-        return replace(executor.reconcile(target, replace(order, rotate=False)), error=error)
+        return replace(reconciler.reconcile(target, replace(request, rotate=False)), error=error)
     emit_key_event(
         ports,
         EventType.KEY_ROLLED_BACK,
         observation,
-        order,
+        request,
         record.key_id,
         record.key_name,
         reason=Reason.REQUESTED,
@@ -122,11 +124,11 @@ def _serve_again(executor: Executor, observation: Observation, previous: Superse
     failure: RotatorError | None = None
     try:
         ports.budget.take(until)
-        after = executor.observe(target)
-        executor.memory.note(after, record.key_id, ports.provider.retrieve(record.key_id))
+        after = reconciler.observe(target)
+        reconciler.memory.note(after, record.key_id, ports.provider.retrieve(record.key_id))
     except RotatorError as error:
         failure = error
-    report = executor.reconcile(target, replace(order, rotate=False))
+    report = reconciler.reconcile(target, replace(request, rotate=False))
     return replace(report, rolled_back=True, error=failure or report.error)
 
 

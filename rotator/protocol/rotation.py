@@ -27,7 +27,7 @@ from rotator.core.observation import Observation
 from rotator.core.plan import Reason, Rotate
 from rotator.core.ports import Clock, Listener, Ports
 from rotator.core.renewal import TIDYING, renew_at
-from rotator.core.request import SCHEDULED, Order
+from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
 from rotator.core.times import timestamp
@@ -47,23 +47,25 @@ PLACEHOLDER = Secret("x" * 128)
 
 
 class Rotation:
-    """Makes new keys and publishes them, for the targets of one provider and one store. Used by an `Executor`."""
+    """Makes new keys and publishes them, for the targets of one provider and one store. Used by a `Reconciler`."""
 
     def __init__(self, owner: str, ports: Ports, memory: Memory, min_age: timedelta) -> None:
         self._owner, self._ports, self._memory, self._min_age = owner, ports, memory, min_age
 
-    def rotate(self, observation: Observation, action: Rotate, order: Order) -> tuple[Observation | None, bool]:
+    def rotate(
+        self, observation: Observation, action: Rotate, request: RotationRequest
+    ) -> tuple[Observation | None, bool]:
         """Publish a new key. Returns what is known now, and whether our key is served.
 
         Nothing is known (None) after another write came first, or may have come since.
         """
-        offer = self._made_before(observation, action, order) or self._make(observation, action, order)
+        offer = self._made_before(observation, action, request) or self._make(observation, action, request)
         # Another may lead by now: the proof and the look-up can take as long as a Lease lasts.
-        if offer is None or (offer.unsettled and not may_act(self._ports, order)):
+        if offer is None or (offer.unsettled and not may_act(self._ports, request)):
             return observation, False
         return self._publish(observation, offer)
 
-    def _made_before(self, observation: Observation, action: Rotate, order: Order) -> PendingKey | None:
+    def _made_before(self, observation: Observation, action: Rotate, request: RotationRequest) -> PendingKey | None:
         """The key of an earlier pass whose write may land yet, if it is as good as a new one; proved like that.
 
         A store that takes no writes would have us make one key after the other, none of which we may remove.
@@ -84,16 +86,16 @@ class Rotation:
         except ProviderRequestRefused:  # some vendors have no other answer for a key that is gone
             found = None
         if found is None and record.is_younger(self._min_age, asked_at):
-            return replace(offer, reason=action.reason, order=order)  # the provider may not show it yet
+            return replace(offer, reason=action.reason, request=request)  # the provider may not show it yet
         if found is None or (found.expires_at is not None and found.expires_at < record.expires_at - TOLERANCE):
             self._memory.offers.pop(target.name, None)
             raise ProviderError(
                 f"the new key {record.key_id}, which waits to be written to {target.path}, is gone or about to expire",
                 "Nothing to do: the next try makes another one.",
             )
-        return replace(offer, reason=action.reason, order=order)
+        return replace(offer, reason=action.reason, request=request)
 
-    def _make(self, observation: Observation, action: Rotate, order: Order) -> PendingKey | None:
+    def _make(self, observation: Observation, action: Rotate, request: RotationRequest) -> PendingKey | None:
         """Prove that a key can be stored, and create one. None: that is another's to do by now."""
         target = observation.target
         ports = self._ports
@@ -107,7 +109,7 @@ class Rotation:
 
         # Nothing is minted in vain: first it is made sure that the store would take it.
         ports.store.preflight(target.path, compose(target, record, PLACEHOLDER, preserved_fields(observation)))
-        if not may_act(ports, order):  # another may lead by now: the proof can take as long as a Lease lasts
+        if not may_act(ports, request):  # another may lead by now: the proof can take as long as a Lease lasts
             return None
         try:
             created = ports.provider.create(name, target.parameters, asked)
@@ -115,21 +117,21 @@ class Rotation:
         except (ProviderUnavailable, ProviderCredentialRefused):  # not sent; or refused like every other request
             raise
         except ProviderError:  # whatever the status, the key may have been made
-            ports.strays.look_for(target, name, order)
+            ports.strays.look_for(target, name, request)
             raise
-        emit_key_event(ports, EventType.KEY_CREATED, observation, order, created.id, name, reason=action.reason)
+        emit_key_event(ports, EventType.KEY_CREATED, observation, request, created.id, name, reason=action.reason)
         try:
-            expires_at = self._believe(observation, created, name, asked, order, action.reason)
+            expires_at = self._believe(observation, created, name, asked, request, action.reason)
             self._try_out(created)
         except Exception:  # of whatever kind: nobody is served this key yet, and nobody else knows of it
-            self._discard(target, created.id, name, order)
+            self._discard(target, created.id, name, request)
             raise
         record = replace(record, key_id=created.id, expires_at=expires_at, key=created.secret.fingerprint)
-        return PendingKey(target.provider, action.base, record, created.secret, action.reason, order)
+        return PendingKey(target.provider, action.base, record, created.secret, action.reason, request)
 
     def _publish(self, observation: Observation, offer: PendingKey) -> tuple[Observation | None, bool]:
         """Have it served, if nobody writes first. What is returned is as `rotate` says."""
-        target, ports, record, order = observation.target, self._ports, offer.record, offer.order
+        target, ports, record, request = observation.target, self._ports, offer.record, offer.request
         key_id, name = record.key_id, record.key_name
         observed_at = ports.clock.monotonic()
         data = compose(target, record, offer.secret, preserved_fields(observation))
@@ -144,8 +146,8 @@ class Rotation:
             raise
         if version is None:
             about: dict[str, str | int] = {"reason": offer.reason, "version": offer.base + 1}
-            emit_key_event(ports, EventType.PUBLISH_CONFLICT, observation, order, key_id, name, **about)
-            self._discard(target, key_id, name, order)
+            emit_key_event(ports, EventType.PUBLISH_CONFLICT, observation, request, key_id, name, **about)
+            self._discard(target, key_id, name, request)
             return None, False
         emit_published(ports, observation, offer, version.number)
         self._memory.published(target, record, version.created_at)
@@ -195,7 +197,13 @@ class Rotation:
         return None
 
     def _believe(
-        self, observation: Observation, created: CreatedKey, name: str, asked: datetime, order: Order, reason: Reason
+        self,
+        observation: Observation,
+        created: CreatedKey,
+        name: str,
+        asked: datetime,
+        request: RotationRequest,
+        reason: Reason,
     ) -> datetime:
         """When the key really expires: as answered if that is earlier than asked; later is put right at the vendor.
 
@@ -212,7 +220,7 @@ class Rotation:
                 )
             if shown != answered:
                 about = {"reason": reason, "expires_at": timestamp(shown)}
-                emit_key_event(self._ports, EventType.KEY_SHORTENED, observation, order, created.id, name, **about)
+                emit_key_event(self._ports, EventType.KEY_SHORTENED, observation, request, created.id, name, **about)
             answered = shown
         if answered <= earliest_now(self._ports.clock):
             raise ProviderRequestRefused(
@@ -237,7 +245,7 @@ class Rotation:
             else:
                 return
 
-    def _discard(self, target: Target, key_id: str, name: str, order: Order) -> None:
+    def _discard(self, target: Target, key_id: str, name: str, request: RotationRequest) -> None:
         """Remove a key that this process created, and that can never be served; if it is shown to be that key."""
         ports = self._ports
         try:
@@ -250,9 +258,9 @@ class Rotation:
         except ProviderError:
             is_it = False
         if not is_it:
-            ports.strays.look_for(target, name, order)
+            ports.strays.look_for(target, name, request)
             return
-        fields = {"key_id": key_id, "key_name": name, "reason": UNPUBLISHED, **asked_by(order)}
+        fields = {"key_id": key_id, "key_name": name, "reason": UNPUBLISHED, **asked_by(request)}
         self._ports.emit(Event(EventType.KEY_DELETED, target.name, Level.INFO, fields))
 
 
@@ -282,22 +290,22 @@ def earliest_now(clock: Clock) -> datetime:
     return clock.now() - max(timedelta(0), clock.disputed_by())
 
 
-def may_act(ports: Ports, order: Order) -> bool:
+def may_act(ports: Ports, request: RotationRequest) -> bool:
     """What is scheduled is the leader's; a person is obeyed by any replica."""
-    return order.by != SCHEDULED.by or ports.leads()
+    return request.by != SCHEDULED.by or ports.leads()
 
 
 def emit_key_event(
     ports: Ports,
     what: EventType,
     observation: Observation,
-    order: Order,
+    request: RotationRequest,
     key_id: str,
     key_name: str,
     **fields: str | int,
 ) -> None:
     """Tell what was done to a key of a target, by whose wish."""
-    fields = {"key_id": key_id, "key_name": key_name, **fields, **asked_by(order)}
+    fields = {"key_id": key_id, "key_name": key_name, **fields, **asked_by(request)}
     ports.emit(Event(what, observation.target.name, Level.INFO, fields))
 
 
@@ -308,7 +316,7 @@ def emit_published(ports: Ports, observation: Observation, offer: PendingKey, ve
         ports,
         EventType.KEY_PUBLISHED,
         observation,
-        offer.order,
+        offer.request,
         record.key_id,
         record.key_name,
         reason=offer.reason,
@@ -323,9 +331,9 @@ def left_behind(emit: Listener, target: Target, key_id: str, name: str, error: R
     emit(Event(EventType.KEY_NOT_REMOVED, target.name, Level.WARNING, fields))
 
 
-def asked_by(order: Order) -> dict[str, str]:
+def asked_by(request: RotationRequest) -> dict[str, str]:
     """Who asked for it, and why."""
-    return {"by": order.by, **({"comment": order.comment} if order.comment else {})}
+    return {"by": request.by, **({"comment": request.comment} if request.comment else {})}
 
 
 def listed(ports: Ports, deadline: datetime = TIDYING) -> tuple[ListedKey, ...]:

@@ -15,7 +15,7 @@ from rotator.core.events import Event, EventType, Level
 from rotator.core.keys import ListedKey
 from rotator.core.ports import Budget, Clock, Listener, Provider
 from rotator.core.renewal import TIDYING
-from rotator.core.request import Order
+from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.versions import Record
 from rotator.protocol.rotation import UNPUBLISHED, asked_by, left_behind
@@ -36,7 +36,7 @@ class Stray:
 
     target: Target
     name: str
-    order: Order
+    request: RotationRequest
     since: float  # monotonic
     missed: bool = False  # by a list that was read when the provider may not have shown it yet
 
@@ -68,9 +68,9 @@ class StrayKeys:
         self._removing = threading.Lock()
         self._next_at = float("-inf")
 
-    def look_for(self, target: Target, name: str, order: Order) -> None:
+    def look_for(self, target: Target, name: str, request: RotationRequest) -> None:
         """Have the key of this name removed, if there is one."""
-        self.waiting[name] = Stray(target, name, order, self._clock.monotonic())
+        self.waiting[name] = Stray(target, name, request, self._clock.monotonic())
 
     @property
     def due(self) -> bool:
@@ -126,7 +126,7 @@ class StrayKeys:
         except ProviderError as error:
             self._leave(stray, key.id, error)
             return
-        fields = {"key_id": key.id, "key_name": stray.name, "reason": UNPUBLISHED, **asked_by(stray.order)}
+        fields = {"key_id": key.id, "key_name": stray.name, "reason": UNPUBLISHED, **asked_by(stray.request)}
         self._emit(Event(EventType.KEY_DELETED, stray.target.name, Level.INFO, fields))
 
     def _leave(self, stray: Stray, key_id: str, error: RotatorError) -> None:

@@ -11,7 +11,7 @@ published in between is found there. What is an orphan is judged by `orphans`, w
 - With more orphans than `max_orphans` none is touched: more likely than so many crashes is that something is wrong
   with what we see.
 - A served key that the list lacks, or shows as ending early, is looked up by itself. What was learned goes to the
-  executor; the targets that need a pass because of it are returned, and replacing and restoring is done there.
+  reconciler; the targets that need a pass because of it are returned, and replacing and restoring is done there.
 - Where the provider does not know most served keys, none of them is replaced and nothing is tidied away.
 
 Nothing is done about keys whose name is not that of a configured target's path, and nothing on a path that is not ours.
@@ -47,7 +47,7 @@ from rotator.core.versions import Record
 from rotator.protocol.doubt import Missing, look_up_each
 from rotator.protocol.expiry import set_expiry
 from rotator.protocol.recognition import is_most
-from rotator.protocol.reconciler import Executor, too_old
+from rotator.protocol.reconciler import Reconciler, too_old
 from rotator.protocol.rotation import listed
 
 PATIENCE = timedelta(hours=12)
@@ -106,7 +106,7 @@ class Sweeper:
     def __init__(
         self,
         provider: str,
-        groups: Sequence[tuple[Executor, Sequence[Target]]],
+        groups: Sequence[tuple[Reconciler, Sequence[Target]]],
         budget: Budget,
         owners: frozenset[str],
         settle: timedelta,
@@ -141,8 +141,8 @@ class Sweeper:
         try:
             listing = listed(self._ports, deadline)
         except ProviderError as error:
-            for executor, _ in self._groups:
-                executor.memory.swept(complete=False)
+            for reconciler, _ in self._groups:
+                reconciler.memory.swept(complete=False)
             return SweepReport(self.provider, error=error)
         keys = {key.id: self._dated(key) for key in listing if isinstance(key, ProviderKey)}
         unreadable = by_place(key for key in listing if isinstance(key, UnreadableKey))
@@ -150,8 +150,8 @@ class Sweeper:
         undated = [key.id for key in keys.values() if key.created_at is None]
         self._first_seen = {key_id: self._first_seen.get(key_id, self._monotonic()) for key_id in undated}
         swept = self._compare(keys, unreadable, stopping)
-        for executor, _ in self._groups:
-            executor.memory.swept(complete=not swept.stopped)
+        for reconciler, _ in self._groups:
+            reconciler.memory.swept(complete=not swept.stopped)
         limit = self._max_orphans if max_orphans is None else max_orphans
         to_shorten = sum(orphan.state is OrphanState.TO_SHORTEN for orphan in swept.orphans)
         if swept.error is not None:
@@ -164,10 +164,10 @@ class Sweeper:
             swept = self._tidy(swept, by, deadline, stopping)
         return replace(swept, dry_run=dry_run)
 
-    def _targets(self) -> Iterator[tuple[Executor, Target]]:
-        for executor, targets in self._groups:
+    def _targets(self) -> Iterator[tuple[Reconciler, Target]]:
+        for reconciler, targets in self._groups:
             for target in targets:
-                yield executor, target
+                yield reconciler, target
 
     # --- look --------------------------------------------------------------------------------------------------------
 
@@ -183,15 +183,15 @@ class Sweeper:
         """
         found = _Compared(keys, unreadable, by_place(keys.values()))
         stopped = False
-        for executor, target in self._targets():
+        for reconciler, target in self._targets():
             if stopping():
                 stopped = True
                 break
             try:
-                self._compare_one(executor, target, found)
+                self._compare_one(reconciler, target, found)
             except (StoreError, ProviderError) as error:
                 found.failed[target.name] = error
-                executor.memory.look_closer(target)
+                reconciler.memory.look_closer(target)
         missing = () if stopped else found.missing
         listed_now = {key.id for key in keys.values() if _lives(key, self._ports.clock.now())}
         answers = look_up_each(missing, found.served, self._ports.budget, listed_now)
@@ -222,12 +222,12 @@ class Sweeper:
             unknown=unknown if held else (),
         )
 
-    def _compare_one(self, executor: Executor, target: Target, found: "_Compared") -> None:
-        places = executor.scope(target).places
+    def _compare_one(self, reconciler: Reconciler, target: Target, found: "_Compared") -> None:
+        places = reconciler.scope(target).places
         mine = [key for place in places for key in found.left.pop(place, ())]
         if spoils := [key for place in places for key in found.unreadable.get(place, ())]:
             found.spoilt[target.name] = KeyUnreadable(target.path, spoils)
-        observation = _read(executor, target, [*mine, *spoils])
+        observation = _read(reconciler, target, [*mine, *spoils])
         record, now = _served(observation), self._ports.clock.now()
         lives = record is not None and record.expires_at > now
         known = found.keys.get(record.key_id) if record else None
@@ -237,13 +237,13 @@ class Sweeper:
         is_listed = known is not None and _lives(known, now)
         is_missing = lives and not is_recognised and not is_listed
         if is_missing:
-            found.missing.append((executor, target))
+            found.missing.append((reconciler, target))
         else:
             try:
-                observation = self._learn(executor, observation, found.keys, {key.id for key in spoils})
+                observation = self._learn(reconciler, observation, found.keys, {key.id for key in spoils})
             except ProviderError as error:  # of the served key; the path's other keys are judged without it
                 found.failed[target.name] = error
-                executor.memory.look_closer(target)
+                reconciler.memory.look_closer(target)
         now = self._ports.clock.now()
         found.served += lives
         is_proved = is_recognised and not is_listed  # else the list and the look-up contradict each other
@@ -254,15 +254,15 @@ class Sweeper:
             (found.gone if is_proved else found.unknown).append(target)
             found.witness = next((key.id for key in mine if is_proved and _lives(key, now)), found.witness)
         actions = plan(observation, now).actions
-        offer = executor.memory.offers.get(target.name)
+        offer = reconciler.memory.offers.get(target.name)
         is_due = any(isinstance(action, Rotate) for action in actions)
         waiting = offer.record.key_id if offer and is_due else ""  # the next pass of this process writes it
         lonely = orphans(observation, mine, now, partial(self._is_on_its_way, waiting))
         found.orphans += lonely
         if any(orphan.state is OrphanState.EMPTIED for orphan in lonely):
-            executor.memory.emptied(target)
+            reconciler.memory.emptied(target)
         # What only time has made due is the schedule's business.
-        urgent = executor.memory.is_emptied(target) or any(
+        urgent = reconciler.memory.is_emptied(target) or any(
             not isinstance(action, Rotate) or action.reason is Reason.MISSING for action in actions
         )
         if urgent or (record and cut_short(observation, record, now)):
@@ -279,13 +279,13 @@ class Sweeper:
     def _judge(self, found: "_Compared", unknown: Sequence[Target], *, complete: bool) -> bool:
         """Return whether the served keys that the provider does not know are left alone."""
         gone, names = ([target.name for target in some] for some in (found.gone, unknown))
-        of_each = {id(executor.recognition): executor.recognition for executor, _ in self._groups}
+        of_each = {id(reconciler.recognition): reconciler.recognition for reconciler, _ in self._groups}
         held = [one.compared(gone, names, found.served, complete=complete) for one in of_each.values()]
         return any(held) and bool(unknown)
 
     def _learn(
         self,
-        executor: Executor,
+        reconciler: Reconciler,
         observation: Observation,
         keys: Mapping[str, ProviderKey],
         unreadable: Collection[str],
@@ -301,14 +301,14 @@ class Sweeper:
         for entry in observation.entries:
             key = keys.get(entry.key_id or "")
             if key is not None and key.id != served.key_id:
-                observation = executor.memory.note(observation, key.id, key, listed=True)
+                observation = reconciler.memory.note(observation, key.id, key, listed=True)
         key = keys.get(served.key_id)
         was_gone = is_gone(observation, self._ports.clock.now())  # the credential may have been another one then
         if served.key_id in unreadable and not was_gone:
             return observation
         if key is None or was_gone or (key.expires_at and key.expires_at < served.expires_at - TOLERANCE):
-            return executor.look_up(observation, served, self._ports.budget)
-        executor.memory.show(observation.target, observation.scope, key)
+            return reconciler.look_up(observation, served, self._ports.budget)
+        reconciler.memory.show(observation.target, observation.scope, key)
         return observation
 
     def _is_unsettled(self, key: ProviderKey) -> bool:
@@ -336,7 +336,7 @@ class Sweeper:
         for orphan in swept.orphans:
             if _needs_us(orphan):
                 to_end.setdefault(orphan.target.name, []).append(orphan)
-        for executor, target in self._targets():
+        for reconciler, target in self._targets():
             mine = to_end.get(target.name, [])
             fence: int | None = None
             for number, orphan in enumerate(mine):
@@ -345,8 +345,8 @@ class Sweeper:
                     break
                 try:
                     if orphan.ahead and orphan.state is OrphanState.TO_SHORTEN and fence is None:
-                        fence = self._fence(executor, target, by)
-                    if (ended := self._end(executor, orphan, by, deadline, fence)) is not None:
+                        fence = self._fence(reconciler, target, by)
+                    if (ended := self._end(reconciler, orphan, by, deadline, fence)) is not None:
                         after.append(ended)
                 except (StoreError, ProviderError) as error:
                     failed[target.name] = error
@@ -354,18 +354,18 @@ class Sweeper:
                     break
         return replace(swept, orphans=tuple(after), failed=failed)
 
-    def _fence(self, executor: Executor, target: Target, by: str) -> int:
+    def _fence(self, reconciler: Reconciler, target: Target, by: str) -> int:
         """Write the current data again; the version that it became, or 0: somebody else wrote first.
 
         Sent once. A refused write is not settled by looking, as that of a new key is: another sweep's fence holds the
         same data, and stands where ours was meant to be, but not where a writer is about to publish.
         """
-        observation = executor.observe(target)
+        observation = reconciler.observe(target)
         current, entry = observation.history.current, observation.current
         if current is None or current.data is None or entry is None or entry.record is None:
             return 0
         try:
-            written = executor.ports.store.write(target.path, current.data, cas=current.number)
+            written = reconciler.ports.store.write(target.path, current.data, cas=current.number)
         except CasMismatch:
             return 0
         fields: Fields = {
@@ -375,10 +375,12 @@ class Sweeper:
             "reason": Reason.ORPHAN.value,
             "by": by,
         }
-        executor.ports.emit(Event(EventType.PATH_FENCED, target.name, Level.INFO, fields))
+        reconciler.ports.emit(Event(EventType.PATH_FENCED, target.name, Level.INFO, fields))
         return written.number
 
-    def _end(self, executor: Executor, orphan: Orphan, by: str, deadline: datetime, fence: int | None) -> Orphan | None:
+    def _end(
+        self, reconciler: Reconciler, orphan: Orphan, by: str, deadline: datetime, fence: int | None
+    ) -> Orphan | None:
         """Shorten it, or remove its record; unless it turns out that it is in a version now. None: it is gone.
 
         A read that does not know of our own fence is from the past, and in what it lacks the key may stand. So may the
@@ -391,7 +393,7 @@ class Sweeper:
         if found is None:
             return None
         key = replace(self._dated(found), created_at=orphan.key.created_at)
-        still = self._is_still(executor, orphan, key, deadline, fence)
+        still = self._is_still(reconciler, orphan, key, deadline, fence)
         if still is None:
             return orphan
         fields = {"key_id": key.id, "key_name": key.name, "reason": Reason.ORPHAN.value, "by": by}
@@ -410,17 +412,17 @@ class Sweeper:
                 Event(EventType.KEY_SHORTENED, target.name, Level.INFO, {**fields, "expires_at": timestamp(ends)})
             )
             later = corrected(asked, ends)
-            again = self._is_still(executor, orphan, key, deadline, fence) if later else None
+            again = self._is_still(reconciler, orphan, key, deadline, fence) if later else None
             asked = Asked(until, later) if later and again else None
         return replace(still, outcome=Outcome.SHORTENED, until=self._ends[key.id].shown)
 
     def _is_still(
-        self, executor: Executor, orphan: Orphan, key: ProviderKey, deadline: datetime, fence: int | None
+        self, reconciler: Reconciler, orphan: Orphan, key: ProviderKey, deadline: datetime, fence: int | None
     ) -> Orphan | None:
         """The orphan, if a fresh look at the path shows it to be one, and nothing may publish it meanwhile."""
         ports = self._ports
         ports.budget.take(deadline)
-        observation = executor.observe(orphan.target)
+        observation = reconciler.observe(orphan.target)
         # Where the list and the look-up differ it waits for the next sweep: `max_orphans` was counted by the list.
         found_again = orphans(observation, [key], ports.clock.now(), self._is_unsettled)
         still = next((again for again in found_again if again.state is orphan.state), None)
@@ -456,14 +458,14 @@ def _lives(key: ProviderKey, now: datetime) -> bool:
     return key.expires_at is None or key.expires_at > now
 
 
-def _read(executor: Executor, target: Target, mine: Sequence[ListedKey]) -> Observation:
+def _read(reconciler: Reconciler, target: Target, mine: Sequence[ListedKey]) -> Observation:
     """The whole history only where the list holds another key of this path than the served one."""
     if len(mine) <= 1:
-        observation = executor.read_current(target)
+        observation = reconciler.read_current(target)
         served = observation.current and observation.current.key_id
         if all(key.id == served for key in mine):
             return observation
-    return executor.observe(target)
+    return reconciler.observe(target)
 
 
 def _needs_us(orphan: Orphan) -> bool:

@@ -11,7 +11,7 @@ from support.world import IssuedKey
 from rotator.core.errors import ProviderError
 from rotator.core.keys import KeyName
 from rotator.core.plan import Reason
-from rotator.core.request import SCHEDULED, Order
+from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
 from rotator.core.versions import RECORD_FIELD, Record, compose
@@ -28,16 +28,16 @@ from simulation.intent import Intent
 from simulation.invariants import SOMEBODYS
 from simulation.scheduler import Freezable, Happening, Killed
 
-FORCED = Order(rotate=True, by="person")
-REVOKED = Order(rotate=True, revoke_now=True, by="person")
-ADOPTED = Order(rotate=True, adopt=True, by="person")
+FORCED = RotationRequest(rotate=True, by="person")
+REVOKED = RotationRequest(rotate=True, revoke_now=True, by="person")
+ADOPTED = RotationRequest(rotate=True, adopt=True, by="person")
 
 
 @dataclass(slots=True, eq=False)
 class Life:
     """What a process has in memory; gone when it is killed."""
 
-    executor: execute.Executor
+    reconciler: execute.Reconciler
     sweeper: sweep.Sweeper
     strays: StrayKeys
     due: dict[str, float]  # when each target is looked at next
@@ -81,13 +81,13 @@ class Program:
         waiting = before.strays.waiting if before else None
         min_age = timedelta(seconds=self.around.settings.settle)
         mine, strays = ports(line, read, self.clock, f"{self._seed}/{self._lives}", served, min_age, waiting)
-        memory = Memory(before.executor.memory.kept if before else None, served, is_swept=self.is_swept)
+        memory = Memory(before.reconciler.memory.kept if before else None, served, is_swept=self.is_swept)
         settings = self.around.settings
         claims = Claims((target, mine.store) for target in self.targets)
-        executor = execute.Executor(read.owner, read.former_owners, names, mine, memory, min_age, claims=claims)
+        reconciler = execute.Reconciler(read.owner, read.former_owners, names, mine, memory, min_age, claims=claims)
         sweeper = sweep.Sweeper(
             "respan",
-            [(executor, self.targets)],
+            [(reconciler, self.targets)],
             mine.budget,
             read.owners,
             min_age,
@@ -95,7 +95,7 @@ class Program:
         )
         now = self.around.scheduler.now
         under_way = before.under_way if before else set()
-        return Life(executor, sweeper, strays, {target.name: now for target in self.targets}, under_way)
+        return Life(reconciler, sweeper, strays, {target.name: now for target in self.targets}, under_way)
 
     def thread(self, name: str, work: Callable[[Random], None]) -> None:
         """Another thread of this process, which does `work` over and over."""
@@ -114,22 +114,22 @@ class Program:
         label = f"{self.name}.{name}"
         self.around.scheduler.add(self.process, label, Random(f"{self._seed}/{name}/calls"), body)
 
-    def pass_over(self, target: Target, order: Order, *, roll_back: bool = False) -> execute.Report:
+    def pass_over(self, target: Target, request: RotationRequest, *, roll_back: bool = False) -> execute.Report:
         """One pass, and what the invariants have to know of it."""
         around = self.around
-        adopting = order.adopt or target.adopt
+        adopting = request.adopt or target.adopt
         intent = Intent(
             target.path,
             life=f"{self.name}/{self._lives}",
-            scheduled=order == SCHEDULED,
+            scheduled=request == SCHEDULED,
             by_person=roll_back,
             adopting=adopting,
-            revoking=order.revoke_now,
+            revoking=request.revoke_now,
             trusts_its_clock=self.clock.trusted(),
         )
         around.begin(intent)
-        executor, configuration = self.life.executor, self.configuration
-        report = rollback.roll_back(executor, target, order) if roll_back else executor.reconcile(target, order)
+        reconciler, configuration = self.life.reconciler, self.configuration
+        report = rollback.roll_back(reconciler, target, request) if roll_back else reconciler.reconcile(target, request)
         around.coverage["rotations"] += report.rotated
         if report.rotated and report.attempted is Reason.DRIFTED:
             around.coverage["drifted"] += 1
@@ -206,7 +206,7 @@ class Replica(Program):
             wait = 60.0
         life.due[target.name] = around.scheduler.now + wait
 
-    def _order(self, draw: float) -> Order:
+    def _order(self, draw: float) -> RotationRequest:
         around, settings = self.around, self.around.settings
         actor = around.scheduler.running
         if draw >= settings.revoked + settings.forced or not around.happens(f"{actor.name}!{actor.calls}", "forced"):
@@ -235,11 +235,11 @@ class Commands(Program):
             self._extend(timedelta(seconds=300 + wait * 1200))
             return
         what /= 1 - around.settings.extends
-        kind, order = ("rollback", Order(by="person")) if what < 0.5 else ("rotate", FORCED)
+        kind, request = ("rollback", RotationRequest(by="person")) if what < 0.5 else ("rotate", FORCED)
         if what > 0.7:
-            kind, order = ("rotate --revoke-now", REVOKED) if what < 0.85 else ("rotate --adopt", ADOPTED)
+            kind, request = ("rotate --revoke-now", REVOKED) if what < 0.85 else ("rotate --adopt", ADOPTED)
         around.scheduler.note(self.name, kind, target.path, "")
-        report = self.pass_over(target, order, roll_back=kind == "rollback")
+        report = self.pass_over(target, request, roll_back=kind == "rollback")
         around.coverage[f"{kind}: {'error' if report.error else 'done'}"] += 1
         if self.life.strays.waiting:
             self.remove_strays(at_last=True)
@@ -249,12 +249,12 @@ class Commands(Program):
         around.scheduler.note(self.name, "extend", "", f"for {time.total_seconds():.0f} s")
         around.begin(Intent(extending=True))
         until = self.clock.now().replace(microsecond=0) + time
-        executor = self.life.executor
+        reconciler = self.life.reconciler
         try:
-            keys = rotate.listed(executor.ports)
+            keys = rotate.listed(reconciler.ports)
         except ProviderError:
             return
-        found, _ = living(executor, keys, self.configuration.owners, self.targets, until)
+        found, _ = living(reconciler, keys, self.configuration.owners, self.targets, until)
         ended = [one.extend(until) for one in found]
         around.coverage["extended"] += sum(isinstance(ends, datetime) for ends in ended)
         around.coverage["extended by slug"] += sum(key.by_slug for key in found)

@@ -1,4 +1,4 @@
-"""Thousands of targets on one budget, in simulated time: the real agenda, budget, planner and executor, for days.
+"""Thousands of targets on one budget, in simulated time: the real agenda, budget, planner and reconciler, for days.
 
 Workers are threads that hand over a baton, as everywhere here, but nothing befalls them: what is looked at is whether
 every key is replaced in time. What a real engine adds (a pool, lanes) decides nothing about when.
@@ -19,7 +19,7 @@ from rotator.core.ports import Ports
 from rotator.core.target import KeyParameters, Target
 from rotator.core.times import hash_fraction, next_turn
 from rotator.daemon.schedule import Schedule
-from rotator.protocol.reconciler import Executor
+from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.strays import StrayKeys
 from rotator.runtime.rate_limit import CALLS_PER_ROTATION, WINDOW, SlidingWindow
 from simulation.scheduler import Freezable, Scheduler
@@ -153,7 +153,7 @@ class Fleet:
                 self.replaced.append(Replaced(event.target, now, before, before - self.renew_before))
 
         provider = VendorClient(vendor, line, "fleet")
-        executor = Executor(
+        reconciler = Reconciler(
             OWNER,
             frozenset(),
             frozenset(targets),
@@ -173,8 +173,9 @@ class Fleet:
         def work() -> None:
             while True:
                 if entry := agenda.take():
-                    name, order = entry
-                    agenda.done(executor.reconcile(targets[name], order, roll_out_at.get(name)), order)
+                    name, task = entry
+                    options = replace(task.options, roll_out_at=roll_out_at.get(name))
+                    agenda.done(reconciler.reconcile(targets[name], task.request, options), task)
                 else:
                     clock.sleep(LOOKS_EVERY)
 

@@ -45,7 +45,7 @@ from simulation.invariants import (
     UNSETTLED,
 )
 
-Executor, Rotation, Memory, Sweeper = execute.Executor, rotate.Rotation, memory.Memory, sweep.Sweeper
+Reconciler, Rotation, Memory, Sweeper = execute.Reconciler, rotate.Rotation, memory.Memory, sweep.Sweeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +107,14 @@ MUTATIONS = {
                 "    try:\n        listing =",
                 "    self._early = {}\n"
                 "    try:\n"
-                "        for executor, target in self._targets():\n"
-                "            self._early[target.name] = executor.observe(target)\n"
+                "        for reconciler, target in self._targets():\n"
+                "            self._early[target.name] = reconciler.observe(target)\n"
                 "    except StoreError as error:\n"
                 "        return SweepReport(self._provider, error=error)\n"
                 "    try:\n        listing =",
             ),
-            Edit(Sweeper._compare_one, "_read(executor, target, [*mine, *spoils])", "self._early[target.name]"),
-            Edit(Sweeper._is_still, "executor.observe(orphan.target)", "self._early[orphan.target.name]"),
+            Edit(Sweeper._compare_one, "_read(reconciler, target, [*mine, *spoils])", "self._early[target.name]"),
+            Edit(Sweeper._is_still, "reconciler.observe(orphan.target)", "self._early[orphan.target.name]"),
             Edit(
                 Sweeper._is_still,
                 "too_old(observation, ports.clock) or unfenced or observation.history.current_version < (fence or 0)",
@@ -129,7 +129,7 @@ MUTATIONS = {
             Edit(
                 Rotation._publish,
                 "left_behind(",
-                "self._discard(target, key_id, name, order); (lambda *_: 0)(",
+                "self._discard(target, key_id, name, request); (lambda *_: 0)(",
             ),
         ),
     ),
@@ -139,7 +139,7 @@ MUTATIONS = {
         (
             Edit(
                 Rotation._make,
-                "        ports.strays.look_for(target, name, order)\n        raise\n",
+                "        ports.strays.look_for(target, name, request)\n        raise\n",
                 "        created = ports.provider.create(name, target.parameters, asked)\n",
             ),
         ),
@@ -193,7 +193,7 @@ MUTATIONS = {
     "delete before destroy": Mutation(
         "rollbacks",
         (SERVED,),
-        (Edit(Executor._retire, "    if numbers:", "    self.ports.provider.delete(key.key_id)\n    if numbers:"),),
+        (Edit(Reconciler._retire, "    if numbers:", "    self.ports.provider.delete(key.key_id)\n    if numbers:"),),
     ),
     "shorten to now": Mutation(
         "races", (GRACE_CUT,), (Edit(superseded.superseded_keys, "since + observation.target.grace_period", "since"),)
@@ -221,7 +221,9 @@ MUTATIONS = {
         (NOT_HEALED,),
         (
             Edit(
-                Sweeper._learn, "return executor.look_up(observation, served, self._ports.budget)", "return observation"
+                Sweeper._learn,
+                "return reconciler.look_up(observation, served, self._ports.budget)",
+                "return observation",
             ),
             Edit(doubt.look_up_each, "in enumerate(missing)", "in enumerate(())"),
         ),
@@ -232,8 +234,8 @@ MUTATIONS = {
         (
             Edit(
                 Sweeper._compare,
-                "executor.memory.look_closer(target)\n    missing",
-                "executor.memory.look_closer(target)\n            break\n    missing",
+                "reconciler.memory.look_closer(target)\n    missing",
+                "reconciler.memory.look_closer(target)\n            break\n    missing",
             ),
             Edit(Sweeper._compare_one, "found.failed[target.name] = error", "raise"),
         ),
@@ -241,7 +243,7 @@ MUTATIONS = {
     "a key that the provider does not show yet is missing": Mutation(
         "mixed",
         (NEEDLESS,),
-        (Edit(Executor.look_up, "found is None and self._may_be_hidden(observation, record, asked_at)", "False"),),
+        (Edit(Reconciler.look_up, "found is None and self._may_be_hidden(observation, record, asked_at)", "False"),),
     ),
     "a waiting key that the provider does not show yet is given up": Mutation(
         "mixed", (HEAPED,), (Edit(Rotation._made_before, "found is None and record.is_younger(", "False and ("),)
@@ -270,7 +272,7 @@ MUTATIONS = {
         (NOT_HEALED, LATE),
         (
             Edit(execute.too_old, "took > MAX_READ", "took > MAX_AGE"),
-            Edit(Executor.reconcile, "and not isinstance(action, Rotate)", ""),
+            Edit(Reconciler.reconcile, "and not isinstance(action, Rotate)", ""),
         ),
     ),
     "a sweep acts on old knowledge": Mutation(
@@ -303,7 +305,7 @@ MUTATIONS = {
     ),
     "nothing settles": Mutation("mixed", (UNSETTLED,), (Edit(orphans.orphans, "elif unsettled(key):", "elif False:"),)),
     "a create that was not answered is forgotten": Mutation(
-        "races", (IN_VAIN,), (Edit(Rotation._make, "ports.strays.look_for(target, name, order)", "pass"),)
+        "races", (IN_VAIN,), (Edit(Rotation._make, "ports.strays.look_for(target, name, request)", "pass"),)
     ),
     "a create that was refused is believed": Mutation(
         "mixed", (IN_VAIN,), (Edit(Rotation._make, "except ProviderError:", "except ProviderOutcomeUnknown:"),)
@@ -331,7 +333,7 @@ MUTATIONS = {
         ),
     ),
     "a key whose write was not answered is not offered again": Mutation(
-        "mixed", (HEAPED,), (Edit(Rotation.rotate, "self._made_before(observation, action, order) or ", ""),)
+        "mixed", (HEAPED,), (Edit(Rotation.rotate, "self._made_before(observation, action, request) or ", ""),)
     ),
     "a longer life than asked for is believed": Mutation(
         "mixed",
@@ -348,10 +350,10 @@ MUTATIONS = {
         "rollbacks", (NOT_HELD,), (Edit(renewal.rolled_back_at, "if other else None", "if False else None"),)
     ),
     "who does not lead acts": Mutation(
-        "mixed", (IDLE,), (Edit(rotate.may_act, "order.by != SCHEDULED.by or ports.leads()", "True"),)
+        "mixed", (IDLE,), (Edit(rotate.may_act, "request.by != SCHEDULED.by or ports.leads()", "True"),)
     ),
     "who does not lead any more makes a key": Mutation(
-        "mixed", (IDLE,), (Edit(Rotation._make, "not may_act(ports, order)", "False"),)
+        "mixed", (IDLE,), (Edit(Rotation._make, "not may_act(ports, request)", "False"),)
     ),
     "what was seen before an extend is believed": Mutation(
         "extends",

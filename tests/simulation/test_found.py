@@ -5,21 +5,21 @@ from datetime import timedelta
 from support.world import HOUR, World, afterwards, make_target, refuse
 
 from rotator.core.errors import StoreUnavailable
-from rotator.core.request import Order
+from rotator.core.request import RotationRequest
 from rotator.protocol.rollback import roll_back
 
 
 def test_what_a_person_rolled_back_to_is_held_longer_than_a_grace() -> None:
     """`python -m simulation 207 --profile mixed` of the first day."""
     world = World(make_target(grace_period=HOUR))
-    executor = world.executor()
-    executor.reconcile(world.target)
+    reconciler = world.reconciler()
+    reconciler.reconcile(world.target)
     world.clock.advance(17 * HOUR)
-    executor.reconcile(world.target)
+    reconciler.reconcile(world.target)
     assert world.store.rollback(world.target.path, 1)
     again = world.served()
     for _ in range(6):  # half of the seven hours that it has left are three and a half
-        executor.reconcile(world.target)
+        reconciler.reconcile(world.target)
         world.clock.advance(HOUR / 2)
     assert world.served() is again
 
@@ -34,7 +34,7 @@ def test_no_key_is_published_that_was_asked_for_with_an_end_in_the_past() -> Non
         world.clock.wall_jump = timedelta(0)
 
     world.at("provider.create", afterwards(put_right))
-    world.executor().reconcile(world.target)
+    world.reconciler().reconcile(world.target)
     served = world.served()
     assert served is None or world.vendor.alive(served)
 
@@ -42,15 +42,15 @@ def test_no_key_is_published_that_was_asked_for_with_an_end_in_the_past() -> Non
 def test_a_rollback_does_not_shorten_a_key_that_was_extended() -> None:
     """Its grace may end later than it would have; and the rollback may fail after that."""
     world = World()
-    executor = world.executor()
-    executor.reconcile(world.target)
+    reconciler = world.reconciler()
+    reconciler.reconcile(world.target)
     first = world.served()
     assert first
     world.clock.advance(23 * HOUR)
     first.expires_at = world.clock.now() + 24 * HOUR
-    executor.reconcile(world.target)
+    reconciler.reconcile(world.target)
     ends = first.expires_at
     assert ends == world.clock.now() + world.target.grace_period
     world.at("store.write", refuse(StoreUnavailable("no answer")))
-    roll_back(executor, world.target, Order())
+    roll_back(reconciler, world.target, RotationRequest())
     assert first.expires_at == ends

@@ -1,4 +1,4 @@
-"""An hour without the vendor or the store ends without a stampede: agenda, budgets, sweeper and executor together.
+"""An hour without the vendor or the store ends without a stampede: agenda, budgets, sweeper and reconciler together.
 
 In simulated time, as `fleet` has it, with a sweep on its fifth of the budget that begins when all is well again.
 """
@@ -18,7 +18,7 @@ from rotator.core.ports import Ports
 from rotator.core.times import hash_fraction
 from rotator.daemon.schedule import Schedule
 from rotator.protocol.memory import Memory
-from rotator.protocol.reconciler import Executor
+from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.strays import StrayKeys
 from rotator.protocol.sweeper import Sweeper
 from rotator.runtime.rate_limit import SlidingWindow
@@ -85,17 +85,17 @@ class Story:
         ports = Ports(
             provider, StoreClient(store, scheduler.clock, self.line, "fleet"), budget, clock, Random(0), emit, strays
         )
-        executor = Executor(OWNER, frozenset(), frozenset(targets), ports, Memory(is_swept=True))
+        reconciler = Reconciler(OWNER, frozenset(), frozenset(targets), ports, Memory(is_swept=True))
         share = SlidingWindow(max(1, LIMIT // 5), clock, budget)
-        sweeper = Sweeper("respan", [(executor, [*targets.values()])], share, frozenset({OWNER}), 5 * HOUR / 60, 10)
+        sweeper = Sweeper("respan", [(reconciler, [*targets.values()])], share, frozenset({OWNER}), 5 * HOUR / 60, 10)
         agenda = Schedule(clock, Random(1), HOUR)
         agenda.configure(targets, (), HOUR, {"respan": budget.pace})
 
         def work() -> None:
             while True:
                 if entry := agenda.take():
-                    name, order = entry
-                    agenda.done(executor.reconcile(targets[name], order), order)
+                    name, task = entry
+                    agenda.done(reconciler.reconcile(targets[name], task.request, task.options), task)
                 else:
                     clock.sleep(2.0)
 

@@ -40,7 +40,7 @@ from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
 from rotator.core.versions import History, Record, Version
 from rotator.protocol.memory import Memory
-from rotator.protocol.reconciler import Executor
+from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.strays import StrayKeys
 from support.told import Heard
 
@@ -502,11 +502,11 @@ class World:
         """The only target, or the first."""
         return self.targets[0]
 
-    def executor(self, actor: str = "a", budget_wait: float = 0.0) -> Executor:
+    def reconciler(self, actor: str = "a", budget_wait: float = 0.0) -> Reconciler:
         """A program that was just started, and knows nothing."""
         names = frozenset(target.name for target in self.targets)
         memory = Memory(served=self._served.setdefault(actor, {}), is_swept=True)
-        return Executor(OWNER, frozenset(), names, self.ports(actor, budget_wait), memory)
+        return Reconciler(OWNER, frozenset(), names, self.ports(actor, budget_wait), memory)
 
     def ports(self, actor: str, budget_wait: float = 0.0) -> Ports:
         """All the effects of one program; the budget lets it go after so many seconds."""

@@ -23,11 +23,11 @@ from rotator.core.events import Event, EventType, Level
 from rotator.core.keys import ListedKey
 from rotator.core.plan import Reason, State
 from rotator.core.ports import Ports
-from rotator.core.request import Order
+from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import next_turn
 from rotator.daemon.dispatcher import Dispatcher
-from rotator.daemon.schedule import Schedule
+from rotator.daemon.schedule import Schedule, Task
 from rotator.protocol import rotation as rotate
 from rotator.protocol.reconciler import Report
 from rotator.protocol.sweeper import SweepReport
@@ -169,7 +169,7 @@ def test_who_begins_to_lead_does_what_its_view_says_is_due(standby: Replica) -> 
 def test_a_person_is_obeyed_by_a_standby_too(replica: Replica, standby: Replica) -> None:
     replica.work()
     standby.work()
-    standby.engine.request(Order(rotate=True, by="signal"))
+    standby.engine.request(RotationRequest(rotate=True, by="signal"))
     standby.work()
     assert standby.calls().count("create") == 4
     assert standby.calls().count("update") == 2, "the old keys are shortened by whoever replaced them"
@@ -179,7 +179,7 @@ def test_what_a_pass_has_done_is_seen_while_it_waits_for_more(replica: Replica) 
     replica.work()
     target = replica.installation.targets["a"]
     before = replica.engine.board.snapshot()[0].expires_at
-    executor, seen = replica.installation.executor(target), []
+    reconciler, seen = replica.installation.reconciler(target), []
 
     class Wait:
         def take(self, deadline: datetime) -> None:
@@ -188,10 +188,10 @@ def test_what_a_pass_has_done_is_seen_while_it_waits_for_more(replica: Replica) 
 
         def pause(self, seconds: float) -> None: ...
 
-    executor.ports = replace(executor.ports, budget=Wait())
+    reconciler.ports = replace(reconciler.ports, budget=Wait())
     replica.engine.board.ask(["a"])
     replica.clock.sleep(1.1)  # else the new key ends in the same second
-    replica.engine._agenda.request(["a"], Order(rotate=True, by="signal"))
+    replica.engine._agenda.request(["a"], RotationRequest(rotate=True, by="signal"))
     replica.work()
     calls = replica.calls().count("create")
     assert calls == 3
@@ -203,7 +203,7 @@ def test_what_a_pass_has_done_is_seen_while_it_waits_for_more(replica: Replica) 
 def test_who_ceases_to_lead_begins_nothing_more(replica: Replica) -> None:
     """The pass is under way, and waits for the budget; after that it finds that another leads now."""
     target = replica.installation.targets["a"]
-    executor = replica.installation.executor(target)
+    reconciler = replica.installation.reconciler(target)
 
     class Wait:
         def take(self, deadline: datetime) -> None:
@@ -211,8 +211,8 @@ def test_who_ceases_to_lead_begins_nothing_more(replica: Replica) -> None:
 
         def pause(self, seconds: float) -> None: ...
 
-    executor.ports = replace(executor.ports, budget=Wait())
-    report = executor.reconcile(target)
+    reconciler.ports = replace(reconciler.ports, budget=Wait())
+    report = reconciler.reconcile(target)
     assert report.error is None
     assert report.plan is not None
     assert report.plan.state is State.MISSING
@@ -221,21 +221,21 @@ def test_who_ceases_to_lead_begins_nothing_more(replica: Replica) -> None:
 
 def test_who_ceases_to_lead_while_it_proves_makes_no_key(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     target = replica.installation.targets["a"]
-    executor = replica.installation.executor(target)
-    preflight = executor.ports.store.preflight
+    reconciler = replica.installation.reconciler(target)
+    preflight = reconciler.ports.store.preflight
 
     def slowly(path: str, data: Mapping[str, Any]) -> None:
         preflight(path, data)
         replica.leads = False
 
     with monkeypatch.context() as slow:
-        slow.setattr(executor.ports.store, "preflight", slowly)
-        report = executor.reconcile(target)
+        slow.setattr(reconciler.ports.store, "preflight", slowly)
+        report = reconciler.reconcile(target)
     assert report.error is None
     assert not report.rotated
     assert replica.calls() == []
     replica.leads = True
-    assert executor.reconcile(target).rotated
+    assert reconciler.reconcile(target).rotated
 
 
 # --- what is told ----------------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def test_a_provider_that_does_not_answer_is_told_once_and_not_by_each_target(
     assert len(replica.told(EventType.TARGET_FAILED)) == 2, "two lost answers are no outage"
     monkeypatch.setattr(circuits, "LASTING", 0.0)
     for _ in range(3):
-        replica.engine.request(Order(rotate=True, by="signal"))
+        replica.engine.request(RotationRequest(rotate=True, by="signal"))
         replica.work()
         replica.engine.watch()
     assert len(replica.told(EventType.TARGET_FAILED)) == 2
@@ -297,7 +297,7 @@ def test_a_foreign_path_is_told_once_until_it_is_ours_again(replica: Replica) ->
             replica.engine._agenda.wake(["a"])
             replica.work()
         assert len(replica.told(EventType.TARGET_FOREIGN)) == times
-        replica.engine._agenda.request(["a"], Order(adopt=True, by="command"))
+        replica.engine._agenda.request(["a"], RotationRequest(adopt=True, by="command"))
         replica.work()
         assert replica.states()["a"] is State.OK
         assert len(replica.told(EventType.TARGET_RECOVERED)) == times
@@ -349,7 +349,7 @@ def test_what_needs_a_person_is_told_though_an_outage_came_before(replica: Repli
     faults = replica.simulator.faults
     faults.add(Fault("refuse", status=503, times=None))
     for _ in range(6):
-        replica.engine.request(Order(rotate=True, by="signal"))
+        replica.engine.request(RotationRequest(rotate=True, by="signal"))
         replica.work()
         replica.engine.watch()
     before = len(replica.told(EventType.TARGET_FAILED))
@@ -374,7 +374,7 @@ def test_a_key_that_is_not_trusted_is_told_once_until_the_path_is_ours_again(rep
     store.write(target.path, {**ours.data, "rotator": record}, cas=1)
     store.write(target.path, ours.data, cas=2)
     for _ in range(3):
-        replica.installation.executor(target).memory.look_closer(target)
+        replica.installation.reconciler(target).memory.look_closer(target)
         replica.engine._agenda.wake(["a"])
         replica.work()
     [told] = replica.told(EventType.KEY_OWNERSHIP_MISMATCH)
@@ -418,7 +418,7 @@ def test_most_served_keys_that_are_gone_are_left_to_a_person(replica: Replica) -
     assert "does not know 2 of 2" in str(failed.fields["error"])
     assert [event.fields["unknown"] for event in replica.told(EventType.SWEEP_COMPLETED)] == [2]
     assert 'rotator_served_keys_unknown{provider="respan"} 2.0' in replica.metrics.render().decode()
-    replica.engine.request(Order(rotate=True, by="signal"))
+    replica.engine.request(RotationRequest(rotate=True, by="signal"))
     replica.engine.tick()
     wait_until(lambda: len(replica.told(EventType.KEY_PUBLISHED)) == 4, "two more keys, as a person asked for")
     replica.engine.sweep()
@@ -540,8 +540,8 @@ class Crowd:
         file = self.folder / "rotator.json"
         file.write_text(json.dumps(settings))
         made = Installation(load(file, {}), {}, self.clock, self.metrics, lambda event: None)
-        for executor in {made.executor(target) for target in made.targets.values()}:
-            executor.reconcile = self.wait  # type: ignore[method-assign, assignment]
+        for reconciler in {made.reconciler(target) for target in made.targets.values()}:
+            reconciler.reconcile = self.wait  # type: ignore[method-assign, assignment]
         return made
 
     def wait(self, target: Target, *_: object) -> Report:
@@ -694,11 +694,11 @@ def test_what_cannot_be_handed_to_a_worker_is_given_back(replica: Replica, monke
     with monkeypatch.context() as patch:
         patch.setattr(Workers, "submit", full)
         for _ in range(2 * replica.installation.configuration.daemon.workers):
-            replica.engine.request(Order(rotate=True, by="signal"))
+            replica.engine.request(RotationRequest(rotate=True, by="signal"))
             with pytest.raises(MemoryError):
                 replica.engine.tick()
     assert replica.engine.under_way == 0
-    replica.engine.request(Order(rotate=True, by="signal"))
+    replica.engine.request(RotationRequest(rotate=True, by="signal"))
     replica.work()
     assert replica.states() == {"a": State.OK, "b": State.OK}
 
@@ -716,7 +716,7 @@ def test_a_log_that_fails_takes_no_target_off_the_agenda(
     monkeypatch.setattr("rotator.daemon.dispatcher.work_on", fails)
     monkeypatch.setattr(engine, "_emit", fails)
     for count in (1, 2):
-        engine.request(Order(rotate=True, by="signal"))
+        engine.request(RotationRequest(rotate=True, by="signal"))
         engine.tick()
         wait_until(lambda count=count: len(passes) == count and engine.under_way == 0, "a pass")  # type: ignore[misc]
 
@@ -728,7 +728,7 @@ def test_a_pass_that_begins_while_the_end_looks_is_waited_for(
     looks, goes_on, ended = threading.Event(), threading.Event(), threading.Event()
     take = Schedule.take
 
-    def taken(agenda: Schedule, is_open: Callable[[tuple[str, str]], bool]) -> tuple[str, Order] | None:
+    def taken(agenda: Schedule, is_open: Callable[[tuple[str, str]], bool]) -> tuple[str, Task] | None:
         looks.set()
         goes_on.wait(0.5)
         return take(agenda, is_open)

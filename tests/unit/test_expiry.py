@@ -10,7 +10,7 @@ from support.world import HOUR, OWNER, START, World, make_target
 from rotator.core.events import EventType
 from rotator.core.orphans import Outcome
 from rotator.core.plan import Reason, State
-from rotator.core.request import LOOK, Order
+from rotator.core.request import LOOK, RotationRequest
 from rotator.core.times import timestamp
 from rotator.protocol.extend import living
 from rotator.protocol.rollback import roll_back
@@ -18,8 +18,8 @@ from rotator.protocol.rotation import listed
 
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)
-FORCED = Order(rotate=True, by="tester")
-BY_HAND = Order(by="tester")
+FORCED = RotationRequest(rotate=True, by="tester")
+BY_HAND = RotationRequest(by="tester")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Rounding = Callable[[datetime], datetime]
 
@@ -63,7 +63,7 @@ def test_a_superseded_key_works_for_its_whole_grace_and_its_expiry_is_set_once(
     rounds: Rounding, fresh: bool, answers: bool
 ) -> None:
     world = rounding(rounds, answers=answers)
-    daemon = world.executor()
+    daemon = world.reconciler()
     daemon.reconcile(world.target)
     first = world.served()
     assert first
@@ -78,8 +78,8 @@ def test_a_superseded_key_works_for_its_whole_grace_and_its_expiry_is_set_once(
     while world.clock.now() + 15 * MINUTE < ends:
         world.clock.advance(15 * MINUTE)
         if fresh:
-            world.executor("cron").reconcile(world.target, LOOK)
-            world.executor("cron").reconcile(world.target)
+            world.reconciler("cron").reconcile(world.target, options=LOOK)
+            world.reconciler("cron").reconcile(world.target)
         else:
             sweeper.sweep()
             daemon.reconcile(world.target)
@@ -96,12 +96,12 @@ def test_a_superseded_key_works_for_its_whole_grace_and_its_expiry_is_set_once(
 @pytest.mark.parametrize("rounds", [down(MINUTE), down(HOUR), down(DAY), local_days])
 def test_the_first_request_cuts_no_grace_where_the_key_shows_how_the_provider_rounds(rounds: Rounding) -> None:
     world = rounding(rounds)
-    executor = world.executor()
-    executor.reconcile(world.target)
+    reconciler = world.reconciler()
+    reconciler.reconcile(world.target)
     kept: list[datetime] = []
     world.vendor.keeps = lambda asked: kept.append(rounds(asked)) or kept[-1]  # type: ignore[func-returns-value]
     world.clock.advance(17 * MINUTE)
-    executor.reconcile(world.target, FORCED)
+    reconciler.reconcile(world.target, FORCED)
     ends = world.clock.now() + world.target.grace_period
     if rounds is local_days:  # by the key it looks like whole hours: the answer shows that they are days
         assert kept == [START - 4 * HOUR, START + 20 * HOUR]
@@ -115,12 +115,12 @@ def test_the_first_request_cuts_no_grace_where_the_key_shows_how_the_provider_ro
 @pytest.mark.parametrize("rounds", [down(MINUTE), down(HOUR), down(DAY)])
 def test_an_expiry_that_was_rounded_down_is_corrected_by_what_the_answer_shows(rounds: Rounding) -> None:
     world = rounding(lambda asked: asked)
-    executor = world.executor()
-    executor.reconcile(world.target)
+    reconciler = world.reconciler()
+    reconciler.reconcile(world.target)
     first = world.served()
     world.vendor.keeps = rounds  # the key itself does not show it
     world.clock.advance(17 * MINUTE + timedelta(seconds=5))
-    executor.reconcile(world.target, FORCED)
+    reconciler.reconcile(world.target, FORCED)
     ends = world.clock.now() + world.target.grace_period
     assert first
     assert first.expires_at
@@ -131,33 +131,33 @@ def test_an_expiry_that_was_rounded_down_is_corrected_by_what_the_answer_shows(r
 
 def test_what_a_provider_does_not_correct_is_reported_as_it_is_and_not_asked_for_again() -> None:
     world = rounding(lambda asked: asked)
-    executor = world.executor()
-    executor.reconcile(world.target)
+    reconciler = world.reconciler()
+    reconciler.reconcile(world.target)
     world.clock.advance(HOUR)
     soon = world.clock.now() + HOUR
     world.vendor.keeps = lambda asked: min(asked, soon)
-    report = executor.reconcile(world.target, FORCED)
+    report = reconciler.reconcile(world.target, FORCED)
     assert report.plan
     [old] = report.plan.superseded
     assert old.works_until == soon
     assert old.until == world.clock.now() + world.target.grace_period
     since = len(world.wire.journal)
-    sweeper_of(executor, world.targets).sweep()
-    executor.reconcile(world.target)
+    sweeper_of(reconciler, world.targets).sweep()
+    reconciler.reconcile(world.target)
     assert "provider.set_expiry" not in world.calls(since=since)
 
 
 def test_a_key_that_is_not_restored_whatever_is_asked_for_is_replaced() -> None:
     world = rounding(lambda asked: asked)
-    executor = world.executor()
-    executor.reconcile(world.target)
-    executor.reconcile(world.target, FORCED)
+    reconciler = world.reconciler()
+    reconciler.reconcile(world.target)
+    reconciler.reconcile(world.target, FORCED)
     first = world.vendor.keys["tk_0001"]
     world.store.rollback(world.target.path, 1)
     ends = first.expires_at
     assert ends
     world.vendor.keeps = lambda asked: min(asked, ends)
-    report = executor.reconcile(world.target)
+    report = reconciler.reconcile(world.target)
     assert report.attempted is Reason.DRIFTED
     assert report.plan
     assert report.plan.state is State.OK
@@ -167,10 +167,10 @@ def test_a_key_that_is_not_restored_whatever_is_asked_for_is_replaced() -> None:
 @pytest.mark.parametrize("rounds", ROUNDINGS.values(), ids=ROUNDINGS)
 def test_an_orphan_is_given_one_grace_and_its_true_end_is_reported(rounds: Rounding) -> None:
     world = rounding(rounds)
-    executor = world.executor()
-    executor.reconcile(world.target)
+    reconciler = world.reconciler()
+    reconciler.reconcile(world.target)
     lonely = orphan(world, life=3 * DAY)
-    sweeper = sweeper_of(executor, world.targets)
+    sweeper = sweeper_of(reconciler, world.targets)
     sweeper.sweep()
     world.clock.advance(6 * MINUTE + timedelta(seconds=11))
     since = len(world.wire.journal)
@@ -193,30 +193,30 @@ def test_an_orphan_is_given_one_grace_and_its_true_end_is_reported(rounds: Round
 @pytest.mark.parametrize("rounds", ROUNDINGS.values(), ids=ROUNDINGS)
 def test_a_rollback_restores_the_recorded_life(rounds: Rounding) -> None:
     world = rounding(rounds)
-    executor = world.executor()
-    executor.reconcile(world.target)
+    reconciler = world.reconciler()
+    reconciler.reconcile(world.target)
     world.clock.advance(HOUR)
-    executor.reconcile(world.target, FORCED)
-    report = roll_back(executor, world.target, BY_HAND)
+    reconciler.reconcile(world.target, FORCED)
+    report = roll_back(reconciler, world.target, BY_HAND)
     assert report.error is None
     first = world.vendor.keys["tk_0001"]
     assert world.served() is first
     assert first.expires_at
     assert first.expires_at >= first.granted
     assert world.told(EventType.KEY_RESTORED)[-1].fields["expires_at"] == timestamp(first.expires_at)
-    assert executor.reconcile(world.target).attempted is None
+    assert reconciler.reconcile(world.target).attempted is None
 
 
 def test_a_rollback_to_a_key_that_the_provider_does_not_prolong_is_refused() -> None:
     world = rounding(lambda asked: asked)
-    executor = world.executor()
-    executor.reconcile(world.target)
-    executor.reconcile(world.target, FORCED)
+    reconciler = world.reconciler()
+    reconciler.reconcile(world.target)
+    reconciler.reconcile(world.target, FORCED)
     second = world.served()
     ends = world.vendor.keys["tk_0001"].expires_at
     assert ends
     world.vendor.keeps = lambda asked: min(asked, ends)
-    report = roll_back(executor, world.target, BY_HAND)
+    report = roll_back(reconciler, world.target, BY_HAND)
     assert report.error
     assert timestamp(ends) in report.error.message
     assert world.served() is second
@@ -225,11 +225,11 @@ def test_a_rollback_to_a_key_that_the_provider_does_not_prolong_is_refused() -> 
 @pytest.mark.parametrize("rounds", ROUNDINGS.values(), ids=ROUNDINGS)
 def test_an_extended_key_lives_as_long_as_was_asked_for(rounds: Rounding) -> None:
     world = rounding(rounds)
-    executor = world.executor()
-    executor.reconcile(world.target)
+    reconciler = world.reconciler()
+    reconciler.reconcile(world.target)
     [key] = world.vendor.keys.values()
     until = START + 7 * DAY + timedelta(minutes=3, seconds=4)
-    [found], _ = living(executor, listed(executor.ports), {OWNER}, world.targets, until)
+    [found], _ = living(reconciler, listed(reconciler.ports), {OWNER}, world.targets, until)
     ends = found.extend(until)
     assert ends == key.expires_at
     assert isinstance(ends, datetime)
@@ -239,12 +239,12 @@ def test_an_extended_key_lives_as_long_as_was_asked_for(rounds: Rounding) -> Non
 
 def test_an_extension_that_the_provider_cuts_short_is_an_error_that_names_the_true_end() -> None:
     world = rounding(lambda asked: asked)
-    executor = world.executor()
-    executor.reconcile(world.target)
+    reconciler = world.reconciler()
+    reconciler.reconcile(world.target)
     most = START + 6 * DAY
     world.vendor.keeps = lambda asked: min(asked, most)
     until = START + 7 * DAY
-    [found], _ = living(executor, listed(executor.ports), {OWNER}, world.targets, until)
+    [found], _ = living(reconciler, listed(reconciler.ports), {OWNER}, world.targets, until)
     error = found.extend(until)
     assert not isinstance(error, datetime)
     assert timestamp(most) in error.message
@@ -252,5 +252,5 @@ def test_an_extension_that_the_provider_cuts_short_is_an_error_that_names_the_tr
 
 def test_a_new_key_of_a_provider_that_rounds_up_is_not_reported_as_shortened() -> None:
     world = rounding(up(HOUR))
-    world.executor().reconcile(world.target)
+    world.reconciler().reconcile(world.target)
     assert not world.told(EventType.KEY_SHORTENED)

@@ -10,17 +10,17 @@ from rotator.core.events import EventType, Level
 from rotator.core.keys import UnreadableKey
 from rotator.core.times import timestamp
 from rotator.protocol.extend import living
-from rotator.protocol.reconciler import Executor
+from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.rotation import listed
 
 
 def test_each_key_that_lives_longer_is_told_with_the_reason_and_who_asked() -> None:
     world = World()
-    executor = world.executor()
-    assert executor.reconcile(world.target).rotated
+    reconciler = world.reconciler()
+    assert reconciler.reconcile(world.target).rotated
     [key] = world.vendor.keys.values()
     until = START + 48 * HOUR
-    [found], _ = living(executor, listed(executor.ports), {OWNER}, world.targets, until)
+    [found], _ = living(reconciler, listed(reconciler.ports), {OWNER}, world.targets, until)
     assert found.extend(until, "an outage") == until
     assert key.expires_at == until
     [told] = world.told(EventType.KEY_EXTENDED)
@@ -33,17 +33,19 @@ def test_each_key_that_lives_longer_is_told_with_the_reason_and_who_asked() -> N
         "by": "command",
         "comment": "an outage",
     }
-    assert living(executor, listed(executor.ports), {OWNER}, world.targets, until)[0] == [], "it lives so long already"
+    assert living(reconciler, listed(reconciler.ports), {OWNER}, world.targets, until)[0] == [], (
+        "it lives so long already"
+    )
 
 
 def test_a_key_that_cannot_be_read_is_named_and_the_others_are_extended() -> None:
     world = World(make_target("a"), make_target("b"))
-    executor = world.executor()
+    reconciler = world.reconciler()
     for target in world.targets:
-        assert executor.reconcile(target).rotated
+        assert reconciler.reconcile(target).rotated
     a, b = world.vendor.keys.values()
     world.vendor.unreadable[a.id] = UnreadableKey(a.id, a.name, "whose expiry_date is true")
-    found, left = living(executor, listed(executor.ports), {OWNER}, world.targets, START + 48 * HOUR)
+    found, left = living(reconciler, listed(reconciler.ports), {OWNER}, world.targets, START + 48 * HOUR)
     assert [one.key.id for one in found] == [b.id]
     assert [*left] == ["a"]
     assert f"{a.id}, whose expiry_date is true" in left["a"].message
@@ -55,20 +57,20 @@ def test_without_the_store_keys_of_an_owner_that_may_be_cut_are_extended_when_a_
 ) -> None:
     world = World()
     names = frozenset({world.target.name})
-    assert Executor(owner, frozenset(), names, world.ports("a")).reconcile(world.target).rotated
-    theirs = Executor("prod-eu-east", frozenset(), names, world.ports("b"))
+    assert Reconciler(owner, frozenset(), names, world.ports("a")).reconcile(world.target).rotated
+    theirs = Reconciler("prod-eu-east", frozenset(), names, world.ports("b"))
     assert theirs.reconcile(make_target(path="elsewhere")).rotated
     a, b = world.vendor.keys.values()
     world.at("store.location", refuse(StoreUnavailable("no answer")), times=inf)
-    executor, until = Executor(owner, frozenset(), names, world.ports("c")), START + 48 * HOUR
-    found, left = living(executor, listed(executor.ports), {owner}, world.targets, until)
+    reconciler, until = Reconciler(owner, frozenset(), names, world.ports("c")), START + 48 * HOUR
+    found, left = living(reconciler, listed(reconciler.ports), {owner}, world.targets, until)
     assert [one.key.id for one in found] == ([a.id] if is_clear else [])
     if not is_clear:
         error = left[world.target.name]
         assert f"{a.id} ({a.name}), which expires at" in error.message
         assert f"{b.id} ({b.name})" in error.message
         assert "--by-name" in error.advice
-        found, left = living(executor, listed(executor.ports), {owner}, world.targets, until, by_name=True)
+        found, left = living(reconciler, listed(reconciler.ports), {owner}, world.targets, until, by_name=True)
         assert {one.key.id for one in found} == {a.id, b.id}
     assert left == {}
     assert all(one.by_slug for one in found)

@@ -65,8 +65,8 @@ class Rig:
         metrics = Metrics("0")
         self.installation = Installation(load(file, {}), {}, self.clock, metrics, lambda _: None)
         self.work: Callable[[], Any] = lambda: self.gate.wait(30)
-        for executor in {self.installation.executor(target) for target in self.installation.targets.values()}:
-            executor.reconcile = self.reconcile  # type: ignore[method-assign, assignment]
+        for reconciler in {self.installation.reconciler(target) for target in self.installation.targets.values()}:
+            reconciler.reconcile = self.reconcile  # type: ignore[method-assign, assignment]
         self.engine = Dispatcher(self.installation, metrics, lambda _: None)
 
     def reconcile(self, target: Target, *_: object) -> Report:

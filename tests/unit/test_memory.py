@@ -14,26 +14,26 @@ from rotator.core.expiry import KeyObservation
 from rotator.core.keys import KeyName, ProviderKey
 from rotator.core.observation import Observation
 from rotator.core.plan import Reason
-from rotator.core.request import Order
+from rotator.core.request import RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.versions import Record
 from rotator.protocol.memory import Kept, Memory, PendingKey
 
-ROTATE = Order(rotate=True)
+ROTATE = RotationRequest(rotate=True)
 
 
 def rotated(times: int = 1) -> World:
     """A world whose target's newest version is the so manieth key of ours."""
     world = World()
-    executor = world.executor()
+    reconciler = world.reconciler()
     for _ in range(times):
-        assert executor.reconcile(world.target, ROTATE).rotated
+        assert reconciler.reconcile(world.target, ROTATE).rotated
     return world
 
 
 def whole(world: World) -> Observation:
     """The path as a newcomer reads it, who has asked the provider for nothing."""
-    return world.executor("reader").observe(world.target)
+    return world.reconciler("reader").observe(world.target)
 
 
 def newest(world: World) -> Observation:
@@ -173,7 +173,7 @@ def test_of_a_path_that_was_read_only_that_version_does_and_only_if_nothing_else
     alone, first = remembering(whole(world)), newest(world)
     assert alone.newest_may_do(world.target)
     assert alone.newest_does(first, now)
-    world.executor().reconcile(world.target, ROTATE)
+    world.reconciler().reconcile(world.target, ROTATE)
     assert not alone.newest_does(newest(world), now), "another version"
     beside = remembering(whole(world))
     assert not beside.newest_may_do(world.target), "a superseded key"

@@ -22,11 +22,11 @@ from rotator.core.errors import (
     StoreOutcomeUnknown,
 )
 from rotator.core.events import Event, EventType, Level
-from rotator.core.request import Order
+from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.versions import Version
 from rotator.daemon.dispatcher import Dispatcher
-from rotator.protocol.reconciler import Executor, Report
+from rotator.protocol.reconciler import Reconciler, Report
 from rotator.runtime.breaker import FIRST_WAIT
 from rotator.runtime.clock import SystemClock
 from rotator.simulator import Fault, Options, Simulator
@@ -75,14 +75,14 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 @pytest.fixture
 def _faulty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of our own, at one target."""
-    reconcile = Executor.reconcile
+    reconcile = Reconciler.reconcile
 
-    def faulty(self: Executor, target: Target, *more: object) -> Report:
+    def faulty(self: Reconciler, target: Target, *more: object) -> Report:
         if target.name == "bad":
             raise TypeError("a fault")
         return reconcile(self, target, *more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Executor, "reconcile", faulty)
+    monkeypatch.setattr(Reconciler, "reconcile", faulty)
 
 
 @pytest.mark.usefixtures("_faulty")
@@ -130,7 +130,9 @@ def test_a_target_that_the_provider_refuses_is_named_and_the_others_are_rotated(
             for report in in_threads(
                 rig.installation.configuration.daemon.workers,
                 rig.installation.targets.values(),
-                lambda target: work_on(rig.installation, rig.metrics, target, Order(rotate=True, revoke_now=True)),
+                lambda target: work_on(
+                    rig.installation, rig.metrics, target, RotationRequest(rotate=True, revoke_now=True)
+                ),
             )
         }
     assert isinstance(reports["bad"].error, ProviderRequestRefused)
@@ -145,7 +147,7 @@ def test_a_target_that_the_provider_refuses_is_named_and_the_others_are_rotated(
 def test_a_pass_is_counted(rig: Rig) -> None:
     work_on(rig.installation, rig.metrics, rig.target("good"))
     work_on(rig.installation, rig.metrics, rig.target("good"))  # nothing to do: nothing to count
-    work_on(rig.installation, rig.metrics, rig.target("good"), Order(rotate=True, revoke_now=True))
+    work_on(rig.installation, rig.metrics, rig.target("good"), RotationRequest(rotate=True, revoke_now=True))
     shown = rig.metrics.render().decode()
     assert 'rotator_rotations_total{outcome="success",provider="respan",reason="first"} 1.0' in shown
     assert 'rotator_rotations_total{outcome="success",provider="respan",reason="requested"} 1.0' in shown
@@ -203,7 +205,7 @@ def test_a_successor_takes_over_the_budgets_and_what_was_seen(rig: Rig) -> None:
     after.look_again()
     assert after.budgets == before.budgets
     calls = len(rig.simulator.journal)
-    work_on(after, rig.metrics, rig.target("good"), Order(rotate=True))
+    work_on(after, rig.metrics, rig.target("good"), RotationRequest(rotate=True))
     # Created and shortened; the old key did not have to be looked up.
     assert [call.operation for call in rig.simulator.journal[calls:]] == ["create", "update"]
     after.close()
@@ -212,14 +214,14 @@ def test_a_successor_takes_over_the_budgets_and_what_was_seen(rig: Rig) -> None:
 def test_a_successor_forgets_what_was_seen_of_targets_that_are_gone(rig: Rig) -> None:
     before = rig.installation
     for name in ("good", "well"):
-        for order in (Order(rotate=True), Order(rotate=True)):
-            work_on(before, rig.metrics, rig.target(name), order)
-    assert before.executor(rig.target("good")).memory.seen.keys() == {"good", "well"}
+        for request in (RotationRequest(rotate=True), RotationRequest(rotate=True)):
+            work_on(before, rig.metrics, rig.target(name), request)
+    assert before.reconciler(rig.target("good")).memory.seen.keys() == {"good", "well"}
     configuration = replace(before.configuration, targets={"good": rig.target("good")})
     after = Installation(configuration, {}, before.clock, rig.metrics, rig.events.append, before)
     after.take_over()
     after.look_again()
-    assert after.executor(rig.target("good")).memory.seen.keys() == {"good"}
+    assert after.reconciler(rig.target("good")).memory.seen.keys() == {"good"}
     after.close()
 
 
@@ -238,7 +240,7 @@ def test_a_successor_offers_the_key_that_waits_to_be_written(rig: Rig, monkeypat
     after = Installation(configuration, {}, before.clock, rig.metrics, rig.events.append, before)
     after.take_over()
     after.look_again()
-    assert after.executor(good).memory.offers.keys() == {"good"}, "nobody would offer the other"
+    assert after.reconciler(good).memory.offers.keys() == {"good"}, "nobody would offer the other"
     assert work_on(after, rig.metrics, good).rotated
     assert [call.operation for call in rig.simulator.journal] == ["create", "create", "retrieve"]
     assert well.name not in after.targets
@@ -260,5 +262,5 @@ def test_a_successor_reads_the_organisation_key_afresh(rig: Rig) -> None:
 
 
 def test_the_random_part_of_a_name_is_not_predictable(rig: Rig) -> None:
-    ports = rig.installation.executor(rig.target("good")).ports
+    ports = rig.installation.reconciler(rig.target("good")).ports
     assert isinstance(ports.rng, random.SystemRandom)

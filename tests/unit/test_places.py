@@ -10,29 +10,29 @@ from rotator.cli.output import outcome
 from rotator.core.errors import GraceNotEnforced, ServedKeyMisnamed, StoreUnavailable
 from rotator.core.keys import place_of
 from rotator.core.plan import Plan, State, plan
-from rotator.core.request import Order
+from rotator.core.request import RotationRequest
 from rotator.core.times import timestamp
 from rotator.protocol.extend import living, misnamed
 from rotator.protocol.places import Claims, locations
-from rotator.protocol.reconciler import Executor
+from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.rotation import listed
 from rotator.telemetry.status import TargetStatus, with_unenforced
 
-FORCED = Order(rotate=True, by="command")
+FORCED = RotationRequest(rotate=True, by="command")
 
 
 def store_at(world: World, place: str, *former: str) -> StoreClient:
     return StoreClient(world.store, world.clock, world.wire, "a", place, former)
 
 
-def executor_at(world: World, place: str, *former: str, claims: Claims | None = None) -> Executor:
+def executor_at(world: World, place: str, *former: str, claims: Claims | None = None) -> Reconciler:
     ports = replace(world.ports("a"), store=store_at(world, place, *former))
-    return Executor(OWNER, frozenset(), frozenset({world.target.name}), ports, claims=claims)
+    return Reconciler(OWNER, frozenset(), frozenset({world.target.name}), ports, claims=claims)
 
 
 def test_a_key_made_before_a_move_ends_with_its_grace_where_the_former_place_is_named() -> None:
     world = World()
-    assert world.executor().reconcile(world.target).rotated
+    assert world.reconciler().reconcile(world.target).rotated
     [old] = world.vendor.keys.values()
     moved = executor_at(world, "moved", "memory")
     report = moved.reconcile(world.target, FORCED)
@@ -45,18 +45,18 @@ def test_a_key_made_before_a_move_ends_with_its_grace_where_the_former_place_is_
 
 def test_a_key_made_for_a_former_path_ends_with_its_grace() -> None:
     world = World(make_target(path="apps/old"))
-    assert world.executor().reconcile(world.target).rotated
+    assert world.reconciler().reconcile(world.target).rotated
     [old] = world.vendor.keys.values()
     world.store.move("apps/old", "apps/new")
     target = make_target(path="apps/new", former_paths=("apps/old",))
-    assert world.executor().reconcile(target, FORCED).rotated
+    assert world.reconciler().reconcile(target, FORCED).rotated
     assert old.expires_at == START + 4 * HOUR
 
 
 def test_former_locations_paths_and_owners_combine_the_present_place_first() -> None:
     world = World(make_target(path="new", former_paths=("old",)))
     ports = replace(world.ports("a"), store=store_at(world, "here", "there"))
-    scope = Executor("now", frozenset({"then"}), frozenset(), ports).scope(world.target)
+    scope = Reconciler("now", frozenset({"then"}), frozenset(), ports).scope(world.target)
     places = [place_of(o, at) for at in ("here/new", "there/new", "here/old", "there/old") for o in ("now", "then")]
     assert scope.places == tuple(places)
     assert scope.place == places[0]
@@ -76,10 +76,10 @@ def test_a_former_place_waits_until_every_store_has_shown_where_it_is() -> None:
     world = World(moved, other)
     away = StoreClient(world.store, world.clock, world.wire, "away", "elsewhere")
     claims = Claims([(moved, store_at(world, "new", "memory")), (other, away)])
-    executor = executor_at(world, "new", "memory", claims=claims)
+    reconciler = executor_at(world, "new", "memory", claims=claims)
     world.at(lambda call: call.actor == "away", refuse(StoreUnavailable("no answer")))
-    assert len(executor.scope(moved).places) == 1
-    assert len(executor.scope(moved).places) == 2
+    assert len(reconciler.scope(moved).places) == 1
+    assert len(reconciler.scope(moved).places) == 2
 
 
 @pytest.mark.parametrize("path", ["old", "new"])
@@ -93,19 +93,19 @@ def test_a_place_that_did_not_move_is_no_former_place(path: str) -> None:
 # --- a former place that is not named --------------------------------------------------------------------------------
 
 
-def moved_without_a_word(world: World) -> tuple[Executor, IssuedKey]:
+def moved_without_a_word(world: World) -> tuple[Reconciler, IssuedKey]:
     """The store moved, and its former place is not named; the key that was made there is superseded."""
-    assert world.executor().reconcile(world.target).rotated
+    assert world.reconciler().reconcile(world.target).rotated
     [old] = world.vendor.keys.values()
-    executor = executor_at(world, "moved")
-    assert executor.reconcile(world.target, FORCED).rotated
-    return executor, old
+    reconciler = executor_at(world, "moved")
+    assert reconciler.reconcile(world.target, FORCED).rotated
+    return reconciler, old
 
 
 def test_a_grace_that_is_not_enforced_is_an_error_with_the_real_end() -> None:
     world = World()
-    executor, old = moved_without_a_word(world)
-    report = executor.reconcile(world.target)
+    reconciler, old = moved_without_a_word(world)
+    report = reconciler.reconcile(world.target)
     assert isinstance(report.error, GraceNotEnforced)
     assert f"works until {timestamp(START + 24 * HOUR)}" in report.error.message
     assert "former_locations" in report.error.advice
@@ -113,18 +113,18 @@ def test_a_grace_that_is_not_enforced_is_an_error_with_the_real_end() -> None:
     assert [key.works_until for key in report.plan.superseded] == [START + 24 * HOUR]
     assert old.expires_at == START + 24 * HOUR
     world.clock.advance(23 * HOUR)
-    assert [key.key_id for key in plan_of(executor, world).unenforced(world.clock.now())] == [old.id]
+    assert [key.key_id for key in plan_of(reconciler, world).unenforced(world.clock.now())] == [old.id]
     world.clock.advance(HOUR)
-    assert plan_of(executor, world).unenforced(world.clock.now()) == ()
+    assert plan_of(reconciler, world).unenforced(world.clock.now()) == ()
 
 
-def plan_of(executor: Executor, world: World) -> Plan:
-    return plan(executor.observe(world.target), world.clock.now())
+def plan_of(reconciler: Reconciler, world: World) -> Plan:
+    return plan(reconciler.observe(world.target), world.clock.now())
 
 
 def test_rotate_reports_it_in_the_very_pass() -> None:
     world = World()
-    assert world.executor().reconcile(world.target).rotated
+    assert world.reconciler().reconcile(world.target).rotated
     report = executor_at(world, "moved").reconcile(world.target, FORCED)
     assert report.rotated
     assert isinstance(report.error, GraceNotEnforced)
@@ -134,17 +134,17 @@ def test_rotate_reports_it_in_the_very_pass() -> None:
 def test_a_key_that_was_renamed_or_is_shown_nameless() -> None:
     for name, advice in (("renamed", "renamed at the provider"), ("", "Identity rests on the name")):
         world = World()
-        assert world.executor().reconcile(world.target).rotated
+        assert world.reconciler().reconcile(world.target).rotated
         [old] = world.vendor.keys.values()
         old.name = name
-        report = world.executor().reconcile(world.target, FORCED)
+        report = world.reconciler().reconcile(world.target, FORCED)
         assert isinstance(report.error, GraceNotEnforced)
         assert advice in report.error.advice
 
 
 def test_status_from_the_store_alone_knows_it_by_the_record() -> None:
     world = World()
-    assert world.executor().reconcile(world.target).rotated
+    assert world.reconciler().reconcile(world.target).rotated
     assert executor_at(world, "moved").reconcile(world.target, FORCED).rotated
     made = plan_of(executor_at(world, "moved"), world)
     shown = with_unenforced(TargetStatus(world.target, made, None), world.clock.now())
@@ -155,10 +155,10 @@ def test_status_from_the_store_alone_knows_it_by_the_record() -> None:
 
 def test_a_key_that_never_expires_has_no_end() -> None:
     world = World()
-    assert world.executor().reconcile(world.target).rotated
+    assert world.reconciler().reconcile(world.target).rotated
     [old] = world.vendor.keys.values()
     old.name, old.expires_at = "renamed", None
-    report = world.executor().reconcile(world.target, FORCED)
+    report = world.reconciler().reconcile(world.target, FORCED)
     assert report.error is not None
     assert "never expires" in report.error.message
     assert [key["until"] for key in TargetStatus(world.target, report.plan, None).to_json()["superseded"]] == [None]
@@ -167,11 +167,11 @@ def test_a_key_that_never_expires_has_no_end() -> None:
 @pytest.mark.parametrize("name", ["renamed", ""])
 def test_a_sweep_names_a_served_key_whose_name_is_not_its_path_s(name: str) -> None:
     world = World()
-    executor = world.executor()
-    assert executor.reconcile(world.target).rotated
+    reconciler = world.reconciler()
+    assert reconciler.reconcile(world.target).rotated
     [key] = world.vendor.keys.values()
     key.name = name
-    swept = sweeper_of(executor, world.targets).sweep()
+    swept = sweeper_of(reconciler, world.targets).sweep()
     error = swept.failed[world.target.name]
     assert isinstance(error, ServedKeyMisnamed)
     assert key.id in error.message
@@ -184,8 +184,8 @@ def test_a_sweep_names_a_served_key_whose_name_is_not_its_path_s(name: str) -> N
 
 def test_extend_fails_where_a_target_has_no_key_by_its_name() -> None:
     world = World()
-    executor = world.executor()
-    assert executor.reconcile(world.target).rotated
+    reconciler = world.reconciler()
+    assert reconciler.reconcile(world.target).rotated
     moved = executor_at(world, "moved")
     found, left = living(moved, listed(moved.ports), {OWNER}, world.targets, START + 48 * HOUR)
     assert (found, [*left]) == ([], [world.target.name])
@@ -194,25 +194,25 @@ def test_extend_fails_where_a_target_has_no_key_by_its_name() -> None:
 
 def test_extend_is_content_with_keys_that_live_long_enough() -> None:
     world = World()
-    executor = world.executor()
-    assert executor.reconcile(world.target).rotated
-    keys = listed(executor.ports)
-    assert living(executor, keys, {OWNER}, world.targets, START + HOUR) == ([], {})
-    assert misnamed(executor, keys, world.targets, START + 48 * HOUR) == {}
+    reconciler = world.reconciler()
+    assert reconciler.reconcile(world.target).rotated
+    keys = listed(reconciler.ports)
+    assert living(reconciler, keys, {OWNER}, world.targets, START + HOUR) == ([], {})
+    assert misnamed(reconciler, keys, world.targets, START + 48 * HOUR) == {}
 
 
 def test_extend_names_a_served_key_that_its_name_does_not_show_while_an_old_one_is_extended() -> None:
     world = World()
-    executor = world.executor()
-    assert executor.reconcile(world.target).rotated
-    assert executor.reconcile(world.target, FORCED).rotated
+    reconciler = world.reconciler()
+    assert reconciler.reconcile(world.target).rotated
+    assert reconciler.reconcile(world.target, FORCED).rotated
     served = world.served()
     assert served is not None
     served.name = "renamed"
-    keys, until = listed(executor.ports), START + 48 * HOUR
-    found, left = living(executor, keys, {OWNER}, world.targets, until)
+    keys, until = listed(reconciler.ports), START + 48 * HOUR
+    found, left = living(reconciler, keys, {OWNER}, world.targets, until)
     assert (len(found), left) == (1, {})
-    error = misnamed(executor, keys, world.targets, until)[world.target.name]
+    error = misnamed(reconciler, keys, world.targets, until)[world.target.name]
     assert served.id in error.message
     world.at(lambda call: call.operation == "store.history", refuse(StoreUnavailable("no answer")))
-    assert misnamed(executor, keys, world.targets, until) == {}
+    assert misnamed(reconciler, keys, world.targets, until) == {}

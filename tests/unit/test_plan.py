@@ -15,7 +15,7 @@ from rotator.core.keys import KeyName, ProviderKey, place_of
 from rotator.core.observation import Observation
 from rotator.core.plan import Plan, Reason, Retire, Rotate, SetExpiry, State, plan, to_confirm
 from rotator.core.renewal import renew_at
-from rotator.core.request import SCHEDULED, Order
+from rotator.core.request import SCHEDULED, PassOptions, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
 from rotator.core.versions import RECORD_FIELD, History, Ownership, Record, Scope, Version, compose
@@ -122,14 +122,14 @@ EMPTIED = replace(observation({}), is_emptied=True)
 
 
 @pytest.mark.parametrize(
-    ("observed", "now", "order", "state", "reason", "actions"),
+    ("observed", "now", "wanted", "state", "reason", "actions"),
     [
         (observation({}), 0, SCHEDULED, State.MISSING, Reason.FIRST, ["rotate after 0: first"]),
         (EMPTIED, 0, SCHEDULED, State.MISSING, Reason.EMPTIED, ["rotate after 0: emptied"]),
-        (observation({}), 0, Order(rotate=True), State.MISSING, Reason.FIRST, ["rotate after 0: first"]),
+        (observation({}), 0, RotationRequest(rotate=True), State.MISSING, Reason.FIRST, ["rotate after 0: first"]),
         (observation({0: "A"}), 1, SCHEDULED, State.OK, Reason.FRESH, []),
-        (observation({0: "A"}), 1, Order(revoke_now=True), State.OK, Reason.FRESH, []),
-        (observation({0: "A"}), 1, Order(adopt=True), State.OK, Reason.FRESH, []),
+        (observation({0: "A"}), 1, RotationRequest(revoke_now=True), State.OK, Reason.FRESH, []),
+        (observation({0: "A"}), 1, RotationRequest(adopt=True), State.OK, Reason.FRESH, []),
         (observation({0: "-"}), 1, SCHEDULED, State.MISSING, Reason.DELETED, ["rotate after 1: deleted"]),
         (observation({0: "A", 1: "-"}), 1, SCHEDULED, State.MISSING, Reason.DELETED, ["rotate after 2: deleted"]),
         (observation({0: "A"}, missing=2), 1, SCHEDULED, State.MISSING, Reason.DELETED, ["rotate after 3: deleted"]),
@@ -139,15 +139,29 @@ EMPTIED = replace(observation({}), is_emptied=True)
         (observation({0: "A"}, A=None), 24, SCHEDULED, State.MISSING, Reason.EXPIRED, ["rotate after 1: expired"]),
         (observation({0: "A"}), 15.99, SCHEDULED, State.OK, Reason.FRESH, []),
         (observation({0: "A"}), 16, SCHEDULED, State.DUE, Reason.EXPIRING, ["rotate after 1: expiring"]),
-        (observation({0: "A"}), 1, Order(rotate=True), State.DUE, Reason.REQUESTED, ["rotate after 1: requested"]),
-        (observation({0: "A"}), 16, Order(rotate=True), State.DUE, Reason.REQUESTED, ["rotate after 1: requested"]),
+        (
+            observation({0: "A"}),
+            1,
+            RotationRequest(rotate=True),
+            State.DUE,
+            Reason.REQUESTED,
+            ["rotate after 1: requested"],
+        ),
+        (
+            observation({0: "A"}),
+            16,
+            RotationRequest(rotate=True),
+            State.DUE,
+            Reason.REQUESTED,
+            ["rotate after 1: requested"],
+        ),
         (observation({0: "A"}, first=41), 16, SCHEDULED, State.DUE, Reason.EXPIRING, ["rotate after 41: expiring"]),
     ],
 )
 def test_whether_a_new_key_is_needed(
-    observed: Observation, now: float, order: Order, state: State, reason: Reason, actions: list[str]
+    observed: Observation, now: float, wanted: RotationRequest, state: State, reason: Reason, actions: list[str]
 ) -> None:
-    made = plan(observed, at(now), order)
+    made = plan(observed, at(now), wanted)
     assert (made.state, made.reason, told(made)) == (state, reason, actions)
 
 
@@ -189,9 +203,11 @@ FOREIGN_STANDINGS = [ownership for ownership in Ownership if ownership.foreign]
 
 
 @pytest.mark.parametrize("ownership", FOREIGN_STANDINGS)
-@pytest.mark.parametrize("order", [SCHEDULED, Order(rotate=True), Order(rotate=True, revoke_now=True)])
-def test_nothing_is_done_while_the_newest_version_is_not_ours(ownership: Ownership, order: Order) -> None:
-    made = plan(foreign(ownership), at(300), order)
+@pytest.mark.parametrize(
+    "wanted", [SCHEDULED, RotationRequest(rotate=True), RotationRequest(rotate=True, revoke_now=True)]
+)
+def test_nothing_is_done_while_the_newest_version_is_not_ours(ownership: Ownership, wanted: RotationRequest) -> None:
+    made = plan(foreign(ownership), at(300), wanted)
     assert (made.state, made.reason.value, made.actions) == (State.FOREIGN, ownership.value, ())
     assert to_confirm(foreign(ownership)) == ()
 
@@ -200,7 +216,7 @@ def test_nothing_is_done_while_the_newest_version_is_not_ours(ownership: Ownersh
 def test_a_foreign_version_is_replaced_when_somebody_says_so(ownership: Ownership) -> None:
     observed = foreign(ownership)
     willing = replace(observed, target=replace(observed.target, adopt=True))
-    for made in (plan(observed, at(2), Order(adopt=True)), plan(willing, at(2))):
+    for made in (plan(observed, at(2), RotationRequest(adopt=True)), plan(willing, at(2))):
         assert told(made) == ["rotate after 3: adopted"]
         assert made.state is State.FOREIGN
 
@@ -218,23 +234,23 @@ def test_a_drifted_key_is_replaced_at_once_without_a_roll_out() -> None:
 
 
 def test_a_drifted_key_is_replaced_when_its_turn_comes() -> None:
-    before = plan(drifted(), at(1), roll_out_at=at(2))
+    before = plan(drifted(), at(1), options=PassOptions(roll_out_at=at(2)))
     assert (before.state, before.reason, before.actions) == (State.OK, Reason.DRIFTED, ())
     assert before.wake_at == before.next_rotation_at == at(2)
-    assert told(plan(drifted(), at(2), roll_out_at=at(2))) == ["rotate after 1: drifted"]
+    assert told(plan(drifted(), at(2), options=PassOptions(roll_out_at=at(2)))) == ["rotate after 1: drifted"]
 
 
 def test_a_roll_out_does_not_concern_a_key_that_is_as_configured() -> None:
-    assert plan(observation({0: "A"}), at(1), roll_out_at=at(1)).actions == ()
-    made = plan(observation({0: "A"}), at(1), roll_out_at=at(2))
+    assert plan(observation({0: "A"}), at(1), options=PassOptions(roll_out_at=at(1))).actions == ()
+    made = plan(observation({0: "A"}), at(1), options=PassOptions(roll_out_at=at(2)))
     assert (made.reason, made.wake_at, made.next_rotation_at) == (Reason.FRESH, at(16), at(16))
 
 
 def test_an_expiring_key_does_not_wait_for_its_turn() -> None:
-    before = plan(drifted(), at(1), roll_out_at=at(30))
+    before = plan(drifted(), at(1), options=PassOptions(roll_out_at=at(30)))
     assert before.reason is Reason.FRESH
     assert before.wake_at == before.next_rotation_at == before.renew_at
-    assert told(plan(drifted(), at(20), roll_out_at=at(30))) == ["rotate after 1: expiring"]
+    assert told(plan(drifted(), at(20), options=PassOptions(roll_out_at=at(30)))) == ["rotate after 1: expiring"]
 
 
 # --- grace ---
@@ -281,7 +297,7 @@ def test_when_a_superseded_key_stops_working(observed: Observation, expected: di
 
 
 @pytest.mark.parametrize(
-    ("observed", "now", "order", "actions"),
+    ("observed", "now", "wanted", "actions"),
     [
         # To be shortened, once, to within a second.
         (observation({0: "A", 1: "B"}), 2, SCHEDULED, ["A until 5: superseded"]),
@@ -312,20 +328,20 @@ def test_when_a_superseded_key_stops_working(observed: Observation, expected: di
         (observation({0: "A+", 1: "A", 2: "B"}, A=None), 6, SCHEDULED, ["retire A of 1,2: grace-over"]),
         # Not looked up, so not known whose it is.
         (observation({0: "A", 1: "B"}, unseen="A"), 2, SCHEDULED, []),
-        (observation({0: "A", 1: "B"}, unseen="A"), 99, Order(revoke_now=True), ["rotate after 2: expired"]),
+        (observation({0: "A", 1: "B"}, unseen="A"), 99, RotationRequest(revoke_now=True), ["rotate after 2: expired"]),
         # Revoked by somebody's word.
         (
             observation({0: "A", 1: "B"}),
             2,
-            Order(revoke_now=True),
+            RotationRequest(revoke_now=True),
             [f"A until {2 + 1 / 60:g}: revoked", "retire A of 1: revoked"],
         ),
-        (observation({0: "A", 1: "B"}, A=2 + 1 / 60), 2, Order(revoke_now=True), ["retire A of 1: revoked"]),
-        (observation({0: "A", 1: "B"}, unseen="A"), 2, Order(revoke_now=True), []),
+        (observation({0: "A", 1: "B"}, A=2 + 1 / 60), 2, RotationRequest(revoke_now=True), ["retire A of 1: revoked"]),
+        (observation({0: "A", 1: "B"}, unseen="A"), 2, RotationRequest(revoke_now=True), []),
         (
             observation({0: "A", 1: "B"}),
             2,
-            Order(rotate=True, revoke_now=True),
+            RotationRequest(rotate=True, revoke_now=True),
             ["rotate after 2: requested", f"A until {2 + 1 / 60:g}: revoked", "retire A of 1: revoked"],
         ),
         # First of all the new key.
@@ -339,20 +355,22 @@ def test_when_a_superseded_key_stops_working(observed: Observation, expected: di
         (
             observation({0: "A", 1: "B", 2: "A"}, A=5),
             4,
-            Order(rotate=True),
+            RotationRequest(rotate=True),
             ["rotate after 3: requested", "A until 24: restored", "B until 6: superseded"],
         ),
     ],
 )
-def test_what_becomes_of_the_other_keys(observed: Observation, now: float, order: Order, actions: list[str]) -> None:
-    assert told(plan(observed, at(now), order)) == actions
+def test_what_becomes_of_the_other_keys(
+    observed: Observation, now: float, wanted: RotationRequest, actions: list[str]
+) -> None:
+    assert told(plan(observed, at(now), wanted)) == actions
 
 
 @pytest.mark.parametrize("name", ["made-by-hand", str(KeyName(OWNER, "billing-api", "a" * 12, 1, "a" * 8))])
 def test_a_key_that_was_made_for_another_path_is_left_alone_and_named(name: str) -> None:
     observed = named(observation({0: "A", 1: "B"}), "A", name)
-    for now, order in ((2, SCHEDULED), (5, SCHEDULED), (2, Order(revoke_now=True))):
-        made = plan(observed, at(now), order)
+    for now, wanted in ((2, SCHEDULED), (5, SCHEDULED), (2, RotationRequest(revoke_now=True))):
+        made = plan(observed, at(now), wanted)
         assert made.actions == ()
         assert [left.key_id for left in made.untrusted] == ["A"]
 
@@ -486,16 +504,16 @@ def observations(draw: st.DrawFn) -> Observation:
     return replace(observed, target=replace(target, ttl=25 * HOUR)) if drift else observed
 
 
-ORDERS = st.builds(Order, rotate=st.booleans(), revoke_now=st.booleans(), adopt=st.booleans())
+ORDERS = st.builds(RotationRequest, rotate=st.booleans(), revoke_now=st.booleans(), adopt=st.booleans())
 ROLL_OUTS = st.none() | HOURS.map(at)
 
 
 @given(observations(), HOURS.map(at), ORDERS, ROLL_OUTS)
 def test_whatever_the_history_no_rule_is_broken(
-    observed: Observation, now: datetime, order: Order, roll_out_at: datetime | None
+    observed: Observation, now: datetime, wanted: RotationRequest, roll_out_at: datetime | None
 ) -> None:
-    made = plan(observed, now, order, roll_out_at)
-    assert made == plan(observed, now, order, roll_out_at)
+    made = plan(observed, now, wanted, PassOptions(roll_out_at=roll_out_at))
+    assert made == plan(observed, now, wanted, PassOptions(roll_out_at=roll_out_at))
 
     current = observed.current
     served = current.key_id if current else None
@@ -527,7 +545,7 @@ def test_whatever_the_history_no_rule_is_broken(
         assert key.since in later
         said = observed.vendor.get(key.key_id)
         end = said.key.expires_at if said and said.key else key.record.expires_at
-        if not order.revoke_now and (end is None or key.until < end):
+        if not wanted.revoke_now and (end is None or key.until < end):
             assert key.until >= min(key.record.expires_at, key.since + observed.target.grace_period)
     assert {left.key_id for left in made.untrusted}.isdisjoint(
         action.key.key_id for action in made.actions if isinstance(action, Retire)
@@ -537,15 +555,15 @@ def test_whatever_the_history_no_rule_is_broken(
 
 @given(observations(), HOURS.map(at), ORDERS, ROLL_OUTS, st.floats(0, 1))
 def test_until_a_plan_wakes_somebody_nothing_changes(
-    observed: Observation, now: datetime, order: Order, roll_out_at: datetime | None, share: float
+    observed: Observation, now: datetime, wanted: RotationRequest, roll_out_at: datetime | None, share: float
 ) -> None:
-    order = replace(order, revoke_now=False)  # a revoked key's end is counted from now
-    made = plan(observed, now, order, roll_out_at)
+    wanted = replace(wanted, revoke_now=False)  # a revoked key's end is counted from now
+    made = plan(observed, now, wanted, PassOptions(roll_out_at=roll_out_at))
     assert made.wake_at is None or made.wake_at > now
     then = now + share * ((made.wake_at or now + 100 * HOUR) - now)
     if then == made.wake_at:
         then = now
-    later = plan(observed, then, order, roll_out_at)
+    later = plan(observed, then, wanted, PassOptions(roll_out_at=roll_out_at))
     assert (later.state, later.reason, told(later)) == (made.state, made.reason, told(made))
 
 

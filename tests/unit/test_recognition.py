@@ -21,43 +21,45 @@ from rotator.core.errors import ServedKeysUnknown, StoreUnavailable
 from rotator.core.events import EventType
 from rotator.core.orphans import Outcome
 from rotator.core.plan import Reason, State
-from rotator.core.request import Order
+from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.protocol.recognition import Recognition, is_most
-from rotator.protocol.reconciler import Executor
+from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.sweeper import Sweeper, SweepReport
 
 
-def running(targets: int = 20) -> tuple[World, Executor]:
+def running(targets: int = 20) -> tuple[World, Reconciler]:
     """A world whose targets all have a key."""
     world = World(*(make_target(f"t{number:02}") for number in range(targets)))
-    executor = world.executor()
+    reconciler = world.reconciler()
     for target in world.targets:
-        assert executor.reconcile(target).rotated
-    return world, executor
+        assert reconciler.reconcile(target).rotated
+    return world, reconciler
 
 
-def sweep(world: World, executor: Executor) -> SweepReport:
-    sweeper = Sweeper("respan", [(executor, world.targets)], executor.ports.budget, frozenset({OWNER}), HOUR / 12, 10)
+def sweep(world: World, reconciler: Reconciler) -> SweepReport:
+    sweeper = Sweeper(
+        "respan", [(reconciler, world.targets)], reconciler.ports.budget, frozenset({OWNER}), HOUR / 12, 10
+    )
     return sweeper.sweep()
 
 
-def work(executor: Executor, targets: Iterable[Target], order: Order | None = None) -> list[str]:
+def work(reconciler: Reconciler, targets: Iterable[Target], request: RotationRequest | None = None) -> list[str]:
     """One pass over each; the names of those that got a new key."""
-    reports = [executor.reconcile(target, order or Order()) for target in targets]
+    reports = [reconciler.reconcile(target, request or RotationRequest()) for target in targets]
     return [report.target.name for report in reports if report.rotated]
 
 
-def in_another_organisation(world: World) -> Executor:
+def in_another_organisation(world: World) -> Reconciler:
     """A process whose management credential is another organisation's, where there is nothing of ours."""
     other = MemoryVendor(world.clock)
     for number in range(21):  # the ids of this one are counted, too: none that lives has the id of ours
         key = other.issue("somebody else's", START + 1000 * HOUR)
         if number < 20:
             other.revoke(key.id)
-    executor = world.executor()
-    executor.ports = replace(executor.ports, provider=VendorClient(other, world.wire, "a"))
-    return executor
+    reconciler = world.reconciler()
+    reconciler.ports = replace(reconciler.ports, provider=VendorClient(other, world.wire, "a"))
+    return reconciler
 
 
 class Blind:
@@ -71,32 +73,32 @@ class Blind:
 
 def test_with_another_organisations_credential_no_target_is_moved_there() -> None:
     world, _ = running()
-    executor = in_another_organisation(world)
+    reconciler = in_another_organisation(world)
     before = {target.name: world.served(target) for target in world.targets}
     since = len(world.wire.journal)
     for _ in range(3):
-        swept = sweep(world, executor)
+        swept = sweep(world, reconciler)
         assert isinstance(swept.error, ServedKeysUnknown)
         assert "20 of 20" in swept.error.message
         assert "rotator rotate --all" in swept.error.advice
         assert (swept.to_work, swept.unknown) == ((), world.targets)
-        assert work(executor, world.targets) == []
+        assert work(reconciler, world.targets) == []
     assert {target.name: world.served(target) for target in world.targets} == before
     assert world.calls("provider.retrieve", since) == ["provider.retrieve"] * 9, "a sample is enough"
 
 
 def test_a_list_that_was_empty_for_a_while_replaces_nothing_then_or_later() -> None:
-    world, executor = running()
+    world, reconciler = running()
     before = len(world.vendor.keys)
     blind = Blind(world)
     for _ in range(3):
-        assert isinstance(sweep(world, executor).error, ServedKeysUnknown)
-        assert work(executor, world.targets) == []
+        assert isinstance(sweep(world, reconciler).error, ServedKeysUnknown)
+        assert work(reconciler, world.targets) == []
     blind.on = False
     for _ in range(2):
-        swept = sweep(world, executor)
+        swept = sweep(world, reconciler)
         assert (swept.error, swept.to_work, swept.unknown) == (None, (), ())
-        assert work(executor, world.targets) == []
+        assert work(reconciler, world.targets) == []
     assert len(world.vendor.keys) == before, "what was said meanwhile is not believed afterwards"
 
 
@@ -119,41 +121,41 @@ def test_a_few_keys_that_somebody_deleted_are_replaced_and_most_are_not(unknown:
     assert is_most(unknown, served) is held
     if not served:
         return
-    world, executor = running(served)
+    world, reconciler = running(served)
     gone = [key.id for target in world.targets[:unknown] if (key := world.served(target))]
     for key_id in gone:
         world.vendor.revoke(key_id)
-    swept = sweep(world, executor)
+    swept = sweep(world, reconciler)
     names = [target.name for target in world.targets[:unknown]]
     assert [target.name for target in swept.to_work] == ([] if held else names)
     assert isinstance(swept.error, ServedKeysUnknown) is held
-    assert work(executor, world.targets) == ([] if held else names)
-    assert sweep(world, executor).error is None or held
+    assert work(reconciler, world.targets) == ([] if held else names)
+    assert sweep(world, reconciler).error is None or held
     assert not world.broken
 
 
 def test_a_person_is_obeyed_and_then_all_is_well() -> None:
-    world, executor = running()
+    world, reconciler = running()
     for key in [*world.vendor.keys.values()]:
         world.vendor.revoke(key.id)
-    sweep(world, executor)
-    report = executor.reconcile(world.targets[0], Order(rotate=True, by="command"))
+    sweep(world, reconciler)
+    report = reconciler.reconcile(world.targets[0], RotationRequest(rotate=True, by="command"))
     assert (report.rotated, report.attempted) == (True, Reason.REQUESTED)
-    assert isinstance(sweep(world, executor).error, ServedKeysUnknown), "19 of 20 still are"
-    assert len(work(executor, world.targets, Order(rotate=True, by="command"))) == 20
-    swept = sweep(world, executor)
+    assert isinstance(sweep(world, reconciler).error, ServedKeysUnknown), "19 of 20 still are"
+    assert len(work(reconciler, world.targets, RotationRequest(rotate=True, by="command"))) == 20
+    swept = sweep(world, reconciler)
     assert (swept.error, swept.to_work) == (None, ())
 
 
 def test_until_it_is_decided_a_target_is_failing_and_says_why_and_its_key_is_renewed_when_due() -> None:
-    world, executor = running()
+    world, reconciler = running()
     Blind(world)
-    sweep(world, executor)
-    report = executor.reconcile(world.target)
+    sweep(world, reconciler)
+    report = reconciler.reconcile(world.target)
     assert report.plan
     assert (report.plan.state, report.plan.reason, report.plan.actions) == (State.FAILING, Reason.UNRECOGNISED, ())
     world.clock.advance(17 * HOUR)
-    assert len(work(executor, world.targets)) == 20, "else the applications would be without a key"
+    assert len(work(reconciler, world.targets)) == 20, "else the applications would be without a key"
     assert {event.fields["reason"] for event in world.told(EventType.KEY_PUBLISHED)[20:]} == {Reason.EXPIRING}
 
 
@@ -168,29 +170,31 @@ def test_without_a_sweep_a_pass_is_believed_once() -> None:
     world, _ = running(5)
     fenced(world)
     Blind(world)
-    executor = world.executor("other")
-    assert work(executor, world.targets) == ["t00"]
-    assert work(executor, world.targets[1:]) == []
-    assert isinstance(sweep(world, executor).error, ServedKeysUnknown)
-    assert work(executor, world.targets[1:]) == []
+    reconciler = world.reconciler("other")
+    assert work(reconciler, world.targets) == ["t00"]
+    assert work(reconciler, world.targets[1:]) == []
+    assert isinstance(sweep(world, reconciler).error, ServedKeysUnknown)
+    assert work(reconciler, world.targets[1:]) == []
 
 
 def test_a_restored_snapshot_is_healed_for_the_provider_recognises_the_paths() -> None:
-    world, executor = running(6)
-    assert len(work(executor, world.targets, Order(rotate=True))) == 6
+    world, reconciler = running(6)
+    assert len(work(reconciler, world.targets, RotationRequest(rotate=True))) == 6
     for target in world.targets:
         assert world.store.rollback(target.path, 1)
     for number in range(1, 7):
         world.vendor.revoke(f"tk_{number:04}")
-    swept = sweep(world, world.executor("other"))
+    swept = sweep(world, world.reconciler("other"))
     assert (swept.error, swept.to_work) == (None, world.targets)
 
 
 def test_while_most_are_unknown_no_orphan_is_ended() -> None:
-    world, executor = running(4)
-    lonely = world.vendor.issue(f"{OWNER}.t00.{executor.scope(world.target).place}.1.aaaaaaaa", START + 24 * HOUR)
+    world, reconciler = running(4)
+    lonely = world.vendor.issue(f"{OWNER}.t00.{reconciler.scope(world.target).place}.1.aaaaaaaa", START + 24 * HOUR)
     world.clock.advance(HOUR)
-    sweeper = Sweeper("respan", [(executor, world.targets)], executor.ports.budget, frozenset({OWNER}), HOUR / 12, 10)
+    sweeper = Sweeper(
+        "respan", [(reconciler, world.targets)], reconciler.ports.budget, frozenset({OWNER}), HOUR / 12, 10
+    )
     sweeper.sweep(dry_run=True)
     world.clock.advance(HOUR)
     for target in world.targets:
@@ -203,48 +207,48 @@ def test_while_most_are_unknown_no_orphan_is_ended() -> None:
 
 
 def test_a_comparison_that_is_not_complete_decides_nothing_about_the_rest() -> None:
-    world, executor = running(4)
+    world, reconciler = running(4)
     Blind(world)
-    assert isinstance(sweep(world, executor).error, ServedKeysUnknown)
+    assert isinstance(sweep(world, reconciler).error, ServedKeysUnknown)
     broken = refuse(StoreUnavailable("no answer"))
     world.at(lambda call: call.operation == "store.history" and "t03" not in call.subject, broken, times=inf)
-    swept = sweep(world, executor)
+    swept = sweep(world, reconciler)
     assert set(swept.failed) == {"t00", "t01", "t02"}
     assert swept.to_work == ()
-    assert work(executor, world.targets[3:]) == []
+    assert work(reconciler, world.targets[3:]) == []
 
 
 @pytest.mark.parametrize("answer", ["ended", "refused"])
 def test_what_else_a_provider_may_answer_of_all_keys(answer: str) -> None:
     """An end in the past is as good as none at all; a refusal says nothing, and is reported."""
-    world, executor = running(4)
-    sweep(world, executor)
+    world, reconciler = running(4)
+    sweep(world, reconciler)
     if answer == "ended":
         for key in world.vendor.keys.values():
             key.expires_at = world.clock.now() - HOUR
-        assert isinstance(sweep(world, executor).error, ServedKeysUnknown)
+        assert isinstance(sweep(world, reconciler).error, ServedKeysUnknown)
     else:
         world.at("provider.page", lambda _: (), times=inf)
         world.at("provider.retrieve", refuse(unknown("provider.create")), times=inf)
-        assert len(sweep(world, executor).failed) == 4
-    assert work(executor, world.targets) == []
+        assert len(sweep(world, reconciler).failed) == 4
+    assert work(reconciler, world.targets) == []
 
 
 def test_a_key_is_looked_up_before_it_counts_as_unknown() -> None:
-    world, executor = running(4)
+    world, reconciler = running(4)
     world.at("provider.page", lambda _: (), times=inf)
-    swept = sweep(world, executor)
+    swept = sweep(world, reconciler)
     assert (swept.error, swept.to_work, swept.unknown) == (None, (), ())
 
 
 def test_one_that_was_cut_short_and_is_not_listed_is_restored() -> None:
-    world, executor = running(4)
+    world, reconciler = running(4)
     world.at("provider.page", lambda _: (), times=inf)
     key = world.served()
     assert key
     key.expires_at = world.clock.now() + HOUR
-    assert sweep(world, executor).to_work == (world.target,)
-    executor.reconcile(world.target)
+    assert sweep(world, reconciler).to_work == (world.target,)
+    reconciler.reconcile(world.target)
     assert key.expires_at == key.granted
 
 
@@ -267,11 +271,11 @@ def test_what_was_decided_holds_until_the_next_comparison() -> None:
 
 def test_a_list_from_before_the_credential_changed_proves_nothing_of_the_keys_that_it_lacks() -> None:
     """Found by the simulation: half of the list was read before, and every look-up was made after."""
-    world, executor = running(4)
-    assert len(work(executor, world.targets, Order(rotate=True))) == 4
+    world, reconciler = running(4)
+    assert len(work(reconciler, world.targets, RotationRequest(rotate=True))) == 4
     before = [key.seen() for key in [*world.vendor.keys.values()][:4]]
     pages = iter([before, ()])
     world.at("provider.page", lambda _: next(pages, ()), times=inf)
     world.at("provider.retrieve", lambda _: None, times=inf)
-    assert isinstance(sweep(world, executor).error, ServedKeysUnknown)
-    assert work(executor, world.targets) == []
+    assert isinstance(sweep(world, reconciler).error, ServedKeysUnknown)
+    assert work(reconciler, world.targets) == []

@@ -47,28 +47,28 @@ from rotator.core.events import EventType, Level
 from rotator.core.keys import CreatedKey, KeyName
 from rotator.core.plan import NEWCOMER, REVOKED_WITHIN, Reason, State
 from rotator.core.renewal import TIDYING
-from rotator.core.request import Order
+from rotator.core.request import PassOptions, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
 from rotator.core.times import timestamp
 from rotator.core.versions import RECORD_FIELD, Record, compose
 from rotator.protocol.publish import WAITS
-from rotator.protocol.reconciler import MAX_AGE, MAX_READ, Executor, Report
+from rotator.protocol.reconciler import MAX_AGE, MAX_READ, Reconciler, Report
 from rotator.protocol.rollback import roll_back
 from rotator.protocol.rotation import TRIES_OUT, UNPUBLISHED
 from rotator.protocol.sweeper import Sweeper
 
 MINUTE = timedelta(minutes=1)
-FORCED = Order(rotate=True, by="tester", comment="why not")
+FORCED = RotationRequest(rotate=True, by="tester", comment="why not")
 READS = ["store.history"]
 ROTATION = ["store.history", "store.preflight", "provider.create", "probe", "store.write"]
 
 
-def running(world: World, actor: str = "a") -> Executor:
+def running(world: World, actor: str = "a") -> Reconciler:
     """A program that has made the target's first key, and gone on running."""
-    executor = world.executor(actor)
-    assert executor.reconcile(world.target).rotated
-    return executor
+    reconciler = world.reconciler(actor)
+    assert reconciler.reconcile(world.target).rotated
+    return reconciler
 
 
 def by_id(world: World, number: int) -> IssuedKey:
@@ -97,7 +97,7 @@ def assert_served(world: World) -> None:
 def settle(world: World, passes: int = 3) -> list[Report]:
     """All that is on its way arrives, nothing goes wrong any more, and a new program looks a few times."""
     world.land()
-    fresh = world.executor("fresh")
+    fresh = world.reconciler("fresh")
     reports = []
     for _ in range(passes):
         world.clock.advance(10 * MINUTE)
@@ -110,7 +110,7 @@ def settle(world: World, passes: int = 3) -> list[Report]:
 
 def test_a_rotation_costs_a_create_a_shortening_and_a_delete_and_nothing_more() -> None:
     world = World()
-    a = world.executor()
+    a = world.reconciler()
     steps: list[tuple[timedelta, list[str]]] = [
         (0 * HOUR, ["store.location", *ROTATION]),
         (1 * HOUR, READS),
@@ -174,7 +174,7 @@ def test_a_new_program_looks_an_old_key_up_before_it_shortens_it() -> None:
     running(world)
     world.clock.advance(16 * HOUR)
     since = len(world.wire.journal)
-    report = world.executor().reconcile(world.target)
+    report = world.reconciler().reconcile(world.target)
     assert world.calls(since=since) == [
         "store.location",
         *ROTATION,
@@ -217,13 +217,13 @@ def test_a_renamed_field_is_rolled_out_and_the_old_one_goes() -> None:
     world = World()
     running(world)
     renamed = replace(world.target, key_field="token")
-    a = world.executor()
-    waiting = a.reconcile(renamed, roll_out_at=START + HOUR)
+    a = world.reconciler()
+    waiting = a.reconcile(renamed, options=PassOptions(roll_out_at=START + HOUR))
     assert not waiting.rotated
     assert waiting.plan is not None
     assert waiting.plan.wake_at == START + HOUR
     world.clock.advance(HOUR)
-    assert a.reconcile(renamed, roll_out_at=START + HOUR).attempted is Reason.DRIFTED
+    assert a.reconcile(renamed, options=PassOptions(roll_out_at=START + HOUR)).attempted is Reason.DRIFTED
     assert (world.store.read(renamed.path) or {}).keys() == {"token", "base_url", RECORD_FIELD}
     assert world.served(renamed) is by_id(world, 2)
 
@@ -242,7 +242,7 @@ def test_a_former_owners_keys_are_taken_over() -> None:
     running(world)
     world.clock.advance(16 * HOUR)
     names = frozenset({world.target.name})
-    heir = Executor("new-eu", frozenset({OWNER}), names, world.ports("heir"))
+    heir = Reconciler("new-eu", frozenset({OWNER}), names, world.ports("heir"))
     assert heir.reconcile(world.target).rotated
     assert record_of(world).owner == "new-eu"
     world.clock.advance(4 * HOUR)
@@ -266,7 +266,7 @@ def test_a_short_history_ends_no_key_before_its_time(max_versions: int) -> None:
     a = running(world)
     for hour in range(100):
         world.clock.advance(HOUR)
-        assert a.reconcile(world.target, FORCED if hour % 7 == 0 else Order()).error is None
+        assert a.reconcile(world.target, FORCED if hour % 7 == 0 else RotationRequest()).error is None
         assert_served(world)
     assert world.broken == []
 
@@ -293,11 +293,11 @@ def test_a_foreign_path_is_only_read(spoil: Callable[[World], object]) -> None:
     a.reconcile(world.target, FORCED)
     spoil(world)
     data = world.store.read(world.target.path)
-    for executor in (a, world.executor("fresh")):
-        for order in (Order(), FORCED, Order(rotate=True, revoke_now=True)):
+    for reconciler in (a, world.reconciler("fresh")):
+        for request in (RotationRequest(), FORCED, RotationRequest(rotate=True, revoke_now=True)):
             world.clock.advance(10 * HOUR)
             since = len(world.wire.journal)
-            report = executor.reconcile(world.target, order)
+            report = reconciler.reconcile(world.target, request)
             assert report.plan is not None
             assert report.plan.state is State.FOREIGN
             assert [name for name in world.calls(since=since) if name != "store.location"] == READS
@@ -306,10 +306,10 @@ def test_a_foreign_path_is_only_read(spoil: Callable[[World], object]) -> None:
 
 def test_a_foreign_path_is_adopted_when_somebody_says_so() -> None:
     world = World()
-    a = world.executor()
+    a = world.reconciler()
     world.store.put(world.target.path, api_key="theirs", base_url="theirs", note="x")
     assert not a.reconcile(world.target).rotated
-    report = a.reconcile(world.target, Order(adopt=True))
+    report = a.reconcile(world.target, RotationRequest(adopt=True))
     assert (report.rotated, report.attempted) == (True, Reason.ADOPTED)
     assert report.plan is not None
     assert report.plan.state is State.OK
@@ -318,7 +318,7 @@ def test_a_foreign_path_is_adopted_when_somebody_says_so() -> None:
     assert_served(world)
 
 
-def beside_a_victim() -> tuple[World, Executor, IssuedKey]:
+def beside_a_victim() -> tuple[World, Reconciler, IssuedKey]:
     """Two targets, each with its key; whoever can write the path of the first is after the key of the second."""
     victim_target = make_target("search")
     world = World(make_target(), victim_target)
@@ -336,10 +336,10 @@ def test_a_key_that_is_not_ours_is_never_touched_whatever_the_record_says() -> N
     data = world.store.read(world.target.path) or {}
     world.store.put(world.target.path, **data | {RECORD_FIELD: forged.format()})
     world.store.rollback(world.target.path, 1)
-    for executor in (a, world.executor("fresh")):
-        for order in (Order(), Order(rotate=True, revoke_now=True)):
+    for reconciler in (a, world.reconciler("fresh")):
+        for request in (RotationRequest(), RotationRequest(rotate=True, revoke_now=True)):
             world.clock.advance(HOUR)
-            executor.reconcile(world.target, order)
+            reconciler.reconcile(world.target, request)
     world.clock.advance(13 * HOUR)
     a.reconcile(world.target)
     touched = {call.subject for call in world.wire.journal if call.operation in CHANGES}
@@ -373,7 +373,7 @@ def test_while_the_budget_is_short_whoever_would_be_without_a_key_first_is_serve
     first, second = by_id(world, 1).granted, by_id(world, 2).granted
     assert urgencies(since) == [("provider.create", first), ("provider.set_expiry", second)]
     since = len(world.wire.journal)
-    world.executor("fresh").reconcile(world.target)
+    world.reconciler("fresh").reconcile(world.target)
     assert urgencies(since) == [("provider.retrieve", TIDYING)]
     since = len(world.wire.journal)
     world.clock.advance(4 * HOUR)
@@ -382,7 +382,7 @@ def test_while_the_budget_is_short_whoever_would_be_without_a_key_first_is_serve
     a.reconcile(world.target, FORCED)
     world.store.rollback(world.target.path, 2)
     since = len(world.wire.journal)
-    world.executor("fresh").reconcile(world.target)
+    world.reconciler("fresh").reconcile(world.target)
     assert urgencies(since)[0] == ("provider.retrieve", second), "it is served, and may be on its way out"
 
 
@@ -417,7 +417,7 @@ def test_what_is_proven_is_as_long_as_what_is_published_and_holds_no_key() -> No
 
 def test_a_write_that_landed_without_an_answer_is_settled() -> None:
     world = World()
-    a = world.executor()
+    a = world.reconciler()
     world.at("store.write", lost(unknown("store.write")))
     report = a.reconcile(world.target)
     assert (report.rotated, report.error) == (True, None)
@@ -429,7 +429,7 @@ def test_a_write_that_landed_without_an_answer_is_settled() -> None:
 def test_a_write_that_did_not_land_is_repeated(times: int) -> None:
     world = World()
     world.at("store.write", refuse(unknown("store.write")), times=times)
-    report = world.executor().reconcile(world.target)
+    report = world.reconciler().reconcile(world.target)
     assert (report.rotated, report.error) == (True, None)
     writes = [call.arguments for call in world.wire.journal if call.operation == "store.write"]
     assert len(writes) == times + 1
@@ -457,14 +457,16 @@ def test_a_key_whose_write_may_land_yet_is_left_alone_and_does_not_die_when_it_l
     assert world.broken == []
 
 
-@pytest.mark.parametrize("order", [Order(rotate=True, by="command"), Order(rotate=True, revoke_now=True, by="command")])
-def test_one_wrong_answer_does_not_delete_the_key_that_another_path_serves(order: Order) -> None:
+@pytest.mark.parametrize(
+    "wanted", [RotationRequest(rotate=True, by="command"), RotationRequest(rotate=True, revoke_now=True, by="command")]
+)
+def test_one_wrong_answer_does_not_delete_the_key_that_another_path_serves(wanted: RotationRequest) -> None:
     """Whoever can write a path wrote another's key id there, and the one look-up of it is answered with a 404."""
     a, b = make_target("a"), make_target("b")
     world = World(a, b)
-    executor = world.executor()
+    reconciler = world.reconciler()
     for target in (a, b):
-        assert executor.reconcile(target).rotated
+        assert reconciler.reconcile(target).rotated
     victim = world.served(b)
     assert victim is not None
     planted = Record.parse((world.store.read(a.path) or {})[RECORD_FIELD])
@@ -473,10 +475,10 @@ def test_one_wrong_answer_does_not_delete_the_key_that_another_path_serves(order
     record = replace(planted, key_id=victim.id, key=secret.fingerprint)
     world.store.put(a.path, **compose(a, record, secret, {}))
     world.at(lambda call: call.operation == "provider.retrieve" and call.subject == victim.id, lambda _: None)
-    assert executor.reconcile(a, order).error is None
+    assert reconciler.reconcile(a, wanted).error is None
     for _ in range(30):
         world.clock.advance(10 * MINUTE)
-        assert executor.reconcile(a).error is None
+        assert reconciler.reconcile(a).error is None
     assert world.vendor.alive(victim)
     assert not [event for event in world.told(EventType.KEY_DELETED) if event.fields["key_id"] == victim.id]
 
@@ -503,7 +505,7 @@ def test_a_key_whose_write_landed_late_and_was_replaced_at_once_is_told_too() ->
     world = World()
     a = in_flight(world, world.target)
     world.land()
-    assert world.executor("command").reconcile(world.target, Order(rotate=True, by="command")).rotated
+    assert world.reconciler("command").reconcile(world.target, RotationRequest(rotate=True, by="command")).rotated
     for _ in range(3):
         assert a.reconcile(world.target).error is None
     published = [event.fields["key_id"] for event in world.told(EventType.KEY_PUBLISHED)]
@@ -512,12 +514,12 @@ def test_a_key_whose_write_landed_late_and_was_replaced_at_once_is_told_too() ->
 
 def test_the_keys_name_joins_all_that_happens_to_it_whoever_does_it() -> None:
     world = World()
-    assert world.executor("a").reconcile(world.target).rotated
+    assert world.reconciler("a").reconcile(world.target).rotated
     first = by_id(world, 1)
     world.clock.advance(16 * HOUR)
-    assert world.executor("b").reconcile(world.target).rotated
+    assert world.reconciler("b").reconcile(world.target).rotated
     world.clock.advance(5 * HOUR)
-    c = Executor(OWNER, frozenset(), frozenset({world.target.name}), world.ports("c"))
+    c = Reconciler(OWNER, frozenset(), frozenset({world.target.name}), world.ports("c"))
     assert c.reconcile(world.target).error is None
     told = [event for event in world.events if event.fields.get("key_name") == first.name]
     assert [(event.what, event.fields["key_id"]) for event in told] == [
@@ -529,7 +531,7 @@ def test_the_keys_name_joins_all_that_happens_to_it_whoever_does_it() -> None:
     ]
 
 
-def unanswered(world: World) -> tuple[Executor, list[bool]]:
+def unanswered(world: World) -> tuple[Reconciler, list[bool]]:
     """A program whose key is due, and has made another; the store takes no writes while that list is not empty."""
     a = running(world)
     world.clock.advance(16 * HOUR)
@@ -544,7 +546,7 @@ def unanswered(world: World) -> tuple[Executor, list[bool]]:
     return a, closed
 
 
-def waiting() -> tuple[World, Executor]:
+def waiting() -> tuple[World, Reconciler]:
     """The same, with a store that takes writes again."""
     world = World()
     a, closed = unanswered(world)
@@ -641,7 +643,7 @@ def test_who_ceases_to_lead_does_not_write_a_waiting_key() -> None:
     world, a = waiting()
     leads = [True]
     ports = replace(a.ports, leads=lambda: bool(leads))
-    a = Executor(OWNER, frozenset(), frozenset({world.target.name}), ports, a.memory)
+    a = Reconciler(OWNER, frozenset(), frozenset({world.target.name}), ports, a.memory)
     world.at("provider.retrieve", afterwards(leads.clear))
     assert not a.reconcile(world.target).rotated
     assert world.served() is by_id(world, 1)
@@ -657,9 +659,9 @@ def test_a_waiting_key_is_written_with_the_fields_of_now() -> None:
     assert (data["token"], data["region"]) == (by_id(world, 2).text, "eu")
 
 
-def in_flight(world: World, target: Target) -> Executor:
+def in_flight(world: World, target: Target) -> Reconciler:
     """A program whose key is due, and has made another; the write of it is on its way, and was given up."""
-    a = world.executor()
+    a = world.reconciler()
     assert a.reconcile(target).rotated
     world.clock.advance(16 * HOUR)
     world.at("store.write", refuse(unknown("store.write")), times=5)
@@ -698,7 +700,7 @@ def test_a_key_that_landed_is_not_written_again_when_the_path_is_made_anew() -> 
     world = World()
     world.at("store.write", refuse(unknown("store.write")), times=5)
     world.at("store.write", world.delay(unknown("store.write")))
-    a = world.executor()
+    a = world.reconciler()
     a.reconcile(world.target)
     world.land()
     assert a.reconcile(world.target).error is None
@@ -718,7 +720,7 @@ def test_a_key_that_waited_is_not_offered_where_a_new_one_would_be_another(what:
         target = replace(target, provider="another")
     elif what == "path":
         target = replace(target, path="elsewhere")
-        world.executor("b").reconcile(target)
+        world.reconciler("b").reconcile(target)
         assert world.store.current_version("elsewhere") == world.store.current_version(world.target.path)
     elif what == "age":
         world.clock.advance(23 * HOUR)
@@ -727,7 +729,7 @@ def test_a_key_that_waited_is_not_offered_where_a_new_one_would_be_another(what:
     else:
         world.store.rollback(target.path, 1)
     before = set(world.vendor.keys)
-    successor = Executor(OWNER, frozenset(), frozenset(), world.ports("c"), a.memory)
+    successor = Reconciler(OWNER, frozenset(), frozenset(), world.ports("c"), a.memory)
     assert successor.reconcile(target, FORCED).rotated
     served = world.served(target)
     assert served
@@ -740,7 +742,7 @@ def test_a_version_that_the_store_deletes_before_its_key_ends_is_told(hours: int
     world = World()
     vanishes_at = None if hours is None else START + hours * HOUR
     world.at("store.write", lambda call: replace(call.effect(), vanishes_at=vanishes_at))
-    assert world.executor().reconcile(world.target).rotated
+    assert world.reconciler().reconcile(world.target).rotated
     events = world.told(EventType.VERSION_EXPIRES_EARLY)
     assert [(event.level, event.fields["vanishes_at"]) for event in events] == (
         [(Level.ERROR, timestamp(START + 23 * HOUR))] if told else []
@@ -748,7 +750,7 @@ def test_a_version_that_the_store_deletes_before_its_key_ends_is_told(hours: int
 
 
 def rotate_elsewhere(world: World) -> Callable[[], object]:
-    other = world.executor("b")
+    other = world.reconciler("b")
     return lambda: other.reconcile(world.target, FORCED)
 
 
@@ -957,7 +959,7 @@ def test_a_fence_in_between_does_not_swallow_a_persons_request() -> None:
 def test_anothers_new_key_is_what_a_person_asked_for() -> None:
     world = World()
     a = running(world)
-    world.at("store.write", meanwhile(lambda: world.executor("b").reconcile(world.target, FORCED)))
+    world.at("store.write", meanwhile(lambda: world.reconciler("b").reconcile(world.target, FORCED)))
     report = a.reconcile(world.target, FORCED)
     assert (report.rotated, report.error) == (False, None)
     assert len(world.vendor.keys) == 3
@@ -969,15 +971,15 @@ def test_anothers_new_key_is_what_a_person_asked_for() -> None:
 
 def test_a_path_is_read_whole_only_while_there_is_more_to_it_than_the_served_key() -> None:
     world = World()
-    a = world.executor()
+    a = world.reconciler()
     whole: list[bool] = []
     history = world.store.history
     world.store.history = lambda *its: (whole.append(True), history(*its))[1]  # type: ignore[method-assign, func-returns-value]
     world.store.newest = lambda *its: (whole.append(False), only_newest(history(*its)))[1]  # type: ignore[method-assign, func-returns-value]
 
-    def reads(executor: Executor) -> list[bool]:
+    def reads(reconciler: Reconciler) -> list[bool]:
         whole.clear()
-        assert executor.reconcile(world.target).error is None
+        assert reconciler.reconcile(world.target).error is None
         return list(whole)
 
     assert reads(a) == [False], "an absent path"
@@ -986,17 +988,17 @@ def test_a_path_is_read_whole_only_while_there_is_more_to_it_than_the_served_key
     world.clock.advance(16 * HOUR)
     assert reads(a) == [False], "and rotates"
     assert reads(a) == reads(a) == [True], "a superseded key is left"
-    assert reads(world.executor("b")) == [False, True], "a newcomer sees a young key, and looks closer"
+    assert reads(world.reconciler("b")) == [False, True], "a newcomer sees a young key, and looks closer"
     world.clock.advance(4 * HOUR)
     assert reads(a) == [True, True], "and retires"
     assert reads(a) == [False]
     world.clock.advance(MINUTE)
-    assert reads(world.executor("c")) == [False], "the served key is older than a grace period"
-    b = world.executor("b")
+    assert reads(world.reconciler("c")) == [False], "the served key is older than a grace period"
+    b = world.reconciler("b")
     b.reconcile(world.target, FORCED)
     assert reads(a) == [False, True], "its number has changed"
     world.store.put(world.target.path, api_key="theirs")
-    assert reads(world.executor("d")) == [False], "nothing is done about a foreign path, so nothing else matters"
+    assert reads(world.reconciler("d")) == [False], "nothing is done about a foreign path, so nothing else matters"
 
 
 def test_a_program_that_does_not_sweep_reads_the_whole_history_of_a_path_that_it_does_not_know() -> None:
@@ -1006,7 +1008,7 @@ def test_a_program_that_does_not_sweep_reads_the_whole_history_of_a_path_that_it
     a.reconcile(world.target, FORCED)
     world.clock.advance(7 * HOUR)
     names = frozenset({world.target.name})
-    assert Executor(OWNER, frozenset(), names, world.ports("once")).reconcile(world.target).error is None
+    assert Reconciler(OWNER, frozenset(), names, world.ports("once")).reconcile(world.target).error is None
     assert by_id(world, 1).revoked
     assert_served(world)
 
@@ -1017,7 +1019,7 @@ def test_superseded_keys_that_nobody_has_tidied_are_found_by_a_sweep_and_read_fr
     a = running(world)
     a.reconcile(world.target, FORCED)
     world.clock.advance(7 * HOUR)
-    b = world.executor("b")
+    b = world.reconciler("b")
     b.reconcile(world.target)
     assert len(world.vendor.keys) == 2
     assert not by_id(world, 1).revoked, "not seen"
@@ -1136,10 +1138,10 @@ def mixed_up(world: World, **shown: Any) -> Fault:
     return fault
 
 
-def two_targets() -> tuple[World, Executor]:
+def two_targets() -> tuple[World, Reconciler]:
     """A program that serves two targets a key each."""
     world = World(make_target("alpha"), make_target("beta"))
-    a = world.executor()
+    a = world.reconciler()
     assert all(a.reconcile(target).rotated for target in world.targets)
     return world, a
 
@@ -1181,7 +1183,7 @@ def test_an_answer_to_a_create_about_another_key_is_not_used(what: str) -> None:
 def test_a_key_whose_create_showed_no_name_is_looked_up_and_published() -> None:
     world = World()
     world.at("provider.create", mixed_up(world, name=""))
-    report = world.executor().reconcile(world.target)
+    report = world.reconciler().reconcile(world.target)
     assert (report.rotated, report.error) == (True, None)
     assert world.calls("provider.") == ["provider.create", "provider.retrieve"]
 
@@ -1207,7 +1209,7 @@ def test_a_new_key_that_has_to_be_looked_up_is_waited_for(shown: dict[str, Any])
     world.at("provider.create", mixed_up(world, **shown))
     world.at("provider.retrieve", lambda call: None, times=3)
     started = world.clock.monotonic()
-    assert world.executor().reconcile(world.target).rotated
+    assert world.reconciler().reconcile(world.target).rotated
     assert world.clock.monotonic() - started == sum(TRIES_OUT[:3])
 
 
@@ -1217,7 +1219,7 @@ def test_nothing_is_changed_by_the_id_of_an_answer_that_the_provider_does_not_sh
     alpha, beta = world.targets
     other = world.served(alpha)
     assert other is not None
-    new_process = world.executor("b")
+    new_process = world.reconciler("b")
     world.at("provider.create", mixed_up(world, id=other.id, expires_at=None))
     world.at("provider.retrieve", lambda call: None, times=len(TRIES_OUT) + 1)
     since = len(world.wire.journal)
@@ -1251,7 +1253,7 @@ def test_a_create_that_lands_late_ends_by_itself() -> None:
 def test_a_key_whose_write_was_not_answered_waits_for_a_provider_that_does_not_show_it_yet() -> None:
     world = World()
     names = frozenset({world.target.name})
-    a = Executor(OWNER, frozenset(), names, world.ports("a"), min_age=timedelta(minutes=5))
+    a = Reconciler(OWNER, frozenset(), names, world.ports("a"), min_age=timedelta(minutes=5))
     world.vendor.shown_after = 290.0
     world.at("store.write", refuse(unknown("store.write")), times=len(WAITS))
     assert isinstance(a.reconcile(world.target).error, StoreOutcomeUnknown)
@@ -1313,7 +1315,7 @@ def test_a_key_whose_longer_life_cannot_be_put_right_is_not_published(error: Exc
     world = World()
     world.vendor.grants = lambda asked: None
     world.at("provider.set_expiry", refuse(error))
-    report = world.executor().reconcile(world.target)
+    report = world.reconciler().reconcile(world.target)
     assert report.error is error
     assert world.vendor.living() == []
     assert world.store.current_version(world.target.path) == 0
@@ -1323,7 +1325,7 @@ def test_a_key_that_is_gone_before_it_was_published_is_not_published() -> None:
     world = World()
     world.vendor.grants = lambda asked: None
     world.at("provider.set_expiry", meanwhile(lambda: world.vendor.revoke("tk_0001")))
-    report = world.executor().reconcile(world.target)
+    report = world.reconciler().reconcile(world.target)
     assert isinstance(report.error, ProviderRequestRefused)
     assert world.store.current_version(world.target.path) == 0
 
@@ -1331,7 +1333,7 @@ def test_a_key_that_is_gone_before_it_was_published_is_not_published() -> None:
 def test_a_key_that_is_born_dead_is_not_published() -> None:
     world = World()
     world.vendor.grants = lambda asked: START - HOUR
-    report = world.executor().reconcile(world.target)
+    report = world.reconciler().reconcile(world.target)
     assert isinstance(report.error, ProviderRequestRefused)
     assert timestamp(START - HOUR) in str(report.error)
     assert by_id(world, 1).revoked
@@ -1382,7 +1384,7 @@ def test_a_budget_that_closes_ends_the_pass() -> None:
     world = World()
     error = ProviderUnavailable("rotator is stopping")
     world.at("budget.take", refuse(error))
-    report = world.executor().reconcile(world.target)
+    report = world.reconciler().reconcile(world.target)
     assert report.error is error
     assert report.plan is not None
     assert world.calls("provider.") == []
@@ -1393,7 +1395,7 @@ def test_a_look_up_that_is_refused_for_ever_does_not_keep_a_key_from_being_repla
     running(world).reconcile(world.target, FORCED)
     world.at("provider.retrieve", refuse(ProviderRequestRefused("what an id")), times=inf)
     world.clock.advance(16 * HOUR)
-    report = world.executor("slow", budget_wait=10).reconcile(world.target)
+    report = world.reconciler("slow", budget_wait=10).reconcile(world.target)
     assert isinstance(report.error, ProviderRequestRefused)
     assert report.rotated
 
@@ -1401,7 +1403,7 @@ def test_a_look_up_that_is_refused_for_ever_does_not_keep_a_key_from_being_repla
 # --- retire ---
 
 
-def superseded(world: World) -> Executor:
+def superseded(world: World) -> Reconciler:
     """Two keys; the grace of the first is just over."""
     a = running(world)
     a.reconcile(world.target, FORCED)
@@ -1455,8 +1457,8 @@ def test_a_key_that_was_rolled_back_to_is_restored() -> None:
     a.reconcile(world.target, FORCED)
     world.store.rollback(world.target.path, 1)
     world.clock.advance(HOUR)
-    for executor in (a, world.executor("fresh")):
-        assert executor.reconcile(world.target).error is None
+    for reconciler in (a, world.reconciler("fresh")):
+        assert reconciler.reconcile(world.target).error is None
         assert world.served() is by_id(world, 1)
         assert by_id(world, 1).expires_at == START + 24 * HOUR
         assert by_id(world, 2).expires_at == START + 4 * HOUR
@@ -1469,7 +1471,7 @@ def test_a_dead_key_that_was_rolled_back_to_is_replaced(fresh: bool) -> None:
     a.reconcile(world.target, FORCED)
     world.vendor.revoke("tk_0001")
     world.store.rollback(world.target.path, 1)
-    report = (world.executor("fresh") if fresh else a).reconcile(world.target)
+    report = (world.reconciler("fresh") if fresh else a).reconcile(world.target)
     assert report.attempted is Reason.MISSING
     assert_served(world)
 
@@ -1490,7 +1492,7 @@ def test_a_key_that_cannot_be_restored_is_replaced_in_the_same_pass(answer: str)
 # --- every call of a target's life, broken in every way ---
 
 
-def life(world: World, executor_for: Callable[[], Executor]) -> Iterator[Report]:
+def life(world: World, executor_for: Callable[[], Reconciler]) -> Iterator[Report]:
     """A first key, a rotation, the end of the first key's grace: all calls that the protocol makes."""
     for hours in (0, 16, 4):
         world.clock.advance(hours * HOUR)
@@ -1500,8 +1502,8 @@ def life(world: World, executor_for: Callable[[], Executor]) -> Iterator[Report]
 def lives(fresh: bool) -> tuple[World, Iterator[Report]]:
     """`fresh`: each step is done by a program that was just started, so that all keys are looked up."""
     world = World()
-    a = world.executor()
-    return world, life(world, (lambda: world.executor()) if fresh else (lambda: a))
+    a = world.reconciler()
+    return world, life(world, (lambda: world.reconciler()) if fresh else (lambda: a))
 
 
 def calls_of_a_life(fresh: bool) -> list[Call]:
@@ -1536,7 +1538,7 @@ def assert_promises_hold(world: World, reports: list[Report]) -> None:
     served = world.served()
     assert served is not None
     assert served.expires_at == record_of(world).expires_at
-    keeper = world.executor("keeper")
+    keeper = world.reconciler("keeper")
     for _ in range(48):
         world.clock.advance(HOUR / 2)
         assert keeper.reconcile(world.target).error is None
@@ -1575,7 +1577,7 @@ def test_another_replica_may_publish_at_any_call(
     fresh: bool, number: int, operation: str, when: Callable[[Callable[[], object]], Fault]
 ) -> None:
     world, passes = lives(fresh)
-    other = world.executor("b")
+    other = world.reconciler("b")
     world.at(number, when(lambda: other.reconcile(world.target, FORCED)))
     reports = [*passes]
     assert all(report.error is None for report in reports)
@@ -1655,7 +1657,7 @@ def watch_age(world: World) -> list[float]:
 def test_no_wait_for_the_budget_makes_us_act_on_old_knowledge(wait: float) -> None:
     world = World()
     ages = watch_age(world)
-    slow = world.executor("slow", budget_wait=wait)
+    slow = world.reconciler("slow", budget_wait=wait)
     for hours in (0, 16, 4):
         world.clock.advance(hours * HOUR)
         assert slow.reconcile(world.target).error is None
@@ -1673,7 +1675,7 @@ def test_a_slow_budget_and_keys_to_look_up_do_not_keep_a_key_from_being_replaced
         a.reconcile(world.target, FORCED)
     world.clock.advance(16 * HOUR)
     ages = watch_age(world)
-    report = world.executor("slow", budget_wait=20).reconcile(world.target)
+    report = world.reconciler("slow", budget_wait=20).reconcile(world.target)
     assert (report.rotated, report.error) == (True, None)
     assert max(ages) <= MAX_AGE
     assert world.broken == []
@@ -1689,7 +1691,7 @@ def slow_to_read(world: World, seconds: float) -> None:
 def test_a_slow_store_delays_a_targets_life_and_prevents_nothing(seconds: float, budget_wait: float) -> None:
     world = World()
     slow_to_read(world, seconds)
-    slow = world.executor("slow", budget_wait=budget_wait)
+    slow = world.reconciler("slow", budget_wait=budget_wait)
     for hours in (0, 16, 4):
         world.clock.advance(hours * HOUR)
         assert slow.reconcile(world.target).error is None
@@ -1724,7 +1726,7 @@ def test_an_answer_that_waited_is_not_acted_on_however_slow_the_store() -> None:
     old = by_id(world, 1)
     world.clock.advance(4 * HOUR)
     slow_to_read(world, 6)
-    slow = world.executor("slow", budget_wait=MAX_AGE + 1)
+    slow = world.reconciler("slow", budget_wait=MAX_AGE + 1)
     slow.observe(world.target)
     world.at("budget.take", afterwards(lambda: world.store.rollback(world.target.path, 1)), times=1)
     old.expires_at = old.granted  # as the provider keeps it, should the shortening have been lost
@@ -1762,8 +1764,8 @@ def test_revoke_now_ends_superseded_keys_at_once() -> None:
         world = World()
         a = running(world)
         if fresh:
-            a = world.executor("fresh")
-        report = a.reconcile(world.target, Order(rotate=True, revoke_now=True, by="cli"))
+            a = world.reconciler("fresh")
+        report = a.reconcile(world.target, RotationRequest(rotate=True, revoke_now=True, by="cli"))
         assert (report.rotated, report.error) == (True, None)
         assert world.vendor.living() == [world.served()]
         assert world.store.versions(world.target.path)[1].destroyed
@@ -1774,7 +1776,7 @@ def test_revoke_now_without_a_rotation_leaves_the_served_key() -> None:
     world = World()
     a = running(world)
     a.reconcile(world.target, FORCED)
-    assert a.reconcile(world.target, Order(revoke_now=True)).error is None
+    assert a.reconcile(world.target, RotationRequest(revoke_now=True)).error is None
     assert world.vendor.living() == [world.served()] == [by_id(world, 2)]
 
 
@@ -1783,7 +1785,7 @@ def test_a_key_that_is_revoked_ends_though_it_cannot_be_deleted() -> None:
     world = World()
     a = running(world)
     world.at("provider.delete", refuse(ProviderUnavailable("no answer")))
-    report = a.reconcile(world.target, Order(rotate=True, revoke_now=True))
+    report = a.reconcile(world.target, RotationRequest(rotate=True, revoke_now=True))
     assert isinstance(report.error, ProviderUnavailable)
     assert [event.fields["key_id"] for event in world.told(EventType.KEY_NOT_REMOVED)] == ["tk_0001"]
     world.clock.advance(REVOKED_WITHIN)
@@ -1794,12 +1796,12 @@ def test_a_vendor_that_does_not_shorten_a_revoked_key_is_asked_to_delete_it_all_
     world = World()
     a = running(world)
     world.at("provider.set_expiry", refuse(ProviderRequestRefused("no")), times=inf)
-    report = a.reconcile(world.target, Order(rotate=True, revoke_now=True))
+    report = a.reconcile(world.target, RotationRequest(rotate=True, revoke_now=True))
     assert isinstance(report.error, ProviderRequestRefused)
     assert world.vendor.living() == [world.served()]
 
 
-def previous(world: World) -> Executor:
+def previous(world: World) -> Reconciler:
     """Two keys of ours, the first within its grace."""
     a = running(world)
     a.reconcile(world.target, FORCED)
@@ -1812,9 +1814,9 @@ def test_rolling_back_serves_the_previous_key_again_with_its_whole_life(fresh: b
     world = World()
     a = previous(world)
     if fresh:
-        a = world.executor("fresh")
+        a = world.reconciler("fresh")
     since = len(world.wire.journal)
-    report = roll_back(a, world.target, Order(by="cli"))
+    report = roll_back(a, world.target, RotationRequest(by="cli"))
     assert report.error is None
     assert report.plan is not None
     assert report.plan.state is State.OK
@@ -1836,7 +1838,7 @@ def test_a_refused_roll_back_that_landed_is_one(error: Exception) -> None:
     world = World()
     a = previous(world)
     world.at("store.write", lost(error))
-    report = roll_back(a, world.target, Order())
+    report = roll_back(a, world.target, RotationRequest())
     assert (report.rolled_back, report.error) == (True, None)
     assert world.served() is by_id(world, 1)
     assert by_id(world, 1).expires_at == by_id(world, 1).granted
@@ -1847,8 +1849,8 @@ def test_a_refused_roll_back_that_landed_is_one(error: Exception) -> None:
 def test_there_is_nothing_to_roll_back_to() -> None:
     world = World()
     for report in (
-        roll_back(world.executor(), world.target, Order()),
-        roll_back(running(world), world.target, Order()),
+        roll_back(world.reconciler(), world.target, RotationRequest()),
+        roll_back(running(world), world.target, RotationRequest()),
     ):
         assert report.error is not None
         assert "no previous key" in str(report.error)
@@ -1859,7 +1861,7 @@ def test_there_is_nothing_to_roll_back_to_on_a_foreign_path() -> None:
     world = World()
     a = previous(world)
     world.store.put(world.target.path, password="x")
-    report = roll_back(a, world.target, Order())
+    report = roll_back(a, world.target, RotationRequest())
     assert report.error is not None
     assert "--adopt" in report.error.advice
     assert report.plan is not None
@@ -1872,7 +1874,7 @@ def test_what_fails_after_a_roll_back_does_not_hide_that_it_was_done(call: str) 
     a = previous(world)
     error = ProviderUnavailable("no answer")
     world.at("store.write", afterwards(lambda: world.at(call, refuse(error), times=inf)))
-    report = roll_back(a, world.target, Order())
+    report = roll_back(a, world.target, RotationRequest())
     assert (report.error, report.rolled_back) == (error, True)
     assert report.plan is not None
     assert world.served() is by_id(world, 1)
@@ -1888,15 +1890,15 @@ def test_a_previous_key_that_does_not_work_is_not_served(what: str) -> None:
     elif what == "ended":
         world.clock.advance(22 * HOUR)
         world.vendor.keys["tk_0002"].expires_at = None
-        a = world.executor("fresh")
+        a = world.reconciler("fresh")
         world.clock.advance(2 * HOUR)
     elif what == "not ours":
         key.name = "made-by-hand"
     else:
         world.at("provider.set_expiry", meanwhile(lambda: world.vendor.revoke(key.id)))
     data = world.store.read(world.target.path)
-    executor = a if what == "gone meanwhile" else world.executor("fresh")
-    report = roll_back(executor, world.target, Order())
+    reconciler = a if what == "gone meanwhile" else world.reconciler("fresh")
+    report = roll_back(reconciler, world.target, RotationRequest())
     assert isinstance(report.error, ProviderRequestRefused)
     assert what.removesuffix(" meanwhile") in str(report.error)
     assert world.store.read(world.target.path) == data
@@ -1906,7 +1908,7 @@ def test_a_roll_back_that_lost_against_another_writer_leaves_the_previous_key_on
     world = World()
     a = previous(world)
     world.at("store.write", meanwhile(lambda: world.store.rollback(world.target.path, 2)))
-    report = roll_back(a, world.target, Order())
+    report = roll_back(a, world.target, RotationRequest())
     assert isinstance(report.error, CasMismatch)
     assert world.served() is by_id(world, 2)
     assert by_id(world, 1).expires_at == START + 4 * HOUR
@@ -1917,7 +1919,7 @@ def test_a_key_that_died_while_it_was_rolled_back_to_is_replaced() -> None:
     world = World()
     a = previous(world)
     world.at("store.write", afterwards(lambda: world.vendor.revoke("tk_0001")))
-    report = roll_back(a, world.target, Order())
+    report = roll_back(a, world.target, RotationRequest())
     assert (report.rotated, report.attempted) == (True, Reason.MISSING)
     assert_served(world)
 
@@ -1930,14 +1932,14 @@ def test_a_roll_back_that_fails_anywhere_leaves_a_served_key_that_works(offset: 
     world = World()
     a = previous(world)
     number = len(world.wire.journal) + offset
-    roll_back(a, world.target, Order())
+    roll_back(a, world.target, RotationRequest())
     assert len(world.wire.journal) <= number + ROLL_BACK_CALLS - offset
     operation = world.wire.journal[number].operation if number < len(world.wire.journal) else ""
     for name in faults(world, operation):
         world = World()
         a = previous(world)
         world.at(number, faults(world, operation)[name])
-        reports = [roll_back(a, world.target, Order())]
+        reports = [roll_back(a, world.target, RotationRequest())]
         assert_promises_hold(world, [*reports, *settle(world)])
         assert world.broken == [], name
 
@@ -1948,10 +1950,10 @@ def test_a_roll_back_that_fails_anywhere_leaves_a_served_key_that_works(offset: 
 def test_many_targets_in_many_threads_do_not_disturb_each_other() -> None:
     targets = [make_target(f"target-{number}") for number in range(40)]
     world = World(*targets)
-    executor = world.executor()
+    reconciler = world.reconciler()
 
     def step(target: Target) -> Report:
-        return executor.reconcile(target)
+        return reconciler.reconcile(target)
 
     with ThreadPoolExecutor(8) as pool:
         for hours in (0, 16, 4, 1):
@@ -2012,7 +2014,7 @@ def test_a_rollback_does_not_prolong_a_key_whose_record_gives_it_years() -> None
     patched(world, expires_at=START + timedelta(days=3000))
     a.reconcile(world.target, FORCED)
     served, ends = world.served(), by_id(world, 1).expires_at
-    report = roll_back(a, world.target, Order())
+    report = roll_back(a, world.target, RotationRequest())
     assert "longer than any key of this target" in str(report.error)
     assert (world.served(), by_id(world, 1).expires_at) == (served, ends)
 
@@ -2021,19 +2023,19 @@ def test_what_others_wrote_beside_the_key_is_there_after_a_rollback() -> None:
     world = World()
     a = previous(world)
     world.store.patch(world.target.path, note="mind this")
-    assert roll_back(a, world.target, Order()).rolled_back
+    assert roll_back(a, world.target, RotationRequest()).rolled_back
     assert (world.store.read(world.target.path) or {})["note"] == "mind this"
 
 
 def test_a_path_that_a_later_version_of_rotator_wrote_is_kept_and_rolled_back_with_what_its_record_says() -> None:
     """An upgrade, while the older replica still works; or the way back from one."""
     world = World()
-    executor = running(world)
+    reconciler = running(world)
     later = f"why=nearly-spent,{record_of(world).format()},use=0.9"
     world.store.patch(world.target.path, **{RECORD_FIELD: later})
-    assert executor.reconcile(world.target, Order(rotate=True)).rotated
+    assert reconciler.reconcile(world.target, RotationRequest(rotate=True)).rotated
     assert not record_of(world).unknown, "what was said of that key is not said of the next"
-    report = roll_back(executor, world.target, Order())
+    report = roll_back(reconciler, world.target, RotationRequest())
     assert (report.error, report.rolled_back) == (None, True)
     assert record_of(world).unknown == ("why=nearly-spent", "use=0.9")
     assert_served(world)
@@ -2064,7 +2066,7 @@ def test_a_fault_of_whatever_kind_before_the_publish_leaves_no_key_behind(call: 
     world.vendor.grants = lambda asked: asked + HOUR
     world.at(call, refuse(TypeError("a fault")))
     with pytest.raises(TypeError):
-        world.executor().reconcile(world.target)
+        world.reconciler().reconcile(world.target)
     assert world.vendor.living() == []
 
 
@@ -2092,7 +2094,7 @@ def test_an_expiry_that_is_put_right_is_in_the_audit_trail() -> None:
 def test_a_known_refusal_of_the_organisation_key_costs_neither_a_proof_nor_the_budget() -> None:
     world = World()
     world.vendor.refusal = ProviderCredentialRefused("refused")
-    assert world.executor().reconcile(world.target).error is world.vendor.refusal
+    assert world.reconciler().reconcile(world.target).error is world.vendor.refusal
     assert world.calls() == ["store.location", *READS]
 
 
@@ -2105,7 +2107,7 @@ def test_a_previous_key_that_was_extended_past_its_record_is_served_again() -> N
     world.clock.advance(25 * HOUR)
     for number in (1, 2):
         by_id(world, number).expires_at = START + 72 * HOUR
-    report = roll_back(world.executor("fresh"), world.target, Order())
+    report = roll_back(world.reconciler("fresh"), world.target, RotationRequest())
     assert (report.error, report.rolled_back) == (None, True)
     assert_served(world)
 
@@ -2114,7 +2116,7 @@ def test_a_deleted_version_is_not_said_to_have_no_predecessor() -> None:
     world = World()
     a = previous(world)
     world.store.delete(world.target.path)
-    report = roll_back(a, world.target, Order())
+    report = roll_back(a, world.target, RotationRequest())
     assert report.error is not None
     assert "is deleted" in report.error.message
     assert "ndelete" in report.error.advice
@@ -2123,10 +2125,10 @@ def test_a_deleted_version_is_not_said_to_have_no_predecessor() -> None:
 def test_whoever_waited_for_the_budget_rolls_back_by_what_is_true_afterwards() -> None:
     world = World()
     a = previous(world)
-    elsewhere = world.executor("elsewhere")
+    elsewhere = world.reconciler("elsewhere")
     world.at("budget.take", meanwhile(lambda: elsewhere.reconcile(world.target, FORCED)))
     since = len(world.wire.journal)
-    report = roll_back(a, world.target, Order())
+    report = roll_back(a, world.target, RotationRequest())
     history = [call.number for call in world.wire.journal[since:] if call.actor == "a" and "history" in call.operation]
     changes = [call.number for call in world.wire.journal[since:] if call.actor == "a" and call.operation in CHANGES]
     assert len(history) >= 2
@@ -2139,7 +2141,7 @@ def test_that_a_rollback_prolonged_a_key_is_told_though_the_publish_failed() -> 
     world = World()
     a = previous(world)
     world.at("store.write", refuse(StoreSealed("sealed")))
-    roll_back(a, world.target, Order())
+    roll_back(a, world.target, RotationRequest())
     assert [event.fields["key_id"] for event in world.events if event.what is EventType.KEY_RESTORED] == ["tk_0001"]
 
 
@@ -2160,7 +2162,7 @@ def test_the_grace_of_a_key_begins_when_the_last_version_that_held_its_text_was_
     world = World()
     a = running(world)
     first = by_id(world, 1)
-    adopting = Order(adopt=True)
+    adopting = RotationRequest(adopt=True)
     for _ in range(2):
         world.store.put(world.target.path, api_key=first.text)
         assert a.reconcile(world.target, adopting).rotated

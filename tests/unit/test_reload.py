@@ -18,7 +18,7 @@ from rotator.config.loader import load
 from rotator.core.errors import ProviderCredentialRefused, StoreUnavailable
 from rotator.core.events import Event, EventType
 from rotator.core.plan import Reason
-from rotator.core.request import SCHEDULED, Order
+from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.versions import Record
 from rotator.daemon.dispatcher import Dispatcher
@@ -94,9 +94,9 @@ def test_a_reload_looks_for_what_was_made_in_vain_before_it(process: Process) ->
     process.config["providers"]["respan"]["probe"] = {"url": "https://probe.test"}
     before, _ = process.reload()
     target = process.installation.targets["a"]
-    before.strays["respan"].look_for(target, "before", Order())
+    before.strays["respan"].look_for(target, "before", RotationRequest())
     _, after = process.reload()
-    process.installation.strays["respan"].look_for(target, "after", Order())
+    process.installation.strays["respan"].look_for(target, "after", RotationRequest())
     assert {*after.strays["respan"].waiting} == {"before", "after"}
 
 
@@ -128,7 +128,7 @@ def shown(process: Process) -> list[str]:
 def test_a_successor_that_is_built_and_not_used_has_changed_nothing(process: Process) -> None:
     process.config["targets"] = {name: {"path": name, "provider": "respan", "store": "file"} for name in ("a", "b")}
     _, before = process.reload()
-    offers = before.executor(before.targets["b"]).memory.offers
+    offers = before.reconciler(before.targets["b"]).memory.offers
     offers["b"] = PendingKey("respan", 0, RECORD, Secret("text"), Reason.FIRST, SCHEDULED)
     process.clock.skews = dict.fromkeys([process.provider.upstream, "vault.test"], timedelta(seconds=61))
     next(process.provider.pages(lambda: None))

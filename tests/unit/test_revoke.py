@@ -9,36 +9,36 @@ from support.world import HOUR, OWNER, IssuedKey, World, afterwards, make_target
 from rotator.core.errors import ProviderRequestRefused, ProviderUnavailable, StoreUnavailable
 from rotator.core.events import EventType
 from rotator.core.keys import KeyName, ListedKey, UnreadableKey
-from rotator.core.request import Order
-from rotator.protocol.reconciler import MAX_READ, Executor
+from rotator.core.request import RotationRequest
+from rotator.protocol.reconciler import MAX_READ, Reconciler
 from rotator.protocol.revoke import not_revoked, revoke_the_unheld
 from rotator.protocol.rotation import listed
 from rotator.protocol.sweeper import by_place
 
-REVOKE = Order(rotate=True, revoke_now=True, by="command", comment="it leaked")
+REVOKE = RotationRequest(rotate=True, revoke_now=True, by="command", comment="it leaked")
 
 
-def command(world: World, budget_wait: float = 0.0) -> Executor:
+def command(world: World, budget_wait: float = 0.0) -> Reconciler:
     """A program that knows nothing of before, and does not sweep."""
     names = frozenset(target.name for target in world.targets)
-    return Executor(OWNER, frozenset(), names, world.ports("command", budget_wait))
+    return Reconciler(OWNER, frozenset(), names, world.ports("command", budget_wait))
 
 
 def first_key(world: World) -> IssuedKey:
     """What every target has when somebody comes to revoke it."""
     for target in world.targets:
-        assert world.executor().reconcile(target).rotated
+        assert world.reconciler().reconcile(target).rotated
     world.clock.advance(HOUR)
     return world.vendor.keys["tk_0001"]
 
 
-def revoked(world: World, executor: Executor) -> object:
+def revoked(world: World, reconciler: Reconciler) -> object:
     """What the command does: a pass, and then the list."""
-    assert executor.reconcile(world.target, REVOKE).error is None
-    return revoke_the_unheld(executor, world.target, by_place(listed(executor.ports)), REVOKE)
+    assert reconciler.reconcile(world.target, REVOKE).error is None
+    return revoke_the_unheld(reconciler, world.target, by_place(listed(reconciler.ports)), REVOKE)
 
 
-def taken_out(world: World) -> tuple[IssuedKey, Executor, dict[str, list[ListedKey]]]:
+def taken_out(world: World) -> tuple[IssuedKey, Reconciler, dict[str, list[ListedKey]]]:
     """A key that somebody deleted from the path, a command that has made another one, and then the list."""
     leaked, a = first_key(world), command(world)
     world.store.delete(world.target.path)
@@ -152,9 +152,9 @@ def test_a_key_that_cannot_be_read_is_named_and_the_others_are_revoked(is_served
 def test_a_superseded_key_that_the_provider_does_not_show_yet_is_named_as_not_revoked() -> None:
     world = World()
     names = frozenset({world.target.name})
-    a = Executor(OWNER, frozenset(), names, world.ports("command"), min_age=timedelta(minutes=5))
+    a = Reconciler(OWNER, frozenset(), names, world.ports("command"), min_age=timedelta(minutes=5))
     world.vendor.shown_after = 60.0
-    assert world.executor().reconcile(world.target).rotated
+    assert world.reconciler().reconcile(world.target).rotated
     report = a.reconcile(world.target, REVOKE)
     assert (report.rotated, report.error) == (True, None)
     [error] = not_revoked(world.target, report.plan)

@@ -15,16 +15,16 @@ from rotator.core.errors import (
     StoreUnavailable,
 )
 from rotator.core.plan import Plan, Reason, Rotate, State
-from rotator.core.request import LOOK, SCHEDULED, Order
+from rotator.core.request import LOOK, RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import hash_fraction
 from rotator.core.versions import Record
-from rotator.daemon.schedule import FIRST_WAIT, LONGEST_WAIT, LONGEST_WAIT_AT_END, Schedule
+from rotator.daemon.schedule import FIRST_WAIT, LONGEST_WAIT, LONGEST_WAIT_AT_END, Schedule, Task
 from rotator.protocol.reconciler import Report
 
 RESYNC = timedelta(minutes=10)
 PACES = {"respan": timedelta(seconds=3), "other": timedelta(seconds=3)}
-ALL = Order(rotate=True, by="signal")
+ALL = RotationRequest(rotate=True, by="signal")
 
 
 def agenda(*names: str) -> tuple[Schedule, FakeClock, dict[str, Target]]:
@@ -35,7 +35,7 @@ def agenda(*names: str) -> tuple[Schedule, FakeClock, dict[str, Target]]:
     return made, clock, targets
 
 
-UNDER_WAY: dict[str, Order] = {}
+UNDER_WAY: dict[str, Task] = {}
 """What each target was last taken with."""
 
 
@@ -202,11 +202,11 @@ def test_to_wake_a_target_leaves_what_was_asked_for_it() -> None:
     done(made, well(targets["a"], clock))
     made.wake(["a", "unknown"])
     assert taken(made) == ["a"]
-    assert UNDER_WAY["a"] == SCHEDULED
+    assert UNDER_WAY["a"] == Task()
     done(made, well(targets["a"], clock))
     made.request(["a"], ALL)
     made.wake(["a"])
-    assert made.take() == ("a", ALL)
+    assert made.take() == ("a", Task(ALL))
 
 
 def test_a_provider_that_says_when_to_come_back_is_believed() -> None:
@@ -222,8 +222,9 @@ def test_a_request_is_worked_on_now_once_however_often_it_is_made() -> None:
     done(made, well(targets["a"], clock))
     for _ in range(3):
         made.request(["a", "unknown"], ALL)
-    assert made.take() == ("a", ALL)
-    made.done(Report(targets["a"], well(targets["a"], clock).plan, rotated=True), ALL)
+    entry = made.take()
+    assert entry == ("a", Task(ALL))
+    made.done(Report(targets["a"], well(targets["a"], clock).plan, rotated=True), entry[1])
     assert taken(made) == []
 
 
@@ -233,7 +234,7 @@ def test_a_request_during_a_pass_is_not_lost() -> None:
     made.request(["a"], ALL)
     assert taken(made) == []
     done(made, well(targets["a"], clock))
-    assert made.take() == ("a", ALL)
+    assert made.take() == ("a", Task(ALL))
 
 
 def test_a_request_that_failed_is_tried_again() -> None:
@@ -241,10 +242,11 @@ def test_a_request_that_failed_is_tried_again() -> None:
     taken(made)
     done(made, well(targets["a"], clock))
     made.request(["a"], ALL)
-    assert made.take() == ("a", ALL)
-    made.done(failed(targets["a"]), ALL)
+    entry = made.take()
+    assert entry == ("a", Task(ALL))
+    made.done(failed(targets["a"]), entry[1])
     clock.sleep(FIRST_WAIT.total_seconds())
-    assert made.take() == ("a", ALL)
+    assert made.take() == ("a", Task(ALL))
 
 
 def test_a_new_configuration_takes_up_the_new_and_the_changed_and_forgets_the_rest() -> None:
@@ -255,7 +257,7 @@ def test_a_new_configuration_takes_up_the_new_and_the_changed_and_forgets_the_re
     after = {name: make_target(name) for name in ("kept", "changed", "new")}
     after["changed"] = make_target("changed", provider="other")
     made.configure(after, {"changed"}, RESYNC, PACES)
-    assert made.take(lambda lane: lane == ("other", "vault")) == ("changed", SCHEDULED)
+    assert made.take(lambda lane: lane == ("other", "vault")) == ("changed", Task())
     assert taken(made) == ["new"]
     assert done(made, well(targets["gone"], clock)) == (0, None)
 
@@ -325,7 +327,7 @@ def test_an_outage_of_an_hour_ends_without_a_stampede() -> None:
 def test_the_first_pass_looks_and_what_it_finds_is_done_by_urgency() -> None:
     made, clock, targets = agenda("new", "soon", "fine")
     assert sorted(taken(made)) == ["fine", "new", "soon"]
-    assert set(UNDER_WAY.values()) >= {LOOK}
+    assert set(UNDER_WAY.values()) >= {Task(options=LOOK)}
     rotate = (Rotate(Reason.EXPIRING, 1),)
     new = Report(targets["new"], Plan(State.MISSING, Reason.FIRST, actions=rotate))
     soon = well(targets["soon"], clock, renew=-300)  # ends in five minutes: before anybody can miss what never was
@@ -334,7 +336,7 @@ def test_the_first_pass_looks_and_what_it_finds_is_done_by_urgency() -> None:
     done(made, replace(soon, plan=replace(soon.plan, actions=rotate)))
     done(made, well(targets["fine"], clock))
     assert taken(made) == ["soon", "new"]
-    assert {UNDER_WAY["soon"], UNDER_WAY["new"]} == {SCHEDULED}
+    assert {UNDER_WAY["soon"], UNDER_WAY["new"]} == {Task()}
 
 
 def test_whoever_waits_for_a_first_key_keeps_its_place() -> None:
@@ -358,7 +360,7 @@ def test_what_would_come_due_faster_than_the_budget_allows_is_brought_forward() 
     begun: dict[str, datetime] = {}
     while clock.now() < due:
         for name in taken(made):
-            ahead = UNDER_WAY[name].ahead
+            ahead = UNDER_WAY[name].options.ahead
             report = well(targets[name], clock, renew=(due - clock.now()).total_seconds())
             if ahead and due - ahead <= clock.now():
                 begun[name] = clock.now()
@@ -380,7 +382,7 @@ def test_what_the_budget_allows_is_not_brought_forward() -> None:
     ends = clock.monotonic() + 3600
     while clock.monotonic() < ends:
         for name in taken(made):
-            assert not UNDER_WAY[name].ahead
+            assert not UNDER_WAY[name].options.ahead
             left = 3600 if name == "a" else 3604
             remaining = ends - clock.monotonic() + left - 3600
             done(made, well(targets[name], clock, wake=remaining, renew=remaining))
@@ -425,11 +427,11 @@ def test_the_same_request_during_its_pass_changes_nothing() -> None:
     done_all = Report(targets["a"], well(targets["a"], clock).plan, rotated=True)
     taken(made)
     done(made, well(targets["a"], clock))
-    made.request(["a"], Order(rotate=True, by="signal"))
+    made.request(["a"], RotationRequest(rotate=True, by="signal"))
     assert taken(made) == ["a"]
-    made.request(["a"], Order(rotate=True, by="signal"))
+    made.request(["a"], RotationRequest(rotate=True, by="signal"))
     done(made, done_all)
-    assert not any(entry and entry[1].rotate for entry in [made.take()])
+    assert not any(entry and entry[1].request.rotate for entry in [made.take()])
 
 
 def test_a_fault_in_the_arithmetic_forgets_no_target(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,13 +16,13 @@ from rotator.core.errors import (
 )
 from rotator.core.events import EventType
 from rotator.core.keys import CreatedKey, UnreadableKey
-from rotator.core.request import Order
+from rotator.core.request import RotationRequest
 from rotator.core.secrets import Secret
-from rotator.protocol.reconciler import Executor
+from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.rotation import UNPUBLISHED
 from rotator.protocol.strays import PATIENCE, REST, RETRY, StrayKeys
 
-FORCED = Order(rotate=True, by="tester", comment="why not")
+FORCED = RotationRequest(rotate=True, by="tester", comment="why not")
 NOT_CONFIRMED = [
     unknown("provider.create"),
     *(
@@ -33,9 +33,9 @@ NOT_CONFIRMED = [
 ]
 
 
-def made_in_vain(world: World, targets: int = 1) -> Executor:
+def made_in_vain(world: World, targets: int = 1) -> Reconciler:
     """A program whose creates for these targets were done and not answered."""
-    a = world.executor()
+    a = world.reconciler()
     world.at("provider.create", lost(unknown("provider.create")), times=targets)
     for target in world.targets[:targets]:
         assert isinstance(a.reconcile(target).error, ProviderOutcomeUnknown)
@@ -55,7 +55,7 @@ def left_behind(world: World) -> list[object]:
 def test_a_key_whose_create_was_not_confirmed_is_found_by_its_name_and_removed(error: Exception, others: int) -> None:
     """An answer without an id or a text is one of these, and so is a redirect or any other status but a success."""
     world = World()
-    a = world.executor()
+    a = world.reconciler()
     assert a.reconcile(world.target).rotated
     for number in range(others):
         world.vendor.issue(f"somebody-else-{number}", None)
@@ -74,7 +74,7 @@ def test_a_key_whose_create_was_not_confirmed_is_found_by_its_name_and_removed(e
 def test_what_was_certainly_not_made_is_not_looked_for(error: Exception) -> None:
     world = World()
     world.at("provider.create", refuse(error))
-    assert world.executor().reconcile(world.target).error is error
+    assert world.reconciler().reconcile(world.target).error is error
     assert not strays_of(world).due
     world.remove_strays()
     assert world.calls("provider.page") == []
@@ -112,7 +112,7 @@ def test_a_name_that_comes_while_a_list_is_read_is_looked_for_by_the_next_one() 
 def test_a_create_that_was_not_done_leaves_nothing_to_remove() -> None:
     world = World()
     world.at("provider.create", refuse(unknown("provider.create")))
-    a = world.executor()
+    a = world.reconciler()
     assert isinstance(a.reconcile(world.target).error, ProviderOutcomeUnknown)
     world.remove_strays(at_last=True)
     assert (world.calls("provider.delete"), left_behind(world)) == ([], [])
@@ -194,7 +194,7 @@ def test_a_key_that_the_provider_shows_late_is_looked_for_at_once_and_when_it_is
 
 def test_a_new_key_that_lost_and_is_not_shown_yet_is_removed_when_it_is() -> None:
     world = World()
-    a, b = world.executor(), world.executor("b")
+    a, b = world.reconciler(), world.reconciler("b")
     world.at(
         lambda call: (call.operation, call.actor) == ("store.write", "a"), meanwhile(lambda: b.reconcile(world.target))
     )
@@ -241,7 +241,7 @@ def test_a_stray_that_cannot_be_deleted_is_reported() -> None:
 def test_a_served_key_is_not_removed_though_the_list_shows_the_name_at_it() -> None:
     """As of a vendor who answers a create by giving another name to the key that is there."""
     world = World()
-    a = world.executor()
+    a = world.reconciler()
     assert a.reconcile(world.target).rotated
     served = world.served()
     assert served
@@ -266,7 +266,7 @@ def a_view(key: IssuedKey) -> CreatedKey:
 def test_a_key_that_lost_is_deleted_only_if_it_is_shown_to_be_that_key(act: str) -> None:
     """Another replica was first; and the create was answered with the id of the key that it has published."""
     world = World()
-    a, b = world.executor(), world.executor("b")
+    a, b = world.reconciler(), world.reconciler("b")
     assert a.reconcile(world.target).rotated
     elsewhere: Callable[[], object] = lambda: b.reconcile(world.target, FORCED)  # noqa: E731
 

@@ -36,40 +36,40 @@ from rotator.core.events import EventType, Level
 from rotator.core.keys import KeyName, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.orphans import OrphanState, Outcome
 from rotator.core.plan import Plan, Reason, Rotate, State, deadline
-from rotator.core.request import LOOK, Order
+from rotator.core.request import LOOK, RotationRequest
 from rotator.core.versions import RECORD_FIELD
-from rotator.protocol.reconciler import Executor
+from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.sweeper import Sweeper, SweepReport
 
 LATER = timedelta(minutes=6)
 FIRST_KEY = (Rotate(Reason.FIRST, 0),)
 
 
-def rotated(world: World) -> Executor:
-    """An executor that has given every target its first key."""
-    executor = world.executor()
+def rotated(world: World) -> Reconciler:
+    """A reconciler that has given every target its first key."""
+    reconciler = world.reconciler()
     for target in world.targets:
-        assert executor.reconcile(target).error is None
-    return executor
+        assert reconciler.reconcile(target).error is None
+    return reconciler
 
 
 def sweep(world: World, *, after: timedelta = LATER, dry_run: bool = False, max_orphans: int = 10) -> SweepReport:
     """What a process does that has been there for a while: it sweeps twice, and then works on what was found."""
-    executor = world.executor("sweeper")
-    sweeper = sweeper_of(executor, world.targets, max_orphans)
+    reconciler = world.reconciler("sweeper")
+    sweeper = sweeper_of(reconciler, world.targets, max_orphans)
     if after:
         sweeper.sweep(dry_run=True)
         world.clock.advance(after)
     swept = sweeper.sweep(dry_run=dry_run)
     for target in swept.to_work if not dry_run else ():
-        executor.reconcile(target)
+        reconciler.reconcile(target)
     return swept
 
 
-def replica(world: World, actor: str) -> Executor:
+def replica(world: World, actor: str) -> Reconciler:
     """A program whose provider may not show a key yet that is younger than `SETTLE`."""
     names = frozenset(target.name for target in world.targets)
-    return Executor(OWNER, frozenset(), names, world.ports(actor), min_age=SETTLE)
+    return Reconciler(OWNER, frozenset(), names, world.ports(actor), min_age=SETTLE)
 
 
 # --- orphans ---------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_an_orphan_whose_end_is_not_shown_gets_one_grace_and_not_one_more_with_e
     rotated(world)
     lonely = orphan(world)
     ports = replace(world.ports("a"), provider=WithoutExpiry(world.vendor, world.wire, "a"))
-    sweeper = sweeper_of(Executor(OWNER, frozenset(), frozenset({world.target.name}), ports), world.targets)
+    sweeper = sweeper_of(Reconciler(OWNER, frozenset(), frozenset({world.target.name}), ports), world.targets)
     for _ in range(24):
         sweeper.sweep()
         world.clock.advance(timedelta(minutes=15))
@@ -150,12 +150,12 @@ def test_a_young_key_may_still_be_on_its_way() -> None:
 def test_the_history_is_read_after_the_list() -> None:
     """A key that is published while the list travels is found in the history."""
     world = World()
-    executor = rotated(world)
-    sweeper = sweeper_of(world.executor("sweeper"), world.targets)
+    reconciler = rotated(world)
+    sweeper = sweeper_of(world.reconciler("sweeper"), world.targets)
     sweeper.sweep(dry_run=True)
 
     def publishes_meanwhile() -> None:
-        executor.reconcile(world.target, Order(rotate=True))
+        reconciler.reconcile(world.target, RotationRequest(rotate=True))
         world.clock.advance(LATER)
 
     world.at(
@@ -168,10 +168,10 @@ def test_the_history_is_read_after_the_list() -> None:
 @pytest.mark.parametrize("served", ["shortened", "restored"])
 def test_a_superseded_key_is_no_orphan(served: str) -> None:
     world = World()
-    executor = rotated(world)
+    reconciler = rotated(world)
     first = world.served()
     assert first
-    executor.reconcile(world.target, Order(rotate=True))
+    reconciler.reconcile(world.target, RotationRequest(rotate=True))
     if served == "restored":
         world.store.rollback(world.target.path, 1)
     assert sweep(world).orphans == ()
@@ -181,11 +181,11 @@ def test_a_superseded_key_is_no_orphan(served: str) -> None:
 
 def test_a_key_that_a_short_history_pushed_out_keeps_a_grace_period() -> None:
     world = World(max_versions=1)
-    executor = rotated(world)
+    reconciler = rotated(world)
     first = world.served()
     assert first
     world.at("provider.set_expiry", refuse(unknown("provider.set_expiry")), times=1)
-    executor.reconcile(world.target, Order(rotate=True))
+    reconciler.reconcile(world.target, RotationRequest(rotate=True))
     assert [o.outcome for o in sweep(world).orphans] == [Outcome.SHORTENED]
     assert first.expires_at == world.clock.now() + world.target.grace_period
     assert not world.broken
@@ -196,7 +196,7 @@ def test_a_list_that_is_older_than_anothers_shortening_prolongs_nothing() -> Non
     world = World()
     rotated(world)
     lonely = orphan(world)
-    frozen = sweeper_of(world.executor("frozen"), world.targets)
+    frozen = sweeper_of(world.reconciler("frozen"), world.targets)
     frozen.sweep(dry_run=True)
     world.clock.advance(LATER)
 
@@ -219,14 +219,14 @@ def test_a_list_that_is_older_than_anothers_shortening_prolongs_nothing() -> Non
 
 def test_a_key_that_was_retired_since_the_list_is_no_orphan_and_not_deleted_again() -> None:
     world = World()
-    executor = rotated(world)
-    executor.reconcile(world.target, Order(rotate=True))
+    reconciler = rotated(world)
+    reconciler.reconcile(world.target, RotationRequest(rotate=True))
     world.clock.advance(world.target.grace_period)
     world.events.clear()
-    swept_by = world.executor("sweeper")
+    swept_by = world.reconciler("sweeper")
     world.at(
         lambda call: call.actor == "sweeper" and call.operation == "provider.page",
-        afterwards(lambda: executor.reconcile(world.target)),
+        afterwards(lambda: reconciler.reconcile(world.target)),
     )
     swept = sweeper_of(swept_by, world.targets).sweep()
     assert (swept.listed, swept.orphans) == (2, ())
@@ -264,18 +264,18 @@ def test_a_fence_repeats_a_record_of_a_later_version_as_it_is() -> None:
 def test_the_keys_of_an_emptied_path_are_reported_and_end_once_it_has_a_key_again() -> None:
     """`vault kv metadata delete`: the keys are in no version, and a path that is absent cannot be fenced."""
     world = World(make_target("a"), make_target("b"))
-    executor = rotated(world)
+    reconciler = rotated(world)
     old = world.served()
     assert old
     world.store.delete_metadata(world.target.path)
-    worker = sweeper_of(world.executor("sweeper"), world.targets)
+    worker = sweeper_of(world.reconciler("sweeper"), world.targets)
     assert [o.state for o in worker.sweep().orphans] == [OrphanState.SETTLING], "it may be about to become version 1"
     world.clock.advance(LATER)
     since = len(world.wire.journal)
     swept = worker.sweep()
     assert [(o.key.id, o.state, o.outcome) for o in swept.orphans] == [(old.id, OrphanState.EMPTIED, Outcome.LEFT)]
     assert not {"store.write", "provider.set_expiry", "provider.delete"} & {*world.calls(since=since)}
-    assert executor.reconcile(world.target).rotated
+    assert reconciler.reconcile(world.target).rotated
     assert [(o.key.id, o.outcome) for o in worker.sweep().orphans] == [(old.id, Outcome.SHORTENED)]
     assert old.expires_at == world.clock.now() + world.target.grace_period
     assert not world.broken
@@ -286,46 +286,46 @@ def test_a_process_that_starts_learns_from_its_sweep_that_a_path_was_emptied() -
     rotated(world)
     world.store.delete_metadata(world.target.path)
     world.clock.advance(LATER)
-    starts = world.executor("starts")
-    assert starts.reconcile(world.target, LOOK).plan == Plan(State.MISSING, Reason.FIRST, actions=FIRST_KEY)
+    starts = world.reconciler("starts")
+    assert starts.reconcile(world.target, options=LOOK).plan == Plan(State.MISSING, Reason.FIRST, actions=FIRST_KEY)
     sweeper = sweeper_of(starts, world.targets)
     assert sweeper.sweep().to_work == (), "the vendor does not say how old the key is"
     world.clock.advance(LATER)
     assert sweeper.sweep().to_work == world.targets
-    looked = starts.reconcile(world.target, LOOK)
+    looked = starts.reconcile(world.target, options=LOOK)
     assert looked.plan
     assert (looked.plan.state, looked.plan.reason) == (State.MISSING, Reason.EMPTIED)
     assert deadline(looked.plan, world.clock.now()) == world.clock.now(), "a new target can wait, this one cannot"
     [event] = troubles(looked)
     assert (event.what, event.level) == (EventType.PATH_EMPTIED, Level.WARNING)
     assert starts.reconcile(world.target).attempted is Reason.EMPTIED
-    assert [*troubles(starts.reconcile(world.target, LOOK))] == []
+    assert [*troubles(starts.reconcile(world.target, options=LOOK))] == []
 
 
 def test_a_process_that_served_a_key_knows_without_a_sweep_that_the_path_was_emptied() -> None:
     world = World()
-    executor = rotated(world)
-    assert executor.reconcile(world.target).error is None
+    reconciler = rotated(world)
+    assert reconciler.reconcile(world.target).error is None
     world.store.delete_metadata(world.target.path)
-    made = executor.reconcile(world.target)
+    made = reconciler.reconcile(world.target)
     assert (made.rotated, made.attempted) == (True, Reason.EMPTIED)
     assert [event.what for event in troubles(made)] == [EventType.PATH_EMPTIED]
 
 
 def test_the_keys_of_many_emptied_paths_are_held_when_those_have_new_ones() -> None:
     world = World(*(make_target(f"t{number}") for number in range(12)))
-    executor = rotated(world)
+    reconciler = rotated(world)
     old = [*world.vendor.keys.values()]
     ends = [key.expires_at for key in old]
     for target in world.targets:
         world.store.delete_metadata(target.path)
     world.clock.advance(LATER)
-    sweeper = sweeper_of(executor, world.targets, max_orphans=10)
+    sweeper = sweeper_of(reconciler, world.targets, max_orphans=10)
     emptied = sweeper.sweep()
     assert emptied.error is None
     assert emptied.to_work == world.targets
     for target in world.targets:
-        assert executor.reconcile(target).attempted is Reason.EMPTIED
+        assert reconciler.reconcile(target).attempted is Reason.EMPTIED
     world.clock.advance(LATER)
     held = sweeper.sweep()
     assert isinstance(held.error, TooManyOrphans)
@@ -358,7 +358,7 @@ def test_a_writer_that_wakes_up_after_the_fence_publishes_nothing() -> None:
     rotated(world)
     served = world.served()
     world.at("store.write", world.delay(unknown("store.write")), times=inf)
-    world.executor("frozen").reconcile(world.target, Order(rotate=True))
+    world.reconciler("frozen").reconcile(world.target, RotationRequest(rotate=True))
     world.wire.route = lambda call: call.effect()
     assert [o.outcome for o in sweep(world).orphans] == [Outcome.SHORTENED]
     world.land()
@@ -370,7 +370,7 @@ def test_a_writer_that_wakes_up_before_the_fence_has_its_key_served() -> None:
     world = World()
     rotated(world)
     world.at("store.write", world.delay(unknown("store.write")), times=inf)
-    world.executor("frozen").reconcile(world.target, Order(rotate=True))
+    world.reconciler("frozen").reconcile(world.target, RotationRequest(rotate=True))
     world.wire.route = lambda call: call.effect()
     world.at("store.write", meanwhile(world.land))
     swept = sweep(world)
@@ -387,10 +387,10 @@ def test_a_read_that_is_older_than_the_fence_is_not_believed() -> None:
     repeats that very key; and another stale read shows it as an orphan still.
     """
     world = World()
-    executor = rotated(world)
+    reconciler = rotated(world)
     past = world.store.history(world.target.path, 0.0)
-    sweeper = sweeper_of(world.executor("sweeper"), world.targets)
-    executor.reconcile(world.target, Order(rotate=True))
+    sweeper = sweeper_of(world.reconciler("sweeper"), world.targets)
+    reconciler.reconcile(world.target, RotationRequest(rotate=True))
     served = world.served()
     assert served
     sweeper.sweep(dry_run=True)
@@ -426,13 +426,13 @@ def test_without_a_fence_that_is_known_to_stand_nothing_is_shortened(kind: str) 
 def test_another_sweeps_fence_is_not_taken_for_our_own() -> None:
     """Found by the simulation: it repeats the same key, and a writer may be about to publish right after it."""
     world = World()
-    executor = rotated(world)
+    reconciler = rotated(world)
     path = world.target.path
     past = world.store.history(path, 0.0)
     world.store.put(path, **(world.store.read(path) or {}))  # what the other sweep does
     lonely = orphan(world, version=3)
     ends = lonely.expires_at
-    sweeper = sweeper_of(executor, world.targets)
+    sweeper = sweeper_of(reconciler, world.targets)
     sweeper.sweep(dry_run=True)
     world.clock.advance(LATER)
     reads = iter([False, True])
@@ -450,7 +450,7 @@ def test_no_fence_over_what_somebody_has_put_there_meanwhile() -> None:
     world = World()
     rotated(world)
     lonely = orphan(world, version=2)
-    sweeper = sweeper_of(world.executor("sweeper"), world.targets)
+    sweeper = sweeper_of(world.reconciler("sweeper"), world.targets)
     sweeper.sweep(dry_run=True)
     world.clock.advance(LATER)
     reads = iter([False, True])  # the comparison's, and the fence's
@@ -466,11 +466,11 @@ def test_no_fence_over_what_somebody_has_put_there_meanwhile() -> None:
 
 def test_a_key_that_its_own_process_will_write_again_is_no_orphan() -> None:
     world = World()
-    executor = rotated(world)
+    reconciler = rotated(world)
     world.clock.advance(16 * HOUR)
     world.at("store.write", refuse(unknown("store.write")), times=6)
-    executor.reconcile(world.target)
-    sweeper = sweeper_of(executor, world.targets, max_orphans=0)
+    reconciler.reconcile(world.target)
+    sweeper = sweeper_of(reconciler, world.targets, max_orphans=0)
     sweeper.sweep(dry_run=True)
     world.clock.advance(LATER)
     waiting = world.vendor.keys["tk_0002"]
@@ -480,16 +480,16 @@ def test_a_key_that_its_own_process_will_write_again_is_no_orphan() -> None:
     assert (waiting.expires_at, world.told(EventType.PATH_FENCED)) == (ends, [])
     swept = sweep(world)  # another process' is: it knows nothing of it
     assert [o.outcome for o in swept.orphans] == [Outcome.SHORTENED]
-    assert executor.reconcile(world.target).rotated
+    assert reconciler.reconcile(world.target).rotated
     assert world.served() is not waiting
 
 
 def test_a_key_that_waits_and_is_not_needed_any_more_is_an_orphan() -> None:
     world = World()
-    executor = rotated(world)
+    reconciler = rotated(world)
     world.at("store.write", refuse(unknown("store.write")), times=6)
-    executor.reconcile(world.target, Order(rotate=True))
-    sweeper = sweeper_of(executor, world.targets)
+    reconciler.reconcile(world.target, RotationRequest(rotate=True))
+    sweeper = sweeper_of(reconciler, world.targets)
     sweeper.sweep(dry_run=True)
     world.clock.advance(LATER)
     assert [orphan.outcome for orphan in sweeper.sweep().orphans] == [Outcome.SHORTENED]
@@ -526,8 +526,8 @@ def test_what_the_list_shows_as_over_is_not_shortened_beyond_the_limit_because_i
 
 def test_a_dry_run_changes_nothing() -> None:
     world = World()
-    executor = rotated(world)
-    executor.reconcile(world.target, Order(rotate=True))
+    reconciler = rotated(world)
+    reconciler.reconcile(world.target, RotationRequest(rotate=True))
     orphan(world, version=9)
     orphan(world, life=timedelta(seconds=1))
     served = world.served()
@@ -545,7 +545,7 @@ def test_what_is_not_ours_is_reported_and_never_touched() -> None:
     world = World()
     rotated(world)
     removed = make_target("removed")
-    place = World(removed).executor().scope(removed).place
+    place = World(removed).reconciler().scope(removed).place
     gone = world.vendor.issue(str(KeyName(OWNER, "removed", place, 1, "abcdefgh")), world.clock.now() + HOUR)
     theirs = world.vendor.issue(str(KeyName("staging", "removed", place, 1, "abcdefgh")), world.clock.now() + HOUR)
     by_hand = world.vendor.issue("made by hand", None)
@@ -559,11 +559,11 @@ def test_what_is_not_ours_is_reported_and_never_touched() -> None:
 @pytest.mark.parametrize(("owner", "is_clear"), [("prod-eu", True), ("prod-eu-west", False), ("prod-eu-", False)])
 def test_whose_a_key_is_is_not_told_by_an_owner_that_may_be_cut(owner: str, is_clear: bool) -> None:
     world = World()
-    executor = Executor(owner, frozenset(), frozenset({world.target.name}), world.ports("a"))
-    assert executor.reconcile(world.target).rotated
+    reconciler = Reconciler(owner, frozenset(), frozenset({world.target.name}), world.ports("a"))
+    assert reconciler.reconcile(world.target).rotated
     others = world.vendor.issue(str(KeyName(owner, "removed", "a" * 12, 1, "abcdefgh")), world.clock.now() + HOUR)
-    groups = [(executor, [world.target])]
-    swept = Sweeper("respan", groups, executor.ports.budget, frozenset({owner}), SETTLE, 10).sweep()
+    groups = [(reconciler, [world.target])]
+    swept = Sweeper("respan", groups, reconciler.ports.budget, frozenset({owner}), SETTLE, 10).sweep()
     assert [key.id for key in swept.unclaimed] == ([others.id] if is_clear else [])
     assert [key.id for key in swept.unclear] == ([] if is_clear else [others.id])
     assert swept.others == (0 if is_clear else 1)
@@ -595,8 +595,8 @@ def test_nothing_is_touched_while_the_path_is_not_ours(deed: str) -> None:
 
 def test_no_key_is_ended_by_a_clock_that_is_not_trusted() -> None:
     world = World()
-    executor = rotated(world)
-    executor.reconcile(world.target, Order(rotate=True))
+    reconciler = rotated(world)
+    reconciler.reconcile(world.target, RotationRequest(rotate=True))
     first = world.vendor.keys["tk_0001"]
     lonely = orphan(world)
     ends = lonely.expires_at
@@ -606,10 +606,10 @@ def test_no_key_is_ended_by_a_clock_that_is_not_trusted() -> None:
     assert [o.outcome for o in swept.orphans] == [Outcome.HELD]
     assert lonely.expires_at == ends
     world.clock.advance(world.target.grace_period)
-    assert executor.reconcile(world.target).error is None
+    assert reconciler.reconcile(world.target).error is None
     assert not first.revoked, "its grace may not be over in truth"
     world.clock.is_trusted = True
-    assert executor.reconcile(world.target).error is None
+    assert reconciler.reconcile(world.target).error is None
     assert first.revoked
 
 
@@ -665,9 +665,9 @@ def test_a_moved_path_rolled_back_to_a_key_on_its_way_out_is_healed() -> None:
     """Its name says another path, so that it is not prolonged; then it has to be replaced, and not when it is dead."""
     old, new = make_target(path="old/billing"), make_target(path="new/billing")
     world = World(old)
-    executor = rotated(world)
+    reconciler = rotated(world)
     world.clock.advance(16 * HOUR)
-    assert executor.reconcile(old).rotated
+    assert reconciler.reconcile(old).rotated
     on_its_way = world.vendor.keys["tk_0001"]
     world.store.move(old.path, new.path)
     world.targets = (new,)
@@ -682,9 +682,9 @@ def test_a_moved_path_rolled_back_to_a_key_on_its_way_out_is_healed() -> None:
 
 def test_a_path_rolled_back_to_a_key_on_its_way_out_is_healed() -> None:
     world = World()
-    executor = rotated(world)
+    reconciler = rotated(world)
     first = world.served()
-    executor.reconcile(world.target, Order(rotate=True))
+    reconciler.reconcile(world.target, RotationRequest(rotate=True))
     world.store.rollback(world.target.path, 1)
     assert world.served() is first
     sweep(world)
@@ -694,11 +694,11 @@ def test_a_path_rolled_back_to_a_key_on_its_way_out_is_healed() -> None:
 
 def test_a_lost_shortening_is_made_up_for() -> None:
     world = World()
-    executor = rotated(world)
+    reconciler = rotated(world)
     first = world.served()
     assert first
     world.at("provider.set_expiry", lambda call: ProviderKey(call.subject, "", call.arguments[1]))  # and does nothing
-    executor.reconcile(world.target, Order(rotate=True))
+    reconciler.reconcile(world.target, RotationRequest(rotate=True))
     assert first.expires_at == first.granted
     sweep(world)
     assert first.expires_at == world.superseded_at(first) + world.target.grace_period  # type: ignore[operator]
@@ -844,10 +844,10 @@ def test_what_could_not_be_done_is_done_by_the_next_sweep(operation: str) -> Non
 
 def test_a_sweep_that_is_told_to_stop_begins_nothing_more() -> None:
     world = World(make_target("a"), make_target("b"))
-    executor = rotated(world)
+    reconciler = rotated(world)
     lonely = orphan(world)
     ends = lonely.expires_at
-    sweeper = sweeper_of(executor, world.targets)
+    sweeper = sweeper_of(reconciler, world.targets)
     before = len(world.wire.journal)
     sweeper.sweep(stopping=lambda: True)
     assert set(world.calls(since=before)) == {"provider.page"}
@@ -856,9 +856,9 @@ def test_a_sweep_that_is_told_to_stop_begins_nothing_more() -> None:
 
 def test_a_provider_without_targets_is_not_asked() -> None:
     world = World()
-    assert Sweeper("respan", [], world.executor().ports.budget, frozenset({OWNER}), SETTLE, 10).sweep() == SweepReport(
-        "respan"
-    )
+    assert Sweeper(
+        "respan", [], world.reconciler().ports.budget, frozenset({OWNER}), SETTLE, 10
+    ).sweep() == SweepReport("respan")
     assert world.wire.journal == []
 
 
@@ -880,10 +880,10 @@ def test_after_a_sweep_a_rotation_costs_three_calls_though_another_process_made_
     """The list has shown what the served key is called, so it need not be looked up once it is superseded."""
     world = World()
     rotated(world)
-    successor = world.executor("successor")
+    successor = world.reconciler("successor")
     sweeper_of(successor, world.targets).sweep()
     since = len(world.wire.journal)
-    successor.reconcile(world.target, Order(rotate=True))
+    successor.reconcile(world.target, RotationRequest(rotate=True))
     world.clock.advance(world.target.grace_period)
     successor.reconcile(world.target)
     assert world.calls("provider.", since) == ["provider.create", "provider.set_expiry", "provider.delete"]
@@ -893,20 +893,20 @@ def test_after_a_sweep_a_rotation_costs_three_calls_though_another_process_made_
 def test_what_an_old_list_says_of_a_key_that_was_rolled_back_to_is_not_believed() -> None:
     """It may show the key as it was before it was shortened."""
     world = World()
-    executor = rotated(world)
+    reconciler = rotated(world)
     first = world.served()
     assert first
-    sweeper = sweeper_of(world.executor("sweeper"), world.targets)
+    sweeper = sweeper_of(world.reconciler("sweeper"), world.targets)
 
     def shortens_and_rolls_back() -> None:
-        executor.reconcile(world.target, Order(rotate=True))
+        reconciler.reconcile(world.target, RotationRequest(rotate=True))
         world.store.rollback(world.target.path, 1)
 
     world.at(
         lambda call: call.actor == "sweeper" and call.operation == "provider.page", afterwards(shortens_and_rolls_back)
     )
     sweeper.sweep()
-    world.executor("sweeper").reconcile(world.target)
+    world.reconciler("sweeper").reconcile(world.target)
     assert world.served() is first
     assert first.expires_at == first.granted
 
@@ -914,18 +914,18 @@ def test_what_an_old_list_says_of_a_key_that_was_rolled_back_to_is_not_believed(
 def test_what_an_old_list_says_of_a_superseded_key_is_not_believed() -> None:
     """Seen in the simulation (seed 5258): it was extended after the list, and its grace was taken for over."""
     world = World()
-    executor = rotated(world)
+    reconciler = rotated(world)
     first = world.served()
     assert first
 
     def extended_and_replaced() -> None:
         first.expires_at = world.clock.now() + 48 * HOUR
         world.clock.advance(25 * HOUR)
-        assert executor.reconcile(world.target).rotated
+        assert reconciler.reconcile(world.target).rotated
 
     world.at("provider.page", afterwards(extended_and_replaced))
-    sweeper_of(executor, world.targets).sweep()
-    executor.reconcile(world.target)
+    sweeper_of(reconciler, world.targets).sweep()
+    reconciler.reconcile(world.target)
     assert first.expires_at == world.clock.now() + world.target.grace_period
     assert world.vendor.alive(first)
 
@@ -944,12 +944,12 @@ class CountingBudget:
 
 def test_whatever_a_sweep_asks_is_of_its_own_share() -> None:
     world = World(*(make_target(f"t{number}") for number in range(5)))
-    executor = rotated(world)
+    reconciler = rotated(world)
     for key in [*world.vendor.keys.values()][:2]:
         world.vendor.revoke(key.id)
     since = len(world.wire.journal)
     share = CountingBudget()
-    swept = Sweeper("respan", [(executor, world.targets)], share, frozenset({OWNER}), SETTLE, 10).sweep()
+    swept = Sweeper("respan", [(reconciler, world.targets)], share, frozenset({OWNER}), SETTLE, 10).sweep()
     assert len(swept.to_work) == 2
     assert world.calls("budget.", since) == []
     assert share.taken >= len(world.calls("provider.", since)) > 4
@@ -959,21 +959,21 @@ def test_while_the_list_cannot_be_read_whole_histories_are() -> None:
     """What a path holds beside its newest version a sweep finds in the list; if there is none, looking has to."""
     world = World()
     world.at("provider.set_expiry", refuse(ProviderUnavailable("no answer")), times=inf)
-    rotated(world).reconcile(world.target, Order(rotate=True))
+    rotated(world).reconcile(world.target, RotationRequest(rotate=True))
     world.clock.advance(world.target.grace_period + HOUR)
-    executor = world.executor("fresh")
-    executor.reconcile(world.target)
+    reconciler = world.reconciler("fresh")
+    reconciler.reconcile(world.target)
     assert len(world.vendor.living()) == 2, "the cheap look has not seen it"
     world.at("provider.page", refuse(ProviderUnavailable("no answer")), times=inf)
-    sweeper_of(executor, world.targets).sweep()
-    executor.reconcile(world.target)
+    sweeper_of(reconciler, world.targets).sweep()
+    reconciler.reconcile(world.target)
     assert world.vendor.living() == [world.served()]
 
 
 def test_of_a_path_whose_only_key_is_as_it_was_the_newest_version_is_read() -> None:
     world = World(*(make_target(f"t{number}") for number in range(3)))
-    executor = rotated(world)
-    successor = world.executor("successor")
+    reconciler = rotated(world)
+    successor = world.reconciler("successor")
     sweeper = sweeper_of(successor, world.targets)
     sweeper.sweep()
     since = len(world.wire.journal)
@@ -982,7 +982,7 @@ def test_of_a_path_whose_only_key_is_as_it_was_the_newest_version_is_read() -> N
 
     one, two, three = world.targets
     lonely = orphan(world, target=one)
-    executor.reconcile(two, Order(rotate=True))
+    reconciler.reconcile(two, RotationRequest(rotate=True))
     served = world.served(three)
     assert served
     served.expires_at = world.clock.now() + HOUR
@@ -997,12 +997,12 @@ def test_of_a_path_whose_only_key_is_as_it_was_the_newest_version_is_read() -> N
 def test_an_older_snapshot_is_healed_by_the_next_sweep_of_the_same_process() -> None:
     """What a process remembers of a path is of before; the key that the list shows is served no more."""
     world = World()
-    executor = rotated(world)
-    sweeper, path = sweeper_of(executor, world.targets), world.target.path
+    reconciler = rotated(world)
+    sweeper, path = sweeper_of(reconciler, world.targets), world.target.path
     snapshot = deepcopy(world.store._versions[path])
-    executor.reconcile(world.target, Order(rotate=True))
+    reconciler.reconcile(world.target, RotationRequest(rotate=True))
     world.clock.advance(world.target.grace_period)
-    executor.reconcile(world.target)
+    reconciler.reconcile(world.target)
     sweeper.sweep()
     world.store._versions[path] = snapshot
     world.store._counters[path] = 1
@@ -1011,7 +1011,7 @@ def test_an_older_snapshot_is_healed_by_the_next_sweep_of_the_same_process() -> 
     assert not world.vendor.alive(served)
     swept = sweeper.sweep()
     assert swept.to_work == world.targets
-    assert executor.reconcile(world.target).attempted is Reason.MISSING
+    assert reconciler.reconcile(world.target).attempted is Reason.MISSING
     served = world.served()
     assert served
     assert world.vendor.alive(served)
@@ -1022,10 +1022,10 @@ def test_a_key_that_stands_under_another_field_beside_its_record_is_no_orphan() 
     world = World(max_versions=2)
     rotated(world)
     other = replace(world.target, key_field="other_field")
-    world.executor("other").reconcile(other, Order(rotate=True))
+    world.reconciler("other").reconcile(other, RotationRequest(rotate=True))
     key = world.served(other)
     world.store.patch(world.target.path, api_key="made by hand")
-    world.executor("ours").reconcile(replace(world.target, adopt=True), Order(rotate=True, adopt=True))
+    world.reconciler("ours").reconcile(replace(world.target, adopt=True), RotationRequest(rotate=True, adopt=True))
     swept = sweep(world)
     assert key
     assert key.id not in [orphan.key.id for orphan in swept.orphans]
@@ -1033,8 +1033,8 @@ def test_a_key_that_stands_under_another_field_beside_its_record_is_no_orphan() 
 
 def test_a_sweep_that_was_stopped_half_way_has_not_looked_at_everything() -> None:
     world = World(*(make_target(f"t{number}") for number in range(3)))
-    executor = rotated(world)
+    reconciler = rotated(world)
     answers = iter([False, True, True, True])
-    swept = sweeper_of(executor, world.targets).sweep(stopping=lambda: next(answers))
+    swept = sweeper_of(reconciler, world.targets).sweep(stopping=lambda: next(answers))
     assert (swept.stopped, swept.complete) == (True, False)
-    assert not any(executor.memory.newest_may_do(target) for target in world.targets), "it vouches for nothing"
+    assert not any(reconciler.memory.newest_may_do(target) for target in world.targets), "it vouches for nothing"
