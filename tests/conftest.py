@@ -64,7 +64,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         for nodeid in skips:
             terminalreporter.line(nodeid)
     if flaws := config.stash.get(FLAWS, []):
-        terminalreporter.section("events were not as docs/logging.md says", red=True)
+        terminalreporter.section("events differ from telemetry/catalogue.py", red=True)
         for flaw in flaws:
             terminalreporter.line(flaw)
     if leaks := config.stash.get(LEAKS, []):

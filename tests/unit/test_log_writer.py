@@ -4,10 +4,10 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from support.inprocess import restored
-from support.told import DOCUMENT
 
 from rotator.core.events import AUDIT, Event, EventType, Level
 from rotator.telemetry import logging as logs
@@ -154,6 +154,7 @@ def test_what_is_missing_is_an_event_and_a_metric(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_audit_trail_is_what_the_document_says() -> None:
-    trail = DOCUMENT.read_text().partition("**The audit trail** is")[2].partition(". ")[0]
+    document = Path(__file__).parents[2] / "docs/logging.md"
+    trail = document.read_text().partition("**The audit trail** is")[2].partition(". ")[0]
     assert {f"`{what}`" in trail for what in AUDIT} == {True}
     assert trail.count("`") == 2 * len(AUDIT)
