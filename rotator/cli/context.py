@@ -26,6 +26,7 @@ from rotator.config.loader import load
 from rotator.core.errors import ClockDisagrees, ProviderError, ProviderRateLimited, RotatorError, StoreError
 from rotator.core.events import Event, EventType, Level
 from rotator.core.keys import ListedKey
+from rotator.core.orphans import by_place
 from rotator.core.plan import deadline, plan
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
@@ -33,7 +34,7 @@ from rotator.core.times import timestamp
 from rotator.protocol.reconciler import Report
 from rotator.protocol.revoke import not_revoked, revoke_the_unheld
 from rotator.protocol.rotation import listed
-from rotator.protocol.sweeper import SweepReport, by_place
+from rotator.protocol.sweeper import SweepReport
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.rate_limit import CALLS_PER_ROTATION
 from rotator.telemetry.logging import LogListener

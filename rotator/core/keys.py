@@ -70,6 +70,10 @@ class ProviderKey:
     expires_at: datetime | None  # None: it never expires
     created_at: datetime | None = field(default=None, compare=False)  # None: the provider did not say
 
+    def expires_by(self, moment: datetime) -> bool:
+        """Return whether the key has expired at that moment."""
+        return self.expires_at is not None and self.expires_at <= moment
+
 
 @dataclass(frozen=True, slots=True)
 class UnreadableKey:

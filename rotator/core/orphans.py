@@ -1,35 +1,74 @@
-"""Which keys made for a path are in no version of it. Pure."""
+"""What a provider's list shows of a path: its orphans, and whether its served key is there. Pure."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import TypeVar
 
+from rotator.core.errors import ClockDisagrees, RotatorError, TooManyOrphans
 from rotator.core.expiry import TOLERANCE
-from rotator.core.keys import KeyName, ProviderKey
+from rotator.core.keys import KeyName, ListedKey, ProviderKey
 from rotator.core.observation import Observation
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
 from rotator.core.versions import RECORD_FIELD, History, Ownership, Record
 
+K = TypeVar("K", bound=ListedKey)
+
+
+def by_place(keys: Iterable[K]) -> dict[str, list[K]]:
+    """Return the keys by the place in their names; those whose name is not one of ours are at the place ""."""
+    found: dict[str, list[K]] = defaultdict(list)
+    for key in keys:
+        name = KeyName.parse(key.name)
+        found[name.place if name else ""].append(key)
+    return dict(found)
+
+
+# --- the served key --------------------------------------------------------------------------------------------------
+
+
+class Sighting(StrEnum):
+    """What a provider's list shows of the key that a path serves."""
+
+    NOT_DUE = "not-due"  # the path serves no key, or one that has expired by its record
+    LISTED = "listed"
+    REPLACED = "replaced"  # the list lacks it, and shows another key of the path: the provider recognises this path
+    MISSING = "missing"  # the list shows no key of the path
+
+
+def sighting(record: Record | None, entry: ProviderKey | None, others: Iterable[ListedKey], now: datetime) -> Sighting:
+    """Return what the list shows of the key in `record`: `entry` has its id, and `others` carry the path's name."""
+    if record is None or record.expires_at <= now:
+        return Sighting.NOT_DUE
+    if entry is not None and not entry.expires_by(now):
+        return Sighting.LISTED
+    is_recognised = any(not isinstance(key, ProviderKey) or not key.expires_by(now) for key in others)
+    return Sighting.REPLACED if is_recognised else Sighting.MISSING
+
+
+# --- orphans ---------------------------------------------------------------------------------------------------------
+
 
 class OrphanState(StrEnum):
-    """What is to become of an orphan."""
+    """What has to be done about an orphan."""
 
-    SETTLING = "settling"  # so young that it may still be on its way into a version
+    SETTLING = "settling"  # so young that a version may still receive it
     TO_SHORTEN = "to-shorten"
-    ENDING = "ending"  # ends by itself within a grace period
+    ENDING = "ending"  # expires within a grace period without our help
     EMPTIED = "emptied"  # its path is absent: once that has a version again, it is an orphan like any other
-    OVER = "over"  # has ended: only its record at the provider is left
+    OVER = "over"  # has expired: only its record at the provider is left
 
 
 class Outcome(StrEnum):
-    """What became of one."""
+    """What a sweep did about an orphan."""
 
-    LEFT = "left"  # nothing was to be done, or not any more
+    LEFT = "left"  # there was nothing to do
     SHORTENED = "shortened"
     REMOVED = "removed"
-    HELD = "held"  # there are too many, or the clock is not to be trusted
+    HELD = "held"  # there are too many, or the clock is not trusted
     FAILED = "failed"
 
 
@@ -40,15 +79,20 @@ class Orphan:
     target: Target
     key: ProviderKey
     state: OrphanState
-    ahead: bool  # the path does not have the version yet that it was meant for
+    ahead: bool  # the path does not have the version yet that the key was made for
     outcome: Outcome = Outcome.LEFT
-    until: datetime | None = None  # when it ends now
+    until: datetime | None = None  # when it expires now
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a sweep has to change the key at the provider."""
+        return self.state in (OrphanState.TO_SHORTEN, OrphanState.OVER)
 
 
 def orphans(
     observation: Observation, keys: Iterable[ProviderKey], now: datetime, unsettled: Callable[[ProviderKey], bool]
 ) -> tuple[Orphan, ...]:
-    """Which of a target's own `keys` are in no readable version of its path; none while the path is not ours.
+    """Return those of a target's own `keys` that no readable version of its path holds; none if the path is not ours.
 
     An absent path cannot be fenced, so its keys are only reported: one of them may be about to become version 1.
     `keys` must have been listed before the history was read.
@@ -62,17 +106,15 @@ def orphans(
     found = []
     for key in keys:
         name = KeyName.parse(key.name)
-        if key.id in held or name is None:
+        if key.id in held or name is None or (is_absent and key.expires_by(now)):
             continue
-        if is_absent and key.expires_at is not None and key.expires_at <= now:
-            continue
-        if key.expires_at is not None and key.expires_at <= now - observation.clock_ahead:
+        if key.expires_by(now - observation.clock_ahead):
             state = OrphanState.OVER
         elif unsettled(key):
             state = OrphanState.SETTLING
         elif is_absent:
             state = OrphanState.EMPTIED
-        elif key.expires_at is not None and key.expires_at <= end:
+        elif key.expires_by(end):
             state = OrphanState.ENDING
         else:
             state = OrphanState.TO_SHORTEN
@@ -82,10 +124,21 @@ def orphans(
 
 
 def _present(history: History) -> Iterator[str]:
-    """The described keys whose text stands in the current version, under whatever field: somebody may read it there."""
+    """Yield the recorded keys whose text the current version holds in any field: an application may read it there."""
     data = history.current.data if history.current and history.current.data else {}
     texts = {Secret(value).fingerprint for value in data.values() if isinstance(value, str)}
     for version in history.versions:
         record = Record.parse(version.data.get(RECORD_FIELD)) if version.data else None
         if record and record.key in texts:
             yield record.key_id
+
+
+def reason_to_hold(found: Sequence[Orphan], limit: int, *, clock_trusted: bool) -> RotatorError | None:
+    """Return why none of these orphans may be touched; None if they may be.
+
+    Many orphans at once look less like as many crashes than like a mistake in what was seen.
+    """
+    to_shorten = sum(orphan.state is OrphanState.TO_SHORTEN for orphan in found)
+    if to_shorten > limit:
+        return TooManyOrphans(to_shorten, limit)
+    return ClockDisagrees() if found and not clock_trusted else None

@@ -14,7 +14,7 @@ from typing import Any
 
 from rotator.core import expiry, orphans, plan, renewal, superseded
 from rotator.core import versions as model
-from rotator.protocol import doubt, memory, places, publish, recognition
+from rotator.protocol import comparison, memory, orphan_cleanup, places, publish, recognition
 from rotator.protocol import reconciler as execute
 from rotator.protocol import rotation as rotate
 from rotator.protocol import sweeper as sweep
@@ -46,6 +46,7 @@ from simulation.invariants import (
 )
 
 Reconciler, Rotation, Memory, Sweeper = execute.Reconciler, rotate.Rotation, memory.Memory, sweep.Sweeper
+Comparison, OrphanCleanup = comparison.Comparison, orphan_cleanup.OrphanCleanup
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,8 @@ MUTATIONS = {
         "races",
         (SERVED, GRACE_CUT),
         (
-            Edit(Sweeper._tidy, "orphan.ahead and", "False and"),
-            Edit(Sweeper._is_still, "still.ahead and not fence", "False"),
+            Edit(OrphanCleanup._clean_up_path, "orphan.ahead and", "False and"),
+            Edit(OrphanCleanup._is_still, "still.ahead and not fence", "False"),
         ),
     ),
     "history read before the list": Mutation(
@@ -105,18 +106,19 @@ MUTATIONS = {
             Edit(
                 Sweeper.sweep,
                 "    try:\n        listing =",
-                "    self._early = {}\n"
                 "    try:\n"
                 "        for reconciler, target in self._targets():\n"
-                "            self._early[target.name] = reconciler.observe(target)\n"
-                "    except StoreError as error:\n"
-                "        return SweepReport(self._provider, error=error)\n"
+                "            reconciler.__dict__.setdefault('early', {})[target.name] = reconciler.observe(target)\n"
+                "    except RotatorError as error:\n"
+                "        return SweepReport(self.provider, error=error)\n"
                 "    try:\n        listing =",
             ),
-            Edit(Sweeper._compare_one, "_read(reconciler, target, [*mine, *spoils])", "self._early[target.name]"),
-            Edit(Sweeper._is_still, "reconciler.observe(orphan.target)", "self._early[orphan.target.name]"),
             Edit(
-                Sweeper._is_still,
+                Comparison._compare, "_read(reconciler, target, [*mine, *unreadable])", "reconciler.early[target.name]"
+            ),
+            Edit(OrphanCleanup._is_still, "reconciler.observe(orphan.target)", "reconciler.early[orphan.target.name]"),
+            Edit(
+                OrphanCleanup._is_still,
                 "too_old(observation, ports.clock) or unfenced or observation.history.current_version < (fence or 0)",
                 "unfenced",
             ),
@@ -206,7 +208,7 @@ MUTATIONS = {
         (GRACE_CUT, SERVED),
         (
             Edit(
-                Sweeper._end,
+                OrphanCleanup._end,
                 "set_expiry(ports, key.id, asked.request, deadline)",
                 "ports.provider.delete(key.id)",
             ),
@@ -221,11 +223,11 @@ MUTATIONS = {
         (NOT_HEALED,),
         (
             Edit(
-                Sweeper._learn,
+                Comparison._learn,
                 "return reconciler.look_up(observation, served, self._ports.budget)",
                 "return observation",
             ),
-            Edit(doubt.look_up_each, "in enumerate(missing)", "in enumerate(())"),
+            Edit(Comparison._look_up_missing, "in enumerate(self._missing)", "in enumerate(())"),
         ),
     ),
     "a sweep ends at the first target that the provider refuses": Mutation(
@@ -234,10 +236,10 @@ MUTATIONS = {
         (
             Edit(
                 Sweeper._compare,
-                "reconciler.memory.look_closer(target)\n    missing",
-                "reconciler.memory.look_closer(target)\n            break\n    missing",
+                "comparison.compare(reconciler, target)",
+                "comparison.compare(reconciler, target)\n        if comparison._failed:\n            break",
             ),
-            Edit(Sweeper._compare_one, "found.failed[target.name] = error", "raise"),
+            Edit(Comparison._compare, "self._fail(reconciler, target, error)", "raise"),
         ),
     ),
     "a key that the provider does not show yet is missing": Mutation(
@@ -276,12 +278,12 @@ MUTATIONS = {
         ),
     ),
     "a sweep acts on old knowledge": Mutation(
-        "races", (OLD,), (Edit(Sweeper._is_still, "too_old(observation, ports.clock) or", ""),)
+        "races", (OLD,), (Edit(OrphanCleanup._is_still, "too_old(observation, ports.clock) or", ""),)
     ),
     "an orphan is shortened on the list's word": Mutation(
         "races",
         (SECOND_GRACE,),
-        (Edit(Sweeper._end, "found = ports.provider.retrieve(orphan.key.id)", "found = orphan.key"),),
+        (Edit(OrphanCleanup._end, "found = ports.provider.retrieve(orphan.key.id)", "found = orphan.key"),),
     ),
     "one look at the newest version is enough, whatever its number": Mutation(
         "races",
@@ -301,7 +303,7 @@ MUTATIONS = {
         "rollbacks", (UNDONE,), (Edit(plan.to_confirm, "() if known else (current.record,)", "()"),)
     ),
     "as many orphans as there are": Mutation(
-        "meddling", (TOO_MANY,), (Edit(Sweeper.sweep, "to_shorten > limit", "False"),)
+        "meddling", (TOO_MANY,), (Edit(orphans.reason_to_hold, "to_shorten > limit", "False"),)
     ),
     "nothing settles": Mutation("mixed", (UNSETTLED,), (Edit(orphans.orphans, "elif unsettled(key):", "elif False:"),)),
     "a create that was not answered is forgotten": Mutation(
@@ -378,7 +380,7 @@ MUTATIONS = {
         "strange", (MASS,), (Edit(recognition.Recognition.believes, "self._first == target", "True"),)
     ),
     "what was said while most were unknown is believed later": Mutation(
-        "strange", (DOUBTED, MASS), (Edit(Sweeper._learn, "is_gone(observation, self._ports.clock.now())", "False"),)
+        "strange", (DOUBTED, MASS), (Edit(Comparison._learn, "is_gone(observation, self._ports.clock.now())", "False"),)
     ),
     "a contest is not noticed": Mutation(
         "contests", (ENDLESS,), (Edit(renewal.contested_until_of, "ours != others and by ==", "False and by =="),)

@@ -9,11 +9,11 @@ from support.world import HOUR, OWNER, IssuedKey, World, afterwards, make_target
 from rotator.core.errors import ProviderRequestRefused, ProviderUnavailable, StoreUnavailable
 from rotator.core.events import EventType
 from rotator.core.keys import KeyName, ListedKey, UnreadableKey
+from rotator.core.orphans import by_place
 from rotator.core.request import RotationRequest
 from rotator.protocol.reconciler import MAX_READ, Reconciler
 from rotator.protocol.revoke import not_revoked, revoke_the_unheld
 from rotator.protocol.rotation import listed
-from rotator.protocol.sweeper import by_place
 
 REVOKE = RotationRequest(rotate=True, revoke_now=True, by="command", comment="it leaked")
 

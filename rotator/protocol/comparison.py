@@ -1,0 +1,231 @@
+"""Compares a provider's list with the paths of its targets, one after the other.
+
+The list is read first and the paths afterwards: a key that is published in between is found in its path.
+
+A list may be late, filtered or another organisation's. So it confirms the names of keys, and a served key that it
+lacks, or shows with an early expiry, is looked up by its id before it counts as gone. Where the list lacks most served
+keys, a few answers show whether it is right: the other keys are not looked up. The reconciler's memory keeps what was
+learned; replacing and restoring keys is left to passes over the targets that need one.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+from rotator.core.errors import KeyUnreadable, ProviderError, RotatorError, ServedKeyMisnamed, StoreError
+from rotator.core.expiry import TOLERANCE
+from rotator.core.keys import ListedKey, ProviderKey, UnreadableKey
+from rotator.core.observation import Observation, cut_short, is_gone
+from rotator.core.orphans import Orphan, OrphanState, Sighting, by_place, orphans, sighting
+from rotator.core.plan import Reason, Rotate, plan
+from rotator.core.ports import Ports
+from rotator.core.target import Target
+from rotator.core.versions import Record
+from rotator.protocol.recognition import Recognition, is_most
+from rotator.protocol.reconciler import Reconciler
+
+SAMPLE = 3
+"""Look-ups in a row that find no key, in a list that lacks most served keys: then the others count as unknown."""
+
+
+class Comparison:
+    """What a provider's list and the paths of its targets show together.
+
+    Call `compare` for each target, then `settle` once.
+    """
+
+    def __init__(
+        self,
+        ports: Ports,
+        keys: Mapping[str, ProviderKey],
+        unreadable: Mapping[str, Sequence[UnreadableKey]],
+        is_unsettled: Callable[[ProviderKey], bool],
+    ) -> None:
+        """`keys` are the list's, by id; `unreadable` its other entries, by place."""
+        self._ports, self._keys, self._unreadable, self._is_unsettled = ports, keys, unreadable, is_unsettled
+        self._left = by_place(keys.values())  # those of paths that were not compared yet
+        self._flawed: dict[str, RotatorError] = {}  # targets with an unreadable or misnamed key
+        self._failed: dict[str, RotatorError] = {}  # targets that could not be compared
+        self._missing: list[tuple[Reconciler, Target]] = []  # the list shows no live key of their paths
+        self._gone: list[Target] = []  # the provider lacks their served keys, and knows other keys of their paths
+        self._witness = ""  # the id of such another key
+        self._to_work: dict[str, Target] = {}
+        self.served = 0  # keys that work, by their records
+        self.orphans: list[Orphan] = []
+        self.unknown: list[Target] = []  # the provider does not know their served keys
+
+    @property
+    def to_work(self) -> tuple[Target, ...]:
+        """The targets that need a pass now."""
+        return tuple(self._to_work.values())
+
+    @property
+    def failed(self) -> dict[str, RotatorError]:
+        """What kept a target from being compared, or is wrong with its keys; by target."""
+        return {**self._flawed, **self._failed}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether each target that was to be compared was."""
+        return not self._failed
+
+    def unmatched(self) -> list[ProviderKey]:
+        """Return the live keys that belong to no path that was compared."""
+        now = self._ports.clock.now()
+        return [key for some in self._left.values() for key in some if not key.expires_by(now)]
+
+    # --- one target --------------------------------------------------------------------------------------------------
+
+    def compare(self, reconciler: Reconciler, target: Target) -> None:
+        """Read the target's path, and judge the keys that the list shows of it."""
+        try:
+            self._compare(reconciler, target)
+        except (StoreError, ProviderError) as error:
+            self._fail(reconciler, target, error)
+
+    def _compare(self, reconciler: Reconciler, target: Target) -> None:
+        places = reconciler.scope(target).places
+        mine = [key for place in places for key in self._left.pop(place, ())]
+        unreadable = [key for place in places for key in self._unreadable.get(place, ())]
+        observation = _read(reconciler, target, [*mine, *unreadable])
+        record, now = _served(observation), self._ports.clock.now()
+        entry = self._keys.get(record.key_id) if record else None
+        if unreadable:
+            self._flawed[target.name] = KeyUnreadable(target.path, unreadable)
+        elif entry is not None and not observation.scope.owns(entry.name):
+            self._flawed[target.name] = ServedKeyMisnamed(target.path, entry.id, entry.name)
+        seen = sighting(record, entry, [*mine, *unreadable], now)
+        if seen is Sighting.MISSING:
+            self._missing.append((reconciler, target))
+        else:
+            try:
+                observation = self._learn(reconciler, observation, {key.id for key in unreadable})
+            except ProviderError as error:  # of the served key; the path's other keys are judged without it
+                self._fail(reconciler, target, error)
+        if seen is not Sighting.NOT_DUE:
+            observation = self._count(observation, seen, mine)
+        self._judge(reconciler, observation, mine)
+
+    def _fail(self, reconciler: Reconciler, target: Target, error: RotatorError) -> None:
+        self._failed[target.name] = error
+        reconciler.memory.look_closer(target)
+
+    def _learn(self, reconciler: Reconciler, observation: Observation, unreadable: Collection[str]) -> Observation:
+        """Remember the names that the list confirms, so that no key has to be looked up when it is superseded.
+
+        The list proves no more, for it may be older than the path, and than what is known of a key. An `unreadable`
+        entry shows that its key is there.
+        """
+        served = _served(observation)
+        if served is None:
+            return observation
+        for entry in observation.entries:
+            key = self._keys.get(entry.key_id or "")
+            if key is not None and key.id != served.key_id:
+                observation = reconciler.memory.note(observation, key.id, key, listed=True)
+        key = self._keys.get(served.key_id)
+        was_gone = is_gone(observation, self._ports.clock.now())  # the credential may have been another one then
+        if served.key_id in unreadable and not was_gone:
+            return observation
+        if key is None or was_gone or (key.expires_at and key.expires_at < served.expires_at - TOLERANCE):
+            return reconciler.look_up(observation, served, self._ports.budget)
+        reconciler.memory.show(observation.target, observation.scope, key)
+        return observation
+
+    def _count(self, observation: Observation, seen: Sighting, mine: Sequence[ProviderKey]) -> Observation:
+        """Count a served key, and whether it is gone. Only where the provider recognises the path is that believed."""
+        self.served += 1
+        target, now = observation.target, self._ports.clock.now()
+        is_compared = seen is not Sighting.MISSING and target.name not in self._failed
+        gone = is_compared and is_gone(observation, now)
+        if seen is Sighting.REPLACED:
+            if gone:
+                self._gone.append(target)
+                self._witness = next((key.id for key in mine if not key.expires_by(now)), self._witness)
+            return observation
+        if gone:  # the list and the look-up contradict each other
+            self.unknown.append(target)
+        return replace(observation, gone_is_believed=False)  # until all are compared
+
+    def _judge(self, reconciler: Reconciler, observation: Observation, mine: Sequence[ProviderKey]) -> None:
+        """Find the path's orphans, and whether the target needs a pass."""
+        target, memory, now = observation.target, reconciler.memory, self._ports.clock.now()
+        record = _served(observation)
+        actions = plan(observation, now).actions
+        offer = memory.offers.get(target.name)
+        is_due = any(isinstance(action, Rotate) for action in actions)
+        waiting = offer.record.key_id if offer and is_due else ""  # the next pass of this process writes it
+        found = orphans(observation, mine, now, lambda key: key.id == waiting or self._is_unsettled(key))
+        self.orphans += found
+        if any(orphan.state is OrphanState.EMPTIED for orphan in found):
+            memory.emptied(target)
+        # What only time has made due is the schedule's business.
+        is_urgent = any(not isinstance(action, Rotate) or action.reason is Reason.MISSING for action in actions)
+        if is_urgent or memory.is_emptied(target) or (record and cut_short(observation, record, now)):
+            self._to_work[target.name] = target
+
+    # --- all targets -------------------------------------------------------------------------------------------------
+
+    def settle(self, recognition: Recognition, *, stopped: bool) -> bool:
+        """Look up what is missing, when each target was compared, or the sweep was `stopped` before.
+
+        Return whether the served keys that the provider does not know are left alone.
+        """
+        if not stopped:
+            self._look_up_missing()
+        if is_most(len(self._gone) + len(self.unknown), self.served) and not self._knows_witness():
+            self.unknown, self._gone = [*self._gone, *self.unknown], []
+        gone, unknown = ([target.name for target in some] for some in (self._gone, self.unknown))
+        held = recognition.compared(gone, unknown, self.served, complete=self.is_complete and not stopped)
+        if held and unknown:
+            return True
+        self._to_work |= {target.name: target for target in self.unknown}
+        return False
+
+    def _look_up_missing(self) -> None:
+        """Look up the served keys that the list lacks.
+
+        The path is read again: it may serve another key by now, which is left to the next sweep.
+        """
+        before = len(self.unknown)
+        for number, (reconciler, target) in enumerate(self._missing):
+            if number >= SAMPLE and len(self.unknown) - before == number and is_most(len(self._missing), self.served):
+                self.unknown += [target for _, target in self._missing[number:]]
+                return
+            try:
+                self._look_up(reconciler, target)
+            except (StoreError, ProviderError) as error:
+                self._fail(reconciler, target, error)
+
+    def _look_up(self, reconciler: Reconciler, target: Target) -> None:
+        observation = reconciler.read_current(target)
+        record, now = _served(observation), self._ports.clock.now()
+        entry = self._keys.get(record.key_id) if record else None
+        if record is None or record.expires_at <= now or (entry is not None and not entry.expires_by(now)):
+            return
+        observation = reconciler.look_up(observation, record, self._ports.budget)
+        if is_gone(observation, now):
+            self.unknown.append(target)
+        elif cut_short(observation, record, now):
+            self._to_work[target.name] = target
+
+    def _knows_witness(self) -> bool:
+        """Return whether the provider finds a listed key of ours by its id, too: its list may be out of date."""
+        try:
+            self._ports.budget.take(self._ports.clock.now())
+            return bool(self._witness) and self._ports.provider.retrieve(self._witness) is not None
+        except ProviderError:
+            return False
+
+
+def _served(observation: Observation) -> Record | None:
+    return observation.current.record if observation.current else None
+
+
+def _read(reconciler: Reconciler, target: Target, mine: Sequence[ListedKey]) -> Observation:
+    """Read the path: the whole history only where the list shows another key of it than the served one."""
+    if len(mine) <= 1:
+        observation = reconciler.read_current(target)
+        served = observation.current and observation.current.key_id
+        if all(key.id == served for key in mine):
+            return observation
+    return reconciler.observe(target)

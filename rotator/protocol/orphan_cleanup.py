@@ -1,0 +1,191 @@
+"""Expires the orphans that a sweep found, and removes those that have expired.
+
+- An orphan is treated as if it had just been superseded, for an application may still use it (a key that was pushed out
+  of a short history, a deleted path, a restored snapshot). It is shortened to the end of a grace period that begins
+  now, and deleted at the provider when that is over, never at once.
+- A key that was made for a version which the path does not have yet may still be published. So the path is *fenced*
+  first: its current data is written again, and the compare-and-set of a writer that is about to publish fails.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from rotator.core.errors import CasMismatch, ProviderError, RotatorError, StoreError
+from rotator.core.events import Event, EventType, Fields, Level
+from rotator.core.expiry import Asked, corrected, on_the_grid, whole_seconds
+from rotator.core.keys import ListedKey, ProviderKey
+from rotator.core.orphans import Orphan, OrphanState, Outcome, orphans
+from rotator.core.plan import Reason
+from rotator.core.ports import Ports
+from rotator.core.target import Target
+from rotator.core.times import timestamp
+from rotator.protocol.expiry import set_expiry
+from rotator.protocol.reconciler import Reconciler, too_old
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """When an orphan that was shortened expires: as the provider keeps it, and as the grace demands."""
+
+    shown: datetime
+    until: datetime
+
+
+class OrphanCleanup:
+    """Cleans up after one provider.
+
+    It remembers what the provider does not show: when it first listed a key, and which expiry a key was given.
+    """
+
+    def __init__(self, ports: Ports, min_age: timedelta) -> None:
+        self._ports, self._min_age = ports, min_age
+        self._first_seen: dict[str, float] = {}  # of keys without a date
+        self._ends: dict[str, _End] = {}  # of keys that were shortened here
+
+    def keys_in(self, listing: Iterable[ListedKey]) -> Mapping[str, ProviderKey]:
+        """Return the readable keys of a list by id, with what is remembered of them; forget all others."""
+        keys = {key.id: self._dated(key) for key in listing if isinstance(key, ProviderKey)}
+        now, seen = self._ports.clock.monotonic(), self._first_seen
+        self._ends = {key_id: end for key_id, end in self._ends.items() if key_id in keys}
+        self._first_seen = {key.id: seen.get(key.id, now) for key in keys.values() if key.created_at is None}
+        return keys
+
+    def is_unsettled(self, key: ProviderKey) -> bool:
+        """Return whether a listed key is so young that a version may still receive it."""
+        clock = self._ports.clock
+        if key.created_at is not None:
+            return clock.now() - key.created_at < self._min_age
+        return clock.monotonic() - self._first_seen[key.id] < self._min_age.total_seconds()
+
+    def clean_up(
+        self,
+        reconcilers: Iterable[tuple[Reconciler, Target]],
+        found: Iterable[Orphan],
+        by: str,
+        deadline: datetime,
+        stopping: Callable[[], bool],
+    ) -> tuple[tuple[Orphan, ...], dict[str, RotatorError]]:
+        """Do what is due about each orphan; return them with the outcome, and by target what failed.
+
+        Orphans that turn out to be gone are left out.
+        """
+        failed: dict[str, RotatorError] = {}
+        after: list[Orphan] = []
+        due: dict[str, list[Orphan]] = defaultdict(list)
+        for orphan in found:
+            (due[orphan.target.name] if orphan.is_due else after).append(orphan)
+        for reconciler, target in reconcilers:
+            if target.name in due:
+                outcomes, error = self._clean_up_path(reconciler, due[target.name], by, deadline, stopping)
+                after += outcomes
+                if error is not None:
+                    failed[target.name] = error
+        return tuple(after), failed
+
+    def _clean_up_path(
+        self,
+        reconciler: Reconciler,
+        found: Sequence[Orphan],
+        by: str,
+        deadline: datetime,
+        stopping: Callable[[], bool],
+    ) -> tuple[list[Orphan], RotatorError | None]:
+        """Do what is due about one path's orphans, until the first error."""
+        after: list[Orphan] = []
+        fence: int | None = None
+        for number, orphan in enumerate(found):
+            if stopping():
+                return [*after, *found[number:]], None
+            try:
+                if orphan.ahead and orphan.state is OrphanState.TO_SHORTEN and fence is None:
+                    fence = self._fence(reconciler, orphan.target, by)
+                if (ended := self._end(reconciler, orphan, by, deadline, fence)) is not None:
+                    after.append(ended)
+            except (StoreError, ProviderError) as error:
+                return [*after, *(replace(left, outcome=Outcome.FAILED) for left in found[number:])], error
+        return after, None
+
+    def _fence(self, reconciler: Reconciler, target: Target, by: str) -> int:
+        """Write the current data again; return the version that it became, or 0 if another writer was first.
+
+        Sent once. Looking does not settle a refused write, as it settles that of a new key: another sweep's fence holds
+        the same data, and stands where ours was meant to be, but not where a writer is about to publish.
+        """
+        observation = reconciler.observe(target)
+        current, entry = observation.history.current, observation.current
+        if current is None or current.data is None or entry is None or entry.record is None:
+            return 0
+        try:
+            written = reconciler.ports.store.write(target.path, current.data, cas=current.number)
+        except CasMismatch:
+            return 0
+        fields: Fields = {
+            "key_id": entry.record.key_id,
+            "key_name": entry.record.key_name,
+            "version": written.number,
+            "reason": Reason.ORPHAN.value,
+            "by": by,
+        }
+        reconciler.ports.emit(Event(EventType.PATH_FENCED, target.name, Level.INFO, fields))
+        return written.number
+
+    def _end(
+        self, reconciler: Reconciler, orphan: Orphan, by: str, deadline: datetime, fence: int | None
+    ) -> Orphan | None:
+        """Shorten it, or remove its record, unless a version holds it by now. Return None if the key is gone.
+
+        The list may be out of date, and so the key is looked up: what was shortened since must not be prolonged, and a
+        key that was retired since is not reported as lost.
+        """
+        ports, target = self._ports, orphan.target
+        ports.budget.take(deadline)
+        found = ports.provider.retrieve(orphan.key.id)
+        if found is None:
+            return None
+        key = replace(self._dated(found), created_at=orphan.key.created_at)
+        still = self._is_still(reconciler, orphan, key, deadline, fence)
+        if still is None:
+            return orphan
+        fields: Fields = {"key_id": key.id, "key_name": key.name, "reason": Reason.ORPHAN.value, "by": by}
+        if still.state is OrphanState.OVER:
+            ports.provider.delete(key.id)
+            ports.emit(Event(EventType.KEY_DELETED, target.name, Level.INFO, fields))
+            return replace(still, outcome=Outcome.REMOVED)
+        until = whole_seconds(ports.clock.now() + target.grace_period)
+        asked: Asked | None = Asked(until, on_the_grid(until, found.expires_at, key.created_at))
+        while asked:
+            ends = set_expiry(ports, key.id, asked.request, deadline)
+            if ends is None:
+                return orphan
+            self._ends[key.id] = _End(ends, min(until, ends))
+            shortened = {**fields, "expires_at": timestamp(ends)}
+            ports.emit(Event(EventType.KEY_SHORTENED, target.name, Level.INFO, shortened))
+            later = corrected(asked, ends)
+            again = self._is_still(reconciler, orphan, key, deadline, fence) if later else None
+            asked = Asked(until, later) if later and again else None
+        return replace(still, outcome=Outcome.SHORTENED, until=self._ends[key.id].shown)
+
+    def _is_still(
+        self, reconciler: Reconciler, orphan: Orphan, key: ProviderKey, deadline: datetime, fence: int | None
+    ) -> Orphan | None:
+        """Return the orphan if a fresh look at the path shows it to be one, and no writer can publish it meanwhile.
+
+        A read that does not show our own fence is from the past, and a version that it lacks may hold the key.
+        """
+        ports = self._ports
+        ports.budget.take(deadline)
+        observation = reconciler.observe(orphan.target)
+        # Where the list and the look-up differ it waits for the next sweep: `max_orphans` was counted by the list.
+        found_again = orphans(observation, [key], ports.clock.now(), self.is_unsettled)
+        still = next((again for again in found_again if again.state is orphan.state), None)
+        unfenced = still is not None and still.state is OrphanState.TO_SHORTEN and still.ahead and not fence
+        if too_old(observation, ports.clock) or unfenced or observation.history.current_version < (fence or 0):
+            return None
+        return still
+
+    def _dated(self, key: ProviderKey) -> ProviderKey:
+        """Give it the end of its grace if the provider shows none, or a rounded one: else each sweep gives another."""
+        end = self._ends.get(key.id)
+        return replace(key, expires_at=end.until) if end and key.expires_at in (None, end.shown) else key
