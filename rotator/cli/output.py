@@ -16,7 +16,7 @@ from typing import Any
 
 from rotator.app.passes import adoption_advice, served
 from rotator.cli.check import OnlineFinding
-from rotator.config.rules import Load
+from rotator.config.provider_load import ProviderLoad
 from rotator.core.errors import ConfigurationError, Problem, RotatorError
 from rotator.core.keys import ProviderKey
 from rotator.core.orphans import Orphan, OrphanState, Outcome
@@ -120,7 +120,7 @@ def problem_json(problem: Problem) -> dict[str, Any]:
     return {**asdict(problem), "message": scrub_lines(problem.message)}
 
 
-def load_json(load: Load) -> dict[str, Any]:
+def load_json(load: ProviderLoad) -> dict[str, Any]:
     """For `check --json`: what a provider is asked for, in requests a minute."""
     return {
         "provider": load.provider,

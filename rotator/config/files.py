@@ -46,7 +46,7 @@ def read(file: Path) -> Source:
         source = _with_included(file, data, problems)
         if seen == _state(file, patterns) and seen[0] == before:
             return source
-    changing = Problem(str(file), "include", f"files changed {_READINGS} times while they were read: try again")
+    changing = Problem(str(file), "include", f"files changed {_READINGS} times while rotator read them: try again")
     return Source(data, source.origins, (*source.problems, changing), source.warnings)
 
 
@@ -180,13 +180,13 @@ def _read_one(file: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
     try:
         content = files.read(file, _LARGEST + 1)
     except FileNotFoundError:
-        return refused("is a link to a file that does not exist" if file.is_symlink() else "there is no such file")
+        return refused("is a link to a file that does not exist" if file.is_symlink() else "does not exist")
     except IsADirectoryError:
         return refused("is a folder, not a file")
     except OSError as error:
         return refused(f"cannot be read: {error.strerror}")
     except ValueError:
-        return refused("cannot be read: no file can have this name")
+        return refused("cannot be read: it is not a possible file name")
     if len(content) > _LARGEST:
         return refused(f"is larger than {_LARGEST // 2**20} MiB")
     try:
@@ -218,9 +218,9 @@ def _rather(text: str) -> str:
     """Which language the text is in by its first line, when it is not the one that its file's name promises."""
     first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
     if _YAML.match(first):
-        return "; it looks like YAML, which is not read here: write it in TOML, as in config.example.toml, or in JSON"
+        return "; it looks like YAML, which rotator does not read: write TOML, as in config.example.toml, or JSON"
     if first.lstrip().startswith("{"):
-        return "; it looks like JSON, which is read from a file whose name ends in .json"
+        return "; it looks like JSON: give the file a name that ends in .json"
     return ""
 
 
@@ -244,9 +244,9 @@ def _refuse_constant(name: str) -> None:
 
 def _oddities(value: object, place: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
     if isinstance(value, _Twice):
-        yield place, "stands twice in the same object"
+        yield place, "is set twice in the same object"
     elif value is None:
-        yield place, "must not be null: leave the key out"
+        yield place, "must not be null: leave the option out"
     elif isinstance(value, dict):
         for key, inner in value.items():
             yield from _oddities(key, (*place, key))

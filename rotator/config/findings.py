@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a configuration, told as problems: the key as it is written, and a sentence.
+"""Turns what pydantic reports into problems: the option as it is written, and a sentence.
 
 A sentence never repeats the value, which may be a misplaced secret.
 """
@@ -17,8 +17,11 @@ from rotator.config.json_schema import json_schema
 from rotator.config.values import quoted
 from rotator.core.errors import Problem
 
+Place = tuple[str | int, ...]
+"""Where an option is in the files: ("targets", "a", "ttl")."""
+
 _SENTENCES = {
-    "string_type": "must be a text in quotes",
+    "string_type": "must be a string in quotes",
     "bool_type": "must be true or false",
     "int_type": "must be a whole number",
     "float_type": "must be a number",
@@ -38,25 +41,12 @@ def _schema() -> dict[str, Any]:
     return json_schema()
 
 
-def details(error: ValidationError) -> list[ErrorDetails]:
-    """All that an error tells, without the values."""
-    return error.errors(include_url=False, include_input=False)
-
-
-def places(found: list[ErrorDetails]) -> list[tuple[str | int, ...]]:
-    """Where each finding is, as the file has it."""
-    return [_place(finding)[0] for finding in found]
-
-
 def describe(
-    found: list[ErrorDetails],
-    file: Path,
-    origins: Mapping[str, Path],
-    variables: Mapping[tuple[str | int, ...], str],
+    error: ValidationError, file: Path, origins: Mapping[str, Path], variables: Mapping[Place, str]
 ) -> list[Problem]:
-    """One problem for each finding; `variables` names the environment variable that a key's value came from."""
+    """Return one problem for each finding; `variables` names the environment variable that a value came from."""
     problems = []
-    for finding in found:
+    for finding in error.errors(include_url=False, include_input=False):
         place, siblings, node = _place(finding)
         sentence = _sentence(finding, siblings, node)
         if place in variables:
@@ -66,17 +56,17 @@ def describe(
     return problems
 
 
-def _place(finding: ErrorDetails) -> tuple[tuple[str | int, ...], list[str], dict[str, Any]]:
+def _place(finding: ErrorDetails) -> tuple[Place, list[str], dict[str, Any]]:
     place, siblings, node = _locate(finding["loc"])
     if finding["type"].startswith("union_tag"):
         place = (*place, finding["ctx"]["discriminator"].strip("'"))
     return place, siblings, node
 
 
-def _locate(location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], list[str], dict[str, Any]]:
-    """Where a finding is without pydantic's own marks, which keys belong there, and what the schema says of it."""
+def _locate(location: Place) -> tuple[Place, list[str], dict[str, Any]]:
+    """Return where a finding is without pydantic's own marks, which keys belong there, and its part of the schema."""
     node = _schema()
-    place: tuple[str | int, ...] = ()
+    place: Place = ()
     siblings: list[str] = []
     for part in location[:-1] if location[1:] and location[-1] == "[key]" else location:
         if "discriminator" in node:
@@ -101,9 +91,11 @@ def _sentence(finding: ErrorDetails, siblings: list[str], node: dict[str, Any]) 
     match finding["type"]:
         case "missing":
             return f"is required. {node.get('description', '')}".rstrip()
+        case "too_short":
+            return f"must not be empty. {node['description']}"
         case "extra_forbidden":
             close = difflib.get_close_matches(str(finding["loc"][-1]), siblings, n=1)
-            return "is not a key that belongs here" + (f"; did you mean {quoted(close)}?" if close else "")
+            return "is not a known option here" + (f"; did you mean {quoted(close)}?" if close else "")
         case "value_error":
             return str(context["error"])
         case "literal_error":
@@ -113,7 +105,7 @@ def _sentence(finding: ErrorDetails, siblings: list[str], node: dict[str, Any]) 
         case "union_tag_not_found":
             return f"is required: {quoted(list(node['discriminator']['mapping']))}"
         case "string_pattern_mismatch":
-            return f"does not have the form {context['pattern'].removeprefix('^').removesuffix('$')}"
+            return f"must have the form {context['pattern'].removeprefix('^').removesuffix('$')}"
         case kind if kind in _SENTENCES:
             return _SENTENCES[kind].format(**context)
     return finding["msg"]

@@ -1,12 +1,11 @@
-"""From the configuration's files to what the program runs with, or to everything that is wrong with them.
+"""From the configuration's files to what the program runs with, or to what is wrong with them.
 
-The way of a configuration: read (`config_files`), checked table by table (`settings`, told by `findings`), completed
-with the defaults here, and checked as a whole (`config_checks`, `config_places`). No secret is read, and nothing goes
-over a network.
+Files are read (`files`) and checked option by option (`schema`); everything malformed is reported at once (`findings`).
+Only then the rules check the whole, defaults included, and everything inconsistent is reported at once. Nothing here
+reads a secret or uses the network.
 """
 
-from collections.abc import Mapping
-from copy import deepcopy
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rotator.config import files as config_files
-from rotator.config import findings
-from rotator.config import place_rules as config_places
-from rotator.config import rules as config_checks
+from rotator.config import files, findings, rules
 from rotator.config.files import Source
-from rotator.config.rules import Load, Place, UnvalidatedConfig
+from rotator.config.findings import Place
+from rotator.config.provider_load import ProviderLoad, provider_loads
+from rotator.config.rules import ParsedConfig
 from rotator.config.schema import (
     Changeable,
     DaemonSettings,
@@ -37,7 +35,6 @@ from rotator.core.errors import ConfigurationError, Problem
 from rotator.core.target import KeyParameters, Target
 from rotator.core.times import hash_fraction
 
-_NAMED = ("providers", "stores", "targets")  # the sections that hold tables of any name
 _VAULT_VARIABLES = {
     "address": "VAULT_ADDR",
     "namespace": "VAULT_NAMESPACE",
@@ -65,26 +62,23 @@ class Configuration:
     sweep: SweepSettings
     lease: LeaseSettings | None
     targets: Mapping[str, Target]
-    loads: tuple[Load, ...]  # what each provider is asked for, against what it allows
+    loads: tuple[ProviderLoad, ...]
     warnings: tuple[Problem, ...]
 
 
 def load(file: Path, environment: Mapping[str, str], in_use: Configuration | None = None) -> Configuration:
-    """Read a file and what it includes. Raises ConfigurationError with every problem that can be found at once.
+    """Read a file and what it includes.
 
-    With the configuration that is in use, what removes too much of it is a problem, too.
+    Raises ConfigurationError with everything malformed, or else with every rule that is broken. A configuration that
+    removes too many targets of the one in use is refused too.
     """
-    source = config_files.read(file)
-    if source.data is None:
-        raise ConfigurationError(source.problems)
-    draft, malformed = _examine(file, source, source.data, environment)
-    broken_rules = (*config_checks.problems(draft), *config_places.problems(draft))
-    problems = dict.fromkeys((*source.problems, *malformed, *broken_rules))
-    if problems:
-        raise ConfigurationError(tuple(problems))
-    settings = draft.settings
-    if in_use is not None and (lost := _lost(file, in_use, draft)):
-        raise ConfigurationError((lost,))
+    source = files.read(file)
+    settings = _validated(file, source, environment)
+    targets = {name: _resolved(name, target, settings) for name, target in settings.targets.items()}
+    parsed = ParsedConfig(file, settings, targets, source.origins, environment)
+    _refuse(rules.problems(parsed))
+    if in_use is not None:
+        _refuse(_removed_targets(in_use, parsed))
     return Configuration(
         file=file,
         owner=settings.owner,
@@ -95,92 +89,50 @@ def load(file: Path, environment: Mapping[str, str], in_use: Configuration | Non
         daemon=settings.daemon,
         sweep=settings.sweep,
         lease=settings.lease,
-        targets=draft.targets,
-        loads=config_checks.loads(draft),
-        warnings=tuple(dict.fromkeys((*source.warnings, *config_checks.warnings(draft)))),
+        targets=targets,
+        loads=provider_loads(settings, targets),
+        warnings=tuple(dict.fromkeys((*source.warnings, *rules.warnings(parsed)))),
     )
 
 
-def _lost(file: Path, in_use: Configuration, draft: UnvalidatedConfig) -> Problem | None:
-    """Return what is wrong when more targets are gone than may go at once. A target with a new name is not gone."""
-    kept = {(target.store, target.path) for target in draft.targets.values()}
+def _refuse(problems: Iterable[Problem]) -> None:
+    if found := tuple(dict.fromkeys(problems)):
+        raise ConfigurationError(found)
+
+
+def _removed_targets(in_use: Configuration, parsed: ParsedConfig) -> Iterator[Problem]:
+    """Yield a problem if too many targets are removed at once. A target with a new name and the same path is kept."""
+    kept = {(target.store, target.path) for target in parsed.targets.values()}
     removed = [
         target.name
         for target in in_use.targets.values()
-        if target.name not in draft.targets and (target.store, target.path) not in kept
+        if target.name not in parsed.targets and (target.store, target.path) not in kept
     ]
-    limit, total = draft.settings.daemon.max_removed_targets, len(in_use.targets)
+    limit, total = parsed.settings.daemon.max_removed_targets, len(in_use.targets)
     if total < _FEWEST_TARGETS or len(removed) <= limit.of(total):
-        return None
+        return
     names = ", ".join(removed[:5]) + (", …" if removed[5:] else "")
-    return Problem(
-        str(file),
-        "targets",
+    yield parsed.problem(
         f"{len(removed)} of {total} targets are gone ({names}), over [daemon].max_removed_targets ({limit}). "
         "It looks like a file, a folder or a ConfigMap that lost its content: their keys would expire without being "
         f"replaced, and their applications would be refused. To remove them, set max_removed_targets = {len(removed)} "
         "for this reload, or restart rotator",
+        "targets",
     )
 
 
-def _examine(
-    file: Path, source: Source, data: Mapping[str, Any], environment: Mapping[str, str]
-) -> tuple[UnvalidatedConfig, list[Problem]]:
-    """The well-formed parts of the data, and what is wrong with the others."""
-    data, variables = _with_vault_variables(data, environment)
-    context = {"folder": file.absolute().parent}
-    problems: list[Problem] = []
-    broken: set[Place] = set()
-    rest: dict[str, Any] = dict(data)
-    settings: FileSettings | None = None
-    while settings is None:
+def _validated(file: Path, source: Source, environment: Mapping[str, str]) -> FileSettings:
+    malformed: list[Problem] = []
+    if source.data is not None:
+        data, variables = _with_vault_variables(source.data, environment)
         try:
-            settings = FileSettings.model_validate(rest, context=context)
-        except ValidationError as error:
-            details = findings.details(error)
-            problems = problems or findings.describe(details, file, source.origins, variables)
-            places = findings.places(details)
-            if not broken:
-                rest = deepcopy(rest)
-            broken |= set(places)
-            before = deepcopy(rest)
-            for place in places:
-                _mend(rest, place)
-            if rest == before:
-                raise ConfigurationError((*source.problems, *problems)) from None
-    names = {section: sorted(_table(data.get(section))) for section in ("providers", "stores")}
-    targets = {name: _resolve(name, target, settings, names) for name, target in settings.targets.items()}
-    return UnvalidatedConfig(file, settings, frozenset(broken), names, targets, source.origins, environment), problems
-
-
-_STAND_INS: Mapping[Place, Any] = {
-    ("owner",): "unknown",
-    ("providers", "*", "api_key"): {"env": "UNKNOWN"},
-    ("stores", "*", "address"): "https://unknown.invalid",
-    ("targets", "*", "path"): "unknown",
-}
-"""What is put where something required is missing or wrong, so that all else can still be looked at."""
-
-
-def _mend(data: dict[str, Any], place: Place) -> None:
-    """Take out what is wrong there, and no more; where it is what is missing, the table that lacks it."""
-    tables: list[dict[str, Any]] = [data]
-    for part in place[:-1]:
-        inner = tables[-1].get(str(part))
-        if not isinstance(inner, dict):
-            break
-        tables.append(inner)
-    depth = len(tables) - 1  # of the last table on the way; a list on it goes as a whole
-    key = place[depth]
-    stand_in = _STAND_INS.get(
-        (place[0], "*", key) if place[0] in _NAMED and depth == 2 else (key,) if not depth else ()
-    )
-    if stand_in is not None and tables[-1].get(str(key)) != stand_in:
-        tables[-1][str(key)] = stand_in
-    elif str(key) in tables[-1]:
-        del tables[-1][str(key)]
-    elif depth and depth == len(place) - 1:  # else the table that holds it was taken out, for another mistake
-        del tables[-2][str(place[depth - 1])]
+            settings = FileSettings.model_validate(data, context={"folder": file.absolute().parent})
+        except ValidationError as error:  # it holds the values, so nothing is raised from it
+            malformed = findings.describe(error, file, source.origins, variables)
+        else:
+            if not source.problems:
+                return settings
+    raise ConfigurationError(tuple(dict.fromkeys((*source.problems, *malformed))))
 
 
 def _table(value: object) -> dict[str, Any]:
@@ -210,37 +162,38 @@ def _as_written(key: str, value: str) -> str:
     return str(Path(value).absolute()) if key == "ca_file" else value
 
 
-def _resolve(name: str, target: TargetSettings, settings: FileSettings, names: Mapping[str, list[str]]) -> Target:
-    """One target with the defaults; provider and store are "" where it does not say which of several."""
-    defaults = settings.defaults
+def _resolved(name: str, target: TargetSettings, settings: FileSettings) -> Target:
+    """Return a target with the defaults. Provider and store are "" if it has to name one of several."""
+    defaults, own = settings.defaults, target.model_fields_set
 
-    def said(key: str) -> Any:
-        return getattr(target if key in target.model_fields_set else defaults, key)
+    def inherited(key: str) -> Any:
+        return getattr(target if key in own else defaults, key)
 
-    def part(key: str, known: list[str]) -> str:
-        return said(key) or (known[0] if len(known) == 1 else "")
+    def only(tables: Mapping[str, object]) -> str:
+        return next(iter(tables)) if len(tables) == 1 else ""
 
     fields = {**defaults.extra_fields, **target.extra_fields} if target.extra_fields else defaults.extra_fields
+    renew_before = inherited("renew_before")
     return Target(
         name=name,
         path=target.path,
-        provider=part("provider", names["providers"]),
-        store=part("store", names["stores"]),
-        key_field=said("key_field"),
+        provider=inherited("provider") or only(settings.providers),
+        store=inherited("store") or only(settings.stores),
+        key_field=inherited("key_field"),
         extra_fields=fields,
         parameters=_parameters(**{**_asked(defaults), **_asked(target)}),
-        ttl=said("ttl"),
-        renew_before=said("renew_before"),
-        grace_period=said("grace_period"),
-        jitter=said("renew_before") * settings.daemon.jitter * hash_fraction(name),
+        ttl=inherited("ttl"),
+        renew_before=renew_before,
+        grace_period=inherited("grace_period"),
+        jitter=renew_before * settings.daemon.jitter * hash_fraction(name),
         adopt=target.adopt,
         former_paths=target.former_paths,
     )
 
 
 _parameters = lru_cache(maxsize=1000, typed=True)(KeyParameters)
-"""Most targets ask for the same, and need not hold it each by itself."""
+"""Most targets ask for the same, and share one object."""
 
 
-def _asked(settings: Changeable) -> dict[str, Any]:
-    return settings.key.model_dump(exclude_unset=True)
+def _asked(table: Changeable) -> dict[str, Any]:
+    return {key: getattr(table.key, key) for key in table.key.model_fields_set}

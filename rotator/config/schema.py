@@ -355,20 +355,16 @@ class TargetSettings(Changeable):
 class FileSettings(Settings):
     """Configuration of rotator, which rotates short-lived API keys in HashiCorp Vault."""
 
-    model_config = ConfigDict(json_schema_extra={"required": ["owner", "providers", "stores"]})
-
     owner: Owner
     """The name of this installation. rotator never touches keys and versions with another owner's name."""
     former_owners: Owners = ()
     """Former values of `owner`, so that rotator recognises keys with those names as its own."""
     include: Texts = ()
     """More files, which hold [targets.NAME] only, as names or patterns relative to this file: "targets.d/*"."""
-    providers: dict[PartName, RespanSettings] = Field({}, json_schema_extra={"minProperties": 1})
-    """Who issues keys."""
-    stores: dict[PartName, Annotated[VaultSettings | SqliteSettings, Field(discriminator="type")]] = Field(
-        {}, json_schema_extra={"minProperties": 1}
-    )
-    """Where keys are kept."""
+    providers: dict[PartName, RespanSettings] = Field(min_length=1)
+    """The services that issue keys: at least one [providers.NAME]."""
+    stores: dict[PartName, Annotated[VaultSettings | SqliteSettings, Field(discriminator="type")]] = Field(min_length=1)
+    """Where keys are kept: at least one [stores.NAME]. There is no implicit store."""
     http: HttpSettings = Field(default_factory=HttpSettings)
     daemon: DaemonSettings = Field(default_factory=DaemonSettings)
     sweep: SweepSettings = Field(default_factory=SweepSettings)

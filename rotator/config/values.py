@@ -61,7 +61,7 @@ class VaultReference:
 def parse_text(value: object) -> str:
     """A text of at least one character, in one line, without control characters."""
     if not isinstance(value, str):
-        raise ValueError("must be a text in quotes")  # noqa: TRY004 - pydantic turns only a ValueError into a problem
+        raise ValueError("must be a string in quotes")  # noqa: TRY004 - pydantic turns only a ValueError into a problem
     if not value:
         raise ValueError("must not be empty")
     if not value.isprintable():
@@ -80,7 +80,7 @@ def parse_duration(value: object) -> timedelta:
     parts = zip(match.groups(default="0"), _UNITS.values(), strict=True)
     seconds = sum(int(number) * unit for number, unit in parts)
     if seconds == 0:
-        raise ValueError("must be longer than nothing")
+        raise ValueError("must be longer than 0s")
     if seconds > LONGEST.total_seconds():
         raise ValueError(f"must be at most {LONGEST.days}d")
     return timedelta(seconds=seconds)
@@ -185,16 +185,16 @@ def parse_path(value: object) -> str:
         raise ValueError("must not begin or end with a slash")
     segments = text.split("/")
     if "" in segments:
-        raise ValueError("must not contain two slashes in a row: Vault would make another path of it")
+        raise ValueError("must not contain two slashes in a row: Vault would turn it into another path")
     if {".", ".."} & set(segments):
-        raise ValueError('must not contain "." or ".." as a segment: Vault would make another path of it')
+        raise ValueError('must not contain "." or ".." as a segment: Vault would turn it into another path')
     return text
 
 
 def parse_namespace(value: object) -> str:
     """A namespace without slashes at its ends; "" is the root."""
     if not isinstance(value, str):
-        raise ValueError("must be a text in quotes")  # noqa: TRY004 - see parse_text
+        raise ValueError("must be a string in quotes")  # noqa: TRY004 - see parse_text
     inner = value.strip("/")
     return parse_path(inner) if inner else ""
 

@@ -114,7 +114,7 @@ def test_a_bad_configuration_is_refused_once_and_the_old_one_stays(rotator: Inst
     all_well(daemon, 2)
     good = rotator.file.read_text()
     spoilt = (good[:200], None, good.replace("RESPAN_API_KEY", "NO_SUCH_VARIABLE"))
-    words = ("is not JSON", "there is no such file", "is not set in the environment")
+    words = ("is not JSON", "does not exist", "is not set in the environment")
     for number, (text, word) in enumerate(zip(spoilt, words, strict=True), 1):
         put(rotator.file, text)
         refused = daemon.wait_for("configuration_refused", number)

@@ -228,7 +228,7 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("config.defaults.renew_before=1d", "billing-api: renew_before (1d) must be shorter than ttl (24h)"),
         ("targets.billing-api.ttl=8h24m", "renew_before (8h) and config.daemon.jitter together must be shorter than"),
         ("targets.billing-api.grace_period=8h1s", "grace_period (8h1s) must not be longer than renew_before (8h)"),
-        ("targets.billing-api.grace_period=0s", "targets.billing-api.grace_period must be longer than nothing"),
+        ("targets.billing-api.grace_period=0s", "targets.billing-api.grace_period must be longer than 0s"),
         ("targets.billing-api.extra_fields.api_key=x", 'targets.billing-api.fields must not hold "api_key"'),
         ("targets.billing-api.extra_fields.rotator=x", 'targets.billing-api.fields must not hold "rotator"'),
         (

@@ -115,10 +115,10 @@ def test_completion_prints_a_script_and_completes(invoke: Invoke, shell: str) ->
 
 def test_what_is_said_later_wins_and_the_environment_comes_last(invoke: Invoke, tmp_path: Path) -> None:
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
-    assert f"{first}: there is no such file" in invoke("--config", first, "plan").err
-    assert f"{second}: there is no such file" in invoke("--config", first, "plan", "--config", second).err
-    assert f"{first}: there is no such file" in invoke("plan", ROTATOR_CONFIG=first).err
-    assert f"{second}: there is no such file" in invoke("--config", second, "plan", ROTATOR_CONFIG=first).err
+    assert f"{first}: does not exist" in invoke("--config", first, "plan").err
+    assert f"{second}: does not exist" in invoke("--config", first, "plan", "--config", second).err
+    assert f"{first}: does not exist" in invoke("plan", ROTATOR_CONFIG=first).err
+    assert f"{second}: does not exist" in invoke("--config", second, "plan", ROTATOR_CONFIG=first).err
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_json_also_when_the_configuration_cannot_be_used(invoke: Invoke, made: I
                     {
                         "file": str(made.file),
                         "key": "defaults.grase_period",
-                        "message": 'is not a key that belongs here; did you mean "grace_period"?',
+                        "message": 'is not a known option here; did you mean "grace_period"?',
                     }
                 ]
             },

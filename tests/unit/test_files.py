@@ -98,7 +98,7 @@ def test_an_empty_folder_is_empty(made: Files) -> None:
     assert not made.load().targets
     assert [str(warning).rpartition(": ")[2] for warning in made.load().warnings] == [
         "matches no file",
-        "no target is configured, so no key is replaced",
+        "no target is configured, so rotator replaces no key",
     ]
 
 
@@ -201,7 +201,7 @@ def test_files_that_never_stand_still_are_refused(made: Files, monkeypatch: pyte
     during_the_second_file(monkeypatch, lambda: (made.folder / f".{next(names)}").touch(), times=1000)
     assert set(made.load().targets) == {"a", "b", "c"}, "a hidden file is none of them"
     during_the_second_file(monkeypatch, lambda: made.write(former_owners=[f"o{next(names)}"]), times=1000)
-    assert made.refused() == "rotator.json: include: files changed 5 times while they were read: try again"
+    assert made.refused() == "rotator.json: include: files changed 5 times while rotator read them: try again"
 
 
 def test_a_folder_that_can_be_read_again_and_a_file_whose_mode_changes_are_news(

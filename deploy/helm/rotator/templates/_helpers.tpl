@@ -61,7 +61,7 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- $seconds := dict -}}
 {{- range $key := list "ttl" "renew_before" "grace_period" -}}
 {{- $_ := set $seconds $key (include "rotator.seconds" (get $all $key) | float64) -}}
-{{- if not (get $seconds $key) }}{{ fail (printf "targets.%s.%s must be longer than nothing" $name $key) }}{{ end -}}
+{{- if not (get $seconds $key) }}{{ fail (printf "targets.%s.%s must be longer than 0s" $name $key) }}{{ end -}}
 {{- end -}}
 {{- if ge $seconds.renew_before $seconds.ttl -}}
 {{- fail (printf "targets.%s: renew_before (%s) must be shorter than ttl (%s)" $name $all.renew_before $all.ttl) -}}

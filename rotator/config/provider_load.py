@@ -1,0 +1,86 @@
+"""How many requests the targets need of each provider, against what its rate limit allows. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from math import ceil
+
+from rotator.config.schema import FileSettings
+from rotator.core.target import Target
+from rotator.runtime.rate_limit import CALLS_PER_ROTATION, SWEEP_SHARE, WINDOW
+
+PAGE = 100
+"""Keys on a page of the provider's list, which a sweep reads whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderLoad:
+    """What a provider's targets need of its rate limit, in requests a minute."""
+
+    provider: str
+    targets: int
+    requests_per_minute: int
+    rotations: float
+    sweeps: float
+
+    @property
+    def needed(self) -> float:
+        """Return what rotations and sweeps need together."""
+        return self.rotations + self.sweeps
+
+    @property
+    def allowed(self) -> float:
+        """Return what rotator sends at most: a little less than the limit, because requests travel unequally fast."""
+        return self.requests_per_minute * 60 / WINDOW
+
+    @property
+    def share(self) -> float:
+        """Return the needed share of what is allowed; 1.0 is all of it."""
+        return self.needed / self.allowed
+
+    @property
+    def need(self) -> str:
+        """Return the two numbers for a sentence."""
+        return f"{_shown(self.needed)} of {_shown(self.allowed)} requests a minute"
+
+    @property
+    def parts(self) -> str:
+        """Return how `needed` comes about."""
+        return (
+            f"{_shown(self.rotations)} at {CALLS_PER_ROTATION} a rotation (create, shorten, delete), "
+            f"{_shown(self.sweeps)} for sweeps"
+        )
+
+    def __str__(self) -> str:
+        targets = f"{self.targets} target{'' if self.targets == 1 else 's'}"
+        return f"{self.provider}: {targets}, {self.parts}: {self.need} ({self.share:.0%})"
+
+
+def _shown(requests: float) -> str:
+    return f"{requests:,.0f}" if requests >= 100 else f"{requests:.3g}"
+
+
+def provider_loads(settings: FileSettings, targets: Mapping[str, Target]) -> tuple[ProviderLoad, ...]:
+    """Return the load of each provider.
+
+    A key is replaced `lead` before its expiry, so a rotation takes place once in the rest of its ttl. After each, two
+    keys live for a grace period. A sweep lists all keys, within its share of the rate limit.
+    """
+    rotations, keys = dict.fromkeys(settings.providers, 0.0), dict.fromkeys(settings.providers, 0.0)
+    counts = dict.fromkeys(settings.providers, 0)
+    for target in targets.values():
+        period = target.ttl - target.lead
+        rotations[target.provider] += CALLS_PER_ROTATION * (timedelta(minutes=1) / period)
+        keys[target.provider] += 1 + target.grace_period / period
+        counts[target.provider] += 1
+    interval = settings.sweep.interval / timedelta(minutes=1)
+    return tuple(
+        ProviderLoad(
+            name,
+            counts[name],
+            provider.requests_per_minute,
+            rotations[name],
+            min(ceil(keys[name] / PAGE) / interval, max(1, provider.requests_per_minute // SWEEP_SHARE)),
+        )
+        for name, provider in settings.providers.items()
+    )
