@@ -55,14 +55,16 @@ class Kept:
 
     seen: dict[str, Mapping[str, KeyObservation]] = field(default_factory=dict)  # what the provider said of keys
     offers: dict[str, PendingKey] = field(default_factory=dict)  # keys whose write is unsettled
+    landed: dict[str, tuple[PendingKey, int]] = field(default_factory=dict)  # and those that turned out to be served
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def keep_only(self, targets: Collection[str]) -> None:
         """Forget all other targets: their keys are not offered again, and an offer holds a key's text."""
         with self.lock:
-            for name in (self.seen.keys() | self.offers.keys()) - set(targets):
+            for name in (self.seen.keys() | self.offers.keys() | self.landed.keys()) - set(targets):
                 self.seen.pop(name, None)
                 self.offers.pop(name, None)
+                self.landed.pop(name, None)
 
 
 class Memory:
@@ -116,20 +118,25 @@ class Memory:
             return {shown.key_id: KeyObservation(listed, at_version=0), **seen}
         return seen
 
-    def settle(self, observation: Observation, *, whole: bool) -> tuple[PendingKey, Entry] | None:
-        """Forget an offer over which the path has moved on; and what it became, if it landed. To one caller alone.
+    def settle(self, observation: Observation, *, whole: bool) -> None:
+        """Forget an offer over which the path has moved on; keep what it became, if it landed, for `take_landed`.
 
-        The newest version does not tell that where it is a later one: `whole` is whether this is the whole history.
+        The newest version does not show that where it is a later one: `whole` is whether this is the whole history.
         """
         name, current_version = observation.target.name, observation.history.current_version
         with self._noting:  # a sweep and a pass may both look at this target
             offer = self.offers.get(name)
             if offer is None or current_version <= offer.base or not (whole or current_version == offer.base + 1):
-                return None
+                return
             if self.offers.pop(name, None) is None:
-                return None  # another pass has settled it meanwhile
-        landed = next((entry for entry in observation.entries if entry.key_id == offer.record.key_id), None)
-        return (offer, landed) if landed else None
+                return  # another pass has settled it meanwhile
+            landed = next((entry for entry in observation.entries if entry.key_id == offer.record.key_id), None)
+            if landed:
+                self.kept.landed[name] = offer, landed.number
+
+    def take_landed(self, target: Target) -> tuple[PendingKey, int] | None:
+        """Return the key whose write was settled late, and the version that it became; to one caller alone."""
+        return self.kept.landed.pop(target.name, None)
 
     def read_whole(self, observation: Observation) -> None:
         """Take note that this was the whole history."""

@@ -22,7 +22,8 @@ from rotator.core.ports import Ports
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.protocol.expiry import set_expiry
-from rotator.protocol.reconciler import Reconciler, too_old
+from rotator.protocol.observer import too_old
+from rotator.protocol.reconciler import Reconciler
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,12 @@
-"""Does what the plan says, for one target at a time: observe, plan, act, observe again.
+"""Does what the plan says, for one target at a time: look, plan, take the budget's permit, do one action, look again.
 
-The order of effects is the protocol of docs/architecture.md; each step says which promise it keeps. All effects go
-through `ports`; nothing here decides whether something is due, and nothing here outlives the process but what is in
-the store and at the provider.
+The order of the effects is the protocol of docs/architecture.md. All effects go through `core.ports`, `core.plan`
+decides what is due, and only the store and the provider keep anything that must outlive the process.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 from rotator.core.errors import (
     CasMismatch,
@@ -22,47 +21,85 @@ from rotator.core.errors import (
     StoreUnavailable,
 )
 from rotator.core.events import EventType
-from rotator.core.expiry import KeyObservation
-from rotator.core.keys import place_of
-from rotator.core.observation import Observation, is_gone
+from rotator.core.observation import Observation
 from rotator.core.plan import Action, Plan, Reason, Retire, Rotate, SetExpiry, deadline, plan, to_confirm, unenforced
-from rotator.core.ports import Budget, Clock, Ports
+from rotator.core.ports import Ports
 from rotator.core.renewal import TIDYING
 from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import timestamp
-from rotator.core.versions import History, Ownership, Record, Scope
+from rotator.core.versions import Ownership
 from rotator.protocol.expiry import set_expiry
 from rotator.protocol.memory import Memory
-from rotator.protocol.places import Claims, locations
+from rotator.protocol.observer import MAX_READ, Observer
+from rotator.protocol.places import Claims
 from rotator.protocol.recognition import Recognition
 from rotator.protocol.rotation import Rotation, emit_key_event, emit_published, left_behind, may_act
 
-MAX_AGE = 5.0
-"""Seconds (monotonic) for which the answer of a read may be acted on where no compare-and-set protects the action."""
-
-MAX_READ = 30.0
-"""Seconds (monotonic) that a read may have taken for that: what it shows may be as old as the read was long."""
-
 _PROVIDER_OUT = (ProviderCredentialRefused, ProviderRateLimited, ProviderUnavailable)
-"""After one of these, nothing else that this pass could ask of the provider would be done either."""
+"""After one of these, every other request of this pass to the provider would fail too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came of one pass over a target. `plan` is the last one made; None when nothing could be observed."""
+    """What one pass over a target did. `plan` is the last one made; None when nothing could be observed."""
 
     target: Target
     plan: Plan | None
     error: RotatorError | None = None
     rotated: bool = False  # by us, in this pass
-    attempted: Reason | None = None  # why a rotation was tried in this pass, whatever came of it
-    kept: bool = False  # a superseded key was to be removed in this pass, and that failed
+    attempted: Reason | None = None  # why this pass tried a rotation, whether or not it succeeded
+    kept: bool = False  # this pass failed to remove a superseded key
     rolled_back: bool = False  # the previous key is served again, because a person asked for it
-    tidied: bool = False  # a key's expiry was set, or a key removed, in this pass
+    tidied: bool = False  # this pass tried to set a key's expiry, or to remove a key
 
 
-class Reconciler:
+@dataclass(slots=True)
+class Attempt:
+    """One pass over one target that is under way: what it knows, and what it has done.
+
+    Each action is tried once a pass: what fails waits for the caller's backoff, and what succeeds without an effect
+    that shows (a provider that ignores a PATCH) cannot keep the pass here.
+    """
+
+    target: Target
+    request: RotationRequest  # what is left of it
+    observation: Observation | None = None  # None: look again
+    plan: Plan | None = None
+    has_permit: bool = False  # the budget has let one request go, and it has not been sent yet
+    tried: dict[object, Action] = field(default_factory=dict)  # by identity
+    lost: Observation | None = None  # before a publish that another writer preceded, with the same key so far as known
+    rotated: bool = False
+    kept: bool = False
+    error: RotatorError | None = None  # the first one
+
+    def fail(self, error: RotatorError) -> None:
+        """Take note of an error, unless there was one before."""
+        self.error = self.error or error
+
+    def fulfil(self) -> None:
+        """Take note that a new key is served."""
+        self.request = replace(self.request, rotate=False, adopt=False)
+
+    def untried(self, actions: tuple[Action, ...]) -> Action | None:
+        """Return the first of these actions that this pass has not tried."""
+        return next((action for action in actions if _identity(action) not in self.tried), None)
+
+    def report(self) -> Report:
+        """Return what came of it."""
+        tried = self.tried.values()
+        return Report(
+            self.target,
+            self.plan,
+            self.error,
+            self.rotated,
+            attempted=next((action.reason for action in tried if isinstance(action, Rotate)), None),
+            kept=self.kept,
+            tidied=any(not isinstance(action, Rotate) for action in tried),
+        )
+
+
+class Reconciler(Observer):
     """Works on the targets of one provider and one store.
 
     Safe to be used by many threads, with one pass over a target at a time; a sweep may work on that target meanwhile.
@@ -79,110 +116,8 @@ class Reconciler:
         recognition: Recognition | None = None,
         claims: Claims | None = None,
     ) -> None:
-        """`names` are those of all configured targets, whatever their store, and `claims` where these are;
-        `recognition` is the provider's.
-
-        A provider may not show a key yet that is younger than `min_age`.
-        """
-        self._owner = owner
-        self._owners = frozenset({owner}) | former_owners
-        self._names = names
-        self.ports = ports
-        self.memory = memory or Memory()
-        self.recognition = recognition or Recognition()
-        self._claims = claims or Claims()
-        self._min_age = min_age
+        super().__init__(owner, former_owners, names, ports, memory, min_age, recognition, claims)
         self._rotation = Rotation(owner, ports, self.memory, min_age)
-        self._scopes: dict[str, Scope] = {}
-
-    # --- observe ---------------------------------------------------------------------------------------------------
-
-    def scope(self, target: Target) -> Scope:
-        """Which names and records are this target's own. Raises what `Store.location` raises."""
-        if known := self._scopes.get(target.name):
-            return known
-        present, former = locations(target, self.ports.store)
-        undisputed = self._claims.undisputed(former)
-        owners = (self._owner, *sorted(self._owners - {self._owner}))
-        places = [place_of(owner, location) for location in (present, *(undisputed or ())) for owner in owners]
-        scope = Scope(
-            owner=self._owner,
-            places=tuple(dict.fromkeys(places)),
-            place=places[0],
-            owners=self._owners,
-            names=self._names,
-        )
-        if undisputed is not None:  # else it is looked for again at the next look
-            self._scopes[target.name] = scope
-        return scope
-
-    def observe(self, target: Target) -> Observation:
-        """Read the whole history; of the provider, only what this process has seen before. Raises `StoreError`."""
-        observation = self._observed(target, self.ports.store.history, whole=True)
-        self.memory.read_whole(observation)
-        return observation
-
-    def read_current(self, target: Target) -> Observation:
-        """Read the newest version alone where it tells as much as the whole history; else read that too.
-
-        Raises `StoreError`.
-        """
-        if not self.memory.newest_may_do(target):
-            return self.observe(target)
-        observation = self._observed(target, self.ports.store.newest, whole=False)
-        return observation if self.memory.newest_does(observation, self.ports.clock.now()) else self.observe(target)
-
-    def _observed(self, target: Target, read: Callable[[str], History], *, whole: bool) -> Observation:
-        clock, vendor = self.ports.clock, dict[str, KeyObservation]()
-        scope, history = self.scope(target), read(target.path)
-        answered_at = clock.monotonic()
-        observation = self._timed(Observation(target, scope, history, vendor, answered_at=answered_at))
-        if settled := self.memory.settle(observation, whole=whole):
-            offer, entry = settled
-            emit_published(self.ports, observation, offer, entry.number)
-        vendor.update(self.memory.recall(observation))
-        return replace(observation, is_emptied=self.memory.is_emptied(target), made=self.memory.made(observation))
-
-    def confirm(self, observation: Observation) -> Observation:
-        """Look up at the provider what the plan needs to know of it. Raises `ProviderError`."""
-        for record in to_confirm(observation):
-            observation = self.look_up(observation, record, self.ports.budget)
-        return self._doubted(self._timed(observation))
-
-    def _timed(self, observation: Observation) -> Observation:
-        """With what is known of the clock by now: each answer may have shown another's time."""
-        clock = self.ports.clock
-        return replace(
-            observation,
-            clock_trusted=clock.trusted(),
-            clock_ahead=clock.may_be_ahead(),
-            clock_disputed_by=clock.disputed_by(),
-        )
-
-    def _doubted(self, observation: Observation) -> Observation:
-        """A served key that the provider does not know counts as gone only where that is believed."""
-        if not is_gone(observation, self.ports.clock.now()):
-            return observation
-        return replace(observation, gone_is_believed=self.recognition.believes(observation.target.name))
-
-    def look_up(self, observation: Observation, record: Record, budget: Budget) -> Observation:
-        """Ask the provider for one key, whatever was seen of it before. Raises `ProviderError`.
-
-        Nothing is learned where it does not show a key that is so young that it may not be shown yet.
-        """
-        served = observation.current is not None and observation.current.key_id == record.key_id
-        self.ports.provider.ready()
-        budget.take(record.expires_at if served else TIDYING)
-        asked_at = self.ports.clock.now()  # the answer may be used much later
-        found = self.ports.provider.retrieve(record.key_id)
-        if found is None and self._may_be_hidden(observation, record, asked_at):
-            return observation
-        return self.memory.note(observation, record.key_id, found)
-
-    def _may_be_hidden(self, observation: Observation, record: Record, now: datetime) -> bool:
-        """Whether the key is so young. A process that was stopped while it asked for one has published it late."""
-        held_since = min(entry.created_at for entry in observation.entries if entry.key_id == record.key_id)
-        return record.is_younger(self._min_age, now) or now - held_since < self._min_age
 
     # --- one pass --------------------------------------------------------------------------------------------------
 
@@ -195,91 +130,110 @@ class Reconciler:
     ) -> Report:
         """Do all that is due for one target. Errors end what they concern and are reported, never raised.
 
-        `planned` hears of each plan as it is made: a pass may wait for its budget for long.
-
-        Each action is tried once a pass: what fails waits for the caller's backoff, and what succeeds without showing
-        (a vendor that ignores a PATCH) cannot keep us here. A replica that does not lead looks at the store, no more.
+        `planned` is called with each plan as it is made: a pass may wait for its budget for long. A replica that does
+        not lead only looks at the store.
         """
-        clock = self.ports.clock
-        observation: Observation | None = None
-        made: Plan | None = None
-        error: RotatorError | None = None
-        rotated = kept = False
-        attempted: Reason | None = None
-        tried: set[object] = set()
-        served: str | None = None  # the current key, when a rotation was tried
-        lost = False  # and another writer was first, with the same key as far as is known
-        paid = False  # the budget has let one request go, and it has not been sent yet
-        look = self.read_current if request.by == SCHEDULED.by else self.observe
+        attempt = Attempt(target, request)
         try:
-            while True:
-                if observation is None or self._too_old(observation):
-                    observation = look(target)
-                if lost and (observation.current is None or observation.current.key_id != served):
-                    lost = False  # another's new key is as good as one of ours
-                    request = replace(request, rotate=False, adopt=False)
-                acts = options.act and may_act(self.ports, request)
-                unknown = error is None and bool(to_confirm(observation))  # a read from the past has forgotten it
-                if acts and (not paid or unknown):  # else it might grow old again, waiting for the budget
-                    paid = False
-                    try:
-                        observation = self.confirm(observation)
-                    except ProviderError as failure:
-                        error = error or failure
-                observation = self._doubted(observation)
-                made = plan(observation, clock.now(), request, options)
-                planned(made)
-                action = next((action for action in made.actions if _identity(action) not in tried), None)
-                if action is None or not acts:
-                    if made.reason is Reason.CLOCK and acts:
-                        error = error or NoKeyByThisClock(observation.clock_disputed_by)
-                    if acts and not request.revoke_now:  # of which what is left has an error of its own
-                        error = error or unenforced(target, made, clock.now())
-                    if made.reason is Reason.CONTESTED and acts:
-                        error = error or Contested(target.name, target.path)
-                    if lost and any(isinstance(left, Rotate) for left in made.actions):
-                        error = error or CasMismatch(
-                            f"another write to {target.path} came first, and left the same key (a sweep's fence does)",
-                            "Say it once more." if request.by == "command" else "Nothing to do: the next try follows.",
-                        )
-                    break
-                if not paid:
-                    self.ports.provider.ready()
-                    self.ports.budget.take(TIDYING if isinstance(action, Retire) else deadline(made, clock.now()))
-                    paid = True
-                    if self._too_old(observation) or not may_act(self.ports, request):
-                        continue
-                elif self._too_old(observation) and not isinstance(action, Rotate):  # that has a compare-and-set
-                    raise StoreUnavailable(
-                        f"reading {target.path} took longer than {MAX_READ:.0f} s, so its superseded keys are left",
-                        "They work until their own expiry. Look at the store's latency. The next try follows.",
-                    )
-                tried.add(_identity(action))
-                paid = False
-                try:
-                    if isinstance(action, Rotate):
-                        attempted = action.reason
-                        served = observation.current.key_id if observation.current else None
-                        observation, rotated = self._rotation.rotate(observation, action, request)
-                        lost = observation is None and not rotated
-                        if rotated:
-                            request = replace(request, rotate=False, adopt=False)
-                    elif isinstance(action, SetExpiry):
-                        observation = self._set_expiry(observation, action, request)
-                    else:
-                        observation = self._retire(observation, action, request)
-                except RotatorError as failure:
-                    error = error or failure
-                    kept = kept or isinstance(action, Retire)
-                    if isinstance(failure, _PROVIDER_OUT):
-                        break
-                    observation = None  # what else is due may still be possible
+            while action := self._next_action(attempt, options, planned):
+                if self._takes_permit(attempt, action):
+                    self._try(attempt, action)
         except RotatorError as failure:
-            error = error or failure
-        return Report(target, made, error, rotated, attempted, kept, tidied=bool(tried - {"rotate"}))
+            attempt.fail(failure)
+        return attempt.report()
 
-    def _too_old(self, observation: Observation) -> bool:
-        return too_old(observation, self.ports.clock)
+    def _next_action(self, attempt: Attempt, options: PassOptions, planned: Callable[[Plan], object]) -> Action | None:
+        """Look, plan, and return the first action that was not tried; None at the end of the pass."""
+        observation = self._look(attempt)
+        acts = options.act and may_act(self.ports, attempt.request)
+        unknown = attempt.error is None and bool(to_confirm(observation))  # a read from the past has forgotten it
+        if acts and (not attempt.has_permit or unknown):  # else it might grow old again, waiting for the budget
+            attempt.has_permit = False
+            try:
+                observation = self.confirm(observation)
+            except ProviderError as failure:
+                attempt.fail(failure)
+        attempt.observation = self.doubted(observation)
+        attempt.plan = plan(attempt.observation, self.ports.clock.now(), attempt.request, options)
+        planned(attempt.plan)
+        action = attempt.untried(attempt.plan.actions) if acts else None
+        if acts and action is None and (error := self._left_undone(attempt, attempt.observation, attempt.plan)):
+            attempt.fail(error)
+        return action
+
+    def _look(self, attempt: Attempt) -> Observation:
+        """Return what is known of the target, which is read again where that is too old to act on it."""
+        observation = attempt.observation
+        if observation is None or self.is_too_old(observation):
+            look = self.read_current if attempt.request.by == SCHEDULED.by else self.observe
+            observation = look(attempt.target)
+        if landed := self.memory.take_landed(attempt.target):
+            emit_published(self.ports, observation, *landed)
+        if attempt.lost and _serves_another_key(observation, attempt.lost):
+            attempt.lost = None  # another writer's new key is as good as one of ours
+            attempt.fulfil()
+        return observation
+
+    def _left_undone(self, attempt: Attempt, observation: Observation, made: Plan) -> RotatorError | None:
+        """Return why the plan, of which no action is left to try, does not do all that is due."""
+        target = attempt.target
+        if made.reason is Reason.CLOCK:
+            return NoKeyByThisClock(observation.clock_disputed_by)
+        if not attempt.request.revoke_now and (error := unenforced(target, made, self.ports.clock.now())):
+            return error  # after a revocation, the keys that are left have an error of their own
+        if made.reason is Reason.CONTESTED:
+            return Contested(target.name, target.path)
+        if attempt.lost and any(isinstance(left, Rotate) for left in made.actions):
+            by_command = attempt.request.by == "command"
+            return CasMismatch(
+                f"another write to {target.path} came first, and left the same key (as a sweep's fence does)",
+                "Run the command again." if by_command else "Nothing to do: the next try follows.",
+            )
+        return None
+
+    def _takes_permit(self, attempt: Attempt, action: Action) -> bool:
+        """Take the budget's permit for one request. Return whether it may be used at once, or after another look."""
+        observation, made = attempt.observation, attempt.plan
+        assert observation is not None and made is not None  # noqa: S101, PT018 - for the type checker
+        if not attempt.has_permit:
+            self.ports.provider.ready()
+            self.ports.budget.take(TIDYING if isinstance(action, Retire) else deadline(made, self.ports.clock.now()))
+            attempt.has_permit = True
+            return not self.is_too_old(observation) and may_act(self.ports, attempt.request)
+        if self.is_too_old(observation) and not isinstance(action, Rotate):  # that has a compare-and-set
+            raise StoreUnavailable(
+                f"reading {attempt.target.path} took longer than {MAX_READ:.0f} s, so its superseded keys are left",
+                "They work until their own expiry. Look at the store's latency. The next try follows.",
+            )
+        return True
+
+    def _try(self, attempt: Attempt, action: Action) -> None:
+        """Do one action. Raises an error that every other request to the provider would meet too."""
+        attempt.tried[_identity(action)] = action
+        attempt.has_permit = False
+        try:
+            attempt.observation = self._do(attempt, action)
+        except RotatorError as failure:
+            attempt.fail(failure)
+            attempt.kept = attempt.kept or isinstance(action, Retire)
+            if isinstance(failure, _PROVIDER_OUT):
+                raise
+            attempt.observation = None  # what else is due may still be possible
+
+    def _do(self, attempt: Attempt, action: Action) -> Observation | None:
+        """Do one action. Return what is known afterwards."""
+        before = attempt.observation
+        assert before is not None  # noqa: S101 - for the type checker: the action was planned from it
+        if isinstance(action, SetExpiry):
+            return self._set_expiry(before, action, attempt.request)
+        if isinstance(action, Retire):
+            return self._retire(before, action, attempt.request)
+        after, attempt.rotated = self._rotation.rotate(before, action, attempt.request)
+        if attempt.rotated:
+            attempt.fulfil()
+        elif after is None:
+            attempt.lost = before
+        return after
 
     # --- the other keys --------------------------------------------------------------------------------------------
 
@@ -326,7 +280,7 @@ class Reconciler:
         current = after.current
         kept = {version.number for version in key.versions} - {*numbers}
         served_again = any(entry.key_id == key.key_id and entry.number not in kept for entry in after.entries)
-        if current is None or current.ownership is not Ownership.OURS or served_again or self._too_old(after):
+        if current is None or current.ownership is not Ownership.OURS or served_again or self.is_too_old(after):
             return None
         seen = observation.vendor[key.key_id]
         if seen.key is None:  # nobody has shown it to be ours, and there is nothing to delete
@@ -348,14 +302,10 @@ class Reconciler:
         return self.memory.note(after, key.key_id, None)
 
 
-def too_old(observation: Observation, clock: Clock) -> bool:
-    """Whether the path may have changed too long ago for an action that no compare-and-set protects.
-
-    The answer of a slow read is used at once or not at all. Should the path have been rolled back to a key while it was
-    read, that key still has its grace, and the next sweep restores it.
-    """
-    took = observation.answered_at - observation.history.observed_at
-    return took > MAX_READ or clock.monotonic() - observation.answered_at > MAX_AGE
+def _serves_another_key(observation: Observation, before: Observation) -> bool:
+    """Whether the path holds another key than it did, or none."""
+    was = before.current.key_id if before.current else None
+    return observation.current is None or observation.current.key_id != was
 
 
 def _identity(action: Action) -> object:

@@ -17,7 +17,8 @@ from rotator.core.plan import REVOKED_WITHIN, Plan, Reason
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.protocol.expiry import set_expiry
-from rotator.protocol.reconciler import MAX_READ, Reconciler, too_old
+from rotator.protocol.observer import MAX_READ, too_old
+from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.rotation import asked_by
 
 

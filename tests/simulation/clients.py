@@ -31,7 +31,7 @@ from rotator.core.ports import Ports
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
 from rotator.core.versions import RECORD_FIELD, History, Record, Version
-from rotator.protocol.reconciler import MAX_AGE
+from rotator.protocol.observer import MAX_AGE
 from rotator.protocol.strays import Stray, StrayKeys
 from simulation.intent import NEVER_READ, Intent
 from simulation.invariants import LATER, Truth

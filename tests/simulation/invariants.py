@@ -19,7 +19,7 @@ from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import KeyName
 from rotator.core.target import Target
 from rotator.core.versions import RECORD_FIELD
-from rotator.protocol.reconciler import MAX_AGE, MAX_READ
+from rotator.protocol.observer import MAX_AGE, MAX_READ
 from simulation.intent import Intent
 from simulation.world import LaggingVendor, RememberingStore
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from rotator.core import expiry, orphans, plan, renewal, superseded
 from rotator.core import versions as model
-from rotator.protocol import comparison, memory, orphan_cleanup, places, publish, recognition
+from rotator.protocol import comparison, memory, observer, orphan_cleanup, places, publish, recognition
 from rotator.protocol import reconciler as execute
 from rotator.protocol import rotation as rotate
 from rotator.protocol import sweeper as sweep
@@ -245,7 +245,13 @@ MUTATIONS = {
     "a key that the provider does not show yet is missing": Mutation(
         "mixed",
         (NEEDLESS,),
-        (Edit(Reconciler.look_up, "found is None and self._may_be_hidden(observation, record, asked_at)", "False"),),
+        (
+            Edit(
+                observer.Observer.look_up,
+                "found is None and self._may_be_hidden(observation, record, asked_at)",
+                "False",
+            ),
+        ),
     ),
     "a waiting key that the provider does not show yet is given up": Mutation(
         "mixed", (HEAPED,), (Edit(Rotation._made_before, "found is None and record.is_younger(", "False and ("),)
@@ -264,17 +270,17 @@ MUTATIONS = {
         ),
     ),
     "old knowledge is acted on": Mutation(
-        "races", (OLD,), (Edit(execute.too_old, "clock.monotonic() - observation.answered_at > MAX_AGE", "False"),)
+        "races", (OLD,), (Edit(observer.too_old, "clock.monotonic() - observation.answered_at > MAX_AGE", "False"),)
     ),
     "an answer is as old as its read was long": Mutation(
-        "races", (LEAKED, UNDONE), (Edit(execute.too_old, "took > MAX_READ", "took > MAX_AGE"),)
+        "races", (LEAKED, UNDONE), (Edit(observer.too_old, "took > MAX_READ", "took > MAX_AGE"),)
     ),
     "a slow store prevents rotations": Mutation(
         "races",
         (NOT_HEALED, LATE),
         (
-            Edit(execute.too_old, "took > MAX_READ", "took > MAX_AGE"),
-            Edit(Reconciler.reconcile, "and not isinstance(action, Rotate)", ""),
+            Edit(observer.too_old, "took > MAX_READ", "took > MAX_AGE"),
+            Edit(Reconciler._takes_permit, "and not isinstance(action, Rotate)", ""),
         ),
     ),
     "a sweep acts on old knowledge": Mutation(

@@ -144,8 +144,14 @@ def test_what_became_of_an_offer_is_reported_once_by_all_that_share_it() -> None
     record, name = served(observation), observation.target.name
     offer = PendingKey("respan", 0, record, Secret("key"), Reason.FIRST, ROTATE, unsettled=True)
     kept = Kept(offers=Slow(offer, name))
-    found = in_threads(2, [Memory(kept), Memory(kept)], lambda memory: memory.settle(observation, whole=True))
-    assert sorted(found, key=bool) == [None, (offer, observation.current)]
+    assert observation.current is not None
+
+    def looked(memory: Memory) -> tuple[PendingKey, int] | None:
+        memory.settle(observation, whole=True)
+        return memory.take_landed(observation.target)
+
+    found = in_threads(2, [Memory(kept), Memory(kept)], looked)
+    assert sorted(found, key=bool) == [None, (offer, observation.current.number)]
     assert kept.offers == {}
 
 

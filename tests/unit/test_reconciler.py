@@ -52,8 +52,9 @@ from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
 from rotator.core.times import timestamp
 from rotator.core.versions import RECORD_FIELD, Record, compose
+from rotator.protocol.observer import MAX_AGE, MAX_READ
 from rotator.protocol.publish import WAITS
-from rotator.protocol.reconciler import MAX_AGE, MAX_READ, Reconciler, Report
+from rotator.protocol.reconciler import Reconciler, Report
 from rotator.protocol.rollback import roll_back
 from rotator.protocol.rotation import TRIES_OUT, UNPUBLISHED
 from rotator.protocol.sweeper import Sweeper

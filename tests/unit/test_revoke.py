@@ -11,7 +11,8 @@ from rotator.core.events import EventType
 from rotator.core.keys import KeyName, ListedKey, UnreadableKey
 from rotator.core.orphans import by_place
 from rotator.core.request import RotationRequest
-from rotator.protocol.reconciler import MAX_READ, Reconciler
+from rotator.protocol.observer import MAX_READ
+from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.revoke import not_revoked, revoke_the_unheld
 from rotator.protocol.rotation import listed
 

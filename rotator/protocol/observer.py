@@ -1,0 +1,154 @@
+"""Looks at a target: reads its path, and asks the provider for the keys that a plan needs to know more of.
+
+Looking changes nothing outside of this process. It takes requests of the provider's budget, and fills the memory.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from rotator.core.expiry import KeyObservation
+from rotator.core.keys import place_of
+from rotator.core.observation import Observation, is_gone
+from rotator.core.plan import to_confirm
+from rotator.core.ports import Budget, Clock, Ports
+from rotator.core.renewal import TIDYING
+from rotator.core.target import Target
+from rotator.core.versions import History, Record, Scope
+from rotator.protocol.memory import Memory
+from rotator.protocol.places import Claims, locations
+from rotator.protocol.recognition import Recognition
+
+MAX_AGE = 5.0
+"""Seconds (monotonic) for which the answer of a read may be acted on where no compare-and-set protects the action."""
+
+MAX_READ = 30.0
+"""Seconds (monotonic) that a read may have taken for that: what it shows may be as old as the read was long."""
+
+
+class Observer:
+    """Looks at the targets of one provider and one store. Safe to be used by many threads."""
+
+    def __init__(
+        self,
+        owner: str,
+        former_owners: frozenset[str],
+        names: frozenset[str],
+        ports: Ports,
+        memory: Memory | None = None,
+        min_age: timedelta = timedelta(0),
+        recognition: Recognition | None = None,
+        claims: Claims | None = None,
+    ) -> None:
+        """`names` are all configured targets, whatever their store, and `claims` their locations.
+
+        `recognition` is the provider's. A provider may not show a key yet that is younger than `min_age`.
+        """
+        self._owner = owner
+        self._owners = frozenset({owner}) | former_owners
+        self._names = names
+        self.ports = ports
+        self.memory = memory or Memory()
+        self.recognition = recognition or Recognition()
+        self._claims = claims or Claims()
+        self._min_age = min_age
+        self._scopes: dict[str, Scope] = {}
+
+    def scope(self, target: Target) -> Scope:
+        """Return which names and records are this target's own. Raises what `Store.location` raises."""
+        if known := self._scopes.get(target.name):
+            return known
+        present, former = locations(target, self.ports.store)
+        undisputed = self._claims.undisputed(former)
+        owners = (self._owner, *sorted(self._owners - {self._owner}))
+        places = [place_of(owner, location) for location in (present, *(undisputed or ())) for owner in owners]
+        scope = Scope(
+            owner=self._owner,
+            places=tuple(dict.fromkeys(places)),
+            place=places[0],
+            owners=self._owners,
+            names=self._names,
+        )
+        if undisputed is not None:  # else the next look asks again
+            self._scopes[target.name] = scope
+        return scope
+
+    def observe(self, target: Target) -> Observation:
+        """Read the whole history; of the provider, use only what this process has seen before. Raises `StoreError`."""
+        observation = self._observed(target, self.ports.store.history, whole=True)
+        self.memory.read_whole(observation)
+        return observation
+
+    def read_current(self, target: Target) -> Observation:
+        """Read the newest version alone where it shows as much as the whole history; else read that too.
+
+        Raises `StoreError`.
+        """
+        if not self.memory.newest_may_do(target):
+            return self.observe(target)
+        observation = self._observed(target, self.ports.store.newest, whole=False)
+        return observation if self.memory.newest_does(observation, self.ports.clock.now()) else self.observe(target)
+
+    def _observed(self, target: Target, read: Callable[[str], History], *, whole: bool) -> Observation:
+        clock, shown = self.ports.clock, dict[str, KeyObservation]()
+        scope, history = self.scope(target), read(target.path)
+        answered_at = clock.monotonic()
+        observation = self._timed(Observation(target, scope, history, shown, answered_at=answered_at))
+        self.memory.settle(observation, whole=whole)
+        shown.update(self.memory.recall(observation))
+        return replace(observation, is_emptied=self.memory.is_emptied(target), made=self.memory.made(observation))
+
+    def confirm(self, observation: Observation) -> Observation:
+        """Look up at the provider what the plan needs to know of it. Raises `ProviderError`."""
+        for record in to_confirm(observation):
+            observation = self.look_up(observation, record, self.ports.budget)
+        return self.doubted(self._timed(observation))
+
+    def _timed(self, observation: Observation) -> Observation:
+        """Add what is known of the clock by now: each answer may have shown another time."""
+        clock = self.ports.clock
+        return replace(
+            observation,
+            clock_trusted=clock.trusted(),
+            clock_ahead=clock.may_be_ahead(),
+            clock_disputed_by=clock.disputed_by(),
+        )
+
+    def doubted(self, observation: Observation) -> Observation:
+        """Add whether the provider is believed, where it does not know the served key."""
+        if not is_gone(observation, self.ports.clock.now()):
+            return observation
+        return replace(observation, gone_is_believed=self.recognition.believes(observation.target.name))
+
+    def look_up(self, observation: Observation, record: Record, budget: Budget) -> Observation:
+        """Ask the provider for one key, whatever was seen of it before. Raises `ProviderError`.
+
+        A missing key that is so young that the provider may not show it yet proves nothing.
+        """
+        served = observation.current is not None and observation.current.key_id == record.key_id
+        self.ports.provider.ready()
+        budget.take(record.expires_at if served else TIDYING)
+        asked_at = self.ports.clock.now()  # the answer may be used much later
+        found = self.ports.provider.retrieve(record.key_id)
+        if found is None and self._may_be_hidden(observation, record, asked_at):
+            return observation
+        return self.memory.note(observation, record.key_id, found)
+
+    def _may_be_hidden(self, observation: Observation, record: Record, now: datetime) -> bool:
+        """Whether the key is so young. A process that was stopped while it asked for one has published it late."""
+        held_since = min(entry.created_at for entry in observation.entries if entry.key_id == record.key_id)
+        return record.is_younger(self._min_age, now) or now - held_since < self._min_age
+
+    def is_too_old(self, observation: Observation) -> bool:
+        """Whether the observation is too old for an action that no compare-and-set protects."""
+        return too_old(observation, self.ports.clock)
+
+
+def too_old(observation: Observation, clock: Clock) -> bool:
+    """Whether the path may have changed too long ago for an action that no compare-and-set protects.
+
+    The answer of a slow read is used at once or not at all. Should the path have been rolled back to a key while it was
+    read, that key still has its grace, and the next sweep restores it.
+    """
+    took = observation.answered_at - observation.history.observed_at
+    return took > MAX_READ or clock.monotonic() - observation.answered_at > MAX_AGE
