@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 
 from rotator.core.expiry import TOLERANCE, KeyObservation
+from rotator.core.keys import ProviderKey
 from rotator.core.target import Target
 from rotator.core.versions import Entry, History, Record, Scope, read_version
 
@@ -25,7 +26,7 @@ class Observation:
     target: Target
     scope: Scope
     history: History
-    vendor: Mapping[str, KeyObservation]  # by key id; only the keys that were looked at
+    shown: Mapping[str, KeyObservation]  # what the provider showed, by key id; only of keys that were looked at
     clock_trusted: bool = True  # else no key is ended because its time is over
     clock_ahead: timedelta = timedelta(0)  # by so much it may be, and so much later is a key ended
     clock_disputed_by: timedelta = timedelta(0)  # how far `now` is ahead of all that answered; 0 while one agrees
@@ -45,50 +46,48 @@ class Observation:
         number = self.history.current_version
         return next((entry for entry in self.entries if entry.number == number), None)
 
+    def is_gone(self, now: datetime) -> bool:
+        """Return whether the provider shows that the served key does not work, since it is served."""
+        current = self.current
+        seen = self.shown.get(current.key_id or "") if current else None
+        if current is None or seen is None or seen.at_version != current.number:
+            return False
+        return seen.key is None or (seen.key.expires_at is not None and seen.key.expires_at <= now)
 
-def is_gone(observation: Observation, now: datetime) -> bool:
-    """Return whether the provider has said that the served key does not work, since it is served."""
-    current = observation.current
-    seen = observation.vendor.get(current.key_id or "") if current else None
-    if current is None or seen is None or seen.at_version != current.number:
-        return False
-    return seen.key is None or (seen.key.expires_at is not None and seen.key.expires_at <= now)
+    def own_end(self, record: Record) -> datetime:
+        """Return when a key expires if nothing shortens it: `extend` may have prolonged it past its record."""
+        key = self._key(record)
+        if key is None:
+            return record.expires_at
+        return max(record.expires_at, key.expires_at or datetime.max.replace(tzinfo=record.expires_at.tzinfo))
 
+    def is_key_gone(self, record: Record) -> bool:
+        """Return whether the provider was asked for the key and does not have it."""
+        seen = self.shown.get(record.key_id)
+        return seen is not None and seen.key is None
 
-def own_end(observation: Observation, record: Record) -> datetime:
-    """When a key ends by itself: `extend` may have prolonged it past its record while the store was away."""
-    seen = observation.vendor.get(record.key_id)
-    if seen is None or seen.key is None:
-        return record.expires_at
-    return max(record.expires_at, seen.key.expires_at or datetime.max.replace(tzinfo=record.expires_at.tzinfo))
+    def is_owned(self, record: Record) -> bool | None:
+        """Return whether the provider shows this key under this path's name; None where it does not show the key."""
+        key = self._key(record)
+        return None if key is None else self.scope.owns(key.name)
 
+    def is_cut_short(self, record: Record, now: datetime) -> bool:
+        """Return whether the provider shows that the current key will expire before its record says."""
+        key = self._key(record)
+        if key is None or key.expires_at is None:
+            return False
+        return now < key.expires_at < record.expires_at - TOLERANCE
 
-def is_key_gone(observation: Observation, record: Record) -> bool:
-    """Return whether the provider was asked for the key and does not have it."""
-    seen = observation.vendor.get(record.key_id)
-    return seen is not None and seen.key is None
+    def is_overlong(self, record: Record) -> bool:
+        """Return whether a key's record gives it far more than the `ttl`: a forger of records may have written that.
 
+        No key is prolonged to such an end; one that got it from a longer `ttl` keeps it. Twice: clocks differ.
+        """
+        key = self._key(record)
+        made_at = key.created_at if key else None
+        held_since = min(entry.created_at for entry in self.entries if entry.key_id == record.key_id)
+        return record.expires_at > (made_at or held_since) + 2 * self.target.ttl
 
-def is_owned(observation: Observation, record: Record) -> bool | None:
-    """Whether the provider knows this key under this path's name; None when it has not been asked, or it is gone."""
-    seen = observation.vendor.get(record.key_id)
-    return None if seen is None or seen.key is None else observation.scope.owns(seen.key.name)
-
-
-def cut_short(observation: Observation, record: Record, now: datetime) -> bool:
-    """Whether the current key was seen to end before its record says."""
-    seen = observation.vendor.get(record.key_id)
-    if seen is None or seen.key is None or seen.key.expires_at is None:
-        return False
-    return now < seen.key.expires_at < record.expires_at - TOLERANCE
-
-
-def overlong(observation: Observation, record: Record) -> bool:
-    """Whether a key's record gives it far more than the `ttl`: anybody who can write the path may have written that.
-
-    No key is prolonged to such an end; one that got it from a longer `ttl` keeps it. Twice the `ttl`: clocks differ.
-    """
-    seen = observation.vendor.get(record.key_id)
-    made_at = seen.key.created_at if seen and seen.key else None
-    held_since = min(entry.created_at for entry in observation.entries if entry.key_id == record.key_id)
-    return record.expires_at > (made_at or held_since) + 2 * observation.target.ttl
+    def _key(self, record: Record) -> ProviderKey | None:
+        seen = self.shown.get(record.key_id)
+        return seen.key if seen else None

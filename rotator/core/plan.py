@@ -22,7 +22,7 @@ from enum import StrEnum
 from rotator.core.errors import GraceNotEnforced
 from rotator.core.expiry import Asked, KeyObservation, next_request, whole_seconds
 from rotator.core.keys import KeyName
-from rotator.core.observation import Observation, cut_short, is_gone, is_key_gone, is_owned, overlong, own_end
+from rotator.core.observation import Observation
 from rotator.core.renewal import FUTURE, LAST_RESORT, contested_until_of, renewal_of, rolled_back_at
 from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.superseded import Superseded, is_known, superseded_keys
@@ -156,7 +156,7 @@ def to_confirm(observation: Observation) -> tuple[Record, ...]:
     if current is None or current.record is None:
         return ()
     name = KeyName.parse(current.record.key_name)
-    seen = observation.vendor.get(current.record.key_id)
+    seen = observation.shown.get(current.record.key_id)
     as_made = name is not None and name.version == current.number
     # The provider's answer shows its time as well: with two opinions a wrong clock is corrected.
     known = (as_made and not observation.clock_disputed_by) or (seen is not None and seen.at_version == current.number)
@@ -200,10 +200,10 @@ def plan(
     due = facts.renew_at
     assert due is not None  # noqa: S101 - for the type checker: there is a current key
     later = roll_out_at if drifted and rotate is None and roll_out_at is not None and roll_out_at < due else None
-    ends = [seen.key.expires_at for seen in observation.vendor.values() if seen.key and seen.key.expires_at]
+    ends = [seen.key.expires_at for seen in observation.shown.values() if seen.key and seen.key.expires_at]
     graces = [key.until + observation.clock_ahead for key in superseded]
     recorded_end, shift = current.record.expires_at, observation.clock_disputed_by
-    last_resort = own_end(observation, current.record) - observation.target.lead / LAST_RESORT
+    last_resort = observation.own_end(current.record) - observation.target.lead / LAST_RESORT
     renewals = [moment + shift for moment in (due, recorded_end, last_resort, current.record.issued_at - FUTURE)]
     moments = [later or due, recorded_end, *renewals, *ends, *graces, *([contested_until] if contested_until else ())]
     state = State.MISSING if rotate in _WITHOUT_A_KEY else State.DUE if rotate or held or contested else State.OK
@@ -214,14 +214,14 @@ def plan(
         if contested
         else rotate or (Reason.FRESH if later is None else Reason.DRIFTED)
     )
-    if rotate is None and not observation.gone_is_believed and is_gone(observation, now):
+    if rotate is None and not observation.gone_is_believed and observation.is_gone(now):
         state, reason = State.FAILING, Reason.UNRECOGNISED
     return Plan(
         state=state,
         reason=reason,
         current=current.record,
-        superseded=tuple(key for key in superseded if not is_key_gone(observation, key.record)),
-        untrusted=tuple(key.record for key in superseded if is_owned(observation, key.record) is False),
+        superseded=tuple(key for key in superseded if not observation.is_key_gone(key.record)),
+        untrusted=tuple(key.record for key in superseded if observation.is_owned(key.record) is False),
         actions=(*((Rotate(rotate, base),) if rotate else ()), *_restore(observation, current.record, now), *tidy),
         renew_at=due,
         roll_out_at=later,
@@ -259,19 +259,19 @@ def _unreadable(facts: _Facts) -> Reason | None:
 
 def _gone(facts: _Facts) -> Reason | None:
     believed = facts.observation.gone_is_believed
-    return Reason.MISSING if believed and is_gone(facts.observation, facts.now) else None
+    return Reason.MISSING if believed and facts.observation.is_gone(facts.now) else None
 
 
 def _expired(facts: _Facts) -> Reason | None:
-    return Reason.EXPIRED if facts.record and own_end(facts.observation, facts.record) <= facts.now else None
+    return Reason.EXPIRED if facts.record and facts.observation.own_end(facts.record) <= facts.now else None
 
 
 def _cut_for_good(facts: _Facts) -> Reason | None:
     record, observation = facts.record, facts.observation
-    if record is None or not cut_short(observation, record, facts.now):
+    if record is None or not observation.is_cut_short(record, facts.now):
         return None
     for_good = (
-        overlong(observation, record) or not is_owned(observation, record) or _restoring_failed(observation, record)
+        observation.is_overlong(record) or not observation.is_owned(record) or _restoring_failed(observation, record)
     )
     return Reason.DRIFTED if for_good else None
 
@@ -314,15 +314,15 @@ def _waits_for_the_clock(facts: _Facts, reason: Reason) -> bool:
     record = facts.record
     if record is None or not facts.observation.clock_disputed_by or reason in _WITHOUT_A_KEY:
         return False
-    return own_end(facts.observation, record) - facts.now > facts.observation.target.lead / LAST_RESORT
+    return facts.observation.own_end(record) - facts.now > facts.observation.target.lead / LAST_RESORT
 
 
 # --- what becomes of the other keys ----------------------------------------------------------------------------------
 
 
 def _tidy(observation: Observation, key: Superseded, now: datetime, request: RotationRequest) -> tuple[Action, ...]:
-    seen = observation.vendor.get(key.key_id)
-    if seen is None or not is_known(observation, key) or is_owned(observation, key.record) is False:
+    seen = observation.shown.get(key.key_id)
+    if seen is None or not is_known(observation, key) or observation.is_owned(key.record) is False:
         return ()
     if request.revoke_now or (observation.clock_trusted and key.until <= now - observation.clock_ahead):
         # A version that carries somebody else's field is kept; once its key is gone nothing is left to do.
@@ -348,14 +348,14 @@ def _set_expiry(reason: Reason, record: Record, until: datetime, seen: KeyObserv
 
 def _restore(observation: Observation, record: Record, now: datetime) -> tuple[Action, ...]:
     """A current key that expires before its record says was on its way out when the path was rolled back to it."""
-    if not cut_short(observation, record, now) or overlong(observation, record) or not is_owned(observation, record):
+    if not observation.is_cut_short(record, now) or observation.is_overlong(record) or not observation.is_owned(record):
         return ()
-    return _set_expiry(Reason.RESTORED, record, record.expires_at, observation.vendor[record.key_id])
+    return _set_expiry(Reason.RESTORED, record, record.expires_at, observation.shown[record.key_id])
 
 
 def _restoring_failed(observation: Observation, record: Record) -> bool:
     """Whether the provider was asked for the recorded expiry and keeps an earlier one all the same."""
-    return next_request(observation.vendor[record.key_id], record.expires_at, record.issued_at) is None
+    return next_request(observation.shown[record.key_id], record.expires_at, record.issued_at) is None
 
 
 def unenforced(target: Target, plan: Plan, now: datetime) -> GraceNotEnforced | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from rotator.core.expiry import whole_seconds
-from rotator.core.observation import Observation, own_end
+from rotator.core.observation import Observation
 from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.versions import Entry, Record
@@ -60,10 +60,10 @@ def superseded_keys(
         last = max(versions[-1].number, *_bare_versions(observation, record))
         # The current version is ours and holds another key, so there is always a next one.
         since = next(entry.created_at for entry in ours if entry.number > last)
-        until = min(own_end(observation, record), whole_seconds(since + observation.target.grace_period))
+        until = min(observation.own_end(record), whole_seconds(since + observation.target.grace_period))
         if request.revoke_now and now is not None:
             until = min(until, now)
-        seen = observation.vendor.get(record.key_id)
+        seen = observation.shown.get(record.key_id)
         shown = seen.key.expires_at if seen and seen.key else None
         ends_with_grace = observation.clock_trusted or request.revoke_now
         name = seen.key.name if seen and seen.key else record.key_name
@@ -89,6 +89,6 @@ def is_known(observation: Observation, key: Superseded) -> bool:
     Not if its own end comes before that of its grace, as far as was seen when it was still served: `extend` may have
     prolonged it since, which takes no more than the provider's list.
     """
-    seen = observation.vendor.get(key.key_id)
-    bounded = own_end(observation, key.record) < key.since + observation.target.grace_period
+    seen = observation.shown.get(key.key_id)
+    bounded = observation.own_end(key.record) < key.since + observation.target.grace_period
     return seen is not None and not (bounded and seen.at_version <= key.versions[-1].number)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from rotator.core.errors import KeyUnreadable, ProviderError, RotatorError, ServedKeyMisnamed, StoreError
 from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import ListedKey, ProviderKey, UnreadableKey
-from rotator.core.observation import Observation, cut_short, is_gone
+from rotator.core.observation import Observation
 from rotator.core.orphans import Orphan, OrphanState, Sighting, by_place, orphans, sighting
 from rotator.core.plan import Reason, Rotate, plan
 from rotator.core.ports import Ports
@@ -123,7 +123,7 @@ class Comparison:
             if key is not None and key.id != served.key_id:
                 observation = reconciler.memory.note(observation, key.id, key, listed=True)
         key = self._keys.get(served.key_id)
-        was_gone = is_gone(observation, self._ports.clock.now())  # the credential may have been another one then
+        was_gone = observation.is_gone(self._ports.clock.now())  # the credential may have been another one then
         if served.key_id in unreadable and not was_gone:
             return observation
         if key is None or was_gone or (key.expires_at and key.expires_at < served.expires_at - TOLERANCE):
@@ -136,7 +136,7 @@ class Comparison:
         self.served += 1
         target, now = observation.target, self._ports.clock.now()
         is_compared = seen is not Sighting.MISSING and target.name not in self._failed
-        gone = is_compared and is_gone(observation, now)
+        gone = is_compared and observation.is_gone(now)
         if seen is Sighting.REPLACED:
             if gone:
                 self._gone.append(target)
@@ -160,7 +160,7 @@ class Comparison:
             memory.emptied(target)
         # What only time has made due is the schedule's business.
         is_urgent = any(not isinstance(action, Rotate) or action.reason is Reason.MISSING for action in actions)
-        if is_urgent or memory.is_emptied(target) or (record and cut_short(observation, record, now)):
+        if is_urgent or memory.is_emptied(target) or (record and observation.is_cut_short(record, now)):
             self._to_work[target.name] = target
 
     # --- all targets -------------------------------------------------------------------------------------------------
@@ -203,9 +203,9 @@ class Comparison:
         if record is None or record.expires_at <= now or (entry is not None and not entry.expires_by(now)):
             return
         observation = reconciler.look_up(observation, record, self._ports.budget)
-        if is_gone(observation, now):
+        if observation.is_gone(now):
             self.unknown.append(target)
-        elif cut_short(observation, record, now):
+        elif observation.is_cut_short(record, now):
             self._to_work[target.name] = target
 
     def _knows_witness(self) -> bool:

@@ -239,7 +239,7 @@ class Memory:
                 asked = before.asked
             seen = KeyObservation(key, at_version, asked)
             self.seen[name] = {**self.seen.get(name, {}), key_id: seen}
-        return replace(observation, vendor={**observation.vendor, key_id: seen})
+        return replace(observation, shown={**observation.shown, key_id: seen})
 
 
 def _as_made(current: Entry) -> bool:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from rotator.core.expiry import KeyObservation
 from rotator.core.keys import place_of
-from rotator.core.observation import Observation, is_gone
+from rotator.core.observation import Observation
 from rotator.core.plan import to_confirm
 from rotator.core.ports import Budget, Clock, Ports
 from rotator.core.renewal import TIDYING
@@ -116,7 +116,7 @@ class Observer:
 
     def doubted(self, observation: Observation) -> Observation:
         """Add whether the provider is believed, where it does not know the served key."""
-        if not is_gone(observation, self.ports.clock.now()):
+        if not observation.is_gone(self.ports.clock.now()):
             return observation
         return replace(observation, gone_is_believed=self.recognition.believes(observation.target.name))
 

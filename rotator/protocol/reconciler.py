@@ -239,7 +239,7 @@ class Reconciler(Observer):
 
     def _set_expiry(self, observation: Observation, action: SetExpiry, request: RotationRequest) -> Observation:
         record = action.record
-        seen = observation.vendor[record.key_id].key
+        seen = observation.shown[record.key_id].key
         deadline = record.expires_at if action.reason is Reason.RESTORED else TIDYING
         try:
             ends = set_expiry(self.ports, record.key_id, action.asked.request, deadline)
@@ -282,7 +282,7 @@ class Reconciler(Observer):
         served_again = any(entry.key_id == key.key_id and entry.number not in kept for entry in after.entries)
         if current is None or current.ownership is not Ownership.OURS or served_again or self.is_too_old(after):
             return None
-        seen = observation.vendor[key.key_id]
+        seen = observation.shown[key.key_id]
         if seen.key is None:  # nobody has shown it to be ours, and there is nothing to delete
             return self.memory.note(after, key.key_id, None)
         try:

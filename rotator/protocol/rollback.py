@@ -11,7 +11,7 @@ from rotator.core.errors import CasMismatch, ProviderRequestRefused, RotatorErro
 from rotator.core.events import EventType
 from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import ProviderKey
-from rotator.core.observation import Observation, overlong
+from rotator.core.observation import Observation
 from rotator.core.plan import Plan, Reason, plan
 from rotator.core.request import RotationRequest
 from rotator.core.secrets import Secret
@@ -66,9 +66,9 @@ def _serve_again(
     reconciler: Reconciler, observation: Observation, previous: Superseded, request: RotationRequest
 ) -> Report:
     target, record, ports = observation.target, previous.record, reconciler.ports
-    if record.key_id not in observation.vendor:
+    if record.key_id not in observation.shown:
         raise CasMismatch(f"{target.path} was written meanwhile, and was left as it is", "Try again.")
-    seen = observation.vendor[record.key_id].key
+    seen = observation.shown[record.key_id].key
     why = _why_not(observation, record, seen, ports.clock.now())
     if seen is None or why:
         raise ProviderRequestRefused(
@@ -140,6 +140,6 @@ def _why_not(observation: Observation, record: Record, seen: ProviderKey | None,
         return "is not ours"
     if seen.expires_at is not None and seen.expires_at <= now:
         return "has ended"
-    if overlong(observation, record):
+    if observation.is_overlong(record):
         return f"is said to live until {timestamp(record.expires_at)}, longer than any key of this target"
     return ""

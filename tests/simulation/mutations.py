@@ -216,7 +216,7 @@ MUTATIONS = {
     ),
     "strays are left": Mutation("races", (LEAKED,), (Edit(Sweeper.sweep, "elif not dry_run:", "elif False:"),)),
     "what is rolled back to is not restored": Mutation(
-        "rollbacks", (NOT_HEALED,), (Edit(plan._restore, "not cut_short(observation, record, now)", "True"),)
+        "rollbacks", (NOT_HEALED,), (Edit(plan._restore, "not observation.is_cut_short(record, now)", "True"),)
     ),
     "a served key that is gone is not looked for": Mutation(
         "meddling",
@@ -386,7 +386,7 @@ MUTATIONS = {
         "strange", (MASS,), (Edit(recognition.Recognition.believes, "self._first == target", "True"),)
     ),
     "what was said while most were unknown is believed later": Mutation(
-        "strange", (DOUBTED, MASS), (Edit(Comparison._learn, "is_gone(observation, self._ports.clock.now())", "False"),)
+        "strange", (DOUBTED, MASS), (Edit(Comparison._learn, "observation.is_gone(self._ports.clock.now())", "False"),)
     ),
     "a contest is not noticed": Mutation(
         "contests", (ENDLESS,), (Edit(renewal.contested_until_of, "ours != others and by ==", "False and by =="),)

@@ -86,7 +86,7 @@ def observation(
 def seen_after(observed: Observation, letter: str, key: ProviderKey) -> Observation:
     """The same, after the provider has shown this key by itself."""
     seen = KeyObservation(key, observed.history.current_version)
-    return replace(observed, vendor={**observed.vendor, letter: seen})
+    return replace(observed, shown={**observed.shown, letter: seen})
 
 
 def named(observed: Observation, letter: str, name: str) -> Observation:
@@ -175,7 +175,7 @@ def test_a_plan_says_which_key_is_served_and_when_it_will_be_replaced() -> None:
 
 def test_what_was_seen_of_a_key_before_it_was_served_again_says_nothing() -> None:
     observed = observation({0: "A", 1: "B", 2: "A"}, A=None)
-    before = replace(observed, vendor={**observed.vendor, "A": KeyObservation(None, 2)})
+    before = replace(observed, shown={**observed.shown, "A": KeyObservation(None, 2)})
     assert plan(observed, at(2)).reason is Reason.MISSING
     assert plan(before, at(2)).reason is Reason.FRESH
     assert [wanted.key_id for wanted in to_confirm(before)] == ["A"]
@@ -490,16 +490,16 @@ def observations(draw: st.DrawFn) -> Observation:
     )
     numbers = st.integers(0, observed.history.current_version)
     for letter in draw(st.sets(st.sampled_from("ABCD"))):
-        if letter not in observed.vendor:
+        if letter not in observed.shown:
             continue
-        said = observed.vendor[letter].key
+        said = observed.shown[letter].key
         assert said is not None
         expires_at = draw(st.none() | HOURS.map(at) | st.just(said.expires_at))
         name = draw(st.sampled_from([said.name, said.name, "made-by-hand"]))
         key = draw(st.sampled_from([None, ProviderKey(letter, name, expires_at)]))
         seen = draw(st.none() | st.builds(KeyObservation, st.just(key), numbers))
-        vendor = {other: known for other, known in observed.vendor.items() if other != letter}
-        observed = replace(observed, vendor=vendor | ({letter: seen} if seen else {}))
+        vendor = {other: known for other, known in observed.shown.items() if other != letter}
+        observed = replace(observed, shown=vendor | ({letter: seen} if seen else {}))
     drift = draw(st.booleans())
     return replace(observed, target=replace(target, ttl=25 * HOUR)) if drift else observed
 
@@ -525,7 +525,7 @@ def test_whatever_the_history_no_rule_is_broken(
             assert action.base == observed.history.current_version
             continue
         touched = action.record if isinstance(action, SetExpiry) else action.key.record
-        seen = observed.vendor[touched.key_id]
+        seen = observed.shown[touched.key_id]
         assert seen.key is None or SCOPE.owns(seen.key.name)
         if isinstance(action, Retire):
             assert touched.key_id != served
@@ -543,7 +543,7 @@ def test_whatever_the_history_no_rule_is_broken(
         assert key.key_id != served
         later = [entry.created_at for entry in observed.entries if entry.number > key.versions[-1].number]
         assert key.since in later
-        said = observed.vendor.get(key.key_id)
+        said = observed.shown.get(key.key_id)
         end = said.key.expires_at if said and said.key else key.record.expires_at
         if not wanted.revoke_now and (end is None or key.until < end):
             assert key.until >= min(key.record.expires_at, key.since + observed.target.grace_period)
@@ -573,7 +573,7 @@ def test_a_plan_that_was_carried_out_has_nothing_left_to_do(observed: Observatio
     for _ in range(2):
         for action in plan(observed, now).actions:
             if isinstance(action, SetExpiry):
-                before = observed.vendor[action.record.key_id].key
+                before = observed.shown[action.record.key_id].key
                 assert before is not None
                 observed = seen_after(observed, before.id, replace(before, expires_at=action.until))
     assert not [action for action in plan(observed, now).actions if isinstance(action, SetExpiry)]
