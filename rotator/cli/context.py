@@ -1,26 +1,21 @@
-"""What the commands that are no daemon have in common, and the exit status that comes of it; no command itself.
-
-A configuration and its installation, passes over many targets with progress, and looks that touch nothing.
-"""
+"""What the commands share that work on an installation: reading it, and passes over many targets with progress."""
 
 import difflib
 import itertools
 import math
 import os
-import signal
 from collections import Counter
 from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NoReturn
-
-import typer
+from typing import Any, Self
 
 from rotator import __version__
 from rotator.app.passes import in_threads, sweep_all, work_on
 from rotator.app.wiring import Installation
-from rotator.cli.options import Common, LogLevel
+from rotator.cli.command import Common, LogLevel, stop_on_sigterm
+from rotator.cli.exit_status import usage_error
 from rotator.cli.progress import Advance, progress
 from rotator.config.loader import load
 from rotator.core.errors import ClockDisagrees, ProviderError, ProviderRateLimited, RotatorError, StoreError
@@ -37,63 +32,40 @@ from rotator.protocol.rotation import listed
 from rotator.protocol.sweeper import SweepReport
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.rate_limit import CALLS_PER_ROTATION
-from rotator.telemetry.logging import LogListener
+from rotator.telemetry.logging import LogListener, flush
 from rotator.telemetry.metrics import Metrics
 from rotator.telemetry.status import TargetStatus
 
 TRIES_AFTER_429 = 3
-"""How often a command tries once more what the provider was asked too much for."""
-
-DONE, NOT_ALL_DONE, USAGE, NOTHING_TRIED, ATTENTION = 0, 1, 2, 3, 4
-
-
-def status_of(error: RotatorError) -> int:
-    """The exit status of a command that ended with this error."""
-    return NOTHING_TRIED if error.nothing_tried else NOT_ALL_DONE
-
-
-def status_of_all(errors: Sequence[RotatorError | None], *, touched: bool) -> int:
-    """0, 1, or 3 when none of them could even be tried."""
-    failed = [error for error in errors if error is not None]
-    if not failed:
-        return DONE
-    hopeless = all(error.nothing_tried for error in failed)
-    return NOTHING_TRIED if hopeless and len(failed) == len(errors) and not touched else NOT_ALL_DONE
-
-
-class Usage(typer.BadParameter):
-    """What was wrong with the call, as a sentence of our own."""
-
-    def format_message(self) -> str:
-        """The sentence, without the library's "Invalid value:"."""
-        return self.message
-
-
-def usage(message: str) -> NoReturn:
-    """End with status 2 and what was wrong with the call."""
-    raise Usage(message)
+"""How often a command retries what the provider refused with 429."""
 
 
 class Session:
-    """One command's configuration, installation, clock and metrics."""
+    """One command's configuration, installation, clock and metrics. A context manager: it closes the installation."""
 
-    def __init__(self, common: Common, level: LogLevel) -> None:
+    def __init__(self, common: Common, default_level: LogLevel) -> None:
         """Raises `ConfigurationError`."""
-        common.begin_to_log(level)
+        common.start_logging(default_level)
         self.emit = LogListener()
         self.configuration = load(common.config, os.environ)
         self.clock = SystemClock()
         self.metrics = Metrics(__version__)
-        self.reports: dict[str, Report] = {}  # of the passes that `work` has ended, by target; also when it is stopped
-        self._at_end = common.at_end
-        # A signal ends the command as Ctrl-C does: what is under way is ended properly, nothing more is begun.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        self.reports: dict[str, Report] = {}  # of the passes that `work` has finished, by target
+        self._at_end = ExitStack()
+        self._at_end.callback(flush)  # the log comes before what is printed last
+        stop_on_sigterm()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._at_end.close()
 
     @cached_property
     def installation(self) -> Installation:
-        """Built when it is first asked for, because that makes the files of stores, and reads credentials.
+        """The installation. Building it creates the files of stores and reads credentials, so it waits until needed.
 
-        Raises a `RotatorError` with which a command ends in status 3.
+        Raises `RotatorError`.
         """
         built = Installation(self.configuration, os.environ, self.clock, self.metrics, self.emit)
         self._at_end.callback(built.close)
@@ -102,34 +74,34 @@ class Session:
         return built
 
     def _report_clock(self) -> None:
-        """Report a clock that is off at the end of the command, when its answers have shown what time it is."""
+        """Report a wrong clock: at the end of the command the upstreams' answers have shown their time."""
         if not self.clock.trusted():
             error = ClockDisagrees()
             fields = {"skews": self.clock.skews_in_words(), "error": error.message, "advice": error.advice}
             self.emit(Event(EventType.CLOCK_SKEW_DETECTED, "", Level.ERROR, fields))
 
     def _remove_strays(self, installation: Installation) -> None:
-        """No process comes after this one that knows of the keys that it may have made in vain."""
+        """Look for keys whose creation was not confirmed: no later process knows of them."""
         waiting = [strays for strays in installation.strays.values() if strays.waiting]
         if waiting:
-            with self.progress("looking for keys that were not confirmed", len(waiting)) as advance:
+            with self.progress("removing unconfirmed keys", len(waiting)) as advance:
                 for strays in waiting:
                     strays.remove(at_last=True)
                     advance()
 
     def chosen(self, names: Sequence[str] | None, every: bool) -> list[Target]:
-        """The targets that a command was given, each once."""
+        """Return the targets that the command line names, each once."""
         if bool(names) == every:
-            usage("name the targets, or say --all")
+            usage_error("name the targets, or use --all")
         return [self.target(name) for name in dict.fromkeys(names or self.configuration.targets)]
 
     def target(self, name: str) -> Target:
-        """A configured target; ends with status 2 when there is none of that name."""
+        """Return a configured target. Ends the command with status 2 if there is none of that name."""
         found = self.configuration.targets.get(name)
         if found is None:
             close = difflib.get_close_matches(name, self.configuration.targets, 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            usage(f"there is no target {name!r} in {self.configuration.file}{hint}")
+            usage_error(f"there is no target {name!r} in {self.configuration.file}{hint}")
         return found
 
     def work(self, what: str, targets: Collection[Target], request: RotationRequest) -> list[Report]:

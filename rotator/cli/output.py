@@ -1,127 +1,37 @@
-"""What the commands print: tables on a terminal, plain lines in a pipe, JSON where it was asked for.
+"""Turns the results of the commands into lines for people and into JSON. Decides nothing."""
 
-Nothing is decided here. Results go to standard output, everything else (logs, progress, errors) to standard error.
-"""
-
-import contextlib
-import errno
-import io
 import json
-import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from rotator.app.passes import adoption_advice, served
 from rotator.cli.check import OnlineFinding
+from rotator.cli.exit_status import DONE, NOT_ALL_DONE, status_of_all
 from rotator.config.provider_load import ProviderLoad
-from rotator.core.errors import ConfigurationError, Problem, RotatorError
+from rotator.core.errors import RotatorError
 from rotator.core.keys import ProviderKey
 from rotator.core.orphans import Orphan, OrphanState, Outcome
-from rotator.core.plan import Action, Reason, Retire, Rotate, SetExpiry, State
+from rotator.core.plan import Action, Plan, Reason, Retire, Rotate, SetExpiry, State
+from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.protocol.extend import ExtendableKey
 from rotator.protocol.reconciler import Report
 from rotator.protocol.sweeper import SweepReport
-from rotator.runtime.redact import printable, scrub_lines, scrub_name
-from rotator.telemetry.log_writer import Stderr
+from rotator.runtime.redact import scrub_lines, scrub_name
 from rotator.telemetry.status import TargetStatus
 from rotator.telemetry.wording import count, in_words
 
 
-class Stdout(io.TextIOWrapper):
-    """Standard output, which writes each line at once. What it does not take is lost: no work stops half-way for it."""
-
-    lost: OSError | None = None  # why something could not be written
-
-    def write(self, text: str) -> int:
-        """Write it, or note why that cannot be."""
-        try:
-            return super().write(text)
-        except OSError as error:
-            self._lose(error)
-            return len(text)
-
-    def flush(self) -> None:
-        """Write what is left, or note why that cannot be."""
-        try:
-            super().flush()
-        except OSError as error:
-            self._lose(error)
-
-    def _lose(self, error: OSError) -> None:
-        self.lost = self.lost or error
-        with contextlib.suppress(OSError, ValueError):  # what cannot be written goes nowhere from now on
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-
-
-class NoStdout(io.TextIOBase):
-    """Stands for a standard output that was closed before we began."""
-
-    lost = OSError(errno.EBADF, os.strerror(errno.EBADF))
-
-    def write(self, text: str) -> int:
-        """Lose it."""
-        return len(text)
-
-
-def lost() -> OSError | None:
-    """Why standard output did not take all that was written to it; None where it did."""
-    return sys.stdout.lost if isinstance(sys.stdout, Stdout | NoStdout) else None
-
-
-def take_stdout() -> None:
-    """Have the process's standard output be one of the above."""
-    if sys.stdout is None:
-        sys.stdout = NoStdout()
-    elif isinstance(sys.stdout, io.TextIOWrapper):
-        encoding, errors = sys.stdout.encoding, sys.stdout.errors
-        sys.stdout = Stdout(sys.stdout.detach(), encoding, errors, line_buffering=True)
-
-
-def say(line: str) -> None:
-    """One line of a command's result; what others wrote in it (a key's id, a vendor's error) commands no terminal.
-
-    Nor does it tell a secret: somebody may answer with what he was sent.
-    """
-    sys.stdout.write(scrub_lines(line) + "\n")
-
-
-def complain(line: str) -> None:
-    """One line for a person, beside the result, if there is anywhere to write it."""
-    with contextlib.suppress(OSError):
-        Stderr().write(scrub_lines(line) + "\n")
-
-
-def say_json(value: Any) -> None:
-    """A command's result for a program, as it is: an id that looks like a token must reach it whole.
-
-    So what is in it must be safe: ids by `scrub_name`, what others wrote by `scrub_lines`, each as a value of its own.
-    """
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
-
-
-def say_row(cells: Iterable[str]) -> None:
-    """One line of a result for a program that reads lines; what holds for `say_json` holds here."""
-    sys.stdout.write("\t".join(map(printable, cells)) + "\n")
-
-
-def failure_json(error: RotatorError) -> dict[str, Any]:
-    """What a program is told where there is nothing else to tell."""
-    if isinstance(error, ConfigurationError):
-        return {"problems": [problem_json(problem) for problem in error.problems]}
-    return {"error": scrub_lines(error.message), **({"advice": error.advice} if error.advice else {})}
-
-
-def problem_json(problem: Problem) -> dict[str, Any]:
-    """For `check --json`: what is wrong with a configuration, and where, or what may surprise."""
-    return {**asdict(problem), "message": scrub_lines(problem.message)}
+def error_lines(what: str, error: RotatorError) -> Iterator[str]:
+    """Return what failed and why, and the advice below it."""
+    yield f"{what} {error.message}"
+    if error.advice:
+        yield f"  {error.advice}"
 
 
 def load_json(load: ProviderLoad) -> dict[str, Any]:
-    """For `check --json`: what a provider is asked for, in requests a minute."""
+    """Return the planned use of a provider's rate limit, in requests a minute, for `check --json`."""
     return {
         "provider": load.provider,
         "targets": load.targets,
@@ -134,22 +44,22 @@ def load_json(load: ProviderLoad) -> dict[str, Any]:
 
 
 def location_line(store: str, location: Mapping[str, str]) -> str:
-    """For `check --online`: where a store's secrets are, as one would write it in TOML after a move."""
+    """Return where a store's secrets are, as the TOML to add after they move."""
     entry = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in location.items())
-    return f"stores.{store}: after a move from here: former_locations = [{{ {entry} }}]"
+    return f"stores.{store}: after a move, add: former_locations = [{{ {entry} }}]"
 
 
 def finding_json(finding: OnlineFinding) -> dict[str, Any]:
-    """For `check --online --json`."""
+    """Return a finding, for `check --online --json`."""
     advice = {"advice": finding.advice} if finding.advice else {}
     return {"where": finding.where, "message": scrub_lines(finding.message), **advice}
 
 
-# --- one line a target -----------------------------------------------------------------------------------------------
+# --- one target ------------------------------------------------------------------------------------------------------
 
 
 def plan_json(status: TargetStatus) -> dict[str, Any]:
-    """For `plan --json`: the status, and what would be done now."""
+    """Return the status and the actions that are due, for `plan --json`."""
     actions = status.plan.actions if status.plan else ()
     return {**status.to_json(), "actions": [_action_json(action) for action in actions]}
 
@@ -167,28 +77,29 @@ def _action_json(action: Action) -> dict[str, Any]:
 
 
 def plan_lines(status: TargetStatus) -> Iterator[str]:
-    """For `plan`: what would be done to one target, and when it is due next."""
+    """Return what would be done to one target, and when its next rotation is due."""
     name, made = status.target.name, status.plan
     if status.error is not None:
-        yield f"{name}: not known: {status.error.message}"
-        if status.error.advice:
-            yield f"  {status.error.advice}"
+        yield from error_lines(f"{name}: unknown:", status.error)
     if made is None:
         return
     if made.state is State.FOREIGN and not made.actions:
-        yield f"{name}: left alone: {status.target.path} holds data that is not ours ({made.reason})"
-        yield f"  {adoption_advice(status.target)}"
+        yield from _foreign_lines(status.target, made)
     for action in made.actions:
         yield f"{name}: {in_words(action)}"
     if not made.actions and made.next_rotation_at is not None and status.error is None:
         yield f"{name}: nothing to do; next rotation at {timestamp(made.next_rotation_at)}"
     for record in made.untrusted:
-        left = f"the key {record.key_id} is left alone"
-        yield f"{name}: {left}: the provider knows it under a name that is not this path's"
+        yield f"{name}: the key {record.key_id} is left alone: its name at the provider is not one of this path"
+
+
+def _foreign_lines(target: Target, plan: Plan) -> Iterator[str]:
+    yield f"{target.name}: left alone: {target.path} holds data that is not ours ({plan.reason})"
+    yield f"  {adoption_advice(target)}"
 
 
 def outcome(report: Report) -> str:
-    """In one word, what came of a pass."""
+    """Return the outcome of a pass in one word."""
     if report.error is not None:
         return "failed"
     if report.plan is not None and report.plan.state is State.FOREIGN:
@@ -198,8 +109,16 @@ def outcome(report: Report) -> str:
     return "rolled-back" if report.rolled_back else "lost" if report.attempted else "unchanged"
 
 
+def status_of_reports(reports: Sequence[Report]) -> int:
+    """Return the exit status of a command that made these passes."""
+    errors = [report.error for report in reports]
+    if status := status_of_all(errors, changed=any(report.rotated or report.rolled_back for report in reports)):
+        return status
+    return NOT_ALL_DONE if any(outcome(report) == "foreign" for report in reports) else DONE
+
+
 def report_json(report: Report, revoked: Sequence[str] = ()) -> dict[str, Any]:
-    """For `rotate --json` and `sweep --json`: the status after the pass, and what came of it."""
+    """Return the status after a pass and its outcome, for `rotate --json` and `sweep --json`."""
     shown = TargetStatus(report.target, report.plan, report.error).to_json()
     advice = report.error.advice if report.error else ""
     return {
@@ -212,18 +131,17 @@ def report_json(report: Report, revoked: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def report_lines(report: Report, revoked: Sequence[str] = ()) -> Iterator[str]:
-    """What a pass did, until when the old key works, and what went wrong, for a person."""
-    yield from _what_came(report)
+    """Return what a pass did, until when the old key works, and what failed."""
+    yield from _outcome_lines(report)
     for key_id in revoked:
-        yield f"  the old key {key_id} is revoked: it does not work any more"
+        yield f"  the old key {key_id} is revoked: it no longer works"
 
 
-def _what_came(report: Report) -> Iterator[str]:
+def _outcome_lines(report: Report) -> Iterator[str]:
     name, made = report.target.name, report.plan
     word = outcome(report)
     if word == "foreign" and made is not None:
-        yield f"{name}: left alone: {report.target.path} holds data that is not ours ({made.reason})"
-        yield f"  {adoption_advice(report.target)}"
+        yield from _foreign_lines(report.target, made)
         return
     if report.error is not None:
         done = "rotated, but" if report.rotated else "rolled back, but" if report.rolled_back else "failed:"
@@ -240,38 +158,29 @@ def _what_came(report: Report) -> Iterator[str]:
     elif word == "rolled-back":
         yield f"{name}: rolled back: {key}"
     elif word == "lost":
-        yield f"{name}: another writer was first and its key is served: {key}"
+        yield f"{name}: another writer published first, and its key is served: {key}"
     else:
-        yield f"{name}: {'put right' if report.tidied else 'nothing to do'}: {key}"
+        yield f"{name}: {'fixed' if report.tidied else 'nothing to do'}: {key}"
     for old in made.superseded:
         works = f"works until {timestamp(until)}" if (until := old.works_until) else "never expires"
         yield f"  the old key {old.key_id} {works}"
 
 
-def extension_lines(one: ExtendableKey, ends: datetime | RotatorError) -> Iterator[str]:
-    """For `extend`: when one key expires now, or why it could not be extended."""
-    error = ends if isinstance(ends, RotatorError) else None
-    became = (
-        f"could not be extended: {ends.message}" if isinstance(ends, RotatorError) else f"lives until {timestamp(ends)}"
-    )
-    guess = " (told by its name's slugs alone: the store could not be read)" if one.by_slug else ""
-    yield f"{one.target.name}: the key {one.key.id} {became}{guess}"  # "token: tk_…" would be taken for a secret
-    if error and error.advice:
-        yield f"  {error.advice}"
-
-
-def left_lines(target: str, error: RotatorError) -> Iterator[str]:
-    """For `extend`: why keys that may be this target's are left as they are."""
-    yield f"{target}: not extended: {error.message}"
-    if error.advice:
-        yield f"  {error.advice}"
+def extension_lines(one: ExtendableKey, result: datetime | RotatorError) -> Iterator[str]:
+    """Return when an extended key expires now, or why it could not be extended."""
+    guess = " (recognised by its name alone: the store could not be read)" if one.by_slug else ""
+    key = f"{one.target.name}: the key {one.key.id}"  # "token: tk_..." would be taken for a secret
+    if isinstance(result, RotatorError):
+        yield from error_lines(f"{key}{guess} could not be extended:", result)
+    else:
+        yield f"{key}{guess} works until {timestamp(result)}"
 
 
 # --- a sweep ---------------------------------------------------------------------------------------------------------
 
 
 def sweep_json(swept: SweepReport) -> dict[str, Any]:
-    """For `sweep --json`: one provider's part."""
+    """Return one provider's part of `sweep --json`."""
     errors = {name: scrub_lines(error.message) for name, error in swept.failed.items()}
     return {
         "provider": swept.provider,
@@ -304,59 +213,53 @@ def _key_json(key: ProviderKey) -> dict[str, Any]:
 
 
 def sweep_lines(swept: SweepReport) -> Iterator[str]:
-    """For `sweep`: what was found at one provider, and what was done about it or would be."""
+    """Return what a sweep found at one provider, and what was done about it or would be."""
     for orphan in swept.orphans:
-        became = _became(orphan, dry_run=swept.dry_run)
-        yield f"{orphan.target.name}: orphan {orphan.key.id} ({orphan.key.name}) {became}"
+        fate = _fate(orphan, dry_run=swept.dry_run)
+        yield f"{orphan.target.name}: orphan {orphan.key.id} ({orphan.key.name}) {fate}"
     for key in swept.unclaimed:
-        yield f"{swept.provider}: {key.id} ({key.name}) is of no configured target: left alone, {_end(key.expires_at)}"
+        yield f"{swept.provider}: {key.id} ({key.name}) has no configured target: left alone; it {_expires(key)}"
     for key in swept.unclear:
-        whose = "of no configured target, or of another installation whose owner begins with the same letters"
-        yield f"{swept.provider}: {key.id} ({key.name}) is {whose}: left alone, {_end(key.expires_at)}"
+        whose = "has no configured target, or belongs to another installation with a similar owner"
+        yield f"{swept.provider}: {key.id} ({key.name}) {whose}: left alone; it {_expires(key)}"
     for target in swept.unknown:
         yield f"{target.name}: {swept.provider} does not know the served key: left alone"
     for name, error in swept.failed.items():
-        yield f"{name}: not swept: {error.message}"
-        if error.advice:
-            yield f"  {error.advice}"
+        yield from error_lines(f"{name}: not swept:", error)
     if swept.error is not None:
-        yield f"{swept.provider}: {swept.error.message}"
-        if swept.error.advice:
-            yield f"  {swept.error.advice}"
+        yield from error_lines(f"{swept.provider}:", swept.error)
     if swept.listed or swept.error is None:
-        found = f"{count(len(swept.orphans), 'orphan')}, {len(swept.unclaimed)} of no configured target"
+        found = f"{count(len(swept.orphans), 'orphan')}, {len(swept.unclaimed)} without a configured target"
         yield f"{swept.provider}: {count(swept.listed, 'key')} listed, {found}, {swept.others} of others"
 
 
-def _became(orphan: Orphan, *, dry_run: bool) -> str:
+def _fate(orphan: Orphan, *, dry_run: bool) -> str:
     match orphan.outcome:
         case Outcome.SHORTENED:
-            return f"is let end: {_end(orphan.until)}"
+            return f"expires at {timestamp(orphan.until)}" if orphan.until else "never expires"
         case Outcome.REMOVED:
-            return "is removed: its time was over"
+            return "is deleted: its grace period is over"
         case Outcome.HELD:
-            return f"is left alone, {_end(orphan.key.expires_at)}"
+            return f"is left alone; it {_expires(orphan.key)}"
         case Outcome.FAILED:
-            return "could not be let end; the next sweep tries again"
+            return "could not be shortened or deleted; the next sweep tries again"
         case Outcome.LEFT:
             pass
     match orphan.state:
         case OrphanState.SETTLING:
-            return "is so young that it may still be on its way: left alone"
+            return "is so young that it may still be published: left alone"
         case OrphanState.EMPTIED:
-            return (
-                "was made for a path that is absent now (emptied?): it expires after a grace period once that has a key"
-            )
+            return "belongs to a path that is absent (emptied?): it expires a grace period after the path has a key"
         case OrphanState.ENDING:
-            return f"{_end(orphan.key.expires_at)} by itself"
+            return _expires(orphan.key)
         case _ if not dry_run:
             return "is left alone: its path changed meanwhile; the next sweep looks again"
         case OrphanState.OVER:
-            return "has ended: its record would be removed"
+            return "has expired: its record would be deleted"
         case OrphanState.TO_SHORTEN:
-            fence = ", after the served data was written once more" if orphan.ahead else ""
-            return f"would be let end after a grace period{fence}"
+            fence = ", after a fence (the served data is written again)" if orphan.ahead else ""
+            return f"would expire after a grace period{fence}"
 
 
-def _end(moment: datetime | None) -> str:
-    return f"it ends at {timestamp(moment)}" if moment else "it never ends"
+def _expires(key: ProviderKey) -> str:
+    return f"expires at {timestamp(key.expires_at)}" if key.expires_at else "never expires"

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from rotator.cli.output import complain
+from rotator.cli.streams import print_error
 from rotator.core.errors import RotatorError
 from rotator.runtime.threads import start
 from rotator.telemetry.log_writer import Stderr
@@ -43,7 +43,7 @@ def _lines(what: str, total: int, waits: Callable[[], str]) -> Iterator[Advance]
 
     def emit() -> None:
         while not ended.wait(LINE_EVERY):
-            complain(progress_line(what, len(done), total, time.monotonic() - started, waits()))
+            print_error(progress_line(what, len(done), total, time.monotonic() - started, waits()))
 
     teller: threading.Thread | None = None
     with contextlib.suppress(RotatorError):  # the work can be done without it

@@ -3,7 +3,6 @@
 The shape that is printed is that of `status.status_json`, which a daemon elsewhere may have told.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -13,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rotator.cli.output import say, say_json, say_row
 from rotator.cli.progress import in_units
+from rotator.cli.streams import is_terminal, print_json, print_line, print_row
 from rotator.core.plan import Reason, State
 from rotator.runtime.redact import printable
 from rotator.telemetry.status import NOT_WELL, rank
@@ -41,27 +40,27 @@ NARROWEST = 100
 _BEGINNING = 10
 
 
-def say_status(shown: dict[str, Any], *, as_json: bool) -> None:
+def print_status(shown: dict[str, Any], *, as_json: bool) -> None:
     """For `status`: from the store and from a daemon alike, in the one shape of `status.status_json`.
 
     Worst first. In a pipe one line a target, its cells separated by tabs, with all values as they are. On a terminal
     a table with times as a person says them, errors below it, and what a daemon knows beside its targets.
     """
     if as_json:
-        say_json(shown)
+        print_json(shown)
         return
     now = _moment(shown["at"]) or datetime.now(UTC)
     targets = sorted(shown["targets"], key=partial(_rank, now))
-    if not sys.stdout.isatty():
+    if not is_terminal():
         for target in targets:
-            say_row(_cells(target))
+            print_row(_cells(target))
         return
-    _say_table(targets, now)
+    _print_table(targets, now)
     lines = list(_troubles(targets))
     if "daemon" in shown:
         lines += ["", *_daemon_lines(shown["daemon"], now), *_event_lines(shown["events"], now)]
     for line in lines:
-        say(printable(line))
+        print_line(printable(line))
 
 
 def _troubles(targets: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -90,7 +89,7 @@ def _until(key: dict[str, Any]) -> str:
     return f"until {key['until']}" if key["until"] else "never expires"
 
 
-def _say_table(targets: Sequence[dict[str, Any]], now: datetime) -> None:
+def _print_table(targets: Sequence[dict[str, Any]], now: datetime) -> None:
     console = Console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("target", overflow="fold")

@@ -8,19 +8,13 @@ import os
 import queue
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 STOP = (signal.SIGTERM, signal.SIGINT)
 
 
 def starts_daemon(arguments: Sequence[str]) -> bool:
-    """Whether this is the command line of a daemon: `run`, after nothing but options and their values."""
-    with suppress(ValueError):
-        before = arguments[: arguments.index("run")]
-        values = [False, *(word.startswith("--") and "=" not in word for word in before)]
-        are_options = all(word.startswith("-") or is_value for word, is_value in zip(before, values, strict=False))
-        return are_options and "--once" not in arguments
-    return False
+    """Return whether these are the arguments of a daemon: `run` without `--once`."""
+    return arguments[:1] == ["run"] and "--once" not in arguments
 
 
 class Signals:

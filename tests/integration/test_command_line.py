@@ -37,7 +37,7 @@ def test_extend_does_not_believe_in_a_key_that_is_gone(rotator: Installation) ->
     said = rotator.run("extend", "--all", "--for", "2h", status=1).stdout
     assert f"a: the key {gone} could not be extended: the provider does not have it any more" in said
     assert "`rotator rotate a`" in said
-    assert said.count("lives until") == 1
+    assert said.count("works until") == 1
 
 
 def test_extend_needs_a_vault_token_to_be_set_and_no_more(rotator: Installation) -> None:
@@ -46,7 +46,7 @@ def test_extend_needs_a_vault_token_to_be_set_and_no_more(rotator: Installation)
     rotator.config["stores"]["store"] = {"type": "vault", "address": f"http://127.0.0.1:{port}"}
     extend = ("extend", "a", "--for", "2h")
     assert "$VAULT_TOKEN, which is not set" in rotator.run(*extend, status=2).stderr
-    assert "lives until" in rotator.run(*extend, status=0, VAULT_TOKEN="any").stdout
+    assert "works until" in rotator.run(*extend, status=0, VAULT_TOKEN="any").stdout
 
 
 def test_extend_begins_with_what_ends_soonest_and_tells_of_each_at_once(rotator: Installation) -> None:
@@ -91,9 +91,9 @@ def at_a_shell(rotator: Installation, line: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("$ROTATOR schema > /dev/full", "rotator: the output cannot be written: No space left on device\n"),
-        ("$ROTATOR status >&-", "rotator: the output cannot be written: Bad file descriptor\n"),
-        ("$ROTATOR --help > /dev/full", "rotator: the output cannot be written: No space left on device\n"),
+        ("$ROTATOR schema > /dev/full", "rotator: standard output cannot be written: No space left on device\n"),
+        ("$ROTATOR status >&-", "rotator: standard output cannot be written: Bad file descriptor\n"),
+        ("$ROTATOR --help > /dev/full", "rotator: standard output cannot be written: No space left on device\n"),
         ("$ROTATOR schema | true", ""),
         ("$ROTATOR status 2>&- >&-", ""),
     ],
@@ -128,10 +128,10 @@ def test_a_command_that_is_stopped_ends_what_is_under_way(rotator: Installation,
     rotator.config["daemon"]["workers"] = 1
     rotator.simulator.faults.add(Fault("slow", "create", seconds=0.5, times=None))
     status, out, err = stopped(rotator, number, "create", "rotate", "--all")
-    assert status == 130
+    assert status == 128 + number
     assert out.startswith("a: rotated (first): key ")
-    assert out.endswith("stopped: 1 of 2 targets done; the others are as they were\n")
-    assert "rotator: stopped; what was under way was ended, and nothing more was begun" in err
+    assert out.endswith("stopped: 1 of 2 targets done; the others are unchanged\n")
+    assert "rotator: stopped. Work under way was finished, and nothing new was started." in err
     states = [target["state"] for target in rotator.json("status", status=4)["targets"]]
     assert states == ["ok", "missing"]
     assert len(rotator.simulator.vendor.keys) == 1
@@ -149,4 +149,4 @@ def test_json_that_is_stopped_is_json_of_what_was_done(rotator: Installation) ->
 def test_a_look_that_is_stopped_ends_at_once(rotator: Installation) -> None:
     rotator.simulator.faults.add(Fault("slow", "list", seconds=0.5, times=None))
     status, out, _ = stopped(rotator, signal.SIGTERM, "list", "check", "--online")
-    assert (status, out) == (130, "")
+    assert (status, out) == (143, "")

@@ -111,7 +111,7 @@ def test_revoke_now_removes_the_old_key_at_once(made: Made) -> None:
     said = rotator.run("rotate", "a", "--revoke-now", status=0)
     assert rotator.simulator.vendor.keys[old].revoked_at is not None
     assert paths.versions("apps/a")["1"]["destroyed"]
-    assert said.stdout.splitlines()[1:] == [f"  the old key {old} is revoked: it does not work any more"]
+    assert said.stdout.splitlines()[1:] == [f"  the old key {old} is revoked: it no longer works"]
     second = key_id(made)
     [shown] = rotator.json("rotate", "a", "--revoke-now")["targets"]
     assert shown["revoked"] == [second]
@@ -126,7 +126,7 @@ def test_revoke_now_ends_a_key_that_somebody_took_out_of_the_path(made: Made) ->
     paths.vault.request("DELETE", f"{paths.mount}/data/apps/a").raise_for_status()
     said = rotator.run("rotate", "a", "--revoke-now", status=0)
     assert rotator.simulator.vendor.keys[old].revoked_at is not None
-    assert f"  the old key {old} is revoked: it does not work any more" in said.stdout.splitlines()
+    assert f"  the old key {old} is revoked: it no longer works" in said.stdout.splitlines()
     assert works(made)
     rotator.simulator.faults.add(Fault("refuse", "list", status=503, times=None))
     said = rotator.run("rotate", "a", "--revoke-now", status=1)
@@ -153,8 +153,8 @@ def test_what_the_vendor_was_asked_too_much_for_is_tried_again(two: Made) -> Non
     ("arguments", "said"),
     [
         (("rotate", "aa"), "there is no target 'aa'"),
-        (("rotate",), "name the targets, or say --all"),
-        (("rotate", "a", "--all"), "name the targets, or say --all"),
+        (("rotate",), "name the targets, or use --all"),
+        (("rotate", "a", "--all"), "name the targets, or use --all"),
         (("rotate", "a", "--reason", "one\ntwo"), "one line of at most 200 characters"),
         (("rotate", "a", "--reason", "x" * 201), "one line of at most 200 characters"),
         (("extend", "a", "--for", "soon"), "--for"),
@@ -224,8 +224,8 @@ def test_extend_prolongs_every_living_key_also_when_the_store_is_away(made: Made
     for more in ("2h", "3h"):
         before = {key.id: key.expiry_date for key in rotator.simulator.vendor.keys.values()}
         said = rotator.run("extend", "--all", "--for", more, status=0).stdout
-        assert said.count("lives until") == 2
-        assert ("slugs alone" in said) == (more == "3h")
+        assert said.count("works until") == 2
+        assert ("by its name alone" in said) == (more == "3h")
         for key in rotator.simulator.vendor.keys.values():
             expiry, earlier = key.expiry_date, before[key.id]
             assert expiry is not None

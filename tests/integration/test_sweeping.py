@@ -117,7 +117,7 @@ def test_more_orphans_than_allowed_are_left_to_a_person(mess: Mess) -> None:
     refused = mess.rotator.run("sweep", "--max-orphans", "2", status=1)
     assert "3 live keys are in no version of their paths, more than max_orphans (2): none was touched" in refused.stdout
     assert "`rotator sweep --max-orphans 3`" in refused.stdout
-    assert refused.stdout.count("is left alone, it ends at ") == 3
+    assert refused.stdout.count("is left alone; it expires at ") == 3
     assert all(mess.left(key) > DAY / 2 for key in orphans)
     mess.rotator.run("sweep", "--max-orphans", "3", status=0)
     assert all(mess.left(key) < DAY / 2 for key in orphans)
@@ -129,8 +129,8 @@ def test_a_removed_targets_keys_are_reported_and_not_touched(mess: Mess) -> None
     del mess.rotator.config["targets"]["c"]
     said = mess.rotator.run("sweep", status=0).stdout
     assert f"respan: {key} (" in said
-    assert "is of no configured target: left alone" in said
-    assert said.splitlines()[-1] == "respan: 3 keys listed, 0 orphans, 1 of no configured target, 0 of others"
+    assert "has no configured target: left alone" in said
+    assert said.splitlines()[-1] == "respan: 3 keys listed, 0 orphans, 1 without a configured target, 0 of others"
     assert abs(mess.left(key) - left) < timedelta(minutes=1)
 
 

@@ -1,8 +1,10 @@
-"""The command line by itself, in this process: what it takes, what it says, and the status that it ends with."""
+"""The command line in this process: its options, its messages and its exit statuses."""
 
 import json
 import re
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -82,14 +84,12 @@ def invoke(made: Installation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_takes_the_common_options_before_and_after_its_name(invoke: Invoke, command: str) -> None:
-    common = ("--config", "a.toml", "--log-format", "json", "--log-level", "INFO")
-    for arguments in ((*common, command, "--help"), (command, *common, "--help")):
-        shown = invoke(*arguments)
-        assert shown.status == 0
-        assert f"Example: rotator {command}" in shown.out
-        for option in ("--config", "--log-format", "--log-level"):
-            assert option in shown.out
+def test_every_command_takes_the_common_options(invoke: Invoke, command: str) -> None:
+    shown = invoke(command, "--config", "a.toml", "--log-format", "json", "--log-level", "INFO", "--help")
+    assert shown.status == 0
+    assert f"Example: rotator {command}" in shown.out
+    for option in ("--config", "--log-format", "--log-level"):
+        assert option in shown.out
 
 
 def test_the_help_is_for_people(invoke: Invoke) -> None:
@@ -113,12 +113,10 @@ def test_completion_prints_a_script_and_completes(invoke: Invoke, shell: str) ->
     assert (found.status, "rotate" in found.out, "sweep" in found.out) == (0, True, False)
 
 
-def test_what_is_said_later_wins_and_the_environment_comes_last(invoke: Invoke, tmp_path: Path) -> None:
+def test_an_option_overrides_the_environment(invoke: Invoke, tmp_path: Path) -> None:
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
-    assert f"{first}: does not exist" in invoke("--config", first, "plan").err
-    assert f"{second}: does not exist" in invoke("--config", first, "plan", "--config", second).err
     assert f"{first}: does not exist" in invoke("plan", ROTATOR_CONFIG=first).err
-    assert f"{second}: does not exist" in invoke("--config", second, "plan", ROTATOR_CONFIG=first).err
+    assert f"{second}: does not exist" in invoke("plan", "--config", second, ROTATOR_CONFIG=first).err
 
 
 @pytest.mark.parametrize(
@@ -139,12 +137,41 @@ def test_a_demo_on_a_vault_says_what_it_needs_to_know(
     assert ended.err.endswith(f"--vault needs {unset} in the environment\n")
 
 
-def test_a_level_may_be_written_as_one_likes(invoke: Invoke) -> None:
+def test_a_level_may_be_written_in_capitals(invoke: Invoke) -> None:
     assert "key_created" in invoke("rotate", "a", ROTATOR_LOG_LEVEL="INFO", ROTATOR_LOG_FORMAT="Json").err
     assert "key_created" not in invoke("rotate", "a", "--log-level", "ERROR", ROTATOR_LOG_LEVEL="INFO").err
     refused = invoke("plan", ROTATOR_LOG_LEVEL="loud")
     assert refused.status == 2
-    assert "'loud' is none of debug, info, warning, error" in refused.err
+    assert "'loud' is not one of 'debug', 'info', 'warning', 'error'" in refused.err
+
+
+# --- start-up --------------------------------------------------------------------------------------------------------
+
+HEAVY = {"apscheduler", "httpx", "hvac", "prometheus_client", "pydantic", "requests", "rich", "stamina", "structlog"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unwanted"),
+    [
+        ("--version", HEAVY),
+        ("--help", HEAVY),
+        ("rotate --help", HEAVY - {"pydantic"}),  # Typer reads a command's options with it
+        ("schema", HEAVY - {"pydantic", "rich", "structlog"}),  # pydantic makes it, and logging needs structlog
+        ("run --once", {"apscheduler"}),
+    ],
+)
+def test_a_command_imports_only_what_it_needs(arguments: str, unwanted: set[str], tmp_path: Path) -> None:
+    code = """
+import atexit, sys
+atexit.register(lambda: print(*sys.modules, file=sys.stderr))
+from rotator.__main__ import main
+main()
+"""
+    command = [sys.executable, "-c", code, *arguments.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+    imported = set(done.stderr.splitlines()[-1].split())
+    assert "typer" in imported
+    assert imported & unwanted == set()
 
 
 # --- long work -------------------------------------------------------------------------------------------------------
@@ -353,7 +380,7 @@ def test_a_lost_create_that_was_found_and_removed_is_told(invoke: Invoke, made: 
     ended = invoke("rotate", "a")
     assert ended.status == 1
     [key] = made.simulator.vendor.keys.values()
-    assert f"a: the key {key.id}, made in vain, was found and removed" in ended.err
+    assert f"a: the unused key {key.id} was found and deleted" in ended.err
 
 
 def test_a_429_is_told_as_one(invoke: Invoke, made: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,7 +452,7 @@ def test_a_port_that_is_taken_is_named(invoke: Invoke, made: Installation) -> No
     ended = invoke("simulate", "--port", port)
     assert (ended.status, ended.err.splitlines()[0]) == (
         1,
-        f"rotator: port {port} cannot be listened on: Address already in use",
+        f"rotator: the simulator cannot listen on port {port}: Address already in use",
     )
 
 

@@ -7,9 +7,10 @@ import pytest
 from support.world import HOUR, START, make_target
 
 from rotator.cli import progress as progressing
-from rotator.cli.output import plan_json, report_json, say, say_json, sweep_json
+from rotator.cli.output import plan_json, report_json, sweep_json
 from rotator.cli.progress import in_units, progress, progress_line
-from rotator.cli.status_table import say_status
+from rotator.cli.status_table import print_status
+from rotator.cli.streams import print_json, print_line
 from rotator.core.keys import ProviderKey
 from rotator.core.orphans import Orphan, OrphanState
 from rotator.core.plan import Plan, Reason, SetExpiry, State
@@ -20,7 +21,7 @@ from rotator.telemetry.status import TargetStatus, status_json
 
 
 def test_what_others_wrote_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    say("a: rotated\tkey tk\x1b[2J\u202e")
+    print_line("a: rotated\tkey tk\x1b[2J\u202e")
     assert capsys.readouterr().out == "a: rotated\tkey tk\\x1b[2J\\u202e\n"
 
 
@@ -84,9 +85,9 @@ def test_an_id_that_looks_like_a_token_reaches_a_program_whole(capsys: pytest.Ca
     status = TargetStatus(target, plan, None)
     orphan = Orphan(target, key, OrphanState.OVER, ahead=False)
     swept = SweepReport("respan", 1, (orphan,), (key,))
-    say_json([plan_json(status), report_json(Report(target, plan, None), [key_id]), sweep_json(swept)])
+    print_json([plan_json(status), report_json(Report(target, plan, None), [key_id]), sweep_json(swept)])
     planned, reported, tidied = json.loads(capsys.readouterr().out)
     assert {planned["key_id"], planned["actions"][0]["key_id"], reported["key_id"], *reported["revoked"]} == {key_id}
     assert {tidied["orphans"][0]["key_id"], tidied["unclaimed"][0]["key_name"]} == {key_id}
-    say_status(status_json("prod-eu", START, [status]), as_json=False)
+    print_status(status_json("prod-eu", START, [status]), as_json=False)
     assert key_id in capsys.readouterr().out.split("\t")

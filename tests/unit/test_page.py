@@ -12,7 +12,7 @@ import pytest
 from support.pages import Element, read_page, rows
 from support.world import HOUR, START, make_target
 
-from rotator.cli.status_table import say_status
+from rotator.cli.status_table import print_status
 from rotator.core.errors import (
     ProviderCredentialRefused,
     ProviderUnavailable,
@@ -620,7 +620,7 @@ def test_the_page_the_command_and_the_metrics_have_one_next_rotation_and_one_ran
     drifted = well(reason=Reason.DRIFTED, roll_out_at=NOW - 2 * HOUR + timedelta(microseconds=1))
     short = well(current=record("tk_short", expires=20))
     targets = status("drifted", drifted), status("short", short)
-    say_status(status_json("prod-eu", NOW, targets), as_json=False)
+    print_status(status_json("prod-eu", NOW, targets), as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("\t")[0] for line in lines] == [*rows(page(*targets))] == ["drifted", "short"]
     metrics = Metrics("0")

@@ -1269,7 +1269,7 @@ def test_a_pass_that_shortened_a_key_does_not_say_that_it_had_nothing_to_do() ->
     assert a.reconcile(world.target, FORCED).rotated
     report = a.reconcile(world.target)
     assert (report.rotated, report.tidied, report.error) == (False, True, None)
-    assert next(report_lines(report)).startswith("billing-api: put right: key ")
+    assert next(report_lines(report)).startswith("billing-api: fixed: key ")
     assert next(report_lines(a.reconcile(world.target))).startswith("billing-api: nothing to do: key ")
 
 

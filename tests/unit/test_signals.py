@@ -13,23 +13,12 @@ from rotator.daemon.signals import starts_daemon
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "run",
-        "run --config /etc/rotator.toml",
-        "--config /etc/rotator.toml run",
-        "--config=/etc/rotator.toml run",
-        "--log-format json --log-level debug run",
-    ],
-)
+@pytest.mark.parametrize("line", ["run", "run --config /etc/rotator.toml", "run --log-format json --log-level debug"])
 def test_this_starts_a_daemon(line: str) -> None:
     assert starts_daemon(line.split())
 
 
-@pytest.mark.parametrize(
-    "line", ["", "rotate run", "rotate --reason run", "run --once", "status", "--config=x rotate run", "check --online"]
-)
+@pytest.mark.parametrize("line", ["", "rotate run", "rotate --reason run", "run --once", "status", "check --online"])
 def test_this_does_not(line: str) -> None:
     assert not starts_daemon(line.split())
 

@@ -10,7 +10,7 @@ import pytest
 from rich.text import Text
 from support.world import HOUR, START, make_target
 
-from rotator.cli.status_table import say_status
+from rotator.cli.status_table import print_status
 from rotator.core.errors import ProviderCredentialRefused, ProviderUnavailable, RotatorError
 from rotator.core.events import Event, EventType, Level
 from rotator.core.plan import Plan, Reason, State
@@ -234,7 +234,7 @@ def shown(
 ) -> str:
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
     monkeypatch.setenv("COLUMNS", str(width))
-    say_status(known, as_json=False)
+    print_status(known, as_json=False)
     return Text.from_ansi(capsys.readouterr().out).plain
 
 

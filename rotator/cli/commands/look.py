@@ -1,0 +1,55 @@
+"""`plan` and `status`: the state of each target. They change nothing."""
+
+from typing import Any
+
+import typer
+
+from rotator.cli import output
+from rotator.cli.command import Common
+from rotator.cli.context import Session
+from rotator.cli.exit_status import ATTENTION, DONE, NOTHING_TRIED, print_failure, status_of_all
+from rotator.cli.remote import ask
+from rotator.cli.status_table import print_status
+from rotator.cli.streams import print_json, print_line
+from rotator.core.plan import State
+from rotator.telemetry.status import NOT_WELL, status_json, with_unenforced
+
+
+def show_plan(common: Common, *, exit_code: bool, as_json: bool) -> None:
+    """Print what would be done now."""
+    with Session(common, "warning") as session:
+        session.leave_half_of_the_budgets()  # each superseded key costs a request
+        statuses = session.look("looking", list(session.installation.targets.values()), confirm=True)
+        if as_json:
+            print_json(session.json([output.plan_json(status) for status in statuses]))
+        else:
+            for status in statuses:
+                for line in output.plan_lines(status):
+                    print_line(line)
+        if failed := status_of_all([status.error for status in statuses], changed=False):
+            raise typer.Exit(failed)
+        due = any(status.plan and status.plan.actions for status in statuses)
+        raise typer.Exit(ATTENTION if exit_code and due else DONE)
+
+
+def show_status(common: Common, url: str | None, *, as_json: bool) -> None:
+    """Print the state of each target, from the store or from the daemon at `url`."""
+    shown = ask(url) if url is not None else _from_the_stores(common, as_json=as_json)
+    print_status(shown, as_json=as_json)
+    failing = any(State(target["state"]) in NOT_WELL for target in shown["targets"])
+    raise typer.Exit(ATTENTION if failing else DONE)
+
+
+def _from_the_stores(common: Common, *, as_json: bool) -> dict[str, Any]:
+    with Session(common, "warning") as session:
+        looked = session.look("looking", list(session.installation.targets.values()), confirm=False)
+        now = session.clock.now()
+        statuses = [with_unenforced(status, now) for status in looked]
+        shown = status_json(session.configuration.owner, now, statuses)
+        if status_of_all([status.error for status in statuses], changed=False) == NOTHING_TRIED:
+            if as_json:
+                print_json(shown)
+            for error in {status.error.message: status.error for status in statuses if status.error}.values():
+                print_failure(error)
+            raise typer.Exit(NOTHING_TRIED)
+        return shown

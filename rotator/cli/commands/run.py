@@ -1,0 +1,42 @@
+"""`run`: the daemon, or one pass over everything that is due."""
+
+import os
+
+import typer
+
+from rotator import __version__
+from rotator.app.passes import troubles
+from rotator.cli import output
+from rotator.cli.command import Common
+from rotator.cli.context import Session
+from rotator.cli.streams import print_line
+from rotator.core.events import Event, EventType, Level
+from rotator.core.request import SCHEDULED
+from rotator.daemon.signals import SIGNALS
+from rotator.runtime.clock import SystemClock
+from rotator.telemetry.logging import LogListener
+from rotator.telemetry.metrics import Metrics
+
+
+def run_daemon(common: Common) -> None:
+    """Run the daemon until a signal stops it."""
+    from rotator.daemon.main import Daemon  # APScheduler: `run --once` does without
+
+    common.start_logging("info")
+    Daemon(common.config, os.environ, SystemClock(), Metrics(__version__), LogListener(), SIGNALS).run()
+
+
+def run_once(common: Common) -> None:
+    """Do everything that is due now."""
+    with Session(common, "info") as session:
+        for warning in session.configuration.warnings:
+            fields = {"file": warning.file, "key": warning.key, "message": warning.message}
+            session.emit(Event(EventType.CONFIGURATION_WARNING, level=Level.WARNING, fields=fields))
+        reports = session.work("rotating what is due", list(session.installation.targets.values()), SCHEDULED)
+        for report in reports:
+            for event in troubles(report):
+                session.emit(event)
+        outcomes = [output.outcome(report) for report in reports]
+        words = ("rotated", "unchanged", "foreign", "failed")
+        print_line(", ".join(f"{outcomes.count(word)} {word}" for word in words))
+        raise typer.Exit(output.status_of_reports(reports))
