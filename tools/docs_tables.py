@@ -1,0 +1,158 @@
+"""Writes the tables of options, events and metrics into docs/, so that each is described once: in the code.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Run it after a change of config.schema.json,
+telemetry/catalogue.py or telemetry/metrics.py. With --check it writes nothing, and exits with 1 if a table is stale.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from rotator.core.target import KeyParameters
+from rotator.core.plan import Plan, Reason, State
+from rotator.core.target import Target
+from rotator.core.versions import Record
+from rotator.telemetry.catalogue import EVENTS
+from rotator.telemetry.metrics import Metrics
+from rotator.telemetry.status import TargetStatus
+
+DAY = timedelta(days=1)
+ROOT = Path(__file__).parent.parent
+TABLE = re.compile(r"(?ms)^<!-- table: (?P<name>[^>]+) -->\n.*?^<!-- end -->$")
+
+
+def table(head: str, rows: Iterable[str]) -> str:
+    """Return a Markdown table; `head` and `rows` have " | " between their cells."""
+    return "\n".join(f"| {row} |" for row in (head, " | ".join("---" for _ in head.split(" | ")), *rows))
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+def options(schema: Mapping[str, Any], names: str) -> str:
+    """Return the table of the options of one definition, or of "NAME but OTHER": without those that OTHER has."""
+    name, _, other = names.partition(" but ")
+    shown = schema["$defs"][name] if name else schema
+    left_out = schema["$defs"][other]["properties"] if other else {}
+    rows = [
+        f"`{option}` | {_default(values, option in shown.get('required', ()))} | {_description(schema, values)}"
+        for option, values in shown["properties"].items()
+        if option not in left_out and (name or not _is_table(values))
+    ]
+    return table("Option | Default | Description", rows)
+
+
+def _is_table(values: Mapping[str, Any]) -> bool:
+    return "$ref" in values or "patternProperties" in values
+
+
+def _default(values: Mapping[str, Any], required: bool) -> str:
+    if "const" in values:
+        return f'`"{values["const"]}"`'
+    if required:
+        return "required"
+    return _toml(values["default"]) if values.get("default") not in (None, "") else ""
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case bool():
+            return f"`{str(value).lower()}`"
+        case dict():
+            inner = ", ".join(f"{name} = {_toml(one).strip('`')}" for name, one in value.items())
+            return f"`{{ {inner} }}`" if inner else "`{}`"
+        case list():
+            return f"`[{', '.join(_toml(one).strip('`') for one in value)}]`"
+        case str():
+            return f'`"{value}"`'
+        case _:
+            return f"`{value}`"
+
+
+def _description(schema: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    reference = values.get("$ref", "").rpartition("/")[2]
+    return str(values.get("description") or schema["$defs"][reference]["description"]).replace("|", "\\|")
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+def events() -> str:
+    """Return the table of all events."""
+    rows = [described.markdown(event).strip("| ") for event, described in EVENTS.items()]
+    return table("Event | Level | Fields | Meaning", rows)
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def metrics() -> str:
+    """Return the table of all metrics, in the order in which they are exported."""
+    rows = []
+    for family in text_string_to_metric_families(_exported()):
+        labels = {label: None for sample in family.samples for label in sample.labels if label != "le"}
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        rows.append(f"`{name}` | {family.type} | {', '.join(f'`{label}`' for label in labels)} | {family.documentation}")
+    return table("Metric | Type | Labels | Meaning", rows)
+
+
+def _exported() -> str:
+    """Return what a daemon exports that has one of each: a target, a provider, a store."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    target = Target("a", "a", "p", "s", "f", {}, KeyParameters(), DAY, DAY / 3, DAY / 6, timedelta(0))
+    record = Record("owner", "a", "id", "name", start, start + DAY, "params", "key")
+    plan = Plan(State.OK, Reason.FRESH, current=record, renew_at=start + DAY / 2)
+    exported = Metrics("1")
+    exported.watch(lambda: (TargetStatus(target, plan, None),), lambda: start)
+    exported.watch_budget("p", lambda: 0.5)
+    exported.watch_token("s", lambda: start)
+    exported.watch_skews(lambda: {"s": timedelta(0)})
+    exported.watch_log(lambda: {"audit": 1, "other": 2})
+    exported.provider_meter("p")("list", "200", 0.1)
+    exported.store_meter("s")("read", "200", 0.1)
+    exported.unknown_served_keys("p", 3)
+    exported.keep_only({"p"}, {"s"})
+    return exported.render().decode()
+
+
+def written(text: str, schema: Mapping[str, Any]) -> str:
+    """Return the page with every table of today."""
+
+    def replaced(found: re.Match[str]) -> str:
+        match found["name"].partition(" ")[::2]:
+            case "events", _:
+                made = events()
+            case "metrics", _:
+                made = metrics()
+            case "options", names:
+                made = options(schema, names)
+            case name, _:
+                raise ValueError(f"no table is named {name}")
+        return f"<!-- table: {found['name']} -->\n{made}\n<!-- end -->"
+
+    return TABLE.sub(replaced, text)
+
+
+def main() -> int:
+    """Write all tables, or with --check name the pages whose tables are stale."""
+    schema, stale = json.loads((ROOT / "config.schema.json").read_text()), []
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        before = page.read_text()
+        if (after := written(before, schema)) != before:
+            stale.append(page.name)
+            if "--check" not in sys.argv:
+                page.write_text(after)
+    if stale and "--check" in sys.argv:
+        print(f"stale tables in {', '.join(stale)}: run python tools/docs_tables.py")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
