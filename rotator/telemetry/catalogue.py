@@ -1,4 +1,4 @@
-"""Describes each event, its levels and its fields. docs/write_reference.py makes the table of logging.md from it."""
+"""Describes each event, its levels and its fields. tools/docs_tables.py writes the table of logging.md from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

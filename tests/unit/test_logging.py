@@ -5,7 +5,6 @@ import io
 import json
 import logging
 import re
-import runpy
 import subprocess
 import sys
 import threading
@@ -411,9 +410,7 @@ def test_a_program_that_dies_prints_nothing_else(log_format: Format) -> None:
 
 def test_every_event_is_described_and_documented() -> None:
     assert sorted(EVENTS) == sorted(EventType)
-    # If this fails: python docs/write_reference.py
     text = (DOCS / "logging.md").read_text()
-    assert runpy.run_path(str(DOCS / "write_reference.py"))["updated"](text) == text
     assert all(description.markdown(event) in text for event, description in EVENTS.items())
 
 
