@@ -1,7 +1,8 @@
 """Writes the tables of options, events and metrics into docs/, so that each is described once: in the code.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`. Run it after a change of config.schema.json,
-telemetry/catalogue.py or telemetry/metrics.py. With --check it writes nothing, and exits with 1 if a table is stale.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`. After a change of config.schema.json,
+telemetry/catalogue.py or telemetry/metrics.py run `python -m tools.docs_tables`. With --check it writes nothing, and
+exits with 1 if a table is stale.
 """
 
 import json
@@ -14,9 +15,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from rotator.core.target import KeyParameters
 from rotator.core.plan import Plan, Reason, State
-from rotator.core.target import Target
+from rotator.core.target import KeyParameters, Target
 from rotator.core.versions import Record
 from rotator.telemetry.catalogue import EVENTS
 from rotator.telemetry.metrics import Metrics
@@ -98,12 +98,14 @@ def metrics() -> str:
     for family in text_string_to_metric_families(_exported()):
         labels = {label: None for sample in family.samples for label in sample.labels if label != "le"}
         name = f"{family.name}_total" if family.type == "counter" else family.name
-        rows.append(f"`{name}` | {family.type} | {', '.join(f'`{label}`' for label in labels)} | {family.documentation}")
+        rows.append(
+            f"`{name}` | {family.type} | {', '.join(f'`{label}`' for label in labels)} | {family.documentation}"
+        )
     return table("Metric | Type | Labels | Meaning", rows)
 
 
 def _exported() -> str:
-    """Return what a daemon exports that has one of each: a target, a provider, a store."""
+    """Return what a daemon with one target, one provider and one store exports."""
     start = datetime(2026, 1, 1, tzinfo=UTC)
     target = Target("a", "a", "p", "s", "f", {}, KeyParameters(), DAY, DAY / 3, DAY / 6, timedelta(0))
     record = Record("owner", "a", "id", "name", start, start + DAY, "params", "key")
@@ -139,18 +141,22 @@ def written(text: str, schema: Mapping[str, Any]) -> str:
     return TABLE.sub(replaced, text)
 
 
+def stale_pages() -> dict[Path, str]:
+    """Return the text that each page should have, of the pages whose tables are not current."""
+    schema = json.loads((ROOT / "config.schema.json").read_text())
+    pages = {page: page.read_text() for page in sorted((ROOT / "docs").glob("*.md"))}
+    return {page: made for page, text in pages.items() if (made := written(text, schema)) != text}
+
+
 def main() -> int:
     """Write all tables, or with --check name the pages whose tables are stale."""
-    schema, stale = json.loads((ROOT / "config.schema.json").read_text()), []
-    for page in sorted((ROOT / "docs").glob("*.md")):
-        before = page.read_text()
-        if (after := written(before, schema)) != before:
-            stale.append(page.name)
-            if "--check" not in sys.argv:
-                page.write_text(after)
-    if stale and "--check" in sys.argv:
-        print(f"stale tables in {', '.join(stale)}: run python tools/docs_tables.py")
-        return 1
+    stale = stale_pages()
+    if "--check" in sys.argv:
+        for page in stale:
+            print(f"{page}: a table is stale, run python -m tools.docs_tables")
+        return 1 if stale else 0
+    for page, text in stale.items():
+        page.write_text(text)
     return 0
 
 
