@@ -19,7 +19,8 @@ BANNED = re.compile(
     re.IGNORECASE,
 )
 WIDEST = 120
-MOST_WORDS = {"docs": 16_000, "CHANGELOG.md": 900}
+MOST_WORDS = {"docs": 14_000, "CHANGELOG.md": 900}
+"""Outside of code blocks and generated tables; with these docs/ has about 16,000."""
 
 
 def named(page: Path) -> str:
@@ -36,9 +37,10 @@ def prose(page: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def words(text: str) -> int:
-    """Count the words; the marks of a table are none."""
-    return len(re.findall(r"\S*\w\S*", text))
+def words(page: Path) -> int:
+    """Count the words that a person wrote; the marks of a table are none."""
+    text = "\n".join(line for _, line in prose(page))
+    return len(re.findall(r"\S*\w\S*", re.sub(r"(?s)<!-- table.*?<!-- end -->", "", text)))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
@@ -57,7 +59,7 @@ def test_no_word_is_used_that_the_language_rules_ban(page: Path) -> None:
 
 @pytest.mark.parametrize("place", MOST_WORDS)
 def test_the_documentation_stays_short(place: str) -> None:
-    total = sum(words(page.read_text()) for page in PAGES if named(page).startswith(place))
+    total = sum(words(page) for page in PAGES if named(page).startswith(place))
     assert total < MOST_WORDS[place]
 
 
