@@ -155,7 +155,7 @@ class Scale:
                 found["known"] = daemon.knows_all(self._size)
                 found["cpu"], found["asking"] = daemon.usage().cpu - empty.cpu, daemon.asking
                 found["requests"] = daemon.sums(READS)[READS] / self._size
-                daemon.event("swept")
+                daemon.event("sweep_completed")
                 time.sleep(2)
                 found["memory"] = (daemon.usage().memory - empty.memory) / self._size
                 for name, value in found.items():
@@ -220,11 +220,11 @@ class Scale:
         """A daemon that does not resync: idling, and then a sweep that nothing else goes on beside."""
         every = math.ceil(5 * known + SETTLING + WINDOWS * (IDLE + 2) + 15)
         with self._site.daemon(resync="24h", sweep_every=f"{every}s") as daemon:
-            daemon.event("swept")
+            daemon.event("sweep_completed")
             time.sleep(SETTLING)
             idle = self._idle(daemon, "resync = 24h")
             before, cpu, at = daemon.sums(READS, CALLS), daemon.usage().cpu, time.perf_counter()
-            taken = daemon.seconds_until("swept", 2, every)
+            taken = daemon.seconds_until("sweep_completed", 2, every)
             cost = daemon.usage().cpu - cpu - idle / 100 * (time.perf_counter() - at)
             after = daemon.sums(READS, CALLS)
         self.row("sweep", [taken], "s", "Pages, reload and sweep")

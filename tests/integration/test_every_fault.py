@@ -125,7 +125,7 @@ BAD_ANSWERS: Mapping[str, Answering] = {
     "sealed": lambda echo: Reply(503, {"errors": ["Vault is sealed", echo]}),
     "invalid token": lambda echo: Reply(403, {"errors": ["invalid token", echo]}),
 }
-STEPS = ("metadata", "read", "prove", "write", "destroy")
+STEPS = ("metadata", "read", "preflight", "write", "destroy")
 
 
 def step_of(asked: Asked) -> str:
@@ -137,7 +137,7 @@ def step_of(asked: Asked) -> str:
         return "health" if "sys/health" in asked.path else "other"
     if asked.method == "GET":
         return "read"
-    return "prove" if json.loads(asked.body)["options"]["cas"] == NEVER_CURRENT else "write"
+    return "preflight" if json.loads(asked.body)["options"]["cas"] == NEVER_CURRENT else "write"
 
 
 class EchoingVault:

@@ -29,7 +29,7 @@ STEPS = (
     "location:1",
     "history:1",
     "retrieve:1",  # is the first key really this path's?
-    "prove:1",
+    "preflight:1",
     "create:1",
     "write:1",
     "retrieve:2",  # and the second?

@@ -150,7 +150,7 @@ def test_a_foreign_path_is_left_alone_with_its_orphans(mess: Mess) -> None:
 
 
 def test_the_daemon_sweeps_at_its_start_and_then_again_and_again(mess: Mess) -> None:
-    mess.rotator.config["sweep"] |= {"every": "1s"}
+    mess.rotator.config["sweep"] |= {"interval": "1s"}
     first = mess.orphan("a", 2)
     stranger = mess.key("prod-eu.gone.aaaaaaaaaaaa.3.lonelyaa")
     daemon = mess.rotator.start("--log-level", "debug")

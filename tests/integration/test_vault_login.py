@@ -248,7 +248,7 @@ def test_an_expired_token_is_replaced_by_another_login(
 
     store.preflight("app", {"n": "1"})
 
-    assert operations(store) == ["login", "metadata", "mount", "prove", "login", "prove"]
+    assert operations(store) == ["login", "metadata", "mount", "preflight", "login", "preflight"]
 
 
 def test_of_many_threads_with_a_revoked_token_one_logs_in(

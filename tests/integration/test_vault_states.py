@@ -526,7 +526,7 @@ def test_without_the_right_to_destroy_a_superseded_key_ends_all_the_same(here: S
 
 
 def test_the_metadata_deleted_and_so_the_counter_starts_again(here: Scene) -> None:
-    here.rotator.config["sweep"] |= {"every": "1s"}
+    here.rotator.config["sweep"] |= {"interval": "1s"}
     daemon = here.rotator.start()
     here.rotated(daemon, 1)
     here.rotated(daemon, 2)
@@ -633,7 +633,7 @@ def test_put_and_patch(vault: VaultServer, tmp_path: Path) -> None:
 
 
 def test_a_history_of_one_version(here: Scene) -> None:
-    here.rotator.config["sweep"] |= {"every": "1s"}
+    here.rotator.config["sweep"] |= {"interval": "1s"}
     here.kv("POST", "metadata", {"max_versions": 1})
     daemon = here.rotator.start()
     here.rotated(daemon, 1)

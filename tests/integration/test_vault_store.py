@@ -129,7 +129,7 @@ def test_each_missing_right_is_named(vault: VaultServer, mount: str, open_store:
         (limited(data='"create"'), "history", ("app",), f"`read` on {mount}/data/app"),
         (limited(data='"create", "read"'), "write", ("app", {}, 1), f"`update` on {mount}/data/app"),
         (limited(data='"read", "update"'), "write", ("new", {}, 0), f"`create` on {mount}/data/new"),
-        (limited(data='"read"'), "prove", ("app", {}), f"`create` or `update` on {mount}/data/app"),
+        (limited(data='"read"'), "preflight", ("app", {}), f"`create` or `update` on {mount}/data/app"),
         (limited(destroy='"deny"'), "destroy", ("app", [1]), f"`update` on {mount}/destroy/app"),
     ]
 

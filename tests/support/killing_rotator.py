@@ -20,7 +20,7 @@ from rotator.stores.vault.store import VaultStore
 
 STEPS: dict[type, tuple[str, ...]] = {
     RespanProvider: ("create", "pages", "retrieve", "set_expiry", "delete"),
-    VaultStore: ("location", "history", "prove", "write", "destroy"),
+    VaultStore: ("location", "history", "preflight", "write", "destroy"),
 }
 
 

@@ -129,7 +129,7 @@ def all_methods(store: MeteredStore) -> dict[str, Callable[[], object]]:
 
     methods: dict[str, Callable[[], object]] = {
         "history": lambda: store.history("app"),
-        "prove": lambda: store.preflight("app", DATA),
+        "preflight": lambda: store.preflight("app", DATA),
         "write": lambda: store.write("app", DATA, cas=0),
         "destroy": lambda: store.destroy("app", [1]),
         "location": lambda: store.location("app"),

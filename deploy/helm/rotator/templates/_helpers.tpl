@@ -55,7 +55,7 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- /* What the program would refuse, and the schema cannot say: then a pod would not start, or go on with what was before. */ -}}
 {{- define "rotator.check" -}}
 {{- $jitter := dig "daemon" "jitter" "5%" .Values.config | trimSuffix "%" | float64 -}}
-{{- $defaults := merge (deepCopy (default dict .Values.config.defaults)) (dict "ttl" "24h" "renew_before" "8h" "grace_period" "4h" "field" "api_key") -}}
+{{- $defaults := merge (deepCopy (default dict .Values.config.defaults)) (dict "ttl" "24h" "renew_before" "8h" "grace_period" "4h" "key_field" "api_key") -}}
 {{- range $name, $target := .Values.targets -}}
 {{- $all := merge (deepCopy $target) (deepCopy $defaults) -}}
 {{- $seconds := dict -}}
@@ -70,8 +70,8 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- else if gt $seconds.grace_period $seconds.renew_before -}}
 {{- fail (printf "targets.%s: grace_period (%s) must not be longer than renew_before (%s)" $name $all.grace_period $all.renew_before) -}}
 {{- end -}}
-{{- range $field := list $all.field "rotator" -}}
-{{- if hasKey (default dict $all.fields) $field }}{{ fail (printf "targets.%s.fields must not hold %q" $name $field) }}{{ end -}}
+{{- range $field := list $all.key_field "rotator" -}}
+{{- if hasKey (default dict $all.extra_fields) $field }}{{ fail (printf "targets.%s.extra_fields must not hold %q" $name $field) }}{{ end -}}
 {{- end -}}
 {{- end -}}
 {{- range $table, $key := dict "providers" "base_url" "stores" "address" -}}
