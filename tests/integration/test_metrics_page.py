@@ -113,5 +113,6 @@ def test_without_series_of_targets_all_sums_are_there(tmp_path: Path) -> None:
         rotator.config["http"]["target_metrics"] = False
         page = started(rotator.start())
     assert "target=" not in page
-    for name in ("targets", "superseded_keys_past_grace", "earliest_key_expiry", "earliest_rotation", "min_renewal_margin"):
+    sums = ("targets", "superseded_keys_past_grace", "earliest_key_expiry", "earliest_rotation", "min_renewal_margin")
+    for name in sums:
         assert f"\nrotator_{name}" in page, name
