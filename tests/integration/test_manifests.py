@@ -229,8 +229,8 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("targets.billing-api.ttl=8h24m", "renew_before (8h) and config.daemon.jitter together must be shorter than"),
         ("targets.billing-api.grace_period=8h1s", "grace_period (8h1s) must not be longer than renew_before (8h)"),
         ("targets.billing-api.grace_period=0s", "targets.billing-api.grace_period must be longer than 0s"),
-        ("targets.billing-api.extra_fields.api_key=x", 'targets.billing-api.fields must not hold "api_key"'),
-        ("targets.billing-api.extra_fields.rotator=x", 'targets.billing-api.fields must not hold "rotator"'),
+        ("targets.billing-api.extra_fields.api_key=x", 'targets.billing-api.extra_fields must not hold "api_key"'),
+        ("targets.billing-api.extra_fields.rotator=x", 'targets.billing-api.extra_fields must not hold "rotator"'),
         (
             "config.stores.v.type=vault,config.stores.v.address=http://vault.test",
             "config.stores.v.address must begin with https://",
@@ -593,7 +593,7 @@ def test_whatever_is_said_of_the_pods_arrives(manifests: Callable[..., Manifests
         assert made[f"{name}/key-rotation"]["metadata"]["labels"]["release"] == "prometheus"
 
     role, binding = made["Role/key-rotation"], made["RoleBinding/key-rotation"]
-    assert [rule.get("resourceNames") for rule in role["rules"]] == [None, ["rotation"], None]
+    assert [rule.get("resourceNames") for rule in role["rules"]] == [None, ["rotation"]]
     assert [(subject["kind"], subject["name"]) for subject in binding["subjects"]] == [("ServiceAccount", "rotation")]
 
 
