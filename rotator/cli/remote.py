@@ -4,13 +4,12 @@ import json
 import ssl
 from typing import Any
 
-import httpx
 from pydantic import BaseModel, ValidationError
 
 from rotator.core.errors import StoreUnavailable
 from rotator.core.plan import State
 from rotator.runtime.clock import SystemClock
-from rotator.runtime.http import Deadline, Transport
+from rotator.runtime.http import HttpClient, NoResponse
 from rotator.runtime.redact import quoted
 
 _ADVICE = "The admin address is [http].admin in its configuration; in a cluster, reach it through a port-forward."
@@ -68,16 +67,22 @@ class _Answer(BaseModel):
 def ask(url: str) -> dict[str, Any]:
     """A running daemon's status. Raises `StoreUnavailable` when there is none, which ends a command in status 3."""
     address = (url if "://" in url else f"http://{url}").rstrip("/")
-    try:
-        shown = json.loads(_answer(f"{address}/status.json"))
-    except httpx.HTTPStatusError as error:
-        status = error.response.status_code
+    clock = SystemClock()
+    client = HttpClient(clock, timeout=_SECONDS, context=ssl.create_default_context())
+    answer = client.send("GET", f"{address}/status.json", by=clock.monotonic() + _SECONDS, max_body=_MAX_BODY)
+    client.close()
+    if isinstance(answer, NoResponse):
+        raise StoreUnavailable(f"no daemon answers at {address}: {quoted(answer.reason)}", _ADVICE)
+    if not answer.is_success:
         raise StoreUnavailable(
-            f"what answers at {address} has no status to show ({status} for /status.json): the port of the metrics?",
+            f"the status of a daemon is not at {address} ({answer.status} for /status.json): is it the port of the "
+            "metrics?",
             _ADVICE,
-        ) from None
-    except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL, RecursionError) as error:
-        why = quoted(str(error)) or type(error).__name__
+        )
+    try:
+        shown = json.loads(answer.body or b"")
+    except (ValueError, RecursionError) as error:
+        why = quoted(str(error)) if answer.body is not None else answer.flaw
         raise StoreUnavailable(f"no daemon answers at {address}: {why}", _ADVICE) from None
     try:
         _Answer.model_validate(shown, strict=True)
@@ -91,18 +96,3 @@ def ask(url: str) -> dict[str, Any]:
     # A state that only a newer version has is none that anybody here could tell apart.
     targets = [{**t, "state": t["state"] if t["state"] in known else State.UNKNOWN.value} for t in shown["targets"]]
     return {**shown, "targets": targets}
-
-
-def _answer(url: str) -> bytes:
-    clock = SystemClock()
-    until = Deadline(clock)
-    until.monotonic = clock.monotonic() + _SECONDS
-    content = b""
-    transport = Transport(ssl.create_default_context(), 1, until)
-    client = httpx.Client(transport=transport, trust_env=False, headers={"Accept-Encoding": "identity"})
-    with client, client.stream("GET", url, timeout=_SECONDS) as answer:
-        for chunk in answer.raise_for_status().iter_raw():
-            content += chunk
-            if len(content) > _MAX_BODY:
-                raise ValueError(f"its answer has more than {_MAX_BODY} bytes")
-    return content

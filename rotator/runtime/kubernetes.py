@@ -1,28 +1,30 @@
-"""Requests to a Kubernetes API server over httpx, each of which ends in time: as whom, and what the answers amount to.
+"""Requests to a Kubernetes API server, each of which ends in time: as whom, and what the answers mean.
 
-The token and the certificates are read afresh for each
-request, for both are replaced in a running pod.
+The token and the certificates are read for each request, since both are replaced in a running pod.
 """
 
+import json
 import ssl
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-
-import httpx
 
 from rotator.core.errors import KubernetesRefused, KubernetesUnavailable, LeaseUnusable
 from rotator.core.ports import Clock
 from rotator.core.secrets import Secret
 from rotator.runtime import files
-from rotator.runtime.http import Deadline, Transport
+from rotator.runtime.http import HttpClient, Response
 from rotator.runtime.redact import quoted, register
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod finds its namespace, its token and the API server's certificates."""
 
 REVIEWS = "authorization.k8s.io"
+
+MAX_BODY = 2**20  # bytes of an answer
 
 T = TypeVar("T")
 
@@ -74,7 +76,7 @@ def access_in_a_pod(
     if not api_server or not namespace:
         missing = "api_server" if not api_server else "namespace"
         raise LeaseUnusable(
-            f"[lease].{missing} is not said, and there is no pod whose it could be",
+            f"[lease].{missing} is not set, and rotator is not running in a pod",
             "Outside of a cluster leave [lease] out: without it this replica acts alone.",
         )
     return Access(api_server, namespace, token_file or SERVICE_ACCOUNT / "token", ca_file or SERVICE_ACCOUNT / "ca.crt")
@@ -88,7 +90,7 @@ class ApiServer:
         self._access, self._clock = access, clock
         self._what, self._rights = what, rights
         self._seconds = seconds
-        self._by = Deadline(clock)
+        self._by = threading.local()  # a stop may ask while the thread that keeps the Lease does
 
     def begin(self) -> None:
         """The time for what this thread asks next is running from now on."""
@@ -102,20 +104,17 @@ class ApiServer:
         Raises `Conflict`, or a `KubernetesUnavailable`.
         """
         answer = self._send(method, path, body)
-        if answer.status_code == httpx.codes.NOT_FOUND and method == "GET":
+        if answer.status == 404 and method == "GET":
             return None
-        if answer.status_code == httpx.codes.CONFLICT:
+        if answer.status == 409:
             raise Conflict
-        if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            raise KubernetesRefused(
-                f"the API server refuses to {method} {self._what} ({answer.status_code})", self._rights
-            )
-        try:
-            return understand(answer.raise_for_status().json())
-        except (httpx.HTTPStatusError, AttributeError, KeyError, TypeError, ValueError):
-            pass
+        if answer.status in (401, 403):
+            raise KubernetesRefused(f"the API server refuses to {method} {self._what} ({answer.status})", self._rights)
+        if answer.is_success:
+            with suppress(AttributeError, KeyError, TypeError, ValueError, RecursionError):
+                return understand(json.loads(answer.body or b""))
         raise KubernetesUnavailable(
-            f"the API server {self._access.api_server} answered {answer.status_code} about {self._what}"
+            f"the API server {self._access.api_server} answered {answer.status} about {self._what}"
         )
 
     def allows(self, right: Right) -> bool:
@@ -142,40 +141,38 @@ class ApiServer:
             return register(Secret(token))
         raise KubernetesRefused(f"the token file {file} for {self._what} {why}", "It is read afresh at each try.")
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
-        """Whatever the API server answers. Raises a `KubernetesUnavailable` when it does not."""
-        access = self._access
-        failure: KubernetesUnavailable
-        token = self._token()
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> Response:
+        """Return the answer, whatever its status. Raises a `KubernetesUnavailable` when there is none."""
+        access, token = self._access, self._token()
+        client = HttpClient(self._clock, timeout=self._seconds / 2, context=self._context())
         try:
-            context = (
-                ssl.create_default_context(cafile=str(access.ca_file))
-                if access.api_server.startswith("https:")
-                else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            answer = client.send(
+                method,
+                f"{access.api_server.rstrip('/')}/apis/{path}",
+                by=self._by.monotonic,
+                max_body=MAX_BODY,
+                token=token.reveal(),
+                body=body,
             )
-            transport = Transport(context, 1, self._by)
-            with httpx.Client(transport=transport, trust_env=False, timeout=self._seconds / 2) as client:
-                return client.request(
-                    method,
-                    f"{access.api_server.rstrip('/')}/apis/{path}",
-                    json=body,
-                    headers={"Authorization": f"Bearer {token.reveal()}", "User-Agent": "rotator"},
-                )
+        finally:
+            client.close()
+        if isinstance(answer, Response) and answer.body is not None:
+            return answer
+        why = answer.flaw if isinstance(answer, Response) else quoted(answer.reason)
+        raise KubernetesUnavailable(
+            f"the API server {access.api_server} does not answer about {self._what} ({why})",
+            "This heals when the API server is back. No replica leads while none can renew the Lease.",
+        )
+
+    def _context(self) -> ssl.SSLContext:
+        ca_file = self._access.ca_file
+        if not self._access.api_server.startswith("https:"):
+            return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            return ssl.create_default_context(cafile=str(ca_file))
         except OSError as error:  # `ssl` names no file
             why = error.strerror or quoted(str(error))
-            failure = KubernetesRefused(f"the certificates in {access.ca_file} for {self._what} cannot be used: {why}")
-        except (httpx.HTTPError, ValueError) as error:
-            failure = KubernetesUnavailable(
-                f"the API server {access.api_server} does not answer about {self._what} ({_why(error)})",
-                "This heals when the API server is back; while nobody renews the Lease nobody leads.",
-            )
-        raise failure
-
-
-def _why(error: BaseException) -> str:
-    """The kind of error; and what TLS has against the other side, if that is it."""
-    _, mark, why = str(error).partition("certificate verify failed")
-    return f"{type(error).__name__}{mark and quoted(f': {mark}{why}')}"
+        raise KubernetesRefused(f"the certificates in {ca_file} for {self._what} cannot be used: {why}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -462,7 +462,7 @@ def test_check_online_names_the_right_that_is_missing(tmp_path: Path, kube: Kube
 def test_check_online_says_what_run_would_outside_of_a_pod(tmp_path: Path) -> None:
     with installation(tmp_path) as rotator:
         rotator.config["lease"] = {"name": "rotator"}
-        words = "[lease].api_server is not said, and there is no pod whose it could be"
+        words = "[lease].api_server is not set, and rotator is not running in a pod"
         assert words in rotator.run("check", "--online", status=3).stdout
         assert words in rotator.run("run", status=3).stderr
 

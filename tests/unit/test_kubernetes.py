@@ -45,7 +45,7 @@ def test_outside_of_a_pod_it_is_told_what_is_missing(
     said: dict[str, str], missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rotator.runtime.kubernetes.SERVICE_ACCOUNT", tmp_path)
-    with pytest.raises(LeaseUnusable, match=rf"\[lease\]\.{missing} is not said"):
+    with pytest.raises(LeaseUnusable, match=rf"\[lease\]\.{missing} is not set"):
         access_in_a_pod({}, **{**NOTHING, **said})
 
 

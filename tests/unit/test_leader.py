@@ -267,7 +267,7 @@ def test_an_api_server_that_is_away_is_no_end(rig: Rig, clock: FakeClock) -> Non
     lost.attempt()
     assert not lost.leads()
     [failed] = rig.told(EventType.LEASE_FAILED)
-    assert f"the API server {address} does not answer about the Lease rotator/rotator (ConnectError)" in str(failed)
+    assert f"the API server {address} does not answer about the Lease rotator/rotator ([Errno" in str(failed)
     assert failed.level is Level.WARNING, "it heals by itself"
     assert not a.leads()
 
@@ -289,7 +289,7 @@ def test_an_answer_that_drips_is_not_waited_for_longer_than_a_third(rig: Rig, me
     a.attempt()
     assert clock.monotonic() - began < duration / 3 + 0.2
     assert a.leads(), "there is time for another try"
-    assert "ReadTimeout" in str(rig.told(EventType.LEASE_FAILED)[0].fields["error"])
+    assert "the rest of the answer did not come" in str(rig.told(EventType.LEASE_FAILED)[0].fields["error"])
     assert [asked.method for asked in rig.server.asked] == (["GET"] if method == "GET" else ["GET", "PUT"])
 
 
@@ -319,7 +319,7 @@ def test_a_renewal_that_was_taken_too_late_to_lead_is_told(rig: Rig, clock: Fake
             return super().now()
 
     late = rig.replica("a", StandsStill())
-    late._server._by.left = lambda timeout, late: timeout or 1.0  # type: ignore[method-assign]  # no deadline knows of it
+    late._server._seconds = 4 * DURATION  # no deadline ends the request before
     late.attempt()
     assert not late.leads()
     [failed] = rig.told(EventType.LEASE_FAILED)

@@ -20,6 +20,8 @@ import httpx
 import pytest
 import stamina
 import trustme
+from support.canned import Reply
+from support.canned import canned as recording
 from support.process import free_ports
 from support.world import FakeClock
 
@@ -293,14 +295,13 @@ def test_what_leads_to_another_path_is_the_id_of_no_key_and_is_sent_nowhere(rig:
 
 
 def test_only_what_is_configured_is_sent() -> None:
-    with answering(response(200, {"id": "a", "api_key": "b"})) as (provider, _, _):
-        sent: list[object] = []
-        provider._client.event_hooks = {"request": [lambda request: sent.append(json.loads(request.read()))]}
+    reply = Reply(200, {"id": "a", "api_key": "b"})
+    with recording(lambda _: reply) as server, provider_at(server.address, Noted()) as provider:
         provider.create("n", NONE, EXPIRY + timedelta(microseconds=5))
         provider.create("n", KeyParameters(rate_limit=0, max_usage=-1, is_test=False), EXPIRY)
         provider.set_expiry("a", EXPIRY)
     expiry = {"expiry_date": "2126-03-01T12:00:00Z"}
-    assert sent == [
+    assert [json.loads(asked.body) for asked in server.asked] == [
         {"name": "n"} | expiry,
         {"name": "n", "rate_limit": 0, "max_usage": -1, "is_test": False} | expiry,
         expiry,

@@ -11,13 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
-import httpx
 import stamina
 
-from rotator import __version__
 from rotator.core.errors import (
     ProviderCredentialRefused,
     ProviderError,
@@ -41,7 +38,7 @@ from rotator.providers.respan.responses import (
     vendor_key,
 )
 from rotator.runtime.breaker import Circuit, Confirmation, Outage
-from rotator.runtime.http import Deadline, Transport
+from rotator.runtime.http import TIMEOUT, HttpClient, Response
 from rotator.runtime.redact import quoted
 
 LIST_PATH = "/api/temporary-keys/"
@@ -51,7 +48,6 @@ MAX_PAGES = 1000
 MAX_LIST = 64 * 2**20  # bytes of all pages
 MAX_LIST_SECONDS = 1800.0  # in which all pages have come, without the waits for the budget
 
-_NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _USABLE_KEY = re.compile(r"[!#-&(-\[\]-~]+")  # printable ASCII; no quote and no backslash, which a repr would double
 _retrying = stamina.RetryingCaller(attempts=3, timeout=None, wait_initial=0.2, wait_max=1.0, wait_jitter=0.3)
 
@@ -98,8 +94,8 @@ class RespanProvider:
         timeout: float = 10.0,
         deadline: float = 30.0,
     ) -> None:
-        self._home = httpx.URL(base_url)
         self._keys_url = f"{base_url.rstrip('/')}{LIST_PATH}"
+        self._host = urlsplit(base_url).netloc.rpartition("@")[2]
         self._errors = ErrorFactory(name, base_url)
         self.circuit: Circuit[ProviderCredentialRefused] = Circuit(clock)
         self.outage: Outage[ProviderError] = Outage(clock)
@@ -115,19 +111,7 @@ class RespanProvider:
         self._key: Secret | None = None
         self._key_is_old = False  # and is to be read again at the next request
         self._key_lock = threading.Lock()
-        self._until = Deadline(clock)
-        self._client = httpx.Client(
-            transport=Transport(httpx.create_ssl_context(trust_env=False), connections, self._until),
-            timeout=timeout,
-            trust_env=False,
-            follow_redirects=False,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            headers={
-                "Accept": "application/json",
-                "Accept-Encoding": "identity",  # a small answer cannot unfold into a huge one
-                "User-Agent": f"rotator/{__version__}",
-            },
-        )
+        self._http = HttpClient(clock, timeout=timeout, connections=connections)
 
     def look_again(self) -> None:
         """Read the organisation key again at the next request; if it was refused, that is sent at once."""
@@ -137,11 +121,11 @@ class RespanProvider:
     @property
     def upstream(self) -> str:
         """As what its clock is known."""
-        return self._home.netloc.decode()
+        return self._host
 
     def close(self) -> None:
         """End all connections."""
-        self._client.close()
+        self._http.close()
 
     # --- the port ----------------------------------------------------------------------------------------------------
 
@@ -205,7 +189,7 @@ class RespanProvider:
         entry = answer.parsed()
         if not is_about(entry, key_id):
             raise self._errors.unsettled("update", "answered with another key than it was asked about")
-        if answer.status == httpx.codes.NOT_FOUND or is_revoked(entry):
+        if answer.status == 404 or is_revoked(entry):
             return None
         key = vendor_key(entry)
         return key if isinstance(key, ProviderKey) else ProviderKey(key_id, "", None)
@@ -234,7 +218,7 @@ class RespanProvider:
     def _read(self, operation: str, url: str, by: float) -> dict[str, object] | list[object] | None:
         """The JSON that a GET gives, or None for a 404."""
         answer = self._call(operation, "GET", url, by)
-        return None if answer.status == httpx.codes.NOT_FOUND else self._content(operation, answer)
+        return None if answer.status == 404 else self._content(operation, answer)
 
     def _page(self, url: str, before: Callable[[], object]) -> tuple[dict[str, object] | list[object], int, float]:
         """The page, its bytes, and the seconds that it took.
@@ -301,7 +285,7 @@ class RespanProvider:
                 fresh = self._key
             if fresh != key:  # what was refused was not done: even a create may be repeated
                 answer = self._exchange(operation, method, url, fresh, by, body)
-        gone = answer.status == httpx.codes.NOT_FOUND and operation not in ("create", "list")
+        gone = answer.status == 404 and operation not in ("create", "list")
         if 200 <= answer.status < 300 or gone:
             return answer
         error = self._refusal(operation, answer)
@@ -352,38 +336,24 @@ class RespanProvider:
             raise errors.credential(
                 "the organisation key was not sent: it is empty, or holds what no key does (a line's end, a quote?)"
             )
-        answer: Answer | None = None
-        failure: httpx.HTTPError | None = None
         started = self._clock.monotonic()
-        self._until.monotonic = by
-        try:
-            with self._client.stream(
-                method, url, headers={"Authorization": f"Bearer {key.reveal()}"}, json=body
-            ) as response:
-                outcome, headers = str(response.status_code), response.headers
-                answer = Answer(
-                    response.status_code, headers.get("content-type", ""), headers.get("retry-after", ""), key
-                )
-                if operation != "probe":  # what answers there may be another machine
-                    self._clock.record_date(self.upstream, headers.get("date"), started)
-                content, most = bytearray(), MAX_PAGE_BODY if operation == "list" and response.is_success else MAX_BODY
-                for chunk in response.iter_raw():
-                    content += chunk
-                    if len(content) > most:
-                        answer = replace(answer, trouble=f"with more than {most} bytes")
-                        break
-                else:
-                    answer = replace(answer, body=bytes(content))
-        except httpx.HTTPError as error:
-            failure = error
-            outcome = "timeout" if isinstance(error, httpx.TimeoutException) else "connection"
-        self._meter(operation, outcome, self._clock.monotonic() - started)
-        if answer:
-            return answer
-        words = quoted(str(failure), key.reveal())
-        if isinstance(failure, _NOTHING_SENT):
-            raise errors.unreached(words or "no connection in time")
-        if isinstance(failure, httpx.TimeoutException):
+        response = self._http.send(
+            method,
+            url,
+            by=by,
+            max_body=MAX_PAGE_BODY if operation == "list" else MAX_BODY,
+            token=key.reveal(),
+            body=body,
+            upstream=self.upstream if operation != "probe" else None,  # a probe's answer may be another machine's
+        )
+        self._meter(operation, response.outcome, self._clock.monotonic() - started)
+        if isinstance(response, Response):
+            kind, wait = response.headers.get("content-type", ""), response.headers.get("retry-after", "")
+            return Answer(response.status, kind, wait, key, response.body, response.flaw)
+        words = quoted(response.reason, key.reveal())
+        if not response.was_sent:
+            raise errors.unreached(words)
+        if response.outcome == TIMEOUT:
             raise errors.unsettled(operation, f"did not answer in time ({self._limits})")
         raise errors.unsettled(operation, f"did not answer, for the connection broke ({words})")
 
@@ -399,10 +369,10 @@ class RespanProvider:
         them. What is not the list's path leads elsewhere.
         """
         found = None
-        with suppress(httpx.InvalidURL, ValueError):
-            found = httpx.URL(url).join(following)
-        if found is None or found.scheme not in ("http", "https") or found.userinfo:
+        with suppress(ValueError):
+            found = urlsplit(urljoin(url, following))
+        if found is None or not following.isprintable() or found.scheme not in ("http", "https") or "@" in found.netloc:
             raise self._errors.elsewhere()
-        if not found.path.rstrip("/").endswith(LIST_PATH.rstrip("/")):
+        if not unquote(found.path).rstrip("/").endswith(LIST_PATH.rstrip("/")):
             raise self._errors.elsewhere()
-        return str(httpx.URL(self._keys_url, query=found.query or None))
+        return f"{self._keys_url}?{found.query}" if found.query else self._keys_url

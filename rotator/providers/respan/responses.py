@@ -1,6 +1,6 @@
 """What Respan's answers mean: keys, or an error in words for a person.
 
-Pure: no request is made here, and nothing of httpx is known. What the vendor's references leave open is accepted in
+Pure: no request is made here. What the vendor's references leave open is accepted in
 every shape that they show; "the vendor" is the pages create, list, retrieve, update and delete under "Temporary API
 Keys". Other people's words are quoted short, on one line, and without keys.
 """
