@@ -227,6 +227,9 @@ def _rather(text: str) -> str:
 # --- what JSON can say and TOML cannot -------------------------------------------------------------------------------
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 class _Twice:
     """Stands for the value of a key that stands twice in its object."""
 
@@ -254,5 +257,5 @@ def _oddities(value: object, place: tuple[str | int, ...] = ()) -> Iterator[tupl
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             yield from _oddities(inner, (*place, index))
-    elif isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+    elif isinstance(value, str) and _SURROGATE.search(value):
         yield place, "must not contain half of a surrogate pair"

@@ -27,7 +27,6 @@ from rotator.config.schema import (
     RespanSettings,
     SqliteSettings,
     SweepSettings,
-    TargetSettings,
     VaultSettings,
 )
 from rotator.config.values import parse_go_seconds
@@ -43,6 +42,9 @@ _VAULT_VARIABLES = {
     "timeout": "VAULT_CLIENT_TIMEOUT",
 }
 
+
+_INHERITED = {"provider", "store", "ttl", "renew_before", "grace_period", "key_field"}
+"""The options of a target that replace those of [defaults] as a whole."""
 
 _FEWEST_TARGETS = 2
 """With fewer, the removal of a target is no sign that more was lost than was meant."""
@@ -74,11 +76,12 @@ def load(file: Path, environment: Mapping[str, str], in_use: Configuration | Non
     """
     source = files.read(file)
     settings = _validated(file, source, environment)
-    targets = {name: _resolved(name, target, settings) for name, target in settings.targets.items()}
+    targets = _targets(settings)
     parsed = ParsedConfig(file, settings, targets, source.origins, environment)
     _refuse(rules.problems(parsed))
     if in_use is not None:
         _refuse(_removed_targets(in_use, parsed))
+    loads = provider_loads(settings, targets)
     return Configuration(
         file=file,
         owner=settings.owner,
@@ -90,8 +93,8 @@ def load(file: Path, environment: Mapping[str, str], in_use: Configuration | Non
         sweep=settings.sweep,
         lease=settings.lease,
         targets=targets,
-        loads=provider_loads(settings, targets),
-        warnings=tuple(dict.fromkeys((*source.warnings, *rules.warnings(parsed)))),
+        loads=loads,
+        warnings=tuple(dict.fromkeys((*source.warnings, *rules.warnings(parsed, loads)))),
     )
 
 
@@ -162,33 +165,33 @@ def _as_written(key: str, value: str) -> str:
     return str(Path(value).absolute()) if key == "ca_file" else value
 
 
-def _resolved(name: str, target: TargetSettings, settings: FileSettings) -> Target:
-    """Return a target with the defaults. Provider and store are "" if it has to name one of several."""
-    defaults, own = settings.defaults, target.model_fields_set
+def _targets(settings: FileSettings) -> dict[str, Target]:
+    """Return the targets with the defaults. Provider and store are "" if a target has to name one of several."""
+    defaults = settings.defaults
+    inherited = {option: getattr(defaults, option) for option in _INHERITED}
+    inherited["provider"] = defaults.provider or _only(settings.providers)
+    inherited["store"] = defaults.store or _only(settings.stores)
+    asked = _asked(defaults)
+    targets = {}
+    for name, target in settings.targets.items():
+        own = {option: getattr(target, option) for option in target.model_fields_set & _INHERITED}
+        options = {**inherited, **own} if own else inherited
+        fields = {**defaults.extra_fields, **target.extra_fields} if target.extra_fields else defaults.extra_fields
+        targets[name] = Target(
+            name=name,
+            path=target.path,
+            extra_fields=fields,
+            parameters=_parameters(**{**asked, **_asked(target)}),
+            jitter=options["renew_before"] * settings.daemon.jitter * hash_fraction(name),
+            adopt=target.adopt,
+            former_paths=target.former_paths,
+            **options,
+        )
+    return targets
 
-    def inherited(key: str) -> Any:
-        return getattr(target if key in own else defaults, key)
 
-    def only(tables: Mapping[str, object]) -> str:
-        return next(iter(tables)) if len(tables) == 1 else ""
-
-    fields = {**defaults.extra_fields, **target.extra_fields} if target.extra_fields else defaults.extra_fields
-    renew_before = inherited("renew_before")
-    return Target(
-        name=name,
-        path=target.path,
-        provider=inherited("provider") or only(settings.providers),
-        store=inherited("store") or only(settings.stores),
-        key_field=inherited("key_field"),
-        extra_fields=fields,
-        parameters=_parameters(**{**_asked(defaults), **_asked(target)}),
-        ttl=inherited("ttl"),
-        renew_before=renew_before,
-        grace_period=inherited("grace_period"),
-        jitter=renew_before * settings.daemon.jitter * hash_fraction(name),
-        adopt=target.adopt,
-        former_paths=target.former_paths,
-    )
+def _only(tables: Mapping[str, object]) -> str:
+    return next(iter(tables)) if len(tables) == 1 else ""
 
 
 _parameters = lru_cache(maxsize=1000, typed=True)(KeyParameters)
@@ -196,4 +199,4 @@ _parameters = lru_cache(maxsize=1000, typed=True)(KeyParameters)
 
 
 def _asked(table: Changeable) -> dict[str, Any]:
-    return {key: getattr(table.key, key) for key in table.key.model_fields_set}
+    return {option: getattr(table.key, option) for option in table.key.model_fields_set}

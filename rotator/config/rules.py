@@ -4,13 +4,13 @@ Pure. Each rule looks at the whole configuration and yields a problem for each o
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from rotator.config.files import key_path
-from rotator.config.provider_load import provider_loads
+from rotator.config.provider_load import ProviderLoad
 from rotator.config.schema import FileSettings, FormerLocation, SqliteSettings, TokenAuth, VaultSettings
 from rotator.config.values import format_duration, is_loopback, quoted
 from rotator.core.errors import Problem
@@ -62,10 +62,11 @@ def problems(config: ParsedConfig) -> Iterator[Problem]:
         yield from rule(config)
 
 
-def warnings(config: ParsedConfig) -> Iterator[Problem]:
+def warnings(config: ParsedConfig, loads: Iterable[ProviderLoad]) -> Iterator[Problem]:
     """Yield everything that rotator can run with, but that is probably a mistake."""
     for rule in _WARNED:
         yield from rule(config)
+    yield from _rate_limits(config, loads)
 
 
 # --- refused: credentials, times and fields --------------------------------------------------------------------------
@@ -326,8 +327,8 @@ def _limited_usage(config: ParsedConfig) -> Iterator[Problem]:
             yield Problem(str(config.origins[name]), key_path("targets", name, "key", "max_usage"), message)
 
 
-def _rate_limits(config: ParsedConfig) -> Iterator[Problem]:
-    for load in provider_loads(config.settings, config.targets):
+def _rate_limits(config: ParsedConfig, loads: Iterable[ProviderLoad]) -> Iterator[Problem]:
+    for load in loads:
         needs = f"{load.targets} targets need {load.need} ({load.parts})"
         if load.share > 1:
             message = (
@@ -351,5 +352,4 @@ _WARNED: tuple[Rule, ...] = (
     _shared_identity,
     _paths_with_too_much,
     _limited_usage,
-    _rate_limits,
 )

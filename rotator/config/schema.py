@@ -331,10 +331,10 @@ class Changeable(Settings):
     """How long a key works after it was replaced; at most `renew_before`. rotator warns under 2h."""
     key_field: FieldName = "api_key"
     """The field of the secret that holds the key."""
-    extra_fields: dict[Text, str] = Field({})
+    extra_fields: dict[Text, str] = Field(default_factory=dict, json_schema_extra={"default": {}})
     """More fields of the secret, for the applications. A target's are added to those of [defaults]. rotator does
     not remove a field that is no longer listed: remove it with `vault kv patch`."""
-    key: KeySettings = Field(default_factory=KeySettings)
+    key: KeySettings = Field(KeySettings(), json_schema_extra={"default": {}})
     """What a key may do. A target's options are added to those of [defaults]."""
 
 
