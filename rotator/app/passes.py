@@ -14,7 +14,6 @@ from typing import TypeVar
 from rotator.app.wiring import Installation
 from rotator.core.errors import ProviderError, RotatorError
 from rotator.core.events import Event, EventType, Fields, Level
-from rotator.core.orphans import OrphanState, Outcome
 from rotator.core.plan import Plan, Reason, State
 from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.target import Target
@@ -138,68 +137,6 @@ def sweep_all(
         yield swept
     if complete and not stopping():
         metrics.swept(installation.clock.now())
-
-
-class Findings:
-    """What is to be told of one sweep after the other. What was told before is not repeated."""
-
-    def __init__(self) -> None:
-        self._counted: dict[str, Fields] = {}  # by provider: what the last sweep saw
-        self._failures: dict[str, dict[str, int]] = {}  # by provider: how often in a row each error came
-
-    def __call__(self, swept: SweepReport, is_known: Callable[[RotatorError | None], bool]) -> Iterator[Event]:
-        """First what it saw, at info where that is new; then what it could not do, unless that is known already.
-
-        Of the targets' errors one is told, of those that need a person if there are any. An error is told the 1st,
-        2nd, 4th, … time in a row, and when a sweep does all again.
-        """
-        yield self._seen(swept)
-        before = self._failures.get(swept.provider, {})
-        failures: dict[str, int] = {}
-        unknown = [error for error in swept.failed.values() if not is_known(error)]
-        of_targets = min(unknown, key=lambda error: not error.needs_a_person, default=None)
-        for error in (swept.error, of_targets):
-            if error is None or is_known(error):
-                continue
-            failures[error.message] = times = before.get(error.message, 0) + 1
-            if times & (times - 1) == 0:
-                yield _failure(swept, error, times)
-        if swept.complete and before:
-            yield Event(EventType.SWEEP_RECOVERED, fields={"provider": swept.provider})
-        if failures or swept.complete:  # else all that failed is known of, and what was told before may go on
-            self._failures[swept.provider] = failures
-
-    def _seen(self, swept: SweepReport) -> Event:
-        counted = _counted(swept)
-        did_something = any(orphan.outcome in (Outcome.SHORTENED, Outcome.REMOVED) for orphan in swept.orphans)
-        is_news = did_something or self._counted.get(swept.provider) != counted
-        self._counted[swept.provider] = counted
-        return Event(EventType.SWEEP_COMPLETED, "", Level.INFO if is_news else Level.DEBUG, counted)
-
-
-def _counted(swept: SweepReport) -> Fields:
-    return {
-        "provider": swept.provider,
-        "listed": swept.listed,
-        "orphans": len(swept.orphans),
-        "emptied": len({orphan.target.name for orphan in swept.orphans if orphan.state is OrphanState.EMPTIED}),
-        "unclaimed": len(swept.unclaimed),
-        "others": swept.others,
-        "to_work": len(swept.to_work),
-        "unknown": len(swept.unknown),
-    }
-
-
-def _failure(swept: SweepReport, error: RotatorError, times: int) -> Event:
-    fields: Fields = {
-        "provider": swept.provider,
-        "error": error.message,
-        "advice": error.advice,
-        "targets": len(swept.failed),
-        "failures": times,
-    }
-    target = next((name for name, failure in swept.failed.items() if failure is error), "")
-    return Event(EventType.SWEEP_FAILED, target, Level.of(error), fields)
 
 
 def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None) -> Iterator[Event]:

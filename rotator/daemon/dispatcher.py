@@ -7,21 +7,15 @@ Somebody calls `tick` often; nothing is done per target per tick. What is done t
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from random import SystemRandom
 
-from rotator.app.passes import Findings, fault, sweep_all, troubles, work_on
+from rotator.app.passes import fault, sweep_all, work_on
 from rotator.app.wiring import Installation
-from rotator.core.errors import (
-    ClockDisagrees,
-    ProviderError,
-    ProviderOutcomeUnknown,
-    ProviderUnavailable,
-    RotatorError,
-)
+from rotator.core.errors import ProviderError
 from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.ports import Leadership, Listener
 from rotator.core.renewal import TIDYING
@@ -29,10 +23,10 @@ from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import next_turn
 from rotator.daemon.health import Health
+from rotator.daemon.notices import Reports
 from rotator.daemon.schedule import Lane, Schedule, Task
 from rotator.protocol.reconciler import Report
 from rotator.protocol.strays import StrayKeys
-from rotator.protocol.sweeper import SweepReport
 from rotator.runtime.rate_limit import SlidingWindow
 from rotator.runtime.threads import Workers
 from rotator.telemetry.logging import unexpected
@@ -47,17 +41,6 @@ STUCK = 30.0
 
 NO_PASS = 600.0
 """Seconds without the end of a pass, while targets are due and nothing waits for a budget: then all are stuck."""
-
-Lasting = tuple[EventType, object]
-"""A trouble that every pass over a target meets until somebody acts, and of which key."""
-
-_NO_ANSWER = (ProviderUnavailable, ProviderOutcomeUnknown)
-
-
-def _lasting(event: Event) -> Lasting | None:
-    """Which trouble an event tells of; None where it is one that comes and goes."""
-    lasts = event.what in (EventType.TARGET_FOREIGN, EventType.KEY_OWNERSHIP_MISMATCH, EventType.PATH_EMPTIED)
-    return (event.what, event.fields.get("key_id")) if lasts else None
 
 
 class Dispatcher:
@@ -85,13 +68,8 @@ class Dispatcher:
         self._in_use: Counter[Installation] = Counter()
         self._formers: list[Installation] = []  # to be closed when nothing under way uses them any more
         self._sweeping = threading.Lock()
-        self._down: Mapping[str, RotatorError] = {}  # the upstreams that are, and why
-        self._failures: dict[str, Counter[type[RotatorError]]] = {}  # by target: how often since it was last well
-        self._lasting: dict[str, frozenset[Lasting]] = {}  # by target: what was told, and is so until somebody acts
-        self._findings = Findings()
-        self._clock_disagrees = False
+        self._reports = Reports(emit)
         self._configured_at: dict[str, datetime] = {}  # by target: since when it is as it is
-        self._reported: dict[str, frozenset[str]] = {}  # by provider: keys of which it was said that nobody claims them
         self._ending = False
         self.health = Health(self._clock)
         self.last_tick = self._last_pass = self._clock.monotonic()
@@ -112,9 +90,7 @@ class Dispatcher:
         self._configured_at = {name: now if name in changed else since.get(name, now) for name in installation.targets}
         self._lanes = frozenset((target.provider, target.store) for target in installation.targets.values())
         self.board.keep_only(installation.targets)
-        for name in (self._lasting.keys() | self._failures.keys()) - installation.targets.keys():
-            self._lasting.pop(name, None)
-            self._failures.pop(name, None)
+        self._reports.keep_only(installation.targets)
         paces = {name: budget.pace for name, budget in installation.budgets.items()}
         self._agenda.configure(installation.targets, changed, installation.configuration.daemon.resync, paces)
         if installation is not current:
@@ -163,9 +139,10 @@ class Dispatcher:
             with self._using() as installation:
                 for swept in sweep_all(installation, self._metrics, stopping=self._is_sweep_to_stop):
                     try:
-                        self._take_note(swept)
+                        self._reports.swept(swept, installation.upstreams())
+                        self._agenda.wake([target.name for target in swept.to_work])
                     except Exception as error:
-                        self._emit(unexpected("telling of a sweep", error))
+                        self._emit(unexpected("reporting a sweep", error))
         finally:
             self._sweeping.release()
 
@@ -173,17 +150,6 @@ class Dispatcher:
         """Asked before each target and each orphan: so this is a step of the sweep, too."""
         self.health.moved(SWEEP)
         return self._ending or not self._leads()
-
-    def _take_note(self, swept: SweepReport) -> None:
-        for event in self._findings(swept, partial(self._is_known, swept.provider)):
-            self._emit(event)
-        for key in swept.unclaimed:
-            if key.id not in self._reported.get(swept.provider, ()):
-                fields = {"key_id": key.id, "key_name": key.name, "provider": swept.provider}
-                self._emit(Event(EventType.KEY_WITHOUT_TARGET, "", Level.WARNING, fields))
-        if swept.unclaimed or swept.complete:  # else it is not known which there are
-            self._reported[swept.provider] = frozenset(key.id for key in swept.unclaimed)
-        self._agenda.wake([target.name for target in swept.to_work])
 
     def remove_strays(self) -> None:
         """Remove keys that were made in vain, where names wait. A list may take minutes: no target waits for it."""
@@ -209,25 +175,9 @@ class Dispatcher:
         And let go what the passes of before a reload have ended with.
         """
         self._close_the_unused()
-        upstreams = self.installation.upstreams()
-        for name, error in upstreams.items():
-            before = self._down.get(name)
-            if error is not None and (before is None or error.needs_a_person > before.needs_a_person):
-                fields: Fields = {"upstream": name, "error": error.message, "advice": error.advice}
-                self._emit(Event(EventType.UPSTREAM_DOWN, "", Level.of(error), fields))
-            elif error is None and before is not None:
-                self._emit(Event(EventType.UPSTREAM_UP, fields={"upstream": name}))
-                self._take_up_again(name)
-        self._down = {name: error for name, error in upstreams.items() if error is not None}
-        if self._clock.trusted() is self._clock_disagrees:
-            self._clock_disagrees = not self._clock_disagrees
-            skews = self._clock.skews_in_words()
-            if self._clock_disagrees:
-                error = ClockDisagrees()
-                fields = {"skews": skews, "error": error.message, "advice": error.advice}
-                self._emit(Event(EventType.CLOCK_SKEW_DETECTED, "", Level.ERROR, fields))
-            else:
-                self._emit(Event(EventType.CLOCK_SKEW_RESOLVED, fields={"skews": skews}))
+        for upstream in self._reports.watched(self.installation.upstreams()):
+            self._take_up_again(upstream)
+        self._reports.timed(self._clock)
 
     def _take_up_again(self, upstream: str) -> None:
         """What waited for an upstream is not left for its own next try, and does not come all at once."""
@@ -357,34 +307,7 @@ class Dispatcher:
         obeyed = task.request.rotate and (report.rotated or report.error is None)
         self.board.update(target, report.plan, report.error, retry_at, obeyed=obeyed)
         self.has_read = self.has_read or report.plan is not None
-        before = self._lasting.get(target.name, frozenset())
-        events = list(troubles(report, failures, retry_at))
-        if self._is_to_be_told(target, report.error):
-            for event in events:
-                if _lasting(event) not in before:
-                    self._emit(event)
-        else:
-            events = [event for event in events if _lasting(event) in before]
-        lasting = before
-        if report.plan is not None:
-            self._lasting.pop(target.name, None)  # most have nothing, and there may be tens of thousands
-            if lasting := frozenset(told for event in events if (told := _lasting(event))):
-                self._lasting[target.name] = lasting
-        is_ours_again = any(what is EventType.TARGET_FOREIGN for what, _ in before - lasting)
-        if is_ours_again:
-            self._failures.setdefault(target.name, Counter())  # whatever else is the matter with it now
-        if report.error is None and self._failures.pop(target.name, None) is not None:
-            self._emit(Event(EventType.TARGET_RECOVERED, target.name))
-
-    def _is_to_be_told(self, target: Target, error: RotatorError | None) -> bool:
-        """An error of each kind the 1st, 2nd, 4th, … time since the target was well, unless its upstream has it."""
-        if error is None:
-            return True
-        if self._is_known(target.provider, error):
-            return False
-        failures = self._failures.setdefault(target.name, Counter())
-        failures[type(error)] += 1
-        return failures[type(error)] & (failures[type(error)] - 1) == 0
+        self._reports.passed(report, failures, retry_at, self.installation.upstreams())
 
     @contextlib.contextmanager
     def _using(self) -> Iterator[Installation]:
@@ -406,10 +329,3 @@ class Dispatcher:
         for former in unused:
             former.close(but=used)
             del self._in_use[former]
-
-    def _is_known(self, provider: str, error: RotatorError | None) -> bool:
-        """Whether an upstream is down because of this very error, or this provider answers nobody."""
-        upstreams = self.installation.upstreams()
-        if isinstance(error, _NO_ANSWER) and isinstance(upstreams.get(f"provider {provider}"), _NO_ANSWER):
-            return True
-        return error is not None and any(error is known for known in upstreams.values())

@@ -24,6 +24,7 @@ from rotator.core.errors import KubernetesUnavailable
 from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.ports import Clock, Listener
 from rotator.core.versions import LONGEST_TEXT
+from rotator.daemon.notices import Notices
 from rotator.runtime.kubernetes import ApiServer, Conflict, LeaseSettings, Right
 from rotator.runtime.threads import start
 from rotator.telemetry.logging import unexpected
@@ -72,7 +73,7 @@ class Lease:
         self._until = float("-inf")  # monotonic; this process leads before that
         self._led = False  # and that was told
         self._seen: _Seen | None = None
-        self._failures: set[str] = set()  # what was told, since it last worked
+        self._notices = Notices(emit)
         self._stopping = threading.Event()
         self._tried: float | None = None  # monotonic; None before the start
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
@@ -154,14 +155,10 @@ class Lease:
         except _Stopping:
             return
         except KubernetesUnavailable as error:
-            if str(error) not in self._failures:
-                fields: Fields = {"error": str(error), "advice": error.advice, "leads": self.leads()}
-                self._emit(Event(EventType.LEASE_FAILED, "", Level.of(error), fields))
-            self._failures.add(str(error))
+            fields: Fields = {"error": str(error), "advice": error.advice, "leads": self.leads()}
+            self._notices.report(Event(EventType.LEASE_FAILED, "", Level.of(error), fields), trouble=str(error))
         else:
-            if self._failures:
-                self._emit(Event(EventType.LEASE_RECOVERED, fields=self._about()))
-            self._failures.clear()
+            self._notices.resolve(Event(EventType.LEASE_RECOVERED, fields=self._about()))
         if self.leads() is not self._led:
             self._led = not self._led
             self._emit(

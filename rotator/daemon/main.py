@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +29,7 @@ from rotator.daemon import systemd
 from rotator.daemon.dispatcher import SWEEP, Dispatcher
 from rotator.daemon.jobs import Jobs
 from rotator.daemon.leader import Lease
+from rotator.daemon.notices import Notices
 from rotator.daemon.signals import STOP, Signals
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.redact import quoted
@@ -100,12 +101,11 @@ class Daemon:
         self._asked_to_reload = threading.Event()
         self._asked_to_rotate = threading.Event()
         self._refused = ""  # what is wrong with a configuration that was not taken up
-        self._login_failures: dict[str, set[str]] = {}  # by store: what was told, since it last worked
-        self._login_ends: dict[str, datetime] = {}  # by store: of the token whose end was reported
+        self._logins, self._tokens, self._stuck = Notices(self._emit), Notices(self._emit), Notices(self._emit)
         self._was_ready = False
         self._servers: tuple[Server, ...] = ()
         self._systemd = systemd.Systemd(environment, clock)
-        self._health_at, self._is_stuck = float("-inf"), False
+        self._health_at = float("-inf")
         self._look_again_at = float("-inf")  # monotonic: when the files may be looked at again
 
     def run(self) -> NoReturn:
@@ -301,24 +301,20 @@ class Daemon:
             try:
                 store.keep_login()
             except RotatorError as error:
-                # Once for each reason; and not where it is told that the store is down.
-                told = self._login_failures.setdefault(name, set())
-                if store.client.circuit.error is None and error.message not in told:
+                # Once for each error, and not where `upstream_down` reports it.
+                if self._logins.count(name, error.message) == 1 and store.client.circuit.error is None:
                     fields = {"store": name, "error": error.message, "advice": error.advice}
                     self._emit(Event(EventType.LOGIN_FAILED, level=Level.of(error), fields=fields))
-                told.add(error.message)
             else:
-                if self._login_failures.pop(name, None):
-                    self._emit(Event(EventType.LOGIN_RECOVERED, fields={"store": name}))
+                self._logins.resolve(Event(EventType.LOGIN_RECOVERED, fields={"store": name}), name)
                 self._tell_of_end(name, store)
 
     def _tell_of_end(self, name: str, store: VaultStore) -> None:
         """Once for each token."""
         end, ends_at = login_end(store, self._clock.now()), store.token_expires_at
-        if end is not None and ends_at is not None and self._login_ends.get(name) != ends_at:
-            self._login_ends[name] = ends_at
+        if end is not None and ends_at is not None:
             fields = {"store": name, "expires_at": timestamp(ends_at), "message": end.message, "advice": end.advice}
-            self._emit(Event(EventType.LOGIN_ENDING, level=Level.WARNING, fields=fields))
+            self._tokens.report(Event(EventType.LOGIN_ENDING, level=Level.WARNING, fields=fields), name, ends_at)
 
     # --- what can be asked -------------------------------------------------------------------------------------------
 
@@ -356,10 +352,11 @@ class Daemon:
         problems = self._problems()
         if not problems and self._systemd.is_due():
             self._systemd.alive()
-        if bool(problems) is not self._is_stuck:
-            self._is_stuck = bool(problems)
-            fields: Fields = {"problems": "; ".join(problems), "advice": "Restart rotator, and report this, please."}
-            self._emit(Event(EventType.STUCK, "", Level.ERROR, fields) if problems else Event(EventType.UNSTUCK))
+        if problems:
+            fields: Fields = {"problems": "; ".join(problems), "advice": "Restart rotator, and please report this."}
+            self._stuck.report(Event(EventType.STUCK, "", Level.ERROR, fields))
+        else:
+            self._stuck.resolve(Event(EventType.UNSTUCK))
 
     def _readiness(self, _query: str) -> Response:
         """No message of an error here: it may name a path, and this port is open."""
@@ -403,7 +400,7 @@ class Daemon:
                 for name, error in installation.upstreams().items()
                 if error is not None and (self._leads() or not name.startswith("provider "))
             },
-            logins_failing=[name for name in installation.vaults if name in self._login_failures],
+            logins_failing=[name for name in installation.vaults if name in self._logins],
             refused=self._refused,
             clock_trusted=self._clock.trusted(),
         )

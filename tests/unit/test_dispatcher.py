@@ -15,7 +15,6 @@ from support.process import wait_until
 from support.starved import no_new_threads
 from support.told import Heard
 
-from rotator.app.passes import Findings
 from rotator.app.wiring import Installation
 from rotator.config.loader import load
 from rotator.core.errors import ProviderRequestRefused, StoreUnavailable
@@ -27,6 +26,7 @@ from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import next_turn
 from rotator.daemon.dispatcher import Dispatcher
+from rotator.daemon.notices import Reports
 from rotator.daemon.schedule import Schedule, Task
 from rotator.protocol import rotation as rotate
 from rotator.protocol.reconciler import Report
@@ -485,7 +485,9 @@ def test_another_failure_of_a_sweep_is_told_at_once(replica: Replica) -> None:
 def test_a_failure_of_a_sweep_that_needs_a_person_hides_behind_no_other() -> None:
     known, other = StoreUnavailable("a's store is down"), ProviderRequestRefused("a PATCH is refused")
     swept = SweepReport("respan", failed={"a": known, "b": StoreUnavailable("slow"), "c": other})
-    [_, failed] = Findings()(swept, lambda error: error is known)
+    events: list[Event] = []
+    Reports(events.append).swept(swept, {"store b": known})
+    [_, failed] = events
     assert (failed.what, failed.target, failed.level) == (EventType.SWEEP_FAILED, "c", Level.ERROR)
     assert failed.fields["error"] == other.message
 
@@ -505,7 +507,7 @@ def test_what_nobody_claims_is_told_once_and_forgotten_with_the_key(replica: Rep
         assert len(replica.told(EventType.KEY_WITHOUT_TARGET)) == number + 1
         vendor.delete(strays[-1].id)
     replica.engine.sweep()
-    assert not any(replica.engine._reported.values())
+    assert "respan" not in replica.engine._reports._unclaimed
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------
@@ -638,7 +640,7 @@ def test_a_sweep_of_one_provider_does_not_wait_for_that_of_another(crowd: Callab
             return SweepReport(name)
 
         sweeper.sweep = sweep  # type: ignore[method-assign]
-    engine._take_note = lambda one: swept.append(one.provider)  # type: ignore[method-assign, assignment]
+    engine._reports.swept = lambda one, _: swept.append(one.provider)  # type: ignore[method-assign, assignment]
     thread = threading.Thread(target=engine.sweep)
     thread.start()
     wait_until(lambda: swept == ["b"], "the sweep that nothing holds up")
@@ -767,7 +769,7 @@ def test_a_fault_in_a_sweep_is_told_and_leaves_the_budgets_open(
     [failed] = replica.told(EventType.SWEEP_FAILED)
     assert "a fault in rotator" in str(failed.fields["error"])
     with monkeypatch.context() as patch:
-        patch.setattr(replica.engine, "_take_note", faulty)
+        patch.setattr(replica.engine._reports, "swept", faulty)
         replica.engine.sweep()
     assert len(replica.told(EventType.UNEXPECTED_ERROR)) == 2
     assert not any(budget.closing for budget in replica.installation.budgets.values())
