@@ -20,7 +20,7 @@ from rotator.core.target import KeyParameters, Target
 from rotator.core.versions import Record
 from rotator.telemetry.catalogue import EVENTS
 from rotator.telemetry.metrics import Metrics
-from rotator.telemetry.status import TargetStatus
+from rotator.telemetry.status import DaemonInfo, DaemonStatus, TargetStatus
 
 DAY = timedelta(days=1)
 ROOT = Path(__file__).parent.parent
@@ -111,11 +111,18 @@ def _exported() -> str:
     record = Record("owner", "a", "id", "name", start, start + DAY, "params", "key")
     plan = Plan(State.OK, Reason.FRESH, current=record, renew_at=start + DAY / 2)
     exported = Metrics("1")
-    exported.watch(lambda: (TargetStatus(target, plan, None),), lambda: start)
-    exported.watch_budget("p", lambda: 0.5)
-    exported.watch_token("s", lambda: start)
-    exported.watch_skews(lambda: {"s": timedelta(0)})
-    exported.watch_log(lambda: {"audit": 1, "other": 2})
+    info = DaemonInfo(
+        "1",
+        "",
+        leads=True,
+        holder="",
+        budgets={"p": 0.5},
+        logins={"s": start},
+        skews={"s": timedelta(0)},
+        log_lines_dropped={"audit": 1, "other": 2},
+    )
+    status = DaemonStatus("owner", start, (TargetStatus(target, plan, None),), (), info)
+    exported.watch(lambda: status, each=True)
     exported.provider_meter("p")("list", "200", 0.1)
     exported.store_meter("s")("read", "200", 0.1)
     exported.unknown_served_keys("p", 3)

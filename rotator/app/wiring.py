@@ -153,10 +153,6 @@ class Installation:
         self.clock.max_clock_skew = self.configuration.daemon.max_clock_skew
         self.clock.listen_to({part.upstream for part in self._connected()})
         self._metrics.keep_only(self.providers, self.stores)  # what is gone must raise no alert
-        for name, budget in self.budgets.items():
-            self._metrics.watch_budget(name, budget.used)
-        for name, store in self.vaults.items():
-            self._metrics.watch_token(name, partial(getattr, store, "token_expires_at"))
 
     def look_again(self) -> None:
         """Read all credentials again, and try at once what was left alone."""

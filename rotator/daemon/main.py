@@ -274,11 +274,7 @@ class Daemon:
 
     def _tell_of_start(self, listen: Server, admin: Server) -> None:
         configuration = self._installation.configuration
-        each = configuration.http.target_metrics
-        self._metrics.watch(self._engine.board.snapshot, self._clock.now, self._leads, each=each)
-        self._metrics.watch_skews(lambda: self._clock.skews)
-        self._metrics.watch_upstreams(lambda: self._installation.upstreams())
-        self._metrics.watch_log(lambda: asdict(dropped()))
+        self._metrics.watch(self._known, each=configuration.http.target_metrics)
         fields: Fields = {
             "version": __version__,
             "owner": configuration.owner,
@@ -403,6 +399,8 @@ class Daemon:
             logins_failing=[name for name in installation.vaults if name in self._logins],
             refused=self._refused,
             clock_trusted=self._clock.trusted(),
+            skews=self._clock.skews,
+            log_lines_dropped=asdict(dropped()),
         )
         owner, targets = installation.configuration.owner, self._engine.board.snapshot()
         return DaemonStatus(owner, self._clock.now(), targets, self._recent.latest(), surroundings)

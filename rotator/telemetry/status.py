@@ -202,6 +202,8 @@ class DaemonInfo:
     clock_trusted: bool = True
     logins_failing: Collection[str] = ()  # the stores where the last try to log in, or to renew that, failed
     refused: str = ""  # what is wrong with a configuration that was not taken up
+    skews: Mapping[str, timedelta] = field(default_factory=dict)  # by upstream: how far this clock is ahead of its
+    log_lines_dropped: Mapping[str, int] = field(default_factory=dict)  # by kind; for the metrics alone, like skews
 
     def to_json(self) -> dict[str, Any]:
         """The daemon's part of `/status.json`."""

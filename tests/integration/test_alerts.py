@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support.known import known
 from support.prometheus import NO_PROMETHEUS, RULES, is_installed, promtool
 from support.world import HOUR, START, make_target
 
@@ -51,15 +52,19 @@ def all_metrics() -> dict[str, set[str]]:
     metrics = Metrics("1")
     record = Record("prod-eu", "a", "id", "name", START, START + 24 * HOUR, "p", "f")
     plan = Plan(State.OK, Reason.FRESH, current=record, renew_at=START + 16 * HOUR)
-    metrics.watch(lambda: (TargetStatus(make_target("a"), plan, None),), lambda: START)
-    metrics.watch_budget("respan", lambda: 0.5)
-    metrics.watch_token("vault", lambda: START)
-    metrics.watch_skews(lambda: {"vault": timedelta(0)})
+    all_of_it = known(
+        TargetStatus(make_target("a"), plan, None),
+        at=START,
+        budgets={"respan": 0.5},
+        logins={"vault": START},
+        skews={"vault": timedelta(0)},
+        log_lines_dropped={"audit": 1, "other": 2},
+    )
+    metrics.watch(lambda: all_of_it, each=True)
     metrics.provider_meter("respan")("list", "200", 0.1)
     metrics.unknown_served_keys("respan", 3)
     metrics.store_meter("vault")("read", "200", 0.1)
     metrics.keep_only({"respan"}, {"vault"})
-    metrics.watch_log(lambda: {"audit": 1, "other": 2})
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(metrics.render().decode()):
         for sample in family.samples:

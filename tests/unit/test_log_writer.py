@@ -4,10 +4,12 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from support.inprocess import restored
+from support.known import known
 
 from rotator.core.events import AUDIT, Event, EventType, Level
 from rotator.telemetry import logging as logs
@@ -147,7 +149,8 @@ def test_what_is_missing_is_an_event_and_a_metric(monkeypatch: pytest.MonkeyPatc
         assert (missing["lines"], missing["audit_lines"]) == (1, 1)
         metrics = Metrics("1")
         now = logs.dropped()
-        metrics.watch_log(lambda: {"audit": now.audit - before.audit, "other": now.other - before.other})
+        lacks = {"audit": now.audit - before.audit, "other": now.other - before.other}
+        metrics.watch(lambda: known(at=datetime.now(UTC), log_lines_dropped=lacks), each=True)
         page = metrics.render().decode()
         assert 'rotator_log_lines_dropped_total{kind="audit"} 1.0' in page
         assert 'rotator_log_lines_dropped_total{kind="other"} 1.0' in page

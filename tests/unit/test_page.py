@@ -624,7 +624,7 @@ def test_the_page_the_command_and_the_metrics_have_one_next_rotation_and_one_ran
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("\t")[0] for line in lines] == [*rows(page(*targets))] == ["drifted", "short"]
     metrics = Metrics("0")
-    metrics.watch(lambda: targets, lambda: NOW)
+    metrics.watch(lambda: DaemonStatus("prod-eu", NOW, targets, (), ALONE), each=True)
     shown = datetime.fromisoformat(targets[0].to_json()["next_rotation_at"])
     told = re.search(r'rotator_next_rotation_timestamp_seconds{target="drifted"} (\S+)', metrics.render().decode())
     assert told is not None
