@@ -158,6 +158,6 @@ def test_what_is_missing_is_an_event_and_a_metric(monkeypatch: pytest.MonkeyPatc
 
 def test_the_audit_trail_is_what_the_document_says() -> None:
     document = Path(__file__).parents[2] / "docs/logging.md"
-    trail = document.read_text().partition("**The audit trail** is")[2].partition(". ")[0]
+    trail = document.read_text().partition("**The audit trail** shows")[2].partition(".\n")[0]
     assert {f"`{what}`" in trail for what in AUDIT} == {True}
     assert trail.count("`") == 2 * len(AUDIT)
