@@ -20,12 +20,13 @@ $(INSTALLED): requirements-dev.txt pyproject.toml
 demo: install    ## watch keys being born, published, superseded and removed; no outside service
 	@$(BIN)/rotator demo
 
-# The tests on real servers mostly wait; the simulation computes, and gives way to them. What it says comes last.
+# The tests on real servers mostly wait: four workers run them, a file at a time, each with servers of its own.
+# The simulation computes, and gives way to them; its output comes last.
 test: install servers  ## the whole suite; without Go, what needs a real server is skipped and says so
 	@nice $(BIN)/python -m pytest tests/simulation >$(VENV)/simulation.log 2>&1 & simulation=$$!; \
 	trap 'kill $$simulation 2>/dev/null' EXIT INT TERM; \
 	status=0; \
-	$(BIN)/python -m pytest --ignore=tests/simulation || status=$$?; \
+	$(BIN)/python -m pytest -n 4 --dist loadfile --ignore=tests/simulation || status=$$?; \
 	wait $$simulation || status=$$?; \
 	cat $(VENV)/simulation.log; \
 	exit $$status

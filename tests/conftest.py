@@ -4,7 +4,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -38,6 +40,8 @@ def raft_vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[]
 
 LEAKS = pytest.StashKey[list[Leak]]()
 FLAWS = pytest.StashKey[list[str]]()
+WORKERS_LEAKS: list[Leak] = []
+WORKERS_FLAWS: set[str] = set()
 
 
 def unexpected_skips(config: pytest.Config) -> list[str]:
@@ -50,10 +54,20 @@ def unexpected_skips(config: pytest.Config) -> list[str]:
     return [report.nodeid for report in reporter.stats.get("skipped", []) if report.nodeid not in allowed]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Collect what one of pytest-xdist's workers found; a worker that crashed reports nothing, and its test fails."""
+    found = getattr(node, "workeroutput", {})
+    WORKERS_LEAKS.extend(Leak(*leak) for leak in found.get("leaks", ()))
+    WORKERS_FLAWS.update(found.get("flaws", ()))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    session.config.stash[LEAKS] = leaks = RECORDER.scan()  # by now every process of the tests has ended
-    flaws = sorted(Heard.all_flaws.union(flaws_of_lines(text for _, text in RECORDER.said)))
-    session.config.stash[FLAWS] = flaws
+    leaks = [*RECORDER.scan(), *WORKERS_LEAKS]  # by now every process of the tests has ended
+    flaws = sorted(WORKERS_FLAWS.union(Heard.all_flaws, flaws_of_lines(text for _, text in RECORDER.said)))
+    session.config.stash[LEAKS], session.config.stash[FLAWS] = leaks, flaws
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output.update(leaks=[astuple(leak) for leak in leaks], flaws=flaws)
     if leaks or flaws or unexpected_skips(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

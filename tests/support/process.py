@@ -25,11 +25,15 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) ->
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports to listen on; below those of outgoing connections, so that one stays free while its server is stopped."""
+    """Return ports to listen on, which stay free while their server is stopped.
+
+    They are below those of outgoing connections, and each of pytest-xdist's workers has a thousand of its own.
+    """
+    first = 20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     ports: list[int] = []
     with ExitStack() as stack:
         while len(ports) < count:
-            port = random.randrange(20_000, 32_000)
+            port = random.randrange(first, first + 1_000)
             probe = stack.enter_context(socket.socket())
             with suppress(OSError):
                 probe.bind(("127.0.0.1", port))
