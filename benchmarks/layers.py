@@ -20,7 +20,6 @@ import urllib3
 from benchmarks.bare import KEYS, NEVER, sender
 from benchmarks.common import Results, Vault, Vendor, ratios, running_vault, running_vendor, whole_numbers
 from rotator.core.secrets import Secret
-from rotator.core.target import KeyParameters
 from rotator.providers.respan.client import RespanProvider
 from rotator.runtime.clock import SystemClock
 from rotator.stores.vault.auth import TokenLogin
@@ -63,7 +62,7 @@ def layers(vault: Vault, vendor: Vendor) -> dict[str, Work]:
     )
     store.write(PATH, DATA, 0)
     expires_at = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
-    key_id = provider.create("bench", KeyParameters(), expires_at).id
+    key_id = provider.create("bench", {}, expires_at).id
     read, look_up = f"/v1/{mount}/data/{PATH}", f"{KEYS}{key_id}/"
     paths = map("apps/{}".format, count())
     created = json.dumps({"name": "bench", "expiry_date": f"{expires_at:%Y-%m-%dT%H:%M:%SZ}"})
@@ -82,7 +81,7 @@ def layers(vault: Vault, vendor: Vendor) -> dict[str, Work]:
         path = next(paths)
         store.history(path)
         store.preflight(path, DATA)
-        provider.create("bench", KeyParameters(), expires_at)
+        provider.create("bench", {}, expires_at)
         store.write(path, DATA, 0)
 
     return {

@@ -31,7 +31,7 @@ from benchmarks.common import Results, Vault, Vendor, ratios, running_vault, run
 from benchmarks.daemon import Daemon, running
 from rotator.core.keys import KeyName, place_of
 from rotator.core.secrets import Secret
-from rotator.core.target import KeyParameters, Target
+from rotator.core.target import Target
 from rotator.core.versions import Record, compose
 
 SIZES = whole_numbers("BENCH_SIZES", "1000,10000,30000")
@@ -86,9 +86,7 @@ class Site:
         asked = {"name": key_name, "expiry_date": f"{issued_at + LIFE:%Y-%m-%dT%H:%M:%SZ}"}
         made = json.loads(self._vendors.send("POST", KEYS, json.dumps(asked)))
         key, nothing, grace = Secret(made["api_key"]), dict[str, str](), timedelta(seconds=1)
-        target = Target(
-            name, "", "", "", "api_key", nothing, KeyParameters(), LIFE, LIFE / 3, grace, jitter=timedelta(0)
-        )
+        target = Target(name, "", "", "", "api_key", nothing, {}, LIFE, LIFE / 3, grace, jitter=timedelta(0))
         record = Record(
             "bench", name, made["id"], key_name, issued_at, issued_at + LIFE, target.fingerprint, key.fingerprint
         )

@@ -194,8 +194,10 @@ def _only(tables: Mapping[str, object]) -> str:
     return next(iter(tables)) if len(tables) == 1 else ""
 
 
-_parameters = lru_cache(maxsize=1000, typed=True)(KeyParameters)
-"""Most targets ask for the same, and share one object."""
+@lru_cache(maxsize=1000, typed=True)
+def _parameters(**asked: int | float | bool | None) -> KeyParameters:
+    """Return what is set. Most targets ask for the same, and share one object."""
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _asked(table: Changeable) -> dict[str, Any]:

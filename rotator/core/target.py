@@ -3,23 +3,12 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 
-
-@dataclass(frozen=True, slots=True)
-class KeyParameters:
-    """What a key may do, as asked of the provider. None is not sent, and so left to the vendor's default."""
-
-    rate_limit: int | None = None  # calls a minute; the vendor's plan overrides it
-    spending_limit: float | None = None  # USD
-    max_usage: int | None = None  # calls in all; -1 is unlimited
-    is_test: bool | None = None
-
-    def asked(self) -> dict[str, int | float | bool]:
-        """Only what is configured, under the vendor's names."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+KeyParameters = Mapping[str, int | float | bool]
+"""What a key may do, in the provider's own terms. The provider's default applies to what is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +37,10 @@ class Target:
     @property
     def fingerprint(self) -> str:
         """Of the parameters as asked: what comes back differs by the vendor's plan and the store's numbers."""
-        return _fingerprint_of(self.parameters, self.ttl)
+        return _fingerprint_of(tuple(self.parameters.items()), self.ttl)
 
 
 @lru_cache(maxsize=1000)
-def _fingerprint_of(parameters: KeyParameters, ttl: timedelta) -> str:
-    asked = {**parameters.asked(), "ttl": int(ttl.total_seconds())}
+def _fingerprint_of(parameters: tuple[tuple[str, int | float | bool], ...], ttl: timedelta) -> str:
+    asked = {**dict(parameters), "ttl": int(ttl.total_seconds())}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]

@@ -84,5 +84,5 @@ def not_revoked(target: Target, plan: Plan | None) -> Iterator[RotatorError]:
 def _left_alone(target: Target, key_ids: Iterable[str], why: str) -> RotatorError:
     return ProviderRequestRefused(
         f"not revoked, of {target.path}: the key {', '.join(key_ids)}, which {why}",
-        "If it is what has to go, delete it at Respan by its id: docs/kubernetes.md says how.",
+        "If it is what has to go, delete it at the provider by its id: docs/kubernetes.md says how.",
     )

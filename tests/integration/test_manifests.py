@@ -421,9 +421,8 @@ def test_whatever_is_said_arrives(manifests: Callable[..., Manifests], tmp_path:
     configuration = configuration_of(manifests(EVERYTHING), tmp_path)
     target = configuration.targets["billing-api"]
     assert target.extra_fields["note"] == '"quoted", {{ braces }}, <tags> & ümläuts: 日本 \x7f'
-    parameters = target.parameters
-    asked = (parameters.rate_limit, parameters.spending_limit, parameters.max_usage, parameters.is_test)
-    assert asked == (1_000_000, 12.5, -1, True)
+    asked = {"rate_limit": 1_000_000, "spending_limit": 12.5, "max_usage": -1, "is_test": True}
+    assert target.parameters == asked
     assert target.ttl.total_seconds() == 24 * 3600
     assert configuration.targets["search"].ttl.total_seconds() == 12 * 3600
     assert configuration.former_owners == ("prod",)

@@ -13,7 +13,7 @@ from rotator.core.keys import KeyName
 from rotator.core.plan import Reason
 from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.secrets import Secret
-from rotator.core.target import KeyParameters, Target
+from rotator.core.target import Target
 from rotator.core.versions import RECORD_FIELD, Record, compose
 from rotator.protocol import reconciler as execute
 from rotator.protocol import rollback
@@ -75,7 +75,7 @@ class Program:
         self.targets = read.targets
         if self.around.settings.differ and self.name == "b":
             first, *others = read.targets
-            self.targets = (replace(first, parameters=KeyParameters(rate_limit=7)), *others)
+            self.targets = (replace(first, parameters={"rate_limit": 7}), *others)
         names = frozenset(target.name for target in self.targets)
         served: dict[str, Record] = {}
         waiting = before.strays.waiting if before else None
@@ -481,7 +481,7 @@ class Deployment(Happening):
         tag = str(self._count)
         match kind:
             case "parameters":
-                first = replace(first, parameters=KeyParameters(rate_limit=100 + self._count))
+                first = replace(first, parameters={"rate_limit": 100 + self._count})
             case "extra field":
                 first = replace(first, extra_fields={"base_url": f"https://api.respan.ai/{tag}"})
             case "field":

@@ -16,7 +16,7 @@ from support.world import OWNER, START, MemoryStore, MemoryVendor, StoreClient, 
 from rotator.core.errors import ProviderUnavailable
 from rotator.core.events import Event, EventType
 from rotator.core.ports import Ports
-from rotator.core.target import KeyParameters, Target
+from rotator.core.target import Target
 from rotator.core.times import hash_fraction, next_turn
 from rotator.daemon.schedule import Schedule
 from rotator.protocol.reconciler import Reconciler
@@ -184,7 +184,7 @@ class Fleet:
 
         def reload(now: datetime) -> None:
             for name, target in targets.items():
-                targets[name] = replace(target, parameters=KeyParameters(rate_limit=7))
+                targets[name] = replace(target, parameters={"rate_limit": 7})
                 roll_out_at[name] = next_turn(name, now, self.spread)
             agenda.configure(targets, set(targets), self.resync, {"respan": budget.pace})
 

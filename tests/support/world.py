@@ -467,7 +467,7 @@ def make_target(name: str = "billing-api", **overrides: Any) -> Target:
         "store": "vault",
         "key_field": "api_key",
         "extra_fields": {"base_url": "https://api.respan.ai"},
-        "parameters": KeyParameters(rate_limit=100),
+        "parameters": {"rate_limit": 100},
         "ttl": 24 * HOUR,
         "renew_before": 8 * HOUR,
         "grace_period": 4 * HOUR,

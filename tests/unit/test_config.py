@@ -20,7 +20,7 @@ from rotator.config.loader import Configuration
 from rotator.config.schema import AppRoleAuth, SqliteSettings, TokenAuth, VaultSettings
 from rotator.core.errors import ConfigurationError
 from rotator.core.events import Event, EventType
-from rotator.core.target import KeyParameters, Target
+from rotator.core.target import Target
 from rotator.core.times import hash_fraction
 from rotator.daemon.main import Daemon
 from rotator.daemon.signals import Signals
@@ -115,7 +115,7 @@ def test_the_defaults(load: Callable[..., Configuration]) -> None:
         store="vault",
         key_field="api_key",
         extra_fields={},
-        parameters=KeyParameters(),
+        parameters={},
         ttl=timedelta(hours=24),
         renew_before=timedelta(hours=8),
         grace_period=timedelta(hours=4),
@@ -158,7 +158,7 @@ def test_a_target_changes_the_defaults_entry_by_entry(load: Callable[..., Config
     target = read.targets["billing-api"]
     assert (target.ttl, target.renew_before) == (timedelta(hours=48), timedelta(hours=6))
     assert (target.key_field, target.extra_fields) == ("token", {"region": "eu", "tier": "b"})
-    assert target.parameters == KeyParameters(rate_limit=7, spending_limit=9.0)
+    assert target.parameters == {"rate_limit": 7, "spending_limit": 9.0}
     assert target.adopt
 
 

@@ -9,13 +9,12 @@ from rotator.core.errors import Contested
 from rotator.core.plan import Reason
 from rotator.core.renewal import CONTEST
 from rotator.core.request import RotationRequest
-from rotator.core.target import KeyParameters
 
 MINUTE = timedelta(minutes=1)
 
 
 def test_two_daemons_with_different_parameters_stop_replacing_each_others_keys() -> None:
-    for other in (make_target(ttl=48 * HOUR), make_target(parameters=KeyParameters(rate_limit=5))):
+    for other in (make_target(ttl=48 * HOUR), make_target(parameters={"rate_limit": 5})):
         world = World()
         a, b = world.reconciler("a"), world.reconciler("b")
         errors = []

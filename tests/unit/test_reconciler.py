@@ -49,7 +49,7 @@ from rotator.core.plan import NEWCOMER, REVOKED_WITHIN, Reason, State
 from rotator.core.renewal import TIDYING
 from rotator.core.request import PassOptions, RotationRequest
 from rotator.core.secrets import Secret
-from rotator.core.target import KeyParameters, Target
+from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.versions import RECORD_FIELD, Record, compose
 from rotator.protocol.observer import MAX_AGE, MAX_READ
@@ -716,7 +716,7 @@ def test_a_key_that_waited_is_not_offered_where_a_new_one_would_be_another(what:
     world, a = waiting()
     target = world.target
     if what == "parameters":
-        target = replace(target, parameters=KeyParameters(rate_limit=7))
+        target = replace(target, parameters={"rate_limit": 7})
     elif what == "provider":
         target = replace(target, provider="another")
     elif what == "path":

@@ -40,7 +40,6 @@ from rotator.core.errors import (
 from rotator.core.keys import CreatedKey, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.renewal import TIDYING
 from rotator.core.secrets import Secret
-from rotator.core.target import KeyParameters
 from rotator.providers.respan import client as respan
 from rotator.providers.respan.client import Probe, RespanProvider
 from rotator.providers.respan.responses import Answer, ErrorFactory, is_id, vendor_key
@@ -52,7 +51,7 @@ from rotator.simulator import Fault, Options, Simulator
 
 EXPIRY = datetime(2126, 3, 1, 12, 0, tzinfo=UTC)
 LATER = EXPIRY + timedelta(days=1)
-NONE = KeyParameters()
+NONE: dict[str, int] = {}
 KEY = "sk_live_made-up.0123456789+/="
 
 Operation = Callable[[RespanProvider, str], Any]
@@ -298,7 +297,7 @@ def test_only_what_is_configured_is_sent() -> None:
     reply = Reply(200, {"id": "a", "api_key": "b"})
     with recording(lambda _: reply) as server, provider_at(server.address, Noted()) as provider:
         provider.create("n", NONE, EXPIRY + timedelta(microseconds=5))
-        provider.create("n", KeyParameters(rate_limit=0, max_usage=-1, is_test=False), EXPIRY)
+        provider.create("n", {"rate_limit": 0, "max_usage": -1, "is_test": False}, EXPIRY)
         provider.set_expiry("a", EXPIRY)
     expiry = {"expiry_date": "2126-03-01T12:00:00Z"}
     assert [json.loads(asked.body) for asked in server.asked] == [
@@ -324,7 +323,7 @@ def test_an_expiry_that_the_vendor_rounds_is_shown_as_the_vendor_keeps_it() -> N
 
 
 def test_the_parameters_arrive(rig: Rig) -> None:
-    key = rig.provider.create("n", KeyParameters(100, 2.5, 7, True), EXPIRY)
+    key = rig.provider.create("n", {"rate_limit": 100, "spending_limit": 2.5, "max_usage": 7, "is_test": True}, EXPIRY)
     record = rig.sim.vendor.keys[key.id]
     assert (record.rate_limit, record.spending_limit, record.max_usage, record.is_test) == (100, 2.5, 7, True)
 

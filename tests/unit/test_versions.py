@@ -17,7 +17,7 @@ from support.world import HOUR, OWNER, START, make_target
 
 from rotator.core.keys import KeyName, place_of
 from rotator.core.secrets import Secret
-from rotator.core.target import KeyParameters, Target
+from rotator.core.target import Target
 from rotator.core.times import hash_fraction, next_turn, timestamp
 from rotator.core.versions import LONGEST, RECORD_FIELD, Entry, Ownership, Record, Scope, Version, compose, read_version
 
@@ -128,11 +128,6 @@ def test_the_turns_are_spread() -> None:
     assert all(abs(turn + 0.05 - number / 1000) < 0.05 for number, turn in enumerate(turns))
 
 
-def test_parameters_that_are_not_configured_are_not_asked_for() -> None:
-    assert KeyParameters().asked() == {}
-    assert KeyParameters(rate_limit=0, is_test=False).asked() == {"rate_limit": 0, "is_test": False}
-
-
 def test_a_target_fingerprint_changes_with_what_is_asked_of_a_key_and_with_nothing_else() -> None:
     target = make_target()
     same = [
@@ -143,9 +138,9 @@ def test_a_target_fingerprint_changes_with_what_is_asked_of_a_key_and_with_nothi
     ]
     others = [
         replace(target, ttl=HOUR),
-        replace(target, parameters=KeyParameters()),
-        replace(target, parameters=KeyParameters(rate_limit=101)),
-        replace(target, parameters=KeyParameters(rate_limit=100, is_test=False)),
+        replace(target, parameters={}),
+        replace(target, parameters={"rate_limit": 101}),
+        replace(target, parameters={"rate_limit": 100, "is_test": False}),
     ]
     assert {other.fingerprint for other in same} == {target.fingerprint}
     assert len({other.fingerprint for other in [target, *others]}) == 5
@@ -382,7 +377,7 @@ def test_a_renamed_field_is_found_by_its_fingerprint_and_counts_as_drift() -> No
         (make_target(grace_period=HOUR), False),
         (make_target(extra_fields={}), False),
         (make_target(ttl=48 * HOUR), True),
-        (make_target(parameters=KeyParameters(rate_limit=5)), True),
+        (make_target(parameters={"rate_limit": 5}), True),
         (make_target(extra_fields={"base_url": "https://elsewhere"}), True),
         (make_target(extra_fields={"base_url": "https://api.respan.ai", "region": "eu"}), True),
         (make_target(key_field="token"), True),

@@ -131,7 +131,7 @@ class RespanProvider:
 
     def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
         """Create one key: sent once, unless it is refused for an organisation key that has been replaced since."""
-        body = {"name": name, "expiry_date": timestamp(expires_at), **parameters.asked()}
+        body = {"name": name, "expiry_date": timestamp(expires_at), **parameters}
         answer = self._call("create", "POST", self._keys_url, self._by(), body)
         if key := created_key(self._content("create", answer)):
             return key
