@@ -242,9 +242,7 @@ class Installation:
     def _connected(self) -> list[RespanProvider | VaultStore]:
         return [*self.providers.values(), *self.vaults.values()]
 
-    def _same_store(
-        self, name: str, store: settings.VaultSettings | settings.SqliteSettings, trusted: bytes | None
-    ) -> AnyStore | None:
+    def _same_store(self, name: str, store: settings.StoreSettings, trusted: bytes | None) -> AnyStore | None:
         """The store of that name, if it was made of just these settings and certificates."""
         same = self.configuration.stores.get(name) == store and self._trusted[name] == trusted
         return self.stores[name] if same else None
@@ -271,7 +269,7 @@ class Installation:
             probe=_probe(provider.probe),
         )
 
-    def _store(self, store: settings.VaultSettings | settings.SqliteSettings, name: str) -> AnyStore:
+    def _store(self, store: settings.StoreSettings, name: str) -> AnyStore:
         if isinstance(store, settings.SqliteSettings):
             try:
                 return SqliteStore(store.file, self.clock)
@@ -345,9 +343,9 @@ class Installation:
         return read
 
 
-def _certificates(store: settings.VaultSettings | settings.SqliteSettings) -> bytes | None:
+def _certificates(store: settings.StoreSettings) -> bytes | None:
     """Those that a store is to trust, which are read when its connections are made; None where it is told later."""
-    if isinstance(store, settings.SqliteSettings) or store.ca_file is None:
+    if not isinstance(store, settings.VaultSettings) or store.ca_file is None:
         return None
     try:
         return files.read(store.ca_file)

@@ -25,9 +25,8 @@ from rotator.config.schema import (
     HttpSettings,
     LeaseSettings,
     RespanSettings,
-    SqliteSettings,
+    StoreSettings,
     SweepSettings,
-    VaultSettings,
 )
 from rotator.config.values import parse_go_seconds
 from rotator.core.errors import ConfigurationError, Problem
@@ -58,7 +57,7 @@ class Configuration:
     owner: str
     former_owners: tuple[str, ...]
     providers: Mapping[str, RespanSettings]
-    stores: Mapping[str, VaultSettings | SqliteSettings]
+    stores: Mapping[str, StoreSettings]
     http: HttpSettings
     daemon: DaemonSettings
     sweep: SweepSettings

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rotator.config.files import key_path
 from rotator.config.provider_load import ProviderLoad
-from rotator.config.schema import FileSettings, FormerLocation, SqliteSettings, TokenAuth, VaultSettings
+from rotator.config.schema import FileSettings, FormerLocation, TokenAuth, VaultSettings
 from rotator.config.values import format_duration, is_loopback, quoted
 from rotator.core.errors import Problem
 from rotator.core.target import Target
@@ -171,7 +171,7 @@ def _located(config: ParsedConfig) -> Iterator[Target]:
 def _location(config: ParsedConfig, name: str, former: FormerLocation = _PRESENT) -> str:
     """Return what the paths of a store begin with: two stores may lead to the same location."""
     store = config.settings.stores[name]
-    if isinstance(store, SqliteSettings):
+    if not isinstance(store, VaultSettings):
         return f"{store.file}#"
     server = store.address if former.cluster_id is None else f"cluster {former.cluster_id}"
     namespace = store.namespace if former.namespace is None else former.namespace

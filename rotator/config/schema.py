@@ -227,6 +227,10 @@ class SqliteSettings(Settings):
     """The database, relative to the configuration file. rotator creates it if it does not exist."""
 
 
+StoreSettings = VaultSettings | SqliteSettings
+"""Every kind of store."""
+
+
 # --- the daemon ------------------------------------------------------------------------------------------------------
 
 
@@ -363,7 +367,7 @@ class FileSettings(Settings):
     """More files, which hold [targets.NAME] only, as names or patterns relative to this file: "targets.d/*"."""
     providers: dict[PartName, RespanSettings] = Field(min_length=1)
     """The services that issue keys: at least one [providers.NAME]."""
-    stores: dict[PartName, Annotated[VaultSettings | SqliteSettings, Field(discriminator="type")]] = Field(min_length=1)
+    stores: dict[PartName, Annotated[StoreSettings, Field(discriminator="type")]] = Field(min_length=1)
     """Where keys are kept: at least one [stores.NAME]. There is no implicit store."""
     http: HttpSettings = Field(default_factory=HttpSettings)
     daemon: DaemonSettings = Field(default_factory=DaemonSettings)
