@@ -112,7 +112,7 @@ def test_whatever_others_wrote_is_text_and_plays_no_tricks() -> None:
     assert "<script" not in html
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", html)
     assert (
-        html.count("&quot;&gt;&lt;script&gt;alert(1)&lt;/script&gt;&#x27;&amp;\\u202e\\u2028\\x1b[31m\\x00\\ud800") > 10
+        html.count("&#34;&gt;&lt;script&gt;alert(1)&lt;/script&gt;&#39;&amp;\\u202e\\u2028\\x1b[31m\\x00\\ud800") > 10
     )
     assert html.encode()
 
