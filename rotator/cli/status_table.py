@@ -1,25 +1,28 @@
-"""How `status` is printed: for a person a table with times as one says them, for a pipe every value as it is.
+"""Prints the status of the targets: a table on a terminal, otherwise lines of cells separated by tabs."""
 
-The shape that is printed is that of `status.status_json`, which a daemon elsewhere may have told.
-"""
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
-from functools import partial
-from typing import Any
-
+from humanize import naturaldelta
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rotator.cli.progress import in_units
 from rotator.cli.streams import is_terminal, print_json, print_line, print_row
 from rotator.core.plan import Reason, State
+from rotator.core.times import timestamp
 from rotator.runtime.redact import printable
 from rotator.telemetry.status import NOT_WELL, rank
+from rotator.telemetry.status_json import (
+    DaemonJson,
+    DaemonStatusJson,
+    EventJson,
+    StatusJson,
+    SupersededJson,
+    TargetJson,
+)
 
 STYLES = {
-    State.OK: "green",
     State.DUE: "yellow",
     State.FAILING: "bold red",
     State.FOREIGN: "bold red",
@@ -27,158 +30,145 @@ STYLES = {
     State.UNKNOWN: "magenta",
 }
 
-
 EVENTS_SHOWN = 20
 """Of a daemon's events, on a terminal."""
 
-NARROW = 120
-"""Columns of a terminal below which a key's id is shown by its beginning."""
+FOR_DATES, FOR_REASONS, FOR_KEY_IDS = 100, 120, 140
+"""Columns of a terminal from which on it shows the age of a key and when the last superseded key ends; the reason of
+the next rotation; complete key ids."""
 
-NARROWEST = 100
-"""Columns below which there is no room for why a key is rotated next: the target's name comes first."""
-
-_BEGINNING = 10
+_ID_START = 10
 
 
-def print_status(shown: dict[str, Any], *, as_json: bool) -> None:
-    """For `status`: from the store and from a daemon alike, in the one shape of `status.status_json`.
-
-    Worst first. In a pipe one line a target, its cells separated by tabs, with all values as they are. On a terminal
-    a table with times as a person says them, errors below it, and what a daemon knows beside its targets.
-    """
+def print_status(shown: StatusJson, *, as_json: bool) -> None:
+    """Print the targets, worst first; on a terminal also errors and what only a daemon knows."""
     if as_json:
-        print_json(shown)
+        print_json(shown.to_json())
         return
-    now = _moment(shown["at"]) or datetime.now(UTC)
-    targets = sorted(shown["targets"], key=partial(_rank, now))
+    targets = _worst_first(shown)
     if not is_terminal():
         for target in targets:
             print_row(_cells(target))
         return
-    _print_table(targets, now)
-    lines = list(_troubles(targets))
-    if "daemon" in shown:
-        lines += ["", *_daemon_lines(shown["daemon"], now), *_event_lines(shown["events"], now)]
+    console = Console()
+    console.print(status_table(shown, console.width))
+    lines = list(_problem_lines(targets))
+    if isinstance(shown, DaemonStatusJson):
+        lines += ["", *_daemon_lines(shown.daemon, shown.at), *_event_lines(shown.events, shown.at)]
     for line in lines:
         print_line(printable(line))
 
 
-def _troubles(targets: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """What is wrong with those that are not well, on lines that have the whole width."""
-    found = [(target, target["last_error"] or target["reason"]) for target in targets]
-    told = [(t, why) for t, why in found if t["last_error"] or (why and State(t["state"]) in NOT_WELL)]
-    if told:
+def _worst_first(shown: StatusJson) -> Sequence[TargetJson]:
+    def key(target: TargetJson) -> tuple[object, str]:
+        return rank(target.state, target.expires_at, target.next_rotation_at, shown.at), target.name
+
+    return sorted(shown.targets, key=key)
+
+
+def _problem_lines(targets: Iterable[TargetJson]) -> Iterator[str]:
+    """Return what is wrong with each target, on lines that have the whole width."""
+    problems = [
+        f"{target.name}: {target.state}: {problem}"
+        for target in targets
+        if (problem := target.last_error or (target.state in NOT_WELL and target.reason))
+    ]
+    if problems:
         yield ""
-    for target, why in told:
-        yield f"{target['name']}: {target['state']}: {why}"
+    yield from problems
 
 
-def _rank(now: datetime, target: dict[str, Any]) -> tuple[object, str]:
-    expires_at, next_rotation_at = _moment(target["expires_at"]), _moment(target["next_rotation_at"])
-    return rank(State(target["state"]), expires_at, next_rotation_at, now), target["name"]
+def _cells(target: TargetJson) -> Iterator[str]:
+    for text in (target.name, target.state, target.key_id):
+        yield text or "-"
+    for moment in (target.issued_at, target.expires_at, target.next_rotation_at):
+        yield timestamp(moment) if moment else "-"
+    yield ", ".join(f"{key.key_id} {_until(key)}" for key in target.superseded) or "-"
+    yield target.last_error or target.reason or "-"
 
 
-def _cells(target: dict[str, Any]) -> Iterator[str]:
-    for name in ("name", "state", "key_id", "issued_at", "expires_at", "next_rotation_at"):
-        yield target[name] or "-"
-    yield ", ".join(f"{key['key_id']} {_until(key)}" for key in target["superseded"]) or "-"
-    yield target["last_error"] or target["reason"] or "-"
+def _until(key: SupersededJson) -> str:
+    return f"until {timestamp(key.until)}" if key.until else "never expires"
 
 
-def _until(key: dict[str, Any]) -> str:
-    return f"until {key['until']}" if key["until"] else "never expires"
-
-
-def _print_table(targets: Sequence[dict[str, Any]], now: datetime) -> None:
-    console = Console()
+def status_table(shown: StatusJson, width: int) -> Table:
+    """Return the targets as a table for a terminal of this many columns, worst first."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("target", overflow="fold")
-    for column in ("key", "age", "expires", "next rotation", "superseded", "state"):
+    for column in ("key", *(["age"] if width >= FOR_DATES else []), "expires", "next rotation", "superseded", "state"):
         table.add_column(column, no_wrap=True)
-    for target in targets:
-        # A key id is what the path's record says, and a daemon elsewhere may be anything.
-        key_id, state = printable(target["key_id"] or "-"), State(target["state"])
-        if console.width < NARROW and len(key_id) > _BEGINNING + 1:
-            key_id = f"{key_id[:_BEGINNING]}…"
-        issued = _moment(target["issued_at"])
-        ends = [key["until"] for key in target["superseded"]]
-        last = "never" if None in ends else _when(max(ends, default=None), now)
+    for target in _worst_first(shown):
+        key_id = printable(target.key_id or "-")  # anything may be in a record, or in the answer of a daemon
+        if width < FOR_KEY_IDS and len(key_id) > _ID_START + 1:
+            key_id = f"{key_id[:_ID_START]}…"
+        age = naturaldelta(shown.at - target.issued_at) if target.issued_at else "-"
         cells = (
-            printable(target["name"]),
+            printable(target.name),
             key_id,
-            in_units((now - issued).total_seconds(), 1) if issued else "-",
-            _when(target["expires_at"], now),
-            _next_rotation(target, now, told_why=console.width >= NARROWEST),
-            f"{len(ends)}, last {last}" if ends else "-",
-            state.value,
+            *([age] if width >= FOR_DATES else []),
+            _when(target.expires_at, shown.at),
+            _next_rotation(target, shown.at, with_reason=width >= FOR_REASONS),
+            _superseded(target, shown.at, with_end=width >= FOR_DATES),
+            target.state,
         )
-        # As texts: what stands in brackets is no markup.
-        table.add_row(*map(Text, cells), style=STYLES[state] if state is not State.OK else None)
-    console.print(table)
+        table.add_row(*map(Text, cells), style=STYLES.get(target.state))  # texts: brackets are no markup
+    return table
 
 
-def _moment(text: str | None) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+def _superseded(target: TargetJson, now: datetime, *, with_end: bool) -> str:
+    ends = [key.until for key in target.superseded]
+    if not ends or not with_end:
+        return str(len(ends) or "-")
+    last = "never" if None in ends else _when(max(end for end in ends if end), now)
+    return f"{len(ends)}, last {last}"
 
 
-def _when(text: str | None, now: datetime) -> str:
-    """ "in 3 h", "4 min ago"; what is no time stays as it is."""
-    moment = _moment(text)
+def _when(moment: datetime | None, now: datetime) -> str:
+    """Return "in 3 hours" or "4 minutes ago"."""
     if moment is None:
-        return printable(text or "-")
-    seconds = (moment - now).total_seconds()
-    return f"in {in_units(seconds, 1)}" if seconds >= 0 else f"{in_units(-seconds, 1)} ago"
+        return "-"
+    return f"in {naturaldelta(moment - now)}" if moment >= now else f"{naturaldelta(now - moment)} ago"
 
 
-def _next_rotation(target: dict[str, Any], now: datetime, *, told_why: bool) -> str:
-    """When, and why. One that is due before its time, as after a change, is rotated now.
-
-    What is wrong with a target that is not well stands below the table.
-    """
-    state, moment = State(target["state"]), _moment(target["next_rotation_at"])
-    when, why = _when(target["next_rotation_at"], now), None
-    if state is State.OK and moment is not None:
-        why = Reason.EXPIRING if target["reason"] == Reason.FRESH else target["reason"]
-    elif state is State.DUE:
-        why = target["reason"]
-        when = when if moment is not None and moment <= now else "now"
-    return f"{when} ({printable(why)})" if why and told_why else when
+def _next_rotation(target: TargetJson, now: datetime, *, with_reason: bool) -> str:
+    """Return when it is due, and why. A target that is due before its time, as after a change, is rotated now."""
+    when, reason = _when(target.next_rotation_at, now), None
+    if target.state is State.OK and target.next_rotation_at is not None:
+        reason = Reason.EXPIRING if target.reason == Reason.FRESH else target.reason
+    elif target.state is State.DUE:
+        reason = target.reason
+        when = when if target.next_rotation_at is not None and target.next_rotation_at <= now else "now"
+    return f"{when} ({printable(reason)})" if reason and with_reason else when
 
 
-def _daemon_lines(daemon: dict[str, Any], now: datetime) -> Iterator[str]:
-    replica, holder = daemon["replica"], daemon["holder"]
-    acts = "acts" if daemon["leads"] else f"stands by; {holder or 'nobody'} leads"
-    yield f"rotator {daemon['version']}: {replica or 'this replica'} {acts}"
-    for provider, used in daemon["budgets_used"].items():
-        yield f"provider {provider}: {used:.0%} of a minute's requests used"
-    for store, end in daemon["logins_end"].items():
-        when = f"{_when(end, now)}, unless it is renewed" if end else "at no known time"
-        yield f"store {store}: the login ends {when}"
-    for upstream, error in daemon["down"].items():
+def _daemon_lines(daemon: DaemonJson, now: datetime) -> Iterator[str]:
+    role = "is the leader" if daemon.leads else f"stands by; the leader is {daemon.holder or 'unknown'}"
+    yield f"rotator {daemon.version}: {daemon.replica or 'this replica'} {role}"
+    for provider, used in daemon.budgets_used.items():
+        yield f"provider {provider}: {used:.0%} of the rate limit used"
+    for store, end in daemon.logins_end.items():
+        yield f"store {store}: the login {f'expires {_when(end, now)}, unless renewed' if end else 'does not expire'}"
+    for upstream, error in daemon.down.items():
         yield f"{upstream} is down: {error}"
-    for store in daemon.get("logins_failing", ()):
-        yield f"store {store}: logging in fails"
-    if refused := daemon.get("configuration_refused"):
-        yield f"a changed configuration was refused, and the old one is in use: {refused}"
-    if not daemon["clock_trusted"]:
-        yield "the clocks differ: keys are renewed, none is ended"
+    for store in daemon.logins_failing:
+        yield f"store {store}: login failed"
+    if daemon.configuration_refused:
+        yield f"a changed configuration was refused, and the old one is in use: {daemon.configuration_refused}"
+    if not daemon.clock_trusted:
+        yield "the clocks differ: keys are renewed, but none is shortened or deleted"
 
 
-def _event_lines(events: list[dict[str, Any]], now: datetime) -> Iterator[str]:
-    """The latest, the newest last: there the prompt comes. Errors and advice are sentences on lines of their own."""
+def _event_lines(events: Sequence[EventJson], now: datetime) -> Iterator[str]:
+    """Return the latest events, the newest last, next to the prompt. Errors and advice have lines of their own."""
     if events:
         yield ""
     for event in reversed(events[:EVENTS_SHOWN]):
-        fields = {name: value for name, value in event["fields"].items() if value != "" and name != "key_name"}
+        fields = {name: value for name, value in event.fields.items() if value != "" and name != "key_name"}
         sentences = [str(fields.pop(name)) for name in ("error", "message", "advice") if name in fields]
         reason = f" ({fields.pop('reason')})" if "reason" in fields else ""
         rest = "".join(f", {name.replace('_', ' ')} {value}" for name, value in fields.items())
-        level = "" if event["level"] == "info" else f"{event['level']}: "
-        target = f"{event['target']}: " if event["target"] else ""
-        yield f"{_when(event['at'], now):>10}  {level}{target}{event['event'].replace('_', ' ')}{reason}{rest}"
+        level = "" if event.level == "info" else f"{event.level}: "
+        target = f"{event.target}: " if event.target else ""
+        yield f"{_when(event.at, now):>14}  {level}{target}{event.event.replace('_', ' ')}{reason}{rest}"
         for sentence in sentences:
-            yield f"{'':12}{sentence}"
+            yield f"{'':16}{sentence}"

@@ -4,7 +4,6 @@ One scheduler job per kind of work, never one per target. What is done to target
 """
 
 import contextlib
-import json
 import logging
 import os
 import queue
@@ -379,7 +378,7 @@ class Daemon:
         return Response(200, "text/html; charset=utf-8", shown.encode(), page.POLICY)
 
     def _status(self, _query: str) -> Response:
-        return Response(200, "application/json", json.dumps(self._known().to_json()).encode())
+        return Response(200, "application/json", self._known().to_model().model_dump_json().encode())
 
     def _known(self) -> DaemonStatus:
         installation, lease = self._installation, self._lease

@@ -1,6 +1,6 @@
 """How each target stands, in the one shape that the `status` command, `/status.json`, the page and the metrics show.
 
-No I/O. The shape of `to_json` is a promise to whoever reads it with a program. What others wrote (a vendor's error, a
+No I/O. `status_json` has the shape that programs rely on. What others wrote (a vendor's error, a
 path's record) is made printable here, and searched for secrets.
 """
 
@@ -17,8 +17,15 @@ from rotator.core.events import Event, EventType, Level
 from rotator.core.plan import Plan, Reason, State, unenforced
 from rotator.core.ports import Listener
 from rotator.core.target import Target
-from rotator.core.times import timestamp
 from rotator.runtime.redact import NAMES, scrub, scrub_name
+from rotator.telemetry.status_json import (
+    DaemonJson,
+    DaemonStatusJson,
+    EventJson,
+    StatusJson,
+    SupersededJson,
+    TargetJson,
+)
 
 NOT_WELL = frozenset({State.FAILING, State.FOREIGN, State.MISSING, State.UNKNOWN})
 """The states in which applications lack a live key, or will if nobody does anything."""
@@ -72,26 +79,26 @@ class TargetStatus:
             and margin(self.expires_at, plan.next_rotation_at, now) < 0.5
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """The target's part of `status --json`."""
+    def to_model(self) -> TargetJson:
+        """Return the target's part of `status --json`."""
         plan, current = self.plan, self.plan.current if self.plan else None
-        return {
-            "name": self.target.name,
-            "state": self.state.value,
-            "path": self.target.path,
-            "key_id": scrub_name(current.key_id) if current else None,
-            "issued_at": timestamp(current.issued_at) if current else None,
-            "expires_at": timestamp(current.expires_at) if current else None,
-            "next_rotation_at": timestamp(plan.next_rotation_at) if plan and plan.next_rotation_at else None,
-            "reason": self.reason.value if self.reason else None,
-            "superseded": [
-                {"key_id": scrub_name(key.key_id), "until": timestamp(until) if (until := key.works_until) else None}
-                for key in plan.superseded
-            ]
-            if plan
-            else [],
-            "last_error": scrub(self.error.message) if self.error else None,
-        }
+        superseded = plan.superseded if plan else ()
+        return TargetJson(
+            name=self.target.name,
+            state=self.state,
+            path=self.target.path,
+            key_id=scrub_name(current.key_id) if current else None,
+            issued_at=current.issued_at if current else None,
+            expires_at=current.expires_at if current else None,
+            next_rotation_at=plan.next_rotation_at if plan else None,
+            reason=self.reason,
+            superseded=tuple(SupersededJson(key_id=scrub_name(k.key_id), until=k.works_until) for k in superseded),
+            last_error=scrub(self.error.message) if self.error else None,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same for `json.dumps`."""
+        return self.to_model().to_json()
 
 
 def with_unenforced(status: TargetStatus, now: datetime) -> TargetStatus:
@@ -100,9 +107,9 @@ def with_unenforced(status: TargetStatus, now: datetime) -> TargetStatus:
     return replace(status, error=status.error or (unenforced(status.target, made, now) if made else None))
 
 
-def status_json(owner: str, at: datetime, targets: Collection[TargetStatus]) -> dict[str, Any]:
-    """All of `status --json`, where no daemon is asked."""
-    return {"owner": owner, "at": timestamp(at), "targets": [target.to_json() for target in targets]}
+def status_json(owner: str, at: datetime, targets: Collection[TargetStatus]) -> StatusJson:
+    """Return all of `status --json` where no daemon is asked."""
+    return StatusJson(owner=owner, at=at, targets=tuple(target.to_model() for target in targets))
 
 
 def margin(expires_at: datetime, next_rotation_at: datetime | None, now: datetime) -> float:
@@ -143,15 +150,12 @@ class Told:
             for name, value in shown.items()
         }
 
-    def to_json(self) -> dict[str, Any]:
-        """The event's part of `/status.json`."""
-        return {
-            "at": timestamp(self.at),
-            "level": self.event.level.value,
-            "event": self.event.what.value,
-            "target": self.event.target or None,
-            "fields": self.fields,
-        }
+    def to_model(self) -> EventJson:
+        """Return the event's part of `/status.json`."""
+        event = self.event
+        return EventJson(
+            at=self.at, level=event.level, event=event.what, target=event.target or None, fields=self.fields
+        )
 
 
 class Recent:
@@ -205,20 +209,20 @@ class DaemonInfo:
     skews: Mapping[str, timedelta] = field(default_factory=dict)  # by upstream: how far this clock is ahead of its
     log_lines_dropped: Mapping[str, int] = field(default_factory=dict)  # by kind; for the metrics alone, like skews
 
-    def to_json(self) -> dict[str, Any]:
-        """The daemon's part of `/status.json`."""
-        return {
-            "version": self.version,
-            "replica": self.replica or None,
-            "leads": self.leads,
-            "holder": self.holder or None,
-            "budgets_used": {name: round(used, 3) for name, used in self.budgets.items()},
-            "logins_end": {name: timestamp(end) if end else None for name, end in self.logins.items()},
-            "down": {name: scrub(error.message) for name, error in self.down.items()},
-            "clock_trusted": self.clock_trusted,
-            "logins_failing": sorted(self.logins_failing),
-            "configuration_refused": scrub(self.refused) or None,
-        }
+    def to_model(self) -> DaemonJson:
+        """Return the daemon's part of `/status.json`."""
+        return DaemonJson(
+            version=self.version,
+            replica=self.replica or None,
+            leads=self.leads,
+            holder=self.holder or None,
+            budgets_used={name: round(used, 3) for name, used in self.budgets.items()},
+            logins_end=dict(self.logins),
+            down={name: scrub(error.message) for name, error in self.down.items()},
+            clock_trusted=self.clock_trusted,
+            logins_failing=tuple(sorted(self.logins_failing)),
+            configuration_refused=scrub(self.refused) or None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,14 +235,15 @@ class DaemonStatus:
     events: Sequence[Told]  # the newest first
     surroundings: DaemonInfo
 
-    def to_json(self) -> dict[str, Any]:
-        """All of `/status.json`: that of `status --json`, and beside it what only a daemon knows."""
-        told = [event.to_json() for event in self.events]
-        return {
-            **status_json(self.owner, self.at, self.targets),
-            "daemon": self.surroundings.to_json(),
-            "events": told,
-        }
+    def to_model(self) -> DaemonStatusJson:
+        """Return all of `/status.json`."""
+        return DaemonStatusJson(
+            owner=self.owner,
+            at=self.at,
+            targets=tuple(target.to_model() for target in self.targets),
+            daemon=self.surroundings.to_model(),
+            events=tuple(event.to_model() for event in self.events),
+        )
 
 
 # --- the board -------------------------------------------------------------------------------------------------------

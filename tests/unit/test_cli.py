@@ -363,7 +363,7 @@ def test_an_answer_that_is_no_rotators_ends_with_3(invoke: Invoke, answer: objec
     with canned(lambda _: Reply(200, answer)) as server:
         ended = invoke("status", "--url", server.address)
     assert (ended.status, ended.out) == (3, "")
-    assert "no daemon answers" in ended.err or "is no rotator, or one of another version" in ended.err
+    assert "no daemon answers" in ended.err or "is not rotator, or its version is not compatible" in ended.err
     assert "Traceback" not in ended.err
 
 
@@ -371,7 +371,7 @@ def test_the_port_of_the_metrics_is_named_as_that(invoke: Invoke) -> None:
     with canned(lambda _: Reply(404, {})) as server:
         ended = invoke("status", "--url", server.address)
     assert (ended.status, ended.out) == (3, "")
-    assert "(404 for /status.json): the port of the metrics?" in ended.err
+    assert "(404 for /status.json): is it the port of the metrics?" in ended.err
     assert "[http].admin" in ended.err
 
 
@@ -398,7 +398,10 @@ def test_a_newer_daemons_state_is_shown_as_unknown_and_the_scheme_may_be_left_ou
         ended = invoke("status", "--url", server.address.removeprefix("http://"))
         assert ended.status == 4
         assert ended.out.startswith("a\tunknown\ttk_1\t")
-        assert invoke("status", "--url", server.address, "--json").json()["targets"][0]["state"] == "unknown"
+        shown = invoke("status", "--url", server.address, "--json").json()
+        target = {**TARGET, "state": "unknown", "mood": "calm"}
+        assert shown == {**newer, "targets": [target], "daemon": shown["daemon"]}
+        assert shown["daemon"] == {**DAEMON, "logins_failing": [], "configuration_refused": None}
 
 
 def test_an_answer_that_drips_or_does_not_end_is_given_up(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

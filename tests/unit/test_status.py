@@ -16,7 +16,6 @@ from rotator.core.events import Event, EventType, Level
 from rotator.core.plan import Plan, Reason, State
 from rotator.core.secrets import Secret
 from rotator.core.superseded import Superseded
-from rotator.core.times import timestamp
 from rotator.core.versions import Entry, Ownership, Record
 from rotator.runtime.redact import register
 from rotator.telemetry.status import (
@@ -28,6 +27,7 @@ from rotator.telemetry.status import (
     TargetStatus,
     status_json,
 )
+from rotator.telemetry.status_json import StatusJson, SupersededJson
 
 SECRET = "sk_live_0123456789abcdef"
 RECORD = Record("prod-eu", "t", "tk_1", "name", START, START + 24 * HOUR, "p", "f")
@@ -123,7 +123,7 @@ def test_an_event_has_no_secret_and_no_traceback_in_the_json() -> None:
     told = Told()
     told.emit(EventType.UNEXPECTED_ERROR, Level.ERROR, where="x", error=f"no {SECRET}\u202e", traceback="File")
     [event] = told.recent.latest()
-    assert event.to_json() == {
+    assert event.to_model().to_json() == {
         "at": "2026-03-01T12:00:01Z",
         "level": "error",
         "event": "unexpected_error",
@@ -194,11 +194,11 @@ def statuses() -> tuple[TargetStatus, ...]:
 
 
 def test_the_promised_keys_are_there_and_a_daemon_adds_its_own_beside_them() -> None:
-    plain = status_json("prod-eu", START, statuses())
+    plain = status_json("prod-eu", START, statuses()).to_json()
     assert list(plain) == ["owner", "at", "targets"]
     assert [target["state"] for target in plain["targets"]] == ["ok", "failing", "unknown"]
     assert plain["targets"][1]["last_error"] == "it said [/red] [hidden] \\x1b[31m"
-    shown = DaemonStatus("prod-eu", START, statuses(), (), SURROUNDINGS).to_json()
+    shown = DaemonStatus("prod-eu", START, statuses(), (), SURROUNDINGS).to_model().to_json()
     assert {name: shown[name] for name in plain} == plain
     assert shown.keys() - plain.keys() == {"daemon", "events"}
     assert shown["daemon"] == {
@@ -251,41 +251,46 @@ def test_worst_first_on_a_terminal_and_in_a_pipe(
     assert lines[3:] == ["", "b: failing: it said [/red] [hidden] \\x1b[31m"]  # what stands in brackets is no markup
 
 
-@pytest.mark.parametrize("width", [80, 100, 120])
+@pytest.mark.parametrize("width", [80, 100, 120, 140])
 def test_a_table_fits_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
 ) -> None:
-    long = {"name": "chat-frontend-with-a-name-that-is-rather-long", "key_id": "9e5535e8-6139-42cb-92bf-576ca0f3fceb"}
-    known = status_json("prod-eu", START, statuses()[:1])
-    [target] = known["targets"]
-    known["targets"] = [
-        {
-            **target,
-            **long,
-            "issued_at": timestamp(START - HOUR * 3),
-            "expires_at": timestamp(START + HOUR * 50),
-            "next_rotation_at": timestamp(START - HOUR / 15),
-            "superseded": [{"key_id": "k", "until": timestamp(START + HOUR * more)} for more in (2, 1)],
-        }
-    ]
+    long = "chat-frontend-with-a-name-that-is-rather-long"
+    key_id = "9e5535e8-6139-42cb-92bf-576ca0f3fceb"
+    [target] = status_json("prod-eu", START, statuses()[:1]).targets
+    superseded = tuple(SupersededJson(key_id="k", until=START + HOUR * more) for more in (2, 1))
+    changes = {
+        "name": long,
+        "key_id": key_id,
+        "issued_at": START - HOUR * 3,
+        "expires_at": START + HOUR * 50,
+        "next_rotation_at": START - HOUR / 15,
+        "superseded": superseded,
+    }
+    known = StatusJson(owner="prod-eu", at=START, targets=(target.model_copy(update=changes),))
     heading, *lines = shown(monkeypatch, capsys, known, terminal=True, width=width).splitlines()
     assert max(map(len, lines)) <= width
     assert heading.split("  ")[0] == "target"
-    assert heading.split() == ["target", "key", "age", "expires", "next", "rotation", "superseded", "state"]
-    told = long["key_id"] if width == 120 else "9e5535e8-6…"
-    why = "" if width == 80 else "(expiring) "
-    assert lines[0].split()[1:] == f"{told} 3 h in 2 d 4 min ago {why}2, last in 2 h ok".split()
-    assert "".join(line.split()[0] for line in lines) == long["name"]
+    age = "age " if width >= 100 else ""
+    assert heading.split() == f"target key {age}expires next rotation superseded state".split()
+    cells = {
+        80: "9e5535e8-6… in 2 days 4 minutes ago 2 ok",
+        100: "9e5535e8-6… 3 hours in 2 days 4 minutes ago 2, last in 2 hours ok",
+        120: "9e5535e8-6… 3 hours in 2 days 4 minutes ago (expiring) 2, last in 2 hours ok",
+        140: f"{key_id} 3 hours in 2 days 4 minutes ago (expiring) 2, last in 2 hours ok",
+    }
+    assert lines[0].split()[1:] == cells[width].split()
+    assert "".join(line.split()[0] for line in lines) == long
 
 
 @pytest.mark.parametrize(
     ("plan", "error", "told"),
     [
-        (WELL, None, "in 16 h (expiring)"),
-        (replace(WELL, state=State.DUE, reason=Reason.EXPIRING, renew_at=START - HOUR), None, "1 h ago (expiring)"),
+        (WELL, None, "in 16 hours (expiring)"),
+        (replace(WELL, state=State.DUE, reason=Reason.EXPIRING, renew_at=START - HOUR), None, "an hour ago (expiring)"),
         (replace(WELL, state=State.DUE, reason=Reason.DRIFTED), None, "now (drifted)"),
-        (replace(WELL, reason=Reason.DRIFTED, roll_out_at=START + HOUR), None, "in 1 h (drifted)"),
-        (replace(WELL, state=State.DUE, reason=Reason.EXPIRING), ProviderUnavailable("no"), "in 16 h"),
+        (replace(WELL, reason=Reason.DRIFTED, roll_out_at=START + HOUR), None, "in an hour (drifted)"),
+        (replace(WELL, state=State.DUE, reason=Reason.EXPIRING), ProviderUnavailable("no"), "in 16 hours"),
         (Plan(State.MISSING, Reason.FIRST), None, "-"),
         (None, None, "-"),
     ],
@@ -299,7 +304,7 @@ def test_what_comes_next_is_told_with_its_reason(
     told: str,
 ) -> None:
     known = status_json("prod-eu", START, [TargetStatus(make_target("a"), plan, error)])
-    heading, line, *_ = shown(monkeypatch, capsys, known, terminal=True, width=100).splitlines()
+    heading, line, *_ = shown(monkeypatch, capsys, known, terminal=True, width=140).splitlines()
     begin, end = heading.index("next rotation"), heading.index("superseded")
     assert line[begin:end].strip() == told
 
@@ -307,8 +312,9 @@ def test_what_comes_next_is_told_with_its_reason(
 def test_a_key_id_that_somebody_wrote_breaks_no_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = status_json("prod-eu", START, statuses()[:1])
-    known["targets"][0]["key_id"] = "tk\nb\tok\x1b[2J"
+    [target] = status_json("prod-eu", START, statuses()[:1]).targets
+    target = target.model_copy(update={"key_id": "tk\nb\tok\x1b[2J"})
+    known = StatusJson(owner="prod-eu", at=START, targets=(target,))
     assert shown(monkeypatch, capsys, known, terminal=False).split("\t")[2] == "tk\\nb\\tok\\x1b[2J"
 
 
@@ -318,16 +324,16 @@ def test_what_a_daemon_knows_is_told_on_a_terminal_only(
     told = Told()
     for what in EventType:
         told.emit(what, note="", reason="expiring")
-    known = DaemonStatus("prod-eu", START, statuses(), told.recent.latest(), SURROUNDINGS).to_json()
+    known = DaemonStatus("prod-eu", START, statuses(), told.recent.latest(), SURROUNDINGS).to_model()
     assert len(shown(monkeypatch, capsys, known, terminal=False).splitlines()) == 3
     lines = shown(monkeypatch, capsys, known, terminal=True).splitlines()[6:]
     assert lines[1:8] == [
-        "rotator 1.2.3: rotator-1 stands by; rotator-0 leads",
-        "provider respan: 37% of a minute's requests used",
-        "store vault: the login ends in 0 s, unless it is renewed",
-        "store other: the login ends at no known time",
+        "rotator 1.2.3: rotator-1 stands by; the leader is rotator-0",
+        "provider respan: 37% of the rate limit used",
+        "store vault: the login expires in a moment, unless renewed",
+        "store other: the login does not expire",
         "provider respan is down: refused: [hidden]",
-        "store vault: logging in fails",
+        "store vault: login failed",
         "a changed configuration was refused, and the old one is in use: bad: [hidden]",
     ]
     events = lines[9:]
@@ -335,7 +341,7 @@ def test_what_a_daemon_knows_is_told_on_a_terminal_only(
     newest = list(EventType)[-1].replace("_", " ")
     assert events[-1].endswith(f"a: {newest} (expiring)")  # it is the last
     told.emit(EventType.TARGET_FAILED, error="Vault is sealed.", advice="Unseal it.", failures="3")
-    known = DaemonStatus("prod-eu", START, statuses(), told.recent.latest(), SURROUNDINGS).to_json()
+    known = DaemonStatus("prod-eu", START, statuses(), told.recent.latest(), SURROUNDINGS).to_model()
     *_, said, error, advice = shown(monkeypatch, capsys, known, terminal=True).splitlines()
     assert "a: target failed, failures 3" in said
     assert (error.strip(), advice.strip()) == ("Vault is sealed.", "Unseal it.")

@@ -1,7 +1,5 @@
 """`plan` and `status`: the state of each target. They change nothing."""
 
-from typing import Any
-
 import typer
 
 from rotator.cli import output
@@ -11,8 +9,8 @@ from rotator.cli.exit_status import ATTENTION, DONE, NOTHING_TRIED, print_failur
 from rotator.cli.remote import ask
 from rotator.cli.status_table import print_status
 from rotator.cli.streams import print_json, print_line
-from rotator.core.plan import State
 from rotator.telemetry.status import NOT_WELL, status_json, with_unenforced
+from rotator.telemetry.status_json import StatusJson
 
 
 def show_plan(common: Common, *, exit_code: bool, as_json: bool) -> None:
@@ -36,11 +34,11 @@ def show_status(common: Common, url: str | None, *, as_json: bool) -> None:
     """Print the state of each target, from the store or from the daemon at `url`."""
     shown = ask(url) if url is not None else _from_the_stores(common, as_json=as_json)
     print_status(shown, as_json=as_json)
-    failing = any(State(target["state"]) in NOT_WELL for target in shown["targets"])
+    failing = any(target.state in NOT_WELL for target in shown.targets)
     raise typer.Exit(ATTENTION if failing else DONE)
 
 
-def _from_the_stores(common: Common, *, as_json: bool) -> dict[str, Any]:
+def _from_the_stores(common: Common, *, as_json: bool) -> StatusJson:
     with Session(common, "warning") as session:
         looked = session.look("looking", list(session.installation.targets.values()), confirm=False)
         now = session.clock.now()
@@ -48,7 +46,7 @@ def _from_the_stores(common: Common, *, as_json: bool) -> dict[str, Any]:
         shown = status_json(session.configuration.owner, now, statuses)
         if status_of_all([status.error for status in statuses], changed=False) == NOTHING_TRIED:
             if as_json:
-                print_json(shown)
+                print_json(shown.to_json())
             for error in {status.error.message: status.error for status in statuses if status.error}.values():
                 print_failure(error)
             raise typer.Exit(NOTHING_TRIED)

@@ -1,0 +1,90 @@
+"""The JSON of `status --json` and of a daemon's `/status.json`: one model for the writer and for the reader.
+
+Unknown fields are accepted and kept: a newer daemon may have more of them.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+
+from rotator.core.plan import State
+from rotator.core.times import timestamp
+
+
+def _known(state: Any) -> Any:
+    return state if state in tuple(State) else State.UNKNOWN
+
+
+Moment = Annotated[AwareDatetime, PlainSerializer(timestamp)]
+KnownState = Annotated[State, BeforeValidator(_known)]
+"""A state that only a newer version has counts as unknown."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as `json.dumps` takes it."""
+        return self.model_dump(mode="json")
+
+
+class SupersededJson(_Model):
+    """A superseded key; `until` is None if it never expires."""
+
+    key_id: str
+    until: Moment | None
+
+
+class TargetJson(_Model):
+    """One target."""
+
+    name: str
+    state: KnownState
+    path: str
+    key_id: str | None
+    issued_at: Moment | None
+    expires_at: Moment | None
+    next_rotation_at: Moment | None
+    reason: str | None
+    superseded: tuple[SupersededJson, ...]
+    last_error: str | None
+
+
+class StatusJson(_Model):
+    """All targets, as the stores show them."""
+
+    owner: str
+    at: Moment
+    targets: tuple[TargetJson, ...]
+
+
+class DaemonJson(_Model):
+    """What a daemon knows besides its targets; `DaemonInfo` describes the fields."""
+
+    version: str
+    replica: str | None
+    leads: bool
+    holder: str | None
+    budgets_used: dict[str, float]
+    logins_end: dict[str, Moment | None]
+    down: dict[str, str]
+    clock_trusted: bool
+    logins_failing: tuple[str, ...] = ()
+    configuration_refused: str | None = None
+
+
+class EventJson(_Model):
+    """A recent event."""
+
+    at: Moment
+    level: str
+    event: str
+    target: str | None
+    fields: dict[str, str | int | float | bool]
+
+
+class DaemonStatusJson(StatusJson):
+    """The answer of `/status.json`; the newest event is the first."""
+
+    daemon: DaemonJson
+    events: tuple[EventJson, ...]
