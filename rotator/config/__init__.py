@@ -1,1 +1,1 @@
-"""From the configuration files to what the program runs with."""
+"""Reads and checks the configuration files."""

@@ -1,7 +1,7 @@
-"""Reads the configuration's files into one dictionary, and remembers which target came from which of them.
+"""Read the configuration's files into one dictionary, with the file that each target came from.
 
-Nothing here knows what a key means, `include` and `targets` excepted. What cannot be read is a problem, never an
-exception: the caller wants to tell of all of them at once.
+Of the options, only `include` and `targets` matter here. A file that cannot be read is a problem and not an exception,
+so that the caller reports all problems at once.
 """
 
 import json
@@ -21,12 +21,12 @@ from rotator.runtime.redact import quoted
 _LARGEST = 16 * 2**20
 
 _READINGS = 5
-"""How often the files are read until they are the same before and after: a ConfigMap may be replaced meanwhile."""
+"""How often the files are read until none changed meanwhile: a ConfigMap may be replaced at any time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What the files say, `targets` of all files in one; `data` is None when the main file cannot be read."""
+    """The content of the files, with the targets of all files. `data` is None if the main file cannot be read."""
 
     data: dict[str, Any] | None
     origins: Mapping[str, Path]  # of each target
@@ -35,7 +35,7 @@ class Source:
 
 
 def read(file: Path) -> Source:
-    """Read a file and all that it includes, as they stand together: what changes meanwhile is read again."""
+    """Read a file and the files it includes, and read them again if one changed meanwhile."""
     for _ in range(_READINGS):
         before = _stat(file)
         data, problems = _read_one(file)
@@ -51,7 +51,7 @@ def read(file: Path) -> Source:
 
 
 def _with_included(file: Path, data: dict[str, Any], problems: list[Problem]) -> Source:
-    """The main file's data with the targets of all that it includes."""
+    """Return the main file's data with the targets of all files it includes."""
     warnings: list[Problem] = []
     targets = data.get("targets", {})
     if not isinstance(targets, dict):
@@ -70,24 +70,24 @@ def _with_included(file: Path, data: dict[str, Any], problems: list[Problem]) ->
             continue
         for name, target in more.items():
             if name in targets:
-                problems.append(Problem(str(included), key_path("targets", name), f"is in {origins[name]} already"))
+                problems.append(Problem(str(included), key_path("targets", name), f"is already in {origins[name]}"))
             else:
                 targets[name], origins[name] = target, included
     return Source({**data, "targets": targets}, origins, tuple(problems), tuple(warnings))
 
 
 class Watch:
-    """Whether the file, or one that it includes, is another one than before, or has changed."""
+    """Notice that the main file or an included file was changed or replaced."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._included: tuple[object, object] = (None, None)  # the main file's state, and its `include` as it was then
 
     def look(self) -> object:
-        """What differs from what it was before when something did. To be taken before the files are read.
+        """Return a state that differs once a file does. Call it before the files are read.
 
-        What is included is what the main file says now, refused or not: who mends an included file need not touch the
-        main one. A mounted ConfigMap is replaced by turning a symbolic link: the same names then lead to other files.
+        The main file's present `include` counts even if the configuration is refused, so that a fix in an included file
+        is noticed. A mounted ConfigMap is replaced by changing a symbolic link, so the names alone do not show it.
         """
         main = _stat(self._file)
         seen, patterns = self._included
@@ -99,7 +99,7 @@ class Watch:
 
 
 def _state(file: Path, patterns: object) -> list[object]:
-    """What differs once one of the files does: the main one's state first; what cannot be listed is part of it."""
+    """Return the main file's state, those of the included files, and which patterns cannot be listed."""
     problems: list[Problem] = []
     included = _included(file, patterns, problems, [])
     return [_stat(file), *map(_stat, included), *problems]
@@ -110,14 +110,14 @@ def _stat(file: Path) -> object:
         stat = file.stat()
     except OSError as error:
         return str(file), error.errno
-    except ValueError:  # no file can have this name
+    except ValueError:  # not a possible file name
         return None
-    # The last one, for a file that is made readable keeps all the others.
+    # A file that becomes readable changes only its ctime.
     return str(file), stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size, stat.st_ctime_ns
 
 
 def key_path(*parts: object) -> str:
-    """A key's place, as one writes it in TOML: `targets.a.ttl`, `include[0]`, `targets."a.b"`."""
+    """Return an option's path as TOML writes it: `targets.a.ttl`, `include[0]`, `targets."a.b"`."""
     text = ""
     for part in parts:
         if isinstance(part, int):
@@ -129,14 +129,14 @@ def key_path(*parts: object) -> str:
 
 
 def _included(file: Path, patterns: object, problems: list[Problem], warnings: list[Problem]) -> list[Path]:
-    """The files that the patterns name, sorted, each once, without the main file itself.
+    """Return the files that the patterns match, sorted, each once, without the main file itself.
 
-    A ConfigMap is mounted with its files in dot-named folders and links to them beside those: dot-names are skipped.
+    Dot-names are skipped: a mounted ConfigMap has its files in dot-named folders, with links to them beside those.
     """
     found: dict[Path, None] = {}
     for index, pattern in enumerate(patterns if isinstance(patterns, list) else ()):
         if not isinstance(pattern, str) or not pattern.isprintable():
-            continue  # the settings have a sentence for this
+            continue  # the schema reports it
         place = key_path("include", index)
         try:
             names = files.find(file.parent, pattern)
@@ -144,24 +144,20 @@ def _included(file: Path, patterns: object, problems: list[Problem], warnings: l
             problems.append(Problem(str(file), place, _unlisted(error)))
             continue
         if has_magic(pattern):
-            names = [name for name in names if not _is_folder(name)]
+            names = [name for name in names if not os.path.isdir(name)]  # noqa: PTH112 - Path.is_dir may raise
         names = [name for name in names if not _is_same(name, file)]
         if not names:
-            said = warnings if has_magic(pattern) else problems
-            said.append(Problem(str(file), place, "matches no file"))
+            reported = warnings if has_magic(pattern) else problems
+            reported.append(Problem(str(file), place, "matches no file"))
         found.update(dict.fromkeys(names))
     return list(found)
 
 
 def _unlisted(error: OSError) -> str:
-    """Why a pattern's folder is no empty one: taken for that, each target in it would be dropped."""
+    """Return why a folder cannot be listed. Taken for an empty one, its targets would be dropped."""
     if isinstance(error, FileNotFoundError):
         return f"the folder {error.filename} does not exist: create it, or leave the pattern out"
     return f"the folder {error.filename} cannot be read: {error.strerror}"
-
-
-def _is_folder(path: Path) -> bool:
-    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where a folder may not be entered
 
 
 def _is_same(one: Path, other: Path) -> bool:
@@ -172,7 +168,7 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def _read_one(file: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
-    """One file's content, or None and what is wrong with it."""
+    """Return a file's content, or None and what is wrong with it."""
 
     def refused(message: str) -> tuple[None, list[Problem]]:
         return None, [Problem(str(file), "", message)]
@@ -215,7 +211,7 @@ _YAML = re.compile(r"---|- |[\"']?[\w.-]+[\"']?:(\s|$)")
 
 
 def _rather(text: str) -> str:
-    """Which language the text is in by its first line, when it is not the one that its file's name promises."""
+    """Return advice if the first line is in another language than the file's name promises."""
     first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
     if _YAML.match(first):
         return "; it looks like YAML, which rotator does not read: write TOML, as in config.example.toml, or JSON"
@@ -224,14 +220,14 @@ def _rather(text: str) -> str:
     return ""
 
 
-# --- what JSON can say and TOML cannot -------------------------------------------------------------------------------
+# --- what JSON allows and TOML does not ------------------------------------------------------------------------------
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class _Twice:
-    """Stands for the value of a key that stands twice in its object."""
+    """Marks the value of a key that its object sets twice."""
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -46,12 +46,12 @@ _INHERITED = {"provider", "store", "ttl", "renew_before", "grace_period", "key_f
 """The options of a target that replace those of [defaults] as a whole."""
 
 _FEWEST_TARGETS = 2
-"""With fewer, the removal of a target is no sign that more was lost than was meant."""
+"""With one target, its removal is no sign that a file lost its content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """All that the program runs with; of a secret only where it is found."""
+    """A configuration that passed all checks, with the defaults applied. It holds no secret, only where each is."""
 
     file: Path
     owner: str
@@ -144,7 +144,7 @@ def _table(value: object) -> dict[str, Any]:
 def _with_vault_variables(
     data: Mapping[str, Any], environment: Mapping[str, str]
 ) -> tuple[Mapping[str, Any], dict[Place, str]]:
-    """The data with what Vault's own variables say where a store says nothing; and which variable is where."""
+    """Return the data with Vault's own variables where a store leaves options out, and the variable of each place."""
     variables: dict[Place, str] = {}
     stores = dict(_table(data.get("stores")))
     for name, store in stores.items():
@@ -158,7 +158,7 @@ def _with_vault_variables(
 
 
 def _as_written(key: str, value: str) -> str:
-    """A variable's value as one would write it in the file: Vault takes Go's durations, and starts from here."""
+    """Return a variable's value as a file has it. A path is relative to the working directory, as for Vault."""
     if key == "timeout" and (seconds := parse_go_seconds(value)) is not None:
         return f"{seconds}s"
     return str(Path(value).absolute()) if key == "ca_file" else value

@@ -1,8 +1,7 @@
-"""How the values that are more than a text or a number are written in a configuration: durations, addresses, paths, ….
+"""How a configuration file writes durations, addresses, paths and other values that are not plain strings or numbers.
 
-Pure. Every function takes what stood there and returns the value, or raises a ValueError whose message is the rest of
-a sentence about the key: 'write a unit: "90s", …'. No message repeats the value, because it may be a misplaced secret;
-the one exception is a bare number.
+Pure. Each function returns the value, or raises a ValueError whose message completes a sentence about the option:
+'write a unit: "90s", …'. No message repeats the value, which may be a misplaced secret; a bare number is shown.
 """
 
 import re
@@ -25,7 +24,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen. Port 0 is any free one."""
+    """Where to listen. Port 0 is any free port."""
 
     host: str
     port: int
@@ -36,13 +35,13 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How many of some things, as it was written: a share of them ("50%") or a number."""
+    """A limit as it was written: a share of a total ("50%"), or a number."""
 
     amount: float
     is_share: bool
 
     def of(self, total: int) -> float:
-        """How many that is of so many things."""
+        """Return the limit as a number of things."""
         return self.amount * total if self.is_share else self.amount
 
     def __str__(self) -> str:
@@ -59,7 +58,7 @@ class VaultReference:
 
 
 def parse_text(value: object) -> str:
-    """A text of at least one character, in one line, without control characters."""
+    """Return a string of at least one character, without control characters."""
     if not isinstance(value, str):
         raise ValueError("must be a string in quotes")  # noqa: TRY004 - pydantic turns only a ValueError into a problem
     if not value:
@@ -70,7 +69,7 @@ def parse_text(value: object) -> str:
 
 
 def parse_duration(value: object) -> timedelta:
-    """ "90s", "15m", "24h", "7d", "1h30m": whole numbers, each unit once, the largest first."""
+    """Parse "90s", "15m", "24h", "7d", "1h30m": whole numbers, each unit once, the largest first."""
     text = parse_text(str(value) if isinstance(value, int) and value < 10**9 else value)
     if re.fullmatch("[0-9]{1,9}", text):
         raise ValueError(f'write a unit: "{text}s", "{text}m", "{text}h" or "{text}d"')
@@ -91,7 +90,10 @@ _GO_DURATION = re.compile("([0-9]{1,9}(?:[.][0-9]{1,9})?)(ms|us|µs|ns|h|m|s)")
 
 
 def parse_go_seconds(text: str) -> int | None:
-    """A time as Vault's own variables have it, "1500ms" or bare seconds, rounded up; None where it is none."""
+    """Return whole seconds, rounded up, of a Go duration such as "1500ms" or of bare seconds; else None.
+
+    Vault's own variables and answers have this form.
+    """
     text = f"{text}s" if re.fullmatch("[0-9]{1,9}", text) else text
     if not re.fullmatch(f"(?:{_GO_DURATION.pattern})+", text):
         return None
@@ -99,7 +101,7 @@ def parse_go_seconds(text: str) -> int | None:
 
 
 def format_duration(duration: timedelta) -> str:
-    """The shortest way to write it, to the second: "1h30m"."""
+    """Return the shortest form that `parse_duration` reads, to the second: "1h30m"."""
     rest, text = round(duration.total_seconds()), ""
     for unit, seconds in _UNITS.items():
         number, rest = divmod(rest, seconds)
@@ -108,7 +110,7 @@ def format_duration(duration: timedelta) -> str:
 
 
 def parse_percentage(value: object) -> float:
-    """ "5%" is 0.05; from 0% to 50%."""
+    """Parse "5%" as 0.05; from 0% to 50%."""
     match = re.fullmatch(PERCENTAGE_PATTERN, value) if isinstance(value, str) else None
     if match is None or float(match[1]) > _LARGEST_PERCENTAGE:
         raise ValueError(f'is not a percentage from "0%" to "{_LARGEST_PERCENTAGE}%"')
@@ -116,7 +118,7 @@ def parse_percentage(value: object) -> float:
 
 
 def parse_limit(value: object) -> Limit:
-    """ "50%" of them, from 0% to 100%; or a number of them."""
+    """Parse a percentage from "0%" to "100%", or a number."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return Limit(value, is_share=False)
     match = re.fullmatch(LIMIT_PATTERN, value) if isinstance(value, str) else None
@@ -126,7 +128,7 @@ def parse_limit(value: object) -> Limit:
 
 
 def parse_address(value: object) -> Address:
-    """ "host:port"; an IPv6 address stands in brackets."""
+    """Parse "host:port", with an IPv6 address in brackets."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})", parse_text(value))
     if match is None or (match[1] and not _is_ip(match[1])):
         raise ValueError('is not an address: write "host:port", an IPv6 address in brackets')
@@ -136,7 +138,7 @@ def parse_address(value: object) -> Address:
 
 
 def parse_url(value: object) -> str:
-    """An http or https URL without user name, query and fragment, in one spelling: no slash at its end."""
+    """Return an http or https URL without user name, query and fragment, in its canonical form: no slash at its end."""
     text = parse_text(value)
     try:
         parts = urlsplit(text)
@@ -157,12 +159,12 @@ def parse_url(value: object) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """True when nobody outside of this host (or pod) can be behind the name or address."""
+    """Return whether the name or address always leads to this host (or pod)."""
     return host == "localhost" or (_is_ip(host) and ip_address(host).is_loopback)
 
 
 def _is_name(host: str) -> bool:
-    """One that ends like a number is an IPv4 address, or nothing (WHATWG URL, "ends in a number")."""
+    """Return whether it is a host name. One that ends in a number would be an IPv4 address (WHATWG URL)."""
     try:
         host.encode("ascii").decode("idna")
     except UnicodeError:
@@ -179,7 +181,7 @@ def _is_ip(host: str) -> bool:
 
 
 def parse_path(value: object) -> str:
-    """A path or mount as Vault keeps it: whatever Vault would silently turn into another path is refused."""
+    """Return a path or mount. Refuse one that Vault would silently turn into another path."""
     text = parse_text(value)
     if text.startswith("/") or text.endswith("/"):
         raise ValueError("must not begin or end with a slash")
@@ -192,7 +194,7 @@ def parse_path(value: object) -> str:
 
 
 def parse_namespace(value: object) -> str:
-    """A namespace without slashes at its ends; "" is the root."""
+    """Return a namespace without slashes at its ends; "" is the root."""
     if not isinstance(value, str):
         raise ValueError("must be a string in quotes")  # noqa: TRY004 - see parse_text
     inner = value.strip("/")
@@ -200,7 +202,7 @@ def parse_namespace(value: object) -> str:
 
 
 def parse_reference(value: object) -> VaultReference:
-    """ "mount/path#field"."""
+    """Parse "mount/path#field"."""
     location, _, field = parse_text(value).rpartition("#")
     mount, _, path = location.partition("/")
     if not (mount and path and field):
@@ -209,6 +211,6 @@ def parse_reference(value: object) -> VaultReference:
 
 
 def quoted(names: Sequence[str]) -> str:
-    """ "a", "b" or "c"."""
+    """Return the names for a sentence: "a", "b" or "c"."""
     *others, last = [f'"{name}"' for name in names]
     return f"{', '.join(others)} or {last}" if others else last

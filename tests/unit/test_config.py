@@ -1167,7 +1167,7 @@ def test_a_problem_of_an_included_target_names_its_file(load: Callable[..., Conf
         return [str(problem).replace(f"{mounted.parent}/", "") for problem in caught.value.problems]
 
     assert refused() == [
-        "targets.d/c.toml: targets.b: is in targets.d/b.toml already",
+        "targets.d/c.toml: targets.b: is already in targets.d/b.toml",
         "targets.d/c.toml: targets.c.path: must not begin or end with a slash",
     ]
     (mounted / "c.toml").write_text('targets.c = { path = "c", ttl = "1h" }')
