@@ -1,4 +1,4 @@
-"""A configuration is read as it is meant, or refused with every problem, each at its file and key."""
+"""A configuration is read, or refused with everything malformed, or else with every broken rule, at file and key."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def set_at(data: Data, key: str, value: object) -> None:
 
 
 def minimal(**changes: object) -> Data:
-    """The minimal configuration with changes, their keys' dots written as two underscores."""
+    """Return the minimal configuration with changes; two underscores in a keyword stand for a dot."""
     data = tomllib.loads(MINIMAL)
     for key, value in changes.items():
         set_at(data, key.replace("__", ".").replace("billing_api", "billing-api"), value)
@@ -76,7 +76,7 @@ def load(tmp_path: Path) -> Callable[..., Configuration]:
 
 @pytest.fixture
 def refused(load: Callable[..., Configuration]) -> Callable[..., dict[str, str]]:
-    """Loads what must be refused, and answers with the message for each key."""
+    """Load what must be refused, and return the message for each key."""
 
     def refused(content: str | Data, environment: Mapping[str, str] = ENVIRONMENT) -> dict[str, str]:
         with pytest.raises(ConfigurationError) as caught:
@@ -91,7 +91,7 @@ def warned(configuration: Configuration) -> dict[str, str]:
     return {warning.key: warning.message for warning in configuration.warnings}
 
 
-# --- what is read ----------------------------------------------------------------------------------------------------
+# --- the options -----------------------------------------------------------------------------------------------------
 
 
 def test_the_defaults(load: Callable[..., Configuration]) -> None:
@@ -124,21 +124,21 @@ def test_the_defaults(load: Callable[..., Configuration]) -> None:
     )
 
 
-def test_a_settling_time_shorter_than_a_publish_warns(load: Callable[..., Configuration]) -> None:
+def test_a_min_age_shorter_than_a_publish_warns(load: Callable[..., Configuration]) -> None:
     assert load(MINIMAL + '[sweep]\nmin_age = "30s"\n').warnings == ()
     [warning] = load(MINIMAL + '[sweep]\nmin_age = "29s"\n').warnings
     assert warning.key == "sweep.min_age"
     assert "shorter than a publish may take (30s)" in warning.message
 
 
-def test_a_lease_is_wanted_when_its_table_is_there(load: Callable[..., Configuration]) -> None:
+def test_an_empty_lease_table_turns_leader_election_on(load: Callable[..., Configuration]) -> None:
     lease = load(MINIMAL + "[lease]\n").lease
 
     assert lease is not None
     assert (lease.name, lease.duration, lease.namespace) == ("rotator", timedelta(seconds=15), None)
 
 
-def test_a_target_changes_the_defaults_entry_by_entry(load: Callable[..., Configuration]) -> None:
+def test_a_target_overrides_the_defaults_entry_by_entry(load: Callable[..., Configuration]) -> None:
     read = load(
         minimal(
             defaults={
@@ -168,9 +168,7 @@ def test_a_target_that_repeats_a_builtin_default_still_overrides_defaults(load: 
     assert read.targets["billing-api"].ttl == timedelta(hours=24)
 
 
-def test_file_names_start_from_the_folder_of_the_file_that_holds_them(
-    load: Callable[..., Configuration], tmp_path: Path
-) -> None:
+def test_file_names_are_relative_to_the_main_file(load: Callable[..., Configuration], tmp_path: Path) -> None:
     approle = {"method": "approle", "role_id": "r", "secret_id_file": "ids/secret"}
     read = load(
         minimal(
@@ -229,7 +227,7 @@ def test_the_example_loads_and_names_every_option() -> None:
 
 
 def test_the_example_shows_each_default_as_it_is() -> None:
-    """A value is the default, or its line says that it is an example, or what it is if it is left out."""
+    """Each value is the default, or a comment marks it as an example or describes what applies if it is left out."""
     schema = json_schema()
     of_table = {
         "": schema,
@@ -240,14 +238,14 @@ def test_the_example_shows_each_default_as_it_is() -> None:
     }
     table, compared = "", 0
     for line in (TOP / "config.example.toml").read_text().splitlines():
-        said, _, comment = line.partition("  # ")
-        if header := re.match(r"\[(.+)\]", said):
+        setting, _, comment = line.partition("  # ")
+        if header := re.match(r"\[(.+)\]", setting):
             table = header[1] if not comment.startswith("example") else "an example"
-        if not (option := re.match(r"(\w+) = ", said)) or table == "an example":
+        if not (option := re.match(r"(\w+) = ", setting)) or table == "an example":
             continue
         options = of_table[table]["properties"][option[1]]
         default = options.get("default", options.get("const"))
-        [value] = tomllib.loads(said).values()
+        [value] = tomllib.loads(setting).values()
         if comment.startswith("example") or (default is None and "if left out" in comment):
             assert default in (None, {}, []) or value != default, line
         else:
@@ -264,7 +262,7 @@ def test_the_checked_in_schema_is_current() -> None:
     )
 
 
-def test_the_schema_asks_for_what_loading_asks_for() -> None:
+def test_the_schema_requires_what_the_loader_requires() -> None:
     schema = json_schema()
 
     assert schema["required"] == ["owner", "providers", "stores"]
@@ -294,7 +292,7 @@ VAULT_ENVIRONMENT = {
 }
 
 
-def test_vaults_variables_say_what_the_file_does_not(load: Callable[..., Configuration]) -> None:
+def test_vaults_variables_set_what_the_file_leaves_out(load: Callable[..., Configuration]) -> None:
     store = load(MINIMAL.replace("address", "# address"), VAULT_ENVIRONMENT).stores["vault"]
 
     assert isinstance(store, VaultSettings)
@@ -302,7 +300,7 @@ def test_vaults_variables_say_what_the_file_does_not(load: Callable[..., Configu
     assert (store.ca_file, store.timeout) == (Path("ca.pem").absolute(), timedelta(seconds=7))
 
 
-def test_the_file_wins_over_vaults_variables(load: Callable[..., Configuration]) -> None:
+def test_the_file_overrides_vaults_variables(load: Callable[..., Configuration]) -> None:
     store = load(minimal(stores__vault__namespace="", stores__vault__timeout="3s"), VAULT_ENVIRONMENT).stores["vault"]
 
     assert isinstance(store, VaultSettings)
@@ -314,7 +312,7 @@ def test_the_file_wins_over_vaults_variables(load: Callable[..., Configuration])
     ("value", "seconds"),
     [("7", 7), ("1500ms", 2), ("1m30s", 90), ("1.5h", 5400), ("60s", 60), ("100us", 1), ("1h", 3600)],
 )
-def test_a_timeout_may_be_one_of_gos(load: Callable[..., Configuration], value: str, seconds: int) -> None:
+def test_a_timeout_variable_may_be_a_go_duration(load: Callable[..., Configuration], value: str, seconds: int) -> None:
     store = load(MINIMAL, {**ENVIRONMENT, "VAULT_CLIENT_TIMEOUT": value}).stores["vault"]
 
     assert isinstance(store, VaultSettings)
@@ -348,7 +346,7 @@ def test_credentials_that_the_environment_must_hold(refused: Callable[..., dict[
     }
 
 
-def test_an_address_that_a_variable_gives_with_its_version(refused: Callable[..., dict[str, str]]) -> None:
+def test_an_address_variable_with_a_version_is_refused(refused: Callable[..., dict[str, str]]) -> None:
     environment = {**VAULT_ENVIRONMENT, "VAULT_ADDR": "https://vault.test:8200/v1"}
     problem = refused(MINIMAL.replace("address", "# address"), environment)["stores.vault.address"]
     assert problem.startswith('$VAULT_ADDR must not end with "/v1"')
@@ -368,7 +366,7 @@ def test_an_address_that_a_variable_gives_with_its_version(refused: Callable[...
         ("A-B", False),
     ],
 )
-def test_a_variable_that_is_not_set_is_named_unless_it_may_be_the_key_itself(
+def test_an_unset_variable_is_named_unless_it_may_be_the_key_itself(
     refused: Callable[..., dict[str, str]], env: str, is_shown: bool
 ) -> None:
     data = minimal(providers__respan__api_key={"env": env})
@@ -387,7 +385,7 @@ def test_a_variable_that_is_not_set_is_named_unless_it_may_be_the_key_itself(
         ("[targets.a]\nb: 3", ""),
     ],
 )
-def test_another_language_than_the_file_s_name_promises_is_named(
+def test_a_file_in_another_language_than_its_name_promises_gets_advice(
     refused: Callable[..., dict[str, str]], text: str, advice: str
 ) -> None:
     _, _, named = refused(text)[""].partition("; ")
@@ -395,13 +393,13 @@ def test_another_language_than_the_file_s_name_promises_is_named(
     assert bool(named) is bool(advice)
 
 
-def test_skipping_verification_is_not_honoured(load: Callable[..., Configuration]) -> None:
+def test_vault_skip_verify_is_ignored_with_a_warning(load: Callable[..., Configuration]) -> None:
     assert warned(load(MINIMAL, {**ENVIRONMENT, "VAULT_SKIP_VERIFY": "1"})) == {
         "": "rotator ignores $VAULT_SKIP_VERIFY and verifies certificates: set ca_file instead"
     }
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- refused ---------------------------------------------------------------------------------------------------------
 
 TARGET = "targets.billing-api"
 NOT_A_DURATION = 'is not a duration: write "90s", "15m", "24h", "7d" or "1h30m"'
@@ -744,7 +742,7 @@ def test_former_places_that_are_refused(
     assert message in problems[key]
 
 
-def test_a_former_location_where_another_store_s_targets_are(refused: Callable[..., dict[str, str]]) -> None:
+def test_a_former_location_that_another_store_uses_is_refused(refused: Callable[..., dict[str, str]]) -> None:
     vault = minimal()["stores"]["vault"]
     data = minimal(stores__old={**vault, "mount": "kv"}, targets__billing_api__store="vault")
     data["stores"]["vault"]["former_locations"] = [{"mount": "kv"}]
@@ -755,7 +753,7 @@ def test_a_former_location_where_another_store_s_targets_are(refused: Callable[.
     assert 'the path of the target "other" too' in problems[FORMER_LOCATIONS]
 
 
-def test_a_key_in_vault_needs_to_know_which_vault(refused: Callable[..., dict[str, str]]) -> None:
+def test_a_key_in_vault_needs_exactly_one_vault_store(refused: Callable[..., dict[str, str]]) -> None:
     data = minimal(
         providers__respan__api_key={"vault": "secret/org#key"}, stores={"vault": {"type": "sqlite", "file": "x"}}
     )
@@ -820,7 +818,7 @@ def test_a_mistake_in_the_defaults_is_reported_once(refused: Callable[..., dict[
     }
 
 
-def test_what_hangs_on_a_mistake_is_not_a_mistake_of_its_own(refused: Callable[..., dict[str, str]]) -> None:
+def test_a_malformed_default_is_reported_without_its_consequences(refused: Callable[..., dict[str, str]]) -> None:
     assert list(refused(minimal(defaults={"ttl": 4}, targets__billing_api__renew_before="23h"))) == ["defaults.ttl"]
     assert list(refused(minimal(stores__vault__mount="/"))) == ["stores.vault.mount"]
 
@@ -892,7 +890,7 @@ def test_no_value_is_ever_shown(load: Callable[..., Configuration], refused: Cal
         assert SECRET not in shown
 
 
-# --- what is warned of -----------------------------------------------------------------------------------------------
+# --- warned of -------------------------------------------------------------------------------------------------------
 
 WARNED = [
     ("targets", {}, "targets", "no target is configured, so rotator replaces no key"),
@@ -982,15 +980,15 @@ def test_insecure_elsewhere_only_if_allowed(load: Callable[..., Configuration]) 
     assert list(warned(read)) == ["providers.respan.allow_insecure"]
 
 
-def test_the_vendors_budget(load: Callable[..., Configuration]) -> None:
+def test_a_rate_limit_that_the_targets_need_all_of_warns(load: Callable[..., Configuration]) -> None:
     data = minimal(defaults={"ttl": "2h", "renew_before": "1h", "grace_period": "1h"}, daemon__jitter="0%", targets={})
     data["targets"] = {f"t{number}": {"path": f"p/{number}"} for number in range(1149)}
     enough = warned(load(data))
     data["targets"] |= {f"more{number}": {"path": f"more/{number}"} for number in range(3)}
     too_many = warned(load(data))
 
-    # With their predecessors in grace there are 2,300 keys, which are 23 pages for a sweep in every quarter of an hour;
-    # and of the vendor's sixty 59.02 are let through, for requests do not travel equally fast.
+    # With the superseded keys there are 2,300: a sweep reads 23 pages each quarter of an hour. Of the provider's sixty
+    # requests a minute rotator sends 59.02, because requests travel unequally fast.
     assert enough["providers.respan.requests_per_minute"] == (
         "60 is close to too few: 1149 targets need 59 of 59 requests a minute "
         "(57.4 at 3 a rotation (create, shorten, delete), 1.53 for sweeps), 100% of them; "
@@ -1003,7 +1001,7 @@ def test_the_vendors_budget(load: Callable[..., Configuration]) -> None:
     )
 
 
-def test_a_sweep_takes_its_part_of_the_budget_and_no_more(load: Callable[..., Configuration]) -> None:
+def test_a_sweep_takes_its_share_of_the_rate_limit_at_most(load: Callable[..., Configuration]) -> None:
     data = minimal(targets={f"t{number}": {"path": f"p/{number}"} for number in range(17_000)})
     [loaded] = load(data).loads
     assert (round(loaded.rotations, 1), loaded.sweeps) == (53.8, 12)
@@ -1012,7 +1010,7 @@ def test_a_sweep_takes_its_part_of_the_budget_and_no_more(load: Callable[..., Co
     assert loaded.sweeps == pytest.approx(215 / 60, rel=0.05)
 
 
-def test_the_vendors_budget_is_worked_out_for_each_provider(load: Callable[..., Configuration]) -> None:
+def test_the_load_of_each_provider(load: Callable[..., Configuration]) -> None:
     data = minimal(
         daemon__jitter="0%",
         providers__second={"type": "respan", "api_key": {"env": "RESPAN_API_KEY"}, "requests_per_minute": 1},
@@ -1072,7 +1070,7 @@ def test_unreadable_content(tmp_path: Path, name: str, content: bytes, message: 
         ('{"\\ud800": 1}', '"\\ud800"', "must not contain half of a surrogate pair"),
     ],
 )
-def test_json_that_toml_could_not_say(tmp_path: Path, content: str, key: str, message: str) -> None:
+def test_json_that_toml_does_not_allow(tmp_path: Path, content: str, key: str, message: str) -> None:
     file = tmp_path / "a.JSON"
     file.write_text(content)
 
@@ -1082,7 +1080,7 @@ def test_json_that_toml_could_not_say(tmp_path: Path, content: str, key: str, me
     assert str(caught.value) == f"{file}: {key}: {message}"
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_a_main_file_that_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     for file, message in (
         (tmp_path / "loop", "cannot be read: Too many levels of symbolic links"),
@@ -1096,7 +1094,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         assert str(caught.value) == f"{file}: {message}"
 
 
-def test_included_files_that_cannot_be_read_are_told_with_all_else(
+def test_unreadable_included_files_are_reported_with_everything_malformed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "targets.d"
@@ -1110,7 +1108,7 @@ def test_included_files_that_cannot_be_read_are_told_with_all_else(
     opened = os.open
 
     def locked(path: Any, *arguments: Any) -> int:
-        if Path(path).name == "locked.toml":  # root, as whom tests may run, is kept out by no file mode
+        if Path(path).name == "locked.toml":  # no file mode stops root, and tests may run as root
             raise PermissionError(13, "Permission denied")
         return opened(path, *arguments)
 
@@ -1126,7 +1124,7 @@ def test_included_files_that_cannot_be_read_are_told_with_all_else(
     ]
 
 
-def test_an_editor_s_byte_order_mark_is_no_mistake(load: Callable[..., Configuration]) -> None:
+def test_a_byte_order_mark_is_accepted(load: Callable[..., Configuration]) -> None:
     assert load("\ufeff" + MINIMAL).owner == "prod-eu"
 
 
@@ -1153,7 +1151,7 @@ def test_includes(load: Callable[..., Configuration], mounted: Path) -> None:
     assert list(load(INCLUDING).targets) == ["billing-api", "a", "b"]
 
 
-def test_a_pattern_may_find_the_main_file(load: Callable[..., Configuration]) -> None:
+def test_a_pattern_skips_the_main_file(load: Callable[..., Configuration]) -> None:
     assert warned(load('include = ["*.toml"]\n' + MINIMAL)) == {"include[0]": "matches no file"}
 
 
@@ -1204,7 +1202,7 @@ def test_an_included_file_holds_targets_only(load: Callable[..., Configuration],
     }
 
 
-def test_an_include_that_finds_nothing(
+def test_an_include_that_matches_nothing(
     load: Callable[..., Configuration], refused: Callable[..., dict[str, str]]
 ) -> None:
     assert refused('include = ["none.d/*"]\n' + MINIMAL)["include[0]"].endswith(
@@ -1271,7 +1269,7 @@ def test_any_dictionary_without_what_is_required_is_refused(tmp_path: Path, cont
 # --- whether the files have changed ----------------------------------------------------------------------------------
 
 
-def test_what_the_main_file_includes_now_is_watched_whether_it_was_good_or_not(tmp_path: Path) -> None:
+def test_the_present_includes_are_watched_even_if_the_file_was_refused(tmp_path: Path) -> None:
     main, included = tmp_path / "rotator.json", tmp_path / "more" / "targets.json"
     included.parent.mkdir()
     included.write_text("{")
@@ -1298,8 +1296,8 @@ def test_what_the_main_file_includes_now_is_watched_whether_it_was_good_or_not(t
     assert not is_new()
 
 
-def test_what_changes_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon looks before it reads: at the start, too."""
+def test_a_change_while_the_daemon_starts_is_read_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon notes the state of the files before it reads them, at the start too."""
     main = tmp_path / "rotator.json"
     main.write_text(config_of("a"))
     read = config.load

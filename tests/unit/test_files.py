@@ -1,4 +1,4 @@
-"""What is in the configuration's files and folders is read as it stands together, or refused; never taken for empty."""
+"""The configuration's files and folders are read in one consistent state or refused, and never taken for empty."""
 
 import json
 import os
@@ -27,7 +27,7 @@ MAIN = {
 
 
 class Files:
-    """A main file and the folder that it includes, with a file for each target."""
+    """A main file and an included folder with a file for each target."""
 
     def __init__(self, top: Path) -> None:
         self.main, self.folder = top / "rotator.json", top / "targets.d"
@@ -38,7 +38,7 @@ class Files:
         self.main.write_text(json.dumps({**MAIN, **changes}))
 
     def put(self, *names: str) -> None:
-        """A file for each of these targets, and no others."""
+        """Write a file for each of these targets, and remove all others."""
         for file in self.folder.iterdir():
             file.unlink()
         for name in names:
@@ -64,7 +64,7 @@ def made(tmp_path: Path) -> Files:
     return files
 
 
-# --- what cannot be read ---------------------------------------------------------------------------------------------
+# --- unreadable ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_listed_is_not_empty(
     def failing(place: Any) -> Any:
         raise OSError(error, os.strerror(error), str(place))
 
-    monkeypatch.setattr(os, "listdir", failing)  # root, as whom tests may run, is kept out by no file mode
+    monkeypatch.setattr(os, "listdir", failing)  # no file mode stops root, and tests may run as root
     monkeypatch.setattr(os, "scandir", failing)
     assert made.refused() == f"rotator.json: include[0]: the folder targets.d cannot be read: {message}"
 
@@ -102,7 +102,7 @@ def test_an_empty_folder_is_empty(made: Files) -> None:
     ]
 
 
-def test_what_is_below_a_pattern_need_not_be_in_each_folder(made: Files) -> None:
+def test_a_pattern_with_a_folder_in_it_need_not_match_in_each_folder(made: Files) -> None:
     for team in ("one", "two"):
         (made.folder / team).mkdir()
     (made.folder / "one" / "more").mkdir()
@@ -122,7 +122,7 @@ def bound() -> Iterator[socket.socket]:
 def test_only_regular_files_are_read(
     made: Files, bound: socket.socket, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.chdir(made.main.parent)  # the name of a socket is short
+    monkeypatch.chdir(made.main.parent)  # the name of a socket must be short
     odd = Path(name)
     kinds: dict[str, Callable[[], None]] = {
         "a named pipe": lambda: os.mkfifo(odd),
@@ -135,7 +135,7 @@ def test_only_regular_files_are_read(
         assert made.refused() == f"{name}: cannot be read: it is {kind}, not a regular file"
 
 
-def test_a_file_that_becomes_a_pipe_is_not_waited_for(made: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_becomes_a_pipe_does_not_block(made: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     regular, fifo = made.main.stat(), made.folder / "pipe"
     os.mkfifo(fifo)
     monkeypatch.setattr(Path, "stat", lambda _: regular)
@@ -143,22 +143,22 @@ def test_a_file_that_becomes_a_pipe_is_not_waited_for(made: Files, monkeypatch: 
         files.read(fifo)
 
 
-def test_a_credential_that_is_a_pipe_is_not_waited_for(made: Files) -> None:
+def test_a_credential_that_is_a_pipe_does_not_block(made: Files) -> None:
     os.mkfifo(made.folder / "pipe")
     with pytest.raises(StoreCredentialRefused, match="it is a named pipe, not a regular file"):
         TokenFileLogin(made.folder / "pipe").credentials()
 
 
-def test_a_link_that_leads_nowhere_is_named(made: Files) -> None:
+def test_a_dangling_link_is_refused(made: Files) -> None:
     (made.folder / "d.json").symlink_to("..data/d.json")
     assert made.refused() == "targets.d/d.json: is a link to a file that does not exist"
 
 
-# --- what changes while it is read -----------------------------------------------------------------------------------
+# --- changes during the read -----------------------------------------------------------------------------------------
 
 
 def mount(folder: Path, name: str, **content: tuple[str, ...]) -> None:
-    """A ConfigMap as Kubernetes mounts it: each file is a link below `..data`, which is a link that is turned."""
+    """A ConfigMap as Kubernetes mounts it: each file links into `..data`, a link that Kubernetes replaces."""
     dated = folder / f"..{name}"
     dated.mkdir()
     for file, targets in content.items():
@@ -170,7 +170,7 @@ def mount(folder: Path, name: str, **content: tuple[str, ...]) -> None:
 
 
 def during_the_second_file(monkeypatch: pytest.MonkeyPatch, change: Callable[[], None], times: int = 1) -> None:
-    """Have something happen when one included file was read and the next one was not, in so many readings."""
+    """Call something between the first and the second included file, in so many readings."""
     read, left = files.read, [times]
 
     def reading(file: Path, *more: int) -> bytes:
@@ -182,7 +182,7 @@ def during_the_second_file(monkeypatch: pytest.MonkeyPatch, change: Callable[[],
     monkeypatch.setattr(files, "read", reading)
 
 
-def test_a_target_that_moves_from_one_file_to_another_meanwhile_is_not_lost(
+def test_a_target_that_moves_between_files_during_the_read_is_not_lost(
     made: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made.put()
@@ -191,12 +191,12 @@ def test_a_target_that_moves_from_one_file_to_another_meanwhile_is_not_lost(
     assert set(made.load().targets) == {"x", "y", "z"}
 
 
-def test_a_file_that_is_taken_away_meanwhile(made: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_removed_during_the_read(made: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     during_the_second_file(monkeypatch, (made.folder / "c.json").unlink)
     assert set(made.load().targets) == {"a", "b"}
 
 
-def test_files_that_never_stand_still_are_refused(made: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_keep_changing_are_refused(made: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     names = iter(range(1000))
     during_the_second_file(monkeypatch, lambda: (made.folder / f".{next(names)}").touch(), times=1000)
     assert set(made.load().targets) == {"a", "b", "c"}, "a hidden file is none of them"
@@ -204,7 +204,7 @@ def test_files_that_never_stand_still_are_refused(made: Files, monkeypatch: pyte
     assert made.refused() == "rotator.json: include: files changed 5 times while rotator read them: try again"
 
 
-def test_a_folder_that_can_be_read_again_and_a_file_whose_mode_changes_are_news(
+def test_a_folder_that_becomes_readable_and_a_changed_file_mode_are_noticed(
     made: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = Watch(made.main)
@@ -219,7 +219,7 @@ def test_a_folder_that_can_be_read_again_and_a_file_whose_mode_changes_are_news(
     assert watch.look() not in seen
 
 
-# --- what a reload takes away ----------------------------------------------------------------------------------------
+# --- targets that a reload removes -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -228,10 +228,10 @@ def test_a_folder_that_can_be_read_again_and_a_file_whose_mode_changes_are_news(
         ("abc", "ab", None, False),
         ("abc", "a", None, True),
         ("abc", "", None, True),
-        ("abcd", "ab", None, False),  # the half is not more than the half
+        ("abcd", "ab", None, False),  # half of them is not more than half
         ("ab", "", None, True),
-        ("a", "", None, False),  # of one nobody knows whether it was meant
-        ("abc", "xyz", None, True),  # as many as before are not the same ones
+        ("a", "", None, False),  # a single removed target is no sign of a lost file
+        ("abc", "xyz", None, True),  # as many targets, but other ones
         ("abc", "", 3, False),
         ("abc", "", 2, True),
         ("abc", "ab", 0, True),
@@ -239,7 +239,7 @@ def test_a_folder_that_can_be_read_again_and_a_file_whose_mode_changes_are_news(
         ("abc", "", "100%", False),
     ],
 )
-def test_a_reload_that_takes_too_much_away(
+def test_a_reload_that_removes_too_many_targets_is_refused(
     made: Files, before: str, after: str, limit: object, is_refused: bool
 ) -> None:
     made.put(*before)
@@ -253,7 +253,7 @@ def test_a_reload_that_takes_too_much_away(
         assert set(made.load(in_use).targets) == set(after)
 
 
-def test_what_it_says_of_them(made: Files) -> None:
+def test_the_message_for_removed_targets(made: Files) -> None:
     made.put(*"abcdefgh")
     in_use = made.load()
     made.put("a")
@@ -267,7 +267,7 @@ def test_what_it_says_of_them(made: Files) -> None:
     assert list(made.load(in_use).targets) == ["a"]
 
 
-def test_a_target_that_is_called_otherwise_is_not_lost(made: Files) -> None:
+def test_a_renamed_target_is_not_removed(made: Files) -> None:
     in_use = made.load()
     renamed = {"targets": {f"new-{name}": {"path": name} for name in "abc"}}
     made.put()
