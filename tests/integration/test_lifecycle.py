@@ -262,7 +262,7 @@ def test_it_says_why_it_is_not_ready_and_stays_ready_through_an_outage(vault: Va
         daemon.wait_for("upstream_down")
         status, text = readiness(daemon)
         assert status == 503
-        assert "no store took a login yet (StoreUnavailable)" in text
+        assert "no store accepted a login yet (StoreUnavailable)" in text
         assert "apps/" not in text
         assert daemon.get("/healthz").status_code == 200
         network.mode = "pass"
@@ -287,7 +287,7 @@ def test_a_refused_login_is_why_it_is_not_ready(vault: VaultServer, tmp_path: Pa
         daemon = rotator.start()
         down = daemon.wait_for("upstream_down")
         assert "invalid token" in down["error"]
-        assert readiness(daemon) == (503, "not ready: no store took a login yet (StoreCredentialRefused)\n")
+        assert readiness(daemon) == (503, "not ready: no store accepted a login yet (StoreCredentialRefused)\n")
         assert daemon.stop() == 0
 
 

@@ -31,7 +31,7 @@ class Slow(MetaPathFinder):
         """Find nothing: whoever comes next does."""
         if name == "typer":
             wait(GATE)
-        if name == "rotator.daemon.dispatcher":  # `rotator.daemon` imports it after `rotator.config`
+        if name == "rotator.daemon.dispatcher":  # `rotator.daemon.main` imports it before `rotator.daemon.reload`
             from rotator.config import loader as config
 
             load = config.load
@@ -41,7 +41,6 @@ class Slow(MetaPathFinder):
                 return load(*arguments)
 
             setattr(config, load.__name__, slow_load)
-            sys.modules["rotator.daemon.main"].load = slow_load  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -1307,14 +1307,14 @@ def test_a_change_while_the_daemon_starts_is_read_afterwards(tmp_path: Path, mon
         main.write_text(config_of("another"))
         return found
 
-    monkeypatch.setattr("rotator.daemon.main.load", changed_meanwhile)
+    monkeypatch.setattr("rotator.daemon.reload.load", changed_meanwhile)
     events: list[Event] = []
     daemon = Daemon(main, {}, SystemClock(), Metrics("0"), events.append, Signals())
-    assert daemon._engine.installation.configuration.owner == "a"
+    assert daemon._dispatcher.installation.configuration.owner == "a"
     daemon._look_at_files()
     assert EventType.CONFIGURATION_LOADED in [event.what for event in events]
-    assert daemon._engine.installation.configuration.owner == "another"
-    daemon._engine.end()
+    assert daemon._dispatcher.installation.configuration.owner == "another"
+    daemon._dispatcher.end()
 
 
 def config_of(owner: str) -> str:

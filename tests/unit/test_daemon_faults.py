@@ -36,7 +36,7 @@ class Rig:
 def rig(tmp_path: Path) -> Iterator[Rig]:
     made = Rig(tmp_path)
     yield made
-    made.daemon._engine.end()
+    made.daemon._dispatcher.end()
 
 
 def test_a_fault_while_reloading_leaves_the_old_configuration_in_use(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,8 +46,9 @@ def test_a_fault_while_reloading_leaves_the_old_configuration_in_use(rig: Rig, m
         raise ValueError("Invalid IPv4 address")  # as httpx.InvalidURL
 
     with monkeypatch.context() as patched:
-        patched.setattr("rotator.daemon.main.Installation", fails)
-        rig.daemon._reload()
+        patched.setattr("rotator.daemon.reload.Installation", fails)
+        rig.daemon._reloader.request()
+        rig.daemon._look_at_files()
     [refused] = rig.told(EventType.CONFIGURATION_REFUSED)
     assert refused.level is Level.ERROR
     assert refused.fields["problems"] == "ValueError: Invalid IPv4 address"

@@ -1,0 +1,98 @@
+"""Loads the configuration: at the start, and again when its files have changed or a person asks for it."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from rotator.app.wiring import Installation
+from rotator.config.files import Watch
+from rotator.config.loader import load
+from rotator.core.errors import ConfigurationError, RotatorError
+from rotator.core.events import Event, EventType, Level
+from rotator.core.ports import Leadership, Listener
+from rotator.runtime.clock import SystemClock
+from rotator.runtime.redact import quoted
+from rotator.telemetry.logging import unexpected
+from rotator.telemetry.metrics import Metrics
+
+SHARE = 0.01
+"""The share of the time that looking at the files may take, where there are thousands."""
+
+LOOK_AT_MANY_FILES = 60.0
+"""Seconds between looks at most, where there are thousands of files."""
+
+
+class Reloader:
+    """Makes installations from the configuration's files. `request` is for any thread, the rest for one."""
+
+    def __init__(
+        self,
+        file: Path,
+        environment: Mapping[str, str],
+        clock: SystemClock,
+        metrics: Metrics,
+        emit: Listener,
+        leads: Leadership,
+    ) -> None:
+        self._file, self._environment = file, environment
+        self._clock, self._metrics, self._emit, self._leads = clock, metrics, emit, leads
+        self._requested = threading.Event()
+        self._watched = Watch(file)
+        self._seen = self._watched.look()
+        self._look_again_at = float("-inf")  # monotonic
+        self.refused = ""  # why the latest configuration is not in use
+
+    def request(self) -> None:
+        """Have the next `successor` read the files, changed or not."""
+        self._requested.set()
+
+    def installation(self, predecessor: Installation | None = None) -> Installation:
+        """Load the configuration and build what it needs.
+
+        Raises `ConfigurationError`, or another `RotatorError` when a credential that is needed at once is missing.
+        """
+        return Installation(
+            load(self._file, self._environment, predecessor.configuration if predecessor else None),
+            self._environment,
+            self._clock,
+            self._metrics,
+            self._emit,
+            predecessor,
+            self._leads,
+            is_swept=True,
+        )
+
+    def is_due(self) -> bool:
+        """Return whether a reload was requested or a file has changed since the files were last read."""
+        began = self._clock.monotonic()
+        if self._requested.is_set():
+            return True
+        if began < self._look_again_at:
+            return False
+        changed = self._watched.look() != self._seen
+        self._look_again_at = began + min((self._clock.monotonic() - began) / SHARE, LOOK_AT_MANY_FILES)
+        return changed
+
+    def successor(self, current: Installation) -> Installation | None:
+        """Return an installation of the files as they are now; None if they are refused, which is reported."""
+        self._requested.clear()
+        self._seen = self._watched.look()
+        try:
+            successor = self.installation(current)
+        except Exception as error:
+            match error:
+                case ConfigurationError():
+                    problems = [str(problem) for problem in error.problems]
+                case RotatorError():
+                    problems = [error.message]
+                case _:  # a value that a library refuses, and no check of ours foresaw
+                    problems = [f"{type(error).__name__}: {quoted(str(error))}"]
+                    self._emit(unexpected("reading the configuration", error))
+            self.refused = "; ".join(problems)
+            self._metrics.reload(ok=False)
+            fields = {"file": str(self._file), "problems": self.refused, "advice": "The old one stays in use."}
+            self._emit(Event(EventType.CONFIGURATION_REFUSED, level=Level.ERROR, fields=fields))
+            return None
+        self.refused = ""
+        self._metrics.reload(ok=True)
+        return successor
