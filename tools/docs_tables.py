@@ -16,6 +16,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from rotator.core.plan import Plan, Reason, State
+from rotator.core.renewal import Renewal
 from rotator.core.target import Target
 from rotator.core.versions import Record
 from rotator.telemetry.catalogue import EVENTS
@@ -109,7 +110,7 @@ def _exported() -> str:
     start = datetime(2026, 1, 1, tzinfo=UTC)
     target = Target("a", "a", "p", "s", "f", {}, {}, DAY, DAY / 3, DAY / 6, timedelta(0))
     record = Record("owner", "a", "id", "name", start, start + DAY, "params", "key")
-    plan = Plan(State.OK, Reason.FRESH, current=record, renew_at=start + DAY / 2)
+    plan = Plan(State.OK, Reason.FRESH, current=record, renewal=Renewal(start + DAY / 2))
     exported = Metrics("1")
     info = DaemonInfo(
         "1",

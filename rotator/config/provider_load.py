@@ -6,6 +6,7 @@ from datetime import timedelta
 from math import ceil
 
 from rotator.config.schema import FileSettings
+from rotator.core.renewal import period_of
 from rotator.core.target import Target
 from rotator.runtime.rate_limit import CALLS_PER_ROTATION, SWEEP_SHARE, WINDOW
 
@@ -69,7 +70,7 @@ def provider_loads(settings: FileSettings, targets: Mapping[str, Target]) -> tup
     rotations, keys = dict.fromkeys(settings.providers, 0.0), dict.fromkeys(settings.providers, 0.0)
     counts = dict.fromkeys(settings.providers, 0)
     for target in targets.values():
-        period = target.ttl - target.lead
+        period = period_of(target)
         rotations[target.provider] += CALLS_PER_ROTATION * (timedelta(minutes=1) / period)
         keys[target.provider] += 1 + target.grace_period / period
         counts[target.provider] += 1

@@ -14,8 +14,8 @@ What the rules hold:
   twice the `ttl`: whoever can write the path can write a record.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -23,7 +23,7 @@ from rotator.core.errors import GraceNotEnforced
 from rotator.core.expiry import Asked, KeyObservation, next_request, whole_seconds
 from rotator.core.keys import KeyName
 from rotator.core.observation import Observation
-from rotator.core.renewal import FUTURE, LAST_RESORT, contested_until_of, renewal_of, rolled_back_at
+from rotator.core.renewal import FUTURE, Renewal, contested_until_of, last_resort, renewal_of, turning_points
 from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.superseded import Superseded, is_known, superseded_keys
 from rotator.core.target import Target
@@ -114,9 +114,8 @@ class Plan:
     superseded: tuple[Superseded, ...] = ()  # without those that are known to be gone
     untrusted: tuple[Record, ...] = ()  # superseded, but the provider knows them under another name: left alone
     actions: tuple[Action, ...] = ()
-    renew_at: datetime | None = None  # when the current key is due, by its own end
-    roll_out_at: datetime | None = None  # when it is replaced for its outdated parameters, if it is not yet
-    wake_at: datetime | None = None
+    renewal: Renewal | None = None  # of the current key
+    wake_at: datetime | None = None  # when time alone changes this plan
 
     def unenforced(self, now: datetime) -> tuple[Superseded, ...]:
         """Return the superseded keys that work, have another place's name, and so do not end with their grace."""
@@ -125,9 +124,8 @@ class Plan:
 
     @property
     def next_rotation_at(self) -> datetime | None:
-        """When the current key is replaced, for whatever reason comes first; to the second, as it is shown."""
-        first = min((at for at in (self.renew_at, self.roll_out_at) if at is not None), default=None)
-        return first.replace(microsecond=0) if first else None
+        """When the current key is replaced, for the reason that comes first; to the second, as it is shown."""
+        return self.renewal.first_at.replace(microsecond=0) if self.renewal else None
 
 
 REVOKED_WITHIN = timedelta(minutes=1)
@@ -170,105 +168,100 @@ def plan(
 ) -> Plan:
     """Decide what has to be done."""
     current = observation.current
-    held_since = rolled_back_at(observation)
-    ahead = options.ahead if held_since is None else timedelta(0)
-    roll_out_at = options.roll_out_at
-    theirs = now - observation.clock_disputed_by
-    facts = _Facts(observation, current, renewal_of(observation, current, held_since), theirs, request, ahead)
-    rotate = next((reason for check in _CHECKS if (reason := check(facts))), None)
-    base = observation.history.current_version
-
     if current is not None and current.ownership.foreign:
-        adopt = request.adopt or observation.target.adopt
-        if adopt and observation.clock_disputed_by:
-            return Plan(State.FOREIGN, Reason.CLOCK)
-        adopted = (Rotate(Reason.ADOPTED, base),) if adopt else ()
-        return Plan(State.FOREIGN, Reason(current.ownership.value), actions=adopted)
+        return _plan_foreign(observation, current, request)
     if current is None or current.record is None:
-        assert rotate is not None  # noqa: S101 - the first two checks answer for every path without a current key
-        return Plan(State.MISSING, rotate, actions=(Rotate(rotate, base),))
+        why = _why_missing(observation)
+        return Plan(State.MISSING, why, actions=(Rotate(why, observation.history.current_version),))
 
-    drifted = not current.as_configured and held_since is None
-    if rotate is None and drifted and (roll_out_at is None or now >= roll_out_at):
-        rotate = Reason.DRIFTED
-    held = rotate is not None and _waits_for_the_clock(facts, rotate)
-    contested_until = contested_until_of(observation) if rotate is Reason.DRIFTED else None
-    contested = contested_until is not None and now < contested_until
-    rotate = None if held or contested else rotate
+    renewal = renewal_of(observation, current.record, options)
+    facts = _Facts(observation, current.record, renewal, now, request)
+    due = next((reason for check in _CHECKS if (reason := check(facts))), None)
+    held = next((reason for check in _HOLDS if due and (reason := check(facts, due))), None)
+    rotation = (Rotate(due, observation.history.current_version),) if due and not held else ()
+    if rotation:
+        renewal = replace(renewal, roll_out_at=None)
     superseded = superseded_keys(observation, current, request, now)
-    tidy = [action for key in superseded for action in _tidy(observation, key, now, request)]
-    due = facts.renew_at
-    assert due is not None  # noqa: S101 - for the type checker: there is a current key
-    later = roll_out_at if drifted and rotate is None and roll_out_at is not None and roll_out_at < due else None
-    ends = [seen.key.expires_at for seen in observation.shown.values() if seen.key and seen.key.expires_at]
-    graces = [key.until + observation.clock_ahead for key in superseded]
-    recorded_end, shift = current.record.expires_at, observation.clock_disputed_by
-    last_resort = observation.own_end(current.record) - observation.target.lead / LAST_RESORT
-    renewals = [moment + shift for moment in (due, recorded_end, last_resort, current.record.issued_at - FUTURE)]
-    moments = [later or due, recorded_end, *renewals, *ends, *graces, *([contested_until] if contested_until else ())]
-    state = State.MISSING if rotate in _WITHOUT_A_KEY else State.DUE if rotate or held or contested else State.OK
-    reason = (
-        Reason.CLOCK
-        if held
-        else Reason.CONTESTED
-        if contested
-        else rotate or (Reason.FRESH if later is None else Reason.DRIFTED)
-    )
-    if rotate is None and not observation.gone_is_believed and observation.is_gone(now):
-        state, reason = State.FAILING, Reason.UNRECOGNISED
+    tidy = [action for key in superseded for action in _tidy(facts, key)]
+    state, reason = _standing(facts, due, held)
+    moments = (*turning_points(observation, current.record, renewal), *_other_moments(observation, superseded, due))
     return Plan(
         state=state,
         reason=reason,
         current=current.record,
         superseded=tuple(key for key in superseded if not observation.is_key_gone(key.record)),
         untrusted=tuple(key.record for key in superseded if observation.is_owned(key.record) is False),
-        actions=(*((Rotate(rotate, base),) if rotate else ()), *_restore(observation, current.record, now), *tidy),
-        renew_at=due,
-        roll_out_at=later,
+        actions=(*rotation, *_restore(facts), *tidy),
+        renewal=renewal,
         wake_at=min((moment for moment in moments if moment > now), default=None),
     )
 
 
-# --- is a new key needed? Each check looks at the facts and names its reason, or says nothing ------------------------
+def _plan_foreign(observation: Observation, current: Entry, request: RotationRequest) -> Plan:
+    """Plan for a path whose newest version is not ours: leave it alone, unless it may be adopted."""
+    adopt = request.adopt or observation.target.adopt
+    if adopt and observation.clock_disputed_by:
+        return Plan(State.FOREIGN, Reason.CLOCK)
+    adopted = (Rotate(Reason.ADOPTED, observation.history.current_version),) if adopt else ()
+    return Plan(State.FOREIGN, Reason(current.ownership.value), actions=adopted)
+
+
+def _why_missing(observation: Observation) -> Reason:
+    """Return why the path has no key that can be read."""
+    if observation.history.current_version:
+        return Reason.DELETED
+    return Reason.EMPTIED if observation.is_emptied else Reason.FIRST
+
+
+def _other_moments(
+    observation: Observation, superseded: tuple[Superseded, ...], due: Reason | None
+) -> Iterator[datetime]:
+    """Return when time alone changes something else than whether the current key is due."""
+    yield from (seen.key.expires_at for seen in observation.shown.values() if seen.key and seen.key.expires_at)
+    yield from (key.until + observation.clock_ahead for key in superseded)
+    if due is Reason.DRIFTED and (contested_until := contested_until_of(observation)):
+        yield contested_until
+
+
+def _standing(facts: "_Facts", due: Reason | None, held: Reason | None) -> tuple[State, Reason]:
+    """Return the target's state and its reason: `due` is why a new key is due, `held` why it is not made."""
+    if (due is None or held) and not facts.observation.gone_is_believed and facts.observation.is_gone(facts.now):
+        return State.FAILING, Reason.UNRECOGNISED
+    if due is None:
+        return State.OK, Reason.DRIFTED if facts.renewal.is_rolled_out_first else Reason.FRESH
+    return State.MISSING if due in _WITHOUT_A_KEY else State.DUE, held or due
+
+
+# --- is a new key due? Each check looks at the facts, and returns its reason or None ---------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
     observation: Observation
-    current: Entry | None
-    renew_at: datetime | None
+    record: Record  # of the current key
+    renewal: Renewal
     now: datetime
     request: RotationRequest
-    ahead: timedelta
 
     @property
-    def record(self) -> Record | None:
-        return self.current.record if self.current else None
+    def theirs(self) -> datetime:
+        """The time by all others' clocks, where they agree that this one is wrong."""
+        return self.now - self.observation.clock_disputed_by
 
 
-def _absent(facts: _Facts) -> Reason | None:
-    if facts.observation.history.current_version:
-        return None
-    return Reason.EMPTIED if facts.observation.is_emptied else Reason.FIRST
-
-
-def _unreadable(facts: _Facts) -> Reason | None:
-    unreadable = facts.current is None or facts.current.ownership is Ownership.UNREADABLE
-    return Reason.DELETED if unreadable else None
+def _expired(facts: _Facts) -> Reason | None:
+    return Reason.EXPIRED if facts.observation.own_end(facts.record) <= facts.theirs else None
 
 
 def _gone(facts: _Facts) -> Reason | None:
     believed = facts.observation.gone_is_believed
-    return Reason.MISSING if believed and facts.observation.is_gone(facts.now) else None
-
-
-def _expired(facts: _Facts) -> Reason | None:
-    return Reason.EXPIRED if facts.record and facts.observation.own_end(facts.record) <= facts.now else None
+    return Reason.MISSING if believed and facts.observation.is_gone(facts.theirs) else None
 
 
 def _cut_for_good(facts: _Facts) -> Reason | None:
+    """A key that expires before its record says, and whose expiry cannot be restored."""
     record, observation = facts.record, facts.observation
-    if record is None or not observation.is_cut_short(record, facts.now):
+    if not observation.is_cut_short(record, facts.theirs):
         return None
     for_good = (
         observation.is_overlong(record) or not observation.is_owned(record) or _restoring_failed(observation, record)
@@ -278,7 +271,7 @@ def _cut_for_good(facts: _Facts) -> Reason | None:
 
 def _misdated(facts: _Facts) -> Reason | None:
     """A key of a clock that was ahead lives as much longer than its `ttl`, and its record looks fresh all that time."""
-    misdated = facts.record and facts.record.issued_at > facts.now + FUTURE
+    misdated = facts.record.issued_at > facts.theirs + FUTURE
     return Reason.MISDATED if misdated and not facts.observation.clock_disputed_by else None
 
 
@@ -287,58 +280,79 @@ def _requested(facts: _Facts) -> Reason | None:
 
 
 def _expiring(facts: _Facts) -> Reason | None:
-    return Reason.EXPIRING if facts.renew_at is not None and facts.renew_at - facts.ahead <= facts.now else None
+    return Reason.EXPIRING if facts.renewal.is_due(facts.theirs) else None
+
+
+def _outdated(facts: _Facts) -> Reason | None:
+    roll_out_at = facts.renewal.roll_out_at
+    return Reason.DRIFTED if roll_out_at is not None and roll_out_at <= facts.now else None
 
 
 _CHECKS: tuple[Callable[[_Facts], Reason | None], ...] = (
-    _absent,
-    _unreadable,
     _expired,
     _gone,
     _cut_for_good,
     _misdated,
     _requested,
     _expiring,
+    _outdated,
 )
 
 
+# --- may the new key that is due be made? ----------------------------------------------------------------------------
+
+
 _WITHOUT_A_KEY = (Reason.MISSING, Reason.EXPIRED)
-"""Why a key is replaced that does not work, so that nothing is worse than to wait."""
+"""Why a key is replaced that does not work: then nothing is worse than to wait."""
 
 
-def _waits_for_the_clock(facts: _Facts, reason: Reason) -> bool:
-    """Whether the served key works long enough to wait until the clock is corrected, or proves to be right.
+def _waits_for_the_clock(facts: _Facts, due: Reason) -> Reason | None:
+    """The served key works long enough to wait until the clock is corrected, or proves to be right.
 
-    A key that was made by a wrong clock lives too long or too short, and no later look can tell.
+    A key that was made by a wrong clock lives too long or too short, and no later look can show that.
     """
-    record = facts.record
-    if record is None or not facts.observation.clock_disputed_by or reason in _WITHOUT_A_KEY:
-        return False
-    return facts.observation.own_end(record) - facts.now > facts.observation.target.lead / LAST_RESORT
+    if not facts.observation.clock_disputed_by or due in _WITHOUT_A_KEY:
+        return None
+    return Reason.CLOCK if facts.theirs < last_resort(facts.observation, facts.record) else None
+
+
+def _contested(facts: _Facts, due: Reason) -> Reason | None:
+    contested_until = contested_until_of(facts.observation) if due is Reason.DRIFTED else None
+    return Reason.CONTESTED if contested_until is not None and facts.now < contested_until else None
+
+
+_HOLDS: tuple[Callable[[_Facts, Reason], Reason | None], ...] = (_waits_for_the_clock, _contested)
 
 
 # --- what becomes of the other keys ----------------------------------------------------------------------------------
 
 
-def _tidy(observation: Observation, key: Superseded, now: datetime, request: RotationRequest) -> tuple[Action, ...]:
+def _tidy(facts: _Facts, key: Superseded) -> tuple[Action, ...]:
+    observation, now, revoke_now = facts.observation, facts.now, facts.request.revoke_now
     seen = observation.shown.get(key.key_id)
     if seen is None or not is_known(observation, key) or observation.is_owned(key.record) is False:
         return ()
-    if request.revoke_now or (observation.clock_trusted and key.until <= now - observation.clock_ahead):
-        # A version that carries somebody else's field is kept; once its key is gone nothing is left to do.
+    if revoke_now or (observation.clock_trusted and key.until <= now - observation.clock_ahead):
+        # A version that carries another's field is kept; once its key is gone nothing is left to do.
         left = seen.key is not None or not all(version.foreign_fields for version in key.versions)
-        retire = (Retire(Reason.REVOKED if request.revoke_now else Reason.GRACE_OVER, key),) if left else ()
-        soon = whole_seconds(now + REVOKED_WITHIN)
-        if not request.revoke_now or seen.key is None or (seen.key.expires_at and seen.key.expires_at <= soon):
-            return retire
-        # It has its life before it still. Once its versions are destroyed only a sweep would find it, should deleting
-        # it fail, and that would give it a grace.
-        return (SetExpiry(Reason.REVOKED, key.record, soon), *retire)
+        retire = (Retire(Reason.REVOKED if revoke_now else Reason.GRACE_OVER, key),) if left else ()
+        return (*_revoke(key.record, seen, now), *retire) if revoke_now else retire
     if seen.key is None or key.until <= now or not observation.clock_trusted:
-        return ()  # its versions go when its grace is over; and when that is, is not known while the clocks differ
+        return ()  # its versions are destroyed after its grace; while the clocks differ, that moment is not known
     if key.shown is not None and key.shown <= now and not seen.asked:
         return ()
     return _set_expiry(Reason.SUPERSEDED, key.record, key.until, seen)
+
+
+def _revoke(record: Record, seen: KeyObservation, now: datetime) -> tuple[SetExpiry, ...]:
+    """Shorten a revoked key that has its life before it still, before its versions are destroyed.
+
+    Should deleting it fail after that, only a sweep would find it, and a sweep would give it a grace.
+    """
+    soon = whole_seconds(now + REVOKED_WITHIN)
+    if seen.key is None or (seen.key.expires_at and seen.key.expires_at <= soon):
+        return ()
+    return (SetExpiry(Reason.REVOKED, record, soon),)
 
 
 def _set_expiry(reason: Reason, record: Record, until: datetime, seen: KeyObservation) -> tuple[SetExpiry, ...]:
@@ -346,9 +360,12 @@ def _set_expiry(reason: Reason, record: Record, until: datetime, seen: KeyObserv
     return (SetExpiry(reason, record, until, None if request == until else request),) if request else ()
 
 
-def _restore(observation: Observation, record: Record, now: datetime) -> tuple[Action, ...]:
-    """A current key that expires before its record says was on its way out when the path was rolled back to it."""
-    if not observation.is_cut_short(record, now) or observation.is_overlong(record) or not observation.is_owned(record):
+def _restore(facts: _Facts) -> tuple[Action, ...]:
+    """Restore the expiry of a current key that was on its way out when the path was rolled back to it."""
+    record, observation = facts.record, facts.observation
+    if not observation.is_cut_short(record, facts.now) or observation.is_overlong(record):
+        return ()
+    if not observation.is_owned(record):
         return ()
     return _set_expiry(Reason.RESTORED, record, record.expires_at, observation.shown[record.key_id])
 

@@ -1,14 +1,20 @@
-"""When a key is due for replacement. Pure."""
+"""When a key is replaced. Pure.
 
+The plan, the schedule, the configuration's rules, the status, the page and the metrics all ask here.
+"""
+
+import math
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from rotator.core.keys import KeyName
 from rotator.core.observation import Made, Observation
+from rotator.core.request import PassOptions
 from rotator.core.target import Target
-from rotator.core.versions import Entry, Record
+from rotator.core.versions import Record
 
 FUTURE = timedelta(minutes=10)
-"""How far ahead of `now` a key may have been issued. Clocks of replicas differ."""
+"""How far ahead of `now` a key may have been issued: the clocks of replicas differ."""
 
 
 LAST_RESORT = 4
@@ -16,33 +22,96 @@ LAST_RESORT = 4
 
 
 CONTEST = timedelta(hours=6)
-"""Within this time two daemons have replaced each other's keys twice; a person who edits takes longer."""
+"""Two daemons that contest a path replace each other's keys twice within this time; a person who edits takes longer."""
 
 
 AT_ONCE = datetime.min.replace(tzinfo=UTC)
-"""When something is needed that holds up everything else."""
+"""The urgency of what holds up everything else."""
 
 
 TIDYING = datetime.max.replace(tzinfo=UTC)
-"""How urgent work is that no served key waits for."""
+"""The urgency of work that no served key waits for."""
 
 
-def renew_at(record: Record, target: Target) -> datetime:
-    """When this key is due for replacement.
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """When the served key is replaced."""
+
+    due_at: datetime  # by its own end
+    roll_out_at: datetime | None = None  # for its outdated parameters; `AT_ONCE` where no roll-out spreads these
+    ahead: timedelta = timedelta(0)  # so much earlier than `due_at`, because too many are due then
+
+    def is_due(self, now: datetime) -> bool:
+        """Return whether the key is due by its own end."""
+        return self.due_at - self.ahead <= now
+
+    @property
+    def is_rolled_out_first(self) -> bool:
+        """Whether outdated parameters, at a turn of their own, are why the key is replaced."""
+        return self.roll_out_at is not None and AT_ONCE < self.roll_out_at < self.due_at
+
+    @property
+    def first_at(self) -> datetime:
+        """When the key is replaced, for the reason that comes first."""
+        return self.roll_out_at if self.roll_out_at and self.is_rolled_out_first else self.due_at
+
+
+def renewal_of(observation: Observation, record: Record, options: PassOptions) -> Renewal:
+    """Return when the current key, which has this record, is replaced.
+
+    A key that a person rolled back to is held for a while: it is the older one and often due already, so that replacing
+    it at once would undo what that person did. It is replaced when half of the rest of its life is over.
+    """
+    due, held_since = due_at(record, observation.target), rolled_back_at(observation)
+    if held_since is not None:
+        return Renewal(max(due, held_since + (record.expires_at - held_since) / 2))
+    is_outdated = observation.current is not None and not observation.current.as_configured
+    roll_out_at = options.roll_out_at or AT_ONCE
+    return Renewal(due, roll_out_at if is_outdated else None, options.ahead)
+
+
+def due_at(record: Record, target: Target) -> datetime:
+    """Return when this key is due by its own end.
 
     A key that got a shorter life than was asked for (or was made under a shorter `ttl`) is replaced at the same share
-    of its life. Else a vendor that cuts lives short would have us create keys without end.
+    of its life. Else a provider that cuts lives short would have us create keys without end.
     """
     life = record.expires_at - record.issued_at
     share = min(1.0, max(0.0, life / target.ttl))
     return record.expires_at - target.lead * share
 
 
+def period_of(target: Target) -> timedelta:
+    """Return how far apart the rotations of a target are while all goes well."""
+    return target.ttl - target.lead
+
+
+def margin(expires_at: datetime, next_rotation_at: datetime | None, now: datetime) -> float:
+    """Return the share of the time between its due date and its expiry that a served key has left; over 1 before that.
+
+    A key that is due only at its expiry, as one with no life at all, has all or nothing: an infinite share.
+    """
+    left, whole = expires_at - now, expires_at - (next_rotation_at or expires_at)
+    return left / whole if whole > timedelta(0) else math.copysign(math.inf, left.total_seconds())
+
+
+def last_resort(observation: Observation, record: Record) -> datetime:
+    """Return when the current key is replaced whatever is wrong with the clock."""
+    return observation.own_end(record) - observation.target.lead / LAST_RESORT
+
+
+def turning_points(observation: Observation, record: Record, renewal: Renewal) -> tuple[datetime, ...]:
+    """Return the moments at which time alone may make the current key due, by this clock and by the others'."""
+    by_key = (renewal.due_at, record.expires_at, last_resort(observation, record), record.issued_at - FUTURE)
+    by_others = (moment + observation.clock_disputed_by for moment in by_key)
+    return (renewal.first_at, record.expires_at, *by_others)
+
+
 def contested_until_of(observation: Observation) -> datetime | None:
-    """Until when outdated parameters are no reason to replace the current key.
+    """Return until when outdated parameters are no reason to replace the current key; None where they are one.
 
     The last keys were made with our parameters, others, ours and the same others: another daemon replaces each of our
-    keys as we do its keys. Several in a row with the same ones count as the last of them. None where that is not so.
+    keys as we do its keys. Several in a row with the same parameters count as the last of them.
     """
     runs: list[Made] = []
     for made in sorted(made_keys(observation).values(), key=lambda made: made.at):
@@ -56,7 +125,7 @@ def contested_until_of(observation: Observation) -> datetime | None:
 
 
 def made_keys(observation: Observation) -> dict[str, Made]:
-    """How the path's latest keys were made, by key id: what is remembered of them, and what its versions show."""
+    """Return how the path's latest keys were made, by key id: what is remembered, and what its versions show."""
     made = dict(observation.made)
     for entry in observation.entries:
         if entry.record is not None:
@@ -66,10 +135,10 @@ def made_keys(observation: Observation) -> dict[str, Made]:
 
 
 def rolled_back_at(observation: Observation) -> datetime | None:
-    """When the path was rolled back to the current key, by whomever; None when it was not.
+    """Return when the path was rolled back to the current key, whoever did it; None when it was not.
 
     A fence repeats a key as well, but right after itself: what counts is the first of the versions in a row. The one
-    before that held another key if it is readable, or destroyed: the versions of a key are, when its grace is over.
+    before that held another key if it is readable, or destroyed: a key's versions are destroyed after its grace.
     """
     first = observation.current
     if first is None or first.record is None:
@@ -83,17 +152,3 @@ def rolled_back_at(observation: Observation) -> datetime | None:
     destroyed = any(version.destroyed for version in observation.history.versions if version.number == before.number)
     other = before.record is not None or (destroyed and name is not None and name.version != before.number)
     return first.created_at if other else None
-
-
-def renewal_of(observation: Observation, current: Entry | None, held_since: datetime | None) -> datetime | None:
-    """When the current key is due: as `renew_at` says, but one that somebody rolled back to is held a while.
-
-    It is the older key, so it is often due already, and to replace it at once would undo what a person has just done.
-    It is replaced when half of what was left of its life is over.
-    """
-    if current is None or current.record is None:
-        return None
-    due = renew_at(current.record, observation.target)
-    if held_since is None:
-        return due
-    return max(due, held_since + (current.record.expires_at - held_since) / 2)

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from rotator.core.errors import ProviderRateLimited
 from rotator.core.plan import Rotate, deadline
 from rotator.core.ports import Clock
-from rotator.core.renewal import AT_ONCE, TIDYING
+from rotator.core.renewal import AT_ONCE, TIDYING, Renewal
 from rotator.core.request import ACT, LOOK, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import hash_fraction
@@ -52,8 +52,13 @@ class _Slot:
     under_way: bool = False
     again: bool = False  # it came due once more while it was under way
     failures: int = 0
-    renew_at: datetime | None = None
+    renewal: Renewal | None = None
     deadline: datetime = AT_ONCE  # a target that has not been observed yet may be without a key
+
+    @property
+    def begins_at(self) -> datetime | None:
+        """When its key is due, brought forward where too many are due at once."""
+        return self.renewal.due_at - self.task.options.ahead if self.renewal else None
 
 
 @dataclass(slots=True)
@@ -145,9 +150,9 @@ class Schedule:
                 if slot is not None and slot.ticket == ticket:
                     deadline = self._deadline(slot, now)
                     heapq.heappush(self._ready.setdefault(slot.lane, []), (deadline, ticket, name))
-                    if deadline == TIDYING and slot.renew_at is not None:
+                    if deadline == TIDYING and slot.begins_at is not None:
                         # While it waits its key may come due: then it is no longer as little urgent as it is now.
-                        heapq.heappush(self._heap, (slot.renew_at - slot.task.options.ahead, ticket, name))
+                        heapq.heappush(self._heap, (slot.begins_at, ticket, name))
             lanes = {lane: ready for lane, ready in self._ready.items() if is_open(lane)}
             while ready := min((ready for ready in lanes.values() if ready), default=None, key=lambda ready: ready[0]):
                 _, ticket, name = heapq.heappop(ready)
@@ -173,7 +178,7 @@ class Schedule:
             try:
                 slot.failures = slot.failures + 1 if report.error else 0
                 if report.plan:
-                    slot.renew_at = report.plan.renew_at
+                    slot.renewal = report.plan.renewal
                     needed = deadline(report.plan, now)
                     waits = report.plan.current is None and slot.deadline != AT_ONCE  # and so keeps its place
                     slot.deadline = min(slot.deadline, needed) if waits else needed
@@ -210,7 +215,7 @@ class Schedule:
         return min(look, wake) if wake else look
 
     def _deadline(self, slot: _Slot, now: datetime) -> datetime:
-        due = slot.renew_at is None or slot.renew_at - slot.task.options.ahead <= now or slot.task.request.rotate
+        due = slot.begins_at is None or slot.begins_at <= now or slot.task.request.rotate
         return slot.deadline if due else TIDYING
 
     def _level(self, now: datetime) -> None:
@@ -221,19 +226,19 @@ class Schedule:
         self._levelled_at = now
         due: dict[str, list[tuple[datetime, str]]] = defaultdict(list)
         for name, slot in self._slots.items():
-            if slot.renew_at is not None:
-                due[slot.lane[0]].append((slot.renew_at, name))
+            if slot.renewal is not None:
+                due[slot.lane[0]].append((slot.renewal.due_at, name))
         for provider, moments in due.items():
             pace = self._paces[provider]
             moments.sort(reverse=True)
             begin = moments[0][0] + pace
-            for renew_at, name in moments:
-                begin = min(renew_at, begin - pace)
+            for due_at, name in moments:
+                begin = min(due_at, begin - pace)
                 slot = self._slots[name]
-                if begin > now + LEVEL_EVERY or begin >= renew_at or now < slot.at <= begin or slot.under_way:
+                if begin > now + LEVEL_EVERY or begin >= due_at or now < slot.at <= begin or slot.under_way:
                     continue
                 if slot.task == Task():
-                    slot.task = Task(options=PassOptions(ahead=renew_at - begin))
+                    slot.task = Task(options=PassOptions(ahead=due_at - begin))
                     self._put(name, max(begin, now))
 
     def _ticket(self, name: str) -> int | None:

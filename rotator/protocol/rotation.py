@@ -26,7 +26,7 @@ from rotator.core.keys import UNIQUE_ALPHABET, UNIQUE_LENGTH, CreatedKey, KeyNam
 from rotator.core.observation import Observation
 from rotator.core.plan import Reason, Rotate
 from rotator.core.ports import Clock, Listener, Ports
-from rotator.core.renewal import TIDYING, renew_at
+from rotator.core.renewal import TIDYING, due_at
 from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
@@ -77,7 +77,7 @@ class Rotation:
         record = offer.record
         if not observation.scope.owns(record.key_name) or record.params != target.fingerprint:
             return None
-        if renew_at(record, target) <= ports.clock.now():
+        if due_at(record, target) <= ports.clock.now():
             return None
         ports.store.preflight(target.path, compose(target, record, offer.secret, preserved_fields(observation)))
         asked_at = ports.clock.now()

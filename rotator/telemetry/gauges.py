@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import Literal
 
 from rotator.core.plan import Plan, Retire, State
+from rotator.core.renewal import margin
 from rotator.core.superseded import Superseded
 from rotator.core.versions import Record
-from rotator.telemetry.status import DaemonInfo, DaemonStatus, margin
+from rotator.telemetry.status import DaemonInfo, DaemonStatus
 
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 

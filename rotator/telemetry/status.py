@@ -16,6 +16,7 @@ from rotator.core.errors import RotatorError
 from rotator.core.events import Event, EventType, Level
 from rotator.core.plan import Plan, Reason, State, unenforced
 from rotator.core.ports import Listener
+from rotator.core.renewal import margin
 from rotator.core.target import Target
 from rotator.runtime.redact import NAMES, scrub, scrub_name
 from rotator.telemetry.status_json import (
@@ -110,15 +111,6 @@ def with_unenforced(status: TargetStatus, now: datetime) -> TargetStatus:
 def status_json(owner: str, at: datetime, targets: Collection[TargetStatus]) -> StatusJson:
     """Return all of `status --json` where no daemon is asked."""
     return StatusJson(owner=owner, at=at, targets=tuple(target.to_model() for target in targets))
-
-
-def margin(expires_at: datetime, next_rotation_at: datetime | None, now: datetime) -> float:
-    """The share of the time between its due date and its end that a served key has left; over 1 before it is due.
-
-    Of a key that is due only at its end, as one with no life at all, nothing is a share: it has all or nothing.
-    """
-    left, whole = expires_at - now, expires_at - (next_rotation_at or expires_at)
-    return left / whole if whole > timedelta(0) else math.copysign(math.inf, left.total_seconds())
 
 
 def rank(

@@ -14,6 +14,7 @@ from support.world import HOUR, START, make_target
 
 from rotator.core.orphans import Outcome
 from rotator.core.plan import Plan, Reason, State
+from rotator.core.renewal import Renewal
 from rotator.core.versions import Record
 from rotator.telemetry.metrics import FAILURE, LOST, ROTATION_REASONS, SUCCESS, Metrics
 from rotator.telemetry.status import TargetStatus
@@ -51,7 +52,7 @@ def all_metrics() -> dict[str, set[str]]:
     """The labels of each series that there may be, by the name that a query uses."""
     metrics = Metrics("1")
     record = Record("prod-eu", "a", "id", "name", START, START + 24 * HOUR, "p", "f")
-    plan = Plan(State.OK, Reason.FRESH, current=record, renew_at=START + 16 * HOUR)
+    plan = Plan(State.OK, Reason.FRESH, current=record, renewal=Renewal(START + 16 * HOUR))
     all_of_it = known(
         TargetStatus(make_target("a"), plan, None),
         at=START,

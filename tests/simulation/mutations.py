@@ -216,7 +216,7 @@ MUTATIONS = {
     ),
     "strays are left": Mutation("races", (LEAKED,), (Edit(Sweeper.sweep, "elif not dry_run:", "elif False:"),)),
     "what is rolled back to is not restored": Mutation(
-        "rollbacks", (NOT_HEALED,), (Edit(plan._restore, "not observation.is_cut_short(record, now)", "True"),)
+        "rollbacks", (NOT_HEALED,), (Edit(plan._restore, "not observation.is_cut_short(record, facts.now)", "True"),)
     ),
     "a served key that is gone is not looked for": Mutation(
         "meddling",

@@ -622,7 +622,13 @@ def test_a_restart_does_not_put_off_the_roll_out_of_a_change(
     for _ in range(2):
         restarted = Replica(tmp_path, simulator, leads=True, **changed)
         restarted.work()
-        moments.append([status.plan.roll_out_at for status in restarted.engine.board.snapshot() if status.plan])
+        moments.append(
+            [
+                plan.renewal and plan.renewal.roll_out_at
+                for status in restarted.engine.board.snapshot()
+                if (plan := status.plan)
+            ]
+        )
         restarted.engine.end()
         restarted.installation.close()
     assert moments[0] == moments[1] == [next_turn(name, soon, spread) for name in ("a", "b")]

@@ -16,6 +16,7 @@ from rotator.core.errors import StoreUnavailable
 from rotator.core.keys import ProviderKey
 from rotator.core.orphans import Orphan, OrphanState, Outcome
 from rotator.core.plan import Plan, Reason, Retire, Rotate, State
+from rotator.core.renewal import Renewal
 from rotator.core.superseded import Superseded
 from rotator.core.versions import Entry, Ownership, Record
 from rotator.telemetry.metrics import FAILURE, LOST, SUCCESS, Metrics
@@ -89,7 +90,7 @@ def status(name: str, plan: Plan | None, *, failed: bool = False) -> TargetStatu
 
 
 def served(**more: object) -> Plan:
-    plan = Plan(State.OK, Reason.FRESH, current=record("served-id"), renew_at=START + 16 * HOUR)
+    plan = Plan(State.OK, Reason.FRESH, current=record("served-id"), renewal=Renewal(START + 16 * HOUR))
     return replace(plan, **more)  # type: ignore[arg-type]
 
 
@@ -383,7 +384,7 @@ def test_the_earliest_expiry_is_that_of_all_served_keys() -> None:
 
 def test_the_earliest_rotation_is_told_of_a_target_that_fails_too() -> None:
     """In an outage what is due is failing: only the clock tells that it is due."""
-    overdue = served(renew_at=START)
+    overdue = served(renewal=Renewal(START))
     samples = of(status("a", served()), status("b", overdue, failed=True), status("c", None))
     assert samples[series("earliest_rotation_timestamp_seconds")] == START.timestamp()
     assert samples[series("targets", state="failing")] == 1
@@ -405,14 +406,14 @@ def test_the_earliest_rotation_is_told_of_a_target_that_fails_too() -> None:
     ids=["fresh", "due now", "half is gone", "ends now", "ended", "due at its end", "due then, ended", "rolled back"],
 )
 def test_the_least_margin_is_a_share_of_the_time_between_due_and_dead(expires: float, due: float, ratio: float) -> None:
-    plan = served(current=record("x", START + expires * HOUR), renew_at=START + due * HOUR)
+    plan = served(current=record("x", START + expires * HOUR), renewal=Renewal(START + due * HOUR))
     assert of(status("a", plan))[series("min_renewal_margin_ratio")] == pytest.approx(ratio)
 
 
 def test_the_least_margin_is_that_of_whom_has_the_least_whoever_ends_first() -> None:
     """Of a short life little is left in hours, and much of what there ever is; it is told of on a standby, too."""
-    short = served(current=record("x", START + 2 * HOUR), renew_at=START + 1.5 * HOUR)
-    late = served(current=record("y", START + 4 * HOUR), renew_at=START - 6 * HOUR)
+    short = served(current=record("x", START + 2 * HOUR), renewal=Renewal(START + 1.5 * HOUR))
+    late = served(current=record("y", START + 4 * HOUR), renewal=Renewal(START - 6 * HOUR))
     metrics = Metrics("1")
     statuses = (status("a", short), status("b", late), status("c", None))
     metrics.watch(lambda: known(*statuses, at=NOW, leads=False), each=False)

@@ -15,6 +15,7 @@ from rotator.cli.streams import print_json, print_line
 from rotator.core.keys import ProviderKey
 from rotator.core.orphans import Orphan, OrphanState
 from rotator.core.plan import Plan, Reason, SetExpiry, State
+from rotator.core.renewal import Renewal
 from rotator.core.versions import Record
 from rotator.protocol.reconciler import Report
 from rotator.protocol.sweeper import SweepReport
@@ -76,7 +77,9 @@ def test_an_id_that_looks_like_a_token_reaches_a_program_whole(capsys: pytest.Ca
     target, end = make_target("a"), START + HOUR
     record = Record("prod-eu", "a", key_id, "n", START, end, "p", "f")
     key = ProviderKey(key_id, key_id, end)
-    plan = Plan(State.OK, Reason.FRESH, record, actions=(SetExpiry(Reason.SUPERSEDED, record, end),), renew_at=end)
+    plan = Plan(
+        State.OK, Reason.FRESH, record, actions=(SetExpiry(Reason.SUPERSEDED, record, end),), renewal=Renewal(end)
+    )
     status = TargetStatus(target, plan, None)
     orphan = Orphan(target, key, OrphanState.OVER, ahead=False)
     swept = SweepReport("respan", 1, (orphan,), (key,))

@@ -21,6 +21,7 @@ from rotator.core.errors import (
 )
 from rotator.core.events import Event, EventType, Level
 from rotator.core.plan import Plan, Reason, Rotate, State
+from rotator.core.renewal import Renewal
 from rotator.core.superseded import Superseded
 from rotator.core.versions import Entry, Ownership, Record
 from rotator.telemetry.metrics import Metrics
@@ -44,12 +45,12 @@ def superseded(key_id: str, until: float) -> Superseded:
 
 
 def well(key_id: str = "tk_1", **more: Any) -> Plan:
-    return replace(Plan(State.OK, Reason.FRESH, current=record(key_id), renew_at=START + 16 * HOUR), **more)
+    return replace(Plan(State.OK, Reason.FRESH, current=record(key_id), renewal=Renewal(START + 16 * HOUR)), **more)
 
 
 def due(**more: Any) -> Plan:
     actions = (Rotate(Reason.EXPIRING, 7),)
-    return well(state=State.DUE, reason=Reason.EXPIRING, actions=actions, renew_at=START + 9 * HOUR, **more)
+    return well(state=State.DUE, reason=Reason.EXPIRING, actions=actions, renewal=Renewal(START + 9 * HOUR), **more)
 
 
 FOREIGN = Plan(State.FOREIGN, Reason.NO_RECORD)
@@ -289,9 +290,9 @@ def test_a_target_that_is_well() -> None:
             "tk_1 10 h old",
             "rotate (expiring) in 6 h, 2 Mar 04:00:00 F",
         ),
-        (well(renew_at=None), None, "ok", "tk_1 10 h old", "nothing"),
+        (well(renewal=None), None, "ok", "tk_1 10 h old", "nothing"),
         (
-            well(reason=Reason.DRIFTED, roll_out_at=NOW + HOUR),
+            well(reason=Reason.DRIFTED, renewal=Renewal(START + 16 * HOUR, NOW + HOUR)),
             None,
             "ok",
             "tk_1 10 h old",
@@ -345,7 +346,7 @@ def bar(plan: Plan) -> tuple[dict[str, tuple[float, float]], str]:
     ("plan", "parts"),
     [
         (
-            well(renew_at=START + 18 * HOUR),
+            well(renewal=Renewal(START + 18 * HOUR)),
             {
                 "gone": (0, 41.7),
                 "ahead": (41.7, 75),
@@ -355,7 +356,7 @@ def bar(plan: Plan) -> tuple[dict[str, tuple[float, float]], str]:
             },
         ),
         (
-            well(current=record(issued=10, expires=34), renew_at=START + 28 * HOUR),
+            well(current=record(issued=10, expires=34), renewal=Renewal(START + 28 * HOUR)),
             {"ahead": (0, 75), "grace": (75, 91.7), "reserve": (91.7, 100), "point": (74.6, 75.4)},
         ),
         (
@@ -381,7 +382,7 @@ def test_the_bar_shows_what_is_gone_the_renewal_the_grace_and_the_reserve(
 
 
 def test_the_bar_is_told_to_whoever_does_not_see_it() -> None:
-    assert bar(well(renew_at=START + 18 * HOUR))[1] == (
+    assert bar(well(renewal=Renewal(START + 18 * HOUR)))[1] == (
         "14 h of 1 d left; renewal after 75% of its life, grace of the old key until 92%"
     )
     assert bar(due(current=record(issued=-15, expires=9)))[1].startswith("ended 1 h ago;")
@@ -605,8 +606,10 @@ def test_the_title_does_not_say_that_all_is_well_over_a_trouble(around: DaemonIn
 
 def test_a_key_near_its_end_is_a_trouble_and_stands_before_those_that_end_sooner_by_nature() -> None:
     """One that is due for hours, and one that lives for an hour and is well."""
-    late = replace(due(), current=replace(record("tk_late"), expires_at=NOW + 2 * HOUR), renew_at=NOW - 6 * HOUR)
-    short = well(current=replace(record("tk_short"), expires_at=NOW + HOUR), renew_at=NOW + HOUR / 2)
+    late = replace(
+        due(), current=replace(record("tk_late"), expires_at=NOW + 2 * HOUR), renewal=Renewal(NOW - 6 * HOUR)
+    )
+    short = well(current=replace(record("tk_short"), expires_at=NOW + HOUR), renewal=Renewal(NOW + HOUR / 2))
     shown = page(status("short", short), status("late", late))
     assert shown.one("title").text == "1 trouble · prod-eu · rotator"
     assert "1 served key is near the end" in shown.one("section", class_="troubles").text
@@ -617,7 +620,8 @@ def test_the_page_the_command_and_the_metrics_have_one_next_rotation_and_one_ran
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """By the plan that was made before changed parameters came due: they come before the key's own renewal."""
-    drifted = well(reason=Reason.DRIFTED, roll_out_at=NOW - 2 * HOUR + timedelta(microseconds=1))
+    turn = NOW - 2 * HOUR + timedelta(microseconds=1)
+    drifted = well(reason=Reason.DRIFTED, renewal=Renewal(START + 16 * HOUR, turn))
     short = well(current=record("tk_short", expires=20))
     targets = status("drifted", drifted), status("short", short)
     print_status(status_json("prod-eu", NOW, targets), as_json=False)

@@ -14,7 +14,7 @@ from rotator.core.expiry import TOLERANCE, KeyObservation
 from rotator.core.keys import KeyName, ProviderKey, place_of
 from rotator.core.observation import Observation
 from rotator.core.plan import Plan, Reason, Retire, Rotate, SetExpiry, State, plan, to_confirm
-from rotator.core.renewal import renew_at
+from rotator.core.renewal import Renewal, due_at
 from rotator.core.request import SCHEDULED, PassOptions, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
@@ -169,7 +169,7 @@ def test_a_plan_says_which_key_is_served_and_when_it_will_be_replaced() -> None:
     made = plan(observation({0: "A"}), at(1))
     assert made.current is not None
     assert made.current.key_id == "A"
-    assert made.renew_at == at(16)
+    assert made.renewal == Renewal(at(16))
     assert made.wake_at == at(16)
 
 
@@ -249,7 +249,8 @@ def test_a_roll_out_does_not_concern_a_key_that_is_as_configured() -> None:
 def test_an_expiring_key_does_not_wait_for_its_turn() -> None:
     before = plan(drifted(), at(1), options=PassOptions(roll_out_at=at(30)))
     assert before.reason is Reason.FRESH
-    assert before.wake_at == before.next_rotation_at == before.renew_at
+    assert before.renewal is not None
+    assert before.wake_at == before.next_rotation_at == before.renewal.due_at
     assert told(plan(drifted(), at(20), options=PassOptions(roll_out_at=at(30)))) == ["rotate after 1: expiring"]
 
 
@@ -433,14 +434,14 @@ def test_a_served_key_whose_name_is_not_ours_is_looked_up() -> None:
 
 def test_a_key_is_due_before_its_end_by_lead() -> None:
     target = make_target(jitter=timedelta(minutes=10))
-    assert renew_at(record("A", 0, 1, target), target) == at(16) - timedelta(minutes=10)
+    assert due_at(record("A", 0, 1, target), target) == at(16) - timedelta(minutes=10)
 
 
 @pytest.mark.parametrize(("life", "due"), [(24, 16), (48, 40), (12, 8), (1, 2 / 3), (0, 0), (-1, -1)])
 def test_a_key_with_another_life_than_asked_for_is_due_at_the_same_share_of_it(life: float, due: float) -> None:
     target = make_target()
     made = replace(record("A", 0, 1, target), expires_at=at(life))
-    assert renew_at(made, target) == at(due)
+    assert due_at(made, target) == at(due)
 
 
 @st.composite
@@ -461,7 +462,7 @@ def targets(draw: st.DrawFn) -> Target:
 @given(targets(), st.integers(60, 2 * 90 * 86_400))
 def test_a_fresh_key_is_never_due_at_once_however_short_its_life(target: Target, life: int) -> None:
     made = replace(record("A", 0, 1, target), expires_at=at(0) + timedelta(seconds=life))
-    due = renew_at(made, target)
+    due = due_at(made, target)
     assert made.issued_at < due <= made.expires_at
     share = min(1.0, life / target.ttl.total_seconds())
     # At least as large a part of its life is used as of the life that was asked for.
@@ -472,7 +473,7 @@ def test_a_fresh_key_is_never_due_at_once_however_short_its_life(target: Target,
 def test_jitter_makes_a_key_due_earlier_and_never_later(target: Target) -> None:
     without = replace(target, jitter=timedelta(0))
     made = record("A", 0, 1, target)
-    assert renew_at(made, target) <= renew_at(made, without)
+    assert due_at(made, target) <= due_at(made, without)
 
 
 # --- any history at all ---
@@ -550,7 +551,9 @@ def test_whatever_the_history_no_rule_is_broken(
     assert {left.key_id for left in made.untrusted}.isdisjoint(
         action.key.key_id for action in made.actions if isinstance(action, Retire)
     )
-    assert (made.state is State.OK) == (made.reason is Reason.FRESH or made.roll_out_at is not None)
+    assert (made.state is State.OK) == (
+        made.reason is Reason.FRESH or (made.renewal is not None and made.renewal.is_rolled_out_first)
+    )
 
 
 @given(observations(), HOURS.map(at), ORDERS, ROLL_OUTS, st.floats(0, 1))
@@ -591,7 +594,7 @@ def test_a_key_that_a_person_rolled_back_to_is_not_due_at_once() -> None:
     held = observation({0: "A", 16: "B", 17: "A"})
     made = plan(held, at(17.1))
     assert (made.state, made.reason) == (State.OK, Reason.FRESH)
-    assert made.renew_at == at(17) + (at(24) - at(17)) / 2
+    assert made.renewal == Renewal(at(17) + (at(24) - at(17)) / 2)
     assert plan(held, at(21)).reason is Reason.EXPIRING
 
 
@@ -611,4 +614,4 @@ def test_a_fence_after_a_rollback_does_not_end_its_hold() -> None:
     fenced = observation({0: "A", 16: "B", 17: "A", 18: "A"})
     made = plan(fenced, at(18.1))
     assert made.reason is Reason.FRESH
-    assert made.renew_at == at(17) + (at(24) - at(17)) / 2
+    assert made.renewal == Renewal(at(17) + (at(24) - at(17)) / 2)

@@ -46,7 +46,7 @@ from rotator.core.errors import (
 from rotator.core.events import EventType, Level
 from rotator.core.keys import CreatedKey, KeyName
 from rotator.core.plan import NEWCOMER, REVOKED_WITHIN, Reason, State
-from rotator.core.renewal import TIDYING
+from rotator.core.renewal import TIDYING, Renewal
 from rotator.core.request import PassOptions, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
@@ -1288,7 +1288,7 @@ def test_a_shorter_life_is_believed_and_makes_no_storm() -> None:
         assert not a.reconcile(world.target).rotated
     report = a.reconcile(world.target)
     assert report.plan is not None
-    assert report.plan.renew_at == START + 8 * HOUR
+    assert report.plan.renewal == Renewal(START + 8 * HOUR)
 
 
 @pytest.mark.parametrize("granted", [None, 48 * HOUR])

@@ -15,6 +15,7 @@ from rotator.core.errors import (
     StoreUnavailable,
 )
 from rotator.core.plan import Plan, Reason, Rotate, State
+from rotator.core.renewal import Renewal
 from rotator.core.request import LOOK, RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import hash_fraction
@@ -58,7 +59,7 @@ def well(target: Target, clock: FakeClock, wake: float | None = None, renew: flo
     record = Record("o", target.name, "id", "name", now, now + timedelta(seconds=renew + 600), "p", "k")
     moment = now + timedelta(seconds=wake) if wake is not None else None
     renew_at = now + timedelta(seconds=renew)
-    return Report(target, Plan(State.OK, Reason.FRESH, record, renew_at=renew_at, wake_at=moment))
+    return Report(target, Plan(State.OK, Reason.FRESH, record, renewal=Renewal(renew_at), wake_at=moment))
 
 
 def failed(target: Target) -> Report:
@@ -121,7 +122,7 @@ def test_a_target_that_comes_due_while_it_waits_goes_by_its_need() -> None:
         report = well(target, clock, wake=1800, renew=renew)
         assert report.plan is not None
         if name != "soon":
-            report = replace(report, plan=replace(report.plan, renew_at=clock.now(), wake_at=clock.now()))
+            report = replace(report, plan=replace(report.plan, renewal=Renewal(clock.now()), wake_at=clock.now()))
         done(made, report)
     clock.sleep(RESYNC.total_seconds())  # now `soon` is to be looked at, which can wait
     before = []

@@ -14,6 +14,7 @@ from rotator.cli.status_table import print_status
 from rotator.core.errors import ProviderCredentialRefused, ProviderUnavailable, RotatorError
 from rotator.core.events import Event, EventType, Level
 from rotator.core.plan import Plan, Reason, State
+from rotator.core.renewal import Renewal
 from rotator.core.secrets import Secret
 from rotator.core.superseded import Superseded
 from rotator.core.versions import Entry, Ownership, Record
@@ -31,7 +32,8 @@ from rotator.telemetry.status_json import StatusJson, SupersededJson
 
 SECRET = "sk_live_0123456789abcdef"
 RECORD = Record("prod-eu", "t", "tk_1", "name", START, START + 24 * HOUR, "p", "f")
-WELL = Plan(State.OK, Reason.FRESH, current=RECORD, renew_at=START + 16 * HOUR)
+WELL = Plan(State.OK, Reason.FRESH, current=RECORD, renewal=Renewal(START + 16 * HOUR))
+OVERDUE, ROLLED_OUT = Renewal(START - HOUR), Renewal(START + 16 * HOUR, START + HOUR)
 SURROUNDINGS = DaemonInfo(
     "1.2.3",
     "rotator-1",
@@ -287,9 +289,9 @@ def test_a_table_fits_on_a_terminal(
     ("plan", "error", "told"),
     [
         (WELL, None, "in 16 hours (expiring)"),
-        (replace(WELL, state=State.DUE, reason=Reason.EXPIRING, renew_at=START - HOUR), None, "an hour ago (expiring)"),
+        (replace(WELL, state=State.DUE, reason=Reason.EXPIRING, renewal=OVERDUE), None, "an hour ago (expiring)"),
         (replace(WELL, state=State.DUE, reason=Reason.DRIFTED), None, "now (drifted)"),
-        (replace(WELL, reason=Reason.DRIFTED, roll_out_at=START + HOUR), None, "in an hour (drifted)"),
+        (replace(WELL, reason=Reason.DRIFTED, renewal=ROLLED_OUT), None, "in an hour (drifted)"),
         (replace(WELL, state=State.DUE, reason=Reason.EXPIRING), ProviderUnavailable("no"), "in 16 hours"),
         (Plan(State.MISSING, Reason.FIRST), None, "-"),
         (None, None, "-"),
