@@ -123,7 +123,7 @@ def key_path(*parts: object) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            bare = str(part).isascii() and str(part).replace("-", "_").replace("_", "a").isalnum()
+            bare = re.fullmatch("[A-Za-z0-9_-]+", str(part))
             text += f"{'.' if text else ''}{part if bare else json.dumps(part)}"
     return text
 

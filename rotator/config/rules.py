@@ -130,22 +130,14 @@ def _times(config: ParsedConfig) -> Iterator[Problem]:
 
 
 def _too_short_for(config: ParsedConfig, target: Target) -> str:
-    """Return what does not fit into the ttl of a target, defaults included, and what would."""
-    longer = {"renew_before": target.renew_before, "grace_period": target.grace_period}
-    fitting = {"renew_before": target.ttl // 3, "grace_period": target.ttl // 6}  # as the defaults are to theirs
-
-    def shown(key: str) -> str:
-        settings = config.settings.targets[target.name], config.settings.defaults
-        is_set = any(key in table.model_fields_set for table in settings)
-        return f"{key} ({format_duration(longer[key])}{'' if is_set else ' by default'})"
-
-    message = f"{shown('renew_before')} must be shorter than ttl ({format_duration(target.ttl)})"
-    needed = ["renew_before"]
-    if target.grace_period > fitting["renew_before"]:
-        message += f", and {shown('grace_period')} not longer than renew_before"
-        needed.append("grace_period")
-    example = " and ".join(f'{key} = "{format_duration(fitting[key])}"' for key in needed)
-    return f"{message}; set {example}, for example" if fitting["grace_period"] >= timedelta(seconds=1) else message
+    """Return that renew_before does not fit into the ttl, and times that would, as the defaults are to theirs."""
+    tables = config.settings.targets[target.name], config.settings.defaults
+    is_set = any("renew_before" in table.model_fields_set for table in tables)
+    return (
+        f"renew_before ({format_duration(target.renew_before)}{'' if is_set else ' by default'}) must be shorter than "
+        f'ttl ({format_duration(target.ttl)}); set renew_before = "{format_duration(target.ttl // 3)}" and '
+        f'grace_period = "{format_duration(target.ttl // 6)}", for example'
+    )
 
 
 def _fields(config: ParsedConfig) -> Iterator[Problem]:

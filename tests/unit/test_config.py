@@ -590,27 +590,28 @@ REFUSED = [
         f"{TARGET}.ttl",
         "1h",
         f"{TARGET}.ttl",
-        "renew_before (8h by default) must be shorter than ttl (1h), and grace_period (4h by default) not longer than "
-        'renew_before; set renew_before = "20m" and grace_period = "10m", for example',
+        'renew_before (8h by default) must be shorter than ttl (1h); set renew_before = "20m" and '
+        'grace_period = "10m", for example',
     ),
     (
         f"{TARGET}.ttl",
         "5s",
         f"{TARGET}.ttl",
-        "renew_before (8h by default) must be shorter than ttl (5s), and grace_period (4h by default) not longer than "
-        "renew_before",
+        'renew_before (8h by default) must be shorter than ttl (5s); set renew_before = "2s" and grace_period = "1s", '
+        "for example",
     ),
     (
         f"{TARGET}.renew_before",
         "1d",
         f"{TARGET}.renew_before",
-        'renew_before (1d) must be shorter than ttl (1d); set renew_before = "8h", for example',
+        'renew_before (1d) must be shorter than ttl (1d); set renew_before = "8h" and grace_period = "4h", for example',
     ),
     (
         "defaults.renew_before",
         "25h",
         "defaults.renew_before",
-        'renew_before (1d1h) must be shorter than ttl (1d); set renew_before = "8h", for example',
+        'renew_before (1d1h) must be shorter than ttl (1d); set renew_before = "8h" and grace_period = "4h", '
+        "for example",
     ),
     (
         "stores.vault.address",
@@ -813,8 +814,8 @@ def test_a_mistake_in_the_defaults_is_reported_once(refused: Callable[..., dict[
     data["targets"].update({f"t{number}": {"path": f"p/{number}"} for number in range(20)})
 
     assert refused(data) == {
-        "defaults.ttl": "renew_before (8h by default) must be shorter than ttl (4h), and grace_period (4h by default) "
-        'not longer than renew_before; set renew_before = "1h20m" and grace_period = "40m", for example'
+        "defaults.ttl": "renew_before (8h by default) must be shorter than ttl (4h); "
+        'set renew_before = "1h20m" and grace_period = "40m", for example'
     }
 
 
@@ -1170,8 +1171,8 @@ def test_a_problem_of_an_included_target_names_its_file(load: Callable[..., Conf
     ]
     (mounted / "c.toml").write_text('targets.c = { path = "c", ttl = "1h" }')
     too_long = (
-        "ttl: renew_before (8h by default) must be shorter than ttl (1h), and grace_period (4h by default) not longer "
-        'than renew_before; set renew_before = "20m" and grace_period = "10m", for example'
+        'ttl: renew_before (8h by default) must be shorter than ttl (1h); set renew_before = "20m" and '
+        'grace_period = "10m", for example'
     )
     assert refused() == [
         f"targets.d/c.toml: targets.c.{too_long}",
