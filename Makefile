@@ -1,4 +1,5 @@
-# `make demo` and `make test` need Python 3.11 and make; the tests against real servers also Go, etcd, prometheus, systemd-analyze and chromium.
+# `make demo` and `make test` need Python 3.11 and make.
+# The tests against real servers also need Go, etcd, prometheus, systemd-analyze and chromium.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,10 +7,10 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: help install demo test servers lint simulate-long kills bench lock clean
 
-help:            ## what can be made
+help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-install: $(INSTALLED)  ## a virtual environment in .venv, from the locked requirements
+install: $(INSTALLED)  ## create .venv from the locked requirements
 
 $(INSTALLED): requirements-dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -17,12 +18,12 @@ $(INSTALLED): requirements-dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: install    ## watch keys being born, published, superseded and removed; no outside service
+demo: install    ## watch keys being created, published, superseded and removed; no outside service
 	@$(BIN)/rotator demo
 
 # The tests on real servers mostly wait: four workers run them, a file at a time, each with servers of its own.
 # The simulation computes, and gives way to them; its output comes last.
-test: install servers  ## the whole suite; without Go, what needs a real server is skipped and says so
+test: install servers  ## the whole suite; without Go, skip the tests that need a real server
 	@nice $(BIN)/python -m pytest tests/simulation >$(VENV)/simulation.log 2>&1 & simulation=$$!; \
 	trap 'kill $$simulation 2>/dev/null' EXIT INT TERM; \
 	status=0; \
@@ -34,22 +35,22 @@ test: install servers  ## the whole suite; without Go, what needs a real server 
 servers: install  ## build the real servers and tools that the tests run (about 20 minutes, once)
 	@$(BIN)/python tools/build_servers.py
 
-lint: install    ## ruff, mypy strict, the import rules, and the Dockerfile
+lint: install    ## run ruff, mypy strict, the import rules and hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint deploy/Dockerfile
 
-simulate-long: install  ## the protocol under ever new schedules, until it is stopped (SEED=0 is the first)
+simulate-long: install  ## run new schedules of the protocol until you stop it (SEED=0 is the first)
 	cd tests && PYTHONPATH=.. ../$(BIN)/python -m simulation $(or $(SEED),0) --many 0
 
-kills: install servers  ## 200 kills and freezes of two daemons on a real Vault (ROTATOR_KILLS=200)
+kills: install servers  ## kill and freeze two daemons 200 times on a real Vault (ROTATOR_KILLS=200)
 	ROTATOR_KILLS=$${ROTATOR_KILLS:-200} $(BIN)/python -m pytest tests/integration/test_kills.py -s
 
 BENCHMARKS ?= run_once layers scale punctuality soak
 
-bench: install servers  ## all measurements of docs/benchmarks.md (about 90 minutes; BENCHMARKS=soak is that one alone)
+bench: install servers  ## measure everything in docs/benchmarks.md (about 90 minutes; BENCHMARKS=soak runs one)
 	@echo "On two quiet CPUs: run_once takes 12 minutes, layers 1, scale 35, punctuality 35, soak 7. Now: $(BENCHMARKS)"
 	@set -e; for each in $(BENCHMARKS); do \
 	  echo; echo "== $$each"; \
@@ -57,7 +58,7 @@ bench: install servers  ## all measurements of docs/benchmarks.md (about 90 minu
 	done
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.plots
 
-lock:            ## pin the dependencies anew (needs uv)
+lock:            ## lock the current versions of the dependencies (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet \
 	  pyproject.toml -o requirements.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet \
@@ -65,5 +66,5 @@ lock:            ## pin the dependencies anew (needs uv)
 	echo hatchling | uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet \
 	  -c requirements-dev.txt - -o deploy/requirements-build.txt
 
-clean:           ## forget the environment and the caches; the built servers stay
+clean:           ## remove the environment and the caches, but not the built servers
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,1 +1,1 @@
-"""Measurements of rotator against what could stand in its place; docs/benchmarks.md has the methods and the figures."""
+"""Measurements of rotator against what could stand in its place; benchmarks/README.md has the methods and results."""

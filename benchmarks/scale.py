@@ -10,7 +10,7 @@ to reload with one target changed. Another one with resync = 24h idles, too: wha
 Its second sweep, which nothing else goes on beside, is timed.
 
 The budget is out of the way (100,000 requests a minute): what a sweep takes of the vendor's sixty is arithmetic, and
-stands in docs/benchmarks.md.
+is in benchmarks/README.md.
 """
 
 import json

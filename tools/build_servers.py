@@ -1,13 +1,12 @@
 """Builds the real servers and tools that the tests run, from the Go modules pinned beside this file (`make servers`).
 
-They are kept in `$ROTATOR_BUILD_DIR`, or else in `rotator-build` under `$XDG_CACHE_HOME` or `~/.cache`: outside the
-clone, so that every clone of a user shares them, CI's fresh ones included. A server's folder there is named by a hash
-of all that it is built from, and gets that name only once it is complete: if it is there, it is whole and current. It
-may be deleted at any time.
+They go to `$ROTATOR_BUILD_DIR`, or else to `rotator-build` under `$XDG_CACHE_HOME` or `~/.cache`: outside the clone, so
+that all clones of a user share them. The name of a server's folder is a hash of its sources, and the folder gets that
+name once it is complete: a folder that exists is complete and current. You may delete it at any time.
 
-The tests look for a running server's address in the environment, then for the program on PATH, then here; where one of
-the first two is to be had, nothing is built. A further server is one more entry in SERVERS, with its go.mod and go.sum
-in a folder of its name.
+The tests use a running server whose address is in the environment, else the program on PATH, else this build. Nothing
+is built where one of the first two exists. To add a server, add an entry to SERVERS, and its go.mod and go.sum in a
+folder of its name.
 """
 
 import fcntl
@@ -25,7 +24,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Program:
-    """One file to build: where it goes in its server's folder, the Go package, and flags beyond the usual ones."""
+    """One file to build: its name in its server's folder, the Go package, and additional flags."""
 
     file: str
     package: str
@@ -80,7 +79,7 @@ class Server:
 
     @property
     def found_elsewhere(self) -> str | None:
-        """Why it need not be built, if so."""
+        """Return why it need not be built, or None."""
         if address := os.environ.get(self.address_variable):
             return f"running at {address} (${self.address_variable})"
         if on_path := shutil.which(self.name):
@@ -99,7 +98,7 @@ VAULT = Server(
     "vault",
     "ROTATOR_TEST_VAULT_ADDR",
     (
-        # `minimal` spares much that the tests do not need; but also the Kubernetes auth method, hence the plugin.
+        # `minimal` leaves out much that the tests do not need, and the Kubernetes auth method, hence the plugin.
         Program("vault", "github.com/hashicorp/vault", ("-tags", "minimal")),
         Program(
             "plugins/kubernetes",
@@ -114,7 +113,10 @@ KUBE_APISERVER = Server(
         Program(
             "kube-apiserver",
             "k8s.io/kubernetes/cmd/kube-apiserver",
-            ("-ldflags", "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2"),  # it has to be told what it is
+            (
+                "-ldflags",
+                "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2",
+            ),  # the default is invalid
         ),
     ),
 )
@@ -125,7 +127,7 @@ HELM = Server(
         Program(
             "helm",
             "helm.sh/helm/v3/cmd/helm",
-            # The Kubernetes that charts are rendered and judged for, as in its releases; else it is 1.20.
+            # The Kubernetes version that Helm renders charts for, as in its releases; the default is 1.20.
             (
                 "-ldflags",
                 "-s -w -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 "
@@ -152,15 +154,15 @@ SERVERS = (VAULT, KUBE_APISERVER, HELM, PROMETHEUS_OPERATOR_CRDS)
 
 
 def say(text: str) -> None:
-    """Print at once: a build is long, and its reader is often a log."""
+    """Print without delay, because a build takes minutes."""
     print(text, flush=True)
 
 
 def build(server: Server, go: str) -> None:
-    """Build a server, unless it is there. Raises subprocess.CalledProcessError, with Go's words in its stderr."""
+    """Build a server, unless it exists. Raise subprocess.CalledProcessError, with Go's output in its stderr."""
     server.folder.parent.mkdir(parents=True, exist_ok=True)
     with server.folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second clone waits for the first one's build, rather than doing it twice
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second clone waits for the first one's build
         if server.folder.exists():
             return
         say(f"{server.name}: building {server.folder}; the first time this takes up to 10 minutes")
@@ -174,7 +176,7 @@ def build(server: Server, go: str) -> None:
                 env={**os.environ, "CGO_ENABLED": "0"},
                 check=True,
                 stdin=subprocess.DEVNULL,
-                capture_output=True,  # stderr has hundreds of lines of downloads, wanted only when it fails
+                capture_output=True,  # stderr has hundreds of lines of downloads, useful only on failure
                 text=True,
             ).stdout
 
@@ -186,7 +188,7 @@ def build(server: Server, go: str) -> None:
 
 
 def main() -> int:
-    """Build what is missing; the exit status is 1 if that failed, and 0 where there is no Go to try it with."""
+    """Build what is missing. Return 1 if a build failed, and 0 without Go."""
     go = shutil.which("go")
     for server in SERVERS:
         if found := server.found_elsewhere:

@@ -1,4 +1,4 @@
-"""Makes docs/demo.svg: what `rotator demo` shows on a terminal of 96 columns, half-way through. Needs tmux."""
+"""Draws docs/demo.svg: `rotator demo` on a terminal of 96 columns, half-way through. Needs tmux."""
 
 import io
 import subprocess
@@ -28,7 +28,7 @@ text {{ font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 20px; 
 
 
 def main() -> None:
-    """Run the demo in a terminal of its own, and keep one moment of it."""
+    """Run the demo in a terminal of its own, and draw one moment of it."""
     start = ["new-session", "-d", "-s", SESSION, "-x", "96", "-y", "26", f"TERM=xterm-256color {ROTATOR} demo"]
     subprocess.run(["tmux", *start], check=True)
     time.sleep(15)
