@@ -19,6 +19,7 @@ from support.process import free_ports, wait_until
 from support.vault import VaultServer
 
 from rotator import demo
+from rotator.cli.status_table import status_table
 from rotator.core.errors import StorePermissionDenied, StoreUnavailable
 from rotator.simulator import Simulator
 from rotator.stores.vault.store import VaultStore
@@ -30,7 +31,7 @@ path "secret/data/rotator-demo-*"     { capabilities = ["create", "read", "updat
 path "secret/metadata/rotator-demo-*" { capabilities = ["read", "delete"] }
 path "secret/destroy/rotator-demo-*"  { capabilities = ["update"] }
 """
-SEEN = ("created (first)", "published (expiring)", "superseded", "is destroyed in the store", "removed at the provider")
+SEEN = ("key created tk_", "key published tk_", "(expiring)", "key shortened", "versions destroyed", "key deleted")
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
 
     def run(status: int, *, terminal: bool = False, vault: Mapping[str, str] | None = None) -> str:
         console = Console(file=io.StringIO(), force_terminal=terminal, width=80, height=40)
-        ended = demo.show(vault=vault is not None, environment=vault or {}, console=console)
+        ended = demo.show(vault=vault is not None, environment=vault or {}, table=status_table, console=console)
         assert isinstance(console.file, io.StringIO)
         shown = RECORDER.record("demo: console", Text.from_ansi(console.file.getvalue()).plain)
         assert ended == status, shown

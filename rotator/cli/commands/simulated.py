@@ -15,13 +15,14 @@ from rotator.simulator import Options, Simulator, with_switches
 
 def run_demo(common: Common, *, vault: bool) -> None:
     """Run the demo."""
-    from rotator.demo import show  # hvac, httpx: the simulator needs neither
+    from rotator.cli.status_table import status_table  # with httpx, hvac and rich, which the simulator does not need
+    from rotator.demo import show
 
     if vault and (unset := [f"${name}" for name in ("VAULT_ADDR", "VAULT_TOKEN") if not os.environ.get(name)]):
         usage_error(f"--vault needs {' and '.join(unset)} in the environment")
     common.start_logging("warning")
     stop_on_sigterm()
-    raise typer.Exit(show(vault=vault, environment=os.environ))
+    raise typer.Exit(show(vault=vault, environment=os.environ, table=status_table))
 
 
 def run_simulator(common: Common, port: int, requests_per_minute: int, switches: Sequence[str]) -> None:
