@@ -48,7 +48,7 @@ simulate-long: install  ## run new schedules of the protocol until you stop it (
 kills: install servers  ## kill and freeze two daemons 200 times on a real Vault (ROTATOR_KILLS=200)
 	ROTATOR_KILLS=$${ROTATOR_KILLS:-200} $(BIN)/python -m pytest tests/integration/test_kills.py -s
 
-BENCHMARKS ?= run_once layers scale punctuality soak
+BENCHMARKS ?= startup run_once layers scale punctuality soak
 
 bench: install servers  ## measure everything in docs/benchmarks.md (about 90 minutes; BENCHMARKS=soak runs one)
 	@echo "On two quiet CPUs: run_once takes 12 minutes, layers 1, scale 35, punctuality 35, soak 7. Now: $(BENCHMARKS)"
