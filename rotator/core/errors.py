@@ -1,37 +1,37 @@
-"""Every error that rotator raises itself.
+"""Every error that rotator raises, as a tree. Below a provider or a store it answers one question: was it done?
 
     RotatorError
-    ├── ConfigurationError            what the files say cannot be run; lists every problem at once
-    ├── Contested                     another daemon replaces our keys for their parameters, and we its keys
-    ├── NoKeyByThisClock              every upstream contradicts the clock, and the served key can wait
-    ├── ClockDisagrees                this machine's clock and the others' differ: nothing is ended by it
-    ├── LeaseUnusable                 it is not known which Lease, or as whom
+    ├── ConfigurationError            the configuration cannot be used; lists every problem at once
+    ├── Contested                     another daemon replaces our keys for their parameters, and we replace its keys
+    ├── NoKeyByThisClock              every upstream contradicts this clock, and the served key can wait
+    ├── ClockDisagrees                this clock differs from the upstreams', so no key is ended by it
+    ├── LeaseUnusable                 the configuration does not name the Lease, or this replica
     ├── KubernetesUnavailable         the API server gave no answer that can be used
-    │   └── KubernetesRefused           until somebody mends the token, the certificates or the rights
-    ├── OwnerUnclear                  a key's name does not tell whose it is, and the store cannot be asked
-    ├── TooManyOrphans                more than a person allowed to be tidied away at once
+    │   └── KubernetesRefused           retrying does not help: fix the token, the certificates or the rights
+    ├── OwnerUnclear                  a key's name does not show whose it is, and the store cannot be read
+    ├── TooManyOrphans                more than one sweep may expire
     ├── ServedKeysUnknown             the provider does not know most of what is served: another organisation's?
     ├── ProviderError
-    │   ├── ProviderCredentialRefused   401, 403: the organisation key
-    │   ├── ProviderRequestRefused      400, 404, 422: this request, whoever asks
+    │   ├── ProviderCredentialRefused   401, 403: the management credential
+    │   ├── ProviderRequestRefused      400, 404, 422: this request, with any credential
     │   ├── ProviderKeyNotAccepted      the probe: a new key does not work
-    │   ├── ProviderRateLimited         429: not done; `retry_after` says when
+    │   ├── ProviderRateLimited         429: not done; `retry_after` is when to try again
     │   ├── ProviderUnavailable         not done: nothing was sent, or only a read failed
-    │   ├── KeyUnreadable               the provider's list shows one key in a way that is not understood
-    │   └── ProviderOutcomeUnknown      sent, and nobody knows whether it was done
+    │   ├── KeyUnreadable               the provider's list shows one key in an unknown form
+    │   └── ProviderOutcomeUnknown      sent; whether it was done is unknown
     └── StoreError
         ├── StoreCredentialRefused      the login itself, or an expired token that could not be renewed
         ├── StorePermissionDenied       the policy
-        ├── StoreRequestRefused         400, 413, …: this request, whoever asks
+        ├── StoreRequestRefused         400, 413, …: this request, with any credential
         ├── StoreMountUnusable          no mount there, or not KV version 2
-        ├── CasMismatch                 somebody else wrote first
+        ├── CasMismatch                 another writer was first
         ├── StoreSealed                 definitely not done
         ├── StoreUnavailable            a read failed; nothing was changed
         │   └── StoreRateLimited          429: not done, and nothing is sent for a while
-        └── StoreOutcomeUnknown         a write was sent, and nobody knows whether it landed
+        └── StoreOutcomeUnknown         a write was sent; whether it landed is unknown
 
-Adapters turn whatever their library raises into one of these; nothing above an adapter sees another library's
-exception. No message ever holds a key, a token or a request's body.
+Adapters turn each exception of their library into one of these; no other exception leaves an adapter. No message holds
+a key, a token or a request's body.
 """
 
 from collections.abc import Iterable
@@ -41,10 +41,10 @@ from typing import ClassVar
 
 
 class RotatorError(Exception):
-    """What failed, in one sentence for a person; `advice` says what that person can do, or is empty."""
+    """What failed and why, in one sentence for a person; `advice` is what to do about it, or empty."""
 
-    needs_a_person: ClassVar[bool] = False  # it will not heal by itself
-    nothing_tried: ClassVar[bool] = False  # out of reach or locked out: nothing else there could be tried either
+    needs_a_person: ClassVar[bool] = False  # retrying does not help
+    nothing_tried: ClassVar[bool] = False  # out of reach or locked out: any other request would fail too
 
     def __init__(self, message: str, advice: str = "") -> None:
         super().__init__(message)
@@ -54,7 +54,7 @@ class RotatorError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a configuration: in which file, at which key ("targets.a.ttl"), and what."""
+    """One flaw of a configuration: the file, the key in it ("targets.a.ttl"), and what is wrong."""
 
     file: str
     key: str
@@ -65,7 +65,7 @@ class Problem:
 
 
 class ConfigurationError(RotatorError):
-    """The configuration cannot be used; `problems` holds all that is wrong with it, not the first only."""
+    """The configuration cannot be used; `problems` holds all its flaws, not only the first."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
@@ -73,14 +73,15 @@ class ConfigurationError(RotatorError):
 
 
 class ClockDisagrees(RotatorError):
-    """This machine's clock is too far from what the provider's or the store's answers say."""
+    """This machine's clock is too far from those of the provider or the store."""
 
     needs_a_person = True
 
     def __init__(self) -> None:
         super().__init__(
-            "this machine's clock does not agree with the provider's or the store's, so no key was ended by it",
-            "Look at rotator_clock_skew_seconds, and mend the clock that is off; keys go on being renewed meanwhile.",
+            "this machine's clock differs from the provider's or the store's, so no key was ended by it. Keys are "
+            "still renewed",
+            "rotator_clock_skew_seconds shows which clock is wrong: correct that one.",
         )
 
 
@@ -116,24 +117,24 @@ class Contested(RotatorError):
 
 
 class LeaseUnusable(RotatorError):
-    """The configuration wants a Lease, and does not say enough to find it."""
+    """The configuration asks for a Lease, and does not name it or this replica."""
 
     needs_a_person = True
     nothing_tried = True
 
 
 class KubernetesUnavailable(RotatorError):
-    """The API server gave no answer that can be used: nothing is known of what it was asked about."""
+    """The API server gave no usable answer."""
 
 
 class KubernetesRefused(KubernetesUnavailable):
-    """And that lasts until somebody mends the token, the certificates or the rights."""
+    """Retrying does not help until the token, the certificates or the rights are fixed."""
 
     needs_a_person = True
 
 
 class TooManyOrphans(RotatorError):
-    """There are so many keys that no version holds that something may be wrong with what is seen."""
+    """So many keys are in no version that what was seen may be wrong."""
 
     needs_a_person = True
 
@@ -142,12 +143,12 @@ class TooManyOrphans(RotatorError):
             f"{found} live keys are in no version of their paths, more than max_orphans ({limit}): none was touched, "
             "and they work until they expire",
             "Was a path or a mount restored, moved or emptied? `rotator sweep --dry-run` lists them; if they may go, "
-            f"`rotator sweep --max-orphans {found}` lets them end after a grace period.",
+            f"`rotator sweep --max-orphans {found}` expires them after a grace period.",
         )
 
 
 class ServedKeysUnknown(RotatorError):
-    """The provider does not know most served keys, so that something is wrong with what is seen."""
+    """The provider does not know most served keys, so what was seen may be wrong."""
 
     needs_a_person = True
 
@@ -166,14 +167,14 @@ class ProviderError(RotatorError):
 
 
 class ProviderCredentialRefused(ProviderError):
-    """The organisation key is refused: every target of this provider waits until it is replaced."""
+    """The management credential is refused: every target of this provider waits until it is replaced."""
 
     needs_a_person = True
     nothing_tried = True
 
 
 class ProviderRequestRefused(ProviderError):
-    """The provider understood the request and will not do it."""
+    """The provider understood the request and refuses it."""
 
     needs_a_person = True
 
@@ -185,7 +186,7 @@ class ProviderKeyNotAccepted(ProviderError):
 
 
 class ProviderRateLimited(ProviderError):
-    """Not done, because too much was asked; `retry_after` is in seconds."""
+    """Not done, because there were too many requests; `retry_after` is in seconds."""
 
     nothing_tried = True
 
@@ -201,7 +202,7 @@ class ProviderUnavailable(ProviderError):
 
 
 class KeyUnreadable(ProviderError):
-    """The provider lists a key under a path's name, and shows it in a way that is not understood."""
+    """The provider lists a key with a path's name, in a form that rotator cannot read."""
 
     needs_a_person = True
 
@@ -229,7 +230,7 @@ def _called(key_id: str, name: str) -> str:
 
 
 class GraceNotEnforced(RotatorError):
-    """Superseded keys do not have this path's name, so nothing ends them."""
+    """Superseded keys do not have this path's name, so nothing expires them after their grace."""
 
     needs_a_person = True
 
@@ -257,7 +258,7 @@ class ServedKeyMisnamed(ProviderError):
 
 
 class OwnerUnclear(RotatorError):
-    """Without the store nothing tells these keys from those of an installation whose owner begins with the same."""
+    """Without the store, these keys may be those of another installation whose owner begins with the same letters."""
 
     needs_a_person = True
 
@@ -270,7 +271,7 @@ class OwnerUnclear(RotatorError):
 
 
 class ProviderOutcomeUnknown(ProviderError):
-    """The request was sent; whether it was done is not known."""
+    """The request was sent; whether it was done is unknown."""
 
 
 class StoreError(RotatorError):
@@ -278,7 +279,7 @@ class StoreError(RotatorError):
 
 
 class StoreCredentialRefused(StoreError):
-    """The login is refused: every target of this store waits until it is mended."""
+    """The login is refused: every target of this store waits until it is fixed."""
 
     needs_a_person = True
     nothing_tried = True
@@ -291,7 +292,7 @@ class StorePermissionDenied(StoreError):
 
 
 class StoreRequestRefused(StoreError):
-    """The store understood the request and will not do it."""
+    """The store understood the request and refuses it."""
 
     needs_a_person = True
 
@@ -320,8 +321,8 @@ class StoreUnavailable(StoreError):
 
 
 class StoreRateLimited(StoreUnavailable):
-    """Not done, because too much was asked."""
+    """Not done, because there were too many requests."""
 
 
 class StoreOutcomeUnknown(StoreError):
-    """A write was sent; whether it landed, or will land later, is not known."""
+    """A write was sent; whether it landed, or will land later, is unknown."""

@@ -12,9 +12,7 @@ from rotator.core.errors import RotatorError
 
 
 class Level(StrEnum):
-    """How an event is meant: debug, all is as before; info, the world changed; warning, it heals by itself; error, a
-    person is needed.
-    """
+    """Debug: nothing changed. Info: something did. Warning: rotator retries it. Error: a person is needed."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -23,7 +21,7 @@ class Level(StrEnum):
 
     @classmethod
     def of(cls, error: RotatorError) -> Self:
-        """Of an event that tells of this error."""
+        """Return the level of an event that reports this error."""
         return cls.ERROR if error.needs_a_person else cls.WARNING
 
 

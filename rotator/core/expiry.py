@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from rotator.core.keys import ProviderKey
 
 TOLERANCE = timedelta(seconds=1)
-"""Expiries this close are the same: records are written to the second, and a vendor may round as well."""
+"""Expiries this close are the same: records are written to the second, and a provider may round as well."""
 
 
 UNITS = (timedelta(days=1), timedelta(hours=1), timedelta(minutes=1))
@@ -23,7 +23,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class KeyObservation:
-    """What the provider last said of a key, and which version of the path was current then. `key` None: gone."""
+    """What the provider last showed of a key, and which version of the path was current then. `key` None: gone."""
 
     key: ProviderKey | None
     at_version: int
@@ -31,12 +31,12 @@ class KeyObservation:
 
 
 def whole_seconds(moment: datetime) -> datetime:
-    """Rounded up: the vendor is told a time to the second, and a grace that ends early is no grace."""
+    """Round up: a provider takes a time to the second, and a grace that ends early is no grace."""
     return moment if not moment.microsecond else moment.replace(microsecond=0) + timedelta(seconds=1)
 
 
 def next_request(seen: KeyObservation, until: datetime, made_at: datetime) -> datetime | None:
-    """What to ask the provider for, so that a key expires at `until`; None if it does, as nearly as the provider can.
+    """Return what to ask the provider for, so that a key expires at `until`; None if it does already.
 
     What was asked for already is asked for again only to correct an answer that would cut a grace short.
     """
@@ -50,7 +50,7 @@ def next_request(seen: KeyObservation, until: datetime, made_at: datetime) -> da
 
 
 def corrected(asked: Asked, shown: datetime | None) -> datetime | None:
-    """The later time to ask for, after the provider has rounded a request down; None if there is no need, or no use."""
+    """Return the later time to ask for, after the provider rounded a request down; or None."""
     if shown is None or shown >= asked.until - TOLERANCE:
         return None
     lacking = asked.until - shown
@@ -60,7 +60,7 @@ def corrected(asked: Asked, shown: datetime | None) -> datetime | None:
 
 
 def on_the_grid(until: datetime, shown: datetime | None, made_at: datetime | None) -> datetime:
-    """What to ask for first: `until`, or a later time where the provider would round that down.
+    """Return what to ask for first: `until`, or a later time where the provider would round that down.
 
     A provider that rounds shows it by the key itself, which was made for a whole `ttl` from a second that is not on the
     grid, and yet expires on it. The first request must be right: an expiry that is rounded into the past kills the key.
@@ -79,7 +79,7 @@ def _ceiling(moment: datetime, unit: timedelta) -> datetime:
 
 
 def _rest(moment: datetime | None, unit: timedelta) -> timedelta:
-    """How long after a whole day, hour or minute of UTC this is."""
+    """Return how long after a whole day, hour or minute of UTC this is."""
     return ((moment or _EPOCH) - _EPOCH) % unit
 
 

@@ -21,20 +21,20 @@ UNIQUE_LENGTH = 8
 
 
 OWNER_LETTERS = 8
-"""As many of an owner's letters as a key's name has room for."""
+"""The letters of an owner that a key's name has room for."""
 
 
 def place_of(owner: str, location: str) -> str:
-    """Twelve base32 digits for one owner's path; `location` is the store's word for where the path is."""
+    """Return twelve base32 digits for one owner's path; `location` is where the store has the path."""
     digest = hashlib.sha256(f"{owner}\0{location}".encode()).digest()
     return base64.b32encode(digest).decode().lower()[:12]
 
 
 @dataclass(frozen=True, slots=True)
 class KeyName:
-    """A key's name at the vendor: at most 50 characters, where the vendor's column ends.
+    """A key's name at the provider: at most 50 characters.
 
-    Only `place` decides whose a key is; the two slugs are for the people who read the vendor's list.
+    Only `place` decides whose a key is; the two slugs are for people who read the provider's list.
     """
 
     owner: str
@@ -53,7 +53,7 @@ class KeyName:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """The name's parts, or None where it is not exactly one of ours."""
+        """Return the name's parts, or None where it is not exactly one of ours."""
         match = _NAME.fullmatch(text)
         if match is None:
             return None
@@ -68,7 +68,7 @@ class ProviderKey:
     id: str
     name: str
     expires_at: datetime | None  # None: it never expires
-    created_at: datetime | None = field(default=None, compare=False)  # None: the provider did not say
+    created_at: datetime | None = field(default=None, compare=False)  # None: the provider did not show it
 
     def expires_by(self, moment: datetime) -> bool:
         """Return whether the key has expired at that moment."""
@@ -77,7 +77,7 @@ class ProviderKey:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableKey:
-    """An entry of the provider's list that is not understood: what can be read of it, and what is wrong with it."""
+    """An entry of the provider's list that cannot be read: its readable parts, and its flaw."""
 
     id: str  # "" when the id is what cannot be read
     name: str

@@ -1,4 +1,4 @@
-"""What is known of one target at one moment, and what that says about a key. Pure."""
+"""Everything known of one target at one moment: its path, and what the provider showed of its keys. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Observation:
-    """All that is known of one target at one moment."""
+    """Everything known of one target at one moment."""
 
     target: Target
     scope: Scope

@@ -1,17 +1,16 @@
-"""What has to be done for one target, decided from what was observed.
+"""Decides what has to be done for one target, from what was observed.
 
-Pure: no I/O, no clock, no randomness, no logger. `observed` is all there is to know, `now` is given, and the answer is
-a `Plan`: the target's state, the actions in the order in which they are to be done, and the moment at which time alone
-will change the answer. Each answer carries a constant `Reason`, which logs, metrics, the command line and the status
-page show as it stands.
+Pure: no I/O, no clock, no randomness, no logger. The result is a `Plan`: the target's state, the actions in their
+order, and the moment at which time alone changes the plan. Each plan has a constant `Reason`, which logs, metrics, the
+command line and the status page show.
 
-What the rules hold:
+The rules keep these promises:
 
-- Nothing is touched while the newest version is not ours, unless somebody asked for it to be adopted.
-- The vendor's expiry of a key is a function of history: a current key's is the recorded one, a superseded key's is the
-  end of its grace or its own, whichever is earlier. Both directions are corrected.
-- No key is shortened or retired that the vendor has not shown to carry this path's name, and none is prolonged beyond
-  twice the `ttl`: whoever can write the path can write a record.
+- Nothing is touched while the newest version is not ours, unless the target or a person adopts it.
+- A key's expiry at the provider is a function of history: a current key's is the recorded one, a superseded key's is
+  the end of its grace or its own, whichever is earlier. Both directions are corrected.
+- No key is shortened or retired unless the provider shows it under a name for this path, and none is prolonged beyond
+  twice the `ttl`: a forger who can write the path can write a record.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,38 +31,38 @@ from rotator.core.versions import Entry, Ownership, Record
 
 
 class State(StrEnum):
-    """How a target stands, in one word."""
+    """The state of a target, in one word."""
 
     OK = "ok"
     DUE = "due"
     FAILING = "failing"  # the last attempt at something failed
     FOREIGN = "foreign"  # the path's newest version is not ours
     MISSING = "missing"  # the path holds no live key
-    UNKNOWN = "unknown"  # not observed yet, or it could not be
+    UNKNOWN = "unknown"  # not observed yet, or not readable
 
 
 class Reason(StrEnum):
-    """Why something is done or left alone."""
+    """Why something is done, or left as it is."""
 
     FRESH = "fresh"
     FIRST = "first"  # the path is absent
     EMPTIED = "emptied"  # the path is absent, and keys of it are known: it held one before
     DELETED = "deleted"  # the path's newest version is deleted or destroyed
-    MISSING = "missing"  # the provider does not have the served key any more
-    UNRECOGNISED = "unrecognised"  # nor most others: it is more likely another organisation, and a person decides
+    MISSING = "missing"  # the provider no longer has the served key
+    UNRECOGNISED = "unrecognised"  # nor most others: more likely another organisation's list, so a person decides
     EXPIRED = "expired"
     EXPIRING = "expiring"
     REQUESTED = "requested"
-    DRIFTED = "drifted"  # the key is not as configured: its parameters, or how long it is said to live
+    DRIFTED = "drifted"  # the key is not as configured: its parameters, or its recorded life
     MISDATED = "misdated"  # the key was issued in the future: by a clock that was ahead, so it lives too long
-    CLOCK = "clock"  # a new key is due, and is not made while all others contradict this machine's clock
+    CLOCK = "clock"  # a new key is due, but every upstream contradicts this machine's clock
     CONTESTED = "contested"  # another daemon with this owner and path and other parameters replaces each key of ours
     ADOPTED = "adopted"
     SUPERSEDED = "superseded"
     RESTORED = "restored"  # current again, after it was on its way out
     GRACE_OVER = "grace-over"
     ORPHAN = "orphan"  # a key made for this path that no version of it holds
-    REVOKED = "revoked"  # somebody asked for superseded keys to be removed now
+    REVOKED = "revoked"  # a person asked for superseded keys to be removed now
     NO_RECORD = Ownership.NO_RECORD.value
     OTHER_OWNER = Ownership.OTHER_OWNER.value
     OTHER_TARGET = Ownership.OTHER_TARGET.value
@@ -80,7 +79,7 @@ class Rotate:
 
 @dataclass(frozen=True, slots=True)
 class SetExpiry:
-    """Let a key expire at `until`: a superseded one sooner, a restored one as late as was recorded."""
+    """Make a key expire at `until`: a superseded one sooner, a restored one as late as recorded."""
 
     reason: Reason
     record: Record
@@ -89,7 +88,7 @@ class SetExpiry:
 
     @property
     def asked(self) -> Asked:
-        """What to send, and for which end."""
+        """The request to send, and the expiry it is for."""
         return Asked(self.until, self.later or self.until)
 
 
@@ -106,7 +105,7 @@ Action = Rotate | SetExpiry | Retire
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is, what is to be done now, and when to look again."""
+    """A target's state, what to do now, and when to look again."""
 
     state: State
     reason: Reason
@@ -118,7 +117,7 @@ class Plan:
     wake_at: datetime | None = None  # when time alone changes this plan
 
     def unenforced(self, now: datetime) -> tuple[Superseded, ...]:
-        """Return the superseded keys that work, have another place's name, and so do not end with their grace."""
+        """Return the superseded keys that work, have another place's name, and so outlive their grace."""
         left = (key for key in self.superseded if key.other_name is not None)
         return tuple(key for key in left if key.works_until is None or key.works_until > now)
 
@@ -129,26 +128,26 @@ class Plan:
 
 
 REVOKED_WITHIN = timedelta(minutes=1)
-"""How long a revoked key lives should it be shortened and not deleted: a vendor may refuse an end that has passed."""
+"""How long a revoked key lives if deleting it fails: a provider may refuse an expiry that has passed."""
 
 
 NEWCOMER = timedelta(hours=1)
-"""How long a path that never held a key may wait for its first one while the budget is short: nobody uses it yet."""
+"""How long a path that never held a key may wait for its first one while requests are short: it has no users yet."""
 
 
 def deadline(plan: Plan, now: datetime) -> datetime:
-    """When the target's applications would be without a live key: who is served first while the budget is short."""
+    """Return when the target's applications would be without a live key: the earliest is served first."""
     if plan.current is not None:
         return plan.current.expires_at
     return now + NEWCOMER if plan.reason is Reason.FIRST else now
 
 
 def to_confirm(observation: Observation) -> tuple[Record, ...]:
-    """The keys that must be looked up at the provider before `plan` can act on them.
+    """Return the keys that must be looked up at the provider before `plan` can act on them.
 
-    Superseded ones, because only the vendor's own list says for which path a key was made. And a current key that was
-    published under another number than the one in its name: somebody rolled the path back to it, so it may be on its
-    way out; what was seen of it before it became current again says nothing.
+    Superseded ones, because only the provider shows for which path a key was made. And a current key that is published
+    under another number than the one in its name: the path was rolled back to it, so it may be about to expire. What
+    was seen of it before that proves nothing.
     """
     current = observation.current
     if current is None or current.record is None:
@@ -245,7 +244,7 @@ class _Facts:
 
     @property
     def theirs(self) -> datetime:
-        """The time by all others' clocks, where they agree that this one is wrong."""
+        """The time by the upstreams' clocks, where all of them contradict this one."""
         return self.now - self.observation.clock_disputed_by
 
 
@@ -371,7 +370,7 @@ def _restore(facts: _Facts) -> tuple[Action, ...]:
 
 
 def _restoring_failed(observation: Observation, record: Record) -> bool:
-    """Whether the provider was asked for the recorded expiry and keeps an earlier one all the same."""
+    """Return whether the provider keeps an earlier expiry although it was asked for the recorded one."""
     return next_request(observation.shown[record.key_id], record.expires_at, record.issued_at) is None
 
 

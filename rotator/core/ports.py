@@ -1,7 +1,6 @@
-"""The edges of the core: what it asks of a provider, a store, time, a budget and whoever listens.
+"""The edges of the core: what it asks of a provider, a store, time, a budget and a listener.
 
-The docstrings here are the contract; one contract suite tries it on every store. No implementation lives here, and
-no library of anybody else's is named.
+The docstrings here are the contract; one contract suite tests it on every store. No implementation lives here.
 """
 
 import random
@@ -30,14 +29,14 @@ class Provider(Protocol):
     def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
         """Create one key. An answer that lacks its id or its text is an unknown outcome: the key may exist.
 
-        It may exist after every error but `ProviderUnavailable` and `ProviderCredentialRefused`. What is returned may
-        be another key: callers compare its name, id and text before they use it.
+        It may exist after every error but `ProviderUnavailable` and `ProviderCredentialRefused`. The answer may be
+        about another key: callers compare its name, id and text before they use it.
         """
 
     def ready(self) -> None:
         """Return unless it is known that a request would not be sent now.
 
-        Raises the `ProviderCredentialRefused` that is known already. Now and then one is let through, to try again.
+        Raises the `ProviderCredentialRefused` that is known already. Now and then one request passes, to try again.
         """
 
     def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
@@ -63,7 +62,7 @@ class Provider(Protocol):
         """Revoke the key now. One that is gone already is a success."""
 
     def probe(self, key: Secret) -> None:
-        """Return if the key works, or if there is no way to tell. Takes nothing of the budget.
+        """Return if the key works, or if that cannot be tested. Takes nothing of the budget.
 
         Raises `ProviderKeyNotAccepted`, or `ProviderUnavailable` when there was no answer.
         """
@@ -93,7 +92,7 @@ class Store(Protocol):
         """The same with the current version alone, for less: the others may exist all the same."""
 
     def preflight(self, path: str, data: Mapping[str, Any]) -> None:
-        """Return only if `write` with data of this shape and size would be allowed and taken; change nothing.
+        """Return only if the store would accept a `write` of data of this shape and size; change nothing.
 
         Raises `StoreRequestRefused`, `StoreUnavailable`, or one of the errors named above.
         """
@@ -107,14 +106,14 @@ class Store(Protocol):
         """
 
     def destroy(self, path: str, versions: Sequence[int]) -> None:
-        """Make the data of these versions unreadable for ever; those that are gone already are no error.
+        """Make the data of these versions unreadable for good; those that are gone already are no error.
 
         Raises `StoreOutcomeUnknown` when it is not known whether it was done.
         """
 
 
 class Clock(Protocol):
-    """All time there is."""
+    """The time."""
 
     def now(self) -> datetime:
         """The wall clock, in UTC; where all upstreams agree that it is wrong, theirs. It may jump."""
@@ -129,7 +128,7 @@ class Clock(Protocol):
         """Take the `Date` of an answer that has just come to a request sent at `sent_at` (monotonic); None: no date."""
 
     def trusted(self) -> bool:
-        """False while the wall clock is further from what others say than is allowed: it ends no key."""
+        """False while the wall clock is further from an upstream's than allowed: then it ends no key."""
 
     def may_be_ahead(self) -> timedelta:
         """By how much `now` is ahead of the upstream that is furthest behind; 0 at least."""
@@ -139,31 +138,31 @@ class Clock(Protocol):
 
 
 class Leadership(Protocol):
-    """Which of several replicas acts. It saves work; no promise rests on it."""
+    """Which of several replicas acts. It saves work; no promise depends on it."""
 
     def __call__(self) -> bool:
-        """Whether this process may begin something of its own accord now. Must not wait."""
+        """Return whether this process may begin scheduled work now. Must not wait."""
 
 
 class Budget(Protocol):
-    """How many requests a provider may still be sent; shared by all who send them."""
+    """How many requests a provider may still be sent; shared by all that send them."""
 
     def take(self, deadline: datetime) -> None:
-        """Wait for the right to send one request. Who needs it soonest is let go first."""
+        """Wait for the right to send one request. Waiters are released in deadline order."""
 
     def pause(self, seconds: float) -> None:
-        """The provider said that it was too much: nobody sends anything for that long."""
+        """Send nothing for that long: the provider answered that there were too many requests."""
 
 
 class Listener(Protocol):
-    """Is told what happened: logs, metrics, the command line, the demo's table."""
+    """Takes events: logs, metrics, the command line, the demo's table."""
 
     def __call__(self, event: Event, /) -> None:
-        """Take note. Must not raise, and must not wait."""
+        """Take an event. Must not raise, and must not wait."""
 
 
 NO_CREDENTIAL = "credential"
-"""The outcome of a request that was not sent, because what it needs to be let in could not be read."""
+"""The outcome of a request that was not sent, because its credential could not be read."""
 
 
 HELD_BACK = "backoff"
@@ -171,7 +170,7 @@ HELD_BACK = "backoff"
 
 
 class Meter(Protocol):
-    """Is told of every request that an adapter sent, or could not for want of a credential.
+    """Takes every request that an adapter sent, or could not send without a credential.
 
     Must not raise, and must not wait.
     """

@@ -135,7 +135,7 @@ def made_keys(observation: Observation) -> dict[str, Made]:
 
 
 def rolled_back_at(observation: Observation) -> datetime | None:
-    """Return when the path was rolled back to the current key, whoever did it; None when it was not.
+    """Return when the path was rolled back to the current key; None when it was not.
 
     A fence repeats a key as well, but right after itself: what counts is the first of the versions in a row. The one
     before that held another key if it is readable, or destroyed: a key's versions are destroyed after its grace.

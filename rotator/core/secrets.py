@@ -8,7 +8,7 @@ from typing import NoReturn
 class Secret:
     """A text that no repr, str, format, log line or pickle shows; `reveal()` is the only way to it."""
 
-    __slots__ = ("__weakref__", "_text")  # `scrub` knows which ones live
+    __slots__ = ("__weakref__", "_text")  # `redact` knows which ones live
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -24,7 +24,7 @@ class Secret:
 
     @property
     def _bytes(self) -> bytes:
-        # Half a surrogate pair has no encoding, and the error that says so would hold the text.
+        # Half a surrogate pair has no encoding, and the error about that would hold the text.
         return self._text.encode(errors="surrogatepass")
 
     def __repr__(self) -> str:

@@ -33,8 +33,8 @@ class Superseded:
     def works_until(self) -> datetime | None:
         """When it stops working: a provider that keeps an earlier expiry than was asked for decides. None: never.
 
-        A key that nothing is done about works until its expiry at the provider: one that is not known to be ours; and
-        each, while nothing is ended by this clock.
+        A key that is left alone works until its expiry at the provider: one that is not known to be ours; and each one,
+        while this clock ends no key.
         """
         if not self.ends_with_grace or self.other_name is not None:
             return None if self.is_endless else self.shown or self.record.expires_at
@@ -44,9 +44,9 @@ class Superseded:
 def superseded_keys(
     observation: Observation, current: Entry, request: RotationRequest = SCHEDULED, now: datetime | None = None
 ) -> tuple[Superseded, ...]:
-    """The keys of ours in readable versions, but the current one; those too that the provider does not have any more.
+    """Return the keys of ours in readable versions, without the current one; those too that the provider lost.
 
-    `current` is the current version, and ours. `now` is wanted only where the order is to revoke.
+    `current` is the current version, and ours. `now` is needed only for a request to revoke.
     """
     ours = [entry for entry in observation.entries if entry.record is not None]
     holders: dict[str, list[Entry]] = {}
@@ -74,7 +74,7 @@ def superseded_keys(
 
 
 def _bare_versions(observation: Observation, record: Record) -> Iterator[int]:
-    """Versions that are not ours and hold this key's text all the same: whoever read one has the key from it."""
+    """Yield the versions that are not ours and hold this key's text: an application may have read it there."""
     yield 0
     for entry, version in zip(observation.entries, observation.history.versions, strict=True):
         if entry.ownership.foreign and version.data is not None:
@@ -84,10 +84,10 @@ def _bare_versions(observation: Observation, record: Record) -> Iterator[int]:
 
 
 def is_known(observation: Observation, key: Superseded) -> bool:
-    """Whether enough is known of a superseded key to end it.
+    """Return whether enough is known of a superseded key to expire it.
 
-    Not if its own end comes before that of its grace, as far as was seen when it was still served: `extend` may have
-    prolonged it since, which takes no more than the provider's list.
+    Not if its own expiry comes before the end of its grace by what was seen while it was still served: `extend`, which
+    needs only the provider's list, may have prolonged it since.
     """
     seen = observation.shown.get(key.key_id)
     bounded = observation.own_end(key.record) < key.since + observation.target.grace_period

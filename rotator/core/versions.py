@@ -1,8 +1,4 @@
-"""The words of the domain as values: targets, keys, records, versions, history.
-
-Pure: no I/O, no clock, no randomness, no logger. How a record is written into a version, how a key's name is made
-and read, and what a version of a path means to a target is decided here and nowhere else.
-"""
+"""Versions of a path: the record in each, and what a version means to a target. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,25 +13,19 @@ from rotator.core.target import Target
 from rotator.core.times import timestamp
 
 RECORD_FIELD = "rotator"
-"""The field of a version in which its record stands."""
-
-
-# --- names -----------------------------------------------------------------------------------------------------------
-
-
-# --- keys at the provider --------------------------------------------------------------------------------------------
+"""The field of a version that holds its record."""
 
 
 # --- the record in a version -----------------------------------------------------------------------------------------
 
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
-"""No key is issued before or after; and at the ends of the calendar nothing can be taken off or added."""
+"""No key is issued before or after; and at the ends of the calendar no duration can be subtracted or added."""
 
 LONGEST = timedelta(days=3650)
-"""No duration is configured longer, and so no key is given a longer life."""
+"""No configured duration is longer, so no key gets a longer life."""
 
 LONGEST_TEXT = 300
-"""Characters of an id or a name from outside: what is kept of it is searched for secrets and shown, again and again."""
+"""Characters of an id or a name from outside that are kept: they are searched for secrets each time they are shown."""
 
 LONGEST_RECORD = 8192
 """Characters of a record with all its fields, those of later versions included."""
@@ -45,7 +35,7 @@ _FIELDS = frozenset(("v", "owner", "target", "key_id", "key_name", "issued_at", 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a version says of the key it holds. `unknown` fields are a later version's, kept as they are written."""
+    """What a version records of the key it holds. `unknown` fields are those of a later rotator, kept as written."""
 
     owner: str
     target: str
@@ -58,11 +48,11 @@ class Record:
     unknown: tuple[str, ...] = ()
 
     def is_younger(self, than: timedelta, now: datetime) -> bool:
-        """Whether the key was issued less than that ago; or is to be, by a clock that is ahead of this one."""
+        """Return whether the key was issued less than that ago; or will be, by a clock that is ahead of this one."""
         return abs(now - self.issued_at) < than
 
     def format(self) -> str:
-        """One line that is readable, and safe in a shell and in an `env` template."""
+        """Return one line that is readable, and safe in a shell and in an `env` template."""
         values = {
             "v": "1",
             "owner": self.owner,
@@ -81,8 +71,8 @@ class Record:
     def parse(cls, text: object, known: tuple[str, ...] = ()) -> Self | None:
         """Return the record, or None where no version of rotator that writes `v=1` can have written the text.
 
-        Fields that are not known here are accepted: a later version may have added them. `known`: what many records
-        have in common, and need not hold each by itself.
+        Unknown fields are accepted: a later rotator may have added them. `known`: texts that many records share, so
+        that each is held in memory once.
         """
         if not isinstance(text, str) or not text.isascii() or len(text) > LONGEST_RECORD:
             return None
@@ -102,7 +92,7 @@ class Record:
 
 
 def _split(text: str) -> tuple[dict[str, str], list[str]]:
-    """Return the decoded fields that are known here, and the others as they are written."""
+    """Return the decoded fields that are known here, and the others as written."""
     values: dict[str, str] = {}
     unknown: list[str] = []
     for part in text.split(","):
@@ -121,7 +111,7 @@ def _split(text: str) -> tuple[dict[str, str], list[str]]:
 class Version:
     """One version of a path. `data` is None when it is deleted or destroyed; it may hold a key, so repr hides it.
 
-    `vanishes_at` is when the store deletes it by itself, or has.
+    `vanishes_at` is when the store deletes it on its own.
     """
 
     number: int
@@ -133,7 +123,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """All that a store still knows of a path, oldest version first.
+    """Everything that a store still knows of a path, oldest version first.
 
     `current_version` is the store's own counter, 0 when the path is absent; it may name a version that is deleted, or
     one of which nothing is known. `observed_at` is monotonic seconds, taken before the read that decided the counter.
@@ -153,18 +143,18 @@ class History:
 
 
 class Ownership(StrEnum):
-    """Whose a version is, in the eyes of one target; each a constant reason, shown as it stands."""
+    """Whose a version is, to one target; each value is a constant reason, which is shown."""
 
     OURS = "ours"
     UNREADABLE = "unreadable"  # deleted, destroyed, or pushed out of the history
-    NO_RECORD = "no-record"  # somebody else's data, or a `kv put` over ours
+    NO_RECORD = "no-record"  # another's data, or a `kv put` over ours
     OTHER_OWNER = "other-owner"
     OTHER_TARGET = "other-target"  # a copy of another configured target's
     HAND_EDITED = "hand-edited"  # our record, beside a key that is not the one it describes
 
     @property
     def foreign(self) -> bool:
-        """True when the data is readable and not ours."""
+        """Whether the data is readable and not ours."""
         return self not in (Ownership.OURS, Ownership.UNREADABLE)
 
 
@@ -176,7 +166,7 @@ class Entry:
     created_at: datetime
     ownership: Ownership
     record: Record | None  # only when it is ours
-    as_configured: bool  # the parameters asked for, the field and the extra fields are what the configuration says
+    as_configured: bool  # the requested parameters, the field and the extra fields are those of the configuration
     foreign_fields: frozenset[str]  # neither the key, nor its record, nor a configured extra field
 
     @property
@@ -187,7 +177,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a target must know of its surroundings to tell its own versions and keys from others'."""
+    """What a target must know to recognise its own versions and keys."""
 
     owner: str
     places: tuple[str, ...]  # this path's and its former ones', under `owner` and each of the former owners
@@ -196,16 +186,16 @@ class Scope:
     names: frozenset[str]  # of all configured targets, its own too: one set that all scopes share
 
     def owns(self, name: str) -> bool:
-        """True when a key's name at the vendor says that it was made for this very path."""
+        """Return whether a key with this name was made for this very path."""
         parsed = KeyName.parse(name)
         return parsed is not None and parsed.place in self.places
 
 
 def read_version(version: Version, target: Target, scope: Scope) -> Entry:
-    """What one version means to a target.
+    """Return what one version means to a target.
 
-    A version holds a key exactly if one of its fields has the fingerprint that its record names. That field is looked
-    for, not assumed, so that a target whose `field` was renamed still knows its key.
+    A version holds a key exactly if one of its fields has the fingerprint that its record names. Any field may have it,
+    so that a target whose `key_field` was renamed still knows its key.
     """
 
     def entry(ownership: Ownership, holder: str | None = None) -> Entry:
@@ -245,12 +235,12 @@ def _fingerprint(value: object) -> str | None:
 
 
 def key_in(data: Mapping[str, Any]) -> Secret | None:
-    """The key that a version's data holds: the text with the fingerprint that its record names."""
+    """Return the key that a version's data holds: the text with the fingerprint that its record names."""
     record = Record.parse(data.get(RECORD_FIELD))
     texts = (Secret(value) for value in data.values() if isinstance(value, str))
     return next((text for text in texts if record is not None and text.fingerprint == record.key), None)
 
 
 def compose(target: Target, record: Record, secret: Secret, carried: Mapping[str, Any]) -> dict[str, Any]:
-    """A version's data: what is carried over, the target's own fields, the key, and its record."""
+    """Return a version's data: the fields carried over, the target's own fields, the key, and its record."""
     return {**carried, **target.extra_fields, target.key_field: secret.reveal(), RECORD_FIELD: record.format()}

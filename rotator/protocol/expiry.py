@@ -1,4 +1,4 @@
-"""Change a key's expiry at its provider, and learn what the provider made of it.
+"""Changes a key's expiry at its provider, and checks which expiry the provider keeps.
 
 A provider may keep expiries in whole minutes, hours or days, and round down or up. A key that was rounded down would
 stop working within its grace, so a later time is asked for; one that was rounded up is left.
@@ -29,8 +29,8 @@ def set_expiry(ports: Ports, key_id: str, until: datetime, deadline: datetime) -
 def keep_until(ports: Ports, key_id: str, until: datetime, deadline: datetime) -> datetime | None:
     """Set the expiry so that the key works until `until` at least. Return what `set_expiry` returns.
 
-    That is earlier than `until` only where the provider keeps no expiry that is later. Each request waits for the
-    budget: this is for those who need not look again before a request.
+    That is earlier than `until` only where the provider keeps no later expiry. Each request waits for the budget: this
+    is for callers that need no fresh look before a request.
     """
     asked = Asked(until, until)
     while (ends := set_expiry(ports, key_id, asked.request, deadline)) and (later := corrected(asked, ends)):

@@ -1,8 +1,8 @@
-"""Break glass: prolong the keys of targets by the vendor's list alone, when the store cannot be read.
+"""Break glass: prolong the keys of targets by the provider's list alone, when the store cannot be read.
 
-Whose a key is follows from its name. Where the store cannot say which place a path is, the owner's and the target's
-slug have to do: they are shortened and so not unique, which is why nothing is ever removed or shortened by them. Of an
-owner that may be cut not even that is known; then a person has to confirm it.
+A key's name shows whose it is. Where the store cannot show which place a path has, the owner's and the target's slug
+replace it. They are shortened and so not unique: no key is removed or shortened by them. Where an owner's slug may be
+the beginning of a longer name, a person has to confirm it.
 """
 
 from collections import defaultdict
@@ -29,7 +29,7 @@ from rotator.protocol.expiry import keep_until
 from rotator.protocol.reconciler import Reconciler
 
 REASON = "extended"
-"""Why a key lives longer than was planned: no plan says so."""
+"""Why a key lives longer than planned; no plan has this reason."""
 
 
 _IF_IT_HAS_ONE = "If the path holds a key, is this provider's api_key of the organisation that the key is in?"
@@ -37,7 +37,7 @@ _IF_IT_HAS_ONE = "If the path holds a key, is this provider's api_key of the org
 
 @dataclass(frozen=True, slots=True)
 class ExtendableKey:
-    """A key that is to live longer. `by_slug`: the store could not be asked whether it is really this target's."""
+    """A key to prolong. `by_slug`: the store could not confirm that it is this target's."""
 
     reconciler: Reconciler
     target: Target
@@ -45,14 +45,14 @@ class ExtendableKey:
     by_slug: bool
 
     def extend(self, until: datetime, comment: str = "") -> datetime | ProviderError:
-        """Have it expire at `until`. Return when it does, as the provider shows it, or why it cannot work so long."""
+        """Make it expire at `until`. Return when it does, as the provider shows it, or why it cannot work so long."""
         ports, key = self.reconciler.ports, self.key
         try:
             ports.budget.take(key.expires_at or until)
             ends = keep_until(ports, key.id, until, key.expires_at or until)
             if ends is None:
                 return ProviderRequestRefused(
-                    "the provider does not have it any more",
+                    "the provider no longer has it",
                     f"If {self.target.name} is served it, the applications need another: "
                     f"`rotator rotate {self.target.name}`, once the store can be written.",
                 )
@@ -84,10 +84,10 @@ def living(
     *,
     by_name: bool = False,
 ) -> tuple[list[ExtendableKey], dict[str, RotatorError]]:
-    """Those of the provider's `keys` that are these targets', still live, and would end before `until`.
+    """Return those of the provider's `keys` that are these targets', live, and expire before `until`.
 
-    And by target, why others of its keys are left as they are. `by_name`: where the store cannot be asked, a person
-    has confirmed that no other installation's owner begins with the same letters.
+    And by target, why others of its keys are left alone. `by_name`: a person has confirmed that no other installation's
+    owner begins with the same letters, for where the store cannot be read.
     """
     now = reconciler.ports.clock.now() - reconciler.ports.clock.disputed_by()  # the list has shown the provider's time
     by_place: dict[str, list[ListedKey]] = defaultdict(list)
@@ -130,9 +130,9 @@ def living(
 def misnamed(
     reconciler: Reconciler, keys: Iterable[ListedKey], targets: Iterable[Target], until: datetime
 ) -> dict[str, RotatorError]:
-    """Return, by target, why the key that its path serves was not extended, which its name does not show.
+    """Return, by target, why its served key was not extended: its name is not one for the path.
 
-    To be asked after all were extended, for it reads the paths; nothing is known where the store cannot be read.
+    Call it after all were extended, for it reads the paths. It finds nothing where the store cannot be read.
     """
     by_id = {key.id: key for key in keys}
     now = reconciler.ports.clock.now() - reconciler.ports.clock.disputed_by()

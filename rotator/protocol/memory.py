@@ -1,23 +1,20 @@
-"""What a process remembers of each target between two passes, and when that may stand in for reading and asking.
+"""What a process remembers of each target between two passes, and when that replaces a request.
 
-Nothing is read or asked here, and nothing is lost with it but work: a process that remembers nothing reads more. The
-rules by which it spares a request:
+Nothing is read here, and losing it costs only requests. The rules:
 
-- The newest version alone tells as much as the whole history if its key was made for it, and the whole was read at this
-  very version and held no other key of ours. For a path that was not read yet, in a process that sweeps, it is enough
-  that the version is older than a grace period: whatever there is besides the sweep finds in the provider's list.
-- A sweep that did not get to the end vouches for nothing: each path is read whole once more.
-- A record never vouches for the key it names, for anybody who can write the path may have written it. A key is known to
-  be this path's when the provider has shown it, and under the very name that its record has and that is the path's own.
-- The provider's list may be older than the path. Of a served key it proves the name and no more: as long as that key is
-  served, it counts as not looked at.
-- What the provider said of a key by itself is kept with the version that was current then, and may be out of date:
-  `plan` knows what it is good for. It is forgotten when the path does not hold that key any more.
+- The newest version alone shows as much as the whole history if its key was made for it, and the whole was read at this
+  very version and held no other key of ours. For a path that was not read yet, in a process that sweeps, a version that
+  is older than a grace period is enough: the sweep finds all else in the provider's list.
+- A sweep that did not end proves nothing: each path is read whole again.
+- A record does not prove whose the key is that it names: a forger who can write the path can write a record. A key is
+  this path's when the provider shows it under the name in its record, and that name is one for this path.
+- The provider's list may be older than the path. Of a served key it proves only the name: while that key is served, it
+  counts as not looked up.
+- What the provider shows of one key is kept with the version that was current then, and may be out of date: `plan`
+  decides what it proves. It is forgotten when the path no longer holds that key.
 - A key whose write was refused or not answered is offered again by the next pass: it is as good as a new one, and it
-  cannot be removed while that write may land or have landed. It is forgotten when the path has that version, whosever
-  it is.
-- Only what the provider said, and such a key, outlive a reload: what a path holds was read with the configuration of
-  then.
+  cannot be removed while that write may land or have landed. It is forgotten when the path has that version.
+- A reload keeps only what the provider showed, and such keys: the paths were read with the previous configuration.
 """
 
 import threading
@@ -38,22 +35,22 @@ from rotator.core.versions import Entry, Record, Scope
 
 @dataclass(frozen=True, slots=True)
 class PendingKey:
-    """A key of ours, made at a target's provider to be the version after `base`."""
+    """A key of ours, created to be the version after `base`."""
 
     provider: str
     base: int
     record: Record
     secret: Secret
     reason: Reason  # why it was made
-    request: RotationRequest  # and by whose wish
-    unsettled: bool = False  # it was written and that was refused or not answered: it may have landed, or land yet
+    request: RotationRequest  # and who asked for it
+    unsettled: bool = False  # its write was refused or not answered: it may have landed, or still land
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What outlives a reload, by target. Everything that was built before and after it shares it, and its lock."""
+    """What a reload keeps, by target. The memories of before and after share it, and its lock."""
 
-    seen: dict[str, Mapping[str, KeyObservation]] = field(default_factory=dict)  # what the provider said of keys
+    seen: dict[str, Mapping[str, KeyObservation]] = field(default_factory=dict)  # what the provider showed of keys
     offers: dict[str, PendingKey] = field(default_factory=dict)  # keys whose write is unsettled
     landed: dict[str, tuple[PendingKey, int]] = field(default_factory=dict)  # and those that turned out to be served
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -68,14 +65,13 @@ class Kept:
 
 
 class Memory:
-    """Of the targets of one provider and one store. Safe to be used by many threads."""
+    """Remembers the targets of one provider and one store. Safe to be used by many threads."""
 
     def __init__(
         self, kept: Kept | None = None, served: dict[str, Record] | None = None, *, is_swept: bool = False
     ) -> None:
-        """`kept` is handed on to a successor. `served` are the records of current keys; all Memories of one provider
-        share it. `is_swept`: this process sweeps, too, at its start and from then on;
-        `swept` is told what came of one.
+        """`kept` is passed to the memory after a reload. `served` are the records of current keys, which all memories
+        of one provider share. `is_swept`: this process also sweeps, and calls `swept` after each sweep.
         """
         self.kept = Kept() if kept is None else kept
         self.seen, self.offers, self._noting = self.kept.seen, self.kept.offers, self.kept.lock
@@ -90,9 +86,9 @@ class Memory:
     # --- of the path -----------------------------------------------------------------------------------------------
 
     def recall(self, observation: Observation) -> Mapping[str, KeyObservation]:
-        """What the provider has said of the keys that the path holds now; what it said of others is forgotten.
+        """Return what the provider showed of the keys that the path holds now; forget what it showed of others.
 
-        Takes note of what the path serves, for `show`.
+        Take note of what the path serves, for `show`.
         """
         name, current = observation.target.name, observation.current
         held = {entry.record.key_id: entry.record for entry in observation.entries if entry.record}
@@ -145,7 +141,7 @@ class Memory:
         self._whole[observation.target.name] = 0 if others else observation.history.current_version
 
     def made(self, observation: Observation) -> Mapping[str, Made]:
-        """How the path's latest keys were made; those too that it held at an earlier look and holds no longer."""
+        """Return how the path's latest keys were made, with those that it no longer holds."""
         name = observation.target.name
         with self._noting:
             self._made[name] = made_keys(replace(observation, made=self._made.get(name, {})))
@@ -167,19 +163,19 @@ class Memory:
             self._made[target.name] = {**made, record.key_id: Made(record.params, at)}
 
     def look_closer(self, target: Target) -> None:
-        """There is more to a path than its current version: have the whole history read until there is not."""
+        """Read the whole history from now on, until the path holds no other key than the current one."""
         self._whole[target.name] = 0
 
     def newest_may_do(self, target: Target) -> bool:
-        """Whether it is worth while to read the newest version alone."""
+        """Return whether reading the newest version alone may be enough."""
         known = self._whole.get(target.name)
         return self._is_swept if known is None else known != 0
 
     def newest_does(self, observation: Observation, now: datetime) -> bool:
-        """Whether this, which is the newest version alone, tells as much as the whole history."""
+        """Return whether this, which is the newest version alone, shows as much as the whole history."""
         current = observation.current
         if current is None or current.record is None:
-            return True  # whatever there is besides, nothing is done about it while this is so
+            return True  # while this is so, nothing is done about any other version
         target, known = observation.target, self._whole.get(observation.target.name)
         if known is None:
             is_old = observation.clock_trusted and now - current.created_at > target.grace_period
@@ -194,7 +190,7 @@ class Memory:
     # --- of the provider -------------------------------------------------------------------------------------------
 
     def swept(self, *, complete: bool) -> None:
-        """The provider's whole list was read and compared with the paths; or not, and then it tells nothing of them."""
+        """Take note of a sweep. It proves nothing unless it compared the whole list with all paths (`complete`)."""
         self._is_swept = complete
         if not complete:
             self._whole.clear()
@@ -208,13 +204,13 @@ class Memory:
         if served is None or served.key_id != key.id:
             return
         if key.name != served.key_name or not scope.owns(key.name):
-            return  # anybody who can write the path may have written another path's key id there
+            return  # a forger may have written another path's key id there
         if key.expires_at is not None and key.expires_at < served.expires_at - TOLERANCE:
             return
         self._shown[target.name] = served.key_id
 
     def in_use(self, provider: str) -> Iterator[Record]:
-        """The records of the keys that this provider's targets serve or are about to, by what this process knows."""
+        """Yield the records of the keys that this provider's targets serve or are about to, as far as known here."""
         yield from [*self._served.values()]
         yield from [offer.record for offer in [*self.offers.values()] if offer.provider == provider]
 
@@ -227,10 +223,10 @@ class Memory:
         listed: bool = False,
         asked: Asked | None = None,
     ) -> Observation:
-        """The observation with what the provider has said of one key; passes to come know it too.
+        """Add what the provider showed of one key to the observation, and keep it for later passes.
 
-        `listed`: in its list, which may be older than any version that the path has. `asked`: the request that was
-        made just now. It is kept while the provider goes on to show what it made of that.
+        `listed`: in its list, which may be older than any version of the path. `asked`: the request that was just made.
+        It is kept while the provider shows the same expiry.
         """
         at_version, name = 0 if listed else observation.history.current_version, observation.target.name
         with self._noting:  # a sweep and a pass may both be learning about this target
@@ -243,6 +239,6 @@ class Memory:
 
 
 def _as_made(current: Entry) -> bool:
-    """Whether its key was made for this very version; else it was rolled back to, or fenced."""
+    """Return whether its key was made for this very version; else it was rolled back to, or fenced."""
     name = KeyName.parse(current.record.key_name) if current.record else None
     return name is not None and name.version == current.number

@@ -1,8 +1,8 @@
-"""Which locations' keys belong to a target: those of its path, and of where that was before.
+"""Finds the locations whose keys belong to a target: that of its path, and its former ones.
 
-A key's name holds the place that it was made for. A mount, cluster or path that moved is named in the configuration, so
-that keys made for the old place stay ours. A former location that two targets claim is neither's: they would end each
-other's keys.
+A key's name holds the place that it was made for. The configuration names the former place of a mount, cluster or path
+that moved, so that keys made there stay ours. A former location that two targets claim is neither's: they would expire
+each other's keys.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ def locations(target: Target, store: Store) -> tuple[str, tuple[str, ...]]:
 class Claims:
     """The locations of all configured targets. Safe to be used by many threads.
 
-    The configuration is checked when it is loaded, but which cluster an address leads to only the store knows.
+    The configuration is checked when it is loaded, but only the store knows which cluster is behind an address.
     """
 
     def __init__(self, targets: Iterable[tuple[Target, Store]] = ()) -> None:

@@ -1,7 +1,7 @@
-"""Settles whether a write landed: the one place where an unknown outcome of the store is turned into a known one.
+"""Settles whether a write landed, the one place that turns an unknown outcome of the store into a known one.
 
-A refused or unanswered write is never judged by its answer, which may come from a proxy or a filter while the write
-landed, nor by what the path holds now (an old view, a later writer), but by the very version it was meant to become.
+A refused or unanswered write is judged only by the version that it was meant to become. Its answer may come from a
+proxy although the write landed, and what the path holds now may be an old view or a later write.
 """
 
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from rotator.core.target import Target
 from rotator.core.versions import Version
 
 WAITS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds before each attempt of the same write, while its outcome is unknown; then a sweep has to judge it."""
+"""Seconds before each attempt of the same write while its outcome is unknown; after these, a sweep judges it."""
 
 
 def publish(store: Store, clock: Clock, target: Target, data: Mapping[str, Any], base: int) -> Version | None:
     """Write `data`, which holds our key, as the version after `base`.
 
     None: another writer was first, and this write can never land. Raises a `StoreError` when it may have landed or may
-    land yet. That is the store's refusal where the path shows no version after `base`: the read may come from a standby
+    still land: the store's refusal, where the path shows no version after `base`. That read may come from a standby
     that is behind, so it does not prove that the write did not land.
     """
     unknown: StoreOutcomeUnknown | None = None
@@ -40,7 +40,7 @@ def publish(store: Store, clock: Clock, target: Target, data: Mapping[str, Any],
 def _judge(
     store: Store, target: Target, base: int, key: str, refusal: StoreError, unknown: StoreOutcomeUnknown | None
 ) -> Version | None:
-    """The write was refused: by our own write that had landed before, by another's, or for another reason?
+    """Judge a refused write: did our own write land before, did another writer come first, or was it something else?
 
     Ours is known by the text of the key, under whatever field: it may have been sent before a reload.
     """

@@ -1,4 +1,4 @@
-"""Does what the plan says, for one target at a time: look, plan, take the budget's permit, do one action, look again.
+"""Does what is due for one target at a time: look, plan, take the budget's permit, do one action, look again.
 
 The order of the effects is the protocol of docs/architecture.md. All effects go through `core.ports`, `core.plan`
 decides what is due, and only the store and the provider keep anything that must outlive the process.
@@ -257,9 +257,9 @@ class Reconciler(Observer):
         return self.memory.note(observation, record.key_id, key, asked=action.asked)
 
     def _retire(self, observation: Observation, action: Retire, request: RotationRequest) -> Observation | None:
-        """Destroy, look again, delete: once its versions are gone, nobody can roll the path back to the key.
+        """Destroy, look again, delete: once its versions are destroyed, the path cannot be rolled back to the key.
 
-        A key that the provider does not have is not deleted: should that answer have been wrong, a sweep finds it.
+        A key that the provider does not have is not deleted: if that answer was wrong, a sweep finds the key.
         """
         target, key = observation.target, action.key
         numbers = [version.number for version in key.versions if not version.foreign_fields]
@@ -283,7 +283,7 @@ class Reconciler(Observer):
         if current is None or current.ownership is not Ownership.OURS or served_again or self.is_too_old(after):
             return None
         seen = observation.shown[key.key_id]
-        if seen.key is None:  # nobody has shown it to be ours, and there is nothing to delete
+        if seen.key is None:  # it is not shown to be ours, and there is nothing to delete
             return self.memory.note(after, key.key_id, None)
         try:
             self.ports.provider.delete(key.key_id)

@@ -1,7 +1,7 @@
-"""Serve a target's previous key again, on a person's word. The planner knows what a rolled-back path is; not here.
+"""Serves a target's previous key again, because a person asked for it.
 
-The order of effects: its old expiry first, for a served key must never be one that is on its way out; then the
-publish; then it is looked up once more, and what was served until now is shortened like any superseded key.
+The order of the effects: restore its expiry, for a served key must never be about to expire; publish it; look it up
+again; shorten the key that was served until now, like any superseded key.
 """
 
 from dataclasses import replace
@@ -32,7 +32,7 @@ def roll_back(reconciler: Reconciler, target: Target, request: RotationRequest) 
     try:
         reconciler.confirm(reconciler.observe(target))
         ports.budget.take(ports.clock.now())
-        observation = reconciler.observe(target)  # once more: whoever waited for the budget knows old things
+        observation = reconciler.observe(target)  # again: waiting for the budget has made the first look old
         made = plan(observation, ports.clock.now())
         return _serve_again(reconciler, observation, _previous(observation), request)
     except RotatorError as error:
@@ -40,7 +40,7 @@ def roll_back(reconciler: Reconciler, target: Target, request: RotationRequest) 
 
 
 def _previous(observation: Observation) -> Superseded:
-    """The key before the served one. Raises `RotatorError` with the reason why there is none."""
+    """Return the key before the served one. Raises `RotatorError` with the reason where there is none."""
     target, current = observation.target, observation.current
     if current is not None and current.ownership.foreign:
         raise RotatorError(
@@ -82,7 +82,7 @@ def _serve_again(
         for value in version.data.values()
         if isinstance(value, str) and Secret(value).fingerprint == record.key
     )
-    until = max(record.expires_at, seen.expires_at or record.expires_at)  # somebody may have extended it
+    until = max(record.expires_at, seen.expires_at or record.expires_at)  # it may have been extended
     ends = keep_until(ports, record.key_id, until, until)
     if ends is None or ends < record.expires_at - TOLERANCE:
         why = "is gone" if ends is None else f"expires at {timestamp(ends)} all the same"
@@ -107,7 +107,7 @@ def _serve_again(
     if written is None:
         error = CasMismatch(
             f"another writer published to {target.path} first; nothing was rolled back",
-            "Look at what is served now (`rotator status`), and say it again if need be.",
+            "`rotator status` shows what is served now. Run the command again if that is not what you want.",
         )
         return replace(reconciler.reconcile(target, replace(request, rotate=False)), error=error)
     emit_key_event(
@@ -120,7 +120,7 @@ def _serve_again(
         reason=Reason.REQUESTED,
         version=written.number,
     )
-    # Now shorten the key that was just superseded; and if the vendor lost this one meanwhile, replace it.
+    # Now shorten the key that was just superseded; and replace this one if the provider lost it meanwhile.
     failure: RotatorError | None = None
     try:
         ports.budget.take(until)
@@ -133,7 +133,7 @@ def _serve_again(
 
 
 def _why_not(observation: Observation, record: Record, seen: ProviderKey | None, now: datetime) -> str:
-    """Why a key cannot be served again, as the rest of a sentence; nothing if it can."""
+    """Return why a key cannot be served again, as the rest of a sentence; empty if it can."""
     if seen is None:
         return "is gone"
     if not observation.scope.owns(seen.name):
@@ -141,5 +141,5 @@ def _why_not(observation: Observation, record: Record, seen: ProviderKey | None,
     if seen.expires_at is not None and seen.expires_at <= now:
         return "has ended"
     if observation.is_overlong(record):
-        return f"is said to live until {timestamp(record.expires_at)}, longer than any key of this target"
+        return f"is recorded to live until {timestamp(record.expires_at)}, longer than any key of this target"
     return ""

@@ -1,8 +1,7 @@
-"""One rotation: a new key is proved to be storable, made, tried out, and published; or it is removed again.
+"""One rotation: prove that a new key can be stored, create it, probe it, publish it; or remove it again.
 
-Whether one is due is `plan`'s to say, and in which pass `execute`'s. The order of the steps is the protocol of
-docs/architecture.md: nothing is created before the store was seen to take it, and what was created is removed by us
-only while nobody can be served it.
+`core.plan` decides whether one is due. The order of the steps is the protocol of docs/architecture.md: no key is
+created before the store is known to take it, and a created key is removed only while it cannot be served.
 """
 
 from collections.abc import Iterable
@@ -37,13 +36,13 @@ from rotator.protocol.memory import Memory, PendingKey
 from rotator.protocol.publish import publish
 
 TRIES_OUT = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
-"""Seconds between attempts to see a new key work, where a probe is configured, or to have it shown."""
+"""Seconds between attempts to probe a new key, or to find it at the provider."""
 
 UNPUBLISHED = "unpublished"
-"""Why a key is deleted that was created and can never be served: no plan says so."""
+"""Why a created key that can never be served is deleted; no plan has this reason."""
 
 PLACEHOLDER = Secret("x" * 128)
-"""As long as a key may well be: a body that is refused for its size is to be refused before a key exists."""
+"""As long as a key may be: a store that refuses the body for its size must do so before a key exists."""
 
 
 class Rotation:
@@ -55,20 +54,20 @@ class Rotation:
     def rotate(
         self, observation: Observation, action: Rotate, request: RotationRequest
     ) -> tuple[Observation | None, bool]:
-        """Publish a new key. Returns what is known now, and whether our key is served.
+        """Publish a new key. Return what is known now, and whether our key is served.
 
-        Nothing is known (None) after another write came first, or may have come since.
+        Nothing is known (None) when another write came first, or may have come since.
         """
         offer = self._made_before(observation, action, request) or self._make(observation, action, request)
-        # Another may lead by now: the proof and the look-up can take as long as a Lease lasts.
+        # Another replica may lead by now: the preflight and the look-up can take as long as a Lease lasts.
         if offer is None or (offer.unsettled and not may_act(self._ports, request)):
             return observation, False
         return self._publish(observation, offer)
 
     def _made_before(self, observation: Observation, action: Rotate, request: RotationRequest) -> PendingKey | None:
-        """The key of an earlier pass whose write may land yet, if it is as good as a new one; proved like that.
+        """Return the key of an earlier pass whose write may still land, if it is as good as a new one.
 
-        A store that takes no writes would have us make one key after the other, none of which we may remove.
+        A store that refuses all writes would else have us make one key after the other, and none may be removed.
         """
         target, ports = observation.target, self._ports
         offer = self._memory.offers.get(target.name)
@@ -83,7 +82,7 @@ class Rotation:
         asked_at = ports.clock.now()
         try:
             found = ports.provider.retrieve(record.key_id)
-        except ProviderRequestRefused:  # some vendors have no other answer for a key that is gone
+        except ProviderRequestRefused:  # some providers have no other answer for a key that is gone
             found = None
         if found is None and record.is_younger(self._min_age, asked_at):
             return replace(offer, reason=action.reason, request=request)  # the provider may not show it yet
@@ -96,7 +95,7 @@ class Rotation:
         return replace(offer, reason=action.reason, request=request)
 
     def _make(self, observation: Observation, action: Rotate, request: RotationRequest) -> PendingKey | None:
-        """Prove that a key can be stored, and create one. None: that is another's to do by now."""
+        """Prove that a key can be stored, and create one. None: another replica leads by now."""
         target = observation.target
         ports = self._ports
         now = earliest_now(ports.clock).replace(microsecond=0)
@@ -107,9 +106,9 @@ class Rotation:
             self._owner, target.name, "x" * 64, name, now, asked, target.fingerprint, PLACEHOLDER.fingerprint
         )
 
-        # Nothing is minted in vain: first it is made sure that the store would take it.
+        # No key is created in vain: first make sure that the store takes it.
         ports.store.preflight(target.path, compose(target, record, PLACEHOLDER, preserved_fields(observation)))
-        if not may_act(ports, request):  # another may lead by now: the proof can take as long as a Lease lasts
+        if not may_act(ports, request):  # another may lead by now: the preflight can take as long as a Lease lasts
             return None
         try:
             created = ports.provider.create(name, target.parameters, asked)
@@ -123,14 +122,14 @@ class Rotation:
         try:
             expires_at = self._believe(observation, created, name, asked, request, action.reason)
             self._try_out(created)
-        except Exception:  # of whatever kind: nobody is served this key yet, and nobody else knows of it
+        except Exception:  # any: this key is not served yet, and only this process knows it
             self._discard(target, created.id, name, request)
             raise
         record = replace(record, key_id=created.id, expires_at=expires_at, key=created.secret.fingerprint)
         return PendingKey(target.provider, action.base, record, created.secret, action.reason, request)
 
     def _publish(self, observation: Observation, offer: PendingKey) -> tuple[Observation | None, bool]:
-        """Have it served, if nobody writes first. What is returned is as `rotate` says."""
+        """Publish the key, unless another write comes first. Return what `rotate` returns."""
         target, ports, record, request = observation.target, self._ports, offer.record, offer.request
         key_id, name = record.key_id, record.key_name
         observed_at = ports.clock.monotonic()
@@ -139,7 +138,7 @@ class Rotation:
         try:
             version = publish(ports.store, ports.clock, target, data, offer.base)
         except StoreError as error:
-            # It may have landed, or land yet: the next pass writes it again, or a sweep judges it.
+            # It may have landed, or still land: the next pass writes it again, or a sweep judges it.
             self._memory.offers[target.name] = replace(offer, unsettled=True)
             if not offer.unsettled:
                 left_behind(ports.emit, target, key_id, name, error)
@@ -158,7 +157,7 @@ class Rotation:
                 "version": version.number,
                 "vanishes_at": timestamp(version.vanishes_at),
                 "expires_at": timestamp(record.expires_at),
-                "advice": "Applications would find nothing: `rotator check --online` tells where that is set.",
+                "advice": "Applications would find no key then: `rotator check --online` shows where that is set.",
             }
             ports.emit(Event(EventType.VERSION_EXPIRES_EARLY, target.name, Level.ERROR, fields))
         self._memory.look_closer(target)
@@ -205,7 +204,7 @@ class Rotation:
         request: RotationRequest,
         reason: Reason,
     ) -> datetime:
-        """When the key really expires: as answered if that is earlier than asked; later is put right at the vendor.
+        """Return when the key really expires: as answered if that is earlier than asked; a later expiry is corrected.
 
         A provider that rounds up keeps a later expiry than was asked for all the same. It is not believed.
         """
@@ -234,7 +233,7 @@ class Rotation:
         return min(asked, answered)
 
     def _try_out(self, created: CreatedKey) -> None:
-        """Publish no key that does not work; the vendor's systems may take a while to learn of it."""
+        """Publish no key that does not work; a provider may take a while to accept a new one."""
         for wait in (*TRIES_OUT, None):
             try:
                 self._ports.provider.probe(created.secret)
@@ -265,7 +264,7 @@ class Rotation:
 
 
 def _mismatch(created: CreatedKey, name: str, history: History, in_use: Iterable[Record]) -> str:
-    """What the answer to a create shows in place of a new key of this name; empty where it shows one."""
+    """Return what the answer to a create shows in place of a new key of this name; empty where it shows one."""
     if created.name not in ("", name):
         return f"the key {created.id}, which is called {created.name}"
     held = [version.data for version in history.versions if version.data is not None]
@@ -283,15 +282,15 @@ def _is_longer(created: CreatedKey, asked: datetime) -> bool:
 
 
 def earliest_now(clock: Clock) -> datetime:
-    """The time by which a new key's life is counted: the others' where it is earlier than a clock that they contradict.
+    """Return the time from which a new key's life counts: the upstreams' where they contradict a clock that is ahead.
 
-    A key that lives too long is noticed by nothing. One that would live too short is refused or replaced.
+    Nothing would notice a key that lives too long. One that lives too short is refused or replaced.
     """
     return clock.now() - max(timedelta(0), clock.disputed_by())
 
 
 def may_act(ports: Ports, request: RotationRequest) -> bool:
-    """What is scheduled is the leader's; a person is obeyed by any replica."""
+    """Return whether this replica may act: only the leader does what is scheduled; any replica serves a person."""
     return request.by != SCHEDULED.by or ports.leads()
 
 
@@ -304,13 +303,13 @@ def emit_key_event(
     key_name: str,
     **fields: str | int,
 ) -> None:
-    """Tell what was done to a key of a target, by whose wish."""
+    """Emit what was done to a key of a target, and who asked for it."""
     fields = {"key_id": key_id, "key_name": key_name, **fields, **asked_by(request)}
     ports.emit(Event(what, observation.target.name, Level.INFO, fields))
 
 
 def emit_published(ports: Ports, observation: Observation, offer: PendingKey, version: int) -> None:
-    """Tell that a key is served, or was."""
+    """Emit that a key is served, or was."""
     record = offer.record
     emit_key_event(
         ports,
@@ -326,24 +325,24 @@ def emit_published(ports: Ports, observation: Observation, offer: PendingKey, ve
 
 
 def left_behind(emit: Listener, target: Target, key_id: str, name: str, error: RotatorError) -> None:
-    """Tell of a key that may live on, and why nothing more is done about it now."""
+    """Emit that a key may live on, and why it is left for now."""
     fields = {"key_id": key_id, "key_name": name, "error": error.message}
     emit(Event(EventType.KEY_NOT_REMOVED, target.name, Level.WARNING, fields))
 
 
 def asked_by(request: RotationRequest) -> dict[str, str]:
-    """Who asked for it, and why."""
+    """Return who asked for it, and why."""
     return {"by": request.by, **({"comment": request.comment} if request.comment else {})}
 
 
 def listed(ports: Ports, deadline: datetime = TIDYING) -> tuple[ListedKey, ...]:
-    """The provider's whole list. Raises `ProviderError`: then it proves nothing."""
+    """Return the provider's whole list. Raises `ProviderError`: then it proves nothing."""
     pages = ports.provider.pages(before=lambda: ports.budget.take(deadline))
     return tuple(key for page in pages for key in page)
 
 
 def preserved_fields(observation: Observation) -> dict[str, Any]:
-    """The fields of the current version that are neither ours nor configured: they stay with the path."""
+    """Return the fields of the current version that are neither ours nor configured: they stay with the path."""
     current = observation.history.current
     if current is None or current.data is None:
         return {}

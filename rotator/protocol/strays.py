@@ -1,8 +1,8 @@
 """Removes keys that a provider may have made although it did not confirm that.
 
-A create whose answer was lost, is an error, or is about another key may have made the key all the same. Its name is of
-that attempt alone, so the provider's list shows it. A list may have a hundred pages: no pass over a target waits for
-it, and one list looks for all names that wait. One that is not there is looked for again when the key would be shown.
+A create whose answer was lost, is an error, or is about another key may have made the key all the same. Its name is
+unique to that attempt, so the provider's list shows it. A list may have a hundred pages: no pass over a target waits
+for it, and one list serves all names that wait. A name that is missing is looked for again once the key must be shown.
 """
 
 import threading
@@ -21,7 +21,7 @@ from rotator.core.versions import Record
 from rotator.protocol.rotation import UNPUBLISHED, asked_by, left_behind
 
 REST = 10.0
-"""Seconds from the end of a list to the next one, so that it looks for more names at once."""
+"""Seconds from the end of a list to the next one, so that one list serves more names."""
 
 RETRY = 60.0
 """The same after a list that failed."""
@@ -69,7 +69,7 @@ class StrayKeys:
         self._next_at = float("-inf")
 
     def look_for(self, target: Target, name: str, request: RotationRequest) -> None:
-        """Have the key of this name removed, if there is one."""
+        """Remove the key of this name later, if there is one."""
         self.waiting[name] = Stray(target, name, request, self._clock.monotonic())
 
     @property
@@ -85,7 +85,7 @@ class StrayKeys:
         `at_last`: what cannot be looked for now is reported and forgotten.
         """
         with self._removing:
-            left = dict(self.waiting)  # whoever comes later may be missing in a page that was read already
+            left = dict(self.waiting)  # a key that is made later may be missing in a page that was read before
             if not left:
                 return
             began = self._clock.monotonic()

@@ -35,7 +35,7 @@ def test_extend_does_not_believe_in_a_key_that_is_gone(rotator: Installation) ->
     gone = rotator.json("status")["targets"][0]["key_id"]
     rotator.simulator.faults.add(Fault("refuse", "update", name=".a.", status=404))
     said = rotator.run("extend", "--all", "--for", "2h", status=1).stdout
-    assert f"a: the key {gone} could not be extended: the provider does not have it any more" in said
+    assert f"a: the key {gone} could not be extended: the provider no longer has it" in said
     assert "`rotator rotate a`" in said
     assert said.count("works until") == 1
 
