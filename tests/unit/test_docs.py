@@ -83,6 +83,13 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_table_has_a_head(page: Path) -> None:
+    lines = ["", *(line for _, line in prose(page)), ""]
+    begins = [n for n, line in enumerate(lines) if line.startswith("|") and not lines[n - 1].startswith("|")]
+    assert [lines[n] for n in begins if not re.fullmatch(r"[|\s:-]+", lines[n + 1])] == []
+
+
 def test_the_tables_are_those_of_the_code() -> None:
     # If this fails: python -m tools.docs_tables
     tables = runpy.run_path(str(ROOT / "tools/docs_tables.py"))
