@@ -1,8 +1,7 @@
-"""The status page: from what the daemon knows at one moment to one HTML text.
+"""Makes the status page: from what the daemon knows at one moment to one HTML text.
 
-`page.html` holds the markup, and this module what it shows. Pure, and without a script, an outside asset or a button
-that does anything but look. The template's environment searches every text for secrets, makes it printable and escapes
-it: errors, key ids and the query come from elsewhere.
+This module decides what the page shows, and `page.html` how. The page has no script and no outside asset, and acts on
+nothing. Errors, key ids and the query come from elsewhere: the environment of the template redacts and escapes them.
 """
 
 import base64
@@ -31,17 +30,17 @@ ROWS = 100
 """Targets on one page."""
 
 LONGEST_TEXT = 100
-"""Characters of a filter that count."""
+"""Characters of a filter; the rest is ignored."""
 
 REFRESH = 30
-"""Seconds after which a browser asks again, unless it was told not to."""
+"""Seconds after which a browser reloads the page."""
 
 _STATES = {state.value: state for state in State}
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What somebody wants to see: a page of the targets with this text in name, path or key id, in this state."""
+class View:
+    """What a request asks to see: a page of the targets in this state that have this text in name, path or key id."""
 
     text: str = ""
     state: State | None = None
@@ -50,7 +49,7 @@ class Asked:
 
     @property
     def query(self) -> str:
-        """As it stands in an address."""
+        """The view as the query of an address."""
         fields = {
             "q": self.text,
             "state": self.state.value if self.state else "",
@@ -60,18 +59,18 @@ class Asked:
         return "?" + urlencode({name: value for name, value in fields.items() if value})
 
     def address(self, **changes: Any) -> Markup:
-        """Return the address of the same page with these changes, for a link."""
+        """Return the address of this view with these changes, escaped for a link."""
         return escape(replace(self, **changes).query)
 
 
-def read_query(query: str) -> Asked:
-    """What an address asks for. What cannot be understood is as if it were not there."""
+def read_query(query: str) -> View:
+    """Return the view of an address. What makes no sense is ignored."""
     try:
         fields = dict(parse_qsl(query, max_num_fields=10))
     except ValueError:
         fields = {}
     page = fields.get("page", "")
-    return Asked(
+    return View(
         text=" ".join(fields.get("q", "").split())[:LONGEST_TEXT],
         state=_STATES.get(fields.get("state", "")),
         page=int(page) if re.fullmatch("[1-9][0-9]{0,5}", page) else 1,
@@ -79,21 +78,21 @@ def read_query(query: str) -> Asked:
     )
 
 
-def render(known: DaemonStatus, asked: Asked) -> str:
-    """The whole page."""
+def render(known: DaemonStatus, view: View) -> str:
+    """Return the whole page."""
     states = Counter(status.state for status in known.targets)
-    troubles = list(_troubles(known))
-    chosen = _chosen(known.targets, asked, known.at)
+    problems = list(_problems(known))
+    chosen = _chosen(known.targets, view, known.at)
     pages = max(1, -(-len(chosen) // ROWS))
-    page = min(asked.page, pages)
+    page = min(view.page, pages)
     begin = (page - 1) * ROWS
     shown = chosen[begin : begin + ROWS]
     return _TEMPLATE.render(
         known=known,
         around=known.surroundings,
-        asked=asked,
-        title=_title(sum(states[state] for state in NOT_WELL), len(troubles)),
-        troubles=troubles,
+        view=view,
+        title=_title(sum(states[state] for state in NOT_WELL), len(problems)),
+        problems=problems,
         states=[(state, states[state]) for state in WORST_FIRST if states[state]],
         first=min(
             (status for status in known.targets if status.expires_at),
@@ -101,10 +100,10 @@ def render(known: DaemonStatus, asked: Asked) -> str:
             default=None,
         ),
         rows=[Row(status, status.state, _life(status, known.at), _next(status, known.at)) for status in shown],
-        caption=_caption(begin, len(shown), len(chosen), len(known.targets) if asked.text or asked.state else None),
+        caption=_caption(begin, len(shown), len(chosen), len(known.targets) if view.text or view.state else None),
         page=page,
         pages=pages,
-        events=list(_events(known, asked.text.lower())),
+        events=list(_events(known, view.text.lower())),
     )
 
 
@@ -112,35 +111,37 @@ def render(known: DaemonStatus, asked: Asked) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """What is wrong for more than one target: `subject` and `rest` are one sentence."""
+class Problem:
+    """A problem of more than one target. The sentence is `subject`, in bold, and `rest`."""
 
     subject: str
     rest: str
     advice: str = ""
 
 
-def _title(not_well: int, troubles: int) -> str:
-    bad = ([f"{not_well} not well"] if not_well else []) + ([count(troubles, "trouble")] if troubles else [])
-    return ", ".join(bad) or "all well"
+def _title(not_well: int, problems: int) -> str:
+    bad = ([f"{not_well} unhealthy"] if not_well else []) + ([count(problems, "problem")] if problems else [])
+    return ", ".join(bad) or "all healthy"
 
 
-def _troubles(known: DaemonStatus) -> Iterator[Trouble]:
+def _problems(known: DaemonStatus) -> Iterator[Problem]:
     around = known.surroundings
     for upstream, error in around.down.items():
-        yield Trouble(upstream, f" is down: {error.message}", error.advice)
+        yield Problem(upstream, f" is down: {error.message}", error.advice)
     for store in around.logins_failing:
         if f"store {store}" not in around.down:
-            yield Trouble(f"The login to {store}", " fails: the events say why.")
+            yield Problem(f"The login to {store}", " fails. The events show why.")
     if around.refused:
-        yield Trouble("A changed configuration was refused", f", and the old one is in use: {around.refused}")
+        yield Problem("A changed configuration was refused.", f" The previous one stays in use: {around.refused}")
     if near := sum(status.is_near_its_end(known.at) for status in known.targets):
-        keys = "1 served key is" if near == 1 else f"{near:,} served keys are"
-        yield Trouble(f"{keys} near the end", ": more than half of the time between due and dead is over.")
+        yield Problem(
+            f"Rotation is late for {count(near, 'target')}",
+            ": more than half of the time between the renewal and the key's expiry is over.",
+        )
     if not around.clock_trusted:
-        yield Trouble("This machine's clock", " and the others' differ: keys are renewed, none is ended by it.")
+        yield Problem("This machine's clock differs from the upstreams'.", " Keys are renewed, and none is revoked.")
     if not around.leads and not around.holder:
-        yield Trouble("No replica leads", ", as far as this one knows: nothing is rotated.")
+        yield Problem("This replica knows of no leader", ", and rotates nothing.")
 
 
 # --- the targets -----------------------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """A part of a bar, in hundredths of it."""
+    """A part of a bar. Numbers are hundredths of the bar."""
 
     name: Markup
     begin: float
@@ -167,27 +168,27 @@ class Zone:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """A served key's life as a bar: what is gone, what is left until the renewal, and what there is beyond it."""
+    """A served key's lifetime as a bar: elapsed, left until the renewal, the old key's grace after it, and reserve."""
 
     zones: Sequence[Zone]
     point: float  # where the renewal's line begins
-    label: Markup  # the bar in words
+    label: Markup  # the bar for a screen reader
     left: Markup
     end: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """What comes next for a target: what is done now, or what time alone will bring first."""
+    """What comes next for a target: the steps that are due, or the first step that will be due."""
 
     steps: Sequence[str]
     at: datetime | None = None
     advice: str = ""
 
 
-def _chosen(statuses: Iterable[TargetStatus], asked: Asked, now: datetime) -> list[TargetStatus]:
-    """Those that were asked for, worst first."""
-    text = asked.text.lower()
+def _chosen(statuses: Iterable[TargetStatus], view: View, now: datetime) -> list[TargetStatus]:
+    """Return the targets of the view, worst first."""
+    text = view.text.lower()
     ranked = [
         (
             rank(state, status.expires_at, status.plan.next_rotation_at if status.plan else None, now),
@@ -195,7 +196,7 @@ def _chosen(statuses: Iterable[TargetStatus], asked: Asked, now: datetime) -> li
             status,
         )
         for status in statuses
-        if (state := status.state) is asked.state or asked.state is None
+        if (state := status.state) is view.state or view.state is None
         if not text or text in _searched(status)
     ]
     ranked.sort(key=lambda found: found[:2])
@@ -236,12 +237,12 @@ def _life(status: TargetStatus, now: datetime) -> Life | None:
         ("reserve", max(at, graced), 100.0),
     )
     over = left <= timedelta(0)
-    told = f"ended {_duration(-left)} ago" if over else f"{_duration(left)} of {_duration(life)} left"
+    words = f"expired {_duration(-left)} ago" if over else f"{_duration(left)} of {_duration(life)} left"
     return Life(
         zones=[Zone(escape(name), begin, round(end - begin, 1)) for name, begin, end in zones if end > begin],
         point=max(0.0, due - 0.4),
-        label=escape(f"{told}; renewal after {due:.0f}% of its life, grace of the old key until {graced:.0f}%"),
-        left=escape(f"{told}," if over else f"{told}, until"),
+        label=escape(f"{words}; renewal at {due:.0f}% of the lifetime, grace of the old key until {graced:.0f}%"),
+        left=escape(f"{words}," if over else f"{words}, until"),
         end=record.expires_at,
     )
 
@@ -251,7 +252,7 @@ def _next(status: TargetStatus, now: datetime) -> Next:
     if plan is None:
         return Next(["read the path again" if status.error else "read the path"])
     now_due = [in_words(action) for action in plan.actions]
-    if status.reason is Reason.REQUESTED and plan.state is State.OK:  # no pass has begun with it yet
+    if status.reason is Reason.REQUESTED and plan.state is State.OK:  # no pass has started with it yet
         now_due.insert(0, f"rotate ({Reason.REQUESTED})")
     if now_due:
         return Next([f"now: {words}" for words in now_due])
@@ -261,7 +262,7 @@ def _next(status: TargetStatus, now: datetime) -> Next:
 
 
 def _coming(plan: Plan, now: datetime) -> Next:
-    """What time alone will bring first."""
+    """Return the first step that will be due without a change."""
     coming = [
         (key.until, f"remove {key.key_id} ({Reason.GRACE_OVER})")
         for key in plan.superseded
@@ -281,7 +282,7 @@ def _coming(plan: Plan, now: datetime) -> Next:
 
 @dataclass(frozen=True, slots=True)
 class ShownEvent:
-    """An event in the list. `is_old` is one whose day must be shown."""
+    """An event in the list. `is_old`: the time alone does not show which day."""
 
     at: datetime
     is_old: bool
@@ -294,7 +295,7 @@ class ShownEvent:
 
 
 def _events(known: DaemonStatus, text: str) -> Iterator[ShownEvent]:
-    """Yield those with this text in target, path or key."""
+    """Yield the events with this text in target, path or key."""
     paths = {status.target.name: status.target.path for status in known.targets} if text else {}
     for told in known.events:
         if not text or text in _searched_of(told.event, paths):
@@ -302,7 +303,7 @@ def _events(known: DaemonStatus, text: str) -> Iterator[ShownEvent]:
 
 
 def _searched_of(event: Event, paths: Mapping[str, str]) -> str:
-    """What of an event is searched; the name of a key ties together what happened to it."""
+    """Return what a filter searches. The name of a key connects the events of that key."""
     fields = (str(event.fields.get(name, "")) for name in ("path", "key_id", "key_name"))
     return "\n".join((event.target, paths.get(event.target, ""), *fields)).lower()
 
@@ -325,17 +326,17 @@ def _event(told: Told, now: datetime) -> ShownEvent:
 
 
 def _shown(value: object) -> object:
-    """Redact a text and make it printable. Markup, numbers and our own enumerations need neither."""
+    """Return a text redacted and printable. Markup, numbers and the enumerations of `core` need neither."""
     return scrub(value) if type(value) is str else value
 
 
 def _parts(text: str) -> list[str]:
-    """Split a redacted text at its commands, which stand in backticks: each second part is one."""
+    """Redact a text and split it at the commands in backticks. Every second part is a command."""
     return re.split("`([^`]+)`", scrub(text))
 
 
 def _duration(duration: timedelta) -> Markup:
-    """In its two largest units, as "3 h 20 min"."""
+    """Return the two largest units: "3 h 20 min"."""
     return escape(in_units(duration.total_seconds()))
 
 
@@ -375,4 +376,4 @@ _TEMPLATE = _environment().get_template("page.html")
 _HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
 POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-"""The content security policy of the page: this very style, and nothing else at all."""
+"""The content security policy of the page: this style and nothing else."""

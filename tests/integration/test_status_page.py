@@ -35,18 +35,18 @@ def test_the_page_of_a_running_daemon(fleet: tuple[Installation, Daemon]) -> Non
     assert shown["fresh"]["Served key"].startswith(keys["fresh"]["key_id"])
     assert "rotate (expiring) in" in shown["fresh"]["Next"]
     [old] = keys["rotated"]["superseded"]
-    assert shown["rotated"]["Superseded keys"].startswith(f"{old['key_id']} ends in 9 min")
+    assert shown["rotated"]["Superseded keys"].startswith(f"{old['key_id']} expires in 9 min")
     assert shown["rotated"]["Next"].startswith(f"remove {old['key_id']} (grace-over) in 9 min")
     assert "now: rotate (" in shown["failing"]["Next"]
     assert "Failed: " in shown["failing"]["Next"]
     assert "rotator rotate foreign --adopt" in shown["foreign"]["Next"]
     summary = told.one("dl").text
-    assert "Leader and replicas this replica acts" in summary
+    assert "Leader this replica there is no Lease" in summary
     assert re.search(r"respan \d+% used", summary)
     events = told.one("section", id="events").text
     assert "target_failed failing" in events
     assert "started" in events
-    assert told.one("title").text == "3 not well · prod-eu · rotator"
+    assert told.one("title").text == "3 unhealthy · prod-eu · rotator"
 
     # What others wrote is text, without tricks and secrets.
     assert "&lt;script&gt;" in answer.text

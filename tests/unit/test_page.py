@@ -1,4 +1,4 @@
-"""The status page: what it says of every target, in which order, and that nothing in it acts, loads or leaks."""
+"""The status page: what it shows of every target, in which order, and that nothing in it acts, loads or leaks."""
 
 import base64
 import hashlib
@@ -26,11 +26,11 @@ from rotator.core.superseded import Superseded
 from rotator.core.versions import Entry, Ownership, Record
 from rotator.telemetry.metrics import Metrics
 from rotator.telemetry.status import DaemonInfo, DaemonStatus, TargetStatus, Told, status_json
-from rotator.web.page import LONGEST_TEXT, POLICY, ROWS, Asked, read_query, render
+from rotator.web.page import LONGEST_TEXT, POLICY, ROWS, View, read_query, render
 
 NOW = START + 10 * HOUR
 ALONE = DaemonInfo("1.2.3", "", True, "")
-ALL = Asked()
+ALL = View()
 NASTY = "\"><script>alert(1)</script>'&\u202e\u2028\x1b[31m\x00\ud800"
 
 
@@ -65,8 +65,8 @@ def known(*targets: TargetStatus, events: tuple[Told, ...] = (), around: DaemonI
     return DaemonStatus("prod-eu", NOW, targets, events, around)
 
 
-def page(*targets: TargetStatus, asked: Asked = ALL, **more: Any) -> Element:
-    return read_page(render(known(*targets, **more), asked))
+def page(*targets: TargetStatus, view: View = ALL, **more: Any) -> Element:
+    return read_page(render(known(*targets, **more), view))
 
 
 def cells(plan: Plan | None, error: RotatorError | None = None, **more: Any) -> dict[str, str]:
@@ -77,7 +77,7 @@ def told(what: EventType, target: str = "", level: Level = Level.INFO, ago: floa
     return Told(NOW - timedelta(seconds=ago), Event(what, target, level, fields))
 
 
-def everything() -> tuple[DaemonStatus, Asked]:
+def everything() -> tuple[DaemonStatus, View]:
     """Of all that can be shown at least one, and most of it nasty."""
     error = RotatorError(f"it said {NASTY}", f"do {NASTY}")
     nasty = replace(make_target("b"), path=f"apps/{NASTY}")
@@ -101,13 +101,13 @@ def everything() -> tuple[DaemonStatus, Asked]:
         {NASTY: error},
         clock_trusted=False,
     )
-    return DaemonStatus(NASTY, NOW, targets, events, around), Asked(text="", state=None)
+    return DaemonStatus(NASTY, NOW, targets, events, around), View(text="", state=None)
 
 
 # --- it only shows ---------------------------------------------------------------------------------------------------
 
 
-def test_whatever_others_wrote_is_text_and_plays_no_tricks() -> None:
+def test_a_foreign_text_is_text_and_plays_no_tricks() -> None:
     html = render(*everything())
     read_page(html)
     assert "<script" not in html
@@ -119,8 +119,8 @@ def test_whatever_others_wrote_is_text_and_plays_no_tricks() -> None:
 
 
 @pytest.mark.parametrize("text", [NASTY.encode(errors="replace").decode(), '" autofocus onfocus="alert(1)', "</input>"])
-def test_what_is_asked_for_is_text_as_well(text: str) -> None:
-    shown = page(status("a", well()), asked=Asked(text=text, state=State.OK, refresh=False))
+def test_the_text_of_a_filter_is_text_as_well(text: str) -> None:
+    shown = page(status("a", well()), view=View(text=text, state=State.OK, refresh=False))
     field = shown.one("input", type="search")
     assert set(field.attributes) == {"type", "name", "maxlength", "value", "autocomplete"}
     assert not shown.all("script")
@@ -154,7 +154,7 @@ def test_the_policy_allows_this_style_and_nothing_else() -> None:
     assert "@import" not in css
 
 
-def test_a_secret_that_found_its_way_into_a_text_is_hidden() -> None:
+def test_a_secret_in_a_text_is_hidden() -> None:
     key, error = (
         "sk_live_0123456789abcdef",
         RotatorError("refused: sk_live_0123456789abcdef", "not sk_live_0123456789abcdef"),
@@ -165,7 +165,7 @@ def test_a_secret_that_found_its_way_into_a_text_is_hidden() -> None:
             events=(told(EventType.TARGET_FAILED, "a", error=error.message, note=key),),
             around=replace(ALONE, down={"provider x": error}),
         ),
-        Asked(text=key),
+        View(text=key),
     )
     assert key not in html.replace(f"q={key}", "")
     assert "[hidden]" in html
@@ -177,7 +177,7 @@ def test_a_secret_that_found_its_way_into_a_text_is_hidden() -> None:
 def test_it_can_be_read_aloud() -> None:
     shown = read_page(render(*everything()))
     assert shown.one("html").attributes["lang"] == "en"
-    assert shown.one("title").text.startswith("5 not well, 2 troubles · ")
+    assert shown.one("title").text.startswith("5 unhealthy, 2 problems · ")
     assert [heading.tag for heading in shown.all() if re.fullmatch("h[1-6]", heading.tag)] == [
         "h1",
         "h2",
@@ -232,7 +232,7 @@ def test_light_and_dark_can_be_read() -> None:
                 assert contrast(colours[front], colours[back]) >= 4.5, (front, back, colours)
 
 
-def test_the_bars_zones_are_told_apart_without_their_colours() -> None:
+def test_the_zones_of_a_bar_differ_without_their_colours() -> None:
     """Each stands out from the background, of which a line lies between two of them, and from the renewal's line."""
     css, schemes = style()
     line = re.search(r"\.bar rect:not\(\.point\) {(.*?)}", css)
@@ -244,17 +244,17 @@ def test_the_bars_zones_are_told_apart_without_their_colours() -> None:
                 assert contrast(colours[zone], colours[other]) >= 3, (zone, other, colours)
 
 
-def test_it_asks_again_by_itself_unless_it_was_told_to_stand_still() -> None:
-    moving, still = page(status("a", well())), page(status("a", well()), asked=Asked(refresh=False))
+def test_the_page_reloads_unless_the_view_does_not() -> None:
+    moving, still = page(status("a", well())), page(status("a", well()), view=View(refresh=False))
     assert [meta.attributes["content"] for meta in moving.all("meta", **{"http-equiv": "refresh"})] == ["30"]
     assert still.all("meta", **{"http-equiv": "refresh"}) == []
-    # And it stays still, wherever one goes from there.
+    # No link from there starts it.
     for link in still.all("a", class_="state"):
         assert "refresh=off" in (link.attributes["href"] or "")
     assert still.one("input", type="hidden").attributes == {"type": "hidden", "name": "refresh", "value": "off"}
 
 
-# --- what it says of a target ----------------------------------------------------------------------------------------
+# --- what it shows of a target ----------------------------------------------------------------------------------------
 
 
 def test_a_target_that_is_well() -> None:
@@ -262,7 +262,7 @@ def test_a_target_that_is_well() -> None:
         "path": make_target("a").path,
         "State": "ok",
         "Served key": "tk_1 10 h old",
-        "Its life": "14 h of 1 d left, until 2 Mar 12:00:00",
+        "Lifetime": "14 h of 1 d left, until 2 Mar 12:00:00",
         "Next": "rotate (expiring) in 6 h, 2 Mar 04:00:00",
         "Superseded keys": "none",
     }
@@ -273,16 +273,16 @@ def test_a_target_that_is_well() -> None:
     [
         (due(), None, "due", "tk_1 10 h old", "now: rotate (expiring): create a key, publish it as version 8"),
         (FIRST, None, "missing", "none", "now: rotate (first): create a key, publish it as version 1"),
-        (FOREIGN, None, "foreign", "somebody else's data", "left alone (no-record) If rotator is meant to keep"),
+        (FOREIGN, None, "foreign", "foreign data", "left alone (no-record) If rotator is meant to keep"),
         (
             replace(FOREIGN, actions=(Rotate(Reason.ADOPTED, 1),)),
             None,
             "foreign",
-            "somebody else's data",
+            "foreign data",
             "now: rotate",
         ),
-        (None, None, "unknown", "not known", "read the path"),
-        (None, ProviderUnavailable("no"), "unknown", "not known", "read the path again Failed: no"),
+        (None, None, "unknown", "unknown", "read the path"),
+        (None, ProviderUnavailable("no"), "unknown", "unknown", "read the path again Failed: no"),
         (
             well(),
             ProviderUnavailable("no", "wait"),
@@ -308,32 +308,33 @@ def test_what_comes_next_and_why(
     assert shown["Next"].startswith(following)
 
 
-def test_what_somebody_asked_for_comes_next_while_it_waits() -> None:
+def test_a_requested_rotation_comes_next_while_it_waits() -> None:
     shown = cells(well(), asked=True)
     assert (shown["State"], shown["Next"]) == ("due", "now: rotate (requested)")
     assert cells(due(), asked=True)["Next"] == cells(due())["Next"], "a pass has seen that it is due"
     assert cells(FOREIGN, asked=True)["State"] == "foreign"
 
 
-def test_an_error_stands_with_its_advice_and_the_next_try() -> None:
+def test_an_error_has_its_advice_and_the_next_attempt() -> None:
     shown = cells(due(), ProviderUnavailable("Respan does not answer", "Wait."), next_look=NOW + timedelta(seconds=42))
     assert shown["State"] == "failing"
-    assert shown["Next"].endswith("next try in 42 s, 1 Mar 22:00:42 Failed: Respan does not answer Wait.")
+    assert shown["Next"].endswith("next attempt in 42 s, 1 Mar 22:00:42 Failed: Respan does not answer Wait.")
 
 
-def test_superseded_keys_and_when_they_go() -> None:
+def test_superseded_keys_and_when_they_expire() -> None:
     other = replace(superseded("tk_other", 10.5), other_name="made-by-hand", shown=START + 24 * HOUR)
     keys = (superseded("tk_gone", 9.5), superseded("tk_soon", 11), other)
     shown = cells(well(superseded=keys, untrusted=(keys[2].record,)))
     assert shown["Superseded keys"] == (
-        "tk_gone was to end 30 min ago, 1 Mar 21:30:00 tk_soon ends in 1 h, 1 Mar 23:00:00 "
-        "tk_other left alone, its grace is not enforced: its name is not this path's; ends in 14 h, 2 Mar 12:00:00"
+        "tk_gone was due to expire 30 min ago, 1 Mar 21:30:00 tk_soon expires in 1 h, 1 Mar 23:00:00 "
+        "tk_other not revoked after its grace, because its name belongs to another path; "
+        "expires in 14 h, 2 Mar 12:00:00"
     )
     assert shown["Next"] == "remove tk_soon (grace-over) in 1 h, 1 Mar 23:00:00"
 
 
 def bar(plan: Plan) -> tuple[dict[str, tuple[float, float]], str]:
-    """Where each part of the bar begins and ends, and what is said of it."""
+    """Where each part of the bar begins and ends, and its words for a screen reader."""
     shown = page(status("a", plan)).one("svg", class_="bar")
     parts = {}
     for rect in shown.all("rect"):
@@ -368,7 +369,7 @@ def bar(plan: Plan) -> tuple[dict[str, tuple[float, float]], str]:
     ],
     ids=["half-way", "new", "late", "ended", "no life at all"],
 )
-def test_the_bar_shows_what_is_gone_the_renewal_the_grace_and_the_reserve(
+def test_the_bar_shows_elapsed_time_renewal_grace_and_reserve(
     plan: Plan, parts: dict[str, tuple[float, float]]
 ) -> None:
     drawn, _ = bar(plan)
@@ -381,11 +382,11 @@ def test_the_bar_shows_what_is_gone_the_renewal_the_grace_and_the_reserve(
     assert (zones[0][0], zones[-1][1]) == (0, 100)
 
 
-def test_the_bar_is_told_to_whoever_does_not_see_it() -> None:
+def test_the_bar_has_words_for_a_screen_reader() -> None:
     assert bar(well(renewal=Renewal(START + 18 * HOUR)))[1] == (
-        "14 h of 1 d left; renewal after 75% of its life, grace of the old key until 92%"
+        "14 h of 1 d left; renewal at 75% of the lifetime, grace of the old key until 92%"
     )
-    assert bar(due(current=record(issued=-15, expires=9)))[1].startswith("ended 1 h ago;")
+    assert bar(due(current=record(issued=-15, expires=9)))[1].startswith("expired 1 h ago;")
 
 
 # --- which targets ---------------------------------------------------------------------------------------------------
@@ -432,72 +433,72 @@ FLEET = (
 
 
 @pytest.mark.parametrize(
-    ("asked", "names"),
+    ("view", "names"),
     [
-        (Asked(), ["chat", "billing-web", "billing-api"]),
-        (Asked(text="billing"), ["billing-web", "billing-api"]),
-        (Asked(text="BILLING-A"), ["billing-api"]),
-        (Asked(text=make_target("chat").path), ["chat"]),
-        (Asked(text="tk_aaa"), ["billing-api"]),
-        (Asked(text="tk_old"), ["billing-api"]),
-        (Asked(state=State.MISSING), ["chat"]),
-        (Asked(text="billing", state=State.OK), ["billing-api"]),
-        (Asked(text="billing", state=State.MISSING), []),
-        (Asked(page=7), ["chat", "billing-web", "billing-api"]),
+        (View(), ["chat", "billing-web", "billing-api"]),
+        (View(text="billing"), ["billing-web", "billing-api"]),
+        (View(text="BILLING-A"), ["billing-api"]),
+        (View(text=make_target("chat").path), ["chat"]),
+        (View(text="tk_aaa"), ["billing-api"]),
+        (View(text="tk_old"), ["billing-api"]),
+        (View(state=State.MISSING), ["chat"]),
+        (View(text="billing", state=State.OK), ["billing-api"]),
+        (View(text="billing", state=State.MISSING), []),
+        (View(page=7), ["chat", "billing-web", "billing-api"]),
     ],
 )
-def test_the_filter(asked: Asked, names: list[str]) -> None:
-    shown = page(*FLEET, asked=asked)
+def test_the_filter(view: View, names: list[str]) -> None:
+    shown = page(*FLEET, view=view)
     assert list(rows(shown)) == names
-    assert shown.one("input", type="search").attributes["value"] == asked.text
+    assert shown.one("input", type="search").attributes["value"] == view.text
     selected = [option.text for option in shown.all("option") if "selected" in option.attributes]
-    assert selected == ([asked.state.value] if asked.state else [])
+    assert selected == ([view.state.value] if view.state else [])
     assert len(shown.all("a", class_="state")) == 3  # the counts are of all
     if not names:
-        assert "No target is like that." in shown.one("section", id="targets").text
+        assert "No target matches." in shown.one("section", id="targets").text
 
 
-def test_without_targets_it_says_so() -> None:
+def test_without_targets_the_page_shows_that() -> None:
     shown = page()
     assert "No target is configured." in shown.text
-    assert "no key is served" in shown.text
+    assert "no served key" in shown.text
 
 
 @pytest.mark.parametrize(
-    ("query", "asked"),
+    ("query", "view"),
     [
-        ("", Asked()),
-        ("q=a&state=failing&page=3&refresh=off", Asked("a", State.FAILING, 3, False)),
-        ("q=&state=&page=", Asked()),
-        ("q=+two%20%20words+%0a", Asked("two words")),
-        ("q=%F0%9F%94%91%ff", Asked("🔑\ufffd")),
-        ("q=" + "x" * 5000, Asked("x" * LONGEST_TEXT)),
-        ("state=OK&state=nonsense", Asked()),
-        ("state=%3Cscript%3E", Asked()),
-        ("page=0", Asked()),
-        ("page=-1", Asked()),
-        ("page=1e9", Asked()),
-        ("page=9999999", Asked()),
-        ("page=٣", Asked()),
-        ("page=999999", Asked(page=999999)),
-        ("refresh=on", Asked()),
-        ("q", Asked()),
-        ("&&&=&;", Asked()),
-        ("unknown=1&q=a", Asked("a")),
-        ("&".join(f"x{number}=1" for number in range(50)) + "&q=a", Asked()),
-        ("%", Asked()),
+        ("", View()),
+        ("q=a&state=failing&page=3&refresh=off", View("a", State.FAILING, 3, False)),
+        ("q=&state=&page=", View()),
+        ("q=+two%20%20words+%0a", View("two words")),
+        ("q=%F0%9F%94%91%ff", View("🔑\ufffd")),
+        ("q=" + "x" * 5000, View("x" * LONGEST_TEXT)),
+        ("state=OK&state=nonsense", View()),
+        ("state=%3Cscript%3E", View()),
+        ("page=0", View()),
+        ("page=-1", View()),
+        ("page=1e9", View()),
+        ("page=9999999", View()),
+        ("page=٣", View()),
+        ("page=999999", View(page=999999)),
+        ("refresh=on", View()),
+        ("q", View()),
+        ("&&&=&;", View()),
+        ("unknown=1&q=a", View("a")),
+        ("&".join(f"x{number}=1" for number in range(50)) + "&q=a", View()),
+        ("%", View()),
     ],
 )
-def test_a_query_is_understood_or_as_if_it_were_not_there(query: str, asked: Asked) -> None:
-    assert read_query(query) == asked
-    page(*FLEET, asked=asked)
+def test_a_query_that_makes_no_sense_is_ignored(query: str, view: View) -> None:
+    assert read_query(query) == view
+    page(*FLEET, view=view)
 
 
 @pytest.mark.parametrize(
-    "asked", [Asked(), Asked("a & b=<c>", State.OK, 12, False), Asked("%25+#é"), Asked(page=2), Asked(refresh=False)]
+    "view", [View(), View("a & b=<c>", State.OK, 12, False), View("%25+#é"), View(page=2), View(refresh=False)]
 )
-def test_a_link_leads_to_what_it_was_made_for(asked: Asked) -> None:
-    assert read_query(asked.query.removeprefix("?")) == asked
+def test_a_link_leads_to_what_it_was_made_for(view: View) -> None:
+    assert read_query(view.query.removeprefix("?")) == view
 
 
 def many(number: int, error: RotatorError | None = None) -> tuple[TargetStatus, ...]:
@@ -511,32 +512,32 @@ def steps(shown: Element) -> dict[str, str]:
 
 
 def test_from_page_to_page_each_target_is_there_once() -> None:
-    fleet, asked, seen = known(*many(950)), Asked(text="TARGET", state=State.OK, refresh=False), list[str]()
+    fleet, view, seen = known(*many(950)), View(text="TARGET", state=State.OK, refresh=False), list[str]()
     while True:
-        shown = read_page(render(fleet, asked))
+        shown = read_page(render(fleet, view))
         seen += rows(shown)
         if "next" not in steps(shown):
             break
-        asked = read_query(steps(shown)["next"].removeprefix("?"))
+        view = read_query(steps(shown)["next"].removeprefix("?"))
     assert seen == sorted(seen)
     assert len(set(seen)) == len(seen) == 950
-    assert asked == Asked("TARGET", State.OK, 10, False)
+    assert view == View("TARGET", State.OK, 10, False)
     assert shown.one("caption").text == "901 to 950 of 950 targets, out of 950, worst first"
     assert steps(shown).keys() == {"first", "previous"}
 
 
 def test_ten_thousand_targets_a_hundred_a_page() -> None:
     fleet = known(*many(10_000))
-    shown = read_page(render(fleet, Asked(page=50)))
+    shown = read_page(render(fleet, View(page=50)))
     assert list(rows(shown)) == [f"target-{n:05}" for n in range(4900, 5000)]
     assert shown.one("caption").text == "4,901 to 5,000 of 10,000 targets, worst first"
     assert steps(shown) == {"first": "?", "previous": "?page=49", "next": "?page=51", "last": "?page=100"}
-    last, beyond = (read_page(render(fleet, Asked(page=number))) for number in (100, 100_000))
+    last, beyond = (read_page(render(fleet, View(page=number))) for number in (100, 100_000))
     assert rows(beyond) == rows(last)
     here = last.one("nav", class_="paging").one(**{"aria-current": "page"})
     assert here.text == "page 100 of 100"
     assert not last.all(**{"aria-disabled": "true"}), "a text that is no link is no control that could be disabled"
-    assert list(rows(read_page(render(fleet, Asked(text="target-04711"))))) == ["target-04711"]
+    assert list(rows(read_page(render(fleet, View(text="target-04711"))))) == ["target-04711"]
 
 
 @pytest.mark.parametrize("error", [None, ProviderUnavailable("Respan does not answer" * 10)], ids=["well", "failing"])
@@ -545,47 +546,47 @@ def test_ten_thousand_targets_cost_little(error: RotatorError | None) -> None:
     took = []
     for _ in range(3):
         began = time.process_time()
-        html = render(fleet, Asked(page=50))
+        html = render(fleet, View(page=50))
         took.append(time.process_time() - began)
     assert min(took) < 0.5  # about 0.03 s where nothing else runs
     assert len(html) < 400_000
 
 
-# --- what it says of the whole ---------------------------------------------------------------------------------------
+# --- what it shows of the whole ---------------------------------------------------------------------------------------
 
 
 def around(**more: Any) -> str:
     shown = page(status("a", well()), around=replace(ALONE, **more))
     return " | ".join(
         element.text
-        for element in (*shown.all("section", class_="troubles"), *shown.all(class_="notice"), shown.one("dl"))
+        for element in (*shown.all("section", class_="problems"), *shown.all(class_="notice"), shown.one("dl"))
     )
 
 
 def test_who_leads() -> None:
-    assert "Leader and replicas this replica acts it has no Lease, and knows of no others" in around()
+    assert "Leader this replica there is no Lease" in around()
     leading = around(replica="rotator-0", holder="rotator-0")
-    assert "Leader and replicas rotator-0 leads: this replica" in leading
-    standing_by = around(replica="rotator-1", holder="rotator-0", leads=False)
-    assert standing_by.startswith("This replica stands by and only looks: rotator-0 acts")
-    assert "rotator-0 leads rotator-1 stands by: this replica" in standing_by
-    nobody = around(replica="rotator-1", holder="", leads=False)
-    assert nobody.startswith("Troubles No replica leads")
-    assert "nobody leads rotator-1 stands by: this replica" in nobody
+    assert "Leader rotator-0 this replica" in leading
+    standby = around(replica="rotator-1", holder="rotator-0", leads=False)
+    assert standby.startswith("This replica is a standby. rotator-0 leads")
+    assert "Leader rotator-0 this replica, rotator-1, is a standby" in standby
+    leaderless = around(replica="rotator-1", holder="", leads=False)
+    assert leaderless.startswith("Problems This replica knows of no leader")
+    assert "Leader unknown this replica, rotator-1, is a standby" in leaderless
 
 
 def test_budgets_logins_and_what_is_down() -> None:
     assert "respan 37% used" in around(budgets={"respan": 0.37})
     shown = around(logins={"vault": NOW + timedelta(minutes=23), "other": None})
-    assert "vault in 23 min, 1 Mar 22:23:00 other no end known" in shown
+    assert "vault: expires in 23 min, 1 Mar 22:23:00 , unless renewed other: no known expiry" in shown
     down = around(down={"provider respan": ProviderCredentialRefused("the organisation key is refused", "Replace it.")})
-    assert down.startswith("Troubles provider respan is down: the organisation key is refused Replace it.")
-    assert around(clock_trusted=False).startswith("Troubles This machine's clock")
+    assert down.startswith("Problems provider respan is down: the organisation key is refused Replace it.")
+    assert around(clock_trusted=False).startswith("Problems This machine's clock")
 
 
-def test_the_title_counts_who_is_not_well() -> None:
-    assert page(*FLEET).one("title").text == "1 not well · prod-eu · rotator"
-    assert page(*FLEET[:2]).one("title").text == "all well · prod-eu · rotator"
+def test_the_title_counts_unhealthy_targets() -> None:
+    assert page(*FLEET).one("title").text == "1 unhealthy · prod-eu · rotator"
+    assert page(*FLEET[:2]).one("title").text == "all healthy · prod-eu · rotator"
 
 
 @pytest.mark.parametrize(
@@ -597,22 +598,22 @@ def test_the_title_counts_who_is_not_well() -> None:
         replace(ALONE, logins_failing=["vault"]),
         replace(ALONE, refused="rotator.toml: targets.a.ttl: is no duration"),
     ],
-    ids=["nobody leads", "an upstream is down", "the clock is off", "no login", "a refused configuration"],
+    ids=["no leader", "an upstream is down", "the clock is off", "no login", "a refused configuration"],
 )
-def test_the_title_does_not_say_that_all_is_well_over_a_trouble(around: DaemonInfo) -> None:
-    assert page(*FLEET[:2], around=around).one("title").text == "1 trouble · prod-eu · rotator"
-    assert page(*FLEET, around=around).one("title").text == "1 not well, 1 trouble · prod-eu · rotator"
+def test_the_title_counts_problems(around: DaemonInfo) -> None:
+    assert page(*FLEET[:2], around=around).one("title").text == "1 problem · prod-eu · rotator"
+    assert page(*FLEET, around=around).one("title").text == "1 unhealthy, 1 problem · prod-eu · rotator"
 
 
-def test_a_key_near_its_end_is_a_trouble_and_stands_before_those_that_end_sooner_by_nature() -> None:
+def test_a_late_rotation_is_a_problem_and_comes_before_keys_with_short_lives() -> None:
     """One that is due for hours, and one that lives for an hour and is well."""
     late = replace(
         due(), current=replace(record("tk_late"), expires_at=NOW + 2 * HOUR), renewal=Renewal(NOW - 6 * HOUR)
     )
     short = well(current=replace(record("tk_short"), expires_at=NOW + HOUR), renewal=Renewal(NOW + HOUR / 2))
     shown = page(status("short", short), status("late", late))
-    assert shown.one("title").text == "1 trouble · prod-eu · rotator"
-    assert "1 served key is near the end" in shown.one("section", class_="troubles").text
+    assert shown.one("title").text == "1 problem · prod-eu · rotator"
+    assert "Rotation is late for 1 target" in shown.one("section", class_="problems").text
     assert list(rows(shown)) == ["late", "short"]
 
 
@@ -635,9 +636,9 @@ def test_the_page_the_command_and_the_metrics_have_one_next_rotation_and_one_ran
     assert float(told[1]) == shown.timestamp()
 
 
-def test_to_stand_by_is_no_trouble() -> None:
+def test_a_standby_is_no_problem() -> None:
     around = replace(ALONE, replica="rotator-1", holder="rotator-0", leads=False)
-    assert page(*FLEET[:2], around=around).one("title").text == "all well · prod-eu · rotator"
+    assert page(*FLEET[:2], around=around).one("title").text == "all healthy · prod-eu · rotator"
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
@@ -651,7 +652,7 @@ EVENTS = (
 )
 
 
-def test_events_are_told_as_in_the_log_but_for_tracebacks() -> None:
+def test_events_are_shown_as_in_the_log_without_tracebacks() -> None:
     items = [item.text for item in page(*FLEET, events=EVENTS).one("section", id="events").all("li")]
     assert items == [
         "21:59:55 warning target_failed chat no answer Wait. failures=4",
@@ -661,9 +662,9 @@ def test_events_are_told_as_in_the_log_but_for_tracebacks() -> None:
 
 
 def test_the_filter_holds_for_events_too() -> None:
-    shown = page(*FLEET, events=EVENTS, asked=Asked(text="Billing")).one("section", id="events")
+    shown = page(*FLEET, events=EVENTS, view=View(text="Billing")).one("section", id="events")
     assert [item.text.split()[1] for item in shown.all("li")] == ["key_published"]
-    assert "None yet with “nobody” in target, path or key id." in page(*FLEET, asked=Asked(text="nobody")).text
+    assert "No events yet with “nobody” in target, path or key id." in page(*FLEET, view=View(text="nobody")).text
 
 
 @pytest.mark.parametrize("text", ["tk_0007", "LING-AP.ABC", "apps/billing", "billing-api/respan"])
@@ -673,17 +674,17 @@ def test_the_filter_finds_events_by_path_key_id_and_key_name(text: str) -> None:
         told(EventType.KEY_WITHOUT_TARGET, "", Level.WARNING, key_id="tk_0008", key_name="prod-eu.other.def"),
     )
     targets = (status("billing-api", well()), status("chat", well()))
-    shown = page(*targets, events=events, asked=Asked(text=text)).one("section", id="events")
+    shown = page(*targets, events=events, view=View(text=text)).one("section", id="events")
     assert [item.text.split()[1] for item in shown.all("li")] == ["key_published"]
 
 
-# --- for who cannot see it -------------------------------------------------------------------------------------------
+# --- for a screen reader -------------------------------------------------------------------------------------------
 
 
 def test_headings_name_every_part_and_a_list_is_one_though_it_has_no_bullets() -> None:
     shown = read_page(render(*everything()))
     assert shown.one("h1").text.startswith("rotator ")
-    assert [heading.text for heading in shown.all("h2")] == ["Troubles", "Summary", "Targets", "Events"]
+    assert [heading.text for heading in shown.all("h2")] == ["Problems", "Summary", "Targets", "Events"]
     named = {heading.attributes["id"] for heading in shown.all("h2")}
     assert [section.attributes["aria-labelledby"] in named for section in shown.all("section")] == [True] * 4
     assert {each.attributes.get("role") for tag in ("ul", "ol") for each in shown.all(tag)} == {"list"}
