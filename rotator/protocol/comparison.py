@@ -1,6 +1,9 @@
 """Compares a provider's list with the paths of its targets, one after the other.
 
-The list is read first and the paths afterwards: a key that is published in between is found in its path.
+The list is read first and the paths afterwards: a key that is published in between is found in its path. Only the first
+sweep of a process leaves out paths that its first look has just read, where the list shows their served keys and no
+other key of theirs: then there is no orphan to judge. What has changed at such a path since, the next look or the next
+sweep finds.
 
 A list may be late, filtered or another organisation's. So it confirms the names of keys, and a served key that it
 lacks, or shows with an early expiry, is looked up by its id before it counts as gone. Where the list lacks most served
@@ -39,9 +42,15 @@ class Comparison:
         keys: Mapping[str, ProviderKey],
         unreadable: Mapping[str, Sequence[UnreadableKey]],
         is_unsettled: Callable[[ProviderKey], bool],
+        *,
+        is_first: bool,
     ) -> None:
-        """`keys` are the list's, by id; `unreadable` its other entries, by place."""
+        """`keys` are the list's, by id; `unreadable` its other entries, by place.
+
+        `is_first`: the process has not compared these targets before, but may have looked at them.
+        """
         self._ports, self._keys, self._unreadable, self._is_unsettled = ports, keys, unreadable, is_unsettled
+        self._is_first = is_first
         self._left = by_place(keys.values())  # those of paths that were not compared yet
         self._flawed: dict[str, RotatorError] = {}  # targets with an unreadable or misnamed key
         self._failed: dict[str, RotatorError] = {}  # targets that could not be compared
@@ -83,9 +92,14 @@ class Comparison:
             self._fail(reconciler, target, error)
 
     def _compare(self, reconciler: Reconciler, target: Target) -> None:
-        places = reconciler.scope(target).places
+        scope = reconciler.scope(target)
+        places = scope.places
         mine = [key for place in places for key in self._left.pop(place, ())]
         unreadable = [key for place in places for key in self._unreadable.get(place, ())]
+        is_alone = self._is_first and len(mine) == 1 and not unreadable
+        if is_alone and reconciler.memory.is_as_at_last_look(target, scope, mine[0], self._ports.clock.now()):
+            self.served += 1  # and the path, which was read when the process started, is not read again
+            return
         observation = _read(reconciler, target, [*mine, *unreadable])
         record, now = _served(observation), self._ports.clock.now()
         entry = self._keys.get(record.key_id) if record else None

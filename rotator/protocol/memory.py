@@ -195,19 +195,31 @@ class Memory:
         if not complete:
             self._whole.clear()
 
-    def show(self, target: Target, scope: Scope, key: ProviderKey) -> None:
-        """Take note that the provider's list has shown this key under this path's name.
+    def show(self, target: Target, scope: Scope, key: ProviderKey) -> bool:
+        """Take note that the provider's list has shown this key under this path's name; return whether it was.
 
         Only if it was served at the last look and had been ever since it was made, and has its whole life before it.
         """
         served = self._served.get(target.name) if target.name in self._as_made else None
         if served is None or served.key_id != key.id:
-            return
+            return False
         if key.name != served.key_name or not scope.owns(key.name):
-            return  # a forger may have written another path's key id there
+            return False  # a forger may have written another path's key id there
         if key.expires_at is not None and key.expires_at < served.expires_at - TOLERANCE:
-            return
+            return False
         self._shown[target.name] = served.key_id
+        return True
+
+    def is_as_at_last_look(self, target: Target, scope: Scope, key: ProviderKey, now: datetime) -> bool:
+        """Return whether the provider's list shows a path's only key just as the last look at the path found it.
+
+        Then `show` has taken note of it. Not where the path held another key of ours at that look, or where more is
+        known of its keys.
+        """
+        served, name = self._served.get(target.name), target.name
+        lives = served is not None and served.expires_at > now and not key.expires_by(now)
+        is_all = self.newest_may_do(target) and not self.seen.get(name) and name not in self.offers
+        return lives and is_all and self.show(target, scope, key)
 
     def in_use(self, provider: str) -> Iterator[Record]:
         """Yield the records of the keys that this provider's targets serve or are about to, as far as known here."""

@@ -70,6 +70,7 @@ class Sweeper:
             self._ports = replace(groups[0][0].ports, budget=budget)
             self._recognition = groups[0][0].recognition
             self._cleanup = OrphanCleanup(self._ports, min_age)
+        self._has_compared = False
 
     def sweep(
         self,
@@ -120,12 +121,14 @@ class Sweeper:
         """
         keys = self._cleanup.keys_in(listing)
         unreadable = by_place(key for key in listing if isinstance(key, UnreadableKey))
-        comparison = Comparison(self._ports, keys, unreadable, self._cleanup.is_unsettled)
+        is_unsettled, is_first = self._cleanup.is_unsettled, not self._has_compared
+        comparison = Comparison(self._ports, keys, unreadable, is_unsettled, is_first=is_first)
         stopped = False
         for reconciler, target in self._targets():
             if stopped := stopping():
                 break
             comparison.compare(reconciler, target)
+        self._has_compared = self._has_compared or not stopped
         held = comparison.settle(self._recognition, stopped=stopped)
         unmatched = comparison.unmatched()
         named = [(key, name) for key in unmatched if (name := KeyName.parse(key.name)) and name.owner in self._slugs]

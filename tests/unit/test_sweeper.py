@@ -568,7 +568,7 @@ def test_whose_a_key_is_is_not_told_by_an_owner_that_may_be_cut(owner: str, is_c
     assert [key.id for key in swept.unclear] == ([] if is_clear else [others.id])
     assert swept.others == (0 if is_clear else 1)
     lines = "\n".join(sweep_lines(swept))
-    assert ("or of another installation" in lines) is not is_clear
+    assert ("or belongs to another installation" in lines) is not is_clear
     assert others.id in lines
 
 
@@ -992,6 +992,68 @@ def test_of_a_path_whose_only_key_is_as_it_was_the_newest_version_is_read() -> N
     assert [o.key.id for o in swept.orphans] == [lonely.id]
     assert [target.name for target in swept.to_work] == [three.name]
     assert world.calls("store.history", since), "all three were read"
+
+
+def looked_at(world: World) -> tuple[Reconciler, Sweeper]:
+    """A process that has looked at each path, and has not swept."""
+    rotated(world)
+    successor = world.reconciler("successor")
+    for target in world.targets:
+        assert successor.reconcile(target).error is None
+    return successor, sweeper_of(successor, world.targets)
+
+
+def read_since(world: World, since: int) -> set[object]:
+    return {call.subject for call in world.wire.journal[since:] if call.operation.startswith("store.")}
+
+
+def test_the_first_sweep_does_not_read_again_what_the_first_look_has_read() -> None:
+    world = World(*(make_target(f"t{number}") for number in range(4)))
+    _, sweeper = looked_at(world)
+    one, two, three, four = world.targets
+    lonely = orphan(world, target=one)
+    world.reconciler().reconcile(two, RotationRequest(rotate=True))
+    served = world.served(three)
+    assert served
+    served.expires_at = world.clock.now() + HOUR
+    world.clock.advance(LATER)
+    since = len(world.wire.journal)
+    swept = sweeper.sweep()
+    assert read_since(world, since) == {one.path, two.path, three.path}
+    assert [o.key.id for o in swept.orphans] == [lonely.id]
+    assert [target.name for target in swept.to_work] == [three.name]
+    assert swept.complete
+
+    since = len(world.wire.journal)
+    sweeper.sweep()
+    assert four.path in read_since(world, since), "only the first sweep relies on a look"
+
+
+def test_what_happened_to_a_path_since_the_first_look_is_found_by_the_second_sweep_at_the_latest() -> None:
+    world = World()
+    successor, sweeper = looked_at(world)
+    world.store.delete_metadata(world.target.path)
+    world.clock.advance(LATER)
+    assert sweeper.sweep().to_work == ()
+    assert sweeper.sweep().to_work == world.targets
+    assert successor.memory.is_emptied(world.target)
+
+
+@pytest.mark.parametrize("spoils", [False, True])
+def test_the_first_sweep_counts_as_missing_what_the_list_lacks_though_the_look_was_just_now(spoils: bool) -> None:
+    world = World(make_target("a"), make_target("b"), make_target("c"))
+    _, sweeper = looked_at(world)
+    served = world.served(world.targets[0])
+    assert served
+    if spoils:
+        world.vendor.unreadable[served.id] = UnreadableKey(served.id, served.name, 'whose expiry_date is "soon"')
+    else:
+        served.revoked = True
+    since = len(world.wire.journal)
+    swept = sweeper.sweep()
+    assert read_since(world, since) == {world.targets[0].path}
+    assert [target.name for target in swept.to_work] == ([] if spoils else ["a"])
+    assert list(swept.failed) == (["a"] if spoils else [])
 
 
 def test_an_older_snapshot_is_healed_by_the_next_sweep_of_the_same_process() -> None:
