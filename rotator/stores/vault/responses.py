@@ -116,7 +116,6 @@ class Answer:
 
     def refusal(self, operation: Operation, path: str, right: str) -> StoreError:
         """The error that an answer other than success is; `right` is what a policy must allow on `path` for this."""
-        sends_data = operation in (WRITE, PROVE)
         match self.status:
             case 300 | 301 | 302 | 303 | 307 | 308:
                 return unsettled(
@@ -127,7 +126,7 @@ class Answer:
                     "Set the store's address to where Vault's active node answers; a standby that cannot forward "
                     "redirects to the active node's api_addr.",
                 )
-            case 400 if sends_data and self._says(_CAS_MISMATCH):
+            case 400 if operation in (WRITE, PROVE) and self._says(_CAS_MISMATCH):
                 return CasMismatch(f"{path} has another version than the one to follow: somebody else wrote first")
             case 403 if self.says_invalid_token:
                 return StoreCredentialRefused(
@@ -153,10 +152,21 @@ class Answer:
                     f"Vault is sealed: it did not {operation.verb} {path}, and nothing was changed",
                     "Unseal it (`vault operator unseal` on each node). Keys go on working until they expire.",
                 )
-            case 400 | 413 if sends_data or operation is DESTROY:
-                return self._request_refused(operation, path)
-            case 500 if sends_data and any(self._says(words) for words in _TOO_LARGE):
-                return self._request_refused(operation, path)
+            case _ if self._refuses_data(operation):
+                return StoreRequestRefused(
+                    f"Vault refused to {operation.verb} {path} ({self.said}); nothing was written",
+                    "Sending it again will not help. Look at the fields that are beside the key (too large, too many?) "
+                    "and at the target's own fields.",
+                )
+        return self._unclear(operation, path)
+
+    def _refuses_data(self, operation: Operation) -> bool:
+        """Return whether Vault refuses what was sent, and not for the moment alone."""
+        if operation in (WRITE, PROVE) and self.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            return any(self._says(words) for words in _TOO_LARGE)
+        return operation in (WRITE, PROVE, DESTROY) and self.status in (400, 413)
+
+    def _unclear(self, operation: Operation, path: str) -> StoreError:
         if self.errors is None and self.status not in _MEANINGS:
             meaning = "something that is not Vault answered, a proxy perhaps"
             if self.status == HTTPStatus.BAD_REQUEST:
@@ -186,13 +196,6 @@ class Answer:
             f"`vault read sys/locked-users` shows whether it is locked. Put good credentials in place, and wait 15 "
             f"minutes, or unlock it: `vault write -f sys/locked-users/ACCESSOR/unlock/ROLE_ID`, with the accessor of "
             f"{method}/ from `vault auth list`, and the role id. {advice}",
-        )
-
-    def _request_refused(self, operation: Operation, path: str) -> StoreError:
-        return StoreRequestRefused(
-            f"Vault refused to {operation.verb} {path} ({self.said}); nothing was written",
-            "Asking again as it is will not help. Look at the fields that are beside the key (too large, too many?) "
-            "and at the target's own fields.",
         )
 
 
