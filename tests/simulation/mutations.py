@@ -1,7 +1,7 @@
 """The real protocol with one rule taken away, to see that the simulation notices.
 
-A mutation replaces a text of one function of rotator, which must be there exactly once, and puts the function's new
-code in the place of the old: whoever imported it by name runs the mutant. Nothing in rotator/ knows of this.
+A mutation replaces a named predicate of rotator as a whole (`Stub`), or a text that one function must have exactly once
+(`Edit`). It exchanges the function's code: modules that imported the function by name run the mutant too.
 """
 
 import inspect
@@ -58,18 +58,33 @@ class Edit:
     new: str
 
 
+@dataclass(frozen=True, slots=True)
+class Stub:
+    """One function, and another one of the same arguments in its place. It sees the globals of the first."""
+
+    function: Callable[..., Any]
+    instead: Callable[..., Any]
+
+
 @contextmanager
-def edited(edits: Iterable[Edit]) -> Iterator[None]:
-    """All of these are made; the functions are themselves again afterwards."""
-    by_function: dict[FunctionType, list[Edit]] = {}
+def edited(edits: Iterable[Edit | Stub]) -> Iterator[None]:
+    """Make all of these; afterwards the functions have their own code again."""
+    by_function: dict[FunctionType, list[Edit | Stub]] = {}
     for edit in edits:
         assert isinstance(edit.function, FunctionType)
         by_function.setdefault(edit.function, []).append(edit)
     originals = {function: function.__code__ for function in by_function}
     try:
         for function, its in by_function.items():
+            [first, *_] = its
+            if isinstance(first, Stub):
+                assert isinstance(first.instead, FunctionType)
+                assert its == [first], f"{function.__qualname__} is both replaced and edited"
+                function.__code__ = first.instead.__code__
+                continue
             source = textwrap.dedent(inspect.getsource(function))
             for edit in its:
+                assert isinstance(edit, Edit)
                 assert source.count(edit.old) == 1, f"{function.__qualname__} has not exactly one {edit.old!r}"
                 source = source.replace(edit.old, edit.new)
             namespace = dict(function.__globals__)
@@ -87,7 +102,7 @@ class Mutation:
 
     profile: str
     breaks: tuple[str, ...]
-    edits: tuple[Edit, ...]
+    edits: tuple[Edit | Stub, ...]
 
 
 MUTATIONS = {
@@ -179,7 +194,7 @@ MUTATIONS = {
     "no name check": Mutation(
         "meddling",
         (NOT_OURS,),
-        (Edit(model.Scope.owns, "parsed is not None and parsed.place in self.places", "True"),),
+        (Stub(model.Scope.owns, lambda *_: True),),
     ),
     "no fingerprint": Mutation(
         "meddling",
@@ -216,7 +231,7 @@ MUTATIONS = {
     ),
     "strays are left": Mutation("races", (LEAKED,), (Edit(Sweeper.sweep, "elif not dry_run:", "elif False:"),)),
     "what is rolled back to is not restored": Mutation(
-        "rollbacks", (NOT_HEALED,), (Edit(plan._restore, "not observation.is_cut_short(record, facts.now)", "True"),)
+        "rollbacks", (NOT_HEALED,), (Stub(plan._restore, lambda _: ()),)
     ),
     "a served key that is gone is not looked for": Mutation(
         "meddling",
@@ -245,13 +260,7 @@ MUTATIONS = {
     "a key that the provider does not show yet is missing": Mutation(
         "mixed",
         (NEEDLESS,),
-        (
-            Edit(
-                observer.Observer.look_up,
-                "found is None and self._may_be_hidden(observation, record, asked_at)",
-                "False",
-            ),
-        ),
+        (Stub(observer.Observer._may_be_hidden, lambda *_: False),),
     ),
     "a waiting key that the provider does not show yet is given up": Mutation(
         "mixed", (HEAPED,), (Edit(Rotation._made_before, "found is None and record.is_younger(", "False and ("),)
@@ -341,7 +350,7 @@ MUTATIONS = {
         ),
     ),
     "a key whose write was not answered is not offered again": Mutation(
-        "mixed", (HEAPED,), (Edit(Rotation.rotate, "self._made_before(observation, action, request) or ", ""),)
+        "mixed", (HEAPED,), (Stub(Rotation._made_before, lambda *_: None),)
     ),
     "a longer life than asked for is believed": Mutation(
         "mixed",
@@ -349,24 +358,20 @@ MUTATIONS = {
         (Edit(Rotation._believe, "answered is None or _is_longer(created, asked)", "answered is None"),),
     ),
     "an expiry that was rounded down is left": Mutation(
-        "races", (GRACE_CUT,), (Edit(expiry.corrected, "shown is None or shown >= asked.until - TOLERANCE", "True"),)
+        "races", (GRACE_CUT,), (Stub(expiry.corrected, lambda *_: None),)
     ),
     "a key's life is counted by a clock that all others contradict": Mutation(
-        "mixed", (TOO_LONG,), (Edit(rotate.earliest_now, "max(timedelta(0), clock.disputed_by())", "timedelta(0)"),)
+        "mixed", (TOO_LONG,), (Stub(rotate.earliest_now, lambda clock: clock.now()),)
     ),
-    "a rollback is not held": Mutation(
-        "rollbacks", (NOT_HELD,), (Edit(renewal.rolled_back_at, "if other else None", "if False else None"),)
-    ),
-    "who does not lead acts": Mutation(
-        "mixed", (IDLE,), (Edit(rotate.may_act, "request.by != SCHEDULED.by or ports.leads()", "True"),)
-    ),
+    "a rollback is not held": Mutation("rollbacks", (NOT_HELD,), (Stub(renewal.rolled_back_at, lambda _: None),)),
+    "who does not lead acts": Mutation("mixed", (IDLE,), (Stub(rotate.may_act, lambda *_: True),)),
     "who does not lead any more makes a key": Mutation(
         "mixed", (IDLE,), (Edit(Rotation._make, "not may_act(ports, request)", "False"),)
     ),
     "what was seen before an extend is believed": Mutation(
         "extends",
         (GRACE_CUT,),
-        (Edit(superseded.is_known, "not (bounded and seen.at_version <= key.versions[-1].number)", "True"),),
+        (Stub(superseded.is_known, lambda observation, key: key.key_id in observation.shown),),
     ),
     "a record vouches for the key it names": Mutation(
         "meddling",
@@ -377,10 +382,10 @@ MUTATIONS = {
         ),
     ),
     "what others wrote beside the key is dropped": Mutation(
-        "meddling", (DROPPED,), (Edit(rotate.preserved_fields, "if name in foreign", "if False"),)
+        "meddling", (DROPPED,), (Stub(rotate.preserved_fields, lambda _: {}),)
     ),
     "a provider that knows no key is believed": Mutation(
-        "strange", (MASS,), (Edit(recognition.is_most, "unknown > 1 and 2 * unknown > served", "False"),)
+        "strange", (MASS,), (Stub(recognition.is_most, lambda *_: False),)
     ),
     "a pass believes it though no sweep has compared": Mutation(
         "strange", (MASS,), (Edit(recognition.Recognition.believes, "self._first == target", "True"),)
@@ -388,9 +393,7 @@ MUTATIONS = {
     "what was said while most were unknown is believed later": Mutation(
         "strange", (DOUBTED, MASS), (Edit(Comparison._learn, "observation.is_gone(self._ports.clock.now())", "False"),)
     ),
-    "a contest is not noticed": Mutation(
-        "contests", (ENDLESS,), (Edit(renewal.contested_until_of, "ours != others and by ==", "False and by =="),)
-    ),
+    "a contest is not noticed": Mutation("contests", (ENDLESS,), (Stub(renewal.contested_until_of, lambda _: None),)),
     "a contest is noticed only while the versions are there": Mutation(
         "contests", (ENDLESS,), (Edit(renewal.made_keys, "dict(observation.made)", "{}"),)
     ),

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from concurrent.futures import Future
+from types import FunctionType
 
 import pytest
 
+from rotator.core.versions import Scope
 from rotator.protocol import publish
 from simulation.many import Found, pool, run_some
 from simulation.mutations import MUTATIONS, Edit, edited, mutated
@@ -35,11 +37,15 @@ def test_each_is_caught(searches: dict[str, Future[Found]], name: str) -> None:
     assert any(word in promise for word in MUTATIONS[name].breaks), promise
 
 
-def test_a_mutation_leaves_nothing_behind() -> None:
-    before = publish._judge.__code__
-    with mutated("refused publish judged by what a read shows"):
-        assert publish._judge.__code__ is not before
-    assert publish._judge.__code__ is before
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [("refused publish judged by what a read shows", publish._judge), ("no name check", Scope.owns)],
+)
+def test_a_mutation_leaves_nothing_behind(name: str, function: FunctionType) -> None:
+    before = function.__code__
+    with mutated(name):
+        assert function.__code__ is not before
+    assert function.__code__ is before
 
 
 def test_a_mutation_that_does_not_fit_is_an_error() -> None:
