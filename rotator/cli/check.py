@@ -1,6 +1,6 @@
-"""What `check --online` tries: credentials, permissions and paths, by reading only."""
+"""The findings of `check --online`: credentials, permissions, paths, the Lease and the clock. Reads only."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,10 +17,11 @@ from rotator.core.errors import (
     ServedKeyMisnamed,
     StoreError,
 )
-from rotator.core.keys import OWNER_LETTERS, KeyName, UnreadableKey
+from rotator.core.keys import OWNER_LETTERS, KeyName, ListedKey, UnreadableKey
+from rotator.core.ports import Store
 from rotator.core.renewal import TIDYING
 from rotator.core.target import Target
-from rotator.core.versions import Ownership, Scope, read_version
+from rotator.core.versions import Scope, read_version
 from rotator.daemon.leader import RIGHTS, rights
 from rotator.runtime.kubernetes import ApiServer
 from rotator.stores.vault.check import Lifetime, findings, login_end, mount_lifetime, path_lifetime
@@ -29,16 +30,16 @@ from rotator.stores.vault.store import VaultStore
 
 @dataclass(frozen=True, slots=True)
 class OnlineFinding:
-    """Something that would keep a target from being rotated, or a surprise."""
+    """A fault that prevents a rotation, or that would surprise."""
 
     where: str
     message: str
     advice: str
-    unreachable: bool = False  # nothing more could be tried there
+    unreachable: bool = False  # nothing else there could be checked
 
 
 def online_findings(installation: Installation, advance: Callable[[], None]) -> list[OnlineFinding]:
-    """Everything that is found, stores first; `advance` is called for each target that was looked at."""
+    """Return all findings, stores first. Call `advance` after each target."""
     served: dict[str, tuple[Target, Scope]] = {}
     stores = [*_stores(installation, advance, served)]
     return [*stores, *_providers(installation, served), *_lease(installation), *_clock(installation)]
@@ -47,7 +48,7 @@ def online_findings(installation: Installation, advance: Callable[[], None]) -> 
 def present_locations(installation: Installation) -> dict[str, dict[str, str]]:
     """Return where each Vault store's secrets are, as `former_locations` names it after a move.
 
-    A store that does not answer is left out: there is a finding for it.
+    A store that does not answer is left out: it has a finding.
     """
     found = {}
     for name, store in installation.vaults.items():
@@ -57,90 +58,105 @@ def present_locations(installation: Installation) -> dict[str, dict[str, str]]:
 
 
 def _clock(installation: Installation) -> Iterator[OnlineFinding]:
-    """The clock, last: each answer has shown another's time."""
+    """Check the clock. Last, because each answer has shown the time of an upstream."""
     clock = installation.clock
     if not clock.trusted():
         yield OnlineFinding(
             "clock",
             f"this machine's clock differs from the upstreams' ({clock.skews_in_words()}); "
             f"[daemon] max_clock_skew is {format_duration(clock.max_clock_skew)}",
-            "No key is ended by such a clock, and none is made while every upstream contradicts it. Correct the clock "
-            "that is wrong. See the runbook, RotatorClockSkew.",
+            "rotator shortens and deletes no key by such a clock, and creates none while every upstream contradicts "
+            "it. Correct the clock that is wrong. See the runbook, RotatorClockSkew.",
         )
 
 
 def _stores(
     installation: Installation, advance: Callable[[], None], served: dict[str, tuple[Target, Scope]]
 ) -> Iterator[OnlineFinding]:
-    """What is wrong with the stores and the paths. Adds to `served`: by a served key's id, whose it is."""
+    """Check the stores and the paths. Add to `served` the target of each served key, by the key's id."""
     for name, store in installation.stores.items():
         targets = [target for target in installation.targets.values() if target.store == name]
         vault = installation.vaults.get(name)
-        found = False
         try:
-            if vault is not None:
-                for finding in findings(vault, [target.path for target in targets]):
-                    found = True
-                    yield OnlineFinding(f"stores.{name}: {finding.path}", finding.message, finding.advice)
+            missing = [*_missing_rights(name, vault, targets)] if vault is not None else []
+            yield from missing
             if vault is not None and (end := login_end(vault, installation.clock.now())):
                 yield OnlineFinding(f"stores.{name}", end.message, end.advice)
-            of_mount = mount_lifetime(vault) if vault is not None and targets and not found else None
-            for target in () if found else targets:  # what lacks a right would only say so once more
-                reconciler = installation.reconciler(target)
-                scope = reconciler.scope(target)
-                current = store.newest(target.path).current
+            if missing:  # reading the paths would report the same again
+                continue
+            of_mount = mount_lifetime(vault) if vault is not None and targets else None
+            for target in targets:
+                yield from _path(installation, store, target, served)
                 advance()
-                entry = read_version(current, target, scope) if current else None
-                ownership = entry.ownership if entry else Ownership.UNREADABLE
-                if entry and entry.key_id:
-                    served[entry.key_id] = target, scope
-                if ownership.foreign and not target.adopt:
-                    message = f"{target.path} holds data that is not ours ({ownership})"
-                    yield OnlineFinding(f"targets.{target.name}", message, adoption_advice(target))
                 if vault is not None:
-                    yield from _vanishing(target, vault, of_mount)
+                    yield from _version_lifetime(target, vault, of_mount)
         except StoreError as error:
             yield _failed(f"stores.{name}", error)
 
 
-def _vanishing(target: Target, store: VaultStore, of_mount: Lifetime | None) -> Iterator[OnlineFinding]:
-    """Vault takes the sooner of what the mount and the path say, and then applications find nothing."""
-    said = [life for life in (of_mount, path_lifetime(store, target.path)) if life is not None]
-    soonest = min(said, key=lambda life: life.seconds, default=None)
-    if soonest is not None and 0 <= soonest.seconds < target.ttl.total_seconds():
-        after, ttl = format_duration(timedelta(seconds=soonest.seconds)), format_duration(target.ttl)
+def _missing_rights(name: str, vault: VaultStore, targets: Sequence[Target]) -> Iterator[OnlineFinding]:
+    for finding in findings(vault, [target.path for target in targets]):
+        yield OnlineFinding(f"stores.{name}: {finding.path}", finding.message, finding.advice)
+
+
+def _path(
+    installation: Installation, store: Store, target: Target, served: dict[str, tuple[Target, Scope]]
+) -> Iterator[OnlineFinding]:
+    scope = installation.reconciler(target).scope(target)
+    current = store.newest(target.path).current
+    entry = read_version(current, target, scope) if current else None
+    if entry and entry.key_id:
+        served[entry.key_id] = target, scope
+    if entry and entry.ownership.foreign and not target.adopt:
+        message = f"{target.path} holds data that is not ours ({entry.ownership})"
+        yield OnlineFinding(f"targets.{target.name}", message, adoption_advice(target))
+
+
+def _version_lifetime(target: Target, store: VaultStore, of_mount: Lifetime | None) -> Iterator[OnlineFinding]:
+    """Check that Vault keeps a version as long as its key lives. The shorter time of mount and path counts."""
+    lifetimes = [one for one in (of_mount, path_lifetime(store, target.path)) if one is not None]
+    shortest = min(lifetimes, key=lambda one: one.seconds, default=None)
+    if shortest is not None and 0 <= shortest.seconds < target.ttl.total_seconds():
+        after, ttl = format_duration(timedelta(seconds=shortest.seconds)), format_duration(target.ttl)
         message = (
             f"Vault deletes a version of {store.mount}/{target.path} after {after} (delete_version_after of "
-            f"{soonest.where}), sooner than its key ends ({ttl}): applications would find nothing there"
+            f"{shortest.where}), before its key expires ({ttl}). Applications would find no key"
         )
-        yield OnlineFinding(f"targets.{target.name}", message, f"Put an end to that: `{soonest.remedy}`.")
+        yield OnlineFinding(f"targets.{target.name}", message, f"Run `{shortest.remedy}`.")
 
 
 def _providers(installation: Installation, served: Mapping[str, tuple[Target, Scope]]) -> Iterator[OnlineFinding]:
+    """List all keys, as a sweep does."""
     owners = {installation.configuration.owner, *installation.configuration.former_owners}
+    ours = {owner[:OWNER_LETTERS] for owner in owners}
     for name, provider in installation.providers.items():
-        ours = {owner[:OWNER_LETTERS] for owner in owners}
         try:
-            for page in provider.pages(partial(installation.budgets[name].take, TIDYING)):  # all, as a sweep does
+            for page in provider.pages(partial(installation.budgets[name].take, TIDYING)):
                 for key in page:
-                    parsed = KeyName.parse(key.name)
-                    target, scope = served.get(key.id, (None, None))
-                    if target and scope and target.provider == name and not scope.owns(key.name):
-                        error = ServedKeyMisnamed(target.path, key.id, key.name)
-                        yield OnlineFinding(f"targets.{target.name}", error.message, error.advice)
-                    if isinstance(key, UnreadableKey) and parsed is not None and parsed.owner in ours:
-                        message = f"the provider lists a key of ours that cannot be read: {key}"
-                        advice = "Correct the key at the provider, or delete it there if no application uses it."
-                        yield OnlineFinding(f"providers.{name}", message, advice)
+                    yield from _listed_key(name, key, served, ours)
         except ProviderError as error:
             yield _failed(f"providers.{name}", error)
+
+
+def _listed_key(
+    provider: str, key: ListedKey, served: Mapping[str, tuple[Target, Scope]], ours: Collection[str]
+) -> Iterator[OnlineFinding]:
+    target, scope = served.get(key.id, (None, None))
+    if target and scope and target.provider == provider and not scope.owns(key.name):
+        error = ServedKeyMisnamed(target.path, key.id, key.name)
+        yield OnlineFinding(f"targets.{target.name}", error.message, error.advice)
+    name = KeyName.parse(key.name)
+    if isinstance(key, UnreadableKey) and name is not None and name.owner in ours:
+        message = f"the provider lists a key of ours that cannot be read: {key}"
+        advice = "Correct the key at the provider, or delete it there if no application uses it."
+        yield OnlineFinding(f"providers.{provider}", message, advice)
 
 
 def _lease(installation: Installation) -> Iterator[OnlineFinding]:
     try:
         if (settings := installation.lease()) is None:
             return
-        what, advice = "a review of our rights", "Look at the token, and at the address of the API server."
+        what, advice = "a review of our rights", "Check the token and the address of the API server."
         server = ApiServer(settings.access, installation.clock, what, advice, settings.duration)
         for right in rights(settings.name):
             server.begin()

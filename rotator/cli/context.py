@@ -105,10 +105,10 @@ class Session:
         return found
 
     def work(self, what: str, targets: Collection[Target], request: RotationRequest) -> list[Report]:
-        """One pass over each, with progress, in the order of the targets.
+        """Make one pass over each target, with progress. Return the reports in the order of the targets.
 
-        Where the budget makes it long they are looked at first, and the key that ends first is replaced first. What the
-        provider was asked too much for is tried again: a daemon beside this takes its part of the requests.
+        Long work starts with the key that expires first, so the targets are read before it. A pass that the provider
+        refused with 429 is retried: a running daemon uses the same rate limit.
         """
         by_need = list(targets)
         if self.is_long(targets):
@@ -120,7 +120,7 @@ class Session:
             return report
 
         def again(before: Report) -> Report:
-            """What is left of it; a key that was made is not made once more."""
+            """Retry what is left; a pass that created a key creates no second one."""
             left = replace(request, rotate=False, adopt=False) if before.rotated else request
             report = work_on(self.installation, self.metrics, before.target, left)
             return replace(report, rotated=True, attempted=before.attempted) if before.rotated else report
@@ -130,7 +130,7 @@ class Session:
         with self.progress(what, len(targets)) as advance:
             for _ in in_threads(workers, by_need, one, self._stop_waiting):
                 advance()
-            for _ in range(TRIES_AFTER_429):  # the budget waits for as long as the provider said
+            for _ in range(TRIES_AFTER_429):  # the budget waits as long as the provider asked for
                 limited = [report for report in reports.values() if isinstance(report.error, ProviderRateLimited)]
                 if not limited:
                     break
@@ -139,11 +139,11 @@ class Session:
         return [reports[target.name] for target in targets]
 
     def revoke_the_rest(self, reports: Sequence[Report], request: RotationRequest) -> list[Report]:
-        """After passes that went well: revoke the targets' keys that no version holds, by one list of each provider."""
+        """Revoke the keys that no version holds, for the targets whose pass had no error: one list per provider."""
         after = {report.target.name: report for report in reports}
         lists: dict[str, dict[str, list[ListedKey]]] = {}
         well = [report.target for report in reports if report.error is None]
-        with self.progress("revoking what no version holds", len(well)) as advance:
+        with self.progress("revoking orphaned keys", len(well)) as advance:
             for reconciler, targets in self.installation.groups(well):
                 provider, unlisted = targets[0].provider, None
                 try:
@@ -162,22 +162,22 @@ class Session:
         return list(after.values())
 
     def _stop_waiting(self) -> None:
-        """The command ends: what waits for a budget is not sent."""
+        """Drop the requests that wait for a budget: the command ends."""
         for budget in self.installation.budgets.values():
             budget.close()
 
     def is_long(self, targets: Collection[Target]) -> bool:
-        """Whether a provider's budget for a minute may not suffice to rotate them all."""
+        """Return whether rotating all of them may need more requests than a provider allows in a minute."""
         counted, budgets = Counter(target.provider for target in targets), self.installation.budgets
         return any(CALLS_PER_ROTATION * number > budgets[provider].limit for provider, number in counted.items())
 
     def leave_half_of_the_budgets(self) -> None:
-        """Long work must not keep a daemon from rotating what is due: each process counts only its own requests."""
+        """Use half of each rate limit, so that a running daemon can keep rotating: a process counts only its own."""
         for budget in self.installation.budgets.values():
             budget.limit = max(1, budget.limit // 2)
 
     def progress(self, what: str, total: int) -> AbstractContextManager[Advance]:
-        """Show how far the work on so many is, and whether it waits for a provider's budget."""
+        """Show the progress of work on `total` targets, and whether it waits for a provider's rate limit."""
         return progress(what, total, self._waits)
 
     def _waits(self) -> str:
@@ -187,10 +187,10 @@ class Session:
                 limited.append(f"{name} answered 429 (too many requests): waiting for {math.ceil(seconds)} s")
             elif budget.awaited():
                 awaited.append(f"{name} ({budget.limit} requests a minute)")
-        return "; ".join([*limited, *([f"waiting for the budget of {', '.join(awaited)}"] if awaited else [])])
+        return "; ".join([*limited, *([f"waiting for the rate limit of {', '.join(awaited)}"] if awaited else [])])
 
     def look(self, what: str, targets: Collection[Target], *, confirm: bool) -> list[TargetStatus]:
-        """How each stands, without touching anything; `confirm` asks the provider what the plan wants to know."""
+        """Return the status of each target. Changes nothing; `confirm`: also ask the provider what the plan needs."""
 
         def one(target: Target) -> TargetStatus:
             reconciler = self.installation.reconciler(target)
@@ -218,7 +218,7 @@ class Session:
         with self.progress("sweeping", total) as advance:
             asked = itertools.count()
 
-            def stopping() -> bool:  # which is asked before each target, and later before each orphan
+            def stopping() -> bool:  # called before each target, and later before each orphan
                 if 0 < next(asked) <= total:
                     advance()
                 return False
@@ -235,5 +235,5 @@ class Session:
             return sorted(swept, key=lambda one: one.provider)
 
     def json(self, targets: list[dict[str, Any]]) -> dict[str, Any]:
-        """What every `--json` has around the targets."""
+        """Return the result of a command on targets, for `--json`."""
         return {"owner": self.configuration.owner, "at": timestamp(self.clock.now()), "targets": targets}

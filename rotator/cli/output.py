@@ -233,6 +233,13 @@ def sweep_lines(swept: SweepReport) -> Iterator[str]:
         yield f"{swept.provider}: {count(swept.listed, 'key')} listed, {found}, {swept.others} of others"
 
 
+_LEFT_ALONE = {
+    OrphanState.SETTLING: "is so young that it may still be published: left alone",
+    OrphanState.EMPTIED: "belongs to a path that is absent (emptied?): it expires a grace period after the path has a "
+    "key",
+}
+
+
 def _fate(orphan: Orphan, *, dry_run: bool) -> str:
     match orphan.outcome:
         case Outcome.SHORTENED:
@@ -243,22 +250,20 @@ def _fate(orphan: Orphan, *, dry_run: bool) -> str:
             return f"is left alone; it {_expires(orphan.key)}"
         case Outcome.FAILED:
             return "could not be shortened or deleted; the next sweep tries again"
-        case Outcome.LEFT:
-            pass
-    match orphan.state:
-        case OrphanState.SETTLING:
-            return "is so young that it may still be published: left alone"
-        case OrphanState.EMPTIED:
-            return "belongs to a path that is absent (emptied?): it expires a grace period after the path has a key"
-        case OrphanState.ENDING:
-            return _expires(orphan.key)
-        case _ if not dry_run:
-            return "is left alone: its path changed meanwhile; the next sweep looks again"
-        case OrphanState.OVER:
-            return "has expired: its record would be deleted"
-        case OrphanState.TO_SHORTEN:
-            fence = ", after a fence (the served data is written again)" if orphan.ahead else ""
-            return f"would expire after a grace period{fence}"
+    if orphan.state in _LEFT_ALONE:
+        return _LEFT_ALONE[orphan.state]
+    if orphan.state is OrphanState.ENDING:
+        return _expires(orphan.key)
+    if not dry_run:
+        return "is left alone: its path changed meanwhile; the next sweep looks again"
+    return _planned_fate(orphan)
+
+
+def _planned_fate(orphan: Orphan) -> str:
+    if orphan.state is OrphanState.OVER:
+        return "has expired: its record would be deleted"
+    fence = ", after a fence (the served data is written again)" if orphan.ahead else ""
+    return f"would expire after a grace period{fence}"
 
 
 def _expires(key: ProviderKey) -> str:

@@ -389,7 +389,7 @@ def test_a_429_is_told_as_one(invoke: Invoke, made: Installation, monkeypatch: p
     ended = invoke("rotate", "a")
     assert ended.status == 0
     assert "respan answered 429 (too many requests): waiting for 1 s" in ended.err
-    assert "waiting for the budget" not in ended.err
+    assert "waiting for the rate limit" not in ended.err
 
 
 def test_a_newer_daemons_state_is_shown_as_unknown_and_the_scheme_may_be_left_out(invoke: Invoke) -> None:
