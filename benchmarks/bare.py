@@ -32,11 +32,8 @@ def _worker(job: dict[str, Any], names: deque[str | None]) -> None:
     again, mount, expires, early = job["again"], job["mount"], job["expires_at"], job["early"]
 
     def data(cas: int, key_id: str, name: str, key: str) -> str:
-        record = (
-            f"v=1,owner=bench,target={name},key_id={key_id},key_name=bench.{name}.0123456789.1.abcdefgh,"
-            f"issued_at={expires},expires_at={expires},params=0123456789abcdef,key=0123456789abcdef"
-        )
-        return f'{{"options":{{"cas":{cas}}},"data":{{"api_key":"{key}","rotator":"{record}"}}}}'
+        written = record(name, key_id, expires)
+        return f'{{"options":{{"cas":{cas}}},"data":{{"api_key":"{key}","rotator":"{written}"}}}}'
 
     while name := names.popleft():
         path = f"/v1/{mount}/data/apps/{name}"
@@ -53,6 +50,14 @@ def _worker(job: dict[str, Any], names: deque[str | None]) -> None:
         if again:
             respan("GET", old)
             respan("PATCH", old, f'{{"expiry_date":"{early}"}}')
+
+
+def record(name: str, key_id: str, expires: str) -> str:
+    """Return a text of about the length of rotator's record."""
+    return (
+        f"v=1,owner=bench,target={name},key_id={key_id},key_name=bench.{name}.0123456789.1.abcdefgh,"
+        f"issued_at={expires},expires_at={expires},params=0123456789abcdef,key=0123456789abcdef"
+    )
 
 
 def sender(url: str, headers: Mapping[str, str]) -> Callable[..., bytes]:

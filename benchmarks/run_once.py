@@ -1,12 +1,13 @@
-"""Rotations per second, and CPU time per rotation, of rotator's one-shot commands against two other ways to do it.
+"""Rotations per second, and CPU time per rotation, of rotator's one-shot commands against three other ways to do it.
 
 Compared are `rotator run --once` on new targets and `rotator rotate --all` on the same ones (every key is superseded)
-with bare.py, a loop that makes the same requests and is written to win, and with script.py, what a user would write
-instead: the vendor's SDK and hvac, without safety and so with fewer requests. All at each number of workers.
+with bare.py, a loop that makes the same requests and is written to win, with libraries.py, which makes them through
+rotator's own libraries, httpx and hvac, and with script.py: the provider's SDK and hvac, without safety and so with
+fewer requests. All at each number of workers.
 
 Each contestant is a process of its own, in turn, on the same real Vault (a dev server) and the same simulator (a
 process of its own, without a rate limit, new for each number of workers); who is first changes each time. Each has
-mounts of its own. Bodies are of about equal length. That rotator and the bare loop make the same requests is verified,
+mounts of its own. Bodies are of about equal length. That rotator and both loops make the same requests is verified,
 not assumed: first each runs once with Vault's audit log on, which is compared with the simulator's journal path by
 path; after each timed run the journal is compared again. A difference ends the benchmark with status 1. Start-up
 (interpreter, imports, configuration) is timed apart, by `rotator check` and by the others over nothing, and rates are
@@ -47,8 +48,13 @@ from benchmarks.common import (
 [TARGETS], [REPETITIONS] = whole_numbers("BENCH_TARGETS", "500"), whole_numbers("BENCH_REPETITIONS", "7")
 WORKERS = whole_numbers("BENCH_WORKERS", "1,4,8,16")
 START_UP, FIRST, AGAIN = "check", "run --once", "rotate --all"  # rotator's commands
-OURS, BARE, SCRIPT, DOUBLE = "rotator", "bare loop", "script", "bare loop, twice the threads"
-CONTESTANTS = (OURS, BARE, SCRIPT, DOUBLE)
+OURS, BARE, LIBRARIES, SCRIPT = "rotator", "bare loop", "httpx and hvac loop", "script"
+DOUBLE = "bare loop, twice the threads"
+PROGRAMS = {BARE: "bare.py", LIBRARIES: "libraries.py", SCRIPT: "script.py", DOUBLE: "bare.py"}
+COMPARED = (OURS, BARE, LIBRARIES, SCRIPT)
+SAME = (BARE, LIBRARIES)
+"""The contestants that must make the same requests as rotator."""
+CONTESTANTS = (*COMPARED, DOUBLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,7 @@ class Site:
         if contestant == OURS:
             return self._rotator(what, mount)
         threads = self._workers * (2 if contestant == DOUBLE else 1)
-        return self._other("script.py" if contestant == SCRIPT else "bare.py", threads, what, mount)
+        return self._other(PROGRAMS[contestant], threads, what, mount)
 
     def _rotator(self, what: str, mount: str) -> Run:
         provider = {"type": "respan", "base_url": self._vendor.url, "api_key": {"env": "RESPAN_API_KEY"}}
@@ -149,12 +155,13 @@ class Site:
 
 
 def verify(site: Site) -> None:
-    """One round of each with the audit log on; SystemExit unless rotator and the bare loop ask for the same."""
-    mounts = {contestant: site.vault.new_mount() for contestant in (OURS, BARE, SCRIPT)}
+    """One round of each with the audit log on; SystemExit unless rotator and both loops ask for the same."""
+    mounts = {contestant: site.vault.new_mount() for contestant in COMPARED}
     for what in (FIRST, AGAIN):
         asked = {contestant: site.audited(contestant, what, mount) for contestant, mount in mounts.items()}
-        if asked[OURS] != asked[BARE]:
-            raise SystemExit(f"{what}: the calls differ\nrotator: {asked[OURS]}\nbare:    {asked[BARE]}")
+        for other in SAME:
+            if asked[OURS] != asked[other]:
+                raise SystemExit(f"{what}: the calls differ\n{OURS}: {asked[OURS]}\n{other}: {asked[other]}")
         for contestant in (OURS, SCRIPT):
             for where, sequences in asked[contestant].items():
                 for sequence, count in sequences.items():
@@ -174,7 +181,7 @@ def repeat(site: Site) -> dict[str, Runs]:
             for contestant in order:
                 of[contestant].append(site.run(contestant, what, mounts[contestant]))
                 asked[contestant] = Counter((call["operation"], call["status"]) for call in site.journal())
-            if not asked[OURS] == asked[BARE] == asked[DOUBLE]:
+            if not asked[OURS] == asked[BARE] == asked[LIBRARIES] == asked[DOUBLE]:
                 raise SystemExit(f"{what}: the calls differ: {asked}")
     return runs
 
@@ -183,9 +190,9 @@ def report(workers: int, runs: Mapping[str, Runs], results: Results) -> None:
     """Print medians, and lowest and highest; ratios are medians of each repetition's."""
 
     def rows(what: str, values: Mapping[str, Sequence[float]], unit: str, plot: str = "") -> None:
-        for contestant in (OURS, BARE, SCRIPT):
+        for contestant in COMPARED:
             results.add(workers, f"{what}: {contestant}", values[contestant], unit, plot)
-        for other in (BARE, SCRIPT):
+        for other in (*SAME, SCRIPT):
             results.add(workers, f"{what}: rotator / {other}", ratios(values[OURS], values[other]))
 
     started = runs[START_UP]
