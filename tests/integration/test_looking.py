@@ -107,7 +107,7 @@ def test_check_finds_nothing_wrong_where_nothing_is(made: Made) -> None:
     rotator, paths = made
     assert "nothing wrong" in rotator.run("check", status=0).stdout
     assert rotator.calls() == []
-    assert "credentials, permissions and paths were tried" in rotator.run("check", "--online", status=0).stdout
+    assert "credentials, permissions and paths were checked" in rotator.run("check", "--online", status=0).stdout
     assert rotator.calls("create", "update", "delete") == []
     assert paths.read("apps/a") is None
     rotator.run("run", "--once", status=0)
@@ -121,7 +121,7 @@ def test_check_online_prints_the_location_that_a_move_leaves(made: Made) -> None
     rotator, paths = made
     rotator.run("run", "--once", status=0)
     [line] = [line for line in rotator.run("check", "--online", status=0).stdout.splitlines() if "after a move" in line]
-    [entry] = tomllib.loads(line.partition("from here: ")[2])["former_locations"]
+    [entry] = tomllib.loads(line.partition("add: ")[2])["former_locations"]
     assert entry == rotator.json("check", "--online")["locations"]["store"]
     assert (entry["mount"], entry["namespace"]) == (paths.mount, "")
     rotator.config["stores"]["store"] |= {"mount": "elsewhere", "former_locations": [entry]}

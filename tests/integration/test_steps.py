@@ -23,7 +23,7 @@ from support.witness import Witness
 
 from rotator.simulator import Options, Simulator
 
-pytestmark = pytest.mark.timeout(300)  # the first test waits for the fixture
+pytestmark = pytest.mark.timeout(600)  # the first test waits for the fixture
 
 STEPS = (
     "location:1",

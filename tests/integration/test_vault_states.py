@@ -565,7 +565,7 @@ def test_kv_rollback(here: Scene) -> None:
 def test_the_runbook_s_ways_back_from_an_overwritten_and_a_deleted_path(here: Scene) -> None:
     """As they stand there. `rotator rollback`, which one would think of first, is refused: there is no way for it."""
     runbook = Path(__file__).parents[2] / "docs" / "runbook.md"
-    spoken_of = set(re.findall(r"`vault (kv [^`]+)`", runbook.read_text()))
+    spoken_of = set(re.findall(r"`vault (kv [^`]+ PATH)`", runbook.read_text()))
     fill = {"MOUNT": here.paths.mount, "N": "1", "PATH": "apps/a"}
 
     def by_hand(verb: str) -> str:

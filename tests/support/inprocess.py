@@ -1,15 +1,20 @@
 """Commands and logs that run in the tests' own process: what they set up for the whole of it is put back."""
 
 import logging
+import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from unittest.mock import patch
 
 import pytest
 import structlog
 
+from rotator.cli import main as cli
 from rotator.runtime import redact as scrub
 from rotator.runtime.redact import Scrubber
 from rotator.telemetry import logging as logs
@@ -33,3 +38,19 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         logging.getLogger(name).setLevel(level)
     logging.captureWarnings(False)
     structlog.reset_defaults()
+
+
+def run_command(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run one command in the main thread of this process, with this environment, to its end."""
+    out, err = StringIO(), StringIO()
+    with (
+        redirect_stdout(out),
+        redirect_stderr(err),
+        patch.dict(os.environ, environment, clear=True),
+        pytest.MonkeyPatch.context() as monkeypatch,
+        restored(monkeypatch),
+        pytest.raises(SystemExit) as ended,
+    ):
+        cli.execute(arguments)
+    assert isinstance(ended.value.code, int), ended.value.code
+    return subprocess.CompletedProcess([*arguments], ended.value.code, out.getvalue(), err.getvalue())
