@@ -139,7 +139,9 @@ def _problems(known: DaemonStatus) -> Iterator[Problem]:
             ": more than half of the time between the renewal and the key's expiry is over.",
         )
     if not around.clock_trusted:
-        yield Problem("This machine's clock differs from the upstreams'.", " Keys are renewed, and none is revoked.")
+        yield Problem(
+            "This machine's clock differs from the upstreams'.", " Keys are renewed, but none is shortened or deleted."
+        )
     if not around.leads and not around.holder:
         yield Problem("This replica knows of no leader", ", and rotates nothing.")
 

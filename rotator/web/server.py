@@ -1,7 +1,7 @@
-"""A small HTTP server for a few fixed pages, made to be left alone on a port that strangers can reach.
+"""A small HTTP server for a few fixed pages, on a port that strangers can reach.
 
-Bounded in connections, bytes and time: one deadline for a whole connection, not for each read. It answers GET and HEAD,
-once a connection, reads no body and writes no access log. What the pages say is their callers' business.
+Connections, bytes and time are bounded: one deadline covers a whole connection, not each read. The server answers GET
+and HEAD, one request a connection. It reads no body and writes no access log.
 """
 
 import re
@@ -20,13 +20,13 @@ from rotator.core.ports import Listener
 from rotator.runtime.threads import start
 from rotator.telemetry.logging import unexpected
 
-NOTHING_BUT_TEXT = "default-src 'none'; frame-ancestors 'none'"
-"""The content security policy of a page that needs no style."""
+TEXT_POLICY = "default-src 'none'; frame-ancestors 'none'"
+"""The content security policy of a page without a style."""
 
-MAX_HEAD = 8192  # bytes, of a request's line and headers together
-MAX_REST = 65536  # bytes that are thrown away after an answer, so that closing does not tear it up on its way
-PATIENCE = 0.5  # seconds, for what is not worth a connection's whole deadline
-A_MOMENT = 0.05  # seconds that a client has to send or to take something while others are being answered
+MAX_HEAD = 8192  # bytes of a request's line and headers together
+MAX_REST = 65536  # bytes read and ignored after an answer: to close earlier could lose the answer on its way
+SHORT_DEADLINE = 0.5  # seconds, for steps that may not take a connection's whole deadline
+MIN_WAIT = 0.05  # seconds that a silent client keeps its place while others are being answered
 
 _ALWAYS = (
     "Connection: close\r\n"
@@ -37,8 +37,8 @@ _ALWAYS = (
     "X-Content-Type-Options: nosniff\r\n"
     "X-Frame-Options: DENY\r\n"
 )
-# Where a part of these ends is never a choice: a pattern that tries every way to share out a run of blanks takes the
-# cube of its length, and holds the interpreter's lock meanwhile.
+# No two parts of a pattern can match the same character in turn: a pattern that tries every way to share out a run of
+# blanks takes the cube of its length, and holds the interpreter's lock meanwhile.
 _REQUEST = re.compile(r"([A-Z]{1,16}) ([!-~]+) HTTP/1\.[01]")
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t -~\x80-\xff]*)")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
@@ -46,18 +46,18 @@ _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What to answer. The body is sent with its length, and not at all after a HEAD."""
+    """An answer. A HEAD gets the same headers without the body."""
 
     status: int
     content_type: str
     body: bytes
-    policy: str = NOTHING_BUT_TEXT  # the content security policy
+    policy: str = TEXT_POLICY  # the content security policy
 
 
 Routes = Mapping[str, Callable[[str], Response]]
-"""What answers which path, to the letter: nothing is decoded, resolved or looked up on a disk.
+"""Pages by path. A path matches to the letter: nothing is decoded, resolved or looked up on a disk.
 
-Each is given the query as it came: what stands after the first question mark, in printable ASCII, or nothing.
+A page gets the query as the client sent it (the printable ASCII after the first question mark), or "".
 """
 
 
@@ -72,11 +72,11 @@ def serve(
     connections: int = 32,
     deadline: float = 5.0,
 ) -> "Server":
-    """Listen and answer, in threads, until `close`. Port 0 is any free one.
+    """Listen and answer in threads until `close`. Port 0 is any free one.
 
-    `option` names the place in the configuration where the address is set. With `loopback_only_hosts` a request must
-    name this very host: a page elsewhere whose name was made to resolve to this address is refused (DNS rebinding).
-    At most `connections` are open at once, each for at most `deadline` seconds. Raises `RotatorError`.
+    `option` is the configuration's name for the address. With `loopback_only_hosts`, the Host header must name this
+    host, so that a page elsewhere whose name resolves to this address is refused (DNS rebinding). At most `connections`
+    are open at once, each for at most `deadline` seconds. Raise `RotatorError` if the address cannot be used.
     """
     wanted = Address(host, port)
     try:
@@ -90,16 +90,16 @@ def serve(
         why = str(getattr(error, "strerror", error)).partition(" (while")[0]
         raise RotatorError(
             f"cannot listen on {wanted}: {why}",
-            f"Set another address or port in {option}; or if another program has this one, end that.",
+            f"Set another address or port in {option}, or stop the program that uses this one.",
         ) from None
     address = Address(host, listener.getsockname()[1])
     return Server(listener, address, routes, loopback_only_hosts, emit, connections, deadline)
 
 
 class Shared:
-    """A page that is costly to make: all who ask while it is being made get the next one, which is made once.
+    """A costly page: all requests that arrive while it is being made share the next one, which is made once.
 
-    Else a few who ask again and again could keep all connections, and the interpreter, from the probes.
+    Otherwise a few clients that repeat their request could keep connections and the interpreter from the probes.
     """
 
     def __init__(self, make: Callable[[], Response]) -> None:
@@ -109,7 +109,7 @@ class Shared:
         self._made: tuple[int, Response] | None = None
 
     def __call__(self, _query: str) -> Response:
-        """The page as of some moment after this was asked."""
+        """Return the page as of a moment after this call."""
         asked = self._begun
         with self._lock:
             if self._made is None or self._made[0] <= asked:
@@ -119,7 +119,7 @@ class Shared:
 
 
 class Server:
-    """A port that is being served. `address` holds the real port."""
+    """A port that is served. `address` holds the real port."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class Server:
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._open: set[socket.socket] = set()
-        self._waiting: dict[socket.socket, float] = {}  # since when for the other side to do something; oldest first
+        self._waiting: dict[socket.socket, float] = {}  # since when for their client; oldest first
         self._stopping = False
         self._listener = listener
         self._listener.setblocking(False)
@@ -148,12 +148,12 @@ class Server:
         self._acceptor = start(threading.Thread(target=self._accept, name=f"http {address}", daemon=True))
 
     def problems(self) -> Iterator[str]:
-        """The thread that listens, if it has ended and should not have."""
+        """Yield a problem if the thread that listens has ended and should not have."""
         if not self._stopping and not self._acceptor.is_alive():
             yield f"the thread that listens on {self.address} has ended"
 
     def close(self) -> None:
-        """Stop listening and end what is still open; no thread is left. Twice does no harm."""
+        """Stop listening, close all connections and wait for the threads. A second call does nothing."""
         with self._lock:
             if self._stopping:
                 return
@@ -180,7 +180,7 @@ class Server:
                     connection, _ = self._listener.accept()
                 except BlockingIOError:
                     continue
-                except OSError:  # no file descriptor left, or the other side gave up
+                except OSError:  # no file descriptor is left, or the client gave up
                     time.sleep(0.05)
                     continue
                 connection.setblocking(False)
@@ -190,23 +190,23 @@ class Server:
                     _refuse(connection)
 
     def _room(self) -> bool:
-        """Find a place, or wait for one. Whoever has kept us waiting for longest loses his: at once where all do, else
-        when that has lasted a moment.
+        """Wait for a free place, and return whether there is one.
 
-        Else a few silent connections could shut out the probes, and Kubernetes would restart us for it.
+        The connection that waited longest for its client loses its place: at once if all of them wait, and after
+        `MIN_WAIT` otherwise. A few silent clients could else shut out the probes, and Kubernetes would restart the pod.
         """
         if self._free.acquire(blocking=False):
             return True
-        gives_up = time.monotonic() + 2 * PATIENCE
+        gives_up = time.monotonic() + 2 * SHORT_DEADLINE
         while (now := time.monotonic()) < gives_up and not self._stopping:
             with self._lock:
                 oldest, since = next(iter(self._waiting.items()), (None, now))
                 all_wait = len(self._waiting) == len(self._open)
-                if oldest is not None and (all_wait or now - since >= A_MOMENT):
+                if oldest is not None and (all_wait or now - since >= MIN_WAIT):
                     del self._waiting[oldest]
                     _hang_up(oldest)
                     since = now
-            if self._free.acquire(timeout=since + A_MOMENT - now):
+            if self._free.acquire(timeout=since + MIN_WAIT - now):
                 return True
         return False
 
@@ -218,8 +218,8 @@ class Server:
         try:
             name = f"http {self.address} connection"
             thread = start(threading.Thread(target=self._serve, args=(connection, until), name=name, daemon=True))
-        except RotatorError:  # the machine has no thread left: this one does it, and has little time for each
-            self._serve(connection, time.monotonic() + PATIENCE)
+        except RotatorError:  # no thread is left: the thread that listens answers, and has little time for it
+            self._serve(connection, time.monotonic() + SHORT_DEADLINE)
         else:
             self._threads = [other for other in self._threads if other.is_alive()] + [thread]
 
@@ -235,9 +235,9 @@ class Server:
                 _limit(connection, until)
                 connection.sendall(answer)
                 connection.shutdown(socket.SHUT_WR)
-                _read_rest(connection, min(until, time.monotonic() + PATIENCE))
+                _read_rest(connection, min(until, time.monotonic() + SHORT_DEADLINE))
         except OSError:
-            pass  # the other side is gone or too slow: there is nobody to tell
+            pass  # the client is gone or too slow
         finally:
             self._end(connection)
 
@@ -275,9 +275,9 @@ class Server:
             return _plain(404, f"nothing here; this port answers {', '.join(self._routes)}")
         try:
             return route(query)
-        except Exception as error:  # whatever it is, the next request is to be answered as well
+        except Exception as error:  # whatever it is, the next request needs an answer as well
             self._emit(unexpected(f"answering {path}", error))
-            return _plain(500, "this went wrong; the log says why")
+            return _plain(500, "this went wrong; the log has the reason")
 
 
 def _names_loopback(host: str) -> bool:
@@ -302,7 +302,7 @@ def _rendered(response: Response, headers: str = "", *, with_body: bool = True) 
 
 
 def _limit(connection: socket.socket, until: float) -> None:
-    """Let the next call on the socket end by then. Raises TimeoutError when it is past."""
+    """Bound the next call on the socket by this moment. Raise TimeoutError if it has passed."""
     left = until - time.monotonic()
     if left <= 0:
         raise TimeoutError
@@ -310,7 +310,7 @@ def _limit(connection: socket.socket, until: float) -> None:
 
 
 def _read_head(connection: socket.socket, until: float) -> bytes | None:
-    """Up to the empty line; longer than `MAX_HEAD` when there is none by then, None when the other side hung up."""
+    """Return the bytes up to the empty line: more than `MAX_HEAD` if they lack one, None if the client hung up."""
     head = b""
     while len(head) <= MAX_HEAD:
         _limit(connection, until)
@@ -335,7 +335,7 @@ def _read_rest(connection: socket.socket, until: float) -> None:
 
 
 def _refuse(connection: socket.socket) -> None:
-    """Say so if that is possible at once, and close."""
+    """Answer that there is no place, if the client takes that at once, and close."""
     with connection, suppress(OSError):
         connection.send(_rendered(_plain(503, "too many connections"), "Retry-After: 1\r\n"))
 

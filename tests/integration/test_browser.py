@@ -25,8 +25,8 @@ def test_the_page_is_shown_and_the_browser_has_no_complaint(
     assert len(set(seen.rows)) > 300, "it is no blank"
 
 
-def test_a_browser_that_is_told_nothing_to_like_does_complain_and_shows_a_blank() -> None:
-    """Else the test above would see nothing wrong, whatever was."""
+def test_a_page_with_another_style_makes_the_browser_complain_and_is_blank() -> None:
+    """Otherwise the test above could pass on any page."""
     page = Reply(200, "<!DOCTYPE html><style>body { background: #123456 }</style>", {"Content-Security-Policy": POLICY})
     with canned(lambda _: page) as other:
         seen = look_at(other.address, 400, 400)

@@ -1,4 +1,4 @@
-"""Slow and hostile clients on both ports of a running daemon: rotation goes on, and nobody learns anything."""
+"""Slow and hostile clients on both ports of a running daemon: rotation goes on, and no client learns anything."""
 
 import contextlib
 import resource
@@ -16,7 +16,7 @@ from support.leaks import RECORDER
 from support.process import wait_until
 
 CONNECTIONS = 1000  # on each of the two ports
-PATIENCE = 3.0  # seconds in which a probe is to be answered, come what may
+TO_ANSWER = 3.0  # seconds in which a probe must be answered
 ANSWERS = 400, 403, 404, 405, 408, 414, 421, 431
 
 
@@ -52,7 +52,7 @@ def addresses(daemon: Daemon) -> list[tuple[str, int]]:
 
 
 def goes_on(daemon: Daemon) -> None:
-    """Two more keys, nothing unforeseen, and both ports answer."""
+    """Wait for two more keys, and for answers of both ports; fail on an unexpected error."""
     keys = len(daemon.events("key_published"))
     daemon.wait_for("key_published", keys + 2)
     assert daemon.events("unexpected_error") == []
@@ -68,15 +68,15 @@ def goes_on(daemon: Daemon) -> None:
 
 
 def probes_are_answered(daemon: Daemon) -> None:
-    """What Kubernetes and Prometheus ask is answered, soon and at the first try."""
+    """Check that requests as of Kubernetes and Prometheus are answered soon, at the first attempt."""
     for path in ("/healthz", "/readyz", "/metrics"):
         began = time.monotonic()
         assert daemon.get(path).status_code == 200, path
-        assert time.monotonic() - began < PATIENCE, path
+        assert time.monotonic() - began < TO_ANSWER, path
 
 
 @pytest.mark.usefixtures("_many_files")
-def test_a_thousand_connections_on_each_port_that_say_nothing_or_drip(daemon: Daemon) -> None:
+def test_a_thousand_silent_or_dripping_connections_on_each_port(daemon: Daemon) -> None:
     stop = threading.Event()
     with ExitStack() as stack:
         sockets: list[socket.socket] = []
@@ -105,7 +105,7 @@ def test_a_thousand_connections_on_each_port_that_say_nothing_or_drip(daemon: Da
             threads = int(
                 (Path("/proc") / str(daemon.process.pid) / "status").read_text().split("Threads:")[1].split()[0]
             )
-            assert threads < 200, "bounded, whoever comes"
+            assert threads < 200, "the number of threads is bounded"
         finally:
             stop.set()
             dripping.join()
@@ -129,7 +129,7 @@ HOSTILE = {
 
 
 def ask(address: tuple[str, int], request: bytes) -> bytes:
-    """All that comes back, if anything does."""
+    """Return all that comes back."""
     answer = b""
     with contextlib.suppress(OSError), socket.create_connection(address, timeout=10) as connection:
         with contextlib.suppress(OSError):
@@ -140,7 +140,7 @@ def ask(address: tuple[str, int], request: bytes) -> bytes:
     return answer
 
 
-def test_requests_that_nobody_honest_makes(daemon: Daemon) -> None:
+def test_hostile_requests(daemon: Daemon) -> None:
     for address in addresses(daemon):
         for what, request in HOSTILE.items():
             answer = ask(address, request)

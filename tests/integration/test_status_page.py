@@ -1,4 +1,4 @@
-"""The status page of a running daemon: well, failing, foreign and hostile targets, and what a browser is told."""
+"""The status page of a running daemon: well, failing, foreign and hostile targets, and the headers for a browser."""
 
 import re
 from contextlib import closing
@@ -20,10 +20,10 @@ def get(daemon: Daemon, query: str = "") -> Element:
 def test_the_page_of_a_running_daemon(fleet: tuple[Installation, Daemon]) -> None:
     rotator, daemon = fleet
     answer = daemon.get("/", admin=True)
-    told = read_page(answer.text)
+    page = read_page(answer.text)
 
-    # What it says.
-    shown = rows(told)
+    # What it shows.
+    shown = rows(page)
     assert {name: row["State"] for name, row in shown.items()} == {
         "hostile": "failing",
         "foreign": "foreign",
@@ -40,13 +40,13 @@ def test_the_page_of_a_running_daemon(fleet: tuple[Installation, Daemon]) -> Non
     assert "now: rotate (" in shown["failing"]["Next"]
     assert "Failed: " in shown["failing"]["Next"]
     assert "rotator rotate foreign --adopt" in shown["foreign"]["Next"]
-    summary = told.one("dl").text
+    summary = page.one("dl").text
     assert "Leader this replica there is no Lease" in summary
     assert re.search(r"respan \d+% used", summary)
-    events = told.one("section", id="events").text
+    events = page.one("section", id="events").text
     assert "target_failed failing" in events
     assert "started" in events
-    assert told.one("title").text == "3 unhealthy · prod-eu · rotator"
+    assert page.one("title").text == "3 unhealthy · prod-eu · rotator"
 
     # What others wrote is text, without tricks and secrets.
     assert "&lt;script&gt;" in answer.text
@@ -58,7 +58,7 @@ def test_the_page_of_a_running_daemon(fleet: tuple[Installation, Daemon]) -> Non
         assert key.text not in answer.text
     assert rotator.simulator.organisation_key not in answer.text
 
-    # What a browser is told.
+    # The headers for a browser.
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert answer.headers.get_list("content-security-policy") == [POLICY]
     assert answer.headers["cache-control"] == "no-store"
@@ -84,13 +84,13 @@ def test_the_page_of_a_running_daemon(fleet: tuple[Installation, Daemon]) -> Non
     assert daemon.get("/").status_code == 404
 
 
-def test_status_asks_a_daemon_and_tells_what_it_knows(fleet: tuple[Installation, Daemon]) -> None:
+def test_status_asks_a_daemon_and_shows_its_status(fleet: tuple[Installation, Daemon]) -> None:
     rotator, daemon = fleet
     url = daemon.url(admin=True)
     seen = Text.from_ansi(rotator.at_a_terminal("status", "--url", url)).plain.splitlines()
     firsts = [line.split()[0] for line in seen if line.split()]
     assert firsts.index("foreign") < firsts.index("failing") < firsts.index("fresh")
-    assert any("this replica acts" in line for line in seen)
+    assert any("this replica is the leader" in line for line in seen)
     assert any("error: foreign: target foreign" in line for line in seen)
     assert "\u202e" not in "".join(seen)
 
@@ -103,7 +103,7 @@ def test_status_asks_a_daemon_and_tells_what_it_knows(fleet: tuple[Installation,
     assert set(rotator.json("status", status=4)) == {"owner", "at", "targets"}
 
 
-def test_what_is_no_daemon_is_said_to_be_none(tmp_path: Path) -> None:
+def test_status_refuses_an_answer_that_is_no_daemon_s(tmp_path: Path) -> None:
     answers = iter([Reply(200, {"hello": 1}), Reply(200, [1]), Reply(200, "<html>"), Reply(404, {})])
     with canned(lambda _: next(answers)) as other, installation(tmp_path) as rotator:
         for wanted in ("is no rotator", "is no rotator", "no daemon answers", "the port of the metrics?"):

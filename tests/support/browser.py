@@ -1,4 +1,4 @@
-"""A headless Chromium that looks at one page: what it made of it, what it had to say about it, and a picture.
+"""A headless Chromium that looks at one page: its DOM, its complaints and a picture.
 
 Debian's package `chromium` brings it.
 """
@@ -34,7 +34,7 @@ def is_installed() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyObservation:
+class Rendering:
     """A page as the browser has it."""
 
     dom: str
@@ -65,8 +65,8 @@ class KeyObservation:
         return f"#{self.rows[0][1:4].hex()}"
 
 
-def look_at(url: str, width: int, height: int, *, dark: bool = False) -> KeyObservation:
-    """Open the page in a new browser, and end that."""
+def look_at(url: str, width: int, height: int, *, dark: bool = False) -> Rendering:
+    """Open the page in a new browser, and close it."""
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     with tempfile.TemporaryDirectory(prefix="chromium-") as folder:
         picture = Path(folder) / "picture.png"
@@ -75,9 +75,9 @@ def look_at(url: str, width: int, height: int, *, dark: bool = False) -> KeyObse
             *(f"--user-data-dir={folder}/profile", f"--window-size={width},{height}"),
             *("--dump-dom", f"--screenshot={picture}", url),
         ]
-        said = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-        assert said.returncode == 0, said.stderr
-        RECORDER.record("chromium: DOM", said.stdout)
-        RECORDER.record("chromium: log", said.stderr)
-        complaints = tuple(line for line in said.stderr.splitlines() if "CONSOLE" in line)
-        return KeyObservation(said.stdout, complaints, picture.read_bytes())
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        assert ended.returncode == 0, ended.stderr
+        RECORDER.record("chromium: DOM", ended.stdout)
+        RECORDER.record("chromium: log", ended.stderr)
+        complaints = tuple(line for line in ended.stderr.splitlines() if "CONSOLE" in line)
+        return Rendering(ended.stdout, complaints, picture.read_bytes())

@@ -1,4 +1,4 @@
-"""Reads a page of ours as strictly as no browser does: what is left open or closed twice is an error."""
+"""Reads a page more strictly than a browser: an element left open or closed twice is an error."""
 
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -68,7 +68,7 @@ class _Parser(HTMLParser):
 
 
 def read_page(html: str) -> Element:
-    """The whole document."""
+    """Return the whole document."""
     parser = _Parser()
     parser.feed(html)
     parser.close()
@@ -77,7 +77,7 @@ def read_page(html: str) -> Element:
 
 
 def rows(page: Element) -> dict[str, dict[str, str]]:
-    """The targets, by name: what each column says, in the order in which they stand there."""
+    """The targets, by name: the text of each column, in the order of the page."""
     if not page.all("table"):
         return {}
     heads = [head.text for head in page.one("thead").all("th")]

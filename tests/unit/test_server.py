@@ -1,4 +1,4 @@
-"""The small HTTP server: what it answers, and that nobody can hold it up, crowd it out or get more from it."""
+"""The small HTTP server: what it answers, and that no client can stall it, crowd it out or get more from it."""
 
 import itertools
 import json
@@ -24,8 +24,8 @@ METRICS = Response(200, "text/plain; version=0.0.4; charset=utf-8", b"up 1\n")
 GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-def nobody(event: Event) -> None:
-    """Does not listen."""
+def ignore(event: Event) -> None:
+    """Ignore the event."""
 
 
 def fail(query: str) -> Response:
@@ -37,10 +37,10 @@ def long_page(query: str) -> Response:
 
 
 class Site:
-    """A server, the events that it told of, and ways to talk to it."""
+    """A server, the events that it emitted, and ways to talk to it."""
 
-    def __init__(self, server: Server, told: list[Event]) -> None:
-        self.server, self.told = server, told
+    def __init__(self, server: Server, events: list[Event]) -> None:
+        self.server, self.events = server, events
         self.to = (server.address.host, server.address.port)
 
     def url(self, path: str) -> str:
@@ -80,10 +80,10 @@ def threads_of(site: Site) -> list[threading.Thread]:
 
 @contextmanager
 def serving(host: str = "127.0.0.1", **more: Any) -> Iterator[Site]:
-    told: list[Event] = []
+    events: list[Event] = []
 
     def emit(event: Event) -> None:
-        told.append(event)
+        events.append(event)
 
     pages: Mapping[str, Callable[[str], Response]] = {
         "/metrics": lambda _: METRICS,
@@ -94,7 +94,7 @@ def serving(host: str = "127.0.0.1", **more: Any) -> Iterator[Site]:
     }
     options: dict[str, Any] = {"routes": pages, "option": "[http].listen", "loopback_only_hosts": False, **more}
     server = serve(host, 0, emit=emit, **options)
-    site = Site(server, told)
+    site = Site(server, events)
     try:
         yield site
     finally:
@@ -143,7 +143,7 @@ def test_a_pages_own_status_is_passed_on_and_a_query_is_no_part_of_its_path(site
     ("path", "query"),
     [("/", ""), ("/?", ""), ("/?a=b&c=%3F?d", "a=b&c=%3F?d"), ("/?<script>", "<script>"), ("/??/metrics", "?/metrics")],
 )
-def test_a_page_is_given_its_query_as_it_came(path: str, query: str) -> None:
+def test_a_page_gets_the_query_as_the_client_sent_it(path: str, query: str) -> None:
     asked: list[str] = []
 
     def page(query: str) -> Response:
@@ -181,7 +181,7 @@ def test_a_body_is_not_waited_for_and_does_not_tear_up_the_answer(site: Site) ->
         connection.sendall(b"POST /metrics HTTP/1.1\r\nContent-Length: 50000\r\n\r\n")
         for _ in range(5):
             time.sleep(0.02)
-            connection.sendall(b"x" * 10_000)  # it would not be taken any more
+            connection.sendall(b"x" * 10_000)  # the server takes none of it
         assert status(read(connection)) == 405
     assert status(site.send(b"GET /metrics HTTP/1.1\r\nContent-Length: 99999\r\n\r\n")) == 200
 
@@ -232,7 +232,7 @@ def test_anything_but_a_page_to_the_letter_is_not_found(site: Site, path: str) -
 )
 def test_what_is_not_http_is_refused(site: Site, raw: bytes) -> None:
     assert status(site.send(raw)) == 400
-    assert site.told == []
+    assert site.events == []
 
 
 @pytest.mark.parametrize("split", [1, 2, 3, 4, 10])
@@ -248,12 +248,12 @@ def test_a_second_request_on_a_connection_is_not_answered(site: Site) -> None:
     assert site.send(GET * 3).count(b"HTTP/1.1 200") == 1
 
 
-def test_a_fault_is_answered_without_details_and_told(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_is_answered_without_details_and_emitted(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
     answer = site.ask(path="/broken")
     assert answer.status_code == 500
     assert SECRET not in str(answer.headers) + answer.text
     assert "ValueError" not in answer.text
-    (event,) = site.told
+    (event,) = site.events
     assert (event.what, event.level) == (EventType.UNEXPECTED_ERROR, Level.ERROR)
     assert event.fields["where"] == "answering /broken"
     assert "ValueError" in str(event.fields["traceback"])
@@ -296,7 +296,7 @@ def test_the_admin_port_answers_to_this_host(admin: Site, host: str) -> None:
         "Host: evil.example\r\nX-Forwarded-Host: localhost\r\n",
     ],
 )
-def test_the_admin_port_answers_to_nobody_else(admin: Site, headers: str) -> None:
+def test_the_admin_port_refuses_any_other_host(admin: Site, headers: str) -> None:
     answer = admin.send(f"GET /status.json HTTP/1.1\r\n{headers}\r\n".encode())
     assert status(answer) == 421
     assert not answer.endswith(b"{}")
@@ -310,7 +310,7 @@ def test_the_open_port_does_not_care(site: Site) -> None:
 
 
 @pytest.mark.parametrize("slow", ["nothing", "a byte at a time", "half a request"])
-def test_who_is_slow_is_cut_off_at_the_deadline_of_the_whole(slow: str) -> None:
+def test_a_slow_client_is_cut_off_at_the_deadline_of_the_connection(slow: str) -> None:
     with serving(deadline=0.3) as site, site.connect() as connection:
         began = time.monotonic()
         if slow == "half a request":
@@ -328,7 +328,7 @@ def test_who_is_slow_is_cut_off_at_the_deadline_of_the_whole(slow: str) -> None:
         assert 0.25 < time.monotonic() - began < 1.5
 
 
-def test_who_does_not_take_the_answer_is_cut_off_as_well() -> None:
+def test_a_client_that_reads_no_answer_is_cut_off_as_well() -> None:
     with serving(deadline=0.3) as site, site.connect() as connection:
         connection.sendall(GET.replace(b"/metrics", b"/long"))
         wait_until(lambda: len(threads_of(site)) == 2, "a connection", 5)
@@ -336,7 +336,7 @@ def test_who_does_not_take_the_answer_is_cut_off_as_well() -> None:
         assert len(read(connection)) < 32_000_000
 
 
-def test_who_does_not_hang_up_after_the_answer_is_not_waited_for(site: Site) -> None:
+def test_a_client_that_stays_after_the_answer_is_not_waited_for(site: Site) -> None:
     with site.connect() as connection:
         connection.sendall(GET)
         assert status(read(connection)) == 200
@@ -458,7 +458,7 @@ def test_a_stream_of_silent_connections_does_not_shut_out_a_probe() -> None:
             began = time.monotonic()
             answered = 0
             for _ in range(10):
-                with suppress(httpx.HTTPError):  # whoever is slower than the stream may have to leave as well
+                with suppress(httpx.HTTPError):  # a probe slower than the stream may lose its place as well
                     answered += site.ask().status_code == 200
             took = time.monotonic() - began
         finally:
@@ -487,7 +487,7 @@ def test_when_all_are_being_answered_a_further_one_is_refused() -> None:
 
 
 def test_probes_are_answered_while_many_ask_for_a_costly_page_again_and_again() -> None:
-    """A page that takes 0.1 s, and 32 who want it all the time: made for one after the other, it takes them seconds."""
+    """A page that takes 0.1 s, and 32 clients that repeat their request: one page after the other takes seconds."""
     made: list[float] = []
 
     def make() -> Response:
@@ -520,13 +520,13 @@ def test_probes_are_answered_while_many_ask_for_a_costly_page_again_and_again() 
     assert answers.count(200) > 2 * len(made), "many share one"
 
 
-def test_a_shared_page_is_made_anew_for_whoever_asks_later() -> None:
+def test_a_shared_page_is_made_anew_for_a_later_request() -> None:
     made = itertools.count()
     page = Shared(lambda: Response(200, "text/plain", f"{next(made)}".encode()))
     assert [page("").body for _ in range(3)] == [b"0", b"1", b"2"]
 
 
-def test_all_who_ask_while_a_page_is_being_made_share_the_next() -> None:
+def test_requests_while_a_page_is_being_made_share_the_next_one() -> None:
     made = itertools.count()
     begun, go_on = threading.Event(), threading.Event()
 
@@ -559,13 +559,13 @@ def test_without_a_thread_for_it_a_request_is_answered_all_the_same(
     assert site.ask().status_code == 200
 
 
-def test_whoever_hangs_up_early_is_no_event(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_client_that_hangs_up_early_is_no_event(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
     for raw in (b"", b"GET", GET):
         site.connect().close()
         with site.connect() as connection:
             connection.sendall(raw)
     assert site.ask().status_code == 200
-    assert site.told == []
+    assert site.events == []
     assert capfd.readouterr() == ("", "")
 
 
@@ -596,7 +596,7 @@ def ipv6() -> bool:
 
 def test_a_taken_port_is_a_clear_error(site: Site) -> None:
     with pytest.raises(RotatorError) as caught:
-        serve(*site.to, {}, option="[http].admin", loopback_only_hosts=True, emit=nobody)
+        serve(*site.to, {}, option="[http].admin", loopback_only_hosts=True, emit=ignore)
     assert caught.value.message == f"cannot listen on {site.server.address}: Address already in use"
     assert "[http].admin" in caught.value.advice
 
@@ -604,16 +604,16 @@ def test_a_taken_port_is_a_clear_error(site: Site) -> None:
 @pytest.mark.parametrize("host", ["192.0.2.1", "a" * 64 + ".invalid"])
 def test_an_address_that_is_not_ours_is_a_clear_error(host: str) -> None:
     with pytest.raises(RotatorError, match=f"cannot listen on {host}:8080: [^(]+"):
-        serve(host, 8080, {}, option="[http].listen", loopback_only_hosts=False, emit=nobody)
+        serve(host, 8080, {}, option="[http].listen", loopback_only_hosts=False, emit=ignore)
 
 
 def test_after_a_stop_the_port_can_be_had_again_at_once() -> None:
     with serving() as site:
         assert site.ask().status_code == 200
-    serve(*site.to, {}, option="", loopback_only_hosts=False, emit=nobody).close()
+    serve(*site.to, {}, option="", loopback_only_hosts=False, emit=ignore).close()
 
 
-def test_a_stop_does_not_wait_for_who_is_silent_and_may_be_repeated() -> None:
+def test_a_stop_does_not_wait_for_silent_clients_and_may_be_repeated() -> None:
     with serving() as site, site.connect() as connection:
         wait_until(lambda: len(threads_of(site)) == 2, "the connection", 5)
         began = time.monotonic()
