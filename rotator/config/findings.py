@@ -1,4 +1,4 @@
-"""Turns what pydantic reports into problems: the option as it is written, and a sentence.
+"""Turn what pydantic reports into problems: the option as TOML writes it, and a sentence.
 
 A sentence never repeats the value, which may be a misplaced secret.
 """
@@ -47,7 +47,7 @@ def describe(
     """Return one problem for each finding; `variables` names the environment variable that a value came from."""
     problems = []
     for finding in error.errors(include_url=False, include_input=False):
-        place, siblings, node = _place(finding)
+        place, siblings, node = _locate(finding)
         sentence = _sentence(finding, siblings, node)
         if place in variables:
             sentence = f"${variables[place]} {sentence}"
@@ -56,18 +56,12 @@ def describe(
     return problems
 
 
-def _place(finding: ErrorDetails) -> tuple[Place, list[str], dict[str, Any]]:
-    place, siblings, node = _locate(finding["loc"])
-    if finding["type"].startswith("union_tag"):
-        place = (*place, finding["ctx"]["discriminator"].strip("'"))
-    return place, siblings, node
-
-
-def _locate(location: Place) -> tuple[Place, list[str], dict[str, Any]]:
-    """Return where a finding is without pydantic's own marks, which keys belong there, and its part of the schema."""
+def _locate(finding: ErrorDetails) -> tuple[Place, list[str], dict[str, Any]]:
+    """Return where a finding is, without pydantic's marks, which options its table has, and its part of the schema."""
     node = _schema()
     place: Place = ()
     siblings: list[str] = []
+    location = finding["loc"]
     for part in location[:-1] if location[1:] and location[-1] == "[key]" else location:
         if "discriminator" in node:
             node = _resolved({"$ref": node["discriminator"]["mapping"][part]})
@@ -76,6 +70,8 @@ def _locate(location: Place) -> tuple[Place, list[str], dict[str, Any]]:
             siblings = list(node.get("properties", ()))
             several = [*node.get("patternProperties", {}).values(), node.get("additionalProperties"), node.get("items")]
             node = _resolved(node.get("properties", {}).get(part) or next(filter(None, several), {}))
+    if finding["type"].startswith("union_tag"):
+        place = (*place, node["discriminator"]["propertyName"])
     return place, siblings, node
 
 

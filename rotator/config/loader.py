@@ -113,7 +113,7 @@ def _removed_targets(in_use: Configuration, parsed: ParsedConfig) -> Iterator[Pr
     limit, total = parsed.settings.daemon.max_removed_targets, len(in_use.targets)
     if total < _FEWEST_TARGETS or len(removed) <= limit.of(total):
         return
-    names = ", ".join(removed[:5]) + (", …" if removed[5:] else "")
+    names = ", ".join(removed[:5]) + (", ..." if removed[5:] else "")
     yield parsed.problem(
         f"{len(removed)} of {total} targets are gone ({names}), over [daemon].max_removed_targets ({limit}). "
         "It looks like a file, a folder or a ConfigMap that lost its content: their keys would expire without being "

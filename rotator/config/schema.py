@@ -42,7 +42,7 @@ from rotator.config.values import parse_address, parse_duration, parse_limit, pa
 def _not_the_secret_itself(value: object) -> object:
     if isinstance(value, str):
         raise ValueError(  # noqa: TRY004 - pydantic turns only a ValueError into a problem
-            'must not stand in the configuration itself: write where it is, as { file = "…" } or { env = "…" }'
+            'must not stand in the configuration itself: write where it is, as { file = "..." } or { env = "..." }'
         )
     return value
 
@@ -63,7 +63,7 @@ class SecretSource(Settings):
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         if len(self.model_fields_set) != 1:
-            raise ValueError('must have exactly one of file = "…", env = "…" and vault = "mount/path#field"')
+            raise ValueError('must have exactly one of file = "...", env = "..." and vault = "mount/path#field"')
         return self
 
 

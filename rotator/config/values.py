@@ -1,7 +1,7 @@
 """How a configuration file writes durations, addresses, paths and other values that are not plain strings or numbers.
 
 Pure. Each function returns the value, or raises a ValueError whose message completes a sentence about the option:
-'write a unit: "90s", …'. No message repeats the value, which may be a misplaced secret; a bare number is shown.
+'write a unit: "90s" or "90m"'. No message repeats the value, which may be a misplaced secret; a bare number is shown.
 """
 
 import re

@@ -432,20 +432,20 @@ REFUSED = [
         "providers.respan.api_key",
         SECRET,
         "providers.respan.api_key",
-        'must not stand in the configuration itself: write where it is, as { file = "…" } or { env = "…" }',
+        'must not stand in the configuration itself: write where it is, as { file = "..." } or { env = "..." }',
     ),
     ("providers.respan.api_key", 3, "providers.respan.api_key", "must be a table"),
     (
         "providers.respan.api_key",
         {},
         "providers.respan.api_key",
-        'must have exactly one of file = "…", env = "…" and vault = "mount/path#field"',
+        'must have exactly one of file = "...", env = "..." and vault = "mount/path#field"',
     ),
     (
         "providers.respan.api_key",
         {"file": "a", "env": SECRET},
         "providers.respan.api_key",
-        'must have exactly one of file = "…", env = "…" and vault = "mount/path#field"',
+        'must have exactly one of file = "...", env = "..." and vault = "mount/path#field"',
     ),
     (
         "providers.respan.api_key",

@@ -258,7 +258,7 @@ def test_the_message_for_removed_targets(made: Files) -> None:
     in_use = made.load()
     made.put("a")
     assert made.refused(in_use) == (
-        "rotator.json: targets: 7 of 8 targets are gone (b, c, d, e, f, …), over [daemon].max_removed_targets (50%). "
+        "rotator.json: targets: 7 of 8 targets are gone (b, c, d, e, f, ...), over [daemon].max_removed_targets (50%). "
         "It looks like a file, a folder or a ConfigMap that lost its content: their keys would expire without "
         "being replaced, and their applications would be refused. To remove them, set max_removed_targets = 7 for this "
         "reload, or restart rotator"
