@@ -1,6 +1,7 @@
 """Draws docs/demo.svg: `rotator demo` on a terminal of 96 columns, half-way through. Needs tmux."""
 
 import io
+import re
 import subprocess
 import sys
 import time
@@ -33,7 +34,7 @@ def main() -> None:
     subprocess.run(["tmux", *start], check=True)
     time.sleep(15)
     shown = ""
-    while shown.count(" for ") < 3:  # until all three have a superseded key in its grace
+    while len(re.findall(" 1 +ok", shown)) < 3:  # until all three have a superseded key in its grace
         time.sleep(0.2)
         capture = ["tmux", "capture-pane", "-e", "-p", "-t", SESSION]
         shown = subprocess.run(capture, check=True, capture_output=True, text=True).stdout

@@ -26,6 +26,7 @@ from rotator.cli.command import (
     TargetsArgument,
 )
 from rotator.cli.exit_status import ATTENTION, DONE, NOT_ALL_DONE
+from rotator.core.request import RotationRequest
 
 app = typer.Typer(
     name="rotator",
@@ -123,15 +124,8 @@ def rotate(
     """
     from rotator.cli.commands.rotate import rotate_targets
 
-    rotate_targets(
-        Common(config, log_format, log_level),
-        targets,
-        every=every,
-        revoke_now=revoke_now,
-        adopt=adopt,
-        reason=reason,
-        as_json=as_json,
-    )
+    request = RotationRequest(rotate=True, revoke_now=revoke_now, adopt=adopt, by="command", comment=reason)
+    rotate_targets(Common(config, log_format, log_level), targets, request, every=every, as_json=as_json)
 
 
 @_command()

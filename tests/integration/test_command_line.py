@@ -96,6 +96,7 @@ def at_a_shell(rotator: Installation, line: str) -> tuple[int, str]:
         ("$ROTATOR --help > /dev/full", "rotator: standard output cannot be written: No space left on device\n"),
         ("$ROTATOR schema | true", ""),
         ("$ROTATOR status 2>&- >&-", ""),
+        ("$ROTATOR demo | true", ""),
     ],
 )
 def test_an_output_that_takes_nothing_ends_with_1_and_a_sentence(

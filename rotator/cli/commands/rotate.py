@@ -38,25 +38,17 @@ class _RevokedKeys(LogListener):
 
 
 def rotate_targets(
-    common: Common,
-    targets: Sequence[str] | None,
-    *,
-    every: bool,
-    revoke_now: bool,
-    adopt: bool,
-    reason: str,
-    as_json: bool,
+    common: Common, targets: Sequence[str] | None, request: RotationRequest, *, every: bool, as_json: bool
 ) -> None:
     """Rotate the chosen targets."""
     with Session(common, "info") as session:
         session.emit = revoked = _RevokedKeys()
-        request = RotationRequest(rotate=True, revoke_now=revoke_now, adopt=adopt, by="command", comment=reason)
         chosen = session.chosen(targets, every)
-        if not revoke_now and (every or session.is_long(chosen)):
+        if not request.revoke_now and (every or session.is_long(chosen)):
             session.leave_half_of_the_budgets()
         try:
             reports = session.work("rotating", chosen, request)
-            if revoke_now:
+            if request.revoke_now:
                 reports = session.revoke_the_rest(reports, request)
         except KeyboardInterrupt:
             reports = [session.reports[target.name] for target in chosen if target.name in session.reports]
