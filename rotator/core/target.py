@@ -1,4 +1,4 @@
-"""A target as it is configured."""
+"""A target as configured."""
 
 import hashlib
 import json
@@ -25,9 +25,9 @@ class Target:
     ttl: timedelta
     renew_before: timedelta
     grace_period: timedelta
-    jitter: timedelta  # renewed this much before renew_before asks for it; a hash of the name
+    jitter: timedelta  # replaced so much earlier than renew_before demands; by a hash of the name
     adopt: bool = False
-    former_paths: tuple[str, ...] = ()  # where it was before in its store: keys made for these are its own
+    former_paths: tuple[str, ...] = ()  # of before, in the same store: keys made for these are its own
 
     @property
     def lead(self) -> timedelta:
@@ -36,7 +36,7 @@ class Target:
 
     @property
     def fingerprint(self) -> str:
-        """Of the parameters as asked: what comes back differs by the vendor's plan and the store's numbers."""
+        """The fingerprint of the requested parameters: a provider's answer may differ, by its plan or its rounding."""
         return _fingerprint_of(tuple(self.parameters.items()), self.ttl)
 
 

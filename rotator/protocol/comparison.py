@@ -165,9 +165,9 @@ class Comparison:
         target, memory, now = observation.target, reconciler.memory, self._ports.clock.now()
         record = _served(observation)
         actions = plan(observation, now).actions
-        offer = memory.offers.get(target.name)
+        pending = memory.pending.get(target.name)
         is_due = any(isinstance(action, Rotate) for action in actions)
-        waiting = offer.record.key_id if offer and is_due else ""  # the next pass of this process writes it
+        waiting = pending.record.key_id if pending and is_due else ""  # the next pass of this process writes it
         found = orphans(observation, mine, now, lambda key: key.id == waiting or self._is_unsettled(key))
         self.orphans += found
         if any(orphan.state is OrphanState.EMPTIED for orphan in found):

@@ -51,16 +51,16 @@ class Kept:
     """What a reload keeps, by target. The memories of before and after share it, and its lock."""
 
     seen: dict[str, Mapping[str, KeyObservation]] = field(default_factory=dict)  # what the provider showed of keys
-    offers: dict[str, PendingKey] = field(default_factory=dict)  # keys whose write is unsettled
+    pending: dict[str, PendingKey] = field(default_factory=dict)  # keys whose write is unsettled
     landed: dict[str, tuple[PendingKey, int]] = field(default_factory=dict)  # and those that turned out to be served
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def keep_only(self, targets: Collection[str]) -> None:
-        """Forget all other targets: their keys are not offered again, and an offer holds a key's text."""
+        """Forget all other targets: their keys are not published again, and a pending key has its text here."""
         with self.lock:
-            for name in (self.seen.keys() | self.offers.keys() | self.landed.keys()) - set(targets):
+            for name in (self.seen.keys() | self.pending.keys() | self.landed.keys()) - set(targets):
                 self.seen.pop(name, None)
-                self.offers.pop(name, None)
+                self.pending.pop(name, None)
                 self.landed.pop(name, None)
 
 
@@ -74,7 +74,7 @@ class Memory:
         of one provider share. `is_swept`: this process also sweeps, and calls `swept` after each sweep.
         """
         self.kept = Kept() if kept is None else kept
-        self.seen, self.offers, self._noting = self.kept.seen, self.kept.offers, self.kept.lock
+        self.seen, self.pending, self._noting = self.kept.seen, self.kept.pending, self.kept.lock
         self._is_swept = is_swept
         self._made: dict[str, Mapping[str, Made]] = {}  # by target; a version is destroyed when its key's grace is over
         self._emptied: set[str] = set()  # the targets whose path is absent, though keys of it are known
@@ -115,20 +115,20 @@ class Memory:
         return seen
 
     def settle(self, observation: Observation, *, whole: bool) -> None:
-        """Forget an offer over which the path has moved on; keep what it became, if it landed, for `take_landed`.
+        """Forget a pending key once the path has moved on; if it landed, keep its version for `take_landed`.
 
         The newest version does not show that where it is a later one: `whole` is whether this is the whole history.
         """
         name, current_version = observation.target.name, observation.history.current_version
         with self._noting:  # a sweep and a pass may both look at this target
-            offer = self.offers.get(name)
-            if offer is None or current_version <= offer.base or not (whole or current_version == offer.base + 1):
+            pending = self.pending.get(name)
+            if pending is None or current_version <= pending.base or not (whole or current_version == pending.base + 1):
                 return
-            if self.offers.pop(name, None) is None:
+            if self.pending.pop(name, None) is None:
                 return  # another pass has settled it meanwhile
-            landed = next((entry for entry in observation.entries if entry.key_id == offer.record.key_id), None)
+            landed = next((entry for entry in observation.entries if entry.key_id == pending.record.key_id), None)
             if landed:
-                self.kept.landed[name] = offer, landed.number
+                self.kept.landed[name] = pending, landed.number
 
     def take_landed(self, target: Target) -> tuple[PendingKey, int] | None:
         """Return the key whose write was settled late, and the version that it became; to one caller alone."""
@@ -218,13 +218,13 @@ class Memory:
         """
         served, name = self._served.get(target.name), target.name
         lives = served is not None and served.expires_at > now and not key.expires_by(now)
-        is_all = self.newest_may_do(target) and not self.seen.get(name) and name not in self.offers
+        is_all = self.newest_may_do(target) and not self.seen.get(name) and name not in self.pending
         return lives and is_all and self.show(target, scope, key)
 
     def in_use(self, provider: str) -> Iterator[Record]:
         """Yield the records of the keys that this provider's targets serve or are about to, as far as known here."""
         yield from [*self._served.values()]
-        yield from [offer.record for offer in [*self.offers.values()] if offer.provider == provider]
+        yield from [pending.record for pending in [*self.pending.values()] if pending.provider == provider]
 
     def note(
         self,

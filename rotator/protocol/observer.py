@@ -44,14 +44,14 @@ class Observer:
 
         `recognition` is the provider's. A provider may not show a key yet that is younger than `min_age`.
         """
-        self._owner = owner
+        self.owner = owner
         self._owners = frozenset({owner}) | former_owners
         self._names = names
         self.ports = ports
         self.memory = memory or Memory()
         self.recognition = recognition or Recognition()
         self._claims = claims or Claims()
-        self._min_age = min_age
+        self.min_age = min_age
         self._scopes: dict[str, Scope] = {}
 
     def scope(self, target: Target) -> Scope:
@@ -60,10 +60,10 @@ class Observer:
             return known
         present, former = locations(target, self.ports.store)
         undisputed = self._claims.undisputed(former)
-        owners = (self._owner, *sorted(self._owners - {self._owner}))
+        owners = (self.owner, *sorted(self._owners - {self.owner}))
         places = [place_of(owner, location) for location in (present, *(undisputed or ())) for owner in owners]
         scope = Scope(
-            owner=self._owner,
+            owner=self.owner,
             places=tuple(dict.fromkeys(places)),
             place=places[0],
             owners=self._owners,
@@ -137,7 +137,7 @@ class Observer:
     def _may_be_hidden(self, observation: Observation, record: Record, now: datetime) -> bool:
         """Whether the key is so young. A process that was stopped while it asked for one has published it late."""
         held_since = min(entry.created_at for entry in observation.entries if entry.key_id == record.key_id)
-        return record.is_younger(self._min_age, now) or now - held_since < self._min_age
+        return record.is_younger(self.min_age, now) or now - held_since < self.min_age
 
     def is_too_old(self, observation: Observation) -> bool:
         """Whether the observation is too old for an action that no compare-and-set protects."""

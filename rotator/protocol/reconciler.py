@@ -6,7 +6,7 @@ decides what is due, and only the store and the provider keep anything that must
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from functools import cached_property
 
 from rotator.core.errors import (
     CasMismatch,
@@ -23,17 +23,13 @@ from rotator.core.errors import (
 from rotator.core.events import EventType
 from rotator.core.observation import Observation
 from rotator.core.plan import Action, Plan, Reason, Retire, Rotate, SetExpiry, deadline, plan, to_confirm, unenforced
-from rotator.core.ports import Ports
 from rotator.core.renewal import TIDYING
 from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.versions import Ownership
 from rotator.protocol.expiry import set_expiry
-from rotator.protocol.memory import Memory
 from rotator.protocol.observer import MAX_READ, Observer
-from rotator.protocol.places import Claims
-from rotator.protocol.recognition import Recognition
 from rotator.protocol.rotation import Rotation, emit_key_event, emit_published, left_behind, may_act
 
 _PROVIDER_OUT = (ProviderCredentialRefused, ProviderRateLimited, ProviderUnavailable)
@@ -105,19 +101,9 @@ class Reconciler(Observer):
     Safe to be used by many threads, with one pass over a target at a time; a sweep may work on that target meanwhile.
     """
 
-    def __init__(
-        self,
-        owner: str,
-        former_owners: frozenset[str],
-        names: frozenset[str],
-        ports: Ports,
-        memory: Memory | None = None,
-        min_age: timedelta = timedelta(0),
-        recognition: Recognition | None = None,
-        claims: Claims | None = None,
-    ) -> None:
-        super().__init__(owner, former_owners, names, ports, memory, min_age, recognition, claims)
-        self._rotation = Rotation(owner, ports, self.memory, min_age)
+    @cached_property
+    def _rotation(self) -> Rotation:
+        return Rotation(self.owner, self.ports, self.memory, self.min_age)
 
     # --- one pass --------------------------------------------------------------------------------------------------
 

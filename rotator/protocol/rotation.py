@@ -58,11 +58,11 @@ class Rotation:
 
         Nothing is known (None) when another write came first, or may have come since.
         """
-        offer = self._made_before(observation, action, request) or self._make(observation, action, request)
+        pending = self._made_before(observation, action, request) or self._make(observation, action, request)
         # Another replica may lead by now: the preflight and the look-up can take as long as a Lease lasts.
-        if offer is None or (offer.unsettled and not may_act(self._ports, request)):
+        if pending is None or (pending.unsettled and not may_act(self._ports, request)):
             return observation, False
-        return self._publish(observation, offer)
+        return self._publish(observation, pending)
 
     def _made_before(self, observation: Observation, action: Rotate, request: RotationRequest) -> PendingKey | None:
         """Return the key of an earlier pass whose write may still land, if it is as good as a new one.
@@ -70,29 +70,29 @@ class Rotation:
         A store that refuses all writes would else have us make one key after the other, and none may be removed.
         """
         target, ports = observation.target, self._ports
-        offer = self._memory.offers.get(target.name)
-        if offer is None or (offer.base, offer.provider) != (action.base, target.provider):
+        pending = self._memory.pending.get(target.name)
+        if pending is None or (pending.base, pending.provider) != (action.base, target.provider):
             return None
-        record = offer.record
+        record = pending.record
         if not observation.scope.owns(record.key_name) or record.params != target.fingerprint:
             return None
         if due_at(record, target) <= ports.clock.now():
             return None
-        ports.store.preflight(target.path, compose(target, record, offer.secret, preserved_fields(observation)))
+        ports.store.preflight(target.path, compose(target, record, pending.secret, preserved_fields(observation)))
         asked_at = ports.clock.now()
         try:
             found = ports.provider.retrieve(record.key_id)
         except ProviderRequestRefused:  # some providers have no other answer for a key that is gone
             found = None
         if found is None and record.is_younger(self._min_age, asked_at):
-            return replace(offer, reason=action.reason, request=request)  # the provider may not show it yet
+            return replace(pending, reason=action.reason, request=request)  # the provider may not show it yet
         if found is None or (found.expires_at is not None and found.expires_at < record.expires_at - TOLERANCE):
-            self._memory.offers.pop(target.name, None)
+            self._memory.pending.pop(target.name, None)
             raise ProviderError(
                 f"the new key {record.key_id}, which waits to be written to {target.path}, is gone or about to expire",
                 "Nothing to do: the next try makes another one.",
             )
-        return replace(offer, reason=action.reason, request=request)
+        return replace(pending, reason=action.reason, request=request)
 
     def _make(self, observation: Observation, action: Rotate, request: RotationRequest) -> PendingKey | None:
         """Prove that a key can be stored, and create one. None: another replica leads by now."""
@@ -128,27 +128,27 @@ class Rotation:
         record = replace(record, key_id=created.id, expires_at=expires_at, key=created.secret.fingerprint)
         return PendingKey(target.provider, action.base, record, created.secret, action.reason, request)
 
-    def _publish(self, observation: Observation, offer: PendingKey) -> tuple[Observation | None, bool]:
+    def _publish(self, observation: Observation, pending: PendingKey) -> tuple[Observation | None, bool]:
         """Publish the key, unless another write comes first. Return what `rotate` returns."""
-        target, ports, record, request = observation.target, self._ports, offer.record, offer.request
+        target, ports, record, request = observation.target, self._ports, pending.record, pending.request
         key_id, name = record.key_id, record.key_name
         observed_at = ports.clock.monotonic()
-        data = compose(target, record, offer.secret, preserved_fields(observation))
-        self._memory.offers.pop(target.name, None)
+        data = compose(target, record, pending.secret, preserved_fields(observation))
+        self._memory.pending.pop(target.name, None)
         try:
-            version = publish(ports.store, ports.clock, target, data, offer.base)
+            version = publish(ports.store, ports.clock, target, data, pending.base)
         except StoreError as error:
             # It may have landed, or still land: the next pass writes it again, or a sweep judges it.
-            self._memory.offers[target.name] = replace(offer, unsettled=True)
-            if not offer.unsettled:
+            self._memory.pending[target.name] = replace(pending, unsettled=True)
+            if not pending.unsettled:
                 left_behind(ports.emit, target, key_id, name, error)
             raise
         if version is None:
-            about: dict[str, str | int] = {"reason": offer.reason, "version": offer.base + 1}
+            about: dict[str, str | int] = {"reason": pending.reason, "version": pending.base + 1}
             emit_key_event(ports, EventType.PUBLISH_CONFLICT, observation, request, key_id, name, **about)
             self._discard(target, key_id, name, request)
             return None, False
-        emit_published(ports, observation, offer, version.number)
+        emit_published(ports, observation, pending, version.number)
         self._memory.published(target, record, version.created_at)
         if version.vanishes_at is not None and version.vanishes_at < record.expires_at:
             fields: Fields = {
@@ -161,7 +161,7 @@ class Rotation:
             }
             ports.emit(Event(EventType.VERSION_EXPIRES_EARLY, target.name, Level.ERROR, fields))
         self._memory.look_closer(target)
-        if offer.unsettled:
+        if pending.unsettled:
             return None, True  # it may have landed long ago, and the path have moved on
         history = History(version.number, (*observation.history.versions, version), observed_at)
         published = replace(observation, history=history, answered_at=ports.clock.monotonic())
@@ -308,17 +308,17 @@ def emit_key_event(
     ports.emit(Event(what, observation.target.name, Level.INFO, fields))
 
 
-def emit_published(ports: Ports, observation: Observation, offer: PendingKey, version: int) -> None:
+def emit_published(ports: Ports, observation: Observation, pending: PendingKey, version: int) -> None:
     """Emit that a key is served, or was."""
-    record = offer.record
+    record = pending.record
     emit_key_event(
         ports,
         EventType.KEY_PUBLISHED,
         observation,
-        offer.request,
+        pending.request,
         record.key_id,
         record.key_name,
-        reason=offer.reason,
+        reason=pending.reason,
         version=version,
         expires_at=timestamp(record.expires_at),
     )

@@ -127,8 +127,8 @@ def test_what_was_said_of_a_key_is_forgotten_with_it_and_handed_on_until_then() 
 class Slow(dict[str, PendingKey]):
     """Where two who look at the same time both find it."""
 
-    def __init__(self, offer: PendingKey, name: str) -> None:
-        super().__init__({name: offer})
+    def __init__(self, pending: PendingKey, name: str) -> None:
+        super().__init__({name: pending})
         self.looking = threading.Barrier(2)
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -138,12 +138,12 @@ class Slow(dict[str, PendingKey]):
         return found
 
 
-def test_what_became_of_an_offer_is_reported_once_by_all_that_share_it() -> None:
+def test_what_became_of_a_pending_key_is_reported_once_by_all_that_share_it() -> None:
     """A pass of before a reload and the first sweep after it both see that the write has landed."""
     observation = whole(rotated())
     record, name = served(observation), observation.target.name
-    offer = PendingKey("respan", 0, record, Secret("key"), Reason.FIRST, ROTATE, unsettled=True)
-    kept = Kept(offers=Slow(offer, name))
+    pending = PendingKey("respan", 0, record, Secret("key"), Reason.FIRST, ROTATE, unsettled=True)
+    kept = Kept(pending=Slow(pending, name))
     assert observation.current is not None
 
     def looked(memory: Memory) -> tuple[PendingKey, int] | None:
@@ -151,8 +151,8 @@ def test_what_became_of_an_offer_is_reported_once_by_all_that_share_it() -> None
         return memory.take_landed(observation.target)
 
     found = in_threads(2, [Memory(kept), Memory(kept)], looked)
-    assert sorted(found, key=bool) == [None, (offer, observation.current.number)]
-    assert kept.offers == {}
+    assert sorted(found, key=bool) == [None, (pending, observation.current.number)]
+    assert kept.pending == {}
 
 
 # --- when the newest version alone is enough ---

@@ -240,7 +240,7 @@ def test_a_successor_offers_the_key_that_waits_to_be_written(rig: Rig, monkeypat
     after = Installation(configuration, {}, before.clock, rig.metrics, rig.events.append, before)
     after.take_over()
     after.look_again()
-    assert after.reconciler(good).memory.offers.keys() == {"good"}, "nobody would offer the other"
+    assert after.reconciler(good).memory.pending.keys() == {"good"}, "the other key would be lost"
     assert work_on(after, rig.metrics, good).rotated
     assert [call.operation for call in rig.simulator.journal] == ["create", "create", "retrieve"]
     assert well.name not in after.targets

@@ -571,7 +571,7 @@ def test_while_the_store_takes_no_writes_one_key_waits_and_is_served_in_the_end(
     assert len(world.told(EventType.KEY_NOT_REMOVED)) == 1
     writes = [call.arguments for call in world.wire.journal if call.operation == "store.write"][1:]
     assert all(write == writes[0] for write in writes)
-    assert (a.memory.offers, world.broken) == ({}, [])
+    assert (a.memory.pending, world.broken) == ({}, [])
 
 
 @pytest.mark.parametrize("error", refusals("store.write"), ids=lambda error: type(error).__name__)
@@ -593,7 +593,7 @@ def test_a_refusal_of_what_was_written_in_an_earlier_pass_does_not_say_that_that
     assert_served(world)
     assert a.reconcile(world.target, FORCED).rotated
     assert world.served() is by_id(world, 3)
-    assert a.memory.offers == {}
+    assert a.memory.pending == {}
 
 
 def test_a_key_that_waited_and_lost_is_deleted() -> None:
@@ -705,7 +705,7 @@ def test_a_key_that_landed_is_not_written_again_when_the_path_is_made_anew() -> 
     a.reconcile(world.target)
     world.land()
     assert a.reconcile(world.target).error is None
-    assert a.memory.offers == {}
+    assert a.memory.pending == {}
     world.store.delete_metadata(world.target.path)
     assert a.reconcile(world.target).rotated
     assert world.served() is by_id(world, 2)
@@ -735,7 +735,7 @@ def test_a_key_that_waited_is_not_offered_where_a_new_one_would_be_another(what:
     served = world.served(target)
     assert served
     assert set(world.vendor.keys) - before == {served.id}
-    assert a.memory.offers == {}
+    assert a.memory.pending == {}
 
 
 @pytest.mark.parametrize(("hours", "told"), [(None, False), (23, True), (24, False)])
@@ -851,7 +851,7 @@ def test_a_refused_write_that_landed_unseen_keeps_its_key(error: Exception, read
     assert_served(world)
     assert a.reconcile(world.target).error is None
     assert world.served() is by_id(world, 2)
-    assert (a.memory.offers, world.broken) == ({}, [])
+    assert (a.memory.pending, world.broken) == ({}, [])
 
 
 @REFUSED

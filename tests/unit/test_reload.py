@@ -128,8 +128,8 @@ def shown(process: Process) -> list[str]:
 def test_a_successor_that_is_built_and_not_used_has_changed_nothing(process: Process) -> None:
     process.config["targets"] = {name: {"path": name, "provider": "respan", "store": "file"} for name in ("a", "b")}
     _, before = process.reload()
-    offers = before.reconciler(before.targets["b"]).memory.offers
-    offers["b"] = PendingKey("respan", 0, RECORD, Secret("text"), Reason.FIRST, SCHEDULED)
+    pending = before.reconciler(before.targets["b"]).memory.pending
+    pending["b"] = PendingKey("respan", 0, RECORD, Secret("text"), Reason.FIRST, SCHEDULED)
     process.clock.skews = dict.fromkeys([process.provider.upstream, "vault.test"], timedelta(seconds=61))
     next(process.provider.pages(lambda: None))
     (process.folder / "key").write_text("the-next-key")
@@ -139,7 +139,7 @@ def test_a_successor_that_is_built_and_not_used_has_changed_nothing(process: Pro
         next(process.provider.pages(lambda: None))
         sent_with = process.server.asked[-1].headers["authorization"]
         return [
-            dict(offers),
+            dict(pending),
             budget.limit,
             budget.awaited(),
             clock.max_clock_skew,
@@ -160,7 +160,7 @@ def test_a_successor_that_is_built_and_not_used_has_changed_nothing(process: Pro
 
     process.installation = successor
     process.engine.take_up(successor)
-    assert "b" not in offers
+    assert "b" not in pending
     assert (before.budgets["respan"].limit, process.clock.max_clock_skew) == (7, timedelta(hours=1))
     assert process.clock.skews.keys() == {process.provider.upstream}
     assert 'rotator_store_up{store="another"} 1.0' in shown(process)
