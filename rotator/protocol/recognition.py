@@ -1,10 +1,10 @@
-"""Whether a provider is believed when it does not know a served key.
+"""Decides whether a served key that the provider does not know counts as gone. No I/O.
 
-One key that somebody deleted is replaced at once. But where a provider does not know most of the served keys, what we
-see is more likely wrong: the management credential of another organisation, or a list that is empty or filtered. Then
-none is replaced until a person decides.
+One key that was deleted by hand is replaced at once. But if a provider does not know most served keys, rotator more
+likely sees the wrong thing: the credential belongs to another organisation, or the list is empty or filtered. Then none
+is replaced until a person decides.
 
-No I/O. A sweep compares the whole list with all paths, and so decides for every pass until the next one.
+A sweep compares the whole list with all paths, and so decides for every pass until the next sweep.
 """
 
 import threading
@@ -12,15 +12,15 @@ from collections.abc import Collection
 
 
 def is_most(unknown: int, served: int) -> bool:
-    """Return whether so many served keys are too many to be believed gone: more than half, and at least two."""
+    """Return whether this many unknown keys are too many to count as gone: more than half, and at least two."""
     return unknown > 1 and 2 * unknown > served
 
 
 class Recognition:
-    """What the last sweep proved of one provider. Safe to be used by many threads.
+    """What the last sweep proved about one provider. Safe for many threads.
 
-    A pass that finds a served key gone which the last sweep knew is believed once, and not where that sweep believed it
-    of another one: the next such key waits for the next sweep.
+    A pass may find a served key gone that the last sweep knew. That is believed of one key only: the next such key
+    waits for the next sweep.
     """
 
     def __init__(self) -> None:
@@ -30,10 +30,10 @@ class Recognition:
         self._first = ""
 
     def compared(self, gone: Collection[str], unknown: Collection[str], served: int, *, complete: bool) -> bool:
-        """Take a sweep's result; return whether the `unknown` ones are left alone.
+        """Take a sweep's result; return whether the `unknown` targets are left alone.
 
-        Both are targets whose served key the provider does not know. Of those that are `gone` it knows another key, so
-        it recognises their paths. A comparison that is not `complete` does not end what another one began.
+        The provider does not know the served key of either kind of target. It knows another key of the `gone` ones, so
+        it recognises their paths. A comparison that is not `complete` does not lift what an earlier one decided.
         """
         with self._lock:
             self._held = is_most(len(unknown), served) or (self._held and not complete)
@@ -42,7 +42,7 @@ class Recognition:
             return self._held
 
     def believes(self, target: str) -> bool:
-        """Return whether this target's served key counts as gone, which the provider says of it."""
+        """Return whether this target's served key, which the provider does not know, counts as gone."""
         with self._lock:
             if target in self._gone or self._held:
                 return target in self._gone

@@ -1,9 +1,9 @@
-"""Ends at once what a path does not hold any more: the rest of `rotate --revoke-now`.
+"""Revokes the keys of a path that no version of it holds: the rest of `rotate --revoke-now`.
 
-A pass revokes the keys that readable versions of the path hold. One that somebody took out of the path, or that a short
-history has pushed out, only the provider's list shows; a sweep would give it a grace. Here as there a key is this
-path's by the name that the provider has for it. One for a version that the path does not have yet may be about to be
-published: it is left alone, and named.
+A pass revokes the keys that readable versions of the path hold. Only the provider's list shows a key that was taken out
+of the path, or that a short history has pushed out; a sweep would give it a grace period. As in a sweep, a key belongs
+to the path whose place its name at the provider carries. A key made for a version that the path does not have yet may
+be about to be published: it is left alone, and reported.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,9 +25,9 @@ from rotator.protocol.rotation import asked_by
 def revoke_the_unheld(
     reconciler: Reconciler, target: Target, keys: Mapping[str, Sequence[ListedKey]], request: RotationRequest
 ) -> RotatorError | None:
-    """Shorten and delete those of the provider's keys that are this target's and in no version; what kept us from it.
+    """Shorten and delete those listed keys of the target that no version holds; return the error that prevented it.
 
-    `keys` must have been listed before, and are by place. The path is read once more right before each request.
+    `keys` are by place, and must have been listed before. The path is read again right before each request.
     """
     ports, left = reconciler.ports, []
     try:
@@ -41,7 +41,7 @@ def revoke_the_unheld(
             if orphan.ahead:
                 left.append(key.id)
             elif orphan.state is not OrphanState.OVER and _is_orphan(reconciler, target, key):
-                # First so that it ends though deleting it fails, as in a pass.
+                # First, so that it expires even if deleting it fails, as in a pass.
                 end = whole_seconds(ports.clock.now() + REVOKED_WITHIN)
                 if set_expiry(ports, key.id, end, end) is None or not _is_orphan(reconciler, target, key):
                     continue
@@ -56,7 +56,7 @@ def revoke_the_unheld(
 
 
 def _is_orphan(reconciler: Reconciler, target: Target, key: ProviderKey) -> bool:
-    """Whether no version of the path holds it now. The budget is waited for first: what is read must be of now."""
+    """Return whether no version of the path holds the key now. Wait for the budget first, so that the read is fresh."""
     reconciler.ports.budget.take(reconciler.ports.clock.now())
     observation = reconciler.observe(target)
     if too_old(observation, reconciler.ports.clock):
@@ -68,9 +68,9 @@ def _is_orphan(reconciler: Reconciler, target: Target, key: ProviderKey) -> bool
 
 
 def not_revoked(target: Target, plan: Plan | None) -> Iterator[RotatorError]:
-    """The keys that versions of the path hold, and that a pass which went well has not revoked: they work on.
+    """Yield an error for the keys that versions of the path hold and that a successful pass has not revoked.
 
-    The provider knows them as another's; or it does not show them yet, for they are so new.
+    They still work. The provider knows them under another name, or does not show them yet because they are new.
     """
     untrusted = [record.key_id for record in plan.untrusted] if plan else []
     if untrusted:
@@ -84,5 +84,5 @@ def not_revoked(target: Target, plan: Plan | None) -> Iterator[RotatorError]:
 def _left_alone(target: Target, key_ids: Iterable[str], why: str) -> RotatorError:
     return ProviderRequestRefused(
         f"not revoked, of {target.path}: the key {', '.join(key_ids)}, which {why}",
-        "If it is what has to go, delete it at the provider by its id: docs/kubernetes.md says how.",
+        "If that is the key to revoke, delete it at the provider by its id: docs/kubernetes.md shows how.",
     )

@@ -1,1 +1,1 @@
-"""The services that issue keys, behind `ports.Provider`. Nothing of any one vendor is known elsewhere."""
+"""The services that issue keys, behind `ports.Provider`. What is particular to one of them stays in its package."""

@@ -1,6 +1,6 @@
-"""Remembers that somebody else is down: so that it is asked by one at a time until it is up again, or only told once.
+"""Remembers that an upstream is down, so that one caller at a time tries it until it is up again.
 
-Data and arithmetic only. While a circuit is open, the error that opened it is what everybody is answered with.
+Data and arithmetic only. While a circuit is open, every caller gets the error that opened it.
 """
 
 import threading
@@ -13,10 +13,10 @@ from rotator.core.ports import Clock
 
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 25.0
-"""Seconds between two requests at most to what is down, if there is anything to ask: a daemon asks within 30."""
+"""Seconds at most between two requests to an upstream that is down: a daemon asks within 30."""
 
 LASTING = 60.0
-"""Seconds of nothing but failures, after which it is an outage and not a lost answer."""
+"""Seconds without a success, after which it is an outage and not a lost answer."""
 
 CONFIRMED_FOR = 5.0
 """Seconds for which an answer about a credential counts for all who ask."""
@@ -27,37 +27,37 @@ C = TypeVar("C")
 
 @dataclass(slots=True)
 class Circuit(Generic[E]):
-    """Between an adapter and its upstream. Safe to be used by many threads."""
+    """Between an adapter and its upstream. Safe for many threads."""
 
     clock: Clock
     error: E | None = None  # why nothing is sent; None while all is well
     _wait: float = 0.0  # seconds
     _until: float = 0.0  # monotonic
-    _trying: bool = False  # somebody was let go, to see whether it is up again
+    _trying: bool = False  # one caller was let through, to see whether it is up again
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def enter(self) -> None:
-        """Return if something may be sent: always while all is well, else to one caller after each wait.
+        """Return if a request may be sent: always while all is well, else for one caller after each wait.
 
-        Raises the error that is known already.
+        Otherwise raise the known error.
         """
         with self._lock:
             if self.error is None:
                 return
             now = self.clock.monotonic()
             if now < self._until:
-                raise self.error.with_traceback(None)  # else each raising would make the traceback longer
-            # Whoever is let go has as long as that; should nothing be heard of it, the next may try.
+                raise self.error.with_traceback(None)  # each raise would lengthen the traceback
+            # That caller has as long as the wait. If it never reports, the next one may try.
             self._trying, self._until = True, now + self._wait
 
     def look(self) -> None:
-        """Return if `enter` would; without being the one who tries. Raises the error that is known already."""
+        """Do what `enter` does, without counting as the one that tries."""
         with self._lock:
             if self.error is not None and self.clock.monotonic() < self._until:
                 raise self.error.with_traceback(None)
 
     def failed(self, error: E) -> None:
-        """The upstream is down. The wait doubles with each try, not with each of those that were under way at once."""
+        """Note that the upstream is down. The wait doubles with each try, not with each request that was under way."""
         with self._lock:
             if self.error is None:
                 self._wait = FIRST_WAIT
@@ -67,22 +67,22 @@ class Circuit(Generic[E]):
             self.error, self._until = error, self.clock.monotonic() + self._wait
 
     def try_now(self) -> None:
-        """Let the next caller go at once: the cause may be fixed. The upstream is down until it answers."""
+        """Let the next caller try at once: the cause may be fixed. The upstream counts as down until it answers."""
         with self._lock:
             self._until = self.clock.monotonic()
 
     def worked(self) -> None:
-        """The upstream answered as it should."""
+        """Note that the upstream works."""
         with self._lock:
             self.error = None
 
 
 @dataclass(slots=True)
 class Outage(Generic[E]):
-    """Whether an upstream answers at all. It stops nothing: callers have their own next tries. Safe for many threads.
+    """Whether an upstream answers at all. It stops no request: callers retry on their own. Safe for many threads.
 
-    It begins with a failure that comes a while after another, with no answer in between: after a single one it may be
-    long until anything is asked again.
+    It begins with a failure some time after another one, with no answer in between: after a single failure it may take
+    long until the next request.
     """
 
     clock: Clock
@@ -92,7 +92,7 @@ class Outage(Generic[E]):
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def failed(self, error: E) -> None:
-        """There was no answer."""
+        """Note that there was no answer."""
         with self._lock:
             now = self.clock.monotonic()
             self._since = now if self._since is None else self._since
@@ -101,19 +101,19 @@ class Outage(Generic[E]):
                 self.error = error
 
     def is_to_be_asked(self) -> bool:
-        """Whether it is an outage, and the last try was a while ago."""
+        """Return whether it is an outage, and the last try was a while ago."""
         with self._lock:
             return self.error is not None and self.clock.monotonic() - self._failed_at >= LONGEST_WAIT
 
     def answered(self) -> None:
-        """There was one, be it a refusal."""
+        """Note that there was an answer, even a refusal."""
         with self._lock:
             self.error = self._since = None
 
 
 @dataclass(slots=True)
 class Confirmation(Generic[C, E]):
-    """What is wrong with a credential, if anything: asked by one thread at a time, and shared for a while.
+    """The error of a credential, if any: one thread at a time asks for it, and all share the answer for a while.
 
     An upstream that refuses one request may refuse that request, or the credential. `ask` sends a cheap request with
     the credential, and returns its error, or None when it worked. It must not raise.

@@ -10,7 +10,7 @@ from functools import lru_cache
 _SECOND = timedelta(seconds=1)
 
 _NOISE = timedelta(seconds=2)
-"""By so much may what dates say of one clock differ, for they are to the second."""
+"""How far apart two readings of one clock may be, since dates are exact to the second."""
 
 
 class SystemClock:
@@ -40,9 +40,9 @@ class SystemClock:
         self._stopped.wait(seconds)
 
     def record_date(self, upstream: str, said: str | None, sent_at: float) -> None:
-        """The clocks agree if the date lies between the two; it is to the second, so one is allowed on either side.
+        """The clocks agree if the date lies between sending and now; it is exact to the second, so one is allowed.
 
-        One upstream that says otherwise may be wrong itself. Where there are several, and they say the same, it is us.
+        A single upstream that disagrees may be wrong itself. If several agree with each other, this clock is wrong.
         """
         date = http_date(said or "")
         if date is None:
@@ -60,7 +60,7 @@ class SystemClock:
                 self._wrong_by = self._agreed_error()
 
     def listen_to(self, upstreams: Collection[str]) -> None:
-        """Forget what all others said, and what they will say."""
+        """Ignore all other upstreams, now and later."""
         with self._lock:
             self._upstreams = frozenset(upstreams)
             self.skews = {upstream: skew for upstream, skew in self.skews.items() if upstream in self._upstreams}
@@ -73,7 +73,7 @@ class SystemClock:
         return skews[len(skews) // 2] if wrong else timedelta(0)
 
     def trusted(self) -> bool:
-        """Whether no upstream's clock differs by more than `max_clock_skew`; what nobody contradicts is trusted."""
+        """Return whether no upstream's clock differs by more than `max_clock_skew`; true before any has answered."""
         return all(abs(skew) <= self.max_clock_skew for skew in self.skews.values())
 
     def may_be_ahead(self) -> timedelta:

@@ -53,7 +53,7 @@ class Right:
 
 
 class Conflict(Exception):
-    """Somebody else wrote it first."""
+    """Another writer was first."""
 
 
 def access_in_a_pod(
@@ -64,7 +64,7 @@ def access_in_a_pod(
     token_file: Path | None,
     ca_file: Path | None,
 ) -> Access:
-    """What is left out is the pod's own. Raises `LeaseUnusable` where there is no pod to tell it."""
+    """Return the access; what is not given is taken from the pod. Raises `LeaseUnusable` if there is no pod."""
     host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "443")
     if api_server is None and host:
         api_server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
@@ -83,23 +83,23 @@ def access_in_a_pod(
 
 
 class ApiServer:
-    """Asks one. Errors speak of `what`; whoever is refused is told of `rights`."""
+    """Sends requests to one. Errors name `what`; the advice after a refusal is `rights`."""
 
     def __init__(self, access: Access, clock: Clock, what: str, rights: str, seconds: float) -> None:
-        """`seconds`: that what is asked after a `begin` may take altogether, and one read of an answer half of."""
+        """`seconds` bound all requests after a `begin` together, and half of them each read of an answer."""
         self._access, self._clock = access, clock
         self._what, self._rights = what, rights
         self._seconds = seconds
         self._by = threading.local()  # a stop may ask while the thread that keeps the Lease does
 
     def begin(self) -> None:
-        """The time for what this thread asks next is running from now on."""
+        """Start the time for the next requests of this thread."""
         self._by.monotonic = self._clock.monotonic() + self._seconds
 
     def ask(
         self, method: str, path: str, body: Mapping[str, Any] | None, understand: Callable[[dict[str, Any]], T]
     ) -> T | None:
-        """What `understand` makes of the answer; None when there is no such object to GET.
+        """Return what `understand` makes of the answer; None when there is no such object to GET.
 
         Raises `Conflict`, or a `KubernetesUnavailable`.
         """
@@ -118,7 +118,7 @@ class ApiServer:
         )
 
     def allows(self, right: Right) -> bool:
-        """Whether this replica has it. Raises a `KubernetesUnavailable`."""
+        """Return whether this replica has it. Raises a `KubernetesUnavailable`."""
         wanted = {
             "namespace": self._access.namespace,
             "verb": right.verb,

@@ -1,7 +1,7 @@
-"""How many requests a minute a provider is sent, and who goes first.
+"""Limits the requests a minute to a provider, and decides which is sent first.
 
-A sliding window, not a bucket that refills: after a full burst a bucket lets nearly twice the limit through within
-one minute, and it is the vendor who counts.
+A sliding window and not a bucket that refills: after a full burst, a bucket lets nearly twice the limit through within
+one minute, and the provider counts.
 """
 
 import heapq
@@ -15,23 +15,23 @@ from rotator.core.errors import ProviderUnavailable
 from rotator.core.ports import Clock
 
 WINDOW = 61.0
-"""Seconds: a little over the vendor's minute, because requests do not travel equally fast."""
+"""Seconds: a little over the provider's minute, because requests do not travel equally fast."""
 
 CALLS_PER_ROTATION = 3
 """To create the new key, to shorten the old one, and to delete that when its grace is over."""
 
 SWEEP_SHARE = 5
-"""A sweep takes at most the fifth part of a provider's budget."""
+"""A sweep uses at most a fifth of a provider's budget."""
 
 NAP = 0.5
-"""Seconds: how soon one who waits notices `close`."""
+"""Seconds: how soon a waiting caller notices `close`."""
 
 
 class SlidingWindow:
     """A `ports.Budget` that is shared by all threads of this process that talk to one provider."""
 
     def __init__(self, requests_per_minute: int, clock: Clock, whole: "SlidingWindow | None" = None) -> None:
-        """With `whole` this is a part of that: each request is let go by both."""
+        """With `whole` this is a part of it: both must release each request."""
         self.limit = requests_per_minute
         self._whole = whole
         self._parts: weakref.WeakSet[SlidingWindow] = weakref.WeakSet()  # a reload makes new ones
@@ -46,9 +46,9 @@ class SlidingWindow:
         self._closing = False
 
     def take(self, deadline: datetime) -> None:
-        """Wait for the right to send one request; the soonest `needed_by` is let go first.
+        """Wait for the right to send one request; waiters are released in the order of their deadlines.
 
-        Raises `ProviderUnavailable` when it would have to wait after `close`: nothing was sent.
+        Raises `ProviderUnavailable` if it would have to wait after `close`: nothing was sent.
         """
         self._take(deadline)
         if self._whole:
@@ -70,16 +70,16 @@ class SlidingWindow:
                     self._waiting.remove(ticket)
                     heapq.heapify(self._waiting)
                     raise ProviderUnavailable("rotator is stopping; the request was not sent")
-            # Whoever is not first waits as long: until then nobody can be let go, and then the order may be another.
+            # The others wait as long: none can be released before, and the order may change until then.
             self._clock.sleep(min(max(delay, 0.01), NAP))
 
     def pause(self, seconds: float) -> None:
-        """Let nobody go for that long: the provider said that it was too much."""
+        """Release no request for that long: the provider limits the rate."""
         with self._lock:
             self._paused_until = max(self._paused_until, self._clock.monotonic() + seconds)
 
     def close(self) -> None:
-        """From now on nobody waits: what cannot be sent at once is refused."""
+        """Refuse from now on every request that cannot be sent at once."""
         with self._lock:
             self._closing = True
 
@@ -94,13 +94,13 @@ class SlidingWindow:
         return timedelta(seconds=CALLS_PER_ROTATION * WINDOW / self.limit)
 
     def used(self) -> float:
-        """The share of the last minute's limit that was used."""
+        """Return the share of the limit that the last minute used."""
         with self._lock:
             self._delay(self._clock.monotonic())
             return len(self._sent) / self.limit
 
     def awaited(self) -> bool:
-        """Whether somebody has to wait for the right to send a request, of this or of a part of it."""
+        """Return whether a caller has to wait for the right to send a request, of this or of a part of it."""
         with self._lock:
             awaited = bool(self._waiting) and self._delay(self._clock.monotonic()) > 0
         return awaited or any(part.awaited() for part in self._parts)

@@ -1,8 +1,8 @@
-"""Makes text safe to show: secrets hidden, other people's words cut short, control characters escaped, in this order.
+"""Makes text safe to show: hides secrets, shortens foreign text, escapes control characters, in this order.
 
-The last line of defence behind `model.Secret`. It knows what tokens look like; and of the texts that this process
-holds (credentials, Vault tokens, the keys at hand) it hides every fragment, in every spelling. A text that is cut
-before it is searched shows what is left of a secret at its end, so whoever shortens other people's words uses `quoted`.
+The last line of defence behind `Secret`. It knows the shapes of tokens, and hides every fragment of the texts that this
+process holds (credentials, Vault tokens, keys), in every spelling. A text that is cut before it is searched may show
+the rest of a secret at its end, so use `quoted` to shorten foreign text.
 """
 
 import re
@@ -16,13 +16,13 @@ from rotator.runtime.spellings import Span, condensed, decoded, fragments, is_wo
 HIDDEN = "[hidden]"
 
 MAX_QUOTE = 200
-"""Characters of other people's words in a message."""
+"""Characters of foreign text in a message."""
 
 SHORTEST = 8
-"""Characters. What is shorter (Vault's development token is "root") would make every line unreadable."""
+"""Characters. Hiding a shorter secret (Vault's development token is "root") would make every line unreadable."""
 
 _SPARE = 64
-"""Registrations beyond twice the secrets that live, after which those that do not are forgotten."""
+"""Registrations beyond twice the living secrets, after which the dead ones are forgotten."""
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _LINE_BREAKS = str.maketrans({"\n": "\\n", "\t": "\\t"})
@@ -61,7 +61,7 @@ def without_controls(text: str) -> str:
 
 
 class Scrubber:
-    """Replaces secrets in text. Safe to be used by many threads."""
+    """Replaces secrets in text. Safe for many threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -70,7 +70,7 @@ class Scrubber:
         self._is_full = 0  # how many may live before those that do not are looked for
 
     def register(self, secret: Secret) -> Secret:
-        """Hide this very text, and what is left of it anywhere, for as long as the secret lives. Returns it."""
+        """Hide this text and each fragment of it for as long as the secret lives. Return it."""
         if len(secret.reveal()) >= SHORTEST:
             with self._lock:
                 if len(self._living) > self._is_full:
@@ -83,13 +83,13 @@ class Scrubber:
         return secret
 
     def known(self, text: str) -> str:
-        """The text without what is registered; whatever else looks like a token stays: it may be an id."""
+        """Return the text without registered secrets; what else looks like a token stays: it may be an id."""
         return _without(text, self._known(text))
 
     def __call__(self, text: str, *, foreign: bool = False) -> str:
-        """The text without what is registered, and without what looks like a token.
+        """Return the text without registered secrets, and without anything that looks like a token.
 
-        `foreign`: somebody else wrote it, and all that looks random in it is hidden.
+        `foreign`: it comes from outside, and all that looks random in it is hidden.
         """
         return _without(text, [*self._known(text), *_shapes(text, foreign=foreign)])
 
@@ -139,7 +139,7 @@ def register(secret: Secret) -> Secret:
 
 
 def scrub(text: str) -> str:
-    """Text for a person, on one line and without secrets."""
+    """Return text for a person, on one line and without secrets."""
     return printable(_scrubber(text))
 
 
@@ -149,7 +149,7 @@ def scrub_lines(text: str) -> str:
 
 
 def scrub_foreign(text: str) -> str:
-    """What somebody else wrote, with its line breaks: nothing that looks random is left of it."""
+    """Return foreign text with its line breaks, and without anything that looks random."""
     return without_controls(_scrubber(text, foreign=True))
 
 
@@ -158,12 +158,12 @@ NAMES = frozenset(("key_id", "key_name", "target"))
 
 
 def scrub_name(text: str) -> str:
-    """An id or a name, on one line: only what this process knows to be a secret is hidden in it."""
+    """Return an id or a name, on one line: only registered secrets are hidden in it."""
     return printable(_scrubber.known(text))
 
 
 def quoted(text: str, *secrets: str) -> str:
-    """Somebody else's words, for a message: without secrets (these among them), on one line, and short."""
+    """Return foreign text for a message: without secrets (these among them), on one line, and short."""
     held = [Secret(secret) for secret in secrets]  # held until the text was searched
     for secret in held:
         register(secret)

@@ -102,7 +102,7 @@ class SqliteStore:
         return History(versions[-1].number if versions else 0, versions, observed_at)
 
     def preflight(self, path: str, data: Mapping[str, Any]) -> None:
-        """Write it, and take it back before anybody can see it."""
+        """Write the data, and roll that back before any reader can see it."""
         with self._transaction(StoreUnavailable) as database:
             self._append(database, path, data, self._current(database, path))
             database.rollback()
@@ -112,7 +112,7 @@ class SqliteStore:
         with self._transaction(StoreOutcomeUnknown) as database:
             current = self._current(database, path)
             if current != cas:
-                raise CasMismatch(f"{path} is at version {current}, not {cas}: somebody else wrote first")
+                raise CasMismatch(f"{path} is at version {current}, not {cas}: another writer was first")
             return self._append(database, path, data, current)
 
     def destroy(self, path: str, versions: Sequence[int]) -> None:
@@ -139,7 +139,7 @@ class SqliteStore:
     def _transaction(self, unsettled: type[StoreError]) -> Iterator[sqlite3.Connection]:
         """All or nothing, and alone; what SQLite raises becomes ours, `unsettled` where the outcome is not clear."""
         try:
-            # mode=rw: a file that somebody removed is not made anew, with another id.
+            # mode=rw: a file that was removed is not created again, with another id.
             with closing(
                 sqlite3.connect(f"{self._file.as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
             ) as database:
@@ -163,5 +163,5 @@ class SqliteStore:
             )
         if code == sqlite3.SQLITE_FULL:
             return StoreRequestRefused(f"{what} cannot grow: the disk is full; nothing was changed", "Make room there.")
-        advice = "If it does not end by itself, look at the file and its disk."
+        advice = "If it does not pass, look at the file and its disk."
         return unsettled(f"{what} cannot be used ({quoted(str(error))})", advice)

@@ -239,7 +239,7 @@ def test_a_write_after_another_version_is_refused_and_changes_nothing(store: Sto
         store.write("app", {"n": str(number)}, cas=number)
     before = store.history("app").versions
 
-    with pytest.raises(CasMismatch, match="somebody else wrote first"):
+    with pytest.raises(CasMismatch, match="another writer was first"):
         store.write("app", {"n": "late"}, cas=cas)
 
     assert store.history("app").versions == before

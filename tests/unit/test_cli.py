@@ -262,7 +262,7 @@ def test_check_online_reads_the_whole_list_as_a_sweep_does(invoke: Invoke, made:
     assert ended.status == 3
     [finding] = ended.json()["findings"]
     assert finding["where"] == "providers.respan"
-    assert "goes on at another address" in finding["message"]
+    assert "continues at another address" in finding["message"]
     assert "correct the proxy" in finding["advice"]
 
 

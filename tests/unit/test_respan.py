@@ -1121,7 +1121,7 @@ def test_a_refusal_of_one_request_is_no_refusal_of_the_organisation_key(rig: Rig
         assert isinstance(error, ProviderRequestRefused), (status, operation)
         assert f"{status}: A fault that was asked for" in error.message
         assert "list" in error.message
-        assert "open to anybody" in error.advice
+        assert "the list needs no key" in error.advice
         assert provider.circuit.error is None
         assert listed(provider), "all else goes on"
 

@@ -1,8 +1,6 @@
-"""Respan's temporary-keys API as a `Provider`: requests over HTTP, within a deadline; `respan_answers` reads answers.
+"""Respan's temporary-keys API as a `Provider`; `responses` reads its answers.
 
-Nothing is decided here about targets, and nothing is logged. No exception that leaves this module holds a key, nor one
-of httpx's, whose request does: an error is raised outside of the `except` that saw httpx's, so that not even its
-`__context__` leads there.
+Nothing is decided here about targets, and nothing is logged. No exception that leaves this module holds a key.
 """
 
 import re
@@ -54,7 +52,7 @@ _retrying = stamina.RetryingCaller(attempts=3, timeout=None, wait_initial=0.2, w
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A request that a new key makes itself, to see that it works: the statuses in `accept` say that it does."""
+    """A request with a new key, to see that the key works: then the status is one of `accept`."""
 
     url: str
     method: str
@@ -64,19 +62,15 @@ class Probe:
 class RespanProvider:
     """Issues keys through Respan.
 
-    `name` is the provider's in the configuration. `organisation_key` is called at the first use and its result kept;
-    after a refusal it is called again, and if it then gives another key the refused request is repeated once with that;
-    after `look_again` it is called again, too. What it raises is passed on. While the key is refused `circuit` is open:
-    one request now and then tries whether it still is, and all others fail unsent with the same error. `connections` is
-    how many threads call at once. `timeout` is for each read, in seconds, `deadline` for a whole call (a page is a
-    call); only the look-up of the host's name is not bounded by them, and a host of several addresses is given
-    `timeout` for each. `rate_limited` is told the seconds to wait after every 429.
+    `name` is the provider's in the configuration. `organisation_key` is called at the first use and its result kept. It
+    is called again after a refusal (if it then returns another key, the refused request is repeated once) and after
+    `look_again`. What it raises is passed on. While the key is refused, `circuit` is open: one request now and then
+    tries the key again, and all others fail unsent with the same error. `connections` is how many threads call at once.
+    `timeout` bounds each read and `deadline` a whole call (a page is a call), in seconds. `rate_limited` is called
+    with the seconds to wait after every 429.
 
-    A 401 or 403 of anything but a list may mean that one request alone: a list of one page decides, for all threads and
-    for some seconds. `before_confirming` is called before it is sent.
-
-    Nothing is taken from the environment: no proxy, no netrc, no SSL_CERT_FILE. Certificates are checked against
-    certifi's.
+    A 401 or 403 to anything but a list may concern that one request alone. A list of one page decides, for all threads
+    and for some seconds. `before_confirming` is called before it is sent.
     """
 
     def __init__(
@@ -114,23 +108,23 @@ class RespanProvider:
         self._http = HttpClient(clock, timeout=timeout, connections=connections)
 
     def look_again(self) -> None:
-        """Read the organisation key again at the next request; if it was refused, that is sent at once."""
+        """Read the organisation key again at the next request; if the key was refused, send that request at once."""
         self._key_is_old = True  # without the lock: that is held while the key is read, from Vault perhaps
         self.circuit.try_now()
 
     @property
     def upstream(self) -> str:
-        """As what its clock is known."""
+        """The host and port, as the clock knows them."""
         return self._host
 
     def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         self._http.close()
 
     # --- the port ----------------------------------------------------------------------------------------------------
 
     def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
-        """Create one key: sent once, unless it is refused for an organisation key that has been replaced since."""
+        """Create one key. Sent once, unless it is refused for an organisation key that was replaced since."""
         body = {"name": name, "expiry_date": timestamp(expires_at), **parameters}
         answer = self._call("create", "POST", self._keys_url, self._by(), body)
         if key := created_key(self._content("create", answer)):
@@ -138,11 +132,11 @@ class RespanProvider:
         raise self._errors.unsettled("create", "gave an answer without a usable id, key and expiry")
 
     def ready(self) -> None:
-        """Refuse at once what `circuit` would refuse."""
+        """Raise what `circuit` would raise."""
         self.circuit.look()
 
     def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
-        """Every unrevoked key. A bare array is a single page; `count` is of one page only, and so of no use."""
+        """Yield every unrevoked key. A bare array is a single page; `count` counts one page only, so it is not used."""
         url = self._keys_url
         seen = {url}
         size, seconds = 0, 0.0
@@ -167,7 +161,7 @@ class RespanProvider:
             seen.add(url)
 
     def retrieve(self, key_id: str) -> ProviderKey | None:
-        """One key. What cannot be an id is sent nowhere, and is the id of no key; the same goes for the next two."""
+        """Return one key. A text that cannot be an id is not sent, here and in the next two: no key has it."""
         entry = self._read("retrieve", self._key_url(key_id), self._by()) if is_id(key_id) else None
         if not is_about(entry, key_id):
             raise self._errors.unsettled("retrieve", "answered with another key than it was asked about")
@@ -178,9 +172,9 @@ class RespanProvider:
         raise self._errors.unsettled("retrieve", f"answered with a key that cannot be read ({key})")
 
     def set_expiry(self, key_id: str, expires_at: datetime) -> ProviderKey | None:
-        """Change the expiry alone: for the limits an organisation key lacks the permission.
+        """Change the expiry alone: an organisation key may not change the limits.
 
-        Any 2xx means that it is changed. An answer that cannot be read shows no expiry.
+        Any 2xx means that it was changed. An answer that cannot be read shows no expiry.
         """
         if not is_id(key_id):
             return None
@@ -195,12 +189,12 @@ class RespanProvider:
         return key if isinstance(key, ProviderKey) else ProviderKey(key_id, "", None)
 
     def delete(self, key_id: str) -> None:
-        """Revoke the key; any 2xx will do, whatever its body."""
+        """Revoke the key. Any 2xx is a success, whatever its body."""
         if is_id(key_id):
             self._call("delete", "DELETE", self._key_url(key_id), self._by())
 
     def probe(self, key: Secret) -> None:
-        """The configured probe, once. The key's own refusal says nothing about the organisation key."""
+        """Send the configured probe once. If the new key is refused, that proves nothing about the organisation key."""
         if self._probe is None:
             return
         probe = self._probe
@@ -216,16 +210,15 @@ class RespanProvider:
         return self._clock.monotonic() + self._deadline
 
     def _read(self, operation: str, url: str, by: float) -> dict[str, object] | list[object] | None:
-        """The JSON that a GET gives, or None for a 404."""
+        """Return the JSON of a GET, or None for a 404."""
         answer = self._call(operation, "GET", url, by)
         return None if answer.status == 404 else self._content(operation, answer)
 
     def _page(self, url: str, before: Callable[[], object]) -> tuple[dict[str, object] | list[object], int, float]:
-        """The page, its bytes, and the seconds that it took.
+        """Return the page, its bytes, and the seconds that it took.
 
-        Tried up to three times, within one deadline: else one lost answer would end a list of a hundred pages.
-
-        After a 429 once, for `before` waits until the vendor may be asked again. That wait does not count.
+        Tried up to three times within one deadline, so that one lost answer does not end a list of a hundred pages.
+        Repeated once after a 429, since `before` waits until Respan may be asked again. That wait does not count.
         """
         left, was_limited = self._deadline, False
 
@@ -256,7 +249,7 @@ class RespanProvider:
         return parsed
 
     def _call(self, operation: str, method: str, url: str, by: float, body: object = None) -> Answer:
-        """An answer of 2xx, or the 404 of a key that is gone; all else is raised as an error."""
+        """Return an answer of 2xx, or the 404 of a key that is gone; raise all else as an error."""
         self.circuit.enter()
         try:
             answer = self._authorised(operation, method, url, by, body)
@@ -275,15 +268,15 @@ class RespanProvider:
     def _authorised(self, operation: str, method: str, url: str, by: float, body: object) -> Answer:
         with self._key_lock:
             if self._key_is_old:
-                self._key, self._key_is_old = None, False  # at first: if it is replaced from now on, it is read again
+                self._key, self._key_is_old = None, False  # before reading: a later replacement is read again
             key = self._key = self._key or self._read_key(operation)
         answer = self._exchange(operation, method, url, key, by, body)
         if answer.status in (401, 403):
             with self._key_lock:
-                if self._key == key:  # else another thread has been here already
+                if self._key == key:  # else another thread has read it
                     self._key = self._read_key(operation)
                 fresh = self._key
-            if fresh != key:  # what was refused was not done: even a create may be repeated
+            if fresh != key:  # a refused request was not done: even a create may be repeated
                 answer = self._exchange(operation, method, url, fresh, by, body)
         gone = answer.status == 404 and operation not in ("create", "list")
         if 200 <= answer.status < 300 or gone:
@@ -291,7 +284,7 @@ class RespanProvider:
         error = self._refusal(operation, answer)
         if isinstance(error, ProviderCredentialRefused) and operation != "list":
             error = self._errors.confirmed(operation, answer, self._confirmation(answer.key))
-        raise error.with_traceback(None)  # it may be shared: else each raising would make the traceback longer
+        raise error.with_traceback(None)  # it may be shared, and each raise would lengthen the traceback
 
     def _refusal(self, operation: str, answer: Answer) -> ProviderError:
         error = self._errors.refusal(operation, answer, self._clock.now())
@@ -300,7 +293,7 @@ class RespanProvider:
         return error
 
     def _may_list(self, key: Secret) -> ProviderError | None:
-        """Ask for the first page of the list, once; what was wrong with that."""
+        """Ask for the first page of the list once; return the error, if any."""
         try:
             self._before_confirming()
             answer = self._exchange("list", "GET", self._keys_url, key, self._by(), None)
@@ -329,12 +322,12 @@ class RespanProvider:
         body: object,
         errors: ErrorFactory | None = None,
     ) -> Answer:
-        """Send one request. Returns whatever has a status; raises `ProviderError` where none came."""
+        """Send one request. Return an answer of any status; raise `ProviderError` if none came."""
         errors = errors or self._errors
         if not _USABLE_KEY.fullmatch(key.reveal()):
             self._meter(operation, NO_CREDENTIAL, 0.0)
             raise errors.credential(
-                "the organisation key was not sent: it is empty, or holds what no key does (a line's end, a quote?)"
+                "the organisation key was not sent: it is empty, or holds a character that no key has (a quote?)"
             )
         started = self._clock.monotonic()
         response = self._http.send(
@@ -363,10 +356,10 @@ class RespanProvider:
         return f"{self._keys_url}{quote(key_id, safe='')}/"  # one segment: an older id holds $ + / and =
 
     def _next_url(self, url: str, following: str) -> str:
-        """Where the next page is: the query of `following`, and nothing else of it, at the configured list.
+        """Return the next page's address: the configured list with the query of `following`, and nothing else of it.
 
-        A vendor behind a proxy names its own scheme, host or path prefix there. The organisation key goes to none of
-        them. What is not the list's path leads elsewhere.
+        Behind a proxy, Respan names its own scheme, host or path prefix there. The organisation key is sent to none of
+        them. Any other path than the list's is refused.
         """
         found = None
         with suppress(ValueError):

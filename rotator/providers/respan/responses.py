@@ -1,8 +1,8 @@
 """What Respan's answers mean: keys, or an error in words for a person.
 
-Pure: no request is made here. What the vendor's references leave open is accepted in
-every shape that they show; "the vendor" is the pages create, list, retrieve, update and delete under "Temporary API
-Keys". Other people's words are quoted short, on one line, and without keys.
+Pure: no request is made here. Where Respan's references (the pages create, list, retrieve, update and delete under
+"Temporary API Keys") disagree, every shape that they show is accepted. Texts from outside are quoted short, on one
+line, and without keys.
 """
 
 import json
@@ -71,7 +71,7 @@ class Answer:
         return value if isinstance(value, dict | list) else None
 
     def words(self) -> str:
-        """What it says for itself: the vendor's `detail` and `errors`, a page's title; never the rest of the body."""
+        """Return its own words: Respan's `detail` and `errors`, or a page's title; never the rest of the body."""
         parsed = self.parsed()
         if not isinstance(parsed, dict):
             return quoted(self._page() if self.body is not None else self.trouble, self.key.reveal())
@@ -100,7 +100,7 @@ class Answer:
 
 
 def is_id(value: object) -> TypeGuard[str]:
-    """Could it be an id, and one that no server and no proxy takes for a way to another path?"""
+    """Return whether it may be an id, and leads no server or proxy to another path."""
     return (
         isinstance(value, str)
         and 0 < len(value) <= LONGEST_TEXT
@@ -110,7 +110,7 @@ def is_id(value: object) -> TypeGuard[str]:
 
 
 def is_revoked(entry: object) -> bool:
-    """Does it say that it is a deleted key? Older answers do; that none does is possible, too."""
+    """Return whether the entry shows a deleted key. Older answers show it; newer ones may leave it out."""
     return isinstance(entry, dict) and entry.get("revoked") is True
 
 
@@ -121,7 +121,7 @@ def is_about(entry: object, key_id: str) -> bool:
 
 
 def vendor_key(entry: object) -> ListedKey:
-    """The key that an entry shows. Only the id is required, all other fields come and go."""
+    """Return the key that an entry shows. Only the id is required; all other fields come and go."""
     if not isinstance(entry, dict):
         return UnreadableKey("", "", f"which is {_shown(entry)}")
     key_id, name, expiry = entry.get("id"), entry.get("name"), entry.get("expiry_date")
@@ -137,9 +137,9 @@ def vendor_key(entry: object) -> ListedKey:
 
 
 def _moment(value: object) -> datetime:
-    """UTC, where it does not say otherwise. Raises TypeError, ValueError or OverflowError where there is any doubt.
+    """Read a time, in UTC if it names no zone. Raises TypeError, ValueError or OverflowError if there is any doubt.
 
-    A number is Unix time, in seconds or in milliseconds: no number means a year of this millennium both ways. The last
+    A number is Unix time in seconds or in milliseconds: no number is a year of this millennium in both. The last
     day of the calendar, which means "never", may lie beyond its end in UTC.
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -159,7 +159,7 @@ def _moment(value: object) -> datetime:
 
 
 def _shown(value: object) -> str:
-    """A value that is not understood, for a message."""
+    """Return a value that is not understood, for a message."""
     if isinstance(value, str):
         return f'"{quoted(value)}"' if len(value) <= MAX_SHOWN else f"a text of {len(value)} characters"
     if isinstance(value, list | dict):
@@ -168,14 +168,14 @@ def _shown(value: object) -> str:
 
 
 def _created_at(entry: Mapping[str, object]) -> datetime | None:
-    """The page calls it `created_at`, the SDK `created`; it only says how young a key is, so it may be missing."""
+    """The page calls it `created_at`, the SDK `created`. It only shows how young a key is, so it may be missing."""
     with suppress(TypeError, ValueError, OverflowError):
         return _moment(entry.get("created_at") or entry.get("created"))
     return None
 
 
 def created_key(entry: object) -> CreatedKey | None:
-    """A key's id and text, or None; without an expiry that can be read there is none, and the caller says which."""
+    """Return the key with its id and text, or None if one of them is missing. Its expiry may be unreadable: None."""
     if not isinstance(entry, dict):
         return None
     key = vendor_key(entry)
@@ -192,16 +192,16 @@ def created_key(entry: object) -> CreatedKey | None:
 
 @dataclass(frozen=True, slots=True)
 class ErrorFactory:
-    """Says what went wrong, for the provider of this name in the configuration."""
+    """Makes the errors of the provider that has this name in the configuration."""
 
     provider: str
     base_url: str
 
     def refusal(self, operation: str, answer: Answer, now: datetime) -> ProviderError:
-        """What a status means that was not hoped for. A 408 may be a proxy's word for a server that it gave up on."""
+        """Return the error for a status that is no success. A 408 may come from a proxy that gave up on the server."""
         status, words, asked = answer.status, answer.words(), _ASKED_TO[operation]
         said = f"{status}: {words}" if words else f"{status}"
-        if status in (401, 403):  # the vendor's page has 401, its SDK 403
+        if status in (401, 403):  # Respan's page has 401, its SDK 403
             return self.credential(f"Respan refused the organisation key ({said}) when asked to {asked}")
         if status == 429:
             seconds = _retry_after(answer, now)
@@ -218,12 +218,12 @@ class ErrorFactory:
             )
         return ProviderRequestRefused(
             f"Respan refused to {asked} ({said})",
-            "To ask again will not help. Look at the ttl and the key parameters of the target; after a 404, a 405 "
+            "Retrying will not help. Look at the ttl and the key parameters of the target; after a 404, a 405 "
             f"or a page of HTML, at {self._base_url()}.",
         )
 
     def confirmed(self, operation: str, answer: Answer, wrong: ProviderError | None) -> ProviderError:
-        """What a 401 or 403 means once a list was asked for; `wrong` is what was wrong with that."""
+        """Return what a 401 or 403 means after a list was tried with the same key; `wrong` is that list's error."""
         if isinstance(wrong, ProviderCredentialRefused | ProviderRateLimited):
             return wrong
         words, asked = answer.words(), _ASKED_TO[operation]
@@ -237,11 +237,11 @@ class ErrorFactory:
             f"{refused}, and lists the keys for the same organisation key: it refuses this request, not the key",
             "Look at what the organisation key may do, at the plan's cap on keys, at the key parameters of the target, "
             "and at its newest version: does the record name a key of another organisation? If every target fails like "
-            "this, the list is open to anybody and the organisation key is refused after all: replace it.",
+            "this, the list needs no key, and the organisation key is refused after all: replace it.",
         )
 
     def credential(self, message: str) -> ProviderCredentialRefused:
-        """The organisation key is of no use."""
+        """Return the error for an organisation key that cannot be used."""
         return ProviderCredentialRefused(
             message,
             f'Every target of provider "{self.provider}" waits. Put a valid key where its api_key points to. '
@@ -249,7 +249,7 @@ class ErrorFactory:
         )
 
     def not_accepted(self, answer: Answer, request: str) -> ProviderKeyNotAccepted:
-        """The probe of a new key was answered with another status than those that say that it works."""
+        """Return the error for a probe that was answered with another status than the accepted ones."""
         said = f"{answer.status}: {words}" if (words := answer.words()) else f"{answer.status}"
         return ProviderKeyNotAccepted(
             f"a new key does not work: {request} was answered with {said}; it is removed, and the served key stays",
@@ -257,7 +257,7 @@ class ErrorFactory:
         )
 
     def unsettled(self, operation: str, what: str) -> ProviderError:
-        """It was sent and came to nothing certain: a read just failed, of a change nobody knows."""
+        """Return the error for a request without a clear outcome: a read failed, a change may have been made."""
         message = f"Respan {what}, when asked to {_ASKED_TO[operation]}"
         advice = f"If it does not pass, look at Respan's status, and at what stands between here and {self.base_url}."
         if operation in _READS:
@@ -265,13 +265,13 @@ class ErrorFactory:
         return ProviderOutcomeUnknown(f"{message}; whether it was done is not known", advice)
 
     def unreached(self, words: str) -> ProviderUnavailable:
-        """There was no connection; `words` say why."""
+        """Return the error for a missing connection; `words` are the reason."""
         _, mark, why = words.partition("certificate verify failed: ")
         if mark:
             return ProviderUnavailable(
                 f"the TLS certificate shown at {self.base_url} is not trusted ({why}); nothing was sent",
                 f"Look at this machine's clock, at {self._base_url()}, and for a proxy that opens TLS. "
-                "If it is Respan's own certificate, only Respan can mend it.",
+                "If it is Respan's own certificate, only Respan can fix it.",
             )
         return ProviderUnavailable(
             f"Respan cannot be reached at {self.base_url} ({words}); nothing was sent",
@@ -279,10 +279,10 @@ class ErrorFactory:
         )
 
     def elsewhere(self) -> ProviderUnavailable:
-        """The list's next page is no page of the list."""
+        """Return the error for a next page at another address than the list's."""
         return ProviderUnavailable(
-            f"Respan's list goes on at another address than that of the list at {self.base_url}, and the organisation "
-            "key is not sent there; the list is not complete, so no key is swept and no lost one found",
+            f"Respan's list continues at another address than {self.base_url}, and the organisation key is not sent "
+            "there: the list is not complete, so nothing was swept",
             f"Set {self._base_url()} to Respan's own address, or correct the proxy that answers there: `next` in the "
             "answer must end in /api/temporary-keys/ and the query of the next page.",
         )
@@ -292,7 +292,7 @@ class ErrorFactory:
 
 
 def _retry_after(answer: Answer, now: datetime) -> float:
-    """Seconds, 1 to 300: from the body as the vendor does it, else from the header, where a date is possible."""
+    """Return seconds, 1 to 300: from the body, where Respan puts them, else from the header, perhaps a date."""
     parsed = answer.parsed()
     for value in (parsed.get("retry_after") if isinstance(parsed, dict) else None, answer.retry_after):
         try:

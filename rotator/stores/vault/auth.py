@@ -57,7 +57,7 @@ class Login(Protocol):
     """One way to log in."""
 
     def credentials(self) -> Secret | LoginRequest:
-        """A token that somebody else got, or the request that gets one. Raises `StoreCredentialRefused`."""
+        """Return a token, or the request that gets one. Raises `StoreCredentialRefused`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class TokenLogin:
 
 @dataclass(frozen=True, slots=True)
 class TokenFileLogin:
-    """A token in a file that somebody else keeps fresh, as Vault Agent's sink."""
+    """A token in a file that another process keeps fresh, such as Vault Agent's sink."""
 
     file: Path
 
@@ -99,7 +99,7 @@ class AppRoleLogin:
 
 @dataclass(frozen=True, slots=True)
 class JwtLogin:
-    """A JSON Web Token in a file that somebody else keeps fresh; a pod's service account logs in the same way."""
+    """A JSON Web Token in a file that another process keeps fresh; a pod's service account logs in the same way."""
 
     role: str
     token_file: Path
@@ -124,7 +124,7 @@ class CertLogin:
         try:
             shown = Secret(files.read(self.file).decode(errors="replace")).fingerprint if self.file else ""
         except OSError:
-            shown = ""  # the connection will fail of it, and tell
+            shown = ""  # the connection will fail and report it
         return LoginRequest(f"auth/{self.mount}/login", {"name": self.role} if self.role else {}, shown)
 
 
@@ -189,7 +189,7 @@ class _Held:
 
 
 class TokenKeeper:
-    """Logs in at first use, and keeps the token fresh. Of many threads that need a new one, one gets it for all."""
+    """Logs in at first use, and keeps the token fresh. If many threads need a new one, one of them gets it for all."""
 
     def __init__(self, login: Login, service: TokenService, clock: Clock) -> None:
         self._login = login
@@ -208,13 +208,13 @@ class TokenKeeper:
 
     @property
     def expires_at(self) -> datetime | None:
-        """When the token ends; None without one, or when it never does."""
+        """When the token expires; None without one, or if it never does."""
         held = self._held
         return held.expires_at if held else None
 
     @property
     def ends_at(self) -> datetime | None:
-        """When a token that was given to us ends, and cannot be renewed; None where we can get or keep one."""
+        """When a given token that cannot be renewed expires; None if rotator can get or renew one."""
         held = self._held
         return held.expires_at if held and not (held.grant.renewable or held.grant.is_ours) else None
 
@@ -265,7 +265,7 @@ class TokenKeeper:
                 raise
 
     def look_again(self) -> None:
-        """If somebody has put another token where this one came from, get that at the next `keep`; use this until then.
+        """If there is another token now where this one came from, get it at the next `keep`; use this one until then.
 
         Credentials that only get a token change all the time, and that is no reason to get one.
         """
@@ -278,7 +278,7 @@ class TokenKeeper:
                 grant = replace(held.grant, renewable=False)
                 self._held = replace(held, grant=grant, due=self._clock.monotonic())
         except StoreCredentialRefused:
-            return  # it will be told when another is needed
+            return  # it is reported when another token is needed
         finally:
             self._lock.release()
 

@@ -16,7 +16,7 @@ FIRST_LOCKING_WAIT, LOCKING_WAIT_GROWS, LONGEST_LOCKING_WAIT = 60.0, 4, 960.0
 """The same where it counts them: three refusals, and then none within the 15 minutes that Vault remembers."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
-"""Seconds without a request after a 429: as Vault says, else growing from one to the next."""
+"""Seconds without a request after a 429: what Vault names, else growing from one to the next."""
 
 FIRST_GAP, LONGEST_GAP, GAP_SHRINKS = 0.01, 1.0, 0.99
 """Seconds between two requests after a 429: doubled by each, and shrinking with each request that was taken."""
@@ -24,7 +24,7 @@ FIRST_GAP, LONGEST_GAP, GAP_SHRINKS = 0.01, 1.0, 0.99
 
 @dataclass(slots=True)
 class Refusals:
-    """Remembers the credentials that Vault refused last, by their fingerprint. Safe to be used by many threads."""
+    """Remembers the credentials that Vault refused last, by their fingerprint. Safe for many threads."""
 
     clock: Clock
     _content: str = ""
@@ -34,7 +34,7 @@ class Refusals:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def known(self, content: str) -> StoreCredentialRefused | None:
-        """The refusal of these credentials, while they are not to be shown again; None for all others."""
+        """Return the refusal of these credentials while they must not be sent again; None for all others."""
         with self._lock:
             held_back = self._content == content and self.clock.monotonic() < self._until
             return self._error if held_back else None

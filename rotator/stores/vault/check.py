@@ -46,13 +46,13 @@ def login_end(store: VaultStore, now: datetime) -> Finding | None:
 
 
 def findings(store: VaultStore, paths: Sequence[str]) -> Iterator[Finding]:
-    """What is wrong for these targets' paths. Raises a `StoreError` when nothing could be tried."""
+    """Yield what would keep these paths from being rotated. Raises a `StoreError` when nothing could be tried."""
     namespace = store.ignored_namespace()
     if namespace:
         yield Finding(
             "sys/health",
             f"this Vault is the open-source one, which ignores the namespace {namespace}",
-            "Leave the namespace out, and use another mount for what is meant to be apart.",
+            "Leave the namespace out, and use another mount to keep things apart.",
         )
     if not paths:
         return
@@ -77,9 +77,9 @@ def findings(store: VaultStore, paths: Sequence[str]) -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """After how many seconds Vault deletes a version by itself, and what would have it not do so.
+    """After how many seconds Vault deletes a version, and the command that stops that.
 
-    Less than nothing of a mount: never, whatever a path says.
+    Negative for a mount: never, whatever the path's own metadata have.
     """
 
     seconds: int
@@ -88,7 +88,7 @@ class Lifetime:
 
 
 def mount_lifetime(store: VaultStore) -> Lifetime | None:
-    """What the mount says; None where that is nothing, or where it may not be asked: few policies allow it."""
+    """Return the mount's; None if it has none, or the policy does not allow the question: few do."""
     try:
         said = store.client.read(_delete_version_after(_CONFIG, f"{store.mount}/config"))
     except StorePermissionDenied:
@@ -99,7 +99,7 @@ def mount_lifetime(store: VaultStore) -> Lifetime | None:
 
 
 def path_lifetime(store: VaultStore, path: str) -> Lifetime | None:
-    """What a path's own metadata say; None where that is nothing."""
+    """Return that of a path's own metadata; None if they have none."""
     said = store.client.read(_delete_version_after(METADATA, f"{store.mount}/metadata/{path}"))
     remedy = f"vault kv metadata patch -mount={store.mount} -delete-version-after=0s {path}"
     seconds = parse_go_seconds(said)

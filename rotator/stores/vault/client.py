@@ -1,6 +1,6 @@
 """Requests to Vault: the one module that knows hvac. It sends them, logged in, and gives back answers or our errors.
 
-hvac builds each request, and an adapter of our own has it sent by `vault_wire`: requests, which hvac would use, takes
+hvac builds each request, and an adapter of our own has it sent by `transport`: requests, which hvac would use, takes
 more time for it than all the rest together. The adapter returns every answer, whatever its status, so that hvac's own
 exceptions, which hold the whole answer, never come to be.
 """
@@ -142,19 +142,19 @@ class VaultClient:
             self.circuit.try_now()
 
     def look_again(self) -> None:
-        """Take another token if somebody has put one there; and if Vault is down, ask it at once."""
+        """Take another token if there is one; if Vault is down, ask it at once."""
         self.tokens.look_again()
         self.circuit.try_now()
 
     @property
     def upstream(self) -> str:
-        """As what its clock is known."""
+        """The host and port, as the clock knows them."""
         return self._wire.upstream
 
     def close(self) -> None:
-        """Close the connections. What is under way is answered still; what comes later fails as if Vault were gone.
+        """Close the connections. Requests under way are still answered; later ones fail as if Vault were gone.
 
-        A token that a login got is revoked, if Vault does that soon: else it would be there for as long as it lives.
+        A token from a login is revoked, if Vault does that soon: otherwise it would stay until it expires.
         """
         self._wire.close()
         token = self.tokens.give_back()
@@ -164,12 +164,12 @@ class VaultClient:
             REVOKE, "auth/token/revoke-self", "update", lambda client: client.auth.token.revoke_self(), bool
         )
         wire = Transport(replace(self._settings, timeout=min(self._settings.timeout, REVOKE_TIMEOUT)), self._clock)
-        with suppress(StoreError):  # it ends by itself, later
+        with suppress(StoreError):  # it expires later
             self._sent(request, self._hvac(token, wire=wire))
         wire.close()
 
     def health(self) -> Mapping[str, Any]:
-        """What sys/health says, whatever the state; asked without token and namespace, which it would not know."""
+        """Return what sys/health shows in any state; asked without token and namespace, which it does not know."""
 
         def once() -> Mapping[str, Any]:
             request = Request(
@@ -282,7 +282,7 @@ class VaultClient:
         if in_namespace and self._settings.namespace:
             headers["X-Vault-Namespace"] = self._settings.namespace
         adapter = _Adapter(wire or self._wire, headers)
-        # What is given here is not used; but for what is left out, or None, hvac looks into the environment.
+        # These values are not used, but for a missing one hvac would look into the environment.
         return hvac.Client(self._settings.address, token="", cert=(), verify=True, adapter=lambda **_: adapter)
 
     def _exchange(self, request: Request[Any], client: Any) -> Answer:
@@ -314,7 +314,7 @@ class VaultClient:
         except Unsendable:
             outcome = "unsendable"
             failure = StoreRequestRefused(
-                f"what is to be written to {request.path} holds a number that JSON does not know; it was not sent",
+                f"the data for {request.path} hold a number that JSON does not know; they were not sent",
                 "Look at the fields that are there beside the key.",
             )
         except NoAnswer as error:

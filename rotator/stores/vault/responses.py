@@ -69,13 +69,13 @@ CAPABILITIES = Operation("capabilities", "ask", ("update",))
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back. `now` is the server's time, or ours where it did not say."""
+    """What came back. `now` is the server's time, or ours if it sent none."""
 
     status: int
     body: Mapping[str, Any] = field(repr=False)  # the JSON object in it; empty where there is none
     redirect: str  # the host and port that a redirect leads to
     now: datetime
-    retry_after: float | None = None  # seconds; None where it does not say
+    retry_after: float | None = None  # seconds; None if it names none
 
     @property
     def is_too_much(self) -> bool:
@@ -127,7 +127,7 @@ class Answer:
                     "redirects to the active node's api_addr.",
                 )
             case 400 if operation in (WRITE, PROVE) and self._says(_CAS_MISMATCH):
-                return CasMismatch(f"{path} has another version than the one to follow: somebody else wrote first")
+                return CasMismatch(f"{path} has another version than the one to follow: another writer was first")
             case 403 if self.says_invalid_token:
                 return StoreCredentialRefused(
                     f"Vault calls the token invalid, asked to {operation.verb} {path} ({self.said})",
@@ -209,8 +209,8 @@ def parse_object(content: bytes) -> Mapping[str, Any]:
 
 
 def unsettled(operation: Operation, path: str, what: str, advice: str = "") -> StoreError:
-    """The error for anything but a clear answer: a read just failed, of a change nobody knows."""
-    advice = advice or "If it does not end by itself, look at Vault, and at what is between here and there."
+    """Return the error for an unclear answer: a read failed, a change may have been made."""
+    advice = advice or "If it does not pass, look at Vault, and at what is between here and there."
     if operation.changes:
         return StoreOutcomeUnknown(
             f"Vault was asked to {operation.verb} {path}, and whether it did is not known: {what}", advice

@@ -1,7 +1,7 @@
-"""Vault's KV version 2 as a `Store`: which requests make up each of its methods, and what their answers amount to.
+"""Vault's KV version 2 as a `Store`: the requests of each method, and what their answers mean.
 
-How a request is sent is in `vault_client` and `vault_wire`, what a refusal means in `vault_answers`, the login in
-`vault_login`, and what `rotator check --online` asks in `vault_check`.
+`client` and `transport` send a request, `responses` reads a refusal, `auth` logs in, and `check` asks what `rotator
+check --online` wants to know.
 """
 
 import json
@@ -44,7 +44,7 @@ class _Metadata:
 
 
 class VaultStore:
-    """Keeps versions under one KV version 2 mount. `client` is for `vault_check`."""
+    """Keeps versions under one KV version 2 mount. `client` is for `check`."""
 
     def __init__(self, settings: VaultSettings, clock: Clock, meter: Meter) -> None:
         self.client = VaultClient(settings, clock, meter)
@@ -57,12 +57,12 @@ class VaultStore:
 
     @property
     def is_logged_in(self) -> bool:
-        """Whether there is a login that works, as far as is known."""
+        """Whether there is a login that is not known to be refused."""
         return self.client.tokens.has_token
 
     @property
     def token_expires_at(self) -> datetime | None:
-        """When the login ends; None before it, or when it never does."""
+        """When the login expires; None before it, or if it never does."""
         return self.client.tokens.expires_at
 
     def keep_login(self) -> None:
@@ -74,16 +74,16 @@ class VaultStore:
         self.client.keep_login()
 
     def look_again(self) -> None:
-        """Take another token if somebody has put one there; and if Vault is down, ask it at once."""
+        """Take another token if there is one; if Vault is down, ask it at once."""
         self.client.look_again()
 
     @property
     def upstream(self) -> str:
-        """As what its clock is known."""
+        """The host and port, as the clock knows them."""
         return self.client.upstream
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self.client.close()
 
     # --- the port ----------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ class VaultStore:
                 self.client.circuit.failed(error)
                 raise
             if not cluster:
-                raise StoreUnavailable("Vault does not tell its cluster_id in sys/health; nothing was changed")
+                raise StoreUnavailable("Vault shows no cluster_id in sys/health; nothing was changed")
             self._cluster = str(cluster)
         return self._cluster
 
@@ -142,7 +142,7 @@ class VaultStore:
                 return History(metadata.current_version, ordered, observed_at)
         raise StoreUnavailable(
             f"{self.mount}/data/{path} in Vault changed {ATTEMPTS} times while it was being read",
-            "Somebody writes there all the time, or the nodes of Vault do not agree: look at both if it goes on.",
+            "Another writer writes there all the time, or the nodes of Vault disagree: look at both if it goes on.",
         )
 
     def newest(self, path: str) -> History:
@@ -226,7 +226,7 @@ class VaultStore:
         try:
             kind, version, where = self.client.read(request)
         except StorePermissionDenied as error:
-            # Vault does not tell the two apart, so that nobody learns of mounts that are none of his business.
+            # Vault answers the same in both cases, so that a token learns nothing of mounts that it may not see.
             raise StoreMountUnusable(
                 f"there is no mount {self.mount} in Vault, or no policy allows anything at {self.mount}/data/{path} "
                 f"({error.message})",

@@ -1,7 +1,7 @@
-"""What goes over the wire to Vault, and what became of it: the one module that knows urllib3.
+"""Sends requests to Vault: the one module that knows urllib3.
 
-Each request is sent once, and its whole answer read within a bound of time and of bytes. That it is Vault's, logged in
-and understood, is `vault_client`'s business. An error is raised outside of the `except` that saw a library's exception:
+Each request is sent once, and its whole answer read within a bound of time and of bytes. `client` logs in, and reads
+the answers. An error is raised outside of the `except` that saw a library's exception:
 those hold the request, and so the token and the key.
 """
 
@@ -58,11 +58,11 @@ class VaultSettings:
 
 
 class Unsendable(Exception):
-    """There is no JSON for what is to be sent."""
+    """The body has no JSON form."""
 
 
 class NoAnswer(Exception):
-    """Nothing came back, or nothing that is read: why, in words of ours. `outcome` is the meter's word for it."""
+    """No answer came, or none that is read: the reason, in our words. `outcome` is the meter's word for it."""
 
     def __init__(self, outcome: str, what: str, advice: str = "") -> None:
         super().__init__(what)
@@ -86,7 +86,7 @@ class Transport:
         self._clock = clock
 
     def close(self) -> None:
-        """Close the connections. What is under way is answered still; what comes later fails as if Vault were gone."""
+        """Close the connections. Requests under way are still answered; later ones fail as if Vault were gone."""
         self._pool.close()
 
     def request(
@@ -129,7 +129,7 @@ class Transport:
         )
 
     def _failure(self, error: Exception) -> NoAnswer:
-        """With nothing of the library's but what is said in `_cause`."""
+        """Return our error, with nothing of the library's but the words of `_cause`."""
         if isinstance(error, _TooLarge):
             return NoAnswer("oversized", f"{self.upstream} answered with more than {MAX_BODY} bytes")
         if isinstance(error, _LATE) and not isinstance(error, urllib3.exceptions.NewConnectionError):
@@ -157,7 +157,7 @@ def _host_and_port(url: str) -> str:
 
 
 def _pool(settings: VaultSettings, clock: Clock) -> urllib3.HTTPConnectionPool:
-    """Connections enough for all threads, for which any more wait. Nothing is tried again, and no redirect followed."""
+    """Make connections for all threads; any further thread waits. No retry, and no redirect is followed."""
     is_tls = urlsplit(settings.address).scheme == "https"
     tls = {
         "cert_reqs": "CERT_REQUIRED",
@@ -183,7 +183,7 @@ def _pool(settings: VaultSettings, clock: Clock) -> urllib3.HTTPConnectionPool:
 class _Connection(HTTPConnection):
     """A connection on which a whole answer, headers and body, must be read within twice the time for one read.
 
-    The time is counted from when the request is sent. Without this an answer that drips in could take for ever:
+    The time is counted from when the request is sent. Without this an answer that drips in could take without end:
     urllib3's timeouts are for one read each. The look-up of the host is not bounded, and a host of several addresses is
     given the time for one read for the connection to each.
     """
@@ -217,7 +217,7 @@ class _Connection(HTTPConnection):
 class _TlsConnection(_Connection, HTTPSConnection):
     def connect(self) -> None:
         """Connect, with the certificates that are in the file now."""
-        Path(self.ca_certs or "").open("rb").close()  # an error of `ssl` does not say which file it could not read
+        Path(self.ca_certs or "").open("rb").close()  # an error of `ssl` does not name the file that it could not read
         super().connect()
 
 
@@ -242,7 +242,7 @@ class _Reader(io.RawIOBase):
 
 
 def _cause(error: BaseException) -> str:
-    """What the system or the TLS library said; the libraries above wrap that in many words of their own."""
+    """Return the words of the system or the TLS library, which the libraries above wrap in many of their own."""
     link: BaseException | None = error
     while link is not None:
         if words := getattr(link, "verify_message", None) or getattr(link, "strerror", None):
