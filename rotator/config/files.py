@@ -20,6 +20,9 @@ from rotator.runtime.redact import quoted
 
 _LARGEST = 16 * 2**20
 
+_Oddity = tuple[tuple[str | int, ...], str]
+"""What JSON allows and TOML does not: where, and what is wrong with it."""
+
 _READINGS = 5
 """How often the files are read until none changed meanwhile: a ConfigMap may be replaced at any time."""
 
@@ -167,44 +170,58 @@ def _is_same(one: Path, other: Path) -> bool:
         return False
 
 
+class _Unreadable(Exception):
+    """A file that cannot be used, with the reason."""
+
+
 def _read_one(file: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
     """Return a file's content, or None and what is wrong with it."""
+    try:
+        data, oddities = _parse(_text(file), is_json=file.suffix.lower() == ".json")
+    except _Unreadable as error:
+        return None, [Problem(str(file), "", str(error))]
+    problems = [Problem(str(file), key_path(*place), message) for place, message in oddities]
+    return (None if problems else data), problems
 
-    def refused(message: str) -> tuple[None, list[Problem]]:
-        return None, [Problem(str(file), "", message)]
 
+def _text(file: Path) -> str:
     try:
         content = files.read(file, _LARGEST + 1)
     except FileNotFoundError:
-        return refused("is a link to a file that does not exist" if file.is_symlink() else "does not exist")
+        is_link = file.is_symlink()
+        raise _Unreadable("is a link to a file that does not exist" if is_link else "does not exist") from None
     except IsADirectoryError:
-        return refused("is a folder, not a file")
+        raise _Unreadable("is a folder, not a file") from None
     except OSError as error:
-        return refused(f"cannot be read: {error.strerror}")
+        raise _Unreadable(f"cannot be read: {error.strerror}") from None
     except ValueError:
-        return refused("cannot be read: it is not a possible file name")
+        raise _Unreadable("cannot be read: it is not a possible file name") from None
     if len(content) > _LARGEST:
-        return refused(f"is larger than {_LARGEST // 2**20} MiB")
+        raise _Unreadable(f"is larger than {_LARGEST // 2**20} MiB")
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        return refused(f"is not UTF-8 (line {content.count(10, 0, error.start) + 1})")
+        raise _Unreadable(f"is not UTF-8 (line {content.count(10, 0, error.start) + 1})") from None
+
+
+def _parse(text: str, *, is_json: bool) -> tuple[dict[str, Any], list[_Oddity]]:
     try:
-        if file.suffix.lower() != ".json":
+        if not is_json:
             return tomllib.loads(text), []
         data = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
-        oddities = [Problem(str(file), key_path(*place), message) for place, message in _oddities(data)]
+        oddities = list(_oddities(data))
     except json.JSONDecodeError as error:
-        return refused(f"is not JSON: {error.msg} (at line {error.lineno}, column {error.colno})")
+        message = f"is not JSON: {error.msg} (at line {error.lineno}, column {error.colno})"
+        raise _Unreadable(message) from None
     except tomllib.TOMLDecodeError as error:
-        return refused(f"is not TOML: {quoted(str(error))}{_rather(text)}")
+        raise _Unreadable(f"is not TOML: {quoted(str(error))}{_rather(text)}") from None
     except ValueError as error:
-        return refused(f"cannot be read: {quoted(str(error))}")
+        raise _Unreadable(f"cannot be read: {quoted(str(error))}") from None
     except RecursionError:
-        return refused("is nested too deeply")
+        raise _Unreadable("is nested too deeply") from None
     if not isinstance(data, dict):
-        return refused("must be a JSON object")
-    return (None if oddities else data), oddities
+        raise _Unreadable("must be a JSON object")
+    return data, oddities
 
 
 _YAML = re.compile(r"---|- |[\"']?[\w.-]+[\"']?:(\s|$)")
@@ -241,7 +258,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number in JSON")
 
 
-def _oddities(value: object, place: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _oddities(value: object, place: tuple[str | int, ...] = ()) -> Iterator[_Oddity]:
     if isinstance(value, _Twice):
         yield place, "is set twice in the same object"
     elif value is None:
