@@ -14,11 +14,10 @@ from rotator.core.keys import ProviderKey
 from rotator.core.observation import Observation
 from rotator.core.plan import Plan, Reason, plan
 from rotator.core.request import RotationRequest
-from rotator.core.secrets import Secret
 from rotator.core.superseded import Superseded, superseded_keys
 from rotator.core.target import Target
 from rotator.core.times import timestamp
-from rotator.core.versions import Ownership, Record, compose
+from rotator.core.versions import Ownership, Record, compose, key_in
 from rotator.protocol.expiry import keep_until
 from rotator.protocol.publish import publish
 from rotator.protocol.reconciler import Reconciler, Report
@@ -66,60 +65,13 @@ def _serve_again(
     reconciler: Reconciler, observation: Observation, previous: Superseded, request: RotationRequest
 ) -> Report:
     target, record, ports = observation.target, previous.record, reconciler.ports
-    if record.key_id not in observation.shown:
-        raise CasMismatch(f"{target.path} was written meanwhile, and was left as it is", "Try again.")
-    seen = observation.shown[record.key_id].key
-    why = _why_not(observation, record, seen, ports.clock.now())
-    if seen is None or why:
-        raise ProviderRequestRefused(
-            f"the previous key {record.key_id} {why}; the served key was left as it is",
-            f"`rotator rotate {target.name}` makes a new one.",
-        )
-    version = next(v for v in observation.history.versions if v.number == previous.versions[-1].number)
-    assert version.data is not None  # noqa: S101 - an entry with a record has data
-    secret = next(
-        Secret(value)
-        for value in version.data.values()
-        if isinstance(value, str) and Secret(value).fingerprint == record.key
-    )
-    until = max(record.expires_at, seen.expires_at or record.expires_at)  # it may have been extended
-    ends = keep_until(ports, record.key_id, until, until)
-    if ends is None or ends < record.expires_at - TOLERANCE:
-        why = "is gone" if ends is None else f"expires at {timestamp(ends)} all the same"
-        raise ProviderRequestRefused(
-            f"the previous key {record.key_id} {why}; the served key was left as it is",
-            f"`rotator rotate {target.name}` makes a new one.",
-        )
-    emit_key_event(
-        ports,
-        EventType.KEY_RESTORED,
-        observation,
-        request,
-        record.key_id,
-        record.key_name,
-        reason=Reason.REQUESTED,
-        expires_at=timestamp(ends),
-    )
-    observation = reconciler.memory.note(observation, record.key_id, ProviderKey(seen.id, seen.name, ends))
-    data = compose(target, record, secret, preserved_fields(observation))
-    base = observation.history.current_version
-    written = publish(ports.store, ports.clock, target, data, base)
-    if written is None:
+    until = _restore(reconciler, observation, record, request)
+    if not _publish_again(reconciler, observation, previous, request):
         error = CasMismatch(
             f"another writer published to {target.path} first; nothing was rolled back",
             "`rotator status` shows what is served now. Run the command again if that is not what you want.",
         )
         return replace(reconciler.reconcile(target, replace(request, rotate=False)), error=error)
-    emit_key_event(
-        ports,
-        EventType.KEY_ROLLED_BACK,
-        observation,
-        request,
-        record.key_id,
-        record.key_name,
-        reason=Reason.REQUESTED,
-        version=written.number,
-    )
     # Now shorten the key that was just superseded; and replace this one if the provider lost it meanwhile.
     failure: RotatorError | None = None
     try:
@@ -130,6 +82,65 @@ def _serve_again(
         failure = error
     report = reconciler.reconcile(target, replace(request, rotate=False))
     return replace(report, rolled_back=True, error=failure or report.error)
+
+
+def _restore(reconciler: Reconciler, observation: Observation, record: Record, request: RotationRequest) -> datetime:
+    """Restore the expiry of a key that is to be served again; return the one asked for. Raises `RotatorError`."""
+    target, ports = observation.target, reconciler.ports
+    if record.key_id not in observation.shown:
+        raise CasMismatch(f"{target.path} was written meanwhile, and was left as it is", "Try again.")
+    seen = observation.shown[record.key_id].key
+    why = _why_not(observation, record, seen, ports.clock.now())
+    if seen is None or why:
+        raise _refused(target, record, why)
+    until = max(record.expires_at, seen.expires_at or record.expires_at)  # it may have been extended
+    ends = keep_until(ports, record.key_id, until, until)
+    if ends is None or ends < record.expires_at - TOLERANCE:
+        raise _refused(target, record, "is gone" if ends is None else f"expires at {timestamp(ends)} all the same")
+    emit_key_event(
+        ports,
+        EventType.KEY_RESTORED,
+        observation,
+        request,
+        record.key_id,
+        record.key_name,
+        reason=Reason.REQUESTED,
+        expires_at=timestamp(ends),
+    )
+    reconciler.memory.note(observation, record.key_id, ProviderKey(seen.id, seen.name, ends))
+    return until
+
+
+def _publish_again(
+    reconciler: Reconciler, observation: Observation, previous: Superseded, request: RotationRequest
+) -> bool:
+    """Publish a key again. Return whether it is served; False when another write came first."""
+    target, record, ports, history = observation.target, previous.record, reconciler.ports, observation.history
+    version = next(version for version in history.versions if version.number == previous.versions[-1].number)
+    secret = key_in(version.data or {})
+    assert secret is not None  # noqa: S101 - an entry with a record holds the key that the record names
+    data = compose(target, record, secret, preserved_fields(observation))
+    written = publish(ports.store, ports.clock, target, data, history.current_version)
+    if written is None:
+        return False
+    emit_key_event(
+        ports,
+        EventType.KEY_ROLLED_BACK,
+        observation,
+        request,
+        record.key_id,
+        record.key_name,
+        reason=Reason.REQUESTED,
+        version=written.number,
+    )
+    return True
+
+
+def _refused(target: Target, record: Record, why: str) -> ProviderRequestRefused:
+    return ProviderRequestRefused(
+        f"the previous key {record.key_id} {why}; the served key was left as it is",
+        f"`rotator rotate {target.name}` makes a new one.",
+    )
 
 
 def _why_not(observation: Observation, record: Record, seen: ProviderKey | None, now: datetime) -> str:
