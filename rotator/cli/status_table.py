@@ -12,7 +12,7 @@ from rotator.cli.streams import is_terminal, print_json, print_line, print_row
 from rotator.core.plan import Reason, State
 from rotator.core.times import timestamp
 from rotator.runtime.redact import printable
-from rotator.telemetry.status import NOT_WELL, rank
+from rotator.telemetry.status import UNHEALTHY, rank
 from rotator.telemetry.status_json import (
     DaemonJson,
     DaemonStatusJson,
@@ -71,7 +71,7 @@ def _problem_lines(targets: Iterable[TargetJson]) -> Iterator[str]:
     problems = [
         f"{target.name}: {target.state}: {problem}"
         for target in targets
-        if (problem := target.last_error or (target.state in NOT_WELL and target.reason))
+        if (problem := target.last_error or (target.state in UNHEALTHY and target.reason))
     ]
     if problems:
         yield ""

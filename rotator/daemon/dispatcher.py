@@ -100,7 +100,7 @@ class Dispatcher:
     def request(self, request: RotationRequest) -> None:
         """Have every target rotated now, as somebody asks for."""
         names = list(self.installation.targets)
-        self.board.ask(names)
+        self.board.request(names)
         self._agenda.request(names, request)
 
     def lead(self) -> None:
@@ -299,13 +299,15 @@ class Dispatcher:
             configured_at = self._configured_at.get(target.name, self._clock.now())
             roll_out_at = next_turn(target.name, configured_at, installation.configuration.daemon.rollout)
             options = replace(task.options, roll_out_at=roll_out_at)
-            return work_on(installation, self._metrics, target, task.request, options, partial(self.board.see, target))
+            return work_on(
+                installation, self._metrics, target, task.request, options, partial(self.board.observe, target)
+            )
 
     def _take_note_of_pass(self, report: Report, task: Task) -> None:
         target = report.target
         failures, retry_at = self._agenda.done(report, task)
-        obeyed = task.request.rotate and (report.rotated or report.error is None)
-        self.board.update(target, report.plan, report.error, retry_at, obeyed=obeyed)
+        fulfilled = task.request.rotate and (report.rotated or report.error is None)
+        self.board.update(target, report.plan, report.error, retry_at, fulfilled=fulfilled)
         self.has_read = self.has_read or report.plan is not None
         self._reports.passed(report, failures, retry_at, self.installation.upstreams())
 

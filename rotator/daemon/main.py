@@ -32,7 +32,7 @@ from rotator.daemon.signals import STOP, Signals
 from rotator.runtime.clock import SystemClock
 from rotator.telemetry.logging import dropped
 from rotator.telemetry.metrics import Metrics
-from rotator.telemetry.status import DaemonInfo, DaemonStatus, Recent
+from rotator.telemetry.status import DaemonInfo, DaemonStatus, RecentEvents
 from rotator.web import page
 from rotator.web.server import Response, Routes, Server, Shared, serve
 
@@ -79,7 +79,7 @@ class Daemon:
         """Raises `ConfigurationError`, or another `RotatorError` when a credential is needed at once and not there."""
         self._file = file
         self._clock, self._metrics = clock, metrics
-        self._emit = self._recent = Recent(emit, clock.now)
+        self._emit = self._recent = RecentEvents(emit, clock.now)
         self._replica = ""
         self._lease: Lease | None = None
         self._reloader = Reloader(file, environment, clock, metrics, self._emit, self._leads)
@@ -313,7 +313,7 @@ class Daemon:
 
     def _known(self) -> DaemonStatus:
         installation, lease = self._installation, self._lease
-        surroundings = DaemonInfo(
+        info = DaemonInfo(
             version=__version__,
             replica=self._replica,
             leads=self._leads(),
@@ -333,7 +333,7 @@ class Daemon:
             log_lines_dropped=asdict(dropped()),
         )
         owner, targets = installation.configuration.owner, self._dispatcher.board.snapshot()
-        return DaemonStatus(owner, self._clock.now(), targets, self._recent.latest(), surroundings)
+        return DaemonStatus(owner, self._clock.now(), targets, self._recent.latest(), info)
 
 
 def _option(configuration: Configuration, key: str) -> object:

@@ -36,7 +36,7 @@ def _single(name: str, text: str, value: float | None) -> str:
 
 def gauges(status: DaemonStatus, *, each: bool) -> Iterator[str]:
     """Yield the families; those of single targets where the replica leads and `each` is set."""
-    info = status.surroundings
+    info = status.daemon
     yield _single("leader", "1 if this replica acts, 0 if it stands by.", float(info.leads))
     states = Counter(target.state for target in status.targets)
     yield family("targets", "Targets in each state.", "state", {state.value: states[state] for state in State})

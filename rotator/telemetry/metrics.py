@@ -180,7 +180,7 @@ class Metrics:
     def render(self) -> bytes:
         """Return all of it in Prometheus' text format, whose content type is `content_type`."""
         known = self._known()
-        info = known.surroundings
+        info = known.daemon
         shown = [
             *gauges(known, each=self._each),
             family(

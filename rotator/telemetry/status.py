@@ -1,7 +1,7 @@
-"""How each target stands, in the one shape that the `status` command, `/status.json`, the page and the metrics show.
+"""The status of each target and of the daemon, for the `status` command, `/status.json`, the page and the metrics.
 
-No I/O. `status_json` has the shape that programs rely on. What others wrote (a vendor's error, a
-path's record) is made printable here, and searched for secrets.
+No I/O. `status_json` holds the shape that programs rely on. The `to_model` methods redact foreign texts (a provider's
+error, a path's record) and make them printable.
 """
 
 import math
@@ -28,14 +28,14 @@ from rotator.telemetry.status_json import (
     TargetJson,
 )
 
-NOT_WELL = frozenset({State.FAILING, State.FOREIGN, State.MISSING, State.UNKNOWN})
-"""The states in which applications lack a live key, or will if nobody does anything."""
+UNHEALTHY = frozenset({State.FAILING, State.FOREIGN, State.MISSING, State.UNKNOWN})
+"""The states in which applications lack a live key, or will lack one unless a person acts."""
 
 WORST_FIRST = (State.MISSING, State.FOREIGN, State.FAILING, State.UNKNOWN, State.DUE, State.OK)
-"""The states as a person should hear of them; a target that is due is as well as one that is not."""
+"""The order for a person. For `rank`, a target that is due is as healthy as one that is ok."""
 
 KEPT = 100
-"""Events of each kind that are kept for whoever asks: those at info, and those above."""
+"""Events that are kept at level info, and as many above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,12 @@ class TargetStatus:
     target: Target
     plan: Plan | None
     error: RotatorError | None
-    next_look: datetime | None = None  # when the daemon works on it again; None: nobody knows
-    asked: bool = False  # somebody wants a new key now, and it is not served yet
+    next_attempt_at: datetime | None = None  # when the daemon works on it again, if that is known
+    requested: bool = False  # a person requested a new key, and it is not served yet
 
     @property
     def state(self) -> State:
-        """The plan's state, unless the last attempt at something failed."""
+        """Return the plan's state; `FAILING` if the last attempt failed, `DUE` if a requested rotation waits."""
         if self.plan is None:
             return State.UNKNOWN
         if self.error is not None and self.plan.state in (State.OK, State.DUE):
@@ -59,20 +59,20 @@ class TargetStatus:
 
     @property
     def reason(self) -> Reason | None:
-        """Why that is its state, and a new key is or will be made."""
+        """Return why the target has this state, or gets a new key."""
         return Reason.REQUESTED if self._waits else self.plan.reason if self.plan else None
 
     @property
     def _waits(self) -> bool:
-        return self.asked and self.plan is not None and self.plan.state is State.OK
+        return self.requested and self.plan is not None and self.plan.state is State.OK
 
     @property
     def expires_at(self) -> datetime | None:
-        """When the served key stops working."""
+        """Return when the served key expires."""
         return self.plan.current.expires_at if self.plan and self.plan.current else None
 
-    def is_near_its_end(self, now: datetime) -> bool:
-        """Whether more than half of the time in which its key is to be replaced is over: then alerts fire."""
+    def is_late(self, now: datetime) -> bool:
+        """Return whether over half of the time from the renewal to the expiry is over. Alerts fire then."""
         plan = self.plan
         return (
             plan is not None
@@ -103,7 +103,7 @@ class TargetStatus:
 
 
 def with_unenforced(status: TargetStatus, now: datetime) -> TargetStatus:
-    """Return the status, with an error where keys do not end with their grace."""
+    """Return the status, with an error if superseded keys outlive their grace."""
     made = status.plan
     return replace(status, error=status.error or (unenforced(status.target, made, now) if made else None))
 
@@ -116,26 +116,26 @@ def status_json(owner: str, at: datetime, targets: Collection[TargetStatus]) -> 
 def rank(
     state: State, expires_at: datetime | None, next_rotation_at: datetime | None, now: datetime
 ) -> tuple[int, float, datetime]:
-    """What to sort targets by, worst first: those that are not well, those that are due by their margin, the others."""
+    """Return a sort key, worst first: unhealthy targets by state, due ones by their margin, others by expiry."""
     urgency = min(WORST_FIRST.index(state), WORST_FIRST.index(State.DUE))
     if expires_at is None:
         return urgency, -math.inf, now
     return urgency, min(margin(expires_at, next_rotation_at, now), 1.0), expires_at
 
 
-# --- what else a daemon knows ----------------------------------------------------------------------------------------
+# --- the daemon ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """An event, and when it was told."""
+class RecordedEvent:
+    """An event and the time at which it was emitted."""
 
     at: datetime
     event: Event
 
     @property
     def fields(self) -> dict[str, str | int | float | bool]:
-        """The event's, without what only a log has room for."""
+        """Return the fields of the event, redacted, without the traceback."""
         shown = {name: value for name, value in self.event.fields.items() if name != "traceback"}
         return {
             name: (scrub_name if name in NAMES else scrub)(value) if isinstance(value, str) else value
@@ -150,34 +150,34 @@ class Told:
         )
 
 
-class Recent:
-    """Keeps the latest events, and passes each on: a `ports.Listener` before another.
+class RecentEvents:
+    """A `ports.Listener` that keeps the latest events and passes each on to another listener.
 
-    What went wrong is kept apart from what went well, so that a busy hour of rotations does not push it out. Nor do
-    sweeps push out rotations: of each provider's the last is kept.
+    Events above info are kept apart, so that a busy hour of rotations does not push them out. Of each provider's sweeps
+    only the last is kept, so that they do not push out rotations.
     """
 
     def __init__(self, emit: Listener, now: Callable[[], datetime]) -> None:
         self._emit, self._now = emit, now
         self._lock = threading.Lock()
-        self._good: deque[Told] = deque(maxlen=KEPT)
-        self._bad: deque[Told] = deque(maxlen=KEPT)
+        self._good: deque[RecordedEvent] = deque(maxlen=KEPT)
+        self._bad: deque[RecordedEvent] = deque(maxlen=KEPT)
 
     def __call__(self, event: Event) -> None:
-        """Keep it, and pass it on."""
+        """Keep the event, and pass it on."""
         if event.level is not Level.DEBUG:
             with self._lock:
                 if event.what is EventType.SWEEP_COMPLETED:
-                    for told in [told for told in self._good if _same_sweep(told.event, event)]:
-                        self._good.remove(told)
-                (self._good if event.level is Level.INFO else self._bad).append(Told(self._now(), event))
+                    for former in [kept for kept in self._good if _same_sweep(kept.event, event)]:
+                        self._good.remove(former)
+                (self._good if event.level is Level.INFO else self._bad).append(RecordedEvent(self._now(), event))
         self._emit(event)
 
-    def latest(self) -> tuple[Told, ...]:
-        """What is kept, the newest first."""
+    def latest(self) -> tuple[RecordedEvent, ...]:
+        """Return the kept events, newest first."""
         with self._lock:
             kept = [*self._good, *self._bad]
-        return tuple(sorted(kept, key=lambda told: told.at, reverse=True))
+        return tuple(sorted(kept, key=lambda recorded: recorded.at, reverse=True))
 
 
 def _same_sweep(one: Event, other: Event) -> bool:
@@ -186,20 +186,20 @@ def _same_sweep(one: Event, other: Event) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class DaemonInfo:
-    """What a daemon knows beside its targets: who leads, and how it stands with providers and stores."""
+    """The daemon's leadership, upstreams and configuration at one moment."""
 
     version: str
-    replica: str  # this one's name in the Lease; empty where there is no Lease
+    replica: str  # the name of this replica in the Lease; empty without a Lease
     leads: bool
-    holder: str  # who leads, as far as this replica knows
-    budgets: Mapping[str, float] = field(default_factory=dict)  # by provider: the share of a minute's requests, used
-    logins: Mapping[str, datetime | None] = field(default_factory=dict)  # by store: the end of its token; None: no end
-    down: Mapping[str, RotatorError] = field(default_factory=dict)  # by upstream: why it is left alone for now
+    holder: str  # the leader, if this replica knows it
+    budgets: Mapping[str, float] = field(default_factory=dict)  # by provider: share of the last minute's request budget
+    logins: Mapping[str, datetime | None] = field(default_factory=dict)  # by store: expiry of its token, if any
+    down: Mapping[str, RotatorError] = field(default_factory=dict)  # by upstream: why it gets no requests for now
     clock_trusted: bool = True
-    logins_failing: Collection[str] = ()  # the stores where the last try to log in, or to renew that, failed
-    refused: str = ""  # what is wrong with a configuration that was not taken up
-    skews: Mapping[str, timedelta] = field(default_factory=dict)  # by upstream: how far this clock is ahead of its
-    log_lines_dropped: Mapping[str, int] = field(default_factory=dict)  # by kind; for the metrics alone, like skews
+    logins_failing: Collection[str] = ()  # stores whose last login or renewal failed
+    refused: str = ""  # the problems of a changed configuration that was refused
+    skews: Mapping[str, timedelta] = field(default_factory=dict)  # by upstream: how far this clock is ahead
+    log_lines_dropped: Mapping[str, int] = field(default_factory=dict)  # by kind; only for the metrics, like `skews`
 
     def to_model(self) -> DaemonJson:
         """Return the daemon's part of `/status.json`."""
@@ -219,13 +219,13 @@ class DaemonInfo:
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """All that a daemon knows at one moment."""
+    """All that a daemon knows at one moment: the one snapshot behind page, JSON and metrics."""
 
     owner: str
     at: datetime
     targets: Sequence[TargetStatus]
-    events: Sequence[Told]  # the newest first
-    surroundings: DaemonInfo
+    events: Sequence[RecordedEvent]  # newest first
+    daemon: DaemonInfo
 
     def to_model(self) -> DaemonStatusJson:
         """Return all of `/status.json`."""
@@ -233,57 +233,58 @@ class DaemonStatus:
             owner=self.owner,
             at=self.at,
             targets=tuple(target.to_model() for target in self.targets),
-            daemon=self.surroundings.to_model(),
+            daemon=self.daemon.to_model(),
             events=tuple(event.to_model() for event in self.events),
         )
 
 
-# --- the board -------------------------------------------------------------------------------------------------------
+# --- the registry ----------------------------------------------------------------------------------------------------
 
 
 class StatusRegistry:
-    """What the daemon last knew of each target. Safe to be used by many threads."""
+    """The latest status of each target. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._targets: dict[str, TargetStatus] = {}
 
-    def ask(self, names: Iterable[str]) -> None:
-        """Take note that somebody wants new keys for these."""
+    def request(self, names: Iterable[str]) -> None:
+        """Mark these targets: a person requested new keys."""
         with self._lock:
             for name in names:
                 if name in self._targets:
-                    self._targets[name] = replace(self._targets[name], asked=True)
+                    self._targets[name] = replace(self._targets[name], requested=True)
 
-    def see(self, target: Target, plan: Plan) -> None:
-        """Take what a pass that is under way has seen."""
+    def observe(self, target: Target, plan: Plan) -> None:
+        """Record the plan of a pass that is under way. A new served key fulfils a request."""
         with self._lock:
             before = self._targets.get(target.name)
             if before is not None:
                 is_new = before.plan is not None and _key_id(plan) != _key_id(before.plan)
-                self._targets[target.name] = replace(before, plan=plan, asked=before.asked and not is_new)
+                self._targets[target.name] = replace(before, plan=plan, requested=before.requested and not is_new)
 
     def update(
         self,
         target: Target,
         plan: Plan | None,
         error: RotatorError | None,
-        next_look: datetime | None = None,
+        next_attempt_at: datetime | None = None,
         *,
-        obeyed: bool = False,
+        fulfilled: bool = False,
     ) -> None:
-        """Take a pass's result; without a plan (the store could not be read) the last known one stays.
+        """Record the result of a pass. Without a plan (the store could not be read) the last known plan stays.
 
-        `obeyed`: what somebody had asked for is done. A target that is not configured any more stays forgotten.
+        `fulfilled`: the pass did what a person requested. A target that is no longer configured is ignored.
         """
         with self._lock:
             before = self._targets.get(target.name)
             if before is not None:
-                asked = before.asked and not obeyed
-                self._targets[target.name] = TargetStatus(before.target, plan or before.plan, error, next_look, asked)
+                self._targets[target.name] = TargetStatus(
+                    before.target, plan or before.plan, error, next_attempt_at, before.requested and not fulfilled
+                )
 
     def keep_only(self, targets: Mapping[str, Target]) -> None:
-        """Forget the targets that are not configured any more; those that are new are unknown."""
+        """Forget the targets that are no longer configured. New ones have the state unknown."""
         with self._lock:
             known = self._targets
             self._targets = {
@@ -292,9 +293,9 @@ class StatusRegistry:
             }
 
     def snapshot(self) -> tuple[TargetStatus, ...]:
-        """All targets, by name."""
+        """Return all targets, sorted by name."""
         with self._lock:
-            return tuple(self._targets.values())  # `keep_only` put them in order
+            return tuple(self._targets.values())  # `keep_only` sorted them
 
 
 def _key_id(plan: Plan) -> str | None:

@@ -23,7 +23,7 @@ from rotator.core.events import Event
 from rotator.core.plan import Plan, Reason, State
 from rotator.core.times import timestamp
 from rotator.runtime.redact import scrub
-from rotator.telemetry.status import NOT_WELL, WORST_FIRST, DaemonStatus, TargetStatus, Told, rank
+from rotator.telemetry.status import UNHEALTHY, WORST_FIRST, DaemonStatus, RecordedEvent, TargetStatus, rank
 from rotator.telemetry.wording import count, in_units, in_words
 
 ROWS = 100
@@ -89,9 +89,9 @@ def render(known: DaemonStatus, view: View) -> str:
     shown = chosen[begin : begin + ROWS]
     return _TEMPLATE.render(
         known=known,
-        around=known.surroundings,
+        around=known.daemon,
         view=view,
-        title=_title(sum(states[state] for state in NOT_WELL), len(problems)),
+        title=_title(sum(states[state] for state in UNHEALTHY), len(problems)),
         problems=problems,
         states=[(state, states[state]) for state in WORST_FIRST if states[state]],
         first=min(
@@ -119,13 +119,13 @@ class Problem:
     advice: str = ""
 
 
-def _title(not_well: int, problems: int) -> str:
-    bad = ([f"{not_well} unhealthy"] if not_well else []) + ([count(problems, "problem")] if problems else [])
+def _title(unhealthy: int, problems: int) -> str:
+    bad = ([f"{unhealthy} unhealthy"] if unhealthy else []) + ([count(problems, "problem")] if problems else [])
     return ", ".join(bad) or "all healthy"
 
 
 def _problems(known: DaemonStatus) -> Iterator[Problem]:
-    around = known.surroundings
+    around = known.daemon
     for upstream, error in around.down.items():
         yield Problem(upstream, f" is down: {error.message}", error.advice)
     for store in around.logins_failing:
@@ -133,7 +133,7 @@ def _problems(known: DaemonStatus) -> Iterator[Problem]:
             yield Problem(f"The login to {store}", " fails. The events show why.")
     if around.refused:
         yield Problem("A changed configuration was refused.", f" The previous one stays in use: {around.refused}")
-    if near := sum(status.is_near_its_end(known.at) for status in known.targets):
+    if near := sum(status.is_late(known.at) for status in known.targets):
         yield Problem(
             f"Rotation is late for {count(near, 'target')}",
             ": more than half of the time between the renewal and the key's expiry is over.",
@@ -299,9 +299,9 @@ class ShownEvent:
 def _events(known: DaemonStatus, text: str) -> Iterator[ShownEvent]:
     """Yield the events with this text in target, path or key."""
     paths = {status.target.name: status.target.path for status in known.targets} if text else {}
-    for told in known.events:
-        if not text or text in _searched_of(told.event, paths):
-            yield _event(told, known.at)
+    for recorded in known.events:
+        if not text or text in _searched_of(recorded.event, paths):
+            yield _event(recorded, known.at)
 
 
 def _searched_of(event: Event, paths: Mapping[str, str]) -> str:
@@ -310,11 +310,11 @@ def _searched_of(event: Event, paths: Mapping[str, str]) -> str:
     return "\n".join((event.target, paths.get(event.target, ""), *fields)).lower()
 
 
-def _event(told: Told, now: datetime) -> ShownEvent:
-    event, fields = told.event, told.fields
+def _event(recorded: RecordedEvent, now: datetime) -> ShownEvent:
+    event, fields = recorded.event, recorded.fields
     return ShownEvent(
-        at=told.at,
-        is_old=now - told.at >= timedelta(hours=12),
+        at=recorded.at,
+        is_old=now - recorded.at >= timedelta(hours=12),
         level=event.level,
         what=event.what,
         target=event.target,

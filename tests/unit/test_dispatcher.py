@@ -189,7 +189,7 @@ def test_what_a_pass_has_done_is_seen_while_it_waits_for_more(replica: Replica) 
         def pause(self, seconds: float) -> None: ...
 
     reconciler.ports = replace(reconciler.ports, budget=Wait())
-    replica.engine.board.ask(["a"])
+    replica.engine.board.request(["a"])
     replica.clock.sleep(1.1)  # else the new key ends in the same second
     replica.engine._agenda.request(["a"], RotationRequest(rotate=True, by="signal"))
     replica.work()

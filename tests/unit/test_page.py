@@ -25,7 +25,7 @@ from rotator.core.renewal import Renewal
 from rotator.core.superseded import Superseded
 from rotator.core.versions import Entry, Ownership, Record
 from rotator.telemetry.metrics import Metrics
-from rotator.telemetry.status import DaemonInfo, DaemonStatus, TargetStatus, Told, status_json
+from rotator.telemetry.status import DaemonInfo, DaemonStatus, RecordedEvent, TargetStatus, status_json
 from rotator.web.page import LONGEST_TEXT, POLICY, ROWS, View, read_query, render
 
 NOW = START + 10 * HOUR
@@ -61,7 +61,7 @@ def status(name: str, plan: Plan | None, error: RotatorError | None = None, **mo
     return TargetStatus(make_target(name), plan, error, **more)
 
 
-def known(*targets: TargetStatus, events: tuple[Told, ...] = (), around: DaemonInfo = ALONE) -> DaemonStatus:
+def known(*targets: TargetStatus, events: tuple[RecordedEvent, ...] = (), around: DaemonInfo = ALONE) -> DaemonStatus:
     return DaemonStatus("prod-eu", NOW, targets, events, around)
 
 
@@ -73,8 +73,10 @@ def cells(plan: Plan | None, error: RotatorError | None = None, **more: Any) -> 
     return rows(page(status("a", plan, error, **more)))["a"]
 
 
-def told(what: EventType, target: str = "", level: Level = Level.INFO, ago: float = 0, **fields: str | int) -> Told:
-    return Told(NOW - timedelta(seconds=ago), Event(what, target, level, fields))
+def told(
+    what: EventType, target: str = "", level: Level = Level.INFO, ago: float = 0, **fields: str | int
+) -> RecordedEvent:
+    return RecordedEvent(NOW - timedelta(seconds=ago), Event(what, target, level, fields))
 
 
 def everything() -> tuple[DaemonStatus, View]:
@@ -309,14 +311,16 @@ def test_what_comes_next_and_why(
 
 
 def test_a_requested_rotation_comes_next_while_it_waits() -> None:
-    shown = cells(well(), asked=True)
+    shown = cells(well(), requested=True)
     assert (shown["State"], shown["Next"]) == ("due", "now: rotate (requested)")
-    assert cells(due(), asked=True)["Next"] == cells(due())["Next"], "a pass has seen that it is due"
-    assert cells(FOREIGN, asked=True)["State"] == "foreign"
+    assert cells(due(), requested=True)["Next"] == cells(due())["Next"], "a pass has seen that it is due"
+    assert cells(FOREIGN, requested=True)["State"] == "foreign"
 
 
 def test_an_error_has_its_advice_and_the_next_attempt() -> None:
-    shown = cells(due(), ProviderUnavailable("Respan does not answer", "Wait."), next_look=NOW + timedelta(seconds=42))
+    shown = cells(
+        due(), ProviderUnavailable("Respan does not answer", "Wait."), next_attempt_at=NOW + timedelta(seconds=42)
+    )
     assert shown["State"] == "failing"
     assert shown["Next"].endswith("next attempt in 42 s, 1 Mar 22:00:42 Failed: Respan does not answer Wait.")
 

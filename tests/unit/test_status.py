@@ -23,7 +23,7 @@ from rotator.telemetry.status import (
     KEPT,
     DaemonInfo,
     DaemonStatus,
-    Recent,
+    RecentEvents,
     StatusRegistry,
     TargetStatus,
     status_json,
@@ -47,13 +47,13 @@ SURROUNDINGS = DaemonInfo(
 )
 
 
-class Told:
+class Listening:
     """A clock that ticks once an event, and those who listen."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.ticks = 0
-        self.recent = Recent(self.events.append, self.now)
+        self.recent = RecentEvents(self.events.append, self.now)
 
     def now(self) -> datetime:
         self.ticks += 1
@@ -67,7 +67,7 @@ class Told:
 
 
 def test_every_event_is_passed_on_and_the_newest_comes_first() -> None:
-    told = Told()
+    told = Listening()
     for what in (EventType.KEY_CREATED, EventType.KEY_PUBLISHED):
         told.emit(what)
     assert [event.what for event in told.events] == [EventType.KEY_CREATED, EventType.KEY_PUBLISHED]
@@ -75,7 +75,7 @@ def test_every_event_is_passed_on_and_the_newest_comes_first() -> None:
 
 
 def test_a_busy_hour_does_not_push_out_what_went_wrong() -> None:
-    told = Told()
+    told = Listening()
     told.emit(EventType.TARGET_FAILED, Level.WARNING)
     told.emit(EventType.TARGET_FOREIGN, Level.ERROR)
     for _ in range(10 * KEPT):
@@ -89,7 +89,7 @@ def test_a_busy_hour_does_not_push_out_what_went_wrong() -> None:
 
 
 def test_sweeps_do_not_push_out_rotations_and_what_is_as_before_is_not_kept() -> None:
-    told = Told()
+    told = Listening()
     told.emit(EventType.KEY_PUBLISHED)
     for _ in range(2 * KEPT):
         told.emit(EventType.SWEEP_COMPLETED, provider="one")
@@ -105,7 +105,7 @@ def test_sweeps_do_not_push_out_rotations_and_what_is_as_before_is_not_kept() ->
 
 
 def test_it_is_kept_and_asked_for_by_many_threads() -> None:
-    told = Told()
+    told = Listening()
 
     def use() -> None:
         for _ in range(200):
@@ -122,7 +122,7 @@ def test_it_is_kept_and_asked_for_by_many_threads() -> None:
 
 
 def test_an_event_has_no_secret_and_no_traceback_in_the_json() -> None:
-    told = Told()
+    told = Listening()
     told.emit(EventType.UNEXPECTED_ERROR, Level.ERROR, where="x", error=f"no {SECRET}\u202e", traceback="File")
     [event] = told.recent.latest()
     assert event.to_model().to_json() == {
@@ -145,7 +145,7 @@ def test_the_board_is_in_order_and_keeps_what_was_known() -> None:
     board.update(targets["c"], None, error, START + HOUR)
     assert [status.target.name for status in board.snapshot()] == ["a", "b", "c"]
     last = board.snapshot()[2]
-    assert (last.plan, last.error, last.next_look, last.state) == (WELL, error, START + HOUR, State.FAILING)
+    assert (last.plan, last.error, last.next_attempt_at, last.state) == (WELL, error, START + HOUR, State.FAILING)
     board.keep_only({name: targets[name] for name in ("c", "b")})
     assert board.snapshot() == (TargetStatus(targets["b"], None, None), last)
 
@@ -162,17 +162,17 @@ def test_what_is_asked_for_is_due_until_a_new_key_is_served_or_the_pass_says_tha
         return shown["state"], shown["reason"]
 
     assert told() == ("ok", "fresh")
-    board.ask(["a", "gone"])
+    board.request(["a", "gone"])
     assert told() == ("due", "requested")
     board.update(target, WELL, None)
-    board.see(target, WELL)
+    board.observe(target, WELL)
     assert told() == ("due", "requested"), "that pass had begun before"
-    board.see(target, other)
+    board.observe(target, other)
     assert told() == ("ok", "fresh"), "and has more to do, but nothing that anybody waits for"
-    board.ask(["a"])
+    board.request(["a"])
     board.update(target, None, ProviderUnavailable("no"))
     assert told() == ("failing", "requested")
-    board.update(target, WELL, None, obeyed=True)
+    board.update(target, WELL, None, fulfilled=True)
     assert told() == ("ok", "fresh")
 
 
@@ -323,7 +323,7 @@ def test_a_key_id_that_somebody_wrote_breaks_no_line(
 def test_what_a_daemon_knows_is_told_on_a_terminal_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = Told()
+    told = Listening()
     for what in EventType:
         told.emit(what, note="", reason="expiring")
     known = DaemonStatus("prod-eu", START, statuses(), told.recent.latest(), SURROUNDINGS).to_model()

@@ -9,7 +9,7 @@ from rotator.cli.exit_status import ATTENTION, DONE, NOTHING_TRIED, print_failur
 from rotator.cli.remote import ask
 from rotator.cli.status_table import print_status
 from rotator.cli.streams import print_json, print_line
-from rotator.telemetry.status import NOT_WELL, status_json, with_unenforced
+from rotator.telemetry.status import UNHEALTHY, status_json, with_unenforced
 from rotator.telemetry.status_json import StatusJson
 
 
@@ -34,7 +34,7 @@ def show_status(common: Common, url: str | None, *, as_json: bool) -> None:
     """Print the state of each target, from the store or from the daemon at `url`."""
     shown = ask(url) if url is not None else _from_the_stores(common, as_json=as_json)
     print_status(shown, as_json=as_json)
-    failing = any(target.state in NOT_WELL for target in shown.targets)
+    failing = any(target.state in UNHEALTHY for target in shown.targets)
     raise typer.Exit(ATTENTION if failing else DONE)
 
 
