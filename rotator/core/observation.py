@@ -52,7 +52,7 @@ class Observation:
         seen = self.shown.get(current.key_id or "") if current else None
         if current is None or seen is None or seen.at_version != current.number:
             return False
-        return seen.key is None or (seen.key.expires_at is not None and seen.key.expires_at <= now)
+        return seen.key is None or seen.key.expires_by(now)
 
     def own_end(self, record: Record) -> datetime:
         """Return when a key expires if nothing shortens it: `extend` may have prolonged it past its record."""

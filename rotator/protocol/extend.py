@@ -94,7 +94,7 @@ def living(
     by_slugs: dict[tuple[str, str], list[ListedKey]] = defaultdict(list)
     for key in keys:
         name = KeyName.parse(key.name)
-        if name is not None and (isinstance(key, UnreadableKey) or key.expires_at is None or key.expires_at > now):
+        if name is not None and (isinstance(key, UnreadableKey) or not key.expires_by(now)):
             by_place[name.place].append(key)
             by_slugs[name.owner, name.target].append(key)
     slugs = {owner[:OWNER_LETTERS] for owner in owners}

@@ -149,7 +149,7 @@ def _why_not(observation: Observation, record: Record, seen: ProviderKey | None,
         return "is gone"
     if not observation.scope.owns(seen.name):
         return "is not ours"
-    if seen.expires_at is not None and seen.expires_at <= now:
+    if seen.expires_by(now):
         return "has ended"
     if observation.is_overlong(record):
         return f"is recorded to live until {timestamp(record.expires_at)}, longer than any key of this target"
