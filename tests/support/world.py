@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 
 class FakeClock:
-    """Time that passes only when somebody lets it."""
+    """Time that passes only when a test advances it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -145,7 +145,7 @@ def lost(error: BaseException) -> Fault:
 
 
 def meanwhile(act: Callable[[], object]) -> Fault:
-    """Done as asked, just after somebody's `act`."""
+    """Done as asked, just after `act`."""
 
     def fault(call: Call) -> Any:
         act()
@@ -323,7 +323,7 @@ class IssuedKey:
     name: str
     text: str
     expires_at: datetime | None
-    granted: datetime  # until when it may be relied on, had nobody touched it
+    granted: datetime  # until when it works if no one else touches it
     revoked: bool = False
 
     def seen(self) -> ProviderKey:
@@ -338,7 +338,7 @@ class MemoryVendor:
         self._lock = threading.RLock()
         self.keys: dict[str, IssuedKey] = {}
         self.made: dict[str, float] = {}  # when, by the monotonic clock
-        self.shown_after = 0.0  # seconds in which a new key is in no list, and unknown to whoever asks for it
+        self.shown_after = 0.0  # seconds in which a new key is in no list, and a look-up does not find it
         self.unreadable: dict[str, UnreadableKey] = {}  # how the list shows a key, or an entry that is no key, by id
         self.refusal: ProviderCredentialRefused | None = None  # as it is known before anything is sent
         self.grants: Callable[[datetime], datetime | None] = lambda asked: asked  # what expiry a new key gets
@@ -384,7 +384,7 @@ class MemoryVendor:
 
 @dataclass(frozen=True, slots=True)
 class VendorClient:
-    """A `ports.Provider`: how one program calls the vendor, who lists two keys a page."""
+    """A `ports.Provider`: how one program calls the vendor, which lists two keys a page."""
 
     vendor: MemoryVendor
     wire: Wire
@@ -556,7 +556,7 @@ class World:
         return fault
 
     def land(self) -> None:
-        """All that is still on its way arrives; nobody hears what comes of it."""
+        """Let all requests under way arrive; their answers are lost."""
         while self.late:
             effect = self.late.pop(0)
             try:
@@ -626,7 +626,7 @@ def refusals(operation: str) -> list[RotatorError]:
 
 
 def unknown(operation: str) -> RotatorError:
-    """The error that says that nobody knows whether this change was made."""
+    """Return the error for a change whose outcome is unknown."""
     kind = StoreOutcomeUnknown if operation.startswith("store.") else ProviderOutcomeUnknown
     return kind(f"{operation}: no answer")
 
