@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
     """Return once `condition` holds; that nobody listens yet means "not yet". Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
