@@ -1,4 +1,4 @@
-"""What all commands have in common, and what they do when things go wrong; the store is a SQLite file."""
+"""What all commands share, and what they do when something fails; the store is a SQLite file."""
 
 import json
 import os
@@ -34,10 +34,10 @@ def test_extend_does_not_believe_in_a_key_that_is_gone(rotator: Installation) ->
     rotator.run("rotate", "--all", status=0)
     gone = rotator.json("status")["targets"][0]["key_id"]
     rotator.simulator.faults.add(Fault("refuse", "update", name=".a.", status=404))
-    said = rotator.run("extend", "--all", "--for", "2h", status=1).stdout
-    assert f"a: the key {gone} could not be extended: the provider no longer has it" in said
-    assert "`rotator rotate a`" in said
-    assert said.count("works until") == 1
+    result = rotator.run("extend", "--all", "--for", "2h", status=1).stdout
+    assert f"a: the key {gone} could not be extended: the provider no longer has it" in result
+    assert "`rotator rotate a`" in result
+    assert result.count("works until") == 1
 
 
 def test_extend_needs_a_vault_token_to_be_set_and_no_more(rotator: Installation) -> None:
@@ -49,14 +49,14 @@ def test_extend_needs_a_vault_token_to_be_set_and_no_more(rotator: Installation)
     assert "works until" in rotator.run(*extend, status=0, VAULT_TOKEN="any").stdout
 
 
-def test_extend_begins_with_what_ends_soonest_and_tells_of_each_at_once(rotator: Installation) -> None:
+def test_extend_starts_with_what_expires_first_and_reports_each_at_once(rotator: Installation) -> None:
     rotator.config["stores"]["other"] = {"type": "sqlite", "file": "other.db"}
     for name, store, ttl in (("a", "store", "3h"), ("b", "other", "1h"), ("c", "store", "2h")):
         rotator.config["targets"][name] = {"path": f"apps/{name}", "store": store, "ttl": ttl}
     rotator.run("rotate", "--all", status=0)
     lists = len(rotator.calls("list"))
-    said = rotator.run("extend", "--all", "--for", "5h", status=0).stdout
-    assert [line[0] for line in said.splitlines()] == ["b", "c", "a"]
+    result = rotator.run("extend", "--all", "--for", "5h", status=0).stdout
+    assert [line[0] for line in result.splitlines()] == ["b", "c", "a"]
     extended = [call.key_name or "" for call in rotator.calls("update")]
     assert [name.split(".")[1] for name in extended] == ["b", "c", "a"]
     assert len(rotator.calls("list")) == lists + 1, "one provider, one list, however many stores"
@@ -67,12 +67,12 @@ def test_why_is_carried_into_the_log(rotator: Installation, arguments: tuple[str
     rotator.config["defaults"]["grace_period"] = "10m"
     rotator.run("rotate", "a", status=0)
     rotator.run("rotate", "a", status=0)
-    said = rotator.run(*arguments, "--reason", "because I can", status=0)
-    told = [event for event in logged(said) if event["event"].startswith("key_")]
-    assert told
-    assert {(event["by"], event["comment"]) for event in told} == {("command", "because I can")}
+    result = rotator.run(*arguments, "--reason", "because I can", status=0)
+    events = [event for event in logged(result) if event["event"].startswith("key_")]
+    assert events
+    assert {(event["by"], event["comment"]) for event in events} == {("command", "because I can")}
     if arguments[0] == "extend":
-        assert {event["reason"] for event in told} == {"extended"}
+        assert {event["reason"] for event in events} == {"extended"}
 
 
 # --- an output that takes nothing ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The commands that change something, as processes, with a real Vault: what they do, say, and end with."""
+"""The commands that change keys, as processes with a real Vault: their effects, output and exit statuses."""
 
 import json
 import re
@@ -71,26 +71,26 @@ def test_once_rotates_then_does_nothing_then_removes_what_is_out_of_grace(made: 
     assert works(made)
 
 
-def test_once_says_what_it_did_in_lines_of_json_without_colours(made: Made) -> None:
-    said = made[0].run("run", "--once", status=0)
-    events = [json.loads(line)["event"] for line in said.stderr.splitlines()]
+def test_once_logs_lines_of_json_without_colours(made: Made) -> None:
+    result = made[0].run("run", "--once", status=0)
+    events = [json.loads(line)["event"] for line in result.stderr.splitlines()]
     assert [event for event in events if event.startswith("key_")] == ["key_created", "key_published"]
-    assert "\x1b" not in said.stdout + said.stderr
+    assert "\x1b" not in result.stdout + result.stderr
 
 
 # --- rotate ----------------------------------------------------------------------------------------------------------
 
 
-def test_rotate_tells_the_new_key_and_how_long_the_old_one_works(made: Made) -> None:
+def test_rotate_prints_the_new_key_and_how_long_the_old_one_works(made: Made) -> None:
     rotator, _ = made
     rotator.config["defaults"]["grace_period"] = "10m"
     rotator.run("run", "--once", status=0)
     old = key_id(made)
-    said = rotator.run("rotate", "a", "--reason", "the key was in a screenshot", status=0)
+    result = rotator.run("rotate", "a", "--reason", "the key was in a screenshot", status=0)
     new = key_id(made)
-    assert re.match(rf"a: rotated \(requested\): key {new}, until \S+Z\n  the old key {old} works until", said.stdout)
+    assert re.match(rf"a: rotated \(requested\): key {new}, until \S+Z\n  the old key {old} works until", result.stdout)
     assert rotator.simulator.vendor.works(rotator.simulator.vendor.text_of(old))
-    assert '"comment": "the key was in a screenshot"' in said.stderr
+    assert '"comment": "the key was in a screenshot"' in result.stderr
 
 
 def test_rotate_all_in_json(two: Made) -> None:
@@ -108,29 +108,29 @@ def test_revoke_now_removes_the_old_key_at_once(made: Made) -> None:
     rotator.config["defaults"]["grace_period"] = "10m"
     rotator.run("run", "--once", status=0)
     old = key_id(made)
-    said = rotator.run("rotate", "a", "--revoke-now", status=0)
+    result = rotator.run("rotate", "a", "--revoke-now", status=0)
     assert rotator.simulator.vendor.keys[old].revoked_at is not None
     assert paths.versions("apps/a")["1"]["destroyed"]
-    assert said.stdout.splitlines()[1:] == [f"  the old key {old} is revoked: it no longer works"]
+    assert result.stdout.splitlines()[1:] == [f"  the old key {old} is revoked: it no longer works"]
     second = key_id(made)
     [shown] = rotator.json("rotate", "a", "--revoke-now")["targets"]
     assert shown["revoked"] == [second]
     assert works(made)
 
 
-def test_revoke_now_ends_a_key_that_somebody_took_out_of_the_path(made: Made) -> None:
-    """Who hears of a leak deletes the secret first; then no version tells rotator of the key."""
+def test_revoke_now_revokes_a_key_that_was_deleted_from_the_path(made: Made) -> None:
+    """After a leak an operator deletes the secret first; then no version holds the key."""
     rotator, paths = made
     rotator.run("run", "--once", status=0)
     old = key_id(made)
     paths.vault.request("DELETE", f"{paths.mount}/data/apps/a").raise_for_status()
-    said = rotator.run("rotate", "a", "--revoke-now", status=0)
+    result = rotator.run("rotate", "a", "--revoke-now", status=0)
     assert rotator.simulator.vendor.keys[old].revoked_at is not None
-    assert f"  the old key {old} is revoked: it no longer works" in said.stdout.splitlines()
+    assert f"  the old key {old} is revoked: it no longer works" in result.stdout.splitlines()
     assert works(made)
     rotator.simulator.faults.add(Fault("refuse", "list", status=503, times=None))
-    said = rotator.run("rotate", "a", "--revoke-now", status=1)
-    assert "a: rotated, but" in said.stdout
+    result = rotator.run("rotate", "a", "--revoke-now", status=1)
+    assert "a: rotated, but" in result.stdout
 
 
 def test_what_the_vendor_was_asked_too_much_for_is_tried_again(two: Made) -> None:
@@ -141,8 +141,8 @@ def test_what_the_vendor_was_asked_too_much_for_is_tried_again(two: Made) -> Non
     faults = rotator.simulator.faults
     faults.add(Fault("rate_limit", "create", retry_after=1, times=1))
     faults.add(Fault("rate_limit", "update", retry_after=1, times=1))
-    said = rotator.run("rotate", "--all", status=0)
-    assert [line.split(" (")[0] for line in said.stdout.splitlines() if not line.startswith(" ")] == [
+    result = rotator.run("rotate", "--all", status=0)
+    assert [line.split(" (")[0] for line in result.stdout.splitlines() if not line.startswith(" ")] == [
         "a: rotated",
         "b: rotated",
     ]
@@ -150,7 +150,7 @@ def test_what_the_vendor_was_asked_too_much_for_is_tried_again(two: Made) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("rotate", "aa"), "there is no target 'aa'"),
         (("rotate",), "name the targets, or use --all"),
@@ -163,10 +163,10 @@ def test_what_the_vendor_was_asked_too_much_for_is_tried_again(two: Made) -> Non
     ],
     ids=lambda value: "-".join(value)[:30].replace("\n", " ") if isinstance(value, tuple) else "",
 )
-def test_what_cannot_be_meant_ends_with_2_and_does_nothing(made: Made, arguments: tuple[str, ...], said: str) -> None:
+def test_an_impossible_call_ends_with_2_and_does_nothing(made: Made, arguments: tuple[str, ...], message: str) -> None:
     rotator, paths = made
     result = rotator.run(*arguments, status=2)
-    assert said in result.stderr
+    assert message in result.stderr
     assert not result.stdout
     assert rotator.calls() == []
     assert paths.read("apps/a") is None
@@ -182,37 +182,37 @@ def test_rollback_serves_the_previous_key_again(made: Made) -> None:
     first = key_id(made)
     rotator.run("rotate", "a", status=0)
     second = key_id(made)
-    said = rotator.run("rollback", "a", status=0)
+    result = rotator.run("rollback", "a", status=0)
     assert key_id(made) == first
     assert works(made)
-    assert said.stdout.startswith(f"a: rolled back: key {first}, until ")
-    assert f"the old key {second} works until" in said.stdout
+    assert result.stdout.startswith(f"a: rolled back: key {first}, until ")
+    assert f"the old key {second} works until" in result.stdout
     assert len(paths.versions("apps/a")) == 3
     assert len(rotator.calls("create")) == 2
     rotator.run("run", "--once", status=0)
     assert key_id(made) == first
 
 
-def test_a_rollback_that_was_done_says_so_whatever_fails_after_it(made: Made) -> None:
+def test_a_rollback_is_reported_as_done_whatever_fails_after_it(made: Made) -> None:
     rotator, _ = made
     rotator.config["defaults"]["grace_period"] = "10m"
     rotator.run("run", "--once", status=0)
     first = key_id(made)
     rotator.run("rotate", "a", status=0)
     rotator.simulator.faults.add(Fault("refuse", "retrieve", skip=1, times=None))
-    said = rotator.run("rollback", "a", status=1)
+    result = rotator.run("rollback", "a", status=1)
     assert key_id(made) == first
-    assert said.stdout.startswith("a: rolled back, but ")
-    assert f"the applications have the key {first}, until " in said.stdout
+    assert result.stdout.startswith("a: rolled back, but ")
+    assert f"the applications have the key {first}, until " in result.stdout
 
 
 def test_rollback_without_a_previous_key_changes_nothing(made: Made) -> None:
     rotator, paths = made
     rotator.run("run", "--once", status=0)
     metadata = paths.metadata("apps/a")
-    said = rotator.run("rollback", "a", status=1)
-    assert "no previous key" in said.stdout
-    assert "rotator rotate a" in said.stdout
+    result = rotator.run("rollback", "a", status=1)
+    assert "no previous key" in result.stdout
+    assert "rotator rotate a" in result.stdout
     assert paths.metadata("apps/a") == metadata
 
 
@@ -223,9 +223,9 @@ def test_extend_prolongs_every_living_key_also_when_the_store_is_away(made: Made
     rotator.run("rotate", "a", status=0)
     for more in ("2h", "3h"):
         before = {key.id: key.expiry_date for key in rotator.simulator.vendor.keys.values()}
-        said = rotator.run("extend", "--all", "--for", more, status=0).stdout
-        assert said.count("works until") == 2
-        assert ("by its name alone" in said) == (more == "3h")
+        result = rotator.run("extend", "--all", "--for", more, status=0).stdout
+        assert result.count("works until") == 2
+        assert ("by its name alone" in result) == (more == "3h")
         for key in rotator.simulator.vendor.keys.values():
             expiry, earlier = key.expiry_date, before[key.id]
             assert expiry is not None
@@ -237,13 +237,13 @@ def test_extend_prolongs_every_living_key_also_when_the_store_is_away(made: Made
 # --- paths that are not ours, or no longer ---------------------------------------------------------------------------
 
 
-def test_a_path_that_somebody_made_by_hand_is_left_alone_until_it_is_adopted(two: Made) -> None:
+def test_a_path_that_was_made_by_hand_is_left_alone_until_it_is_adopted(two: Made) -> None:
     rotator, paths = two
     theirs = {"api_key": "theirs-and-theirs-alone", "password": "kept"}
     paths.put("apps/a", theirs)
-    said = rotator.run("run", "--once", status=1)
-    assert said.stdout == "1 rotated, 0 unchanged, 1 foreign, 0 failed\n"
-    assert "target_foreign" in said.stderr
+    result = rotator.run("run", "--once", status=1)
+    assert result.stdout == "1 rotated, 0 unchanged, 1 foreign, 0 failed\n"
+    assert "target_foreign" in result.stderr
     refused = rotator.run("rotate", "a", status=1)
     assert "a: left alone: apps/a holds data that is not ours (no-record)" in refused.stdout
     assert "rotator rotate a --adopt" in refused.stdout
@@ -255,14 +255,14 @@ def test_a_path_that_somebody_made_by_hand_is_left_alone_until_it_is_adopted(two
     assert (paths.read("apps/a") or {})["password"] == "kept"
 
 
-def test_a_key_that_somebody_patched_over_ours_is_left_alone(made: Made) -> None:
+def test_a_key_that_was_patched_over_ours_is_left_alone(made: Made) -> None:
     rotator, paths = made
     rotator.run("run", "--once", status=0)
     ours = paths.read("apps/a") or {}
     paths.put("apps/a", {**ours, "api_key": "patched-by-hand"})
     calls = len(rotator.calls("create", "update", "delete"))
-    said = rotator.run("rotate", "a", status=1)
-    assert "hand-edited" in said.stdout
+    result = rotator.run("rotate", "a", status=1)
+    assert "hand-edited" in result.stdout
     assert (paths.read("apps/a") or {})["api_key"] == "patched-by-hand"
     assert len(rotator.calls("create", "update", "delete")) == calls
 
@@ -298,7 +298,7 @@ def test_the_targets_own_fields_are_beside_the_key_and_changing_them_makes_no_ke
 
 
 def test_an_organisation_key_in_a_vault_that_is_down_is_an_error_of_its_provider(tmp_path: Path) -> None:
-    """The targets are kept elsewhere: their paths can be read, and the commands say so."""
+    """The targets are kept elsewhere: their paths can be read, and the commands report that."""
     with installation(tmp_path) as rotator:
         rotator.config["stores"]["vault"] = {"type": "vault", "address": "http://127.0.0.1:1", "mount": "secret"}
         rotator.config["defaults"]["store"] = "store"
@@ -306,8 +306,10 @@ def test_an_organisation_key_in_a_vault_that_is_down_is_an_error_of_its_provider
         rotator.run("rotate", "a", status=0)
         rotator.config["providers"]["respan"]["api_key"] = {"vault": "secret/respan/org#api_key"}
         for command in (("rotate", "a"), ("sweep",), ("check", "--online")):
-            said = rotator.run(*command, status=3)
-            assert "the organisation key, which providers.respan.api_key names, cannot be read" in said.stdout, command
+            result = rotator.run(*command, status=3)
+            assert "the organisation key, which providers.respan.api_key names, cannot be read" in result.stdout, (
+                command
+            )
         assert rotator.json("plan")["targets"][0]["reason"] == "fresh"
         daemon = rotator.start()
         daemon.wait_for("upstream_down", upstream="store vault")
@@ -315,15 +317,15 @@ def test_an_organisation_key_in_a_vault_that_is_down_is_an_error_of_its_provider
 
 
 @pytest.mark.parametrize("content", ["", " \n", None])
-def test_an_organisation_key_that_is_not_there_is_told_as_that(tmp_path: Path, content: str | None) -> None:
+def test_a_missing_organisation_key_is_reported_as_missing(tmp_path: Path, content: str | None) -> None:
     with installation(tmp_path) as rotator:
         file = tmp_path / "organisation-key"
         rotator.config["providers"]["respan"]["api_key"] = {"file": str(file)}
         if content is not None:
             file.write_text(content)
-        said = rotator.run("rotate", "a", status=3).stdout
+        result = rotator.run("rotate", "a", status=3).stdout
         wrong = "cannot be read: No such file or directory" if content is None else "is empty or not set"
-        assert f"the file {file}, which providers.respan.api_key names, {wrong}" in said
+        assert f"the file {file}, which providers.respan.api_key names, {wrong}" in result
         assert rotator.calls() == []
         file.write_text(f"{rotator.simulator.organisation_key}\n")
         rotator.run("rotate", "a", status=0)

@@ -24,7 +24,7 @@ from rotator.core.errors import StorePermissionDenied, StoreUnavailable
 from rotator.simulator import Simulator
 from rotator.stores.vault.store import VaultStore
 
-Told = Callable[..., str]
+RunDemo = Callable[..., str]
 
 DEMO_RIGHTS = """
 path "secret/data/rotator-demo-*"     { capabilities = ["create", "read", "update"] }
@@ -44,8 +44,8 @@ def _hasty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Told:
-    """Runs the demo; whatever it shows is searched for its keys and tokens, as what any process says."""
+def run_demo(monkeypatch: pytest.MonkeyPatch) -> RunDemo:
+    """Run the demo. The end of the session searches its output for keys and tokens."""
 
     def recorded(**options: Any) -> Simulator:
         made = Simulator(**options)
@@ -66,8 +66,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_it_shows_all_that_happens_to_a_key(tmp_path: Path, told: Told, terminal: bool) -> None:
-    shown = told(0, terminal=terminal)
+def test_it_shows_all_that_happens_to_a_key(tmp_path: Path, run_demo: RunDemo, terminal: bool) -> None:
+    shown = run_demo(0, terminal=terminal)
     for words in SEEN:
         assert words in shown
     assert "refused 0 times" in shown
@@ -75,8 +75,8 @@ def test_it_shows_all_that_happens_to_a_key(tmp_path: Path, told: Told, terminal
     assert list(tmp_path.iterdir()) == []
 
 
-def test_in_a_pipe_no_line_is_broken_or_cut(told: Told) -> None:
-    lines = told(0).splitlines()
+def test_in_a_pipe_no_line_is_broken_or_cut(run_demo: RunDemo) -> None:
+    lines = run_demo(0).splitlines()
     published = [line for line in lines if "published" in line]
     assert published
     assert [line for line in published if not line.endswith(("(first)", "(expiring)"))] == []
@@ -88,9 +88,9 @@ def of(vault: VaultServer, token: str) -> Mapping[str, str]:
     return {"VAULT_ADDR": vault.address, "VAULT_TOKEN": token}
 
 
-def test_with_a_vault_nothing_is_left_there_either_and_few_rights_do(vault: VaultServer, told: Told) -> None:
+def test_with_a_vault_nothing_is_left_there_and_few_rights_are_enough(vault: VaultServer, run_demo: RunDemo) -> None:
     before = vault.request("LIST", "secret/metadata/").json()
-    told(0, vault=of(vault, vault.policy_token(DEMO_RIGHTS)))
+    run_demo(0, vault=of(vault, vault.policy_token(DEMO_RIGHTS)))
     assert vault.request("LIST", "secret/metadata/").json() == before
 
 
@@ -99,14 +99,14 @@ def test_the_rights_are_documented() -> None:
     assert all(line in readme for line in DEMO_RIGHTS.strip().splitlines())
 
 
-def test_a_vault_that_is_out_of_reach_is_told_at_once(told: Told, tmp_path: Path) -> None:
+def test_a_vault_that_is_out_of_reach_is_reported_at_once(run_demo: RunDemo, tmp_path: Path) -> None:
     [port] = free_ports(1)
     with pytest.raises(StoreUnavailable, match="Connection refused"):
-        told(0, vault={"VAULT_ADDR": f"http://127.0.0.1:{port}", "VAULT_TOKEN": "hvs.made-up-for-nobody"})
+        run_demo(0, vault={"VAULT_ADDR": f"http://127.0.0.1:{port}", "VAULT_TOKEN": "hvs.made-up-for-nobody"})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_cleans_up_when_it_is_told_to_end(tmp_path: Path) -> None:
+def test_it_cleans_up_when_a_signal_stops_it(tmp_path: Path) -> None:
     shown = tmp_path / "stdout"
     (tmp_path / "temporary").mkdir()
     environment = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path / "temporary")}
@@ -126,8 +126,8 @@ def test_it_cleans_up_when_it_is_told_to_end(tmp_path: Path) -> None:
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
-def test_what_cannot_be_removed_is_told_and_keeps_nothing_else_from_it(
-    vault: VaultServer, told: Told, monkeypatch: pytest.MonkeyPatch
+def test_what_cannot_be_removed_is_reported_and_the_rest_is_removed(
+    vault: VaultServer, run_demo: RunDemo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = vault.request("LIST", "secret/metadata/").json()
     monkeypatch.setattr(demo, "SECONDS", 1.0)
@@ -141,7 +141,7 @@ def test_what_cannot_be_removed_is_told_and_keeps_nothing_else_from_it(
         forget(store, path)
 
     monkeypatch.setattr(VaultStore, "forget", once_refused)
-    shown = told(1, vault=of(vault, vault.root_token))
+    shown = run_demo(1, vault=of(vault, vault.root_token))
     [path] = refused
     assert f"secret/{path} is left in Vault: Vault's policy denies `delete`" in shown
     assert "Nothing is left behind" not in shown
@@ -154,7 +154,7 @@ def test_what_cannot_be_removed_is_told_and_keeps_nothing_else_from_it(
 @pytest.mark.parametrize(
     "error", [StoreUnavailable("away"), TimeoutError(), RemoteDisconnected("gone"), BadStatusLine("?")]
 )
-def test_a_consumer_counts_whatever_goes_wrong(told: Told, error: Exception) -> None:
+def test_a_consumer_counts_whatever_goes_wrong(run_demo: RunDemo, error: Exception) -> None:
     works = demo.Consumer._works
     with pytest.MonkeyPatch.context() as patched:
         failed: list[str] = []
@@ -167,4 +167,4 @@ def test_a_consumer_counts_whatever_goes_wrong(told: Told, error: Exception) -> 
 
         patched.setattr(demo.Consumer, "_works", fails_once)
         patched.setattr(demo, "SECONDS", 1.5)
-        assert "was refused 1 times" in told(1)
+        assert "was refused 1 times" in run_demo(1)

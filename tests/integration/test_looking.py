@@ -1,4 +1,4 @@
-"""The commands that only look, and what is refused before anything is minted, with a real Vault."""
+"""The commands that change nothing, and what is refused before a key is created, with a real Vault."""
 
 import json
 import re
@@ -53,7 +53,7 @@ def without(line: str) -> str:
 # --- plan and status -------------------------------------------------------------------------------------------------
 
 
-def test_plan_says_what_is_due_and_touches_nothing(made: Made) -> None:
+def test_plan_shows_what_is_due_and_changes_nothing(made: Made) -> None:
     rotator, paths = made
     assert rotator.run("plan", "--exit-code", status=4).stdout.startswith("a: rotate (first): create a key")
     rotator.run("plan", status=0)
@@ -67,7 +67,7 @@ def test_plan_says_what_is_due_and_touches_nothing(made: Made) -> None:
     assert "rotate (drifted)" in rotator.run("plan", "--exit-code", status=4).stdout
 
 
-def test_status_tells_all_in_json_and_in_one_line_a_target(made: Made) -> None:
+def test_status_shows_all_in_json_and_in_one_line_a_target(made: Made) -> None:
     rotator, _ = made
     assert rotator.run("status", status=4).stdout.startswith("a\tmissing\t-")
     rotator.run("run", "--once", status=0)
@@ -90,14 +90,14 @@ def test_status_tells_all_in_json_and_in_one_line_a_target(made: Made) -> None:
 def test_a_vault_that_is_not_there_ends_with_3(made: Made, command: str) -> None:
     rotator, _ = made
     rotator.config["stores"]["store"]["address"] = closed_port()
-    said = rotator.run(*command.split(), status=3)
-    assert said.stdout + said.stderr
+    result = rotator.run(*command.split(), status=3)
+    assert result.stdout + result.stderr
     assert rotator.calls("create") == []
 
 
 def test_a_daemon_that_is_not_there_ends_with_3(made: Made) -> None:
-    said = made[0].run("status", "--url", closed_port(), status=3)
-    assert "no daemon answers" in said.stderr
+    result = made[0].run("status", "--url", closed_port(), status=3)
+    assert "no daemon answers" in result.stderr
 
 
 # --- check -----------------------------------------------------------------------------------------------------------
@@ -131,15 +131,15 @@ def test_check_online_prints_the_location_that_a_move_leaves(made: Made) -> None
 def test_check_online_names_a_refused_token(made: Made) -> None:
     rotator, _ = made
     RECORDER.add_secret("a Vault token", "hvs.no-such-token-at-all-at-all")
-    said = rotator.run("check", "--online", status=3, VAULT_TOKEN="hvs.no-such-token-at-all-at-all")
-    assert "stores.store" in said.stdout
+    result = rotator.run("check", "--online", status=3, VAULT_TOKEN="hvs.no-such-token-at-all-at-all")
+    assert "stores.store" in result.stdout
 
 
 def test_a_token_that_ends_soon_is_named_by_check_and_by_a_daemon(made: Made) -> None:
     rotator, paths = made
     token = paths.token(ttl="90s", renewable=False, no_default_policy=False)
-    said = rotator.run("check", "--online", status=1, VAULT_TOKEN=token).stdout
-    assert re.search(r"stores\.store: the Vault token expires in [0-9]+ s .* and cannot be renewed", said)
+    result = rotator.run("check", "--online", status=1, VAULT_TOKEN=token).stdout
+    assert re.search(r"stores\.store: the Vault token expires in [0-9]+ s .* and cannot be renewed", result)
     rotator.environment["VAULT_TOKEN"] = token
     daemon = rotator.start()
     ending = daemon.wait_for("login_ending")
@@ -150,16 +150,16 @@ def test_a_token_that_ends_soon_is_named_by_check_and_by_a_daemon(made: Made) ->
 
 def test_check_online_names_a_refused_organisation_key(made: Made) -> None:
     RECORDER.add_secret("an organisation key", "sk_live_wrong_and_long_enough")
-    said = made[0].run("check", "--online", status=3, RESPAN_API_KEY="sk_live_wrong_and_long_enough")
-    assert "providers.respan" in said.stdout
+    result = made[0].run("check", "--online", status=3, RESPAN_API_KEY="sk_live_wrong_and_long_enough")
+    assert "providers.respan" in result.stdout
 
 
 @pytest.mark.parametrize("right", ["data", "metadata", "destroy"])
 def test_check_online_names_a_missing_right(made: Made, right: str) -> None:
     rotator, paths = made
-    said = rotator.run("check", "--online", VAULT_TOKEN=paths.token(without(f"/{right}/")))
-    assert said.returncode in (1, 3)
-    assert f"{paths.mount}/{right}/apps/a" in said.stdout
+    result = rotator.run("check", "--online", VAULT_TOKEN=paths.token(without(f"/{right}/")))
+    assert result.returncode in (1, 3)
+    assert f"{paths.mount}/{right}/apps/a" in result.stdout
 
 
 @pytest.mark.parametrize("version", [1, None])
@@ -168,17 +168,17 @@ def test_check_online_names_a_mount_that_is_not_kv_2(made: Made, version: int | 
     mount = paths.vault.new_mount(version) if version else "not-there"
     rotator.config["stores"]["store"]["mount"] = mount
     rotator.environment["VAULT_TOKEN"] = VaultPaths(paths.vault, mount).token()
-    said = rotator.run("check", "--online")
-    assert said.returncode in (1, 3)
-    assert mount in said.stdout
-    assert "stores.store" in said.stdout
+    result = rotator.run("check", "--online")
+    assert result.returncode in (1, 3)
+    assert mount in result.stdout
+    assert "stores.store" in result.stdout
 
 
-def test_check_online_names_a_path_of_somebody_else(made: Made) -> None:
+def test_check_online_names_a_path_of_others(made: Made) -> None:
     rotator, paths = made
     paths.put("apps/a", {"api_key": "theirs"})
-    said = rotator.run("check", "--online", status=1)
-    assert "targets.a: apps/a holds data that is not ours (no-record)" in said.stdout
+    result = rotator.run("check", "--online", status=1)
+    assert "targets.a: apps/a holds data that is not ours (no-record)" in result.stdout
 
 
 def test_check_online_names_versions_that_vanish_before_their_key_ends(made: Made) -> None:
@@ -192,11 +192,11 @@ def test_check_online_names_versions_that_vanish_before_their_key_ends(made: Mad
     keeps(metadata, "90m")
     rotator.run("check", "--online", status=0)
     keeps(metadata, "59m30s")
-    said = rotator.run("check", "--online", status=1).stdout
-    assert f"targets.a: Vault deletes a version of {paths.mount}/apps/a after 59m30s" in said
-    assert f"`vault kv metadata patch -mount={paths.mount} -delete-version-after=0s apps/a`" in said
-    told = [json.loads(line) for line in rotator.run("rotate", "a", status=0).stderr.splitlines()]
-    assert [(line["level"], line["version"]) for line in told if line["event"] == "version_expires_early"] == [
+    result = rotator.run("check", "--online", status=1).stdout
+    assert f"targets.a: Vault deletes a version of {paths.mount}/apps/a after 59m30s" in result
+    assert f"`vault kv metadata patch -mount={paths.mount} -delete-version-after=0s apps/a`" in result
+    events = [json.loads(line) for line in rotator.run("rotate", "a", status=0).stderr.splitlines()]
+    assert [(line["level"], line["version"]) for line in events if line["event"] == "version_expires_early"] == [
         ("error", 2)
     ]
 
@@ -204,8 +204,8 @@ def test_check_online_names_versions_that_vanish_before_their_key_ends(made: Mad
     keeps(config, "10m")
     rotator.run("check", "--online", status=0)  # which the policy of least rights does not let it know
     more = f'{LEAST_RIGHTS}\npath "{{mount}}/config" {{{{ capabilities = ["read"] }}}}'
-    said = rotator.run("check", "--online", status=1, VAULT_TOKEN=paths.token(more)).stdout
-    assert f"after 10m (delete_version_after of the mount {paths.mount})" in said
+    result = rotator.run("check", "--online", status=1, VAULT_TOKEN=paths.token(more)).stdout
+    assert f"after 10m (delete_version_after of the mount {paths.mount})" in result
     keeps(config, "-1s")
     keeps(metadata, "10m")
     rotator.run("check", "--online", status=0, VAULT_TOKEN=paths.token(more))
@@ -216,32 +216,32 @@ def test_every_mistake_of_a_configuration_is_named_at_once(made: Made) -> None:
     rotator.config["defaults"] |= {"ttl": "1h", "renew_before": "2h", "grase_period": "1h"}
     rotator.config["targets"] |= {"b": {"path": "apps/a"}, "c": {"path": "a//b"}}
     for command in (("check",), ("run",), ("rotate", "--all")):
-        said = rotator.run(*command, status=2).stderr
-        assert "grase_period" in said
-        assert "did you mean" in said
-        assert "targets.c.path" in said
-        assert "Traceback" not in said
+        result = rotator.run(*command, status=2).stderr
+        assert "grase_period" in result
+        assert "did you mean" in result
+        assert "targets.c.path" in result
+        assert "Traceback" not in result
     assert rotator.calls() == []
 
 
 def test_a_missing_file_is_named(made: Made) -> None:
-    said = made[0].run("check", "--config", "/nowhere/rotator.toml", status=2)
-    assert "/nowhere/rotator.toml" in said.stderr
+    result = made[0].run("check", "--config", "/nowhere/rotator.toml", status=2)
+    assert "/nowhere/rotator.toml" in result.stderr
 
 
-# --- nothing is minted in vain ---------------------------------------------------------------------------------------
+# --- no key is created in vain ---------------------------------------------------------------------------------------
 
 
-def test_a_kv_1_mount_is_not_written_to_and_nothing_is_minted(made: Made) -> None:
+def test_a_kv_1_mount_is_not_written_to_and_no_key_is_created(made: Made) -> None:
     rotator, paths = made
     mount = paths.vault.new_mount(1)
-    paths.vault.request("PUT", f"{mount}/apps/a", {"password": "somebody's"}).raise_for_status()
+    paths.vault.request("PUT", f"{mount}/apps/a", {"password": "theirs"}).raise_for_status()
     rotator.config["stores"]["store"]["mount"] = mount
     hcl = f'path "{mount}/*" {{{{ capabilities = ["create", "read", "update", "delete", "list"] }}}}'
     rotator.environment["VAULT_TOKEN"] = paths.token(hcl)
-    said = rotator.run("rotate", "a", status=3)
-    assert mount in said.stdout
-    assert paths.vault.request("GET", f"{mount}/apps/a").json()["data"] == {"password": "somebody's"}
+    result = rotator.run("rotate", "a", status=3)
+    assert mount in result.stdout
+    assert paths.vault.request("GET", f"{mount}/apps/a").json()["data"] == {"password": "theirs"}
     assert rotator.calls("create") == []
 
 
@@ -253,16 +253,16 @@ DENIED = LEAST_RIGHTS.replace(
 
 
 @pytest.mark.parametrize("hcl", [READ_ONLY, DENIED], ids=["read-only", "denied-parameters"])
-def test_a_policy_that_forbids_the_write_is_known_before_a_key_is_minted(made: Made, hcl: str) -> None:
+def test_a_policy_that_forbids_the_write_is_known_before_a_key_is_created(made: Made, hcl: str) -> None:
     rotator, paths = made
     rotator.environment["VAULT_TOKEN"] = paths.token(hcl)
-    said = rotator.run("rotate", "a", status=1)
-    assert "a: failed: " in said.stdout
+    result = rotator.run("rotate", "a", status=1)
+    assert "a: failed: " in result.stdout
     assert paths.read("apps/a") is None
     assert rotator.calls("create") == []
 
 
-def test_a_body_that_is_too_large_is_known_before_a_key_is_minted(made: Made) -> None:
+def test_a_body_that_is_too_large_is_known_before_a_key_is_created(made: Made) -> None:
     rotator, paths = made
     rotator.config["targets"]["a"]["extra_fields"] = {
         "large": "x" * (2 * 1024 * 1024)
@@ -282,7 +282,7 @@ def test_schema_and_version(made: Made) -> None:
     assert rotator.run("--version", status=0).stdout == f"rotator {__version__}\n"
 
 
-def test_simulate_says_where_it_is_and_ends_when_asked(tmp_path: Path) -> None:
+def test_simulate_prints_its_address_and_ends_when_asked(tmp_path: Path) -> None:
     output = tmp_path / "stdout"
     with output.open("w") as stdout:
         running = subprocess.Popen([PROGRAM, "simulate", "--port", "0"], stdout=stdout, stderr=subprocess.PIPE, env={})

@@ -39,7 +39,7 @@ COMMANDS = sorted(
 
 @dataclass(frozen=True)
 class Ended:
-    """What a command said, and the status that it ended with."""
+    """The output of a command, and its exit status."""
 
     status: int
     out: str
@@ -71,10 +71,10 @@ def invoke(made: Installation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
                 patched.setenv(name, value)
             with pytest.raises(SystemExit) as ended:
                 cli.execute(arguments)
-        said = capsys.readouterr()
-        for name, text in (("stdout", said.out), ("stderr", said.err)):
+        output = capsys.readouterr()
+        for name, text in (("stdout", output.out), ("stderr", output.err)):
             RECORDER.record(f"{' '.join(arguments)}: {name}", text)
-        return Ended(int(ended.value.code or 0), said.out, said.err)
+        return Ended(int(ended.value.code or 0), output.out, output.err)
 
     with restored(monkeypatch):
         yield invoke
@@ -127,7 +127,7 @@ def test_an_option_overrides_the_environment(invoke: Invoke, tmp_path: Path) -> 
         ({"VAULT_TOKEN": "x"}, "$VAULT_ADDR"),
     ],
 )
-def test_a_demo_on_a_vault_says_what_it_needs_to_know(
+def test_a_demo_on_a_vault_names_the_variables_that_it_needs(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], unset: str
 ) -> None:
     for name in ("VAULT_ADDR", "VAULT_TOKEN"):
@@ -178,7 +178,7 @@ main()
 
 
 @pytest.mark.parametrize(
-    ("command", "operation", "said"),
+    ("command", "operation", "line"),
     [
         ("sweep", "list", "sweeping: 0 of 2 done"),
         ("extend --all --for 48h", "list", "listing the keys for targets: 0 of 2 done"),
@@ -186,18 +186,18 @@ main()
         ("rotate --all", "create", "rotating: 0 of 2 done"),
     ],
 )
-def test_long_work_tells_how_far_it_is(
-    invoke: Invoke, made: Installation, monkeypatch: pytest.MonkeyPatch, command: str, operation: str, said: str
+def test_long_work_shows_its_progress(
+    invoke: Invoke, made: Installation, monkeypatch: pytest.MonkeyPatch, command: str, operation: str, line: str
 ) -> None:
     invoke("rotate", "--all")
     made.simulator.faults.add(Fault("slow", operation, seconds=0.3, times=None))
     monkeypatch.setattr(progress, "LINE_EVERY", 0.05)
     ended = invoke(*command.split())
-    assert (ended.status, said in ended.err) == (0, True), ended
+    assert (ended.status, line in ended.err) == (0, True), ended
 
 
 @pytest.mark.parametrize("command", ["plan", "status", "check --online"])
-def test_long_looks_tell_how_far_they_are(
+def test_long_looks_show_their_progress(
     invoke: Invoke, made: Installation, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY", 0.02)
@@ -291,16 +291,16 @@ def test_check_looks_at_the_configuration_only(invoke: Invoke, made: Installatio
             "share": 0.0,
         }
     ]
-    said = invoke("check").out
+    shown = invoke("check").out
     assert (
         "budget: respan: 2 targets, 0.15 at 3 a rotation (create, shorten, delete), 0.0667 for sweeps: 0.217 of 98,361 "
-        in said
+        in shown
     )
     assert not (made.folder / "store.db").exists()
     assert made.calls() == []
 
 
-def test_plan_in_json_tells_each_action_as_an_object(invoke: Invoke, made: Installation) -> None:
+def test_plan_in_json_shows_each_action_as_an_object(invoke: Invoke, made: Installation) -> None:
     made.config["defaults"]["grace_period"] = "20m"
     invoke("rotate", "a")
     first = invoke("status", "--json").json()["targets"][0]["key_id"]
@@ -375,7 +375,7 @@ def test_the_port_of_the_metrics_is_named_as_that(invoke: Invoke) -> None:
     assert "[http].admin" in ended.err
 
 
-def test_a_lost_create_that_was_found_and_removed_is_told(invoke: Invoke, made: Installation) -> None:
+def test_a_lost_create_that_was_found_and_removed_is_reported(invoke: Invoke, made: Installation) -> None:
     made.simulator.faults.add(Fault("drop_after", "create"))
     ended = invoke("rotate", "a")
     assert ended.status == 1
@@ -383,7 +383,7 @@ def test_a_lost_create_that_was_found_and_removed_is_told(invoke: Invoke, made: 
     assert f"a: the unused key {key.id} was found and deleted" in ended.err
 
 
-def test_a_429_is_told_as_one(invoke: Invoke, made: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_429_is_reported_as_one(invoke: Invoke, made: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY", 0.1)
     made.simulator.faults.add(Fault("rate_limit", "create", retry_after=1))
     ended = invoke("rotate", "a")
@@ -435,7 +435,7 @@ def test_each_switch_can_be_set_to_each_of_its_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("switch", "said"),
+    ("switch", "message"),
     [
         ("list_shape=tree", "--set: list_shape must be page|array, not 'tree'"),
         ("page_size=many", "--set: page_size must be NUMBER, not 'many'"),
@@ -445,9 +445,9 @@ def test_each_switch_can_be_set_to_each_of_its_values() -> None:
         ("slash", "--set: 'slash' is no switch"),
     ],
 )
-def test_a_switch_that_is_none_is_refused(invoke: Invoke, switch: str, said: str) -> None:
+def test_a_switch_that_is_none_is_refused(invoke: Invoke, switch: str, message: str) -> None:
     ended = invoke("simulate", "--port", "0", "--set", switch)
-    assert (ended.status, said in ended.err) == (2, True), ended
+    assert (ended.status, message in ended.err) == (2, True), ended
 
 
 def test_a_port_that_is_taken_is_named(invoke: Invoke, made: Installation) -> None:
