@@ -42,7 +42,7 @@ from rotator.core.renewal import TIDYING
 from rotator.core.secrets import Secret
 from rotator.providers.respan import client as respan
 from rotator.providers.respan.client import Probe, RespanProvider
-from rotator.providers.respan.responses import Answer, ErrorFactory, is_id, vendor_key
+from rotator.providers.respan.responses import Answer, ErrorFactory, is_id, listed_key
 from rotator.runtime import breaker as circuit
 from rotator.runtime.breaker import CONFIRMED_FOR, FIRST_WAIT
 from rotator.runtime.clock import SystemClock
@@ -402,14 +402,14 @@ def test_many_threads_share_it(rig: Rig) -> None:
     ],
 )
 def test_times_are_read_in_every_shape(text: object, moment: datetime | None) -> None:
-    assert vendor_key({"id": "a", "expiry_date": text}) == ProviderKey("a", "", moment)
+    assert listed_key({"id": "a", "expiry_date": text}) == ProviderKey("a", "", moment)
 
 
 def test_a_time_without_a_zone_is_utc_wherever_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "Asia/Tokyo")
         time.tzset()
-        key = vendor_key({"id": "a", "expiry_date": "2126-03-01T12:00:00"})
+        key = listed_key({"id": "a", "expiry_date": "2126-03-01T12:00:00"})
     time.tzset()
     assert key == ProviderKey("a", "", EXPIRY)
 
@@ -709,7 +709,7 @@ def test_a_create_is_sent_exactly_once(rig: Rig, kind: str) -> None:
 
 def test_of_a_name_no_more_is_kept_than_any_key_of_ours_has() -> None:
     """A page or a log line that shows it searches it for secrets: 700 KB stall it for seconds."""
-    key = vendor_key({"id": "a", "name": "n" * 700_000})
+    key = listed_key({"id": "a", "name": "n" * 700_000})
     assert key == ProviderKey("a", "n" * 300, None)
 
 

@@ -33,7 +33,7 @@ from rotator.providers.respan.responses import (
     is_about,
     is_id,
     is_revoked,
-    vendor_key,
+    listed_key,
 )
 from rotator.runtime.breaker import Circuit, Confirmation, Outage
 from rotator.runtime.http import TIMEOUT, HttpClient, Response
@@ -147,7 +147,7 @@ class RespanProvider:
             following = page.get("next") if isinstance(page, dict) else None
             if not isinstance(entries, list) or not isinstance(following, str | None):
                 raise self._errors.unsettled("list", "gave an answer that holds no list")
-            yield [vendor_key(entry) for entry in entries if not is_revoked(entry)]
+            yield [listed_key(entry) for entry in entries if not is_revoked(entry)]
             if not following:
                 return
             if size > MAX_LIST or seconds > MAX_LIST_SECONDS:
@@ -167,7 +167,7 @@ class RespanProvider:
             raise self._errors.unsettled("retrieve", "answered with another key than it was asked about")
         if entry is None or is_revoked(entry):
             return None
-        if isinstance(key := vendor_key(entry), ProviderKey):
+        if isinstance(key := listed_key(entry), ProviderKey):
             return key
         raise self._errors.unsettled("retrieve", f"answered with a key that cannot be read ({key})")
 
@@ -185,7 +185,7 @@ class RespanProvider:
             raise self._errors.unsettled("update", "answered with another key than it was asked about")
         if answer.status == 404 or is_revoked(entry):
             return None
-        key = vendor_key(entry)
+        key = listed_key(entry)
         return key if isinstance(key, ProviderKey) else ProviderKey(key_id, "", None)
 
     def delete(self, key_id: str) -> None:

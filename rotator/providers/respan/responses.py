@@ -120,7 +120,7 @@ def is_about(entry: object, key_id: str) -> bool:
     return not is_id(shown) or shown == key_id
 
 
-def vendor_key(entry: object) -> ListedKey:
+def listed_key(entry: object) -> ListedKey:
     """Return the key that an entry shows. Only the id is required; all other fields come and go."""
     if not isinstance(entry, dict):
         return UnreadableKey("", "", f"which is {_shown(entry)}")
@@ -178,7 +178,7 @@ def created_key(entry: object) -> CreatedKey | None:
     """Return the key with its id and text, or None if one of them is missing. Its expiry may be unreadable: None."""
     if not isinstance(entry, dict):
         return None
-    key = vendor_key(entry)
+    key = listed_key(entry)
     text = entry.get("api_key")
     if key.id and isinstance(text, str) and 0 < len(text) <= MAX_KEY and text.isprintable() and text not in key.id:
         return CreatedKey(
