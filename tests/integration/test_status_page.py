@@ -106,7 +106,7 @@ def test_status_asks_a_daemon_and_shows_its_status(fleet: tuple[Installation, Da
 def test_status_refuses_an_answer_that_is_no_daemon_s(tmp_path: Path) -> None:
     answers = iter([Reply(200, {"hello": 1}), Reply(200, [1]), Reply(200, "<html>"), Reply(404, {})])
     with canned(lambda _: next(answers)) as other, installation(tmp_path) as rotator:
-        for wanted in ("is no rotator", "is no rotator", "no daemon answers", "the port of the metrics?"):
+        for wanted in ("is not rotator", "is not rotator", "is not rotator", "the port of the metrics?"):
             said = rotator.run("status", "--url", other.address, status=3).stderr
             assert wanted in said
             assert "[http].admin" in said
