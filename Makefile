@@ -51,7 +51,7 @@ kills: install servers  ## kill and freeze two daemons 200 times on a real Vault
 BENCHMARKS ?= startup run_once layers scale punctuality soak
 
 bench: install servers  ## measure everything in docs/benchmarks.md (about 90 minutes; BENCHMARKS=soak runs one)
-	@echo "On two quiet CPUs: run_once takes 15 minutes, layers 1, scale 35, punctuality 35, soak 7. Now: $(BENCHMARKS)"
+	@echo "On two quiet CPUs: startup takes 1 minute, run_once 15, layers 1, scale 35, punctuality 35, soak 7. Now: $(BENCHMARKS)"
 	@set -e; for each in $(BENCHMARKS); do \
 	  echo; echo "== $$each"; \
 	  PYTHONPATH=tests BENCH_OUT=$${BENCH_OUT:-docs/benchmarks/$$each.json} $(BIN)/python -m benchmarks.$$each; \
