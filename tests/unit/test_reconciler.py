@@ -711,6 +711,21 @@ def test_a_key_that_landed_is_not_written_again_when_the_path_is_made_anew() -> 
     assert world.served() is by_id(world, 2)
 
 
+def test_a_look_reports_nothing_and_the_next_pass_reports_a_late_publish_once() -> None:
+    world = World()
+    world.at("store.write", refuse(unknown("store.write")), times=5)
+    world.at("store.write", world.delay(unknown("store.write")))
+    a = world.reconciler()
+    a.reconcile(world.target)
+    world.land()
+    a.observe(world.target)
+    a.observe(world.target)
+    assert not world.told(EventType.KEY_PUBLISHED)
+    a.reconcile(world.target)
+    a.reconcile(world.target)
+    assert [event.fields["key_id"] for event in world.told(EventType.KEY_PUBLISHED)] == ["tk_0001"]
+
+
 @pytest.mark.parametrize("what", ["parameters", "provider", "path", "age", "moved on", "made anew"])
 def test_a_key_that_waited_is_not_offered_where_a_new_one_would_be_another(what: str) -> None:
     world, a = waiting()
