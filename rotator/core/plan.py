@@ -20,7 +20,6 @@ from enum import StrEnum
 
 from rotator.core.errors import GraceNotEnforced
 from rotator.core.expiry import Asked, KeyObservation, next_request, whole_seconds
-from rotator.core.keys import KeyName
 from rotator.core.observation import Observation
 from rotator.core.renewal import FUTURE, Renewal, contested_until_of, last_resort, renewal_of, turning_points
 from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
@@ -140,26 +139,6 @@ def deadline(plan: Plan, now: datetime) -> datetime:
     if plan.current is not None:
         return plan.current.expires_at
     return now + NEWCOMER if plan.reason is Reason.FIRST else now
-
-
-def to_confirm(observation: Observation) -> tuple[Record, ...]:
-    """Return the keys that must be looked up at the provider before `plan` can act on them.
-
-    Superseded ones, because only the provider shows for which path a key was made. And a current key that is published
-    under another number than the one in its name: the path was rolled back to it, so it may be about to expire. What
-    was seen of it before that proves nothing.
-    """
-    current = observation.current
-    if current is None or current.record is None:
-        return ()
-    name = KeyName.parse(current.record.key_name)
-    seen = observation.shown.get(current.record.key_id)
-    as_made = name is not None and name.version == current.number
-    # The provider's answer shows its time as well: with two opinions a wrong clock is corrected.
-    known = (as_made and not observation.clock_disputed_by) or (seen is not None and seen.at_version == current.number)
-    superseded = superseded_keys(observation, current)
-    unknown = [key.record for key in superseded if not is_known(observation, key)]
-    return (*(() if known else (current.record,)), *unknown)  # the served key first: it may not have long to live
 
 
 def plan(

@@ -1,10 +1,11 @@
-"""The keys that a later version of their path replaced. Pure."""
+"""The keys that a later version of their path replaced, and what must be known of them. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 from rotator.core.expiry import whole_seconds
+from rotator.core.keys import KeyName
 from rotator.core.observation import Observation
 from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.secrets import Secret
@@ -92,3 +93,23 @@ def is_known(observation: Observation, key: Superseded) -> bool:
     seen = observation.shown.get(key.key_id)
     bounded = observation.own_end(key.record) < key.since + observation.target.grace_period
     return seen is not None and not (bounded and seen.at_version <= key.versions[-1].number)
+
+
+def to_confirm(observation: Observation) -> tuple[Record, ...]:
+    """Return the keys that must be looked up at the provider before `plan` can act on them.
+
+    Superseded ones, because only the provider shows for which path a key was made. And a current key that is published
+    under another number than the one in its name: the path was rolled back to it, so it may be about to expire. What
+    was seen of it before that proves nothing.
+    """
+    current = observation.current
+    if current is None or current.record is None:
+        return ()
+    name = KeyName.parse(current.record.key_name)
+    seen = observation.shown.get(current.record.key_id)
+    as_made = name is not None and name.version == current.number
+    # The provider's answer shows its time as well: with two opinions a wrong clock is corrected.
+    known = (as_made and not observation.clock_disputed_by) or (seen is not None and seen.at_version == current.number)
+    superseded = superseded_keys(observation, current)
+    unknown = [key.record for key in superseded if not is_known(observation, key)]
+    return (*(() if known else (current.record,)), *unknown)  # the served key first: it may not have long to live

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from rotator.core.expiry import KeyObservation
 from rotator.core.keys import place_of
 from rotator.core.observation import Observation
-from rotator.core.plan import to_confirm
 from rotator.core.ports import Budget, Clock, Ports
 from rotator.core.renewal import TIDYING
+from rotator.core.superseded import to_confirm
 from rotator.core.target import Target
 from rotator.core.versions import History, Record, Scope
 from rotator.protocol.memory import Memory

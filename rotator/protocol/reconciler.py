@@ -22,9 +22,10 @@ from rotator.core.errors import (
 )
 from rotator.core.events import EventType
 from rotator.core.observation import Observation
-from rotator.core.plan import Action, Plan, Reason, Retire, Rotate, SetExpiry, deadline, plan, to_confirm, unenforced
+from rotator.core.plan import Action, Plan, Reason, Retire, Rotate, SetExpiry, deadline, plan, unenforced
 from rotator.core.renewal import TIDYING
 from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
+from rotator.core.superseded import to_confirm
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.versions import Ownership

@@ -315,7 +315,7 @@ MUTATIONS = {
         "races", (UNDONE,), (Edit(Memory.newest_does, "self._is_swept and is_old", "self._is_swept"),)
     ),
     "what is rolled back to is not looked up": Mutation(
-        "rollbacks", (UNDONE,), (Edit(plan.to_confirm, "() if known else (current.record,)", "()"),)
+        "rollbacks", (UNDONE,), (Edit(superseded.to_confirm, "() if known else (current.record,)", "()"),)
     ),
     "as many orphans as there are": Mutation(
         "meddling", (TOO_MANY,), (Edit(orphans.reason_to_hold, "to_shorten > limit", "False"),)

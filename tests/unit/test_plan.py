@@ -13,10 +13,11 @@ from support.world import HOUR, OWNER, START, make_target
 from rotator.core.expiry import TOLERANCE, KeyObservation
 from rotator.core.keys import KeyName, ProviderKey, place_of
 from rotator.core.observation import Observation
-from rotator.core.plan import Plan, Reason, Retire, Rotate, SetExpiry, State, plan, to_confirm
+from rotator.core.plan import Plan, Reason, Retire, Rotate, SetExpiry, State, plan
 from rotator.core.renewal import Renewal, due_at
 from rotator.core.request import SCHEDULED, PassOptions, RotationRequest
 from rotator.core.secrets import Secret
+from rotator.core.superseded import to_confirm
 from rotator.core.target import Target
 from rotator.core.versions import RECORD_FIELD, History, Ownership, Record, Scope, Version, compose
 
