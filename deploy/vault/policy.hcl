@@ -9,7 +9,7 @@ path "secret/data/apps/*" { capabilities = ["create", "read", "update"] }
 # Reads which versions there are, and when they were written.
 path "secret/metadata/apps/*" { capabilities = ["read"] }
 
-# Destroys the versions that hold a key whose grace is over, so that nobody can roll back to a dead key.
+# Destroys the versions that hold a key whose grace is over, so that the path cannot be rolled back to a dead key.
 path "secret/destroy/apps/*" { capabilities = ["update"] }
 
 # `rotator check --online` asks which of these rights it has. Vault's policy `default` allows it too.

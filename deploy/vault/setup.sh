@@ -1,6 +1,6 @@
 #!/bin/sh
 # Lets rotator log in to Vault with its ServiceAccount: the policy beside this file, Kubernetes auth, and a role.
-# It needs the vault program, logged in as somebody who may change policies and auth methods. It may be run again.
+# It needs the vault program, logged in as a person who may change policies and auth methods. It may be run again.
 #
 #   VAULT_ADDR=https://vault.example.org:8200 NAMESPACE=rotator ./setup.sh
 #

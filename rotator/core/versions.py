@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, Self
+from functools import lru_cache
+from typing import Any
 from urllib.parse import quote, unquote
 
 from rotator.core.keys import KeyName
@@ -68,7 +69,7 @@ class Record:
         return ",".join((*known, *self.unknown))
 
     @classmethod
-    def parse(cls, text: object, known: tuple[str, ...] = ()) -> Self | None:
+    def parse(cls, text: object, known: tuple[str, ...] = ()) -> "Record | None":
         """Return the record, or None where no version of rotator that writes `v=1` can have written the text.
 
         Unknown fields are accepted: a later rotator may have added them. `known`: texts that many records share, so
@@ -76,19 +77,25 @@ class Record:
         """
         if not isinstance(text, str) or not text.isascii() or len(text) > LONGEST_RECORD:
             return None
-        values, unknown = _split(text)
-        if values.pop("v", None) != "1" or not all(0 < len(value) <= LONGEST_TEXT for value in values.values()):
+        return _parsed(text, known)
+
+
+@lru_cache(maxsize=1000)
+def _parsed(text: str, known: tuple[str, ...]) -> Record | None:
+    """Return the record of a text. All that look at one version in a pass share it."""
+    values, unknown = _split(text)
+    if values.pop("v", None) != "1" or not all(0 < len(value) <= LONGEST_TEXT for value in values.values()):
+        return None
+    try:
+        issued_at, expires_at = (datetime.fromisoformat(values.pop(name)) for name in ("issued_at", "expires_at"))
+        if not issued_at.tzinfo == expires_at.tzinfo == UTC or expires_at - issued_at > LONGEST:
             return None
-        try:
-            issued_at, expires_at = (datetime.fromisoformat(values.pop(name)) for name in ("issued_at", "expires_at"))
-            if not issued_at.tzinfo == expires_at.tzinfo == UTC or expires_at - issued_at > LONGEST:
-                return None
-            if min(issued_at, expires_at) < _EARLIEST or max(issued_at, expires_at) > _LATEST:
-                return None
-            shared = {name: next((one for one in known if one == value), value) for name, value in values.items()}
-            return cls(issued_at=issued_at, expires_at=expires_at, unknown=tuple(unknown), **shared)
-        except (KeyError, TypeError, ValueError):
+        if min(issued_at, expires_at) < _EARLIEST or max(issued_at, expires_at) > _LATEST:
             return None
+        shared = {name: next((one for one in known if one == value), value) for name, value in values.items()}
+        return Record(issued_at=issued_at, expires_at=expires_at, unknown=tuple(unknown), **shared)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _split(text: str) -> tuple[dict[str, str], list[str]]:

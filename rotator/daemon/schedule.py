@@ -43,6 +43,9 @@ class Task:
     options: PassOptions = ACT
 
 
+_NOTHING_ASKED = Task()  # one for all targets
+
+
 @dataclass(slots=True)
 class _Slot:
     at: datetime
@@ -93,8 +96,10 @@ class Schedule:
             self.resync, self._paces = resync, paces
             self._slots = {name: slot for name, slot in self._slots.items() if name in targets}
             now = self.clock.now()
+            lanes: dict[Lane, Lane] = {}  # one tuple for all targets of a lane
             for name, target in targets.items():
                 lane = target.provider, target.store
+                lane = lanes.setdefault(lane, lane)
                 if name not in self._slots:
                     self._slots[name] = _Slot(now, 0, lane)
                     self._put(name, now)
@@ -184,7 +189,7 @@ class Schedule:
                     slot.deadline = min(slot.deadline, needed) if waits else needed
                 again, slot.again = slot.again or slot.task is not task, False
                 if slot.task is task and (report.rotated or report.error is None):
-                    slot.task = Task()
+                    slot.task = _NOTHING_ASKED
                 at = now if again else self._next(slot, report, task, now)
             finally:
                 self._put(report.target.name, at)
@@ -237,7 +242,7 @@ class Schedule:
                 slot = self._slots[name]
                 if begin > now + LEVEL_EVERY or begin >= due_at or now < slot.at <= begin or slot.under_way:
                     continue
-                if slot.task == Task():
+                if slot.task == _NOTHING_ASKED:
                     slot.task = Task(options=PassOptions(ahead=due_at - begin))
                     self._put(name, max(begin, now))
 
