@@ -98,11 +98,15 @@ def edited(edits: Iterable[Edit | Stub]) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """A rule taken away, the profile whose schedules notice it soonest, and the promises that it carries."""
+    """A rule taken away, the profile whose schedules notice it soonest, and the promises that it carries.
+
+    `first` is the schedule to begin with, for a rule that few schedules notice. It may be any: the code decides.
+    """
 
     profile: str
     breaks: tuple[str, ...]
     edits: tuple[Edit | Stub, ...]
+    first: int = 0
 
 
 MUTATIONS = {
@@ -149,6 +153,7 @@ MUTATIONS = {
                 "self._discard(target, key_id, name, request); (lambda *_: 0)(",
             ),
         ),
+        first=193,
     ),
     "blind retry of create": Mutation(
         "races",
@@ -176,6 +181,7 @@ MUTATIONS = {
                 "    if mismatch:\n        return None\n",
             ),
         ),
+        first=125,
     ),
     "a refusal of a write is believed": Mutation(
         "races",
@@ -189,7 +195,7 @@ MUTATIONS = {
         ),
     ),
     "a path that looks unchanged proves that a refused write did not land": Mutation(
-        "races", (SERVED, GRACE_CUT), (Edit(publish._judge, "    raise refusal\n", "    return None\n"),)
+        "races", (SERVED, GRACE_CUT), (Edit(publish._judge, "    raise refusal\n", "    return None\n"),), first=193
     ),
     "no name check": Mutation(
         "meddling",
@@ -211,6 +217,7 @@ MUTATIONS = {
         "rollbacks",
         (SERVED,),
         (Edit(Reconciler._retire, "    if numbers:", "    self.ports.provider.delete(key.key_id)\n    if numbers:"),),
+        first=52,
     ),
     "shorten to now": Mutation(
         "races", (GRACE_CUT,), (Edit(superseded.superseded_keys, "since + observation.target.grace_period", "since"),)
@@ -231,7 +238,7 @@ MUTATIONS = {
     ),
     "strays are left": Mutation("races", (LEAKED,), (Edit(Sweeper.sweep, "elif not dry_run:", "elif False:"),)),
     "what is rolled back to is not restored": Mutation(
-        "rollbacks", (NOT_HEALED,), (Stub(plan._restore, lambda _: ()),)
+        "rollbacks", (NOT_HEALED,), (Stub(plan._restore, lambda _: ()),), first=350
     ),
     "a served key that is gone is not looked for": Mutation(
         "meddling",
@@ -244,6 +251,7 @@ MUTATIONS = {
             ),
             Edit(Comparison._look_up_missing, "in enumerate(self._missing)", "in enumerate(())"),
         ),
+        first=54,
     ),
     "a sweep ends at the first target that the provider refuses": Mutation(
         "meddling",
@@ -258,9 +266,7 @@ MUTATIONS = {
         ),
     ),
     "a key that the provider does not show yet is missing": Mutation(
-        "mixed",
-        (NEEDLESS,),
-        (Stub(observer.Observer._may_be_hidden, lambda *_: False),),
+        "mixed", (NEEDLESS,), (Stub(observer.Observer._may_be_hidden, lambda *_: False),), first=101
     ),
     "a waiting key that the provider does not show yet is given up": Mutation(
         "mixed", (HEAPED,), (Edit(Rotation._made_before, "found is None and record.is_younger(", "False and ("),)
@@ -348,6 +354,7 @@ MUTATIONS = {
                 "False",
             ),
         ),
+        first=82,
     ),
     "a key whose write was not answered is not offered again": Mutation(
         "mixed", (HEAPED,), (Stub(Rotation._made_before, lambda *_: None),)
@@ -408,7 +415,7 @@ MUTATIONS = {
         (Edit(model._split, "unknown.append(part)", "values[name] = value"),),
     ),
     "a field that is not known is dropped where a key is published again": Mutation(
-        "meddling", (DROPPED,), (Edit(model.Record.format, "(*known, *self.unknown)", "known"),)
+        "meddling", (DROPPED,), (Edit(model.Record.format, "(*known, *self.unknown)", "known"),), first=96
     ),
 }
 

@@ -23,9 +23,12 @@ def searches(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Found]
     items = [item for item in request.session.items if isinstance(item, pytest.Function)]
     names = [str(item.callspec.params["name"]) for item in items if item.function is test_each_is_caught]
     with pool() as executor:
-        yield {
-            name: executor.submit(run_some, range(BUDGET), PROFILES[MUTATIONS[name].profile], name) for name in names
-        }
+        yield {name: executor.submit(_search, name) for name in names}
+
+
+def _search(name: str) -> Found:
+    first = MUTATIONS[name].first
+    return run_some(range(first, first + BUDGET), PROFILES[MUTATIONS[name].profile], name)
 
 
 @pytest.mark.timeout(900)
