@@ -264,6 +264,7 @@ MUTATIONS = {
             ),
             Edit(Comparison._compare, "self._fail(reconciler, target, error)", "raise"),
         ),
+        first=395,
     ),
     "a key that the provider does not show yet is missing": Mutation(
         "mixed", (NEEDLESS,), (Stub(observer.Observer._may_be_hidden, lambda *_: False),), first=101
@@ -379,6 +380,7 @@ MUTATIONS = {
         "extends",
         (GRACE_CUT,),
         (Stub(superseded.is_known, lambda observation, key: key.key_id in observation.shown),),
+        first=33,
     ),
     "a record vouches for the key it names": Mutation(
         "meddling",
@@ -387,6 +389,7 @@ MUTATIONS = {
             Edit(Memory.show, "not scope.owns(key.name)", "False"),
             Edit(Memory.show, "key.name != served.key_name or ", ""),
         ),
+        first=71,
     ),
     "what others wrote beside the key is dropped": Mutation(
         "meddling", (DROPPED,), (Stub(rotate.preserved_fields, lambda _: {}),)
@@ -395,7 +398,7 @@ MUTATIONS = {
         "strange", (MASS,), (Stub(recognition.is_most, lambda *_: False),)
     ),
     "a pass believes it though no sweep has compared": Mutation(
-        "strange", (MASS,), (Edit(recognition.Recognition.believes, "self._first == target", "True"),)
+        "strange", (MASS,), (Edit(recognition.Recognition.believes, "self._first == target", "True"),), first=149
     ),
     "what was said while most were unknown is believed later": Mutation(
         "strange", (DOUBTED, MASS), (Edit(Comparison._learn, "observation.is_gone(self._ports.clock.now())", "False"),)
