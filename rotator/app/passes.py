@@ -1,4 +1,4 @@
-"""One pass over one target, counted and told; work on many at once, through a bounded pool; and a sweep over all.
+"""One pass over one target, counted and reported; work on many at once, through a bounded pool; a sweep over all.
 
 The daemon, `run --once`, `rotate` and the demo all work through here. When to work is not decided here.
 """
@@ -96,7 +96,7 @@ def in_threads(
         for _ in items:
             yield done.get().result()
     except BaseException:
-        # Somebody pressed Ctrl-C, or there is a fault in rotator: begin nothing more, end what is under way.
+        # A person pressed Ctrl-C, or there is a fault in rotator: begin nothing more, end what is under way.
         stopping.set()
         interrupted()
         raise
@@ -140,7 +140,7 @@ def sweep_all(
 
 
 def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None) -> Iterator[Event]:
-    """What is to be told of a pass that did not go well: what failed, what it means, and what happens next."""
+    """Yield what a log needs of a pass that did not go well: what failed, what it means, and what happens next."""
     target, plan, error = report.target, report.plan, report.error
     if plan is not None and plan.state is State.FOREIGN and not plan.actions:
         fields = {"path": target.path, "reason": plan.reason.value, "advice": adoption_advice(target)}
@@ -190,7 +190,7 @@ def served(plan: Plan | None) -> str:
 
 
 def adoption_advice(target: Target) -> str:
-    """What a person can do about a path that holds somebody else's data."""
+    """Return what a person can do about a path that holds another writer's data."""
     return (
         f"If rotator is meant to keep {target.path}, run `rotator rotate {target.name} --adopt`: "
         "the key's field is overwritten, its other fields stay."

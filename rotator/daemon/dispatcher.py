@@ -1,7 +1,7 @@
-"""Works through the agenda with a bounded pool: the part of the daemon that knows neither signals nor ports nor files.
+"""Works through the schedule with a bounded pool: the part of the daemon that knows no signals, ports or files.
 
-Somebody calls `tick` often; nothing is done per target per tick. What is done to a target, and whether, is decided in
-`plan` and `reconciler`. The demo drives the same engine.
+Its caller calls `tick` often; a tick does nothing for each target. `plan` and `reconciler` decide what is done to a
+target. The demo drives the same dispatcher.
 """
 
 import contextlib
@@ -59,14 +59,14 @@ class Dispatcher:
         self._metrics, self._emit = metrics, emit
         daemon = installation.configuration.daemon
         self._clock = installation.clock
-        self._agenda = Schedule(self._clock, SystemRandom(), daemon.resync)
+        self._schedule = Schedule(self._clock, SystemRandom(), daemon.resync)
         self._workers = Workers(daemon.workers, "worker")
         self._busy: Counter[Lane] = Counter()  # workers in use
         self._lanes: frozenset[Lane] = frozenset()
         self._taking = threading.Lock()
         self._given_back = threading.Condition(self._taking)
         self._in_use: Counter[Installation] = Counter()
-        self._formers: list[Installation] = []  # to be closed when nothing under way uses them any more
+        self._formers: list[Installation] = []  # to be closed when nothing under way uses them
         self._sweeping = threading.Lock()
         self._reports = Reports(emit)
         self._configured_at: dict[str, datetime] = {}  # by target: since when it is as it is
@@ -92,25 +92,25 @@ class Dispatcher:
         self.board.keep_only(installation.targets)
         self._reports.keep_only(installation.targets)
         paces = {name: budget.pace for name, budget in installation.budgets.items()}
-        self._agenda.configure(installation.targets, changed, installation.configuration.daemon.resync, paces)
+        self._schedule.configure(installation.targets, changed, installation.configuration.daemon.resync, paces)
         if installation is not current:
             installation.look_again()  # last, for it may wait for an answer that is under way
         return changed
 
     def request(self, request: RotationRequest) -> None:
-        """Have every target rotated now, as somebody asks for."""
+        """Have every target rotated now, as a person requests."""
         names = list(self.installation.targets)
         self.board.request(names)
-        self._agenda.request(names, request)
+        self._schedule.request(names, request)
 
     def lead(self) -> None:
-        """This replica has begun to lead: work on what its view says is due. All else is looked at in its turn."""
+        """Work on what is due in this replica's view, now that it leads. All else is looked at in its turn."""
         due = [status.target.name for status in self.board.snapshot() if status.plan is None or status.plan.actions]
-        self._agenda.wake(due)
+        self._schedule.wake(due)
 
     def tick(self) -> None:
         """Begin what is due."""
-        if jumped := self._agenda.jumped():
+        if jumped := self._schedule.jumped():
             fields: Fields = {"seconds": round(jumped), "targets": len(self.installation.targets)}
             self._emit(Event(EventType.CLOCK_JUMPED, "", Level.WARNING, fields))
         self._begin_what_is_due()
@@ -125,8 +125,8 @@ class Dispatcher:
         """What only a restart of the process puts right."""
         now = self._clock.monotonic()
         if now - self.last_tick > STUCK:
-            yield f"the agenda was last looked at {now - self.last_tick:.0f} s ago"
-        if now - self._last_pass > NO_PASS and (overdue := self._agenda.overdue(NO_PASS)):
+            yield f"the schedule was last looked at {now - self.last_tick:.0f} s ago"
+        if now - self._last_pass > NO_PASS and (overdue := self._schedule.overdue(NO_PASS)):
             yield f"{overdue} targets are due, and no pass has ended for {now - self._last_pass:.0f} s"
         yield from self._workers.problems()
         yield from self.health.problems()
@@ -140,7 +140,7 @@ class Dispatcher:
                 for swept in sweep_all(installation, self._metrics, stopping=self._is_sweep_to_stop):
                     try:
                         self._reports.swept(swept, installation.upstreams())
-                        self._agenda.wake([target.name for target in swept.to_work])
+                        self._schedule.wake([target.name for target in swept.to_work])
                     except Exception as error:
                         self._emit(unexpected("reporting a sweep", error))
         finally:
@@ -164,14 +164,14 @@ class Dispatcher:
             return
         with self._using() as installation:
             for name in {target.provider for target in installation.targets.values()}:
-                # What comes of it is in the provider's circuit and meter; `watch` tells.
+                # The provider's circuit and meter keep the result, and `watch` reports it.
                 with contextlib.suppress(ProviderError):
                     next(installation.providers[name].pages(partial(installation.budgets[name].take, TIDYING)), None)
 
     def watch(self) -> None:
-        """Tell of providers and stores that went down or came up, and of a clock that went wrong.
+        """Report providers and stores that went down or came up, and a clock that went wrong.
 
-        Once each; and again when what heals by itself has come to need a person.
+        Each once; and again when what recovers without help has come to need a person.
         And let go what the passes of before a reload have ended with.
         """
         self._close_the_unused()
@@ -183,10 +183,10 @@ class Dispatcher:
         """What waited for an upstream is not left for its own next try, and does not come all at once."""
         failing = [status.target for status in self.board.snapshot() if status.error is not None]
         held_up = [t.name for t in failing if upstream in (f"provider {t.provider}", f"store {t.store}")]
-        self._agenda.wake_in_turn(held_up)
+        self._schedule.wake_in_turn(held_up)
 
     def ask_the_down(self) -> None:
-        """Ask what is down whether it still is: the targets' own tries may be minutes away. `watch` tells."""
+        """Ask each upstream that is down: the targets' own tries may be minutes away. `watch` reports the result."""
         with self._using() as installation:
             installation.ask_the_down(providers=self._leads())
 
@@ -236,7 +236,7 @@ class Dispatcher:
             try:
                 self._workers.submit(partial(self._pass, *taken))
             except BaseException as error:
-                self._agenda.done(Report(taken[0], None, fault(error)), taken[1])
+                self._schedule.done(Report(taken[0], None, fault(error)), taken[1])
                 self._give_back(taken[0])
                 raise
 
@@ -246,7 +246,7 @@ class Dispatcher:
             if self._ending or self.under_way >= self._workers.size:
                 return None
             targets = self.installation.targets
-            while taken := self._agenda.take(self._is_open):
+            while taken := self._schedule.take(self._is_open):
                 name, task = taken
                 if name in targets:  # else a reload is just taking it away
                     target = targets[name]
@@ -280,7 +280,7 @@ class Dispatcher:
         return True
 
     def _pass(self, target: Target, task: Task) -> None:
-        """Work on a target; whatever happens, it has its next turn on the agenda, and the worker is free again."""
+        """Work on a target; whatever happens, the schedule has its next turn, and the worker is free again."""
         try:
             report = self._work(target, task)
         except Exception as error:
@@ -305,7 +305,7 @@ class Dispatcher:
 
     def _take_note_of_pass(self, report: Report, task: Task) -> None:
         target = report.target
-        failures, retry_at = self._agenda.done(report, task)
+        failures, retry_at = self._schedule.done(report, task)
         fulfilled = task.request.rotate and (report.rotated or report.error is None)
         self.board.update(target, report.plan, report.error, retry_at, fulfilled=fulfilled)
         self.has_read = self.has_read or report.plan is not None

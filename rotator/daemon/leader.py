@@ -47,7 +47,7 @@ def rights(name: str) -> tuple[Right, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """Somebody's lease as this process saw it first, and when (monotonic)."""
+    """Another replica's lease as this process saw it first, and when (monotonic)."""
 
     version: str
     at: float
@@ -71,7 +71,7 @@ class Lease:
         self._where = f"{settings.access.namespace}/{settings.name}"
         self._server = ApiServer(settings.access, clock, f"the Lease {self._where}", RIGHTS, settings.duration / 3)
         self._until = float("-inf")  # monotonic; this process leads before that
-        self._led = False  # and that was told
+        self._led = False  # and that was reported
         self._seen: _Seen | None = None
         self._notices = Notices(emit)
         self._stopping = threading.Event()
@@ -85,7 +85,7 @@ class Lease:
 
     @property
     def holder(self) -> str:
-        """Who leads, as far as is known; empty where nobody does, and where that could not be asked for too long."""
+        """Return the leader; empty if there is none, or if the last answer is too old."""
         if self._holder == self._settings.identity:
             return self._holder if self.leads() else ""
         return self._holder if self._clock.monotonic() - self._looked < self._settings.duration else ""
@@ -106,9 +106,9 @@ class Lease:
             yield f"the Lease was last tried for {silent:.0f} s ago"
 
     def stop(self) -> None:
-        """Give it back, so that another need not wait. To be called when nothing is under way any more."""
+        """Release it, so that another need not wait. To be called when nothing is under way."""
         self._stopping.set()
-        self._thread.join(timeout=self._settings.duration / 3)  # as long as a try takes: a pod is not given for ever
+        self._thread.join(timeout=self._settings.duration / 3)  # as long as a try takes: a pod's end is bounded
         # Twice: if the thread did not end in time, what it had sent may come in between; it sends nothing more.
         for _ in range(2):
             try:
@@ -116,7 +116,7 @@ class Lease:
             except Conflict:
                 continue
             except KubernetesUnavailable:
-                pass  # then it runs out by itself
+                pass  # then it expires
             return
 
     def _release(self) -> None:
@@ -133,7 +133,7 @@ class Lease:
             began = self._tried = self._clock.monotonic()
             try:
                 self.attempt()
-            except Exception as error:  # a thread that ends would never lead again, and nobody would know why
+            except Exception as error:  # a thread that ends would never lead again
                 self._emit(unexpected("keeping the Lease", error))
             pause = self._pause()
             self._stopping.wait(max(pause - (self._clock.monotonic() - began), pause / 4))
@@ -141,8 +141,8 @@ class Lease:
     def _pause(self) -> float:
         """Seconds from one try to the next.
 
-        A holder renews three times before it would have to stop. Whoever waits finds one that was given back within
-        two seconds, however long it is held: at each upgrade nobody leads for that long.
+        A holder renews three times before it would have to stop. A replica that waits finds a released Lease within two
+        seconds, whatever its duration: at each upgrade there is no leader for that long.
         """
         return self._settings.duration / 5 if self.leads() else min(self._settings.duration / 8, LOOK_EVERY)
 
@@ -151,7 +151,7 @@ class Lease:
         try:
             self._acquire_or_renew()
         except Conflict:
-            self._seen = None  # somebody wrote in between: look again
+            self._seen = None  # another wrote in between: look again
         except _Stopping:
             return
         except KubernetesUnavailable as error:

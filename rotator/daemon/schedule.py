@@ -1,4 +1,4 @@
-"""When each target is looked at next, and what somebody asked for it meanwhile.
+"""When each target is looked at next, and what a person requested for it.
 
 Data and arithmetic only: no thread is started here, nothing is executed, and time comes from the given clock. One
 heap for all targets, so that nothing is done per target per tick.
@@ -53,7 +53,7 @@ class _Slot:
     lane: Lane
     task: Task = Task(options=LOOK)  # the first pass only looks: then the most urgent of all targets is acted on first
     under_way: bool = False
-    again: bool = False  # it came due once more while it was under way
+    again: bool = False  # it came due again while it was under way
     failures: int = 0
     renewal: Renewal | None = None
     deadline: datetime = AT_ONCE  # a target that has not been observed yet may be without a key

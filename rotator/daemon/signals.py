@@ -32,7 +32,7 @@ class Signals:
         signal.signal(signal.SIGALRM, lambda *_: os._exit(1))
 
     def started(self, ends_within: Callable[[], float]) -> None:
-        """There is something to be ended from now on: whoever reads `received` does that.
+        """From now on there is something to end: the reader of `received` ends it.
 
         It may take so many seconds. Then the process ends all the same, with 1, whatever its main thread waits for.
         """

@@ -1,7 +1,7 @@
 """Writes lines to where a log goes, in a thread of its own: what logs never waits for what reads.
 
 A pipe that is not read takes 64 KiB and then blocks the writer. So lines wait here, up to a bound; beyond it they
-are dropped, those of the audit trail last; once lines can be written again, one says how many are missing.
+are dropped, those of the audit trail last; once lines can be written again, one reports how many are missing.
 """
 
 import os
@@ -65,7 +65,7 @@ class LineWriter:
     """Writes what is put to it, in that order. Safe to be used by many threads.
 
     `write` may block and may raise an OSError or a ValueError: then its line is dropped. `report` makes the line that
-    says what was dropped. What is dropped is handed to `dropped` as well.
+    reports what was dropped. What is dropped is handed to `dropped` as well.
     """
 
     def __init__(

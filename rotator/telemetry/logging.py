@@ -1,4 +1,4 @@
-"""Writes events, and what libraries have to say, as lines of text or JSON; docs/logging.md is their schema.
+"""Writes events and the lines of libraries as text or JSON; docs/logging.md is their schema.
 
 All lines take one way: the standard library's logging, the scrubber (value by value), structlog's formatter. There is
 no context but what an event carries, because context variables do not reach the threads of a pool. A traceback never
@@ -43,7 +43,7 @@ _FIELDS = "rotator_fields"  # the attribute of a log record in which an event's 
 def configure(log_format: Literal["text", "json"] | None, level: str, stream: TextIO | Stderr | None = None) -> None:
     """Log to `stream` (standard error) from `level` on; without a format, text on a terminal and JSON in a pipe.
 
-    `level` is one of debug, info, warning, error. Exceptions that nobody caught are logged as well, in every thread.
+    `level` is one of debug, info, warning, error. Uncaught exceptions are logged as well, in every thread.
     May be called again.
     """
     stream = Stderr() if stream is None else stream
@@ -60,10 +60,10 @@ def configure(log_format: Literal["text", "json"] | None, level: str, stream: Te
     root.setLevel(threshold)
     for name, heard_from in QUIET.items():
         logging.getLogger(name).setLevel(max(threshold, heard_from))
-    # A second attempt that succeeds is nobody's business, and what fails in the end has a sentence of our own.
+    # A second attempt that succeeds is no news, and rotator reports what fails in the end.
     logging.getLogger("stamina").setLevel(threshold if threshold <= logging.DEBUG else logging.ERROR)
     logging.captureWarnings(True)
-    structlog.configure(  # for stamina, which tells of its retries this way
+    structlog.configure(  # for stamina, which reports its retries this way
         processors=[structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -83,7 +83,7 @@ class LogListener:
 
 
 def unexpected(where: str, error: BaseException, target: str = "") -> Event:
-    """An exception that nobody foresaw, as an event; `where` says what was being done."""
+    """Return an unforeseen exception as an event; `where` is what was being done."""
     described = "".join(traceback.format_exception_only(error)).strip()
     fields = {"where": where, "error": described, "traceback": _traceback(error)}
     return Event(EventType.UNEXPECTED_ERROR, target, Level.ERROR, fields)
@@ -184,7 +184,7 @@ def _line(_logger: WrappedLogger, _method: str, found: EventDict) -> EventDict:
     }
     fields: dict[str, Any] | None = getattr(record, _FIELDS, None)
     if fields is None:
-        # What a library called something with is nobody's business: a secret may be among it.
+        # Not the arguments of a library's calls: a secret may be among them.
         dropped = {"event", "_record", "_from_structlog", "exc_info", "stack_info", "args", "kwargs"}
         fields = {"logger": record.name, **{name: found[name] for name in found if name not in dropped}}
         match found.get("exc_info"):
@@ -211,7 +211,7 @@ def _text(logger: WrappedLogger, method: str, line: EventDict) -> str:
     return start + printable(rest) + (f"\n{told}" if told else "")
 
 
-# --- exceptions that nobody caught -----------------------------------------------------------------------------------
+# --- uncaught exceptions ---------------------------------------------------------------------------------------------
 
 
 def _thread_ended(args: threading.ExceptHookArgs) -> None:
@@ -221,5 +221,5 @@ def _thread_ended(args: threading.ExceptHookArgs) -> None:
 
 def _unraisable(args: "sys.UnraisableHookArgs") -> None:
     if args.exc_value is not None:
-        # Its repr is not asked for: nobody knows what is in it.
+        # Not its repr: a secret may be in it.
         _log(unexpected(f"{args.err_msg or 'Exception ignored in'} {type(args.object).__name__}", args.exc_value))

@@ -1,4 +1,4 @@
-"""What Prometheus is told. Each `Metrics` has a registry of its own; nothing is counted globally.
+"""The metrics for Prometheus. Each `Metrics` has a registry of its own; nothing is counted globally.
 
 What events add up to is counted here. What can be asked for at any time (how targets stand, what a budget has left) is
 asked for at each scrape, so that a removed target's series end with it. No key and no key id is ever a label.
@@ -239,7 +239,7 @@ class _Meter:
 
 
 def _refused_key(operation: str, status: int) -> bool:
-    """Anything but a list may be refused by itself; a list follows that."""
+    """A refusal of anything but a list may concern that alone; a list follows it."""
     return operation == "list" and status in (401, 403)
 
 

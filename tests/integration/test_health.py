@@ -24,7 +24,7 @@ def test_a_loop_that_is_stuck_is_no_healthy_one_until_it_goes_on(tmp_path: Path)
         file.touch()
         wait_until(lambda: daemon.get("/healthz").status_code == 503, "it to be told that it is stuck", 10)
         said = daemon.get("/healthz").text
-        assert said.startswith("stuck: the agenda was last looked at ")
+        assert said.startswith("stuck: the schedule was last looked at ")
         assert daemon.get("/metrics").status_code == 200, "one can still see what was known"
         file.unlink()
         wait_until(lambda: daemon.get("/healthz").status_code == 200, "it to be well again", 10)
@@ -67,7 +67,7 @@ def test_systemd_is_sent_that_all_is_well_until_it_is_not(tmp_path: Path) -> Non
         assert b"READY=1" in sent[:2], "only once it listens"
         file.touch()
         stuck = daemon.wait_for("stuck")
-        assert stuck["problems"].startswith("the agenda was last looked at ")
+        assert stuck["problems"].startswith("the schedule was last looked at ")
         received()
         time.sleep(1.5)
         assert received() == [], "systemd restarts it"

@@ -191,7 +191,7 @@ def test_what_a_pass_has_done_is_seen_while_it_waits_for_more(replica: Replica) 
     reconciler.ports = replace(reconciler.ports, budget=Wait())
     replica.engine.board.request(["a"])
     replica.clock.sleep(1.1)  # else the new key ends in the same second
-    replica.engine._agenda.request(["a"], RotationRequest(rotate=True, by="signal"))
+    replica.engine._schedule.request(["a"], RotationRequest(rotate=True, by="signal"))
     replica.work()
     calls = replica.calls().count("create")
     assert calls == 3
@@ -294,10 +294,10 @@ def test_a_foreign_path_is_told_once_until_it_is_ours_again(replica: Replica) ->
     for times in (1, 2):
         store.write(target.path, {"theirs": "x"}, cas=store.newest(target.path).current_version)
         for _ in range(3):
-            replica.engine._agenda.wake(["a"])
+            replica.engine._schedule.wake(["a"])
             replica.work()
         assert len(replica.told(EventType.TARGET_FOREIGN)) == times
-        replica.engine._agenda.request(["a"], RotationRequest(adopt=True, by="command"))
+        replica.engine._schedule.request(["a"], RotationRequest(adopt=True, by="command"))
         replica.work()
         assert replica.states()["a"] is State.OK
         assert len(replica.told(EventType.TARGET_RECOVERED)) == times
@@ -309,7 +309,7 @@ def test_an_emptied_path_is_reported_once_until_it_has_a_key(replica: Replica, t
         database.execute("DELETE FROM versions WHERE path = 'apps/a'")
     replica.simulator.faults.add(Fault("refuse", "create", status=503, times=None))
     for _ in range(3):
-        replica.engine._agenda.wake(["a"])
+        replica.engine._schedule.wake(["a"])
         replica.work()
     [status] = [status for status in replica.engine.board.snapshot() if status.target.name == "a"]
     shown = status.to_json()
@@ -317,7 +317,7 @@ def test_an_emptied_path_is_reported_once_until_it_has_a_key(replica: Replica, t
     [event] = replica.told(EventType.PATH_EMPTIED)
     assert event.target == "a"
     replica.simulator.faults.clear()
-    replica.engine._agenda.wake(["a"])
+    replica.engine._schedule.wake(["a"])
     replica.work()
     assert replica.states()["a"] is State.OK
     assert len(replica.told(EventType.PATH_EMPTIED)) == 1
@@ -331,7 +331,7 @@ def test_a_failure_of_another_kind_is_told_at_once(replica: Replica) -> None:
         if number == 5:
             faults.clear()
             faults.add(Fault("refuse", "create", status=422, times=None))
-        replica.engine._agenda.wake(["a"])
+        replica.engine._schedule.wake(["a"])
         replica.work()
     told = [
         (event.level, str(event.fields["error"]))
@@ -355,7 +355,7 @@ def test_what_needs_a_person_is_told_though_an_outage_came_before(replica: Repli
     before = len(replica.told(EventType.TARGET_FAILED))
     faults.clear()
     faults.add(Fault("refuse", "create", status=422, times=None))
-    replica.engine._agenda.wake(["a", "b"])
+    replica.engine._schedule.wake(["a", "b"])
     replica.work()
     assert {event.target for event in replica.told(EventType.TARGET_FAILED)[before:]} == {"a", "b"}
     assert {event.level for event in replica.told(EventType.TARGET_FAILED)[before:]} == {Level.ERROR}
@@ -375,7 +375,7 @@ def test_a_key_that_is_not_trusted_is_told_once_until_the_path_is_ours_again(rep
     store.write(target.path, ours.data, cas=2)
     for _ in range(3):
         replica.installation.reconciler(target).memory.look_closer(target)
-        replica.engine._agenda.wake(["a"])
+        replica.engine._schedule.wake(["a"])
         replica.work()
     [told] = replica.told(EventType.KEY_OWNERSHIP_MISMATCH)
     assert (told.target, told.level, told.fields["key_id"]) == ("a", Level.ERROR, planted.id)

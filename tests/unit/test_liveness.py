@@ -95,7 +95,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 def test_an_agenda_that_nobody_looks_at_is_stuck(rig: Rig) -> None:
     rig.clock.later += STUCK
     [problem] = rig.engine.problems()
-    assert problem.startswith("the agenda was last looked at 30")
+    assert problem.startswith("the schedule was last looked at 30")
     assert rig.problems(0) == []
 
 
