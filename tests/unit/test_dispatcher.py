@@ -614,9 +614,14 @@ def test_a_restart_does_not_put_off_the_roll_out_of_a_change(
     tmp_path: Path, simulator: Simulator, replica: Replica
 ) -> None:
     replica.work()
-    soon = replica.clock.now() + timedelta(minutes=1)
     stretches = [timedelta(minutes=number) for number in range(60, 860)]  # shorter than what the keys have left
-    spread = next(each for each in stretches if all(next_turn(name, soon, each) > soon for name in ("a", "b")))
+    now = replica.clock.now()
+    soon = now + timedelta(minutes=1)
+
+    def comes_later(name: str, every: timedelta) -> bool:  # whenever within the minute a replica starts
+        return next_turn(name, now, every) == next_turn(name, soon, every) > soon
+
+    spread = next(each for each in stretches if all(comes_later(name, each) for name in ("a", "b")))
     changed = {"defaults": {"key": {"rate_limit": 7}}, "daemon": {"rollout": f"{spread // timedelta(minutes=1)}m"}}
     moments = []
     for _ in range(2):
