@@ -173,7 +173,7 @@ def test_what_is_not_done_and_what_cannot_be_read_is_told_of(watched: Watched, t
     rotator.config["sweep"]["max_orphans"] = 1
     rotator.config["http"]["target_metrics"] = False
     in_seconds = {"> 3600": "> 3", "> 900": "> 2", "[30m]": "[5s]", "[1h]": "[5s]", "offset 1h": "offset 5s"}
-    rules = sooner(impatient(RULES.read_text(), FOR), {**in_seconds, 'status="429"}[10m]': 'status="429"}[5s]'})
+    rules = sooner(impatient(RULES.read_text(), FOR), {**in_seconds, 'outcome="429"}[10m]': 'outcome="429"}[5s]'})
     hosts = [f"127.0.0.1:{port}" for port in watched.ports]
     with prometheus({"rotator": hosts}, rules) as seen:
         watched.start()

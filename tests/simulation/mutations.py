@@ -366,12 +366,14 @@ MUTATIONS = {
         (Edit(Rotation._believe, "answered is None or _is_longer(created, asked)", "answered is None"),),
     ),
     "an expiry that was rounded down is left": Mutation(
-        "races", (GRACE_CUT,), (Stub(expiry.corrected, lambda *_: None),)
+        "races", (GRACE_CUT,), (Stub(expiry.corrected, lambda *_: None),), first=42
     ),
     "a key's life is counted by a clock that all others contradict": Mutation(
         "mixed", (TOO_LONG,), (Stub(rotate.earliest_now, lambda clock: clock.now()),)
     ),
-    "a rollback is not held": Mutation("rollbacks", (NOT_HELD,), (Stub(renewal.rolled_back_at, lambda _: None),)),
+    "a rollback is not held": Mutation(
+        "rollbacks", (NOT_HELD,), (Stub(renewal.rolled_back_at, lambda _: None),), first=29
+    ),
     "who does not lead acts": Mutation("mixed", (IDLE,), (Stub(rotate.may_act, lambda *_: True),)),
     "who does not lead any more makes a key": Mutation(
         "mixed", (IDLE,), (Edit(Rotation._make, "not may_act(ports, request)", "False"),)
