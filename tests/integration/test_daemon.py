@@ -210,7 +210,8 @@ def test_term_ends_what_is_under_way_first(rotator: Installation) -> None:
     daemon = rotator.start()
     wait_until(lambda: bool(rotator.calls("create")), "a create under way")
     assert daemon.stop() == 0
-    assert [event["event"] for event in daemon.events()][-4:] == [
+    emitted = [event["event"] for event in daemon.events()]
+    assert [event for event in emitted if event != "sweep_completed"][-4:] == [  # the first sweep may end meanwhile
         "stopping",
         "key_created",
         "key_published",

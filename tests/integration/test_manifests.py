@@ -247,7 +247,7 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("config.daemon.drain=1m30s", "terminationGracePeriodSeconds must be at least 110"),
         ("lease.duration=40s", "terminationGracePeriodSeconds must be at least 70"),
         ("vault.ca.configMap=a,vault.ca.secret=b", "vault.ca: say configMap or secret, not both"),
-        ("existingConfig.name=ours", "owner, config and targets stand in that ConfigMap"),
+        ("existingConfig.name=ours", "owner, config and targets are in that ConfigMap"),
         ("respan.organisationKey.secretName=", "name the Secret that holds the organisation key"),
         ("vault.token.enabled=false", "say in config.stores how rotator logs in to Vault"),
     ],

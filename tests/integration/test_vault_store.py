@@ -13,6 +13,7 @@ from rotator.config.values import VaultReference
 from rotator.core.errors import (
     CasMismatch,
     StoreMountUnusable,
+    StoreOutcomeUnknown,
     StorePermissionDenied,
     StoreRequestRefused,
     StoreUnavailable,
@@ -284,11 +285,14 @@ def test_a_path_that_changes_while_it_is_read_is_read_again(
 def test_what_vault_does_not_take_is_refused_before_a_key_is_created(
     store: MeteredStore, data: dict[str, Any], words: str
 ) -> None:
-    for attempt in (lambda: store.preflight("app", data), lambda: store.write("app", data, cas=0)):
-        with pytest.raises(StoreRequestRefused, match=words) as raised:
-            attempt()
-        assert len(raised.value.message) < 500
-
+    with pytest.raises(StoreRequestRefused, match=words) as refused:
+        store.preflight("app", data)
+    assert len(refused.value.message) < 500
+    with pytest.raises((StoreRequestRefused, StoreOutcomeUnknown)) as raised:
+        store.write("app", data, cas=0)
+    # Vault may close the connection before it has read a large body: the write is then unsettled.
+    assert words in raised.value.message or isinstance(raised.value, StoreOutcomeUnknown)
+    assert len(raised.value.message) < 500
     assert store.history("app").current_version == 0
 
 

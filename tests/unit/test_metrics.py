@@ -254,7 +254,7 @@ def test_a_provider_is_up_by_its_last_answer(operation: str, outcome: str, up: b
     ("operation", "outcome", "up"),
     [
         ("read", "404", True),
-        ("prove", "400", True),
+        ("preflight", "400", True),
         ("read", "403", True),
         ("login", "400", False),
         ("renew", "403", False),

@@ -387,7 +387,7 @@ def test_while_the_budget_is_short_whoever_would_be_without_a_key_first_is_serve
     assert urgencies(since)[0] == ("provider.retrieve", second), "it is served, and may be on its way out"
 
 
-# --- prove ---
+# --- preflight ---
 
 
 @pytest.mark.parametrize("error", refusals("store.preflight"), ids=lambda error: type(error).__name__)

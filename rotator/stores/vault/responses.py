@@ -56,7 +56,7 @@ class Operation:
 _ON_DATA = ("create", "read", "update")
 METADATA = Operation("metadata", "read", ("read",))
 READ = Operation("read", "read", _ON_DATA)
-PROVE = Operation("prove", "try a write to", _ON_DATA)
+PREFLIGHT = Operation("preflight", "try a write to", _ON_DATA)
 WRITE = Operation("write", "write to", _ON_DATA, changes=True)
 DESTROY = Operation("destroy", "destroy versions through", ("update",), changes=True)
 REVOKE = Operation("revoke", "revoke the token through")
@@ -126,7 +126,7 @@ class Answer:
                     "Set the store's address to where Vault's active node answers; a standby that cannot forward "
                     "redirects to the active node's api_addr.",
                 )
-            case 400 if operation in (WRITE, PROVE) and self._says(_CAS_MISMATCH):
+            case 400 if operation in (WRITE, PREFLIGHT) and self._says(_CAS_MISMATCH):
                 return CasMismatch(f"{path} has another version than the one to follow: another writer was first")
             case 403 if self.says_invalid_token:
                 return StoreCredentialRefused(
@@ -162,9 +162,9 @@ class Answer:
 
     def _refuses_data(self, operation: Operation) -> bool:
         """Return whether Vault refuses what was sent, and not for the moment alone."""
-        if operation in (WRITE, PROVE) and self.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        if operation in (WRITE, PREFLIGHT) and self.status == HTTPStatus.INTERNAL_SERVER_ERROR:
             return any(self._says(words) for words in _TOO_LARGE)
-        return operation in (WRITE, PROVE, DESTROY) and self.status in (400, 413)
+        return operation in (WRITE, PREFLIGHT, DESTROY) and self.status in (400, 413)
 
     def _unclear(self, operation: Operation, path: str) -> StoreError:
         if self.errors is None and self.status not in _MEANINGS:
@@ -256,6 +256,6 @@ def stanza(path: str, rights: Sequence[str]) -> str:
 
 def _policy_advice(operation: Operation, path: str, right: str) -> str:
     advice = f"The policy must have: {stanza(path, operation.rights or (right,))}"
-    if operation in (WRITE, PROVE):
+    if operation in (WRITE, PREFLIGHT):
         advice += ", and no denied_parameters or allowed_parameters that exclude a field"
     return f"{advice}. A policy newly given to the role counts from the next login."

@@ -26,7 +26,7 @@ from rotator.core.versions import History, Version, key_in
 from rotator.runtime.redact import register
 from rotator.stores.vault.client import VaultClient
 from rotator.stores.vault.request import Request
-from rotator.stores.vault.responses import DESTROY, METADATA, MOUNT, PROVE, READ, WRITE, Answer
+from rotator.stores.vault.responses import DESTROY, METADATA, MOUNT, PREFLIGHT, READ, WRITE, Answer
 from rotator.stores.vault.transport import VaultSettings
 
 NEVER_CURRENT = 2**31 - 1  # a version that no path has, so that a write after it is tried by all rules and then refused
@@ -306,7 +306,7 @@ class VaultStore:
             return Version(int(written["version"]), created_at, dict(data), vanishes_at=_deletion(written))
 
         return Request(
-            PROVE if trial else WRITE,
+            PREFLIGHT if trial else WRITE,
             f"{self.mount}/data/{path}",
             "create` or `update" if trial else "update" if cas else "create",
             lambda vault: vault.secrets.kv.v2.create_or_update_secret(path, dict(data), cas, self.mount),
