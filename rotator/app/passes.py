@@ -177,13 +177,13 @@ def _emptied(target: Target) -> Fields:
 
 
 def served(plan: Plan | None) -> str:
-    """What the applications have, in words."""
+    """Return what the applications have, in words."""
     if plan is None:
-        return "what they had before, as far as is known: the path could not be read"
+        return "unknown, because the path could not be read: most likely the same key as before"
     if plan.state is State.FOREIGN:
-        return "somebody else's data"
+        return "data that rotator did not write"
     if plan.reason is Reason.EMPTIED:
-        return "what they have read: the path is absent, and holds no key for one that starts now"
+        return "the key that they read before: the path is absent, and an application that starts now finds no key"
     if plan.current is None or plan.state is State.MISSING:
         return "no live key"
     return f"the key {plan.current.key_id}, until {timestamp(plan.current.expires_at)}"

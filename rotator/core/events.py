@@ -40,7 +40,7 @@ class EventType(StrEnum):
     VERSION_EXPIRES_EARLY = "version_expires_early"  # the store will delete it while its key is still served
     KEY_CUT_SHORT = "key_cut_short"  # the provider gave it a shorter life than was asked for
     KEY_OWNERSHIP_MISMATCH = "key_ownership_mismatch"  # the record names a key that was not made for this path
-    KEY_WITHOUT_TARGET = "key_without_target"  # carries our owner's name, for a path that is not configured (any more)
+    KEY_WITHOUT_TARGET = "key_without_target"  # carries our owner's name, and its path is not configured
     PATH_FENCED = "path_fenced"  # the served data was written again, so that no writer under way can publish
     SWEEP_COMPLETED = "sweep_completed"
     SWEEP_FAILED = "sweep_failed"
@@ -68,7 +68,7 @@ class EventType(StrEnum):
     CONFIGURATION_REFUSED = "configuration_refused"
     ROTATION_REQUESTED = "rotation_requested"
     CONFIGURATION_WARNING = "configuration_warning"
-    LOG_LINES_DROPPED = "log_lines_dropped"  # nothing read the log for a while; told by the log itself
+    LOG_LINES_DROPPED = "log_lines_dropped"  # nothing read the log for a while; the log itself emits it
     LOGIN_FAILED = "login_failed"
     LOGIN_ENDING = "login_ending"  # a given token, which nothing prolongs
     LOGIN_RECOVERED = "login_recovered"

@@ -16,7 +16,7 @@ class RotationRequest:
 
 
 SCHEDULED = RotationRequest()
-"""Nobody asked: only what is due is done."""
+"""The schedule's own request: do only what is due."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,7 +193,7 @@ class Lease:
             raise KubernetesUnavailable(
                 f"it took {took:.0f} s to renew the Lease {self._where}, "
                 f"which is held for {self._settings.duration * 2 / 3:.0f} s",
-                "Nobody leads until the next try. Is this machine overloaded, or its DNS slow?",
+                "No replica leads until the next try. Is this machine overloaded, or its DNS slow?",
             )
 
     def _write(self, held: Mapping[str, Any] | None, spec: Mapping[str, Any]) -> None:

@@ -209,7 +209,7 @@ def test_restarted_and_so_sealed(there: Scene, own_vault: RaftVault) -> None:
     assert (failed["event"], failed["target"], failed["error"]) == ("target_failed", "a", sealed)
     assert (failed["advice"], failed["served"]) == (
         UNSEAL,
-        "what they had before, as far as is known: the path could not be read",
+        "unknown, because the path could not be read: most likely the same key as before",
     )
     assert (looked.stdout, looked.stderr) == ("", f"rotator: {sealed}\n  {UNSEAL}\n")
     assert rotated.stdout.splitlines()[0] == f"a: failed: {sealed}"
