@@ -222,7 +222,7 @@ class Memory:
         return lives and is_all and self.show(target, scope, key)
 
     def in_use(self, provider: str) -> Iterator[Record]:
-        """Yield the records of the keys that this provider's targets serve, or will serve, by this process."""
+        """Yield the records of this provider's keys that this process knows to be served, or about to be."""
         yield from [*self._served.values()]
         yield from [pending.record for pending in [*self.pending.values()] if pending.provider == provider]
 

@@ -59,8 +59,8 @@ class Scene:
         left = key.expiry_date - self.vendor.now()
         if key.revoked_at or left <= timedelta(0):
             state = "ended"
-        elif timedelta(minutes=9) < left <= timedelta(minutes=10, seconds=1):
-            state = "in grace"
+        elif timedelta(minutes=9) < left <= timedelta(minutes=11):
+            state = "in grace"  # up to a minute longer, if the key's times look as if the provider kept whole minutes
         else:
             state = "live" if left > timedelta(minutes=50) else f"ends in {left}"
         return state if key.id != served else "served" if state == "live" else f"served, {state}"
