@@ -102,7 +102,7 @@ def test_the_rights_are_documented() -> None:
 def test_a_vault_that_is_out_of_reach_is_reported_at_once(run_demo: RunDemo, tmp_path: Path) -> None:
     [port] = free_ports(1)
     with pytest.raises(StoreUnavailable, match="Connection refused"):
-        run_demo(0, vault={"VAULT_ADDR": f"http://127.0.0.1:{port}", "VAULT_TOKEN": "hvs.made-up-for-nobody"})
+        run_demo(0, vault={"VAULT_ADDR": f"http://127.0.0.1:{port}", "VAULT_TOKEN": "hvs.made-up"})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -918,7 +918,7 @@ def test_the_values_of_the_documentation_are_enough(
     made = manifests(documented)
     assert {"PodMonitor/rotator", "PrometheusRule/rotator"} <= set(made)
     assert sorted(configuration_of(made, tmp_path).targets) == ["billing-api"]
-    [labels] = re.findall(r"get pods -l (\S+) -o name", (ROOT / "docs/kubernetes.md").read_text())
+    [labels] = re.findall(r"(?m)^selector=(\S+)$", (ROOT / "docs/kubernetes.md").read_text())
     selector = dict(label.split("=") for label in labels.split(","))
     assert selects(selector, pod_of(made["Deployment/rotator"]))
     job = made["CronJob/rotator-rotate"]["spec"]["jobTemplate"]["spec"]["template"]

@@ -501,7 +501,7 @@ class Truth:
             promised = self._promised(place, key)
             versions = self._store.versions(path).values()
             ours = [v for v in versions if not (v.deleted or v.destroyed or v.number in place.others)]
-            field = place.target.key_field  # where it stands, unless nothing does: else the version is somebody's work
+            field = place.target.key_field  # its place, unless there is none: else another writer made it
             recorded = any(
                 f"key_id={key_id}," in str(v.data.get(RECORD_FIELD)) and v.data.get(field, key.text) == key.text
                 for v in ours

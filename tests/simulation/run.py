@@ -204,7 +204,7 @@ class _Ending:
             if scheduler.now >= self._healed_by:
                 self._healed_by = float("inf")
                 around.truth.check_healed()
-            # The keys of a path that was somebody else's are looked at by the sweeps that come after that.
+            # The later sweeps look at the keys of a path that another writer had.
             ours_at = max(place.ours_at for place in around.truth.places.values())
             return scheduler.now >= max(self._until, ours_at + self._slow + QUIET)
         if around.effects >= around.settings.steps:

@@ -59,7 +59,7 @@ def test_one_upstream_that_disagrees_is_enough_and_it_may_come_round() -> None:
 
 
 def test_who_is_not_listened_to_any_more_is_forgotten_for_good() -> None:
-    """Else an upstream of before a reload, whose clock was wrong, would keep this clock distrusted for ever."""
+    """Else a removed upstream with a wrong clock would keep this clock distrusted."""
     clock = heard(NOW - timedelta(hours=1))
     assert not clock.trusted()
     clock.listen_to({"api.respan.ai"})
@@ -92,7 +92,7 @@ def test_where_all_upstreams_say_the_same_their_time_is_taken(hours: int) -> Non
     assert abs(clock.now() - (NOW - timedelta(hours=hours))) < timedelta(seconds=30)
     assert not clock.trusted(), "and still no key is ended by it"
     assert abs(clock.skews["vault"] - timedelta(hours=hours)) < timedelta(seconds=3)
-    for upstream in ("vault", "api.respan.ai"):  # somebody has put the clock right
+    for upstream in ("vault", "api.respan.ai"):  # the clock is correct again
         says(clock, upstream, NOW)
     assert clock.now() == NOW
     assert clock.trusted()

@@ -1,4 +1,4 @@
-"""The engine: who of several replicas acts, what is told of upstreams, clocks and failures, and when it sweeps."""
+"""The dispatcher: which replica acts, what it reports of upstreams, clocks and failures, and when it sweeps."""
 
 import json
 import sqlite3

@@ -668,7 +668,7 @@ def test_events_are_shown_as_in_the_log_without_tracebacks() -> None:
 def test_the_filter_holds_for_events_too() -> None:
     shown = page(*FLEET, events=EVENTS, view=View(text="Billing")).one("section", id="events")
     assert [item.text.split()[1] for item in shown.all("li")] == ["key_published"]
-    assert "No events yet with “nobody” in target, path or key id." in page(*FLEET, view=View(text="nobody")).text
+    assert "No events yet with “absent” in target, path or key id." in page(*FLEET, view=View(text="absent")).text
 
 
 @pytest.mark.parametrize("text", ["tk_0007", "LING-AP.ABC", "apps/billing", "billing-api/respan"])

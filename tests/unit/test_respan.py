@@ -144,9 +144,8 @@ def refused(call: Callable[[], object], *secrets: str) -> RotatorError:
     texts = [*secrets, KEY]
     chain: list[BaseException] = [caught.value]
     for error in chain:
-        assert (
-            type(error).__module__ == "rotator.core.errors"
-        )  # nobody else's exception hangs on it: httpx's hold requests
+        # No exception of httpx's is chained to it: those hold requests.
+        assert type(error).__module__ == "rotator.core.errors"
         chain += [other for other in (error.__cause__, error.__context__) if other is not None]
         shown = [str(error), repr(error), repr(vars(error)), *traceback.format_exception(error)]
         assert not [text for text in texts for words in shown if text in words]
