@@ -14,6 +14,7 @@ from rotator.core.keys import CreatedKey, ListedKey, ProviderKey
 from rotator.core.request import RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
+from rotator.core.traits import Traits
 from rotator.core.versions import History, Version
 
 
@@ -25,6 +26,10 @@ class Provider(Protocol):
     done. Those that change something may raise `ProviderOutcomeUnknown` too. None takes longer than a bound of the
     implementation's own, and none that changes something is repeated inside it. Safe to be called by many threads.
     """
+
+    @property
+    def traits(self) -> Traits:
+        """What this provider can do."""
 
     def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
         """Create one key. An answer that lacks its id or its text is an unknown outcome: the key may exist.

@@ -30,6 +30,7 @@ from rotator.core.keys import CreatedKey, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.ports import Ports
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
+from rotator.core.traits import Traits
 from rotator.core.versions import RECORD_FIELD, History, Record, Version
 from rotator.protocol.observer import MAX_AGE
 from rotator.protocol.strays import Stray, StrayKeys
@@ -453,6 +454,10 @@ def _readable(history: History) -> str:
 @dataclass(slots=True, eq=False)
 class VendorClient:
     line: Line
+
+    @property
+    def traits(self) -> Traits:
+        return self.line.surroundings.vendor.traits
 
     def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
         around = self.line.surroundings

@@ -38,6 +38,7 @@ from rotator.core.keys import CreatedKey, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.ports import Ports
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
+from rotator.core.traits import Traits
 from rotator.core.versions import History, Record, Version
 from rotator.protocol.memory import Memory
 from rotator.protocol.reconciler import Reconciler
@@ -342,6 +343,7 @@ class MemoryVendor:
         self.unreadable: dict[str, UnreadableKey] = {}  # how the list shows a key, or an entry that is no key, by id
         self.refusal: ProviderCredentialRefused | None = None  # as it is known before anything is sent
         self.grants: Callable[[datetime], datetime | None] = lambda asked: asked  # what expiry a new key gets
+        self.traits = Traits("the vendor")
         self.keeps: Callable[[datetime], datetime] = lambda asked: asked  # what becomes of an expiry that is changed
         self.answers_changes = True  # with the expiry, else without
 
@@ -389,6 +391,10 @@ class VendorClient:
     vendor: MemoryVendor
     wire: Wire
     actor: str
+
+    @property
+    def traits(self) -> Traits:
+        return self.vendor.traits
 
     def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
         def effect() -> CreatedKey:

@@ -26,6 +26,7 @@ from rotator.core.ports import NO_CREDENTIAL, Clock, Meter
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters
 from rotator.core.times import timestamp
+from rotator.core.traits import Traits
 from rotator.providers.respan.responses import (
     Answer,
     ErrorFactory,
@@ -38,6 +39,9 @@ from rotator.providers.respan.responses import (
 from rotator.runtime.breaker import Circuit, Confirmation, Outage
 from rotator.runtime.http import TIMEOUT, HttpClient, Response
 from rotator.runtime.redact import quoted
+
+TRAITS = Traits(label="Respan", key_pattern=r"[A-Za-z0-9]{8}\.[A-Za-z0-9_-]{32,}")
+"""The text of a key is a prefix, a dot, and the secret part."""
 
 LIST_PATH = "/api/temporary-keys/"
 MAX_BODY = 2**20  # bytes of an answer, but for a list's
@@ -111,6 +115,11 @@ class RespanProvider:
         """Read the organisation key again at the next request; if the key was refused, send that request at once."""
         self._key_is_old = True  # without the lock: that is held while the key is read, from Vault perhaps
         self.circuit.try_now()
+
+    @property
+    def traits(self) -> Traits:
+        """What Respan can do."""
+        return TRAITS
 
     @property
     def upstream(self) -> str:

@@ -1,0 +1,30 @@
+"""What a provider can do. Vendors differ; everything outside a vendor's package asks these traits."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a provider can do, and what messages call it."""
+
+    label: str
+    can_set_expiry: bool = True
+    """The expiry of a key can be changed. Without it, a superseded key is deleted when its grace is over, and nothing
+    is extended or restored."""
+    keys_expire: bool = True
+    """Keys have an expiry. Without it, keys are replaced by their age, and only a deletion ends one."""
+    names_keys: bool = True
+    """Keys keep a name of 50 characters, as `keys.KeyName` makes it, and the list shows it. Without it, the provider is
+    refused."""
+    reports_use: Literal["no", "retrieve", "list"] = "no"
+    """Where the provider shows what a key has used."""
+    key_pattern: str | None = None
+    """A regular expression that finds a key's text in any other text. Without it, redaction knows exact keys only."""
+    keys_per_page: int = 100
+    """How many keys one request for the list returns."""
+
+    @property
+    def requests_per_rotation(self) -> int:
+        """Create and delete, and shorten in between."""
+        return 3 if self.can_set_expiry else 2
