@@ -90,7 +90,7 @@ def _sentence(finding: ErrorDetails, siblings: list[str], node: dict[str, Any]) 
         case "too_short":
             return f"must not be empty. {node['description']}"
         case "extra_forbidden":
-            close = difflib.get_close_matches(str(finding["loc"][-1]), siblings, n=1)
+            close = _closest(str(finding["loc"][-1]), siblings)
             return "is not a known option here" + (f"; did you mean {quoted(close)}?" if close else "")
         case "value_error":
             return str(context["error"])
@@ -105,3 +105,9 @@ def _sentence(finding: ErrorDetails, siblings: list[str], node: dict[str, Any]) 
         case kind if kind in _SENTENCES:
             return _SENTENCES[kind].format(**context)
     return finding["msg"]
+
+
+def _closest(name: str, options: list[str]) -> list[str]:
+    """Return the option that is most likely meant: one with the whole word in it, else one that is spelled alike."""
+    with_the_word = [option for option in options if name in option.split("_")]
+    return with_the_word[:1] or difflib.get_close_matches(name, options, n=1)

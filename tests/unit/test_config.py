@@ -424,6 +424,8 @@ REFUSED = [
     ("defaults.path", "x", "defaults.path", "is not a known option here"),
     (f"{TARGET}.extra_fields", {"n": 1}, f"{TARGET}.extra_fields.n", "must be a string in quotes"),
     (f"{TARGET}.adopt", "yes", f"{TARGET}.adopt", "must be true or false"),
+    (f"{TARGET}.fields", {"a": "b"}, f"{TARGET}.fields", 'is not a known option here; did you mean "extra_fields"?'),
+    (f"{TARGET}.field", "token", f"{TARGET}.field", 'is not a known option here; did you mean "key_field"?'),
     # providers
     ("providers", {}, "providers", "must not be empty. The services that issue keys: at least one [providers.NAME]."),
     ("providers.respan.type", "openai", "providers.respan.type", 'must be "respan"'),
