@@ -19,7 +19,7 @@ from rotator.core.plan import Plan, Reason, Retire, Rotate, State
 from rotator.core.renewal import Renewal
 from rotator.core.superseded import Superseded
 from rotator.core.versions import Entry, Ownership, Record
-from rotator.telemetry.metrics import FAILURE, LOST, SUCCESS, Metrics
+from rotator.telemetry.metrics import FAILURE, LOST, ROTATION_REASONS, SUCCESS, Metrics
 from rotator.telemetry.status import TargetStatus
 
 PROMISED = {
@@ -186,6 +186,18 @@ def test_counters_start_at_0() -> None:
     ):
         for outcome in (SUCCESS, FAILURE, LOST):
             assert samples[series("rotations_total", provider="respan", reason=reason, outcome=outcome)] == 0
+
+
+NO_ROTATION = {
+    *(Reason(ownership.value) for ownership in Ownership if ownership.foreign),  # the path is left alone
+    *(Reason.UNRECOGNISED, Reason.CLOCK, Reason.CONTESTED),  # a new key waits
+    *(Reason.SUPERSEDED, Reason.RESTORED, Reason.GRACE_OVER, Reason.REVOKED, Reason.ORPHAN),  # of another action
+    Reason.FRESH,
+}
+
+
+def test_every_reason_is_counted_or_creates_no_key() -> None:
+    assert {*ROTATION_REASONS} == {*Reason} - NO_ROTATION
 
 
 def test_what_is_constant() -> None:
