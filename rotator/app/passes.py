@@ -6,6 +6,7 @@ The daemon, `run --once`, `rotate` and the demo all work through here. When to w
 import contextlib
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from datetime import datetime
@@ -67,24 +68,18 @@ def in_threads(
 
     Where the machine has no more threads, fewer work; where it has none, this one does.
     """
-    todo: queue.SimpleQueue[T] = queue.SimpleQueue()
-    for item in items:
-        todo.put(item)
+    todo = deque(items)
     done: queue.SimpleQueue[Future[R]] = queue.SimpleQueue()
-    stopping = threading.Event()
 
     def work_off() -> None:
-        while not stopping.is_set():
-            try:
-                item = todo.get_nowait()
-            except queue.Empty:
-                return
-            future: Future[R] = Future()
-            try:
-                future.set_result(work(item))
-            except BaseException as error:
-                future.set_exception(error)
-            done.put(future)
+        with contextlib.suppress(IndexError):  # nothing is left to do
+            while True:
+                item, future = todo.popleft(), Future[R]()
+                try:
+                    future.set_result(work(item))
+                except BaseException as error:
+                    future.set_exception(error)
+                done.put(future)
 
     started: list[threading.Thread] = []
     try:
@@ -97,7 +92,7 @@ def in_threads(
             yield done.get().result()
     except BaseException:
         # A person pressed Ctrl-C, or there is a fault in rotator: begin nothing more, end what is under way.
-        stopping.set()
+        todo.clear()
         interrupted()
         raise
     finally:
