@@ -230,14 +230,16 @@ def _spoilt(fault: Fault, answer: Answer) -> Answer | None:
             return replace(answer, body=answer.body[: len(answer.body) // 2])
         case "oversize":
             return replace(answer, body=answer.body + b" " * fault.size)
-        case "omit" | "foreign_next" if answer.body:
-            body = json.loads(answer.body)
-            if isinstance(body, dict):
-                body = {name: value for name, value in body.items() if fault.kind != "omit" or name not in fault.fields}
-                if fault.kind == "foreign_next":
-                    body["next"] = fault.location
-            return replace(answer, body=json.dumps(body).encode())
+        case "omit" if answer.body:
+            return _edited(answer, lambda body: {n: value for n, value in body.items() if n not in fault.fields})
+        case "foreign_next" if answer.body:
+            return _edited(answer, lambda body: {**body, "next": fault.location})
     return answer
+
+
+def _edited(answer: Answer, edit: Callable[[Json], Json]) -> Answer:
+    body = json.loads(answer.body)
+    return replace(answer, body=json.dumps(edit(body) if isinstance(body, dict) else body).encode())
 
 
 def _error(status: int) -> Answer:

@@ -1,4 +1,4 @@
-"""What import-linter cannot see: the core takes the time as an argument, and never asks for it."""
+"""What no linter checks: who asks a clock, how long code is, what a lock and a table hold."""
 
 import ast
 import re
@@ -25,6 +25,14 @@ def test_the_core_never_looks_at_a_clock_of_its_own(module: Path) -> None:
         and node.func.value.id != "clock"  # a local name of the port
     ]
     assert asked == []
+
+
+@pytest.mark.parametrize("module", sorted(TOP.rglob("*.py")), ids=lambda path: f"{path.parent.name}.{path.stem}")
+def test_no_module_is_longer_than_400_lines_and_no_function_longer_than_70(module: Path) -> None:
+    text = module.read_text()
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert len(text.splitlines()) <= 400
+    assert [node.name for node in functions if node.end_lineno and node.end_lineno - node.lineno >= 70] == []
 
 
 @pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt", "deploy/requirements-build.txt"])
