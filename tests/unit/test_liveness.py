@@ -212,19 +212,20 @@ def test_a_worker_that_has_ended_is_named() -> None:
 
 
 @_dies
-def test_jobs_that_nobody_runs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_whose_thread_ended_is_named() -> None:
     clock = SystemClock()
     jobs = Jobs(clock, lambda _: None, Health(clock))
     assert list(jobs.problems()) == []
 
-    def ends(_: Jobs) -> float:
+    def ends() -> None:
         raise SystemExit
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Jobs, "_process_jobs", ends)
-        jobs.start()
-        wait_until(lambda: list(jobs.problems()) == ["the thread that runs the jobs has ended"], "it to be noticed")
-    jobs.shutdown(wait=False)
+    jobs.every(3600, "sweep", ends, at_once=True)
+    jobs.every(3600, "tick", lambda: None)
+    jobs.start()
+    wait_until(lambda: list(jobs.problems()) == ["the thread job sweep has ended"], "it to be noticed")
+    jobs.end()
+    assert list(jobs.problems()) == [], "they are meant to"
 
 
 def test_a_job_that_does_not_end_is_named() -> None:
@@ -240,7 +241,7 @@ def test_a_job_that_does_not_end_is_named() -> None:
     wait_until(lambda: later(clock, health) == ["files has stood still"], "it to be noticed")
     gate.set()
     wait_until(lambda: later(clock, health) == [], "it to end")
-    jobs.shutdown(wait=False)
+    jobs.end()
 
 
 def later(clock: Machine, health: Health) -> list[str]:

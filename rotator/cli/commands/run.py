@@ -20,7 +20,7 @@ from rotator.telemetry.metrics import Metrics
 
 def run_daemon(common: Common) -> None:
     """Run the daemon until a signal stops it."""
-    from rotator.daemon.main import Daemon  # APScheduler: `run --once` does without
+    from rotator.daemon.main import Daemon  # with jinja2, which `run --once` does not need
 
     common.start_logging("info")
     Daemon(common.config, os.environ, SystemClock(), Metrics(__version__), LogListener(), SIGNALS).run()
