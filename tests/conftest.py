@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 import support.vault as vaults
 from support.leaks import RECORDER, Leak
-from support.told import Heard, flaws_of_lines
+from support.recorded_events import RecordedEvents, flaws_of_lines
 from support.vault import RaftVault, VaultServer
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background would hand on that it is ignored
@@ -64,7 +64,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     leaks = [*RECORDER.scan(), *WORKERS_LEAKS]  # by now every process of the tests has ended
-    flaws = sorted(WORKERS_FLAWS.union(Heard.all_flaws, flaws_of_lines(text for _, text in RECORDER.said)))
+    flaws = sorted(WORKERS_FLAWS.union(RecordedEvents.all_flaws, flaws_of_lines(text for _, text in RECORDER.said)))
     session.config.stash[LEAKS], session.config.stash[FLAWS] = leaks, flaws
     if (output := getattr(session.config, "workeroutput", None)) is not None:
         output.update(leaks=[astuple(leak) for leak in leaks], flaws=flaws)

@@ -32,7 +32,7 @@ from rotator.core.errors import (
     StoreSealed,
     StoreUnavailable,
 )
-from rotator.core.events import Event, EventType
+from rotator.core.events import Event
 from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import CreatedKey, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.ports import Ports
@@ -43,7 +43,7 @@ from rotator.core.versions import History, Record, Version
 from rotator.protocol.memory import Memory
 from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.strays import StrayKeys
-from support.told import Heard
+from support.recorded_events import RecordedEvents
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -495,7 +495,7 @@ class World:
         self.wire = Wire()
         self.store = MemoryStore(self.clock, max_versions)
         self.vendor = MemoryVendor(self.clock)
-        self.events: list[Event] = Heard()
+        self.events = RecordedEvents()
         self.late: list[Callable[[], object]] = []  # effects that were sent and have not landed yet
         self.broken: list[str] = []
         self.strays: list[StrayKeys] = []  # of each program
@@ -574,10 +574,6 @@ class World:
         """The operations called, in order; those of the budget only when asked for."""
         names = [call.operation for call in self.wire.journal[since:]]
         return [name for name in names if name.startswith(prefix) and (prefix or not name.startswith("budget."))]
-
-    def told(self, *what: EventType) -> list[Event]:
-        """The events of these kinds, in order."""
-        return [event for event in self.events if event.what in what]
 
     def served(self, target: Target | None = None) -> IssuedKey | None:
         """The key that applications read at the target's path; None when there is none or it was never issued."""

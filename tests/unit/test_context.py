@@ -28,8 +28,8 @@ LEAK_OF_A_SIMULATOR = """
 """
 FLAW = """
     from rotator.core.events import Event, EventType
-    from support.told import Heard
-    Heard().append(Event(EventType.KEY_CREATED))
+    from support.recorded_events import RecordedEvents
+    RecordedEvents().append(Event(EventType.KEY_CREATED))
 """
 FLAW_IN_A_LOG = """
     from support.leaks import RECORDER

@@ -6,10 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.recorded_events import RecordedEvents
 
 from rotator.app.wiring import Installation
 from rotator.core.errors import RotatorError, StoreCredentialRefused, StoreUnavailable
-from rotator.core.events import Event, EventType, Level
+from rotator.core.events import EventType, Level
 from rotator.daemon.main import Daemon
 from rotator.daemon.signals import Signals
 from rotator.runtime.clock import SystemClock
@@ -17,19 +18,16 @@ from rotator.telemetry.metrics import Metrics
 
 
 class Rig:
-    """One daemon that was assembled and does not run, and what it told."""
+    """One daemon that was assembled and does not run, and its events."""
 
     def __init__(self, folder: Path) -> None:
-        self.events: list[Event] = []
+        self.events = RecordedEvents()
         self.metrics = Metrics("0")
         stores = {"file": {"type": "sqlite", "file": "store.db"}}
         providers = {"respan": {"type": "respan", "api_key": {"file": "key"}}}
         file = folder / "rotator.json"
         file.write_text(json.dumps({"owner": "prod", "providers": providers, "stores": stores}))
         self.daemon = Daemon(file, {}, SystemClock(), self.metrics, self.events.append, Signals())
-
-    def told(self, what: EventType) -> list[Event]:
-        return [event for event in self.events if event.what is what]
 
 
 @pytest.fixture
@@ -49,10 +47,10 @@ def test_a_fault_while_reloading_leaves_the_old_configuration_in_use(rig: Rig, m
         patched.setattr("rotator.daemon.reload.Installation", fails)
         rig.daemon._reloader.request()
         rig.daemon._look_at_files()
-    [refused] = rig.told(EventType.CONFIGURATION_REFUSED)
+    [refused] = rig.events.of(EventType.CONFIGURATION_REFUSED)
     assert refused.level is Level.ERROR
     assert refused.fields["problems"] == "ValueError: Invalid IPv4 address"
-    assert [told.fields["where"] for told in rig.told(EventType.UNEXPECTED_ERROR)] == ["reading the configuration"]
+    assert [told.fields["where"] for told in rig.events.of(EventType.UNEXPECTED_ERROR)] == ["reading the configuration"]
     assert rig.daemon._installation is before
     assert b"rotator_config_last_reload_successful 0.0" in rig.metrics.render()
 

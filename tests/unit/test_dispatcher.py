@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from support.process import wait_until
+from support.recorded_events import RecordedEvents
 from support.starved import no_new_threads
-from support.told import Heard
 
 from rotator.app.wiring import Installation
 from rotator.config.loader import load
@@ -45,7 +45,7 @@ class Replica:
     def __init__(self, folder: Path, simulator: Simulator, *, leads: bool, **changes: Any) -> None:
         self.simulator = simulator
         self.leads = leads
-        self.events: list[Event] = Heard()
+        self.events = RecordedEvents()
         self.metrics = metrics = Metrics("0")
         respan = {"type": "respan", "base_url": simulator.url, "api_key": {"file": "key"}}
         settings = {
@@ -85,9 +85,6 @@ class Replica:
 
     def states(self) -> dict[str, State]:
         return {status.target.name: status.state for status in self.engine.board.snapshot()}
-
-    def told(self, what: EventType) -> list[Event]:
-        return [event for event in self.events if event.what is what]
 
     def calls(self) -> list[str]:
         return [call.operation for call in self.simulator.journal]
@@ -142,7 +139,7 @@ def test_what_was_made_in_vain_and_cannot_be_removed_at_the_end_is_reported(repl
     replica.work()
     replica.simulator.faults.add(Fault("refuse", "list", status=500, times=None))
     assert replica.engine.end()
-    assert len(replica.told(EventType.KEY_NOT_REMOVED)) == 2
+    assert len(replica.events.of(EventType.KEY_NOT_REMOVED)) == 2
 
 
 # --- standing by -----------------------------------------------------------------------------------------------------
@@ -246,16 +243,16 @@ def test_a_refused_organisation_key_is_told_once_and_its_end_too(replica: Replic
     for _ in range(3):
         replica.engine.ask_providers()
         replica.engine.watch()
-    [down] = replica.told(EventType.UPSTREAM_DOWN)
+    [down] = replica.events.of(EventType.UPSTREAM_DOWN)
     assert down.fields["upstream"] == "provider respan"
     assert "organisation key" in str(down.fields["error"])
     assert down.level is Level.ERROR, "nobody but a person puts another there"
-    assert replica.told(EventType.UPSTREAM_UP) == []
+    assert replica.events.of(EventType.UPSTREAM_UP) == []
     replica.simulator.faults.clear()
     replica.clock.sleep(1)
     replica.engine.ask_providers()
     replica.engine.watch()
-    [up] = replica.told(EventType.UPSTREAM_UP)
+    [up] = replica.events.of(EventType.UPSTREAM_UP)
     assert up.fields == {"upstream": "provider respan"}
 
 
@@ -264,27 +261,27 @@ def test_a_provider_that_does_not_answer_is_told_once_and_not_by_each_target(
 ) -> None:
     replica.simulator.faults.add(Fault("refuse", status=503, times=None))
     replica.work()
-    assert len(replica.told(EventType.TARGET_FAILED)) == 2, "two lost answers are no outage"
+    assert len(replica.events.of(EventType.TARGET_FAILED)) == 2, "two lost answers are no outage"
     monkeypatch.setattr(circuits, "LASTING", 0.0)
     for _ in range(3):
         replica.engine.request(RotationRequest(rotate=True, by="signal"))
         replica.work()
         replica.engine.watch()
-    assert len(replica.told(EventType.TARGET_FAILED)) == 2
-    [down] = replica.told(EventType.UPSTREAM_DOWN)
+    assert len(replica.events.of(EventType.TARGET_FAILED)) == 2
+    [down] = replica.events.of(EventType.UPSTREAM_DOWN)
     assert (down.fields["upstream"], down.level) == ("provider respan", Level.WARNING)
     replica.simulator.faults.clear()
     replica.simulator.faults.add(Fault("refuse", status=401, times=None))
     replica.engine.ask_providers()
     replica.engine.watch()
-    assert [event.level for event in replica.told(EventType.UPSTREAM_DOWN)] == [Level.WARNING, Level.ERROR]
+    assert [event.level for event in replica.events.of(EventType.UPSTREAM_DOWN)] == [Level.WARNING, Level.ERROR]
     replica.simulator.faults.clear()
     replica.clock.sleep(1)
     replica.engine.ask_providers()
     replica.engine.watch()
-    assert len(replica.told(EventType.UPSTREAM_UP)) == 1
+    assert len(replica.events.of(EventType.UPSTREAM_UP)) == 1
     replica.work_until(lambda: set(replica.states().values()) == {State.OK}, "what was held up to be taken up")
-    assert len(replica.told(EventType.TARGET_RECOVERED)) == 2
+    assert len(replica.events.of(EventType.TARGET_RECOVERED)) == 2
 
 
 def test_a_foreign_path_is_told_once_until_it_is_ours_again(replica: Replica) -> None:
@@ -296,11 +293,11 @@ def test_a_foreign_path_is_told_once_until_it_is_ours_again(replica: Replica) ->
         for _ in range(3):
             replica.engine._schedule.wake(["a"])
             replica.work()
-        assert len(replica.told(EventType.TARGET_FOREIGN)) == times
+        assert len(replica.events.of(EventType.TARGET_FOREIGN)) == times
         replica.engine._schedule.request(["a"], RotationRequest(adopt=True, by="command"))
         replica.work()
         assert replica.states()["a"] is State.OK
-        assert len(replica.told(EventType.TARGET_RECOVERED)) == times
+        assert len(replica.events.of(EventType.TARGET_RECOVERED)) == times
 
 
 def test_an_emptied_path_is_reported_once_until_it_has_a_key(replica: Replica, tmp_path: Path) -> None:
@@ -314,13 +311,13 @@ def test_an_emptied_path_is_reported_once_until_it_has_a_key(replica: Replica, t
     [status] = [status for status in replica.engine.board.snapshot() if status.target.name == "a"]
     shown = status.to_json()
     assert (shown["state"], shown["reason"]) == ("missing", "emptied")
-    [event] = replica.told(EventType.PATH_EMPTIED)
+    [event] = replica.events.of(EventType.PATH_EMPTIED)
     assert event.target == "a"
     replica.simulator.faults.clear()
     replica.engine._schedule.wake(["a"])
     replica.work()
     assert replica.states()["a"] is State.OK
-    assert len(replica.told(EventType.PATH_EMPTIED)) == 1
+    assert len(replica.events.of(EventType.PATH_EMPTIED)) == 1
 
 
 def test_a_failure_of_another_kind_is_told_at_once(replica: Replica) -> None:
@@ -335,7 +332,7 @@ def test_a_failure_of_another_kind_is_told_at_once(replica: Replica) -> None:
         replica.work()
     told = [
         (event.level, str(event.fields["error"]))
-        for event in replica.told(EventType.TARGET_FAILED)
+        for event in replica.events.of(EventType.TARGET_FAILED)
         if event.target == "a"
     ]
     assert [(level, "422" in error) for level, error in told] == [
@@ -352,13 +349,13 @@ def test_what_needs_a_person_is_told_though_an_outage_came_before(replica: Repli
         replica.engine.request(RotationRequest(rotate=True, by="signal"))
         replica.work()
         replica.engine.watch()
-    before = len(replica.told(EventType.TARGET_FAILED))
+    before = len(replica.events.of(EventType.TARGET_FAILED))
     faults.clear()
     faults.add(Fault("refuse", "create", status=422, times=None))
     replica.engine._schedule.wake(["a", "b"])
     replica.work()
-    assert {event.target for event in replica.told(EventType.TARGET_FAILED)[before:]} == {"a", "b"}
-    assert {event.level for event in replica.told(EventType.TARGET_FAILED)[before:]} == {Level.ERROR}
+    assert {event.target for event in replica.events.of(EventType.TARGET_FAILED)[before:]} == {"a", "b"}
+    assert {event.level for event in replica.events.of(EventType.TARGET_FAILED)[before:]} == {Level.ERROR}
 
 
 def test_a_key_that_is_not_trusted_is_told_once_until_the_path_is_ours_again(replica: Replica) -> None:
@@ -377,7 +374,7 @@ def test_a_key_that_is_not_trusted_is_told_once_until_the_path_is_ours_again(rep
         replica.installation.reconciler(target).memory.look_closer(target)
         replica.engine._schedule.wake(["a"])
         replica.work()
-    [told] = replica.told(EventType.KEY_OWNERSHIP_MISMATCH)
+    [told] = replica.events.of(EventType.KEY_OWNERSHIP_MISMATCH)
     assert (told.target, told.level, told.fields["key_id"]) == ("a", Level.ERROR, planted.id)
     assert planted.revoked_at is None
 
@@ -386,12 +383,12 @@ def test_a_clock_that_is_off_is_told_once_and_its_end_too(replica: Replica) -> N
     replica.clock.skews = {"vault:8200": timedelta(seconds=-90), "api.respan.ai": timedelta(0)}
     for _ in range(3):
         replica.engine.watch()
-    [told] = replica.told(EventType.CLOCK_SKEW_DETECTED)
+    [told] = replica.events.of(EventType.CLOCK_SKEW_DETECTED)
     assert told.fields["skews"] == "-90 s to vault:8200, +0 s to api.respan.ai"
     replica.clock.skews = {"vault:8200": timedelta(seconds=1)}
     for _ in range(3):
         replica.engine.watch()
-    assert len(replica.told(EventType.CLOCK_SKEW_RESOLVED)) == 1
+    assert len(replica.events.of(EventType.CLOCK_SKEW_RESOLVED)) == 1
 
 
 def test_a_sweep_has_what_it_finds_worked_on(replica: Replica) -> None:
@@ -401,9 +398,9 @@ def test_a_sweep_has_what_it_finds_worked_on(replica: Replica) -> None:
     replica.simulator.vendor.delete(next(iter(replica.simulator.vendor.keys)))
     replica.engine.sweep()
     replica.work()
-    wait_until(lambda: len(replica.told(EventType.KEY_PUBLISHED)) == 3, "another key")
-    assert {event.fields["reason"] for event in replica.told(EventType.KEY_PUBLISHED)[2:]} == {"missing"}
-    assert [event.fields["to_work"] for event in replica.told(EventType.SWEEP_COMPLETED)] == [1]
+    wait_until(lambda: len(replica.events.of(EventType.KEY_PUBLISHED)) == 3, "another key")
+    assert {event.fields["reason"] for event in replica.events.of(EventType.KEY_PUBLISHED)[2:]} == {"missing"}
+    assert [event.fields["to_work"] for event in replica.events.of(EventType.SWEEP_COMPLETED)] == [1]
 
 
 def test_most_served_keys_that_are_gone_are_left_to_a_person(replica: Replica) -> None:
@@ -413,14 +410,14 @@ def test_most_served_keys_that_are_gone_are_left_to_a_person(replica: Replica) -
     for key in replica.simulator.vendor.keys.values():
         replica.simulator.vendor.delete(key.id)
     replica.engine.sweep()
-    [failed] = replica.told(EventType.SWEEP_FAILED)
+    [failed] = replica.events.of(EventType.SWEEP_FAILED)
     assert failed.level is Level.ERROR
     assert "does not know 2 of 2" in str(failed.fields["error"])
-    assert [event.fields["unknown"] for event in replica.told(EventType.SWEEP_COMPLETED)] == [2]
+    assert [event.fields["unknown"] for event in replica.events.of(EventType.SWEEP_COMPLETED)] == [2]
     assert 'rotator_served_keys_unknown{provider="respan"} 2.0' in replica.metrics.render().decode()
     replica.engine.request(RotationRequest(rotate=True, by="signal"))
     replica.engine.tick()
-    wait_until(lambda: len(replica.told(EventType.KEY_PUBLISHED)) == 4, "two more keys, as a person asked for")
+    wait_until(lambda: len(replica.events.of(EventType.KEY_PUBLISHED)) == 4, "two more keys, as a person asked for")
     replica.engine.sweep()
     assert 'rotator_served_keys_unknown{provider="respan"} 0.0' in replica.metrics.render().decode()
 
@@ -448,7 +445,7 @@ def test_a_sweep_that_sees_what_the_one_before_saw_is_told_at_debug(replica: Rep
     replica.simulator.vendor.create({"name": "of somebody else", "expiry_date": None})
     for _ in range(2):
         replica.engine.sweep()
-    told = [(event.level.value, event.fields["others"]) for event in replica.told(EventType.SWEEP_COMPLETED)]
+    told = [(event.level.value, event.fields["others"]) for event in replica.events.of(EventType.SWEEP_COMPLETED)]
     assert told == [("info", 0), ("debug", 0), ("debug", 0), ("info", 1), ("debug", 1)]
 
 
@@ -457,15 +454,15 @@ def test_a_sweep_that_fails_again_and_again_is_told_ever_more_rarely_and_its_end
     replica.simulator.faults.add(Fault("refuse", "list", status=422, times=None))
     for _ in range(9):
         replica.engine.sweep()
-    assert [event.fields["failures"] for event in replica.told(EventType.SWEEP_FAILED)] == [1, 2, 4, 8]
-    first = replica.told(EventType.SWEEP_FAILED)[0]
+    assert [event.fields["failures"] for event in replica.events.of(EventType.SWEEP_FAILED)] == [1, 2, 4, 8]
+    first = replica.events.of(EventType.SWEEP_FAILED)[0]
     assert (first.level, first.fields["provider"], first.fields["targets"]) == (Level.ERROR, "respan", 0)
     assert "422" in str(first.fields["error"])
-    assert replica.told(EventType.SWEEP_RECOVERED) == []
+    assert replica.events.of(EventType.SWEEP_RECOVERED) == []
     replica.simulator.faults.clear()
     for _ in range(2):
         replica.engine.sweep()
-    assert [event.fields for event in replica.told(EventType.SWEEP_RECOVERED)] == [{"provider": "respan"}]
+    assert [event.fields for event in replica.events.of(EventType.SWEEP_RECOVERED)] == [{"provider": "respan"}]
 
 
 def test_another_failure_of_a_sweep_is_told_at_once(replica: Replica) -> None:
@@ -477,7 +474,7 @@ def test_another_failure_of_a_sweep_is_told_at_once(replica: Replica) -> None:
         replica.engine.sweep()
     told = [
         (str(event.fields["error"]).split("(")[1][:3], event.fields["failures"])
-        for event in replica.told(EventType.SWEEP_FAILED)
+        for event in replica.events.of(EventType.SWEEP_FAILED)
     ]
     assert told == [("422", 1), ("422", 2), ("422", 4), ("409", 1), ("409", 2)]
 
@@ -504,7 +501,7 @@ def test_what_nobody_claims_is_told_once_and_forgotten_with_the_key(replica: Rep
         strays.append(vendor.create({"name": name, "expiry_date": None}))
         replica.engine.sweep()
         replica.engine.sweep()
-        assert len(replica.told(EventType.KEY_WITHOUT_TARGET)) == number + 1
+        assert len(replica.events.of(EventType.KEY_WITHOUT_TARGET)) == number + 1
         vendor.delete(strays[-1].id)
     replica.engine.sweep()
     assert "respan" not in replica.engine._reports._unclaimed
@@ -684,8 +681,8 @@ def test_without_new_threads_everything_goes_on(replica: Replica, monkeypatch: p
         replica.engine.sweep()
     assert "list" in replica.calls()
     assert not any(budget.closing for budget in replica.installation.budgets.values())
-    assert replica.told(EventType.SWEEP_FAILED) == []
-    assert replica.told(EventType.UNEXPECTED_ERROR) == []
+    assert replica.events.of(EventType.SWEEP_FAILED) == []
+    assert replica.events.of(EventType.UNEXPECTED_ERROR) == []
 
 
 def test_a_sweep_that_cannot_be_begun_leaves_the_budgets_open(
@@ -775,22 +772,22 @@ def test_a_fault_in_a_sweep_is_told_and_leaves_the_budgets_open(
     with monkeypatch.context() as patch:
         patch.setattr("rotator.protocol.sweeper.Sweeper.sweep", faulty)
         replica.engine.sweep()
-    [told] = replica.told(EventType.UNEXPECTED_ERROR)
+    [told] = replica.events.of(EventType.UNEXPECTED_ERROR)
     assert "respan" in str(told.fields["where"])
-    [failed] = replica.told(EventType.SWEEP_FAILED)
+    [failed] = replica.events.of(EventType.SWEEP_FAILED)
     assert "a fault in rotator" in str(failed.fields["error"])
     with monkeypatch.context() as patch:
         patch.setattr(replica.engine._reports, "swept", faulty)
         replica.engine.sweep()
-    assert len(replica.told(EventType.UNEXPECTED_ERROR)) == 2
+    assert len(replica.events.of(EventType.UNEXPECTED_ERROR)) == 2
     assert not any(budget.closing for budget in replica.installation.budgets.values())
 
 
 def test_a_fault_at_the_end_of_a_pass_is_told(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replica.engine.board, "update", lambda *_: 1 / 0)
     replica.engine.tick()
-    wait_until(lambda: len(replica.told(EventType.UNEXPECTED_ERROR)) >= 2, "both to be told")
-    assert {event.target for event in replica.told(EventType.UNEXPECTED_ERROR)} == {"a", "b"}
+    wait_until(lambda: len(replica.events.of(EventType.UNEXPECTED_ERROR)) >= 2, "both to be told")
+    assert {event.target for event in replica.events.of(EventType.UNEXPECTED_ERROR)} == {"a", "b"}
 
 
 def test_a_sweep_gets_a_fifth_of_the_budget(replica: Replica) -> None:
@@ -807,7 +804,7 @@ def test_a_failed_sweep_names_the_target_that_failed(replica: Replica) -> None:
         replica.simulator.vendor.delete(key.id)
     replica.simulator.faults.add(Fault("refuse", "retrieve", status=422, times=None))
     replica.engine.sweep()
-    [failed] = replica.told(EventType.SWEEP_FAILED)
+    [failed] = replica.events.of(EventType.SWEEP_FAILED)
     assert (failed.target, failed.fields["targets"]) == ("a", 2)
 
 

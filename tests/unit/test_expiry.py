@@ -84,7 +84,7 @@ def test_a_superseded_key_works_for_its_whole_grace_and_its_expiry_is_set_once(
             sweeper.sweep()
             daemon.reconcile(world.target)
         assert world.vendor.alive(first)
-    shortened = [told for told in world.told(EventType.KEY_SHORTENED) if told.fields["key_id"] == first.id]
+    shortened = [told for told in world.events.of(EventType.KEY_SHORTENED) if told.fields["key_id"] == first.id]
     assert [told.fields["expires_at"] for told in shortened] == [timestamp(first.expires_at)]
     assert len([name for name in world.calls(since=since) if name == "provider.set_expiry"]) <= 3
     assert not world.broken
@@ -125,8 +125,8 @@ def test_an_expiry_that_was_rounded_down_is_corrected_by_what_the_answer_shows(r
     assert first
     assert first.expires_at
     assert ends <= first.expires_at < ends + DAY
-    assert len(world.told(EventType.KEY_SHORTENED)) == 2
-    assert world.told(EventType.KEY_SHORTENED)[-1].fields["expires_at"] == timestamp(first.expires_at)
+    assert len(world.events.of(EventType.KEY_SHORTENED)) == 2
+    assert world.events.of(EventType.KEY_SHORTENED)[-1].fields["expires_at"] == timestamp(first.expires_at)
 
 
 def test_what_a_provider_does_not_correct_is_reported_as_it_is_and_not_asked_for_again() -> None:
@@ -161,7 +161,9 @@ def test_a_key_that_is_not_restored_whatever_is_asked_for_is_replaced() -> None:
     assert report.attempted is Reason.DRIFTED
     assert report.plan
     assert report.plan.state is State.OK
-    assert not [told for told in world.told(EventType.KEY_RESTORED) if told.fields["expires_at"] != timestamp(ends)]
+    assert not [
+        told for told in world.events.of(EventType.KEY_RESTORED) if told.fields["expires_at"] != timestamp(ends)
+    ]
 
 
 @pytest.mark.parametrize("rounds", ROUNDINGS.values(), ids=ROUNDINGS)
@@ -203,7 +205,7 @@ def test_a_rollback_restores_the_recorded_life(rounds: Rounding) -> None:
     assert world.served() is first
     assert first.expires_at
     assert first.expires_at >= first.granted
-    assert world.told(EventType.KEY_RESTORED)[-1].fields["expires_at"] == timestamp(first.expires_at)
+    assert world.events.of(EventType.KEY_RESTORED)[-1].fields["expires_at"] == timestamp(first.expires_at)
     assert reconciler.reconcile(world.target).attempted is None
 
 
@@ -234,7 +236,7 @@ def test_an_extended_key_lives_as_long_as_was_asked_for(rounds: Rounding) -> Non
     assert ends == key.expires_at
     assert isinstance(ends, datetime)
     assert until <= ends < until + DAY
-    assert world.told(EventType.KEY_EXTENDED)[0].fields["expires_at"] == timestamp(ends)
+    assert world.events.of(EventType.KEY_EXTENDED)[0].fields["expires_at"] == timestamp(ends)
 
 
 def test_an_extension_that_the_provider_cuts_short_is_an_error_that_names_the_true_end() -> None:
@@ -253,4 +255,4 @@ def test_an_extension_that_the_provider_cuts_short_is_an_error_that_names_the_tr
 def test_a_new_key_of_a_provider_that_rounds_up_is_not_reported_as_shortened() -> None:
     world = rounding(up(HOUR))
     world.reconciler().reconcile(world.target)
-    assert not world.told(EventType.KEY_SHORTENED)
+    assert not world.events.of(EventType.KEY_SHORTENED)

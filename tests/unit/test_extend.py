@@ -23,7 +23,7 @@ def test_each_key_that_lives_longer_is_told_with_the_reason_and_who_asked() -> N
     [found], _ = living(reconciler, listed(reconciler.ports), {OWNER}, world.targets, until)
     assert found.extend(until, "an outage") == until
     assert key.expires_at == until
-    [told] = world.told(EventType.KEY_EXTENDED)
+    [told] = world.events.of(EventType.KEY_EXTENDED)
     assert (told.target, told.level) == (world.target.name, Level.INFO)
     assert told.fields == {
         "key_id": key.id,

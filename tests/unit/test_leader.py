@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from support.canned import Asked, Canned, Reply, canned
 from support.process import wait_until
-from support.told import Heard
+from support.recorded_events import RecordedEvents
 from support.world import FakeClock
 
-from rotator.core.events import Event, EventType, Level
+from rotator.core.events import EventType, Level
 from rotator.core.ports import Clock
 from rotator.core.versions import LONGEST_TEXT
 from rotator.daemon.leader import Lease
@@ -72,16 +72,13 @@ class Rig:
         server.answer = self.api
         self.token = folder / "token"
         self.token.write_text(TOKEN + "\n")
-        self.events: list[Event] = Heard()
+        self.events = RecordedEvents()
         self.changes: list[tuple[str, bool]] = []
 
     def replica(self, name: str, clock: Clock, duration: float = DURATION) -> Lease:
         access = Access(self.server.address, "rotator", self.token, Path("unused"))
         settings = LeaseSettings(access, "rotator", name, duration)
         return Lease(settings, clock, self.events.append, lambda leads: self.changes.append((name, leads)))
-
-    def told(self, what: EventType) -> list[Event]:
-        return [event for event in self.events if event.what is what]
 
 
 @pytest.fixture
@@ -196,7 +193,7 @@ def test_of_two_who_try_at_once_one_gets_it(rig: Rig, clock: FakeClock) -> None:
     assert (a.leads(), b.leads()) == (False, True)
     a.attempt()
     assert not a.leads()
-    assert not rig.told(EventType.LEASE_FAILED), "nothing is wrong"
+    assert not rig.events.of(EventType.LEASE_FAILED), "nothing is wrong"
 
 
 @pytest.mark.parametrize("reply", [Reply(500), Reply(403, {}), Reply(401, {}), Reply(200, "<html>"), Reply(200, {})])
@@ -212,7 +209,7 @@ def test_a_holder_that_cannot_renew_leads_on_to_two_thirds_and_says_so_once(
         led += 0.25 if a.leads() else 0
         clock.sleep(0.25)
     assert led == pytest.approx(DURATION * 2 / 3, abs=0.3)
-    [failed] = rig.told(EventType.LEASE_FAILED)
+    [failed] = rig.events.of(EventType.LEASE_FAILED)
     assert TOKEN not in str(failed)
     assert rig.changes == [("a", True), ("a", False)]
     rig.api.reply = None
@@ -246,16 +243,16 @@ def test_failures_are_told_once_for_each_reason_and_their_end_once(rig: Rig, clo
         for status in (503, 429, 500):
             rig.api.reply = Reply(status)
             a.attempt()
-    assert len(rig.told(EventType.LEASE_FAILED)) == 3
-    assert not rig.told(EventType.LEASE_RECOVERED)
+    assert len(rig.events.of(EventType.LEASE_FAILED)) == 3
+    assert not rig.events.of(EventType.LEASE_RECOVERED)
     rig.api.reply = None
     for _ in range(3):
         a.attempt()
-    [recovered] = rig.told(EventType.LEASE_RECOVERED)
+    [recovered] = rig.events.of(EventType.LEASE_RECOVERED)
     assert recovered.fields == {"lease": "rotator/rotator", "holder": "a"}
     rig.api.reply = Reply(503)
     a.attempt()
-    assert len(rig.told(EventType.LEASE_FAILED)) == 4
+    assert len(rig.events.of(EventType.LEASE_FAILED)) == 4
 
 
 def test_an_api_server_that_is_away_is_no_end(rig: Rig, clock: FakeClock) -> None:
@@ -266,7 +263,7 @@ def test_an_api_server_that_is_away_is_no_end(rig: Rig, clock: FakeClock) -> Non
     lost = Lease(settings, clock, rig.events.append)
     lost.attempt()
     assert not lost.leads()
-    [failed] = rig.told(EventType.LEASE_FAILED)
+    [failed] = rig.events.of(EventType.LEASE_FAILED)
     assert f"the API server {address} does not answer about the Lease rotator/rotator ([Errno" in str(failed)
     assert failed.level is Level.WARNING, "it heals by itself"
     assert not a.leads()
@@ -289,7 +286,7 @@ def test_an_answer_that_drips_is_not_waited_for_longer_than_a_third(rig: Rig, me
     a.attempt()
     assert clock.monotonic() - began < duration / 3 + 0.2
     assert a.leads(), "there is time for another try"
-    assert "the rest of the answer did not come" in str(rig.told(EventType.LEASE_FAILED)[0].fields["error"])
+    assert "the rest of the answer did not come" in str(rig.events.of(EventType.LEASE_FAILED)[0].fields["error"])
     assert [asked.method for asked in rig.server.asked] == (["GET"] if method == "GET" else ["GET", "PUT"])
 
 
@@ -305,7 +302,7 @@ def test_reading_and_writing_have_one_deadline_together(rig: Rig, clock: FakeClo
     rig.server.asked.clear()
     a.attempt()
     assert [asked.method for asked in rig.server.asked] == ["GET"]
-    assert rig.told(EventType.LEASE_FAILED)
+    assert rig.events.of(EventType.LEASE_FAILED)
 
 
 def test_a_renewal_that_was_taken_too_late_to_lead_is_told(rig: Rig, clock: FakeClock) -> None:
@@ -322,7 +319,7 @@ def test_a_renewal_that_was_taken_too_late_to_lead_is_told(rig: Rig, clock: Fake
     late._server._seconds = 4 * DURATION  # no deadline ends the request before
     late.attempt()
     assert not late.leads()
-    [failed] = rig.told(EventType.LEASE_FAILED)
+    [failed] = rig.events.of(EventType.LEASE_FAILED)
     assert "it took 15 s to renew the Lease rotator/rotator, which is held for 10 s" in str(failed.fields["error"])
 
 
@@ -332,7 +329,7 @@ def test_the_token_is_read_afresh(rig: Rig, clock: FakeClock) -> None:
     rig.api.token = "the-next-token"
     clock.sleep(5)
     a.attempt()
-    [failed] = rig.told(EventType.LEASE_FAILED)
+    [failed] = rig.events.of(EventType.LEASE_FAILED)
     assert "401" in str(failed.fields["error"])
     assert failed.level is Level.ERROR
     rig.token.write_text("the-next-token")
@@ -346,7 +343,7 @@ def test_a_token_file_that_is_not_there_is_named(rig: Rig, clock: FakeClock) -> 
     rig.token.unlink()
     a.attempt()
     assert not a.leads()
-    assert str(rig.token) in str(rig.told(EventType.LEASE_FAILED)[0].fields["error"])
+    assert str(rig.token) in str(rig.events.of(EventType.LEASE_FAILED)[0].fields["error"])
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"a b\x00", b"\xff\xfe"])
@@ -354,7 +351,7 @@ def test_a_token_file_without_a_token_is_named(rig: Rig, clock: FakeClock, conte
     a = rig.replica("a", clock)
     rig.token.write_bytes(content)
     a.attempt()
-    [failed] = rig.told(EventType.LEASE_FAILED)
+    [failed] = rig.events.of(EventType.LEASE_FAILED)
     assert f"the token file {rig.token} for the Lease rotator/rotator" in str(failed.fields["error"])
     assert failed.level is Level.ERROR
     assert rig.server.asked == []
@@ -392,7 +389,7 @@ def test_a_stop_gives_back_what_is_not_led_any_more(rig: Rig, clock: FakeClock) 
     clock.sleep(DURATION)
     assert not a.leads()
     a.start()
-    wait_until(lambda: bool(rig.told(EventType.LEASE_FAILED)), "an attempt that fails")
+    wait_until(lambda: bool(rig.events.of(EventType.LEASE_FAILED)), "an attempt that fails")
     rig.api.reply = None
     a.stop()
     assert rig.api.holder == ""
@@ -446,6 +443,6 @@ def test_certificates_that_cannot_be_used_are_named(rig: Rig, clock: FakeClock, 
         access = Access("https://127.0.0.1:1", "rotator", rig.token, ca_file)
         settings = LeaseSettings(access, "rotator", "a", DURATION)
         Lease(settings, clock, rig.events.append).attempt()
-        failed = rig.told(EventType.LEASE_FAILED)[-1]
+        failed = rig.events.of(EventType.LEASE_FAILED)[-1]
         assert f"the certificates in {ca_file} for the Lease" in str(failed.fields["error"])
         assert failed.level is Level.ERROR

@@ -19,7 +19,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.inprocess import restored
-from support.told import Heard, flaws_of_lines
+from support.recorded_events import RecordedEvents, flaws_of_lines
 
 from rotator.core.events import AUDIT, Event, EventType, Level
 from rotator.core.plan import Reason
@@ -433,11 +433,11 @@ def test_an_event_that_differs_from_its_description_fails_the_session(
     more: dict[str, str],
     flaw: str | None,
 ) -> None:
-    monkeypatch.setattr(Heard, "all_flaws", set())
+    monkeypatch.setattr(RecordedEvents, "all_flaws", set())
     fields = {"key_id": "k", "key_name": "n", "reason": "grace-over", "by": "schedule", **more}
     event = Event(EventType.KEY_DELETED, "a", level, {name: told for name, told in fields.items() if name != missing})
-    Heard().append(event)
+    RecordedEvents().append(event)
     lines = log()
     LogListener()(event)
     expected = [flaw] if flaw else []
-    assert sorted(Heard.all_flaws) == sorted(flaws_of_lines(["\n".join(lines())])) == expected
+    assert sorted(RecordedEvents.all_flaws) == sorted(flaws_of_lines(["\n".join(lines())])) == expected

@@ -1,6 +1,6 @@
 """What is reported of a trouble that comes again and again: it once, or ever more rarely, and its end."""
 
-from support.told import Heard
+from support.recorded_events import RecordedEvents
 
 from rotator.core.events import Event, EventType
 from rotator.daemon.notices import Notices, is_to_report
@@ -23,7 +23,7 @@ def test_each_trouble_of_a_subject_is_reported_once_until_the_subject_recovers()
 
 
 def test_what_is_kept_is_not_new_and_the_rest_is() -> None:
-    notices = Notices(Heard().append)
+    notices = Notices(RecordedEvents().append)
     assert [notices.count("x", trouble) for trouble in ("a", "a", "b")] == [1, 2, 1]
     assert notices.keep("x", {"a", "c"}) == {"b"}
     assert [notices.count("x", trouble) for trouble in ("a", "b", "c")] == [3, 1, 1]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.process import wait_until
-from support.told import Heard
+from support.recorded_events import RecordedEvents
 
 from rotator.app.passes import in_threads, work_on
 from rotator.app.wiring import Installation
@@ -21,7 +21,7 @@ from rotator.core.errors import (
     StoreCredentialRefused,
     StoreOutcomeUnknown,
 )
-from rotator.core.events import Event, EventType, Level
+from rotator.core.events import EventType, Level
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.versions import Version
@@ -38,7 +38,7 @@ class Rig:
 
     def __init__(self, folder: Path, simulator: Simulator) -> None:
         self.folder, self.simulator = folder, simulator
-        self.events: list[Event] = Heard()
+        self.events = RecordedEvents()
         self.metrics = Metrics("0")
         self.key_file = folder / "key"
         self.key_file.write_text(simulator.organisation_key + "\n")
@@ -59,9 +59,6 @@ class Rig:
 
     def target(self, name: str) -> Target:
         return self.installation.targets[name]
-
-    def told(self, what: EventType) -> list[Event]:
-        return [event for event in self.events if event.what is what]
 
 
 @pytest.fixture
@@ -98,7 +95,7 @@ def test_a_fault_of_ours_at_one_target_does_not_hold_up_the_others(rig: Rig) -> 
     assert reports["good"].rotated
     assert reports["well"].rotated
     assert isinstance(reports["bad"].error, RotatorError)
-    (told,) = rig.told(EventType.UNEXPECTED_ERROR)
+    (told,) = rig.events.of(EventType.UNEXPECTED_ERROR)
     assert (told.target, told.level) == ("bad", Level.ERROR)
     assert "TypeError" in str(told.fields["traceback"])
 
@@ -113,7 +110,7 @@ def test_and_the_daemon_comes_back_to_it(rig: Rig) -> None:
 
     wait_until(lambda: states() == {"good": "ok", "bad": "unknown", "well": "ok"}, "the others' keys")
     assert engine.end()
-    (failed,) = rig.told(EventType.TARGET_FAILED)
+    (failed,) = rig.events.of(EventType.TARGET_FAILED)
     assert failed.target == "bad"
     assert "retry_at" in failed.fields
 
@@ -141,7 +138,7 @@ def test_a_target_that_the_provider_refuses_is_named_and_the_others_are_rotated(
     assert reports["well"].rotated
     assert rig.installation.upstreams()["provider respan"] is None
     engine.watch()
-    assert rig.told(EventType.UPSTREAM_DOWN) == []
+    assert rig.events.of(EventType.UPSTREAM_DOWN) == []
 
 
 def test_a_pass_is_counted(rig: Rig) -> None:

@@ -156,7 +156,7 @@ def test_until_it_is_decided_a_target_is_failing_and_says_why_and_its_key_is_ren
     assert (report.plan.state, report.plan.reason, report.plan.actions) == (State.FAILING, Reason.UNRECOGNISED, ())
     world.clock.advance(17 * HOUR)
     assert len(work(reconciler, world.targets)) == 20, "else the applications would be without a key"
-    assert {event.fields["reason"] for event in world.told(EventType.KEY_PUBLISHED)[20:]} == {Reason.EXPIRING}
+    assert {event.fields["reason"] for event in world.events.of(EventType.KEY_PUBLISHED)[20:]} == {Reason.EXPIRING}
 
 
 def fenced(world: World) -> None:

@@ -447,7 +447,7 @@ def test_a_key_whose_write_may_land_yet_is_left_alone_and_does_not_die_when_it_l
     report = a.reconcile(world.target)
     assert isinstance(report.error, StoreOutcomeUnknown)
     assert not report.rotated
-    assert world.told(EventType.KEY_NOT_REMOVED)
+    assert world.events.of(EventType.KEY_NOT_REMOVED)
     assert world.vendor.alive(by_id(world, 2))
     world.clock.advance(10 * MINUTE)
     world.land()
@@ -481,7 +481,7 @@ def test_one_wrong_answer_does_not_delete_the_key_that_another_path_serves(wante
         world.clock.advance(10 * MINUTE)
         assert reconciler.reconcile(a).error is None
     assert world.vendor.alive(victim)
-    assert not [event for event in world.told(EventType.KEY_DELETED) if event.fields["key_id"] == victim.id]
+    assert not [event for event in world.events.of(EventType.KEY_DELETED) if event.fields["key_id"] == victim.id]
 
 
 def test_a_key_whose_write_landed_late_is_told_to_be_published_once() -> None:
@@ -490,7 +490,7 @@ def test_a_key_whose_write_landed_late_is_told_to_be_published_once() -> None:
     world.land()
     for _ in range(3):
         assert a.reconcile(world.target).error is None
-    published = [event.fields for event in world.told(EventType.KEY_PUBLISHED)]
+    published = [event.fields for event in world.events.of(EventType.KEY_PUBLISHED)]
     served = by_id(world, 2)
     assert [fields["key_id"] for fields in published] == [by_id(world, 1).id, served.id]
     assert {name: published[1][name] for name in ("key_name", "version", "reason", "by")} == {
@@ -509,7 +509,7 @@ def test_a_key_whose_write_landed_late_and_was_replaced_at_once_is_told_too() ->
     assert world.reconciler("command").reconcile(world.target, RotationRequest(rotate=True, by="command")).rotated
     for _ in range(3):
         assert a.reconcile(world.target).error is None
-    published = [event.fields["key_id"] for event in world.told(EventType.KEY_PUBLISHED)]
+    published = [event.fields["key_id"] for event in world.events.of(EventType.KEY_PUBLISHED)]
     assert sorted(map(str, published)) == [by_id(world, number).id for number in (1, 2, 3)]
 
 
@@ -568,7 +568,7 @@ def test_while_the_store_takes_no_writes_one_key_waits_and_is_served_in_the_end(
     assert (report.rotated, report.error) == (True, None)
     assert world.served() is by_id(world, 2)
     assert len(world.vendor.keys) == 2
-    assert len(world.told(EventType.KEY_NOT_REMOVED)) == 1
+    assert len(world.events.of(EventType.KEY_NOT_REMOVED)) == 1
     writes = [call.arguments for call in world.wire.journal if call.operation == "store.write"][1:]
     assert all(write == writes[0] for write in writes)
     assert (a.memory.pending, world.broken) == ({}, [])
@@ -600,7 +600,7 @@ def test_a_key_that_waited_and_lost_is_deleted() -> None:
     world, a = waiting()
     world.at("store.write", meanwhile(rotate_elsewhere(world)))
     a.reconcile(world.target)
-    assert world.told(EventType.PUBLISH_CONFLICT)
+    assert world.events.of(EventType.PUBLISH_CONFLICT)
     assert not world.vendor.alive(by_id(world, 2))
     assert world.served() is by_id(world, 3)
 
@@ -720,10 +720,10 @@ def test_a_look_reports_nothing_and_the_next_pass_reports_a_late_publish_once() 
     world.land()
     a.observe(world.target)
     a.observe(world.target)
-    assert not world.told(EventType.KEY_PUBLISHED)
+    assert not world.events.of(EventType.KEY_PUBLISHED)
     a.reconcile(world.target)
     a.reconcile(world.target)
-    assert [event.fields["key_id"] for event in world.told(EventType.KEY_PUBLISHED)] == ["tk_0001"]
+    assert [event.fields["key_id"] for event in world.events.of(EventType.KEY_PUBLISHED)] == ["tk_0001"]
 
 
 @pytest.mark.parametrize("what", ["parameters", "provider", "path", "age", "moved on", "made anew"])
@@ -759,7 +759,7 @@ def test_a_version_that_the_store_deletes_before_its_key_ends_is_told(hours: int
     vanishes_at = None if hours is None else START + hours * HOUR
     world.at("store.write", lambda call: replace(call.effect(), vanishes_at=vanishes_at))
     assert world.reconciler().reconcile(world.target).rotated
-    events = world.told(EventType.VERSION_EXPIRES_EARLY)
+    events = world.events.of(EventType.VERSION_EXPIRES_EARLY)
     assert [(event.level, event.fields["vanishes_at"]) for event in events] == (
         [(Level.ERROR, timestamp(START + 23 * HOUR))] if told else []
     )
@@ -779,7 +779,7 @@ def test_a_key_that_lost_against_another_replica_is_deleted() -> None:
     assert (report.rotated, report.error) == (False, None)
     assert report.plan is not None
     assert report.plan.state is State.OK
-    assert world.told(EventType.PUBLISH_CONFLICT)
+    assert world.events.of(EventType.PUBLISH_CONFLICT)
     assert world.served() is by_id(world, 3)
     assert not world.vendor.alive(by_id(world, 2))
     assert world.broken == []
@@ -825,7 +825,7 @@ def test_a_key_is_left_alone_when_the_version_it_was_meant_for_cannot_be_read(sp
     world.at("store.write", meanwhile(race))
     report = a.reconcile(world.target, FORCED)
     assert isinstance(report.error, StoreOutcomeUnknown)
-    assert world.told(EventType.KEY_NOT_REMOVED)
+    assert world.events.of(EventType.KEY_NOT_REMOVED)
     assert world.vendor.alive(by_id(world, 2))
 
 
@@ -841,7 +841,7 @@ def test_a_refused_write_that_landed_is_a_publish(error: Exception) -> None:
     report = a.reconcile(world.target, FORCED)
     assert (report.rotated, report.error) == (True, None)
     assert world.served() is by_id(world, 2)
-    assert [event.fields["key_id"] for event in world.told(EventType.KEY_PUBLISHED)] == ["tk_0001", "tk_0002"]
+    assert [event.fields["key_id"] for event in world.events.of(EventType.KEY_PUBLISHED)] == ["tk_0001", "tk_0002"]
     assert_served(world)
     assert world.broken == []
 
@@ -890,7 +890,7 @@ def test_a_key_whose_write_was_refused_waits_and_is_the_only_one(error: Exceptio
     for _ in range(3):
         assert a.reconcile(world.target, FORCED).error is error
     assert world.served() is by_id(world, 1)
-    assert len(world.told(EventType.KEY_NOT_REMOVED)) == 1
+    assert len(world.events.of(EventType.KEY_NOT_REMOVED)) == 1
     assert a.reconcile(world.target, FORCED).rotated
     assert (world.served(), len(world.vendor.keys)) == (by_id(world, 2), 2)
     assert world.broken == []
@@ -908,7 +908,7 @@ def test_a_key_whose_write_was_refused_is_deleted_where_another_writer_was_first
 
     world.at("store.write", refused)
     assert a.reconcile(world.target, FORCED).error is None
-    assert world.told(EventType.PUBLISH_CONFLICT)
+    assert world.events.of(EventType.PUBLISH_CONFLICT)
     assert not world.vendor.alive(by_id(world, 2))
     assert world.served() is by_id(world, 3)
     assert world.broken == []
@@ -937,7 +937,7 @@ def test_a_key_that_cannot_be_discarded_is_reported() -> None:
     a.reconcile(world.target, FORCED)
     world.at(lambda call: (call.operation, call.actor) == ("provider.delete", "a"), refuse(ProviderUnavailable("down")))
     world.remove_strays()
-    [event] = world.told(EventType.KEY_NOT_REMOVED)
+    [event] = world.events.of(EventType.KEY_NOT_REMOVED)
     assert event.fields["key_id"] == by_id(world, 2).id
 
 
@@ -950,7 +950,7 @@ def test_our_write_that_landed_is_known_as_ours_below_somebody_elses() -> None:
     settle(world)
     assert_served(world)
     assert world.broken == []
-    assert not world.told(EventType.PUBLISH_CONFLICT)
+    assert not world.events.of(EventType.PUBLISH_CONFLICT)
 
 
 # --- another writer is first ---
@@ -1126,7 +1126,7 @@ def test_a_key_that_never_works_is_removed_and_the_old_one_stays(error: Exceptio
     assert world.calls("provider.create", since) == ["provider.create"]
     assert world.served() is served
     assert [key.id for key in world.vendor.living()] == [served.id if served else ""]
-    assert [event.fields["reason"] for event in world.told(EventType.KEY_DELETED)] == [UNPUBLISHED]
+    assert [event.fields["reason"] for event in world.events.of(EventType.KEY_DELETED)] == [UNPUBLISHED]
     assert_served(world)
 
 
@@ -1192,7 +1192,7 @@ def test_an_answer_to_a_create_about_another_key_is_not_used(what: str) -> None:
     world.remove_strays()
     assert [(key.id, key.expires_at) for key in world.vendor.living()] == before, "and the new one is removed"
     assert (world.served(alpha), world.served(beta)) == (others, own)
-    assert len(world.told(EventType.KEY_CREATED)) == 2
+    assert len(world.events.of(EventType.KEY_CREATED)) == 2
     assert world.broken == []
 
 
@@ -1296,7 +1296,7 @@ def test_a_shorter_life_is_believed_and_makes_no_storm() -> None:
     world.vendor.grants = lambda asked: asked - 12 * HOUR
     a = running(world)
     assert record_of(world).expires_at == START + 12 * HOUR
-    assert [event.fields["expires_at"] for event in world.told(EventType.KEY_CUT_SHORT)] == [
+    assert [event.fields["expires_at"] for event in world.events.of(EventType.KEY_CUT_SHORT)] == [
         timestamp(START + 12 * HOUR)
     ]
     for _ in range(5):
@@ -1321,7 +1321,7 @@ def test_an_expiry_within_a_second_of_what_was_asked_is_taken_as_it_is() -> None
     world = World()
     world.vendor.grants = lambda asked: asked + timedelta(seconds=1)
     running(world)
-    assert not world.told(EventType.KEY_CUT_SHORT)
+    assert not world.events.of(EventType.KEY_CUT_SHORT)
     assert world.calls("provider.") == ["provider.create"]
     assert record_of(world).expires_at == START + 24 * HOUR
 
@@ -1785,7 +1785,7 @@ def test_revoke_now_ends_superseded_keys_at_once() -> None:
         assert (report.rotated, report.error) == (True, None)
         assert world.vendor.living() == [world.served()]
         assert world.store.versions(world.target.path)[1].destroyed
-        assert world.told(EventType.KEY_DELETED)[0].fields["reason"] == Reason.REVOKED
+        assert world.events.of(EventType.KEY_DELETED)[0].fields["reason"] == Reason.REVOKED
 
 
 def test_revoke_now_without_a_rotation_leaves_the_served_key() -> None:
@@ -1803,7 +1803,7 @@ def test_a_key_that_is_revoked_ends_though_it_cannot_be_deleted() -> None:
     world.at("provider.delete", refuse(ProviderUnavailable("no answer")))
     report = a.reconcile(world.target, RotationRequest(rotate=True, revoke_now=True))
     assert isinstance(report.error, ProviderUnavailable)
-    assert [event.fields["key_id"] for event in world.told(EventType.KEY_NOT_REMOVED)] == ["tk_0001"]
+    assert [event.fields["key_id"] for event in world.events.of(EventType.KEY_NOT_REMOVED)] == ["tk_0001"]
     world.clock.advance(REVOKED_WITHIN)
     assert world.vendor.living() == [world.served()]
 
@@ -1841,7 +1841,7 @@ def test_rolling_back_serves_the_previous_key_again_with_its_whole_life(fresh: b
     assert by_id(world, 2).expires_at == world.clock.now() + 4 * HOUR
     changes = [name for name in world.calls(since=since) if name in CHANGES]
     assert changes == ["provider.set_expiry", "store.write", "provider.set_expiry"]
-    assert world.told(EventType.KEY_ROLLED_BACK)[0].fields["by"] == "cli"
+    assert world.events.of(EventType.KEY_ROLLED_BACK)[0].fields["by"] == "cli"
     assert world.broken == []
     for _ in range(30):
         world.clock.advance(HOUR)
@@ -1858,7 +1858,7 @@ def test_a_refused_roll_back_that_landed_is_one(error: Exception) -> None:
     assert (report.rolled_back, report.error) == (True, None)
     assert world.served() is by_id(world, 1)
     assert by_id(world, 1).expires_at == by_id(world, 1).granted
-    assert world.told(EventType.KEY_ROLLED_BACK)
+    assert world.events.of(EventType.KEY_ROLLED_BACK)
     assert world.broken == []
 
 
@@ -2055,7 +2055,7 @@ def test_a_path_that_a_later_version_of_rotator_wrote_is_kept_and_rolled_back_wi
     assert (report.error, report.rolled_back) == (None, True)
     assert record_of(world).unknown == ("why=nearly-spent", "use=0.9")
     assert_served(world)
-    assert not world.told(EventType.TARGET_FOREIGN)
+    assert not world.events.of(EventType.TARGET_FOREIGN)
 
 
 def test_a_record_that_is_renewed_day_after_day_keeps_its_key_for_two_lives_at_most() -> None:

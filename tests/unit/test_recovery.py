@@ -9,11 +9,12 @@ import pytest
 import stamina
 from support.canned import Asked, Canned, Reply, canned
 from support.process import wait_until
+from support.recorded_events import RecordedEvents
 from support.vaultstore import empty
 
 from rotator.app.wiring import Installation
 from rotator.config.loader import load
-from rotator.core.events import Event, EventType
+from rotator.core.events import EventType
 from rotator.daemon.dispatcher import Dispatcher
 from rotator.daemon.main import ASK_THE_DOWN
 from rotator.runtime.clock import SystemClock
@@ -56,7 +57,7 @@ class Story:
         }
         file = folder / "rotator.json"
         file.write_text(json.dumps(config))
-        self.clock, self.events = MovedClock(), list[Event]()
+        self.clock, self.events = MovedClock(), RecordedEvents()
         environment = {"VAULT_TOKEN": "hvs.made-up"}
         self.installation = Installation(
             load(file, environment), environment, self.clock, Metrics("0"), self.events.append
@@ -75,9 +76,6 @@ class Story:
                 wait_until(lambda: not self.engine.under_way, "the passes to end")
             self.clock.passed += 1
         return self.clock.passed - began
-
-    def told(self, what: EventType) -> list[Event]:
-        return [event for event in self.events if event.what is what]
 
     def failing(self) -> int:
         return sum(status.error is not None for status in self.engine.board.snapshot())
@@ -112,10 +110,10 @@ def test_a_vault_that_is_unsealed_is_used_within_30_seconds(story: Story, lasts:
     story.vault.answer = answering(SEALED)
     story.run(lasts)
     assert story.failing() == TARGETS
-    assert len(story.told(EventType.UPSTREAM_DOWN)) == 1
+    assert len(story.events.of(EventType.UPSTREAM_DOWN)) == 1
 
     story.vault.answer = unsealed
-    assert story.run(600, lambda: bool(story.told(EventType.UPSTREAM_UP))) <= BOUND + 1
+    assert story.run(600, lambda: bool(story.events.of(EventType.UPSTREAM_UP))) <= BOUND + 1
     # The paths are empty, and so each wants a key, which the vendor refuses.
     first = story.run(600, lambda: bool(story.vendor.paths("POST")))
     assert first <= 2
@@ -133,7 +131,7 @@ def test_what_waited_comes_in_turn(story: Story) -> None:
     story.vault.answer = answering(SEALED)
     story.run(1800)
     story.vault.answer = unsealed
-    story.run(600, lambda: bool(story.told(EventType.UPSTREAM_UP)))
+    story.run(600, lambda: bool(story.events.of(EventType.UPSTREAM_UP)))
     seen: list[int] = []
     for _ in range(40):
         story.run(1)
@@ -149,7 +147,7 @@ def test_an_organisation_key_that_is_good_again_is_used_within_30_seconds(story:
     assert story.failing() == TARGETS
 
     story.vendor.answer = served
-    assert story.run(600, lambda: bool(story.told(EventType.UPSTREAM_UP))) <= BOUND + 1
+    assert story.run(600, lambda: bool(story.events.of(EventType.UPSTREAM_UP))) <= BOUND + 1
 
 
 def test_a_standby_asks_no_provider(story: Story) -> None:

@@ -67,7 +67,7 @@ def test_a_key_that_no_readable_version_holds_is_revoked(how: str) -> None:
     served = world.served()
     assert served is not leaked
     assert [key for key in world.vendor.keys.values() if world.vendor.alive(key)] == [served]
-    [told] = [event.fields for event in world.told(EventType.KEY_DELETED) if event.fields["key_id"] == leaked.id]
+    [told] = [event.fields for event in world.events.of(EventType.KEY_DELETED) if event.fields["key_id"] == leaked.id]
     assert (told["reason"], told["by"], told["comment"]) == ("revoked", "command", "it leaked")
 
 

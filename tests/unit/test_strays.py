@@ -47,7 +47,7 @@ def strays_of(world: World) -> StrayKeys:
 
 
 def left_behind(world: World) -> list[object]:
-    return [event.fields["key_name"] for event in world.told(EventType.KEY_NOT_REMOVED)]
+    return [event.fields["key_name"] for event in world.events.of(EventType.KEY_NOT_REMOVED)]
 
 
 @pytest.mark.parametrize("error", NOT_CONFIRMED, ids=lambda error: type(error).__name__)
@@ -65,7 +65,7 @@ def test_a_key_whose_create_was_not_confirmed_is_found_by_its_name_and_removed(e
     assert world.calls("provider.", since) == ["provider.create"], "never repeated blindly, and no list in a pass"
     world.remove_strays()
     assert [key.id for key in world.vendor.keys.values() if key.revoked] == [f"tk_{others + 2:04}"]
-    [event] = world.told(EventType.KEY_DELETED)
+    [event] = world.events.of(EventType.KEY_DELETED)
     assert (event.fields["reason"], event.fields["by"], event.fields["comment"]) == (UNPUBLISHED, "tester", "why not")
     assert world.broken == []
 
@@ -279,7 +279,7 @@ def test_a_key_that_lost_is_deleted_only_if_it_is_shown_to_be_that_key(act: str)
 
     world.at(lambda call: (call.operation, call.actor) == ("provider.create", "a"), created)
     a.reconcile(world.target, FORCED)
-    assert world.told(EventType.PUBLISH_CONFLICT)
+    assert world.events.of(EventType.PUBLISH_CONFLICT)
     world.remove_strays()
     served = world.served()
     assert served

@@ -245,7 +245,7 @@ def test_a_key_for_a_version_to_come_is_fenced_off_first() -> None:
     assert {lonely.expires_at, other.expires_at} == {swept.orphans[0].until}
     assert world.store.current_version(world.target.path) == 2, "one fence for both"
     assert world.store.read(world.target.path) == before
-    assert [event.fields["version"] for event in world.told(EventType.PATH_FENCED)] == [2]
+    assert [event.fields["version"] for event in world.events.of(EventType.PATH_FENCED)] == [2]
     assert not sweep(world).to_work, "a fenced path has nothing due"
 
 
@@ -443,7 +443,7 @@ def test_another_sweeps_fence_is_not_taken_for_our_own() -> None:
     )
     assert [o.outcome for o in sweeper.sweep().orphans] == [Outcome.LEFT]
     assert lonely.expires_at == ends
-    assert not world.told(EventType.PATH_FENCED)
+    assert not world.events.of(EventType.PATH_FENCED)
 
 
 def test_no_fence_over_what_somebody_has_put_there_meanwhile() -> None:
@@ -461,7 +461,7 @@ def test_no_fence_over_what_somebody_has_put_there_meanwhile() -> None:
     )
     sweeper.sweep()
     assert world.store.read(world.target.path) == {"password": "x"}
-    assert (world.told(EventType.PATH_FENCED), world.vendor.alive(lonely)) == ([], True)
+    assert (world.events.of(EventType.PATH_FENCED), world.vendor.alive(lonely)) == ([], True)
 
 
 def test_a_key_that_its_own_process_will_write_again_is_no_orphan() -> None:
@@ -477,7 +477,7 @@ def test_a_key_that_its_own_process_will_write_again_is_no_orphan() -> None:
     ends = waiting.expires_at
     [found] = sweeper.sweep().orphans
     assert (found.key.id, found.state) == (waiting.id, OrphanState.SETTLING)
-    assert (waiting.expires_at, world.told(EventType.PATH_FENCED)) == (ends, [])
+    assert (waiting.expires_at, world.events.of(EventType.PATH_FENCED)) == (ends, [])
     swept = sweep(world)  # another process' is: it knows nothing of it
     assert [o.outcome for o in swept.orphans] == [Outcome.SHORTENED]
     assert reconciler.reconcile(world.target).rotated
@@ -635,7 +635,7 @@ def test_a_served_key_that_is_gone_is_replaced() -> None:
     world.vendor.revoke(served.id)
     swept = sweep(world)
     assert swept.to_work == (world.target,)
-    assert world.told(EventType.KEY_PUBLISHED)[-1].fields["reason"] == Reason.MISSING
+    assert world.events.of(EventType.KEY_PUBLISHED)[-1].fields["reason"] == Reason.MISSING
     now_served = world.served()
     assert now_served
     assert world.vendor.alive(now_served)

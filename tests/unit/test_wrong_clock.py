@@ -123,7 +123,7 @@ def test_clocks_of_replicas_may_differ_a_little(ahead: timedelta, replaced: bool
 def test_a_key_is_not_called_misdated_by_a_clock_that_is_contradicted() -> None:
     world = off(with_a_key(), -2 * DAY)
     assert world.reconciler().reconcile(world.target).error is None
-    assert len(world.told(EventType.KEY_CREATED)) == 1
+    assert len(world.events.of(EventType.KEY_CREATED)) == 1
 
 
 def test_a_superseded_key_that_nothing_shortens_is_reported_to_work_until_its_expiry() -> None:

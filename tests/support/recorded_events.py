@@ -1,7 +1,7 @@
 """Compares events with their descriptions in `telemetry.catalogue`: the level, and the fields.
 
-Tests collect events in a `Heard`; the lines that processes logged are checked when the session ends. A difference fails
-the session: see `pytest_sessionfinish` in conftest.py.
+Tests collect events in `RecordedEvents`. The lines that processes logged are compared when the session ends.
+A difference fails the session: see `pytest_sessionfinish` in conftest.py.
 """
 
 import json
@@ -25,24 +25,27 @@ def flaws(name: str, level: str, fields: Iterable[str]) -> list[str]:
     return [f"{name} {flaw}" for flaw in found]
 
 
-class Heard(list[Event]):
+class RecordedEvents(list[Event]):
     """The events of a test, and how they differ from their descriptions."""
 
     all_flaws: "set[str]" = set()  # noqa: RUF012 - the session's
 
     def append(self, event: Event) -> None:
-        """Keep it."""
         super().append(event)
         RECORDER.record(f"event {event.what}", repr(dict(event.fields)))
         self.all_flaws.update(flaws(event.what.value, event.level.value, event.fields))
 
+    def of(self, *what: EventType) -> list[Event]:
+        """Return the events of these types, in order."""
+        return [event for event in self if event.what in what]
+
 
 def flaws_of_lines(texts: Iterable[str]) -> Iterator[str]:
-    """Of the JSON lines of ours in what processes wrote."""
+    """Return how the JSON lines of rotator's events in these outputs differ from their descriptions."""
     for line in {line for text in texts for line in text.splitlines() if line.startswith('{"timestamp": ')}:
         try:
-            told: Mapping[str, object] = json.loads(line)
+            event: Mapping[str, object] = json.loads(line)
         except ValueError:
-            continue  # its process was killed as it wrote
-        if told["event"] in set(EventType) and "logger" not in told:
-            yield from flaws(str(told["event"]), str(told["level"]), told.keys() - BEFORE_THE_FIELDS)
+            continue  # its process was killed while it wrote the line
+        if event["event"] in set(EventType) and "logger" not in event:
+            yield from flaws(str(event["event"]), str(event["level"]), event.keys() - BEFORE_THE_FIELDS)
