@@ -16,11 +16,11 @@ if __name__ == "__main__":
     file = Path(os.environ["STUCK_WHILE"])
     begin_what_is_due = Dispatcher._begin_what_is_due
 
-    def begin(engine: Dispatcher) -> None:
+    def begin(dispatcher: Dispatcher) -> None:
         """Hang, as with a lock that nobody gives back."""
         while file.exists():
             time.sleep(0.02)
-        begin_what_is_due(engine)
+        begin_what_is_due(dispatcher)
 
     setattr(Dispatcher, begin_what_is_due.__name__, begin)
     main()

@@ -40,7 +40,7 @@ from rotator.telemetry.metrics import Metrics
 
 
 class Replica:
-    """One process' engine on a vendor and a file that it shares with the others."""
+    """One process' dispatcher on a vendor and a file that it shares with the others."""
 
     def __init__(self, folder: Path, simulator: Simulator, *, leads: bool, **changes: Any) -> None:
         self.simulator = simulator
@@ -63,15 +63,15 @@ class Replica:
         self.installation = Installation(
             load(file, {}), {}, self.clock, metrics, self.events.append, leads=lambda: self.leads
         )
-        self.engine = Dispatcher(self.installation, metrics, self.events.append, lambda: self.leads)
+        self.dispatcher = Dispatcher(self.installation, metrics, self.events.append, lambda: self.leads)
 
     def work(self) -> None:
         """Do all that is due now."""
-        looked = self.engine.board.snapshot
+        looked = self.dispatcher.board.snapshot
         for _ in range(2):  # between a pass and the one that follows from it nothing is under way for a moment
-            self.engine.tick()
+            self.dispatcher.tick()
             wait_until(
-                lambda: all(s.plan or s.error for s in looked()) and not self.engine.under_way, "the passes to end"
+                lambda: all(s.plan or s.error for s in looked()) and not self.dispatcher.under_way, "the passes to end"
             )
 
     def work_until(self, condition: Callable[[], bool], what: str) -> None:
@@ -84,7 +84,7 @@ class Replica:
         wait_until(met, what)
 
     def states(self) -> dict[str, State]:
-        return {status.target.name: status.state for status in self.engine.board.snapshot()}
+        return {status.target.name: status.state for status in self.dispatcher.board.snapshot()}
 
     def calls(self) -> list[str]:
         return [call.operation for call in self.simulator.journal]
@@ -100,7 +100,7 @@ def simulator() -> Iterator[Simulator]:
 def replica(tmp_path: Path, simulator: Simulator) -> Iterator[Replica]:
     made = Replica(tmp_path, simulator, leads=True)
     yield made
-    made.engine.end()
+    made.dispatcher.end()
     made.installation.close()
 
 
@@ -108,7 +108,7 @@ def replica(tmp_path: Path, simulator: Simulator) -> Iterator[Replica]:
 def standby(tmp_path: Path, simulator: Simulator) -> Iterator[Replica]:
     made = Replica(tmp_path, simulator, leads=False)
     yield made
-    made.engine.end()
+    made.dispatcher.end()
     made.installation.close()
 
 
@@ -120,17 +120,17 @@ def test_lost_creates_hold_no_worker_and_one_list_looks_for_all(replica: Replica
     replica.simulator.faults.add(Fault("drop_after", "create", times=2))
     replica.work()
     assert replica.calls() == ["create", "create"], "and both passes have ended"
-    replica.engine.remove_strays()
+    replica.dispatcher.remove_strays()
     assert replica.calls()[2:] == ["list", "delete", "delete"]
     assert [key for key in replica.simulator.vendor.keys.values() if key.revoked_at is None] == []
-    replica.engine.remove_strays()
+    replica.dispatcher.remove_strays()
     assert len(replica.calls()) == 5
 
 
 def test_what_was_made_in_vain_is_removed_before_the_end(replica: Replica) -> None:
     replica.simulator.faults.add(Fault("drop_after", "create", times=2))
     replica.work()
-    assert replica.engine.end()
+    assert replica.dispatcher.end()
     assert [key for key in replica.simulator.vendor.keys.values() if key.revoked_at is None] == []
 
 
@@ -138,7 +138,7 @@ def test_what_was_made_in_vain_and_cannot_be_removed_at_the_end_is_reported(repl
     replica.simulator.faults.add(Fault("drop_after", "create", times=2))
     replica.work()
     replica.simulator.faults.add(Fault("refuse", "list", status=500, times=None))
-    assert replica.engine.end()
+    assert replica.dispatcher.end()
     assert len(replica.events.of(EventType.KEY_NOT_REMOVED)) == 2
 
 
@@ -147,17 +147,17 @@ def test_what_was_made_in_vain_and_cannot_be_removed_at_the_end_is_reported(repl
 
 def test_a_standby_looks_and_does_nothing(standby: Replica) -> None:
     standby.work()
-    standby.engine.sweep()
-    standby.engine.ask_providers()
+    standby.dispatcher.sweep()
+    standby.dispatcher.ask_providers()
     assert standby.states() == {"a": State.MISSING, "b": State.MISSING}
     assert standby.calls() == []
-    assert standby.engine.has_read, "it is ready to take over"
+    assert standby.dispatcher.has_read, "it is ready to take over"
 
 
 def test_who_begins_to_lead_does_what_its_view_says_is_due(standby: Replica) -> None:
     standby.work()
     standby.leads = True
-    standby.engine.lead()
+    standby.dispatcher.lead()
     standby.work()
     assert standby.states() == {"a": State.OK, "b": State.OK}
     assert standby.calls() == ["create", "create"]
@@ -166,7 +166,7 @@ def test_who_begins_to_lead_does_what_its_view_says_is_due(standby: Replica) -> 
 def test_a_person_is_obeyed_by_a_standby_too(replica: Replica, standby: Replica) -> None:
     replica.work()
     standby.work()
-    standby.engine.request(RotationRequest(rotate=True, by="signal"))
+    standby.dispatcher.request(RotationRequest(rotate=True, by="signal"))
     standby.work()
     assert standby.calls().count("create") == 4
     assert standby.calls().count("update") == 2, "the old keys are shortened by whoever replaced them"
@@ -175,20 +175,20 @@ def test_a_person_is_obeyed_by_a_standby_too(replica: Replica, standby: Replica)
 def test_what_a_pass_has_done_is_seen_while_it_waits_for_more(replica: Replica) -> None:
     replica.work()
     target = replica.installation.targets["a"]
-    before = replica.engine.board.snapshot()[0].expires_at
+    before = replica.dispatcher.board.snapshot()[0].expires_at
     reconciler, seen = replica.installation.reconciler(target), []
 
     class Wait:
         def take(self, deadline: datetime) -> None:
-            status = replica.engine.board.snapshot()[0]
+            status = replica.dispatcher.board.snapshot()[0]
             seen.append((status.state, status.reason, status.expires_at == before, len(replica.calls())))
 
         def pause(self, seconds: float) -> None: ...
 
     reconciler.ports = replace(reconciler.ports, budget=Wait())
-    replica.engine.board.request(["a"])
+    replica.dispatcher.board.request(["a"])
     replica.clock.sleep(1.1)  # else the new key ends in the same second
-    replica.engine._schedule.request(["a"], RotationRequest(rotate=True, by="signal"))
+    replica.dispatcher._schedule.request(["a"], RotationRequest(rotate=True, by="signal"))
     replica.work()
     calls = replica.calls().count("create")
     assert calls == 3
@@ -241,8 +241,8 @@ def test_who_ceases_to_lead_while_it_proves_makes_no_key(replica: Replica, monke
 def test_a_refused_organisation_key_is_told_once_and_its_end_too(replica: Replica) -> None:
     replica.simulator.faults.add(Fault("refuse", "list", status=401, times=None))
     for _ in range(3):
-        replica.engine.ask_providers()
-        replica.engine.watch()
+        replica.dispatcher.ask_providers()
+        replica.dispatcher.watch()
     [down] = replica.events.of(EventType.UPSTREAM_DOWN)
     assert down.fields["upstream"] == "provider respan"
     assert "organisation key" in str(down.fields["error"])
@@ -250,8 +250,8 @@ def test_a_refused_organisation_key_is_told_once_and_its_end_too(replica: Replic
     assert replica.events.of(EventType.UPSTREAM_UP) == []
     replica.simulator.faults.clear()
     replica.clock.sleep(1)
-    replica.engine.ask_providers()
-    replica.engine.watch()
+    replica.dispatcher.ask_providers()
+    replica.dispatcher.watch()
     [up] = replica.events.of(EventType.UPSTREAM_UP)
     assert up.fields == {"upstream": "provider respan"}
 
@@ -264,21 +264,21 @@ def test_a_provider_that_does_not_answer_is_told_once_and_not_by_each_target(
     assert len(replica.events.of(EventType.TARGET_FAILED)) == 2, "two lost answers are no outage"
     monkeypatch.setattr(circuits, "LASTING", 0.0)
     for _ in range(3):
-        replica.engine.request(RotationRequest(rotate=True, by="signal"))
+        replica.dispatcher.request(RotationRequest(rotate=True, by="signal"))
         replica.work()
-        replica.engine.watch()
+        replica.dispatcher.watch()
     assert len(replica.events.of(EventType.TARGET_FAILED)) == 2
     [down] = replica.events.of(EventType.UPSTREAM_DOWN)
     assert (down.fields["upstream"], down.level) == ("provider respan", Level.WARNING)
     replica.simulator.faults.clear()
     replica.simulator.faults.add(Fault("refuse", status=401, times=None))
-    replica.engine.ask_providers()
-    replica.engine.watch()
+    replica.dispatcher.ask_providers()
+    replica.dispatcher.watch()
     assert [event.level for event in replica.events.of(EventType.UPSTREAM_DOWN)] == [Level.WARNING, Level.ERROR]
     replica.simulator.faults.clear()
     replica.clock.sleep(1)
-    replica.engine.ask_providers()
-    replica.engine.watch()
+    replica.dispatcher.ask_providers()
+    replica.dispatcher.watch()
     assert len(replica.events.of(EventType.UPSTREAM_UP)) == 1
     replica.work_until(lambda: set(replica.states().values()) == {State.OK}, "what was held up to be taken up")
     assert len(replica.events.of(EventType.TARGET_RECOVERED)) == 2
@@ -291,10 +291,10 @@ def test_a_foreign_path_is_told_once_until_it_is_ours_again(replica: Replica) ->
     for times in (1, 2):
         store.write(target.path, {"theirs": "x"}, cas=store.newest(target.path).current_version)
         for _ in range(3):
-            replica.engine._schedule.wake(["a"])
+            replica.dispatcher._schedule.wake(["a"])
             replica.work()
         assert len(replica.events.of(EventType.TARGET_FOREIGN)) == times
-        replica.engine._schedule.request(["a"], RotationRequest(adopt=True, by="command"))
+        replica.dispatcher._schedule.request(["a"], RotationRequest(adopt=True, by="command"))
         replica.work()
         assert replica.states()["a"] is State.OK
         assert len(replica.events.of(EventType.TARGET_RECOVERED)) == times
@@ -306,15 +306,15 @@ def test_an_emptied_path_is_reported_once_until_it_has_a_key(replica: Replica, t
         database.execute("DELETE FROM versions WHERE path = 'apps/a'")
     replica.simulator.faults.add(Fault("refuse", "create", status=503, times=None))
     for _ in range(3):
-        replica.engine._schedule.wake(["a"])
+        replica.dispatcher._schedule.wake(["a"])
         replica.work()
-    [status] = [status for status in replica.engine.board.snapshot() if status.target.name == "a"]
+    [status] = [status for status in replica.dispatcher.board.snapshot() if status.target.name == "a"]
     shown = status.to_json()
     assert (shown["state"], shown["reason"]) == ("missing", "emptied")
     [event] = replica.events.of(EventType.PATH_EMPTIED)
     assert event.target == "a"
     replica.simulator.faults.clear()
-    replica.engine._schedule.wake(["a"])
+    replica.dispatcher._schedule.wake(["a"])
     replica.work()
     assert replica.states()["a"] is State.OK
     assert len(replica.events.of(EventType.PATH_EMPTIED)) == 1
@@ -328,7 +328,7 @@ def test_a_failure_of_another_kind_is_told_at_once(replica: Replica) -> None:
         if number == 5:
             faults.clear()
             faults.add(Fault("refuse", "create", status=422, times=None))
-        replica.engine._schedule.wake(["a"])
+        replica.dispatcher._schedule.wake(["a"])
         replica.work()
     told = [
         (event.level, str(event.fields["error"]))
@@ -346,13 +346,13 @@ def test_what_needs_a_person_is_told_though_an_outage_came_before(replica: Repli
     faults = replica.simulator.faults
     faults.add(Fault("refuse", status=503, times=None))
     for _ in range(6):
-        replica.engine.request(RotationRequest(rotate=True, by="signal"))
+        replica.dispatcher.request(RotationRequest(rotate=True, by="signal"))
         replica.work()
-        replica.engine.watch()
+        replica.dispatcher.watch()
     before = len(replica.events.of(EventType.TARGET_FAILED))
     faults.clear()
     faults.add(Fault("refuse", "create", status=422, times=None))
-    replica.engine._schedule.wake(["a", "b"])
+    replica.dispatcher._schedule.wake(["a", "b"])
     replica.work()
     assert {event.target for event in replica.events.of(EventType.TARGET_FAILED)[before:]} == {"a", "b"}
     assert {event.level for event in replica.events.of(EventType.TARGET_FAILED)[before:]} == {Level.ERROR}
@@ -372,7 +372,7 @@ def test_a_key_that_is_not_trusted_is_told_once_until_the_path_is_ours_again(rep
     store.write(target.path, ours.data, cas=2)
     for _ in range(3):
         replica.installation.reconciler(target).memory.look_closer(target)
-        replica.engine._schedule.wake(["a"])
+        replica.dispatcher._schedule.wake(["a"])
         replica.work()
     [told] = replica.events.of(EventType.KEY_OWNERSHIP_MISMATCH)
     assert (told.target, told.level, told.fields["key_id"]) == ("a", Level.ERROR, planted.id)
@@ -382,12 +382,12 @@ def test_a_key_that_is_not_trusted_is_told_once_until_the_path_is_ours_again(rep
 def test_a_clock_that_is_off_is_told_once_and_its_end_too(replica: Replica) -> None:
     replica.clock.skews = {"vault:8200": timedelta(seconds=-90), "api.respan.ai": timedelta(0)}
     for _ in range(3):
-        replica.engine.watch()
+        replica.dispatcher.watch()
     [told] = replica.events.of(EventType.CLOCK_SKEW_DETECTED)
     assert told.fields["skews"] == "-90 s to vault:8200, +0 s to api.respan.ai"
     replica.clock.skews = {"vault:8200": timedelta(seconds=1)}
     for _ in range(3):
-        replica.engine.watch()
+        replica.dispatcher.watch()
     assert len(replica.events.of(EventType.CLOCK_SKEW_RESOLVED)) == 1
 
 
@@ -396,7 +396,7 @@ def test_a_sweep_has_what_it_finds_worked_on(replica: Replica) -> None:
     began = time.monotonic()
     wait_until(lambda: time.monotonic() - began > 1, "the keys to be as old as [sweep].min_age")
     replica.simulator.vendor.delete(next(iter(replica.simulator.vendor.keys)))
-    replica.engine.sweep()
+    replica.dispatcher.sweep()
     replica.work()
     wait_until(lambda: len(replica.events.of(EventType.KEY_PUBLISHED)) == 3, "another key")
     assert {event.fields["reason"] for event in replica.events.of(EventType.KEY_PUBLISHED)[2:]} == {"missing"}
@@ -409,16 +409,16 @@ def test_most_served_keys_that_are_gone_are_left_to_a_person(replica: Replica) -
     wait_until(lambda: time.monotonic() - began > 1, "the keys to be as old as [sweep].min_age")
     for key in replica.simulator.vendor.keys.values():
         replica.simulator.vendor.delete(key.id)
-    replica.engine.sweep()
+    replica.dispatcher.sweep()
     [failed] = replica.events.of(EventType.SWEEP_FAILED)
     assert failed.level is Level.ERROR
     assert "does not know 2 of 2" in str(failed.fields["error"])
     assert [event.fields["unknown"] for event in replica.events.of(EventType.SWEEP_COMPLETED)] == [2]
     assert 'rotator_served_keys_unknown{provider="respan"} 2.0' in replica.metrics.render().decode()
-    replica.engine.request(RotationRequest(rotate=True, by="signal"))
-    replica.engine.tick()
+    replica.dispatcher.request(RotationRequest(rotate=True, by="signal"))
+    replica.dispatcher.tick()
     wait_until(lambda: len(replica.events.of(EventType.KEY_PUBLISHED)) == 4, "two more keys, as a person asked for")
-    replica.engine.sweep()
+    replica.dispatcher.sweep()
     assert 'rotator_served_keys_unknown{provider="respan"} 0.0' in replica.metrics.render().decode()
 
 
@@ -433,7 +433,7 @@ def test_a_sweep_ends_when_its_replica_ceases_to_lead(replica: Replica, monkeypa
         return keys
 
     monkeypatch.setattr("rotator.protocol.sweeper.listed", listed)
-    replica.engine.sweep()
+    replica.dispatcher.sweep()
     assert "list" in replica.calls()
     assert "retrieve" not in replica.calls()
 
@@ -441,10 +441,10 @@ def test_a_sweep_ends_when_its_replica_ceases_to_lead(replica: Replica, monkeypa
 def test_a_sweep_that_sees_what_the_one_before_saw_is_told_at_debug(replica: Replica) -> None:
     replica.work()
     for _ in range(3):
-        replica.engine.sweep()
+        replica.dispatcher.sweep()
     replica.simulator.vendor.create({"name": "of somebody else", "expiry_date": None})
     for _ in range(2):
-        replica.engine.sweep()
+        replica.dispatcher.sweep()
     told = [(event.level.value, event.fields["others"]) for event in replica.events.of(EventType.SWEEP_COMPLETED)]
     assert told == [("info", 0), ("debug", 0), ("debug", 0), ("info", 1), ("debug", 1)]
 
@@ -453,7 +453,7 @@ def test_a_sweep_that_fails_again_and_again_is_told_ever_more_rarely_and_its_end
     replica.work()
     replica.simulator.faults.add(Fault("refuse", "list", status=422, times=None))
     for _ in range(9):
-        replica.engine.sweep()
+        replica.dispatcher.sweep()
     assert [event.fields["failures"] for event in replica.events.of(EventType.SWEEP_FAILED)] == [1, 2, 4, 8]
     first = replica.events.of(EventType.SWEEP_FAILED)[0]
     assert (first.level, first.fields["provider"], first.fields["targets"]) == (Level.ERROR, "respan", 0)
@@ -461,7 +461,7 @@ def test_a_sweep_that_fails_again_and_again_is_told_ever_more_rarely_and_its_end
     assert replica.events.of(EventType.SWEEP_RECOVERED) == []
     replica.simulator.faults.clear()
     for _ in range(2):
-        replica.engine.sweep()
+        replica.dispatcher.sweep()
     assert [event.fields for event in replica.events.of(EventType.SWEEP_RECOVERED)] == [{"provider": "respan"}]
 
 
@@ -470,8 +470,8 @@ def test_another_failure_of_a_sweep_is_told_at_once(replica: Replica) -> None:
     for status in (422, 422, 409):
         replica.simulator.faults.clear()
         replica.simulator.faults.add(Fault("refuse", "list", status=status, times=None))
-        replica.engine.sweep()
-        replica.engine.sweep()
+        replica.dispatcher.sweep()
+        replica.dispatcher.sweep()
     told = [
         (str(event.fields["error"]).split("(")[1][:3], event.fields["failures"])
         for event in replica.events.of(EventType.SWEEP_FAILED)
@@ -499,19 +499,19 @@ def test_what_nobody_claims_is_told_once_and_forgotten_with_the_key(replica: Rep
         parts = ours.split(".")
         name = ".".join([*parts[:2], place, parts[3], f"strayaa{'abc'[number]}"])
         strays.append(vendor.create({"name": name, "expiry_date": None}))
-        replica.engine.sweep()
-        replica.engine.sweep()
+        replica.dispatcher.sweep()
+        replica.dispatcher.sweep()
         assert len(replica.events.of(EventType.KEY_WITHOUT_TARGET)) == number + 1
         vendor.delete(strays[-1].id)
-    replica.engine.sweep()
-    assert "respan" not in replica.engine._reports._unclaimed
+    replica.dispatcher.sweep()
+    assert "respan" not in replica.dispatcher._reports._unclaimed
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------
 
 
 class Crowd:
-    """An engine whose passes last until they are let go."""
+    """A dispatcher whose passes last until they are let go."""
 
     def __init__(
         self, folder: Path, simulator: Simulator, targets: Mapping[str, tuple[str, str]], workers: int
@@ -520,7 +520,7 @@ class Crowd:
         self.folder, self.simulator, self.workers = folder, simulator, workers
         (folder / "key").write_text(simulator.organisation_key)
         self.clock, self.metrics = SystemClock(), Metrics("0")
-        self.engine = Dispatcher(self.installation(targets), self.metrics, lambda event: None)
+        self.dispatcher = Dispatcher(self.installation(targets), self.metrics, lambda event: None)
         self.gate = threading.Event()
         self.inside: list[str] = []
 
@@ -550,7 +550,7 @@ class Crowd:
 
     def end(self) -> None:
         self.gate.set()
-        self.engine.end()
+        self.dispatcher.end()
 
 
 @pytest.fixture
@@ -564,13 +564,13 @@ def crowd(tmp_path: Path, simulator: Simulator) -> Iterator[Callable[..., Crowd]
     yield make
     for one in made:
         one.end()
-        one.engine.installation.close()
+        one.dispatcher.installation.close()
 
 
 def test_one_provider_that_hangs_does_not_take_all_threads_whatever_stores_it_has(crowd: Callable[..., Crowd]) -> None:
     sick = {f"sick-{number}": ("a", f"store-{number % 2}") for number in range(20)}
     hanging = crowd({**sick, "well": ("b", "store-0")}, 4)
-    hanging.engine.tick()
+    hanging.dispatcher.tick()
     wait_until(lambda: len(hanging.inside) == 4, "as many passes as there are threads")
     assert "well" in hanging.inside
 
@@ -580,7 +580,7 @@ def test_what_hangs_in_one_lane_leaves_a_thread_for_each_store_of_the_other_prov
 ) -> None:
     sick = {f"sick-{number}": ("a", "store-0") for number in range(20)}
     hanging = crowd({**sick, "elsewhere": ("b", "store-1"), "well": ("b", "store-0")}, 4)
-    hanging.engine.tick()
+    hanging.dispatcher.tick()
     wait_until(lambda: len(hanging.inside) == 4, "as many passes as there are threads")
     assert {"well", "elsewhere"} < set(hanging.inside)
 
@@ -590,21 +590,21 @@ def test_a_reload_that_moves_targets_keeps_the_count_of_threads(
 ) -> None:
     names = [f"t{number}" for number in range(6)]
     moving = crowd({**dict.fromkeys(names, ("a", "store")), "other": ("b", "store")}, 3)
-    moving.engine.tick()
+    moving.dispatcher.tick()
     wait_until(lambda: len(moving.inside) == 3, "the threads to be taken")
-    moving.engine.take_up(moving.installation({**dict.fromkeys(names, ("b", "store")), "other": ("a", "store")}))
+    moving.dispatcher.take_up(moving.installation({**dict.fromkeys(names, ("b", "store")), "other": ("a", "store")}))
     moving.gate.set()
-    wait_until(lambda: set(moving.inside) >= {*names, "other"} and not moving.engine.under_way, "all passes")
-    assert not +moving.engine._busy
-    assert not -moving.engine._busy
+    wait_until(lambda: set(moving.inside) >= {*names, "other"} and not moving.dispatcher.under_way, "all passes")
+    assert not +moving.dispatcher._busy
+    assert not -moving.dispatcher._busy
 
 
 def test_a_reload_does_not_put_off_the_roll_out_of_what_did_not_change(crowd: Callable[..., Crowd]) -> None:
     places = {"kept": ("a", "store"), "moved": ("a", "store"), "other": ("b", "store")}
-    engine = crowd(places, 2).engine
-    before = dict(engine._configured_at)
-    engine.take_up(engine.installation)
-    assert engine._configured_at == before
+    dispatcher = crowd(places, 2).dispatcher
+    before = dict(dispatcher._configured_at)
+    dispatcher.take_up(dispatcher.installation)
+    assert dispatcher._configured_at == before
 
 
 def test_a_restart_does_not_put_off_the_roll_out_of_a_change(
@@ -627,20 +627,20 @@ def test_a_restart_does_not_put_off_the_roll_out_of_a_change(
         moments.append(
             [
                 plan.renewal and plan.renewal.roll_out_at
-                for status in restarted.engine.board.snapshot()
+                for status in restarted.dispatcher.board.snapshot()
                 if (plan := status.plan)
             ]
         )
-        restarted.engine.end()
+        restarted.dispatcher.end()
         restarted.installation.close()
     assert moments[0] == moments[1] == [next_turn(name, soon, spread) for name in ("a", "b")]
 
 
 def test_a_sweep_of_one_provider_does_not_wait_for_that_of_another(crowd: Callable[..., Crowd]) -> None:
-    engine = crowd({"sick": ("a", "store"), "well": ("b", "store")}, 2).engine
+    dispatcher = crowd({"sick": ("a", "store"), "well": ("b", "store")}, 2).dispatcher
     gate = threading.Event()
     swept: list[str] = []
-    for name, sweeper in engine.installation.sweepers.items():
+    for name, sweeper in dispatcher.installation.sweepers.items():
 
         def sweep(name: str = name, **_: object) -> SweepReport:
             if name == "a":
@@ -648,8 +648,8 @@ def test_a_sweep_of_one_provider_does_not_wait_for_that_of_another(crowd: Callab
             return SweepReport(name)
 
         sweeper.sweep = sweep  # type: ignore[method-assign]
-    engine._reports.swept = lambda one, _: swept.append(one.provider)  # type: ignore[method-assign, assignment]
-    thread = threading.Thread(target=engine.sweep)
+    dispatcher._reports.swept = lambda one, _: swept.append(one.provider)  # type: ignore[method-assign, assignment]
+    thread = threading.Thread(target=dispatcher.sweep)
     thread.start()
     wait_until(lambda: swept == ["b"], "the sweep that nothing holds up")
     gate.set()
@@ -660,13 +660,13 @@ def test_a_sweep_of_one_provider_does_not_wait_for_that_of_another(crowd: Callab
 def test_a_fault_while_it_is_decided_who_is_next_takes_no_thread_away_and_is_noticed(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = replica.engine.last_tick
+    before = replica.dispatcher.last_tick
     with monkeypatch.context() as patch:
         patch.setattr(Schedule, "_level", lambda *_: 1 / 0)
         for _ in range(2 * replica.installation.configuration.daemon.workers):
             with pytest.raises(ZeroDivisionError):
-                replica.engine.tick()
-        assert replica.engine.last_tick == before, "/healthz tells that the loop is stuck"
+                replica.dispatcher.tick()
+        assert replica.dispatcher.last_tick == before, "/healthz tells that the loop is stuck"
     replica.work()
     replica.work()
     assert replica.states() == {"a": State.OK, "b": State.OK}
@@ -674,11 +674,11 @@ def test_a_fault_while_it_is_decided_who_is_next_takes_no_thread_away_and_is_not
 
 def test_without_new_threads_everything_goes_on(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     with no_new_threads(monkeypatch):
-        replica.engine.sweep()
+        replica.dispatcher.sweep()
         replica.work()
         replica.work()
         assert replica.states() == {"a": State.OK, "b": State.OK}
-        replica.engine.sweep()
+        replica.dispatcher.sweep()
     assert "list" in replica.calls()
     assert not any(budget.closing for budget in replica.installation.budgets.values())
     assert replica.events.of(EventType.SWEEP_FAILED) == []
@@ -691,9 +691,9 @@ def test_a_sweep_that_cannot_be_begun_leaves_the_budgets_open(
     with monkeypatch.context() as patch:
         patch.setattr("rotator.app.passes.threading.Event", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            replica.engine.sweep()
+            replica.dispatcher.sweep()
     assert not any(budget.closing for budget in replica.installation.budgets.values())
-    replica.engine.sweep()
+    replica.dispatcher.sweep()
     assert replica.calls() == ["list"]
 
 
@@ -704,11 +704,11 @@ def test_what_cannot_be_handed_to_a_worker_is_given_back(replica: Replica, monke
     with monkeypatch.context() as patch:
         patch.setattr(Workers, "submit", full)
         for _ in range(2 * replica.installation.configuration.daemon.workers):
-            replica.engine.request(RotationRequest(rotate=True, by="signal"))
+            replica.dispatcher.request(RotationRequest(rotate=True, by="signal"))
             with pytest.raises(MemoryError):
-                replica.engine.tick()
-    assert replica.engine.under_way == 0
-    replica.engine.request(RotationRequest(rotate=True, by="signal"))
+                replica.dispatcher.tick()
+    assert replica.dispatcher.under_way == 0
+    replica.dispatcher.request(RotationRequest(rotate=True, by="signal"))
     replica.work()
     assert replica.states() == {"a": State.OK, "b": State.OK}
 
@@ -716,7 +716,7 @@ def test_what_cannot_be_handed_to_a_worker_is_given_back(replica: Replica, monke
 def test_a_log_that_fails_takes_no_target_off_the_agenda(
     crowd: Callable[..., "Crowd"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = crowd({"a": ("a", "store")}, 1).engine
+    dispatcher = crowd({"a": ("a", "store")}, 1).dispatcher
     passes: list[str] = []
 
     def fails(_installation: Installation, _metrics: Metrics, target: Target, *_: object) -> Report:
@@ -724,11 +724,11 @@ def test_a_log_that_fails_takes_no_target_off_the_agenda(
         raise OSError("the log is full")
 
     monkeypatch.setattr("rotator.daemon.dispatcher.work_on", fails)
-    monkeypatch.setattr(engine, "_emit", fails)
+    monkeypatch.setattr(dispatcher, "_emit", fails)
     for count in (1, 2):
-        engine.request(RotationRequest(rotate=True, by="signal"))
-        engine.tick()
-        wait_until(lambda count=count: len(passes) == count and engine.under_way == 0, "a pass")  # type: ignore[misc]
+        dispatcher.request(RotationRequest(rotate=True, by="signal"))
+        dispatcher.tick()
+        wait_until(lambda count=count: len(passes) == count and dispatcher.under_way == 0, "a pass")  # type: ignore[misc]
 
 
 def test_a_pass_that_begins_while_the_end_looks_is_waited_for(
@@ -744,13 +744,13 @@ def test_a_pass_that_begins_while_the_end_looks_is_waited_for(
         return take(agenda, is_open)
 
     monkeypatch.setattr(Schedule, "take", taken)
-    tick = threading.Thread(target=slow.engine.tick)
+    tick = threading.Thread(target=slow.dispatcher.tick)
     tick.start()
     assert looks.wait(10)
     drained: list[bool] = []
 
     def end() -> None:
-        drained.append(slow.engine.end())
+        drained.append(slow.dispatcher.end())
         ended.set()
 
     ending = threading.Thread(target=end)
@@ -771,21 +771,21 @@ def test_a_fault_in_a_sweep_is_told_and_leaves_the_budgets_open(
 
     with monkeypatch.context() as patch:
         patch.setattr("rotator.protocol.sweeper.Sweeper.sweep", faulty)
-        replica.engine.sweep()
+        replica.dispatcher.sweep()
     [told] = replica.events.of(EventType.UNEXPECTED_ERROR)
     assert "respan" in str(told.fields["where"])
     [failed] = replica.events.of(EventType.SWEEP_FAILED)
     assert "a fault in rotator" in str(failed.fields["error"])
     with monkeypatch.context() as patch:
-        patch.setattr(replica.engine._reports, "swept", faulty)
-        replica.engine.sweep()
+        patch.setattr(replica.dispatcher._reports, "swept", faulty)
+        replica.dispatcher.sweep()
     assert len(replica.events.of(EventType.UNEXPECTED_ERROR)) == 2
     assert not any(budget.closing for budget in replica.installation.budgets.values())
 
 
 def test_a_fault_at_the_end_of_a_pass_is_told(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replica.engine.board, "update", lambda *_: 1 / 0)
-    replica.engine.tick()
+    monkeypatch.setattr(replica.dispatcher.board, "update", lambda *_: 1 / 0)
+    replica.dispatcher.tick()
     wait_until(lambda: len(replica.events.of(EventType.UNEXPECTED_ERROR)) >= 2, "both to be told")
     assert {event.target for event in replica.events.of(EventType.UNEXPECTED_ERROR)} == {"a", "b"}
 
@@ -803,7 +803,7 @@ def test_a_failed_sweep_names_the_target_that_failed(replica: Replica) -> None:
     for key in replica.simulator.vendor.keys.values():
         replica.simulator.vendor.delete(key.id)
     replica.simulator.faults.add(Fault("refuse", "retrieve", status=422, times=None))
-    replica.engine.sweep()
+    replica.dispatcher.sweep()
     [failed] = replica.events.of(EventType.SWEEP_FAILED)
     assert (failed.target, failed.fields["targets"]) == ("a", 2)
 
@@ -812,10 +812,10 @@ def test_what_a_refused_organisation_key_held_up_is_taken_up_when_it_works_again
     replica.simulator.faults.add(Fault("refuse", "*", status=401, times=None))
     replica.work()
     wait_until(lambda: set(replica.states().values()) == {State.MISSING}, "the refusal")
-    replica.engine.watch()
+    replica.dispatcher.watch()
     replica.simulator.faults.clear()
     for circuit in [provider.circuit for provider in replica.installation.providers.values()]:
         circuit.try_now()
-    replica.engine.ask_providers()
-    replica.engine.watch()
+    replica.dispatcher.ask_providers()
+    replica.dispatcher.watch()
     replica.work_until(lambda: replica.states() == {"a": State.OK, "b": State.OK}, "both keys")

@@ -48,7 +48,7 @@ class Machine(SystemClock):
 
 
 class Rig:
-    """An engine whose passes last until they are let go."""
+    """A dispatcher whose passes last until they are let go."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "key").write_text("organisation-key")
@@ -67,7 +67,7 @@ class Rig:
         self.work: Callable[[], Any] = lambda: self.gate.wait(30)
         for reconciler in {self.installation.reconciler(target) for target in self.installation.targets.values()}:
             reconciler.reconcile = self.reconcile  # type: ignore[method-assign, assignment]
-        self.engine = Dispatcher(self.installation, metrics, lambda _: None)
+        self.dispatcher = Dispatcher(self.installation, metrics, lambda _: None)
 
     def reconcile(self, target: Target, *_: object) -> Report:
         self.work()
@@ -76,8 +76,8 @@ class Rig:
     def problems(self, after: float) -> list[str]:
         """What is wrong when so many seconds have passed, and the agenda is looked at as ever."""
         self.clock.later += after
-        self.engine.tick()
-        return list(self.engine.problems())
+        self.dispatcher.tick()
+        return list(self.dispatcher.problems())
 
 
 @pytest.fixture
@@ -85,34 +85,34 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     made = Rig(tmp_path)
     yield made
     made.gate.set()
-    made.engine.end()
+    made.dispatcher.end()
     made.installation.close()
 
 
-# --- the engine ------------------------------------------------------------------------------------------------------
+# --- the dispatcher ---------------------------------------------------------------------------------------------------
 
 
 def test_an_agenda_that_nobody_looks_at_is_stuck(rig: Rig) -> None:
     rig.clock.later += STUCK
-    [problem] = rig.engine.problems()
+    [problem] = rig.dispatcher.problems()
     assert problem.startswith("the schedule was last looked at 30")
     assert rig.problems(0) == []
 
 
 def test_targets_that_are_due_while_no_pass_ends_are_a_problem(rig: Rig) -> None:
-    rig.engine.tick()
+    rig.dispatcher.tick()
     assert rig.problems(NO_PASS - 5) == []
     [problem] = rig.problems(10)
     assert problem.startswith("1 targets are due, and no pass has ended for 60")
     rig.gate.set()
-    wait_until(lambda: not rig.engine.under_way, "the passes to end")
+    wait_until(lambda: not rig.dispatcher.under_way, "the passes to end")
     assert rig.problems(0) == []
 
 
 def test_nothing_due_is_no_problem_however_long(rig: Rig) -> None:
     rig.gate.set()
-    rig.engine.tick()
-    wait_until(lambda: not rig.engine.under_way, "the passes to end")
+    rig.dispatcher.tick()
+    wait_until(lambda: not rig.dispatcher.under_way, "the passes to end")
     assert rig.problems(10 * NO_PASS) == []
 
 
@@ -125,10 +125,10 @@ def test_a_pass_that_does_not_end_is_named(rig: Rig) -> None:
             rig.gate.wait(30)
 
     rig.work = only_the_first_waits
-    rig.engine.tick()
-    wait_until(lambda: rig.engine.under_way == 1, "the other passes to end")
+    rig.dispatcher.tick()
+    wait_until(lambda: rig.dispatcher.under_way == 1, "the other passes to end")
     assert rig.problems(LONGEST_WORK - 5) == []
-    wait_until(lambda: rig.engine.under_way == 1, "the other passes to end")
+    wait_until(lambda: rig.dispatcher.under_way == 1, "the other passes to end")
     [problem] = rig.problems(10)
     assert problem.startswith("the pass over a has stood still for 180")
 
@@ -137,7 +137,7 @@ def test_a_wait_for_the_budget_is_no_problem_however_long(rig: Rig) -> None:
     budget = rig.installation.budgets["respan"]
     budget.pause(1e6)  # as a 429 that asks for it
     rig.work = lambda: budget.take(TIDYING)
-    rig.engine.tick()
+    rig.dispatcher.tick()
     wait_until(budget.has_queue, "a pass to wait")
     for _ in range(5):
         assert rig.problems(NO_PASS - 5) == []
@@ -162,7 +162,7 @@ def test_a_part_of_a_budget_that_is_waited_for_counts(rig: Rig) -> None:
 
 
 def test_a_sweep_that_goes_on_is_no_problem_and_one_that_does_not_is(rig: Rig) -> None:
-    health = rig.engine.health
+    health = rig.dispatcher.health
     with health.doing("sweep"):
         for _ in range(5):
             rig.clock.later += LONGEST_WORK - 5
@@ -183,12 +183,12 @@ def test_a_sweep_moves_with_each_target(rig: Rig) -> None:
         for _step in range(3):
             rig.clock.later += LONGEST_WORK - 5
             stopping()
-            found.append(list(rig.engine.health.problems()))
+            found.append(list(rig.dispatcher.health.problems()))
         raise ZeroDivisionError
 
     sweeper.sweep = sweep  # type: ignore[method-assign, assignment]
-    with rig.engine.health.doing("sweep"):
-        rig.engine.sweep()
+    with rig.dispatcher.health.doing("sweep"):
+        rig.dispatcher.sweep()
     assert found == [[], [], []]
 
 

@@ -102,14 +102,14 @@ def test_a_fault_of_ours_at_one_target_does_not_hold_up_the_others(rig: Rig) -> 
 
 @pytest.mark.usefixtures("_faulty")
 def test_and_the_daemon_comes_back_to_it(rig: Rig) -> None:
-    engine = Dispatcher(rig.installation, rig.metrics, rig.events.append)
-    engine.tick()
+    dispatcher = Dispatcher(rig.installation, rig.metrics, rig.events.append)
+    dispatcher.tick()
 
     def states() -> dict[str, str]:
-        return {status.target.name: status.state.value for status in engine.board.snapshot()}
+        return {status.target.name: status.state.value for status in dispatcher.board.snapshot()}
 
     wait_until(lambda: states() == {"good": "ok", "bad": "unknown", "well": "ok"}, "the others' keys")
-    assert engine.end()
+    assert dispatcher.end()
     (failed,) = rig.events.of(EventType.TARGET_FAILED)
     assert failed.target == "bad"
     assert "retry_at" in failed.fields
@@ -118,7 +118,7 @@ def test_and_the_daemon_comes_back_to_it(rig: Rig) -> None:
 @pytest.mark.parametrize("operation", ["create", "update", "delete"])
 def test_a_target_that_the_provider_refuses_is_named_and_the_others_are_rotated(rig: Rig, operation: str) -> None:
     """Its limits are forbidden, say, or the organisation key has no right to delete."""
-    engine = Dispatcher(rig.installation, rig.metrics, rig.events.append)
+    dispatcher = Dispatcher(rig.installation, rig.metrics, rig.events.append)
     rig.simulator.faults.add(Fault("refuse", operation, name=".bad.", status=403, times=None))
     passes = 1 if operation == "create" else 2  # the second one has a key to supersede
     for _ in range(passes):
@@ -137,7 +137,7 @@ def test_a_target_that_the_provider_refuses_is_named_and_the_others_are_rotated(
     assert reports["good"].rotated
     assert reports["well"].rotated
     assert rig.installation.upstreams()["provider respan"] is None
-    engine.watch()
+    dispatcher.watch()
     assert rig.events.of(EventType.UPSTREAM_DOWN) == []
 
 

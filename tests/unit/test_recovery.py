@@ -43,7 +43,7 @@ class MovedClock(SystemClock):
 
 
 class Story:
-    """A daemon's engine and its jobs, at a Vault and a vendor that may be down."""
+    """A daemon's dispatcher and its jobs, at a Vault and a vendor that may be down."""
 
     def __init__(self, vault: Canned, vendor: Canned, folder: Path) -> None:
         self.vault, self.vendor = vault, vendor
@@ -62,23 +62,23 @@ class Story:
         self.installation = Installation(
             load(file, environment), environment, self.clock, Metrics("0"), self.events.append
         )
-        self.engine = Dispatcher(self.installation, Metrics("0"), self.events.append)
+        self.dispatcher = Dispatcher(self.installation, Metrics("0"), self.events.append)
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> float:
         """What the daemon's jobs do in that time. Returns when `until` was true, in seconds from now."""
         began = self.clock.passed
         while self.clock.passed - began < seconds and not until():
             if self.clock.passed % ASK_THE_DOWN == 0:
-                self.engine.ask_the_down()
-            self.engine.watch()
-            self.engine.tick()
-            if self.engine.under_way:
-                wait_until(lambda: not self.engine.under_way, "the passes to end")
+                self.dispatcher.ask_the_down()
+            self.dispatcher.watch()
+            self.dispatcher.tick()
+            if self.dispatcher.under_way:
+                wait_until(lambda: not self.dispatcher.under_way, "the passes to end")
             self.clock.passed += 1
         return self.clock.passed - began
 
     def failing(self) -> int:
-        return sum(status.error is not None for status in self.engine.board.snapshot())
+        return sum(status.error is not None for status in self.dispatcher.board.snapshot())
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def story(tmp_path: Path) -> Iterator[Story]:
     with stamina.set_testing(True, attempts=3), canned(unsealed) as vault, canned(vendor) as served:
         made = Story(vault, served, tmp_path)
         yield made
-        made.engine.end()
+        made.dispatcher.end()
         made.installation.close()
 
 

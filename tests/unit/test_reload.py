@@ -32,7 +32,7 @@ RECORD = Record("prod", "b", "id", "name", START, START, "", "")
 
 
 class Process:
-    """One daemon's installations, one after the other, and its engine."""
+    """One daemon's installations, one after the other, and its dispatcher."""
 
     def __init__(self, folder: Path, server: Canned) -> None:
         self.folder, self.server = folder, server
@@ -49,7 +49,7 @@ class Process:
             "targets": {},
         }
         self.installation = self.assembled(None)
-        self.engine = Dispatcher(self.installation, self.metrics, self.events.append)
+        self.dispatcher = Dispatcher(self.installation, self.metrics, self.events.append)
 
     def assembled(self, predecessor: Installation | None) -> Installation:
         file = self.folder / "rotator.json"
@@ -62,7 +62,7 @@ class Process:
     def reload(self) -> tuple[Installation, Installation]:
         """The installations of before and after."""
         before, self.installation = self.installation, self.assembled(self.installation)
-        self.engine.take_up(self.installation)
+        self.dispatcher.take_up(self.installation)
         return before, self.installation
 
     @property
@@ -75,7 +75,7 @@ def process(tmp_path: Path) -> Iterator[Process]:
     with canned(lambda _: Reply(200, [])) as server:
         made = Process(tmp_path, server)
         yield made
-        made.engine.end()
+        made.dispatcher.end()
         made.installation.close()
 
 
@@ -159,7 +159,7 @@ def test_a_successor_that_is_built_and_not_used_has_changed_nothing(process: Pro
     assert in_use() == state
 
     process.installation = successor
-    process.engine.take_up(successor)
+    process.dispatcher.take_up(successor)
     assert "b" not in pending
     assert (before.budgets["respan"].limit, process.clock.max_clock_skew) == (7, timedelta(hours=1))
     assert process.clock.skews.keys() == {process.provider.upstream}
@@ -230,14 +230,14 @@ def test_only_what_nobody_uses_any_more_is_closed(process: Process, monkeypatch:
     for kind in (RespanProvider, VaultStore):
         monkeypatch.setattr(kind, "close", lambda part: closed.append(part))
     first = process.installation
-    with process.engine._using():  # a pass of before the first reload, which takes its time
+    with process.dispatcher._using():  # a pass of before the first reload, which takes its time
         process.config["stores"]["vault"]["timeout"] = "3s"
         process.reload()
         process.config["stores"]["vault"]["timeout"] = "4s"
         second, _ = process.reload()
-        process.engine.watch()
+        process.dispatcher.watch()
         assert closed == [second.stores["vault"]]
-    process.engine.watch()
+    process.dispatcher.watch()
     assert closed == [second.stores["vault"], first.stores["vault"]]
     process.installation.close()
     assert closed[2:] == [process.provider, process.installation.stores["vault"]]
@@ -294,16 +294,16 @@ def test_a_refused_key_is_not_told_to_be_good_again_because_of_a_reload(process:
     process.server.answer = answer
     with pytest.raises(ProviderCredentialRefused):
         next(process.provider.pages(lambda: None))
-    process.engine.watch()
+    process.dispatcher.watch()
     process.reload()
-    process.engine.watch()
+    process.dispatcher.watch()
     assert [event.what for event in process.events] == [EventType.UPSTREAM_DOWN]
     assert 'rotator_provider_up{provider="respan"} 0.0' in process.metrics.render().decode()
 
     (tmp_path / "key").write_text("a-good-one")
     process.reload()
     next(process.provider.pages(lambda: None))  # at once: nobody has to wait for the next try
-    process.engine.watch()
+    process.dispatcher.watch()
     assert [event.what for event in process.events] == [EventType.UPSTREAM_DOWN, EventType.UPSTREAM_UP]
 
 
@@ -325,7 +325,7 @@ def test_more_workers_are_for_the_next_start(process: Process) -> None:
 def test_a_target_that_comes_while_somebody_takes_the_next_is_not_lost(process: Process) -> None:
     """Whoever takes must not look for what is due now among the targets of before."""
     lock, process.config["targets"] = (
-        process.engine._taking,
+        process.dispatcher._taking,
         {"a": {"path": "apps/a", "provider": "respan", "store": "file"}},
     )
 
@@ -338,7 +338,9 @@ def test_a_target_that_comes_while_somebody_takes_the_next_is_not_lost(process: 
         def __exit__(self, *_: object) -> None:
             lock.release()
 
-    process.engine._taking = ReloadedFirst()  # type: ignore[assignment]
-    process.engine.tick()
-    process.engine.tick()
-    wait_until(lambda: any(s.error for s in process.engine.board.snapshot()), "a pass over it, which the vendor spoils")
+    process.dispatcher._taking = ReloadedFirst()  # type: ignore[assignment]
+    process.dispatcher.tick()
+    process.dispatcher.tick()
+    wait_until(
+        lambda: any(s.error for s in process.dispatcher.board.snapshot()), "a pass over it, which the vendor spoils"
+    )
