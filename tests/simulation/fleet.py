@@ -1,4 +1,4 @@
-"""Thousands of targets on one budget, in simulated time: the real agenda, budget, planner and reconciler, for days.
+"""Thousands of targets on one budget, in simulated time: the real schedule, budget, planner and reconciler, for days.
 
 Workers are threads that hand over a baton, as everywhere here, but nothing befalls them: what is looked at is whether
 every key is replaced in time. What a real dispatcher adds (a pool, lanes) decides nothing about when.
@@ -33,7 +33,7 @@ JITTER = 0.05
 """Of `renew_before`: the default."""
 
 LOOKS_EVERY = 2.0
-"""Seconds after which a worker without work looks at the agenda again."""
+"""Seconds after which a worker without work looks at the schedule again."""
 
 
 class FleetClock:
@@ -167,15 +167,15 @@ class Fleet:
                 StrayKeys(provider, budget, clock, emit, {}),
             ),
         )
-        agenda = Schedule(clock, Random(1), self.resync)
-        agenda.configure(targets, (), self.resync, {"respan": budget.pace})
+        schedule = Schedule(clock, Random(1), self.resync)
+        schedule.configure(targets, (), self.resync, {"respan": budget.pace})
 
         def work() -> None:
             while True:
-                if entry := agenda.take():
+                if entry := schedule.take():
                     name, task = entry
                     options = replace(task.options, roll_out_at=roll_out_at.get(name))
-                    agenda.done(reconciler.reconcile(targets[name], task.request, options), task)
+                    schedule.done(reconciler.reconcile(targets[name], task.request, options), task)
                 else:
                     clock.sleep(LOOKS_EVERY)
 
@@ -186,7 +186,7 @@ class Fleet:
             for name, target in targets.items():
                 targets[name] = replace(target, parameters={"rate_limit": 7})
                 roll_out_at[name] = next_turn(name, now, self.spread)
-            agenda.configure(targets, set(targets), self.resync, {"respan": budget.pace})
+            schedule.configure(targets, set(targets), self.resync, {"respan": budget.pace})
 
         process = Freezable("fleet")
         for number in range(self.workers):

@@ -1,4 +1,4 @@
-"""An hour without the vendor or the store ends without a stampede: agenda, budgets, sweeper and reconciler together.
+"""An hour without the vendor or the store ends without a stampede: schedule, budgets, sweeper and reconciler together.
 
 In simulated time, as `fleet` has it, with a sweep on its fifth of the budget that begins when all is well again.
 """
@@ -88,14 +88,14 @@ class Story:
         reconciler = Reconciler(OWNER, frozenset(), frozenset(targets), ports, Memory(is_swept=True))
         share = SlidingWindow(max(1, LIMIT // 5), clock, budget)
         sweeper = Sweeper("respan", [(reconciler, [*targets.values()])], share, frozenset({OWNER}), 5 * HOUR / 60, 10)
-        agenda = Schedule(clock, Random(1), HOUR)
-        agenda.configure(targets, (), HOUR, {"respan": budget.pace})
+        schedule = Schedule(clock, Random(1), HOUR)
+        schedule.configure(targets, (), HOUR, {"respan": budget.pace})
 
         def work() -> None:
             while True:
-                if entry := agenda.take():
+                if entry := schedule.take():
                     name, task = entry
-                    agenda.done(reconciler.reconcile(targets[name], task.request, task.options), task)
+                    schedule.done(reconciler.reconcile(targets[name], task.request, task.options), task)
                 else:
                     clock.sleep(2.0)
 
@@ -104,14 +104,14 @@ class Story:
                 swept = sweeper.sweep()
                 if swept.complete:
                     self.swept.append(scheduler.now)
-                agenda.wake([target.name for target in swept.to_work])
+                schedule.wake([target.name for target in swept.to_work])
                 # The next one comes just when the upstream is back, at the worst moment.
                 clock.sleep(UP - scheduler.now if DOWN <= scheduler.now < UP else 900.0)
 
         def watch() -> None:
             """The daemon notices within 30 seconds that an upstream is up, and takes up what waited: here all."""
             clock.sleep(UP + 30 - scheduler.now)
-            agenda.wake_in_turn(targets)
+            schedule.wake_in_turn(targets)
             clock.sleep(ENDS)
 
         process = Freezable("fleet")

@@ -713,7 +713,7 @@ def test_what_cannot_be_handed_to_a_worker_is_given_back(replica: Replica, monke
     assert replica.states() == {"a": State.OK, "b": State.OK}
 
 
-def test_a_log_that_fails_takes_no_target_off_the_agenda(
+def test_a_log_that_fails_takes_no_target_off_the_schedule(
     crowd: Callable[..., "Crowd"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dispatcher = crowd({"a": ("a", "store")}, 1).dispatcher
@@ -738,10 +738,10 @@ def test_a_pass_that_begins_while_the_end_looks_is_waited_for(
     looks, goes_on, ended = threading.Event(), threading.Event(), threading.Event()
     take = Schedule.take
 
-    def taken(agenda: Schedule, is_open: Callable[[tuple[str, str]], bool]) -> tuple[str, Task] | None:
+    def taken(schedule: Schedule, is_open: Callable[[tuple[str, str]], bool]) -> tuple[str, Task] | None:
         looks.set()
         goes_on.wait(0.5)
-        return take(agenda, is_open)
+        return take(schedule, is_open)
 
     monkeypatch.setattr(Schedule, "take", taken)
     tick = threading.Thread(target=slow.dispatcher.tick)

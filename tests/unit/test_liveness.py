@@ -74,7 +74,7 @@ class Rig:
         return Report(target, None)
 
     def problems(self, after: float) -> list[str]:
-        """What is wrong when so many seconds have passed, and the agenda is looked at as ever."""
+        """What is wrong when so many seconds have passed, and the schedule is looked at as ever."""
         self.clock.later += after
         self.dispatcher.tick()
         return list(self.dispatcher.problems())
@@ -92,7 +92,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 # --- the dispatcher ---------------------------------------------------------------------------------------------------
 
 
-def test_an_agenda_that_nobody_looks_at_is_stuck(rig: Rig) -> None:
+def test_a_schedule_that_nobody_looks_at_is_stuck(rig: Rig) -> None:
     rig.clock.later += STUCK
     [problem] = rig.dispatcher.problems()
     assert problem.startswith("the schedule was last looked at 30")

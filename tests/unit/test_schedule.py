@@ -1,4 +1,4 @@
-"""The agenda: what is due when, who goes first, and what a failure, a request or a jump of the clock changes."""
+"""The schedule: what is due when, who goes first, and what a failure, a request or a jump of the clock changes."""
 
 import random
 from dataclasses import replace
@@ -28,29 +28,29 @@ PACES = {"respan": timedelta(seconds=3), "other": timedelta(seconds=3)}
 ALL = RotationRequest(rotate=True, by="signal")
 
 
-def agenda(*names: str) -> tuple[Schedule, FakeClock, dict[str, Target]]:
+def make_schedule(*names: str) -> tuple[Schedule, FakeClock, dict[str, Target]]:
     clock = FakeClock()
     targets = {name: make_target(name) for name in names}
-    made = Schedule(clock, random.Random(7), RESYNC)
-    made.configure(targets, (), RESYNC, PACES)
-    return made, clock, targets
+    schedule = Schedule(clock, random.Random(7), RESYNC)
+    schedule.configure(targets, (), RESYNC, PACES)
+    return schedule, clock, targets
 
 
 UNDER_WAY: dict[str, Task] = {}
 """What each target was last taken with."""
 
 
-def taken(agenda: Schedule) -> list[str]:
+def taken(schedule: Schedule) -> list[str]:
     names = []
-    while entry := agenda.take():
+    while entry := schedule.take():
         UNDER_WAY[entry[0]] = entry[1]
         names.append(entry[0])
     return names
 
 
-def done(agenda: Schedule, report: Report) -> tuple[int, datetime | None]:
+def done(schedule: Schedule, report: Report) -> tuple[int, datetime | None]:
     """A pass over what was taken has ended."""
-    return agenda.done(report, UNDER_WAY[report.target.name])
+    return schedule.done(report, UNDER_WAY[report.target.name])
 
 
 def well(target: Target, clock: FakeClock, wake: float | None = None, renew: float = 3600) -> Report:
@@ -68,54 +68,54 @@ def failed(target: Target) -> Report:
 
 def test_a_new_key_that_comes_due_within_its_own_pass_is_replaced_soon() -> None:
     """Not when it expires, which is the next moment at which time alone changes anything."""
-    made, clock, targets = agenda("a")
-    made.request(["a"], ALL)
-    assert taken(made) == ["a"]
+    schedule, clock, targets = make_schedule("a")
+    schedule.request(["a"], ALL)
+    assert taken(schedule) == ["a"]
     report = well(targets["a"], clock, wake=600, renew=0)
     assert report.plan is not None
     due = replace(report.plan, actions=(Rotate(Reason.EXPIRING, 1),))
-    _, at = done(made, replace(report, plan=due, rotated=True))
+    _, at = done(schedule, replace(report, plan=due, rotated=True))
     assert at == clock.now() + FIRST_WAIT
 
 
 def test_at_the_start_every_target_is_looked_at_once_and_then_within_the_resync() -> None:
-    made, clock, targets = agenda("a", "b", "c")
-    assert sorted(taken(made)) == ["a", "b", "c"]
-    assert taken(made) == []  # they are under way
+    schedule, clock, targets = make_schedule("a", "b", "c")
+    assert sorted(taken(schedule)) == ["a", "b", "c"]
+    assert taken(schedule) == []  # they are under way
     for target in targets.values():
-        done(made, well(target, clock))
-    assert taken(made) == []
+        done(schedule, well(target, clock))
+    assert taken(schedule) == []
     clock.sleep(RESYNC.total_seconds())
-    assert sorted(taken(made)) == ["a", "b", "c"]
+    assert sorted(taken(schedule)) == ["a", "b", "c"]
 
 
 def test_what_was_held_up_is_looked_at_in_turn_the_most_urgent_first_and_none_later_than_anyway() -> None:
-    made, clock, targets = agenda("a", "b", "c", "d")
-    taken(made)
+    schedule, clock, targets = make_schedule("a", "b", "c", "d")
+    taken(schedule)
     for name, ends in (("a", 3000), ("b", 1000), ("c", 2000), ("d", 4000)):
-        done(made, well(targets[name], clock, renew=ends, wake=4 if name == "d" else None))
-    made.wake_in_turn([*targets, "gone"])
+        done(schedule, well(targets[name], clock, renew=ends, wake=4 if name == "d" else None))
+    schedule.wake_in_turn([*targets, "gone"])
     order: dict[str, int] = {}
     for second in range(12):
-        order |= dict.fromkeys(taken(made), second)
+        order |= dict.fromkeys(taken(schedule), second)
         clock.sleep(1)
     assert order == {"b": 0, "c": 3, "d": 4, "a": 6}
 
 
 def test_a_target_wakes_when_its_plan_says_so() -> None:
-    made, clock, targets = agenda("a")
-    taken(made)
-    done(made, well(targets["a"], clock, wake=5))
+    schedule, clock, targets = make_schedule("a")
+    taken(schedule)
+    done(schedule, well(targets["a"], clock, wake=5))
     clock.sleep(4)
-    assert taken(made) == []
+    assert taken(schedule) == []
     clock.sleep(1)
-    assert taken(made) == ["a"]
+    assert taken(schedule) == ["a"]
 
 
 def test_a_target_that_comes_due_while_it_waits_goes_by_its_need() -> None:
     """The workers have much to do: what was to be looked at only is to be rotated by the time that its turn comes."""
-    made, clock, targets = agenda("soon", *(f"other-{number}" for number in range(50)))
-    taken(made)
+    schedule, clock, targets = make_schedule("soon", *(f"other-{number}" for number in range(50)))
+    taken(schedule)
     for name, target in targets.items():
         # `soon` is due in half an hour and dies in an hour; all others are due, and have eight hours left.
         renew = 1800 if name == "soon" else 8 * 3600 - 600
@@ -123,57 +123,57 @@ def test_a_target_that_comes_due_while_it_waits_goes_by_its_need() -> None:
         assert report.plan is not None
         if name != "soon":
             report = replace(report, plan=replace(report.plan, renewal=Renewal(clock.now()), wake_at=clock.now()))
-        done(made, report)
+        done(schedule, report)
     clock.sleep(RESYNC.total_seconds())  # now `soon` is to be looked at, which can wait
     before = []
-    while (entry := made.take()) and entry[0] != "soon":
+    while (entry := schedule.take()) and entry[0] != "soon":
         before.append(entry[0])
-        made.done(well(targets[entry[0]], clock, renew=16 * 3600), entry[1])
+        schedule.done(well(targets[entry[0]], clock, renew=16 * 3600), entry[1])
         clock.sleep(60)
     assert 19 <= len(before) <= 21, "as soon as it is due it is the next"
     assert len(set(before)) == len(before)
     assert entry
-    made.done(well(targets["soon"], clock, renew=16 * 3600), entry[1])
-    after = made.take()
+    schedule.done(well(targets["soon"], clock, renew=16 * 3600), entry[1])
+    after = schedule.take()
     assert after
     assert after[0] not in before, "it is not taken twice for having waited in two places"
 
 
 def test_what_is_kept_of_a_target_does_not_grow_with_its_looks() -> None:
     """Each look that is not urgent notes when it will be: at the default times 95 of them until the key is due."""
-    made, clock, targets = agenda("a", "b", "c")
+    schedule, clock, targets = make_schedule("a", "b", "c")
     for _ in range(3 * 144):  # three days
-        for name in taken(made):
-            done(made, well(targets[name], clock, renew=30 * 24 * 3600))
+        for name in taken(schedule):
+            done(schedule, well(targets[name], clock, renew=30 * 24 * 3600))
         clock.sleep(RESYNC.total_seconds())
-    assert len(made._heap) + sum(map(len, made._ready.values())) < 150
+    assert len(schedule._heap) + sum(map(len, schedule._ready.values())) < 150
 
 
 def test_whose_key_ends_first_goes_first_and_tidying_last() -> None:
-    made, clock, targets = agenda("tidy", "late", "soon")
-    taken(made)
-    done(made, well(targets["tidy"], clock, wake=60, renew=9000))
-    done(made, well(targets["late"], clock, wake=60, renew=60))
-    done(made, well(targets["soon"], clock, wake=60, renew=30))
+    schedule, clock, targets = make_schedule("tidy", "late", "soon")
+    taken(schedule)
+    done(schedule, well(targets["tidy"], clock, wake=60, renew=9000))
+    done(schedule, well(targets["late"], clock, wake=60, renew=60))
+    done(schedule, well(targets["soon"], clock, wake=60, renew=30))
     clock.sleep(60)
-    assert taken(made) == ["soon", "late", "tidy"]
+    assert taken(schedule) == ["soon", "late", "tidy"]
 
 
 def waits_after(error: RotatorError, times: int, life: float) -> list[timedelta]:
     """How long each of so many failed passes waits, one after the other, of a target with so many seconds to live."""
-    made, clock, targets = agenda("a")
-    taken(made)
-    done(made, well(targets["a"], clock, wake=0, renew=life - 600))
+    schedule, clock, targets = make_schedule("a")
+    taken(schedule)
+    done(schedule, well(targets["a"], clock, wake=0, renew=life - 600))
     waits = []
     for count in range(1, times + 1):
-        assert taken(made) == ["a"]
-        failures, at = done(made, Report(targets["a"], None, error))
+        assert taken(schedule) == ["a"]
+        failures, at = done(schedule, Report(targets["a"], None, error))
         assert failures == count
         assert at is not None
         waits.append(at - clock.now())
         clock.sleep(waits[-1].total_seconds())
-    taken(made)
-    assert done(made, well(targets["a"], clock))[0] == 0, "a success forgets them"
+    taken(schedule)
+    assert done(schedule, well(targets["a"], clock))[0] == 0, "a success forgets them"
     return waits
 
 
@@ -198,127 +198,127 @@ def test_a_target_whose_own_requests_are_refused_does_not_take_from_the_others()
 
 
 def test_to_wake_a_target_leaves_what_was_asked_for_it() -> None:
-    made, clock, targets = agenda("a")
-    taken(made)
-    done(made, well(targets["a"], clock))
-    made.wake(["a", "unknown"])
-    assert taken(made) == ["a"]
+    schedule, clock, targets = make_schedule("a")
+    taken(schedule)
+    done(schedule, well(targets["a"], clock))
+    schedule.wake(["a", "unknown"])
+    assert taken(schedule) == ["a"]
     assert UNDER_WAY["a"] == Task()
-    done(made, well(targets["a"], clock))
-    made.request(["a"], ALL)
-    made.wake(["a"])
-    assert made.take() == ("a", Task(ALL))
+    done(schedule, well(targets["a"], clock))
+    schedule.request(["a"], ALL)
+    schedule.wake(["a"])
+    assert schedule.take() == ("a", Task(ALL))
 
 
 def test_a_provider_that_says_when_to_come_back_is_believed() -> None:
-    made, clock, targets = agenda("a")
-    taken(made)
-    _, at = done(made, Report(targets["a"], None, ProviderRateLimited("too much", 120)))
+    schedule, clock, targets = make_schedule("a")
+    taken(schedule)
+    _, at = done(schedule, Report(targets["a"], None, ProviderRateLimited("too much", 120)))
     assert at == clock.now() + timedelta(seconds=120)
 
 
 def test_a_request_is_worked_on_now_once_however_often_it_is_made() -> None:
-    made, clock, targets = agenda("a")
-    taken(made)
-    done(made, well(targets["a"], clock))
+    schedule, clock, targets = make_schedule("a")
+    taken(schedule)
+    done(schedule, well(targets["a"], clock))
     for _ in range(3):
-        made.request(["a", "unknown"], ALL)
-    entry = made.take()
+        schedule.request(["a", "unknown"], ALL)
+    entry = schedule.take()
     assert entry == ("a", Task(ALL))
-    made.done(Report(targets["a"], well(targets["a"], clock).plan, rotated=True), entry[1])
-    assert taken(made) == []
+    schedule.done(Report(targets["a"], well(targets["a"], clock).plan, rotated=True), entry[1])
+    assert taken(schedule) == []
 
 
 def test_a_request_during_a_pass_is_not_lost() -> None:
-    made, clock, targets = agenda("a")
-    taken(made)
-    made.request(["a"], ALL)
-    assert taken(made) == []
-    done(made, well(targets["a"], clock))
-    assert made.take() == ("a", Task(ALL))
+    schedule, clock, targets = make_schedule("a")
+    taken(schedule)
+    schedule.request(["a"], ALL)
+    assert taken(schedule) == []
+    done(schedule, well(targets["a"], clock))
+    assert schedule.take() == ("a", Task(ALL))
 
 
 def test_a_request_that_failed_is_tried_again() -> None:
-    made, clock, targets = agenda("a")
-    taken(made)
-    done(made, well(targets["a"], clock))
-    made.request(["a"], ALL)
-    entry = made.take()
+    schedule, clock, targets = make_schedule("a")
+    taken(schedule)
+    done(schedule, well(targets["a"], clock))
+    schedule.request(["a"], ALL)
+    entry = schedule.take()
     assert entry == ("a", Task(ALL))
-    made.done(failed(targets["a"]), entry[1])
+    schedule.done(failed(targets["a"]), entry[1])
     clock.sleep(FIRST_WAIT.total_seconds())
-    assert made.take() == ("a", Task(ALL))
+    assert schedule.take() == ("a", Task(ALL))
 
 
 def test_a_new_configuration_takes_up_the_new_and_the_changed_and_forgets_the_rest() -> None:
-    made, clock, targets = agenda("kept", "changed", "gone")  # the provider of "changed" is another one now
-    taken(made)
+    schedule, clock, targets = make_schedule("kept", "changed", "gone")  # the provider of "changed" is another one now
+    taken(schedule)
     for target in targets.values():
-        done(made, well(target, clock))
+        done(schedule, well(target, clock))
     after = {name: make_target(name) for name in ("kept", "changed", "new")}
     after["changed"] = make_target("changed", provider="other")
-    made.configure(after, {"changed"}, RESYNC, PACES)
-    assert made.take(lambda lane: lane == ("other", "vault")) == ("changed", Task())
-    assert taken(made) == ["new"]
-    assert done(made, well(targets["gone"], clock)) == (0, None)
+    schedule.configure(after, {"changed"}, RESYNC, PACES)
+    assert schedule.take(lambda lane: lane == ("other", "vault")) == ("changed", Task())
+    assert taken(schedule) == ["new"]
+    assert done(schedule, well(targets["gone"], clock)) == (0, None)
 
 
 def test_a_target_that_changed_during_its_pass_is_looked_at_again() -> None:
-    made, clock, targets = agenda("a")
-    taken(made)
-    made.configure(targets, {"a"}, RESYNC, PACES)
-    assert taken(made) == []
-    done(made, well(targets["a"], clock))
-    assert taken(made) == ["a"]
+    schedule, clock, targets = make_schedule("a")
+    taken(schedule)
+    schedule.configure(targets, {"a"}, RESYNC, PACES)
+    assert taken(schedule) == []
+    done(schedule, well(targets["a"], clock))
+    assert taken(schedule) == ["a"]
 
 
 def test_after_a_jump_of_the_clock_everything_is_looked_at_again() -> None:
-    made, clock, targets = agenda("a", "b")
-    taken(made)
+    schedule, clock, targets = make_schedule("a", "b")
+    taken(schedule)
     for target in targets.values():
-        done(made, well(target, clock))
-    assert taken(made) == []
+        done(schedule, well(target, clock))
+    assert taken(schedule) == []
     for target in targets.values():
-        done(made, well(target, clock))
-    assert made.jumped() == 0
+        done(schedule, well(target, clock))
+    assert schedule.jumped() == 0
     for jump in (timedelta(hours=-8), timedelta(days=365)):
         clock.wall_jump = jump
-        assert sorted(taken(made)) == ["a", "b"]
+        assert sorted(taken(schedule)) == ["a", "b"]
         for target in targets.values():
-            done(made, well(target, clock))
-        assert taken(made) == []
+            done(schedule, well(target, clock))
+        assert taken(schedule) == []
 
 
 def test_a_jump_of_the_clock_is_reported_once() -> None:
-    made, clock, _ = agenda("a")
-    taken(made)
-    assert made.jumped() == 0
+    schedule, clock, _ = make_schedule("a")
+    taken(schedule)
+    assert schedule.jumped() == 0
     clock.wall_jump = timedelta(hours=-8)
-    taken(made)
-    assert round(made.jumped()) == -8 * 3600
-    assert made.jumped() == 0
+    taken(schedule)
+    assert round(schedule.jumped()) == -8 * 3600
+    assert schedule.jumped() == 0
     clock.wall_jump = timedelta(hours=1)
-    assert round(made.jumped()) == 9 * 3600
-    assert taken(made) == [], "it is under way"
+    assert round(schedule.jumped()) == 9 * 3600
+    assert taken(schedule) == [], "it is under way"
 
 
 def test_an_outage_of_an_hour_ends_without_a_stampede() -> None:
     """A thousand targets fail for an hour; then they come back spread out."""
     names = [f"t{number:04}" for number in range(1000)]
-    made, clock, targets = agenda(*names)
+    schedule, clock, targets = make_schedule(*names)
     up_again = 3600.0
     after: dict[int, int] = {}
-    taken(made)
+    taken(schedule)
     for name in names:
-        done(made, well(targets[name], clock, wake=hash_fraction(name) * 600, renew=80_000))
+        done(schedule, well(targets[name], clock, wake=hash_fraction(name) * 600, renew=80_000))
     started = clock.monotonic()
     while (passed := clock.monotonic() - started) < up_again + 900:
-        for name in taken(made):
+        for name in taken(schedule):
             if passed < up_again:
-                done(made, failed(targets[name]))
+                done(schedule, failed(targets[name]))
             else:
                 after[int((passed - up_again) // 10)] = after.get(int((passed - up_again) // 10), 0) + 1
-                done(made, well(targets[name], clock, renew=80_000))
+                done(schedule, well(targets[name], clock, renew=80_000))
         clock.sleep(1)
     first_looks = sum(count for slot, count in after.items() if slot < 60)
     assert first_looks >= 1000, "within its longest wait each has been looked at"
@@ -326,47 +326,47 @@ def test_an_outage_of_an_hour_ends_without_a_stampede() -> None:
 
 
 def test_the_first_pass_looks_and_what_it_finds_is_done_by_urgency() -> None:
-    made, clock, targets = agenda("new", "soon", "fine")
-    assert sorted(taken(made)) == ["fine", "new", "soon"]
+    schedule, clock, targets = make_schedule("new", "soon", "fine")
+    assert sorted(taken(schedule)) == ["fine", "new", "soon"]
     assert set(UNDER_WAY.values()) >= {Task(options=LOOK)}
     rotate = (Rotate(Reason.EXPIRING, 1),)
     new = Report(targets["new"], Plan(State.MISSING, Reason.FIRST, actions=rotate))
     soon = well(targets["soon"], clock, renew=-300)  # ends in five minutes: before anybody can miss what never was
     assert soon.plan is not None
-    done(made, new)
-    done(made, replace(soon, plan=replace(soon.plan, actions=rotate)))
-    done(made, well(targets["fine"], clock))
-    assert taken(made) == ["soon", "new"]
+    done(schedule, new)
+    done(schedule, replace(soon, plan=replace(soon.plan, actions=rotate)))
+    done(schedule, well(targets["fine"], clock))
+    assert taken(schedule) == ["soon", "new"]
     assert {UNDER_WAY["soon"], UNDER_WAY["new"]} == {Task()}
 
 
 def test_whoever_waits_for_a_first_key_keeps_its_place() -> None:
-    made, clock, targets = agenda("early", "late")
-    taken(made)
+    schedule, clock, targets = make_schedule("early", "late")
+    taken(schedule)
     nothing = Plan(State.MISSING, Reason.FIRST, actions=(Rotate(Reason.FIRST, 0),))
-    done(made, Report(targets["early"], nothing, StoreUnavailable("no answer")))
+    done(schedule, Report(targets["early"], nothing, StoreUnavailable("no answer")))
     clock.sleep(60)
-    done(made, Report(targets["late"], nothing))
-    assert taken(made) == ["early", "late"]
+    done(schedule, Report(targets["late"], nothing))
+    assert taken(schedule) == ["early", "late"]
 
 
 def test_what_would_come_due_faster_than_the_budget_allows_is_brought_forward() -> None:
     """A hundred keys end at one moment, and each rotation takes three seconds of the budget."""
     names = [f"t{number:03}" for number in range(100)]
-    made, clock, targets = agenda(*names)
-    taken(made)
+    schedule, clock, targets = make_schedule(*names)
+    taken(schedule)
     due = clock.now() + timedelta(hours=4)
     for name in names:
-        done(made, well(targets[name], clock, renew=4 * 3600))
+        done(schedule, well(targets[name], clock, renew=4 * 3600))
     begun: dict[str, datetime] = {}
     while clock.now() < due:
-        for name in taken(made):
+        for name in taken(schedule):
             ahead = UNDER_WAY[name].options.ahead
             report = well(targets[name], clock, renew=(due - clock.now()).total_seconds())
             if ahead and due - ahead <= clock.now():
                 begun[name] = clock.now()
                 report = replace(well(targets[name], clock, renew=16 * 3600), rotated=True)
-            done(made, report)
+            done(schedule, report)
         clock.sleep(1)
     assert len(begun) >= 95, "the others are begun when they are due"
     moments = sorted(begun.values())
@@ -376,33 +376,33 @@ def test_what_would_come_due_faster_than_the_budget_allows_is_brought_forward() 
 
 
 def test_what_the_budget_allows_is_not_brought_forward() -> None:
-    made, clock, targets = agenda("a", "b")
-    taken(made)
-    done(made, well(targets["a"], clock, wake=3600, renew=3600))
-    done(made, well(targets["b"], clock, wake=3604, renew=3604))
+    schedule, clock, targets = make_schedule("a", "b")
+    taken(schedule)
+    done(schedule, well(targets["a"], clock, wake=3600, renew=3600))
+    done(schedule, well(targets["b"], clock, wake=3604, renew=3604))
     ends = clock.monotonic() + 3600
     while clock.monotonic() < ends:
-        for name in taken(made):
+        for name in taken(schedule):
             assert not UNDER_WAY[name].options.ahead
             left = 3600 if name == "a" else 3604
             remaining = ends - clock.monotonic() + left - 3600
-            done(made, well(targets[name], clock, wake=remaining, renew=remaining))
+            done(schedule, well(targets[name], clock, wake=remaining, renew=remaining))
         clock.sleep(1)
 
 
 def test_what_is_due_does_not_wait_for_what_fails() -> None:
     """Tidying that is refused until a person has acted must not make the target late for its next key."""
-    made, clock, targets = agenda("a")
-    taken(made)
+    schedule, clock, targets = make_schedule("a")
+    taken(schedule)
     fine = well(targets["a"], clock, wake=90, renew=90)
     refused = replace(fine, error=ProviderRequestRefused("the policy has no destroy"))
     for _ in range(20):
-        _, at = done(made, refused)
+        _, at = done(schedule, refused)
         assert at is not None
         if at == clock.now() + timedelta(seconds=90):
             break
-        made.wake(["a"])
-        taken(made)
+        schedule.wake(["a"])
+        taken(schedule)
     else:
         pytest.fail("the wait grows beyond the moment at which the key is due")
 
@@ -410,36 +410,36 @@ def test_what_is_due_does_not_wait_for_what_fails() -> None:
 def test_a_closed_lane_holds_up_nobody_else_and_its_targets_go_by_urgency_when_it_opens() -> None:
     clock = FakeClock()
     targets = {name: make_target(name, provider=name[:4]) for name in ("sick-late", "sick-soon", "well-late")}
-    made = Schedule(clock, random.Random(7), RESYNC)
-    made.configure(targets, (), RESYNC, {"sick": timedelta(seconds=3), "well": timedelta(seconds=3)})
-    taken(made)
-    done(made, well(targets["sick-late"], clock, wake=60, renew=60))
-    done(made, well(targets["sick-soon"], clock, wake=60, renew=30))
-    done(made, well(targets["well-late"], clock, wake=60, renew=60))
+    schedule = Schedule(clock, random.Random(7), RESYNC)
+    schedule.configure(targets, (), RESYNC, {"sick": timedelta(seconds=3), "well": timedelta(seconds=3)})
+    taken(schedule)
+    done(schedule, well(targets["sick-late"], clock, wake=60, renew=60))
+    done(schedule, well(targets["sick-soon"], clock, wake=60, renew=30))
+    done(schedule, well(targets["well-late"], clock, wake=60, renew=60))
     clock.sleep(60)
     only_the_well = {"is_open": lambda lane: lane[0] == "well"}
-    assert (made.take(**only_the_well) or ("",))[0] == "well-late"
-    assert made.take(**only_the_well) is None
-    assert taken(made) == ["sick-soon", "sick-late"]
+    assert (schedule.take(**only_the_well) or ("",))[0] == "well-late"
+    assert schedule.take(**only_the_well) is None
+    assert taken(schedule) == ["sick-soon", "sick-late"]
 
 
 def test_the_same_request_during_its_pass_changes_nothing() -> None:
-    made, clock, targets = agenda("a")
+    schedule, clock, targets = make_schedule("a")
     done_all = Report(targets["a"], well(targets["a"], clock).plan, rotated=True)
-    taken(made)
-    done(made, well(targets["a"], clock))
-    made.request(["a"], RotationRequest(rotate=True, by="signal"))
-    assert taken(made) == ["a"]
-    made.request(["a"], RotationRequest(rotate=True, by="signal"))
-    done(made, done_all)
-    assert not any(entry and entry[1].request.rotate for entry in [made.take()])
+    taken(schedule)
+    done(schedule, well(targets["a"], clock))
+    schedule.request(["a"], RotationRequest(rotate=True, by="signal"))
+    assert taken(schedule) == ["a"]
+    schedule.request(["a"], RotationRequest(rotate=True, by="signal"))
+    done(schedule, done_all)
+    assert not any(entry and entry[1].request.rotate for entry in [schedule.take()])
 
 
 def test_a_fault_in_the_arithmetic_forgets_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, clock, targets = agenda("a")
-    taken(made)
+    schedule, clock, targets = make_schedule("a")
+    taken(schedule)
     monkeypatch.setattr(Schedule, "_next", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        done(made, well(targets["a"], clock))
+        done(schedule, well(targets["a"], clock))
     clock.advance(LONGEST_WAIT)
-    assert taken(made) == ["a"]
+    assert taken(schedule) == ["a"]
