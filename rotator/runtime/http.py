@@ -6,26 +6,54 @@ hands out nothing before the last of them. So the network below httpx knows the 
 Nothing is taken from the environment: no proxy, no netrc, no SSL_CERT_FILE. No redirect is followed, for a credential
 would go with it. What comes of a request is a value and not an exception: httpx's exceptions hold the request, and so a
 credential.
+
+All this holds through a proxy, too: in a tunnel (CONNECT) to an https:// server, and for a request that it forwards to
+an http:// one.
 """
 
+import base64
 import ssl
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+from typing import Any
 
 import httpcore
 import httpx
 
 from rotator import __version__
 from rotator.core.ports import Clock
+from rotator.core.secrets import Secret
+from rotator.runtime import files
+from rotator.runtime.redact import register
 
 TIMEOUT = "timeout"
 """The outcome of a request that was not answered in time."""
 
 MAX_ERROR_BODY = 2**20  # bytes of an answer that is no success
 
-_NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_NOTHING_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+
+
+class CertificatesUnusable(Exception):
+    """A file of certificates cannot be used; the text is the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy that all connections go through, to loopback hosts too."""
+
+    url: str
+    credentials: Secret | None = None
+    """`user:password`. Only the proxy gets them, as Proxy-Authorization: Basic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +79,33 @@ class NoResponse:
     was_sent: bool  # the server may have done what was asked
     outcome: str
     reason: str = field(repr=False)
+    at_proxy: bool = False  # the proxy cannot be reached, or does not connect to the server
+    proxy_status: int | None = None  # with which the proxy refused to connect to the server
 
 
 class HttpClient:
     """Connections to servers, kept and used by many threads."""
 
     def __init__(
-        self, clock: Clock, *, timeout: float, connections: int = 1, context: ssl.SSLContext | None = None
+        self,
+        clock: Clock,
+        *,
+        timeout: float,
+        connections: int = 1,
+        context: ssl.SSLContext | None = None,
+        ca_file: Path | None = None,
+        proxy: Proxy | None = None,
     ) -> None:
-        """`timeout` is for each read, in seconds; without a `context` certificates are verified with certifi's.
+        """`timeout` is for each read, in seconds. Certificates are verified with those of `ca_file`, else certifi's.
 
         `timeout` bounds a connection to each address of a host, too; only the look-up of the host's name has no bound.
+        `context` replaces `ca_file`. `ca_file` is read now. Raises `CertificatesUnusable`.
         """
         self._clock = clock
         self._deadline = _Deadline(clock)
-        context = context or httpx.create_ssl_context(trust_env=False)
+        self._is_proxied = proxy is not None
         self._client = httpx.Client(
-            transport=_Transport(context, connections, self._deadline),
+            transport=_Transport(context or _context(ca_file), connections, self._deadline, proxy),
             timeout=timeout,
             trust_env=False,
             follow_redirects=False,
@@ -99,8 +137,10 @@ class HttpClient:
         started = self._clock.monotonic()
         self._deadline.monotonic = by
         headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
+        progress = _Progress() if self._is_proxied else None
+        extensions = {"trace": progress} if progress else None
         try:
-            with self._client.stream(method, url, headers=headers, json=body) as answer:
+            with self._client.stream(method, url, headers=headers, json=body, extensions=extensions) as answer:
                 response = Response(answer.status_code, dict(answer.headers), str(answer.status_code))
                 if upstream is not None:
                     self._clock.record_date(upstream, answer.headers.get("date"), started)
@@ -111,7 +151,7 @@ class HttpClient:
                         return replace(response, flaw=f"with more than {most} bytes")
                 return replace(response, body=bytes(content))
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            failure = _failure(error)
+            failure = _failure(error, progress)
         return failure if response is None else replace(response, outcome=failure.outcome)
 
     def close(self) -> None:
@@ -119,11 +159,47 @@ class HttpClient:
         self._client.close()
 
 
-def _failure(error: Exception) -> NoResponse:
+class _Progress:
+    """How far a request through a proxy has come. httpcore calls it with the name of each step."""
+
+    was_sent = False
+    is_past_proxy = False
+
+    def __call__(self, step: str, info: Mapping[str, Any]) -> None:
+        if step == "proxy.start_tls.started":
+            self.is_past_proxy = True
+        elif step == "http11.send_request_headers.started" and info["request"].method != b"CONNECT":
+            self.is_past_proxy = self.was_sent = True
+
+
+def _failure(error: Exception, progress: _Progress | None) -> NoResponse:
     was_sent = isinstance(error, httpx.HTTPError) and not isinstance(error, _NOTHING_SENT)
+    was_sent = was_sent and (progress is None or progress.was_sent)
+    at_proxy = progress is not None and not progress.is_past_proxy and not isinstance(error, httpx.PoolTimeout)
     if isinstance(error, httpx.TimeoutException):
-        return NoResponse(was_sent, TIMEOUT, "no answer in time" if was_sent else "no connection in time")
-    return NoResponse(was_sent, "connection", str(error) or type(error).__name__)
+        reason = "no answer in time" if was_sent else "no connection in time"
+        return NoResponse(was_sent, TIMEOUT, reason, at_proxy)
+    if isinstance(error, httpx.ProxyError):  # its text is the status line
+        return NoResponse(was_sent, "proxy", str(error), at_proxy, int(str(error)[:3]))
+    return NoResponse(was_sent, "connection", str(error) or type(error).__name__, at_proxy)
+
+
+# --- certificates ----------------------------------------------------------------------------------------------------
+
+
+def _context(ca_file: Path | None) -> ssl.SSLContext:
+    if ca_file is None:
+        return httpx.create_ssl_context(trust_env=False)
+    try:
+        text = files.read(ca_file).decode("ascii", "ignore")  # comments may be in any encoding
+    except OSError as error:
+        raise CertificatesUnusable(error.strerror) from None
+    if not text.strip():  # with no text, `ssl` would trust the certificates of the operating system
+        raise CertificatesUnusable("it is empty")
+    try:
+        return ssl.create_default_context(cadata=text)
+    except ssl.SSLError as error:
+        raise CertificatesUnusable(f"it does not hold certificates in PEM form ({error.reason or error})") from None
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
@@ -148,14 +224,39 @@ class _Deadline(threading.local):
 class _Transport(httpx.HTTPTransport):
     """httpx's own, on a network that knows the deadline."""
 
-    def __init__(self, context: ssl.SSLContext, connections: int, until: _Deadline) -> None:
+    def __init__(self, context: ssl.SSLContext, connections: int, until: _Deadline, proxy: Proxy | None) -> None:
         super().__init__(verify=context)
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=context,
-            max_connections=connections,
-            keepalive_expiry=5.0,
-            network_backend=_Network(until),
-        )
+        options: dict[str, Any] = {
+            "ssl_context": context,
+            "max_connections": connections,
+            "keepalive_expiry": 5.0,
+            "network_backend": _Network(until),
+        }
+        if proxy is None:
+            self._pool = httpcore.ConnectionPool(**options)
+            return
+        if proxy.url.startswith("https:"):
+            context.sslsocket_class = _tls_socket(until)
+            options["proxy_ssl_context"] = context
+        if proxy.credentials is not None:
+            encoded = base64.b64encode(register(proxy.credentials).reveal().encode())
+            options["proxy_headers"] = {"Proxy-Authorization": b"Basic " + encoded}
+        self._pool = httpcore.HTTPProxy(proxy.url, **options)
+
+
+def _tls_socket(until: _Deadline) -> type[ssl.SSLSocket]:
+    """Return a socket for TLS inside TLS: httpcore reads it until a whole record of the inner TLS is there."""
+
+    class TlsSocket(ssl.SSLSocket):
+        def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+            self.settimeout(until.left(self.gettimeout(), httpcore.ReadTimeout))
+            return super().recv(buflen, flags)
+
+        def send(self, data: Any, flags: int = 0) -> int:
+            self.settimeout(until.left(self.gettimeout(), httpcore.WriteTimeout))
+            return super().send(data, flags)
+
+    return TlsSocket
 
 
 class _Network(httpcore.SyncBackend):
