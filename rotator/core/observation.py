@@ -20,12 +20,30 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Observation:
-    """Everything known of one target at one moment."""
+class PathReading:
+    """A path's history as its target reads it: once, whatever else an observation learns."""
 
     target: Target
     scope: Scope
     history: History
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """The versions as this target reads them, oldest first."""
+        return tuple(read_version(version, self.target, self.scope) for version in self.history.versions)
+
+    @cached_property
+    def current(self) -> Entry | None:
+        """The version that applications read, as this target reads it; None when nothing is known of it."""
+        number = self.history.current_version
+        return next((entry for entry in self.entries if entry.number == number), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Everything known of one target at one moment."""
+
+    reading: PathReading
     shown: Mapping[str, KeyObservation]  # what the provider showed, by key id; only of keys that were looked at
     clock_trusted: bool = True  # else no key is ended because its time is over
     clock_ahead: timedelta = timedelta(0)  # by so much it may be, and so much later is a key ended
@@ -35,16 +53,30 @@ class Observation:
     made: Mapping[str, Made] = field(default_factory=dict)  # by key id; those too whose versions are destroyed
     is_emptied: bool = False  # the path is absent, and has held a key, or the provider has live ones of it
 
-    @cached_property
+    @property
+    def target(self) -> Target:
+        """The target that was looked at."""
+        return self.reading.target
+
+    @property
+    def scope(self) -> Scope:
+        """What the target recognises as its own."""
+        return self.reading.scope
+
+    @property
+    def history(self) -> History:
+        """The path's history, as far as it was read."""
+        return self.reading.history
+
+    @property
     def entries(self) -> tuple[Entry, ...]:
         """The versions as this target reads them, oldest first."""
-        return tuple(read_version(version, self.target, self.scope) for version in self.history.versions)
+        return self.reading.entries
 
     @property
     def current(self) -> Entry | None:
         """The version that applications read, as this target reads it; None when nothing is known of it."""
-        number = self.history.current_version
-        return next((entry for entry in self.entries if entry.number == number), None)
+        return self.reading.current
 
     def is_gone(self, now: datetime) -> bool:
         """Return whether the provider shows that the served key does not work, since it is served."""

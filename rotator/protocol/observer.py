@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from rotator.core.expiry import KeyObservation
 from rotator.core.keys import place_of
-from rotator.core.observation import Observation
+from rotator.core.observation import Observation, PathReading
 from rotator.core.ports import Budget, Clock, Ports
 from rotator.core.renewal import TIDYING
 from rotator.core.superseded import to_confirm
@@ -93,7 +93,7 @@ class Observer:
         clock, shown = self.ports.clock, dict[str, KeyObservation]()
         scope, history = self.scope(target), read(target.path)
         answered_at = clock.monotonic()
-        observation = self._timed(Observation(target, scope, history, shown, answered_at=answered_at))
+        observation = self._timed(Observation(PathReading(target, scope, history), shown, answered_at=answered_at))
         self.memory.settle(observation, whole=whole)
         shown.update(self.memory.recall(observation))
         return replace(observation, is_emptied=self.memory.is_emptied(target), made=self.memory.made(observation))

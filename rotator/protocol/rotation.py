@@ -22,7 +22,7 @@ from rotator.core.errors import (
 from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import UNIQUE_ALPHABET, UNIQUE_LENGTH, CreatedKey, KeyName, ListedKey, ProviderKey
-from rotator.core.observation import Observation
+from rotator.core.observation import Observation, PathReading
 from rotator.core.plan import Reason, Rotate
 from rotator.core.ports import Clock, Listener, Ports
 from rotator.core.renewal import TIDYING, due_at
@@ -164,7 +164,8 @@ class Rotation:
         if pending.unsettled:
             return None, True  # it may have landed long ago, and the path have moved on
         history = History(version.number, (*observation.history.versions, version), observed_at)
-        published = replace(observation, history=history, answered_at=ports.clock.monotonic())
+        reading = PathReading(target, observation.scope, history)
+        published = replace(observation, reading=reading, answered_at=ports.clock.monotonic())
         return self._memory.note(published, key_id, ProviderKey(key_id, name, record.expires_at)), True
 
     def _recognise(self, observation: Observation, created: CreatedKey, name: str, asked: datetime) -> None:

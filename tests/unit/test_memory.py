@@ -39,7 +39,7 @@ def whole(world: World) -> Observation:
 def newest(world: World) -> Observation:
     """The same, but the newest version alone."""
     observation = whole(world)
-    return replace(observation, history=only_newest(observation.history))
+    return replace(observation, reading=replace(observation.reading, history=only_newest(observation.history)))
 
 
 def served(observation: Observation) -> Record:

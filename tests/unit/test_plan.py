@@ -12,7 +12,7 @@ from support.world import HOUR, OWNER, START, make_target
 
 from rotator.core.expiry import TOLERANCE, KeyObservation
 from rotator.core.keys import KeyName, ProviderKey, place_of
-from rotator.core.observation import Observation
+from rotator.core.observation import Observation, PathReading
 from rotator.core.plan import Plan, Reason, Retire, Rotate, SetExpiry, State, plan
 from rotator.core.renewal import Renewal, due_at
 from rotator.core.request import SCHEDULED, PassOptions, RotationRequest
@@ -81,7 +81,12 @@ def observation(
         else:
             expires_at = None if said == "never" else at(said)
             vendor[letter] = KeyObservation(ProviderKey(letter, records[letter].key_name, expires_at), current)
-    return Observation(target, SCOPE, History(current, tuple(known), 0.0), vendor)
+    return Observation(PathReading(target, SCOPE, History(current, tuple(known), 0.0)), vendor)
+
+
+def reread(observed: Observation, **changes: Any) -> Observation:
+    """The same, of another history, or by another target."""
+    return replace(observed, reading=replace(observed.reading, **changes))
 
 
 def seen_after(observed: Observation, letter: str, key: ProviderKey) -> Observation:
@@ -197,7 +202,7 @@ def foreign(ownership: Ownership) -> Observation:
         Ownership.HAND_EDITED: {RECORD_FIELD: ours.format()},
     }
     newest = Version(3, at(2), data | changes[ownership])
-    return replace(observed, history=History(3, (*observed.history.versions[:2], newest), 0.0))
+    return reread(observed, history=History(3, (*observed.history.versions[:2], newest), 0.0))
 
 
 FOREIGN_STANDINGS = [ownership for ownership in Ownership if ownership.foreign]
@@ -216,7 +221,7 @@ def test_nothing_is_done_while_the_newest_version_is_not_ours(ownership: Ownersh
 @pytest.mark.parametrize("ownership", FOREIGN_STANDINGS)
 def test_a_foreign_version_is_replaced_when_somebody_says_so(ownership: Ownership) -> None:
     observed = foreign(ownership)
-    willing = replace(observed, target=replace(observed.target, adopt=True))
+    willing = reread(observed, target=replace(observed.target, adopt=True))
     for made in (plan(observed, at(2), RotationRequest(adopt=True)), plan(willing, at(2))):
         assert told(made) == ["rotate after 3: adopted"]
         assert made.state is State.FOREIGN
@@ -227,7 +232,7 @@ def test_a_foreign_version_is_replaced_when_somebody_says_so(ownership: Ownershi
 
 def drifted() -> Observation:
     observed = observation({0: "A"})
-    return replace(observed, target=replace(observed.target, ttl=25 * HOUR))
+    return reread(observed, target=replace(observed.target, ttl=25 * HOUR))
 
 
 def test_a_drifted_key_is_replaced_at_once_without_a_roll_out() -> None:
@@ -427,7 +432,7 @@ def test_a_served_key_whose_name_is_not_ours_is_looked_up() -> None:
     observed = observation({0: "A"}, unseen="A")
     made = replace(record("A", 0, 1, observed.target), key_name="renamed")
     version = Version(1, at(0), compose(observed.target, made, Secret("text of A"), {}))
-    assert to_confirm(replace(observed, history=History(1, (version,), 0.0))) == (made,)
+    assert to_confirm(reread(observed, history=History(1, (version,), 0.0))) == (made,)
 
 
 # --- when a key is due ---
@@ -503,7 +508,7 @@ def observations(draw: st.DrawFn) -> Observation:
         vendor = {other: known for other, known in observed.shown.items() if other != letter}
         observed = replace(observed, shown=vendor | ({letter: seen} if seen else {}))
     drift = draw(st.booleans())
-    return replace(observed, target=replace(target, ttl=25 * HOUR)) if drift else observed
+    return reread(observed, target=replace(target, ttl=25 * HOUR)) if drift else observed
 
 
 ORDERS = st.builds(RotationRequest, rotate=st.booleans(), revoke_now=st.booleans(), adopt=st.booleans())
@@ -602,7 +607,7 @@ def test_a_key_that_a_person_rolled_back_to_is_not_due_at_once() -> None:
 def test_nor_replaced_for_drift_before_that() -> None:
     drifted = make_target(extra_fields={"base_url": "https://elsewhere.example"})
     held = observation({0: "A", 16: "B", 17: "A"}, drifted)
-    held = replace(held, target=replace(drifted, extra_fields={"base_url": "https://api.example"}))
+    held = reread(held, target=replace(drifted, extra_fields={"base_url": "https://api.example"}))
     assert plan(held, at(17.1)).reason is Reason.FRESH
 
 
