@@ -60,6 +60,18 @@ def _without_version(url: str) -> str:
     return url
 
 
+def _proxy_url(value: object) -> str:
+    text = values.parse_text(value)
+    if "@" in text:
+        raise ValueError("must not hold a user name or a password: name where they are in proxy_credentials")
+    if not text.startswith(("http://", "https://")):
+        raise ValueError('must begin with "http://" or "https://"')
+    url = values.parse_url(text)
+    if urlsplit(url).path:
+        raise ValueError("must not have a path")
+    return url
+
+
 def _status(value: int) -> int:
     if not 200 <= value <= 599:
         raise ValueError("must be an HTTP status, 200 to 599")
@@ -99,6 +111,7 @@ ListenAddress = Annotated[Address, PlainValidator(values.parse_address), _text(e
 Url = Annotated[str, PlainValidator(values.parse_url), _text(pattern="^https?://")]
 EncryptedUrl = Annotated[Url, AfterValidator(_encrypted)]
 UsuallyEncryptedUrl = Annotated[Url, AfterValidator(_encrypted_unless_allowed)]  # below `allow_insecure`
+ProxyUrl = Annotated[str, PlainValidator(_proxy_url), _text(pattern="^https?://[^/@]+/?$")]
 VaultUrl = Annotated[UsuallyEncryptedUrl, AfterValidator(_without_version)]
 VaultPath = Annotated[str, PlainValidator(values.parse_path), _text(pattern=f"^{_SEGMENT}(/{_SEGMENT})*$")]
 VaultPaths = Annotated[tuple[VaultPath, ...], Strict(False)]

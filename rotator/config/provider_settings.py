@@ -1,6 +1,6 @@
 """The tables of a configuration file that every type of provider shares."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
@@ -8,6 +8,7 @@ from rotator.config.fields import (
     Duration,
     EncryptedUrl,
     File,
+    ProxyUrl,
     Reference,
     Settings,
     Statuses,
@@ -26,24 +27,33 @@ def _not_the_secret_itself(value: object) -> object:
     return value
 
 
-class SecretSource(Settings):
-    """Where to read a secret from: exactly one of the three."""
+class LocalSecret(Settings):
+    """Where to read a secret from: a file or an environment variable."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    choice: ClassVar[str] = 'file = "..." and env = "..."'
 
     file: File | None = None
     """A file that holds the secret, relative to the configuration file. White space around it is ignored."""
     env: Text | None = None
     """An environment variable that holds the secret."""
-    vault: Reference | None = None
-    """A field of a KV version 2 secret, written "mount/path#field". The first segment is the mount; the path has no
-    data/. rotator reads it with the login of the only store of type vault."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         if len(self.model_fields_set) != 1:
-            raise ValueError('must have exactly one of file = "...", env = "..." and vault = "mount/path#field"')
+            raise ValueError(f"must have exactly one of {self.choice}")
         return self
+
+
+class SecretSource(LocalSecret):
+    """Where to read a secret from: exactly one of the three."""
+
+    choice = 'file = "...", env = "..." and vault = "mount/path#field"'
+
+    vault: Reference | None = None
+    """A field of a KV version 2 secret, written "mount/path#field". The first segment is the mount; the path has no
+    data/. rotator reads it with the login of the only store of type vault."""
 
 
 class ProbeSettings(Settings):
@@ -77,7 +87,14 @@ class ProviderSettings(Settings):
     timeout: Duration = option("30s", parse_duration)
     """How long one request may take as a whole."""
     ca_file: File | None = None
-    """Certificates to trust, as a PEM file relative to the configuration file. certifi's if left out."""
+    """Certificates to trust, as a PEM file relative to the configuration file. certifi's if left out. rotator reads it
+    at the start and at each reload."""
+    proxy: ProxyUrl | None = None
+    """The URL of an HTTP proxy for every request to the provider, such as "http://proxy:3128". Without it requests go
+    to the provider directly: rotator ignores $HTTPS_PROXY."""
+    proxy_credentials: Annotated[LocalSecret, BeforeValidator(_not_the_secret_itself)] | None = None
+    """Where the proxy's user name and password are, written user:password. They go to the proxy alone, unencrypted if
+    `proxy` is http://. rotator reads them at the start and at each reload."""
     probe: ProbeSettings | None = None
     """A request that each new key makes before it is published. Off if left out."""
 

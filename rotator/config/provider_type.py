@@ -9,6 +9,7 @@ from rotator.core.errors import ProviderError
 from rotator.core.ports import Clock, Meter, Provider
 from rotator.core.secrets import Secret
 from rotator.core.traits import Traits
+from rotator.runtime.proxy import Proxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class ProviderContext:
     """Call it before a request that no caller asked for: it waits for the budget."""
     connections: int
     """How many threads call at once."""
+    proxy: Proxy | None = None
+    """The proxy to send through, with its credentials."""
 
 
 class ConnectedProvider(Provider, Protocol):

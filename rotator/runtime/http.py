@@ -25,8 +25,8 @@ import httpx
 
 from rotator import __version__
 from rotator.core.ports import Clock
-from rotator.core.secrets import Secret
 from rotator.runtime import files
+from rotator.runtime.proxy import Proxy
 from rotator.runtime.redact import register
 
 TIMEOUT = "timeout"
@@ -45,15 +45,6 @@ _NOTHING_SENT = (
 
 class CertificatesUnusable(Exception):
     """A file of certificates cannot be used; the text is the reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Proxy:
-    """An HTTP proxy that all connections go through, to loopback hosts too."""
-
-    url: str
-    credentials: Secret | None = None
-    """`user:password`. Only the proxy gets them, as Proxy-Authorization: Basic."""
 
 
 @dataclass(frozen=True, slots=True)

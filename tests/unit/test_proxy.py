@@ -16,7 +16,8 @@ from support.process import free_ports
 
 from rotator.core.secrets import Secret
 from rotator.runtime.clock import SystemClock
-from rotator.runtime.http import TIMEOUT, CertificatesUnusable, HttpClient, NoResponse, Proxy, Response
+from rotator.runtime.http import TIMEOUT, CertificatesUnusable, HttpClient, NoResponse, Response
+from rotator.runtime.proxy import Proxy
 
 PASSWORD = "Tr0ub4dor&3-made-up"
 CREDENTIALS = f"edge-user:{PASSWORD}"
