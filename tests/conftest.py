@@ -78,7 +78,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         for nodeid in skips:
             terminalreporter.line(nodeid)
     if flaws := config.stash.get(FLAWS, []):
-        terminalreporter.section("events differ from telemetry/catalogue.py", red=True)
+        terminalreporter.section("events differ from tools/event_catalogue.py", red=True)
         for flaw in flaws:
             terminalreporter.line(flaw)
     if leaks := config.stash.get(LEAKS, []):

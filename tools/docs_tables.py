@@ -1,7 +1,7 @@
 """Writes the tables of options, events and metrics into docs/, so that each is described once: in the code.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`. After a change of config.schema.json,
-telemetry/catalogue.py or telemetry/metrics.py run `python -m tools.docs_tables`. With --check it writes nothing, and
+tools/event_catalogue.py or telemetry/metrics.py run `python -m tools.docs_tables`. With --check it writes nothing, and
 exits with 1 if a table is stale.
 """
 
@@ -19,9 +19,9 @@ from rotator.core.plan import Plan, Reason, State
 from rotator.core.renewal import Renewal
 from rotator.core.target import Target
 from rotator.core.versions import Record
-from rotator.telemetry.catalogue import EVENTS
 from rotator.telemetry.metrics import Metrics
 from rotator.telemetry.status import DaemonInfo, DaemonStatus, TargetStatus
+from tools.event_catalogue import EVENTS
 
 DAY = timedelta(days=1)
 ROOT = Path(__file__).parent.parent

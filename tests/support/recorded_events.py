@@ -1,4 +1,4 @@
-"""Compares events with their descriptions in `telemetry.catalogue`: the level, and the fields.
+"""Compares events with their descriptions in `tools.event_catalogue`: the level, and the fields.
 
 Tests collect events in `RecordedEvents`. The lines that processes logged are compared when the session ends.
 A difference fails the session: see `pytest_sessionfinish` in conftest.py.
@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 
 from rotator.core.events import Event, EventType
-from rotator.telemetry.catalogue import EVENTS
 from support.leaks import RECORDER
+from tools.event_catalogue import EVENTS
 
 BEFORE_THE_FIELDS = frozenset({"timestamp", "level", "event", "target"})
 

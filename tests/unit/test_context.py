@@ -40,7 +40,7 @@ SKIP = """
     pytest.skip("there is no moon")
 """
 SECRETS = "secrets were found in what rotator said"
-EVENTS = "events differ from telemetry/catalogue.py"
+EVENTS = "events differ from tools/event_catalogue.py"
 SKIPS = "CI does not allow these skips"
 
 

@@ -26,8 +26,8 @@ from rotator.core.plan import Reason
 from rotator.core.secrets import Secret
 from rotator.runtime.redact import HIDDEN, printable, register
 from rotator.telemetry import logging as logs
-from rotator.telemetry.catalogue import EVENTS
 from rotator.telemetry.logging import LogListener, configure, unexpected
+from tools.event_catalogue import EVENTS
 
 DOCS = Path(__file__).parents[2] / "docs"
 Format = Literal["text", "json"]

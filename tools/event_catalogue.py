@@ -1,4 +1,4 @@
-"""Describes each event, its levels and its fields. tools/docs_tables.py writes the table of logging.md from it."""
+"""Describes each event, its levels and its fields, for the table of docs/logging.md and for the tests."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
