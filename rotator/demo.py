@@ -32,7 +32,7 @@ from rotator.daemon.dispatcher import Dispatcher
 from rotator.runtime.clock import SystemClock
 from rotator.simulator import Options, Simulator
 from rotator.telemetry.metrics import Metrics
-from rotator.telemetry.status import status_json
+from rotator.telemetry.status import status_model
 from rotator.telemetry.status_json import StatusJson
 
 SECONDS = 40.0
@@ -217,6 +217,6 @@ def _watch(console: Console, screen: Screen, dispatcher: Dispatcher, consumer: C
             dispatcher.tick()
             screen.print_new()
             if live is not None:
-                status = status_json("demo", clock.now(), dispatcher.board.snapshot())
+                status = status_model("demo", clock.now(), dispatcher.board.snapshot())
                 live.update(screen.draw(status, consumer, left), refresh=True)
             clock.sleep(0.25)

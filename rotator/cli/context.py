@@ -23,6 +23,7 @@ from rotator.core.events import Event, EventType, Level
 from rotator.core.keys import ListedKey
 from rotator.core.orphans import by_place
 from rotator.core.plan import deadline, plan
+from rotator.core.ports import Listener
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import timestamp
@@ -32,7 +33,7 @@ from rotator.protocol.rotation import listed
 from rotator.protocol.sweeper import SweepReport
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.rate_limit import CALLS_PER_ROTATION
-from rotator.telemetry.logging import LogListener, flush
+from rotator.telemetry.logging import flush, log_event
 from rotator.telemetry.metrics import Metrics
 from rotator.telemetry.status import TargetStatus
 
@@ -46,7 +47,7 @@ class Session:
     def __init__(self, common: Common, default_level: LogLevel) -> None:
         """Raises `ConfigurationError`."""
         common.start_logging(default_level)
-        self.emit = LogListener()
+        self.emit: Listener = log_event
         self.configuration = load(common.config, os.environ)
         self.clock = SystemClock()
         self.metrics = Metrics(__version__)
@@ -112,7 +113,7 @@ class Session:
         """
         by_need = list(targets)
         if self.is_long(targets):
-            now, plans = self.clock.now(), {s.target.name: s.plan for s in self.look("looking", targets, confirm=False)}
+            now, plans = self.clock.now(), {s.target.name: s.plan for s in self.look(targets, confirm=False)}
             by_need.sort(key=lambda target: deadline(found, now) if (found := plans[target.name]) else now)
 
         def one(target: Target) -> Report:
@@ -189,7 +190,7 @@ class Session:
                 awaited.append(f"{name} ({budget.limit} requests a minute)")
         return "; ".join([*limited, *([f"waiting for the rate limit of {', '.join(awaited)}"] if awaited else [])])
 
-    def look(self, what: str, targets: Collection[Target], *, confirm: bool) -> list[TargetStatus]:
+    def look(self, targets: Collection[Target], *, confirm: bool) -> list[TargetStatus]:
         """Return the status of each target. Changes nothing; `confirm`: also ask the provider what the plan needs."""
 
         def one(target: Target) -> TargetStatus:
@@ -205,7 +206,7 @@ class Session:
             return TargetStatus(target, plan(observation, self.clock.now()), None)
 
         statuses: dict[str, TargetStatus] = {}
-        with self.progress(what, len(targets)) as advance:
+        with self.progress("looking", len(targets)) as advance:
             workers = self.configuration.daemon.workers
             for status in in_threads(workers, targets, one, self._stop_waiting):
                 statuses[status.target.name] = status

@@ -68,17 +68,9 @@ def configure(log_format: Literal["text", "json"] | None, level: str, stream: Te
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    sys.excepthook = lambda _kind, error, _traceback: _log(unexpected("main thread", error))
+    sys.excepthook = lambda _kind, error, _traceback: log_event(unexpected("main thread", error))
     threading.excepthook = _thread_ended
     sys.unraisablehook = _unraisable
-
-
-class LogListener:
-    """A `ports.Listener` that writes one line for each event."""
-
-    def __call__(self, event: Event) -> None:
-        """Write it, if its level is wanted."""
-        _log(event)
 
 
 def unexpected(where: str, error: BaseException, target: str = "") -> Event:
@@ -95,7 +87,8 @@ def _traceback(error: BaseException) -> str:
 # --- from an event to a line -----------------------------------------------------------------------------------------
 
 
-def _log(event: Event) -> None:
+def log_event(event: Event) -> None:
+    """Write one line, if the event's level is high enough. A `ports.Listener`."""
     record, logger = _record(event), logging.getLogger(_OURS)
     if logger.isEnabledFor(record.levelno):
         logger.handle(record)
@@ -215,10 +208,10 @@ def _text(logger: WrappedLogger, method: str, line: EventDict) -> str:
 
 def _thread_ended(args: threading.ExceptHookArgs) -> None:
     if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
-        _log(unexpected(f"thread {args.thread.name}" if args.thread else "a thread", args.exc_value))
+        log_event(unexpected(f"thread {args.thread.name}" if args.thread else "a thread", args.exc_value))
 
 
 def _unraisable(args: "sys.UnraisableHookArgs") -> None:
     if args.exc_value is not None:
         # Not its repr: a secret may be in it.
-        _log(unexpected(f"{args.err_msg or 'Exception ignored in'} {type(args.object).__name__}", args.exc_value))
+        log_event(unexpected(f"{args.err_msg or 'Exception ignored in'} {type(args.object).__name__}", args.exc_value))

@@ -108,7 +108,7 @@ def with_unenforced(status: TargetStatus, now: datetime) -> TargetStatus:
     return replace(status, error=status.error or (unenforced(status.target, made, now) if made else None))
 
 
-def status_json(owner: str, at: datetime, targets: Collection[TargetStatus]) -> StatusJson:
+def status_model(owner: str, at: datetime, targets: Collection[TargetStatus]) -> StatusJson:
     """Return all of `status --json` where no daemon is asked."""
     return StatusJson(owner=owner, at=at, targets=tuple(target.to_model() for target in targets))
 

@@ -14,7 +14,7 @@ from support.known import known
 from rotator.core.events import AUDIT, Event, EventType, Level
 from rotator.telemetry import logging as logs
 from rotator.telemetry.log_writer import Dropped, LineWriter
-from rotator.telemetry.logging import LogListener, configure
+from rotator.telemetry.logging import configure, log_event
 from rotator.telemetry.metrics import Metrics
 
 
@@ -137,11 +137,11 @@ def test_what_is_missing_is_an_event_and_a_metric(monkeypatch: pytest.MonkeyPatc
     with restored(monkeypatch):
         stream, before = Full(), logs.dropped()
         configure("json", "info", stream)
-        LogListener()(Event(EventType.KEY_CREATED, "a", fields={"key_id": "k"}))
-        LogListener()(Event(EventType.STARTED))
+        log_event(Event(EventType.KEY_CREATED, "a", fields={"key_id": "k"}))
+        log_event(Event(EventType.STARTED))
         logs.flush()
         stream.room = True
-        LogListener()(Event(EventType.STOPPED, level=Level.INFO, fields={"drained": True}))
+        log_event(Event(EventType.STOPPED, level=Level.INFO, fields={"drained": True}))
         logs.flush()
         stopped, missing = map(json.loads, stream.getvalue().splitlines())
         assert stopped["event"] == "stopped"

@@ -26,7 +26,7 @@ from rotator.core.plan import Reason
 from rotator.core.secrets import Secret
 from rotator.runtime.redact import HIDDEN, printable, register
 from rotator.telemetry import logging as logs
-from rotator.telemetry.logging import LogListener, configure, unexpected
+from rotator.telemetry.logging import configure, log_event, unexpected
 from tools.event_catalogue import EVENTS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -74,7 +74,7 @@ def log() -> Callable[..., Log]:
 
 
 def emit(what: EventType = EventType.KEY_PUBLISHED, target: str = "billing", **more: Any) -> None:
-    LogListener()(Event(what, target, more.pop("level", Level.INFO), more.pop("fields", {})))
+    log_event(Event(what, target, more.pop("level", Level.INFO), more.pop("fields", {})))
 
 
 def parsed(log: Log) -> list[dict[str, Any]]:
@@ -204,7 +204,7 @@ def test_in_json_no_terminal_is_commanded_even_by_what_is_decoded(log: Callable[
 def test_no_line_of_a_traceback_passes_for_an_event(log: Callable[..., Log], log_format: Format) -> None:
     lines = log(log_format)
     forged = "2026-03-01T12:00:00.000Z info    event=key_deleted"
-    LogListener()(unexpected("a test", ValueError(f"x\n{forged}\x1b[31m\r{forged}")))
+    log_event(unexpected("a test", ValueError(f"x\n{forged}\x1b[31m\r{forged}")))
     assert len([line for line in lines() if not line.startswith("    ")]) == 1
     assert not any("\x1b" in line or "\r" in line for line in lines())
 
@@ -251,7 +251,7 @@ def test_a_secret_in_an_exception_does_not_come_out(
     try:
         fail(secret, shape)
     except Exception as error:
-        LogListener()(unexpected("a test", error, "billing"))
+        log_event(unexpected("a test", error, "billing"))
         logging.getLogger("hvac.adapters").exception("Request raised")
         structlog.get_logger("stamina").error("oh", caused_by=repr(error), exc_info=error)
     text = "\n".join(lines())
@@ -438,6 +438,6 @@ def test_an_event_that_differs_from_its_description_fails_the_session(
     event = Event(EventType.KEY_DELETED, "a", level, {name: told for name, told in fields.items() if name != missing})
     RecordedEvents().append(event)
     lines = log()
-    LogListener()(event)
+    log_event(event)
     expected = [flaw] if flaw else []
     assert sorted(RecordedEvents.all_flaws) == sorted(flaws_of_lines(["\n".join(lines())])) == expected

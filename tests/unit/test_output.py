@@ -19,7 +19,7 @@ from rotator.core.renewal import Renewal
 from rotator.core.versions import Record
 from rotator.protocol.reconciler import Report
 from rotator.protocol.sweeper import SweepReport
-from rotator.telemetry.status import TargetStatus, status_json
+from rotator.telemetry.status import TargetStatus, status_model
 
 
 def test_what_others_wrote_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,5 +87,5 @@ def test_an_id_that_looks_like_a_token_reaches_a_program_whole(capsys: pytest.Ca
     planned, reported, tidied = json.loads(capsys.readouterr().out)
     assert {planned["key_id"], planned["actions"][0]["key_id"], reported["key_id"], *reported["revoked"]} == {key_id}
     assert {tidied["orphans"][0]["key_id"], tidied["unclaimed"][0]["key_name"]} == {key_id}
-    print_status(status_json("prod-eu", START, [status]), as_json=False)
+    print_status(status_model("prod-eu", START, [status]), as_json=False)
     assert key_id in capsys.readouterr().out.split("\t")

@@ -25,7 +25,7 @@ from rotator.core.renewal import Renewal
 from rotator.core.superseded import Superseded
 from rotator.core.versions import Entry, Ownership, Record
 from rotator.telemetry.metrics import Metrics
-from rotator.telemetry.status import DaemonInfo, DaemonStatus, RecordedEvent, TargetStatus, status_json
+from rotator.telemetry.status import DaemonInfo, DaemonStatus, RecordedEvent, TargetStatus, status_model
 from rotator.web.page import LONGEST_TEXT, POLICY, ROWS, View, read_query, render
 
 NOW = START + 10 * HOUR
@@ -629,7 +629,7 @@ def test_the_page_the_command_and_the_metrics_have_one_next_rotation_and_one_ran
     drifted = well(reason=Reason.DRIFTED, renewal=Renewal(START + 16 * HOUR, turn))
     short = well(current=record("tk_short", expires=20))
     targets = status("drifted", drifted), status("short", short)
-    print_status(status_json("prod-eu", NOW, targets), as_json=False)
+    print_status(status_model("prod-eu", NOW, targets), as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("\t")[0] for line in lines] == [*rows(page(*targets))] == ["drifted", "short"]
     metrics = Metrics("0")

@@ -26,7 +26,7 @@ from rotator.telemetry.status import (
     RecentEvents,
     StatusRegistry,
     TargetStatus,
-    status_json,
+    status_model,
 )
 from rotator.telemetry.status_json import StatusJson, SupersededJson
 
@@ -196,7 +196,7 @@ def statuses() -> tuple[TargetStatus, ...]:
 
 
 def test_the_promised_keys_are_there_and_a_daemon_adds_its_own_beside_them() -> None:
-    plain = status_json("prod-eu", START, statuses()).to_json()
+    plain = status_model("prod-eu", START, statuses()).to_json()
     assert list(plain) == ["owner", "at", "targets"]
     assert [target["state"] for target in plain["targets"]] == ["ok", "failing", "unknown"]
     assert plain["targets"][1]["last_error"] == "it said [/red] [hidden] \\x1b[31m"
@@ -243,7 +243,7 @@ def shown(
 def test_worst_first_on_a_terminal_and_in_a_pipe(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = status_json("prod-eu", START, statuses())
+    known = status_model("prod-eu", START, statuses())
     piped = shown(monkeypatch, capsys, known, terminal=False).splitlines()
     assert [line.split("\t")[0] for line in piped] == ["b", "c", "a"]
     assert all(len(line.split("\t")) == 8 for line in piped)
@@ -259,7 +259,7 @@ def test_a_table_fits_on_a_terminal(
 ) -> None:
     long = "chat-frontend-with-a-name-that-is-rather-long"
     key_id = "9e5535e8-6139-42cb-92bf-576ca0f3fceb"
-    [target] = status_json("prod-eu", START, statuses()[:1]).targets
+    [target] = status_model("prod-eu", START, statuses()[:1]).targets
     superseded = tuple(SupersededJson(key_id="k", until=START + HOUR * more) for more in (2, 1))
     changes = {
         "name": long,
@@ -305,7 +305,7 @@ def test_what_comes_next_is_told_with_its_reason(
     error: RotatorError | None,
     told: str,
 ) -> None:
-    known = status_json("prod-eu", START, [TargetStatus(make_target("a"), plan, error)])
+    known = status_model("prod-eu", START, [TargetStatus(make_target("a"), plan, error)])
     heading, line, *_ = shown(monkeypatch, capsys, known, terminal=True, width=140).splitlines()
     begin, end = heading.index("next rotation"), heading.index("superseded")
     assert line[begin:end].strip() == told
@@ -314,7 +314,7 @@ def test_what_comes_next_is_told_with_its_reason(
 def test_a_key_id_that_somebody_wrote_breaks_no_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    [target] = status_json("prod-eu", START, statuses()[:1]).targets
+    [target] = status_model("prod-eu", START, statuses()[:1]).targets
     target = target.model_copy(update={"key_id": "tk\nb\tok\x1b[2J"})
     known = StatusJson(owner="prod-eu", at=START, targets=(target,))
     assert shown(monkeypatch, capsys, known, terminal=False).split("\t")[2] == "tk\\nb\\tok\\x1b[2J"

@@ -9,7 +9,7 @@ from rotator.cli.exit_status import ATTENTION, DONE, NOTHING_TRIED, print_failur
 from rotator.cli.remote import ask
 from rotator.cli.status_table import print_status
 from rotator.cli.streams import print_json, print_line
-from rotator.telemetry.status import UNHEALTHY, status_json, with_unenforced
+from rotator.telemetry.status import UNHEALTHY, status_model, with_unenforced
 from rotator.telemetry.status_json import StatusJson
 
 
@@ -17,7 +17,7 @@ def show_plan(common: Common, *, exit_code: bool, as_json: bool) -> None:
     """Print what would be done now."""
     with Session(common, "warning") as session:
         session.leave_half_of_the_budgets()  # each superseded key costs a request
-        statuses = session.look("looking", list(session.installation.targets.values()), confirm=True)
+        statuses = session.look(session.configuration.targets.values(), confirm=True)
         if as_json:
             print_json(session.json([output.plan_json(status) for status in statuses]))
         else:
@@ -40,10 +40,10 @@ def show_status(common: Common, url: str | None, *, as_json: bool) -> None:
 
 def _from_the_stores(common: Common, *, as_json: bool) -> StatusJson:
     with Session(common, "warning") as session:
-        looked = session.look("looking", list(session.installation.targets.values()), confirm=False)
+        looked = session.look(session.configuration.targets.values(), confirm=False)
         now = session.clock.now()
         statuses = [with_unenforced(status, now) for status in looked]
-        shown = status_json(session.configuration.owner, now, statuses)
+        shown = status_model(session.configuration.owner, now, statuses)
         if status_of_all([status.error for status in statuses], changed=False) == NOTHING_TRIED:
             if as_json:
                 print_json(shown.to_json())

@@ -15,20 +15,19 @@ from rotator.core.request import RotationRequest
 from rotator.protocol.reconciler import Report
 from rotator.protocol.rollback import roll_back
 from rotator.protocol.rotation import UNPUBLISHED
-from rotator.telemetry.logging import LogListener
+from rotator.telemetry.logging import log_event
 from rotator.telemetry.wording import count
 
 
-class _RevokedKeys(LogListener):
+class _RevokedKeys:
     """Logs events, and collects the ids of the keys that were revoked, by target: the last plan has them no longer."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.keys: defaultdict[str, list[str]] = defaultdict(list)
 
     def __call__(self, event: Event) -> None:
         """Log it."""
-        super().__call__(event)
+        log_event(event)
         if event.what is not EventType.KEY_DELETED:
             return
         if event.fields["reason"] == Reason.REVOKED:

@@ -1,6 +1,7 @@
 """`run`: the daemon, or one pass over everything that is due."""
 
 import os
+from dataclasses import asdict
 
 import typer
 
@@ -14,7 +15,7 @@ from rotator.core.events import Event, EventType, Level
 from rotator.core.request import SCHEDULED
 from rotator.daemon.signals import SIGNALS
 from rotator.runtime.clock import SystemClock
-from rotator.telemetry.logging import LogListener
+from rotator.telemetry.logging import log_event
 from rotator.telemetry.metrics import Metrics
 
 
@@ -23,16 +24,15 @@ def run_daemon(common: Common) -> None:
     from rotator.daemon.main import Daemon  # with jinja2, which `run --once` does not need
 
     common.start_logging("info")
-    Daemon(common.config, os.environ, SystemClock(), Metrics(__version__), LogListener(), SIGNALS).run()
+    Daemon(common.config, os.environ, SystemClock(), Metrics(__version__), log_event, SIGNALS).run()
 
 
 def run_once(common: Common) -> None:
     """Do everything that is due now."""
     with Session(common, "info") as session:
         for warning in session.configuration.warnings:
-            fields = {"file": warning.file, "key": warning.key, "message": warning.message}
-            session.emit(Event(EventType.CONFIGURATION_WARNING, level=Level.WARNING, fields=fields))
-        reports = session.work("rotating what is due", list(session.installation.targets.values()), SCHEDULED)
+            session.emit(Event(EventType.CONFIGURATION_WARNING, level=Level.WARNING, fields=asdict(warning)))
+        reports = session.work("rotating what is due", session.configuration.targets.values(), SCHEDULED)
         for report in reports:
             for event in troubles(report):
                 session.emit(event)

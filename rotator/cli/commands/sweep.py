@@ -23,7 +23,7 @@ def sweep_keys(common: Common, *, dry_run: bool, max_orphans: int | None, as_jso
         errors = _errors(session, results)
         changed = any(orphan.outcome in (Outcome.SHORTENED, Outcome.REMOVED) for r in results for orphan in r.orphans)
         if dry_run:
-            statuses = session.look("looking", to_work, confirm=True)
+            statuses = session.look(to_work, confirm=True)
             shown = [output.plan_json(status) for status in statuses]
             lines = [line for status in statuses for line in output.plan_lines(status)]
             errors += [status.error for status in statuses]
