@@ -65,6 +65,7 @@ class Lease:
     ) -> None:
         """`changed` is called, on that thread, whenever this process begins or ends to lead."""
         self._settings = settings
+        self.identity = settings.identity
         self._clock = clock
         self._emit = emit
         self._changed = changed
@@ -86,7 +87,7 @@ class Lease:
     @property
     def holder(self) -> str:
         """Return the leader; empty if there is none, or if the last answer is too old."""
-        if self._holder == self._settings.identity:
+        if self._holder == self.identity:
             return self._holder if self.leads() else ""
         return self._holder if self._clock.monotonic() - self._looked < self._settings.duration else ""
 
@@ -123,7 +124,7 @@ class Lease:
         """Whether this process still leads does not matter: the others wait for as long as it is named."""
         self._server.begin()
         held = self._get()
-        if held is not None and _holder(held) == self._settings.identity:
+        if held is not None and _holder(held) == self.identity:
             self._put(held, {"holderIdentity": "", "leaseDurationSeconds": 1})
 
     # --- on its own thread -------------------------------------------------------------------------------------------
@@ -170,7 +171,7 @@ class Lease:
         return {"lease": self._where, "holder": self.holder}
 
     def _acquire_or_renew(self) -> None:
-        me, now = self._settings.identity, self._clock.monotonic()
+        me, now = self.identity, self._clock.monotonic()
         self._server.begin()
         held = self._get()
         if held is None:
@@ -215,7 +216,7 @@ class Lease:
     def _spec(self, transitions: int) -> dict[str, Any]:
         now = self._clock.now().astimezone(UTC)
         return {
-            "holderIdentity": self._settings.identity,
+            "holderIdentity": self.identity,
             "leaseDurationSeconds": max(1, round(self._settings.duration)),
             "acquireTime": _micro(now),
             "renewTime": _micro(now),

@@ -12,12 +12,13 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import NoReturn
 
 from rotator import __version__
 from rotator.config.loader import Configuration
-from rotator.core.errors import RotatorError
+from rotator.core.errors import Problem, RotatorError
 from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.ports import Listener
 from rotator.core.request import RotationRequest
@@ -34,7 +35,7 @@ from rotator.telemetry.logging import dropped
 from rotator.telemetry.metrics import Metrics
 from rotator.telemetry.status import DaemonInfo, DaemonStatus, RecentEvents
 from rotator.web import page
-from rotator.web.server import Response, Routes, Server, Shared, serve
+from rotator.web.server import Response, Routes, Server, Shared, text_response
 
 TICK = 1.0
 """Seconds between looks at the schedule: due work starts at most this late, and a clock jump is noticed."""
@@ -80,12 +81,12 @@ class Daemon:
         self._file = file
         self._clock, self._metrics = clock, metrics
         self._emit = self._recent = RecentEvents(emit, clock.now)
-        self._replica = ""
         self._lease: Lease | None = None
         self._reloader = Reloader(file, environment, clock, metrics, self._emit, self._leads)
         self._installation = self._reloader.installation()
         self._started_with = self._installation.configuration
-        self._lease = self._wanted_lease()
+        if (wanted := self._installation.lease()) is not None:
+            self._lease = Lease(wanted, clock, self._emit, self._begin_to_lead)
         self._dispatcher = Dispatcher(self._installation, metrics, self._emit, self._leads)
         self._jobs = Jobs(clock, self._emit, self._dispatcher.health)
         self._signals = signals
@@ -180,10 +181,9 @@ class Daemon:
         former, self._installation = self._installation, successor
         changed = self._dispatcher.take_up(successor)
         for key in READ_AT_START:
-            if _option(successor.configuration, key) != _option(self._started_with, key):
+            if attrgetter(key)(successor.configuration) != attrgetter(key)(self._started_with):
                 message = "is read at the start only: the changed value needs a restart"
-                late = {"file": str(self._file), "key": key, "message": message}
-                self._emit(Event(EventType.CONFIGURATION_WARNING, level=Level.WARNING, fields=late))
+                self._report_warning(Problem(str(self._file), key, message))
         intervals = _intervals(former.configuration)
         for job, seconds in _intervals(successor.configuration).items():
             if seconds != intervals[job]:
@@ -204,13 +204,6 @@ class Daemon:
 
     def _leads(self) -> bool:
         return self._lease is None or self._lease.leads()
-
-    def _wanted_lease(self) -> Lease | None:
-        wanted = self._installation.lease()
-        if wanted is None:
-            return None
-        self._replica = wanted.identity
-        return Lease(wanted, self._clock, self._emit, self._begin_to_lead)
 
     def _begin_to_lead(self, leads: bool) -> None:
         if leads:
@@ -235,8 +228,10 @@ class Daemon:
 
     def _report_warnings(self) -> None:
         for warning in self._installation.configuration.warnings:
-            fields = {"file": warning.file, "key": warning.key, "message": warning.message}
-            self._emit(Event(EventType.CONFIGURATION_WARNING, level=Level.WARNING, fields=fields))
+            self._report_warning(warning)
+
+    def _report_warning(self, warning: Problem) -> None:
+        self._emit(Event(EventType.CONFIGURATION_WARNING, level=Level.WARNING, fields=asdict(warning)))
 
     def _keep_logins(self) -> None:
         self._is_ready()
@@ -247,12 +242,10 @@ class Daemon:
     def _listen(self) -> tuple[Server, Server]:
         http = self._installation.configuration.http
         pages: Routes = {"/metrics": Shared(self._metrics_page), "/healthz": self._health, "/readyz": self._readiness}
-        host, port = http.listen.host, http.listen.port
-        listen = serve(host, port, pages, option="[http].listen", loopback_only_hosts=False, emit=self._emit)
+        listen = Server(http.listen, pages, option="[http].listen", loopback_only_hosts=False, emit=self._emit)
         pages = {"/": self._page, "/status.json": self._status}
-        host, port = http.admin.host, http.admin.port
         try:
-            admin = serve(host, port, pages, option="[http].admin", loopback_only_hosts=True, emit=self._emit)
+            admin = Server(http.admin, pages, option="[http].admin", loopback_only_hosts=True, emit=self._emit)
         except RotatorError:
             listen.close()
             raise
@@ -264,7 +257,7 @@ class Daemon:
     def _health(self, _query: str) -> Response:
         """Return 503 only where nothing but a restart helps."""
         problems = self._problems()
-        return _line(503, f"stuck: {'; '.join(problems)}") if problems else _line(200, "ok")
+        return text_response(503, f"stuck: {'; '.join(problems)}") if problems else text_response(200, "ok")
 
     def _problems(self) -> list[str]:
         parts = (self._dispatcher, self._jobs, *([self._lease] if self._lease else ()), *self._servers)
@@ -276,20 +269,21 @@ class Daemon:
             return
         self._health_at = self._clock.monotonic() + WATCH_HEALTH
         problems = self._problems()
-        if not problems and self._systemd.is_due():
-            self._systemd.alive()
         if problems:
             fields: Fields = {"problems": "; ".join(problems), "advice": "Restart rotator, and please report this."}
             self._stuck.report(Event(EventType.STUCK, "", Level.ERROR, fields))
         else:
+            self._systemd.keep_alive()
             self._stuck.resolve(Event(EventType.UNSTUCK))
 
     def _readiness(self, _query: str) -> Response:
         """Return whether work is possible; without error messages, because they may name a path on an open port."""
         if self._is_ready():
-            return _line(200, "ok")
+            return text_response(200, "ok")
         kinds = sorted({type(status.error).__name__ for status in self._dispatcher.board.snapshot() if status.error})
-        return _line(503, f"not ready: no store accepted a login yet ({', '.join(kinds) or 'nothing was tried yet'})")
+        return text_response(
+            503, f"not ready: no store accepted a login yet ({', '.join(kinds) or 'nothing was tried yet'})"
+        )
 
     def _is_ready(self) -> bool:
         """Return True once a store accepted a login, a path was read, or there is no target; and from then on.
@@ -315,7 +309,7 @@ class Daemon:
         installation, lease = self._installation, self._lease
         info = DaemonInfo(
             version=__version__,
-            replica=self._replica,
+            replica=lease.identity if lease else "",
             leads=self._leads(),
             holder=lease.holder if lease else "",
             budgets={name: budget.used() for name, budget in installation.budgets.items()},
@@ -336,12 +330,6 @@ class Daemon:
         return DaemonStatus(owner, self._clock.now(), targets, self._recent.latest(), info)
 
 
-def _option(configuration: Configuration, key: str) -> object:
-    section, _, name = key.partition(".")
-    table = getattr(configuration, section)
-    return getattr(table, name) if name else table
-
-
 def _budget(configuration: Configuration) -> str:
     """Return in words what the targets take of each provider's budget."""
     return "; ".join(map(str, configuration.loads))
@@ -350,7 +338,3 @@ def _budget(configuration: Configuration) -> str:
 def _intervals(configuration: Configuration) -> dict[str, float]:
     """Return the seconds between runs of the jobs whose interval is configured."""
     return {"check": configuration.daemon.resync.total_seconds(), SWEEP: configuration.sweep.interval.total_seconds()}
-
-
-def _line(status: int, text: str) -> Response:
-    return Response(status, "text/plain; charset=utf-8", f"{text}\n".encode())

@@ -36,11 +36,8 @@ class Systemd:
             sender.setblocking(False)
             sender.sendto(message.encode(), self._address)
 
-    def is_due(self) -> bool:
-        """Whether it is time to send `alive`: four times within the watchdog's time."""
-        return self._every is not None and self._clock.monotonic() - self._alive_at >= self._every
-
-    def alive(self) -> None:
-        """Keep the watchdog quiet for its time. To be sent only while all is well."""
-        self._alive_at = self._clock.monotonic()
-        self.send(_ALIVE)
+    def keep_alive(self) -> None:
+        """Reset the watchdog's timer, if a quarter of its time is over. Call this only while all is well."""
+        if self._every is not None and self._clock.monotonic() - self._alive_at >= self._every:
+            self._alive_at = self._clock.monotonic()
+            self.send(_ALIVE)

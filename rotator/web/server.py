@@ -61,41 +61,6 @@ A page gets the query as the client sent it (the printable ASCII after the first
 """
 
 
-def serve(
-    host: str,
-    port: int,
-    routes: Routes,
-    *,
-    option: str,
-    loopback_only_hosts: bool,
-    emit: Listener,
-    connections: int = 32,
-    deadline: float = 5.0,
-) -> "Server":
-    """Listen and answer in threads until `close`. Port 0 is any free one.
-
-    `option` is the configuration's name for the address. With `loopback_only_hosts`, the Host header must name this
-    host, so that a page elsewhere whose name resolves to this address is refused (DNS rebinding). At most `connections`
-    are open at once, each for at most `deadline` seconds. Raise `RotatorError` if the address cannot be used.
-    """
-    wanted = Address(host, port)
-    try:
-        listener = socket.create_server(
-            (host, port),
-            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
-            backlog=128,
-            dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
-        )
-    except (OSError, UnicodeError) as error:
-        why = str(getattr(error, "strerror", error)).partition(" (while")[0]
-        raise RotatorError(
-            f"cannot listen on {wanted}: {why}",
-            f"Set another address or port in {option}, or stop the program that uses this one.",
-        ) from None
-    address = Address(host, listener.getsockname()[1])
-    return Server(listener, address, routes, loopback_only_hosts, emit, connections, deadline)
-
-
 class Shared:
     """A costly page: all requests that arrive while it is being made share the next one, which is made once.
 
@@ -119,19 +84,28 @@ class Shared:
 
 
 class Server:
-    """A port that is served. `address` holds the real port."""
+    """Listens and answers, in threads, until `close`. `address` holds the real port."""
 
     def __init__(
         self,
-        listener: socket.socket,
         address: Address,
         routes: Routes,
+        *,
+        option: str,
         loopback_only_hosts: bool,
         emit: Listener,
-        connections: int,
-        deadline: float,
+        connections: int = 32,
+        deadline: float = 5.0,
     ) -> None:
-        self.address = address
+        """Start to listen. `option` is the configuration's name for the address.
+
+        With `loopback_only_hosts`, the Host header must name this host, so that a page elsewhere whose name resolves to
+        this address is refused (DNS rebinding). At most `connections` are open at once, each for at most `deadline`
+        seconds. Raises `RotatorError` if the address cannot be used.
+        """
+        self._listener = _listen(address, option)
+        self._listener.setblocking(False)
+        self.address = Address(address.host, self._listener.getsockname()[1])
         self._routes = routes
         self._loopback_only_hosts = loopback_only_hosts
         self._emit = emit
@@ -142,10 +116,8 @@ class Server:
         self._open: set[socket.socket] = set()
         self._waiting: dict[socket.socket, float] = {}  # since when for their client; oldest first
         self._stopping = False
-        self._listener = listener
-        self._listener.setblocking(False)
         self._wake, self._woken = socket.socketpair()
-        self._acceptor = start(threading.Thread(target=self._accept, name=f"http {address}", daemon=True))
+        self._acceptor = start(threading.Thread(target=self._accept, name=f"http {self.address}", daemon=True))
 
     def problems(self) -> Iterator[str]:
         """Yield a problem if the thread that listens has ended and should not have."""
@@ -252,18 +224,18 @@ class Server:
 
     def _answer(self, head: bytes) -> bytes:
         if len(head) > MAX_HEAD:
-            return _rendered(_plain(431, "the headers are too long"))
+            return _rendered(text_response(431, "the headers are too long"))
         first, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
         request = _REQUEST.fullmatch(first)
         headers = [_HEADER.fullmatch(line) for line in lines]
         if request is None or None in headers:
-            return _rendered(_plain(400, "this is not HTTP/1.1"))
+            return _rendered(text_response(400, "this is not HTTP/1.1"))
         method, target = request.groups()
         if method not in ("GET", "HEAD"):
-            return _rendered(_plain(405, "only GET and HEAD"), "Allow: GET, HEAD\r\n")
+            return _rendered(text_response(405, "only GET and HEAD"), "Allow: GET, HEAD\r\n")
         hosts = [found[2].strip(" \t") for found in headers if found and found[1].lower() == "host"]
         if self._loopback_only_hosts and not (len(hosts) == 1 and _names_loopback(hosts[0])):
-            page = _plain(421, "ask for localhost here, through a port-forward")
+            page = text_response(421, "ask for localhost here, through a port-forward")
         else:
             path, _, query = target.partition("?")
             page = self._page(path, query)
@@ -272,12 +244,29 @@ class Server:
     def _page(self, path: str, query: str) -> Response:
         route = self._routes.get(path)
         if route is None:
-            return _plain(404, f"nothing here; this port answers {', '.join(self._routes)}")
+            return text_response(404, f"nothing here; this port answers {', '.join(self._routes)}")
         try:
             return route(query)
         except Exception as error:  # whatever it is, the next request needs an answer as well
             self._emit(unexpected(f"answering {path}", error))
-            return _plain(500, "this went wrong; the log has the reason")
+            return text_response(500, "this went wrong; the log has the reason")
+
+
+def _listen(address: Address, option: str) -> socket.socket:
+    host = address.host
+    try:
+        return socket.create_server(
+            (host, address.port),
+            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+            backlog=128,
+            dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
+        )
+    except (OSError, UnicodeError) as error:
+        why = str(getattr(error, "strerror", error)).partition(" (while")[0]
+        raise RotatorError(
+            f"cannot listen on {address}: {why}",
+            f"Set another address or port in {option}, or stop the program that uses this one.",
+        ) from None
 
 
 def _names_loopback(host: str) -> bool:
@@ -285,7 +274,8 @@ def _names_loopback(host: str) -> bool:
     return found is not None and is_loopback((found[1] or found[2]).lower())
 
 
-def _plain(status: int, text: str) -> Response:
+def text_response(status: int, text: str) -> Response:
+    """Return one line of plain text."""
     return Response(status, "text/plain; charset=utf-8", f"{text}\n".encode())
 
 
@@ -337,7 +327,7 @@ def _read_rest(connection: socket.socket, until: float) -> None:
 def _refuse(connection: socket.socket) -> None:
     """Answer that there is no place, if the client takes that at once, and close."""
     with connection, suppress(OSError):
-        connection.send(_rendered(_plain(503, "too many connections"), "Retry-After: 1\r\n"))
+        connection.send(_rendered(text_response(503, "too many connections"), "Retry-After: 1\r\n"))
 
 
 def _hang_up(connection: socket.socket) -> None:

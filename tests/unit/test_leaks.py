@@ -16,11 +16,12 @@ import pytest
 from support.installation import installation
 from support.leaks import Leak, Recorder
 
+from rotator.config.values import Address
 from rotator.core.events import Event
 from rotator.core.plan import Reason
 from rotator.simulator import Options, Simulator
 from rotator.telemetry.metrics import Metrics
-from rotator.web.server import Response, serve
+from rotator.web.server import Response, Server
 
 PLANT = """
 import sys, logging
@@ -40,7 +41,7 @@ match channel:
     case "stderr":
         print("here:", key, file=sys.stderr)
     case "log line":
-        logs.LogListener()(Event(EventType.KEY_CREATED, "a", fields={"key_id": key}))
+        logs.log_event(Event(EventType.KEY_CREATED, "a", fields={"key_id": key}))
     case "traceback":
         raise RuntimeError(key)
 """
@@ -77,7 +78,7 @@ def test_a_key_in_the_metrics_is_found(key: str) -> None:
     recorder.add_secret("a key", key)
     metrics.rotation(key, Reason.FIRST, "success", 1.0)
     page = {"/metrics": lambda _: Response(200, metrics.content_type, metrics.render())}
-    server = serve("127.0.0.1", 0, page, option="http.listen", loopback_only_hosts=False, emit=unheard)
+    server = Server(Address("127.0.0.1", 0), page, option="http.listen", loopback_only_hosts=False, emit=unheard)
     try:
         recorder.record("page", httpx.get(f"http://{server.address}/metrics", trust_env=False).text)
     finally:

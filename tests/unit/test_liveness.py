@@ -14,6 +14,7 @@ from support.world import FakeClock
 
 from rotator.app.wiring import Installation
 from rotator.config.loader import load
+from rotator.config.values import Address
 from rotator.core.errors import ProviderUnavailable
 from rotator.core.renewal import TIDYING
 from rotator.core.target import Target
@@ -30,7 +31,7 @@ from rotator.runtime.kubernetes import Access, LeaseSettings
 from rotator.runtime.rate_limit import SlidingWindow
 from rotator.runtime.threads import Workers
 from rotator.telemetry.metrics import Metrics
-from rotator.web.server import serve
+from rotator.web.server import Server
 
 _dies = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -275,7 +276,7 @@ def test_a_lease_that_nobody_tries_for_is_a_problem(tmp_path: Path, monkeypatch:
 
 @_dies
 def test_a_port_that_nobody_listens_on_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = serve("127.0.0.1", 0, {}, option="", loopback_only_hosts=True, emit=lambda _: None)
+    server = Server(Address("127.0.0.1", 0), {}, option="", loopback_only_hosts=True, emit=lambda _: None)
     assert list(server.problems()) == []
 
     def ends(_: object, connection: socket.socket) -> None:
@@ -307,31 +308,40 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[st
         yield address, listener
 
 
+def is_silent(listener: socket.socket) -> bool:
+    with pytest.raises(BlockingIOError):
+        listener.recv(100)
+    return True
+
+
 def test_systemd_is_sent_what_it_waits_for(manager: tuple[str, socket.socket]) -> None:
     address, listener = manager
     clock = FakeClock()
     sender = Systemd({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "60000000"}, clock)
     sender.send(systemd.READY)
     assert listener.recv(100) == b"READY=1"
-    assert sender.is_due()
-    sender.alive()
+    sender.keep_alive()
     assert listener.recv(100) == b"WATCHDOG=1"
-    assert not sender.is_due()
+    sender.keep_alive()
     clock.sleep(14)
-    assert not sender.is_due()
+    sender.keep_alive()
+    assert is_silent(listener)
     clock.sleep(1)
-    assert sender.is_due(), "four times within its time"
+    sender.keep_alive()
+    assert listener.recv(100) == b"WATCHDOG=1", "four times within its time"
 
 
 def test_a_watchdog_of_another_process_is_left_alone(manager: tuple[str, socket.socket]) -> None:
-    environment = {"NOTIFY_SOCKET": manager[0], "WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "1"}
-    assert not Systemd(environment, FakeClock()).is_due()
+    address, listener = manager
+    environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "1"}
+    Systemd(environment, FakeClock()).keep_alive()
+    assert is_silent(listener)
 
 
 def test_without_systemd_nothing_is_sent_and_nothing_fails(tmp_path: Path) -> None:
     for environment in ({}, {"NOTIFY_SOCKET": str(tmp_path / "nobody")}):
         Systemd(environment, FakeClock()).send(systemd.READY)
-    assert not Systemd({"WATCHDOG_USEC": "60000000"}, FakeClock()).is_due()
+    Systemd({"WATCHDOG_USEC": "60000000"}, FakeClock()).keep_alive()
 
 
 def test_a_systemd_that_reads_nothing_holds_up_nobody(manager: tuple[str, socket.socket]) -> None:

@@ -15,9 +15,10 @@ import pytest
 from support.process import wait_until
 from support.starved import no_new_threads
 
+from rotator.config.values import Address
 from rotator.core.errors import RotatorError
 from rotator.core.events import Event, EventType, Level
-from rotator.web.server import MAX_HEAD, Response, Server, Shared, serve
+from rotator.web.server import MAX_HEAD, Response, Server, Shared
 
 SECRET = "sk_live_0123456789abcdef"
 METRICS = Response(200, "text/plain; version=0.0.4; charset=utf-8", b"up 1\n")
@@ -93,7 +94,7 @@ def serving(host: str = "127.0.0.1", **more: Any) -> Iterator[Site]:
         "/not-ready": lambda _: Response(503, "text/plain; charset=utf-8", b"not yet\n"),
     }
     options: dict[str, Any] = {"routes": pages, "option": "[http].listen", "loopback_only_hosts": False, **more}
-    server = serve(host, 0, emit=emit, **options)
+    server = Server(Address(host, 0), emit=emit, **options)
     site = Site(server, events)
     try:
         yield site
@@ -596,7 +597,7 @@ def ipv6() -> bool:
 
 def test_a_taken_port_is_a_clear_error(site: Site) -> None:
     with pytest.raises(RotatorError) as caught:
-        serve(*site.to, {}, option="[http].admin", loopback_only_hosts=True, emit=ignore)
+        Server(Address(*site.to), {}, option="[http].admin", loopback_only_hosts=True, emit=ignore)
     assert caught.value.message == f"cannot listen on {site.server.address}: Address already in use"
     assert "[http].admin" in caught.value.advice
 
@@ -604,13 +605,13 @@ def test_a_taken_port_is_a_clear_error(site: Site) -> None:
 @pytest.mark.parametrize("host", ["192.0.2.1", "a" * 64 + ".invalid"])
 def test_an_address_that_is_not_ours_is_a_clear_error(host: str) -> None:
     with pytest.raises(RotatorError, match=f"cannot listen on {host}:8080: [^(]+"):
-        serve(host, 8080, {}, option="[http].listen", loopback_only_hosts=False, emit=ignore)
+        Server(Address(host, 8080), {}, option="[http].listen", loopback_only_hosts=False, emit=ignore)
 
 
 def test_after_a_stop_the_port_can_be_had_again_at_once() -> None:
     with serving() as site:
         assert site.ask().status_code == 200
-    serve(*site.to, {}, option="", loopback_only_hosts=False, emit=ignore).close()
+    Server(Address(*site.to), {}, option="", loopback_only_hosts=False, emit=ignore).close()
 
 
 def test_a_stop_does_not_wait_for_silent_clients_and_may_be_repeated() -> None:
