@@ -15,8 +15,10 @@ from support.leaks import RECORDER, Leak
 from support.recorded_events import RecordedEvents, flaws_of_lines
 from support.vault import RaftVault, VaultServer
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background would hand on that it is ignored
-hypothesis.settings.register_profile("patient", deadline=None)  # nothing here fails because a machine is busy
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell's background job ignores it, and its children would inherit that
+hypothesis.settings.register_profile("patient", deadline=None)  # no test fails because the machine is busy
 hypothesis.settings.load_profile("patient")
 
 
@@ -31,7 +33,7 @@ def vault() -> Iterator[VaultServer]:
 
 @pytest.fixture(scope="module")
 def raft_vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], RaftVault]]:
-    """Makes real Vaults that may be broken; they end with the module that asked for them."""
+    """Return a function that starts a real Vault for a test to break; all stop at the end of the module."""
     if not vaults.find_vault():
         pytest.skip(vaults.NO_VAULT)
     with ExitStack() as stack:
@@ -45,7 +47,7 @@ WORKERS_FLAWS: set[str] = set()
 
 
 def unexpected_skips(config: pytest.Config) -> list[str]:
-    """The skipped tests that CI does not allow; none elsewhere than in CI."""
+    """Return the skipped tests that CI does not allow; none outside CI."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") != "true" or reporter is None:
         return []
@@ -64,7 +66,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     leaks = [*RECORDER.scan(), *WORKERS_LEAKS]  # by now every process of the tests has ended
-    flaws = sorted(WORKERS_FLAWS.union(RecordedEvents.all_flaws, flaws_of_lines(text for _, text in RECORDER.said)))
+    flaws = sorted(WORKERS_FLAWS.union(RecordedEvents.all_flaws, flaws_of_lines(text for _, text in RECORDER.texts)))
     session.config.stash[LEAKS], session.config.stash[FLAWS] = leaks, flaws
     if (output := getattr(session.config, "workeroutput", None)) is not None:
         output.update(leaks=[astuple(leak) for leak in leaks], flaws=flaws)
@@ -82,6 +84,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         for flaw in flaws:
             terminalreporter.line(flaw)
     if leaks := config.stash.get(LEAKS, []):
-        terminalreporter.section("secrets were found in what rotator said", red=True)
+        terminalreporter.section("secrets were found in rotator's output", red=True)
         for leak in leaks:
             terminalreporter.line(f"{leak.source}: {leak.kind}, after {leak.around!r}")

@@ -99,7 +99,7 @@ def test_no_key_is_shown_whatever_goes_wrong(rotator: Installation) -> None:
         for spelling in spellings(secret):
             planted = Recorder()
             planted.add_simulator(rotator.simulator)
-            planted.record("page", recorder.said[-1][1] + spelling)
+            planted.record("page", recorder.texts[-1][1] + spelling)
             assert planted.scan(), "it would be found"
     assert recorder.scan() == []
 
@@ -209,7 +209,7 @@ def test_no_key_and_no_token_is_shown_whatever_vault_answers(tmp_path: Path, vau
                 recorder.record(step, said.stdout + said.stderr)
                 echoing.due.clear()
 
-        texts = "".join(text for _, text in recorder.said)
+        texts = "".join(text for _, text in recorder.texts)
         assert texts.count("[hidden]") > 2 * len(BAD_ANSWERS), "what came back is told, without what it held"
         keys = {key.text for key in rotator.simulator.vendor.keys.values()}
         assert len(echoing.told & keys) > len(BAD_ANSWERS) // 2, "keys came back"

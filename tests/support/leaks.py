@@ -62,7 +62,7 @@ class Recorder:
         self._simulators.append(simulator)
 
     @property
-    def said(self) -> list[tuple[str, str]]:
+    def texts(self) -> list[tuple[str, str]]:
         """The texts, each with its source."""
         return list(self._texts)
 

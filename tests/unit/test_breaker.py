@@ -1,4 +1,4 @@
-"""The circuit (one caller now and then is let go, all others hear why), and what counts as an outage."""
+"""The circuit breaker: it admits one caller now and then, rejects the others with the reason, and detects outages."""
 
 import threading
 
@@ -27,7 +27,7 @@ def is_open(circuit: Circuit[StoreSealed]) -> bool:
     return False
 
 
-def test_everybody_may_go_while_all_is_well(circuit: Circuit[StoreSealed]) -> None:
+def test_all_callers_are_admitted_while_the_upstream_answers(circuit: Circuit[StoreSealed]) -> None:
     assert not any(is_open(circuit) for _ in range(3))
 
 
@@ -54,9 +54,7 @@ def test_many_that_fail_at_once_count_as_one(circuit: Circuit[StoreSealed], cloc
     assert not is_open(circuit)
 
 
-def test_one_who_tries_and_is_never_heard_of_does_not_keep_it_open_for_ever(
-    circuit: Circuit[StoreSealed], clock: FakeClock
-) -> None:
+def test_a_trial_without_a_result_does_not_keep_it_open(circuit: Circuit[StoreSealed], clock: FakeClock) -> None:
     circuit.failed(StoreSealed("sealed"))
     clock.sleep(FIRST_WAIT)
     assert not is_open(circuit)
@@ -64,7 +62,7 @@ def test_one_who_tries_and_is_never_heard_of_does_not_keep_it_open_for_ever(
     assert not is_open(circuit)
 
 
-def test_a_success_lets_everybody_go_and_forgets_the_waits(circuit: Circuit[StoreSealed], clock: FakeClock) -> None:
+def test_a_success_admits_all_callers_and_resets_the_waits(circuit: Circuit[StoreSealed], clock: FakeClock) -> None:
     for _ in range(5):
         circuit.failed(StoreSealed("sealed"))
         clock.sleep(LONGEST_WAIT)
@@ -76,7 +74,7 @@ def test_a_success_lets_everybody_go_and_forgets_the_waits(circuit: Circuit[Stor
     assert not is_open(circuit)
 
 
-def test_the_error_does_not_grow_with_each_who_hears_it(circuit: Circuit[StoreSealed]) -> None:
+def test_the_error_does_not_grow_with_each_caller_that_gets_it(circuit: Circuit[StoreSealed]) -> None:
     circuit.failed(StoreSealed("sealed"))
     depths = set()
     for _ in range(5):
@@ -86,7 +84,7 @@ def test_the_error_does_not_grow_with_each_who_hears_it(circuit: Circuit[StoreSe
     assert len(depths) == 1
 
 
-def test_of_many_threads_one_is_let_go(circuit: Circuit[StoreSealed], clock: FakeClock) -> None:
+def test_one_of_many_threads_is_admitted(circuit: Circuit[StoreSealed], clock: FakeClock) -> None:
     circuit.failed(StoreSealed("sealed"))
     clock.sleep(FIRST_WAIT)
     gone = []
@@ -98,7 +96,7 @@ def test_of_many_threads_one_is_let_go(circuit: Circuit[StoreSealed], clock: Fak
     assert sum(gone) == 1
 
 
-def test_somebody_who_knows_better_has_it_tried_at_once(circuit: Circuit[StoreSealed]) -> None:
+def test_a_reset_admits_the_next_caller_at_once(circuit: Circuit[StoreSealed]) -> None:
     circuit.failed(StoreSealed("sealed"))
     circuit.try_now()
     assert circuit.error is not None, "it is down until it answers"
@@ -108,7 +106,7 @@ def test_somebody_who_knows_better_has_it_tried_at_once(circuit: Circuit[StoreSe
     assert not is_open(circuit)
 
 
-def test_one_who_looks_is_told_and_does_not_take_the_turn(circuit: Circuit[StoreSealed], clock: FakeClock) -> None:
+def test_a_look_at_the_circuit_does_not_take_the_turn(circuit: Circuit[StoreSealed], clock: FakeClock) -> None:
     circuit.look()
     circuit.failed(StoreSealed("sealed"))
     with pytest.raises(StoreSealed):
@@ -139,7 +137,7 @@ def test_an_outage_is_a_failure_a_while_after_another_with_no_answer_in_between(
     assert error() is None
 
 
-def test_what_gives_no_answer_is_to_be_asked_a_while_after_the_last_try(clock: FakeClock) -> None:
+def test_an_upstream_without_an_answer_is_tried_a_while_after_the_last_try(clock: FakeClock) -> None:
     outage: Outage[StoreSealed] = Outage(clock)
     outage.failed(StoreSealed("first"))
     clock.sleep(LASTING)

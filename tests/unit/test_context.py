@@ -1,4 +1,4 @@
-"""What fails a session of tests when all of them have passed: see `pytest_sessionfinish` in conftest.py.
+"""What fails a session although all its tests passed: see `pytest_sessionfinish` in conftest.py.
 
 Each is planted in a session of its own, which has this one's conftest as a plugin.
 """
@@ -39,13 +39,13 @@ SKIP = """
     import pytest
     pytest.skip("there is no moon")
 """
-SECRETS = "secrets were found in what rotator said"
+SECRETS = "secrets were found in rotator's output"
 EVENTS = "events differ from tools/event_catalogue.py"
 SKIPS = "CI does not allow these skips"
 
 
 @pytest.mark.parametrize(
-    ("planted", "ci", "said"),
+    ("planted", "ci", "heading"),
     [
         (WELL, "true", ""),
         (LEAK, "false", SECRETS),
@@ -56,7 +56,7 @@ SKIPS = "CI does not allow these skips"
         (SKIP, "false", ""),
     ],
 )
-def test_what_is_planted_fails_the_session(tmp_path: Path, planted: str, ci: str, said: str) -> None:
+def test_what_is_planted_fails_the_session(tmp_path: Path, planted: str, ci: str, heading: str) -> None:
     file = tmp_path / "test_planted.py"
     file.write_text(f"def test_planted():\n    {planted.strip()}\n")
     done = subprocess.run(
@@ -69,7 +69,7 @@ def test_what_is_planted_fails_the_session(tmp_path: Path, planted: str, ci: str
         check=False,
     )
     shown = done.stdout + done.stderr
-    assert done.returncode == (1 if said else 0), shown
-    assert [words for words in (SECRETS, EVENTS, SKIPS) if words in shown] == ([said] if said else []), shown
+    assert done.returncode == (1 if heading else 0), shown
+    assert [words for words in (SECRETS, EVENTS, SKIPS) if words in shown] == ([heading] if heading else []), shown
     assert "1 failed" not in shown
     assert KEY not in shown

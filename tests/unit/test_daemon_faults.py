@@ -1,4 +1,4 @@
-"""What the daemon makes of faults: those that nobody foresaw in a reload, and logins that fail."""
+"""How the daemon handles faults: unexpected ones in a reload, and logins that fail."""
 
 import json
 from collections.abc import Iterator
@@ -50,12 +50,14 @@ def test_a_fault_while_reloading_leaves_the_old_configuration_in_use(rig: Rig, m
     [refused] = rig.events.of(EventType.CONFIGURATION_REFUSED)
     assert refused.level is Level.ERROR
     assert refused.fields["problems"] == "ValueError: Invalid IPv4 address"
-    assert [told.fields["where"] for told in rig.events.of(EventType.UNEXPECTED_ERROR)] == ["reading the configuration"]
+    assert [event.fields["where"] for event in rig.events.of(EventType.UNEXPECTED_ERROR)] == [
+        "reading the configuration"
+    ]
     assert rig.daemon._installation is before
     assert b"rotator_config_last_reload_successful 0.0" in rig.metrics.render()
 
 
-def test_a_login_that_fails_is_told_once_for_each_reason_and_when_it_works_again(
+def test_a_failed_login_is_reported_once_for_each_reason_and_when_it_works_again(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcome: list[RotatorError | None] = [None]
@@ -73,8 +75,8 @@ def test_a_login_that_fails_is_told_once_for_each_reason_and_when_it_works_again
     for error in (None, gone, refused, gone, refused, None, None, gone):
         outcome[0] = error
         rig.daemon._keep_logins()
-    told = [(event.what, event.level, event.fields.get("error")) for event in rig.events]
-    assert told == [
+    logged = [(event.what, event.level, event.fields.get("error")) for event in rig.events]
+    assert logged == [
         (EventType.LOGIN_FAILED, Level.WARNING, gone.message),
         (EventType.LOGIN_FAILED, Level.ERROR, refused.message),
         (EventType.LOGIN_RECOVERED, Level.INFO, None),
@@ -83,4 +85,4 @@ def test_a_login_that_fails_is_told_once_for_each_reason_and_when_it_works_again
     assert rig.events[1].fields["advice"] == "Look at the role."
     down.error, outcome[0] = refused, refused
     rig.daemon._keep_logins()
-    assert len(rig.events) == len(told), "it is told that the store is down"
+    assert len(rig.events) == len(logged), "the event about the store is enough"

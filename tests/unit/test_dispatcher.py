@@ -40,7 +40,7 @@ from rotator.telemetry.metrics import Metrics
 
 
 class Replica:
-    """One process' dispatcher on a vendor and a file that it shares with the others."""
+    """One process's dispatcher, on a provider and a file that several processes share."""
 
     def __init__(self, folder: Path, simulator: Simulator, *, leads: bool, **changes: Any) -> None:
         self.simulator = simulator
@@ -115,8 +115,8 @@ def standby(tmp_path: Path, simulator: Simulator) -> Iterator[Replica]:
 # --- keys that were made in vain -------------------------------------------------------------------------------------
 
 
-def test_lost_creates_hold_no_worker_and_one_list_looks_for_all(replica: Replica) -> None:
-    """Of an organisation with a hundred pages a list takes a minute, and ten with the budget that is usual."""
+def test_lost_creates_occupy_no_worker_and_one_list_looks_for_all(replica: Replica) -> None:
+    """A list of a hundred pages takes a minute, and ten minutes within the usual budget."""
     replica.simulator.faults.add(Fault("drop_after", "create", times=2))
     replica.work()
     assert replica.calls() == ["create", "create"], "and both passes have ended"
@@ -127,14 +127,14 @@ def test_lost_creates_hold_no_worker_and_one_list_looks_for_all(replica: Replica
     assert len(replica.calls()) == 5
 
 
-def test_what_was_made_in_vain_is_removed_before_the_end(replica: Replica) -> None:
+def test_keys_made_in_vain_are_removed_before_the_end(replica: Replica) -> None:
     replica.simulator.faults.add(Fault("drop_after", "create", times=2))
     replica.work()
     assert replica.dispatcher.end()
     assert [key for key in replica.simulator.vendor.keys.values() if key.revoked_at is None] == []
 
 
-def test_what_was_made_in_vain_and_cannot_be_removed_at_the_end_is_reported(replica: Replica) -> None:
+def test_keys_made_in_vain_that_cannot_be_removed_at_the_end_are_reported(replica: Replica) -> None:
     replica.simulator.faults.add(Fault("drop_after", "create", times=2))
     replica.work()
     replica.simulator.faults.add(Fault("refuse", "list", status=500, times=None))
@@ -145,7 +145,7 @@ def test_what_was_made_in_vain_and_cannot_be_removed_at_the_end_is_reported(repl
 # --- standing by -----------------------------------------------------------------------------------------------------
 
 
-def test_a_standby_looks_and_does_nothing(standby: Replica) -> None:
+def test_a_standby_reads_and_changes_nothing(standby: Replica) -> None:
     standby.work()
     standby.dispatcher.sweep()
     standby.dispatcher.ask_providers()
@@ -154,7 +154,7 @@ def test_a_standby_looks_and_does_nothing(standby: Replica) -> None:
     assert standby.dispatcher.has_read, "it is ready to take over"
 
 
-def test_who_begins_to_lead_does_what_its_view_says_is_due(standby: Replica) -> None:
+def test_a_new_leader_does_what_is_due(standby: Replica) -> None:
     standby.work()
     standby.leads = True
     standby.dispatcher.lead()
@@ -163,16 +163,16 @@ def test_who_begins_to_lead_does_what_its_view_says_is_due(standby: Replica) -> 
     assert standby.calls() == ["create", "create"]
 
 
-def test_a_person_is_obeyed_by_a_standby_too(replica: Replica, standby: Replica) -> None:
+def test_a_standby_does_what_a_person_requests(replica: Replica, standby: Replica) -> None:
     replica.work()
     standby.work()
     standby.dispatcher.request(RotationRequest(rotate=True, by="signal"))
     standby.work()
     assert standby.calls().count("create") == 4
-    assert standby.calls().count("update") == 2, "the old keys are shortened by whoever replaced them"
+    assert standby.calls().count("update") == 2, "a replica shortens the keys that it replaced"
 
 
-def test_what_a_pass_has_done_is_seen_while_it_waits_for_more(replica: Replica) -> None:
+def test_the_status_shows_what_a_pass_has_done_while_it_waits(replica: Replica) -> None:
     replica.work()
     target = replica.installation.targets["a"]
     before = replica.dispatcher.board.snapshot()[0].expires_at
@@ -197,8 +197,8 @@ def test_what_a_pass_has_done_is_seen_while_it_waits_for_more(replica: Replica) 
     assert replica.states()["a"] is State.OK
 
 
-def test_who_ceases_to_lead_begins_nothing_more(replica: Replica) -> None:
-    """The pass is under way, and waits for the budget; after that it finds that another leads now."""
+def test_a_replica_that_loses_the_lease_begins_nothing_more(replica: Replica) -> None:
+    """The pass waits for the budget, and finds afterwards that another replica leads."""
     target = replica.installation.targets["a"]
     reconciler = replica.installation.reconciler(target)
 
@@ -216,7 +216,7 @@ def test_who_ceases_to_lead_begins_nothing_more(replica: Replica) -> None:
     assert replica.calls() == []
 
 
-def test_who_ceases_to_lead_while_it_proves_makes_no_key(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_loses_the_lease_in_the_preflight_makes_no_key(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     target = replica.installation.targets["a"]
     reconciler = replica.installation.reconciler(target)
     preflight = reconciler.ports.store.preflight
@@ -235,10 +235,10 @@ def test_who_ceases_to_lead_while_it_proves_makes_no_key(replica: Replica, monke
     assert reconciler.reconcile(target).rotated
 
 
-# --- what is told ----------------------------------------------------------------------------------------------------
+# --- events ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_refused_organisation_key_is_told_once_and_its_end_too(replica: Replica) -> None:
+def test_a_refused_organisation_key_is_reported_once_and_its_recovery_too(replica: Replica) -> None:
     replica.simulator.faults.add(Fault("refuse", "list", status=401, times=None))
     for _ in range(3):
         replica.dispatcher.ask_providers()
@@ -246,7 +246,7 @@ def test_a_refused_organisation_key_is_told_once_and_its_end_too(replica: Replic
     [down] = replica.events.of(EventType.UPSTREAM_DOWN)
     assert down.fields["upstream"] == "provider respan"
     assert "organisation key" in str(down.fields["error"])
-    assert down.level is Level.ERROR, "nobody but a person puts another there"
+    assert down.level is Level.ERROR, "only a person can replace the key"
     assert replica.events.of(EventType.UPSTREAM_UP) == []
     replica.simulator.faults.clear()
     replica.clock.sleep(1)
@@ -256,7 +256,7 @@ def test_a_refused_organisation_key_is_told_once_and_its_end_too(replica: Replic
     assert up.fields == {"upstream": "provider respan"}
 
 
-def test_a_provider_that_does_not_answer_is_told_once_and_not_by_each_target(
+def test_a_provider_that_does_not_answer_is_reported_once_and_not_by_each_target(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replica.simulator.faults.add(Fault("refuse", status=503, times=None))
@@ -284,7 +284,7 @@ def test_a_provider_that_does_not_answer_is_told_once_and_not_by_each_target(
     assert len(replica.events.of(EventType.TARGET_RECOVERED)) == 2
 
 
-def test_a_foreign_path_is_told_once_until_it_is_ours_again(replica: Replica) -> None:
+def test_a_foreign_path_is_reported_once_until_it_is_ours_again(replica: Replica) -> None:
     replica.work()
     store = replica.installation.stores["file"]
     target = replica.installation.targets["a"]
@@ -320,8 +320,8 @@ def test_an_emptied_path_is_reported_once_until_it_has_a_key(replica: Replica, t
     assert len(replica.events.of(EventType.PATH_EMPTIED)) == 1
 
 
-def test_a_failure_of_another_kind_is_told_at_once(replica: Replica) -> None:
-    """Five times what heals by itself, and then what does not: nobody waits for the eighth time."""
+def test_a_failure_of_another_kind_is_reported_at_once(replica: Replica) -> None:
+    """After five failures that may pass, one that needs a person is reported at once, not at the eighth failure."""
     faults = replica.simulator.faults
     faults.add(Fault("refuse", "create", status=503, times=None))
     for number in range(8):
@@ -330,18 +330,18 @@ def test_a_failure_of_another_kind_is_told_at_once(replica: Replica) -> None:
             faults.add(Fault("refuse", "create", status=422, times=None))
         replica.dispatcher._schedule.wake(["a"])
         replica.work()
-    told = [
+    events = [
         (event.level, str(event.fields["error"]))
         for event in replica.events.of(EventType.TARGET_FAILED)
         if event.target == "a"
     ]
-    assert [(level, "422" in error) for level, error in told] == [
+    assert [(level, "422" in error) for level, error in events] == [
         *[(Level.WARNING, False)] * 3,  # the 1st, 2nd and 4th time
         *[(Level.ERROR, True)] * 2,
     ]
 
 
-def test_what_needs_a_person_is_told_though_an_outage_came_before(replica: Replica) -> None:
+def test_a_failure_that_needs_a_person_is_reported_although_an_outage_came_before(replica: Replica) -> None:
     replica.work()
     faults = replica.simulator.faults
     faults.add(Fault("refuse", status=503, times=None))
@@ -358,7 +358,7 @@ def test_what_needs_a_person_is_told_though_an_outage_came_before(replica: Repli
     assert {event.level for event in replica.events.of(EventType.TARGET_FAILED)[before:]} == {Level.ERROR}
 
 
-def test_a_key_that_is_not_trusted_is_told_once_until_the_path_is_ours_again(replica: Replica) -> None:
+def test_a_key_that_is_not_trusted_is_reported_once_until_the_path_is_ours_again(replica: Replica) -> None:
     replica.work()
     store, vendor = replica.installation.stores["file"], replica.simulator.vendor
     target = replica.installation.targets["a"]
@@ -366,7 +366,7 @@ def test_a_key_that_is_not_trusted_is_told_once_until_the_path_is_ours_again(rep
     assert ours is not None
     assert ours.data is not None
     [key] = [key for key in vendor.keys.values() if key.name.split(".")[1] == "a"]
-    planted = vendor.create({"name": "of somebody else", "expiry_date": None})
+    planted = vendor.create({"name": "of another team", "expiry_date": None})
     record = str(ours.data["rotator"]).replace(key.id, planted.id)
     store.write(target.path, {**ours.data, "rotator": record}, cas=1)
     store.write(target.path, ours.data, cas=2)
@@ -374,17 +374,17 @@ def test_a_key_that_is_not_trusted_is_told_once_until_the_path_is_ours_again(rep
         replica.installation.reconciler(target).memory.look_closer(target)
         replica.dispatcher._schedule.wake(["a"])
         replica.work()
-    [told] = replica.events.of(EventType.KEY_OWNERSHIP_MISMATCH)
-    assert (told.target, told.level, told.fields["key_id"]) == ("a", Level.ERROR, planted.id)
+    [event] = replica.events.of(EventType.KEY_OWNERSHIP_MISMATCH)
+    assert (event.target, event.level, event.fields["key_id"]) == ("a", Level.ERROR, planted.id)
     assert planted.revoked_at is None
 
 
-def test_a_clock_that_is_off_is_told_once_and_its_end_too(replica: Replica) -> None:
+def test_a_wrong_clock_is_reported_once_and_its_correction_too(replica: Replica) -> None:
     replica.clock.skews = {"vault:8200": timedelta(seconds=-90), "api.respan.ai": timedelta(0)}
     for _ in range(3):
         replica.dispatcher.watch()
-    [told] = replica.events.of(EventType.CLOCK_SKEW_DETECTED)
-    assert told.fields["skews"] == "-90 s to vault:8200, +0 s to api.respan.ai"
+    [event] = replica.events.of(EventType.CLOCK_SKEW_DETECTED)
+    assert event.fields["skews"] == "-90 s to vault:8200, +0 s to api.respan.ai"
     replica.clock.skews = {"vault:8200": timedelta(seconds=1)}
     for _ in range(3):
         replica.dispatcher.watch()
@@ -438,18 +438,18 @@ def test_a_sweep_ends_when_its_replica_ceases_to_lead(replica: Replica, monkeypa
     assert "retrieve" not in replica.calls()
 
 
-def test_a_sweep_that_sees_what_the_one_before_saw_is_told_at_debug(replica: Replica) -> None:
+def test_a_sweep_with_the_same_findings_as_the_last_is_logged_at_debug(replica: Replica) -> None:
     replica.work()
     for _ in range(3):
         replica.dispatcher.sweep()
-    replica.simulator.vendor.create({"name": "of somebody else", "expiry_date": None})
+    replica.simulator.vendor.create({"name": "of another team", "expiry_date": None})
     for _ in range(2):
         replica.dispatcher.sweep()
-    told = [(event.level.value, event.fields["others"]) for event in replica.events.of(EventType.SWEEP_COMPLETED)]
-    assert told == [("info", 0), ("debug", 0), ("debug", 0), ("info", 1), ("debug", 1)]
+    events = [(event.level.value, event.fields["others"]) for event in replica.events.of(EventType.SWEEP_COMPLETED)]
+    assert events == [("info", 0), ("debug", 0), ("debug", 0), ("info", 1), ("debug", 1)]
 
 
-def test_a_sweep_that_fails_again_and_again_is_told_ever_more_rarely_and_its_end_once(replica: Replica) -> None:
+def test_a_sweep_that_keeps_failing_is_reported_ever_more_rarely_and_its_recovery_once(replica: Replica) -> None:
     replica.work()
     replica.simulator.faults.add(Fault("refuse", "list", status=422, times=None))
     for _ in range(9):
@@ -465,18 +465,18 @@ def test_a_sweep_that_fails_again_and_again_is_told_ever_more_rarely_and_its_end
     assert [event.fields for event in replica.events.of(EventType.SWEEP_RECOVERED)] == [{"provider": "respan"}]
 
 
-def test_another_failure_of_a_sweep_is_told_at_once(replica: Replica) -> None:
+def test_another_failure_of_a_sweep_is_reported_at_once(replica: Replica) -> None:
     replica.work()
     for status in (422, 422, 409):
         replica.simulator.faults.clear()
         replica.simulator.faults.add(Fault("refuse", "list", status=status, times=None))
         replica.dispatcher.sweep()
         replica.dispatcher.sweep()
-    told = [
+    events = [
         (str(event.fields["error"]).split("(")[1][:3], event.fields["failures"])
         for event in replica.events.of(EventType.SWEEP_FAILED)
     ]
-    assert told == [("422", 1), ("422", 2), ("422", 4), ("409", 1), ("409", 2)]
+    assert events == [("422", 1), ("422", 2), ("422", 4), ("409", 1), ("409", 2)]
 
 
 def test_a_failure_of_a_sweep_that_needs_a_person_hides_behind_no_other() -> None:
@@ -489,7 +489,7 @@ def test_a_failure_of_a_sweep_that_needs_a_person_hides_behind_no_other() -> Non
     assert failed.fields["error"] == other.message
 
 
-def test_what_nobody_claims_is_told_once_and_forgotten_with_the_key(replica: Replica) -> None:
+def test_a_key_without_a_target_is_reported_once_and_forgotten_with_the_key(replica: Replica) -> None:
     replica.work()
     vendor = replica.simulator.vendor
     ours = next(iter(vendor.keys.values())).name
@@ -511,7 +511,7 @@ def test_what_nobody_claims_is_told_once_and_forgotten_with_the_key(replica: Rep
 
 
 class Crowd:
-    """A dispatcher whose passes last until they are let go."""
+    """A dispatcher whose passes last until the test releases them."""
 
     def __init__(
         self, folder: Path, simulator: Simulator, targets: Mapping[str, tuple[str, str]], workers: int
@@ -657,7 +657,7 @@ def test_a_sweep_of_one_provider_does_not_wait_for_that_of_another(crowd: Callab
     assert swept == ["b", "a"]
 
 
-def test_a_fault_while_it_is_decided_who_is_next_takes_no_thread_away_and_is_noticed(
+def test_a_fault_while_choosing_the_next_target_loses_no_thread_and_is_noticed(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = replica.dispatcher.last_tick
@@ -666,7 +666,7 @@ def test_a_fault_while_it_is_decided_who_is_next_takes_no_thread_away_and_is_not
         for _ in range(2 * replica.installation.configuration.daemon.workers):
             with pytest.raises(ZeroDivisionError):
                 replica.dispatcher.tick()
-        assert replica.dispatcher.last_tick == before, "/healthz tells that the loop is stuck"
+        assert replica.dispatcher.last_tick == before, "/healthz reports that the loop is stuck"
     replica.work()
     replica.work()
     assert replica.states() == {"a": State.OK, "b": State.OK}
@@ -697,7 +697,7 @@ def test_a_sweep_that_cannot_be_begun_leaves_the_budgets_open(
     assert replica.calls() == ["list"]
 
 
-def test_what_cannot_be_handed_to_a_worker_is_given_back(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_that_no_worker_can_take_is_given_back(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise MemoryError
 
@@ -731,7 +731,7 @@ def test_a_log_that_fails_takes_no_target_off_the_schedule(
         wait_until(lambda count=count: len(passes) == count and dispatcher.under_way == 0, "a pass")  # type: ignore[misc]
 
 
-def test_a_pass_that_begins_while_the_end_looks_is_waited_for(
+def test_the_end_waits_for_a_pass_that_begins_meanwhile(
     crowd: Callable[..., "Crowd"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = crowd({"a": ("a", "store")}, 1)
@@ -763,7 +763,7 @@ def test_a_pass_that_begins_while_the_end_looks_is_waited_for(
     assert drained == [True]
 
 
-def test_a_fault_in_a_sweep_is_told_and_leaves_the_budgets_open(
+def test_a_fault_in_a_sweep_is_reported_and_leaves_the_budgets_open(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def faulty(*_: object, **__: object) -> None:
@@ -772,8 +772,8 @@ def test_a_fault_in_a_sweep_is_told_and_leaves_the_budgets_open(
     with monkeypatch.context() as patch:
         patch.setattr("rotator.protocol.sweeper.Sweeper.sweep", faulty)
         replica.dispatcher.sweep()
-    [told] = replica.events.of(EventType.UNEXPECTED_ERROR)
-    assert "respan" in str(told.fields["where"])
+    [event] = replica.events.of(EventType.UNEXPECTED_ERROR)
+    assert "respan" in str(event.fields["where"])
     [failed] = replica.events.of(EventType.SWEEP_FAILED)
     assert "a fault in rotator" in str(failed.fields["error"])
     with monkeypatch.context() as patch:
@@ -783,10 +783,10 @@ def test_a_fault_in_a_sweep_is_told_and_leaves_the_budgets_open(
     assert not any(budget.closing for budget in replica.installation.budgets.values())
 
 
-def test_a_fault_at_the_end_of_a_pass_is_told(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_at_the_end_of_a_pass_is_reported(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replica.dispatcher.board, "update", lambda *_: 1 / 0)
     replica.dispatcher.tick()
-    wait_until(lambda: len(replica.events.of(EventType.UNEXPECTED_ERROR)) >= 2, "both to be told")
+    wait_until(lambda: len(replica.events.of(EventType.UNEXPECTED_ERROR)) >= 2, "both events")
     assert {event.target for event in replica.events.of(EventType.UNEXPECTED_ERROR)} == {"a", "b"}
 
 

@@ -84,8 +84,8 @@ def test_a_superseded_key_works_for_its_whole_grace_and_its_expiry_is_set_once(
             sweeper.sweep()
             daemon.reconcile(world.target)
         assert world.vendor.alive(first)
-    shortened = [told for told in world.events.of(EventType.KEY_SHORTENED) if told.fields["key_id"] == first.id]
-    assert [told.fields["expires_at"] for told in shortened] == [timestamp(first.expires_at)]
+    shortened = [event for event in world.events.of(EventType.KEY_SHORTENED) if event.fields["key_id"] == first.id]
+    assert [event.fields["expires_at"] for event in shortened] == [timestamp(first.expires_at)]
     assert len([name for name in world.calls(since=since) if name == "provider.set_expiry"]) <= 3
     assert not world.broken
     world.clock.advance(15 * MINUTE)
@@ -162,7 +162,7 @@ def test_a_key_that_is_not_restored_whatever_is_asked_for_is_replaced() -> None:
     assert report.plan
     assert report.plan.state is State.OK
     assert not [
-        told for told in world.events.of(EventType.KEY_RESTORED) if told.fields["expires_at"] != timestamp(ends)
+        event for event in world.events.of(EventType.KEY_RESTORED) if event.fields["expires_at"] != timestamp(ends)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Break glass, in a world of memory: what is told of each key that lives longer."""
+"""`extend` in the in-memory world: the events of each key that lives longer."""
 
 from math import inf
 
@@ -14,7 +14,7 @@ from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.rotation import listed
 
 
-def test_each_key_that_lives_longer_is_told_with_the_reason_and_who_asked() -> None:
+def test_each_extended_key_is_logged_with_the_reason_and_who_asked() -> None:
     world = World()
     reconciler = world.reconciler()
     assert reconciler.reconcile(world.target).rotated
@@ -23,9 +23,9 @@ def test_each_key_that_lives_longer_is_told_with_the_reason_and_who_asked() -> N
     [found], _ = living(reconciler, listed(reconciler.ports), {OWNER}, world.targets, until)
     assert found.extend(until, "an outage") == until
     assert key.expires_at == until
-    [told] = world.events.of(EventType.KEY_EXTENDED)
-    assert (told.target, told.level) == (world.target.name, Level.INFO)
-    assert told.fields == {
+    [event] = world.events.of(EventType.KEY_EXTENDED)
+    assert (event.target, event.level) == (world.target.name, Level.INFO)
+    assert event.fields == {
         "key_id": key.id,
         "key_name": key.name,
         "reason": "extended",
@@ -34,7 +34,7 @@ def test_each_key_that_lives_longer_is_told_with_the_reason_and_who_asked() -> N
         "comment": "an outage",
     }
     assert living(reconciler, listed(reconciler.ports), {OWNER}, world.targets, until)[0] == [], (
-        "it lives so long already"
+        "it lives that long already"
     )
 
 

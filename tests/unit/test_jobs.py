@@ -119,17 +119,17 @@ def test_a_job_gets_another_interval(rig: Rig) -> None:
     rig.goes_on(counted)
 
 
-def test_a_fault_in_a_job_is_told_and_ends_nothing(rig: Rig) -> None:
+def test_a_fault_in_a_job_is_reported_and_ends_nothing(rig: Rig) -> None:
     def fails() -> None:
         raise ZeroDivisionError("oh")
 
     rig.jobs.every(0.05, "sweep", fails)
     rig.jobs.start()
     wait_until(lambda: len(rig.events) >= 2, "it to run again", 10)
-    told = rig.events[0]
-    assert (told.what, told.level) == (EventType.UNEXPECTED_ERROR, Level.ERROR)
-    assert (told.fields["where"], told.fields["error"]) == ("the job sweep", "ZeroDivisionError: oh")
-    assert "in fails" in str(told.fields["traceback"])
+    event = rig.events[0]
+    assert (event.what, event.level) == (EventType.UNEXPECTED_ERROR, Level.ERROR)
+    assert (event.fields["where"], event.fields["error"]) == ("the job sweep", "ZeroDivisionError: oh")
+    assert "in fails" in str(event.fields["traceback"])
 
 
 def test_a_log_that_fails_ends_no_job() -> None:

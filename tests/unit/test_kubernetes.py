@@ -40,13 +40,13 @@ def test_what_is_left_out_is_the_pods_own(tmp_path: Path, monkeypatch: pytest.Mo
     assert found.api_server == "https://[fd00::1]:443"
 
 
-@pytest.mark.parametrize(("said", "missing"), [({}, "api_server"), ({"api_server": "https://k"}, "namespace")])
-def test_outside_of_a_pod_it_is_told_what_is_missing(
-    said: dict[str, str], missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("options", "missing"), [({}, "api_server"), ({"api_server": "https://k"}, "namespace")])
+def test_outside_a_pod_the_error_names_what_is_missing(
+    options: dict[str, str], missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rotator.runtime.kubernetes.SERVICE_ACCOUNT", tmp_path)
     with pytest.raises(LeaseUnusable, match=rf"\[lease\]\.{missing} is not set"):
-        access_in_a_pod({}, **{**NOTHING, **said})
+        access_in_a_pod({}, **{**NOTHING, **options})
 
 
 # --- which rights there are ------------------------------------------------------------------------------------------
@@ -60,7 +60,9 @@ def test_outside_of_a_pod_it_is_told_what_is_missing(
         (Reply(201, {"status": {"allowed": "true"}}), False),
     ],
 )
-def test_a_right_is_there_if_the_server_says_so(server: Canned, access: Access, reply: Reply, allowed: bool) -> None:
+def test_a_right_is_granted_if_the_server_allows_it(
+    server: Canned, access: Access, reply: Reply, allowed: bool
+) -> None:
     server.answer = lambda _: reply
     asking = ApiServer(access, FakeClock(), "a review", "", 5.0)
     asking.begin()

@@ -145,6 +145,6 @@ def test_what_an_installation_says_is_handed_over(tmp_path: Path, monkeypatch: p
         daemon.wait_for("started")
         daemon.get("/metrics")
         daemon.stop()
-    assert len(recorder.said) == 5
+    assert len(recorder.texts) == 5
     assert len(recorder.secrets()) == 2  # the target's key, and the organisation's
     assert recorder.scan() == []
