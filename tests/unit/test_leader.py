@@ -94,7 +94,7 @@ def clock() -> FakeClock:
     return clock
 
 
-def test_the_first_to_come_leads_and_the_second_stands_by(rig: Rig, clock: FakeClock) -> None:
+def test_the_first_replica_leads_and_the_second_stands_by(rig: Rig, clock: FakeClock) -> None:
     a, b = rig.replica("a", clock), rig.replica("b", clock)
     a.attempt()
     b.attempt()
@@ -106,14 +106,14 @@ def test_the_first_to_come_leads_and_the_second_stands_by(rig: Rig, clock: FakeC
     assert rig.changes == [("a", True)]
 
 
-def test_of_the_name_of_a_leader_no_more_is_kept_than_is_shown(rig: Rig, clock: FakeClock) -> None:
+def test_a_leaders_name_is_cut_to_what_is_shown(rig: Rig, clock: FakeClock) -> None:
     rig.replica("a" * 100_000, clock).attempt()
     b = rig.replica("b", clock)
     b.attempt()
     assert b.holder == "a" * LONGEST_TEXT
 
 
-def test_who_renews_leads_on_and_keeps_the_time_it_began(rig: Rig, clock: FakeClock) -> None:
+def test_a_renewal_keeps_the_time_at_which_leadership_began(rig: Rig, clock: FakeClock) -> None:
     a, b = rig.replica("a", clock), rig.replica("b", clock)
     for _ in range(20):
         a.attempt()
@@ -147,7 +147,7 @@ def test_a_holder_stops_before_another_can_begin(rig: Rig, clock: FakeClock) -> 
 
 
 def test_times_in_anothers_lease_mean_nothing(rig: Rig, clock: FakeClock) -> None:
-    """A holder whose clock is years behind is not robbed, one whose clock is years ahead not waited for."""
+    """A holder with a clock years behind keeps its Lease; a clock years ahead does not extend the wait."""
     for years in (-5, 5):
         rig.api.lease = None
         off = FakeClock()
@@ -164,7 +164,7 @@ def test_times_in_anothers_lease_mean_nothing(rig: Rig, clock: FakeClock) -> Non
         assert b.leads()
 
 
-def test_a_lease_that_says_longer_is_waited_for_longer(rig: Rig, clock: FakeClock) -> None:
+def test_a_standby_waits_for_the_duration_in_the_lease(rig: Rig, clock: FakeClock) -> None:
     a, b = rig.replica("a", clock), rig.replica("b", clock)
     a.attempt()
     assert rig.api.lease is not None
@@ -178,7 +178,7 @@ def test_a_lease_that_says_longer_is_waited_for_longer(rig: Rig, clock: FakeCloc
     assert b.leads()
 
 
-def test_of_two_who_try_at_once_one_gets_it(rig: Rig, clock: FakeClock) -> None:
+def test_of_two_replicas_that_try_at_once_one_gets_it(rig: Rig, clock: FakeClock) -> None:
     a, b = rig.replica("a", clock), rig.replica("b", clock)
     between: list[Lease] = [b]
 
@@ -197,7 +197,7 @@ def test_of_two_who_try_at_once_one_gets_it(rig: Rig, clock: FakeClock) -> None:
 
 
 @pytest.mark.parametrize("reply", [Reply(500), Reply(403, {}), Reply(401, {}), Reply(200, "<html>"), Reply(200, {})])
-def test_a_holder_that_cannot_renew_leads_on_to_two_thirds_and_says_so_once(
+def test_a_holder_that_cannot_renew_leads_for_two_thirds_and_reports_it_once(
     rig: Rig, clock: FakeClock, reply: Reply
 ) -> None:
     a = rig.replica("a", clock)
@@ -218,7 +218,7 @@ def test_a_holder_that_cannot_renew_leads_on_to_two_thirds_and_says_so_once(
     assert TOKEN not in str(rig.events)
 
 
-def test_who_led_before_an_outage_is_not_said_to_lead_in_it(rig: Rig, clock: FakeClock) -> None:
+def test_the_leader_before_an_outage_is_not_shown_as_leader_during_it(rig: Rig, clock: FakeClock) -> None:
     a, b = rig.replica("a", clock), rig.replica("b", clock)
     a.attempt()
     b.attempt()
@@ -237,7 +237,7 @@ def test_who_led_before_an_outage_is_not_said_to_lead_in_it(rig: Rig, clock: Fak
     assert (a.holder, b.holder) == ("b", "b")
 
 
-def test_failures_are_told_once_for_each_reason_and_their_end_once(rig: Rig, clock: FakeClock) -> None:
+def test_failures_are_reported_once_for_each_reason_and_recovery_once(rig: Rig, clock: FakeClock) -> None:
     a = rig.replica("a", clock)
     for _ in range(3):
         for status in (503, 429, 500):
@@ -255,7 +255,7 @@ def test_failures_are_told_once_for_each_reason_and_their_end_once(rig: Rig, clo
     assert len(rig.events.of(EventType.LEASE_FAILED)) == 4
 
 
-def test_an_api_server_that_is_away_is_no_end(rig: Rig, clock: FakeClock) -> None:
+def test_an_api_server_that_is_down_ends_nothing(rig: Rig, clock: FakeClock) -> None:
     a = rig.replica("a", clock)
     with canned(lambda _: Reply(500)) as gone:
         address = gone.address
@@ -265,13 +265,13 @@ def test_an_api_server_that_is_away_is_no_end(rig: Rig, clock: FakeClock) -> Non
     assert not lost.leads()
     [failed] = rig.events.of(EventType.LEASE_FAILED)
     assert f"the API server {address} does not answer about the Lease rotator/rotator ([Errno" in str(failed)
-    assert failed.level is Level.WARNING, "it heals by itself"
+    assert failed.level is Level.WARNING, "it passes without help"
     assert not a.leads()
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT"])
 def test_an_answer_that_drips_is_not_waited_for_longer_than_a_third(rig: Rig, method: str) -> None:
-    """Each byte comes in time; all of them take seconds, in which nobody could try again."""
+    """Each byte comes in time. All of them take seconds, which would leave no time for another try."""
     clock = SystemClock()
     a = rig.replica("a", clock, duration := 1.5)
     a.attempt()
@@ -305,8 +305,8 @@ def test_reading_and_writing_have_one_deadline_together(rig: Rig, clock: FakeClo
     assert rig.events.of(EventType.LEASE_FAILED)
 
 
-def test_a_renewal_that_was_taken_too_late_to_lead_is_told(rig: Rig, clock: FakeClock) -> None:
-    """As when the process was stopped in the middle: the others wait for it, and it does nothing."""
+def test_a_renewal_that_came_too_late_to_lead_is_reported(rig: Rig, clock: FakeClock) -> None:
+    """As after a pause of the process: the others wait for it, and it does nothing."""
     a = rig.replica("a", clock)
     a.attempt()
 
@@ -323,7 +323,7 @@ def test_a_renewal_that_was_taken_too_late_to_lead_is_told(rig: Rig, clock: Fake
     assert "it took 15 s to renew the Lease rotator/rotator, which is held for 10 s" in str(failed.fields["error"])
 
 
-def test_the_token_is_read_afresh(rig: Rig, clock: FakeClock) -> None:
+def test_the_token_is_read_again_for_each_request(rig: Rig, clock: FakeClock) -> None:
     a = rig.replica("a", clock)
     a.attempt()
     rig.api.token = "the-next-token"
@@ -357,7 +357,7 @@ def test_a_token_file_without_a_token_is_named(rig: Rig, clock: FakeClock, conte
     assert rig.server.asked == []
 
 
-def test_a_clean_stop_gives_it_back_at_once(rig: Rig, clock: FakeClock) -> None:
+def test_a_clean_stop_releases_the_lease_at_once(rig: Rig, clock: FakeClock) -> None:
     a, b = rig.replica("a", clock), rig.replica("b", clock)
     a.attempt()
     b.attempt()
@@ -370,10 +370,10 @@ def test_a_clean_stop_gives_it_back_at_once(rig: Rig, clock: FakeClock) -> None:
 
 
 @pytest.mark.parametrize(("duration", "waiting", "leading"), [(8.0, 1.0, 1.6), (15.0, 1.875, 3.0), (60.0, 2.0, 12.0)])
-def test_who_waits_looks_every_two_seconds_at_least(
+def test_a_standby_reads_the_lease_at_least_every_two_seconds(
     rig: Rig, clock: FakeClock, duration: float, waiting: float, leading: float
 ) -> None:
-    """And who leads tries three times before it would have to stop."""
+    """A leader tries three times before it has to stop."""
     a, b = rig.replica("a", clock, duration), rig.replica("b", clock, duration)
     a.attempt()
     b.attempt()
@@ -381,8 +381,8 @@ def test_who_waits_looks_every_two_seconds_at_least(
     assert leading * 3 < duration * 2 / 3
 
 
-def test_a_stop_gives_back_what_is_not_led_any_more(rig: Rig, clock: FakeClock) -> None:
-    """The others wait for as long as it is named, whatever it believes itself."""
+def test_a_stop_releases_a_lease_that_names_it_although_it_no_longer_leads(rig: Rig, clock: FakeClock) -> None:
+    """The others wait while the Lease names it, even if it no longer leads."""
     a = rig.replica("a", clock)
     a.attempt()
     rig.api.reply = Reply(500)
@@ -396,7 +396,7 @@ def test_a_stop_gives_back_what_is_not_led_any_more(rig: Rig, clock: FakeClock) 
 
 
 @pytest.mark.parametrize("where", ["GET", "PUT"])
-def test_a_thread_that_a_stop_did_not_wait_for_takes_nothing_back(
+def test_a_thread_that_outlasts_the_stop_does_not_take_the_lease_again(
     rig: Rig, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     a = rig.replica("a", clock)
@@ -428,7 +428,7 @@ def test_a_stop_leaves_anothers_lease_alone(rig: Rig, clock: FakeClock) -> None:
     assert rig.api.holder == "a"
 
 
-def test_a_pod_that_comes_back_under_its_name_goes_on_at_once(rig: Rig, clock: FakeClock) -> None:
+def test_a_pod_that_returns_under_its_name_leads_again_at_once(rig: Rig, clock: FakeClock) -> None:
     rig.replica("a", clock).attempt()
     again = rig.replica("a", clock)
     again.attempt()

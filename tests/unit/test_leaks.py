@@ -48,7 +48,7 @@ match channel:
 
 
 def unheard(event: Event) -> None:
-    """Nobody needs to know."""
+    """A function with a doc string, for its `help`."""
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def key() -> str:
 
 
 @pytest.mark.parametrize("channel", ["stdout", "stderr", "log line", "traceback"])
-def test_a_key_that_a_process_says_is_found(key: str, channel: str) -> None:
+def test_a_key_in_the_output_of_a_process_is_found(key: str, channel: str) -> None:
     recorder = Recorder()
     recorder.add_secret("a key", key)
-    said = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", PLANT],
         input=f"{channel}\n{key}",
         capture_output=True,
@@ -68,8 +68,8 @@ def test_a_key_that_a_process_says_is_found(key: str, channel: str) -> None:
         timeout=60,
         check=False,
     )
-    recorder.record("stdout", said.stdout)
-    recorder.record("stderr", said.stderr)
+    recorder.record("stdout", process.stdout)
+    recorder.record("stderr", process.stderr)
     assert {leak.source for leak in recorder.scan()} == {"stdout" if channel == "stdout" else "stderr"}
 
 
@@ -104,7 +104,7 @@ def test_a_secret_is_found_however_it_is_spelt(spelt: Callable[[str], str], secr
     assert bool(recorder.scan()) is not twice_escaped
 
 
-def test_what_is_not_there_is_not_found_and_an_exempt_line_is_not_looked_at(key: str) -> None:
+def test_an_absent_secret_is_not_found_and_an_exempt_line_is_not_searched(key: str) -> None:
     recorder = Recorder()
     recorder.add_secret("a key", key)
     recorder.record("stdout", f"export KEY={key}\nand nothing else", exempt=[f"export KEY={key}"])
@@ -136,7 +136,7 @@ def test_every_key_of_a_simulator_is_known_whenever_it_was_minted() -> None:
     ]
 
 
-def test_what_an_installation_says_is_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_output_of_an_installation_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
     monkeypatch.setattr("support.installation.RECORDER", recorder)
     with installation(tmp_path) as rotator:

@@ -1,4 +1,4 @@
-"""What counts as standing still, and what does not; and what systemd is sent about it."""
+"""When the daemon counts as stuck and when it does not; and what systemd receives."""
 
 import json
 import socket
@@ -49,7 +49,7 @@ class Machine(SystemClock):
 
 
 class Rig:
-    """A dispatcher whose passes last until they are let go."""
+    """A dispatcher whose passes last until the test releases them."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "key").write_text("organisation-key")
@@ -75,7 +75,7 @@ class Rig:
         return Report(target, None)
 
     def problems(self, after: float) -> list[str]:
-        """What is wrong when so many seconds have passed, and the schedule is looked at as ever."""
+        """Return the problems after so many seconds in which the schedule was read as usual."""
         self.clock.later += after
         self.dispatcher.tick()
         return list(self.dispatcher.problems())
@@ -93,7 +93,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 # --- the dispatcher ---------------------------------------------------------------------------------------------------
 
 
-def test_a_schedule_that_nobody_looks_at_is_stuck(rig: Rig) -> None:
+def test_a_schedule_that_is_not_read_is_a_problem(rig: Rig) -> None:
     rig.clock.later += STUCK
     [problem] = rig.dispatcher.problems()
     assert problem.startswith("the schedule was last looked at 30")
@@ -253,7 +253,7 @@ def later(clock: Machine, health: Health) -> list[str]:
 
 
 @_dies
-def test_a_lease_that_nobody_tries_for_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_without_attempts_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, gate = FakeClock(), threading.Event()
     access = Access("https://127.0.0.1:9", "rotator", tmp_path / "token", tmp_path / "ca")
     lease = Lease(LeaseSettings(access, "rotator", "me", 15.0), clock, lambda _: None)
@@ -275,7 +275,7 @@ def test_a_lease_that_nobody_tries_for_is_a_problem(tmp_path: Path, monkeypatch:
 
 
 @_dies
-def test_a_port_that_nobody_listens_on_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_without_a_listener_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server(Address("127.0.0.1", 0), {}, option="", loopback_only_hosts=True, emit=lambda _: None)
     assert list(server.problems()) == []
 
@@ -339,12 +339,12 @@ def test_a_watchdog_of_another_process_is_left_alone(manager: tuple[str, socket.
 
 
 def test_without_systemd_nothing_is_sent_and_nothing_fails(tmp_path: Path) -> None:
-    for environment in ({}, {"NOTIFY_SOCKET": str(tmp_path / "nobody")}):
+    for environment in ({}, {"NOTIFY_SOCKET": str(tmp_path / "absent")}):
         Systemd(environment, FakeClock()).send(systemd.READY)
     Systemd({"WATCHDOG_USEC": "60000000"}, FakeClock()).keep_alive()
 
 
-def test_a_systemd_that_reads_nothing_holds_up_nobody(manager: tuple[str, socket.socket]) -> None:
+def test_a_systemd_that_reads_nothing_delays_nothing(manager: tuple[str, socket.socket]) -> None:
     sender = Systemd({"NOTIFY_SOCKET": manager[0]}, FakeClock())
     for _ in range(2000):
         sender.send(systemd.STOPPING)

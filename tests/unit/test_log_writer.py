@@ -1,4 +1,4 @@
-"""What logs never waits for what reads: lines wait, and are dropped in the right order, counted and reported."""
+"""Logging never waits for a reader: lines are buffered, and dropped in the right order, counted and reported."""
 
 import io
 import json
@@ -78,7 +78,7 @@ def test_lines_come_in_the_order_in_which_they_were_put(reader: Reader, make: Ma
     assert missed == []
 
 
-def test_beyond_the_bound_lines_are_dropped_and_the_reader_is_told_when_it_is_back(reader: Reader, make: Make) -> None:
+def test_beyond_the_bound_lines_are_dropped_and_their_number_is_logged_later(reader: Reader, make: Make) -> None:
     writer, missed = make()
     for _ in range(13):
         writer.put("x" * 10, audit=False)
@@ -156,7 +156,7 @@ def test_what_is_missing_is_an_event_and_a_metric(monkeypatch: pytest.MonkeyPatc
         assert 'rotator_log_lines_dropped_total{kind="other"} 1.0' in page
 
 
-def test_the_audit_trail_is_what_the_document_says() -> None:
+def test_the_audit_trail_is_as_documented() -> None:
     document = Path(__file__).parents[2] / "docs/logging.md"
     trail = document.read_text().partition("**The audit trail** shows")[2].partition(".\n")[0]
     assert {f"`{what}`" in trail for what in AUDIT} == {True}

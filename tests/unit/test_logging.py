@@ -51,7 +51,7 @@ FORMATS: tuple[Format, Format] = ("text", "json")
 
 @pytest.fixture(autouse=True)
 def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What is set up for a whole process is put back as it was."""
+    """Restore what `set_up` changes for the whole process."""
     with restored(monkeypatch):
         yield
 
@@ -129,7 +129,7 @@ def test_without_a_format_it_is_text_on_a_terminal_only(on_terminal: bool) -> No
 
 
 @pytest.mark.parametrize(
-    ("level", "heard"),
+    ("level", "logged"),
     [
         ("debug", ["debug", "info", "warning", "error"]),
         ("info", ["info", "warning", "error"]),
@@ -137,11 +137,11 @@ def test_without_a_format_it_is_text_on_a_terminal_only(on_terminal: bool) -> No
         ("error", ["error"]),
     ],
 )
-def test_the_level_is_a_threshold(log: Callable[..., Log], level: str, heard: list[str]) -> None:
+def test_the_level_is_a_threshold(log: Callable[..., Log], level: str, logged: list[str]) -> None:
     lines = log(level=level)
     for one in Level:
         emit(level=one)
-    assert [line["level"] for line in parsed(lines)] == heard
+    assert [line["level"] for line in parsed(lines)] == logged
 
 
 def test_set_up_again_it_writes_each_line_once_and_to_the_new_place(log: Callable[..., Log]) -> None:
@@ -162,7 +162,7 @@ def test_fields_cannot_take_the_place_of_what_every_line_has(log: Callable[..., 
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_numbers_that_json_does_not_know_are_texts(log: Callable[..., Log], number: float) -> None:
+def test_numbers_that_json_lacks_are_strings(log: Callable[..., Log], number: float) -> None:
     lines = log()
     emit(fields={"n": number})
     assert parsed(lines)[0]["n"] == str(number)
@@ -194,7 +194,7 @@ def test_whatever_a_field_holds_it_is_one_line_without_control_characters(log_fo
     line.encode()  # no lone surrogates
 
 
-def test_in_json_no_terminal_is_commanded_even_by_what_is_decoded(log: Callable[..., Log]) -> None:
+def test_json_holds_no_terminal_sequence_even_when_decoded(log: Callable[..., Log]) -> None:
     lines = log()
     emit(fields={"error": "a\x1b[31mb\nc"})
     assert parsed(lines)[0]["error"] == "a\\x1b[31mb\nc"
@@ -285,7 +285,7 @@ def test_a_secret_in_a_field_does_not_come_out(
 
 
 @pytest.mark.parametrize("name", ["httpcore", "httpx", "hvac", "urllib3", "httpx._client", "urllib3.connectionpool"])
-def test_libraries_are_heard_from_warning_on_only_and_in_the_same_form(log: Callable[..., Log], name: str) -> None:
+def test_libraries_log_from_warning_on_only_and_in_the_same_form(log: Callable[..., Log], name: str) -> None:
     lines = log(level="debug")
     logger = logging.getLogger(name)
     logger.info("request %s", ORGANISATION_KEY)
@@ -301,7 +301,7 @@ def test_a_library_is_not_louder_than_the_level(log: Callable[..., Log]) -> None
 
 
 @pytest.mark.parametrize("level", ["info", "debug"])
-def test_retries_are_told_of_when_looking_closely_without_what_was_called(log: Callable[..., Log], level: str) -> None:
+def test_retries_are_logged_at_debug_without_the_arguments(log: Callable[..., Log], level: str) -> None:
     lines = log(level=level)
     tries = []
 
@@ -332,7 +332,7 @@ def test_warnings_are_lines(log: Callable[..., Log], monkeypatch: pytest.MonkeyP
     assert HIDDEN in line["event"]
 
 
-# --- exceptions that nobody caught -----------------------------------------------------------------------------------
+# --- exceptions that no code caught ----------------------------------------------------------------------------------
 
 
 def uncaught(lines: Log) -> dict[str, Any]:
@@ -343,7 +343,7 @@ def uncaught(lines: Log) -> dict[str, Any]:
     return line
 
 
-def test_a_thread_that_dies_is_told_of(log: Callable[..., Log]) -> None:
+def test_an_exception_that_ends_a_thread_is_logged(log: Callable[..., Log]) -> None:
     lines = log()
     thread = threading.Thread(target=fail, args=(ORGANISATION_KEY, "message"), name="worker-3")
     thread.start()
@@ -353,7 +353,7 @@ def test_a_thread_that_dies_is_told_of(log: Callable[..., Log]) -> None:
     assert line["error"] == f"test_logging.Careless: could not send {HIDDEN} anywhere"
 
 
-def test_a_thread_that_just_ends_is_not(log: Callable[..., Log]) -> None:
+def test_a_thread_that_exits_is_not_logged(log: Callable[..., Log]) -> None:
     lines = log()
     thread = threading.Thread(target=sys.exit)
     thread.start()
@@ -361,7 +361,7 @@ def test_a_thread_that_just_ends_is_not(log: Callable[..., Log]) -> None:
     assert lines() == []
 
 
-def test_what_cannot_be_raised_is_told_of(log: Callable[..., Log]) -> None:
+def test_an_exception_that_cannot_be_raised_is_logged(log: Callable[..., Log]) -> None:
     class Fragile:
         def __del__(self) -> None:
             fail(ORGANISATION_KEY, "message")
@@ -435,7 +435,7 @@ def test_an_event_that_differs_from_its_description_fails_the_session(
 ) -> None:
     monkeypatch.setattr(RecordedEvents, "all_flaws", set())
     fields = {"key_id": "k", "key_name": "n", "reason": "grace-over", "by": "schedule", **more}
-    event = Event(EventType.KEY_DELETED, "a", level, {name: told for name, told in fields.items() if name != missing})
+    event = Event(EventType.KEY_DELETED, "a", level, {name: value for name, value in fields.items() if name != missing})
     RecordedEvents().append(event)
     lines = log()
     log_event(event)

@@ -1,4 +1,4 @@
-"""What is remembered stands in for reading and asking just where memory.py says. What that saves is tried elsewhere."""
+"""The memory replaces reads and requests exactly where memory.py allows it. Other tests count what it saves."""
 
 import contextlib
 import threading
@@ -23,7 +23,7 @@ ROTATE = RotationRequest(rotate=True)
 
 
 def rotated(times: int = 1) -> World:
-    """A world whose target's newest version is the so manieth key of ours."""
+    """A world whose target's newest version is our key number `version`."""
     world = World()
     reconciler = world.reconciler()
     for _ in range(times):
@@ -107,19 +107,19 @@ def test_a_key_that_the_list_has_shown_counts_as_not_looked_at_while_it_is_serve
     key = in_the_list(record)
     memory.show(observation.target, observation.scope, key)
     assert memory.recall(observation) == {record.key_id: KeyObservation(key, at_version=0)}
-    by_itself = replace(key, expires_at=record.expires_at - HOUR)
-    memory.note(observation, record.key_id, by_itself)
-    assert memory.recall(observation) == {record.key_id: KeyObservation(by_itself, at_version=1)}
+    shorter = replace(key, expires_at=record.expires_at - HOUR)
+    memory.note(observation, record.key_id, shorter)
+    assert memory.recall(observation) == {record.key_id: KeyObservation(shorter, at_version=1)}
 
 
-def test_what_was_said_of_a_key_is_forgotten_with_it_and_handed_on_until_then() -> None:
+def test_the_providers_answer_about_a_key_is_kept_as_long_as_the_key_and_passed_to_successors() -> None:
     observation = whole(rotated())
     memory = remembering(observation)
     memory.note(observation, served(observation).key_id, None)
     memory.note(observation, "tk_9999", None)
     successor = Memory(memory.kept)
     assert successor.recall(observation) == {served(observation).key_id: KeyObservation(None, at_version=1)}
-    assert not successor.newest_may_do(observation.target), "what the path holds is not handed on"
+    assert not successor.newest_may_do(observation.target), "what the path holds is not passed on"
     successor.recall(whole(World()))
     assert memory.recall(observation) == {}
 

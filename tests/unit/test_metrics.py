@@ -101,7 +101,7 @@ def of(*statuses: TargetStatus) -> Samples:
 
 
 def busy() -> Metrics:
-    """Of everything at least one."""
+    """Return metrics with at least one sample of everything."""
     metrics = Metrics("1.2.3")
     all_of_it = known(
         status("a", served()),
@@ -156,7 +156,7 @@ def test_counters_have_no_second_series() -> None:
     assert b"_created" not in busy().render()
 
 
-def test_two_have_nothing_in_common() -> None:
+def test_two_sets_of_metrics_share_nothing() -> None:
     one, other = Metrics("1"), Metrics("1")
     one.retirement(FAILURE)
     assert scrape(other)[series("retirements_total", outcome="failure")] == 0
@@ -218,7 +218,7 @@ def test_rotations_are_counted_and_only_successes_timed() -> None:
     assert samples[series("rotation_duration_seconds_sum")] == 1.5
 
 
-def test_a_reload_is_good_or_bad() -> None:
+def test_a_reload_succeeds_or_fails() -> None:
     metrics = Metrics("1")
     metrics.reload(ok=False)
     assert scrape(metrics)[series("config_last_reload_successful")] == 0
@@ -250,15 +250,15 @@ def test_meters_count_and_time_requests() -> None:
         ("list", "403", False),
         ("list", "502", False),
         ("create", "timeout", False),
-        ("probe", "401", True),  # of the new key, and by whoever serves it
+        ("probe", "401", True),  # of the new key, by the service that accepts it
         ("probe", "timeout", True),
     ],
 )
 def test_a_provider_is_up_by_its_last_answer(operation: str, outcome: str, up: bool) -> None:
     metrics = Metrics("1")
     meter = metrics.provider_meter("respan")
-    for told, expected in ((("list", "200"), True), ((operation, outcome), up), (("list", "200"), True)):
-        meter(*told, 0.1)
+    for call, expected in ((("list", "200"), True), ((operation, outcome), up), (("list", "200"), True)):
+        meter(*call, 0.1)
         assert scrape(metrics)[series("provider_up", provider="respan")] == expected
 
 
@@ -282,7 +282,7 @@ def test_a_store_is_up_by_its_last_answer(operation: str, outcome: str, up: bool
     assert scrape(metrics)[series("store_up", store="vault")] == up
 
 
-def test_a_upstream_that_is_left_alone_is_not_up_whatever_was_answered_last() -> None:
+def test_an_upstream_that_is_left_alone_is_not_up_whatever_was_answered_last() -> None:
     """As with an organisation key that cannot be read: then nothing is sent."""
     metrics = Metrics("1")
     metrics.provider_meter("respan")("list", "200", 0.1)
@@ -293,7 +293,7 @@ def test_a_upstream_that_is_left_alone_is_not_up_whatever_was_answered_last() ->
     assert samples[series("store_up", store="vault")] == 1
 
 
-def test_who_is_gone_has_no_series_that_could_raise_an_alert() -> None:
+def test_a_removed_upstream_has_no_series_that_could_raise_an_alert() -> None:
     metrics = Metrics("1")
     for name in ("old", "new"):
         metrics.provider_meter(name)("list", "401", 0.1)
@@ -307,7 +307,7 @@ def test_who_is_gone_has_no_series_that_could_raise_an_alert() -> None:
     assert {name for name, _ in samples} == before
 
 
-def test_a_upstream_that_is_known_keeps_its_meter() -> None:
+def test_an_upstream_that_is_known_keeps_its_meter() -> None:
     """What its last answer was is as true after a reload."""
     metrics = Metrics("1")
     metrics.provider_meter("respan")("list", "401", 0.1)
@@ -356,7 +356,7 @@ def test_a_targets_times_come_from_its_plan() -> None:
 
 
 @pytest.mark.parametrize("leads", [True, False])
-def test_served_keys_that_are_unknown_are_told_by_the_replica_that_leads_and_of_providers_that_are_configured(
+def test_unknown_served_keys_are_reported_by_the_leader_for_configured_providers(
     leads: bool,
 ) -> None:
     metrics = Metrics("1")
@@ -394,8 +394,8 @@ def test_the_earliest_expiry_is_that_of_all_served_keys() -> None:
     assert samples[series("earliest_key_expiry_timestamp_seconds")] == (START + 2 * HOUR).timestamp()
 
 
-def test_the_earliest_rotation_is_told_of_a_target_that_fails_too() -> None:
-    """In an outage what is due is failing: only the clock tells that it is due."""
+def test_the_earliest_rotation_counts_failing_targets() -> None:
+    """In an outage a due target is failing: only the clock shows that it is due."""
     overdue = served(renewal=Renewal(START))
     samples = of(status("a", served()), status("b", overdue, failed=True), status("c", None))
     assert samples[series("earliest_rotation_timestamp_seconds")] == START.timestamp()
@@ -417,13 +417,15 @@ def test_the_earliest_rotation_is_told_of_a_target_that_fails_too() -> None:
     ],
     ids=["fresh", "due now", "half is gone", "ends now", "ended", "due at its end", "due then, ended", "rolled back"],
 )
-def test_the_least_margin_is_a_share_of_the_time_between_due_and_dead(expires: float, due: float, ratio: float) -> None:
+def test_the_least_margin_is_a_share_of_the_time_between_due_and_expiry(
+    expires: float, due: float, ratio: float
+) -> None:
     plan = served(current=record("x", START + expires * HOUR), renewal=Renewal(START + due * HOUR))
     assert of(status("a", plan))[series("min_renewal_margin_ratio")] == pytest.approx(ratio)
 
 
-def test_the_least_margin_is_that_of_whom_has_the_least_whoever_ends_first() -> None:
-    """Of a short life little is left in hours, and much of what there ever is; it is told of on a standby, too."""
+def test_the_least_margin_need_not_be_that_of_the_key_that_expires_first() -> None:
+    """A short life has few hours left, and much of its own length. A standby reports it as well."""
     short = served(current=record("x", START + 2 * HOUR), renewal=Renewal(START + 1.5 * HOUR))
     late = served(current=record("y", START + 4 * HOUR), renewal=Renewal(START - 6 * HOUR))
     metrics = Metrics("1")
@@ -445,7 +447,7 @@ def test_a_removed_targets_series_end_and_a_watch_takes_the_place_of_the_one_bef
 
 
 @pytest.mark.parametrize(("leads", "each"), [(False, True), (True, False), (False, False)])
-def test_a_standby_and_who_wants_none_have_no_series_of_a_target_but_all_sums(leads: bool, each: bool) -> None:
+def test_without_leadership_or_target_metrics_there_are_sums_and_no_series_of_a_target(leads: bool, each: bool) -> None:
     metrics = Metrics("1")
     metrics.watch(lambda: known(status("a", served()), at=NOW, leads=leads), each=each)
     samples = scrape(metrics)
@@ -455,7 +457,7 @@ def test_a_standby_and_who_wants_none_have_no_series_of_a_target_but_all_sums(le
     assert samples[series("earliest_key_expiry_timestamp_seconds")] == (START + 24 * HOUR).timestamp()
 
 
-def test_ten_thousand_targets_cost_little_and_a_standby_pays_for_no_series_that_it_does_not_tell() -> None:
+def test_ten_thousand_targets_cost_little_and_less_on_a_standby() -> None:
     plan = served(superseded=(superseded("k", FUTURE),))
     statuses = tuple(status(f"target-{number:05}", plan) for number in range(10_000))
 
@@ -476,7 +478,7 @@ def test_ten_thousand_targets_cost_little_and_a_standby_pays_for_no_series_that_
 
 # --- superseded keys -------------------------------------------------------------------------------------------------
 
-FIELD = frozenset({"somebody-elses"})
+FIELD = frozenset({"another-teams"})
 PAST, FUTURE = START, NOW + HOUR
 
 
@@ -493,12 +495,12 @@ def test_grace_is_past_from_its_very_end() -> None:
     assert superseded_of(served(superseded=(superseded("k", NOW),))) == (1, 1)
 
 
-def test_a_key_that_is_gone_but_kept_in_a_version_with_foreign_fields_is_no_alarm_for_ever() -> None:
+def test_a_removed_key_in_a_version_with_foreign_fields_is_not_past_its_grace() -> None:
     assert superseded_of(served(superseded=(superseded("k", PAST, FIELD),))) == (0, 0)
     assert superseded_of(served(superseded=(superseded("k", PAST, FIELD, frozenset()),))) == (1, 1)
 
 
-def test_but_it_is_one_while_the_key_still_works() -> None:
+def test_a_working_key_in_a_version_with_foreign_fields_is_past_its_grace() -> None:
     key = superseded("k", PAST, FIELD)
     plan = served(superseded=(key,), actions=(Rotate(Reason.EXPIRING, 1), Retire(Reason.GRACE_OVER, key)))
     assert superseded_of(plan) == (1, 1)

@@ -1,4 +1,4 @@
-"""What is reported of a trouble that comes again and again: it once, or ever more rarely, and its end."""
+"""A repeated problem is reported once, or ever more rarely, and its end once."""
 
 from support.recorded_events import RecordedEvents
 
@@ -8,7 +8,7 @@ from rotator.daemon.notices import Notices, is_to_report
 STUCK, UNSTUCK = Event(EventType.STUCK), Event(EventType.UNSTUCK)
 
 
-def test_each_trouble_of_a_subject_is_reported_once_until_the_subject_recovers() -> None:
+def test_each_problem_of_a_subject_is_reported_once_until_the_subject_recovers() -> None:
     events: list[Event] = []
     notices = Notices(events.append)
     for trouble in ("a", "a", "b", "a"):
@@ -22,7 +22,7 @@ def test_each_trouble_of_a_subject_is_reported_once_until_the_subject_recovers()
     assert events[3:] == [STUCK]
 
 
-def test_what_is_kept_is_not_new_and_the_rest_is() -> None:
+def test_a_kept_finding_is_not_new() -> None:
     notices = Notices(RecordedEvents().append)
     assert [notices.count("x", trouble) for trouble in ("a", "a", "b")] == [1, 2, 1]
     assert notices.keep("x", {"a", "c"}) == {"b"}
@@ -34,5 +34,5 @@ def test_what_is_kept_is_not_new_and_the_rest_is() -> None:
     assert "y" not in notices
 
 
-def test_what_comes_again_and_again_is_reported_ever_more_rarely() -> None:
+def test_a_repeated_failure_is_reported_ever_more_rarely() -> None:
     assert [times for times in range(1, 40) if is_to_report(times)] == [1, 2, 4, 8, 16, 32]

@@ -22,7 +22,7 @@ from rotator.protocol.sweeper import SweepReport
 from rotator.telemetry.status import TargetStatus, status_model
 
 
-def test_what_others_wrote_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_foreign_text_sends_no_terminal_sequence(capsys: pytest.CaptureFixture[str]) -> None:
     print_line("a: rotated\tkey tk\x1b[2J\u202e")
     assert capsys.readouterr().out == "a: rotated\tkey tk\\x1b[2J\\u202e\n"
 

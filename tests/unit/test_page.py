@@ -35,7 +35,7 @@ NASTY = "\"><script>alert(1)</script>'&\u202e\u2028\x1b[31m\x00\ud800"
 
 
 def record(key_id: str = "tk_1", issued: float = 0, expires: float = 24) -> Record:
-    """A key's, in hours from the start; it is ten hours later now."""
+    """A key's record, in hours from the start. Now is ten hours later."""
     return Record("prod-eu", "t", key_id, "name", START + issued * HOUR, START + expires * HOUR, "p", "f")
 
 
@@ -73,15 +73,15 @@ def cells(plan: Plan | None, error: RotatorError | None = None, **more: Any) -> 
     return rows(page(status("a", plan, error, **more)))["a"]
 
 
-def told(
+def event(
     what: EventType, target: str = "", level: Level = Level.INFO, ago: float = 0, **fields: str | int
 ) -> RecordedEvent:
     return RecordedEvent(NOW - timedelta(seconds=ago), Event(what, target, level, fields))
 
 
 def everything() -> tuple[DaemonStatus, View]:
-    """Of all that can be shown at least one, and most of it nasty."""
-    error = RotatorError(f"it said {NASTY}", f"do {NASTY}")
+    """Return a status with everything that can be shown, most of it hostile."""
+    error = RotatorError(f"it answered {NASTY}", f"do {NASTY}")
     nasty = replace(make_target("b"), path=f"apps/{NASTY}")
     targets = (
         status("a", well(superseded=(superseded(NASTY, 11), superseded("tk_0", 9)))),
@@ -92,7 +92,7 @@ def everything() -> tuple[DaemonStatus, View]:
         status("f", None, error),
         *(status(f"g-{number}", well()) for number in range(ROWS)),
     )
-    events = (told(EventType.TARGET_FAILED, "b", Level.ERROR, error=NASTY, advice=NASTY, key_id=NASTY, failures=3),)
+    events = (event(EventType.TARGET_FAILED, "b", Level.ERROR, error=NASTY, advice=NASTY, key_id=NASTY, failures=3),)
     around = DaemonInfo(
         NASTY,
         NASTY,
@@ -164,7 +164,7 @@ def test_a_secret_in_a_text_is_hidden() -> None:
     html = render(
         known(
             status("a", due(), error),
-            events=(told(EventType.TARGET_FAILED, "a", error=error.message, note=key),),
+            events=(event(EventType.TARGET_FAILED, "a", error=error.message, note=key),),
             around=replace(ALONE, down={"provider x": error}),
         ),
         View(text=key),
@@ -635,9 +635,9 @@ def test_the_page_the_command_and_the_metrics_have_one_next_rotation_and_one_ran
     metrics = Metrics("0")
     metrics.watch(lambda: DaemonStatus("prod-eu", NOW, targets, (), ALONE), each=True)
     shown = datetime.fromisoformat(targets[0].to_json()["next_rotation_at"])
-    told = re.search(r'rotator_next_rotation_timestamp_seconds{target="drifted"} (\S+)', metrics.render().decode())
-    assert told is not None
-    assert float(told[1]) == shown.timestamp()
+    metric = re.search(r'rotator_next_rotation_timestamp_seconds{target="drifted"} (\S+)', metrics.render().decode())
+    assert metric is not None
+    assert float(metric[1]) == shown.timestamp()
 
 
 def test_a_standby_is_no_problem() -> None:
@@ -648,9 +648,9 @@ def test_a_standby_is_no_problem() -> None:
 # --- events ----------------------------------------------------------------------------------------------------------
 
 EVENTS = (
-    told(EventType.TARGET_FAILED, "chat", Level.WARNING, 5, error="no answer", advice="Wait.", failures=4, note=""),
-    told(EventType.KEY_PUBLISHED, "billing-api", ago=60, key_id="tk_1", reason="expiring", version=7),
-    told(
+    event(EventType.TARGET_FAILED, "chat", Level.WARNING, 5, error="no answer", advice="Wait.", failures=4, note=""),
+    event(EventType.KEY_PUBLISHED, "billing-api", ago=60, key_id="tk_1", reason="expiring", version=7),
+    event(
         EventType.UNEXPECTED_ERROR, "", Level.ERROR, 3600 * 20, where="a sweep", error="ValueError", traceback="File x"
     ),
 )
@@ -674,8 +674,8 @@ def test_the_filter_holds_for_events_too() -> None:
 @pytest.mark.parametrize("text", ["tk_0007", "LING-AP.ABC", "apps/billing", "billing-api/respan"])
 def test_the_filter_finds_events_by_path_key_id_and_key_name(text: str) -> None:
     events = (
-        told(EventType.KEY_PUBLISHED, "billing-api", key_id="tk_0007", key_name="prod-eu.billing-ap.abc", version=7),
-        told(EventType.KEY_WITHOUT_TARGET, "", Level.WARNING, key_id="tk_0008", key_name="prod-eu.other.def"),
+        event(EventType.KEY_PUBLISHED, "billing-api", key_id="tk_0007", key_name="prod-eu.billing-ap.abc", version=7),
+        event(EventType.KEY_WITHOUT_TARGET, "", Level.WARNING, key_id="tk_0008", key_name="prod-eu.other.def"),
     )
     targets = (status("billing-api", well()), status("chat", well()))
     shown = page(*targets, events=events, view=View(text=text)).one("section", id="events")

@@ -1,4 +1,4 @@
-"""A pass over a target, as the daemon and the commands make it: counted, told, and never the end of the others."""
+"""A pass over a target, as the daemon and the commands make it: counted, reported, and never the end of the others."""
 
 import json
 import random
@@ -71,7 +71,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 @pytest.fixture
 def _faulty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of our own, at one target."""
+    """A bug of rotator at one target."""
     reconcile = Reconciler.reconcile
 
     def faulty(self: Reconciler, target: Target, *more: object) -> Report:
@@ -95,13 +95,13 @@ def test_a_fault_of_ours_at_one_target_does_not_hold_up_the_others(rig: Rig) -> 
     assert reports["good"].rotated
     assert reports["well"].rotated
     assert isinstance(reports["bad"].error, RotatorError)
-    (told,) = rig.events.of(EventType.UNEXPECTED_ERROR)
-    assert (told.target, told.level) == ("bad", Level.ERROR)
-    assert "TypeError" in str(told.fields["traceback"])
+    (event,) = rig.events.of(EventType.UNEXPECTED_ERROR)
+    assert (event.target, event.level) == ("bad", Level.ERROR)
+    assert "TypeError" in str(event.fields["traceback"])
 
 
 @pytest.mark.usefixtures("_faulty")
-def test_and_the_daemon_comes_back_to_it(rig: Rig) -> None:
+def test_the_daemon_retries_a_target_after_a_fault(rig: Rig) -> None:
     dispatcher = Dispatcher(rig.installation, rig.metrics, rig.events.append)
     dispatcher.tick()
 
@@ -117,7 +117,7 @@ def test_and_the_daemon_comes_back_to_it(rig: Rig) -> None:
 
 @pytest.mark.parametrize("operation", ["create", "update", "delete"])
 def test_a_target_that_the_provider_refuses_is_named_and_the_others_are_rotated(rig: Rig, operation: str) -> None:
-    """Its limits are forbidden, say, or the organisation key has no right to delete."""
+    """As when its limits are forbidden, or the organisation key has no right to delete."""
     dispatcher = Dispatcher(rig.installation, rig.metrics, rig.events.append)
     rig.simulator.faults.add(Fault("refuse", operation, name=".bad.", status=403, times=None))
     passes = 1 if operation == "create" else 2  # the second one has a key to supersede
@@ -152,7 +152,7 @@ def test_a_pass_is_counted(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "  \n", None])
-def test_an_organisation_key_that_is_not_there_is_named_with_its_place(rig: Rig, content: str | None) -> None:
+def test_the_error_for_a_missing_organisation_key_names_its_file(rig: Rig, content: str | None) -> None:
     if content is None:
         rig.key_file.unlink()
     else:
@@ -169,7 +169,7 @@ def test_an_organisation_key_that_is_not_there_is_named_with_its_place(rig: Rig,
 
 
 @pytest.mark.parametrize("content", ["", "a\x00b", None])
-def test_a_secret_id_that_is_not_there_is_counted_as_a_failed_login(rig: Rig, content: str | None) -> None:
+def test_a_missing_secret_id_counts_as_a_failed_login(rig: Rig, content: str | None) -> None:
     secret_id = rig.folder / "secret-id"
     if content is not None:
         secret_id.write_text(content)
@@ -194,7 +194,7 @@ def test_a_replaced_organisation_key_is_found_after_a_refusal(rig: Rig) -> None:
     assert work_on(rig.installation, rig.metrics, rig.target("well")).rotated
 
 
-def test_a_successor_takes_over_the_budgets_and_what_was_seen(rig: Rig) -> None:
+def test_a_successor_takes_over_the_budgets_and_observations(rig: Rig) -> None:
     work_on(rig.installation, rig.metrics, rig.target("good"))
     before = rig.installation
     after = Installation(before.configuration, {}, before.clock, rig.metrics, rig.events.append, before)
@@ -208,7 +208,7 @@ def test_a_successor_takes_over_the_budgets_and_what_was_seen(rig: Rig) -> None:
     after.close()
 
 
-def test_a_successor_forgets_what_was_seen_of_targets_that_are_gone(rig: Rig) -> None:
+def test_a_successor_forgets_observations_of_removed_targets(rig: Rig) -> None:
     before = rig.installation
     for name in ("good", "well"):
         for request in (RotationRequest(rotate=True), RotationRequest(rotate=True)):
@@ -222,7 +222,7 @@ def test_a_successor_forgets_what_was_seen_of_targets_that_are_gone(rig: Rig) ->
     after.close()
 
 
-def test_a_successor_offers_the_key_that_waits_to_be_written(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_successor_writes_the_pending_key(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     def unanswered(path: str, data: object, cas: int) -> Version:
         raise StoreOutcomeUnknown("no answer")
 
@@ -244,7 +244,7 @@ def test_a_successor_offers_the_key_that_waits_to_be_written(rig: Rig, monkeypat
     after.close()
 
 
-def test_a_successor_reads_the_organisation_key_afresh(rig: Rig) -> None:
+def test_a_successor_reads_the_organisation_key_again(rig: Rig) -> None:
     work_on(rig.installation, rig.metrics, rig.target("good"))
     rig.simulator.vendor.organisation_keys = {"sk_live_another_one_that_is_made_up"}
     rig.key_file.write_text("sk_live_another_one_that_is_made_up")
