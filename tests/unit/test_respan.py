@@ -40,9 +40,11 @@ from rotator.core.errors import (
 from rotator.core.keys import CreatedKey, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.renewal import TIDYING
 from rotator.core.secrets import Secret
+from rotator.providers.answers import Answer, is_id
+from rotator.providers.errors import ErrorFactory
 from rotator.providers.respan import client as respan
 from rotator.providers.respan.client import Probe, RespanProvider
-from rotator.providers.respan.responses import Answer, ErrorFactory, is_id, listed_key
+from rotator.providers.respan.responses import listed_key
 from rotator.runtime import breaker as circuit
 from rotator.runtime.breaker import CONFIRMED_FOR, FIRST_WAIT
 from rotator.runtime.clock import SystemClock

@@ -27,15 +27,9 @@ from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters
 from rotator.core.times import timestamp
 from rotator.core.traits import Traits
-from rotator.providers.respan.responses import (
-    Answer,
-    ErrorFactory,
-    created_key,
-    is_about,
-    is_id,
-    is_revoked,
-    listed_key,
-)
+from rotator.providers.answers import Answer, is_id
+from rotator.providers.errors import ErrorFactory
+from rotator.providers.respan.responses import created_key, is_about, is_revoked, listed_key
 from rotator.runtime.breaker import Circuit, Confirmation, Outage
 from rotator.runtime.http import TIMEOUT, HttpClient, Response
 from rotator.runtime.redact import quoted

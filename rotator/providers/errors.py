@@ -1,0 +1,144 @@
+"""The errors of a provider, in words for a person."""
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from rotator.core.errors import (
+    ProviderCredentialRefused,
+    ProviderError,
+    ProviderKeyNotAccepted,
+    ProviderOutcomeUnknown,
+    ProviderRateLimited,
+    ProviderRequestRefused,
+    ProviderUnavailable,
+)
+from rotator.providers.answers import Answer
+
+_ASKED_TO = {
+    "create": "create a key",
+    "list": "list the keys",
+    "retrieve": "look up a key",
+    "update": "change a key's expiry",
+    "delete": "delete a key",
+    "probe": "accept a new key",
+}
+_READS = frozenset({"list", "retrieve", "probe"})
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorFactory:
+    """Makes the errors of the provider that has this name in the configuration."""
+
+    provider: str
+    base_url: str
+
+    def refusal(self, operation: str, answer: Answer, now: datetime) -> ProviderError:
+        """Return the error for a status that is no success. A 408 may come from a proxy that gave up on the server."""
+        status, words, asked = answer.status, answer.words(), _ASKED_TO[operation]
+        said = f"{status}: {words}" if words else f"{status}"
+        if status in (401, 403):  # Respan's page has 401, its SDK 403
+            return self.credential(f"Respan refused the organisation key ({said}) when asked to {asked}")
+        if status == 429:
+            seconds = _retry_after(answer, now)
+            return ProviderRateLimited(
+                f"Respan was asked too much ({said}): it did not {asked}, and is left alone for {seconds:g} s", seconds
+            )
+        if status < 200 or status == 408 or status >= 500:
+            return self.unsettled(operation, f"answered {said}")
+        if status < 400:
+            return ProviderRequestRefused(
+                f"Respan answered {status}, a redirect, when asked to {asked}; it is not followed, "
+                "for the organisation key would go with it",
+                f"{self._base_url()} must be where Respan itself answers; look for a proxy that redirects, too.",
+            )
+        return ProviderRequestRefused(
+            f"Respan refused to {asked} ({said})",
+            "Retrying will not help. Look at the ttl and the key parameters of the target; after a 404, a 405 "
+            f"or a page of HTML, at {self._base_url()}.",
+        )
+
+    def confirmed(self, operation: str, answer: Answer, wrong: ProviderError | None) -> ProviderError:
+        """Return what a 401 or 403 means after a list was tried with the same key; `wrong` is that list's error."""
+        if isinstance(wrong, ProviderCredentialRefused | ProviderRateLimited):
+            return wrong
+        words, asked = answer.words(), _ASKED_TO[operation]
+        refused = f"Respan refused to {asked} ({answer.status}{f': {words}' if words else ''})"
+        if wrong is not None:
+            return ProviderUnavailable(
+                f"{refused}; whether it refuses the organisation key is not known, for a list failed: {wrong.message}",
+                wrong.advice,
+            )
+        return ProviderRequestRefused(
+            f"{refused}, and lists the keys for the same organisation key: it refuses this request, not the key",
+            "Look at what the organisation key may do, at the plan's cap on keys, at the key parameters of the target, "
+            "and at its newest version: does the record name a key of another organisation? If every target fails like "
+            "this, the list needs no key, and the organisation key is refused after all: replace it.",
+        )
+
+    def credential(self, message: str) -> ProviderCredentialRefused:
+        """Return the error for an organisation key that cannot be used."""
+        return ProviderCredentialRefused(
+            message,
+            f'Every target of provider "{self.provider}" waits. Put a valid key where its api_key points to. '
+            "A file, or a path in Vault, is read again after each refusal; a variable only at a restart.",
+        )
+
+    def not_accepted(self, answer: Answer, request: str) -> ProviderKeyNotAccepted:
+        """Return the error for a probe that was answered with another status than the accepted ones."""
+        said = f"{answer.status}: {words}" if (words := answer.words()) else f"{answer.status}"
+        return ProviderKeyNotAccepted(
+            f"a new key does not work: {request} was answered with {said}; it is removed, and the served key stays",
+            f'Look at the probe of provider "{self.provider}" (url, method, accept), and at the key parameters.',
+        )
+
+    def unsettled(self, operation: str, what: str) -> ProviderError:
+        """Return the error for a request without a clear outcome: a read failed, a change may have been made."""
+        message = f"Respan {what}, when asked to {_ASKED_TO[operation]}"
+        advice = f"If it does not pass, look at Respan's status, and at what stands between here and {self.base_url}."
+        if operation in _READS:
+            return ProviderUnavailable(f"{message}; nothing was changed", advice)
+        return ProviderOutcomeUnknown(f"{message}; whether it was done is not known", advice)
+
+    def unreached(self, words: str) -> ProviderUnavailable:
+        """Return the error for a missing connection; `words` are the reason."""
+        _, mark, why = words.partition("certificate verify failed: ")
+        if mark:
+            return ProviderUnavailable(
+                f"the TLS certificate shown at {self.base_url} is not trusted ({why}); nothing was sent",
+                f"Look at this machine's clock, at {self._base_url()}, and for a proxy that opens TLS. "
+                "If it is Respan's own certificate, only Respan can fix it.",
+            )
+        return ProviderUnavailable(
+            f"Respan cannot be reached at {self.base_url} ({words}); nothing was sent",
+            f"Look at {self._base_url()}, at DNS, and at the network policy for what leaves here.",
+        )
+
+    def elsewhere(self) -> ProviderUnavailable:
+        """Return the error for a next page at another address than the list's."""
+        return ProviderUnavailable(
+            f"Respan's list continues at another address than {self.base_url}, and the organisation key is not sent "
+            "there: the list is not complete, so nothing was swept",
+            f"Set {self._base_url()} to Respan's own address, or correct the proxy that answers there: `next` in the "
+            "answer must end in /api/temporary-keys/ and the query of the next page.",
+        )
+
+    def _base_url(self) -> str:
+        return f'base_url of provider "{self.provider}" ({self.base_url})'
+
+
+def _retry_after(answer: Answer, now: datetime) -> float:
+    """Return seconds, 1 to 300: from the body, where Respan puts them, else from the header, perhaps a date."""
+    parsed = answer.parsed()
+    for value in (parsed.get("retry_after") if isinstance(parsed, dict) else None, answer.retry_after):
+        try:
+            seconds = float(str(value))
+        except ValueError:
+            try:
+                seconds = (parsedate_to_datetime(str(value)).astimezone(UTC) - now).total_seconds()
+            except (ValueError, OverflowError):
+                continue
+        if math.isfinite(seconds):
+            return min(max(seconds, 1.0), 300.0)
+    return 30.0
