@@ -19,6 +19,8 @@ import urllib3
 
 from benchmarks.bare import KEYS, NEVER, sender
 from benchmarks.common import Results, Vault, Vendor, ratios, running_vault, running_vendor, whole_numbers
+from rotator.config.provider_settings import ProviderSettings
+from rotator.config.provider_type import ProviderContext
 from rotator.core.secrets import Secret
 from rotator.providers.respan.client import RespanProvider
 from rotator.runtime.clock import SystemClock
@@ -50,16 +52,17 @@ def layers(vault: Vault, vendor: Vendor) -> dict[str, Work]:
 
     login = TokenLogin(Secret(token))
     store = VaultStore(VaultSettings(address=address, mount=mount, login=login), clock, meter)
-    provider = RespanProvider(
+    context = ProviderContext(
         name="respan",
-        base_url=vendor.url,
-        organisation_key=lambda: Secret(vendor.key),
+        credential=lambda: Secret(vendor.key),
         clock=clock,
         meter=meter,
         rate_limited=lambda _: None,
         before_confirming=lambda: None,
         connections=1,
     )
+    settings = {"base_url": vendor.url, "api_key": {"env": "RESPAN_API_KEY"}}
+    provider = RespanProvider(ProviderSettings.model_validate(settings), context)
     store.write(PATH, DATA, 0)
     expires_at = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
     key_id = provider.create("bench", {}, expires_at).id

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from rotator.config import schema as settings
+from rotator.config.provider_settings import ProviderSettings
+from rotator.config.provider_type import ProviderContext
 from rotator.core.errors import (
     ProviderCredentialRefused,
     ProviderUnavailable,
@@ -14,7 +17,7 @@ from rotator.core.errors import (
 )
 from rotator.core.renewal import AT_ONCE
 from rotator.core.secrets import Secret
-from rotator.providers.respan.client import Probe, RespanProvider
+from rotator.providers.respan.client import RespanProvider
 from rotator.runtime import files
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.rate_limit import SlidingWindow
@@ -40,17 +43,17 @@ class Adapters:
 
     def provider(self, provider: settings.RespanSettings, name: str, budget: SlidingWindow) -> RespanProvider:
         """Return the provider of this name."""
-        return RespanProvider(
+        context = ProviderContext(
             name=name,
-            base_url=provider.base_url,
-            organisation_key=self._secret(provider.api_key, f"providers.{name}.api_key"),
+            credential=self._secret(provider.api_key, f"providers.{name}.api_key"),
             clock=self.clock,
             meter=self.metrics.provider_meter(name),
             rate_limited=budget.pause,
             before_confirming=partial(budget.take, AT_ONCE),
             connections=self.connections,
-            probe=_probe(provider.probe),
         )
+        shared: dict[str, Any] = {"base_url": provider.base_url, "probe": provider.probe}
+        return RespanProvider(ProviderSettings.model_construct(**shared), context)
 
     def store(self, store: settings.StoreSettings, name: str) -> AnyStore:
         """Return the store of this name. Raises `StoreUnavailable` or `StoreCredentialRefused`."""
@@ -106,7 +109,7 @@ class Adapters:
                     return vault.read_secret(source.vault)
                 except StoreError as error:  # who calls a provider knows no error of a store
                     kind = ProviderCredentialRefused if error.needs_a_person else ProviderUnavailable
-                    message = f"the organisation key, which {key} names, cannot be read: {error.message}"
+                    message = f"the management credential, which {key} names, cannot be read: {error.message}"
                     raise kind(message, error.advice) from None
             where = f"the file {source.file}" if source.file else f"${source.env}"
             try:
@@ -120,7 +123,7 @@ class Adapters:
             if not text.strip():
                 raise ProviderCredentialRefused(
                     f"{where}, which {key} names, is empty or not set",
-                    "rotator cannot create, shorten or remove keys until it holds an organisation key.",
+                    "rotator cannot create, shorten or remove keys until it holds a management credential.",
                 )
             return register(Secret(text.strip()))
 
@@ -135,7 +138,3 @@ def trusted_certificates(store: settings.StoreSettings) -> bytes | None:
         return files.read(store.ca_file)
     except OSError:
         return None
-
-
-def _probe(probe: settings.ProbeSettings | None) -> Probe | None:
-    return Probe(probe.url, probe.method, frozenset(probe.accept)) if probe else None

@@ -207,10 +207,7 @@ class Installation:
 
     def upstreams(self) -> Mapping[str, RotatorError | None]:
         """Return each provider and store by name, with the error that its callers get while it is down."""
-        providers = {
-            f"provider {name}": provider.circuit.error or provider.outage.error
-            for name, provider in self.providers.items()
-        }
+        providers = {f"provider {name}": provider.error for name, provider in self.providers.items()}
         return {**providers, **{f"store {name}": store.client.circuit.error for name, store in self.vaults.items()}}
 
     def ask_the_down(self, *, providers: bool) -> None:
@@ -221,7 +218,7 @@ class Installation:
                 with suppress(StoreError):
                     store.newest(target.path)
         for name, provider in self.providers.items() if providers else ():
-            if provider.circuit.error is not None or provider.outage.is_to_be_asked():
+            if provider.is_to_be_asked():
                 with suppress(ProviderError):
                     provider.ready()
                     next(provider.pages(partial(self.budgets[name].take, TIDYING)), None)

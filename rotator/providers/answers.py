@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import MAXYEAR, UTC, datetime
 from typing import TypeGuard
@@ -10,7 +11,11 @@ from rotator.core.secrets import Secret
 from rotator.core.versions import LONGEST_TEXT
 from rotator.runtime.redact import quoted
 
+Content = dict[str, object] | list[object]
+"""The JSON of an answer."""
+
 MAX_SHOWN = 60  # characters of a value that is not understood
+MAX_SEARCHED = 30  # fields of an object that are searched for the text of a new key
 
 EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
 EARLIEST_MILLISECOND = EARLIEST.timestamp() * 1000
@@ -26,11 +31,12 @@ class Answer:
     status: int
     content_type: str
     retry_after: str  # the header; "" when there is none
-    key: Secret  # the organisation key that was sent: an answer may echo it
+    credential: Secret  # that was sent: an answer may echo it
     body: bytes | None = field(default=None, repr=False)  # None: it did not arrive whole
     trouble: str = "the rest of the answer did not come"  # why there is no body
+    is_gone: bool = False  # it says that there is no such key
 
-    def parsed(self) -> dict[str, object] | list[object] | None:
+    def parsed(self) -> Content | None:
         """The body, if it is an object or an array."""
         try:
             value = json.loads(self.body or b"")
@@ -39,17 +45,12 @@ class Answer:
         return value if isinstance(value, dict | list) else None
 
     def words(self) -> str:
-        """Return its own words: Respan's `detail` and `errors`, or a page's title; never the rest of the body."""
-        parsed = self.parsed()
+        """Return its own words: what APIs call detail, message or error, or a page's title; never the rest."""
+        parsed, credential = self.parsed(), self.credential.reveal()
         if not isinstance(parsed, dict):
-            return quoted(self._page() if self.body is not None else self.trouble, self.key.reveal())
-        words = [parsed.get("detail")]
-        errors = parsed.get("errors")
-        for name, messages in errors.items() if isinstance(errors, dict) else ():
-            words += [f"{name}: {text}" for text in (messages if isinstance(messages, list) else [messages])]
-        said = "; ".join(text for text in words if isinstance(text, str))
-        new = parsed.get("api_key")
-        shown = quoted(said, self.key.reveal(), new if isinstance(new, str) else "")
+            return quoted(self._page() if self.body is not None else self.trouble, credential)
+        said = "; ".join(text for text in _words_in(parsed) if isinstance(text, str))
+        shown = quoted(said, credential, *_new_keys_in(parsed))
         return shown.replace(".; ", "; ").rstrip(" .")  # without full stops: they stand within a sentence of ours
 
     def _page(self) -> str:
@@ -62,6 +63,33 @@ class Answer:
             return "an HTML page (a proxy?)"
         words = text[title.end() :].partition("<")[0]  # whole: `quoted` searches it before it cuts it
         return f'an HTML page (a proxy?): "{words.strip()}"'
+
+
+def _words_in(parsed: dict[str, object]) -> Iterator[object]:
+    """Yield what may be words for a person; what is no text is none."""
+    for name in ("detail", "message", "error"):
+        value = parsed.get(name)
+        yield value.get("message") if isinstance(value, dict) else value
+    errors = parsed.get("errors")
+    if isinstance(errors, list):
+        yield from (error.get("message") if isinstance(error, dict) else error for error in errors)
+    elif isinstance(errors, dict):
+        for name, messages in errors.items():
+            yield from (f"{name}: {text}" for text in (messages if isinstance(messages, list) else [messages]))
+
+
+def _new_keys_in(parsed: dict[str, object], *, is_inner: bool = False) -> Iterator[str]:
+    """Yield what may be the text of a new key, which a failed create may quote."""
+    for name, value in list(parsed.items())[:MAX_SEARCHED]:
+        if isinstance(value, dict) and not is_inner:
+            yield from _new_keys_in(value, is_inner=True)
+        elif isinstance(value, str) and name.lower().endswith(("key", "token", "secret", "value")):
+            yield value
+
+
+def is_not_found(answer: Answer) -> bool:
+    """Return whether the answer says that there is no such key: a 404."""
+    return answer.status == 404
 
 
 def is_id(value: object) -> TypeGuard[str]:

@@ -33,28 +33,30 @@ class ErrorFactory:
 
     provider: str
     base_url: str
+    label: str
 
     def refusal(self, operation: str, answer: Answer, now: datetime) -> ProviderError:
         """Return the error for a status that is no success. A 408 may come from a proxy that gave up on the server."""
         status, words, asked = answer.status, answer.words(), _ASKED_TO[operation]
         said = f"{status}: {words}" if words else f"{status}"
-        if status in (401, 403):  # Respan's page has 401, its SDK 403
-            return self.credential(f"Respan refused the organisation key ({said}) when asked to {asked}")
+        if status in (401, 403):  # providers differ in which of the two they use
+            return self.credential(f"{self.label} refused the management credential ({said}) when asked to {asked}")
         if status == 429:
             seconds = _retry_after(answer, now)
             return ProviderRateLimited(
-                f"Respan was asked too much ({said}): it did not {asked}, and is left alone for {seconds:g} s", seconds
+                f"{self.label} was asked too much ({said}): it did not {asked}, and is left alone for {seconds:g} s",
+                seconds,
             )
         if status < 200 or status == 408 or status >= 500:
             return self.unsettled(operation, f"answered {said}")
         if status < 400:
             return ProviderRequestRefused(
-                f"Respan answered {status}, a redirect, when asked to {asked}; it is not followed, "
-                "for the organisation key would go with it",
-                f"{self._base_url()} must be where Respan itself answers; look for a proxy that redirects, too.",
+                f"{self.label} answered {status}, a redirect, when asked to {asked}; it is not followed, "
+                "for the management credential would go with it",
+                f"{self._base_url()} must be where {self.label} itself answers; look for a proxy that redirects, too.",
             )
         return ProviderRequestRefused(
-            f"Respan refused to {asked} ({said})",
+            f"{self.label} refused to {asked} ({said})",
             "Retrying will not help. Look at the ttl and the key parameters of the target; after a 404, a 405 "
             f"or a page of HTML, at {self._base_url()}.",
         )
@@ -64,21 +66,22 @@ class ErrorFactory:
         if isinstance(wrong, ProviderCredentialRefused | ProviderRateLimited):
             return wrong
         words, asked = answer.words(), _ASKED_TO[operation]
-        refused = f"Respan refused to {asked} ({answer.status}{f': {words}' if words else ''})"
+        refused = f"{self.label} refused to {asked} ({answer.status}{f': {words}' if words else ''})"
         if wrong is not None:
             return ProviderUnavailable(
-                f"{refused}; whether it refuses the organisation key is not known, for a list failed: {wrong.message}",
+                f"{refused}; whether it refuses the management credential is not known, for a list failed: "
+                f"{wrong.message}",
                 wrong.advice,
             )
         return ProviderRequestRefused(
-            f"{refused}, and lists the keys for the same organisation key: it refuses this request, not the key",
-            "Look at what the organisation key may do, at the plan's cap on keys, at the key parameters of the target, "
-            "and at its newest version: does the record name a key of another organisation? If every target fails like "
-            "this, the list needs no key, and the organisation key is refused after all: replace it.",
+            f"{refused}, and lists the keys for the same management credential: it refuses this request, not the key",
+            "Look at what the management credential may do, at the plan's cap on keys, at the key parameters of the "
+            "target, and at its newest version: does the record name a key of another organisation? If every target "
+            "fails like this, the list needs no key, and the management credential is refused after all: replace it.",
         )
 
     def credential(self, message: str) -> ProviderCredentialRefused:
-        """Return the error for an organisation key that cannot be used."""
+        """Return the error for a management credential that cannot be used."""
         return ProviderCredentialRefused(
             message,
             f'Every target of provider "{self.provider}" waits. Put a valid key where its api_key points to. '
@@ -95,8 +98,10 @@ class ErrorFactory:
 
     def unsettled(self, operation: str, what: str) -> ProviderError:
         """Return the error for a request without a clear outcome: a read failed, a change may have been made."""
-        message = f"Respan {what}, when asked to {_ASKED_TO[operation]}"
-        advice = f"If it does not pass, look at Respan's status, and at what stands between here and {self.base_url}."
+        message = f"{self.label} {what}, when asked to {_ASKED_TO[operation]}"
+        advice = (
+            f"If it does not pass, look at {self.label}'s status, and at what stands between here and {self.base_url}."
+        )
         if operation in _READS:
             return ProviderUnavailable(f"{message}; nothing was changed", advice)
         return ProviderOutcomeUnknown(f"{message}; whether it was done is not known", advice)
@@ -108,20 +113,20 @@ class ErrorFactory:
             return ProviderUnavailable(
                 f"the TLS certificate shown at {self.base_url} is not trusted ({why}); nothing was sent",
                 f"Look at this machine's clock, at {self._base_url()}, and for a proxy that opens TLS. "
-                "If it is Respan's own certificate, only Respan can fix it.",
+                f"If it is {self.label}'s own certificate, only {self.label} can fix it.",
             )
         return ProviderUnavailable(
-            f"Respan cannot be reached at {self.base_url} ({words}); nothing was sent",
+            f"{self.label} cannot be reached at {self.base_url} ({words}); nothing was sent",
             f"Look at {self._base_url()}, at DNS, and at the network policy for what leaves here.",
         )
 
-    def elsewhere(self) -> ProviderUnavailable:
-        """Return the error for a next page at another address than the list's."""
+    def elsewhere(self, path: str) -> ProviderUnavailable:
+        """Return the error for a next page at another address than the list's, which has this path."""
         return ProviderUnavailable(
-            f"Respan's list continues at another address than {self.base_url}, and the organisation key is not sent "
-            "there: the list is not complete, so nothing was swept",
-            f"Set {self._base_url()} to Respan's own address, or correct the proxy that answers there: `next` in the "
-            "answer must end in /api/temporary-keys/ and the query of the next page.",
+            f"{self.label}'s list continues at another address than {self.base_url}, and the management credential is "
+            "not sent there: the list is not complete, so nothing was swept",
+            f"Set {self._base_url()} to {self.label}'s own address, or correct the proxy that answers there: the next "
+            f"page's address in the answer must end in {path} and the query of the next page.",
         )
 
     def _base_url(self) -> str:
@@ -129,7 +134,7 @@ class ErrorFactory:
 
 
 def _retry_after(answer: Answer, now: datetime) -> float:
-    """Return seconds, 1 to 300: from the body, where Respan puts them, else from the header, perhaps a date."""
+    """Return seconds, 1 to 300: from the body, where some put them, else from the header, perhaps a date."""
     parsed = answer.parsed()
     for value in (parsed.get("retry_after") if isinstance(parsed, dict) else None, answer.retry_after):
         try:

@@ -115,19 +115,18 @@ class HttpClient:
         *,
         by: float,
         max_body: int,
-        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
         body: object = None,
         upstream: str | None = None,
     ) -> Response | NoResponse:
         """Send one request, once. It is over `by` a monotonic second.
 
-        `token` is a bearer token, and `body` becomes JSON. A success of more than `max_body` bytes is not read to its
+        `body` becomes JSON. A success of more than `max_body` bytes is not read to its
         end. The answer's date is recorded as the `upstream`'s.
         """
         response: Response | None = None
         started = self._clock.monotonic()
         self._deadline.monotonic = by
-        headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
         progress = _Progress() if self._is_proxied else None
         extensions = {"trace": progress} if progress else None
         try:

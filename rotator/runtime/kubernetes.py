@@ -151,7 +151,7 @@ class ApiServer:
                 f"{access.api_server.rstrip('/')}/apis/{path}",
                 by=self._by.monotonic,
                 max_body=MAX_BODY,
-                token=token.reveal(),
+                headers={"Authorization": f"Bearer {token.reveal()}"},
                 body=body,
             )
         finally:

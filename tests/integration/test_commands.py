@@ -307,7 +307,7 @@ def test_an_organisation_key_in_a_vault_that_is_down_is_an_error_of_its_provider
         rotator.config["providers"]["respan"]["api_key"] = {"vault": "secret/respan/org#api_key"}
         for command in (("rotate", "a"), ("sweep",), ("check", "--online")):
             result = rotator.run(*command, status=3)
-            assert "the organisation key, which providers.respan.api_key names, cannot be read" in result.stdout, (
+            assert "the management credential, which providers.respan.api_key names, cannot be read" in result.stdout, (
                 command
             )
         assert rotator.json("plan")["targets"][0]["reason"] == "fresh"

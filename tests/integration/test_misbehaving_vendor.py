@@ -60,7 +60,7 @@ def test_a_refused_organisation_key_ends_with_3(made: Made) -> None:
     rotator, paths = made
     RECORDER.add_secret("an organisation key", "sk_live_wrong_and_long_enough")
     result = rotator.run("rotate", "a", status=3, RESPAN_API_KEY="sk_live_wrong_and_long_enough")
-    assert "organisation key" in result.stdout
+    assert "management credential" in result.stdout
     assert paths.read("apps/a") is None
 
 

@@ -245,7 +245,7 @@ def test_a_refused_organisation_key_is_reported_once_and_its_recovery_too(replic
         replica.dispatcher.watch()
     [down] = replica.events.of(EventType.UPSTREAM_DOWN)
     assert down.fields["upstream"] == "provider respan"
-    assert "organisation key" in str(down.fields["error"])
+    assert "management credential" in str(down.fields["error"])
     assert down.level is Level.ERROR, "only a person can replace the key"
     assert replica.events.of(EventType.UPSTREAM_UP) == []
     replica.simulator.faults.clear()

@@ -53,7 +53,9 @@ def get(ca_file: Path) -> Iterator[Callable[..., Response | NoResponse]]:
             made = Proxy(address, **options)
             client = HttpClient(SystemClock(), timeout=5.0, connections=2, ca_file=ca_file, proxy=made)
             stack.enter_context(closing(client))
-            return client.send("GET", url, by=time.monotonic() + seconds, max_body=1000, token=TOKEN)
+            return client.send(
+                "GET", url, by=time.monotonic() + seconds, max_body=1000, headers={"Authorization": f"Bearer {TOKEN}"}
+            )
 
         yield get
 

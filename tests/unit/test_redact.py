@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.world import START
 
 from rotator.core.secrets import Secret
-from rotator.providers.respan import responses as respan_answers
+from rotator.providers import answers
 from rotator.runtime.redact import HIDDEN, MAX_QUOTE, Scrubber, quoted, register, scrub, scrub_lines, scrub_name
 from rotator.runtime.spellings import FRAGMENT
 from rotator.stores.vault import responses as vault_answers
@@ -236,17 +236,17 @@ def test_for_what_is_printed_there_is_the_same_scrubber() -> None:
 
 def vendors(detail: str) -> str:
     body = json.dumps({"detail": detail}).encode()
-    return respan_answers.Answer(400, "application/json", "", Secret("sk_other_0123456789"), body).words()
+    return answers.Answer(400, "application/json", "", Secret("sk_other_0123456789"), body).words()
 
 
 def vendors_errors(text: str) -> str:
     body = json.dumps({"errors": {"key": [text[:260], text[260:]]}}).encode()
-    return respan_answers.Answer(400, "application/json", "", Secret("sk_other_0123456789"), body).words()
+    return answers.Answer(400, "application/json", "", Secret("sk_other_0123456789"), body).words()
 
 
 def proxys(title: str) -> str:
     body = f"<html>{' ' * (4096 - 6 - 7 - 200)}<title>{title}".encode()  # which breaks off where the key begins
-    return respan_answers.Answer(502, "text/html", "", Secret("sk_other_0123456789"), body).words()
+    return answers.Answer(502, "text/html", "", Secret("sk_other_0123456789"), body).words()
 
 
 def vaults(error: str) -> str:

@@ -25,6 +25,8 @@ from support.canned import canned as recording
 from support.process import free_ports
 from support.world import FakeClock
 
+from rotator.config.provider_settings import ProbeSettings, ProviderSettings
+from rotator.config.provider_type import ProviderContext
 from rotator.core.errors import (
     ConfigurationError,
     Problem,
@@ -40,10 +42,10 @@ from rotator.core.errors import (
 from rotator.core.keys import CreatedKey, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.renewal import TIDYING
 from rotator.core.secrets import Secret
+from rotator.providers import client as shared
 from rotator.providers.answers import Answer, is_id
 from rotator.providers.errors import ErrorFactory
-from rotator.providers.respan import client as respan
-from rotator.providers.respan.client import Probe, RespanProvider
+from rotator.providers.respan.client import RespanProvider
 from rotator.providers.respan.responses import listed_key
 from rotator.runtime import breaker as circuit
 from rotator.runtime.breaker import CONFIRMED_FOR, FIRST_WAIT
@@ -127,7 +129,7 @@ class Rig:
         self._before = len(sim.journal)
 
     def another(self, **arguments: Any) -> RespanProvider:
-        given = {"organisation_key": Source([self.sim.organisation_key]), **arguments}
+        given = {"credential": Source([self.sim.organisation_key]), **arguments}
         return self._stack.enter_context(provider_at(self.sim.url, self.noted, **given))
 
     def calls(self, operation: str) -> list[int | None]:
@@ -159,10 +161,11 @@ def refused(call: Callable[[], object], *secrets: str) -> RotatorError:
 
 @contextmanager
 def provider_at(url: str, noted: Noted, **arguments: Any) -> Iterator[RespanProvider]:
+    options: dict[str, Any] = {"base_url": url}
+    options |= {name: arguments.pop(name) for name in ("timeout", "probe") if name in arguments}
     given: dict[str, Any] = {
         "name": "respan",
-        "base_url": url,
-        "organisation_key": Source([KEY]),
+        "credential": Source([KEY]),
         "clock": SystemClock(),
         "meter": noted.meter,
         "rate_limited": noted.pauses.append,
@@ -170,7 +173,8 @@ def provider_at(url: str, noted: Noted, **arguments: Any) -> Iterator[RespanProv
         "connections": 8,
         **arguments,
     }
-    with closing(RespanProvider(**given)) as provider:
+    made = RespanProvider(ProviderSettings.model_construct(**options), ProviderContext(**given))
+    with closing(made) as provider:
         yield provider
 
 
@@ -802,9 +806,10 @@ def test_a_name_that_nobody_has(host: str) -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_slow_answer_ends_at_the_timeout(rig: Rig, operation: str) -> None:
+def test_a_slow_answer_ends_at_the_timeout(rig: Rig, operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "READ_SECONDS", 0.05)
     rig.sim.faults.add(Fault("slow", operation, seconds=20, times=None))
-    error = rig.refused(operation, rig.another(timeout=0.05))
+    error = rig.refused(operation, rig.another())
     assert type(error) is unsettled(operation)
     assert "0.05 s for each part, 30 s in all" in error.message
     assert rig.noted.requests == [(operation, "timeout")] * (3 if operation == "list" else 1)
@@ -813,15 +818,16 @@ def test_a_slow_answer_ends_at_the_timeout(rig: Rig, operation: str) -> None:
 def test_a_read_that_waits_ends_at_the_deadline_if_that_is_sooner(rig: Rig) -> None:
     rig.sim.faults.add(Fault("slow", "list", seconds=20, times=None))
     began = time.monotonic()
-    rig.refused("list", rig.another(deadline=0.1))
+    rig.refused("list", rig.another(timeout=timedelta(seconds=0.1)))
     assert time.monotonic() - began < 3
 
 
-def test_who_gets_no_connection_has_sent_nothing(rig: Rig) -> None:
+def test_who_gets_no_connection_has_sent_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "READ_SECONDS", 0.2)
     rig.sim.faults.add(
         Fault("drip", "list", seconds=2)
     )  # in small steps: it holds the one connection till the deadline
-    provider = rig.another(connections=1, timeout=0.2, deadline=0.6)
+    provider = rig.another(connections=1, timeout=timedelta(seconds=0.6))
     pages = provider.pages(lambda: None)
     held = threading.Thread(target=pytest.raises, args=(ProviderUnavailable, pages.__next__))
     held.start()
@@ -836,7 +842,7 @@ def test_who_gets_no_connection_has_sent_nothing(rig: Rig) -> None:
 def test_a_dripped_body_ends_at_the_deadline(operation: str) -> None:
     with rigged(delete_status=200) as rig:
         rig.sim.faults.add(Fault("drip", operation, seconds=20, times=None))
-        provider = rig.another(deadline=0.3)
+        provider = rig.another(timeout=timedelta(seconds=0.3))
         began = time.monotonic()
         if operation in ("update", "delete"):
             done = OPERATIONS[operation](provider, rig.key_id)  # whatever else it had to show
@@ -854,7 +860,7 @@ def test_dripped_headers_end_at_the_deadline(head: bytes) -> None:
     noted = Noted()
     with (
         canned(*(head[at : at + 9] for at in range(0, len(head), 9)), pause=0.1) as server,
-        provider_at(server.url, noted, deadline=0.3) as provider,
+        provider_at(server.url, noted, timeout=timedelta(seconds=0.3)) as provider,
     ):
         began = time.monotonic()
         assert isinstance(refused(lambda: provider.create("n", NONE, EXPIRY)), ProviderOutcomeUnknown)
@@ -880,7 +886,7 @@ def test_after_the_deadline_nothing_is_sent(rig: Rig) -> None:
         clock.ahead += 31
         return Secret(rig.sim.organisation_key)
 
-    assert isinstance(rig.refused("create", rig.another(clock=clock, organisation_key=late)), ProviderUnavailable)
+    assert isinstance(rig.refused("create", rig.another(clock=clock, credential=late)), ProviderUnavailable)
     assert rig.calls("create") == []
 
 
@@ -994,7 +1000,7 @@ def test_a_list_that_leads_in_a_circle_ends(location: str) -> None:
 def test_a_list_without_end_ends(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, bound: str, value: float, words: str, pages: int
 ) -> None:
-    monkeypatch.setattr(respan, bound, value)
+    monkeypatch.setattr(shared, bound, value)
     for number in range(10):
         rig.sim.faults.add(Fault("foreign_next", "list", skip=number, location=f"?page=1&turn={number}"))
     error = rig.refused("list")
@@ -1024,7 +1030,7 @@ def test_a_bare_array_without_end_is_not_read_to_its_end() -> None:
 def test_a_replaced_key_is_read_again_and_the_call_repeated_once(auth_status: int, operation: str) -> None:
     with rigged(auth_status=auth_status) as rig:
         source = Source(["sk_live_outdated", rig.sim.organisation_key])
-        OPERATIONS[operation](rig.another(organisation_key=source), rig.key_id)
+        OPERATIONS[operation](rig.another(credential=source), rig.key_id)
         assert len(rig.calls(operation)) == len(rig.noted.requests) == 2
         assert rig.calls(operation)[0] == auth_status
         assert source.calls == 2
@@ -1033,9 +1039,9 @@ def test_a_replaced_key_is_read_again_and_the_call_repeated_once(auth_status: in
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_same_key_is_not_sent_again(rig: Rig, operation: str) -> None:
     source = Source(["sk_live_outdated"])
-    error = rig.refused(operation, rig.another(organisation_key=source))
+    error = rig.refused(operation, rig.another(credential=source))
     assert isinstance(error, ProviderCredentialRefused)
-    assert error.message.startswith("Respan refused the organisation key (401: Invalid or missing API key)")
+    assert error.message.startswith("Respan refused the management credential (401: Invalid or missing API key)")
     assert 'Every target of provider "respan" waits' in error.advice
     assert rig.calls(operation) == [401]
     assert source.calls == 2
@@ -1043,7 +1049,7 @@ def test_the_same_key_is_not_sent_again(rig: Rig, operation: str) -> None:
 
 def test_another_key_that_is_refused_too_ends_it(rig: Rig) -> None:
     source = Source(["sk_live_outdated_1", "sk_live_outdated_2", rig.sim.organisation_key])
-    provider = rig.another(organisation_key=source)
+    provider = rig.another(credential=source)
     assert isinstance(rig.refused("create", provider), ProviderCredentialRefused)
     assert rig.calls("create") == [401, 401]
 
@@ -1051,7 +1057,7 @@ def test_another_key_that_is_refused_too_ends_it(rig: Rig) -> None:
 def test_while_the_key_is_refused_one_request_now_and_then_tries_whether_it_still_is(rig: Rig) -> None:
     clock = FakeClock()
     source = Source([*["sk_live_outdated"] * 4, rig.sim.organisation_key])
-    provider = rig.another(organisation_key=source, clock=clock)
+    provider = rig.another(credential=source, clock=clock)
     clock.sleep(100)
     for _ in range(5):
         assert isinstance(rig.refused("retrieve", provider), ProviderCredentialRefused)
@@ -1070,7 +1076,7 @@ def test_while_the_key_is_refused_one_request_now_and_then_tries_whether_it_stil
 
 def test_many_refused_at_once_read_the_key_once(rig: Rig) -> None:
     source = Source(["sk_live_outdated", rig.sim.organisation_key])
-    provider = rig.another(organisation_key=source)
+    provider = rig.another(credential=source)
     threads = [threading.Thread(target=listed, args=(provider,)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -1081,7 +1087,7 @@ def test_many_refused_at_once_read_the_key_once(rig: Rig) -> None:
 
 def test_the_key_is_read_at_first_use_and_kept(rig: Rig) -> None:
     source = Source([rig.sim.organisation_key, "sk_live_other"])
-    provider = rig.another(organisation_key=source)
+    provider = rig.another(credential=source)
     pages = provider.pages(lambda: None)
     assert source.calls == 0
     assert next(pages)
@@ -1092,7 +1098,7 @@ def test_the_key_is_read_at_first_use_and_kept(rig: Rig) -> None:
 def test_what_the_source_of_the_key_raises_is_passed_on(rig: Rig) -> None:
     absent = ConfigurationError((Problem("rotator.toml", "providers.respan.api_key", "no such file"),))
     source = Source([absent, "sk_live_outdated", absent, rig.sim.organisation_key])
-    provider = rig.another(organisation_key=source)
+    provider = rig.another(credential=source)
     assert rig.refused("create", provider) is absent
     assert rig.calls("create") == []
     assert rig.refused("create", provider) is absent
@@ -1103,7 +1109,7 @@ def test_what_the_source_of_the_key_raises_is_passed_on(rig: Rig) -> None:
     "text", ["", "sk_live_a\n", "sk_live_a\r\nX: y", "sk_live a", "sk_live_ä", '"sk_live_a"', "sk\\live"]
 )
 def test_a_key_that_is_none_is_not_sent(rig: Rig, text: str) -> None:
-    error = refused(rig.another(organisation_key=Source([text])).pages(lambda: None).__next__, *filter(None, [text]))
+    error = refused(rig.another(credential=Source([text])).pages(lambda: None).__next__, *filter(None, [text]))
     assert isinstance(error, ProviderCredentialRefused)
     assert rig.noted.requests == [("list", "credential")], "counted, and not sent"
 
@@ -1193,7 +1199,7 @@ def test_without_a_list_nobody_knows_and_the_key_is_not_called_refused(
 @pytest.mark.parametrize("detail", ["Not what was asked for.", "Not what was asked for. ", "Not what was asked for"])
 def test_the_vendors_full_stop_does_not_end_our_sentence(detail: str) -> None:
     answer = Answer(503, "application/json", "", Secret(KEY), json.dumps({"detail": detail}).encode())
-    error = ErrorFactory("respan", "https://api.respan.ai").refusal("list", answer, EXPIRY)
+    error = ErrorFactory("respan", "https://api.respan.ai", "Respan").refusal("list", answer, EXPIRY)
     assert (
         error.message == "Respan answered 503: Not what was asked for, when asked to list the keys; nothing was changed"
     )
@@ -1341,7 +1347,8 @@ STRANGE = "tk-that-nobody-made"
 
 
 def probing(rig: Rig, method: str = "POST", path: str = "/api/chat/completions", accept: int = 200) -> RespanProvider:
-    return rig.another(probe=Probe(f"{rig.sim.url}{path}", method, frozenset({accept})))
+    probe = {"url": f"{rig.sim.url}{path}", "method": method, "accept": (accept,)}
+    return rig.another(probe=ProbeSettings.model_validate(probe))
 
 
 def test_a_new_key_is_tried_out_with_itself(rig: Rig) -> None:
@@ -1376,7 +1383,7 @@ def test_any_status_may_be_the_one_that_says_that_it_works(rig: Rig) -> None:
 
 def test_a_probe_without_an_answer_is_not_a_refused_key(rig: Rig) -> None:
     [port] = free_ports(1)
-    provider = rig.another(probe=Probe(f"http://127.0.0.1:{port}/", "GET", frozenset({200})))
+    provider = rig.another(probe=ProbeSettings(url=f"http://127.0.0.1:{port}/"))
     error = refused(lambda: provider.probe(Secret(STRANGE)), STRANGE)
     assert isinstance(error, ProviderUnavailable)
     assert f"127.0.0.1:{port}" in error.message
