@@ -23,6 +23,7 @@ from rotator.core.renewal import TIDYING
 from rotator.core.target import Target
 from rotator.core.versions import Record
 from rotator.protocol.memory import Kept, Memory
+from rotator.protocol.observer import Observer
 from rotator.protocol.places import Claims
 from rotator.protocol.recognition import Recognition
 from rotator.protocol.reconciler import Reconciler
@@ -100,14 +101,16 @@ class Installation:
         claims = Claims((target, self.stores[target.store]) for target in configuration.targets.values())
         self._reconcilers = {
             (provider, store): Reconciler(
-                configuration.owner,
-                frozenset(configuration.former_owners),
-                names,
-                self._ports(provider, store, leads),
-                Memory(self._kept, served[provider], is_swept=is_swept),
-                configuration.sweep.min_age,
-                self._recognitions[provider],
-                claims,
+                Observer(
+                    configuration.owner,
+                    frozenset(configuration.former_owners),
+                    names,
+                    self._ports(provider, store, leads),
+                    Memory(self._kept, served[provider], is_swept=is_swept),
+                    configuration.sweep.min_age,
+                    self._recognitions[provider],
+                    claims,
+                )
             )
             for provider, store in product(self.providers, self.stores)
         }
@@ -167,6 +170,10 @@ class Installation:
         """Return what works on this target."""
         return self._reconcilers[target.provider, target.store]
 
+    def observer(self, target: Target) -> Observer:
+        """Return what looks at this target."""
+        return self.reconciler(target).observer
+
     def lease(self) -> LeaseSettings | None:
         """Return the configured Lease, completed from the pod. Raises `LeaseUnusable`."""
         wanted = self.configuration.lease
@@ -182,11 +189,11 @@ class Installation:
         identity = wanted.identity or self._environment.get("HOSTNAME") or socket.gethostname()
         return LeaseSettings(access, wanted.name, identity, wanted.duration.total_seconds())
 
-    def groups(self, targets: Iterable[Target]) -> Iterator[tuple[Reconciler, list[Target]]]:
-        """Yield the targets of each reconciler."""
-        groups: dict[Reconciler, list[Target]] = {}
+    def groups(self, targets: Iterable[Target]) -> Iterator[tuple[Observer, list[Target]]]:
+        """Yield the targets of each provider and store, with what looks at them."""
+        groups: dict[Observer, list[Target]] = {}
         for target in targets:
-            groups.setdefault(self.reconciler(target), []).append(target)
+            groups.setdefault(self.observer(target), []).append(target)
         yield from groups.items()
 
     def _sweeper(self, provider: str) -> Sweeper:

@@ -102,7 +102,7 @@ def _missing_rights(name: str, vault: VaultStore, targets: Sequence[Target]) -> 
 def _path(
     installation: Installation, store: Store, target: Target, served: dict[str, tuple[Target, Scope]]
 ) -> Iterator[OnlineFinding]:
-    scope = installation.reconciler(target).scope(target)
+    scope = installation.observer(target).scope(target)
     current = store.newest(target.path).current
     entry = read_version(current, target, scope) if current else None
     if entry and entry.key_id:

@@ -145,17 +145,17 @@ class Session:
         lists: dict[str, dict[str, list[ListedKey]]] = {}
         well = [report.target for report in reports if report.error is None]
         with self.progress("revoking orphaned keys", len(well)) as advance:
-            for reconciler, targets in self.installation.groups(well):
+            for observer, targets in self.installation.groups(well):
                 provider, unlisted = targets[0].provider, None
                 try:
-                    lists[provider] = lists.get(provider) or by_place(listed(reconciler.ports, self.clock.now()))
+                    lists[provider] = lists.get(provider) or by_place(listed(observer.ports, self.clock.now()))
                 except ProviderError as error:
                     unlisted = error
                 for target in targets:
                     report = after[target.name]
                     failure: RotatorError | None = unlisted
                     for _ in range(0 if unlisted else 1 + TRIES_AFTER_429):
-                        failure = revoke_the_unheld(reconciler, target, lists[provider], request)
+                        failure = revoke_the_unheld(observer, target, lists[provider], request)
                         if not isinstance(failure, ProviderRateLimited):
                             break
                     after[target.name] = replace(report, error=failure or next(not_revoked(target, report.plan), None))
@@ -194,13 +194,13 @@ class Session:
         """Return the status of each target. Changes nothing; `confirm`: also ask the provider what the plan needs."""
 
         def one(target: Target) -> TargetStatus:
-            reconciler = self.installation.reconciler(target)
+            observer = self.installation.observer(target)
             try:
-                observation = reconciler.observe(target)
+                observation = observer.observe(target)
             except StoreError as error:
                 return TargetStatus(target, None, error)
             try:
-                observation = reconciler.confirm(observation) if confirm else observation
+                observation = observer.confirm(observation) if confirm else observation
             except ProviderError as error:
                 return TargetStatus(target, plan(observation, self.clock.now()), error)
             return TargetStatus(target, plan(observation, self.clock.now()), None)

@@ -7,7 +7,7 @@ sweep finds.
 
 A list may be late, filtered or another organisation's. So it confirms the names of keys, and a served key that it
 lacks, or shows with an early expiry, is looked up by its id before it counts as gone. Where the list lacks most served
-keys, a few answers show whether it is right: the other keys are not looked up. The reconciler's memory keeps what was
+keys, a few answers show whether it is right: the other keys are not looked up. The observer's memory keeps what was
 learned; replacing and restoring keys is left to passes over the targets that need one.
 """
 
@@ -23,8 +23,8 @@ from rotator.core.plan import Reason, Rotate, plan
 from rotator.core.ports import Ports
 from rotator.core.target import Target
 from rotator.core.versions import Record
+from rotator.protocol.observer import Observer
 from rotator.protocol.recognition import Recognition, is_most
-from rotator.protocol.reconciler import Reconciler
 
 SAMPLE = 3
 """Look-ups in a row that find no key, in a list that lacks most served keys: then the others count as unknown."""
@@ -54,7 +54,7 @@ class Comparison:
         self._left = by_place(keys.values())  # those of paths that were not compared yet
         self._flawed: dict[str, RotatorError] = {}  # targets with an unreadable or misnamed key
         self._failed: dict[str, RotatorError] = {}  # targets that could not be compared
-        self._missing: list[tuple[Reconciler, Target]] = []  # the list shows no live key of their paths
+        self._missing: list[tuple[Observer, Target]] = []  # the list shows no live key of their paths
         self._gone: list[Target] = []  # the provider lacks their served keys, and knows other keys of their paths
         self._witness = ""  # the id of such another key
         self._to_work: dict[str, Target] = {}
@@ -84,23 +84,23 @@ class Comparison:
 
     # --- one target --------------------------------------------------------------------------------------------------
 
-    def compare(self, reconciler: Reconciler, target: Target) -> None:
+    def compare(self, observer: Observer, target: Target) -> None:
         """Read the target's path, and judge the keys that the list shows of it."""
         try:
-            self._compare(reconciler, target)
+            self._compare(observer, target)
         except (StoreError, ProviderError) as error:
-            self._fail(reconciler, target, error)
+            self._fail(observer, target, error)
 
-    def _compare(self, reconciler: Reconciler, target: Target) -> None:
-        scope = reconciler.scope(target)
+    def _compare(self, observer: Observer, target: Target) -> None:
+        scope = observer.scope(target)
         places = scope.places
         mine = [key for place in places for key in self._left.pop(place, ())]
         unreadable = [key for place in places for key in self._unreadable.get(place, ())]
         is_alone = self._is_first and len(mine) == 1 and not unreadable
-        if is_alone and reconciler.memory.is_as_at_last_look(target, scope, mine[0], self._ports.clock.now()):
+        if is_alone and observer.memory.is_as_at_last_look(target, scope, mine[0], self._ports.clock.now()):
             self.served += 1  # and the path, which was read when the process started, is not read again
             return
-        observation = _read(reconciler, target, [*mine, *unreadable])
+        observation = _read(observer, target, [*mine, *unreadable])
         record, now = _served(observation), self._ports.clock.now()
         entry = self._keys.get(record.key_id) if record else None
         if unreadable:
@@ -109,21 +109,21 @@ class Comparison:
             self._flawed[target.name] = ServedKeyMisnamed(target.path, entry.id, entry.name)
         seen = sighting(record, entry, [*mine, *unreadable], now)
         if seen is Sighting.MISSING:
-            self._missing.append((reconciler, target))
+            self._missing.append((observer, target))
         else:
             try:
-                observation = self._learn(reconciler, observation, {key.id for key in unreadable})
+                observation = self._learn(observer, observation, {key.id for key in unreadable})
             except ProviderError as error:  # of the served key; the path's other keys are judged without it
-                self._fail(reconciler, target, error)
+                self._fail(observer, target, error)
         if seen is not Sighting.NOT_DUE:
             observation = self._count(observation, seen, mine)
-        self._judge(reconciler, observation, mine)
+        self._judge(observer, observation, mine)
 
-    def _fail(self, reconciler: Reconciler, target: Target, error: RotatorError) -> None:
+    def _fail(self, observer: Observer, target: Target, error: RotatorError) -> None:
         self._failed[target.name] = error
-        reconciler.memory.look_closer(target)
+        observer.memory.look_closer(target)
 
-    def _learn(self, reconciler: Reconciler, observation: Observation, unreadable: Collection[str]) -> Observation:
+    def _learn(self, observer: Observer, observation: Observation, unreadable: Collection[str]) -> Observation:
         """Remember the names that the list confirms, so that no key has to be looked up when it is superseded.
 
         The list proves no more, for it may be older than the path, and than what is known of a key. An `unreadable`
@@ -135,14 +135,14 @@ class Comparison:
         for entry in observation.entries:
             key = self._keys.get(entry.key_id or "")
             if key is not None and key.id != served.key_id:
-                observation = reconciler.memory.note(observation, key.id, key, listed=True)
+                observation = observer.memory.note(observation, key.id, key, listed=True)
         key = self._keys.get(served.key_id)
         was_gone = observation.is_gone(self._ports.clock.now())  # the credential may have been another one then
         if served.key_id in unreadable and not was_gone:
             return observation
         if key is None or was_gone or (key.expires_at and key.expires_at < served.expires_at - TOLERANCE):
-            return reconciler.look_up(observation, served, self._ports.budget)
-        reconciler.memory.show(observation.target, observation.scope, key)
+            return observer.look_up(observation, served, self._ports.budget)
+        observer.memory.show(observation.target, observation.scope, key)
         return observation
 
     def _count(self, observation: Observation, seen: Sighting, mine: Sequence[ProviderKey]) -> Observation:
@@ -160,9 +160,9 @@ class Comparison:
             self.unknown.append(target)
         return replace(observation, gone_is_believed=False)  # until all are compared
 
-    def _judge(self, reconciler: Reconciler, observation: Observation, mine: Sequence[ProviderKey]) -> None:
+    def _judge(self, observer: Observer, observation: Observation, mine: Sequence[ProviderKey]) -> None:
         """Find the path's orphans, and whether the target needs a pass."""
-        target, memory, now = observation.target, reconciler.memory, self._ports.clock.now()
+        target, memory, now = observation.target, observer.memory, self._ports.clock.now()
         record = _served(observation)
         actions = plan(observation, now).actions
         pending = memory.pending.get(target.name)
@@ -201,22 +201,22 @@ class Comparison:
         The path is read again: it may serve another key by now, which is left to the next sweep.
         """
         before = len(self.unknown)
-        for number, (reconciler, target) in enumerate(self._missing):
+        for number, (observer, target) in enumerate(self._missing):
             if number >= SAMPLE and len(self.unknown) - before == number and is_most(len(self._missing), self.served):
                 self.unknown += [target for _, target in self._missing[number:]]
                 return
             try:
-                self._look_up(reconciler, target)
+                self._look_up(observer, target)
             except (StoreError, ProviderError) as error:
-                self._fail(reconciler, target, error)
+                self._fail(observer, target, error)
 
-    def _look_up(self, reconciler: Reconciler, target: Target) -> None:
-        observation = reconciler.read_current(target)
+    def _look_up(self, observer: Observer, target: Target) -> None:
+        observation = observer.read_current(target)
         record, now = _served(observation), self._ports.clock.now()
         entry = self._keys.get(record.key_id) if record else None
         if record is None or record.expires_at <= now or (entry is not None and not entry.expires_by(now)):
             return
-        observation = reconciler.look_up(observation, record, self._ports.budget)
+        observation = observer.look_up(observation, record, self._ports.budget)
         if observation.is_gone(now):
             self.unknown.append(target)
         elif observation.is_cut_short(record, now):
@@ -235,11 +235,11 @@ def _served(observation: Observation) -> Record | None:
     return observation.current.record if observation.current else None
 
 
-def _read(reconciler: Reconciler, target: Target, mine: Sequence[ListedKey]) -> Observation:
+def _read(observer: Observer, target: Target, mine: Sequence[ListedKey]) -> Observation:
     """Read the path: the whole history only where the list shows another key of it than the served one."""
     if len(mine) <= 1:
-        observation = reconciler.read_current(target)
+        observation = observer.read_current(target)
         served = observation.current and observation.current.key_id
         if all(key.id == served for key in mine):
             return observation
-    return reconciler.observe(target)
+    return observer.observe(target)

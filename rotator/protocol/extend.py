@@ -26,7 +26,7 @@ from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.versions import read_version
 from rotator.protocol.expiry import keep_until
-from rotator.protocol.reconciler import Reconciler
+from rotator.protocol.observer import Observer
 
 REASON = "extended"
 """Why a key lives longer than planned; no plan has this reason."""
@@ -39,14 +39,14 @@ _IF_IT_HAS_ONE = "If the path holds a key, is this provider's api_key of the org
 class ExtendableKey:
     """A key to prolong. `by_slug`: the store could not confirm that it is this target's."""
 
-    reconciler: Reconciler
+    observer: Observer
     target: Target
     key: ProviderKey
     by_slug: bool
 
     def extend(self, until: datetime, comment: str = "") -> datetime | ProviderError:
         """Make it expire at `until`. Return when it does, as the provider shows it, or why it cannot work so long."""
-        ports, key = self.reconciler.ports, self.key
+        ports, key = self.observer.ports, self.key
         try:
             ports.budget.take(key.expires_at or until)
             ends = keep_until(ports, key.id, until, key.expires_at or until)
@@ -76,7 +76,7 @@ class ExtendableKey:
 
 
 def living(
-    reconciler: Reconciler,
+    observer: Observer,
     keys: Iterable[ListedKey],
     owners: Collection[str],
     targets: Collection[Target],
@@ -89,7 +89,7 @@ def living(
     And by target, why others of its keys are left alone. `by_name`: a person has confirmed that no other installation's
     owner begins with the same letters, for where the store cannot be read.
     """
-    now = reconciler.ports.clock.now() - reconciler.ports.clock.disputed_by()  # the list has shown the provider's time
+    now = observer.ports.clock.now() - observer.ports.clock.disputed_by()  # the list has shown the provider's time
     by_place: dict[str, list[ListedKey]] = defaultdict(list)
     by_slugs: dict[tuple[str, str], list[ListedKey]] = defaultdict(list)
     for key in keys:
@@ -103,7 +103,7 @@ def living(
     unreachable = False
     for target in targets:
         try:
-            places = () if unreachable else reconciler.scope(target).places
+            places = () if unreachable else observer.scope(target).places
         except StoreError:
             unreachable = True  # asked once: with the store away, each question would cost its timeout
         if unreachable:
@@ -121,25 +121,25 @@ def living(
                 'where it was: former_paths, former_locations (docs/configuration.md, "After a move").',
             )
         short = [key for key in mine if isinstance(key, ProviderKey) and _ends_within(key, now, until)]
-        found += [ExtendableKey(reconciler, target, key, unreachable) for key in short]
+        found += [ExtendableKey(observer, target, key, unreachable) for key in short]
         if unreadable := [key for key in mine if isinstance(key, UnreadableKey)]:
             left.setdefault(target.name, KeyUnreadable(target.path, unreadable))
     return found, left
 
 
 def misnamed(
-    reconciler: Reconciler, keys: Iterable[ListedKey], targets: Iterable[Target], until: datetime
+    observer: Observer, keys: Iterable[ListedKey], targets: Iterable[Target], until: datetime
 ) -> dict[str, RotatorError]:
     """Return, by target, why its served key was not extended: its name is not one for the path.
 
     Call it after all were extended, for it reads the paths. It finds nothing where the store cannot be read.
     """
     by_id = {key.id: key for key in keys}
-    now = reconciler.ports.clock.now() - reconciler.ports.clock.disputed_by()
+    now = observer.ports.clock.now() - observer.ports.clock.disputed_by()
     found: dict[str, RotatorError] = {}
     for target in targets:
         try:
-            scope, version = reconciler.scope(target), reconciler.ports.store.newest(target.path).current
+            scope, version = observer.scope(target), observer.ports.store.newest(target.path).current
         except StoreError:
             break  # each question would cost its timeout
         record = read_version(version, target, scope).record if version else None

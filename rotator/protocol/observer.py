@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from rotator.core.expiry import KeyObservation
 from rotator.core.keys import place_of
 from rotator.core.observation import Observation, PathReading
-from rotator.core.ports import Budget, Clock, Ports
+from rotator.core.ports import Budget, Ports
 from rotator.core.renewal import TIDYING
 from rotator.core.superseded import to_confirm
 from rotator.core.target import Target
@@ -140,15 +140,10 @@ class Observer:
         return record.is_younger(self.min_age, now) or now - held_since < self.min_age
 
     def is_too_old(self, observation: Observation) -> bool:
-        """Whether the observation is too old for an action that no compare-and-set protects."""
-        return too_old(observation, self.ports.clock)
+        """Return whether the observation is too old for an action that no compare-and-set protects.
 
-
-def too_old(observation: Observation, clock: Clock) -> bool:
-    """Whether the path may have changed too long ago for an action that no compare-and-set protects.
-
-    The answer of a slow read is used at once or not at all. Should the path have been rolled back to a key while it was
-    read, that key still has its grace, and the next sweep restores it.
-    """
-    took = observation.answered_at - observation.history.observed_at
-    return took > MAX_READ or clock.monotonic() - observation.answered_at > MAX_AGE
+        The answer of a slow read is used at once or not at all. Should the path have been rolled back to a key while it
+        was read, that key still has its grace, and the next sweep restores it.
+        """
+        took = observation.answered_at - observation.history.observed_at
+        return took > MAX_READ or self.ports.clock.monotonic() - observation.answered_at > MAX_AGE

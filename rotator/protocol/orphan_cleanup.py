@@ -22,8 +22,7 @@ from rotator.core.ports import Ports
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.protocol.expiry import set_expiry
-from rotator.protocol.observer import too_old
-from rotator.protocol.reconciler import Reconciler
+from rotator.protocol.observer import Observer
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class OrphanCleanup:
 
     def clean_up(
         self,
-        reconcilers: Iterable[tuple[Reconciler, Target]],
+        observers: Iterable[tuple[Observer, Target]],
         found: Iterable[Orphan],
         by: str,
         deadline: datetime,
@@ -77,9 +76,9 @@ class OrphanCleanup:
         due: dict[str, list[Orphan]] = defaultdict(list)
         for orphan in found:
             (due[orphan.target.name] if orphan.is_due else after).append(orphan)
-        for reconciler, target in reconcilers:
+        for observer, target in observers:
             if target.name in due:
-                outcomes, error = self._clean_up_path(reconciler, due[target.name], by, deadline, stopping)
+                outcomes, error = self._clean_up_path(observer, due[target.name], by, deadline, stopping)
                 after += outcomes
                 if error is not None:
                     failed[target.name] = error
@@ -87,7 +86,7 @@ class OrphanCleanup:
 
     def _clean_up_path(
         self,
-        reconciler: Reconciler,
+        observer: Observer,
         found: Sequence[Orphan],
         by: str,
         deadline: datetime,
@@ -101,25 +100,25 @@ class OrphanCleanup:
                 return [*after, *found[number:]], None
             try:
                 if orphan.ahead and orphan.state is OrphanState.TO_SHORTEN and fence is None:
-                    fence = self._fence(reconciler, orphan.target, by)
-                if (ended := self._end(reconciler, orphan, by, deadline, fence)) is not None:
+                    fence = self._fence(observer, orphan.target, by)
+                if (ended := self._end(observer, orphan, by, deadline, fence)) is not None:
                     after.append(ended)
             except (StoreError, ProviderError) as error:
                 return [*after, *(replace(left, outcome=Outcome.FAILED) for left in found[number:])], error
         return after, None
 
-    def _fence(self, reconciler: Reconciler, target: Target, by: str) -> int:
+    def _fence(self, observer: Observer, target: Target, by: str) -> int:
         """Write the current data again; return the version that it became, or 0 if another writer was first.
 
         Sent once. Looking does not settle a refused write, as it settles that of a new key: another sweep's fence holds
         the same data, and stands where ours was meant to be, but not where a writer is about to publish.
         """
-        observation = reconciler.observe(target)
+        observation = observer.observe(target)
         current, entry = observation.history.current, observation.current
         if current is None or current.data is None or entry is None or entry.record is None:
             return 0
         try:
-            written = reconciler.ports.store.write(target.path, current.data, cas=current.number)
+            written = observer.ports.store.write(target.path, current.data, cas=current.number)
         except CasMismatch:
             return 0
         fields: Fields = {
@@ -129,12 +128,10 @@ class OrphanCleanup:
             "reason": Reason.ORPHAN.value,
             "by": by,
         }
-        reconciler.ports.emit(Event(EventType.PATH_FENCED, target.name, Level.INFO, fields))
+        observer.ports.emit(Event(EventType.PATH_FENCED, target.name, Level.INFO, fields))
         return written.number
 
-    def _end(
-        self, reconciler: Reconciler, orphan: Orphan, by: str, deadline: datetime, fence: int | None
-    ) -> Orphan | None:
+    def _end(self, observer: Observer, orphan: Orphan, by: str, deadline: datetime, fence: int | None) -> Orphan | None:
         """Shorten it, or remove its record, unless a version holds it by now. Return None if the key is gone.
 
         The list may be out of date, and so the key is looked up: what was shortened since must not be prolonged, and a
@@ -146,7 +143,7 @@ class OrphanCleanup:
         if found is None:
             return None
         key = replace(self._dated(found), created_at=orphan.key.created_at)
-        still = self._is_still(reconciler, orphan, key, deadline, fence)
+        still = self._is_still(observer, orphan, key, deadline, fence)
         if still is None:
             return orphan
         fields: Fields = {"key_id": key.id, "key_name": key.name, "reason": Reason.ORPHAN.value, "by": by}
@@ -164,12 +161,12 @@ class OrphanCleanup:
             shortened = {**fields, "expires_at": timestamp(ends)}
             ports.emit(Event(EventType.KEY_SHORTENED, target.name, Level.INFO, shortened))
             later = corrected(asked, ends)
-            again = self._is_still(reconciler, orphan, key, deadline, fence) if later else None
+            again = self._is_still(observer, orphan, key, deadline, fence) if later else None
             asked = Asked(until, later) if later and again else None
         return replace(still, outcome=Outcome.SHORTENED, until=self._ends[key.id].shown)
 
     def _is_still(
-        self, reconciler: Reconciler, orphan: Orphan, key: ProviderKey, deadline: datetime, fence: int | None
+        self, observer: Observer, orphan: Orphan, key: ProviderKey, deadline: datetime, fence: int | None
     ) -> Orphan | None:
         """Return the orphan if a fresh look at the path shows it to be one, and no writer can publish it meanwhile.
 
@@ -177,12 +174,12 @@ class OrphanCleanup:
         """
         ports = self._ports
         ports.budget.take(deadline)
-        observation = reconciler.observe(orphan.target)
+        observation = observer.observe(orphan.target)
         # Where the list and the look-up differ it waits for the next sweep: `max_orphans` was counted by the list.
         found_again = orphans(observation, [key], ports.clock.now(), self.is_unsettled)
         still = next((again for again in found_again if again.state is orphan.state), None)
         unfenced = still is not None and still.state is OrphanState.TO_SHORTEN and still.ahead and not fence
-        if too_old(observation, ports.clock) or unfenced or observation.history.current_version < (fence or 0):
+        if observer.is_too_old(observation) or unfenced or observation.history.current_version < (fence or 0):
             return None
         return still
 

@@ -6,7 +6,6 @@ decides what is due, and only the store and the provider keep anything that must
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 from rotator.core.errors import (
     CasMismatch,
@@ -96,15 +95,16 @@ class Attempt:
         )
 
 
-class Reconciler(Observer):
+class Reconciler:
     """Works on the targets of one provider and one store.
 
     Safe to be used by many threads, with one pass over a target at a time; a sweep may work on that target meanwhile.
     """
 
-    @cached_property
-    def _rotation(self) -> Rotation:
-        return Rotation(self.owner, self.ports, self.memory, self.min_age)
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+        self._ports, self._memory = observer.ports, observer.memory
+        self._rotation = Rotation(observer)
 
     # --- one pass --------------------------------------------------------------------------------------------------
 
@@ -132,16 +132,16 @@ class Reconciler(Observer):
     def _next_action(self, attempt: Attempt, options: PassOptions, planned: Callable[[Plan], object]) -> Action | None:
         """Look, plan, and return the first action that was not tried; None at the end of the pass."""
         observation = self._look(attempt)
-        acts = options.act and may_act(self.ports, attempt.request)
+        acts = options.act and may_act(self._ports, attempt.request)
         unknown = attempt.error is None and bool(to_confirm(observation))  # a read from the past has forgotten it
         if acts and (not attempt.has_permit or unknown):  # else it might grow old again, waiting for the budget
             attempt.has_permit = False
             try:
-                observation = self.confirm(observation)
+                observation = self.observer.confirm(observation)
             except ProviderError as failure:
                 attempt.fail(failure)
-        attempt.observation = self.doubted(observation)
-        attempt.plan = plan(attempt.observation, self.ports.clock.now(), attempt.request, options)
+        attempt.observation = self.observer.doubted(observation)
+        attempt.plan = plan(attempt.observation, self._ports.clock.now(), attempt.request, options)
         planned(attempt.plan)
         action = attempt.untried(attempt.plan.actions) if acts else None
         if acts and action is None and (error := self._left_undone(attempt, attempt.observation, attempt.plan)):
@@ -151,11 +151,11 @@ class Reconciler(Observer):
     def _look(self, attempt: Attempt) -> Observation:
         """Return what is known of the target, which is read again where that is too old to act on it."""
         observation = attempt.observation
-        if observation is None or self.is_too_old(observation):
-            look = self.read_current if attempt.request.by == SCHEDULED.by else self.observe
+        if observation is None or self.observer.is_too_old(observation):
+            look = self.observer.read_current if attempt.request.by == SCHEDULED.by else self.observer.observe
             observation = look(attempt.target)
-        if landed := self.memory.take_landed(attempt.target):
-            emit_published(self.ports, observation, *landed)
+        if landed := self._memory.take_landed(attempt.target):
+            emit_published(self._ports, observation, *landed)
         if attempt.lost and _serves_another_key(observation, attempt.lost):
             attempt.lost = None  # another writer's new key is as good as one of ours
             attempt.fulfil()
@@ -166,7 +166,7 @@ class Reconciler(Observer):
         target = attempt.target
         if made.reason is Reason.CLOCK:
             return NoKeyByThisClock(observation.clock_disputed_by)
-        if not attempt.request.revoke_now and (error := unenforced(target, made, self.ports.clock.now())):
+        if not attempt.request.revoke_now and (error := unenforced(target, made, self._ports.clock.now())):
             return error  # after a revocation, the keys that are left have an error of their own
         if made.reason is Reason.CONTESTED:
             return Contested(target.name, target.path)
@@ -183,11 +183,11 @@ class Reconciler(Observer):
         observation, made = attempt.observation, attempt.plan
         assert observation is not None and made is not None  # noqa: S101, PT018 - for the type checker
         if not attempt.has_permit:
-            self.ports.provider.ready()
-            self.ports.budget.take(TIDYING if isinstance(action, Retire) else deadline(made, self.ports.clock.now()))
+            self._ports.provider.ready()
+            self._ports.budget.take(TIDYING if isinstance(action, Retire) else deadline(made, self._ports.clock.now()))
             attempt.has_permit = True
-            return not self.is_too_old(observation) and may_act(self.ports, attempt.request)
-        if self.is_too_old(observation) and not isinstance(action, Rotate):  # that has a compare-and-set
+            return not self.observer.is_too_old(observation) and may_act(self._ports, attempt.request)
+        if self.observer.is_too_old(observation) and not isinstance(action, Rotate):  # that has a compare-and-set
             raise StoreUnavailable(
                 f"reading {attempt.target.path} took longer than {MAX_READ:.0f} s, so its superseded keys are left",
                 "They work until their own expiry. Look at the store's latency. The next try follows.",
@@ -229,7 +229,7 @@ class Reconciler(Observer):
         seen = observation.shown[record.key_id].key
         deadline = record.expires_at if action.reason is Reason.RESTORED else TIDYING
         try:
-            ends = set_expiry(self.ports, record.key_id, action.asked.request, deadline)
+            ends = set_expiry(self._ports, record.key_id, action.asked.request, deadline)
         except ProviderRequestRefused:
             if action.reason is not Reason.RESTORED:
                 raise
@@ -238,10 +238,10 @@ class Reconciler(Observer):
             what = EventType.KEY_RESTORED if action.reason is Reason.RESTORED else EventType.KEY_SHORTENED
             name, until = record.key_name, timestamp(ends)
             emit_key_event(
-                self.ports, what, observation, request, record.key_id, name, reason=action.reason, expires_at=until
+                self._ports, what, observation, request, record.key_id, name, reason=action.reason, expires_at=until
             )
         key = replace(seen, expires_at=ends) if ends and seen else None
-        return self.memory.note(observation, record.key_id, key, asked=action.asked)
+        return self._memory.note(observation, record.key_id, key, asked=action.asked)
 
     def _retire(self, observation: Observation, action: Retire, request: RotationRequest) -> Observation | None:
         """Destroy, look again, delete: once its versions are destroyed, the path cannot be rolled back to the key.
@@ -251,10 +251,10 @@ class Reconciler(Observer):
         target, key = observation.target, action.key
         numbers = [version.number for version in key.versions if not version.foreign_fields]
         if numbers:
-            self.ports.store.destroy(target.path, numbers)
+            self._ports.store.destroy(target.path, numbers)
             versions = ",".join(map(str, numbers))
             emit_key_event(
-                self.ports,
+                self._ports,
                 EventType.VERSIONS_DESTROYED,
                 observation,
                 request,
@@ -263,22 +263,22 @@ class Reconciler(Observer):
                 reason=action.reason,
                 versions=versions,
             )
-        after = self.observe(target)
-        current = after.current
+        after = self.observer.observe(target)
+        is_ours = after.current is not None and after.current.ownership is Ownership.OURS
         kept = {version.number for version in key.versions} - {*numbers}
         served_again = any(entry.key_id == key.key_id and entry.number not in kept for entry in after.entries)
-        if current is None or current.ownership is not Ownership.OURS or served_again or self.is_too_old(after):
+        if not is_ours or served_again or self.observer.is_too_old(after):
             return None
         seen = observation.shown[key.key_id]
         if seen.key is None:  # it is not shown to be ours, and there is nothing to delete
-            return self.memory.note(after, key.key_id, None)
+            return self._memory.note(after, key.key_id, None)
         try:
-            self.ports.provider.delete(key.key_id)
+            self._ports.provider.delete(key.key_id)
         except ProviderError as error:
-            left_behind(self.ports.emit, target, key.key_id, key.record.key_name, error)
+            left_behind(self._ports.emit, target, key.key_id, key.record.key_name, error)
             raise
         emit_key_event(
-            self.ports,
+            self._ports,
             EventType.KEY_DELETED,
             observation,
             request,
@@ -286,7 +286,7 @@ class Reconciler(Observer):
             key.record.key_name,
             reason=action.reason,
         )
-        return self.memory.note(after, key.key_id, None)
+        return self._memory.note(after, key.key_id, None)
 
 
 def _serves_another_key(observation: Observation, before: Observation) -> bool:

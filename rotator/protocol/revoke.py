@@ -17,21 +17,20 @@ from rotator.core.plan import REVOKED_WITHIN, Plan, Reason
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.protocol.expiry import set_expiry
-from rotator.protocol.observer import MAX_READ, too_old
-from rotator.protocol.reconciler import Reconciler
+from rotator.protocol.observer import MAX_READ, Observer
 from rotator.protocol.rotation import asked_by
 
 
 def revoke_the_unheld(
-    reconciler: Reconciler, target: Target, keys: Mapping[str, Sequence[ListedKey]], request: RotationRequest
+    observer: Observer, target: Target, keys: Mapping[str, Sequence[ListedKey]], request: RotationRequest
 ) -> RotatorError | None:
     """Shorten and delete those listed keys of the target that no version holds; return the error that prevented it.
 
     `keys` are by place, and must have been listed before. The path is read again right before each request.
     """
-    ports, left = reconciler.ports, []
+    ports, left = observer.ports, []
     try:
-        observation = reconciler.observe(target)
+        observation = observer.observe(target)
         listed = [key for place in observation.scope.places for key in keys.get(place, ())]
         served = observation.current.key_id if observation.current else None
         unreadable = [key for key in listed if isinstance(key, UnreadableKey) and key.id != served]
@@ -40,10 +39,10 @@ def revoke_the_unheld(
             key = orphan.key
             if orphan.ahead:
                 left.append(key.id)
-            elif orphan.state is not OrphanState.OVER and _is_orphan(reconciler, target, key):
+            elif orphan.state is not OrphanState.OVER and _is_orphan(observer, target, key):
                 # First, so that it expires even if deleting it fails, as in a pass.
                 end = whole_seconds(ports.clock.now() + REVOKED_WITHIN)
-                if set_expiry(ports, key.id, end, end) is None or not _is_orphan(reconciler, target, key):
+                if set_expiry(ports, key.id, end, end) is None or not _is_orphan(observer, target, key):
                     continue
                 ports.provider.delete(key.id)
                 fields = {"key_id": key.id, "key_name": key.name, "reason": Reason.REVOKED.value, **asked_by(request)}
@@ -55,16 +54,16 @@ def revoke_the_unheld(
     return _left_alone(target, left, "may be about to be published (its name is of a later version)") if left else None
 
 
-def _is_orphan(reconciler: Reconciler, target: Target, key: ProviderKey) -> bool:
+def _is_orphan(observer: Observer, target: Target, key: ProviderKey) -> bool:
     """Return whether no version of the path holds the key now. Wait for the budget first, so that the read is fresh."""
-    reconciler.ports.budget.take(reconciler.ports.clock.now())
-    observation = reconciler.observe(target)
-    if too_old(observation, reconciler.ports.clock):
+    observer.ports.budget.take(observer.ports.clock.now())
+    observation = observer.observe(target)
+    if observer.is_too_old(observation):
         raise ProviderRequestRefused(
             f"reading {target.path} took longer than {MAX_READ:.0f} s, so nothing more was revoked",
             "Look at the store's latency, and run the command again.",
         )
-    return bool(orphans(observation, [key], reconciler.ports.clock.now(), lambda _: False))
+    return bool(orphans(observation, [key], observer.ports.clock.now(), lambda _: False))
 
 
 def not_revoked(target: Target, plan: Plan | None) -> Iterator[RotatorError]:

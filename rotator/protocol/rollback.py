@@ -19,6 +19,7 @@ from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.versions import Ownership, Record, compose, key_in
 from rotator.protocol.expiry import keep_until
+from rotator.protocol.observer import Observer
 from rotator.protocol.publish import publish
 from rotator.protocol.reconciler import Reconciler, Report
 from rotator.protocol.rotation import emit_key_event, preserved_fields
@@ -27,11 +28,11 @@ from rotator.protocol.rotation import emit_key_event, preserved_fields
 def roll_back(reconciler: Reconciler, target: Target, request: RotationRequest) -> Report:
     """Serve the previous key again, if it still works; if it turns out not to, rotate. Errors are in the report."""
     made: Plan | None = None
-    ports = reconciler.ports
+    observer, ports = reconciler.observer, reconciler.observer.ports
     try:
-        reconciler.confirm(reconciler.observe(target))
+        observer.confirm(observer.observe(target))
         ports.budget.take(ports.clock.now())
-        observation = reconciler.observe(target)  # again: waiting for the budget has made the first look old
+        observation = observer.observe(target)  # again: waiting for the budget has made the first look old
         made = plan(observation, ports.clock.now())
         return _serve_again(reconciler, observation, _previous(observation), request)
     except RotatorError as error:
@@ -64,9 +65,9 @@ def _previous(observation: Observation) -> Superseded:
 def _serve_again(
     reconciler: Reconciler, observation: Observation, previous: Superseded, request: RotationRequest
 ) -> Report:
-    target, record, ports = observation.target, previous.record, reconciler.ports
-    until = _restore(reconciler, observation, record, request)
-    if not _publish_again(reconciler, observation, previous, request):
+    target, record, ports = observation.target, previous.record, reconciler.observer.ports
+    until = _restore(reconciler.observer, observation, record, request)
+    if not _publish_again(reconciler.observer, observation, previous, request):
         error = CasMismatch(
             f"another writer published to {target.path} first; nothing was rolled back",
             "`rotator status` shows what is served now. Run the command again if that is not what you want.",
@@ -76,17 +77,17 @@ def _serve_again(
     failure: RotatorError | None = None
     try:
         ports.budget.take(until)
-        after = reconciler.observe(target)
-        reconciler.memory.note(after, record.key_id, ports.provider.retrieve(record.key_id))
+        after = reconciler.observer.observe(target)
+        reconciler.observer.memory.note(after, record.key_id, ports.provider.retrieve(record.key_id))
     except RotatorError as error:
         failure = error
     report = reconciler.reconcile(target, replace(request, rotate=False))
     return replace(report, rolled_back=True, error=failure or report.error)
 
 
-def _restore(reconciler: Reconciler, observation: Observation, record: Record, request: RotationRequest) -> datetime:
+def _restore(observer: Observer, observation: Observation, record: Record, request: RotationRequest) -> datetime:
     """Restore the expiry of a key that is to be served again; return the one asked for. Raises `RotatorError`."""
-    target, ports = observation.target, reconciler.ports
+    target, ports = observation.target, observer.ports
     if record.key_id not in observation.shown:
         raise CasMismatch(f"{target.path} was written meanwhile, and was left as it is", "Try again.")
     seen = observation.shown[record.key_id].key
@@ -107,15 +108,15 @@ def _restore(reconciler: Reconciler, observation: Observation, record: Record, r
         reason=Reason.REQUESTED,
         expires_at=timestamp(ends),
     )
-    reconciler.memory.note(observation, record.key_id, ProviderKey(seen.id, seen.name, ends))
+    observer.memory.note(observation, record.key_id, ProviderKey(seen.id, seen.name, ends))
     return until
 
 
 def _publish_again(
-    reconciler: Reconciler, observation: Observation, previous: Superseded, request: RotationRequest
+    observer: Observer, observation: Observation, previous: Superseded, request: RotationRequest
 ) -> bool:
     """Publish a key again. Return whether it is served; False when another write came first."""
-    target, record, ports, history = observation.target, previous.record, reconciler.ports, observation.history
+    target, record, ports, history = observation.target, previous.record, observer.ports, observation.history
     version = next(version for version in history.versions if version.number == previous.versions[-1].number)
     secret = key_in(version.data or {})
     assert secret is not None  # noqa: S101 - an entry with a record holds the key that the record names

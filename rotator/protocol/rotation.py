@@ -32,7 +32,8 @@ from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.versions import RECORD_FIELD, History, Record, compose, read_version
 from rotator.protocol.expiry import set_expiry
-from rotator.protocol.memory import Memory, PendingKey
+from rotator.protocol.memory import PendingKey
+from rotator.protocol.observer import Observer
 from rotator.protocol.publish import publish
 
 TRIES_OUT = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
@@ -48,8 +49,9 @@ PLACEHOLDER = Secret("x" * 128)
 class Rotation:
     """Makes new keys and publishes them, for the targets of one provider and one store. Used by a `Reconciler`."""
 
-    def __init__(self, owner: str, ports: Ports, memory: Memory, min_age: timedelta) -> None:
-        self._owner, self._ports, self._memory, self._min_age = owner, ports, memory, min_age
+    def __init__(self, observer: Observer) -> None:
+        self._owner, self._ports, self._memory = observer.owner, observer.ports, observer.memory
+        self._min_age = observer.min_age
 
     def rotate(
         self, observation: Observation, action: Rotate, request: RotationRequest

@@ -18,8 +18,8 @@ from rotator.core.orphans import Orphan, Outcome, by_place, reason_to_hold
 from rotator.core.ports import Budget
 from rotator.core.target import Target
 from rotator.protocol.comparison import Comparison
+from rotator.protocol.observer import Observer
 from rotator.protocol.orphan_cleanup import OrphanCleanup
-from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.rotation import listed
 
 PATIENCE = timedelta(hours=12)
@@ -55,13 +55,13 @@ class Sweeper:
     def __init__(
         self,
         provider: str,
-        groups: Sequence[tuple[Reconciler, Sequence[Target]]],
+        groups: Sequence[tuple[Observer, Sequence[Target]]],
         budget: Budget,
         owners: frozenset[str],
         min_age: timedelta,
         max_orphans: int,
     ) -> None:
-        """`groups` are all targets of the provider by reconciler; `budget` is the sweep's share of the provider's."""
+        """`groups` are all targets of the provider by observer; `budget` is the sweep's share of the provider's."""
         self.provider = provider
         self._groups = groups
         self._slugs = {owner[:OWNER_LETTERS] for owner in owners}
@@ -106,13 +106,13 @@ class Sweeper:
         return replace(report, dry_run=dry_run)
 
     def _remember_sweep(self, *, complete: bool) -> None:
-        for reconciler, _ in self._groups:
-            reconciler.memory.swept(complete=complete)
+        for observer, _ in self._groups:
+            observer.memory.swept(complete=complete)
 
-    def _targets(self) -> Iterator[tuple[Reconciler, Target]]:
-        for reconciler, targets in self._groups:
+    def _targets(self) -> Iterator[tuple[Observer, Target]]:
+        for observer, targets in self._groups:
             for target in targets:
-                yield reconciler, target
+                yield observer, target
 
     def _compare(self, listing: Sequence[ListedKey], stopping: Callable[[], bool]) -> SweepReport:
         """Compare the list with every target's path.
@@ -124,10 +124,10 @@ class Sweeper:
         is_unsettled, is_first = self._cleanup.is_unsettled, not self._has_compared
         comparison = Comparison(self._ports, keys, unreadable, is_unsettled, is_first=is_first)
         stopped = False
-        for reconciler, target in self._targets():
+        for observer, target in self._targets():
             if stopped := stopping():
                 break
-            comparison.compare(reconciler, target)
+            comparison.compare(observer, target)
         self._has_compared = self._has_compared or not stopped
         held = comparison.settle(self._recognition, stopped=stopped)
         unmatched = comparison.unmatched()

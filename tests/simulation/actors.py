@@ -21,6 +21,7 @@ from rotator.protocol import rotation as rotate
 from rotator.protocol import sweeper as sweep
 from rotator.protocol.extend import living
 from rotator.protocol.memory import Memory
+from rotator.protocol.observer import Observer
 from rotator.protocol.places import Claims
 from rotator.protocol.strays import StrayKeys
 from simulation.clients import DaemonInfo, Line, MachineClock, ports
@@ -81,13 +82,15 @@ class Program:
         waiting = before.strays.waiting if before else None
         min_age = timedelta(seconds=self.around.settings.settle)
         mine, strays = ports(line, read, self.clock, f"{self._seed}/{self._lives}", served, min_age, waiting)
-        memory = Memory(before.reconciler.memory.kept if before else None, served, is_swept=self.is_swept)
+        memory = Memory(before.reconciler.observer.memory.kept if before else None, served, is_swept=self.is_swept)
         settings = self.around.settings
         claims = Claims((target, mine.store) for target in self.targets)
-        reconciler = execute.Reconciler(read.owner, read.former_owners, names, mine, memory, min_age, claims=claims)
+        reconciler = execute.Reconciler(
+            Observer(read.owner, read.former_owners, names, mine, memory, min_age, claims=claims)
+        )
         sweeper = sweep.Sweeper(
             "respan",
-            [(reconciler, self.targets)],
+            [(reconciler.observer, self.targets)],
             mine.budget,
             read.owners,
             min_age,
@@ -251,10 +254,10 @@ class Commands(Program):
         until = self.clock.now().replace(microsecond=0) + time
         reconciler = self.life.reconciler
         try:
-            keys = rotate.listed(reconciler.ports)
+            keys = rotate.listed(reconciler.observer.ports)
         except ProviderError:
             return
-        found, _ = living(reconciler, keys, self.configuration.owners, self.targets, until)
+        found, _ = living(reconciler.observer, keys, self.configuration.owners, self.targets, until)
         ended = [one.extend(until) for one in found]
         around.coverage["extended"] += sum(isinstance(ends, datetime) for ends in ended)
         around.coverage["extended by slug"] += sum(key.by_slug for key in found)

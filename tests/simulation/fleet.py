@@ -19,6 +19,7 @@ from rotator.core.ports import Ports
 from rotator.core.target import Target
 from rotator.core.times import hash_fraction, next_turn
 from rotator.daemon.schedule import Schedule
+from rotator.protocol.observer import Observer
 from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.strays import StrayKeys
 from rotator.runtime.rate_limit import CALLS_PER_ROTATION, WINDOW, SlidingWindow
@@ -154,18 +155,20 @@ class Fleet:
 
         provider = VendorClient(vendor, line, "fleet")
         reconciler = Reconciler(
-            OWNER,
-            frozenset(),
-            frozenset(targets),
-            Ports(
-                provider,
-                StoreClient(store, scheduler.clock, line, "fleet"),
-                budget,
-                clock,
-                Random(0),
-                emit,
-                StrayKeys(provider, budget, clock, emit, {}),
-            ),
+            Observer(
+                OWNER,
+                frozenset(),
+                frozenset(targets),
+                Ports(
+                    provider,
+                    StoreClient(store, scheduler.clock, line, "fleet"),
+                    budget,
+                    clock,
+                    Random(0),
+                    emit,
+                    StrayKeys(provider, budget, clock, emit, {}),
+                ),
+            )
         )
         schedule = Schedule(clock, Random(1), self.resync)
         schedule.configure(targets, (), self.resync, {"respan": budget.pace})

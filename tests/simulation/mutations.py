@@ -126,19 +126,17 @@ MUTATIONS = {
                 Sweeper.sweep,
                 "    try:\n        listing =",
                 "    try:\n"
-                "        for reconciler, target in self._targets():\n"
-                "            reconciler.__dict__.setdefault('early', {})[target.name] = reconciler.observe(target)\n"
+                "        for observer, target in self._targets():\n"
+                "            observer.__dict__.setdefault('early', {})[target.name] = observer.observe(target)\n"
                 "    except RotatorError as error:\n"
                 "        return SweepReport(self.provider, error=error)\n"
                 "    try:\n        listing =",
             ),
-            Edit(
-                Comparison._compare, "_read(reconciler, target, [*mine, *unreadable])", "reconciler.early[target.name]"
-            ),
-            Edit(OrphanCleanup._is_still, "reconciler.observe(orphan.target)", "reconciler.early[orphan.target.name]"),
+            Edit(Comparison._compare, "_read(observer, target, [*mine, *unreadable])", "observer.early[target.name]"),
+            Edit(OrphanCleanup._is_still, "observer.observe(orphan.target)", "observer.early[orphan.target.name]"),
             Edit(
                 OrphanCleanup._is_still,
-                "too_old(observation, ports.clock) or unfenced or observation.history.current_version < (fence or 0)",
+                "observer.is_too_old(observation) or unfenced or observation.history.current_version < (fence or 0)",
                 "unfenced",
             ),
         ),
@@ -246,7 +244,7 @@ MUTATIONS = {
         (
             Edit(
                 Comparison._learn,
-                "return reconciler.look_up(observation, served, self._ports.budget)",
+                "return observer.look_up(observation, served, self._ports.budget)",
                 "return observation",
             ),
             Edit(Comparison._look_up_missing, "in enumerate(self._missing)", "in enumerate(())"),
@@ -259,10 +257,10 @@ MUTATIONS = {
         (
             Edit(
                 Sweeper._compare,
-                "comparison.compare(reconciler, target)",
-                "comparison.compare(reconciler, target)\n        if comparison._failed:\n            break",
+                "comparison.compare(observer, target)",
+                "comparison.compare(observer, target)\n        if comparison._failed:\n            break",
             ),
-            Edit(Comparison._compare, "self._fail(reconciler, target, error)", "raise"),
+            Edit(Comparison._compare, "self._fail(observer, target, error)", "raise"),
         ),
         first=395,
     ),
@@ -286,21 +284,29 @@ MUTATIONS = {
         ),
     ),
     "old knowledge is acted on": Mutation(
-        "races", (OLD,), (Edit(observer.too_old, "clock.monotonic() - observation.answered_at > MAX_AGE", "False"),)
+        "races",
+        (OLD,),
+        (
+            Edit(
+                observer.Observer.is_too_old,
+                "self.ports.clock.monotonic() - observation.answered_at > MAX_AGE",
+                "False",
+            ),
+        ),
     ),
     "an answer is as old as its read was long": Mutation(
-        "races", (LEAKED, UNDONE), (Edit(observer.too_old, "took > MAX_READ", "took > MAX_AGE"),)
+        "races", (LEAKED, UNDONE), (Edit(observer.Observer.is_too_old, "took > MAX_READ", "took > MAX_AGE"),)
     ),
     "a slow store prevents rotations": Mutation(
         "races",
         (NOT_HEALED, LATE),
         (
-            Edit(observer.too_old, "took > MAX_READ", "took > MAX_AGE"),
+            Edit(observer.Observer.is_too_old, "took > MAX_READ", "took > MAX_AGE"),
             Edit(Reconciler._takes_permit, "and not isinstance(action, Rotate)", ""),
         ),
     ),
     "a sweep acts on old knowledge": Mutation(
-        "races", (OLD,), (Edit(OrphanCleanup._is_still, "too_old(observation, ports.clock) or", ""),)
+        "races", (OLD,), (Edit(OrphanCleanup._is_still, "observer.is_too_old(observation) or", ""),)
     ),
     "an orphan is shortened on the list's word": Mutation(
         "races",

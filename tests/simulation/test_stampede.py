@@ -18,6 +18,7 @@ from rotator.core.ports import Ports
 from rotator.core.times import hash_fraction
 from rotator.daemon.schedule import Schedule
 from rotator.protocol.memory import Memory
+from rotator.protocol.observer import Observer
 from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.strays import StrayKeys
 from rotator.protocol.sweeper import Sweeper
@@ -85,9 +86,11 @@ class Story:
         ports = Ports(
             provider, StoreClient(store, scheduler.clock, self.line, "fleet"), budget, clock, Random(0), emit, strays
         )
-        reconciler = Reconciler(OWNER, frozenset(), frozenset(targets), ports, Memory(is_swept=True))
+        reconciler = Reconciler(Observer(OWNER, frozenset(), frozenset(targets), ports, Memory(is_swept=True)))
         share = SlidingWindow(max(1, LIMIT // 5), clock, budget)
-        sweeper = Sweeper("respan", [(reconciler, [*targets.values()])], share, frozenset({OWNER}), 5 * HOUR / 60, 10)
+        sweeper = Sweeper(
+            "respan", [(reconciler.observer, [*targets.values()])], share, frozenset({OWNER}), 5 * HOUR / 60, 10
+        )
         schedule = Schedule(clock, Random(1), HOUR)
         schedule.configure(targets, (), HOUR, {"respan": budget.pace})
 

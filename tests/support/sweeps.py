@@ -13,13 +13,13 @@ SETTLE = timedelta(minutes=5)
 
 
 def sweeper_of(reconciler: Reconciler, targets: Iterable[Target], max_orphans: int = 10) -> Sweeper:
-    groups = [(reconciler, list(targets))]
-    return Sweeper("respan", groups, reconciler.ports.budget, frozenset({OWNER}), SETTLE, max_orphans)
+    groups = [(reconciler.observer, list(targets))]
+    return Sweeper("respan", groups, reconciler.observer.ports.budget, frozenset({OWNER}), SETTLE, max_orphans)
 
 
 def orphan(world: World, version: int = 1, target: Target | None = None, life: timedelta = 24 * HOUR) -> IssuedKey:
     """A key that was made for a version of a target's path, and that no version of it holds."""
     target = target or world.target
-    place = world.reconciler().scope(target).place
+    place = world.reconciler().observer.scope(target).place
     name = KeyName(OWNER, target.name, place, version, f"orphan{'abcdefgh'[len(world.vendor.keys) % 8]}a")
     return world.vendor.issue(str(name), world.clock.now() + life)

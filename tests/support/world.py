@@ -41,6 +41,7 @@ from rotator.core.target import KeyParameters, Target
 from rotator.core.traits import Traits
 from rotator.core.versions import History, Record, Version
 from rotator.protocol.memory import Memory
+from rotator.protocol.observer import Observer
 from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.strays import StrayKeys
 from support.recorded_events import RecordedEvents
@@ -512,7 +513,7 @@ class World:
         """A program that was just started, and knows nothing."""
         names = frozenset(target.name for target in self.targets)
         memory = Memory(served=self._served.setdefault(actor, {}), is_swept=True)
-        return Reconciler(OWNER, frozenset(), names, self.ports(actor, budget_wait), memory)
+        return Reconciler(Observer(OWNER, frozenset(), names, self.ports(actor, budget_wait), memory))
 
     def ports(self, actor: str, budget_wait: float = 0.0) -> Ports:
         """All the effects of one program; the budget lets it go after so many seconds."""

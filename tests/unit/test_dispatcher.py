@@ -5,7 +5,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -172,20 +171,19 @@ def test_a_standby_does_what_a_person_requests(replica: Replica, standby: Replic
     assert standby.calls().count("update") == 2, "a replica shortens the keys that it replaced"
 
 
-def test_the_status_shows_what_a_pass_has_done_while_it_waits(replica: Replica) -> None:
+def test_the_status_shows_what_a_pass_has_done_while_it_waits(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
     replica.work()
     target = replica.installation.targets["a"]
     before = replica.dispatcher.board.snapshot()[0].expires_at
-    reconciler, seen = replica.installation.reconciler(target), []
+    seen = []
 
-    class Wait:
-        def take(self, deadline: datetime) -> None:
-            status = replica.dispatcher.board.snapshot()[0]
-            seen.append((status.state, status.reason, status.expires_at == before, len(replica.calls())))
+    def take(deadline: datetime) -> None:
+        status = replica.dispatcher.board.snapshot()[0]
+        seen.append((status.state, status.reason, status.expires_at == before, len(replica.calls())))
 
-        def pause(self, seconds: float) -> None: ...
-
-    reconciler.ports = replace(reconciler.ports, budget=Wait())
+    monkeypatch.setattr(replica.installation.budgets[target.provider], "take", take)
     replica.dispatcher.board.request(["a"])
     replica.clock.sleep(1.1)  # else the new key ends in the same second
     replica.dispatcher._schedule.request(["a"], RotationRequest(rotate=True, by="signal"))
@@ -197,19 +195,15 @@ def test_the_status_shows_what_a_pass_has_done_while_it_waits(replica: Replica) 
     assert replica.states()["a"] is State.OK
 
 
-def test_a_replica_that_loses_the_lease_begins_nothing_more(replica: Replica) -> None:
+def test_a_replica_that_loses_the_lease_begins_nothing_more(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pass waits for the budget, and finds afterwards that another replica leads."""
     target = replica.installation.targets["a"]
-    reconciler = replica.installation.reconciler(target)
 
-    class Wait:
-        def take(self, deadline: datetime) -> None:
-            replica.leads = False
+    def take(deadline: datetime) -> None:
+        replica.leads = False
 
-        def pause(self, seconds: float) -> None: ...
-
-    reconciler.ports = replace(reconciler.ports, budget=Wait())
-    report = reconciler.reconcile(target)
+    monkeypatch.setattr(replica.installation.budgets[target.provider], "take", take)
+    report = replica.installation.reconciler(target).reconcile(target)
     assert report.error is None
     assert report.plan is not None
     assert report.plan.state is State.MISSING
@@ -218,15 +212,15 @@ def test_a_replica_that_loses_the_lease_begins_nothing_more(replica: Replica) ->
 
 def test_who_loses_the_lease_in_the_preflight_makes_no_key(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
     target = replica.installation.targets["a"]
-    reconciler = replica.installation.reconciler(target)
-    preflight = reconciler.ports.store.preflight
+    reconciler, store = replica.installation.reconciler(target), replica.installation.stores[target.store]
+    preflight = store.preflight
 
     def slowly(path: str, data: Mapping[str, Any]) -> None:
         preflight(path, data)
         replica.leads = False
 
     with monkeypatch.context() as slow:
-        slow.setattr(reconciler.ports.store, "preflight", slowly)
+        slow.setattr(store, "preflight", slowly)
         report = reconciler.reconcile(target)
     assert report.error is None
     assert not report.rotated
@@ -371,7 +365,7 @@ def test_a_key_that_is_not_trusted_is_reported_once_until_the_path_is_ours_again
     store.write(target.path, {**ours.data, "rotator": record}, cas=1)
     store.write(target.path, ours.data, cas=2)
     for _ in range(3):
-        replica.installation.reconciler(target).memory.look_closer(target)
+        replica.installation.observer(target).memory.look_closer(target)
         replica.dispatcher._schedule.wake(["a"])
         replica.work()
     [event] = replica.events.of(EventType.KEY_OWNERSHIP_MISMATCH)

@@ -10,6 +10,7 @@ from rotator.core.events import EventType, Level
 from rotator.core.keys import UnreadableKey
 from rotator.core.times import timestamp
 from rotator.protocol.extend import living
+from rotator.protocol.observer import Observer
 from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.rotation import listed
 
@@ -20,7 +21,7 @@ def test_each_extended_key_is_logged_with_the_reason_and_who_asked() -> None:
     assert reconciler.reconcile(world.target).rotated
     [key] = world.vendor.keys.values()
     until = START + 48 * HOUR
-    [found], _ = living(reconciler, listed(reconciler.ports), {OWNER}, world.targets, until)
+    [found], _ = living(reconciler.observer, listed(reconciler.observer.ports), {OWNER}, world.targets, until)
     assert found.extend(until, "an outage") == until
     assert key.expires_at == until
     [event] = world.events.of(EventType.KEY_EXTENDED)
@@ -33,7 +34,7 @@ def test_each_extended_key_is_logged_with_the_reason_and_who_asked() -> None:
         "by": "command",
         "comment": "an outage",
     }
-    assert living(reconciler, listed(reconciler.ports), {OWNER}, world.targets, until)[0] == [], (
+    assert living(reconciler.observer, listed(reconciler.observer.ports), {OWNER}, world.targets, until)[0] == [], (
         "it lives that long already"
     )
 
@@ -45,7 +46,9 @@ def test_a_key_that_cannot_be_read_is_named_and_the_others_are_extended() -> Non
         assert reconciler.reconcile(target).rotated
     a, b = world.vendor.keys.values()
     world.vendor.unreadable[a.id] = UnreadableKey(a.id, a.name, "whose expiry_date is true")
-    found, left = living(reconciler, listed(reconciler.ports), {OWNER}, world.targets, START + 48 * HOUR)
+    found, left = living(
+        reconciler.observer, listed(reconciler.observer.ports), {OWNER}, world.targets, START + 48 * HOUR
+    )
     assert [one.key.id for one in found] == [b.id]
     assert [*left] == ["a"]
     assert f"{a.id}, whose expiry_date is true" in left["a"].message
@@ -57,20 +60,22 @@ def test_without_the_store_keys_of_an_owner_that_may_be_cut_are_extended_when_a_
 ) -> None:
     world = World()
     names = frozenset({world.target.name})
-    assert Reconciler(owner, frozenset(), names, world.ports("a")).reconcile(world.target).rotated
-    theirs = Reconciler("prod-eu-east", frozenset(), names, world.ports("b"))
+    assert Reconciler(Observer(owner, frozenset(), names, world.ports("a"))).reconcile(world.target).rotated
+    theirs = Reconciler(Observer("prod-eu-east", frozenset(), names, world.ports("b")))
     assert theirs.reconcile(make_target(path="elsewhere")).rotated
     a, b = world.vendor.keys.values()
     world.at("store.location", refuse(StoreUnavailable("no answer")), times=inf)
-    reconciler, until = Reconciler(owner, frozenset(), names, world.ports("c")), START + 48 * HOUR
-    found, left = living(reconciler, listed(reconciler.ports), {owner}, world.targets, until)
+    reconciler, until = Reconciler(Observer(owner, frozenset(), names, world.ports("c"))), START + 48 * HOUR
+    found, left = living(reconciler.observer, listed(reconciler.observer.ports), {owner}, world.targets, until)
     assert [one.key.id for one in found] == ([a.id] if is_clear else [])
     if not is_clear:
         error = left[world.target.name]
         assert f"{a.id} ({a.name}), which expires at" in error.message
         assert f"{b.id} ({b.name})" in error.message
         assert "--by-name" in error.advice
-        found, left = living(reconciler, listed(reconciler.ports), {owner}, world.targets, until, by_name=True)
+        found, left = living(
+            reconciler.observer, listed(reconciler.observer.ports), {owner}, world.targets, until, by_name=True
+        )
         assert {one.key.id for one in found} == {a.id, b.id}
     assert left == {}
     assert all(one.by_slug for one in found)

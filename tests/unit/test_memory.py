@@ -33,7 +33,7 @@ def rotated(times: int = 1) -> World:
 
 def whole(world: World) -> Observation:
     """The path as a newcomer reads it, who has asked the provider for nothing."""
-    return world.reconciler("reader").observe(world.target)
+    return world.reconciler("reader").observer.observe(world.target)
 
 
 def newest(world: World) -> Observation:

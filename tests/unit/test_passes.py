@@ -213,12 +213,12 @@ def test_a_successor_forgets_observations_of_removed_targets(rig: Rig) -> None:
     for name in ("good", "well"):
         for request in (RotationRequest(rotate=True), RotationRequest(rotate=True)):
             work_on(before, rig.metrics, rig.target(name), request)
-    assert before.reconciler(rig.target("good")).memory.seen.keys() == {"good", "well"}
+    assert before.observer(rig.target("good")).memory.seen.keys() == {"good", "well"}
     configuration = replace(before.configuration, targets={"good": rig.target("good")})
     after = Installation(configuration, {}, before.clock, rig.metrics, rig.events.append, before)
     after.take_over()
     after.look_again()
-    assert after.reconciler(rig.target("good")).memory.seen.keys() == {"good"}
+    assert after.observer(rig.target("good")).memory.seen.keys() == {"good"}
     after.close()
 
 
@@ -237,7 +237,7 @@ def test_a_successor_writes_the_pending_key(rig: Rig, monkeypatch: pytest.Monkey
     after = Installation(configuration, {}, before.clock, rig.metrics, rig.events.append, before)
     after.take_over()
     after.look_again()
-    assert after.reconciler(good).memory.pending.keys() == {"good"}, "the other key would be lost"
+    assert after.observer(good).memory.pending.keys() == {"good"}, "the other key would be lost"
     assert work_on(after, rig.metrics, good).rotated
     assert [call.operation for call in rig.simulator.journal] == ["create", "create", "retrieve"]
     assert well.name not in after.targets
@@ -259,5 +259,5 @@ def test_a_successor_reads_the_organisation_key_again(rig: Rig) -> None:
 
 
 def test_the_random_part_of_a_name_is_not_predictable(rig: Rig) -> None:
-    ports = rig.installation.reconciler(rig.target("good")).ports
+    ports = rig.installation.observer(rig.target("good")).ports
     assert isinstance(ports.rng, random.SystemRandom)

@@ -13,6 +13,7 @@ from rotator.core.plan import Plan, State, plan
 from rotator.core.request import RotationRequest
 from rotator.core.times import timestamp
 from rotator.protocol.extend import living, misnamed
+from rotator.protocol.observer import Observer
 from rotator.protocol.places import Claims, locations
 from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.rotation import listed
@@ -27,7 +28,7 @@ def store_at(world: World, place: str, *former: str) -> StoreClient:
 
 def executor_at(world: World, place: str, *former: str, claims: Claims | None = None) -> Reconciler:
     ports = replace(world.ports("a"), store=store_at(world, place, *former))
-    return Reconciler(OWNER, frozenset(), frozenset({world.target.name}), ports, claims=claims)
+    return Reconciler(Observer(OWNER, frozenset(), frozenset({world.target.name}), ports, claims=claims))
 
 
 def test_a_key_made_before_a_move_ends_with_its_grace_where_the_former_place_is_named() -> None:
@@ -56,7 +57,7 @@ def test_a_key_made_for_a_former_path_ends_with_its_grace() -> None:
 def test_former_locations_paths_and_owners_combine_the_present_place_first() -> None:
     world = World(make_target(path="new", former_paths=("old",)))
     ports = replace(world.ports("a"), store=store_at(world, "here", "there"))
-    scope = Reconciler("now", frozenset({"then"}), frozenset(), ports).scope(world.target)
+    scope = Observer("now", frozenset({"then"}), frozenset(), ports).scope(world.target)
     places = [place_of(o, at) for at in ("here/new", "there/new", "here/old", "there/old") for o in ("now", "then")]
     assert scope.places == tuple(places)
     assert scope.place == places[0]
@@ -66,7 +67,7 @@ def test_a_former_place_that_another_target_has_is_neither_s() -> None:
     moved, there = make_target("moved"), make_target("there", path="apps/moved/respan")
     world = World(moved, there)
     claims = Claims([(moved, store_at(world, "new", "memory")), (there, store_at(world, "memory"))])
-    scope = executor_at(world, "new", "memory", claims=claims).scope(moved)
+    scope = executor_at(world, "new", "memory", claims=claims).observer.scope(moved)
     assert scope.places == (place_of(OWNER, "new/apps/moved/respan"),)
 
 
@@ -78,8 +79,8 @@ def test_a_former_place_waits_until_every_store_has_shown_where_it_is() -> None:
     claims = Claims([(moved, store_at(world, "new", "memory")), (other, away)])
     reconciler = executor_at(world, "new", "memory", claims=claims)
     world.at(lambda call: call.actor == "away", refuse(StoreUnavailable("no answer")))
-    assert len(reconciler.scope(moved).places) == 1
-    assert len(reconciler.scope(moved).places) == 2
+    assert len(reconciler.observer.scope(moved).places) == 1
+    assert len(reconciler.observer.scope(moved).places) == 2
 
 
 @pytest.mark.parametrize("path", ["old", "new"])
@@ -119,7 +120,7 @@ def test_a_grace_that_is_not_enforced_is_an_error_with_the_real_end() -> None:
 
 
 def plan_of(reconciler: Reconciler, world: World) -> Plan:
-    return plan(reconciler.observe(world.target), world.clock.now())
+    return plan(reconciler.observer.observe(world.target), world.clock.now())
 
 
 def test_rotate_reports_it_in_the_very_pass() -> None:
@@ -187,7 +188,7 @@ def test_extend_fails_where_a_target_has_no_key_by_its_name() -> None:
     reconciler = world.reconciler()
     assert reconciler.reconcile(world.target).rotated
     moved = executor_at(world, "moved")
-    found, left = living(moved, listed(moved.ports), {OWNER}, world.targets, START + 48 * HOUR)
+    found, left = living(moved.observer, listed(moved.observer.ports), {OWNER}, world.targets, START + 48 * HOUR)
     assert (found, [*left]) == ([], [world.target.name])
     assert "former_locations" in left[world.target.name].advice
 
@@ -196,9 +197,9 @@ def test_extend_is_content_with_keys_that_live_long_enough() -> None:
     world = World()
     reconciler = world.reconciler()
     assert reconciler.reconcile(world.target).rotated
-    keys = listed(reconciler.ports)
-    assert living(reconciler, keys, {OWNER}, world.targets, START + HOUR) == ([], {})
-    assert misnamed(reconciler, keys, world.targets, START + 48 * HOUR) == {}
+    keys = listed(reconciler.observer.ports)
+    assert living(reconciler.observer, keys, {OWNER}, world.targets, START + HOUR) == ([], {})
+    assert misnamed(reconciler.observer, keys, world.targets, START + 48 * HOUR) == {}
 
 
 def test_extend_names_a_served_key_that_its_name_does_not_show_while_an_old_one_is_extended() -> None:
@@ -209,10 +210,10 @@ def test_extend_names_a_served_key_that_its_name_does_not_show_while_an_old_one_
     served = world.served()
     assert served is not None
     served.name = "renamed"
-    keys, until = listed(reconciler.ports), START + 48 * HOUR
-    found, left = living(reconciler, keys, {OWNER}, world.targets, until)
+    keys, until = listed(reconciler.observer.ports), START + 48 * HOUR
+    found, left = living(reconciler.observer, keys, {OWNER}, world.targets, until)
     assert (len(found), left) == (1, {})
-    error = misnamed(reconciler, keys, world.targets, until)[world.target.name]
+    error = misnamed(reconciler.observer, keys, world.targets, until)[world.target.name]
     assert served.id in error.message
     world.at(lambda call: call.operation == "store.history", refuse(StoreUnavailable("no answer")))
-    assert misnamed(reconciler, keys, world.targets, until) == {}
+    assert misnamed(reconciler.observer, keys, world.targets, until) == {}

@@ -5,6 +5,7 @@ from dataclasses import replace
 from math import inf
 
 import pytest
+from support.sweeps import sweeper_of
 from support.world import (
     HOUR,
     OWNER,
@@ -25,7 +26,7 @@ from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.protocol.recognition import Recognition, is_most
 from rotator.protocol.reconciler import Reconciler
-from rotator.protocol.sweeper import Sweeper, SweepReport
+from rotator.protocol.sweeper import SweepReport
 
 
 def running(targets: int = 20) -> tuple[World, Reconciler]:
@@ -38,10 +39,7 @@ def running(targets: int = 20) -> tuple[World, Reconciler]:
 
 
 def sweep(world: World, reconciler: Reconciler) -> SweepReport:
-    sweeper = Sweeper(
-        "respan", [(reconciler, world.targets)], reconciler.ports.budget, frozenset({OWNER}), HOUR / 12, 10
-    )
-    return sweeper.sweep()
+    return sweeper_of(reconciler, world.targets).sweep()
 
 
 def work(reconciler: Reconciler, targets: Iterable[Target], request: RotationRequest | None = None) -> list[str]:
@@ -57,9 +55,9 @@ def in_another_organisation(world: World) -> Reconciler:
         key = other.issue("somebody else's", START + 1000 * HOUR)
         if number < 20:
             other.revoke(key.id)
-    reconciler = world.reconciler()
-    reconciler.ports = replace(reconciler.ports, provider=VendorClient(other, world.wire, "a"))
-    return reconciler
+    observer = world.reconciler().observer
+    observer.ports = replace(observer.ports, provider=VendorClient(other, world.wire, "a"))
+    return Reconciler(observer)
 
 
 class Blind:
@@ -190,11 +188,11 @@ def test_a_restored_snapshot_is_healed_for_the_provider_recognises_the_paths() -
 
 def test_while_most_are_unknown_no_orphan_is_ended() -> None:
     world, reconciler = running(4)
-    lonely = world.vendor.issue(f"{OWNER}.t00.{reconciler.scope(world.target).place}.1.aaaaaaaa", START + 24 * HOUR)
-    world.clock.advance(HOUR)
-    sweeper = Sweeper(
-        "respan", [(reconciler, world.targets)], reconciler.ports.budget, frozenset({OWNER}), HOUR / 12, 10
+    lonely = world.vendor.issue(
+        f"{OWNER}.t00.{reconciler.observer.scope(world.target).place}.1.aaaaaaaa", START + 24 * HOUR
     )
+    world.clock.advance(HOUR)
+    sweeper = sweeper_of(reconciler, world.targets)
     sweeper.sweep(dry_run=True)
     world.clock.advance(HOUR)
     for target in world.targets:

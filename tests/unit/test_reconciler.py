@@ -52,7 +52,7 @@ from rotator.core.secrets import Secret
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.versions import RECORD_FIELD, Record, compose
-from rotator.protocol.observer import MAX_AGE, MAX_READ
+from rotator.protocol.observer import MAX_AGE, MAX_READ, Observer
 from rotator.protocol.publish import WAITS
 from rotator.protocol.reconciler import Reconciler, Report
 from rotator.protocol.rollback import roll_back
@@ -133,7 +133,7 @@ def test_a_rotation_costs_a_create_a_shortening_and_a_delete_and_nothing_more() 
         assert_served(world)
     assert world.broken == []
     assert world.served() is by_id(world, 2)
-    assert a.memory.seen[world.target.name].keys() == {"tk_0002"}  # what is known of others is forgotten
+    assert a.observer.memory.seen[world.target.name].keys() == {"tk_0002"}  # what is known of others is forgotten
     assert world.vendor.living() == [by_id(world, 2)]
     assert world.store.versions(world.target.path)[1].destroyed
     assert [event.what for event in world.events] == [
@@ -243,7 +243,7 @@ def test_a_former_owners_keys_are_taken_over() -> None:
     running(world)
     world.clock.advance(16 * HOUR)
     names = frozenset({world.target.name})
-    heir = Reconciler("new-eu", frozenset({OWNER}), names, world.ports("heir"))
+    heir = Reconciler(Observer("new-eu", frozenset({OWNER}), names, world.ports("heir")))
     assert heir.reconcile(world.target).rotated
     assert record_of(world).owner == "new-eu"
     world.clock.advance(4 * HOUR)
@@ -520,7 +520,7 @@ def test_the_keys_name_joins_all_that_happens_to_it_whoever_does_it() -> None:
     world.clock.advance(16 * HOUR)
     assert world.reconciler("b").reconcile(world.target).rotated
     world.clock.advance(5 * HOUR)
-    c = Reconciler(OWNER, frozenset(), frozenset({world.target.name}), world.ports("c"))
+    c = Reconciler(Observer(OWNER, frozenset(), frozenset({world.target.name}), world.ports("c")))
     assert c.reconcile(world.target).error is None
     told = [event for event in world.events if event.fields.get("key_name") == first.name]
     assert [(event.what, event.fields["key_id"]) for event in told] == [
@@ -571,7 +571,7 @@ def test_while_the_store_takes_no_writes_one_key_waits_and_is_served_in_the_end(
     assert len(world.events.of(EventType.KEY_NOT_REMOVED)) == 1
     writes = [call.arguments for call in world.wire.journal if call.operation == "store.write"][1:]
     assert all(write == writes[0] for write in writes)
-    assert (a.memory.pending, world.broken) == ({}, [])
+    assert (a.observer.memory.pending, world.broken) == ({}, [])
 
 
 @pytest.mark.parametrize("error", refusals("store.write"), ids=lambda error: type(error).__name__)
@@ -593,7 +593,7 @@ def test_a_refusal_of_what_was_written_in_an_earlier_pass_does_not_say_that_that
     assert_served(world)
     assert a.reconcile(world.target, FORCED).rotated
     assert world.served() is by_id(world, 3)
-    assert a.memory.pending == {}
+    assert a.observer.memory.pending == {}
 
 
 def test_a_key_that_waited_and_lost_is_deleted() -> None:
@@ -643,8 +643,8 @@ def test_what_refuses_the_write_of_a_waiting_key_for_good_is_told_as_what_it_is(
 def test_who_ceases_to_lead_does_not_write_a_waiting_key() -> None:
     world, a = waiting()
     leads = [True]
-    ports = replace(a.ports, leads=lambda: bool(leads))
-    a = Reconciler(OWNER, frozenset(), frozenset({world.target.name}), ports, a.memory)
+    ports = replace(a.observer.ports, leads=lambda: bool(leads))
+    a = Reconciler(Observer(OWNER, frozenset(), frozenset({world.target.name}), ports, a.observer.memory))
     world.at("provider.retrieve", afterwards(leads.clear))
     assert not a.reconcile(world.target).rotated
     assert world.served() is by_id(world, 1)
@@ -705,7 +705,7 @@ def test_a_key_that_landed_is_not_written_again_when_the_path_is_made_anew() -> 
     a.reconcile(world.target)
     world.land()
     assert a.reconcile(world.target).error is None
-    assert a.memory.pending == {}
+    assert a.observer.memory.pending == {}
     world.store.delete_metadata(world.target.path)
     assert a.reconcile(world.target).rotated
     assert world.served() is by_id(world, 2)
@@ -718,8 +718,8 @@ def test_a_look_reports_nothing_and_the_next_pass_reports_a_late_publish_once() 
     a = world.reconciler()
     a.reconcile(world.target)
     world.land()
-    a.observe(world.target)
-    a.observe(world.target)
+    a.observer.observe(world.target)
+    a.observer.observe(world.target)
     assert not world.events.of(EventType.KEY_PUBLISHED)
     a.reconcile(world.target)
     a.reconcile(world.target)
@@ -745,12 +745,12 @@ def test_a_key_that_waited_is_not_offered_where_a_new_one_would_be_another(what:
     else:
         world.store.rollback(target.path, 1)
     before = set(world.vendor.keys)
-    successor = Reconciler(OWNER, frozenset(), frozenset(), world.ports("c"), a.memory)
+    successor = Reconciler(Observer(OWNER, frozenset(), frozenset(), world.ports("c"), a.observer.memory))
     assert successor.reconcile(target, FORCED).rotated
     served = world.served(target)
     assert served
     assert set(world.vendor.keys) - before == {served.id}
-    assert a.memory.pending == {}
+    assert a.observer.memory.pending == {}
 
 
 @pytest.mark.parametrize(("hours", "told"), [(None, False), (23, True), (24, False)])
@@ -866,7 +866,7 @@ def test_a_refused_write_that_landed_unseen_keeps_its_key(error: Exception, read
     assert_served(world)
     assert a.reconcile(world.target).error is None
     assert world.served() is by_id(world, 2)
-    assert (a.memory.pending, world.broken) == ({}, [])
+    assert (a.observer.memory.pending, world.broken) == ({}, [])
 
 
 @REFUSED
@@ -1024,7 +1024,7 @@ def test_a_program_that_does_not_sweep_reads_the_whole_history_of_a_path_that_it
     a.reconcile(world.target, FORCED)
     world.clock.advance(7 * HOUR)
     names = frozenset({world.target.name})
-    assert Reconciler(OWNER, frozenset(), names, world.ports("once")).reconcile(world.target).error is None
+    assert Reconciler(Observer(OWNER, frozenset(), names, world.ports("once"))).reconcile(world.target).error is None
     assert by_id(world, 1).revoked
     assert_served(world)
 
@@ -1039,7 +1039,7 @@ def test_superseded_keys_that_nobody_has_tidied_are_found_by_a_sweep_and_read_fr
     b.reconcile(world.target)
     assert len(world.vendor.keys) == 2
     assert not by_id(world, 1).revoked, "not seen"
-    Sweeper("respan", [(b, world.targets)], b.ports.budget, frozenset({OWNER}), HOUR, 10).sweep()
+    Sweeper("respan", [(b.observer, world.targets)], b.observer.ports.budget, frozenset({OWNER}), HOUR, 10).sweep()
     b.reconcile(world.target)
     assert by_id(world, 1).revoked
     assert world.store.versions(world.target.path)[1].destroyed
@@ -1269,7 +1269,7 @@ def test_a_create_that_lands_late_ends_by_itself() -> None:
 def test_a_key_whose_write_was_not_answered_waits_for_a_provider_that_does_not_show_it_yet() -> None:
     world = World()
     names = frozenset({world.target.name})
-    a = Reconciler(OWNER, frozenset(), names, world.ports("a"), min_age=timedelta(minutes=5))
+    a = Reconciler(Observer(OWNER, frozenset(), names, world.ports("a"), min_age=timedelta(minutes=5)))
     world.vendor.shown_after = 290.0
     world.at("store.write", refuse(unknown("store.write")), times=len(WAITS))
     assert isinstance(a.reconcile(world.target).error, StoreOutcomeUnknown)
@@ -1743,7 +1743,7 @@ def test_an_answer_that_waited_is_not_acted_on_however_slow_the_store() -> None:
     world.clock.advance(4 * HOUR)
     slow_to_read(world, 6)
     slow = world.reconciler("slow", budget_wait=MAX_AGE + 1)
-    slow.observe(world.target)
+    slow.observer.observe(world.target)
     world.at("budget.take", afterwards(lambda: world.store.rollback(world.target.path, 1)), times=1)
     old.expires_at = old.granted  # as the provider keeps it, should the shortening have been lost
     slow.reconcile(world.target)
@@ -1991,10 +1991,10 @@ def test_another_paths_key_is_not_ended_because_a_record_vouches_for_itself() ->
     """The record names the victim's key, and a name that is our own for this very version."""
     world, a, victim = beside_a_victim()
     version = world.store.current_version(world.target.path) + 1
-    name = str(KeyName(OWNER, world.target.name, a.scope(world.target).place, version, "a" * 8))
+    name = str(KeyName(OWNER, world.target.name, a.observer.scope(world.target).place, version, "a" * 8))
     forged = replace(record_of(world), key_id=victim.id, key_name=name, params="drifted")
     world.store.patch(world.target.path, **{RECORD_FIELD: forged.format()})
-    sweeper = Sweeper("respan", [(a, world.targets)], a.ports.budget, frozenset({OWNER}), MINUTE, 10)
+    sweeper = Sweeper("respan", [(a.observer, world.targets)], a.observer.ports.budget, frozenset({OWNER}), MINUTE, 10)
     for _ in range(3):
         sweeper.sweep()
         a.reconcile(world.target, FORCED)
@@ -2015,7 +2015,7 @@ def test_a_record_that_gives_its_key_years_has_it_replaced_and_not_prolonged() -
     first, end = by_id(world, 1), by_id(world, 1).expires_at
     patched(world, expires_at=START + timedelta(days=3000))
     world.at("provider.create", refuse(ProviderRequestRefused("no")))
-    sweeper = Sweeper("respan", [(a, world.targets)], a.ports.budget, frozenset({OWNER}), MINUTE, 10)
+    sweeper = Sweeper("respan", [(a.observer, world.targets)], a.observer.ports.budget, frozenset({OWNER}), MINUTE, 10)
     sweeper.sweep()
     a.reconcile(world.target)
     assert (world.served(), first.expires_at) == (first, end)
@@ -2062,7 +2062,7 @@ def test_a_record_that_is_renewed_day_after_day_keeps_its_key_for_two_lives_at_m
     world = World()
     a = running(world)
     first = by_id(world, 1)
-    sweeper = Sweeper("respan", [(a, world.targets)], a.ports.budget, frozenset({OWNER}), MINUTE, 10)
+    sweeper = Sweeper("respan", [(a.observer, world.targets)], a.observer.ports.budget, frozenset({OWNER}), MINUTE, 10)
     for hour in range(48):
         if world.served() is first and hour % 8 == 0:  # the path's history still tells how old the key is
             patched(world, issued_at=world.clock.now(), expires_at=world.clock.now() + 24 * HOUR)
@@ -2166,7 +2166,7 @@ def test_a_key_that_was_extended_is_not_said_to_be_missing() -> None:
     a = running(world)
     world.at("provider.create", refuse(ProviderUnavailable("no answer")), times=inf)
     by_id(world, 1).expires_at = START + 72 * HOUR
-    a.memory.note(a.observe(world.target), "tk_0001", by_id(world, 1).seen())
+    a.observer.memory.note(a.observer.observe(world.target), "tk_0001", by_id(world, 1).seen())
     world.clock.advance(25 * HOUR)
     report = a.reconcile(world.target)
     assert report.plan is not None

@@ -129,7 +129,7 @@ def shown(process: Process) -> list[str]:
 def test_a_successor_that_is_built_and_not_used_has_changed_nothing(process: Process) -> None:
     process.config["targets"] = {name: {"path": name, "provider": "respan", "store": "file"} for name in ("a", "b")}
     _, before = process.reload()
-    pending = before.reconciler(before.targets["b"]).memory.pending
+    pending = before.observer(before.targets["b"]).memory.pending
     pending["b"] = PendingKey("respan", 0, RECORD, Secret("text"), Reason.FIRST, SCHEDULED)
     process.clock.skews = dict.fromkeys([process.provider.upstream, "vault.test"], timedelta(seconds=61))
     next(process.provider.pages(lambda: None))

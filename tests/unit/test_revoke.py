@@ -11,7 +11,7 @@ from rotator.core.events import EventType
 from rotator.core.keys import KeyName, ListedKey, UnreadableKey
 from rotator.core.orphans import by_place
 from rotator.core.request import RotationRequest
-from rotator.protocol.observer import MAX_READ
+from rotator.protocol.observer import MAX_READ, Observer
 from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.revoke import not_revoked, revoke_the_unheld
 from rotator.protocol.rotation import listed
@@ -22,7 +22,7 @@ REVOKE = RotationRequest(rotate=True, revoke_now=True, by="command", comment="it
 def command(world: World, budget_wait: float = 0.0) -> Reconciler:
     """A program that knows nothing of before, and does not sweep."""
     names = frozenset(target.name for target in world.targets)
-    return Reconciler(OWNER, frozenset(), names, world.ports("command", budget_wait))
+    return Reconciler(Observer(OWNER, frozenset(), names, world.ports("command", budget_wait)))
 
 
 def first_key(world: World) -> IssuedKey:
@@ -36,7 +36,7 @@ def first_key(world: World) -> IssuedKey:
 def revoked(world: World, reconciler: Reconciler) -> object:
     """What the command does: a pass, and then the list."""
     assert reconciler.reconcile(world.target, REVOKE).error is None
-    return revoke_the_unheld(reconciler, world.target, by_place(listed(reconciler.ports)), REVOKE)
+    return revoke_the_unheld(reconciler.observer, world.target, by_place(listed(reconciler.observer.ports)), REVOKE)
 
 
 def taken_out(world: World) -> tuple[IssuedKey, Reconciler, dict[str, list[ListedKey]]]:
@@ -44,7 +44,7 @@ def taken_out(world: World) -> tuple[IssuedKey, Reconciler, dict[str, list[Liste
     leaked, a = first_key(world), command(world)
     world.store.delete(world.target.path)
     assert a.reconcile(world.target, REVOKE).error is None
-    return leaked, a, by_place(listed(a.ports))
+    return leaked, a, by_place(listed(a.observer.ports))
 
 
 @pytest.mark.parametrize("how", ["deleted", "destroyed", "metadata deleted", "pushed out", "said again"])
@@ -75,11 +75,11 @@ def test_it_ends_though_deleting_it_fails() -> None:
     world = World()
     leaked, a, keys = taken_out(world)
     world.at("provider.delete", refuse(ProviderUnavailable("down")))
-    assert isinstance(revoke_the_unheld(a, world.target, keys, REVOKE), ProviderUnavailable)
+    assert isinstance(revoke_the_unheld(a.observer, world.target, keys, REVOKE), ProviderUnavailable)
     assert leaked.expires_at
     assert leaked.expires_at <= world.clock.now() + timedelta(minutes=2)
     world.at("store.history", refuse(StoreUnavailable("down")))
-    assert isinstance(revoke_the_unheld(a, world.target, keys, REVOKE), StoreUnavailable)
+    assert isinstance(revoke_the_unheld(a.observer, world.target, keys, REVOKE), StoreUnavailable)
 
 
 def test_what_is_anothers_and_what_may_be_about_to_be_published_is_left_alone() -> None:
@@ -88,7 +88,7 @@ def test_what_is_anothers_and_what_may_be_about_to_be_published_is_left_alone() 
     first_key(world)
     a = command(world)
     ends = world.clock.now() + 24 * HOUR
-    coming = world.vendor.issue(str(KeyName(OWNER, "a", a.scope(mine).place, 9, "comingaa")), ends)
+    coming = world.vendor.issue(str(KeyName(OWNER, "a", a.observer.scope(mine).place, 9, "comingaa")), ends)
     by_hand = world.vendor.issue("made by hand", ends)
     world.store.delete(other.path)
     error = revoked(world, a)
@@ -106,7 +106,7 @@ def test_a_key_that_is_served_again_while_the_budget_is_waited_for_is_left_alone
         assert world.store.rollback(world.target.path, 1)
 
     world.at("budget.take", meanwhile(roll_back))
-    assert revoke_the_unheld(a, world.target, keys, REVOKE) is None
+    assert revoke_the_unheld(a.observer, world.target, keys, REVOKE) is None
     assert world.served() is leaked
     assert world.vendor.alive(leaked)
     assert world.broken == []
@@ -116,7 +116,7 @@ def test_nothing_is_revoked_on_a_read_that_took_long() -> None:
     world = World()
     leaked, a, keys = taken_out(world)
     world.at("store.history", afterwards(lambda: world.clock.sleep(MAX_READ + 1)), times=2)
-    error = revoke_the_unheld(a, world.target, keys, REVOKE)
+    error = revoke_the_unheld(a.observer, world.target, keys, REVOKE)
     assert isinstance(error, ProviderRequestRefused)
     assert "took longer than 30 s" in error.message
     assert world.vendor.alive(leaked)
@@ -144,7 +144,7 @@ def test_a_key_that_cannot_be_read_is_named_and_the_others_are_revoked(is_served
     assert served is not None
     odd = UnreadableKey(served.id if is_served else "", served.name, "whose id is 5")
     some = {place: [*mine, odd] for place, mine in keys.items()}
-    error = revoke_the_unheld(a, world.target, some, REVOKE)
+    error = revoke_the_unheld(a.observer, world.target, some, REVOKE)
     assert leaked.revoked
     assert (error is None) is is_served
     assert is_served or "whose id is 5" in str(error)
@@ -153,7 +153,7 @@ def test_a_key_that_cannot_be_read_is_named_and_the_others_are_revoked(is_served
 def test_a_superseded_key_that_the_provider_does_not_show_yet_is_named_as_not_revoked() -> None:
     world = World()
     names = frozenset({world.target.name})
-    a = Reconciler(OWNER, frozenset(), names, world.ports("command"), min_age=timedelta(minutes=5))
+    a = Reconciler(Observer(OWNER, frozenset(), names, world.ports("command"), min_age=timedelta(minutes=5)))
     world.vendor.shown_after = 60.0
     assert world.reconciler().reconcile(world.target).rotated
     report = a.reconcile(world.target, REVOKE)

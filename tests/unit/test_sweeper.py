@@ -38,6 +38,7 @@ from rotator.core.orphans import OrphanState, Outcome
 from rotator.core.plan import Plan, Reason, Rotate, State, deadline
 from rotator.core.request import LOOK, RotationRequest
 from rotator.core.versions import RECORD_FIELD
+from rotator.protocol.observer import Observer
 from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.sweeper import Sweeper, SweepReport
 
@@ -69,7 +70,7 @@ def sweep(world: World, *, after: timedelta = LATER, dry_run: bool = False, max_
 def replica(world: World, actor: str) -> Reconciler:
     """A program whose provider may not show a key yet that is younger than `SETTLE`."""
     names = frozenset(target.name for target in world.targets)
-    return Reconciler(OWNER, frozenset(), names, world.ports(actor), min_age=SETTLE)
+    return Reconciler(Observer(OWNER, frozenset(), names, world.ports(actor), min_age=SETTLE))
 
 
 # --- orphans ---------------------------------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ def test_an_orphan_whose_end_is_not_shown_gets_one_grace_and_not_one_more_with_e
     rotated(world)
     lonely = orphan(world)
     ports = replace(world.ports("a"), provider=WithoutExpiry(world.vendor, world.wire, "a"))
-    sweeper = sweeper_of(Reconciler(OWNER, frozenset(), frozenset({world.target.name}), ports), world.targets)
+    sweeper = sweeper_of(Reconciler(Observer(OWNER, frozenset(), frozenset({world.target.name}), ports)), world.targets)
     for _ in range(24):
         sweeper.sweep()
         world.clock.advance(timedelta(minutes=15))
@@ -545,7 +546,7 @@ def test_what_is_not_ours_is_reported_and_never_touched() -> None:
     world = World()
     rotated(world)
     removed = make_target("removed")
-    place = World(removed).reconciler().scope(removed).place
+    place = World(removed).reconciler().observer.scope(removed).place
     gone = world.vendor.issue(str(KeyName(OWNER, "removed", place, 1, "abcdefgh")), world.clock.now() + HOUR)
     theirs = world.vendor.issue(str(KeyName("staging", "removed", place, 1, "abcdefgh")), world.clock.now() + HOUR)
     by_hand = world.vendor.issue("made by hand", None)
@@ -559,11 +560,11 @@ def test_what_is_not_ours_is_reported_and_never_touched() -> None:
 @pytest.mark.parametrize(("owner", "is_clear"), [("prod-eu", True), ("prod-eu-west", False), ("prod-eu-", False)])
 def test_whose_a_key_is_is_not_told_by_an_owner_that_may_be_cut(owner: str, is_clear: bool) -> None:
     world = World()
-    reconciler = Reconciler(owner, frozenset(), frozenset({world.target.name}), world.ports("a"))
+    reconciler = Reconciler(Observer(owner, frozenset(), frozenset({world.target.name}), world.ports("a")))
     assert reconciler.reconcile(world.target).rotated
     others = world.vendor.issue(str(KeyName(owner, "removed", "a" * 12, 1, "abcdefgh")), world.clock.now() + HOUR)
-    groups = [(reconciler, [world.target])]
-    swept = Sweeper("respan", groups, reconciler.ports.budget, frozenset({owner}), SETTLE, 10).sweep()
+    groups = [(reconciler.observer, [world.target])]
+    swept = Sweeper("respan", groups, reconciler.observer.ports.budget, frozenset({owner}), SETTLE, 10).sweep()
     assert [key.id for key in swept.unclaimed] == ([others.id] if is_clear else [])
     assert [key.id for key in swept.unclear] == ([] if is_clear else [others.id])
     assert swept.others == (0 if is_clear else 1)
@@ -857,7 +858,7 @@ def test_a_sweep_that_is_told_to_stop_begins_nothing_more() -> None:
 def test_a_provider_without_targets_is_not_asked() -> None:
     world = World()
     assert Sweeper(
-        "respan", [], world.reconciler().ports.budget, frozenset({OWNER}), SETTLE, 10
+        "respan", [], world.reconciler().observer.ports.budget, frozenset({OWNER}), SETTLE, 10
     ).sweep() == SweepReport("respan")
     assert world.wire.journal == []
 
@@ -949,7 +950,7 @@ def test_whatever_a_sweep_asks_is_of_its_own_share() -> None:
         world.vendor.revoke(key.id)
     since = len(world.wire.journal)
     share = CountingBudget()
-    swept = Sweeper("respan", [(reconciler, world.targets)], share, frozenset({OWNER}), SETTLE, 10).sweep()
+    swept = Sweeper("respan", [(reconciler.observer, world.targets)], share, frozenset({OWNER}), SETTLE, 10).sweep()
     assert len(swept.to_work) == 2
     assert world.calls("budget.", since) == []
     assert share.taken >= len(world.calls("provider.", since)) > 4
@@ -1036,7 +1037,7 @@ def test_what_happened_to_a_path_since_the_first_look_is_found_by_the_second_swe
     world.clock.advance(LATER)
     assert sweeper.sweep().to_work == ()
     assert sweeper.sweep().to_work == world.targets
-    assert successor.memory.is_emptied(world.target)
+    assert successor.observer.memory.is_emptied(world.target)
 
 
 @pytest.mark.parametrize("spoils", [False, True])
@@ -1099,4 +1100,6 @@ def test_a_sweep_that_was_stopped_half_way_has_not_looked_at_everything() -> Non
     answers = iter([False, True, True, True])
     swept = sweeper_of(reconciler, world.targets).sweep(stopping=lambda: next(answers))
     assert (swept.stopped, swept.complete) == (True, False)
-    assert not any(reconciler.memory.newest_may_do(target) for target in world.targets), "it vouches for nothing"
+    assert not any(reconciler.observer.memory.newest_may_do(target) for target in world.targets), (
+        "it vouches for nothing"
+    )

@@ -52,9 +52,9 @@ def extend_keys(
                 for line in output.extension_lines(one, result):
                     print_line(line)
                 advance()
-        for reconciler, group in session.installation.groups(chosen):
+        for observer, group in session.installation.groups(chosen):
             keys = lists[group[0].provider] or ()
-            _print_left(misnamed(reconciler, keys, group, until), errors)
+            _print_left(misnamed(observer, keys, group, until), errors)
         raise typer.Exit(status_of_all(errors, changed=any(error is None for error in errors)))
 
 
@@ -63,12 +63,12 @@ def _lists(session: Session, chosen: Sequence[Target]) -> tuple[Lists, Errors]:
     errors: Errors = []
     lists: dict[str, Sequence[ListedKey] | None] = {}
     with session.progress("listing the keys for targets", len(chosen)) as advance:
-        for reconciler, group in session.installation.groups(chosen):
+        for observer, group in session.installation.groups(chosen):
             provider = group[0].provider
             if provider not in lists:
                 lists[provider] = None
                 try:
-                    lists[provider] = listed(reconciler.ports)
+                    lists[provider] = listed(observer.ports)
                 except ProviderError as error:
                     errors.append(error)
                     print_failure(error)
@@ -83,11 +83,11 @@ def _extendable(
     """Return the keys to extend. Print the targets that have none, and add to `errors` for each of these."""
     owners = {session.configuration.owner, *session.configuration.former_owners}
     found: list[ExtendableKey] = []
-    for reconciler, group in session.installation.groups(chosen):
+    for observer, group in session.installation.groups(chosen):
         keys = lists[group[0].provider]
         if keys is None:
             continue
-        ours, left = living(reconciler, keys, owners, group, until, by_name=by_name)
+        ours, left = living(observer, keys, owners, group, until, by_name=by_name)
         found += ours
         _print_left(left, errors)
         for name in sorted({target.name for target in group} - {one.target.name for one in ours} - left.keys()):
