@@ -217,6 +217,6 @@ def _watch(console: Console, screen: Screen, dispatcher: Dispatcher, consumer: C
             dispatcher.tick()
             screen.print_new()
             if live is not None:
-                status = status_model("demo", clock.now(), dispatcher.board.snapshot())
+                status = status_model("demo", clock.now(), dispatcher.statuses.snapshot())
                 live.update(screen.draw(status, consumer, left), refresh=True)
             clock.sleep(0.25)

@@ -1,7 +1,7 @@
 """Works through the schedule with a bounded pool: the part of the daemon that knows no signals, ports or files.
 
-Its caller calls `tick` often; a tick does nothing for each target. `plan` and `reconciler` decide what is done to a
-target. The demo drives the same dispatcher.
+The caller calls `tick` often, and a tick costs nothing per target. `plan` and `reconciler` decide what happens to a
+target. The demo uses the same dispatcher.
 """
 
 import contextlib
@@ -34,17 +34,17 @@ from rotator.telemetry.metrics import Metrics
 from rotator.telemetry.status import StatusRegistry
 
 SWEEP = "sweep"
-"""The name of the sweep, as of a job."""
+"""The name of the sweep's job."""
 
 STUCK = 30.0
-"""Seconds without a tick after which the loop is stuck."""
+"""Seconds without a tick after which the job that ticks counts as stuck."""
 
 NO_PASS = 600.0
-"""Seconds without the end of a pass, while targets are due and nothing waits for a budget: then all are stuck."""
+"""Seconds without a finished pass after which all are stuck, if targets are due and nothing waits for a budget."""
 
 
 class Dispatcher:
-    """Keeps the targets of the installation it was last given. Any thread may call `tick`, `request` and `take_up`."""
+    """Keeps the targets of its current installation. Any thread may call `tick`, `request` and `take_up`."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Dispatcher:
     ) -> None:
         self.installation = installation
         self._leads = leads
-        self.board = StatusRegistry()
+        self.statuses = StatusRegistry()
         self._metrics, self._emit = metrics, emit
         daemon = installation.configuration.daemon
         self._clock = installation.clock
@@ -66,18 +66,18 @@ class Dispatcher:
         self._taking = threading.Lock()
         self._given_back = threading.Condition(self._taking)
         self._in_use: Counter[Installation] = Counter()
-        self._formers: list[Installation] = []  # to be closed when nothing under way uses them
+        self._formers: list[Installation] = []  # to close when no work uses them
         self._sweeping = threading.Lock()
         self._reports = Reports(emit)
-        self._configured_at: dict[str, datetime] = {}  # by target: since when it is as it is
+        self._configured_at: dict[str, datetime] = {}  # by target: when its configuration last changed
         self._ending = False
         self.health = Health(self._clock)
         self.last_tick = self._last_pass = self._clock.monotonic()
-        self.has_read = False  # a path could be read since the start
+        self.has_read = False  # whether a path was read since the start
         self.take_up(installation)
 
     def take_up(self, installation: Installation) -> set[str]:
-        """Work with this installation from now on; what is under way ends with its own. Returns the changed targets."""
+        """Use this installation from now on, and return the changed targets. Work under way keeps the former one."""
         current, before = self.installation, self.installation.targets
         if installation is not current:
             self._formers.append(current)
@@ -89,27 +89,27 @@ class Dispatcher:
         now, since = self._clock.now(), self._configured_at
         self._configured_at = {name: now if name in changed else since.get(name, now) for name in installation.targets}
         self._lanes = frozenset((target.provider, target.store) for target in installation.targets.values())
-        self.board.keep_only(installation.targets)
+        self.statuses.keep_only(installation.targets)
         self._reports.keep_only(installation.targets)
         paces = {name: budget.pace for name, budget in installation.budgets.items()}
         self._schedule.configure(installation.targets, changed, installation.configuration.daemon.resync, paces)
         if installation is not current:
-            installation.look_again()  # last, for it may wait for an answer that is under way
+            installation.look_again()  # last, because it may wait for an answer
         return changed
 
     def request(self, request: RotationRequest) -> None:
-        """Have every target rotated now, as a person requests."""
+        """Rotate every target now, because a person requested it."""
         names = list(self.installation.targets)
-        self.board.request(names)
+        self.statuses.request(names)
         self._schedule.request(names, request)
 
     def lead(self) -> None:
-        """Work on what is due in this replica's view, now that it leads. All else is looked at in its turn."""
-        due = [status.target.name for status in self.board.snapshot() if status.plan is None or status.plan.actions]
+        """Begin to lead: wake the targets that this replica has seen due. The others come in their turn."""
+        due = [status.target.name for status in self.statuses.snapshot() if status.plan is None or status.plan.actions]
         self._schedule.wake(due)
 
     def tick(self) -> None:
-        """Begin what is due."""
+        """Start the passes that are due."""
         if jumped := self._schedule.jumped():
             fields: Fields = {"seconds": round(jumped), "targets": len(self.installation.targets)}
             self._emit(Event(EventType.CLOCK_JUMPED, "", Level.WARNING, fields))
@@ -122,7 +122,7 @@ class Dispatcher:
             self.health.excuse()
 
     def problems(self) -> Iterator[str]:
-        """What only a restart of the process puts right."""
+        """Yield the problems that only a restart of the process solves."""
         now = self._clock.monotonic()
         if now - self.last_tick > STUCK:
             yield f"the schedule was last looked at {now - self.last_tick:.0f} s ago"
@@ -132,7 +132,7 @@ class Dispatcher:
         yield from self.health.problems()
 
     def sweep(self) -> None:
-        """Sweep the keys of all providers, unless that is under way; what it finds to be done is begun."""
+        """Sweep the keys of all providers, unless a sweep is under way. Wake the targets that need work after it."""
         if self._ending or not self._leads() or not self._sweeping.acquire(blocking=False):
             return
         try:
@@ -147,19 +147,19 @@ class Dispatcher:
             self._sweeping.release()
 
     def _is_sweep_to_stop(self) -> bool:
-        """Asked before each target and each orphan: so this is a step of the sweep, too."""
+        """Return whether to stop. The sweep calls this before each target and each orphan, so it counts as a step."""
         self.health.moved(SWEEP)
         return self._ending or not self._leads()
 
     def remove_strays(self) -> None:
-        """Remove keys that were made in vain, where names wait. A list may take minutes: no target waits for it."""
+        """Remove keys whose creation was not confirmed. Listing may take minutes, and no target waits for it."""
         with self._using() as installation:
             for strays in installation.strays.values():
                 if strays.due:
                     strays.remove()
 
     def ask_providers(self) -> None:
-        """Read a page of each provider's list: a refused organisation key is to be known in quiet times, too."""
+        """Read a page of each provider's list, so that a refused credential is noticed in quiet times too."""
         if not self._leads():
             return
         with self._using() as installation:
@@ -169,30 +169,29 @@ class Dispatcher:
                     next(installation.providers[name].pages(partial(installation.budgets[name].take, TIDYING)), None)
 
     def watch(self) -> None:
-        """Report providers and stores that went down or came up, and a clock that went wrong.
-
-        Each once; and again when what recovers without help has come to need a person.
-        And let go what the passes of before a reload have ended with.
-        """
+        """Report upstreams that went down or came up and a clock that went wrong. Close unused installations."""
         self._close_the_unused()
         for upstream in self._reports.watched(self.installation.upstreams()):
             self._take_up_again(upstream)
         self._reports.timed(self._clock)
 
     def _take_up_again(self, upstream: str) -> None:
-        """What waited for an upstream is not left for its own next try, and does not come all at once."""
-        failing = [status.target for status in self.board.snapshot() if status.error is not None]
+        """Wake the targets that failed because of an upstream, one after another instead of all at once."""
+        failing = [status.target for status in self.statuses.snapshot() if status.error is not None]
         held_up = [t.name for t in failing if upstream in (f"provider {t.provider}", f"store {t.store}")]
         self._schedule.wake_in_turn(held_up)
 
     def ask_the_down(self) -> None:
-        """Ask each upstream that is down: the targets' own tries may be minutes away. `watch` reports the result."""
+        """Send a request to each upstream that is down, because the targets' next attempts may be minutes away.
+
+        `watch` reports the result.
+        """
         with self._using() as installation:
             installation.ask_the_down(providers=self._leads())
 
     def end(self) -> bool:
-        """Begin nothing more, and end what is under way; True when that was done within `drain`."""
-        with self._taking:  # a pass that begins in this moment has begun, and is waited for, or never does
+        """Start nothing new, and wait for the work under way. Return whether it ended within `drain`."""
+        with self._taking:  # a pass that is about to start either counts as started, or never starts
             self._ending = True
             for budget in self._budgets():
                 budget.close()
@@ -206,7 +205,7 @@ class Dispatcher:
         return swept and drained and looked
 
     def _remove_strays_at_last(self, by: float) -> bool:
-        """By what can be sent at once; the rest is reported. True when that was done by then."""
+        """Remove what can be removed at once, and report the rest. Return whether that ended by then."""
         waiting = [strays for strays in self.installation.strays.values() if strays.waiting]
         done = threading.Semaphore(0)
 
@@ -221,17 +220,17 @@ class Dispatcher:
         return all(done.acquire(timeout=max(0.0, by - self._clock.monotonic())) for _ in waiting)
 
     def _budgets(self) -> Iterator[SlidingWindow]:
-        """Of all installations in use; with the lock held."""
+        """Yield the budgets of all installations in use. The caller holds the lock."""
         for installation in (self.installation, *self._formers):
             yield from installation.budgets.values()
 
     @property
     def under_way(self) -> int:
-        """How many passes have begun and not ended."""
+        """Return how many passes have started and not ended."""
         return self._busy.total()
 
     def _begin_what_is_due(self) -> None:
-        """Hand targets out only while there are workers for them, so that the most urgent is always the next."""
+        """Start passes only while workers are free, so that the most urgent target is always next."""
         while taken := self._take():
             try:
                 self._workers.submit(partial(self._pass, *taken))
@@ -241,14 +240,14 @@ class Dispatcher:
                 raise
 
     def _take(self) -> tuple[Target, Task] | None:
-        """The most urgent of the targets for which there is a worker. `_give_back` has to follow."""
+        """Return the most urgent target that a worker is free for, and its task. The caller must call `_give_back`."""
         with self._taking:
             if self._ending or self.under_way >= self._workers.size:
                 return None
             targets = self.installation.targets
             while taken := self._schedule.take(self._is_open):
                 name, task = taken
-                if name in targets:  # else a reload is just taking it away
+                if name in targets:  # otherwise a reload is removing it
                     target = targets[name]
                     self._busy[target.provider, target.store] += 1
                     return target, task
@@ -261,11 +260,11 @@ class Dispatcher:
             self._given_back.notify_all()
 
     def _is_open(self, lane: Lane) -> bool:
-        """Whether another thread may go into this lane: a provider or a store that hangs must not take them all.
+        """Return whether another worker may enter this lane, because an upstream that hangs must not take all workers.
 
-        One is left for each other provider and each other store that has none. And one lane leaves threads for those of
-        both kinds together, up to half of all: else the last one would be kept for a store that has none, while another
-        provider could not get at this lane's store.
+        Each other provider and each other store without a worker keeps one. In addition a lane leaves a worker for each
+        other upstream, up to half of all workers. Otherwise the last worker would be kept for a store without one, and
+        another provider could not reach this lane's store.
         """
         others = sum(len({one[kind] for one in self._lanes}) - 1 for kind in (0, 1))
         size = self._workers.size
@@ -280,15 +279,15 @@ class Dispatcher:
         return True
 
     def _pass(self, target: Target, task: Task) -> None:
-        """Work on a target; whatever happens, the schedule has its next turn, and the worker is free again."""
+        """Work on a target. Whatever happens, schedule its next pass and free the worker."""
         try:
             report = self._work(target, task)
         except Exception as error:
             report = Report(target, None, fault(error))
         try:
-            self._take_note_of_pass(report, task)
+            self._record_pass(report, task)
         except Exception as error:
-            with contextlib.suppress(Exception):  # the log itself is at fault
+            with contextlib.suppress(Exception):  # the log itself failed
                 self._emit(unexpected("ending a pass", error, target.name))
         finally:
             self._give_back(target)
@@ -300,20 +299,20 @@ class Dispatcher:
             roll_out_at = next_turn(target.name, configured_at, installation.configuration.daemon.rollout)
             options = replace(task.options, roll_out_at=roll_out_at)
             return work_on(
-                installation, self._metrics, target, task.request, options, partial(self.board.observe, target)
+                installation, self._metrics, target, task.request, options, partial(self.statuses.observe, target)
             )
 
-    def _take_note_of_pass(self, report: Report, task: Task) -> None:
+    def _record_pass(self, report: Report, task: Task) -> None:
         target = report.target
         failures, retry_at = self._schedule.done(report, task)
         fulfilled = task.request.rotate and (report.rotated or report.error is None)
-        self.board.update(target, report.plan, report.error, retry_at, fulfilled=fulfilled)
+        self.statuses.update(target, report.plan, report.error, retry_at, fulfilled=fulfilled)
         self.has_read = self.has_read or report.plan is not None
         self._reports.passed(report, failures, retry_at, self.installation.upstreams())
 
     @contextlib.contextmanager
     def _using(self) -> Iterator[Installation]:
-        """The installation of now, which is not closed while it is in use."""
+        """Yield the current installation, which stays open meanwhile."""
         with self._taking:
             installation = self.installation
             self._in_use[installation] += 1

@@ -280,7 +280,7 @@ class Daemon:
         """Return whether work is possible; without error messages, because they may name a path on an open port."""
         if self._is_ready():
             return text_response(200, "ok")
-        kinds = sorted({type(status.error).__name__ for status in self._dispatcher.board.snapshot() if status.error})
+        kinds = sorted({type(status.error).__name__ for status in self._dispatcher.statuses.snapshot() if status.error})
         return text_response(
             503, f"not ready: no store accepted a login yet ({', '.join(kinds) or 'nothing was tried yet'})"
         )
@@ -326,7 +326,7 @@ class Daemon:
             skews=self._clock.skews,
             log_lines_dropped=asdict(dropped()),
         )
-        owner, targets = installation.configuration.owner, self._dispatcher.board.snapshot()
+        owner, targets = installation.configuration.owner, self._dispatcher.statuses.snapshot()
         return DaemonStatus(owner, self._clock.now(), targets, self._recent.latest(), info)
 
 

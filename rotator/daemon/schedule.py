@@ -1,7 +1,7 @@
-"""When each target is looked at next, and what a person requested for it.
+"""Keeps when each target's next pass is due, and what a person requested for it.
 
-Data and arithmetic only: no thread is started here, nothing is executed, and time comes from the given clock. One
-heap for all targets, so that nothing is done per target per tick.
+Data and arithmetic only: nothing here starts a thread or runs a pass. All targets share one heap, so that a tick costs
+nothing per target.
 """
 
 import heapq
@@ -26,13 +26,13 @@ FIRST_WAIT = timedelta(seconds=5)
 LONGEST_WAIT = timedelta(minutes=10)
 LONGEST_WAIT_AT_END = timedelta(minutes=1)
 JUMP = 5.0
-"""Seconds by which the wall clock may leave the monotonic one before every target is looked at again."""
+"""Seconds by which the wall clock may differ from the monotonic clock before every target gets a new pass."""
 
 LEVEL_EVERY = timedelta(minutes=1)
-"""How often what comes due is compared with what the budgets allow."""
+"""How often the schedule compares what comes due with what the budgets allow."""
 
 Lane = tuple[str, str]
-"""A provider and a store: what a target waits for when it is worked on."""
+"""The provider and the store that a pass uses and may wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +49,24 @@ _NOTHING_ASKED = Task()  # one for all targets
 @dataclass(slots=True)
 class _Slot:
     at: datetime
-    ticket: int  # the heap's entry that counts; older ones are passed over
+    ticket: int  # of the valid entry in the heap; older entries are ignored
     lane: Lane
-    task: Task = Task(options=LOOK)  # the first pass only looks: then the most urgent of all targets is acted on first
+    task: Task = Task(options=LOOK)  # the first pass only reads: then the most urgent target is first
     under_way: bool = False
-    again: bool = False  # it came due again while it was under way
+    again: bool = False  # it came due again during its pass
     failures: int = 0
     renewal: Renewal | None = None
     deadline: datetime = AT_ONCE  # a target that has not been observed yet may be without a key
 
     @property
     def begins_at(self) -> datetime | None:
-        """When its key is due, brought forward where too many are due at once."""
+        """Return when its rotation starts: when the key is due, or earlier if too many are due at once."""
         return self.renewal.due_at - self.task.options.ahead if self.renewal else None
 
 
 @dataclass(slots=True)
 class Schedule:
-    """The targets of a daemon. Safe to be used by many threads."""
+    """The targets of a daemon. Thread-safe."""
 
     clock: Clock
     rng: random.Random
@@ -76,8 +76,8 @@ class Schedule:
     _heap: list[tuple[datetime, int, str]] = field(default_factory=list)  # by time
     _ready: dict[Lane, list[tuple[datetime, int, str]]] = field(default_factory=dict)  # due, by urgency
     _tickets: "itertools.count[int]" = field(default_factory=itertools.count)
-    _offset: float | None = None  # of the wall clock to the monotonic one
-    _jumped: float = 0.0  # seconds, since that was last asked for
+    _offset: float | None = None  # seconds from the monotonic clock to the wall clock
+    _jumped: float = 0.0  # seconds, since `jumped` last returned
     _paces: Mapping[str, timedelta] = field(default_factory=dict)
     _levelled_at: datetime | None = None
 
@@ -88,9 +88,9 @@ class Schedule:
         resync: timedelta,
         paces: Mapping[str, timedelta],
     ) -> None:
-        """Take a new set of targets: the new and the changed are due now, those that are gone are forgotten.
+        """Replace the targets. New and changed ones are due now.
 
-        `paces`: how far apart a provider's budget lets rotations be.
+        `paces`: by provider, the shortest time between two rotations that its budget allows.
         """
         with self._lock:
             self.resync, self._paces = resync, paces
@@ -108,7 +108,7 @@ class Schedule:
                     self._put(name, now)
 
     def request(self, names: Collection[str], request: RotationRequest) -> None:
-        """Have these targets worked on now; asking again before it is done changes nothing."""
+        """Make these targets due now with this request. A repeated request changes nothing until it is fulfilled."""
         with self._lock:
             for name in names:
                 if name in self._slots:
@@ -117,16 +117,16 @@ class Schedule:
                     self._put(name, self.clock.now())
 
     def wake(self, names: Collection[str]) -> None:
-        """Look at these now; what was asked for them stays asked for."""
+        """Make these targets due now. Their requests stay."""
         with self._lock:
             for name in names:
                 if name in self._slots:
                     self._put(name, self.clock.now())
 
     def wake_in_turn(self, names: Collection[str]) -> None:
-        """Look at these, which something held up: the most urgent now, the others as far apart as rotations have to be.
+        """Make these targets due: the most urgent now, the others one after another at the budget's pace.
 
-        None of them later than it would be looked at anyway.
+        None becomes due later than it was.
         """
         with self._lock:
             now = self.clock.now()
@@ -140,13 +140,13 @@ class Schedule:
                 turns[slot.lane[0]] = turn + self._paces[slot.lane[0]]
 
     def take(self, is_open: Callable[[Lane], bool] = lambda _: True) -> tuple[str, Task] | None:
-        """The target to work on now, most urgent first, of the lanes that are open; None when nothing is due there."""
+        """Return the most urgent target that is due in an open lane, and its task, or None."""
         with self._lock:
             now = self.clock.now()
             self._notice_jump(now)
             if self._levelled_at is None or not timedelta(0) <= now - self._levelled_at < LEVEL_EVERY:
                 self._level(now)
-            if len(self._heap) > 100 + 3 * len(self._slots):  # entries that count no more lie there until their time
+            if len(self._heap) > 100 + 3 * len(self._slots):  # invalid entries stay until their time
                 self._heap = [entry for entry in self._heap if entry[1] == self._ticket(entry[2])]
                 heapq.heapify(self._heap)
             while self._heap and self._heap[0][0] <= now:
@@ -156,7 +156,7 @@ class Schedule:
                     deadline = self._deadline(slot, now)
                     heapq.heappush(self._ready.setdefault(slot.lane, []), (deadline, ticket, name))
                     if deadline == TIDYING and slot.begins_at is not None:
-                        # While it waits its key may come due: then it is no longer as little urgent as it is now.
+                        # Its key may come due while it waits, and then it is more urgent.
                         heapq.heappush(self._heap, (slot.begins_at, ticket, name))
             lanes = {lane: ready for lane, ready in self._ready.items() if is_open(lane)}
             while ready := min((ready for ready in lanes.values() if ready), default=None, key=lambda ready: ready[0]):
@@ -166,26 +166,26 @@ class Schedule:
                     continue
                 if not slot.under_way:
                     slot.under_way = True
-                    slot.ticket = next(self._tickets)  # its other entries count no more
+                    slot.ticket = next(self._tickets)  # invalidates its other entries
                     return name, slot.task
                 slot.again = True
             return None
 
     def done(self, report: Report, task: Task) -> tuple[int, datetime | None]:
-        """Take a pass's result. Returns how many passes failed in a row, and when it is next looked at."""
+        """Record the result of a pass. Return how many passes failed in a row, and when the next one is due."""
         with self._lock:
             slot = self._slots.get(report.target.name)
             if slot is None:
                 return 0, None
             now = self.clock.now()
             slot.under_way = False
-            at = now + LONGEST_WAIT  # should there be a fault below, the target is not forgotten
+            at = now + LONGEST_WAIT  # if the code below fails, the target still has a next pass
             try:
                 slot.failures = slot.failures + 1 if report.error else 0
                 if report.plan:
                     slot.renewal = report.plan.renewal
                     needed = deadline(report.plan, now)
-                    waits = report.plan.current is None and slot.deadline != AT_ONCE  # and so keeps its place
+                    waits = report.plan.current is None and slot.deadline != AT_ONCE  # it keeps its place
                     slot.deadline = min(slot.deadline, needed) if waits else needed
                 again, slot.again = slot.again or slot.task is not task, False
                 if slot.task is task and (report.rotated or report.error is None):
@@ -197,8 +197,8 @@ class Schedule:
 
     def _next(self, slot: _Slot, report: Report, task: Task, now: datetime) -> datetime:
         if report.error is not None:
-            # The nearer the end of the served key, the more often a try is worth its requests; not where this target's
-            # own requests are refused: until a person has acted, each would only take from the others' budget.
+            # The closer the served key's expiry, the more often a retry is worth its requests. Not if an upstream
+            # refuses this target's own requests: until a person acts, each retry only takes from the others' budget.
             refused = report.error.needs_a_person and not report.error.nothing_tried
             near = max(LONGEST_WAIT_AT_END, (slot.deadline - now) / 10)
             ceiling = LONGEST_WAIT if refused else min(LONGEST_WAIT, near)
@@ -206,14 +206,14 @@ class Schedule:
             wait = doubled * (0.5 + self.rng.random() / 2)
             if isinstance(report.error, ProviderRateLimited):
                 wait = max(wait, timedelta(seconds=report.error.retry_after))
-            # What else is to be done at its time does not wait for what fails.
+            # Other work of this target does not wait for the action that fails.
             wake = report.plan.wake_at if report.plan else None
             return min(now + wait, wake) if wake and wake > now else now + wait
         if not task.options.act and report.plan and report.plan.actions:
             return now
         if report.rotated and report.plan and any(isinstance(action, Rotate) for action in report.plan.actions):
-            return now + FIRST_WAIT  # a pass rotates once, and its new key has come due meanwhile
-        # The first look after the start spreads the targets over the interval; from then on they stay spread.
+            return now + FIRST_WAIT  # a pass rotates once, and the new key is due already
+        # The first interval after the start spreads the targets, and they stay spread.
         share = 1.0 if task.options.act else hash_fraction(report.target.name)
         look = now + self.resync * share
         wake = report.plan.wake_at if report.plan else None
@@ -224,9 +224,9 @@ class Schedule:
         return slot.deadline if due else TIDYING
 
     def _level(self, now: datetime) -> None:
-        """Bring forward what would come due faster than its provider's budget allows.
+        """Bring rotations forward that would come due faster than the provider's budget allows.
 
-        Backwards from the last: each has to begin a pace before the next one, or else when it is due.
+        Works backwards from the last: each starts one pace before the next one, or when it is due if that is earlier.
         """
         self._levelled_at = now
         due: dict[str, list[tuple[datetime, str]]] = defaultdict(list)
@@ -255,20 +255,20 @@ class Schedule:
         heapq.heappush(self._heap, (at, slot.ticket, name))
 
     def overdue(self, seconds: float) -> int:
-        """How many targets have been due for so long, and were not taken."""
+        """Return how many targets have been due for this long without a pass."""
         with self._lock:
             by = self.clock.now() - timedelta(seconds=seconds)
             return sum(slot.at <= by and not slot.under_way for slot in self._slots.values())
 
     def jumped(self) -> float:
-        """The seconds by which the wall clock has jumped since this was last asked; below zero, if it was set back."""
+        """Return the seconds by which the wall clock jumped since the last call; negative if it was set back."""
         with self._lock:
             self._notice_jump(self.clock.now())
             jumped, self._jumped = self._jumped, 0.0
             return jumped
 
     def _notice_jump(self, now: datetime) -> None:
-        """What was planned by a wall clock that has jumped since is looked at again."""
+        """Make every target due if the wall clock has jumped, because all plans used the former time."""
         offset = now.timestamp() - self.clock.monotonic()
         if self._offset is not None and abs(offset - self._offset) > JUMP:
             self._jumped += offset - self._offset

@@ -66,7 +66,7 @@ class Replica:
 
     def work(self) -> None:
         """Do all that is due now."""
-        looked = self.dispatcher.board.snapshot
+        looked = self.dispatcher.statuses.snapshot
         for _ in range(2):  # between a pass and the one that follows from it nothing is under way for a moment
             self.dispatcher.tick()
             wait_until(
@@ -83,7 +83,7 @@ class Replica:
         wait_until(met, what)
 
     def states(self) -> dict[str, State]:
-        return {status.target.name: status.state for status in self.dispatcher.board.snapshot()}
+        return {status.target.name: status.state for status in self.dispatcher.statuses.snapshot()}
 
     def calls(self) -> list[str]:
         return [call.operation for call in self.simulator.journal]
@@ -176,15 +176,15 @@ def test_the_status_shows_what_a_pass_has_done_while_it_waits(
 ) -> None:
     replica.work()
     target = replica.installation.targets["a"]
-    before = replica.dispatcher.board.snapshot()[0].expires_at
+    before = replica.dispatcher.statuses.snapshot()[0].expires_at
     seen = []
 
     def take(deadline: datetime) -> None:
-        status = replica.dispatcher.board.snapshot()[0]
+        status = replica.dispatcher.statuses.snapshot()[0]
         seen.append((status.state, status.reason, status.expires_at == before, len(replica.calls())))
 
     monkeypatch.setattr(replica.installation.budgets[target.provider], "take", take)
-    replica.dispatcher.board.request(["a"])
+    replica.dispatcher.statuses.request(["a"])
     replica.clock.sleep(1.1)  # else the new key ends in the same second
     replica.dispatcher._schedule.request(["a"], RotationRequest(rotate=True, by="signal"))
     replica.work()
@@ -302,7 +302,7 @@ def test_an_emptied_path_is_reported_once_until_it_has_a_key(replica: Replica, t
     for _ in range(3):
         replica.dispatcher._schedule.wake(["a"])
         replica.work()
-    [status] = [status for status in replica.dispatcher.board.snapshot() if status.target.name == "a"]
+    [status] = [status for status in replica.dispatcher.statuses.snapshot() if status.target.name == "a"]
     shown = status.to_json()
     assert (shown["state"], shown["reason"]) == ("missing", "emptied")
     [event] = replica.events.of(EventType.PATH_EMPTIED)
@@ -621,7 +621,7 @@ def test_a_restart_does_not_put_off_the_roll_out_of_a_change(
         moments.append(
             [
                 plan.renewal and plan.renewal.roll_out_at
-                for status in restarted.dispatcher.board.snapshot()
+                for status in restarted.dispatcher.statuses.snapshot()
                 if (plan := status.plan)
             ]
         )
@@ -778,7 +778,7 @@ def test_a_fault_in_a_sweep_is_reported_and_leaves_the_budgets_open(
 
 
 def test_a_fault_at_the_end_of_a_pass_is_reported(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replica.dispatcher.board, "update", lambda *_: 1 / 0)
+    monkeypatch.setattr(replica.dispatcher.statuses, "update", lambda *_: 1 / 0)
     replica.dispatcher.tick()
     wait_until(lambda: len(replica.events.of(EventType.UNEXPECTED_ERROR)) >= 2, "both events")
     assert {event.target for event in replica.events.of(EventType.UNEXPECTED_ERROR)} == {"a", "b"}

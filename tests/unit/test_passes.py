@@ -106,7 +106,7 @@ def test_the_daemon_retries_a_target_after_a_fault(rig: Rig) -> None:
     dispatcher.tick()
 
     def states() -> dict[str, str]:
-        return {status.target.name: status.state.value for status in dispatcher.board.snapshot()}
+        return {status.target.name: status.state.value for status in dispatcher.statuses.snapshot()}
 
     wait_until(lambda: states() == {"good": "ok", "bad": "unknown", "well": "ok"}, "the others' keys")
     assert dispatcher.end()

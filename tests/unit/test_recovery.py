@@ -78,7 +78,7 @@ class Story:
         return self.clock.passed - began
 
     def failing(self) -> int:
-        return sum(status.error is not None for status in self.dispatcher.board.snapshot())
+        return sum(status.error is not None for status in self.dispatcher.statuses.snapshot())
 
 
 @pytest.fixture

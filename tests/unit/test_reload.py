@@ -343,5 +343,5 @@ def test_a_target_that_comes_while_somebody_takes_the_next_is_not_lost(process: 
     process.dispatcher.tick()
     process.dispatcher.tick()
     wait_until(
-        lambda: any(s.error for s in process.dispatcher.board.snapshot()), "a pass over it, which the vendor spoils"
+        lambda: any(s.error for s in process.dispatcher.statuses.snapshot()), "a pass over it, which the vendor spoils"
     )
