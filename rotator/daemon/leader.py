@@ -1,17 +1,15 @@
-"""A Kubernetes Lease, so that of several replicas one acts: acquired, renewed, lost, and released at a clean stop.
+"""Holds a Kubernetes Lease, so that one of several replicas acts. Released at a clean stop.
 
-It saves work and decides nothing: that two replicas which both believe they lead break no promise, the store's
-compare-and-set sees to. So there is no harm in a holder that is slow to notice; but it is made to stop before another
-can begin.
+The Lease only saves work. The store's compare-and-set protects the promises, even if two replicas believe that they
+lead. All the same a holder stops before another replica can start:
 
-- Whether another's lease has run out is judged by how long *this* process has seen it unchanged, never by the times
-  that stand in it: clocks differ.
-- A holder counts from the moment at which it *began* its last renewal that was taken, and stops at two thirds of the
-  duration; the others wait for the whole of it, from when they saw that renewal, which is later.
-- A renewal takes at most a third of the duration, reading and writing together, however slowly the answer drips in:
-  one that fails leaves time for another.
+- Another replica's lease has expired when *this* process has seen it unchanged for its duration. The times in the
+  Lease do not count, because clocks differ.
+- A holder leads for two thirds of the duration, counted from the *start* of its last successful renewal. The others
+  wait for the whole duration, counted from when they saw that renewal, which is later.
+- A renewal takes at most a third of the duration, however slowly the answer arrives. So a failed one can be retried.
 
-Asked for are GET, POST and PUT of one object, whose `resourceVersion` makes them a compare-and-set.
+The requests are GET, POST and PUT of one object, whose `resourceVersion` makes a write a compare-and-set.
 """
 
 import threading
@@ -32,38 +30,38 @@ from rotator.telemetry.logging import unexpected
 GROUP = "coordination.k8s.io"
 
 LOOK_EVERY = 2.0
-"""Seconds between two looks of a replica that waits, at most."""
+"""The longest time between two attempts of a standby, in seconds."""
 
 STUCK = 120.0
-"""Seconds without a try after which its thread is stuck: a name service may take its time, which nothing bounds."""
+"""Seconds without an attempt after which the thread is stuck. Resolving a name may take long, and has no time-out."""
 
 RIGHTS = "The Role of the ServiceAccount needs get and update on this Lease, and create on leases."
 
 
 def rights(name: str) -> tuple[Right, ...]:
-    """What it takes to keep the Lease of that name."""
+    """Return the rights that keeping this Lease needs."""
     return Right("get", GROUP, "leases", name), Right("update", GROUP, "leases", name), Right("create", GROUP, "leases")
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """Another replica's lease as this process saw it first, and when (monotonic)."""
+    """A version of another replica's lease, and when this process first saw it (monotonic)."""
 
     version: str
     at: float
 
 
 class _Stopping(Exception):
-    """It is being given back: nothing more is written."""
+    """The Lease is being released, so nothing else may be written."""
 
 
 class Lease:
-    """Keeps trying to lead, on a thread of its own between `start` and `stop`; `leads` is a `ports.Leadership`."""
+    """Tries to lead, on a thread of its own, from `start` to `stop`. `leads` is a `ports.Leadership`."""
 
     def __init__(
         self, settings: LeaseSettings, clock: Clock, emit: Listener, changed: Callable[[bool], None] = lambda _: None
     ) -> None:
-        """`changed` is called, on that thread, whenever this process begins or ends to lead."""
+        """The thread calls `changed` when this process starts to lead, and when it stops leading."""
         self._settings = settings
         self.identity = settings.identity
         self._clock = clock
@@ -72,16 +70,16 @@ class Lease:
         self._where = f"{settings.access.namespace}/{settings.name}"
         self._server = ApiServer(settings.access, clock, f"the Lease {self._where}", RIGHTS, settings.duration / 3)
         self._until = float("-inf")  # monotonic; this process leads before that
-        self._led = False  # and that was reported
+        self._led = False  # as last reported
         self._seen: _Seen | None = None
         self._notices = Notices(emit)
         self._stopping = threading.Event()
-        self._tried: float | None = None  # monotonic; None before the start
+        self._tried: float | None = None  # the last attempt (monotonic); None before the start
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
-        self._holder, self._looked = "", float("-inf")  # who led at the last look, and when that was (monotonic)
+        self._holder, self._looked = "", float("-inf")  # the leader at the last read, and its time (monotonic)
 
     def leads(self) -> bool:
-        """Whether this process may act now."""
+        """Return whether this process may act now."""
         return self._clock.monotonic() < self._until and not self._stopping.is_set()
 
     @property
@@ -92,36 +90,36 @@ class Lease:
         return self._holder if self._clock.monotonic() - self._looked < self._settings.duration else ""
 
     def start(self) -> None:
-        """Begin to try for it. Raises `RotatorError` when the machine has no thread left."""
+        """Start to try. Raises `RotatorError` if the machine has no thread left."""
         self._tried = self._clock.monotonic()
         start(self._thread)
 
     def problems(self) -> Iterator[str]:
-        """Return why the Lease is no longer kept, after the start and before the stop."""
+        """Yield why the Lease is no longer kept, between start and stop."""
         if self._tried is None or self._stopping.is_set():
             return
         silent = self._clock.monotonic() - self._tried
         if not self._thread.is_alive():
             yield "the thread that keeps the Lease has ended"
         elif silent > max(STUCK, 4 * self._settings.duration):
-            yield f"the Lease was last tried for {silent:.0f} s ago"
+            yield f"the last attempt at the Lease was {silent:.0f} s ago"
 
     def stop(self) -> None:
-        """Release it, so that another need not wait. To be called when nothing is under way."""
+        """Release the Lease, so that no other replica has to wait. Call this when no work is under way."""
         self._stopping.set()
-        self._thread.join(timeout=self._settings.duration / 3)  # as long as a try takes: a pod's end is bounded
-        # Twice: if the thread did not end in time, what it had sent may come in between; it sends nothing more.
+        self._thread.join(timeout=self._settings.duration / 3)  # as long as an attempt takes: a pod must end in time
+        # Twice, because a late request of the thread may win once. The thread sends no other.
         for _ in range(2):
             try:
                 self._release()
             except Conflict:
                 continue
             except KubernetesUnavailable:
-                pass  # then it expires
+                pass  # it expires
             return
 
     def _release(self) -> None:
-        """Whether this process still leads does not matter: the others wait for as long as it is named."""
+        """Clear the holder if it is this process, even one that no longer leads: the others wait for the holder."""
         self._server.begin()
         held = self._get()
         if held is not None and _holder(held) == self.identity:
@@ -134,25 +132,25 @@ class Lease:
             began = self._tried = self._clock.monotonic()
             try:
                 self.attempt()
-            except Exception as error:  # a thread that ends would never lead again
+            except Exception as error:  # if the thread ended, this replica would never lead again
                 self._emit(unexpected("keeping the Lease", error))
             pause = self._pause()
             self._stopping.wait(max(pause - (self._clock.monotonic() - began), pause / 4))
 
     def _pause(self) -> float:
-        """Seconds from one try to the next.
+        """Return the seconds from one attempt to the next.
 
-        A holder renews three times before it would have to stop. A replica that waits finds a released Lease within two
-        seconds, whatever its duration: at each upgrade there is no leader for that long.
+        A holder renews three times before it would have to stop. A standby finds a released Lease within two seconds,
+        whatever its duration. Each upgrade is without a leader for that long.
         """
         return self._settings.duration / 5 if self.leads() else min(self._settings.duration / 8, LOOK_EVERY)
 
     def attempt(self) -> None:
-        """Try once to get or to keep it. Raises nothing."""
+        """Try once to acquire or renew the Lease. Raises nothing."""
         try:
             self._acquire_or_renew()
         except Conflict:
-            self._seen = None  # another wrote in between: look again
+            self._seen = None  # another replica wrote meanwhile: read again
         except _Stopping:
             return
         except KubernetesUnavailable as error:
@@ -178,7 +176,7 @@ class Lease:
             self._write(None, self._spec(transitions=0))
         else:
             self._holder, self._looked = _holder(held), now
-            if self._holder not in ("", me) and not self._has_run_out(held):
+            if self._holder not in ("", me) and not self._has_expired(held):
                 self._until = float("-inf")
                 return
             mine = self._holder == me
@@ -190,15 +188,15 @@ class Lease:
         self._holder = me
         self._until = now + self._settings.duration * 2 / 3
         took = self._clock.monotonic() - now
-        if not self.leads() and not self._stopping.is_set():  # this process stood still, or its name service did
+        if not self.leads() and not self._stopping.is_set():  # this process or its DNS was slow
             raise KubernetesUnavailable(
                 f"it took {took:.0f} s to renew the Lease {self._where}, "
                 f"which is held for {self._settings.duration * 2 / 3:.0f} s",
-                "No replica leads until the next try. Is this machine overloaded, or its DNS slow?",
+                "No replica leads until the next attempt. Is this machine overloaded, or its DNS slow?",
             )
 
     def _write(self, held: Mapping[str, Any] | None, spec: Mapping[str, Any]) -> None:
-        """Take or keep it, unless `stop` has begun, which may not have waited for this thread."""
+        """Write the Lease. Raises `_Stopping` if `stop` has begun, because it may not have waited for this thread."""
         if self._stopping.is_set():
             raise _Stopping
         if held is None:
@@ -206,7 +204,7 @@ class Lease:
         else:
             self._put(held, spec)
 
-    def _has_run_out(self, held: Mapping[str, Any]) -> bool:
+    def _has_expired(self, held: Mapping[str, Any]) -> bool:
         now, version = self._clock.monotonic(), str(held["metadata"]["resourceVersion"])
         if self._seen is None or self._seen.version != version:
             self._seen = _Seen(version, now)
@@ -232,7 +230,7 @@ class Lease:
         self._ask("PUT", self._settings.name, {"metadata": held["metadata"], "spec": {**held["spec"], **changes}})
 
     def _ask(self, method: str, name: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
-        """The object; None when there is none. Raises `Conflict` or a `KubernetesUnavailable`."""
+        """Return the Lease that the API server answers, or None. Raises `Conflict` or `KubernetesUnavailable`."""
         leases = f"{GROUP}/v1/namespaces/{self._settings.access.namespace}/leases"
         if body is not None:
             body = {"apiVersion": f"{GROUP}/v1", "kind": "Lease", **body}
@@ -240,7 +238,7 @@ class Lease:
 
 
 def _understood(found: dict[str, Any]) -> dict[str, Any]:
-    """What is a Lease. Raises KeyError or TypeError where it is not."""
+    """Return the answer if it is a Lease. Raises KeyError or TypeError if it is not."""
     found["spec"], found["metadata"]["resourceVersion"]
     return found
 
@@ -250,5 +248,5 @@ def _holder(held: Mapping[str, Any]) -> str:
 
 
 def _micro(moment: datetime) -> str:
-    """Kubernetes' MicroTime."""
+    """Return Kubernetes' MicroTime."""
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

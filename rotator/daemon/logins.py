@@ -12,19 +12,19 @@ from rotator.stores.vault.store import VaultStore
 
 
 class Logins:
-    """`keep` is for one thread."""
+    """The logins of all stores. Only one thread may call `keep`."""
 
     def __init__(self, clock: Clock, emit: Listener) -> None:
         self._clock, self._emit = clock, emit
         self.failing, self._tokens = Notices(emit), Notices(emit)  # by store
 
     def keep(self, vaults: Mapping[str, VaultStore]) -> None:
-        """Log in or renew where that is due."""
+        """Log in or renew, where either is due."""
         for name, store in vaults.items():
             try:
                 store.keep_login()
             except RotatorError as error:
-                # Once for each error, and not where `upstream_down` reports it.
+                # Once for each error, and not if `upstream_down` reports it.
                 if self.failing.count(name, error.message) == 1 and store.client.circuit.error is None:
                     fields = {"store": name, "error": error.message, "advice": error.advice}
                     self._emit(Event(EventType.LOGIN_FAILED, level=Level.of(error), fields=fields))

@@ -1,4 +1,4 @@
-"""The long-lived service: its jobs, signals, HTTP pages and end.
+"""The daemon: its jobs, signals, HTTP pages and end.
 
 One job for each kind of work, never one for each target. The dispatcher works on targets.
 """
@@ -38,35 +38,35 @@ from rotator.web import page
 from rotator.web.server import Response, Routes, Server, Shared, text_response
 
 TICK = 1.0
-"""Seconds between looks at the schedule: due work starts at most this late, and a clock jump is noticed."""
+"""Seconds between ticks: due work starts at most this late."""
 
 KEEP_LOGIN = 5.0
-"""Seconds between looks at the age of each store's login."""
+"""Seconds between checks of each store's login."""
 
 LOOK_FOR_SIGNALS = 0.5
-"""Seconds within which a signal is noticed."""
+"""The longest time until a signal is noticed, in seconds."""
 
 WATCH_HEALTH = 2.0
-"""Seconds between checks that nothing is stuck, for the log and for systemd's watchdog."""
+"""Seconds between checks for stuck work, for the log and for systemd's watchdog."""
 
 FILES = "files"
-"""The name of the job that looks at the configuration's files and reloads."""
+"""The name of the job that checks the configuration's files and reloads."""
 
 LOOK_AT_FILES = 2.0
-"""Seconds between looks at whether the configuration's files have changed, as those of a mounted ConfigMap do."""
+"""Seconds between checks whether the configuration's files have changed, as those of a mounted ConfigMap do."""
 
 READ_AT_START = ("lease", "http.listen", "http.admin", "http.target_metrics", "daemon.workers")
 """The options that a running daemon does not change. The chart replaces the pods when they change."""
 
 ASK_THE_DOWN = 5.0
-"""Seconds between checks of whether an upstream that is down is due for a request."""
+"""Seconds between checks whether an upstream that is down is due for a request."""
 
 TO_END = 5.0
-"""Seconds that the end may take beyond `drain` and the Lease's duration; the chart's grace period allows for them."""
+"""Seconds that the end may take beyond `drain` and the Lease's duration. The chart's grace period includes them."""
 
 
 class Daemon:
-    """One replica. `run` must be called from the main thread, where signals arrive."""
+    """One replica. Call `run` in the main thread, where signals arrive."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Daemon:
         emit: Listener,
         signals: Signals,
     ) -> None:
-        """Raises `ConfigurationError`, or another `RotatorError` when a credential is needed at once and not there."""
+        """Raises `ConfigurationError`, or another `RotatorError` if a credential that is needed at once is missing."""
         self._file = file
         self._clock, self._metrics = clock, metrics
         self._emit = self._recent = RecentEvents(emit, clock.now)
@@ -98,7 +98,7 @@ class Daemon:
         self._health_at = float("-inf")
 
     def run(self) -> NoReturn:
-        """Work until TERM or INT, and end the process: 0 when what was under way ended within `drain`, else 1."""
+        """Work until TERM or INT, and end the process: with 0 if all work ended within `drain`, otherwise with 1."""
         jobs, every = self._jobs, _intervals(self._installation.configuration)
         jobs.every(TICK, "tick", self._tick, at_once=True)
         jobs.every(KEEP_LOGIN, "login", self._keep_logins)
@@ -124,13 +124,13 @@ class Daemon:
             self._systemd.send(systemd.STOPPING)
             self._emit(Event(EventType.STOPPING, fields={"signal": signal.Signals(number).name}))
             drained = self._dispatcher.end()
-            if self._lease is not None and drained:  # otherwise work under way may still write: then the Lease expires
+            if self._lease is not None and drained:  # otherwise work under way may still write, and the Lease expires
                 self._lease.stop()
             if drained:
                 self._installation.close()
         self._emit(Event(EventType.STOPPED, fields={"drained": drained}))
-        # Not by returning: the interpreter would wait for every thread. A job's thread may wait for an answer that is
-        # no longer needed, and would report its closed connection as an error.
+        # Returning would wait for every thread. A job may wait for an answer that is no longer needed, and would report
+        # its closed connection as an error.
         logging.shutdown()
         os._exit(0 if drained else 1)
 
@@ -143,19 +143,19 @@ class Daemon:
     # --- signals -----------------------------------------------------------------------------------------------------
 
     def _ends_within(self) -> float:
-        """Return the seconds that the end may take: to drain, and to release the Lease and the login."""
+        """Return the seconds that the end may take: to drain and to release the Lease."""
         configuration = self._installation.configuration
         lease = configuration.lease.duration if configuration.lease else timedelta(0)
         return (configuration.daemon.drain + lease).total_seconds() + TO_END
 
     def _obey_signals(self) -> int:
-        """Obey signals until one asks to stop, and return that one. While all is well, notify systemd's watchdog.
+        """Obey signals until TERM or INT, and return that one. Meanwhile notify systemd's watchdog.
 
-        Nothing here may wait for a file or an answer: that would delay the next signal.
+        Nothing here may wait for a file or an answer, because that would delay the next signal.
         """
         while True:
             self._watch_health()
-            # With a time-out, because a signal just before the wait begins does not end it.
+            # With a time-out, because a signal just before the wait does not end it.
             try:
                 number = self._signals.received.get(timeout=LOOK_FOR_SIGNALS)
             except queue.Empty:
@@ -168,13 +168,13 @@ class Daemon:
             else:
                 fields: Fields = {"by": "signal", "targets": len(self._installation.targets)}
                 self._emit(Event(EventType.ROTATION_REQUESTED, fields=fields))
-                self._rotation_requested.set()  # for the next tick: several until then count as one
+                self._rotation_requested.set()  # for the next tick; several requests until then count as one
 
     def _look_at_files(self) -> None:
-        """Reload when requested, or when a file has changed; a refused file is not read again until it changes."""
+        """Reload when requested, or when a file has changed. A refused file is not read again until it changes."""
         if not self._reloader.is_due():
             return
-        self._is_ready()  # by the installation that is about to be replaced
+        self._is_ready()  # judged by the installation that is about to be replaced
         successor = self._reloader.successor(self._installation)
         if successor is None:
             return
@@ -209,7 +209,7 @@ class Daemon:
         if leads:
             self._dispatcher.lead()
             self._dispatcher.tick()
-            # The former leader may have died and left work: it does not wait for another interval.
+            # The former leader may have died and left work, which must not wait for the next interval.
             self._jobs.run_now(SWEEP)
 
     def _report_start(self, listen: Server, admin: Server) -> None:
@@ -255,7 +255,7 @@ class Daemon:
         return Response(200, self._metrics.content_type, self._metrics.render())
 
     def _health(self, _query: str) -> Response:
-        """Return 503 only where nothing but a restart helps."""
+        """Return 503 only if nothing but a restart helps."""
         problems = self._problems()
         return text_response(503, f"stuck: {'; '.join(problems)}") if problems else text_response(200, "ok")
 
@@ -264,7 +264,7 @@ class Daemon:
         return [problem for part in parts for problem in part.problems()]
 
     def _watch_health(self) -> None:
-        """Notify systemd's watchdog while all is well; report when that changes, because a restart ends the log."""
+        """Notify systemd's watchdog while nothing is stuck. Log a change, because a restart ends the log."""
         if self._clock.monotonic() < self._health_at:
             return
         self._health_at = self._clock.monotonic() + WATCH_HEALTH
@@ -277,7 +277,7 @@ class Daemon:
             self._stuck.resolve(Event(EventType.UNSTUCK))
 
     def _readiness(self, _query: str) -> Response:
-        """Return whether work is possible; without error messages, because they may name a path on an open port."""
+        """Return whether work is possible. No error message: it may name a path, and the port is open."""
         if self._is_ready():
             return text_response(200, "ok")
         kinds = sorted({type(status.error).__name__ for status in self._dispatcher.statuses.snapshot() if status.error})
@@ -286,9 +286,9 @@ class Daemon:
         )
 
     def _is_ready(self) -> bool:
-        """Return True once a store accepted a login, a path was read, or there is no target; and from then on.
+        """Return whether a store has ever accepted a login, a path was read, or there is no target.
 
-        Neither an outage nor a path that a policy refuses is a reason to take the pod away, or to delay an upgrade.
+        An outage or a refused path must neither remove the pod from its service nor delay an upgrade.
         """
         self._was_ready = (
             self._was_ready
@@ -314,7 +314,7 @@ class Daemon:
             holder=lease.holder if lease else "",
             budgets={name: budget.used() for name, budget in installation.budgets.items()},
             logins={name: store.token_expires_at for name, store in installation.vaults.items()},
-            # A standby makes no provider requests: what it knows of a provider is from when it led.
+            # A standby makes no provider requests, so its knowledge of a provider is stale.
             down={
                 name: error
                 for name, error in installation.upstreams().items()
@@ -331,7 +331,7 @@ class Daemon:
 
 
 def _budget(configuration: Configuration) -> str:
-    """Return in words what the targets take of each provider's budget."""
+    """Return how much of each provider's budget the targets need, in words."""
     return "; ".join(map(str, configuration.loads))
 
 

@@ -1,6 +1,6 @@
-"""Decides what the log reports of what happens again and again: a trouble when it is new, and its end.
+"""Decides what the log reports of repeated troubles: the first time, and the end.
 
-`Notices` is the one mechanism. `Reports` applies it to passes, sweeps, upstreams and the clock.
+`Notices` is the only mechanism. `Reports` uses it for passes, sweeps, upstreams and the clock.
 """
 
 from collections import Counter
@@ -17,13 +17,13 @@ from rotator.protocol.sweeper import SweepReport
 from rotator.runtime.clock import SystemClock
 
 _LASTING = (EventType.TARGET_FOREIGN, EventType.KEY_OWNERSHIP_MISMATCH, EventType.PATH_EMPTIED)
-"""What every pass over a target meets until a person acts: reported once, however long that takes."""
+"""What every pass over a target finds until a person acts. Reported once."""
 
 _NO_ANSWER = (ProviderUnavailable, ProviderOutcomeUnknown)
 
 
 class Notices:
-    """Counts each trouble of each subject until it is over. A subject is for one thread at a time."""
+    """Counts each trouble of each subject until it is over. Only one thread at a time may use a subject."""
 
     def __init__(self, emit: Listener) -> None:
         self._emit = emit
@@ -33,13 +33,13 @@ class Notices:
         return subject in self._counts
 
     def count(self, subject: Hashable, trouble: Hashable = None) -> int:
-        """Note the trouble, and return how many times in a row it came."""
+        """Count the trouble, and return how many times in a row it has happened."""
         counts = self._counts.setdefault(subject, Counter())
         counts[trouble] += 1
         return counts[trouble]
 
     def report(self, event: Event, subject: Hashable = None, trouble: Hashable = None) -> None:
-        """Note the trouble, and emit the event if it is the first time."""
+        """Count the trouble, and emit the event the first time."""
         if self.count(subject, trouble) == 1:
             self._emit(event)
 
@@ -89,7 +89,7 @@ class Reports:
     def passed(
         self, report: Report, failures: int, retry_at: datetime | None, upstreams: Mapping[str, RotatorError | None]
     ) -> None:
-        """Report what a pass met: each kind of error rarely, and nothing that a report of its upstream explains."""
+        """Report the troubles of a pass: each kind of error rarely, and none that an upstream explains."""
         target, error = report.target, report.error
         is_news = error is None or (
             not is_known(error, target.provider, upstreams)
@@ -107,14 +107,14 @@ class Reports:
         if report.plan is not None:
             over = self._lasting.keep(target.name, present)
             if (EventType.TARGET_FOREIGN, None) in over:
-                self._failures.count(target.name)  # a path that is ours again has recovered, once its passes succeed
+                self._failures.count(target.name)  # once its passes succeed, a path that is ours again has recovered
         if error is None:
             self._failures.resolve(Event(EventType.TARGET_RECOVERED, target.name), target.name)
 
     # --- sweeps ------------------------------------------------------------------------------------------------------
 
     def swept(self, swept: SweepReport, upstreams: Mapping[str, RotatorError | None]) -> None:
-        """Report what a sweep saw (at info where that is new), what it could not do, and keys without a target."""
+        """Report a sweep's counts (at info if they are new), its errors, and keys without a target."""
         self._emit(self._sweep_completed(swept))
         failed = set()
         for error in _failures(swept, upstreams):
@@ -124,13 +124,13 @@ class Reports:
                 self._emit(_sweep_failed(swept, error, times))
         if swept.complete:
             self._sweeps.resolve(Event(EventType.SWEEP_RECOVERED, fields={"provider": swept.provider}), swept.provider)
-        if failed:  # else only known failures of an upstream: what was reported before may go on
+        if failed:  # otherwise an upstream's known failures hide whether earlier troubles are over
             self._sweeps.keep(swept.provider, failed)
         for key in swept.unclaimed:
             fields = {"key_id": key.id, "key_name": key.name, "provider": swept.provider}
             event = Event(EventType.KEY_WITHOUT_TARGET, "", Level.WARNING, fields)
             self._unclaimed.report(event, swept.provider, key.id)
-        if swept.unclaimed or swept.complete:  # else the sweep did not see which there are
+        if swept.unclaimed or swept.complete:  # otherwise the sweep did not see all keys
             self._unclaimed.keep(swept.provider, {key.id for key in swept.unclaimed})
 
     def _sweep_completed(self, swept: SweepReport) -> Event:
@@ -143,7 +143,7 @@ class Reports:
     # --- upstreams and the clock -------------------------------------------------------------------------------------
 
     def watched(self, upstreams: Mapping[str, RotatorError | None]) -> list[str]:
-        """Report the upstreams that went down, or came to need a person, or came up; return these last."""
+        """Report the upstreams that went down, need a person now, or came up. Return those that came up."""
         self._upstreams.keep_only(upstreams)
         recovered = []
         for name, error in upstreams.items():
@@ -157,7 +157,7 @@ class Reports:
         return recovered
 
     def timed(self, clock: SystemClock) -> None:
-        """Report a clock that upstreams contradict, and that they agree again."""
+        """Report when upstreams contradict the clock, and when they agree again."""
         skews = clock.skews_in_words()
         if clock.trusted():
             self._clock.resolve(Event(EventType.CLOCK_SKEW_RESOLVED, fields={"skews": skews}))
@@ -168,14 +168,14 @@ class Reports:
 
 
 def is_known(error: RotatorError, provider: str, upstreams: Mapping[str, RotatorError | None]) -> bool:
-    """Return whether an upstream is down because of this very error, or the provider answers no request."""
+    """Return whether the report of an upstream covers this error."""
     if isinstance(error, _NO_ANSWER) and isinstance(upstreams.get(f"provider {provider}"), _NO_ANSWER):
         return True
     return any(error is known for known in upstreams.values())
 
 
 def _failures(swept: SweepReport, upstreams: Mapping[str, RotatorError | None]) -> Iterator[RotatorError]:
-    """Yield the sweep's own error, and one of its targets': one that needs a person, if there is any."""
+    """Yield the sweep's own error, and one error of its targets, preferably one that needs a person."""
     unknown = [error for error in swept.failed.values() if not is_known(error, swept.provider, upstreams)]
     if swept.error is not None and not is_known(swept.error, swept.provider, upstreams):
         yield swept.error

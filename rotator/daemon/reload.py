@@ -1,4 +1,4 @@
-"""Loads the configuration: at the start, and again when its files have changed or a person asks for it."""
+"""Loads the configuration: at the start, and again when its files have changed or a person requests it."""
 
 import threading
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ from rotator.telemetry.logging import unexpected
 from rotator.telemetry.metrics import Metrics
 
 SHARE = 0.01
-"""The share of the time that looking at the files may take, where there are thousands."""
+"""The largest share of the time that checking thousands of files may take."""
 
 LOOK_AT_MANY_FILES = 60.0
-"""Seconds between looks at most, where there are thousands of files."""
+"""The longest time between two checks of thousands of files, in seconds."""
 
 
 class Reloader:
-    """Makes installations from the configuration's files. `request` is for any thread, the rest for one."""
+    """Makes installations from the configuration's files. Any thread may call `request`, and one thread the rest."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Reloader:
         self.refused = ""  # why the latest configuration is not in use
 
     def request(self) -> None:
-        """Have the next `successor` read the files, changed or not."""
+        """Make a reload due, even if no file has changed."""
         self._requested.set()
 
     def installation(self, predecessor: Installation | None = None) -> Installation:
@@ -85,7 +85,7 @@ class Reloader:
                     problems = [str(problem) for problem in error.problems]
                 case RotatorError():
                     problems = [error.message]
-                case _:  # a value that a library refuses, and no check of ours foresaw
+                case _:  # a library refused a value, and no rule of ours foresaw it
                     problems = [f"{type(error).__name__}: {quoted(str(error))}"]
                     self._emit(unexpected("reading the configuration", error))
             self.refused = "; ".join(problems)

@@ -1,7 +1,7 @@
 """The signals of `rotator run`, from its first moment to its last.
 
-Without a handler HUP and USR1 end a process, and Python takes most of a second to import the daemon. So this module
-imports nothing heavy, and is made use of before that: what comes early is obeyed once the daemon runs.
+Without a handler HUP and USR1 end a process, and importing the daemon takes most of a second. So this module imports
+nothing heavy, and handles signals before that import. The daemon obeys early signals once it runs.
 """
 
 import os
@@ -26,15 +26,15 @@ class Signals:
         self._asked_to_stop = False
 
     def handle(self) -> None:
-        """Handle them from now on. Until `started` TERM or INT ends the process at once, with 0: nothing has begun."""
+        """Handle the signals. Until `started`, TERM or INT ends the process at once with 0: no work has begun."""
         for number in (*STOP, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGALRM, lambda *_: os._exit(1))
 
     def started(self, ends_within: Callable[[], float]) -> None:
-        """From now on there is something to end: the reader of `received` ends it.
+        """Leave it to the reader of `received` to end the process, from now on.
 
-        It may take so many seconds. Then the process ends all the same, with 1, whatever its main thread waits for.
+        After `ends_within` seconds the process ends with 1, whatever its main thread waits for.
         """
         self._ends_within = ends_within
 
@@ -50,4 +50,4 @@ class Signals:
 
 
 SIGNALS = Signals()
-"""Those of this process."""
+"""The signals of this process."""

@@ -1,6 +1,6 @@
-"""Reports to systemd that the service has started, is well, and stops: sd_notify(3), for `Type=notify`.
+"""Notifies systemd that the service has started, is healthy, and stops: sd_notify(3), for `Type=notify`.
 
-Where systemd did not start the process nothing is sent.
+Sends nothing if systemd did not start the process.
 """
 
 import os
@@ -16,7 +16,7 @@ _ALIVE = "WATCHDOG=1"
 
 
 class Systemd:
-    """The manager that waits for these messages, as the environment names it."""
+    """The systemd that the environment names."""
 
     def __init__(self, environment: Mapping[str, str], clock: Clock) -> None:
         path = environment.get("NOTIFY_SOCKET", "")
@@ -29,7 +29,7 @@ class Systemd:
         self._alive_at = float("-inf")
 
     def send(self, message: str) -> None:
-        """Send it, if systemd wants it. What cannot be sent at once is lost: waiting would hold up more than that."""
+        """Send a message, if systemd wants it. Drop what cannot be sent at once, because nothing may wait for it."""
         if not self._address:
             return
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:

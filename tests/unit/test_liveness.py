@@ -131,7 +131,7 @@ def test_a_pass_that_does_not_end_is_named(rig: Rig) -> None:
     assert rig.problems(LONGEST_WORK - 5) == []
     wait_until(lambda: rig.dispatcher.under_way == 1, "the other passes to end")
     [problem] = rig.problems(10)
-    assert problem.startswith("the pass over a has stood still for 180")
+    assert problem.startswith("the pass over a has made no progress for 180")
 
 
 def test_a_wait_for_the_budget_is_no_problem_however_long(rig: Rig) -> None:
@@ -170,7 +170,7 @@ def test_a_sweep_that_goes_on_is_no_problem_and_one_that_does_not_is(rig: Rig) -
             health.moved("sweep")
             assert list(health.problems()) == []
         rig.clock.later += LONGEST_WORK + 5
-        assert [problem.split(" for ")[0] for problem in health.problems()] == ["sweep has stood still"]
+        assert [problem.split(" for ")[0] for problem in health.problems()] == ["sweep has made no progress"]
     assert list(health.problems()) == []
     health.moved("sweep")
     assert list(health.problems()) == [], "it is not under way"
@@ -239,7 +239,7 @@ def test_a_job_that_does_not_end_is_named() -> None:
 
     jobs.every(3600, "files", hangs, at_once=True)
     jobs.start()
-    wait_until(lambda: later(clock, health) == ["files has stood still"], "it to be noticed")
+    wait_until(lambda: later(clock, health) == ["files has made no progress"], "it to be noticed")
     gate.set()
     wait_until(lambda: later(clock, health) == [], "it to end")
     jobs.end()
@@ -264,7 +264,7 @@ def test_a_lease_without_attempts_is_a_problem(tmp_path: Path, monkeypatch: pyte
     assert list(lease.problems()) == []
     clock.sleep(10)
     [problem] = lease.problems()
-    assert problem == "the Lease was last tried for 125 s ago"
+    assert problem == "the last attempt at the Lease was 125 s ago"
 
     def ends() -> None:
         raise SystemExit
