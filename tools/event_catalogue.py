@@ -169,7 +169,7 @@ EVENTS: Mapping[EventType, Description] = {
     EventType.STUCK: Description(
         (_ERROR,),
         ("problems", "advice"),
-        "Part of this process makes no progress, as `/healthz` reports. Only a restart helps: Kubernetes and systemd do it.",
+        "Part of this process makes no progress, as `/healthz` reports. Kubernetes and systemd restart it.",
     ),
     EventType.UNSTUCK: Description((_INFO,), (), "The process works again."),
     EventType.LEADERSHIP_ACQUIRED: Description((_INFO,), ("lease", "holder"), "This replica holds the Lease and acts."),

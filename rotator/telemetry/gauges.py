@@ -1,6 +1,6 @@
-"""Writes what a daemon's status shows at a scrape, in Prometheus' text format.
+"""Writes the gauges that follow from the daemon's status, in Prometheus' text format.
 
-As text, for a scrape of ten thousand targets has forty thousand series: prometheus-client takes twice as long for them.
+Without prometheus-client, which takes twice as long for the forty thousand series of ten thousand targets.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 def family(
     name: str, text: str, label: str, values: Mapping[str, float | None], kind: Literal["gauge", "counter"] = "gauge"
 ) -> str:
-    """Return the series of one name by their label's values; without those that are None."""
+    """Return one metric's series by the values of its label, without those that are None."""
     head = f"# HELP rotator_{name} {text}\n# TYPE rotator_{name} {kind}\n"
     series = f'rotator_{name}{{{label}="%s"}} %s\n'
     return head + "".join(
@@ -35,7 +35,7 @@ def _single(name: str, text: str, value: float | None) -> str:
 
 
 def gauges(status: DaemonStatus, *, each: bool) -> Iterator[str]:
-    """Yield the families; those of single targets where the replica leads and `each` is set."""
+    """Yield the metrics. Those of single targets only if the replica leads and `each` is set."""
     info = status.daemon
     yield _single("leader", "1 if this replica acts, 0 if it stands by.", float(info.leads))
     states = Counter(target.state for target in status.targets)
@@ -129,7 +129,7 @@ def _of_upstreams(info: DaemonInfo) -> Iterator[str]:
 def _is_left(key: Superseded, plan: Plan, now: datetime) -> bool:
     """Return whether a superseded key still works, or is still to be removed.
 
-    Not so if it is gone and only held by versions that another writer's fields keep. A key that has another place's
+    A key that is gone does not count, even if another writer's fields keep its versions. A key that has another place's
     name is not ours to remove, and counts while it works.
     """
     if key.other_name is not None:

@@ -1,7 +1,7 @@
-"""Writes lines to where a log goes, in a thread of its own: what logs never waits for what reads.
+"""Writes the lines of a log in a thread of its own, so that logging never waits for the log's reader.
 
-A pipe that is not read takes 64 KiB and then blocks the writer. So lines wait here, up to a bound; beyond it they
-are dropped, those of the audit trail last; once lines can be written again, one reports how many are missing.
+A pipe without a reader takes 64 KiB and then blocks the writer. So lines wait here, up to a bound. Beyond it they are
+dropped, those of the audit trail last. The next line that can be written reports how many are missing.
 """
 
 import os
@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from io import TextIOBase
 
 MOST = 4 * 2**20
-"""Characters that wait to be written: ten thousand lines and more."""
+"""The most characters that may wait: more than ten thousand lines."""
 
 
 class Stderr(TextIOBase):
-    """Standard error as it is when something is written: a progress bar puts itself in its place, to stay below."""
+    """Standard error at the time of each write: a progress bar replaces `sys.stderr`, to stay below the lines."""
 
     def write(self, text: str) -> int:
-        """Write it, if there is anywhere to write to.
+        """Write the text, if standard error is open.
 
-        Past Python's own buffer: its lock, held by a thread that waits for a reader, would abort the interpreter's end.
+        Bypasses Python's buffer: if a thread that waits for a reader held its lock, the interpreter's end would abort.
         """
         stream, original = sys.stderr, sys.__stderr__
         if stream is None:
@@ -34,12 +34,12 @@ class Stderr(TextIOBase):
         return len(text)
 
     def isatty(self) -> bool:
-        """Whether a person reads it."""
+        """Return whether standard error is a terminal."""
         return sys.stderr is not None and sys.stderr.isatty()
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    """Write all of it, however long that takes, also to a descriptor that is non-blocking."""
+    """Write all data, however long it takes. The descriptor may be non-blocking."""
     while data:
         try:
             data = data[os.write(descriptor, data) :]
@@ -49,7 +49,7 @@ def _write(descriptor: int, data: bytes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """How many lines are missing in a log, of the audit trail and of all else."""
+    """How many lines are missing in a log: of the audit trail, and others."""
 
     audit: int = 0
     other: int = 0
@@ -62,10 +62,10 @@ class Dropped:
 
 
 class LineWriter:
-    """Writes what is put to it, in that order. Safe to be used by many threads.
+    """Writes lines in the order of `put`. Thread-safe.
 
-    `write` may block and may raise an OSError or a ValueError: then its line is dropped. `report` makes the line that
-    reports what was dropped. What is dropped is handed to `dropped` as well.
+    `write` may block. If it raises an OSError or a ValueError, its line is dropped. `report` makes the line that
+    reports dropped lines, and `dropped` is called with each.
     """
 
     def __init__(
@@ -77,15 +77,15 @@ class LineWriter:
     ) -> None:
         self._write, self._report, self._count, self._most = write, report, dropped, most
         self._changed = threading.Condition()
-        self._waiting: Mapping[bool, deque[tuple[int, str]]] = {True: deque(), False: deque()}  # by: is it audit
-        self._number = 0  # of the next line: in their order they are written
+        self._waiting: Mapping[bool, deque[tuple[int, str]]] = {True: deque(), False: deque()}  # by: audit or not
+        self._number = 0  # of the next line, for the order
         self._size = 0
         self._missing = Dropped()  # since the last report
         self._is_writing = self._is_closed = False
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def put(self, line: str, *, audit: bool) -> None:
-        """Have it written, or drop it; at once in any case."""
+        """Queue the line, or drop it if too many wait. Does not block."""
         with self._changed:
             others = self._waiting[False]
             while audit and others and self._size + len(line) > self._most:
@@ -100,12 +100,12 @@ class LineWriter:
             self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all is written, but no longer than this. Returns whether it is."""
+        """Wait this long until all lines are written. Return whether they are."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._is_writing and not any(self._waiting.values()), seconds)
 
     def close(self) -> None:
-        """End the thread once what waits is written."""
+        """End the thread when the queued lines are written."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -119,12 +119,12 @@ class LineWriter:
                     self._write(self._report(missing))
                     with self._changed:
                         self._missing -= missing
-            except (OSError, ValueError):  # a closed pipe, a full disk: to complain there is no other place
+            except (OSError, ValueError):  # a closed pipe or a full disk: there is no other place to report it
                 with self._changed:
                     self._miss(Dropped(audit=1) if audit else Dropped(other=1))
 
     def _next(self) -> tuple[str, bool] | None:
-        """The next line, once there is one, and whether it is of the audit trail; None when there will be none."""
+        """Wait for the next line. Return it and whether it is of the audit trail, or None after the last line."""
         with self._changed:
             self._is_writing = False
             self._changed.notify_all()

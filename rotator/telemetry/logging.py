@@ -1,8 +1,8 @@
-"""Writes events and the lines of libraries as text or JSON; docs/logging.md is their schema.
+"""Writes events and the lines of libraries as text or JSON. docs/logging.md describes their fields.
 
-All lines take one way: the standard library's logging, the scrubber (value by value), structlog's formatter. There is
-no context but what an event carries, because context variables do not reach the threads of a pool. A traceback never
-shows local variables: keys are among them.
+Every line passes the standard library's logging, the redaction of each value, and structlog's formatter. An event
+carries all its context, because context variables do not reach the threads of a pool. A traceback never shows local
+variables, because keys are among them.
 """
 
 import logging
@@ -33,17 +33,17 @@ QUIET = {
 _FIRST = ("timestamp", "level", "event", "target")
 _RESERVED = frozenset((*_FIRST, "logger"))
 AT_THE_END = 2.0
-"""Seconds that a process waits at its end until its log is written."""
+"""The longest time that a process waits for its log at its end, in seconds."""
 
 _OURS = "rotator"  # the logger's name
 _FIELDS = "rotator_fields"  # the attribute of a log record in which an event's fields travel
 
 
 def configure(log_format: Literal["text", "json"] | None, level: str, stream: TextIO | Stderr | None = None) -> None:
-    """Log to `stream` (standard error) from `level` on; without a format, text on a terminal and JSON in a pipe.
+    """Log to `stream` (by default standard error) from `level` on. Without a format: text on a terminal, else JSON.
 
-    `level` is one of debug, info, warning, error. Uncaught exceptions are logged as well, in every thread.
-    May be called again.
+    `level` is one of debug, info, warning, error. Uncaught exceptions of all threads are logged too. May be called
+    again.
     """
     stream = Stderr() if stream is None else stream
     as_text = log_format == "text" or (log_format is None and stream.isatty())
@@ -57,9 +57,9 @@ def configure(log_format: Literal["text", "json"] | None, level: str, stream: Te
     root.addHandler(handler)
     threshold = logging.getLevelNamesMapping()[level.upper()]
     root.setLevel(threshold)
-    for name, heard_from in QUIET.items():
-        logging.getLogger(name).setLevel(max(threshold, heard_from))
-    # A second attempt that succeeds is no news, and rotator reports what fails in the end.
+    for name, lowest in QUIET.items():
+        logging.getLogger(name).setLevel(max(threshold, lowest))
+    # A retry that succeeds is not worth a line, and rotator reports the last failure.
     logging.getLogger("stamina").setLevel(threshold if threshold <= logging.DEBUG else logging.ERROR)
     logging.captureWarnings(True)
     structlog.configure(  # for stamina, which reports its retries this way
@@ -74,7 +74,7 @@ def configure(log_format: Literal["text", "json"] | None, level: str, stream: Te
 
 
 def unexpected(where: str, error: BaseException, target: str = "") -> Event:
-    """Return an unforeseen exception as an event; `where` is what was being done."""
+    """Return an unforeseen exception as an event. `where` names the work that failed."""
     described = "".join(traceback.format_exception_only(error)).strip()
     fields = {"where": where, "error": described, "traceback": _traceback(error)}
     return Event(EventType.UNEXPECTED_ERROR, target, Level.ERROR, fields)
@@ -95,14 +95,14 @@ def log_event(event: Event) -> None:
 
 
 class _Handler(logging.Handler):
-    """Makes lines where something is logged, and has them written by a thread of its own."""
+    """Formats a record in the thread that logs it. Another thread writes the line."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         super().__init__()
         self._writer = LineWriter(write, self._missing, _count)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write it, without waiting for that."""
+        """Queue the record's line."""
         try:
             audit = hasattr(record, _FIELDS) and record.getMessage() in AUDIT
             self._writer.put(self.format(record) + "\n", audit=audit)
@@ -110,14 +110,14 @@ class _Handler(logging.Handler):
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Lose the line. The library would print it to standard error, past the scrubber."""
+        """Lose the line. The library would print it to standard error without redaction."""
 
     def flush(self) -> None:
-        """Wait a little until all is written. The library calls this when the interpreter ends, and `close`."""
+        """Wait a little until all lines are written. The library calls this when the interpreter ends."""
         self._writer.flush(AT_THE_END)
 
     def close(self) -> None:
-        """End the writer, too."""
+        """Also end the writer."""
         self.flush()
         self._writer.close()
         super().close()
@@ -137,12 +137,12 @@ def _count(missing: Dropped) -> None:
 
 
 def dropped() -> Dropped:
-    """How many lines this process could not write."""
+    """Return how many lines this process could not write."""
     return _dropped
 
 
 def flush() -> None:
-    """Wait until all that was logged is written, but not for long."""
+    """Wait a little until all lines are written."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Handler):
             handler.flush()
@@ -152,7 +152,7 @@ def _dropped_event(missing: Dropped) -> Event:
     fields: Fields = {
         "lines": missing.other,
         "audit_lines": missing.audit,
-        "advice": "Look at what reads this log. What is missing of the audit trail, the store's history still shows.",
+        "advice": "Check the program that reads this log. The store's history has what is missing of the audit trail.",
     }
     return Event(EventType.LOG_LINES_DROPPED, "", Level.ERROR if missing.audit else Level.WARNING, fields)
 
@@ -166,7 +166,7 @@ def _record(event: Event) -> logging.LogRecord:
 
 
 def _line(_logger: WrappedLogger, _method: str, found: EventDict) -> EventDict:
-    """What every line has: when, how grave, what, about whom; then the rest, all of it plain values."""
+    """Return the line's fields in order: time, level, event, target, and then the others, each redacted."""
     record: logging.LogRecord = found["_record"]
     moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
     line = {
@@ -176,7 +176,7 @@ def _line(_logger: WrappedLogger, _method: str, found: EventDict) -> EventDict:
     }
     fields: dict[str, Any] | None = getattr(record, _FIELDS, None)
     if fields is None:
-        # Not the arguments of a library's calls: a secret may be among them.
+        # Without the arguments of a library's calls, because a secret may be among them.
         dropped = {"event", "_record", "_from_structlog", "exc_info", "stack_info", "args", "kwargs"}
         fields = {"logger": record.name, **{name: found[name] for name in found if name not in dropped}}
         match found.get("exc_info"):
@@ -196,11 +196,11 @@ def _plain(name: str, value: object, *, foreign: bool) -> str | int | float | bo
 
 
 def _text(logger: WrappedLogger, method: str, line: EventDict) -> str:
-    """One line of `name=value`, and below it the traceback, indented so that no line of it passes for another event."""
-    told = textwrap.indent(line.pop("traceback", ""), "    ")
+    """Return one line of `name=value`. A traceback follows, indented so that no line of it looks like an event."""
+    below = textwrap.indent(line.pop("traceback", ""), "    ")
     start = f"{line.pop('timestamp')} {line.pop('level'):<7} "
     rest = structlog.processors.LogfmtRenderer(bool_as_flag=False)(logger, method, line)
-    return start + printable(rest) + (f"\n{told}" if told else "")
+    return start + printable(rest) + (f"\n{below}" if below else "")
 
 
 # --- uncaught exceptions ---------------------------------------------------------------------------------------------
@@ -213,5 +213,5 @@ def _thread_ended(args: threading.ExceptHookArgs) -> None:
 
 def _unraisable(args: "sys.UnraisableHookArgs") -> None:
     if args.exc_value is not None:
-        # Not its repr: a secret may be in it.
+        # Without its repr, because a secret may be in it.
         log_event(unexpected(f"{args.err_msg or 'Exception ignored in'} {type(args.object).__name__}", args.exc_value))

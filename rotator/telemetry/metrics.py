@@ -1,7 +1,7 @@
 """The metrics for Prometheus. Each `Metrics` has a registry of its own; nothing is counted globally.
 
-What events add up to is counted here. What can be asked for at any time (how targets stand, what a budget has left) is
-asked for at each scrape, so that a removed target's series end with it. No key and no key id is ever a label.
+Counters and histograms live here. Gauges that follow from the daemon's status are made from it at each scrape, so that
+a removed target's series end with it. No key and no key id is ever a label.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -19,7 +19,7 @@ from rotator.telemetry.status import DaemonInfo, DaemonStatus
 
 SUCCESS = "success"
 FAILURE = "failure"
-LOST = "lost"  # another writer was first: nothing is wrong
+LOST = "lost"  # another writer was first, which is no failure
 
 ROTATION_REASONS = (
     Reason.FIRST,
@@ -33,19 +33,19 @@ ROTATION_REASONS = (
     Reason.MISDATED,
     Reason.ADOPTED,
 )
-"""Why a key is created: so that these are counted from 0, and a first failure is an increase."""
+"""Why a key is created. These are counted from 0, so that a first failure is an increase."""
 
 _REQUEST_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _ROTATION_SECONDS = (0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
 class Metrics:
-    """All metrics of one process. Safe to be used by many threads."""
+    """All metrics of one process. Thread-safe."""
 
     content_type = CONTENT_TYPE_PLAIN_0_0_4
 
     def __init__(self, version: str) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # else each counter has a second series
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # otherwise each counter has a second series
         self._registry = registry = CollectorRegistry()
         self._known: Callable[[], DaemonStatus] = _nothing
         self._each = False
@@ -55,7 +55,7 @@ class Metrics:
         Gauge("rotator_build_info", "The version that runs.", ["version"], registry=registry).labels(version).set(1)
         self._reloaded = Gauge(
             "rotator_config_last_reload_successful",
-            "0 if the last reload was refused and the configuration before it is still in force.",
+            "0 if the last reload was refused and the previous configuration is still in force.",
             registry=registry,
         )
         self._reloaded.set(1)
@@ -75,7 +75,7 @@ class Metrics:
             self._retirements.labels(outcome)
         self._orphans = Counter(
             "rotator_orphans_total",
-            "Keys that no version of their path held, by what a sweep did about them.",
+            "Keys that no version of their path held, by what a sweep did with them.",
             ["outcome"],
             registry=registry,
         )
@@ -84,12 +84,12 @@ class Metrics:
                 self._orphans.labels(outcome.value)
         self._swept = Gauge(
             "rotator_last_sweep_success_timestamp_seconds",
-            "When a sweep last saw all targets and did all that was to be done; 0: not since the start.",
+            "When a sweep last saw all targets and completed all its work; 0: not since the start.",
             registry=registry,
         )
         self._provider_requests = Counter(
             "rotator_provider_requests_total",
-            "Requests to a provider, by what was asked and the HTTP status, or why there was none.",
+            "Requests to a provider, by operation and HTTP status, or why there was none.",
             ["provider", "operation", "outcome"],
             registry=registry,
         )
@@ -102,7 +102,7 @@ class Metrics:
         )
         self._store_requests = Counter(
             "rotator_store_requests_total",
-            "Requests to a store, by what was asked and what came of it.",
+            "Requests to a store, by operation and outcome.",
             ["store", "operation", "outcome"],
             registry=registry,
         )
@@ -115,16 +115,16 @@ class Metrics:
         )
 
     def watch(self, known: Callable[[], DaemonStatus], *, each: bool) -> None:
-        """Show what a daemon knows, as asked for at each scrape; `each`: with the series of single targets.
+        """Show the daemon's status at each scrape; `each`: with the series of single targets.
 
         `known` must neither wait nor raise.
         """
         self._known, self._each = known, each
 
-    # --- what is counted -------------------------------------------------------------------------------------------
+    # --- counting --------------------------------------------------------------------------------------------------
 
     def provider_meter(self, provider: str) -> Meter:
-        """Who counts the requests of one provider, always the same; shown once it is used, or by `keep_only`."""
+        """Return the meter of one provider's requests. Its series start with its use, or with `keep_only`."""
         meter = self._providers.get(provider)
         if meter is None:
             meter = _Meter(provider, self._provider_requests, self._provider_seconds, refused=_refused_key)
@@ -132,7 +132,7 @@ class Metrics:
         return meter
 
     def store_meter(self, store: str) -> Meter:
-        """Who counts the requests of one store, always the same; shown once it is used, or by `keep_only`."""
+        """Return the meter of one store's requests. Its series start with its use, or with `keep_only`."""
         meter = self._stores.get(store)
         if meter is None:
             meter = _Meter(store, self._store_requests, self._store_seconds, refused=_refused_login)
@@ -140,7 +140,7 @@ class Metrics:
         return meter
 
     def keep_only(self, providers: Collection[str], stores: Collection[str]) -> None:
-        """Show how these are, counted from 0, and no others; what was counted of others stays, as counters must."""
+        """Show the health of these upstreams and no others. Counters of others stay, as counters must."""
         for provider, reason, outcome in product(providers, ROTATION_REASONS, (SUCCESS, FAILURE, LOST)):
             self._rotations.labels(provider, reason.value, outcome)
         self._providers = {name: meter for name, meter in self._providers.items() if name in providers}
@@ -150,35 +150,35 @@ class Metrics:
             meter.show()
 
     def rotation(self, provider: str, reason: Reason, outcome: str, seconds: float) -> None:
-        """A rotation was tried; `outcome` is `SUCCESS`, `FAILURE` or `LOST`."""
+        """Count a rotation; `outcome` is `SUCCESS`, `FAILURE` or `LOST`."""
         self._rotations.labels(provider, reason.value, outcome).inc()
         if outcome == SUCCESS:
             self._rotation_seconds.observe(seconds)
 
     def retirement(self, outcome: str) -> None:
-        """A superseded key's removal was tried; `outcome` is `SUCCESS` or `FAILURE`."""
+        """Count the removal of a superseded key; `outcome` is `SUCCESS` or `FAILURE`."""
         self._retirements.labels(outcome).inc()
 
     def orphans(self, orphans: Iterable[Orphan]) -> None:
-        """A sweep found these, and did something about them, or tried to."""
+        """Count the orphans that a sweep changed, or tried to change."""
         for orphan in orphans:
             if orphan.outcome is not Outcome.LEFT:
                 self._orphans.labels(orphan.outcome.value).inc()
 
     def unknown_served_keys(self, provider: str, number: int) -> None:
-        """A sweep found so many served keys that the provider does not know, and left them alone."""
+        """Set how many served keys are unknown to the provider, and left alone."""
         self._unknown = {**self._unknown, provider: number}
 
     def swept(self, at: datetime) -> None:
-        """Every provider's keys were swept, and all was done that was to be done."""
+        """Set when a sweep of all providers last completed all its work."""
         self._swept.set(at.timestamp())
 
     def reload(self, *, ok: bool) -> None:
-        """The configuration was read again, and taken or refused."""
+        """Set whether the last reload was accepted."""
         self._reloaded.set(ok)
 
     def render(self) -> bytes:
-        """Return all of it in Prometheus' text format, whose content type is `content_type`."""
+        """Return all metrics in Prometheus' text format, whose content type is `content_type`."""
         known = self._known()
         info = known.daemon
         shown = [
@@ -192,7 +192,7 @@ class Metrics:
             *(
                 family(
                     f"{kind}_up",
-                    f"1 if the last request to a {kind} was answered as it should be, 0 if not.",
+                    f"1 if the last request to a {kind} succeeded, 0 if not.",
                     kind,
                     {
                         name: float(meter.up and f"{kind} {name}" not in info.down)
@@ -207,23 +207,23 @@ class Metrics:
 
 
 def _nothing() -> DaemonStatus:
-    """What is known before there is a daemon."""
+    """Return the status before there is a daemon."""
     return DaemonStatus("", datetime.now(UTC), (), (), DaemonInfo("", "", leads=True, holder=""))
 
 
 class _Meter:
-    """Counts one upstream's requests, and knows whether the last one was answered as it should be."""
+    """Counts one upstream's requests, and keeps whether the last one succeeded."""
 
     def __init__(
         self, name: str, requests: Counter, seconds_taken: Histogram, refused: Callable[[str, int], bool]
     ) -> None:
         self._name, self._requests, self._refused = name, requests, refused
         self._seconds_taken = seconds_taken
-        self.up = True  # until it is known better
-        self.shown = False  # a reload that is refused leaves no trace of what was built for it
+        self.up = True  # until a request fails
+        self.shown = False  # a refused reload must leave no series of what was built for it
 
     def show(self) -> None:
-        """Have series from now on, and not at the first request only."""
+        """Start the series now, before the first request."""
         self._duration = self._seconds_taken.labels(self._name)
         self.shown = True
 
@@ -233,16 +233,16 @@ class _Meter:
         self._requests.labels(self._name, operation, outcome).inc()
         if outcome != NO_CREDENTIAL:
             self._duration.observe(seconds)
-        if operation != "probe" and outcome != "unsendable":  # a new key's own refusal, perhaps elsewhere; nothing sent
+        if operation != "probe" and outcome != "unsendable":  # a new key's own refusal; not sent
             status = int(outcome) if outcome.isdecimal() else 0
             self.up = 0 < status < 500 and not self._refused(operation, status)
 
 
 def _refused_key(operation: str, status: int) -> bool:
-    """A refusal of anything but a list may concern that alone; a list follows it."""
+    """Return whether the provider refuses the credential. Only a list shows it: other refusals may concern one key."""
     return operation == "list" and status in (401, 403)
 
 
 def _refused_login(operation: str, status: int) -> bool:
-    """A policy may well refuse one path: that is no sign of a store that is down."""
+    """Return whether the store refuses the login. A policy that refuses a path does not mean that the store is down."""
     return operation in ("login", "renew") and status >= 400

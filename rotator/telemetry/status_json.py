@@ -24,7 +24,7 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as `json.dumps` takes it."""
+        """Return the model for `json.dumps`."""
         return self.model_dump(mode="json")
 
 

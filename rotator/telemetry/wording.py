@@ -24,7 +24,7 @@ def in_units(seconds: float, units: int = 2) -> str:
 
 
 def in_words(action: Action) -> str:
-    """What an action would do."""
+    """Return what an action would do."""
     match action:
         case Rotate():
             return f"rotate ({action.reason}): create a key, publish it as version {action.base + 1}"
