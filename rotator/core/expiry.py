@@ -9,6 +9,10 @@ TOLERANCE = timedelta(seconds=1)
 """Expiries this close are the same: records are written to the second, and a provider may round as well."""
 
 
+NEVER = datetime(9000, 1, 1, tzinfo=UTC)
+"""Later than all that happens; not the end of the calendar, so that a clock's error can be added."""
+
+
 UNITS = (timedelta(days=1), timedelta(hours=1), timedelta(minutes=1))
 """What a provider may keep expiries in, the coarsest first. One that keeps seconds is within `TOLERANCE`."""
 

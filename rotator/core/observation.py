@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 
-from rotator.core.expiry import TOLERANCE, KeyObservation
+from rotator.core.expiry import NEVER, TOLERANCE, KeyObservation
 from rotator.core.keys import ProviderKey
 from rotator.core.target import Target
+from rotator.core.traits import Traits
 from rotator.core.versions import Entry, History, Record, Scope, read_version
 
 
@@ -45,6 +46,7 @@ class Observation:
 
     reading: PathReading
     shown: Mapping[str, KeyObservation]  # what the provider showed, by key id; only of keys that were looked at
+    traits: Traits  # the provider's
     clock_trusted: bool = True  # else no key is ended because its time is over
     clock_ahead: timedelta = timedelta(0)  # by so much it may be, and so much later is a key ended
     clock_disputed_by: timedelta = timedelta(0)  # how far `now` is ahead of all that answered; 0 while one agrees
@@ -88,10 +90,20 @@ class Observation:
 
     def own_end(self, record: Record) -> datetime:
         """Return when a key expires if nothing shortens it: `extend` may have prolonged it past its record."""
+        if not self.traits.keys_expire:
+            return NEVER
         key = self._key(record)
         if key is None:
             return record.expires_at
-        return max(record.expires_at, key.expires_at or datetime.max.replace(tzinfo=record.expires_at.tzinfo))
+        return max(record.expires_at, key.expires_at or NEVER)
+
+    def has_expired(self, record: Record, now: datetime) -> bool:
+        """Return whether a key has expired by its record. A key that never expires has only to be replaced by then."""
+        return self.traits.keys_expire and record.expires_at <= now
+
+    def as_recorded(self, record: Record) -> ProviderKey:
+        """Return the key as the provider shows it while nothing has changed it."""
+        return ProviderKey(record.key_id, record.key_name, record.expires_at if self.traits.keys_expire else None)
 
     def is_key_gone(self, record: Record) -> bool:
         """Return whether the provider was asked for the key and does not have it."""

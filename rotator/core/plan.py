@@ -8,7 +8,8 @@ The rules keep these promises:
 
 - Nothing is touched while the newest version is not ours, unless the target or a person adopts it.
 - A key's expiry at the provider is a function of history: a current key's is the recorded one, a superseded key's is
-  the end of its grace or its own, whichever is earlier. Both directions are corrected.
+  the end of its grace or its own, whichever is earlier. Both directions are corrected. Where the provider cannot set
+  an expiry, a superseded key is deleted when its grace is over, and a current key that expires too early is replaced.
 - No key is shortened or retired unless the provider shows it under a name for this path, and none is prolonged beyond
   twice the `ttl`: a forger who can write the path can write a record.
 """
@@ -160,7 +161,9 @@ def plan(
     if rotation:
         renewal = replace(renewal, roll_out_at=None)
     superseded = superseded_keys(observation, current, request, now)
-    tidy = [action for key in superseded for action in _tidy(facts, key)]
+    others = (*_restore(facts), *(action for key in superseded for action in _tidy(facts, key)))
+    if not observation.traits.can_set_expiry:  # a key works until it is deleted, or until its own expiry
+        others = tuple(action for action in others if not isinstance(action, SetExpiry))
     state, reason = _standing(facts, due, held)
     moments = (*turning_points(observation, current.record, renewal), *_other_moments(observation, superseded, due))
     return Plan(
@@ -169,7 +172,7 @@ def plan(
         current=current.record,
         superseded=tuple(key for key in superseded if not observation.is_key_gone(key.record)),
         untrusted=tuple(key.record for key in superseded if observation.is_owned(key.record) is False),
-        actions=(*rotation, *_restore(facts), *tidy),
+        actions=(*rotation, *others),
         renewal=renewal,
         wake_at=min((moment for moment in moments if moment > now), default=None),
     )
@@ -242,7 +245,10 @@ def _cut_for_good(facts: _Facts) -> Reason | None:
     if not observation.is_cut_short(record, facts.theirs):
         return None
     for_good = (
-        observation.is_overlong(record) or not observation.is_owned(record) or _restoring_failed(observation, record)
+        not observation.traits.can_set_expiry
+        or observation.is_overlong(record)
+        or not observation.is_owned(record)
+        or _restoring_failed(observation, record)
     )
     return Reason.DRIFTED if for_good else None
 

@@ -60,11 +60,13 @@ def renewal_of(observation: Observation, record: Record, options: PassOptions) -
     """Return when the current key, which has this record, is replaced.
 
     A key that a person rolled back to is held for a while: it is the older one and often due already, so that replacing
-    it at once would undo what that person did. It is replaced when half of the rest of its life is over.
+    it at once would undo what that person did. It is replaced when half of the rest of its life is over; one that never
+    expires, after half of the time that a due key has.
     """
     due, held_since = due_at(record, observation.target), rolled_back_at(observation)
     if held_since is not None:
-        return Renewal(max(due, held_since + (record.expires_at - held_since) / 2))
+        rest = record.expires_at - held_since if observation.traits.keys_expire else observation.target.lead
+        return Renewal(max(due, held_since + rest / 2))
     is_outdated = observation.current is not None and not observation.current.as_configured
     roll_out_at = options.roll_out_at or AT_ONCE
     return Renewal(due, roll_out_at if is_outdated else None, options.ahead)

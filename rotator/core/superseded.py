@@ -69,7 +69,7 @@ def superseded_keys(
         ends_with_grace = observation.clock_trusted or request.revoke_now
         name = seen.key.name if seen and seen.key else record.key_name
         other_name = None if observation.scope.owns(name) else name
-        is_endless = seen is not None and seen.key is not None and shown is None
+        is_endless = not observation.traits.keys_expire or (seen is not None and seen.key is not None and shown is None)
         found.append(Superseded(record, tuple(versions), since, until, shown, ends_with_grace, other_name, is_endless))
     return tuple(found)
 

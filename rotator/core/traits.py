@@ -13,7 +13,10 @@ class Traits:
     """The expiry of a key can be changed. Without it, a superseded key is deleted when its grace is over, and nothing
     is extended or restored."""
     keys_expire: bool = True
-    """Keys have an expiry. Without it, keys are replaced by their age, and only a deletion ends one."""
+    """Keys have an expiry. Without it, keys are replaced by their age, and only a deletion ends one.
+
+    Where this is False, `can_set_expiry` must be False as well.
+    """
     names_keys: bool = True
     """Keys keep a name of 50 characters, as `keys.KeyName` makes it, and the list shows it. Without it, the provider is
     refused."""
@@ -23,6 +26,10 @@ class Traits:
     """A regular expression that finds a key's text in any other text. Without it, redaction knows exact keys only."""
     keys_per_page: int = 100
     """How many keys one request for the list returns."""
+
+    def __post_init__(self) -> None:
+        if self.can_set_expiry and not self.keys_expire:
+            raise ValueError("can_set_expiry must be False where keys_expire is: there is no expiry to set")
 
     @property
     def requests_per_rotation(self) -> int:

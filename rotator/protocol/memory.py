@@ -110,8 +110,7 @@ class Memory:
             else:
                 self.seen.pop(name, None)
         if shown := held.get(self._shown.get(name, "")):
-            listed = ProviderKey(shown.key_id, shown.key_name, shown.expires_at)
-            return {shown.key_id: KeyObservation(listed, at_version=0), **seen}
+            return {shown.key_id: KeyObservation(observation.as_recorded(shown), at_version=0), **seen}
         return seen
 
     def settle(self, observation: Observation, *, whole: bool) -> None:

@@ -93,7 +93,10 @@ class Observer:
         clock, shown = self.ports.clock, dict[str, KeyObservation]()
         scope, history = self.scope(target), read(target.path)
         answered_at = clock.monotonic()
-        observation = self._timed(Observation(PathReading(target, scope, history), shown, answered_at=answered_at))
+        traits = self.ports.provider.traits
+        observation = self._timed(
+            Observation(PathReading(target, scope, history), shown, traits, answered_at=answered_at)
+        )
         self.memory.settle(observation, whole=whole)
         shown.update(self.memory.recall(observation))
         return replace(observation, is_emptied=self.memory.is_emptied(target), made=self.memory.made(observation))

@@ -30,6 +30,7 @@ from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
 from rotator.core.times import timestamp
+from rotator.core.traits import Traits
 from rotator.core.versions import RECORD_FIELD, History, Record, compose, read_version
 from rotator.protocol.expiry import set_expiry
 from rotator.protocol.memory import PendingKey
@@ -114,7 +115,7 @@ class Rotation:
             return None
         try:
             created = ports.provider.create(name, target.parameters, asked)
-            self._recognise(observation, created, name, asked)
+            created = self._recognise(observation, created, name, asked)
         except (ProviderUnavailable, ProviderCredentialRefused):  # not sent; or refused like every other request
             raise
         except ProviderError:  # whatever the status, the key may have been made
@@ -168,12 +169,15 @@ class Rotation:
         history = History(version.number, (*observation.history.versions, version), observed_at)
         reading = PathReading(target, observation.scope, history)
         published = replace(observation, reading=reading, answered_at=ports.clock.monotonic())
-        return self._memory.note(published, key_id, ProviderKey(key_id, name, record.expires_at)), True
+        return self._memory.note(published, key_id, published.as_recorded(record)), True
 
-    def _recognise(self, observation: Observation, created: CreatedKey, name: str, asked: datetime) -> None:
-        """Raise `ProviderOutcomeUnknown` where the answer to a create is about another key than the one asked for."""
+    def _recognise(self, observation: Observation, created: CreatedKey, name: str, asked: datetime) -> CreatedKey:
+        """Return the answer to a create, with the expiry that a look-up showed where the answer lacks it.
+
+        Raises `ProviderOutcomeUnknown` where it is about another key than the one asked for.
+        """
         mismatch = _mismatch(created, name, observation.history, self._memory.in_use(observation.target.provider))
-        if not mismatch and (not created.name or _is_longer(created, asked)):  # else nothing is changed by its id yet
+        if not mismatch and (not created.name or _needs_look_up(created, asked, observation.traits)):
             try:
                 found = self._look_up_new(created.id, asked)
             except ProviderError as error:
@@ -181,12 +185,15 @@ class Rotation:
             else:
                 if found is None or found.name not in ("", name):
                     mismatch = f"the id {created.id}, which is {f'that of {found.name}' if found else 'unknown'}"
+                elif created.expires_at is None:
+                    created = replace(created, expires_at=found.expires_at)
         if mismatch:
             raise ProviderOutcomeUnknown(
                 f"the provider answered the create of {name} with {mismatch}; that key was not touched",
                 "The served key stays, and the next try makes another one. If it happens again, report it to the "
                 "provider: an answer went to the wrong request.",
             )
+        return created
 
     def _look_up_new(self, key_id: str, asked: datetime) -> ProviderKey | None:
         """Look up a key that was just created, for as long as the provider may take to show it."""
@@ -209,10 +216,12 @@ class Rotation:
     ) -> datetime:
         """Return when the key really expires: as answered if that is earlier than asked; a later expiry is corrected.
 
-        A provider that rounds up keeps a later expiry than was asked for all the same. It is not believed.
+        A provider that rounds up, or cannot set an expiry, keeps a later one than was asked for. It is not believed:
+        the key is replaced as if it expired as asked. So is a key that never expires.
         """
+        traits = observation.traits
         answered = created.expires_at
-        if answered is None or _is_longer(created, asked):
+        if traits.can_set_expiry and (answered is None or _is_longer(created, asked)):
             self._ports.budget.take(asked)
             shown = set_expiry(self._ports, created.id, asked, asked)
             if shown is None:
@@ -224,6 +233,8 @@ class Rotation:
                 about = {"reason": reason, "expires_at": timestamp(shown)}
                 emit_key_event(self._ports, EventType.KEY_SHORTENED, observation, request, created.id, name, **about)
             answered = shown
+        if answered is None or not traits.keys_expire:
+            return asked
         if answered <= earliest_now(self._ports.clock):
             raise ProviderRequestRefused(
                 f"asked for a key that lives until {timestamp(asked)}, the provider made one that ended at "
@@ -278,6 +289,11 @@ def _mismatch(created: CreatedKey, name: str, history: History, in_use: Iterable
     if has_text or any(created.secret.fingerprint == record.key for record in records):
         return f"the text of a key that is in use, under the id {created.id}"
     return ""
+
+
+def _needs_look_up(created: CreatedKey, asked: datetime, traits: Traits) -> bool:
+    """Return whether a new key's expiry is to be changed by its id, or is missing in the answer."""
+    return traits.keys_expire and (created.expires_at is None or (traits.can_set_expiry and _is_longer(created, asked)))
 
 
 def _is_longer(created: CreatedKey, asked: datetime) -> bool:

@@ -33,7 +33,7 @@ from rotator.core.errors import (
     StoreUnavailable,
 )
 from rotator.core.events import Event
-from rotator.core.expiry import TOLERANCE
+from rotator.core.expiry import NEVER, TOLERANCE
 from rotator.core.keys import CreatedKey, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.ports import Ports
 from rotator.core.secrets import Secret
@@ -48,6 +48,8 @@ from support.recorded_events import RecordedEvents
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
+FIXED = Traits("Vendor", can_set_expiry=False)
+ENDLESS = Traits("Vendor", can_set_expiry=False, keys_expire=False)
 OWNER = "prod-eu"
 T = TypeVar("T")
 
@@ -325,7 +327,7 @@ class IssuedKey:
     name: str
     text: str
     expires_at: datetime | None
-    granted: datetime  # until when it works if no one else touches it
+    granted: datetime  # until when it works if no one else touches it; of an endless one, when it is replaced
     revoked: bool = False
 
     def seen(self) -> ProviderKey:
@@ -350,6 +352,7 @@ class MemoryVendor:
 
     def issue(self, name: str, expires_at: datetime | None, granted: datetime | None = None) -> IssuedKey:
         with self._lock:
+            expires_at = expires_at if self.traits.keys_expire else None
             number = len(self.keys) + 1
             text = f"sk-text-of-{number:04}-{name[-8:]}"
             key = IssuedKey(f"tk_{number:04}", name, text, expires_at, granted or datetime.max.replace(tzinfo=UTC))
@@ -431,6 +434,8 @@ class VendorClient:
         return self.wire.call(self.actor, "provider.retrieve", effect, key_id)
 
     def set_expiry(self, key_id: str, expires_at: datetime) -> ProviderKey | None:
+        assert self.traits.can_set_expiry
+
         def effect() -> ProviderKey | None:
             key = self.vendor.unrevoked(key_id)
             if key is None:
@@ -598,9 +603,10 @@ class World:
             ends = call.arguments[1] if call.operation == "provider.set_expiry" else self.clock.now()
             target = next((target for target in self.targets if self.served(target) is key), None)
             since = self.superseded_at(key)
-            if target and ends < key.granted - TOLERANCE:
+            granted = key.granted if self.vendor.traits.keys_expire else NEVER
+            if target and ends < granted - TOLERANCE:
                 self.broken.append(f"{call.operation} of the key that {target.name} serves")
-            elif since and ends < min(key.granted, since + self.target.grace_period) - TOLERANCE:
+            elif since and ends < min(granted, since + self.target.grace_period) - TOLERANCE:
                 self.broken.append(f"{call.operation} of {key.id} within its grace")
         return call.effect()
 

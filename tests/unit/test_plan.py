@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.world import HOUR, OWNER, START, make_target
+from support.world import ENDLESS, FIXED, HOUR, OWNER, START, make_target
 
 from rotator.core.expiry import TOLERANCE, KeyObservation
 from rotator.core.keys import KeyName, ProviderKey, place_of
@@ -19,12 +19,14 @@ from rotator.core.request import SCHEDULED, PassOptions, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.superseded import to_confirm
 from rotator.core.target import Target
+from rotator.core.traits import Traits
 from rotator.core.versions import RECORD_FIELD, History, Ownership, Record, Scope, Version, compose
 
 PLACE = place_of(OWNER, "memory/apps/billing-api/respan")
 SCOPE = Scope(OWNER, (PLACE,), PLACE, frozenset({OWNER}), frozenset({"search"}))
 DELETED, FOREIGN, COPIED = "-", "?", "="
 TTL, GRACE = 24 * HOUR, 4 * HOUR
+ALL = Traits("Vendor")
 
 
 def at(hours: float) -> datetime:
@@ -46,12 +48,14 @@ def observation(
     first: int = 1,
     missing: int = 0,
     unseen: str = "",
+    traits: Traits = ALL,
     **seen: Any,
 ) -> Observation:
     """A history: at which hour which key was written; `A+` has a foreign field beside it.
 
-    The provider has shown every key with its recorded expiry, but those in `unseen`; `A=None` is a key that is gone,
-    `A=7` one that expires after seven hours. `missing`: versions of which nothing is known, at the end.
+    The provider has shown every key with its recorded expiry, if keys expire there, but those in `unseen`; `A=None` is
+    a key that is gone, `A=7` one that expires after seven hours. `missing`: versions of which nothing is known, at the
+    end.
     """
     target = target or make_target()
     records: dict[str, Record] = {}
@@ -71,7 +75,9 @@ def observation(
         known.append(Version(number, at(hour), data))
     current = first - 1 + len(known) + missing
     vendor = {
-        letter: KeyObservation(ProviderKey(letter, made.key_name, made.expires_at), current)
+        letter: KeyObservation(
+            ProviderKey(letter, made.key_name, made.expires_at if traits.keys_expire else None), current
+        )
         for letter, made in records.items()
         if letter not in unseen
     }
@@ -81,7 +87,7 @@ def observation(
         else:
             expires_at = None if said == "never" else at(said)
             vendor[letter] = KeyObservation(ProviderKey(letter, records[letter].key_name, expires_at), current)
-    return Observation(PathReading(target, SCOPE, History(current, tuple(known), 0.0)), vendor)
+    return Observation(PathReading(target, SCOPE, History(current, tuple(known), 0.0)), vendor, traits)
 
 
 def reread(observed: Observation, **changes: Any) -> Observation:
@@ -403,6 +409,90 @@ def test_nothing_is_tidied_while_the_path_holds_no_key() -> None:
     assert told(plan(observation({0: "A", 1: "B", 2: DELETED}), at(300))) == ["rotate after 3: deleted"]
 
 
+# --- a provider that cannot set an expiry, or whose keys never expire ---
+
+REVOKE = RotationRequest(revoke_now=True)
+
+
+@pytest.mark.parametrize("traits", [FIXED, ENDLESS])
+@pytest.mark.parametrize(
+    ("versions", "now", "wanted", "actions"),
+    [
+        ({0: "A", 1: "B"}, 1, SCHEDULED, []),
+        ({0: "A", 1: "B"}, 4.99, SCHEDULED, []),
+        ({0: "A", 1: "B"}, 5, SCHEDULED, ["retire A of 1: grace-over"]),
+        ({0: "A", 1: "B"}, 2, REVOKE, ["retire A of 1: revoked"]),
+        ({0: "A", 1: "B", 2: "A"}, 4, SCHEDULED, []),
+        ({0: "A", 1: "B", 2: "A"}, 6, SCHEDULED, ["retire B of 2: grace-over"]),
+        ({0: "A", 16: "B"}, 32, SCHEDULED, ["rotate after 2: expiring", "retire A of 1: grace-over"]),
+    ],
+)
+def test_without_an_expiry_to_set_a_superseded_key_is_deleted_after_its_grace_and_nothing_else_is_done(
+    traits: Traits, versions: dict[float, str], now: float, wanted: RotationRequest, actions: list[str]
+) -> None:
+    assert told(plan(observation(versions, traits=traits), at(now), wanted)) == actions
+
+
+def test_a_plan_wakes_at_the_end_of_a_grace_that_no_expiry_enforces() -> None:
+    for traits in (FIXED, ENDLESS):
+        made = plan(observation({0: "A", 1: "B"}, traits=traits), at(2))
+        assert made.wake_at == made.superseded[0].until == made.superseded[0].works_until == at(5)
+
+
+def test_a_superseded_key_whose_expiry_cannot_be_set_ends_with_its_own_if_that_is_first() -> None:
+    made = plan(observation({0: "A", 23: "B"}, traits=FIXED), at(23))
+    assert made.superseded[0].until == at(24)
+    endless = plan(observation({0: "A", 23: "B"}, traits=ENDLESS), at(23))
+    assert endless.superseded[0].until == at(27)
+
+
+def test_a_served_key_that_expires_too_early_is_replaced_where_it_cannot_be_restored() -> None:
+    cut = observation({0: "A"}, traits=FIXED, A=5)
+    assert told(plan(cut, at(2))) == ["rotate after 1: drifted"]
+    assert plan(cut, at(5)).reason is Reason.MISSING
+
+
+@pytest.mark.parametrize(
+    ("now", "state", "reason"),
+    [
+        (15.99, State.OK, Reason.FRESH),
+        (16, State.DUE, Reason.EXPIRING),
+        (24, State.DUE, Reason.EXPIRING),
+        (999, State.DUE, Reason.EXPIRING),
+    ],
+)
+def test_a_key_that_never_expires_is_replaced_by_its_age_and_works_until_then(
+    now: float, state: State, reason: Reason
+) -> None:
+    made = plan(observation({0: "A"}, traits=ENDLESS), at(now))
+    assert (made.state, made.reason) == (state, reason)
+    assert made.next_rotation_at == at(16)
+
+
+def test_a_key_that_never_expires_is_gone_only_when_the_provider_lacks_it() -> None:
+    assert plan(observation({0: "A"}, traits=ENDLESS, A=None), at(1)).reason is Reason.MISSING
+    assert plan(observation({0: "A"}, traits=ENDLESS, A=None), at(99)).reason is Reason.MISSING
+
+
+def test_a_key_that_never_expires_waits_for_a_wrong_clock_however_long_that_takes() -> None:
+    ahead = replace(observation({0: "A"}, traits=ENDLESS), clock_disputed_by=100 * HOUR)
+    made = plan(ahead, at(300))
+    assert (made.state, made.reason, made.actions) == (State.DUE, Reason.CLOCK, ())
+
+
+@pytest.mark.parametrize("since", [17, 40])
+def test_a_rollback_to_a_key_that_never_expires_is_held_for_half_of_the_time_that_a_due_key_has(since: float) -> None:
+    held = observation({0: "A", since - 1: "B", since: "A"}, traits=ENDLESS)
+    assert plan(held, at(since + 0.1)).reason is Reason.FRESH
+    assert plan(held, at(since + 0.1)).renewal == Renewal(at(since + 4))
+    assert plan(held, at(since + 4)).reason is Reason.EXPIRING
+
+
+def test_an_expiry_to_set_without_one_that_keys_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="can_set_expiry must be False where keys_expire is"):
+        Traits("Vendor", keys_expire=False)
+
+
 # --- what must be looked up ---
 
 
@@ -492,8 +582,13 @@ def observations(draw: st.DrawFn) -> Observation:
     holders = draw(st.lists(st.sampled_from(["A", "B", "C", "D", "A+", "B+", "-", "?", "="]), max_size=7))
     times = sorted(draw(st.lists(HOURS, min_size=len(holders), max_size=len(holders), unique=True)))
     target = make_target(grace_period=draw(st.sampled_from([0, 1, 4, 30])) * HOUR)
+    traits = draw(st.sampled_from([ALL, ALL, FIXED, ENDLESS]))
     observed = observation(
-        dict(zip(times, holders, strict=True)), target, draw(st.integers(1, 4)), draw(st.sampled_from([0, 0, 0, 1]))
+        dict(zip(times, holders, strict=True)),
+        target,
+        draw(st.integers(1, 4)),
+        draw(st.sampled_from([0, 0, 0, 1])),
+        traits=traits,
     )
     numbers = st.integers(0, observed.history.current_version)
     for letter in draw(st.sets(st.sampled_from("ABCD"))):
@@ -501,7 +596,7 @@ def observations(draw: st.DrawFn) -> Observation:
             continue
         said = observed.shown[letter].key
         assert said is not None
-        expires_at = draw(st.none() | HOURS.map(at) | st.just(said.expires_at))
+        expires_at = draw(st.none() | HOURS.map(at) | st.just(said.expires_at)) if traits.keys_expire else None
         name = draw(st.sampled_from([said.name, said.name, "made-by-hand"]))
         key = draw(st.sampled_from([None, ProviderKey(letter, name, expires_at)]))
         seen = draw(st.none() | st.builds(KeyObservation, st.just(key), numbers))
@@ -526,6 +621,8 @@ def test_whatever_the_history_no_rule_is_broken(
     served = current.key_id if current else None
     if current and current.ownership.foreign:
         assert all(isinstance(action, Rotate) and action.reason is Reason.ADOPTED for action in made.actions)
+    assert observed.traits.can_set_expiry or not any(isinstance(action, SetExpiry) for action in made.actions)
+    assert observed.traits.keys_expire or made.reason is not Reason.EXPIRED
     for action in made.actions:
         if isinstance(action, Rotate):
             assert action is made.actions[0]
