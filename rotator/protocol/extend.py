@@ -100,7 +100,7 @@ def living(
     slugs = {owner[:OWNER_LETTERS] for owner in owners}
     found: list[ExtendableKey] = []
     left: dict[str, RotatorError] = {}
-    unreachable = False
+    traits, unreachable = observer.ports.provider.traits, False
     for target in targets:
         try:
             places = () if unreachable else observer.scope(target).places
@@ -121,7 +121,10 @@ def living(
                 'where it was: former_paths, former_locations (docs/configuration.md, "After a move").',
             )
         short = [key for key in mine if isinstance(key, ProviderKey) and _ends_within(key, now, until)]
-        found += [ExtendableKey(observer, target, key, unreachable) for key in short]
+        if short and not traits.can_set_expiry:
+            left.setdefault(target.name, _not_extendable(traits.label, target, short))
+        else:
+            found += [ExtendableKey(observer, target, key, unreachable) for key in short]
         if unreadable := [key for key in mine if isinstance(key, UnreadableKey)]:
             left.setdefault(target.name, KeyUnreadable(target.path, unreadable))
     return found, left
@@ -149,6 +152,14 @@ def misnamed(
         if isinstance(key, UnreadableKey) or _ends_within(key, now, until):
             found[target.name] = ServedKeyMisnamed(target.path, key.id, key.name)
     return found
+
+
+def _not_extendable(label: str, target: Target, keys: Iterable[ProviderKey]) -> ProviderRequestRefused:
+    return ProviderRequestRefused(
+        f"{label} cannot change the expiry of a key: {', '.join(map(_described, keys))}",
+        f"Its applications need another key before the served one expires: `rotator rotate {target.name}`, once the "
+        "store can be written.",
+    )
 
 
 def _may_be_others(key: ListedKey) -> bool:

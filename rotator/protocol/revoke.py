@@ -42,7 +42,9 @@ def revoke_the_unheld(
             elif orphan.state is not OrphanState.OVER and _is_orphan(observer, target, key):
                 # First, so that it expires even if deleting it fails, as in a pass.
                 end = whole_seconds(ports.clock.now() + REVOKED_WITHIN)
-                if set_expiry(ports, key.id, end, end) is None or not _is_orphan(observer, target, key):
+                if observation.traits.can_set_expiry and (
+                    set_expiry(ports, key.id, end, end) is None or not _is_orphan(observer, target, key)
+                ):
                     continue
                 ports.provider.delete(key.id)
                 fields = {"key_id": key.id, "key_name": key.name, "reason": Reason.REVOKED.value, **asked_by(request)}

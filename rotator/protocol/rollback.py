@@ -86,7 +86,7 @@ def _serve_again(
 
 
 def _restore(observer: Observer, observation: Observation, record: Record, request: RotationRequest) -> datetime:
-    """Restore the expiry of a key that is to be served again; return the one asked for. Raises `RotatorError`."""
+    """Restore the expiry of a key that is to be served again; return when it expires. Raises `RotatorError`."""
     target, ports = observation.target, observer.ports
     if record.key_id not in observation.shown:
         raise CasMismatch(f"{target.path} was written meanwhile, and was left as it is", "Try again.")
@@ -95,6 +95,8 @@ def _restore(observer: Observer, observation: Observation, record: Record, reque
     if seen is None or why:
         raise _refused(target, record, why)
     until = max(record.expires_at, seen.expires_at or record.expires_at)  # it may have been extended
+    if not observation.traits.can_set_expiry:
+        return until
     ends = keep_until(ports, record.key_id, until, until)
     if ends is None or ends < record.expires_at - TOLERANCE:
         raise _refused(target, record, "is gone" if ends is None else f"expires at {timestamp(ends)} all the same")
@@ -152,6 +154,8 @@ def _why_not(observation: Observation, record: Record, seen: ProviderKey | None,
         return "is not ours"
     if seen.expires_by(now):
         return "has ended"
+    if seen.expires_at and observation.is_cut_short(record, now) and not observation.traits.can_set_expiry:
+        return f"expires at {timestamp(seen.expires_at)}, which {observation.traits.label} cannot change"
     if observation.is_overlong(record):
         return f"is recorded to live until {timestamp(record.expires_at)}, longer than any key of this target"
     return ""
