@@ -254,6 +254,8 @@ def _fate(orphan: Orphan, *, dry_run: bool) -> str:
         return _LEFT_ALONE[orphan.state]
     if orphan.state is OrphanState.ENDING:
         return _expires(orphan.key)
+    if orphan.state is OrphanState.IN_GRACE and orphan.until:
+        return f"is deleted when its grace period is over, at {timestamp(orphan.until)}"
     if not dry_run:
         return "is left alone: its path changed meanwhile; the next sweep looks again"
     return _planned_fate(orphan)
@@ -262,8 +264,11 @@ def _fate(orphan: Orphan, *, dry_run: bool) -> str:
 def _planned_fate(orphan: Orphan) -> str:
     if orphan.state is OrphanState.OVER:
         return "has expired: its record would be deleted"
+    if orphan.state is OrphanState.GRACE_OVER:
+        return "would be deleted: its grace period is over"
     fence = ", after a fence (the served data is written again)" if orphan.ahead else ""
-    return f"would expire after a grace period{fence}"
+    ends = "be deleted" if orphan.state is OrphanState.TO_FENCE else "expire"
+    return f"would {ends} after a grace period{fence}"
 
 
 def _expires(key: ProviderKey) -> str:

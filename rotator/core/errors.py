@@ -141,9 +141,9 @@ class TooManyOrphans(RotatorError):
     def __init__(self, found: int, limit: int) -> None:
         super().__init__(
             f"{found} live keys are in no version of their paths, more than max_orphans ({limit}): none was touched, "
-            "and they work until they expire",
+            "and they keep working, until they expire if they do",
             "Was a path or a mount restored, moved or emptied? `rotator sweep --dry-run` lists them; if they may go, "
-            f"`rotator sweep --max-orphans {found}` expires them after a grace period.",
+            f"`rotator sweep --max-orphans {found}` ends them after a grace period.",
         )
 
 

@@ -8,12 +8,12 @@ from enum import StrEnum
 from typing import TypeVar
 
 from rotator.core.errors import ClockDisagrees, RotatorError, TooManyOrphans
-from rotator.core.expiry import TOLERANCE
+from rotator.core.expiry import TOLERANCE, whole_seconds
 from rotator.core.keys import KeyName, ListedKey, ProviderKey
 from rotator.core.observation import Observation
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
-from rotator.core.versions import RECORD_FIELD, History, Ownership, Record
+from rotator.core.versions import RECORD_FIELD, Entry, History, Ownership, Record
 
 K = TypeVar("K", bound=ListedKey)
 
@@ -39,9 +39,12 @@ class Sighting(StrEnum):
     MISSING = "missing"  # the list shows no key of the path
 
 
-def sighting(record: Record | None, entry: ProviderKey | None, others: Iterable[ListedKey], now: datetime) -> Sighting:
-    """Return what the list shows of the key in `record`: `entry` has its id, and `others` carry the path's name."""
-    if record is None or record.expires_at <= now:
+def sighting(live: Record | None, entry: ProviderKey | None, others: Iterable[ListedKey], now: datetime) -> Sighting:
+    """Return what the list shows of the served key that lives by its record.
+
+    `entry` has the id of the served key, and `others` carry the path's name.
+    """
+    if live is None:
         return Sighting.NOT_DUE
     if entry is not None and not entry.expires_by(now):
         return Sighting.LISTED
@@ -58,6 +61,10 @@ class OrphanState(StrEnum):
     SETTLING = "settling"  # so young that a version may still receive it
     TO_SHORTEN = "to-shorten"
     ENDING = "ending"  # expires within a grace period without our help
+    # Instead of TO_SHORTEN, where the provider cannot set an expiry:
+    TO_FENCE = "to-fence"  # the next version may still receive it, and its grace begins with the fence
+    IN_GRACE = "in-grace"  # is deleted when its grace is over
+    GRACE_OVER = "grace-over"  # works, and is deleted
     EMPTIED = "emptied"  # its path is absent: once that has a version again, it is an orphan like any other
     OVER = "over"  # has expired: only its record at the provider is left
 
@@ -81,21 +88,36 @@ class Orphan:
     state: OrphanState
     ahead: bool  # the path does not have the version yet that the key was made for
     outcome: Outcome = Outcome.LEFT
-    until: datetime | None = None  # when it expires now
+    until: datetime | None = None  # when it expires now, or its grace ends
 
     @property
     def is_due(self) -> bool:
-        """Whether a sweep has to change the key at the provider."""
-        return self.state in (OrphanState.TO_SHORTEN, OrphanState.OVER)
+        """Whether a sweep has something to do about it."""
+        return self.state is OrphanState.OVER or self.is_to_end
+
+    @property
+    def is_to_end(self) -> bool:
+        """Whether a sweep would end it, and it works for longer than a grace period otherwise."""
+        return self.state in (OrphanState.TO_SHORTEN, OrphanState.TO_FENCE, OrphanState.GRACE_OVER)
+
+    @property
+    def is_to_fence(self) -> bool:
+        """Whether its path gets another version first, so that no writer can publish it."""
+        return self.ahead and self.state in (OrphanState.TO_SHORTEN, OrphanState.TO_FENCE)
 
 
 def orphans(
-    observation: Observation, keys: Iterable[ProviderKey], now: datetime, unsettled: Callable[[ProviderKey], bool]
+    observation: Observation,
+    keys: Iterable[ProviderKey],
+    now: datetime,
+    unsettled: Callable[[ProviderKey], bool],
+    in_grace_since: Callable[[str], datetime | None] = lambda _: None,
 ) -> tuple[Orphan, ...]:
     """Return those of a target's own `keys` that no readable version of its path holds; none if the path is not ours.
 
     An absent path cannot be fenced, so its keys are only reported: one of them may be about to become version 1.
-    `keys` must have been listed before the history was read.
+    `keys` must have been listed before the history was read. `in_grace_since`: since when the grace of a key counts, by
+    its id, as an earlier call found it.
     """
     current = observation.current
     is_absent = observation.history.current_version == 0
@@ -108,6 +130,7 @@ def orphans(
         name = KeyName.parse(key.name)
         if key.id in held or name is None or (is_absent and key.expires_by(now)):
             continue
+        until = key.expires_at
         if key.expires_by(now - observation.clock_ahead):
             state = OrphanState.OVER
         elif unsettled(key):
@@ -116,11 +139,44 @@ def orphans(
             state = OrphanState.EMPTIED
         elif key.expires_by(end):
             state = OrphanState.ENDING
-        else:
+        elif observation.traits.can_set_expiry:
             state = OrphanState.TO_SHORTEN
+        else:
+            state, until = _grace(observation, name.version, now, in_grace_since(key.id))
         ahead = name.version > observation.history.current_version
-        found.append(Orphan(observation.target, key, state, ahead, until=key.expires_at))
+        found.append(Orphan(observation.target, key, state, ahead, until=until))
     return tuple(found)
+
+
+def _grace(
+    observation: Observation, version: int, now: datetime, known: datetime | None
+) -> tuple[OrphanState, datetime | None]:
+    """Return where an orphan that was made for `version` is in its grace, and when that ends."""
+    if version == observation.history.current_version + 1:
+        return OrphanState.TO_FENCE, None
+    since = _unserved_since(observation, version, known) or now
+    until = whole_seconds(since + observation.target.grace_period)
+    is_over = until <= now - observation.clock_ahead
+    return OrphanState.GRACE_OVER if is_over else OrphanState.IN_GRACE, until
+
+
+def _unserved_since(observation: Observation, version: int, known: datetime | None) -> datetime | None:
+    """Return since when the path cannot have served an orphan that was made for `version`; None if that is not known.
+
+    The current version and those right before it do not hold the key, as long as they are readable and ours. A path
+    that was restored to an older state shows versions from before it served the key: only those from `version` on are
+    later. What an earlier call found, `known`, holds while every version that was current since then is readable and
+    ours.
+    """
+    latest: list[Entry] = []
+    for entry in reversed(observation.entries):
+        if entry.record is None or (latest and entry.number != latest[-1].number - 1):
+            break
+        latest.append(entry)
+    moments = [entry.created_at for entry in latest if entry.number >= version]
+    if known and latest and latest[-1].created_at <= known:
+        moments.append(known)
+    return min(moments, default=None)
 
 
 def _present(history: History) -> Iterator[str]:
@@ -138,7 +194,7 @@ def reason_to_hold(found: Sequence[Orphan], limit: int, *, clock_trusted: bool) 
 
     Many orphans at once look less like as many crashes than like a mistake in what was seen.
     """
-    to_shorten = sum(orphan.state is OrphanState.TO_SHORTEN for orphan in found)
-    if to_shorten > limit:
-        return TooManyOrphans(to_shorten, limit)
+    to_end = sum(orphan.is_to_end for orphan in found)
+    if to_end > limit:
+        return TooManyOrphans(to_end, limit)
     return ClockDisagrees() if found and not clock_trusted else None

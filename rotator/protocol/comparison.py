@@ -13,6 +13,7 @@ learned; replacing and restoring keys is left to passes over the targets that ne
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from rotator.core.errors import KeyUnreadable, ProviderError, RotatorError, ServedKeyMisnamed, StoreError
 from rotator.core.expiry import TOLERANCE
@@ -42,6 +43,7 @@ class Comparison:
         keys: Mapping[str, ProviderKey],
         unreadable: Mapping[str, Sequence[UnreadableKey]],
         is_unsettled: Callable[[ProviderKey], bool],
+        in_grace_since: Callable[[str], datetime | None],
         *,
         is_first: bool,
     ) -> None:
@@ -50,6 +52,7 @@ class Comparison:
         `is_first`: the process has not compared these targets before, but may have looked at them.
         """
         self._ports, self._keys, self._unreadable, self._is_unsettled = ports, keys, unreadable, is_unsettled
+        self._in_grace_since = in_grace_since
         self._is_first = is_first
         self._left = by_place(keys.values())  # those of paths that were not compared yet
         self._flawed: dict[str, RotatorError] = {}  # targets with an unreadable or misnamed key
@@ -107,7 +110,7 @@ class Comparison:
             self._flawed[target.name] = KeyUnreadable(target.path, unreadable)
         elif entry is not None and not observation.scope.owns(entry.name):
             self._flawed[target.name] = ServedKeyMisnamed(target.path, entry.id, entry.name)
-        seen = sighting(record, entry, [*mine, *unreadable], now)
+        seen = sighting(_live(observation, now), entry, [*mine, *unreadable], now)
         if seen is Sighting.MISSING:
             self._missing.append((observer, target))
         else:
@@ -168,7 +171,9 @@ class Comparison:
         pending = memory.pending.get(target.name)
         is_due = any(isinstance(action, Rotate) for action in actions)
         waiting = pending.record.key_id if pending and is_due else ""  # the next pass of this process writes it
-        found = orphans(observation, mine, now, lambda key: key.id == waiting or self._is_unsettled(key))
+        found = orphans(
+            observation, mine, now, lambda key: key.id == waiting or self._is_unsettled(key), self._in_grace_since
+        )
         self.orphans += found
         if any(orphan.state is OrphanState.EMPTIED for orphan in found):
             memory.emptied(target)
@@ -212,9 +217,10 @@ class Comparison:
 
     def _look_up(self, observer: Observer, target: Target) -> None:
         observation = observer.read_current(target)
-        record, now = _served(observation), self._ports.clock.now()
+        now = self._ports.clock.now()
+        record = _live(observation, now)
         entry = self._keys.get(record.key_id) if record else None
-        if record is None or record.expires_at <= now or (entry is not None and not entry.expires_by(now)):
+        if record is None or (entry is not None and not entry.expires_by(now)):
             return
         observation = observer.look_up(observation, record, self._ports.budget)
         if observation.is_gone(now):
@@ -233,6 +239,12 @@ class Comparison:
 
 def _served(observation: Observation) -> Record | None:
     return observation.current.record if observation.current else None
+
+
+def _live(observation: Observation, now: datetime) -> Record | None:
+    """Return the record of the served key, unless that key has expired by it."""
+    record = _served(observation)
+    return None if record is None or observation.has_expired(record, now) else record
 
 
 def _read(observer: Observer, target: Target, mine: Sequence[ListedKey]) -> Observation:

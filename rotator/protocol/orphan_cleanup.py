@@ -5,6 +5,9 @@
   now, and deleted at the provider when that is over, never at once.
 - A key that was made for a version which the path does not have yet may still be published. So the path is *fenced*
   first: its current data is written again, and the compare-and-set of a writer that is about to publish fails.
+- Where the provider cannot set an expiry, the orphan is deleted a grace period after the path can last have served it.
+  The versions of the path show since when, so that a restart does not begin the grace again. Only of a key that is more
+  than one version ahead (its path was restored or emptied) this process remembers when it found it.
 """
 
 from collections import defaultdict
@@ -36,13 +39,15 @@ class _End:
 class OrphanCleanup:
     """Cleans up after one provider.
 
-    It remembers what the provider does not show: when it first listed a key, and which expiry a key was given.
+    It remembers what the provider does not show: when it first listed a key, which expiry a key was given, and since
+    when the grace of a key counts whose expiry cannot be set.
     """
 
     def __init__(self, ports: Ports, min_age: timedelta) -> None:
         self._ports, self._min_age = ports, min_age
         self._first_seen: dict[str, float] = {}  # of keys without a date
         self._ends: dict[str, _End] = {}  # of keys that were shortened here
+        self._in_grace_since: dict[str, datetime] = {}
 
     def keys_in(self, listing: Iterable[ListedKey]) -> Mapping[str, ProviderKey]:
         """Return the readable keys of a list by id, with what is remembered of them; forget all others."""
@@ -58,6 +63,18 @@ class OrphanCleanup:
         if key.created_at is not None:
             return clock.now() - key.created_at < self._min_age
         return clock.monotonic() - self._first_seen[key.id] < self._min_age.total_seconds()
+
+    def in_grace_since(self, key_id: str) -> datetime | None:
+        """Return what `remember` kept of an orphan."""
+        return self._in_grace_since.get(key_id)
+
+    def remember(self, found: Iterable[Orphan]) -> None:
+        """Keep since when the grace of these orphans counts; forget all others, for a version may have held them."""
+        self._in_grace_since = {
+            orphan.key.id: orphan.until - orphan.target.grace_period
+            for orphan in found
+            if orphan.until and orphan.state in (OrphanState.IN_GRACE, OrphanState.GRACE_OVER)
+        }
 
     def clean_up(
         self,
@@ -99,7 +116,7 @@ class OrphanCleanup:
             if stopping():
                 return [*after, *found[number:]], None
             try:
-                if orphan.ahead and orphan.state is OrphanState.TO_SHORTEN and fence is None:
+                if orphan.is_to_fence and fence is None:
                     fence = self._fence(observer, orphan.target, by)
                 if (ended := self._end(observer, orphan, by, deadline, fence)) is not None:
                     after.append(ended)
@@ -138,6 +155,9 @@ class OrphanCleanup:
         key that was retired since is not reported as lost.
         """
         ports, target = self._ports, orphan.target
+        if orphan.state is OrphanState.TO_FENCE:
+            until = whole_seconds(ports.clock.now() + target.grace_period)
+            return replace(orphan, state=OrphanState.IN_GRACE, until=until) if fence else orphan
         ports.budget.take(deadline)
         found = ports.provider.retrieve(orphan.key.id)
         if found is None:
@@ -147,7 +167,7 @@ class OrphanCleanup:
         if still is None:
             return orphan
         fields: Fields = {"key_id": key.id, "key_name": key.name, "reason": Reason.ORPHAN.value, "by": by}
-        if still.state is OrphanState.OVER:
+        if still.state is not OrphanState.TO_SHORTEN:
             ports.provider.delete(key.id)
             ports.emit(Event(EventType.KEY_DELETED, target.name, Level.INFO, fields))
             return replace(still, outcome=Outcome.REMOVED)
@@ -176,9 +196,9 @@ class OrphanCleanup:
         ports.budget.take(deadline)
         observation = observer.observe(orphan.target)
         # Where the list and the look-up differ it waits for the next sweep: `max_orphans` was counted by the list.
-        found_again = orphans(observation, [key], ports.clock.now(), self.is_unsettled)
+        found_again = orphans(observation, [key], ports.clock.now(), self.is_unsettled, self.in_grace_since)
         still = next((again for again in found_again if again.state is orphan.state), None)
-        unfenced = still is not None and still.state is OrphanState.TO_SHORTEN and still.ahead and not fence
+        unfenced = still is not None and still.is_to_fence and not fence
         if observer.is_too_old(observation) or unfenced or observation.history.current_version < (fence or 0):
             return None
         return still

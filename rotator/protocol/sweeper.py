@@ -121,13 +121,16 @@ class Sweeper:
         """
         keys = self._cleanup.keys_in(listing)
         unreadable = by_place(key for key in listing if isinstance(key, UnreadableKey))
-        is_unsettled, is_first = self._cleanup.is_unsettled, not self._has_compared
-        comparison = Comparison(self._ports, keys, unreadable, is_unsettled, is_first=is_first)
+        cleanup, is_first = self._cleanup, not self._has_compared
+        comparison = Comparison(
+            self._ports, keys, unreadable, cleanup.is_unsettled, cleanup.in_grace_since, is_first=is_first
+        )
         stopped = False
         for observer, target in self._targets():
             if stopped := stopping():
                 break
             comparison.compare(observer, target)
+        cleanup.remember(comparison.orphans)
         self._has_compared = self._has_compared or not stopped
         held = comparison.settle(self._recognition, stopped=stopped)
         unmatched = comparison.unmatched()

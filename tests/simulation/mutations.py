@@ -114,8 +114,8 @@ MUTATIONS = {
         "races",
         (SERVED, GRACE_CUT),
         (
-            Edit(OrphanCleanup._clean_up_path, "orphan.ahead and", "False and"),
-            Edit(OrphanCleanup._is_still, "still.ahead and not fence", "False"),
+            Edit(OrphanCleanup._clean_up_path, "orphan.is_to_fence and", "False and"),
+            Edit(OrphanCleanup._is_still, "still.is_to_fence and not fence", "False"),
         ),
     ),
     "history read before the list": Mutation(
@@ -331,7 +331,7 @@ MUTATIONS = {
         "rollbacks", (UNDONE,), (Edit(superseded.to_confirm, "() if known else (current.record,)", "()"),)
     ),
     "as many orphans as there are": Mutation(
-        "meddling", (TOO_MANY,), (Edit(orphans.reason_to_hold, "to_shorten > limit", "False"),)
+        "meddling", (TOO_MANY,), (Edit(orphans.reason_to_hold, "to_end > limit", "False"),)
     ),
     "nothing settles": Mutation("mixed", (UNSETTLED,), (Edit(orphans.orphans, "elif unsettled(key):", "elif False:"),)),
     "a create that was not answered is forgotten": Mutation(
