@@ -1,4 +1,4 @@
-"""The shared budget: never too much in any minute, the soonest need first, and nobody waits for ever."""
+"""The shared budget: never over the limit in any minute, earliest deadline first, and every wait ends."""
 
 import threading
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from rotator.runtime.rate_limit import WINDOW, SlidingWindow
 
 
 class SteppedClock(FakeClock):
-    """Whoever sleeps waits until the test advances the time past the end of that sleep."""
+    """A sleeping thread waits until the test advances the time past the end of that sleep."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def test_no_minute_sees_more_than_the_limit(limit: int, pauses: list[float]) -> 
         assert sum(moment <= other < moment + 60 for other in sent) <= limit
 
 
-def test_nobody_waits_while_there_is_room() -> None:
+def test_no_caller_waits_while_there_is_room() -> None:
     clock = FakeClock()
     budget = SlidingWindow(3, clock)
     for _ in range(3):
@@ -71,7 +71,7 @@ def test_nobody_waits_while_there_is_room() -> None:
     assert clock.monotonic() == 2 * WINDOW
 
 
-def test_a_pause_holds_for_everybody_and_a_shorter_one_does_not_end_it() -> None:
+def test_a_pause_holds_for_all_callers_and_a_shorter_one_does_not_end_it() -> None:
     clock = FakeClock()
     budget = SlidingWindow(3, clock)
     budget.pause(30)
@@ -80,7 +80,7 @@ def test_a_pause_holds_for_everybody_and_a_shorter_one_does_not_end_it() -> None
     assert clock.monotonic() == 30
 
 
-def test_a_closed_budget_lets_go_what_has_room_and_refuses_to_wait() -> None:
+def test_a_closed_budget_admits_while_there_is_room_and_refuses_to_wait() -> None:
     clock = FakeClock()
     budget = SlidingWindow(1, clock)
     budget.close()
@@ -89,7 +89,7 @@ def test_a_closed_budget_lets_go_what_has_room_and_refuses_to_wait() -> None:
         budget.take(START)
     assert clock.monotonic() == 0
     clock.sleep(WINDOW)
-    budget.take(START)  # the one that was refused is not waited for
+    budget.take(START)  # the refused caller takes no room
 
 
 def test_how_much_was_used() -> None:
@@ -102,7 +102,7 @@ def test_how_much_was_used() -> None:
     assert budget.used() == 0
 
 
-def test_who_needs_it_soonest_is_let_go_first() -> None:
+def test_waiters_are_released_in_deadline_order() -> None:
     clock = SteppedClock()
     budget = SlidingWindow(1, clock)
     budget.take(START)
@@ -125,7 +125,7 @@ def test_who_needs_it_soonest_is_let_go_first() -> None:
     assert order == sorted(needs)
 
 
-def test_closing_sends_away_those_who_wait() -> None:
+def test_closing_ends_every_wait_with_an_error() -> None:
     clock = SteppedClock()
     budget = SlidingWindow(1, clock)
     budget.take(START)
@@ -165,7 +165,7 @@ def test_many_threads_together_stay_within_the_limit() -> None:
     for thread in threads:
         thread.join(20)
     assert len(sent) == 200
-    # A thread may note its time a little after it was let go, but never before.
+    # A thread may record its time a little after its release, but never before.
     assert clock.monotonic() >= WINDOW * 9
     assert budget.used() <= 1
 
@@ -199,7 +199,7 @@ def test_a_part_waits_for_the_whole_and_its_pauses() -> None:
     assert clock.monotonic() - before >= 100
 
 
-def test_who_waits_for_a_part_is_sent_away_when_the_whole_closes() -> None:
+def test_closing_the_whole_ends_the_waits_for_a_part() -> None:
     clock = FakeClock()
     whole = SlidingWindow(60, clock)
     part = SlidingWindow(1, clock, whole)
@@ -210,7 +210,7 @@ def test_who_waits_for_a_part_is_sent_away_when_the_whole_closes() -> None:
     assert clock.monotonic() < WINDOW
 
 
-def test_it_is_known_whether_somebody_has_to_wait_also_for_a_part() -> None:
+def test_a_budget_knows_its_queue_including_that_of_a_part() -> None:
     clock = SteppedClock()
     whole = SlidingWindow(5, clock)
     part = SlidingWindow(1, clock, whole)

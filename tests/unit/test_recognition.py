@@ -1,4 +1,4 @@
-"""Served keys that a provider does not know: one is replaced at once, and most of them only on a person's word."""
+"""Served keys that a provider does not know: one is replaced at once, most of them only when a person asks."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -43,16 +43,16 @@ def sweep(world: World, reconciler: Reconciler) -> SweepReport:
 
 
 def work(reconciler: Reconciler, targets: Iterable[Target], request: RotationRequest | None = None) -> list[str]:
-    """One pass over each; the names of those that got a new key."""
+    """Make one pass over each target; return the names of those that got a new key."""
     reports = [reconciler.reconcile(target, request or RotationRequest()) for target in targets]
     return [report.target.name for report in reports if report.rotated]
 
 
 def in_another_organisation(world: World) -> Reconciler:
-    """A process whose management credential is another organisation's, where there is nothing of ours."""
+    """A process with another organisation's management credential, which lists none of our keys."""
     other = MemoryVendor(world.clock)
-    for number in range(21):  # the ids of this one are counted, too: none that lives has the id of ours
-        key = other.issue("somebody else's", START + 1000 * HOUR)
+    for number in range(21):  # its ids are counted as well: no live key there has the id of ours
+        key = other.issue("another team's", START + 1000 * HOUR)
         if number < 20:
             other.revoke(key.id)
     observer = world.reconciler().observer
@@ -69,7 +69,7 @@ class Blind:
         world.at(lambda call: self.on and call.operation == "provider.retrieve", lambda _: None, times=inf)
 
 
-def test_with_another_organisations_credential_no_target_is_moved_there() -> None:
+def test_with_another_organisations_credential_no_key_is_replaced() -> None:
     world, _ = running()
     reconciler = in_another_organisation(world)
     before = {target.name: world.served(target) for target in world.targets}
@@ -97,7 +97,7 @@ def test_a_list_that_was_empty_for_a_while_replaces_nothing_then_or_later() -> N
         swept = sweep(world, reconciler)
         assert (swept.error, swept.to_work, swept.unknown) == (None, (), ())
         assert work(reconciler, world.targets) == []
-    assert len(world.vendor.keys) == before, "what was said meanwhile is not believed afterwards"
+    assert len(world.vendor.keys) == before, "answers from that time do not count afterwards"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_list_that_was_empty_for_a_while_replaces_nothing_then_or_later() -> N
         (11, 20, True),
     ],
 )
-def test_a_few_keys_that_somebody_deleted_are_replaced_and_most_are_not(unknown: int, served: int, held: bool) -> None:
+def test_a_few_deleted_keys_are_replaced_and_most_are_not(unknown: int, served: int, held: bool) -> None:
     assert is_most(unknown, served) is held
     if not served:
         return
@@ -132,7 +132,7 @@ def test_a_few_keys_that_somebody_deleted_are_replaced_and_most_are_not(unknown:
     assert not world.broken
 
 
-def test_a_person_is_obeyed_and_then_all_is_well() -> None:
+def test_a_person_can_have_all_keys_replaced() -> None:
     world, reconciler = running()
     for key in [*world.vendor.keys.values()]:
         world.vendor.revoke(key.id)
@@ -145,7 +145,7 @@ def test_a_person_is_obeyed_and_then_all_is_well() -> None:
     assert (swept.error, swept.to_work) == (None, ())
 
 
-def test_until_it_is_decided_a_target_is_failing_and_says_why_and_its_key_is_renewed_when_due() -> None:
+def test_until_a_person_decides_a_target_fails_with_the_reason_and_its_key_is_renewed_when_due() -> None:
     world, reconciler = running()
     Blind(world)
     sweep(world, reconciler)
@@ -158,7 +158,7 @@ def test_until_it_is_decided_a_target_is_failing_and_says_why_and_its_key_is_ren
 
 
 def fenced(world: World) -> None:
-    """Each path repeats its data, so that a process that begins anew looks each key up."""
+    """Each path repeats its data, so that a restarted process looks each key up."""
     for target in world.targets:
         world.store.patch(target.path)
 
@@ -175,7 +175,7 @@ def test_without_a_sweep_a_pass_is_believed_once() -> None:
     assert work(reconciler, world.targets[1:]) == []
 
 
-def test_a_restored_snapshot_is_healed_for_the_provider_recognises_the_paths() -> None:
+def test_a_restored_snapshot_is_repaired_because_the_provider_knows_the_paths() -> None:
     world, reconciler = running(6)
     assert len(work(reconciler, world.targets, RotationRequest(rotate=True))) == 6
     for target in world.targets:
@@ -217,8 +217,8 @@ def test_a_comparison_that_is_not_complete_decides_nothing_about_the_rest() -> N
 
 
 @pytest.mark.parametrize("answer", ["ended", "refused"])
-def test_what_else_a_provider_may_answer_of_all_keys(answer: str) -> None:
-    """An end in the past is as good as none at all; a refusal says nothing, and is reported."""
+def test_other_answers_about_all_keys(answer: str) -> None:
+    """An expiry in the past counts as gone. A refusal proves nothing, and is reported."""
     world, reconciler = running(4)
     sweep(world, reconciler)
     if answer == "ended":
@@ -268,7 +268,7 @@ def test_what_was_decided_holds_until_the_next_comparison() -> None:
 
 
 def test_a_list_from_before_the_credential_changed_proves_nothing_of_the_keys_that_it_lacks() -> None:
-    """Found by the simulation: half of the list was read before, and every look-up was made after."""
+    """Found by the simulation: half of the list was read before the change, and every look-up made after it."""
     world, reconciler = running(4)
     assert len(work(reconciler, world.targets, RotationRequest(rotate=True))) == 4
     before = [key.seen() for key in [*world.vendor.keys.values()][:4]]

@@ -1,4 +1,4 @@
-"""Whatever is shown holds no secret: not cut, wrapped, split or spelled in another way; and it still can be read."""
+"""No output holds a secret, whether cut, wrapped, split or spelled otherwise; and the output stays readable."""
 
 import base64
 import gc
@@ -29,7 +29,7 @@ _WORD, _URLSAFE = string.ascii_letters + string.digits, string.ascii_letters + s
 
 
 def _text(alphabet: str, size: int) -> st.SearchStrategy[str]:
-    """Random as tokens are: Hypothesis prefers what is plain, and no token is all zeros."""
+    """Return random text as in a token: Hypothesis prefers simple text, and no token is all zeros."""
     return st.integers(0, 2**64).map(lambda seed: "".join(random.Random(seed).choices(alphabet, k=size)))
 
 
@@ -72,7 +72,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 
 
 def longest_left(shown: str, secret: str) -> int:
-    """How many characters of the secret, in a row, can still be read."""
+    """Return how many consecutive characters of the secret can still be read."""
     spelled, most = "".join(shown.replace(HIDDEN, "\0").split()), 0
     for at in range(len(secret)):
         while at + most < len(secret) and secret[at : at + most + 1] in spelled:
@@ -97,7 +97,7 @@ def test_a_known_secret_is_hidden_in_every_spelling(spelled: str, secret: str, b
 
 
 @given(secret=SECRETS, data=st.data())
-def test_of_a_known_secret_that_others_cut_a_few_characters_are_left(secret: str, data: st.DataObject) -> None:
+def test_a_known_secret_that_others_cut_shows_a_few_characters_at_most(secret: str, data: st.DataObject) -> None:
     scrubber, held = Scrubber(), Secret(secret)
     scrubber.register(held)
     start = data.draw(st.integers(0, len(secret) - 1))
@@ -143,13 +143,13 @@ def test_an_id_that_begins_like_its_key_is_no_secret() -> None:
     assert scrubber(f"key={KEY}") == f"key={HIDDEN}"
 
 
-# --- texts that nobody here knows ------------------------------------------------------------------------------------
+# --- texts that this process does not know ---------------------------------------------------------------------------
 
 UNKNOWN = [name for name in SPELLINGS if name not in ("letter by letter", "with what cannot be seen", "capital hex")]
 
 
 @pytest.mark.parametrize("spelled", UNKNOWN)
-def test_in_the_words_of_others_what_looks_random_is_hidden(spelled: str) -> None:
+def test_in_foreign_text_a_random_looking_word_is_hidden(spelled: str) -> None:
     generator, missed = random.Random(spelled), 0
     for _ in range(300):
         secret = ".".join(["".join(generator.choices(_WORD, k=8)), "".join(generator.choices(_URLSAFE, k=32))])
@@ -175,7 +175,7 @@ def test_in_the_words_of_others_what_looks_random_is_hidden(spelled: str) -> Non
         "abcdefgh\\.Zx9-_kQpR7tUvWxYz0123456789abcdef",
     ],
 )
-def test_what_stands_behind_a_word_for_secrets_is_hidden(text: str) -> None:
+def test_the_value_after_a_word_for_secrets_is_hidden(text: str) -> None:
     shown = Scrubber()(text)
     assert "abcdefgh" not in shown
     assert HIDDEN in shown
@@ -198,7 +198,7 @@ def test_what_stands_behind_a_word_for_secrets_is_hidden(text: str) -> None:
         "a bearer of bad news",
     ],
 )
-def test_what_a_person_needs_is_not_hidden(text: str) -> None:
+def test_text_that_a_person_needs_is_not_hidden(text: str) -> None:
     assert Scrubber()(text) == text
     assert Scrubber()(text, foreign=True) == text
 
@@ -218,18 +218,18 @@ def test_a_name_may_look_like_a_token_and_is_hidden_only_where_it_is_known() -> 
 
 @pytest.mark.parametrize("secret", [KEY, OLD_TOKEN, ORGANISATION_KEY, "hvs.CAESIJlWh2vPq0nA4zZ"])
 @pytest.mark.parametrize("left", range(1, 45, 4))
-def test_what_is_cut_was_searched_before(secret: str, left: int) -> None:
+def test_a_text_is_searched_before_it_is_cut(secret: str, left: int) -> None:
     words = "the request was refused: ".ljust(MAX_QUOTE - left, ".")
     shown = quoted(f"{words} {secret} and more of it")
     assert len(shown) <= MAX_QUOTE + 1
     assert longest_left(shown, secret) < 4
 
 
-def test_other_peoples_words_are_one_line_without_what_they_were_sent() -> None:
+def test_foreign_text_is_one_line_without_the_secrets_that_were_sent() -> None:
     assert quoted("a\n\x1b[2J  b of swordfish", "swordfish") == f"a \\x1b[2J b of {HIDDEN}"
 
 
-def test_for_what_is_printed_there_is_the_same_scrubber() -> None:
+def test_printed_text_is_redacted_in_the_same_way() -> None:
     assert scrub(f"a\n{ORGANISATION_KEY}\x1b") == f"a\\n{HIDDEN}\\x1b"
     assert scrub_lines(f"a\n{ORGANISATION_KEY}\x1b") == f"a\n{HIDDEN}\\x1b"
 
@@ -289,7 +289,7 @@ HOSTILE = [
 @pytest.mark.parametrize("unit", HOSTILE)
 @pytest.mark.parametrize("head", ["", "authorization", "token="])
 @pytest.mark.timeout(20)
-def test_no_text_keeps_the_scrubber_busy(head: str, unit: str) -> None:
+def test_no_text_makes_redaction_slow(head: str, unit: str) -> None:
     scrubber, held = Scrubber(), Secret(KEY)
     scrubber.register(held)
     scrubber(head + unit * (200_000 // len(unit)) + "é", foreign=True)

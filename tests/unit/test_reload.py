@@ -1,4 +1,4 @@
-"""What an installation takes over from the one before a reload, and what is closed when that is let go."""
+"""What an installation takes over at a reload, and what is closed when the old one is released."""
 
 import json
 import os
@@ -61,7 +61,7 @@ class Process:
         )
 
     def reload(self) -> tuple[Installation, Installation]:
-        """The installations of before and after."""
+        """Reload; return the installations before and after."""
         before, self.installation = self.installation, self.assembled(self.installation)
         self.dispatcher.take_up(self.installation)
         return before, self.installation
@@ -80,7 +80,7 @@ def process(tmp_path: Path) -> Iterator[Process]:
         made.installation.close()
 
 
-def test_what_is_configured_as_before_is_taken_over(process: Process) -> None:
+def test_unchanged_parts_are_taken_over(process: Process) -> None:
     process.config["defaults"] = {"ttl": "30h"}
     process.config["providers"]["respan"]["requests_per_minute"] = 7
     before, after = process.reload()
@@ -89,8 +89,8 @@ def test_what_is_configured_as_before_is_taken_over(process: Process) -> None:
     assert after.budgets["respan"].limit == 7
 
 
-def test_a_reload_looks_for_what_was_made_in_vain_before_it(process: Process) -> None:
-    """And after it, by a pass that had begun before."""
+def test_a_reload_looks_for_keys_that_were_made_in_vain_before_it(process: Process) -> None:
+    """And for keys made after it, by a pass that had begun before."""
     process.config["targets"] = {"a": {"path": "apps/a", "store": "file"}}
     process.config["providers"]["respan"]["probe"] = {"url": "https://probe.test"}
     before, _ = process.reload()
@@ -111,7 +111,7 @@ def test_a_reload_looks_for_what_was_made_in_vain_before_it(process: Process) ->
         ("stores.file", {"file": "another.db"}, {"file"}),
     ],
 )
-def test_what_is_configured_anew_is_made_anew_and_nothing_else(
+def test_only_changed_parts_are_rebuilt(
     process: Process, part: str, changes: dict[str, Any], renewed: set[str]
 ) -> None:
     section, name = part.split(".")
@@ -122,7 +122,7 @@ def test_what_is_configured_anew_is_made_anew_and_nothing_else(
 
 
 def shown(process: Process) -> list[str]:
-    """What Prometheus is shown, without what any process has."""
+    """Return the metrics as Prometheus reads them, without those of any process."""
     return [line for line in process.metrics.render().decode().splitlines() if "process_" not in line]
 
 
@@ -168,7 +168,7 @@ def test_a_successor_that_is_built_and_not_used_has_changed_nothing(process: Pro
 
 
 @pytest.mark.parametrize("failing", ["provider", "store"])
-def test_what_was_built_for_a_successor_that_fails_is_closed(
+def test_the_parts_of_a_failed_successor_are_closed(
     process: Process, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     made: list[object] = []
@@ -226,12 +226,12 @@ def test_a_key_that_is_read_from_vault_is_read_from_the_one_in_use(process: Proc
     assert after.providers["respan"] is not before.providers["respan"]
 
 
-def test_only_what_nobody_uses_any_more_is_closed(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_unused_parts_are_closed(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[object] = []
     for kind in (RespanProvider, VaultStore):
         monkeypatch.setattr(kind, "close", lambda part: closed.append(part))
     first = process.installation
-    with process.dispatcher._using():  # a pass of before the first reload, which takes its time
+    with process.dispatcher._using():  # a pass that began before the first reload, and takes long
         process.config["stores"]["vault"]["timeout"] = "3s"
         process.reload()
         process.config["stores"]["vault"]["timeout"] = "4s"
@@ -258,7 +258,7 @@ def test_a_reload_does_not_wait_for_an_organisation_key_that_is_just_being_read(
     reads, gate, reloaded = list[Secret](), threading.Event(), threading.Event()
 
     def read() -> Secret:
-        """From Vault, which takes its time."""
+        """From Vault, which answers slowly."""
         reads.append(Secret(f"key-{len(reads) + 1}"))
         key = reads[-1]
         gate.wait(30)
@@ -284,10 +284,10 @@ def test_a_reload_does_not_wait_for_an_organisation_key_that_is_just_being_read(
     ask()
     ask()
     sent = [asked.headers["authorization"] for asked in process.server.asked]
-    assert sent == ["Bearer key-1", "Bearer key-2", "Bearer key-2"], "what was read before may be the old one"
+    assert sent == ["Bearer key-1", "Bearer key-2", "Bearer key-2"], "the key that was read before may be the old one"
 
 
-def test_a_refused_key_is_not_told_to_be_good_again_because_of_a_reload(process: Process, tmp_path: Path) -> None:
+def test_a_reload_does_not_report_that_a_refused_key_works_again(process: Process, tmp_path: Path) -> None:
     def answer(asked: Asked) -> Reply:
         good = asked.headers["authorization"] == "Bearer a-good-one"
         return Reply(200, []) if good else Reply(401, {"detail": "invalid"})
@@ -303,28 +303,28 @@ def test_a_refused_key_is_not_told_to_be_good_again_because_of_a_reload(process:
 
     (tmp_path / "key").write_text("a-good-one")
     process.reload()
-    next(process.provider.pages(lambda: None))  # at once: nobody has to wait for the next try
+    next(process.provider.pages(lambda: None))  # at once, without waiting for the next try
     process.dispatcher.watch()
     assert [event.what for event in process.events] == [EventType.UPSTREAM_DOWN, EventType.UPSTREAM_UP]
 
 
-def test_a_upstream_that_is_gone_is_no_reason_to_distrust_the_clock(process: Process) -> None:
+def test_a_removed_upstream_is_no_reason_to_distrust_the_clock(process: Process) -> None:
     upstream = process.provider.upstream
     process.clock.skews = {upstream: timedelta(0), "gone:8200": timedelta(hours=1)}
     process.reload()
     assert process.clock.skews == {upstream: timedelta(0)}
 
 
-def test_more_workers_are_for_the_next_start(process: Process) -> None:
-    """The threads are those of the start; so are the connections for them, and nothing is made anew for it."""
+def test_more_workers_take_effect_at_the_next_start(process: Process) -> None:
+    """The threads and their connections are those of the start, so nothing is rebuilt."""
     process.config["daemon"] = {"workers": 100}
     before, after = process.reload()
     assert after.stores == before.stores
     assert after.connections == before.connections == 8
 
 
-def test_a_target_that_comes_while_somebody_takes_the_next_is_not_lost(process: Process) -> None:
-    """Whoever takes must not look for what is due now among the targets of before."""
+def test_a_target_added_while_the_next_is_taken_is_not_lost(process: Process) -> None:
+    """A due target must be looked up among the new targets."""
     lock, process.config["targets"] = (
         process.dispatcher._taking,
         {"a": {"path": "apps/a", "provider": "respan", "store": "file"}},

@@ -1,4 +1,4 @@
-"""`rotate --revoke-now` ends what no version holds, too; nothing that is another's, or may be about to be served."""
+"""`rotate --revoke-now` also revokes keys in no version, but no foreign key and none about to be served."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -20,13 +20,13 @@ REVOKE = RotationRequest(rotate=True, revoke_now=True, by="command", comment="it
 
 
 def command(world: World, budget_wait: float = 0.0) -> Reconciler:
-    """A program that knows nothing of before, and does not sweep."""
+    """A new process that does not sweep."""
     names = frozenset(target.name for target in world.targets)
     return Reconciler(Observer(OWNER, frozenset(), names, world.ports("command", budget_wait)))
 
 
 def first_key(world: World) -> IssuedKey:
-    """What every target has when somebody comes to revoke it."""
+    """Give every target two keys: a served one and a superseded one."""
     for target in world.targets:
         assert world.reconciler().reconcile(target).rotated
     world.clock.advance(HOUR)
@@ -34,22 +34,22 @@ def first_key(world: World) -> IssuedKey:
 
 
 def revoked(world: World, reconciler: Reconciler) -> object:
-    """What the command does: a pass, and then the list."""
+    """Do what the command does: a pass, and then the list."""
     assert reconciler.reconcile(world.target, REVOKE).error is None
     return revoke_the_unheld(reconciler.observer, world.target, by_place(listed(reconciler.observer.ports)), REVOKE)
 
 
 def taken_out(world: World) -> tuple[IssuedKey, Reconciler, dict[str, list[ListedKey]]]:
-    """A key that somebody deleted from the path, a command that has made another one, and then the list."""
+    """A person deleted a key from the path; a command made another; then the list is read."""
     leaked, a = first_key(world), command(world)
     world.store.delete(world.target.path)
     assert a.reconcile(world.target, REVOKE).error is None
     return leaked, a, by_place(listed(a.observer.ports))
 
 
-@pytest.mark.parametrize("how", ["deleted", "destroyed", "metadata deleted", "pushed out", "said again"])
+@pytest.mark.parametrize("how", ["deleted", "destroyed", "metadata deleted", "pushed out", "repeated"])
 def test_a_key_that_no_readable_version_holds_is_revoked(how: str) -> None:
-    world = World(max_versions=1 if how in ("pushed out", "said again") else 10)
+    world = World(max_versions=1 if how in ("pushed out", "repeated") else 10)
     leaked = first_key(world)
     a = command(world, budget_wait=6.0 if how == "pushed out" else 0.0)
     match how:
@@ -59,7 +59,7 @@ def test_a_key_that_no_readable_version_holds_is_revoked(how: str) -> None:
             world.store.destroy(world.target.path, 1)
         case "metadata deleted":
             world.store.delete_metadata(world.target.path)
-        case "said again":
+        case "repeated":
             world.at("provider.set_expiry", refuse(ProviderUnavailable("down")))
             assert a.reconcile(world.target, REVOKE).error
             a = command(world)
@@ -67,11 +67,11 @@ def test_a_key_that_no_readable_version_holds_is_revoked(how: str) -> None:
     served = world.served()
     assert served is not leaked
     assert [key for key in world.vendor.keys.values() if world.vendor.alive(key)] == [served]
-    [told] = [event.fields for event in world.events.of(EventType.KEY_DELETED) if event.fields["key_id"] == leaked.id]
-    assert (told["reason"], told["by"], told["comment"]) == ("revoked", "command", "it leaked")
+    [fields] = [event.fields for event in world.events.of(EventType.KEY_DELETED) if event.fields["key_id"] == leaked.id]
+    assert (fields["reason"], fields["by"], fields["comment"]) == ("revoked", "command", "it leaked")
 
 
-def test_it_ends_though_deleting_it_fails() -> None:
+def test_it_expires_although_deleting_it_fails() -> None:
     world = World()
     leaked, a, keys = taken_out(world)
     world.at("provider.delete", refuse(ProviderUnavailable("down")))
@@ -82,7 +82,7 @@ def test_it_ends_though_deleting_it_fails() -> None:
     assert isinstance(revoke_the_unheld(a.observer, world.target, keys, REVOKE), StoreUnavailable)
 
 
-def test_what_is_anothers_and_what_may_be_about_to_be_published_is_left_alone() -> None:
+def test_foreign_keys_and_keys_about_to_be_published_are_left_alone() -> None:
     mine, other = make_target("a"), make_target("b")
     world = World(mine, other)
     first_key(world)
@@ -93,11 +93,13 @@ def test_what_is_anothers_and_what_may_be_about_to_be_published_is_left_alone() 
     world.store.delete(other.path)
     error = revoked(world, a)
     assert isinstance(error, ProviderRequestRefused)
-    assert f"the key {coming.id}, which may be about to be published" in error.message, "nobody is to think it is over"
+    assert f"the key {coming.id}, which may be about to be published" in error.message, (
+        "the message must not sound final"
+    )
     assert all(world.vendor.alive(key) for key in (coming, by_hand, world.vendor.keys["tk_0002"]))
 
 
-def test_a_key_that_is_served_again_while_the_budget_is_waited_for_is_left_alone() -> None:
+def test_a_key_that_is_served_again_during_the_wait_for_the_budget_is_left_alone() -> None:
     world = World()
     leaked, a, keys = taken_out(world)
 
@@ -122,7 +124,7 @@ def test_nothing_is_revoked_on_a_read_that_took_long() -> None:
     assert world.vendor.alive(leaked)
 
 
-def test_a_key_that_is_not_known_to_be_this_paths_is_named_and_not_called_revoked() -> None:
+def test_a_key_that_may_be_another_paths_is_named_and_not_called_revoked() -> None:
     old, new = make_target(path="old/billing"), make_target(path="new/billing")
     world = World(old)
     moved = first_key(world)

@@ -37,7 +37,7 @@ def make_schedule(*names: str) -> tuple[Schedule, FakeClock, dict[str, Target]]:
 
 
 UNDER_WAY: dict[str, Task] = {}
-"""What each target was last taken with."""
+"""The task with which each target was last taken."""
 
 
 def taken(schedule: Schedule) -> list[str]:
@@ -49,12 +49,12 @@ def taken(schedule: Schedule) -> list[str]:
 
 
 def done(schedule: Schedule, report: Report) -> tuple[int, datetime | None]:
-    """A pass over what was taken has ended."""
+    """End the pass over the target."""
     return schedule.done(report, UNDER_WAY[report.target.name])
 
 
 def well(target: Target, clock: FakeClock, wake: float | None = None, renew: float = 3600) -> Report:
-    """A pass after which nothing is due; `wake` and `renew` are seconds from now."""
+    """Return the report of a pass after which nothing is due; `wake` and `renew` are seconds from now."""
     now = clock.now()
     record = Record("o", target.name, "id", "name", now, now + timedelta(seconds=renew + 600), "p", "k")
     moment = now + timedelta(seconds=wake) if wake is not None else None
@@ -67,7 +67,7 @@ def failed(target: Target) -> Report:
 
 
 def test_a_new_key_that_comes_due_within_its_own_pass_is_replaced_soon() -> None:
-    """Not when it expires, which is the next moment at which time alone changes anything."""
+    """And not only when it expires, which is the next moment at which time alone changes anything."""
     schedule, clock, targets = make_schedule("a")
     schedule.request(["a"], ALL)
     assert taken(schedule) == ["a"]
@@ -78,7 +78,7 @@ def test_a_new_key_that_comes_due_within_its_own_pass_is_replaced_soon() -> None
     assert at == clock.now() + FIRST_WAIT
 
 
-def test_at_the_start_every_target_is_looked_at_once_and_then_within_the_resync() -> None:
+def test_each_target_is_read_once_at_the_start_and_then_within_the_resync() -> None:
     schedule, clock, targets = make_schedule("a", "b", "c")
     assert sorted(taken(schedule)) == ["a", "b", "c"]
     assert taken(schedule) == []  # they are under way
@@ -89,7 +89,7 @@ def test_at_the_start_every_target_is_looked_at_once_and_then_within_the_resync(
     assert sorted(taken(schedule)) == ["a", "b", "c"]
 
 
-def test_what_was_held_up_is_looked_at_in_turn_the_most_urgent_first_and_none_later_than_anyway() -> None:
+def test_held_up_targets_come_in_turn_the_most_urgent_first_and_none_later_than_planned() -> None:
     schedule, clock, targets = make_schedule("a", "b", "c", "d")
     taken(schedule)
     for name, ends in (("a", 3000), ("b", 1000), ("c", 2000), ("d", 4000)):
@@ -102,7 +102,7 @@ def test_what_was_held_up_is_looked_at_in_turn_the_most_urgent_first_and_none_la
     assert order == {"b": 0, "c": 3, "d": 4, "a": 6}
 
 
-def test_a_target_wakes_when_its_plan_says_so() -> None:
+def test_a_target_wakes_at_its_plans_time() -> None:
     schedule, clock, targets = make_schedule("a")
     taken(schedule)
     done(schedule, well(targets["a"], clock, wake=5))
@@ -112,19 +112,19 @@ def test_a_target_wakes_when_its_plan_says_so() -> None:
     assert taken(schedule) == ["a"]
 
 
-def test_a_target_that_comes_due_while_it_waits_goes_by_its_need() -> None:
-    """The workers have much to do: what was to be looked at only is to be rotated by the time that its turn comes."""
+def test_a_target_that_comes_due_while_it_waits_moves_ahead() -> None:
+    """The workers are busy: a target that was only to be read is due by the time that its turn comes."""
     schedule, clock, targets = make_schedule("soon", *(f"other-{number}" for number in range(50)))
     taken(schedule)
     for name, target in targets.items():
-        # `soon` is due in half an hour and dies in an hour; all others are due, and have eight hours left.
+        # `soon` is due in half an hour and expires in an hour; all others are due, and have eight hours left.
         renew = 1800 if name == "soon" else 8 * 3600 - 600
         report = well(target, clock, wake=1800, renew=renew)
         assert report.plan is not None
         if name != "soon":
             report = replace(report, plan=replace(report.plan, renewal=Renewal(clock.now()), wake_at=clock.now()))
         done(schedule, report)
-    clock.sleep(RESYNC.total_seconds())  # now `soon` is to be looked at, which can wait
+    clock.sleep(RESYNC.total_seconds())  # now `soon` is to be read, which can wait
     before = []
     while (entry := schedule.take()) and entry[0] != "soon":
         before.append(entry[0])
@@ -139,8 +139,8 @@ def test_a_target_that_comes_due_while_it_waits_goes_by_its_need() -> None:
     assert after[0] not in before, "it is not taken twice for having waited in two places"
 
 
-def test_what_is_kept_of_a_target_does_not_grow_with_its_looks() -> None:
-    """Each look that is not urgent notes when it will be: at the default times 95 of them until the key is due."""
+def test_memory_does_not_grow_with_the_reads_of_a_target() -> None:
+    """Each read that is not urgent has an entry: with the default times 95 of them until the key is due."""
     schedule, clock, targets = make_schedule("a", "b", "c")
     for _ in range(3 * 144):  # three days
         for name in taken(schedule):
@@ -149,7 +149,7 @@ def test_what_is_kept_of_a_target_does_not_grow_with_its_looks() -> None:
     assert len(schedule._heap) + sum(map(len, schedule._ready.values())) < 150
 
 
-def test_whose_key_ends_first_goes_first_and_tidying_last() -> None:
+def test_the_key_that_expires_first_goes_first_and_tidying_last() -> None:
     schedule, clock, targets = make_schedule("tidy", "late", "soon")
     taken(schedule)
     done(schedule, well(targets["tidy"], clock, wake=60, renew=9000))
@@ -177,7 +177,7 @@ def waits_after(error: RotatorError, times: int, life: float) -> list[timedelta]
     return waits
 
 
-def test_failures_back_off_to_a_ceiling() -> None:
+def test_failures_back_off_to_a_longest_wait() -> None:
     waits = waits_after(StoreUnavailable("no answer"), 12, life=1_000_000)
     assert FIRST_WAIT / 2 <= waits[0] <= FIRST_WAIT
     assert waits[0] < waits[3] < waits[-1]
@@ -186,18 +186,18 @@ def test_failures_back_off_to_a_ceiling() -> None:
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("no answer"), ProviderCredentialRefused("refused")])
-def test_the_ceiling_comes_down_as_the_end_of_the_served_key_comes_near(error: RotatorError) -> None:
+def test_the_longest_wait_shrinks_as_the_served_key_nears_its_expiry(error: RotatorError) -> None:
     waits = waits_after(error, 60, life=7200)
     assert max(waits) > 3 * LONGEST_WAIT_AT_END
     assert all(LONGEST_WAIT_AT_END / 2 <= wait <= LONGEST_WAIT_AT_END for wait in waits[-3:])
 
 
-def test_a_target_whose_own_requests_are_refused_does_not_take_from_the_others() -> None:
+def test_a_target_with_refused_requests_does_not_delay_the_others() -> None:
     waits = waits_after(ProviderRequestRefused("a rate_limit of 0"), 12, life=600)
     assert all(LONGEST_WAIT / 2 <= wait <= LONGEST_WAIT for wait in waits[-3:])
 
 
-def test_to_wake_a_target_leaves_what_was_asked_for_it() -> None:
+def test_waking_a_target_keeps_its_request() -> None:
     schedule, clock, targets = make_schedule("a")
     taken(schedule)
     done(schedule, well(targets["a"], clock))
@@ -210,14 +210,14 @@ def test_to_wake_a_target_leaves_what_was_asked_for_it() -> None:
     assert schedule.take() == ("a", Task(ALL))
 
 
-def test_a_provider_that_says_when_to_come_back_is_believed() -> None:
+def test_a_retry_after_of_the_provider_is_kept() -> None:
     schedule, clock, targets = make_schedule("a")
     taken(schedule)
     _, at = done(schedule, Report(targets["a"], None, ProviderRateLimited("too much", 120)))
     assert at == clock.now() + timedelta(seconds=120)
 
 
-def test_a_request_is_worked_on_now_once_however_often_it_is_made() -> None:
+def test_a_repeated_request_is_done_once() -> None:
     schedule, clock, targets = make_schedule("a")
     taken(schedule)
     done(schedule, well(targets["a"], clock))
@@ -272,7 +272,7 @@ def test_a_target_that_changed_during_its_pass_is_looked_at_again() -> None:
     assert taken(schedule) == ["a"]
 
 
-def test_after_a_jump_of_the_clock_everything_is_looked_at_again() -> None:
+def test_after_a_clock_jump_every_target_is_read_again() -> None:
     schedule, clock, targets = make_schedule("a", "b")
     taken(schedule)
     for target in targets.values():
@@ -289,7 +289,7 @@ def test_after_a_jump_of_the_clock_everything_is_looked_at_again() -> None:
         assert taken(schedule) == []
 
 
-def test_a_jump_of_the_clock_is_reported_once() -> None:
+def test_a_clock_jump_is_reported_once() -> None:
     schedule, clock, _ = make_schedule("a")
     taken(schedule)
     assert schedule.jumped() == 0
@@ -321,17 +321,17 @@ def test_an_outage_of_an_hour_ends_without_a_stampede() -> None:
                 done(schedule, well(targets[name], clock, renew=80_000))
         clock.sleep(1)
     first_looks = sum(count for slot, count in after.items() if slot < 60)
-    assert first_looks >= 1000, "within its longest wait each has been looked at"
+    assert first_looks >= 1000, "each has been read within its longest wait"
     assert max(after.values()) <= 4 * 1000 / 60, "an even share is a sixtieth of them"
 
 
-def test_the_first_pass_looks_and_what_it_finds_is_done_by_urgency() -> None:
+def test_the_first_passes_read_and_their_findings_are_done_by_urgency() -> None:
     schedule, clock, targets = make_schedule("new", "soon", "fine")
     assert sorted(taken(schedule)) == ["fine", "new", "soon"]
     assert set(UNDER_WAY.values()) >= {Task(options=LOOK)}
     rotate = (Rotate(Reason.EXPIRING, 1),)
     new = Report(targets["new"], Plan(State.MISSING, Reason.FIRST, actions=rotate))
-    soon = well(targets["soon"], clock, renew=-300)  # ends in five minutes: before anybody can miss what never was
+    soon = well(targets["soon"], clock, renew=-300)  # expires in five minutes, before a first key is missed
     assert soon.plan is not None
     done(schedule, new)
     done(schedule, replace(soon, plan=replace(soon.plan, actions=rotate)))
@@ -340,7 +340,7 @@ def test_the_first_pass_looks_and_what_it_finds_is_done_by_urgency() -> None:
     assert {UNDER_WAY["soon"], UNDER_WAY["new"]} == {Task()}
 
 
-def test_whoever_waits_for_a_first_key_keeps_its_place() -> None:
+def test_a_target_that_waits_for_its_first_key_keeps_its_place() -> None:
     schedule, clock, targets = make_schedule("early", "late")
     taken(schedule)
     nothing = Plan(State.MISSING, Reason.FIRST, actions=(Rotate(Reason.FIRST, 0),))
@@ -350,7 +350,7 @@ def test_whoever_waits_for_a_first_key_keeps_its_place() -> None:
     assert taken(schedule) == ["early", "late"]
 
 
-def test_what_would_come_due_faster_than_the_budget_allows_is_brought_forward() -> None:
+def test_rotations_due_faster_than_the_budget_allows_are_brought_forward() -> None:
     """A hundred keys end at one moment, and each rotation takes three seconds of the budget."""
     names = [f"t{number:03}" for number in range(100)]
     schedule, clock, targets = make_schedule(*names)
@@ -375,7 +375,7 @@ def test_what_would_come_due_faster_than_the_budget_allows_is_brought_forward() 
     assert max(in_each_minute) <= 2 * 60 / 3, "at the pace of the budget, but for what was looked at late"
 
 
-def test_what_the_budget_allows_is_not_brought_forward() -> None:
+def test_rotations_within_the_budget_are_not_brought_forward() -> None:
     schedule, clock, targets = make_schedule("a", "b")
     taken(schedule)
     done(schedule, well(targets["a"], clock, wake=3600, renew=3600))
@@ -390,7 +390,7 @@ def test_what_the_budget_allows_is_not_brought_forward() -> None:
         clock.sleep(1)
 
 
-def test_what_is_due_does_not_wait_for_what_fails() -> None:
+def test_a_due_rotation_does_not_wait_for_a_failing_action() -> None:
     """Tidying that is refused until a person has acted must not make the target late for its next key."""
     schedule, clock, targets = make_schedule("a")
     taken(schedule)
@@ -407,7 +407,7 @@ def test_what_is_due_does_not_wait_for_what_fails() -> None:
         pytest.fail("the wait grows beyond the moment at which the key is due")
 
 
-def test_a_closed_lane_holds_up_nobody_else_and_its_targets_go_by_urgency_when_it_opens() -> None:
+def test_a_closed_lane_delays_no_other_and_its_targets_go_by_urgency_when_it_opens() -> None:
     clock = FakeClock()
     targets = {name: make_target(name, provider=name[:4]) for name in ("sick-late", "sick-soon", "well-late")}
     schedule = Schedule(clock, random.Random(7), RESYNC)

@@ -1,4 +1,4 @@
-"""Which command line starts a daemon, and what its signals do from its first moment on."""
+"""Which command lines start a daemon, and what its signals do from its first moment on."""
 
 import signal
 import subprocess
@@ -44,7 +44,7 @@ def test_the_program_imports_nothing_heavy_before_it_handles_signals() -> None:
 
 
 class Process:
-    """What a signal does in a process of its own, which runs this code after its handlers are there."""
+    """A process that runs this code after it installed its signal handlers."""
 
     def __init__(self, code: str) -> None:
         begin = "import signal, sys, threading, time\nfrom rotator.daemon.signals import SIGNALS as it\nit.handle()\n"
@@ -84,7 +84,7 @@ def test_what_comes_early_is_received_later() -> None:
     assert starting.line() == f"{int(signal.SIGHUP)} {int(signal.SIGUSR1)}"
     starting.running.send_signal(signal.SIGTERM)
     assert starting.line() == str(int(signal.SIGTERM))
-    assert starting.end() == 0, "whoever received it decides"
+    assert starting.end() == 0, "the code that received the signal decides"
 
 
 @pytest.mark.parametrize("waits", ["threading.Event().wait()", "a = threading.Lock(); a.acquire(); a.acquire()"])

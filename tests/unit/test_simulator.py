@@ -190,7 +190,7 @@ def test_retrieve_shows_the_key_and_404_when_unknown() -> None:
         answer = v.client.get(v.at(created["id"]))
         assert answer.status_code == 200
         assert answer.json() == {name: value for name, value in created.items() if name not in ("api_key", "key_usage")}
-        for unknown in ("nobody", "a b", "%2F"):
+        for unknown in ("unknown", "a b", "%2F"):
             answer = v.client.get(v.at(unknown))
             assert answer.status_code == 404
             assert answer.json().keys() == {"detail"}
@@ -207,7 +207,7 @@ def test_update_changes_name_and_expiry_in_both_directions() -> None:
         v.now += timedelta(hours=5)
         assert v.chat(created["api_key"]) == 200
         assert v.client.patch(v.at(created["id"]), json={"name": "n" * 51}).status_code == 400
-        assert v.client.patch(v.at("nobody"), json={}).status_code == 404
+        assert v.client.patch(v.at("unknown"), json={}).status_code == 404
 
 
 @pytest.mark.parametrize("limit", ["max_usage", "rate_limit", "spending_limit"])
@@ -231,7 +231,7 @@ def test_delete_revokes_and_keeps_the_record() -> None:
         assert later.json()["revoked"] is True
         assert v.chat(created["api_key"]) == 401
         assert v.client.delete(v.at(created["id"])).status_code == 204
-        assert v.client.delete(v.at("nobody")).status_code == 404
+        assert v.client.delete(v.at("unknown")).status_code == 404
         assert v.sim.vendor.keys[created["id"]].revoked_at == START
 
 
@@ -375,7 +375,7 @@ def test_sixty_requests_a_minute_and_how_long_to_wait(where: str) -> None:
         assert [v.client.get(KEYS).status_code for _ in range(60)] == [200] * 59 + [429]
 
 
-def test_a_listing_may_answer_anybody_with_nothing() -> None:
+def test_a_list_may_answer_every_caller_with_nothing() -> None:
     with vendor(strangers_list="empty", requests_per_minute=2) as v:
         created = v.create()
         for token in ("wrong", created["api_key"]):

@@ -223,8 +223,8 @@ def test_a_create_lands_after_further_calls(v: Vendor) -> None:
     v.chat(text)
     counts = [v.client.get(KEYS).json()["count"] for _ in range(3)]
     assert counts == [1, 1, 2]
-    told = [(call.operation, call.key_name, call.status) for call in v.sim.journal if call.fault == "late"]
-    assert told == [("create", "late", None), ("landed", "late", 201)]
+    calls = [(call.operation, call.key_name, call.status) for call in v.sim.journal if call.fault == "late"]
+    assert calls == [("create", "late", None), ("landed", "late", 201)]
 
 
 def test_calls_land_when_released(v: Vendor) -> None:
@@ -245,7 +245,7 @@ def test_calls_land_when_released(v: Vendor) -> None:
     assert v.sim.faults.release() == 0
 
 
-# --- lists that lie ---
+# --- wrong lists ---
 
 
 def test_a_list_that_lags(v: Vendor) -> None:

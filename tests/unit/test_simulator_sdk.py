@@ -1,7 +1,7 @@
 """The vendor's own SDK, `respan-api`, against the simulator: an independent reading of the same contract.
 
 What it cannot do, each pinned below: read a list that is a bare array (it accepts the page object alone, and follows no
-`next` by itself); name a key whose id holds a slash (it puts ids into the path unencoded); leave a failed POST alone.
+`next`); name a key whose id holds a slash (it puts ids into the path unencoded); leave a failed POST alone.
 """
 
 from collections.abc import Iterator
@@ -137,7 +137,7 @@ def test_it_cannot_name_an_id_with_a_slash_unless_the_caller_encodes_it() -> Non
         assert sim.vendor.keys[key_id].revoked_at is not None
 
 
-def test_it_repeats_a_create_by_itself_and_mints_a_key_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_repeats_a_create_unasked_and_makes_an_unknown_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("respan.core.http_client._retry_timeout", lambda **_: 0.0)
     with sdk() as (sim, keys):
         sim.faults.add(Fault("fail", "create", status=500))

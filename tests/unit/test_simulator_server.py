@@ -11,22 +11,22 @@ from support.simulated import KEYS, START, vendor
 from rotator.simulator import Key
 
 
-def test_the_journal_tells_every_call_in_order() -> None:
+def test_the_journal_holds_every_call_in_order() -> None:
     with vendor() as v:
         created = v.create(name="a")
         v.client.get(KEYS)
         v.client.patch(v.at(created["id"]), json={"name": "b"})
-        v.client.get(v.at("nobody"))
+        v.client.get(v.at("unknown"))
         v.client.delete(v.at(created["id"]))
         v.chat(created["api_key"])
         v.client.get(KEYS, headers={"Authorization": "Bearer wrong"})
-        told = [(call.number, call.operation, call.key_id, call.key_name, call.status) for call in v.sim.journal]
+        calls = [(call.number, call.operation, call.key_id, call.key_name, call.status) for call in v.sim.journal]
         key_id = created["id"]
-        assert told == [
+        assert calls == [
             (1, "create", key_id, "a", 201),
             (2, "list", None, None, 200),
             (3, "update", key_id, "a", 200),
-            (4, "retrieve", "nobody", None, 404),
+            (4, "retrieve", "unknown", None, 404),
             (5, "delete", key_id, "b", 204),
             (6, "chat", key_id, "b", 401),
             (7, "list", None, None, 401),
@@ -55,7 +55,7 @@ def test_connections_are_kept_and_requests_may_be_pipelined() -> None:
         assert received.count(b"HTTP/1.1 200 OK") == 3
 
 
-def test_every_answer_says_what_time_it_is_there() -> None:
+def test_every_answer_has_the_servers_date() -> None:
     with vendor() as v:
         for path in (KEYS, "/nowhere", "/_simulator/state"):
             assert v.client.get(path).headers["date"] == "Sun, 01 Mar 2026 12:00:00 GMT"

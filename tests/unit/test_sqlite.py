@@ -1,4 +1,4 @@
-"""What is SQLite's own; that it keeps the contract of every store is in tests/contract."""
+"""The SQLite store's own behaviour. Its contract as a store is tested in tests/contract."""
 
 import os
 import sqlite3
@@ -34,7 +34,7 @@ def loose_umask() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("loose_umask")
-def test_nobody_else_can_read_the_file_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_other_user_can_read_the_file_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[tuple[str, int]] = set()
 
     def look() -> None:
@@ -81,7 +81,7 @@ def test_a_file_that_cannot_be_closed_to_others_is_refused(tmp_path: Path, monke
         SqliteStore(tmp_path / "keys.db", CLOCK)
 
 
-def test_what_is_destroyed_is_in_no_file_any_more(tmp_path: Path) -> None:
+def test_a_destroyed_key_is_left_in_no_file(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "keys.db", CLOCK)
     store.write("app", {"api_key": "first-key"}, cas=0)
     store.write("app", {"api_key": "second-key"}, cas=1)
@@ -142,7 +142,7 @@ def nothing_above(file: Path) -> None:
         (nothing_above, StorePermissionDenied, "No such file or directory"),
     ],
 )
-def test_what_is_no_database_is_refused_and_left_alone(
+def test_a_file_that_is_no_database_is_refused_and_left_alone(
     tmp_path: Path, prepare: Callable[[Path], None], error: type[StoreError], words: str
 ) -> None:
     file = tmp_path / "folder" / "keys.db"
@@ -190,7 +190,7 @@ def test_a_file_that_was_removed_is_not_made_anew(tmp_path: Path, store: SqliteS
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_another_holds_is_waited_for_within_bounds(
+def test_the_wait_for_a_locked_file_is_bounded(
     tmp_path: Path, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)

@@ -47,8 +47,8 @@ SURROUNDINGS = DaemonInfo(
 )
 
 
-class Listening:
-    """A clock that ticks once an event, and those who listen."""
+class Emitting:
+    """A clock that ticks once an event, and the consumers of events."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -67,64 +67,64 @@ class Listening:
 
 
 def test_every_event_is_passed_on_and_the_newest_comes_first() -> None:
-    told = Listening()
+    log = Emitting()
     for what in (EventType.KEY_CREATED, EventType.KEY_PUBLISHED):
-        told.emit(what)
-    assert [event.what for event in told.events] == [EventType.KEY_CREATED, EventType.KEY_PUBLISHED]
-    assert [each.event.what for each in told.recent.latest()] == [EventType.KEY_PUBLISHED, EventType.KEY_CREATED]
+        log.emit(what)
+    assert [event.what for event in log.events] == [EventType.KEY_CREATED, EventType.KEY_PUBLISHED]
+    assert [each.event.what for each in log.recent.latest()] == [EventType.KEY_PUBLISHED, EventType.KEY_CREATED]
 
 
-def test_a_busy_hour_does_not_push_out_what_went_wrong() -> None:
-    told = Listening()
-    told.emit(EventType.TARGET_FAILED, Level.WARNING)
-    told.emit(EventType.TARGET_FOREIGN, Level.ERROR)
+def test_a_busy_hour_does_not_push_out_failures() -> None:
+    log = Emitting()
+    log.emit(EventType.TARGET_FAILED, Level.WARNING)
+    log.emit(EventType.TARGET_FOREIGN, Level.ERROR)
     for _ in range(10 * KEPT):
-        told.emit(EventType.KEY_PUBLISHED)
-    latest = told.recent.latest()
+        log.emit(EventType.KEY_PUBLISHED)
+    latest = log.recent.latest()
     assert len(latest) == KEPT + 2
     assert [each.event.what for each in latest[-2:]] == [EventType.TARGET_FOREIGN, EventType.TARGET_FAILED]
     for _ in range(10 * KEPT):
-        told.emit(EventType.TARGET_FAILED, Level.WARNING)
-    assert len(told.recent.latest()) == 2 * KEPT
+        log.emit(EventType.TARGET_FAILED, Level.WARNING)
+    assert len(log.recent.latest()) == 2 * KEPT
 
 
-def test_sweeps_do_not_push_out_rotations_and_what_is_as_before_is_not_kept() -> None:
-    told = Listening()
-    told.emit(EventType.KEY_PUBLISHED)
+def test_sweeps_do_not_push_out_rotations_and_an_unchanged_result_is_not_kept() -> None:
+    log = Emitting()
+    log.emit(EventType.KEY_PUBLISHED)
     for _ in range(2 * KEPT):
-        told.emit(EventType.SWEEP_COMPLETED, provider="one")
-        told.emit(EventType.SWEEP_COMPLETED, provider="two")
-        told.emit(EventType.SWEEP_COMPLETED, Level.DEBUG, provider="one")
-    latest = [(each.event.what, each.event.fields.get("provider")) for each in told.recent.latest()]
+        log.emit(EventType.SWEEP_COMPLETED, provider="one")
+        log.emit(EventType.SWEEP_COMPLETED, provider="two")
+        log.emit(EventType.SWEEP_COMPLETED, Level.DEBUG, provider="one")
+    latest = [(each.event.what, each.event.fields.get("provider")) for each in log.recent.latest()]
     assert latest == [
         (EventType.SWEEP_COMPLETED, "two"),
         (EventType.SWEEP_COMPLETED, "one"),
         (EventType.KEY_PUBLISHED, None),
     ]
-    assert len(told.events) == 6 * KEPT + 1, "all are passed on"
+    assert len(log.events) == 6 * KEPT + 1, "all are passed on"
 
 
-def test_it_is_kept_and_asked_for_by_many_threads() -> None:
-    told = Listening()
+def test_many_threads_may_record_and_read() -> None:
+    log = Emitting()
 
     def use() -> None:
         for _ in range(200):
-            told.emit(EventType.KEY_PUBLISHED)
-            told.recent.latest()
+            log.emit(EventType.KEY_PUBLISHED)
+            log.recent.latest()
 
     threads = [threading.Thread(target=use) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(told.events) == 800
-    assert len(told.recent.latest()) == KEPT
+    assert len(log.events) == 800
+    assert len(log.recent.latest()) == KEPT
 
 
 def test_an_event_has_no_secret_and_no_traceback_in_the_json() -> None:
-    told = Listening()
-    told.emit(EventType.UNEXPECTED_ERROR, Level.ERROR, where="x", error=f"no {SECRET}\u202e", traceback="File")
-    [event] = told.recent.latest()
+    log = Emitting()
+    log.emit(EventType.UNEXPECTED_ERROR, Level.ERROR, where="x", error=f"no {SECRET}\u202e", traceback="File")
+    [event] = log.recent.latest()
     assert event.to_model().to_json() == {
         "at": "2026-03-01T12:00:01Z",
         "level": "error",
@@ -137,7 +137,7 @@ def test_an_event_has_no_secret_and_no_traceback_in_the_json() -> None:
 # --- the board -------------------------------------------------------------------------------------------------------
 
 
-def test_the_board_is_in_order_and_keeps_what_was_known() -> None:
+def test_the_board_is_in_order_and_keeps_the_last_plan() -> None:
     board, error = StatusRegistry(), ProviderUnavailable("no")
     targets = {name: make_target(name) for name in ("b", "c", "a")}
     board.keep_only(targets)
@@ -150,30 +150,30 @@ def test_the_board_is_in_order_and_keeps_what_was_known() -> None:
     assert board.snapshot() == (TargetStatus(targets["b"], None, None), last)
 
 
-def test_what_is_asked_for_is_due_until_a_new_key_is_served_or_the_pass_says_that_it_is_done() -> None:
+def test_a_requested_rotation_is_due_until_a_new_key_is_served_or_the_pass_has_done_it() -> None:
     board, target = StatusRegistry(), make_target("a")
     board.keep_only({"a": target})
     board.update(target, WELL, None)
     other = replace(WELL, current=replace(RECORD, key_id="tk_2"))
 
-    def told() -> tuple[str, str]:
+    def standing() -> tuple[str, str]:
         [status] = board.snapshot()
         shown = status.to_json()
         return shown["state"], shown["reason"]
 
-    assert told() == ("ok", "fresh")
+    assert standing() == ("ok", "fresh")
     board.request(["a", "gone"])
-    assert told() == ("due", "requested")
+    assert standing() == ("due", "requested")
     board.update(target, WELL, None)
     board.observe(target, WELL)
-    assert told() == ("due", "requested"), "that pass had begun before"
+    assert standing() == ("due", "requested"), "that pass had begun before"
     board.observe(target, other)
-    assert told() == ("ok", "fresh"), "and has more to do, but nothing that anybody waits for"
+    assert standing() == ("ok", "fresh"), "the rest of the work delays no application"
     board.request(["a"])
     board.update(target, None, ProviderUnavailable("no"))
-    assert told() == ("failing", "requested")
+    assert standing() == ("failing", "requested")
     board.update(target, WELL, None, fulfilled=True)
-    assert told() == ("ok", "fresh")
+    assert standing() == ("ok", "fresh")
 
 
 def test_a_pass_that_ends_after_its_target_was_removed_does_not_bring_it_back() -> None:
@@ -190,7 +190,7 @@ def test_a_pass_that_ends_after_its_target_was_removed_does_not_bring_it_back() 
 def statuses() -> tuple[TargetStatus, ...]:
     return (
         TargetStatus(make_target("a"), WELL, None),
-        TargetStatus(make_target("b"), WELL, RotatorError(f"it said [/red] {SECRET} \x1b[31m")),
+        TargetStatus(make_target("b"), WELL, RotatorError(f"it answered [/red] {SECRET} \x1b[31m")),
         TargetStatus(make_target("c"), None, None),
     )
 
@@ -199,7 +199,7 @@ def test_the_promised_keys_are_there_and_a_daemon_adds_its_own_beside_them() -> 
     plain = status_model("prod-eu", START, statuses()).to_json()
     assert list(plain) == ["owner", "at", "targets"]
     assert [target["state"] for target in plain["targets"]] == ["ok", "failing", "unknown"]
-    assert plain["targets"][1]["last_error"] == "it said [/red] [hidden] \\x1b[31m"
+    assert plain["targets"][1]["last_error"] == "it answered [/red] [hidden] \\x1b[31m"
     shown = DaemonStatus("prod-eu", START, statuses(), (), SURROUNDINGS).to_model().to_json()
     assert {name: shown[name] for name in plain} == plain
     assert shown.keys() - plain.keys() == {"daemon", "events"}
@@ -218,14 +218,14 @@ def test_the_promised_keys_are_there_and_a_daemon_adds_its_own_beside_them() -> 
     assert SECRET not in json.dumps(shown)
 
 
-def test_what_somebody_wrote_into_a_path_s_record_is_searched_for_secrets() -> None:
+def test_a_foreign_record_is_searched_for_secrets() -> None:
     known = register(Secret(SECRET))  # only what this process knows: an id may look like a token
     planted = replace(RECORD, key_id=f"x\x1b[2J {known.reveal()}")
     entry = Entry(1, START, Ownership.OURS, planted, True, frozenset())
     plan = replace(WELL, current=planted, superseded=(Superseded(planted, (entry,), START, START + HOUR),))
-    told = TargetStatus(make_target("a"), plan, None).to_json()
-    assert told["key_id"] == "x\\x1b[2J [hidden]"
-    assert [key["key_id"] for key in told["superseded"]] == ["x\\x1b[2J [hidden]"]
+    shown_status = TargetStatus(make_target("a"), plan, None).to_json()
+    assert shown_status["key_id"] == "x\\x1b[2J [hidden]"
+    assert [key["key_id"] for key in shown_status["superseded"]] == ["x\\x1b[2J [hidden]"]
 
 
 # --- what is printed of it -------------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ def test_worst_first_on_a_terminal_and_in_a_pipe(
     heading, *lines = shown(monkeypatch, capsys, known, terminal=True).splitlines()
     assert heading.startswith("target")
     assert [line.split()[0] for line in lines[:3]] == ["b", "c", "a"]
-    assert lines[3:] == ["", "b: failing: it said [/red] [hidden] \\x1b[31m"]  # what stands in brackets is no markup
+    assert lines[3:] == ["", "b: failing: it answered [/red] [hidden] \\x1b[31m"]  # text in brackets is no markup
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 140])
@@ -286,7 +286,7 @@ def test_a_table_fits_on_a_terminal(
 
 
 @pytest.mark.parametrize(
-    ("plan", "error", "told"),
+    ("plan", "error", "shown_reason"),
     [
         (WELL, None, "in 16 hours (expiring)"),
         (replace(WELL, state=State.DUE, reason=Reason.EXPIRING, renewal=OVERDUE), None, "an hour ago (expiring)"),
@@ -298,35 +298,33 @@ def test_a_table_fits_on_a_terminal(
     ],
     ids=["ok", "late", "before its time", "at its turn", "failing", "missing", "unknown"],
 )
-def test_what_comes_next_is_told_with_its_reason(
+def test_the_next_step_is_shown_with_its_reason(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     plan: Plan | None,
     error: RotatorError | None,
-    told: str,
+    shown_reason: str,
 ) -> None:
     known = status_model("prod-eu", START, [TargetStatus(make_target("a"), plan, error)])
     heading, line, *_ = shown(monkeypatch, capsys, known, terminal=True, width=140).splitlines()
     begin, end = heading.index("next rotation"), heading.index("superseded")
-    assert line[begin:end].strip() == told
+    assert line[begin:end].strip() == shown_reason
 
 
-def test_a_key_id_that_somebody_wrote_breaks_no_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_foreign_key_id_breaks_no_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     [target] = status_model("prod-eu", START, statuses()[:1]).targets
     target = target.model_copy(update={"key_id": "tk\nb\tok\x1b[2J"})
     known = StatusJson(owner="prod-eu", at=START, targets=(target,))
     assert shown(monkeypatch, capsys, known, terminal=False).split("\t")[2] == "tk\\nb\\tok\\x1b[2J"
 
 
-def test_what_a_daemon_knows_is_told_on_a_terminal_only(
+def test_the_daemons_own_state_is_shown_on_a_terminal_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = Listening()
+    log = Emitting()
     for what in EventType:
-        told.emit(what, note="", reason="expiring")
-    known = DaemonStatus("prod-eu", START, statuses(), told.recent.latest(), SURROUNDINGS).to_model()
+        log.emit(what, note="", reason="expiring")
+    known = DaemonStatus("prod-eu", START, statuses(), log.recent.latest(), SURROUNDINGS).to_model()
     assert len(shown(monkeypatch, capsys, known, terminal=False).splitlines()) == 3
     lines = shown(monkeypatch, capsys, known, terminal=True).splitlines()[6:]
     assert lines[1:8] == [
@@ -342,8 +340,8 @@ def test_what_a_daemon_knows_is_told_on_a_terminal_only(
     assert len(events) == 20
     newest = list(EventType)[-1].replace("_", " ")
     assert events[-1].endswith(f"a: {newest} (expiring)")  # it is the last
-    told.emit(EventType.TARGET_FAILED, error="Vault is sealed.", advice="Unseal it.", failures="3")
-    known = DaemonStatus("prod-eu", START, statuses(), told.recent.latest(), SURROUNDINGS).to_model()
-    *_, said, error, advice = shown(monkeypatch, capsys, known, terminal=True).splitlines()
-    assert "a: target failed, failures 3" in said
+    log.emit(EventType.TARGET_FAILED, error="Vault is sealed.", advice="Unseal it.", failures="3")
+    known = DaemonStatus("prod-eu", START, statuses(), log.recent.latest(), SURROUNDINGS).to_model()
+    *_, failure, error, advice = shown(monkeypatch, capsys, known, terminal=True).splitlines()
+    assert "a: target failed, failures 3" in failure
     assert (error.strip(), advice.strip()) == ("Vault is sealed.", "Unseal it.")

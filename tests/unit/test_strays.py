@@ -1,4 +1,4 @@
-"""Keys that may have been made in vain: no pass looks for them, one list finds all of them, and they are removed."""
+"""Keys that may have been made in vain: one list, and no pass, finds all of them, and they are removed."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -34,7 +34,7 @@ NOT_CONFIRMED = [
 
 
 def made_in_vain(world: World, targets: int = 1) -> Reconciler:
-    """A program whose creates for these targets were done and not answered."""
+    """A process whose creates for these targets were done and not answered."""
     a = world.reconciler()
     world.at("provider.create", lost(unknown("provider.create")), times=targets)
     for target in world.targets[:targets]:
@@ -58,7 +58,7 @@ def test_a_key_whose_create_was_not_confirmed_is_found_by_its_name_and_removed(e
     a = world.reconciler()
     assert a.reconcile(world.target).rotated
     for number in range(others):
-        world.vendor.issue(f"somebody-else-{number}", None)
+        world.vendor.issue(f"another-team-{number}", None)
     world.at("provider.create", lost(error))
     since = len(world.wire.journal)
     assert a.reconcile(world.target, FORCED).error is error
@@ -71,7 +71,7 @@ def test_a_key_whose_create_was_not_confirmed_is_found_by_its_name_and_removed(e
 
 
 @pytest.mark.parametrize("error", [ProviderUnavailable("nothing was sent"), ProviderCredentialRefused("a list, too")])
-def test_what_was_certainly_not_made_is_not_looked_for(error: Exception) -> None:
+def test_a_key_that_was_certainly_not_made_is_not_looked_for(error: Exception) -> None:
     world = World()
     world.at("provider.create", refuse(error))
     assert world.reconciler().reconcile(world.target).error is error
@@ -151,7 +151,7 @@ def test_a_stray_that_cannot_be_looked_for_is_reported(how: str) -> None:
     assert not strays_of(world).waiting
 
 
-def test_what_was_found_before_a_list_failed_is_removed() -> None:
+def test_strays_found_before_a_list_failed_are_removed() -> None:
     world = World(make_target("alpha"), make_target("beta"))
     a = made_in_vain(world)
     world.vendor.issue("made by hand", None)
@@ -239,7 +239,7 @@ def test_a_stray_that_cannot_be_deleted_is_reported() -> None:
 
 
 def test_a_served_key_is_not_removed_though_the_list_shows_the_name_at_it() -> None:
-    """As of a vendor who answers a create by giving another name to the key that is there."""
+    """As with a provider that answers a create by renaming the key that exists."""
     world = World()
     a = world.reconciler()
     assert a.reconcile(world.target).rotated
