@@ -66,7 +66,7 @@ ROTATION = ["store.history", "store.preflight", "provider.create", "probe", "sto
 
 
 def running(world: World, actor: str = "a") -> Reconciler:
-    """A program that has made the target's first key, and gone on running."""
+    """Return a process that has made the target's first key, and still runs."""
     reconciler = world.reconciler(actor)
     assert reconciler.reconcile(world.target).rotated
     return reconciler
@@ -82,11 +82,11 @@ def record_of(world: World) -> Record:
     return record
 
 
-def assert_tells_no_key(world: World, reports: list[Report]) -> None:
-    """No text of a key is in an event, in a report, or in an error with all that led to it."""
+def assert_shows_no_key(world: World, reports: list[Report]) -> None:
+    """Check that no event, report or error, with its causes, holds a key's text."""
     errors = [report.error for report in reports if report.error]
-    said = repr(world.events) + repr(reports) + "".join("".join(traceback.format_exception(e)) for e in errors)
-    assert not [key.id for key in world.vendor.keys.values() if key.text in said]
+    texts = repr(world.events) + repr(reports) + "".join("".join(traceback.format_exception(e)) for e in errors)
+    assert not [key.id for key in world.vendor.keys.values() if key.text in texts]
 
 
 def assert_served(world: World) -> None:
@@ -96,7 +96,7 @@ def assert_served(world: World) -> None:
 
 
 def settle(world: World, passes: int = 3) -> list[Report]:
-    """All that is on its way arrives, nothing goes wrong any more, and a new program looks a few times."""
+    """All delayed calls arrive, the faults end, and a new process makes a few passes."""
     world.land()
     fresh = world.reconciler("fresh")
     reports = []
@@ -162,7 +162,7 @@ def test_the_published_version_holds_the_key_its_record_and_the_configured_field
     assert report.plan.wake_at == START + 16 * HOUR
 
 
-def test_a_superseded_key_works_until_its_grace_is_over_and_ends_by_itself() -> None:
+def test_a_superseded_key_works_until_its_grace_is_over_and_expires_without_help() -> None:
     world = World()
     a = running(world)
     world.clock.advance(16 * HOUR)
@@ -185,7 +185,7 @@ def test_a_new_program_looks_an_old_key_up_before_it_shortens_it() -> None:
     assert (report.rotated, report.attempted, report.error) == (True, Reason.EXPIRING, None)
 
 
-def test_an_order_is_noted_in_the_events_and_obeyed_once() -> None:
+def test_a_request_is_logged_in_the_events_and_done_once() -> None:
     world = World()
     a = running(world)
     report = a.reconcile(world.target, FORCED)
@@ -211,7 +211,7 @@ def test_foreign_fields_are_carried_over_and_their_versions_are_kept() -> None:
     assert not world.vendor.alive(by_id(world, 1))
     since = len(world.wire.journal)
     a.reconcile(world.target)
-    assert world.calls(since=since) == READS  # version 2 still holds the text of a dead key, and that is all
+    assert world.calls(since=since) == READS  # version 2 still holds the text of an expired key, and nothing else
 
 
 def test_a_renamed_field_is_rolled_out_and_the_old_one_goes() -> None:
@@ -305,7 +305,7 @@ def test_a_foreign_path_is_only_read(spoil: Callable[[World], object]) -> None:
     assert world.store.read(world.target.path) == data
 
 
-def test_a_foreign_path_is_adopted_when_somebody_says_so() -> None:
+def test_a_foreign_path_is_adopted_when_a_person_asks() -> None:
     world = World()
     a = world.reconciler()
     world.store.put(world.target.path, api_key="theirs", base_url="theirs", note="x")
@@ -320,7 +320,7 @@ def test_a_foreign_path_is_adopted_when_somebody_says_so() -> None:
 
 
 def beside_a_victim() -> tuple[World, Reconciler, IssuedKey]:
-    """Two targets, each with its key; whoever can write the path of the first is after the key of the second."""
+    """Two targets, each with its key; an attacker who can write the first path is after the second key."""
     victim_target = make_target("search")
     world = World(make_target(), victim_target)
     a = running(world)
@@ -330,9 +330,9 @@ def beside_a_victim() -> tuple[World, Reconciler, IssuedKey]:
     return world, a, victim
 
 
-def test_a_key_that_is_not_ours_is_never_touched_whatever_the_record_says() -> None:
+def test_a_key_that_is_not_ours_is_never_touched_whatever_the_record_holds() -> None:
     world, a, victim = beside_a_victim()
-    # Whoever may write our path makes their key look like a superseded one of ours, and then like the served one.
+    # The attacker makes a foreign key look like a superseded one of ours, and then like the served one.
     forged = replace(record_of(world), key_id=victim.id)
     data = world.store.read(world.target.path) or {}
     world.store.put(world.target.path, **data | {RECORD_FIELD: forged.format()})
@@ -348,7 +348,7 @@ def test_a_key_that_is_not_ours_is_never_touched_whatever_the_record_says() -> N
     assert world.vendor.alive(victim)
 
 
-def test_a_key_is_known_by_its_name_at_the_vendor_and_not_by_the_records_word_for_it() -> None:
+def test_a_key_is_known_by_its_name_at_the_provider_and_not_by_its_record() -> None:
     world = World()
     a = running(world)
     renamed = replace(record_of(world), key_name="renamed")
@@ -360,7 +360,7 @@ def test_a_key_is_known_by_its_name_at_the_vendor_and_not_by_the_records_word_fo
     assert by_id(world, 1).revoked
 
 
-def test_while_the_budget_is_short_whoever_would_be_without_a_key_first_is_served_first() -> None:
+def test_a_short_budget_serves_first_the_target_whose_key_expires_first() -> None:
     def urgencies(since: int) -> list[tuple[str, object]]:
         calls = [call for call in world.wire.journal[since:] if call.operation.startswith(("budget", "provider"))]
         return [(then.operation, paid.arguments[0]) for paid, then in zip(calls[::2], calls[1::2], strict=True)]
@@ -384,14 +384,14 @@ def test_while_the_budget_is_short_whoever_would_be_without_a_key_first_is_serve
     world.store.rollback(world.target.path, 2)
     since = len(world.wire.journal)
     world.reconciler("fresh").reconcile(world.target)
-    assert urgencies(since)[0] == ("provider.retrieve", second), "it is served, and may be on its way out"
+    assert urgencies(since)[0] == ("provider.retrieve", second), "it is served, and may be about to expire"
 
 
 # --- preflight ---
 
 
 @pytest.mark.parametrize("error", refusals("store.preflight"), ids=lambda error: type(error).__name__)
-def test_nothing_is_minted_when_the_store_would_not_take_it(error: Exception) -> None:
+def test_no_key_is_made_when_the_store_would_refuse_it(error: Exception) -> None:
     world = World()
     a = running(world)
     world.clock.advance(16 * HOUR)
@@ -404,7 +404,7 @@ def test_nothing_is_minted_when_the_store_would_not_take_it(error: Exception) ->
     assert_served(world)
 
 
-def test_what_is_proven_is_as_long_as_what_is_published_and_holds_no_key() -> None:
+def test_the_preflight_is_as_long_as_the_publish_and_holds_no_key() -> None:
     world = World()
     running(world)
     [proven] = [call.arguments[1] for call in world.wire.journal if call.operation == "store.preflight"]
@@ -438,7 +438,7 @@ def test_a_write_that_did_not_land_is_repeated(times: int) -> None:
     assert_served(world)
 
 
-def test_a_key_whose_write_may_land_yet_is_left_alone_and_does_not_die_when_it_lands() -> None:
+def test_a_key_whose_write_may_still_land_is_left_alone_and_lives_when_it_lands() -> None:
     world = World()
     a = running(world)
     world.clock.advance(16 * HOUR)
@@ -462,7 +462,7 @@ def test_a_key_whose_write_may_land_yet_is_left_alone_and_does_not_die_when_it_l
     "wanted", [RotationRequest(rotate=True, by="command"), RotationRequest(rotate=True, revoke_now=True, by="command")]
 )
 def test_one_wrong_answer_does_not_delete_the_key_that_another_path_serves(wanted: RotationRequest) -> None:
-    """Whoever can write a path wrote another's key id there, and the one look-up of it is answered with a 404."""
+    """An attacker wrote another path's key id into a path, and its one look-up is answered with a 404."""
     a, b = make_target("a"), make_target("b")
     world = World(a, b)
     reconciler = world.reconciler()
@@ -484,7 +484,7 @@ def test_one_wrong_answer_does_not_delete_the_key_that_another_path_serves(wante
     assert not [event for event in world.events.of(EventType.KEY_DELETED) if event.fields["key_id"] == victim.id]
 
 
-def test_a_key_whose_write_landed_late_is_told_to_be_published_once() -> None:
+def test_a_key_whose_write_landed_late_is_reported_as_published_once() -> None:
     world = World()
     a = in_flight(world, world.target)
     world.land()
@@ -501,8 +501,8 @@ def test_a_key_whose_write_landed_late_is_told_to_be_published_once() -> None:
     }
 
 
-def test_a_key_whose_write_landed_late_and_was_replaced_at_once_is_told_too() -> None:
-    """The newest version does not tell whether it landed; the history does."""
+def test_a_key_whose_write_landed_late_and_was_replaced_at_once_is_reported_too() -> None:
+    """The newest version does not show whether it landed; the history does."""
     world = World()
     a = in_flight(world, world.target)
     world.land()
@@ -513,7 +513,7 @@ def test_a_key_whose_write_landed_late_and_was_replaced_at_once_is_told_too() ->
     assert sorted(map(str, published)) == [by_id(world, number).id for number in (1, 2, 3)]
 
 
-def test_the_keys_name_joins_all_that_happens_to_it_whoever_does_it() -> None:
+def test_all_events_of_a_key_carry_its_name_whichever_process_logs_them() -> None:
     world = World()
     assert world.reconciler("a").reconcile(world.target).rotated
     first = by_id(world, 1)
@@ -522,8 +522,8 @@ def test_the_keys_name_joins_all_that_happens_to_it_whoever_does_it() -> None:
     world.clock.advance(5 * HOUR)
     c = Reconciler(Observer(OWNER, frozenset(), frozenset({world.target.name}), world.ports("c")))
     assert c.reconcile(world.target).error is None
-    told = [event for event in world.events if event.fields.get("key_name") == first.name]
-    assert [(event.what, event.fields["key_id"]) for event in told] == [
+    logged = [event for event in world.events if event.fields.get("key_name") == first.name]
+    assert [(event.what, event.fields["key_id"]) for event in logged] == [
         (EventType.KEY_CREATED, first.id),
         (EventType.KEY_PUBLISHED, first.id),
         (EventType.KEY_SHORTENED, first.id),
@@ -533,7 +533,7 @@ def test_the_keys_name_joins_all_that_happens_to_it_whoever_does_it() -> None:
 
 
 def unanswered(world: World) -> tuple[Reconciler, list[bool]]:
-    """A program whose key is due, and has made another; the store takes no writes while that list is not empty."""
+    """A process whose key is due and which has made another. The store refuses writes while that list is not empty."""
     a = running(world)
     world.clock.advance(16 * HOUR)
     closed = [True]
@@ -548,14 +548,14 @@ def unanswered(world: World) -> tuple[Reconciler, list[bool]]:
 
 
 def waiting() -> tuple[World, Reconciler]:
-    """The same, with a store that takes writes again."""
+    """The same, after the store accepts writes again."""
     world = World()
     a, closed = unanswered(world)
     closed.clear()
     return world, a
 
 
-def test_while_the_store_takes_no_writes_one_key_waits_and_is_served_in_the_end() -> None:
+def test_while_the_store_refuses_writes_one_key_waits_and_is_served_in_the_end() -> None:
     world = World()
     a, closed = unanswered(world)
     for _ in range(24):
@@ -575,7 +575,7 @@ def test_while_the_store_takes_no_writes_one_key_waits_and_is_served_in_the_end(
 
 
 @pytest.mark.parametrize("error", refusals("store.write"), ids=lambda error: type(error).__name__)
-def test_a_refusal_of_what_was_written_in_an_earlier_pass_does_not_say_that_that_will_not_land(
+def test_a_refused_repetition_does_not_settle_the_write_of_an_earlier_pass(
     error: Exception,
 ) -> None:
     world = World()
@@ -596,7 +596,7 @@ def test_a_refusal_of_what_was_written_in_an_earlier_pass_does_not_say_that_that
     assert a.observer.memory.pending == {}
 
 
-def test_a_key_that_waited_and_lost_is_deleted() -> None:
+def test_a_pending_key_that_lost_is_deleted() -> None:
     world, a = waiting()
     world.at("store.write", meanwhile(rotate_elsewhere(world)))
     a.reconcile(world.target)
@@ -606,7 +606,7 @@ def test_a_key_that_waited_and_lost_is_deleted() -> None:
 
 
 @pytest.mark.parametrize("what", ["revoked", "shortened", "refused"])
-def test_a_key_that_waited_is_not_served_if_it_is_gone_or_about_to_end(what: str) -> None:
+def test_a_pending_key_is_not_served_if_it_is_gone_or_about_to_expire(what: str) -> None:
     world, a = waiting()
     key = by_id(world, 2)
     if what == "revoked":
@@ -624,14 +624,14 @@ def test_a_key_that_waited_is_not_served_if_it_is_gone_or_about_to_end(what: str
     assert world.served() is by_id(world, 3)
 
 
-def test_a_key_that_never_ends_by_the_providers_word_is_offered_too() -> None:
+def test_a_pending_key_without_an_expiry_at_the_provider_is_served_too() -> None:
     world, a = waiting()
     by_id(world, 2).expires_at = None
     assert a.reconcile(world.target).rotated
     assert world.served() is by_id(world, 2)
 
 
-def test_what_refuses_the_write_of_a_waiting_key_for_good_is_told_as_what_it_is() -> None:
+def test_a_lasting_refusal_of_a_pending_keys_write_is_reported_as_it_is() -> None:
     world, a = waiting()
     world.at("store.preflight", refuse(StorePermissionDenied("the policy")), times=2)
     for _ in range(2):
@@ -640,7 +640,7 @@ def test_what_refuses_the_write_of_a_waiting_key_for_good_is_told_as_what_it_is(
     assert world.served() is by_id(world, 2)
 
 
-def test_who_ceases_to_lead_does_not_write_a_waiting_key() -> None:
+def test_a_replica_that_lost_the_lease_does_not_write_a_pending_key() -> None:
     world, a = waiting()
     leads = [True]
     ports = replace(a.observer.ports, leads=lambda: bool(leads))
@@ -653,7 +653,7 @@ def test_who_ceases_to_lead_does_not_write_a_waiting_key() -> None:
     assert world.served() is by_id(world, 2)
 
 
-def test_a_waiting_key_is_written_with_the_fields_of_now() -> None:
+def test_a_pending_key_is_written_with_the_present_fields() -> None:
     world, a = waiting()
     assert a.reconcile(replace(world.target, key_field="token", extra_fields={"region": "eu"})).rotated
     data = world.store.read(world.target.path) or {}
@@ -661,7 +661,7 @@ def test_a_waiting_key_is_written_with_the_fields_of_now() -> None:
 
 
 def in_flight(world: World, target: Target) -> Reconciler:
-    """A program whose key is due, and has made another; the write of it is on its way, and was given up."""
+    """A process whose key is due and which has made another. It gave up the write, which may still land."""
     a = world.reconciler()
     assert a.reconcile(target).rotated
     world.clock.advance(16 * HOUR)
@@ -671,8 +671,8 @@ def in_flight(world: World, target: Target) -> Reconciler:
     return a
 
 
-def test_a_write_of_before_a_reload_that_lands_is_ours_under_whatever_field() -> None:
-    """The field was renamed meanwhile, so that the version looks like somebody else's."""
+def test_a_write_from_before_a_reload_that_lands_is_ours_under_any_field() -> None:
+    """The field was renamed meanwhile, so that the version looks foreign."""
     target = make_target(adopt=True)
     world = World(target)
     a = in_flight(world, target)
@@ -683,8 +683,8 @@ def test_a_write_of_before_a_reload_that_lands_is_ours_under_whatever_field() ->
     assert world.broken == []
 
 
-def test_a_waiting_key_that_was_written_long_ago_is_not_taken_for_the_newest() -> None:
-    """It landed, somebody rolled back from it, and a read from the past knows of neither."""
+def test_a_pending_key_that_was_written_long_ago_is_not_taken_for_the_newest() -> None:
+    """It landed, a person rolled back from it, and a stale read shows neither."""
     world = World()
     a = in_flight(world, world.target)
     past = old_view(world)
@@ -697,7 +697,7 @@ def test_a_waiting_key_that_was_written_long_ago_is_not_taken_for_the_newest() -
     assert world.broken == []
 
 
-def test_a_key_that_landed_is_not_written_again_when_the_path_is_made_anew() -> None:
+def test_a_key_that_landed_is_not_written_again_when_the_path_is_recreated() -> None:
     world = World()
     world.at("store.write", refuse(unknown("store.write")), times=5)
     world.at("store.write", world.delay(unknown("store.write")))
@@ -727,7 +727,7 @@ def test_a_look_reports_nothing_and_the_next_pass_reports_a_late_publish_once() 
 
 
 @pytest.mark.parametrize("what", ["parameters", "provider", "path", "age", "moved on", "made anew"])
-def test_a_key_that_waited_is_not_offered_where_a_new_one_would_be_another(what: str) -> None:
+def test_a_pending_key_is_not_served_after_a_change_of_parameters_or_request(what: str) -> None:
     world, a = waiting()
     target = world.target
     if what == "parameters":
@@ -753,15 +753,17 @@ def test_a_key_that_waited_is_not_offered_where_a_new_one_would_be_another(what:
     assert a.observer.memory.pending == {}
 
 
-@pytest.mark.parametrize(("hours", "told"), [(None, False), (23, True), (24, False)])
-def test_a_version_that_the_store_deletes_before_its_key_ends_is_told(hours: int | None, told: bool) -> None:
+@pytest.mark.parametrize(("hours", "is_reported"), [(None, False), (23, True), (24, False)])
+def test_a_version_that_the_store_deletes_before_its_key_expires_is_reported(
+    hours: int | None, is_reported: bool
+) -> None:
     world = World()
     vanishes_at = None if hours is None else START + hours * HOUR
     world.at("store.write", lambda call: replace(call.effect(), vanishes_at=vanishes_at))
     assert world.reconciler().reconcile(world.target).rotated
     events = world.events.of(EventType.VERSION_EXPIRES_EARLY)
     assert [(event.level, event.fields["vanishes_at"]) for event in events] == (
-        [(Level.ERROR, timestamp(START + 23 * HOUR))] if told else []
+        [(Level.ERROR, timestamp(START + 23 * HOUR))] if is_reported else []
     )
 
 
@@ -796,13 +798,13 @@ def test_a_key_that_lost_against_a_persons_write_is_deleted() -> None:
 
 
 def old_view(world: World) -> Fault:
-    """The store answers what was true at this moment, and not what is."""
-    history = world.ports("nobody").store.history(world.target.path)
+    """From now on the store answers with the state of this moment."""
+    history = world.ports("observer").store.history(world.target.path)
     return lambda call: replace(history, observed_at=world.clock.monotonic())
 
 
 @pytest.mark.parametrize("spoil", ["delete", "destroy", "unreadable", "old", "pushed out"])
-def test_a_key_is_left_alone_when_the_version_it_was_meant_for_cannot_be_read(spoil: str) -> None:
+def test_a_key_is_left_alone_when_its_intended_version_cannot_be_read(spoil: str) -> None:
     world = World()
     a = running(world)
     path = world.target.path
@@ -834,7 +836,7 @@ REFUSED = pytest.mark.parametrize("error", refusals("store.write"), ids=lambda e
 
 @REFUSED
 def test_a_refused_write_that_landed_is_a_publish(error: Exception) -> None:
-    """A proxy or a filter may answer in the store's place."""
+    """A proxy or a filter may answer instead of the store."""
     world = World()
     a = running(world)
     world.at("store.write", lost(error))
@@ -915,7 +917,7 @@ def test_a_key_whose_write_was_refused_is_deleted_where_another_writer_was_first
 
 
 @pytest.mark.parametrize("error", refusals("store.write"), ids=lambda error: type(error).__name__)
-def test_a_refusal_after_an_unknown_outcome_does_not_say_that_the_first_will_not_land(error: Exception) -> None:
+def test_a_refusal_after_an_unknown_outcome_does_not_settle_the_first_write(error: Exception) -> None:
     world = World()
     a = running(world)
     world.at("store.write", refuse(error))
@@ -941,7 +943,7 @@ def test_a_key_that_cannot_be_discarded_is_reported() -> None:
     assert event.fields["key_id"] == by_id(world, 2).id
 
 
-def test_our_write_that_landed_is_known_as_ours_below_somebody_elses() -> None:
+def test_our_write_that_landed_is_recognised_below_a_foreign_version() -> None:
     world = World()
     a = running(world)
     world.at("store.write", afterwards(rotate_elsewhere(world)))
@@ -957,7 +959,7 @@ def test_our_write_that_landed_is_known_as_ours_below_somebody_elses() -> None:
 
 
 def test_a_fence_in_between_does_not_swallow_a_persons_request() -> None:
-    """Another write came first, and left the key that a person wants replaced."""
+    """Another write came first, and kept the key that a person wants replaced."""
     world = World()
     a = running(world)
     served = world.served()
@@ -972,7 +974,7 @@ def test_a_fence_in_between_does_not_swallow_a_persons_request() -> None:
     assert a.reconcile(world.target, FORCED).rotated
 
 
-def test_anothers_new_key_is_what_a_person_asked_for() -> None:
+def test_another_replicas_new_key_satisfies_a_persons_request() -> None:
     world = World()
     a = running(world)
     world.at("store.write", meanwhile(lambda: world.reconciler("b").reconcile(world.target, FORCED)))
@@ -1004,7 +1006,7 @@ def test_a_path_is_read_whole_only_while_there_is_more_to_it_than_the_served_key
     world.clock.advance(16 * HOUR)
     assert reads(a) == [False], "and rotates"
     assert reads(a) == reads(a) == [True], "a superseded key is left"
-    assert reads(world.reconciler("b")) == [False, True], "a newcomer sees a young key, and looks closer"
+    assert reads(world.reconciler("b")) == [False, True], "a new process sees a young key, and reads more"
     world.clock.advance(4 * HOUR)
     assert reads(a) == [True, True], "and retires"
     assert reads(a) == [False]
@@ -1017,8 +1019,8 @@ def test_a_path_is_read_whole_only_while_there_is_more_to_it_than_the_served_key
     assert reads(world.reconciler("d")) == [False], "nothing is done about a foreign path, so nothing else matters"
 
 
-def test_a_program_that_does_not_sweep_reads_the_whole_history_of_a_path_that_it_does_not_know() -> None:
-    """As `run --once` from a cron job: nobody else would retire the key."""
+def test_a_process_that_does_not_sweep_reads_the_whole_history_of_an_unknown_path() -> None:
+    """As `run --once` from a cron job: no other process would retire the key."""
     world = World()
     a = running(world)
     a.reconcile(world.target, FORCED)
@@ -1029,8 +1031,8 @@ def test_a_program_that_does_not_sweep_reads_the_whole_history_of_a_path_that_it
     assert_served(world)
 
 
-def test_superseded_keys_that_nobody_has_tidied_are_found_by_a_sweep_and_read_from_then_on() -> None:
-    """All programs were down for days; a new one's first look at the path sees a served key of a good age."""
+def test_untidied_superseded_keys_are_found_by_a_sweep_and_read_from_then_on() -> None:
+    """All processes were down for days. A new one's first look at the path sees a served key that is old enough."""
     world = World()
     a = running(world)
     a.reconcile(world.target, FORCED)
@@ -1049,8 +1051,8 @@ def test_superseded_keys_that_nobody_has_tidied_are_found_by_a_sweep_and_read_fr
 # --- `extend`, and clocks ---
 
 
-def test_a_key_that_was_extended_while_the_store_was_away_gets_its_grace_from_whoever_made_it() -> None:
-    """What the program knows of it is older: it has to ask before it takes the key's end for what was recorded."""
+def test_a_key_that_was_extended_while_the_store_was_down_gets_its_grace_from_its_maker() -> None:
+    """Its knowledge is older: it must ask the provider before it takes the recorded expiry for the key's."""
     world = World()
     a = running(world)
     by_id(world, 1).expires_at = START + 48 * HOUR
@@ -1064,7 +1066,7 @@ def test_a_key_that_was_extended_while_the_store_was_away_gets_its_grace_from_wh
     assert world.vendor.living() == [world.served()]
 
 
-def test_a_key_of_which_nobody_can_say_whether_it_was_extended_is_not_ended() -> None:
+def test_a_key_that_may_have_been_extended_is_not_shortened() -> None:
     world = World()
     a = running(world)
     by_id(world, 1).expires_at = START + 48 * HOUR
@@ -1075,7 +1077,7 @@ def test_a_key_of_which_nobody_can_say_whether_it_was_extended_is_not_ended() ->
     assert world.vendor.alive(by_id(world, 1))
 
 
-def test_a_clock_that_may_be_ahead_ends_a_key_so_much_later() -> None:
+def test_a_clock_that_may_be_ahead_ends_a_key_later_by_as_much() -> None:
     world = World()
     a = running(world)
     a.reconcile(world.target, FORCED)
@@ -1092,7 +1094,7 @@ def test_a_clock_that_may_be_ahead_ends_a_key_so_much_later() -> None:
 # --- the probe ---
 
 
-def test_a_new_key_that_cannot_even_be_tried_is_removed() -> None:
+def test_a_new_key_that_cannot_be_probed_is_removed() -> None:
     world = World()
     a = running(world)
     error = ProviderCredentialRefused("the key holds what no key does")
@@ -1145,7 +1147,7 @@ def test_a_refused_create_is_reported_and_the_served_key_stays(error: Exception)
 
 
 def mixed_up(world: World, **shown: Any) -> Fault:
-    """The key is made, and the answer shows these of another's in place of its own."""
+    """The key is made, and the answer shows these values of another key instead of its own."""
 
     def fault(call: Call) -> CreatedKey:
         created: CreatedKey = call.effect()
@@ -1155,7 +1157,7 @@ def mixed_up(world: World, **shown: Any) -> Fault:
 
 
 def two_targets() -> tuple[World, Reconciler]:
-    """A program that serves two targets a key each."""
+    """A process that serves two targets with a key each."""
     world = World(make_target("alpha"), make_target("beta"))
     a = world.reconciler()
     assert all(a.reconcile(target).rotated for target in world.targets)
@@ -1171,7 +1173,7 @@ def test_an_answer_to_a_create_about_another_key_is_not_used(what: str) -> None:
     others, own = world.served(alpha), world.served(beta)
     assert others
     assert own
-    stranger = world.vendor.issue("somebody's", START + 1000 * HOUR)
+    stranger = world.vendor.issue("a stranger's", START + 1000 * HOUR)
     whole: dict[str, Any] = {"id": others.id, "name": others.name, "secret": Secret(others.text), "expires_at": None}
     shown: dict[str, Any] = {
         "all": whole,
@@ -1187,7 +1189,7 @@ def test_an_answer_to_a_create_about_another_key_is_not_used(what: str) -> None:
     since = len(world.wire.journal)
     report = a.reconcile(beta, FORCED)
     assert isinstance(report.error, ProviderOutcomeUnknown)
-    assert_tells_no_key(world, [report])
+    assert_shows_no_key(world, [report])
     assert "store.write" not in world.calls(since=since)
     world.remove_strays()
     assert [(key.id, key.expires_at) for key in world.vendor.living()] == before, "and the new one is removed"
@@ -1230,7 +1232,7 @@ def test_a_new_key_that_has_to_be_looked_up_is_waited_for(shown: dict[str, Any])
 
 
 def test_nothing_is_changed_by_the_id_of_an_answer_that_the_provider_does_not_show() -> None:
-    """The name is right and the id another path's: only the look-up could show that, and it finds nothing."""
+    """The name is right and the id is another path's. Only a look-up could show that, and it finds nothing."""
     world, _ = two_targets()
     alpha, beta = world.targets
     other = world.served(alpha)
@@ -1243,7 +1245,7 @@ def test_nothing_is_changed_by_the_id_of_an_answer_that_the_provider_does_not_sh
     assert "provider.set_expiry" not in world.calls(since=since)
 
 
-def test_a_key_that_waits_to_be_written_is_not_taken_for_a_new_one() -> None:
+def test_a_pending_key_is_not_taken_for_a_new_one() -> None:
     world, a = two_targets()
     alpha, beta = world.targets
     world.at("store.write", refuse(StoreSealed("sealed")))
@@ -1254,7 +1256,7 @@ def test_a_key_that_waits_to_be_written_is_not_taken_for_a_new_one() -> None:
     assert world.vendor.alive(waits)
 
 
-def test_a_create_that_lands_late_ends_by_itself() -> None:
+def test_a_create_that_lands_late_expires_without_help() -> None:
     world = World()
     a = running(world)
     world.at("provider.create", world.delay(unknown("provider.create")))
@@ -1277,7 +1279,7 @@ def test_a_key_whose_write_was_not_answered_waits_for_a_provider_that_does_not_s
     assert [*world.vendor.keys] == ["tk_0001"]
 
 
-def test_a_pass_that_shortened_a_key_does_not_say_that_it_had_nothing_to_do() -> None:
+def test_a_pass_that_shortened_a_key_is_not_reported_as_idle() -> None:
     world = World()
     a = running(world)
     world.at("provider.set_expiry", refuse(unknown("provider.set_expiry")))
@@ -1307,7 +1309,7 @@ def test_a_shorter_life_is_believed_and_makes_no_storm() -> None:
 
 
 @pytest.mark.parametrize("granted", [None, 48 * HOUR])
-def test_a_longer_life_is_put_right_before_the_key_is_published(granted: timedelta | None) -> None:
+def test_a_longer_life_is_corrected_before_the_key_is_published(granted: timedelta | None) -> None:
     world = World()
     world.vendor.grants = lambda asked: None if granted is None else START + granted
     since = len(world.wire.journal)
@@ -1317,7 +1319,7 @@ def test_a_longer_life_is_put_right_before_the_key_is_published(granted: timedel
     assert by_id(world, 1).expires_at == record_of(world).expires_at == START + 24 * HOUR
 
 
-def test_an_expiry_within_a_second_of_what_was_asked_is_taken_as_it_is() -> None:
+def test_an_expiry_within_a_second_of_the_requested_one_is_accepted() -> None:
     world = World()
     world.vendor.grants = lambda asked: asked + timedelta(seconds=1)
     running(world)
@@ -1327,7 +1329,7 @@ def test_an_expiry_within_a_second_of_what_was_asked_is_taken_as_it_is() -> None
 
 
 @pytest.mark.parametrize("error", [*refusals("provider.set_expiry"), unknown("x")], ids=lambda e: type(e).__name__)
-def test_a_key_whose_longer_life_cannot_be_put_right_is_not_published(error: Exception) -> None:
+def test_a_key_whose_longer_life_cannot_be_corrected_is_not_published(error: Exception) -> None:
     world = World()
     world.vendor.grants = lambda asked: None
     world.at("provider.set_expiry", refuse(error))
@@ -1346,7 +1348,7 @@ def test_a_key_that_is_gone_before_it_was_published_is_not_published() -> None:
     assert world.store.current_version(world.target.path) == 0
 
 
-def test_a_key_that_is_born_dead_is_not_published() -> None:
+def test_a_key_that_is_created_expired_is_not_published() -> None:
     world = World()
     world.vendor.grants = lambda asked: START - HOUR
     report = world.reconciler().reconcile(world.target)
@@ -1359,7 +1361,7 @@ def test_a_key_that_is_born_dead_is_not_published() -> None:
 # --- one failure does not hold up the rest ---
 
 
-def test_what_can_be_done_is_done_though_no_key_can_be_made() -> None:
+def test_other_actions_are_done_although_no_key_can_be_made() -> None:
     world = World()
     a = running(world)
     a.reconcile(world.target, FORCED)
@@ -1372,7 +1374,7 @@ def test_what_can_be_done_is_done_though_no_key_can_be_made() -> None:
     assert world.store.versions(world.target.path)[1].destroyed
 
 
-def test_a_provider_that_is_out_is_not_asked_again_in_the_same_pass() -> None:
+def test_a_provider_that_is_down_is_not_asked_again_in_the_same_pass() -> None:
     world = World()
     a = running(world)
     a.reconcile(world.target, FORCED)
@@ -1406,7 +1408,7 @@ def test_a_budget_that_closes_ends_the_pass() -> None:
     assert world.calls("provider.") == []
 
 
-def test_a_look_up_that_is_refused_for_ever_does_not_keep_a_key_from_being_replaced() -> None:
+def test_a_look_up_that_is_always_refused_does_not_prevent_a_rotation() -> None:
     world = World()
     running(world).reconcile(world.target, FORCED)
     world.at("provider.retrieve", refuse(ProviderRequestRefused("what an id")), times=inf)
@@ -1427,7 +1429,7 @@ def superseded(world: World) -> Reconciler:
     return a
 
 
-def test_a_retirement_that_was_interrupted_leaves_a_key_that_has_ended_by_itself() -> None:
+def test_an_interrupted_retirement_leaves_a_key_that_has_expired() -> None:
     world = World()
     a = superseded(world)
     world.at("provider.delete", refuse(KeyboardInterrupt()))
@@ -1449,7 +1451,7 @@ def test_a_key_is_not_deleted_when_the_path_changed_since(spoil: str) -> None:
         "foreign": lambda: world.store.put(path, password="x"),
         "deleted": lambda: world.store.delete(path, 2),
     }
-    by_id(world, 1).expires_at = START + 24 * HOUR  # its shortening was undone by somebody
+    by_id(world, 1).expires_at = START + 24 * HOUR  # a person undid its shortening
     world.at("store.destroy", meanwhile(acts[spoil]))
     a.reconcile(world.target)
     assert not by_id(world, 1).revoked
@@ -1481,7 +1483,7 @@ def test_a_key_that_was_rolled_back_to_is_restored() -> None:
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_a_dead_key_that_was_rolled_back_to_is_replaced(fresh: bool) -> None:
+def test_an_expired_key_that_was_rolled_back_to_is_replaced(fresh: bool) -> None:
     world = World()
     a = running(world)
     a.reconcile(world.target, FORCED)
@@ -1516,7 +1518,7 @@ def life(world: World, executor_for: Callable[[], Reconciler]) -> Iterator[Repor
 
 
 def lives(fresh: bool) -> tuple[World, Iterator[Report]]:
-    """`fresh`: each step is done by a program that was just started, so that all keys are looked up."""
+    """`fresh`: a new process does each step, so that all keys are looked up."""
     world = World()
     a = world.reconciler()
     return world, life(world, (lambda: world.reconciler()) if fresh else (lambda: a))
@@ -1546,7 +1548,7 @@ def test_a_life_makes_every_kind_of_call() -> None:
 
 
 def assert_promises_hold(world: World, reports: list[Report]) -> None:
-    """After the dust has settled, and for a day from then on."""
+    """Check the promises once all is settled, and for a day from then on."""
     for report in reports[-2:]:
         assert report.error is None
         assert report.plan is not None
@@ -1561,7 +1563,7 @@ def assert_promises_hold(world: World, reports: list[Report]) -> None:
         assert_served(world)
     held = {value for version in world.store.versions(world.target.path).values() for value in version.data.values()}
     assert len([key for key in world.vendor.living() if key.text not in held]) <= 1
-    assert_tells_no_key(world, reports)
+    assert_shows_no_key(world, reports)
 
 
 @AT_EVERY_CALL
@@ -1576,7 +1578,7 @@ def test_no_error_at_any_call_escapes_or_breaks_a_promise(fresh: bool, number: i
 
 @AT_EVERY_CALL
 @pytest.mark.parametrize("when", [refuse, lost])
-def test_a_program_that_is_killed_at_any_call_is_healed_by_the_next(
+def test_after_a_kill_at_any_call_the_next_process_repairs_everything(
     fresh: bool, number: int, operation: str, when: Callable[[BaseException], Fault]
 ) -> None:
     world, passes = lives(fresh)
@@ -1617,7 +1619,7 @@ def test_a_person_may_roll_back_at_any_call(
     world.at(number, when(roll_back))
     reports = [*passes]
     assert_promises_hold(world, [*reports, *settle(world)])
-    # A served key may be shortened when the path is rolled back in that very moment; it was restored since.
+    # A served key may be shortened when the path is rolled back at that moment; it has been restored since.
     assert not [what for what in world.broken if "provider.delete" in what]
 
 
@@ -1639,7 +1641,7 @@ def test_a_person_may_do_worse_at_any_call(fresh: bool, number: int, operation: 
 
     world.at(number, meanwhile(spoil))
     reports = [*passes, *settle(world)]
-    assert_tells_no_key(world, reports)
+    assert_shows_no_key(world, reports)
     assert not [what for what in world.broken if "serves" in what]
     if act == "foreign":
         assert world.store.read(path) == {"password": "x"}
@@ -1647,11 +1649,11 @@ def test_a_person_may_do_worse_at_any_call(fresh: bool, number: int, operation: 
         assert_served(world)
 
 
-# --- nothing is done on old knowledge ---
+# --- a stale result changes nothing ---
 
 
 def watch_age(world: World) -> list[float]:
-    """How old the last look at the store was, in seconds, at each change that is not guarded by compare-and-set."""
+    """Return how old the last read of the store was, in seconds, at each change without compare-and-set."""
     asked = [0.0]
     ages: list[float] = []
 
@@ -1670,7 +1672,7 @@ def watch_age(world: World) -> list[float]:
 
 
 @pytest.mark.parametrize("wait", [0, 3, 5.5, 61])
-def test_no_wait_for_the_budget_makes_us_act_on_old_knowledge(wait: float) -> None:
+def test_a_wait_for_the_budget_never_leads_to_an_action_on_a_stale_read(wait: float) -> None:
     world = World()
     ages = watch_age(world)
     slow = world.reconciler("slow", budget_wait=wait)
@@ -1684,7 +1686,7 @@ def test_no_wait_for_the_budget_makes_us_act_on_old_knowledge(wait: float) -> No
     assert world.vendor.living() == [world.served()]
 
 
-def test_a_slow_budget_and_keys_to_look_up_do_not_keep_a_key_from_being_replaced() -> None:
+def test_a_slow_budget_and_keys_to_look_up_do_not_prevent_a_rotation() -> None:
     world = World()
     a = running(world)
     for _ in range(3):
@@ -1698,7 +1700,7 @@ def test_a_slow_budget_and_keys_to_look_up_do_not_keep_a_key_from_being_replaced
 
 
 def slow_to_read(world: World, seconds: float) -> None:
-    """From now on each answer of the store takes so long to come."""
+    """From now on each answer of the store takes `seconds`."""
     world.at("store.history", afterwards(lambda: world.clock.sleep(seconds)), times=inf)
 
 
@@ -1719,7 +1721,7 @@ def test_a_slow_store_delays_a_targets_life_and_prevents_nothing(seconds: float,
     assert world.broken == []
 
 
-def test_a_store_that_is_too_slow_to_end_a_key_by_is_reported_and_the_served_key_is_replaced_all_the_same() -> None:
+def test_a_store_too_slow_to_shorten_a_key_is_reported_and_the_served_key_is_replaced() -> None:
     world = World()
     a = running(world)
     world.clock.advance(16 * HOUR)
@@ -1734,8 +1736,8 @@ def test_a_store_that_is_too_slow_to_end_a_key_by_is_reported_and_the_served_key
     assert world.broken == []
 
 
-def test_an_answer_that_waited_is_not_acted_on_however_slow_the_store() -> None:
-    """Rolled back to while the budget is waited for: the answer of before knows nothing of it."""
+def test_a_stale_answer_changes_nothing_however_slow_the_store() -> None:
+    """The path is rolled back during the wait for the budget: the earlier answer does not show it."""
     world = World()
     a = running(world)
     a.reconcile(world.target, FORCED)
@@ -1752,7 +1754,7 @@ def test_an_answer_that_waited_is_not_acted_on_however_slow_the_store() -> None:
     assert world.broken == []
 
 
-def test_a_store_that_becomes_slow_does_not_make_us_delete_on_old_knowledge() -> None:
+def test_a_store_that_becomes_slow_causes_no_delete_on_a_stale_read() -> None:
     world = World()
     a = superseded(world)
     late = afterwards(lambda: world.clock.sleep(MAX_READ + 1))
@@ -1772,7 +1774,7 @@ def test_a_wall_clock_that_jumps_ends_no_grace_and_kills_no_key() -> None:
     assert_served(world)
 
 
-# --- on a person's word ---
+# --- when a person asks ---
 
 
 def test_revoke_now_ends_superseded_keys_at_once() -> None:
@@ -1796,8 +1798,8 @@ def test_revoke_now_without_a_rotation_leaves_the_served_key() -> None:
     assert world.vendor.living() == [world.served()] == [by_id(world, 2)]
 
 
-def test_a_key_that_is_revoked_ends_though_it_cannot_be_deleted() -> None:
-    """Its versions are gone by then, so that only a sweep would find it, which would give it a grace."""
+def test_a_revoked_key_expires_although_it_cannot_be_deleted() -> None:
+    """Its versions are gone by then: only a sweep would find it, and would give it a grace."""
     world = World()
     a = running(world)
     world.at("provider.delete", refuse(ProviderUnavailable("no answer")))
@@ -1808,7 +1810,7 @@ def test_a_key_that_is_revoked_ends_though_it_cannot_be_deleted() -> None:
     assert world.vendor.living() == [world.served()]
 
 
-def test_a_vendor_that_does_not_shorten_a_revoked_key_is_asked_to_delete_it_all_the_same() -> None:
+def test_a_revoked_key_that_the_provider_does_not_shorten_is_deleted_all_the_same() -> None:
     world = World()
     a = running(world)
     world.at("provider.set_expiry", refuse(ProviderRequestRefused("no")), times=inf)
@@ -1885,7 +1887,7 @@ def test_there_is_nothing_to_roll_back_to_on_a_foreign_path() -> None:
 
 
 @pytest.mark.parametrize("call", ["provider.retrieve", "provider.set_expiry"])
-def test_what_fails_after_a_roll_back_does_not_hide_that_it_was_done(call: str) -> None:
+def test_a_failure_after_a_rollback_does_not_hide_that_it_was_done(call: str) -> None:
     world = World()
     a = previous(world)
     error = ProviderUnavailable("no answer")
@@ -1920,7 +1922,7 @@ def test_a_previous_key_that_does_not_work_is_not_served(what: str) -> None:
     assert world.store.read(world.target.path) == data
 
 
-def test_a_roll_back_that_lost_against_another_writer_leaves_the_previous_key_on_its_way_out() -> None:
+def test_a_rollback_that_lost_against_another_writer_leaves_the_previous_key_to_expire() -> None:
     world = World()
     a = previous(world)
     world.at("store.write", meanwhile(lambda: world.store.rollback(world.target.path, 2)))
@@ -1931,7 +1933,7 @@ def test_a_roll_back_that_lost_against_another_writer_leaves_the_previous_key_on
     assert world.broken == []
 
 
-def test_a_key_that_died_while_it_was_rolled_back_to_is_replaced() -> None:
+def test_a_key_that_was_revoked_during_its_rollback_is_replaced() -> None:
     world = World()
     a = previous(world)
     world.at("store.write", afterwards(lambda: world.vendor.revoke("tk_0001")))
@@ -1984,7 +1986,7 @@ def test_many_targets_in_many_threads_do_not_disturb_each_other() -> None:
     assert world.broken == []
 
 
-# --- what somebody who can write the path says ---
+# --- an attacker who can write the path ---
 
 
 def test_another_paths_key_is_not_ended_because_a_record_vouches_for_itself() -> None:
@@ -2005,11 +2007,11 @@ def test_another_paths_key_is_not_ended_because_a_record_vouches_for_itself() ->
 
 
 def patched(world: World, **changes: Any) -> None:
-    """Somebody writes something else into the record of the served key."""
+    """Write other values into the record of the served key."""
     world.store.patch(world.target.path, **{RECORD_FIELD: replace(record_of(world), **changes).format()})
 
 
-def test_a_record_that_gives_its_key_years_has_it_replaced_and_not_prolonged() -> None:
+def test_a_key_with_years_in_its_record_is_replaced_and_not_prolonged() -> None:
     world = World()
     a = running(world)
     first, end = by_id(world, 1), by_id(world, 1).expires_at
@@ -2024,7 +2026,7 @@ def test_a_record_that_gives_its_key_years_has_it_replaced_and_not_prolonged() -
     assert_served(world)
 
 
-def test_a_rollback_does_not_prolong_a_key_whose_record_gives_it_years() -> None:
+def test_a_rollback_does_not_prolong_a_key_with_years_in_its_record() -> None:
     world = World()
     a = running(world)
     patched(world, expires_at=START + timedelta(days=3000))
@@ -2035,7 +2037,7 @@ def test_a_rollback_does_not_prolong_a_key_whose_record_gives_it_years() -> None
     assert (world.served(), by_id(world, 1).expires_at) == (served, ends)
 
 
-def test_what_others_wrote_beside_the_key_is_there_after_a_rollback() -> None:
+def test_foreign_fields_beside_the_key_survive_a_rollback() -> None:
     world = World()
     a = previous(world)
     world.store.patch(world.target.path, note="mind this")
@@ -2043,14 +2045,14 @@ def test_what_others_wrote_beside_the_key_is_there_after_a_rollback() -> None:
     assert (world.store.read(world.target.path) or {})["note"] == "mind this"
 
 
-def test_a_path_that_a_later_version_of_rotator_wrote_is_kept_and_rolled_back_with_what_its_record_says() -> None:
+def test_a_path_written_by_a_later_version_of_rotator_is_kept_and_rolled_back_with_its_record() -> None:
     """An upgrade, while the older replica still works; or the way back from one."""
     world = World()
     reconciler = running(world)
     later = f"why=nearly-spent,{record_of(world).format()},use=0.9"
     world.store.patch(world.target.path, **{RECORD_FIELD: later})
     assert reconciler.reconcile(world.target, RotationRequest(rotate=True)).rotated
-    assert not record_of(world).unknown, "what was said of that key is not said of the next"
+    assert not record_of(world).unknown, "the unknown fields belong to that key alone"
     report = roll_back(reconciler, world.target, RotationRequest())
     assert (report.error, report.rolled_back) == (None, True)
     assert record_of(world).unknown == ("why=nearly-spent", "use=0.9")
@@ -2058,13 +2060,13 @@ def test_a_path_that_a_later_version_of_rotator_wrote_is_kept_and_rolled_back_wi
     assert not world.events.of(EventType.TARGET_FOREIGN)
 
 
-def test_a_record_that_is_renewed_day_after_day_keeps_its_key_for_two_lives_at_most() -> None:
+def test_a_record_that_is_renewed_daily_keeps_its_key_for_two_lives_at_most() -> None:
     world = World()
     a = running(world)
     first = by_id(world, 1)
     sweeper = Sweeper("respan", [(a.observer, world.targets)], a.observer.ports.budget, frozenset({OWNER}), MINUTE, 10)
     for hour in range(48):
-        if world.served() is first and hour % 8 == 0:  # the path's history still tells how old the key is
+        if world.served() is first and hour % 8 == 0:  # the path's history still shows how old the key is
             patched(world, issued_at=world.clock.now(), expires_at=world.clock.now() + 24 * HOUR)
         sweeper.sweep()
         a.reconcile(world.target)
@@ -2073,11 +2075,11 @@ def test_a_record_that_is_renewed_day_after_day_keeps_its_key_for_two_lives_at_m
     assert not world.vendor.alive(first)
 
 
-# --- faults of ours ---
+# --- bugs of rotator ---
 
 
 @pytest.mark.parametrize("call", ["provider.set_expiry", "probe"])
-def test_a_fault_of_whatever_kind_before_the_publish_leaves_no_key_behind(call: str) -> None:
+def test_any_bug_before_the_publish_leaves_no_key_behind(call: str) -> None:
     world = World()
     world.vendor.grants = lambda asked: asked + HOUR
     world.at(call, refuse(TypeError("a fault")))
@@ -2099,22 +2101,22 @@ def test_a_removal_that_was_never_tried_has_not_failed() -> None:
     assert a.reconcile(world.target).kept
 
 
-def test_an_expiry_that_is_put_right_is_in_the_audit_trail() -> None:
+def test_a_corrected_expiry_is_in_the_audit_trail() -> None:
     world = World()
     world.vendor.grants = lambda asked: asked + HOUR
     running(world)
-    (told,) = [event for event in world.events if event.what is EventType.KEY_SHORTENED]
-    assert (told.fields["key_id"], told.fields["expires_at"]) == ("tk_0001", timestamp(START + 24 * HOUR))
+    (event,) = [event for event in world.events if event.what is EventType.KEY_SHORTENED]
+    assert (event.fields["key_id"], event.fields["expires_at"]) == ("tk_0001", timestamp(START + 24 * HOUR))
 
 
-def test_a_known_refusal_of_the_organisation_key_costs_neither_a_proof_nor_the_budget() -> None:
+def test_a_known_refusal_of_the_organisation_key_costs_neither_a_preflight_nor_the_budget() -> None:
     world = World()
     world.vendor.refusal = ProviderCredentialRefused("refused")
     assert world.reconciler().reconcile(world.target).error is world.vendor.refusal
     assert world.calls() == ["store.location", *READS]
 
 
-# --- rolling back, once more ---
+# --- rollback: special cases ---
 
 
 def test_a_previous_key_that_was_extended_past_its_record_is_served_again() -> None:
@@ -2128,7 +2130,7 @@ def test_a_previous_key_that_was_extended_past_its_record_is_served_again() -> N
     assert_served(world)
 
 
-def test_a_deleted_version_is_not_said_to_have_no_predecessor() -> None:
+def test_a_rollback_past_a_deleted_version_names_the_deletion() -> None:
     world = World()
     a = previous(world)
     world.store.delete(world.target.path)
@@ -2138,7 +2140,7 @@ def test_a_deleted_version_is_not_said_to_have_no_predecessor() -> None:
     assert "ndelete" in report.error.advice
 
 
-def test_whoever_waited_for_the_budget_rolls_back_by_what_is_true_afterwards() -> None:
+def test_a_rollback_that_waited_for_the_budget_uses_the_state_after_the_wait() -> None:
     world = World()
     a = previous(world)
     elsewhere = world.reconciler("elsewhere")
@@ -2153,7 +2155,7 @@ def test_whoever_waited_for_the_budget_rolls_back_by_what_is_true_afterwards() -
     assert_served(world)
 
 
-def test_that_a_rollback_prolonged_a_key_is_told_though_the_publish_failed() -> None:
+def test_a_prolonged_key_is_reported_although_the_rollback_failed() -> None:
     world = World()
     a = previous(world)
     world.at("store.write", refuse(StoreSealed("sealed")))
@@ -2161,7 +2163,7 @@ def test_that_a_rollback_prolonged_a_key_is_told_though_the_publish_failed() -> 
     assert [event.fields["key_id"] for event in world.events if event.what is EventType.KEY_RESTORED] == ["tk_0001"]
 
 
-def test_a_key_that_was_extended_is_not_said_to_be_missing() -> None:
+def test_an_extended_key_is_not_reported_as_missing() -> None:
     world = World()
     a = running(world)
     world.at("provider.create", refuse(ProviderUnavailable("no answer")), times=inf)
@@ -2174,7 +2176,7 @@ def test_a_key_that_was_extended_is_not_said_to_be_missing() -> None:
 
 
 def test_the_grace_of_a_key_begins_when_the_last_version_that_held_its_text_was_replaced() -> None:
-    """Somebody put the text alone back, without the record: applications read it from there."""
+    """A person put back the text alone, without the record: applications read it from there."""
     world = World()
     a = running(world)
     first = by_id(world, 1)
