@@ -1,8 +1,8 @@
-"""After an outage: what is down is asked at least every 30 seconds, and what waited for it is taken up, in turn."""
+"""After an outage: each down upstream is tried at least every 30 seconds, and waiting targets follow in turn."""
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -24,11 +24,11 @@ SEALED = Reply(503, {"errors": ["Vault is sealed"]})
 LOCKED_OUT = Reply(401, {"detail": "invalid"})
 BOUND = 30.0
 TARGETS = 12
-PER_MINUTE = 61  # requests, and so a rotation every three seconds
+PER_MINUTE = 61  # requests: one rotation every three seconds
 
 
 class MovedClock(SystemClock):
-    """One that a test moves."""
+    """A clock that a test moves."""
 
     passed = 0.0
 
@@ -36,7 +36,7 @@ class MovedClock(SystemClock):
         return 1000 + self.passed
 
     def _wall(self) -> datetime:
-        return super()._wall().replace(year=2030, month=1, day=1, hour=0, minute=0) + timedelta(seconds=self.passed)
+        return datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=self.passed)
 
     def sleep(self, seconds: float) -> None:
         self.passed += seconds
@@ -65,7 +65,7 @@ class Story:
         self.dispatcher = Dispatcher(self.installation, Metrics("0"), self.events.append)
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> float:
-        """What the daemon's jobs do in that time. Returns when `until` was true, in seconds from now."""
+        """Run the daemon's jobs for that time. Return after how many seconds `until` became true."""
         began = self.clock.passed
         while self.clock.passed - began < seconds and not until():
             if self.clock.passed % ASK_THE_DOWN == 0:
@@ -119,7 +119,7 @@ def test_a_vault_that_is_unsealed_is_used_within_30_seconds(story: Story, lasts:
     assert first <= 2
 
 
-def test_while_it_is_sealed_it_is_asked_by_one_and_seldom(story: Story) -> None:
+def test_a_sealed_vault_gets_few_requests(story: Story) -> None:
     story.vault.answer = answering(SEALED)
     story.run(300)
     story.vault.asked.clear()
@@ -127,7 +127,7 @@ def test_while_it_is_sealed_it_is_asked_by_one_and_seldom(story: Story) -> None:
     assert 600 / BOUND <= len(story.vault.asked) <= 2 * 600 / 20
 
 
-def test_what_waited_comes_in_turn(story: Story) -> None:
+def test_waiting_targets_follow_in_turn(story: Story) -> None:
     story.vault.answer = answering(SEALED)
     story.run(1800)
     story.vault.answer = unsealed
@@ -137,7 +137,9 @@ def test_what_waited_comes_in_turn(story: Story) -> None:
         story.run(1)
         seen.append(len({asked.path for asked in story.vault.asked if asked.method == "POST"}))
     assert seen[-1] == TARGETS, "all, long before their own next tries"
-    assert max(after - before for before, after in zip([0, *seen], seen, strict=False)) <= 2, "one after the other"
+    # One every three seconds, and those whose own next try, at a random time, comes first: those may coincide.
+    most = max(after - before for before, after in zip([0, *seen], seen, strict=False))
+    assert most < TARGETS / 2, "one after the other, and not all at once"
 
 
 def test_an_organisation_key_that_is_good_again_is_used_within_30_seconds(story: Story) -> None:
