@@ -186,9 +186,12 @@ class Replica(Program):
         around.scheduler.pause(60.0 if around.quiet else 5 + wait * wait * 300)
 
     def _remove_strays(self, rng: Random) -> None:
+        def look() -> float:
+            return 0.0 if self.life.strays.due else 2 + rng.random() * 10
+
         if self.life.strays.due:
             self.remove_strays()
-        self.around.scheduler.pause(2 + rng.random() * 10)
+        self.around.scheduler.rest(2 + rng.random() * 10, look)
 
     def _work(self, rng: Random) -> None:
         around, life = self.around, self.life

@@ -54,6 +54,7 @@ class Actor:
     wake: float = 0.0
     calls: int = 0
     doomed: bool = False
+    look: Callable[[], float] | None = None
     gate: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -130,6 +131,14 @@ class Scheduler:
             actor.doomed = False
             raise Killed
 
+    def rest(self, seconds: float, look: Callable[[], float]) -> None:
+        """Pause, and as often as `look` answers with more than no seconds, so long again.
+
+        Whoever has the baton looks: a thread that would find nothing to do is not woken for it.
+        """
+        self.running.look = look
+        self.pause(seconds)
+
     def kill(self, process: Freezable) -> None:
         """Each of the process's threads ends where it is, as soon as it gets the baton."""
         process.frozen_until = 0.0
@@ -177,7 +186,12 @@ class Scheduler:
                 continue
             keeps = rng.random() < 0.5  # runs of steps by one actor are as telling as a mixture
             chosen = last if keeps and last in ready else ready[int(rng.random() * len(ready))]
-            if isinstance(chosen, Actor):
+            if isinstance(chosen, Happening):
+                chosen.wake = chosen.act()
+                continue
+            self.running = last = chosen
+            if chosen.look is None or chosen.doomed or not (more := chosen.look()):
+                chosen.look = None
                 return chosen
-            chosen.wake = chosen.act()
+            chosen.wake = self.now + more
         return self._main
