@@ -194,14 +194,21 @@ class Replica(Program):
         self.around.scheduler.rest(2 + rng.random() * 10, look)
 
     def _work(self, rng: Random) -> None:
-        around, life = self.around, self.life
-        draws = rng.random(), rng.random()
-        free = [target for target in self.targets if target.name not in life.under_way]
-        now = around.scheduler.now
-        target = min(free, key=lambda target: life.due[target.name], default=None)
-        if target is None or life.due[target.name] > now:
-            around.scheduler.pause(10.0 if target is None else life.due[target.name] - now)
-            return
+        around = self.around
+        draws, target = (0.0, 0.0), self.targets[0]
+
+        def look() -> float:
+            nonlocal draws, target
+            draws, life = (rng.random(), rng.random()), self.life
+            free = [target for target in self.targets if target.name not in life.under_way]
+            if not free:
+                return 10.0
+            target = min(free, key=lambda target: life.due[target.name])
+            return max(life.due[target.name] - around.scheduler.now, 0.0)
+
+        if wait := look():
+            around.scheduler.rest(wait, look)
+        life = self.life
         life.under_way.add(target.name)
         report = self.pass_over(target, FORCED if target.name in life.forced else self._order(draws[0]))
         life.forced.discard(target.name)

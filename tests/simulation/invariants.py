@@ -172,6 +172,7 @@ class Truth:
         self._drifted: Counter[tuple[str, str]] = Counter()  # by a process's life and a path: keys replaced so
         self._extended: dict[str, datetime] = {}  # until when, by a person's word
         self.quiet_since = FOR_EVER  # when the last thing went wrong
+        self.ours_at = -1.0  # when a path's newest version last became ours again
         self.came_late: set[str] = set()  # keys that were made after their sender had given up
         self.strangers: set[str] = set()  # keys that are not ours
 
@@ -680,7 +681,7 @@ class Truth:
         kind = place.others.get(number) if data else None
         was_ours = before is not None and not place.foreign and not place.forged
         if (place.foreign or place.forged) and kind not in ("foreign", "forged"):
-            place.ours_at = self._store.monotonic()
+            place.ours_at = self.ours_at = self._store.monotonic()
         place.foreign, place.forged = kind == "foreign", kind == "forged"
         if key is not before:
             now = self._store.now()

@@ -205,8 +205,7 @@ class _Ending:
                 self._healed_by = float("inf")
                 around.truth.check_healed()
             # The later sweeps look at the keys of a path that another writer had.
-            ours_at = max(place.ours_at for place in around.truth.places.values())
-            return scheduler.now >= max(self._until, ours_at + self._slow + QUIET)
+            return scheduler.now >= max(self._until, around.truth.ours_at + self._slow + QUIET)
         if around.effects >= around.settings.steps:
             self._be_quiet()
         return False

@@ -180,7 +180,10 @@ class Scheduler:
             ]
             ready += [happening for happening in self.happenings if happening.wake <= now]
             if not ready:
-                moments = [max(actor.wake, actor.process.frozen_until) for actor in self.actors]
+                moments = [actor.wake for actor in self.actors if actor.process.frozen_until <= actor.wake]
+                moments += [
+                    actor.process.frozen_until for actor in self.actors if actor.wake < actor.process.frozen_until
+                ]
                 moments += [happening.wake for happening in self.happenings]
                 self.clock.sleep(max(min(moments) - now, 1e-6))
                 continue
