@@ -65,6 +65,8 @@ lock:            ## lock the current versions of the dependencies (needs uv)
 	  --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
 	echo hatchling | uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet \
 	  -c requirements-dev.txt - -o deploy/requirements-build.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet \
+	  tools/jupyterhub/requirements.in -o tools/jupyterhub/requirements.txt
 
 clean:           ## remove the environment and the caches, but not the built servers
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,12 +1,14 @@
-"""Builds the real servers and tools that the tests run, from the Go modules pinned beside this file (`make servers`).
+"""Builds the real servers and tools that the tests run, from what is pinned beside this file (`make servers`).
+
+They come from Go modules and from Python packages.
 
 They go to `$ROTATOR_BUILD_DIR`, or else to `rotator-build` under `$XDG_CACHE_HOME` or `~/.cache`: outside the clone, so
 that all clones of a user share them. The name of a server's folder is a hash of its sources, and the folder gets that
 name once it is complete: a folder that exists is complete and current. You may delete it at any time.
 
 The tests use a running server whose address is in the environment, else the program on PATH, else this build. Nothing
-is built where one of the first two exists. To add a server, add an entry to SERVERS, and its go.mod and go.sum in a
-folder of its name.
+is built where one of the first two exists. To add a server, add an entry to SERVERS, and in a folder of its name its
+go.mod and go.sum, or its requirements.txt.
 """
 
 import fcntl
@@ -21,6 +23,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+Run = Callable[..., str]
+"""Runs a command in the folder of the server's sources, and returns its output."""
+
+GO_SOURCES = ("go.mod", "go.sum")
+
 
 @dataclass(frozen=True)
 class Program:
@@ -30,9 +37,9 @@ class Program:
     package: str
     flags: tuple[str, ...] = ()
 
-    def make(self, run_go: Callable[..., str], folder: Path) -> None:
+    def make(self, run: Run, folder: Path) -> None:
         """Build it into `folder`."""
-        run_go("build", "-trimpath", "-ldflags", "-s -w", *self.flags, "-o", str(folder / self.file), self.package)
+        run("go", "build", "-trimpath", "-ldflags", "-s -w", *self.flags, "-o", str(folder / self.file), self.package)
 
 
 @dataclass(frozen=True)
@@ -43,11 +50,30 @@ class Copy:
     module: str
     path: str
 
-    def make(self, run_go: Callable[..., str], folder: Path) -> None:
+    def make(self, run: Run, folder: Path) -> None:
         """Copy it into `folder`."""
-        module = json.loads(run_go("mod", "download", "-json", self.module))
+        module = json.loads(run("go", "mod", "download", "-json", self.module))
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(Path(module["Dir"]) / self.path, folder / self.file)
+
+
+@dataclass(frozen=True)
+class PythonProgram:
+    """One Python module, in an environment of its own with the packages that requirements.txt pins."""
+
+    file: str
+    module: str
+    python: str = f"{sys.base_prefix} {sys.version_info.major}.{sys.version_info.minor}"
+    """The environment belongs to this interpreter."""
+
+    def make(self, run: Run, folder: Path) -> None:
+        """Install it into `folder`, and write a program that finds its environment wherever that is moved to."""
+        run(sys.executable, "-m", "venv", str(folder))
+        pip = (str(folder / "bin/python"), "-m", "pip", "--disable-pip-version-check", "--quiet")
+        run(*pip, "install", "--only-binary", ":all:", "--require-hashes", "-r", "requirements.txt")
+        program = folder / self.file
+        program.write_text(f'#!/bin/sh\nexec "$(dirname "$0")/bin/python" -m {self.module} "$@"\n')
+        program.chmod(0o755)
 
 
 @dataclass(frozen=True)
@@ -60,11 +86,12 @@ class Server:
 
     name: str
     address_variable: str
-    programs: tuple[Program | Copy, ...]
+    programs: tuple[Program | Copy | PythonProgram, ...]
+    pinned_by: tuple[str, ...] = GO_SOURCES
 
     @property
     def sources(self) -> Path:
-        """The folder of the go.mod and go.sum that pin it."""
+        """The folder of the files that pin it."""
         return Path(__file__).resolve().parent / self.name
 
     @property
@@ -73,7 +100,7 @@ class Server:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         root = Path(os.environ.get("ROTATOR_BUILD_DIR") or cache / "rotator-build")
         inputs = hashlib.sha256(repr(self.programs).encode())
-        for file in ("go.mod", "go.sum"):
+        for file in self.pinned_by:
             inputs.update((self.sources / file).read_bytes())
         return root.absolute() / f"{self.name}-{inputs.hexdigest()[:16]}"
 
@@ -150,7 +177,8 @@ PROMETHEUS_OPERATOR_CRDS = Server(
         for plural in ("podmonitors", "prometheusrules")
     ),
 )
-SERVERS = (VAULT, KUBE_APISERVER, HELM, PROMETHEUS_OPERATOR_CRDS)
+JUPYTERHUB = Server("jupyterhub", "", (PythonProgram("jupyterhub", "jupyterhub"),), ("requirements.txt",))
+SERVERS = (VAULT, KUBE_APISERVER, HELM, PROMETHEUS_OPERATOR_CRDS, JUPYTERHUB)
 
 
 def say(text: str) -> None:
@@ -158,8 +186,8 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def build(server: Server, go: str) -> None:
-    """Build a server, unless it exists. Raise subprocess.CalledProcessError, with Go's output in its stderr."""
+def build(server: Server) -> None:
+    """Build a server, unless it exists. Raise subprocess.CalledProcessError, whose stderr has the reason."""
     server.folder.parent.mkdir(parents=True, exist_ok=True)
     with server.folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second clone waits for the first one's build
@@ -169,9 +197,9 @@ def build(server: Server, go: str) -> None:
         partial = server.folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
 
-        def run_go(*arguments: str) -> str:
+        def run(*command: str) -> str:
             return subprocess.run(
-                [go, *arguments],
+                command,
                 cwd=server.sources,
                 env={**os.environ, "CGO_ENABLED": "0"},
                 check=True,
@@ -182,30 +210,31 @@ def build(server: Server, go: str) -> None:
 
         for program in server.programs:
             started = time.monotonic()
-            program.make(run_go, partial)
+            program.make(run, partial)
             say(f"{server.name}: built {program.file} in {time.monotonic() - started:.0f} s")
         partial.rename(server.folder)
 
 
 def main() -> int:
     """Build what is missing. Return 1 if a build failed, and 0 without Go."""
-    go = shutil.which("go")
+    has_go = shutil.which("go") is not None
     for server in SERVERS:
         if found := server.found_elsewhere:
             say(f"{server.name}: nothing to build, {found}")
         elif server.folder.exists():
             say(f"{server.name}: built already, {server.folder}")
-        elif go is None:
+        elif server.pinned_by == GO_SOURCES and not has_go:
             say(f"{server.name}: no Go on PATH, so the tests that need {server.name} will be skipped")
         else:
             try:
-                build(server, go)
+                build(server)
             except subprocess.CalledProcessError as error:
                 say("\n".join(error.stderr.splitlines()[-20:]))
                 running = f", or set ${server.address_variable}" if server.address_variable else ""
+                needed = "the Go that go.mod names and a module proxy" if server.pinned_by == GO_SOURCES else "PyPI"
                 say(
-                    f"{server.name}: the build failed, as Go says above. It needs the Go that {server.sources}/go.mod "
-                    f"names, and a module proxy. Or put {server.name} on PATH{running}."
+                    f"{server.name}: the build in {server.sources} failed; the lines above have the reason. It needs "
+                    f"{needed}. Or put {server.name} on PATH{running}."
                 )
                 return 1
     return 0
