@@ -10,10 +10,14 @@ from typing import Any
 
 import hypothesis
 import pytest
+import support.jupyterhub as hubs
 import support.vault as vaults
+from support.jupyterhub import JupyterHub
 from support.leaks import RECORDER, Leak
 from support.recorded_events import RecordedEvents, flaws_of_lines
 from support.vault import RaftVault, VaultServer
+
+from tools.build_servers import JUPYTERHUB
 
 signal.signal(
     signal.SIGINT, signal.default_int_handler
@@ -38,6 +42,15 @@ def raft_vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[]
         pytest.skip(vaults.NO_VAULT)
     with ExitStack() as stack:
         yield lambda: stack.enter_context(vaults.raft_vault(tmp_path_factory.mktemp("raft-vault")))
+
+
+@pytest.fixture(scope="session")
+def jupyterhub() -> Iterator[JupyterHub]:
+    """A real JupyterHub, shared by all tests: take a user of your own from it, and leave it running."""
+    if not JUPYTERHUB.find():
+        pytest.skip(hubs.NO_JUPYTERHUB)
+    with hubs.jupyterhub() as hub:
+        yield hub
 
 
 LEAKS = pytest.StashKey[list[Leak]]()
