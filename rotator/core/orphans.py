@@ -80,6 +80,15 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Grace:
+    """The grace of an orphan whose expiry cannot be set."""
+
+    since: datetime  # the path cannot have served the orphan from then on
+    until: datetime
+    at_version: int  # the path's current version when that was found
+
+
+@dataclass(frozen=True, slots=True)
 class Orphan:
     """A key made for a target's path that no readable version of it holds."""
 
@@ -89,6 +98,7 @@ class Orphan:
     ahead: bool  # the path does not have the version yet that the key was made for
     outcome: Outcome = Outcome.LEFT
     until: datetime | None = None  # when it expires now, or its grace ends
+    grace: Grace | None = None
 
     @property
     def is_due(self) -> bool:
@@ -111,13 +121,13 @@ def orphans(
     keys: Iterable[ProviderKey],
     now: datetime,
     unsettled: Callable[[ProviderKey], bool],
-    in_grace_since: Callable[[str], datetime | None] = lambda _: None,
+    found_before: Callable[[str], Grace | None] = lambda _: None,
 ) -> tuple[Orphan, ...]:
     """Return those of a target's own `keys` that no readable version of its path holds; none if the path is not ours.
 
     An absent path cannot be fenced, so its keys are only reported: one of them may be about to become version 1.
-    `keys` must have been listed before the history was read. `in_grace_since`: since when the grace of a key counts, by
-    its id, as an earlier call found it.
+    `keys` must have been listed before the history was read. `found_before`: the grace of a key, by its id, as an
+    earlier call found it.
     """
     current = observation.current
     is_absent = observation.history.current_version == 0
@@ -130,7 +140,7 @@ def orphans(
         name = KeyName.parse(key.name)
         if key.id in held or name is None or (is_absent and key.expires_by(now)):
             continue
-        until = key.expires_at
+        grace = None
         if key.expires_by(now - observation.clock_ahead):
             state = OrphanState.OVER
         elif unsettled(key):
@@ -142,31 +152,32 @@ def orphans(
         elif observation.traits.can_set_expiry:
             state = OrphanState.TO_SHORTEN
         else:
-            state, until = _grace(observation, name.version, now, in_grace_since(key.id))
+            state, grace = _grace(observation, name.version, now, found_before(key.id))
         ahead = name.version > observation.history.current_version
-        found.append(Orphan(observation.target, key, state, ahead, until=until))
+        until = grace.until if grace else key.expires_at
+        found.append(Orphan(observation.target, key, state, ahead, until=until, grace=grace))
     return tuple(found)
 
 
 def _grace(
-    observation: Observation, version: int, now: datetime, known: datetime | None
-) -> tuple[OrphanState, datetime | None]:
-    """Return where an orphan that was made for `version` is in its grace, and when that ends."""
-    if version == observation.history.current_version + 1:
+    observation: Observation, version: int, now: datetime, before: Grace | None
+) -> tuple[OrphanState, Grace | None]:
+    """Return where an orphan that was made for `version` is in its grace, and that grace."""
+    current_version = observation.history.current_version
+    if version == current_version + 1:
         return OrphanState.TO_FENCE, None
-    since = _unserved_since(observation, version, known) or now
-    until = whole_seconds(since + observation.target.grace_period)
-    is_over = until <= now - observation.clock_ahead
-    return OrphanState.GRACE_OVER if is_over else OrphanState.IN_GRACE, until
+    since = _unserved_since(observation, version, before) or now
+    grace = Grace(since, whole_seconds(since + observation.target.grace_period), current_version)
+    is_over = grace.until <= now - observation.clock_ahead
+    return OrphanState.GRACE_OVER if is_over else OrphanState.IN_GRACE, grace
 
 
-def _unserved_since(observation: Observation, version: int, known: datetime | None) -> datetime | None:
+def _unserved_since(observation: Observation, version: int, before: Grace | None) -> datetime | None:
     """Return since when the path cannot have served an orphan that was made for `version`; None if that is not known.
 
     The current version and those right before it do not hold the key, as long as they are readable and ours. A path
     that was restored to an older state shows versions from before it served the key: only those from `version` on are
-    later. What an earlier call found, `known`, holds while every version that was current since then is readable and
-    ours.
+    later. What an earlier call found holds while every version since then is readable and ours.
     """
     latest: list[Entry] = []
     for entry in reversed(observation.entries):
@@ -174,8 +185,8 @@ def _unserved_since(observation: Observation, version: int, known: datetime | No
             break
         latest.append(entry)
     moments = [entry.created_at for entry in latest if entry.number >= version]
-    if known and latest and latest[-1].created_at <= known:
-        moments.append(known)
+    if before and latest and latest[-1].number <= before.at_version + 1:
+        moments.append(before.since)
     return min(moments, default=None)
 
 

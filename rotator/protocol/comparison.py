@@ -19,7 +19,7 @@ from rotator.core.errors import KeyUnreadable, ProviderError, RotatorError, Serv
 from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import ListedKey, ProviderKey, UnreadableKey
 from rotator.core.observation import Observation
-from rotator.core.orphans import Orphan, OrphanState, Sighting, by_place, orphans, sighting
+from rotator.core.orphans import Grace, Orphan, OrphanState, Sighting, by_place, orphans, sighting
 from rotator.core.plan import Reason, Rotate, plan
 from rotator.core.ports import Ports
 from rotator.core.target import Target
@@ -43,7 +43,7 @@ class Comparison:
         keys: Mapping[str, ProviderKey],
         unreadable: Mapping[str, Sequence[UnreadableKey]],
         is_unsettled: Callable[[ProviderKey], bool],
-        in_grace_since: Callable[[str], datetime | None],
+        found_before: Callable[[str], Grace | None],
         *,
         is_first: bool,
     ) -> None:
@@ -52,7 +52,7 @@ class Comparison:
         `is_first`: the process has not compared these targets before, but may have looked at them.
         """
         self._ports, self._keys, self._unreadable, self._is_unsettled = ports, keys, unreadable, is_unsettled
-        self._in_grace_since = in_grace_since
+        self._found_before = found_before
         self._is_first = is_first
         self._left = by_place(keys.values())  # those of paths that were not compared yet
         self._flawed: dict[str, RotatorError] = {}  # targets with an unreadable or misnamed key
@@ -172,7 +172,7 @@ class Comparison:
         is_due = any(isinstance(action, Rotate) for action in actions)
         waiting = pending.record.key_id if pending and is_due else ""  # the next pass of this process writes it
         found = orphans(
-            observation, mine, now, lambda key: key.id == waiting or self._is_unsettled(key), self._in_grace_since
+            observation, mine, now, lambda key: key.id == waiting or self._is_unsettled(key), self._found_before
         )
         self.orphans += found
         if any(orphan.state is OrphanState.EMPTIED for orphan in found):

@@ -19,7 +19,7 @@ from rotator.core.errors import CasMismatch, ProviderError, RotatorError, StoreE
 from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.expiry import Asked, corrected, on_the_grid, whole_seconds
 from rotator.core.keys import ListedKey, ProviderKey
-from rotator.core.orphans import Orphan, OrphanState, Outcome, orphans
+from rotator.core.orphans import Grace, Orphan, OrphanState, Outcome, orphans
 from rotator.core.plan import Reason
 from rotator.core.ports import Ports
 from rotator.core.target import Target
@@ -47,7 +47,7 @@ class OrphanCleanup:
         self._ports, self._min_age = ports, min_age
         self._first_seen: dict[str, float] = {}  # of keys without a date
         self._ends: dict[str, _End] = {}  # of keys that were shortened here
-        self._in_grace_since: dict[str, datetime] = {}
+        self._graces: dict[str, Grace] = {}  # of orphans, as the last sweep found them
 
     def keys_in(self, listing: Iterable[ListedKey]) -> Mapping[str, ProviderKey]:
         """Return the readable keys of a list by id, with what is remembered of them; forget all others."""
@@ -64,17 +64,13 @@ class OrphanCleanup:
             return clock.now() - key.created_at < self._min_age
         return clock.monotonic() - self._first_seen[key.id] < self._min_age.total_seconds()
 
-    def in_grace_since(self, key_id: str) -> datetime | None:
-        """Return what `remember` kept of an orphan."""
-        return self._in_grace_since.get(key_id)
+    def found_before(self, key_id: str) -> Grace | None:
+        """Return the grace of an orphan, as `remember` kept it."""
+        return self._graces.get(key_id)
 
     def remember(self, found: Iterable[Orphan]) -> None:
-        """Keep since when the grace of these orphans counts; forget all others, for a version may have held them."""
-        self._in_grace_since = {
-            orphan.key.id: orphan.until - orphan.target.grace_period
-            for orphan in found
-            if orphan.until and orphan.state in (OrphanState.IN_GRACE, OrphanState.GRACE_OVER)
-        }
+        """Keep the graces of these orphans; forget all others, for a version may have held them."""
+        self._graces = {orphan.key.id: orphan.grace for orphan in found if orphan.grace}
 
     def clean_up(
         self,
@@ -196,7 +192,7 @@ class OrphanCleanup:
         ports.budget.take(deadline)
         observation = observer.observe(orphan.target)
         # Where the list and the look-up differ it waits for the next sweep: `max_orphans` was counted by the list.
-        found_again = orphans(observation, [key], ports.clock.now(), self.is_unsettled, self.in_grace_since)
+        found_again = orphans(observation, [key], ports.clock.now(), self.is_unsettled, self.found_before)
         still = next((again for again in found_again if again.state is orphan.state), None)
         unfenced = still is not None and still.is_to_fence and not fence
         if observer.is_too_old(observation) or unfenced or observation.history.current_version < (fence or 0):

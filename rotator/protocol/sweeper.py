@@ -123,7 +123,7 @@ class Sweeper:
         unreadable = by_place(key for key in listing if isinstance(key, UnreadableKey))
         cleanup, is_first = self._cleanup, not self._has_compared
         comparison = Comparison(
-            self._ports, keys, unreadable, cleanup.is_unsettled, cleanup.in_grace_since, is_first=is_first
+            self._ports, keys, unreadable, cleanup.is_unsettled, cleanup.found_before, is_first=is_first
         )
         stopped = False
         for observer, target in self._targets():
