@@ -47,7 +47,7 @@ FIRST_KEY = (Rotate(Reason.FIRST, 0),)
 
 
 def rotated(world: World) -> Reconciler:
-    """A reconciler that has given every target its first key."""
+    """Return a reconciler that has given every target its first key."""
     reconciler = world.reconciler()
     for target in world.targets:
         assert reconciler.reconcile(target).error is None
@@ -55,7 +55,7 @@ def rotated(world: World) -> Reconciler:
 
 
 def sweep(world: World, *, after: timedelta = LATER, dry_run: bool = False, max_orphans: int = 10) -> SweepReport:
-    """What a process does that has been there for a while: it sweeps twice, and then works on what was found."""
+    """Do what a running process does: sweep twice, then work on the findings."""
     reconciler = world.reconciler("sweeper")
     sweeper = sweeper_of(reconciler, world.targets, max_orphans)
     if after:
@@ -68,7 +68,7 @@ def sweep(world: World, *, after: timedelta = LATER, dry_run: bool = False, max_
 
 
 def replica(world: World, actor: str) -> Reconciler:
-    """A program whose provider may not show a key yet that is younger than `SETTLE`."""
+    """A process whose provider may not show keys younger than `SETTLE`."""
     names = frozenset(target.name for target in world.targets)
     return Reconciler(Observer(OWNER, frozenset(), names, world.ports(actor), min_age=SETTLE))
 
@@ -106,7 +106,7 @@ def test_a_key_that_never_expires_is_shortened_too() -> None:
 
 
 class WithoutExpiry(VendorClient):
-    """Of a vendor whose answers say nothing of when a key ends: only its id is promised."""
+    """A provider whose answers show no expiry: only the id is certain."""
 
     def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
         for page in super().pages(before):
@@ -117,7 +117,7 @@ class WithoutExpiry(VendorClient):
         return replace(key, expires_at=None) if key else None
 
 
-def test_an_orphan_whose_end_is_not_shown_gets_one_grace_and_not_one_more_with_each_sweep() -> None:
+def test_an_orphan_without_a_shown_expiry_gets_one_grace_and_not_another_with_each_sweep() -> None:
     world = World()
     rotated(world)
     lonely = orphan(world)
@@ -130,7 +130,7 @@ def test_an_orphan_whose_end_is_not_shown_gets_one_grace_and_not_one_more_with_e
     assert len([call for call in world.wire.journal if call.operation == "provider.set_expiry"]) == 1
 
 
-def test_an_orphan_that_ends_within_a_grace_period_is_left_to_do_so() -> None:
+def test_an_orphan_that_expires_within_a_grace_period_is_left_alone() -> None:
     world = World()
     rotated(world)
     lonely = orphan(world, life=2 * HOUR)
@@ -149,7 +149,7 @@ def test_a_young_key_may_still_be_on_its_way() -> None:
 
 
 def test_the_history_is_read_after_the_list() -> None:
-    """A key that is published while the list travels is found in the history."""
+    """A key that is published while the list is on its way is found in the history."""
     world = World()
     reconciler = rotated(world)
     sweeper = sweeper_of(world.reconciler("sweeper"), world.targets)
@@ -193,7 +193,7 @@ def test_a_key_that_a_short_history_pushed_out_keeps_a_grace_period() -> None:
 
 
 def test_a_list_that_is_older_than_anothers_shortening_prolongs_nothing() -> None:
-    """Seen in the simulation: a sweep that was frozen after its list would have given the key another grace period."""
+    """Found by the simulation: a sweep that was frozen after its list would have given the key another grace period."""
     world = World()
     rotated(world)
     lonely = orphan(world)
@@ -290,7 +290,7 @@ def test_a_process_that_starts_learns_from_its_sweep_that_a_path_was_emptied() -
     starts = world.reconciler("starts")
     assert starts.reconcile(world.target, options=LOOK).plan == Plan(State.MISSING, Reason.FIRST, actions=FIRST_KEY)
     sweeper = sweeper_of(starts, world.targets)
-    assert sweeper.sweep().to_work == (), "the vendor does not say how old the key is"
+    assert sweeper.sweep().to_work == (), "the provider does not show how old the key is"
     world.clock.advance(LATER)
     assert sweeper.sweep().to_work == world.targets
     looked = starts.reconcile(world.target, options=LOOK)
@@ -313,7 +313,7 @@ def test_a_process_that_served_a_key_knows_without_a_sweep_that_the_path_was_emp
     assert [event.what for event in troubles(made)] == [EventType.PATH_EMPTIED]
 
 
-def test_the_keys_of_many_emptied_paths_are_held_when_those_have_new_ones() -> None:
+def test_orphans_of_many_emptied_paths_are_held_when_the_paths_have_new_keys() -> None:
     world = World(*(make_target(f"t{number}") for number in range(12)))
     reconciler = rotated(world)
     old = [*world.vendor.keys.values()]
@@ -337,7 +337,7 @@ def test_the_keys_of_many_emptied_paths_are_held_when_those_have_new_ones() -> N
     assert not world.broken
 
 
-def test_an_emptied_path_of_which_no_key_lives_is_a_new_one() -> None:
+def test_an_emptied_path_without_a_live_key_is_a_new_one() -> None:
     world = World()
     rotated(world)
     world.store.delete_metadata(world.target.path)
@@ -447,7 +447,7 @@ def test_another_sweeps_fence_is_not_taken_for_our_own() -> None:
     assert not world.events.of(EventType.PATH_FENCED)
 
 
-def test_no_fence_over_what_somebody_has_put_there_meanwhile() -> None:
+def test_no_fence_over_a_foreign_write() -> None:
     world = World()
     rotated(world)
     lonely = orphan(world, version=2)
@@ -465,7 +465,7 @@ def test_no_fence_over_what_somebody_has_put_there_meanwhile() -> None:
     assert (world.events.of(EventType.PATH_FENCED), world.vendor.alive(lonely)) == ([], True)
 
 
-def test_a_key_that_its_own_process_will_write_again_is_no_orphan() -> None:
+def test_a_pending_key_of_this_process_is_no_orphan() -> None:
     world = World()
     reconciler = rotated(world)
     world.clock.advance(16 * HOUR)
@@ -479,13 +479,13 @@ def test_a_key_that_its_own_process_will_write_again_is_no_orphan() -> None:
     [found] = sweeper.sweep().orphans
     assert (found.key.id, found.state) == (waiting.id, OrphanState.SETTLING)
     assert (waiting.expires_at, world.events.of(EventType.PATH_FENCED)) == (ends, [])
-    swept = sweep(world)  # another process' is: it knows nothing of it
+    swept = sweep(world)  # another process's is one: this process does not know it
     assert [o.outcome for o in swept.orphans] == [Outcome.SHORTENED]
     assert reconciler.reconcile(world.target).rotated
     assert world.served() is not waiting
 
 
-def test_a_key_that_waits_and_is_not_needed_any_more_is_an_orphan() -> None:
+def test_a_pending_key_that_is_no_longer_needed_is_an_orphan() -> None:
     world = World()
     reconciler = rotated(world)
     world.at("store.write", refuse(unknown("store.write")), times=6)
@@ -514,8 +514,8 @@ def test_more_orphans_than_allowed_are_all_left_alone() -> None:
     assert {o.outcome for o in sweep(world, max_orphans=4).orphans} == {Outcome.SHORTENED, Outcome.REMOVED}
 
 
-def test_what_the_list_shows_as_over_is_not_shortened_beyond_the_limit_because_it_lives() -> None:
-    """Seen in the simulation (seed 8186): somebody extended it, and an old list did not know of that."""
+def test_an_extended_orphan_that_an_old_list_shows_as_expired_counts_towards_the_limit() -> None:
+    """Found by the simulation (seed 8186): a person extended it, and an old list did not show that."""
     world = World()
     rotated(world)
     over, lonely = orphan(world, life=LATER), orphan(world)
@@ -542,7 +542,7 @@ def test_a_dry_run_changes_nothing() -> None:
     assert swept.to_work == (world.target,)
 
 
-def test_what_is_not_ours_is_reported_and_never_touched() -> None:
+def test_a_foreign_key_is_reported_and_never_touched() -> None:
     world = World()
     rotated(world)
     removed = make_target("removed")
@@ -558,7 +558,7 @@ def test_what_is_not_ours_is_reported_and_never_touched() -> None:
 
 
 @pytest.mark.parametrize(("owner", "is_clear"), [("prod-eu", True), ("prod-eu-west", False), ("prod-eu-", False)])
-def test_whose_a_key_is_is_not_told_by_an_owner_that_may_be_cut(owner: str, is_clear: bool) -> None:
+def test_a_cut_owner_does_not_decide_whose_a_key_is(owner: str, is_clear: bool) -> None:
     world = World()
     reconciler = Reconciler(Observer(owner, frozenset(), frozenset({world.target.name}), world.ports("a")))
     assert reconciler.reconcile(world.target).rotated
@@ -594,7 +594,7 @@ def test_nothing_is_touched_while_the_path_is_not_ours(deed: str) -> None:
         assert not {"store.write", "provider.set_expiry", "provider.delete"} & set(world.calls(since=before))
 
 
-def test_no_key_is_ended_by_a_clock_that_is_not_trusted() -> None:
+def test_a_clock_that_is_not_trusted_ends_no_key() -> None:
     world = World()
     reconciler = rotated(world)
     reconciler.reconcile(world.target, RotationRequest(rotate=True))
@@ -608,13 +608,13 @@ def test_no_key_is_ended_by_a_clock_that_is_not_trusted() -> None:
     assert lonely.expires_at == ends
     world.clock.advance(world.target.grace_period)
     assert reconciler.reconcile(world.target).error is None
-    assert not first.revoked, "its grace may not be over in truth"
+    assert not first.revoked, "its grace may not be over"
     world.clock.is_trusted = True
     assert reconciler.reconcile(world.target).error is None
     assert first.revoked
 
 
-def test_a_clock_that_may_be_ahead_takes_no_key_for_over() -> None:
+def test_a_clock_that_may_be_ahead_takes_no_grace_for_over() -> None:
     world = World()
     rotated(world)
     lonely = orphan(world, life=LATER - timedelta(seconds=30))
@@ -642,7 +642,7 @@ def test_a_served_key_that_is_gone_is_replaced() -> None:
     assert world.vendor.alive(now_served)
 
 
-def test_a_list_that_lacks_the_served_key_proves_nothing_by_itself() -> None:
+def test_a_list_that_lacks_the_served_key_proves_nothing_alone() -> None:
     world = World()
     rotated(world)
     world.at(lambda call: call.operation == "provider.page", lambda call: [], times=inf)
@@ -651,7 +651,7 @@ def test_a_list_that_lacks_the_served_key_proves_nothing_by_itself() -> None:
     assert "provider.retrieve" in world.calls(since=before)
 
 
-def test_a_served_key_that_somebody_shortened_is_restored() -> None:
+def test_a_served_key_that_a_person_shortened_is_restored() -> None:
     world = World()
     rotated(world)
     served = world.served()
@@ -662,8 +662,8 @@ def test_a_served_key_that_somebody_shortened_is_restored() -> None:
     assert served.expires_at == served.granted
 
 
-def test_a_moved_path_rolled_back_to_a_key_on_its_way_out_is_healed() -> None:
-    """Its name says another path, so that it is not prolonged; then it has to be replaced, and not when it is dead."""
+def test_a_moved_path_rolled_back_to_an_expiring_key_is_repaired() -> None:
+    """Its name carries another path, so that it is not prolonged. It must be replaced before it expires."""
     old, new = make_target(path="old/billing"), make_target(path="new/billing")
     world = World(old)
     reconciler = rotated(world)
@@ -678,10 +678,10 @@ def test_a_moved_path_rolled_back_to_a_key_on_its_way_out_is_healed() -> None:
     served = world.served(new)
     assert served is not None
     assert served is not on_its_way
-    assert world.vendor.alive(on_its_way), "whoever has read it has it for its time"
+    assert world.vendor.alive(on_its_way), "applications that have read it keep it for its grace"
 
 
-def test_a_path_rolled_back_to_a_key_on_its_way_out_is_healed() -> None:
+def test_a_path_rolled_back_to_an_expiring_key_is_repaired() -> None:
     world = World()
     reconciler = rotated(world)
     first = world.served()
@@ -693,7 +693,7 @@ def test_a_path_rolled_back_to_a_key_on_its_way_out_is_healed() -> None:
     assert first.expires_at == first.granted
 
 
-def test_a_lost_shortening_is_made_up_for() -> None:
+def test_a_lost_shortening_is_repeated() -> None:
     world = World()
     reconciler = rotated(world)
     first = world.served()
@@ -708,7 +708,7 @@ def test_a_lost_shortening_is_made_up_for() -> None:
 # --- when things fail ------------------------------------------------------------------------------------------------
 
 
-def test_a_list_that_breaks_off_proves_nothing() -> None:
+def test_an_incomplete_list_proves_nothing() -> None:
     world = World(make_target("a"), make_target("b"))
     rotated(world)
     lonely = orphan(world)
@@ -731,7 +731,7 @@ def test_a_new_key_that_the_provider_does_not_show_yet_is_not_missing(is_fenced:
     world.vendor.shown_after = SETTLE.total_seconds() - 1
     a = replica(world, "a")
     assert a.reconcile(world.target).rotated
-    if is_fenced:  # a sweep writes the same data once more, and then every pass looks the key up
+    if is_fenced:  # a sweep writes the same data again, and then every pass looks the key up
         world.store.put(world.target.path, **(world.store.read(world.target.path) or {}))
     sweeper = sweeper_of(a, world.targets)
     for _ in range(90):
@@ -755,7 +755,7 @@ def test_a_key_that_is_gone_is_replaced_when_it_is_no_longer_young() -> None:
     assert a.reconcile(world.target).rotated
 
 
-def test_an_entry_of_others_that_cannot_be_read_ends_nothing() -> None:
+def test_an_unreadable_foreign_entry_stops_nothing() -> None:
     world = World()
     rotated(world)
     lonely = orphan(world)
@@ -769,7 +769,7 @@ def test_an_entry_of_others_that_cannot_be_read_ends_nothing() -> None:
 
 
 @pytest.mark.parametrize("what", ["the served key", "an orphan", "one without an id"])
-def test_an_entry_of_ours_that_cannot_be_read_ends_what_concerns_it_and_is_named(what: str) -> None:
+def test_an_unreadable_entry_of_ours_stops_work_on_its_path_and_is_named(what: str) -> None:
     world = World(make_target("a"), make_target("b"))
     rotated(world)
     orphans = [orphan(world, target=target) for target in (*world.targets, world.targets[0])]
@@ -826,11 +826,11 @@ def test_one_path_that_cannot_be_read_does_not_hold_up_the_others() -> None:
     swept = sweep(world)
     assert [*swept.failed] == ["a"]
     assert [(o.key.id, o.outcome) for o in swept.orphans] == [(lonely.id, Outcome.SHORTENED)]
-    assert swept.unclaimed == (), "whose a key is cannot be told while a path is unknown"
+    assert swept.unclaimed == (), "while a path is unknown, a key may be its key"
 
 
 @pytest.mark.parametrize("operation", ["provider.set_expiry", "provider.delete"])
-def test_what_could_not_be_done_is_done_by_the_next_sweep(operation: str) -> None:
+def test_the_next_sweep_does_what_failed(operation: str) -> None:
     world = World()
     rotated(world)
     lonely = orphan(world, life=24 * HOUR if operation == "provider.set_expiry" else timedelta(seconds=1))
@@ -843,7 +843,7 @@ def test_what_could_not_be_done_is_done_by_the_next_sweep(operation: str) -> Non
     assert lonely.revoked or [o.state for o in again.orphans] == [OrphanState.ENDING]
 
 
-def test_a_sweep_that_is_told_to_stop_begins_nothing_more() -> None:
+def test_a_sweep_that_has_to_stop_begins_nothing_more() -> None:
     world = World(make_target("a"), make_target("b"))
     reconciler = rotated(world)
     lonely = orphan(world)
@@ -863,7 +863,7 @@ def test_a_provider_without_targets_is_not_asked() -> None:
     assert world.wire.journal == []
 
 
-def test_a_dated_key_need_not_be_watched_to_be_known_as_old() -> None:
+def test_a_key_with_a_creation_date_is_old_without_being_watched() -> None:
     world = World()
     rotated(world)
     lonely = orphan(world)
@@ -878,7 +878,7 @@ def test_a_dated_key_need_not_be_watched_to_be_known_as_old() -> None:
 
 
 def test_after_a_sweep_a_rotation_costs_three_calls_though_another_process_made_the_key() -> None:
-    """The list has shown what the served key is called, so it need not be looked up once it is superseded."""
+    """The list has shown the served key's name, so no look-up is needed once it is superseded."""
     world = World()
     rotated(world)
     successor = world.reconciler("successor")
@@ -891,8 +891,8 @@ def test_after_a_sweep_a_rotation_costs_three_calls_though_another_process_made_
     assert not world.broken
 
 
-def test_what_an_old_list_says_of_a_key_that_was_rolled_back_to_is_not_believed() -> None:
-    """It may show the key as it was before it was shortened."""
+def test_an_old_list_is_not_believed_about_a_key_that_was_rolled_back_to() -> None:
+    """It may show the key's expiry from before it was shortened."""
     world = World()
     reconciler = rotated(world)
     first = world.served()
@@ -912,8 +912,8 @@ def test_what_an_old_list_says_of_a_key_that_was_rolled_back_to_is_not_believed(
     assert first.expires_at == first.granted
 
 
-def test_what_an_old_list_says_of_a_superseded_key_is_not_believed() -> None:
-    """Seen in the simulation (seed 5258): it was extended after the list, and its grace was taken for over."""
+def test_an_old_list_is_not_believed_about_a_superseded_key() -> None:
+    """Found by the simulation (seed 5258): it was extended after the list, and its grace was taken for over."""
     world = World()
     reconciler = rotated(world)
     first = world.served()
@@ -943,7 +943,7 @@ class CountingBudget:
     def pause(self, seconds: float) -> None: ...
 
 
-def test_whatever_a_sweep_asks_is_of_its_own_share() -> None:
+def test_all_requests_of_a_sweep_count_towards_its_share() -> None:
     world = World(*(make_target(f"t{number}") for number in range(5)))
     reconciler = rotated(world)
     for key in [*world.vendor.keys.values()][:2]:
@@ -956,8 +956,8 @@ def test_whatever_a_sweep_asks_is_of_its_own_share() -> None:
     assert share.taken >= len(world.calls("provider.", since)) > 4
 
 
-def test_while_the_list_cannot_be_read_whole_histories_are() -> None:
-    """What a path holds beside its newest version a sweep finds in the list; if there is none, looking has to."""
+def test_without_a_list_whole_histories_are_read() -> None:
+    """A sweep finds the older keys of a path in the list. Without a list, the history shows them."""
     world = World()
     world.at("provider.set_expiry", refuse(ProviderUnavailable("no answer")), times=inf)
     rotated(world).reconcile(world.target, RotationRequest(rotate=True))
@@ -996,7 +996,7 @@ def test_of_a_path_whose_only_key_is_as_it_was_the_newest_version_is_read() -> N
 
 
 def looked_at(world: World) -> tuple[Reconciler, Sweeper]:
-    """A process that has looked at each path, and has not swept."""
+    """A process that has read each path, and has not swept."""
     rotated(world)
     successor = world.reconciler("successor")
     for target in world.targets:
@@ -1008,7 +1008,7 @@ def read_since(world: World, since: int) -> set[object]:
     return {call.subject for call in world.wire.journal[since:] if call.operation.startswith("store.")}
 
 
-def test_the_first_sweep_does_not_read_again_what_the_first_look_has_read() -> None:
+def test_the_first_sweep_does_not_repeat_the_first_reads() -> None:
     world = World(*(make_target(f"t{number}") for number in range(4)))
     _, sweeper = looked_at(world)
     one, two, three, four = world.targets
@@ -1030,7 +1030,7 @@ def test_the_first_sweep_does_not_read_again_what_the_first_look_has_read() -> N
     assert four.path in read_since(world, since), "only the first sweep relies on a look"
 
 
-def test_what_happened_to_a_path_since_the_first_look_is_found_by_the_second_sweep_at_the_latest() -> None:
+def test_a_change_since_the_first_read_is_found_by_the_second_sweep_at_the_latest() -> None:
     world = World()
     successor, sweeper = looked_at(world)
     world.store.delete_metadata(world.target.path)
@@ -1041,7 +1041,7 @@ def test_what_happened_to_a_path_since_the_first_look_is_found_by_the_second_swe
 
 
 @pytest.mark.parametrize("spoils", [False, True])
-def test_the_first_sweep_counts_as_missing_what_the_list_lacks_though_the_look_was_just_now(spoils: bool) -> None:
+def test_the_first_sweep_counts_a_key_as_missing_that_the_list_lacks_despite_the_recent_read(spoils: bool) -> None:
     world = World(make_target("a"), make_target("b"), make_target("c"))
     _, sweeper = looked_at(world)
     served = world.served(world.targets[0])
@@ -1057,8 +1057,8 @@ def test_the_first_sweep_counts_as_missing_what_the_list_lacks_though_the_look_w
     assert list(swept.failed) == (["a"] if spoils else [])
 
 
-def test_an_older_snapshot_is_healed_by_the_next_sweep_of_the_same_process() -> None:
-    """What a process remembers of a path is of before; the key that the list shows is served no more."""
+def test_an_older_snapshot_is_repaired_by_the_next_sweep_of_the_same_process() -> None:
+    """The process remembers the state before; the key that the list shows is no longer served."""
     world = World()
     reconciler = rotated(world)
     sweeper, path = sweeper_of(reconciler, world.targets), world.target.path
@@ -1080,8 +1080,8 @@ def test_an_older_snapshot_is_healed_by_the_next_sweep_of_the_same_process() -> 
     assert world.vendor.alive(served)
 
 
-def test_a_key_that_stands_under_another_field_beside_its_record_is_no_orphan() -> None:
-    """A replica with another `field` in its configuration wrote it, and somebody put something into ours."""
+def test_a_key_under_another_field_beside_its_record_is_no_orphan() -> None:
+    """A replica with another `key_field` wrote it, and a person put another value into our field."""
     world = World(max_versions=2)
     rotated(world)
     other = replace(world.target, key_field="other_field")
@@ -1094,12 +1094,10 @@ def test_a_key_that_stands_under_another_field_beside_its_record_is_no_orphan() 
     assert key.id not in [orphan.key.id for orphan in swept.orphans]
 
 
-def test_a_sweep_that_was_stopped_half_way_has_not_looked_at_everything() -> None:
+def test_a_sweep_that_was_stopped_half_way_is_not_complete() -> None:
     world = World(*(make_target(f"t{number}") for number in range(3)))
     reconciler = rotated(world)
     answers = iter([False, True, True, True])
     swept = sweeper_of(reconciler, world.targets).sweep(stopping=lambda: next(answers))
     assert (swept.stopped, swept.complete) == (True, False)
-    assert not any(reconciler.observer.memory.newest_may_do(target) for target in world.targets), (
-        "it vouches for nothing"
-    )
+    assert not any(reconciler.observer.memory.newest_may_do(target) for target in world.targets), "it proves nothing"

@@ -1,4 +1,4 @@
-"""When the token is got, renewed and got anew, with a clock that the test moves. The rest is in tests/integration."""
+"""When the token is obtained, renewed and replaced, with a clock that the test moves. The rest: tests/integration."""
 
 import sys
 import threading
@@ -25,12 +25,12 @@ from rotator.stores.vault.auth import (
 
 
 def running(function: str) -> int:
-    """How many threads are at work in a function of this name, itself and not what it calls."""
+    """Return how many threads are in a function of this name, and not in a function that it calls."""
     return [frame.f_code.co_name for frame in sys._current_frames().values()].count(function)
 
 
 class Service:
-    """A `TokenService` that does what a test says; every login gives the next token."""
+    """A `TokenService` that behaves as a test sets it; every login gives the next token."""
 
     def __init__(self, lifetime: float | None = 90.0) -> None:
         self.lifetime = lifetime
@@ -70,7 +70,7 @@ def keeper(service: Service, clock: SetClock) -> TokenKeeper:
     return TokenKeeper(TokenLogin(Secret("given")), service, clock)
 
 
-def test_a_failed_renewal_is_tried_again_before_the_end_and_the_token_is_used_on(
+def test_a_failed_renewal_is_retried_before_the_expiry_and_the_token_stays_in_use(
     keeper: TokenKeeper, service: Service, clock: SetClock
 ) -> None:
     keeper.keep()
@@ -95,7 +95,7 @@ def test_a_failed_renewal_is_tried_again_before_the_end_and_the_token_is_used_on
     assert keeper.expires_at == clock.now() + timedelta(seconds=90)
 
 
-def test_a_long_lived_token_is_tried_again_soon(keeper: TokenKeeper, service: Service, clock: SetClock) -> None:
+def test_a_long_lived_token_is_retried_soon(keeper: TokenKeeper, service: Service, clock: SetClock) -> None:
     service.lifetime = 30 * 86400.0
     keeper.keep()
     clock.sleep(20 * 86400)
@@ -110,7 +110,7 @@ def test_a_long_lived_token_is_tried_again_soon(keeper: TokenKeeper, service: Se
     assert service.asked == ["log in", "renew", "renew"]
 
 
-def test_a_token_that_never_ends_is_left_alone(keeper: TokenKeeper, service: Service, clock: SetClock) -> None:
+def test_a_token_that_never_expires_is_left_alone(keeper: TokenKeeper, service: Service, clock: SetClock) -> None:
     service.lifetime = None
     for _ in range(3):
         keeper.keep()
@@ -120,8 +120,10 @@ def test_a_token_that_never_ends_is_left_alone(keeper: TokenKeeper, service: Ser
     assert keeper.expires_at is None
 
 
-def test_a_failed_login_is_not_repeated_by_those_who_waited_for_it(keeper: TokenKeeper, service: Service) -> None:
-    service.fails = StoreCredentialRefused("refused", "mend it")
+def test_a_failed_login_is_not_repeated_by_the_threads_that_waited_for_it(
+    keeper: TokenKeeper, service: Service
+) -> None:
+    service.fails = StoreCredentialRefused("refused", "fix it")
     service.may_go.clear()
     with ThreadPoolExecutor(8) as pool:
         attempts = [pool.submit(keeper.token) for _ in range(8)]
@@ -137,7 +139,7 @@ def test_a_failed_login_is_not_repeated_by_those_who_waited_for_it(keeper: Token
     assert keeper.token().reveal() == "token-2"
 
 
-def test_a_renewal_under_way_holds_up_nobody(keeper: TokenKeeper, service: Service, clock: SetClock) -> None:
+def test_a_renewal_under_way_delays_no_request(keeper: TokenKeeper, service: Service, clock: SetClock) -> None:
     keeper.keep()
     token = keeper.token()
     clock.sleep(61)
@@ -151,7 +153,7 @@ def test_a_renewal_under_way_holds_up_nobody(keeper: TokenKeeper, service: Servi
         renewal.result(30)
 
 
-def test_the_end_is_told_in_utc(keeper: TokenKeeper, clock: SetClock) -> None:
+def test_the_expiry_is_shown_in_utc(keeper: TokenKeeper, clock: SetClock) -> None:
     keeper.keep()
 
     assert isinstance(keeper.expires_at, datetime)
@@ -159,7 +161,7 @@ def test_the_end_is_told_in_utc(keeper: TokenKeeper, clock: SetClock) -> None:
 
 
 class Lookup(Service):
-    """A token that is there already is what one is given."""
+    """Logging in yields a token that exists already."""
 
     def log_in(self, credentials: Secret | LoginRequest) -> Grant:
         grant = super().log_in(credentials)
@@ -195,7 +197,7 @@ def test_another_token_in_the_file_is_taken_and_the_old_one_used_until_then(
     assert keeper.token().reveal() == "two"
 
 
-def test_what_gets_a_token_may_change_and_costs_no_login(tmp_path: Path, clock: SetClock, service: Service) -> None:
+def test_a_changed_credential_costs_no_login(tmp_path: Path, clock: SetClock, service: Service) -> None:
     """A projected token does so all the time."""
     file = tmp_path / "token"
     file.write_text("one")
@@ -208,7 +210,7 @@ def test_what_gets_a_token_may_change_and_costs_no_login(tmp_path: Path, clock: 
 
 
 class Given(Service):
-    """A token that was given to us, and that nothing prolongs."""
+    """A token that an operator provides, and that nothing prolongs."""
 
     def log_in(self, credentials: Secret | LoginRequest) -> Grant:
         return replace(super().log_in(credentials), renewable=False)

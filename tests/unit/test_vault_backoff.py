@@ -18,7 +18,7 @@ DEAD = Reply(403, {"errors": ["permission denied", "invalid token"]})
 LOCKED = Reply(403, {"errors": ["permission denied"]})
 GRANTED = Reply(200, {"auth": {"client_token": "hvs.granted", "lease_duration": 3600, "renewable": True}})
 LOOKED_UP = Reply(200, {"data": {"ttl": 3600, "renewable": True}})
-EVERY = 5  # seconds between two looks of the daemon at its login
+EVERY = 5  # seconds between the daemon's checks of its login
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ METHODS: dict[str, Callable[[Path], Login]] = {
 
 
 def answer(asked: Asked, refusal: Reply) -> Reply:
-    """What a Vault answers that takes nothing but the credential "good"."""
+    """Answer as a Vault that accepts only the credential "good"."""
     if asked.path.endswith("/login"):
         return GRANTED if b'"good"' in asked.body else refusal
     if asked.path.endswith("lookup-self"):
@@ -64,7 +64,7 @@ def vault() -> Iterator[Canned]:
 
 
 def refusals(store: MeteredStore, clock: SetClock, seconds: int) -> list[float]:
-    """When the daemon logged in, in vain, while it looked at its login for so long, and work was tried meanwhile."""
+    """Return the times of the daemon's failed logins during `seconds` of checks, with work tried meanwhile."""
     sent = []
     until = clock.passed + seconds
     while clock.passed < until:
@@ -135,7 +135,7 @@ def test_a_lockout_is_named_with_what_unlocks_it(open_store: OpenStore, clock: S
 
 
 class Quota:
-    """Takes so many requests a second, as a rate limit quota of Vault does; then each is refused."""
+    """Accept so many requests a second, as a rate limit quota of Vault does, and refuse the rest."""
 
     def __init__(self, clock: SetClock, rate: int, headers: dict[str, str]) -> None:
         self._clock, self._rate, self._headers = clock, rate, headers
@@ -154,7 +154,7 @@ class Quota:
 
 
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "1"}], ids=["silent", "retry-after"])
-def test_reads_go_on_at_the_pace_that_vault_takes(
+def test_reads_go_on_at_the_pace_that_vault_accepts(
     open_store: OpenStore, clock: SetClock, headers: dict[str, str]
 ) -> None:
     quota = Quota(clock, 20, headers)
@@ -168,7 +168,7 @@ def test_reads_go_on_at_the_pace_that_vault_takes(
 
 
 @pytest.mark.parametrize("seconds", [1, 7])
-def test_nothing_is_sent_for_as_long_as_vault_says(open_store: OpenStore, clock: SetClock, seconds: int) -> None:
+def test_nothing_is_sent_for_the_time_in_retry_after(open_store: OpenStore, clock: SetClock, seconds: int) -> None:
     sent_at: list[float] = []
 
     def refuse_once(asked: Asked) -> Reply:
@@ -180,7 +180,9 @@ def test_nothing_is_sent_for_as_long_as_vault_says(open_store: OpenStore, clock:
     assert sent_at == [0, 0, seconds, pytest.approx(seconds, abs=0.02)]
 
 
-def test_who_would_wait_too_long_is_told_and_the_others_send_nothing(open_store: OpenStore, clock: SetClock) -> None:
+def test_a_caller_that_would_wait_too_long_fails_and_the_others_send_nothing(
+    open_store: OpenStore, clock: SetClock
+) -> None:
     refusal = Reply(429, {"errors": ["rate limit quota exceeded"]}, {"Retry-After": "30"})
     with canned(lambda asked: empty(asked) if "lookup" in asked.path else refusal) as server:
         store = open_store(server.address, "kv", "good", clock)
@@ -197,7 +199,7 @@ def test_who_would_wait_too_long_is_told_and_the_others_send_nothing(open_store:
 
 
 def test_a_refused_write_is_sent_once_and_left_open(open_store: OpenStore, clock: SetClock) -> None:
-    """The quota says that it was not done; what stands between here and Vault may say 429, too."""
+    """The quota's answer shows that nothing was done; but a proxy before Vault may answer 429 as well."""
     refusal = Reply(429, {"errors": ["rate limit quota exceeded"]})
     with canned(lambda asked: refusal if asked.method == "POST" else empty(asked)) as server:
         store = open_store(server.address, "kv", "good", clock)
@@ -208,7 +210,7 @@ def test_a_refused_write_is_sent_once_and_left_open(open_store: OpenStore, clock
     assert clock.passed == pytest.approx(FIRST_PAUSE, abs=0.02), "the read waited"
 
 
-def test_the_pause_grows_while_nothing_is_taken_and_all_threads_share_it(clock: SetClock) -> None:
+def test_the_pause_grows_while_all_is_refused_and_all_threads_share_it(clock: SetClock) -> None:
     pace = Pace(clock)
     assert [pace.wait(0) for _ in range(3)] == [0, 0, 0], "nothing happened yet"
     waits = []

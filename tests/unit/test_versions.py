@@ -1,4 +1,4 @@
-"""What the core's words mean: secrets that stay hidden, names, records, and how a target reads a version."""
+"""The core's values: secrets that stay hidden, names, records, and how a target reads a version."""
 
 import copy
 import json
@@ -74,7 +74,7 @@ def test_a_secret_does_not_show_its_text(show: Any) -> None:
         lambda secret: secret[0],
     ],
 )
-def test_what_would_copy_a_secret_out_fails_without_telling_it(leak: Any) -> None:
+def test_copying_a_secret_out_fails_without_showing_it(leak: Any) -> None:
     with pytest.raises(TypeError) as caught:
         leak(SECRET)
     assert TEXT not in "".join(traceback.format_exception(caught.value))
@@ -154,7 +154,7 @@ def test_a_target_fingerprint_changes_with_what_is_asked_of_a_key_and_with_nothi
     st.from_regex("[a-z0-9][a-z0-9-]{0,62}", fullmatch=True),
     st.integers(1, 99_999_999),
 )
-def test_a_name_fits_the_vendors_column_and_is_read_back(owner: str, target: str, version: int) -> None:
+def test_a_name_fits_the_providers_column_and_is_read_back(owner: str, target: str, version: int) -> None:
     name = str(KeyName(owner, target, place_of(owner, "x"), version, "234567ab"))
     assert len(name) <= 50
     assert KeyName.parse(name) == KeyName(owner[:8], target[:10], place_of(owner, "x"), version, "234567ab")
@@ -284,7 +284,7 @@ def test_a_record_with_fields_of_a_later_version_is_read_and_keeps_them(new: str
     read = Record.parse(later)
     assert read == record(unknown=tuple(new.split(",")))
     assert Record.parse(read.format()) == read
-    assert sorted(read.format().split(",")) == sorted(later.split(",")), "what is repeated says all that it said"
+    assert sorted(read.format().split(",")) == sorted(later.split(",")), "it repeats every field"
 
 
 @given(st.permutations([*record().format().split(","), "why=nearly-spent"]))
@@ -352,7 +352,7 @@ def test_a_target_that_was_renamed_knows_its_key() -> None:
     assert read(written(target="billing")).as_configured
 
 
-def test_a_copy_is_told_from_a_rename_by_whether_that_target_is_configured() -> None:
+def test_a_copy_differs_from_a_rename_in_that_its_target_is_configured() -> None:
     copied = written(target="search")
     assert read(copied).ownership is Ownership.OTHER_TARGET
     assert read(copied, in_scope=scope(names=frozenset())).ownership is Ownership.OURS
@@ -387,7 +387,7 @@ def test_a_version_drifts_with_the_configuration(target: Target, drifted: bool) 
     assert read(written(), target).as_configured is not drifted
 
 
-def test_foreign_fields_are_those_that_nobody_configured() -> None:
+def test_foreign_fields_are_those_that_are_not_configured() -> None:
     data = written() | {"note": "keep me", "n": 1}
     assert read(data).foreign_fields == {"note", "n"}
     assert read(data, replace(make_target(), extra_fields={})).foreign_fields == {"note", "n", "base_url"}

@@ -1,4 +1,4 @@
-"""A machine whose clock every upstream contradicts: what it makes, what it leaves, and what it repairs afterwards."""
+"""A machine whose clock every upstream contradicts: what it does, what it leaves, and what it repairs afterwards."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -18,7 +18,7 @@ FORCED = RotationRequest(rotate=True, by="command")
 
 
 def off(world: World, by: timedelta) -> World:
-    """From now on the machine's clock is so far ahead, and all that answer contradict it."""
+    """From now on the machine's clock is ahead by this much, and every upstream contradicts it."""
     world.clock.wall_jump = world.clock.is_disputed_by = by
     world.clock.is_trusted = not by
     return world
@@ -30,7 +30,7 @@ def with_a_key() -> World:
     return world
 
 
-def test_a_key_that_is_made_for_want_of_one_lives_its_ttl_by_the_time_of_the_others() -> None:
+def test_a_needed_key_lives_its_ttl_by_the_upstreams_time() -> None:
     world = off(World(), 400 * DAY)
     assert world.reconciler().reconcile(world.target).rotated
     served = world.served()
@@ -40,7 +40,7 @@ def test_a_key_that_is_made_for_want_of_one_lives_its_ttl_by_the_time_of_the_oth
 
 @pytest.mark.parametrize("by", [400 * DAY, -9 * HOUR])
 @pytest.mark.parametrize("wanted", [FORCED, replace(FORCED, adopt=True)])
-def test_no_key_is_made_on_a_persons_word_while_the_clock_is_contradicted(
+def test_no_key_is_made_at_a_persons_request_while_the_clock_is_contradicted(
     by: timedelta, wanted: RotationRequest
 ) -> None:
     world = off(with_a_key(), by)
@@ -95,7 +95,7 @@ def test_the_providers_answer_is_the_second_opinion_that_corrects_the_clock() ->
 
 def test_a_key_that_was_issued_in_the_future_is_replaced_and_expires_with_its_grace() -> None:
     world = World()
-    world.clock.wall_jump = 400 * DAY  # nobody contradicts it
+    world.clock.wall_jump = 400 * DAY  # no upstream contradicts it
     world.reconciler().reconcile(world.target)
     long_lived = world.served()
     world.clock.wall_jump = timedelta(0)
