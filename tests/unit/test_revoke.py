@@ -26,7 +26,7 @@ def command(world: World, budget_wait: float = 0.0) -> Reconciler:
 
 
 def first_key(world: World) -> IssuedKey:
-    """Give every target two keys: a served one and a superseded one."""
+    """Give every target its first key; an hour later, return that of the first target."""
     for target in world.targets:
         assert world.reconciler().reconcile(target).rotated
     world.clock.advance(HOUR)
@@ -40,7 +40,7 @@ def revoked(world: World, reconciler: Reconciler) -> object:
 
 
 def taken_out(world: World) -> tuple[IssuedKey, Reconciler, dict[str, list[ListedKey]]]:
-    """A person deleted a key from the path; a command made another; then the list is read."""
+    """Delete a key from the path by hand, have a command make another, and read the list."""
     leaked, a = first_key(world), command(world)
     world.store.delete(world.target.path)
     assert a.reconcile(world.target, REVOKE).error is None

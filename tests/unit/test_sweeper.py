@@ -514,7 +514,7 @@ def test_more_orphans_than_allowed_are_all_left_alone() -> None:
     assert {o.outcome for o in sweep(world, max_orphans=4).orphans} == {Outcome.SHORTENED, Outcome.REMOVED}
 
 
-def test_an_extended_orphan_that_an_old_list_shows_as_expired_counts_towards_the_limit() -> None:
+def test_an_extended_orphan_that_an_old_list_shows_as_expired_is_left_alone_at_the_limit() -> None:
     """Found by the simulation (seed 8186): a person extended it, and an old list did not show that."""
     world = World()
     rotated(world)

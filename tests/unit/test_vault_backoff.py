@@ -64,7 +64,7 @@ def vault() -> Iterator[Canned]:
 
 
 def refusals(store: MeteredStore, clock: SetClock, seconds: int) -> list[float]:
-    """Return the times of the daemon's failed logins during `seconds` of checks, with work tried meanwhile."""
+    """Check the daemon's login for `seconds` while work is tried; return when a login was sent."""
     sent = []
     until = clock.passed + seconds
     while clock.passed < until:
