@@ -383,7 +383,7 @@ def test_a_path_removed_by_hand_is_absent_and_starts_again(place: Place) -> None
 # --- location --------------------------------------------------------------------------------------------------------
 
 
-def test_a_location_is_of_one_path_in_one_store_for_ever(new_place: Callable[[], Place]) -> None:
+def test_a_location_belongs_to_one_path_in_one_store(new_place: Callable[[], Place]) -> None:
     one, other = new_place(), new_place()
     store = one.open()
     paths = ["app", "app/sub", "app%2Fsub", "ap", "p/app"]

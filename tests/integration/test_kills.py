@@ -84,4 +84,4 @@ def test_no_promise_is_broken_whatever_is_killed(raft_vault: Callable[[], RaftVa
     assert in_vain <= sum(chaos.done.values()), "and else only what was disturbed"
     broken = [*witness.broken, *chaos.broken, *chaos.complaints(), *left]
     if broken:
-        pytest.fail("\n".join([*broken, "", story, "", *chaos.told]), pytrace=False)
+        pytest.fail("\n".join([*broken, "", story, "", *chaos.story]), pytrace=False)

@@ -167,8 +167,8 @@ class Line:
             around.intent.disturbed = True
 
         def emit(what: str) -> None:
-            telling = bool(kind) or operation in CHANGES or what.startswith("->")
-            scheduler.note(actor.name, operation, subject, what + note, around.intent.number, telling=telling)
+            is_shown = bool(kind) or operation in CHANGES or what.startswith("->")
+            scheduler.note(actor.name, operation, subject, what + note, around.intent.number, is_shown=is_shown)
 
         self._interrupted(kind, "before", size, emit)
         scheduler.pause(_delay(kind, "before", size))

@@ -13,7 +13,7 @@ class Intent:
     since: float = 0.0
     number: int = 0
     life: str = ""  # of which process, between two of its deaths
-    scheduled: bool = False  # nobody has asked for it
+    scheduled: bool = False  # no person asked for it
     sweeping: bool = False
     tidying: bool = False  # keys that were made in vain are removed by their names
     by_person: bool = False  # a typed `rollback`
@@ -25,7 +25,7 @@ class Intent:
     max_orphans: int = 0  # of a sweep
 
     proven: bool = False  # the store would take a write of this pass
-    leads: bool | None = None  # what was last answered; None: nobody has asked since the last proof
+    leads: bool | None = None  # the last answer; None: not asked since the last preflight
     read_at: float = NEVER_READ  # when the last read of a path was answered
     read_took: float = 0.0  # seconds
     retrieved: set[str] = field(default_factory=set)  # keys that were looked up one by one

@@ -1,8 +1,8 @@
-"""What must hold, judged by the whole truth after every effect, whatever anybody was answered.
+"""What must hold, judged by the whole truth after every effect, whatever the answers were.
 
 Nothing here asks rotator's own code whose a version is, what is superseded, or since when: its wrong answers are what
 is looked for. People's deeds weaken a promise for exactly what they touched, and until the truth is clear again: a key
-that somebody rolled the path back to may be on its way out, and has to be healed; from then on it is a key like any
+that a person rolled the path back to may be about to expire, and must be restored; from then on it is a key like any
 other, but for what was begun before by one who could not know of the deed.
 """
 
@@ -26,15 +26,15 @@ from simulation.world import LaggingVendor, RememberingStore
 SERVED = "the served key was ended by us"
 GRACE_CUT = "grace was cut short"
 SECOND_GRACE = "a key on its way out was given one more grace by a sweep that had not looked it up"
-NOT_OURS = "somebody else's was touched"
-DROPPED = "somebody else's field was dropped"
+NOT_OURS = "a foreign key was touched"
+DROPPED = "a foreign field was dropped"
 ANOTHERS = "a key was published that was not made for its path"
 UNPROVEN = "a key was made that could not be stored"
 REPEATED = "a create was repeated blindly"
 HEAPED = "a key was made while another one of the same process was waiting to be written"
 IN_VAIN = "a key that was made in vain was left, and nothing was in the way of removing it"
 NEEDLESS = "a key was replaced that was not due"
-MASS = "most served keys were replaced because the vendor did not know them"
+MASS = "most served keys were replaced because the provider did not know them"
 NOT_HELD = "what a person had rolled back to was replaced at once"
 TOO_LONG = "a key is served that lives longer than was asked for"
 DEAD = "a key was published that was asked for with an end in the past"
@@ -47,7 +47,7 @@ IDLE = "a replica that does not lead did something on its own"
 DOUBTED = "a sweep that nothing disturbed does not know a served key that lives"
 ENDLESS = "two programs replaced each other's keys again and again"
 LEAKED = "a key of ours is left over"
-NOT_HEALED = "what is served is not alive, and nobody heals it"
+NOT_HEALED = "the served key does not work, and is not replaced"
 FAULT = "a fault in rotator"
 
 UNDER_WAY = 30.0
@@ -59,12 +59,12 @@ ENOUGH = 3
 TURNS = 3
 """How often a process may replace another's key for its parameters, until it knows that the other does the same."""
 
-FOR_EVER = float("inf")
+NEVER_ENDS = float("inf")
 
 MINUTE = timedelta(minutes=1)
 
 ROUNDING = 1e-3
-"""Seconds by which two ways of telling one moment may differ."""
+"""Seconds by which two clocks may differ on one moment."""
 
 SOMEBODYS = "note"
 """A field that only people write."""
@@ -114,8 +114,8 @@ class Place:
     target: Target
     served: IssuedKey | None = None
     served_since: float = 0.0
-    foreign: bool = False  # the newest version is somebody else's
-    forged: bool = False  # the newest version has a record of ours that somebody made up
+    foreign: bool = False  # the newest version is foreign
+    forged: bool = False  # the newest version has a forged record of ours
     others: dict[int, str] = field(default_factory=dict)  # versions that people made: "foreign" or "forged"
     weakened: dict[str, Weak] = field(default_factory=dict)  # keys that people brought back, or may have
     cut_at: dict[str, float] = field(default_factory=dict)  # when one of those was ended early, on old knowledge
@@ -128,9 +128,9 @@ class Place:
     undeleted_at: float = -1.0  # when its versions last changed without a new one: no compare-and-set notices that
     revoked_at: float = (
         -1.0
-    )  # when a key was last revoked: the versions that tell when others were superseded go as well
+    )  # when a key was last revoked: the versions that show when others were superseded go as well
     ours_at: float = -1.0  # when its newest version last became ours again
-    touched_at: float = -1.0  # when somebody last did something to it by hand
+    touched_at: float = -1.0  # when it was last changed by hand
 
 
 class Truth:
@@ -171,7 +171,7 @@ class Truth:
         self._prolonged: dict[str, float] = {}  # when a key was last given a later end
         self._drifted: Counter[tuple[str, str]] = Counter()  # by a process's life and a path: keys replaced so
         self._extended: dict[str, datetime] = {}  # until when, by a person's word
-        self.quiet_since = FOR_EVER  # when the last thing went wrong
+        self.quiet_since = NEVER_ENDS  # when the last thing went wrong
         self.ours_at = -1.0  # when a path's newest version last became ours again
         self.came_late: set[str] = set()  # keys that were made after their sender had given up
         self.strangers: set[str] = set()  # keys that are not ours
@@ -190,7 +190,7 @@ class Truth:
         if until > self._store.now() + self.places[intent.path].target.ttl + self._leeway + self._wrong:
             self.break_(TOO_LONG, f"{name} was asked for until {_clock(until)}")
         if not intent.proven:
-            self.break_(UNPROVEN, f"{name} was asked for, and nobody knows that {intent.path} can be written")
+            self.break_(UNPROVEN, f"{name} was requested before {intent.path} was proven writable")
         self._judge_waiting(name, intent)
         if intent.scheduled and not intent.leads:
             self.break_(IDLE, f"{name} was asked for")
@@ -252,7 +252,7 @@ class Truth:
         place = self.places[path]
         old_counter = intent.since <= place.reset_at
         if place.foreign and not intent.adopting and not old_counter and intent.since > place.undeleted_at:
-            self.break_(NOT_OURS, f"version {number} of {path} was written over somebody else's data")
+            self.break_(NOT_OURS, f"version {number} of {path} was written over foreign data")
         after = self._store.read(path) or {}
         if number - 1 in place.others and after == before:
             place.others[number] = place.others[number - 1]  # a fence repeats what is there
@@ -280,14 +280,14 @@ class Truth:
                 self.break_(DROPPED, f"{name} of {place.target.path}")
 
     def _judge_record(self, place: Place, after: Mapping[str, Any]) -> None:
-        """What a record says of a key it says wherever that key is published again."""
+        """A key's record stays the same wherever that key is published again."""
         path, field = place.target.path, place.target.key_field
         same = [put for put in self._store.puts if put.path == path and after.get(field) in put.data.values()]
         if any(LATER in str(put.data.get(RECORD_FIELD)) for put in same) and LATER not in after.get(RECORD_FIELD, ""):
             self.break_(DROPPED, f"a field in the record of {path} that a later version of rotator wrote")
 
     def _judge_need(self, place: Place, intent: Intent) -> None:
-        """A new key is published: was the old one due, as far as nobody has touched it?"""
+        """A new key is published: was the old one due, unless a person touched it?"""
         key = place.served
         if key is None or place.foreign or place.forged or not intent.scheduled or not intent.trusts_its_clock:
             return
@@ -305,7 +305,7 @@ class Truth:
             return  # another replica has restored it, and this one may remember when it was to end
         life = key.granted - self._store.now() + timedelta(seconds=self._vendor.age(key))
         if key.expires_at and key.expires_at < key.granted and life > 2 * place.target.ttl - self._leeway:
-            return  # made by a clock that was hours ahead, and cut short: nobody prolongs a key so far
+            return  # made by a clock that was hours ahead, and cut short: no key is prolonged that far
         due = self._due(place, key)
         if due is None or self._store.now() + self._rounded >= due:
             return
@@ -323,7 +323,7 @@ class Truth:
             self.break_(MASS, f"{', '.join(sorted(paths))}")
 
     def unknown(self, paths: Collection[str], intent: Intent) -> None:
-        """A sweep has found that the vendor does not know the served keys of these paths."""
+        """A sweep has found that the provider does not know the served keys of these paths."""
         if intent.disturbed or intent.since < self.quiet_since:
             return
         for place in (self.places[path] for path in paths):
@@ -362,7 +362,7 @@ class Truth:
             if number == self._store.current_version(path):
                 self.break_(SERVED, f"version {number} of {path}, the current one, was destroyed")
             if place.others.get(number) == "foreign" or SOMEBODYS in version.data:
-                self.break_(NOT_OURS, f"version {number} of {path} carries somebody else's data and was destroyed")
+                self.break_(NOT_OURS, f"version {number} of {path} carries foreign data and was destroyed")
 
     def destroyed(self, path: str) -> None:
         """They are."""
@@ -379,7 +379,7 @@ class Truth:
             self.break_(NOT_OURS, f"{key_id} ({key.name}), a key that is none of ours, was changed")
         at = self._store.now() if ends is None else ends
         if intent.extending:
-            # One that lands after another has taken back what that gave; the vendor has no compare-and-set.
+            # One that lands after another undoes it; the provider has no compare-and-set.
             overtaken = self._prolonged.get(key_id, -1.0) >= intent.since
             self._extended[key_id] = at if overtaken else max(at, self._extended.get(key_id, at))
         if intent.revoking and intent.path:
@@ -405,7 +405,7 @@ class Truth:
             else:
                 how = f"{key_id} of {path} would end at {_clock(at)}, and was promised until {_clock(promised)}"
                 self.break_(GRACE_CUT, how)
-        if key_id in self._extended and not intent.extending:  # whoever rolls back to it gets what is recorded
+        if key_id in self._extended and not intent.extending:  # a rollback to it restores the recorded expiry
             self._extended[key_id] = min(at, self._extended[key_id])
 
     def refused(self, key_id: str) -> None:
@@ -480,9 +480,9 @@ class Truth:
             if error is None:
                 self.break_(UNDONE, f"{key.id}, which {path} serves, was due at {_clock(due)}")
         ends, promised = key.expires_at, self._promised(place, key)
-        # With a counter that was set back, only a sweep can tell that it is served anew.
+        # With a counter that was set back, only a sweep can find that it is served again.
         cut_since = place.reset_at >= 0 or place.cut_at.get(key.id, -1.0) > place.served_since
-        # Once the vendor did not know keys that live, only a sweep decides what one is that it did not find.
+        # Once the provider did not know live keys, only a sweep decides what one is that it did not find.
         in_doubt = key.id in self.denied or (bool(self.denied) and not self._vendor.alive(key))
         if error is None and not (cut_since or in_doubt) and ends and promised and ends < promised - self._leeway:
             self.break_(UNDONE, f"{key.id}, which {path} serves, still ends at {_clock(ends)}")
@@ -494,7 +494,7 @@ class Truth:
             key = self._vendor.keys[key_id]
             asked = self._asked.get(key.name)
             if key_id in self._prolonged or key_id in self.denied:
-                continue  # somebody's word that it ends sooner may be remembered, until a sweep
+                continue  # an answer with an earlier expiry may be remembered until a sweep
             began = max(place.touched_at, place.revoked_at) + ROUNDING
             known = began < _seconds(since) < intent.since - ROUNDING and now < since + grace - self._leeway
             if not known or key.revoked or asked is None or asked.path != path:
@@ -530,13 +530,13 @@ class Truth:
         """Until when this key must work; None when nothing was promised."""
         asked = self._asked.get(key.name)
         if asked is None or asked.path != place.target.path:
-            return None  # a copy: nobody can know of it
+            return None  # a copy, which no process can know
         if place.served is key:
             return key.granted if key.id in place.weakened else self._granted(key)  # restored to what is recorded
         since = place.superseded.get(key.id)
         if since is None or key.id in self._revoked:
             return None
-        # What is extended in its grace nobody needs to know of.
+        # An extension within a key's grace need not be known.
         later = self._prolonged.get(key.id, -1.0) > _seconds(since)
         return min(key.granted if later else self._granted(key), since + place.target.grace_period)
 
@@ -559,7 +559,7 @@ class Truth:
                 continue
             ends = now if key.revoked else key.expires_at
             if ends is not None and ends < granted - self._leeway:
-                self.break_(SERVED, f"{path} serves {key.id}, which we let end before its time")
+                self.break_(SERVED, f"{path} serves {key.id}, which we shortened before its time")
 
     def _heal(self, place: Place) -> None:
         for key_id, weak in place.weakened.items():
@@ -571,7 +571,7 @@ class Truth:
                 weak.healed = True
 
     def configured(self, target: Target) -> None:
-        """From now on this is what the configuration says of its path."""
+        """From now on the configuration of its path is this."""
         place = self.places[target.path]
         place.names |= {place.target.key_field, *place.target.extra_fields}
         place.target, place.changed_at = target, self._store.monotonic()
@@ -579,7 +579,7 @@ class Truth:
     # --- what people do ------------------------------------------------------------------------------------------
 
     def by_hand(self, path: str, kind: str = "", *, rolled_back: bool = False) -> None:
-        """Somebody has changed the path; `kind`, when the newest version is "foreign" or "forged" now."""
+        """A person has changed the path; `kind`, when the newest version is "foreign" or "forged" now."""
         place = self.places[path]
         place.touched_at = self._store.monotonic()
         if kind:
@@ -587,20 +587,20 @@ class Truth:
         self._serve(place, by_hand=True, rolled_back=rolled_back)
 
     def hidden(self, path: str, data: Mapping[str, Any]) -> None:
-        """Somebody has deleted or destroyed a version with this data: if others hold its key, it is not known of it."""
+        """A person has deleted or destroyed a version with this data: whether others hold its key is not known."""
         place = self.places[path]
         self.by_hand(path)
         for value in data.values():  # the field may have been another one then
             if key := self._vendor.by_text(value):
-                place.weakened[key.id] = Weak(FOR_EVER)
+                place.weakened[key.id] = Weak(NEVER_ENDS)
 
     def undeleted(self, path: str, now: float) -> None:
-        """Somebody has brought a version back."""
+        """A person has undeleted a version."""
         self.places[path].undeleted_at = now
         self.by_hand(path)
 
     def reset(self, path: str, now: float) -> None:
-        """Somebody has deleted the path with its metadata: whatever was sent before may land as if it were new."""
+        """A person has deleted the path with its metadata: whatever was sent before may land as if it were new."""
         place = self.places[path]
         place.others.clear()
         place.reset_at = now
@@ -609,16 +609,16 @@ class Truth:
         place.weakened.update({key_id: Weak(now) for key_id in self._vendor.keys})
 
     def restored(self, path: str, number: int, now: float) -> None:
-        """Somebody has put the path back to what it was when this was its current version."""
+        """A person has restored the path's state from when this was its current version."""
         place = self.places[path]
         kept = {version: kind for version, kind in place.others.items() if version <= number}
         self.reset(path, now)
         place.others.update(kept)
         self._serve(place, by_hand=True)
-        place.superseded.clear()  # each grace is counted from what the old history says
+        place.superseded.clear()  # each grace is counted by the old history
 
     def revoked_by_hand(self, key: IssuedKey) -> None:
-        """Somebody has removed a key at the vendor: it cannot be ours to have ended it."""
+        """A person has removed a key at the provider: rotator did not end it."""
         for place in self.places.values():
             place.weakened[key.id] = Weak(self._store.monotonic())
 

@@ -65,8 +65,8 @@ class Outcome:
 
     def __str__(self) -> str:
         """What was broken, and the steps of all passes and sweeps that did anything; the others are left out."""
-        told = {step.part_of for step in self.steps if step.telling} | {step.part_of for step in self.steps[-1:]}
-        return self.trace([step for step in self.steps if step.part_of in told])
+        shown = {step.part_of for step in self.steps if step.is_shown} | {step.part_of for step in self.steps[-1:]}
+        return self.trace([step for step in self.steps if step.part_of in shown])
 
     def trace(self, steps: Iterable[Step]) -> str:
         """These steps, under what is to be known of the schedule."""

@@ -1,6 +1,6 @@
 """One thing happens at a time: actors are threads that hand over a baton at every call of a port.
 
-Whoever holds the baton runs; who gets it next is decided by a generator seeded with the schedule's number, and time
+The thread with the baton runs; a generator seeded with the schedule's number decides who gets it next, and time
 passes only here. So a schedule is the same each time it runs, whatever the machine does with its threads.
 """
 
@@ -37,7 +37,7 @@ class Step(NamedTuple):
     subject: str
     what: str
     part_of: int  # the pass, sweep or deed that it belongs to
-    telling: bool  # it changed something, or something befell it
+    is_shown: bool  # in a short trace: it changed something, or failed
 
     def __str__(self) -> str:
         return f"{self.at:9.2f}  {self.actor:10} {self.operation:20} {self.subject:22} {self.what}"
@@ -70,7 +70,7 @@ class Freezable:
 
 @dataclass(slots=True, eq=False)
 class Happening:
-    """Something that is not a program: it does all it does at once, and says when it wants to be asked again."""
+    """An actor that is no program: each step is done at once, and returns when the next is due."""
 
     name: str
     act: Callable[[], float]
@@ -98,9 +98,9 @@ class Scheduler:
         return self.clock.monotonic()
 
     def note(
-        self, actor: str, operation: str, subject: str, what: str, part_of: int = 0, *, telling: bool = True
+        self, actor: str, operation: str, subject: str, what: str, part_of: int = 0, *, is_shown: bool = True
     ) -> None:
-        self.steps.append(Step(self.now, actor, operation, subject, what, part_of, telling))
+        self.steps.append(Step(self.now, actor, operation, subject, what, part_of, is_shown))
 
     def add(self, process: Freezable, name: str, rng: Random, body: Callable[[], None]) -> None:
         actor = Actor(name, rng, body, process)
@@ -109,7 +109,7 @@ class Scheduler:
         self.actors.append(actor)
 
     def run(self) -> None:
-        """Until `ends` says so. All threads that were begun have ended then."""
+        """Run until `ends` returns true. By then all threads have ended."""
         threads = [threading.Thread(target=self._live, args=(actor,), daemon=True) for actor in self.actors]
         for thread in threads:
             thread.start()
@@ -187,7 +187,7 @@ class Scheduler:
                 moments += [happening.wake for happening in self.happenings]
                 self.clock.sleep(max(min(moments) - now, 1e-6))
                 continue
-            keeps = rng.random() < 0.5  # runs of steps by one actor are as telling as a mixture
+            keeps = rng.random() < 0.5  # runs of steps by one actor find as much as a mixture
             chosen = last if keeps and last in ready else ready[int(rng.random() * len(ready))]
             if isinstance(chosen, Happening):
                 chosen.wake = chosen.act()

@@ -60,7 +60,7 @@ def test_an_outage_of_half_the_margin_is_made_good_in_order_of_need() -> None:
 
 @pytest.mark.timeout(600)
 def test_a_change_of_all_targets_is_rolled_out_behind_what_is_due() -> None:
-    """At 80 % of the budget, of which for hours there is too little for both; nobody is late for it."""
+    """At 80 % of the budget, which for hours is too small for both. No key is late because of it."""
     many = fleet(used=0.8, changed_at=5 * HOUR)
     many.run(12 * HOUR)
     assert max(one.late for one in many.replaced) <= IN_TIME

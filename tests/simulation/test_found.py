@@ -1,4 +1,4 @@
-"""What the simulation has found, each as short as it can be told."""
+"""What the simulation has found, each as a short story."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""An HTTP server that answers what a test tells it to, and remembers what it was asked."""
+"""An HTTP server that gives a test's answers, and records the requests."""
 
 import json
 import threading
@@ -22,7 +22,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer; a `body` that is no text becomes JSON."""
+    """One answer. A `body` other than text becomes JSON."""
 
     status: int
     body: object = ""
@@ -31,7 +31,7 @@ class Reply:
 
 
 class Canned:
-    """The server: `answer` says what comes next, `asked` is all that came."""
+    """The server: `answer` makes the answers, `asked` holds all requests."""
 
     def __init__(self, answer: Callable[[Asked], Reply]) -> None:
         self.answer = answer
@@ -39,13 +39,13 @@ class Canned:
         self.address = ""
 
     def paths(self, method: str) -> list[str]:
-        """The paths that were asked with this method, in order."""
+        """Return the paths of the requests with this method, in order."""
         return [asked.path for asked in self.asked if asked.method == method]
 
 
 @contextmanager
 def canned(answer: Callable[[Asked], Reply]) -> Iterator[Canned]:
-    """Such a server on a free port of loopback."""
+    """Run the server on a free port of loopback."""
     state = Canned(answer)
     stopped = threading.Event()
 
@@ -71,7 +71,7 @@ def canned(answer: Callable[[Asked], Reply]) -> Iterator[Canned]:
             }.items():
                 self.send_header(name, value)
             self.end_headers()
-            with suppress(OSError):  # whoever asked may not wait for the end
+            with suppress(OSError):  # the client may not wait for the end
                 if not reply.drips:
                     self.wfile.write(content)
                     return

@@ -39,7 +39,7 @@ Manifests = dict[str, Manifest]
 
 
 def helm(*arguments: str | Path, status: int = 0, access: Mapping[str, str] | None = None) -> str:
-    """What Helm says, which must end with this status; `access` are the variables for a cluster."""
+    """Run Helm, which must exit with this status, and return its output; `access` has the variables for a cluster."""
     program = HELM.find()
     if program is None:
         pytest.skip("no Helm: put helm on PATH, or install Go and run `make servers`")
@@ -57,14 +57,14 @@ def helm(*arguments: str | Path, status: int = 0, access: Mapping[str, str] | No
 
 
 def rendered(namespace: str, values: Path, *settings: str) -> list[str]:
-    """The chart's manifests with these values, as YAML."""
+    """Return the chart's manifests with these values, as YAML."""
     changed = [f"--set={setting}" for setting in settings]
     text = helm("template", "rotator", CHART, f"--namespace={namespace}", f"--values={values}", *changed)
     return [part for part in re.split(r"^---$", text, flags=re.MULTILINE) if "\nkind: " in part]
 
 
 def accepted(kube: KubeServer, namespace: str, manifest: str, *, really: bool = False) -> Manifest:
-    """What the API server makes of a manifest; with `really` it keeps it."""
+    """Return a manifest as the API server understands it; with `really` the server keeps it."""
     [kind] = re.findall(r"^kind: (\w+)$", manifest, re.MULTILINE)
     params = {"fieldValidation": "Strict", **({} if really else {"dryRun": "All"})}
     answer = kube.request("POST", NAMESPACED[kind].format(namespace), yaml=manifest, params=params)
@@ -86,7 +86,7 @@ def container_of(pod: Manifest) -> Manifest:
 
 
 def mounted(manifests: Manifests, folder: Path) -> Path:
-    """The configuration as the kubelet puts it before the container, anew if it is there; returns the main file."""
+    """Write the configuration as the kubelet mounts it, replacing an older one; return the main file."""
     [deployment] = [made for name, made in manifests.items() if name.startswith("Deployment/")]
     [volume] = [volume for volume in pod_of(deployment)["spec"]["volumes"] if volume["name"] == "config"]
     data = Path(tempfile.mkdtemp(prefix="..", dir=folder))
@@ -104,7 +104,7 @@ def mounted(manifests: Manifests, folder: Path) -> Path:
 
 
 def install_rights(kube: KubeServer, namespace: str, manifests: list[str]) -> str:
-    """Make the chart's ServiceAccount, Role and RoleBinding for real; returns a token of it, whose role is in force."""
+    """Create the chart's ServiceAccount, Role and RoleBinding; return a token once the role is in force."""
     for manifest in manifests:
         if re.search(r"^kind: (ServiceAccount|Role|RoleBinding)$", manifest, re.MULTILINE):
             accepted(kube, namespace, manifest, really=True)
@@ -115,7 +115,7 @@ def install_rights(kube: KubeServer, namespace: str, manifests: list[str]) -> st
 
 
 def volume_of(kube: KubeServer, namespace: str, manifests: list[str]) -> Manifests:
-    """What the daemon's volume is made of: the ConfigMaps and the Deployment, as the API server understands them."""
+    """Return the sources of the daemon's volume, ConfigMaps and Deployment, as the API server understands them."""
     needed = [text for text in manifests if re.search(r"^kind: (ConfigMap|Deployment)$", text, re.MULTILINE)]
     found = [accepted(kube, namespace, manifest) for manifest in needed]
     return {f"{manifest['kind']}/{manifest['metadata']['name']}": manifest for manifest in found}

@@ -1,6 +1,6 @@
-"""A rotator as its users have it: a configuration file, a simulated vendor, a store, and the command in a process.
+"""A rotator as its users have it: a configuration file, a simulated provider, a store, and the command in a process.
 
-Everything that a process says goes to `leaks.RECORDER`, where the end of the session looks for secrets.
+`leaks.RECORDER` gets all output, which the end of the session searches for secrets.
 """
 
 import json
@@ -45,14 +45,14 @@ class Daemon:
         self._stderr, self._stdout = stderr, stdout
 
     def events(self, event: str = "", **fields: object) -> list[dict[str, Any]]:
-        """The log lines so far with this event and these fields."""
+        """Return the log lines so far with this event and these fields."""
         lines = self._stderr.read_text().splitlines(keepends=True)
         found = [json.loads(line) for line in lines if line.endswith("\n")]
         wanted = {"event": event, **fields} if event else fields
         return [line for line in found if wanted.items() <= line.items()]
 
     def wait_for(self, event: str, count: int = 1, **fields: object) -> dict[str, Any]:
-        """The `count`th log line with this event and these fields, once it is there."""
+        """Wait for and return the `count`th log line with this event and these fields."""
         wait_until(
             lambda: len(self.events(event, **fields)) >= count or self.process.poll() is not None,
             f"{event} number {count} {fields}; there is {self.events()}",
@@ -60,17 +60,17 @@ class Daemon:
         return self.events(event, **fields)[count - 1]
 
     def get(self, path: str, *, admin: bool = False) -> httpx.Response:
-        """A page of the daemon."""
+        """Get a page of the daemon."""
         answer = httpx.get(self.url(admin=admin) + path, trust_env=False, timeout=10)
         RECORDER.record(f"page {path}", f"{answer.headers}\n{answer.text}")
         return answer
 
     def url(self, *, admin: bool = False) -> str:
-        """Where it listens."""
+        """Return the address that it listens on."""
         return f"http://{self.wait_for('started')['admin' if admin else 'listen']}"
 
     def metric(self, series: str) -> float | None:
-        """The value of one series, as "rotator_leader" or 'rotator_targets{state="ok"}'; None when there is none."""
+        """Return the value of a series such as 'rotator_targets{state="ok"}'; None when there is none."""
         lines = self.get("/metrics").text.splitlines()
         values = [float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == series]
         return values[0] if values else None
@@ -80,16 +80,16 @@ class Daemon:
         self.process.send_signal(number)
 
     def end(self) -> int:
-        """Wait for it to end, and return its status."""
+        """Wait until it exits, and return its status."""
         return self.process.wait(LIMIT)
 
     def stop(self) -> int:
-        """Ask it to end, and return its status."""
+        """Stop it, and return its exit status."""
         self.signal(signal.SIGTERM)
         return self.end()
 
     def close(self) -> None:
-        """End it if it still runs, and hand over what it said."""
+        """Kill it if it still runs, and record its output."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -124,7 +124,7 @@ class Installation:
         self._daemons: list[Daemon] = []
 
     def write(self, text: str | None = None) -> None:
-        """Write the configuration, or this text in its place."""
+        """Write the configuration, or this text instead."""
         self.file.write_text(json.dumps(self.config) if text is None else text)
 
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
@@ -158,14 +158,14 @@ class Installation:
         )
 
     def at_a_terminal(self, *arguments: str) -> str:
-        """What one command shows on a terminal of 200 columns."""
+        """Return what a command shows on a terminal of 200 columns."""
         self.write()
         ours, its = pty.openpty()
         environment = self._environment({"COLUMNS": "200", "TERM": "xterm-256color"})
         with subprocess.Popen([PROGRAM, *arguments], env=environment, stdin=its, stdout=its, stderr=its):
             os.close(its)
             shown = b""
-            with suppress(OSError):  # which is how Linux says that the other end is closed
+            with suppress(OSError):  # on Linux: the other end is closed
                 while read := os.read(ours, 65536):
                     shown += read
         os.close(ours)
@@ -173,11 +173,11 @@ class Installation:
         return shown.decode().replace("\r", "")
 
     def json(self, *arguments: str, status: int | None = 0) -> Any:
-        """What a command prints with --json."""
+        """Return what a command prints with --json."""
         return json.loads(self.run(*arguments, "--json", status=status).stdout)
 
     def start(self, *arguments: str) -> Daemon:
-        """Start the daemon; it ends with the installation at the latest."""
+        """Start the daemon. It stops with the installation at the latest."""
         self.write()
         number = len(self._daemons)
         out, err = self.folder / f"stdout.{number}", self.folder / f"stderr.{number}"
@@ -194,7 +194,7 @@ class Installation:
         return daemon
 
     def calls(self, *operations: str) -> list[Call]:
-        """What was asked of the vendor so far."""
+        """Return the calls to the provider so far."""
         return [call for call in self.simulator.journal if not operations or call.operation in operations]
 
     def close(self) -> None:
@@ -207,7 +207,7 @@ class Installation:
 def installation(
     folder: Path, store: Mapping[str, Any] | None = None, targets: tuple[str, ...] = ("a",), **options: Any
 ) -> Iterator[Installation]:
-    """An installation with a SQLite file (or this store) and a vendor with these options."""
+    """Yield an installation with a SQLite file (or this store) and a simulated provider with these options."""
     with Simulator(options=Options(**{"requests_per_minute": None, **options})) as simulator:
         RECORDER.add_simulator(simulator)
         made = Installation(folder, simulator, store or {"type": "sqlite", "file": "store.db"}, targets)
@@ -224,24 +224,24 @@ class VaultPaths:
         self.vault, self.mount = vault, mount
 
     def read(self, path: str) -> dict[str, Any] | None:
-        """The data of the newest version."""
+        """Return the data of the newest version."""
         answer = self.vault.request("GET", f"{self.mount}/data/{path}")
         return dict(answer.json()["data"]["data"]) if answer.is_success else None
 
     def versions(self, path: str) -> dict[str, dict[str, Any]]:
-        """The metadata of the versions, by number."""
+        """Return the metadata of the versions, by number."""
         return dict(self.metadata(path)["versions"])
 
     def metadata(self, path: str) -> dict[str, Any]:
-        """All the metadata."""
+        """Return all the metadata."""
         return dict(self.vault.request("GET", f"{self.mount}/metadata/{path}").raise_for_status().json()["data"])
 
     def put(self, path: str, data: Mapping[str, Any]) -> None:
-        """What `vault kv put` does."""
+        """Write as `vault kv put` does."""
         self.vault.request("POST", f"{self.mount}/data/{path}", {"data": data}).raise_for_status()
 
     def token(self, hcl: str = LEAST_RIGHTS, **parameters: object) -> str:
-        """A token with this policy, in which {mount} is replaced; `parameters` as in auth/token/create."""
+        """Return a token with this policy, in which {mount} is replaced; `parameters` as in auth/token/create."""
         token = self.vault.policy_token(hcl.format(mount=self.mount), **parameters)
         RECORDER.add_secret("a Vault token", token)
         return token
@@ -251,7 +251,7 @@ class VaultPaths:
 def on_vault(
     folder: Path, vault: VaultServer, targets: tuple[str, ...] = ("a",), **options: Any
 ) -> Iterator[tuple[Installation, VaultPaths]]:
-    """An installation on a Vault mount of its own, with a token of the least rights."""
+    """Yield an installation on a Vault mount of its own, with a token of the least rights."""
     paths = VaultPaths(vault, vault.new_mount())
     store = {"type": "vault", "address": vault.address, "mount": paths.mount}
     with installation(folder, store, targets, **options) as made:

@@ -1,6 +1,6 @@
-"""Breaks an installation at random: two daemons, their Vault, the network and the vendor, killed, frozen, cut, failing.
+"""Break an installation at random: two daemons, Vault, the network and the provider, killed, frozen, cut, failing.
 
-All that is random comes from one seed, so that a run can be had again, as far as threads and processes allow it.
+All chance comes from one seed, so that a run can be repeated within what threads and processes allow.
 """
 
 import heapq
@@ -18,7 +18,7 @@ from support.installation import Daemon, Installation
 from support.proxy import MODES, Proxy
 from support.vault import RaftVault
 
-LONGEST = {"daemon": 6.0, "vault": 1.5, "network": 4.0, "vendor": 2.5}
+LONGEST = {"daemon": 6.0, "vault": 1.5, "network": 4.0, "provider": 2.5}
 """Seconds that something is frozen or away. A daemon's is longer than an observation may be old; Vault's is shorter
 than what the witness allows for."""
 
@@ -31,29 +31,29 @@ Undo = Callable[[], None]
 
 
 class Chaos:
-    """Two daemons of one installation, and what is done to them; `told` is what happened, for a test that fails."""
+    """Two daemons of one installation, and what breaks them. `story` is what happened, for a test that fails."""
 
     def __init__(self, rotator: Installation, vault: RaftVault, network: Proxy, rng: random.Random) -> None:
         """`network` is between the daemons and Vault."""
         self.rotator, self.vault, self.network, self.rng = rotator, vault, network, rng
-        self.told: list[str] = []
+        self.story: list[str] = []
         self.done: Counter[str] = Counter()
         self.broken: list[str] = []
         self._started: list[Daemon] = []
         self._daemons: list[Daemon | None] = [None, None]
         for number in (0, 1):
             self._start(number)
-        self._busy: set[str] = set()  # who is frozen or away just now
+        self._busy: set[str] = set()  # what is frozen or down now
         self._undo: list[tuple[float, int, str, Undo]] = []
         self._numbers = itertools.count()
 
     @property
     def kills(self) -> int:
-        """How often a daemon was killed or frozen; what else befell it, Vault and the vendor is not counted."""
+        """How often a daemon was killed or frozen. Other faults, and those of Vault and the provider, do not count."""
         return self.done["kill"] + self.done["freeze"]
 
     def run(self, kills: int) -> None:
-        """Break things until there were so many kills and all else, too; then make everything well again."""
+        """Break things until there were so many kills and every other kind; then undo all faults."""
         while self.kills < kills or not self.done.keys() >= KINDS:
             self._wait(self.rng.uniform(0.2, 1.8))
             self._fault()
@@ -67,12 +67,12 @@ class Chaos:
         self._emit("fault", f"all cleared, {landed} late effects landed")
 
     def complaints(self) -> list[str]:
-        """What a daemon said that it has no reason to say, whatever was broken."""
+        """Return the events that no fault gives a daemon a reason to log."""
         never = ("unexpected_error", "target_foreign", "key_ownership_mismatch", "configuration_refused")
         return [str(event) for daemon in self._started for event in daemon.events() if event["event"] in never]
 
     def roll(self) -> None:
-        """End both daemons as a rolling update does, one after the other, and start them anew."""
+        """Restart both daemons as a rolling update does, one after the other."""
         for number in (0, 1):
             self._term(number)()
 
@@ -91,7 +91,7 @@ class Chaos:
                 time.sleep(min(left, due - time.monotonic()) if due > time.monotonic() else 0)
             for number, daemon in enumerate(self._daemons):
                 if daemon and f"daemon {number}" not in self._busy and daemon.process.poll() is not None:
-                    self.broken.append(f"daemon {number} ended by itself, with {daemon.process.returncode}")
+                    self.broken.append(f"daemon {number} ended unasked, with {daemon.process.returncode}")
                     self._daemons[number] = None
 
     def _break_one(self) -> None:
@@ -114,8 +114,8 @@ class Chaos:
                 (2, "vault frozen", "vault", self._freeze_vault),
                 (2, "vault sealed", "vault", self._seal_vault),
             ]
-        if "vendor" not in self._busy:
-            choices.append((1, "outage", "vendor", self._outage))
+        if "provider" not in self._busy:
+            choices.append((1, "outage", "provider", self._outage))
         if not choices:
             return
         weights = [weight if self.done[kind] else 5 * weight for weight, kind, _, _ in choices]
@@ -131,7 +131,7 @@ class Chaos:
 
     def _emit(self, kind: str, what: str) -> None:
         self.done[kind] += 1
-        self.told.append(f"{datetime.now(UTC).time()} {what}")
+        self.story.append(f"{datetime.now(UTC).time()} {what}")
 
     # --- the daemons -------------------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class Chaos:
     def _start(self, number: int) -> None:
         self._daemons[number] = daemon = self.rotator.start()
         self._started.append(daemon)
-        self.told.append(f"{datetime.now(UTC).time()} daemon {number} is started")
+        self.story.append(f"{datetime.now(UTC).time()} daemon {number} is started")
 
     def _kill(self, number: int) -> Undo:
         self._emit("kill", f"daemon {number} is killed")
@@ -157,7 +157,7 @@ class Chaos:
         daemon.signal(signal.SIGSTOP)
 
         def thaw() -> None:
-            self.told.append(f"{datetime.now(UTC).time()} daemon {number} goes on")
+            self.story.append(f"{datetime.now(UTC).time()} daemon {number} goes on")
             daemon.signal(signal.SIGCONT)
 
         return thaw
@@ -190,7 +190,7 @@ class Chaos:
         if daemon.events("started"):  # before, either signal ends any program
             daemon.signal(which)
 
-    # --- Vault and the vendor ----------------------------------------------------------------------------------------
+    # --- Vault and the provider -------------------------------------------------------------------------------------
 
     def _kill_vault(self) -> Undo:
         self._emit("vault killed", "Vault is killed")
@@ -199,7 +199,7 @@ class Chaos:
         def restart() -> None:
             self.vault.start()
             self.vault.unseal()
-            self.told.append(f"{datetime.now(UTC).time()} Vault is up again")
+            self.story.append(f"{datetime.now(UTC).time()} Vault is up again")
 
         return restart
 
@@ -209,7 +209,7 @@ class Chaos:
 
         def thaw() -> None:
             self.vault.thaw()
-            self.told.append(f"{datetime.now(UTC).time()} Vault goes on")
+            self.story.append(f"{datetime.now(UTC).time()} Vault goes on")
 
         return thaw
 
@@ -220,7 +220,7 @@ class Chaos:
 
             def unseal() -> None:
                 self.vault.unseal()
-                self.told.append(f"{datetime.now(UTC).time()} Vault is unsealed")
+                self.story.append(f"{datetime.now(UTC).time()} Vault is unsealed")
 
             return unseal
         return None
@@ -231,24 +231,24 @@ class Chaos:
         self.network.seconds = self.rng.uniform(0.1, 1.5) if mode == "delay" else 0.01
         self.network.mode = mode
 
-        def mend() -> None:
+        def repair() -> None:
             self.network.mode = "pass"
-            self.told.append(f"{datetime.now(UTC).time()} the network to Vault is mended")
+            self.story.append(f"{datetime.now(UTC).time()} the network to Vault works again")
 
-        return mend
+        return repair
 
     def _outage(self) -> Undo:
-        self._emit("outage", "the vendor is away")
+        self._emit("outage", "the provider is down")
         self.rotator.simulator.stop()
 
         def back() -> None:
             self.rotator.simulator.start()
-            self.told.append(f"{datetime.now(UTC).time()} the vendor is back")
+            self.story.append(f"{datetime.now(UTC).time()} the provider is back")
 
         return back
 
     def _fault(self) -> None:
-        """Mostly, something is about to go wrong with one of the vendor's next calls."""
+        """Mostly, let one of the provider's next calls fail."""
         rng = self.rng
         if rng.random() < 0.3:
             return
@@ -283,4 +283,4 @@ class Chaos:
             by=rng.choice((1, -1)),
         )
         self.rotator.simulator.faults.add(fault)
-        self._emit("fault", f"the vendor's next {fault.operation} but {fault.skip}: {fault.kind}")
+        self._emit("fault", f"the provider's next {fault.operation} but {fault.skip}: {fault.kind}")

@@ -141,7 +141,7 @@ class KubeServer:
         wait_until(applies, f"{kind} {role} to be in force")
 
     def dry_run(self, manifest: Mapping[str, Any], namespace: str = "default") -> httpx.Response:
-        """What the server says of this manifest; nothing is made of it. Returns any answer, refusals too.
+        """Return the server's answer to this manifest, refusals too, without creating anything.
 
         A manifest that names no namespace is meant for `namespace`. Whichever it is, it must exist.
         """

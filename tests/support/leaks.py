@@ -1,6 +1,6 @@
-"""Remembers everything that rotator's processes said in this session, and looks for secrets in it.
+"""Records all output of rotator's processes in this session, and looks for secrets in it.
 
-Whoever runs a process hands over what it wrote and the secrets that it knew; `scan` finds a secret as it is, escaped
+A test that runs a process records its output and its secrets; `scan` finds a secret as it is, escaped
 for JSON, and in base64 at any alignment.
 """
 
@@ -25,13 +25,13 @@ class Leak:
 
 
 def spellings(secret: str) -> set[str]:
-    """How a secret may stand in a text."""
+    """Return how a secret may stand in a text."""
     escaped = json.dumps(secret)[1:-1]
     return {secret, escaped, escaped.replace("/", "\\/"), *_base64(secret.encode())}
 
 
 def _base64(raw: bytes) -> Iterator[str]:
-    """The characters that this secret alone decides, wherever it begins within a longer text."""
+    """Return the base64 characters that depend on this secret alone, wherever it begins in a longer text."""
     for shift in range(3):
         first, last = -(-shift * 8 // 6), (shift + len(raw)) * 8 // 6
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -39,7 +39,7 @@ def _base64(raw: bytes) -> Iterator[str]:
 
 
 class Recorder:
-    """What was said, and what must not have been."""
+    """The output of the session, and the secrets that must not be in it."""
 
     def __init__(self) -> None:
         self._texts: list[tuple[str, str]] = []
@@ -47,27 +47,27 @@ class Recorder:
         self._simulators: list[Simulator] = []
 
     def record(self, source: str, text: str, exempt: Iterable[str] = ()) -> str:
-        """Remember a text, without the lines that say a secret on purpose. Returns it."""
+        """Record a text, without the lines that hold a secret on purpose. Return it."""
         lines = set(exempt)
         self._texts.append((source, "\n".join(line for line in text.splitlines() if line not in lines)))
         return text
 
     def add_secret(self, kind: str, secret: str) -> None:
-        """From now on this must be in no text, earlier ones included."""
+        """Add a secret, which must be in no text, earlier ones included."""
         if len(secret) >= SHORTEST:
             self._secrets[secret] = kind
 
     def add_simulator(self, simulator: Simulator) -> None:
-        """All keys that it ever mints, and its organisation keys, must be in no text."""
+        """Add its organisation keys and all keys that it ever makes, which must be in no text."""
         self._simulators.append(simulator)
 
     @property
     def texts(self) -> list[tuple[str, str]]:
-        """The texts, each with its source."""
+        """Return the texts, each with its source."""
         return list(self._texts)
 
     def secrets(self) -> dict[str, str]:
-        """Every secret that is known, and its kind."""
+        """Return every known secret and its kind."""
         found = dict(self._secrets)
         for simulator in self._simulators:
             found |= dict.fromkeys((key.text for key in simulator.vendor.keys.values()), "a key")
@@ -75,7 +75,7 @@ class Recorder:
         return found
 
     def scan(self) -> list[Leak]:
-        """Every text in which a secret is."""
+        """Return every text that holds a secret."""
         secrets = self.secrets()
         everything = "\0".join(text for _, text in self._texts)
         leaks = []

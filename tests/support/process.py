@@ -14,7 +14,7 @@ import httpx
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    """Return once `condition` holds; that nobody listens yet means "not yet". Raises TimeoutError."""
+    """Return once `condition` holds; a refused connection means "not yet". Raise TimeoutError."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with suppress(httpx.TransportError):
@@ -50,7 +50,7 @@ class Process:
         self._running: subprocess.Popen[bytes] | None = None
 
     def start(self, is_ready: Callable[[], bool]) -> None:
-        """Start it and wait until it is ready. What it said last is noted on the error if it does not come to that."""
+        """Start it and wait until it is ready. If it never is, the error has a note with its last output."""
         output = self._folder / "output.log"
         with output.open("ab") as log:
             self._running = running = subprocess.Popen(
@@ -80,14 +80,14 @@ class Process:
             self._running.send_signal(number)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         if self._running:
             self._running.kill()
             self._running.wait()
             self._running = None
 
     def stop(self) -> None:
-        """Ask it to end, frozen or not; end it if it has not within ten seconds."""
+        """Stop it, frozen or not; kill it after ten seconds."""
         self.signal(signal.SIGTERM)
         self.signal(signal.SIGCONT)
         if self._running:

@@ -8,9 +8,9 @@ Modes:
     cut      half of the first part of an answer comes, then the connection is reset
     swallow  requests go through, and nothing comes back: the answer is lost
     hang     connections are accepted, and nothing goes through in either direction; what was asked meanwhile goes
-             through when that is over, even if nobody waits for the answer any more: it lands late
+             through afterwards, even if the client no longer waits for the answer: it lands late
     reset    connections are accepted and reset at once, open ones at their next byte
-    refuse   nobody listens; open connections are reset at their next byte
+    refuse   no listener; open connections are reset at their next byte
 """
 
 import select
@@ -81,7 +81,7 @@ class Proxy:
                 continue
             try:
                 client, _ = self._listener.accept()
-            except OSError:  # nobody came
+            except OSError:  # no connection came
                 continue
             self._start(self._carry, client)
 
@@ -93,8 +93,8 @@ class Proxy:
             for end in (client, server):
                 end.settimeout(_STUCK)
             asked_at: float | None = None  # when the request came that is not answered yet
-            held = b""  # what the client said while nothing goes through
-            gone = False  # the client, while something of it is held
+            held = b""  # the client's bytes while nothing goes through
+            gone = False  # the client, while its bytes are held
             try:
                 while not self._ending.is_set():
                     hangs = self.mode == "hang"

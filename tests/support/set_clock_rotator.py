@@ -14,7 +14,7 @@ if __name__ == "__main__":
     wall, file = Wall(), Path(os.environ["CLOCK_AHEAD"])
 
     def follow() -> None:
-        """Set the clock when the file says another time."""
+        """Set the clock when the file holds another time."""
         while True:
             wall.ahead = timedelta(seconds=float(file.read_text() or 0) if file.exists() else 0)
             time.sleep(0.05)

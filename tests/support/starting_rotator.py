@@ -1,4 +1,4 @@
-"""`rotator`, whose start takes its time: an import waits while the file $STARTS_WHILE is there, and notes that it does.
+"""`rotator` with a slow start: an import waits while the file $STARTS_WHILE is there, and notes that it does.
 
 And a reload waits while the file $RELOADS_WHILE is there, as for a file system that does not answer. Run as a program,
 by way of the entry point that is installed.
@@ -17,7 +17,7 @@ GATE, RELOADS = Path(os.environ["STARTS_WHILE"]), Path(os.environ["RELOADS_WHILE
 
 
 def wait(gate: Path) -> None:
-    """Until the file is gone; leave a note beside it."""
+    """Wait until the file is gone; leave a note beside it."""
     if gate.exists():
         gate.with_suffix(".waits").touch()
     while gate.exists():
@@ -25,10 +25,10 @@ def wait(gate: Path) -> None:
 
 
 class Slow(MetaPathFinder):
-    """Imports typer, the first of what is heavy, slowly."""
+    """Import typer, the first heavy package, slowly."""
 
     def find_spec(self, name: str, *_: object) -> None:
-        """Find nothing: whoever comes next does."""
+        """Find nothing: the next finder does."""
         if name == "typer":
             wait(GATE)
         if name == "rotator.daemon.dispatcher":  # `rotator.daemon.main` imports it before `rotator.daemon.reload`

@@ -17,7 +17,7 @@ if __name__ == "__main__":
     begin_what_is_due = Dispatcher._begin_what_is_due
 
     def begin(dispatcher: Dispatcher) -> None:
-        """Hang, as with a lock that nobody gives back."""
+        """Hang, as with a lock that is never released."""
         while file.exists():
             time.sleep(0.02)
         begin_what_is_due(dispatcher)

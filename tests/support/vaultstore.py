@@ -1,4 +1,4 @@
-"""A `VaultStore` for tests, and what is the same for all of them."""
+"""A `VaultStore` for tests, with helpers that they share."""
 
 import threading
 import traceback
@@ -23,16 +23,16 @@ CLOCK = SystemClock()
 
 
 def assert_hides(error: BaseException, *secrets: str) -> None:
-    """Neither the error nor what hangs on it says a secret; no other library's exception, with its request, does."""
+    """Check that the error and its causes hold no secret and no other library's exception, with its request."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None:
         chain.append(link)
         link = link.__cause__ or link.__context__
     assert all(isinstance(link, RotatorError) or type(link).__module__ == "builtins" for link in chain), chain
-    said = "\n".join([*traceback.format_exception(error), *(repr(vars(link)) + repr(link) for link in chain)])
+    text = "\n".join([*traceback.format_exception(error), *(repr(vars(link)) + repr(link) for link in chain)])
     for secret in secrets:
-        assert not any(spelling in said for spelling in spellings(secret))
+        assert not any(spelling in text for spelling in spellings(secret))
 
 
 class SetClock:
@@ -64,7 +64,7 @@ class SetClock:
 
 
 class Metered:
-    """A `ports.Meter` that remembers."""
+    """A `ports.Meter` that records."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
@@ -76,14 +76,14 @@ class Metered:
             self.requests.append((operation, outcome))
 
     def take(self) -> list[tuple[str, str]]:
-        """What was sent since the last time."""
+        """Return the requests since the last call."""
         with self._lock:
             taken, self.requests = self.requests, []
         return taken
 
 
 class MeteredStore(VaultStore):
-    """One whose meter can be read."""
+    """A store with a meter that a test can read."""
 
     def __init__(self, settings: VaultSettings, clock: Clock) -> None:
         self.metered = Metered()
@@ -95,7 +95,7 @@ OpenStore = Callable[..., MeteredStore]
 
 @contextmanager
 def opened_stores() -> Iterator[OpenStore]:
-    """Makes stores, and closes them in the end."""
+    """Make stores, and close them at the end."""
     with ExitStack() as stack:
 
         def open_store(
@@ -118,7 +118,7 @@ DATA = {"api_key": KEY}
 
 
 def all_methods(store: MeteredStore) -> dict[str, Callable[[], object]]:
-    """Every method of the port that talks to Vault, each by itself: whatever was found before, it asks."""
+    """Return every method of the port that sends a request; each sends it whatever the circuit breaker remembers."""
 
     def afresh(method: Callable[[], object]) -> Callable[[], object]:
         def ask() -> object:
@@ -138,7 +138,7 @@ def all_methods(store: MeteredStore) -> dict[str, Callable[[], object]]:
 
 
 def assert_unsettled(store: MeteredStore, words: str, *secrets: str, but: tuple[str, ...] = ()) -> None:
-    """Reads are unavailable, of changes nobody knows, all in clear words."""
+    """Check that reads are unavailable and the outcome of changes unknown, with a clear message."""
     for name, method in all_methods(store).items():
         if name in but:
             continue
@@ -154,12 +154,12 @@ DENIED = Reply(403, {"errors": ["1 error occurred:\n\t* permission denied\n\n"]}
 
 
 def answering(reply: Reply) -> Callable[[Asked], Reply]:
-    """Logs in whoever asks, and answers this to all else."""
+    """Let every client log in, and give this answer to all other requests."""
     return lambda asked: DENIED if asked.path == "/v1/auth/token/lookup-self" else reply
 
 
 def empty(asked: Asked) -> Reply:
-    """Logs in whoever asks, and answers as a KV version 2 mount at `kv`, behind any prefix, in which nothing is."""
+    """Let every client log in, and answer as an empty KV version 2 mount at `kv`, behind any prefix."""
     if asked.path.endswith("/v1/auth/token/lookup-self"):
         return DENIED
     if "/v1/sys/internal/ui/mounts/" in asked.path:

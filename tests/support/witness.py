@@ -1,7 +1,7 @@
-"""Watches the promises from outside while a test breaks things: what Vault serves, and what the vendor says of it.
+"""Watches the promises from outside while a test breaks things: what Vault serves, and what the provider shows of it.
 
-It shares no code with what it watches: it reads Vault and calls the vendor's gateway as an application does, and the
-simulator's records tell when a key really ended. Keys' texts stay in here; what it reports names ids only.
+It shares no code with what it watches: it reads Vault and calls the provider's gateway as an application does, and the
+simulator's records show when a key really ended. Keys' texts stay in here; reports name ids only.
 """
 
 import threading
@@ -66,7 +66,7 @@ class Path:
 
 
 class Witness:
-    """Looks every `every` seconds, in a thread of its own, from `with` to its end; `broken` says what was broken."""
+    """Looks every `every` seconds, in a thread of its own, from `with` to its end; `broken` lists what was broken."""
 
     def __init__(
         self,
@@ -208,7 +208,7 @@ class Witness:
                 )
 
     def _examine(self) -> None:
-        """Compare the vendor's records with what was promised."""
+        """Compare the provider's records with the promises."""
         keys = self._simulator.vendor.keys
         for key in keys.values():
             if key.expiry_date is None or key.expiry_date > key.created_at + self._ttl + timedelta(seconds=1):

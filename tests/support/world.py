@@ -1,8 +1,8 @@
-"""A world in memory: a store with versions, a vendor, a clock, and a wire on which anything may go wrong.
+"""A world in memory: a store with versions, a provider, a clock, and a wire on which anything may go wrong.
 
 Every call that the code under test makes crosses `Wire`: it is noted in order, and a `Fault` may stand in for its
 effect. What a person or another program does by hand does not cross it. The world keeps the whole truth, so that it can
-tell when a promise is broken (`World.broken`), whatever was answered.
+find every broken promise (`World.broken`), whatever was answered.
 """
 
 import itertools
@@ -130,7 +130,7 @@ class Wire:
 
 
 def refuse(error: BaseException) -> Fault:
-    """Not done, and `error` is answered: "unsent" if that says that the outcome is unknown."""
+    """Not done, and `error` is answered: "unsent" if the error leaves the outcome unknown."""
 
     def fault(call: Call) -> None:
         raise error
@@ -219,11 +219,11 @@ class MemoryStore:
         return self.put(path, **{**(self.read(path) or {}), **data})
 
     def move(self, path: str, to: str) -> None:
-        """What `vault secrets move` does to a path of the mount: all versions go with it."""
+        """Do to a path what `vault secrets move` does to its mount: all versions go with it."""
         self._versions[to], self._counters[to] = self._versions.pop(path), self._counters.pop(path)
 
     def rollback(self, path: str, number: int) -> bool:
-        """What `vault kv rollback` does; False when that version cannot be read any more."""
+        """Do what `vault kv rollback` does; return False when that version cannot be read."""
         version = self._versions.get(path, {}).get(number)
         if version is None or version.deleted or version.destroyed:
             return False
@@ -244,7 +244,7 @@ class MemoryStore:
                 version.destroyed, version.data = True, {}
 
     def delete_metadata(self, path: str) -> None:
-        """The path as if it had never been: its counter starts again."""
+        """Make the path absent: its counter starts again."""
         self._counters.pop(path, None)
         self._versions.pop(path, None)
 
@@ -255,7 +255,7 @@ class MemoryStore:
         return self._versions.get(path, {})
 
     def read(self, path: str) -> dict[str, Any] | None:
-        """What an application reads."""
+        """Return what an application reads."""
         version = self.versions(path).get(self.current_version(path))
         return None if version is None or version.deleted or version.destroyed else version.data
 
@@ -285,7 +285,7 @@ class MemoryStore:
 
 @dataclass(frozen=True, slots=True)
 class StoreClient:
-    """A `ports.Store`: how one program calls the store."""
+    """A `ports.Store`: how one process calls the store."""
 
     store: MemoryStore
     clock: FakeClock
@@ -327,7 +327,7 @@ class IssuedKey:
     name: str
     text: str
     expires_at: datetime | None
-    granted: datetime  # until when it works if no one else touches it; of an endless one, when it is replaced
+    granted: datetime  # when it expires if not touched by others; without an expiry, when it is replaced
     revoked: bool = False
 
     def seen(self) -> ProviderKey:
@@ -390,7 +390,7 @@ class MemoryVendor:
 
 @dataclass(frozen=True, slots=True)
 class VendorClient:
-    """A `ports.Provider`: how one program calls the vendor, which lists two keys a page."""
+    """A `ports.Provider`: how one process calls the provider, which lists two keys a page."""
 
     vendor: MemoryVendor
     wire: Wire
@@ -454,7 +454,7 @@ class VendorClient:
 
 @dataclass(slots=True)
 class BudgetClient:
-    """A `ports.Budget` that lets everybody go, after `wait` seconds."""
+    """A `ports.Budget` that admits every caller after `wait` seconds."""
 
     clock: FakeClock
     wire: Wire
@@ -472,7 +472,7 @@ class BudgetClient:
 
 
 def make_target(name: str = "billing-api", **overrides: Any) -> Target:
-    """A target with the defaults of the configuration, without jitter."""
+    """Return a target with the configuration's defaults, without jitter."""
     values: dict[str, Any] = {
         "path": f"apps/{name}/respan",
         "provider": "respan",
@@ -489,7 +489,7 @@ def make_target(name: str = "billing-api", **overrides: Any) -> Target:
 
 
 class World:
-    """A store, a vendor and a clock around some targets, and a record of all that happens.
+    """A store, a provider and a clock around some targets, and a record of all that happens.
 
     `broken` names each time a key was ended that was served, or that was within its grace. (After a rollback by hand at
     the worst moment a served key may be shortened; then it has to be restored. With revoke-now grace ends early.)
@@ -511,17 +511,17 @@ class World:
 
     @property
     def target(self) -> Target:
-        """The only target, or the first."""
+        """Return the only target, or the first."""
         return self.targets[0]
 
     def reconciler(self, actor: str = "a", budget_wait: float = 0.0) -> Reconciler:
-        """A program that was just started, and knows nothing."""
+        """Return a process that was just started, and knows nothing."""
         names = frozenset(target.name for target in self.targets)
         memory = Memory(served=self._served.setdefault(actor, {}), is_swept=True)
         return Reconciler(Observer(OWNER, frozenset(), names, self.ports(actor, budget_wait), memory))
 
     def ports(self, actor: str, budget_wait: float = 0.0) -> Ports:
-        """All the effects of one program; the budget lets it go after so many seconds."""
+        """Return all ports of one process; its budget admits it after `budget_wait` seconds."""
         provider = VendorClient(self.vendor, self.wire, actor)
         budget = BudgetClient(self.clock, self.wire, actor, budget_wait)
         served = self._served.setdefault(actor, {})
@@ -537,7 +537,7 @@ class World:
         )
 
     def remove_strays(self, *, at_last: bool = False) -> None:
-        """Every program looks for the keys that it may have made in vain."""
+        """Let every process look for the keys that it may have made in vain."""
         for strays in self.strays:
             strays.remove(at_last=at_last)
 
@@ -568,7 +568,7 @@ class World:
         return fault
 
     def land(self) -> None:
-        """Let all requests under way arrive; their answers are lost."""
+        """Let all requests under way land; their answers are lost."""
         while self.late:
             effect = self.late.pop(0)
             try:
@@ -577,17 +577,17 @@ class World:
                 continue
 
     def calls(self, prefix: str = "", since: int = 0) -> list[str]:
-        """The operations called, in order; those of the budget only when asked for."""
+        """Return the operations called, in order; those of the budget only when asked for."""
         names = [call.operation for call in self.wire.journal[since:]]
         return [name for name in names if name.startswith(prefix) and (prefix or not name.startswith("budget."))]
 
     def served(self, target: Target | None = None) -> IssuedKey | None:
-        """The key that applications read at the target's path; None when there is none or it was never issued."""
+        """Return the key that applications read at the target's path; None when it is absent or unknown."""
         target = target or self.target
         return self.vendor.by_text((self.store.read(target.path) or {}).get(target.key_field))
 
     def superseded_at(self, key: IssuedKey) -> datetime | None:
-        """When the key was last replaced in the path that held it; None when it is served, or never was."""
+        """Return when the key was last replaced in its path; None when it is served, or never was."""
         since = None
         held = None
         for put in self.store.puts:
@@ -627,7 +627,7 @@ _REFUSALS: dict[str, tuple[type[RotatorError], ...]] = {
 
 
 def refusals(operation: str) -> list[RotatorError]:
-    """Every error that the contract lets this operation answer with when it was not done."""
+    """Return every error that the contract allows when this operation was not done."""
     kinds = [kind for name, kinds in _REFUSALS.items() if operation.startswith(name) for kind in kinds]
     errors = [kind(f"{operation}: {kind.__name__}") for kind in kinds]
     limited = [ProviderRateLimited(f"{operation}: too much", 30.0)] if operation.startswith("provider.") else []
@@ -641,7 +641,7 @@ def unknown(operation: str) -> RotatorError:
 
 
 def faults(world: World, operation: str) -> dict[str, Fault]:
-    """Every way in which the contract lets a call go wrong, by a name for the test's report."""
+    """Return every way in which the contract allows a call to fail, by a name for the test's report."""
     found = {type(error).__name__: refuse(error) for error in refusals(operation)}
     if operation in CHANGES:
         error = unknown(operation)
