@@ -40,6 +40,8 @@ _NOTHING_SENT = (
     httpx.PoolTimeout,
     httpx.ProxyError,
     httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
+    ValueError,  # of a URL or a header that cannot be sent
 )
 
 
@@ -124,6 +126,8 @@ class HttpClient:
         `body` becomes JSON. A success of more than `max_body` bytes is not read to its
         end. The answer's date is recorded as the `upstream`'s.
         """
+        if self._client.is_closed:
+            return NoResponse(False, "connection", "the connections were closed")
         response: Response | None = None
         started = self._clock.monotonic()
         self._deadline.monotonic = by
@@ -140,7 +144,7 @@ class HttpClient:
                     if len(content) > most:
                         return replace(response, flaw=f"with more than {most} bytes")
                 return replace(response, body=bytes(content))
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, RuntimeError) as error:
             failure = _failure(error, progress)
         return failure if response is None else replace(response, outcome=failure.outcome)
 
@@ -163,8 +167,7 @@ class _Progress:
 
 
 def _failure(error: Exception, progress: _Progress | None) -> NoResponse:
-    was_sent = isinstance(error, httpx.HTTPError) and not isinstance(error, _NOTHING_SENT)
-    was_sent = was_sent and (progress is None or progress.was_sent)
+    was_sent = not isinstance(error, _NOTHING_SENT) and (progress is None or progress.was_sent)
     at_proxy = progress is not None and not progress.is_past_proxy and not isinstance(error, httpx.PoolTimeout)
     if isinstance(error, httpx.TimeoutException):
         reason = "no answer in time" if was_sent else "no connection in time"

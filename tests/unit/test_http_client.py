@@ -1,4 +1,4 @@
-"""HttpClient through a proxy of a company's edge, and with certificates of the company's own."""
+"""HttpClient through a proxy of a company's edge, with certificates of the company's own, and after its end."""
 
 import base64
 import logging
@@ -255,6 +255,14 @@ def certificates(file: Path) -> str:
         HttpClient(SystemClock(), timeout=5.0, ca_file=file)
     assert caught.value.__cause__ is None
     return str(caught.value)
+
+
+def test_after_close_nothing_is_sent(server: Canned, tmp_path: Path) -> None:
+    client = HttpClient(SystemClock(), timeout=5.0)
+    client.close()
+    answer = client.send("POST", server.address, by=time.monotonic() + 5, max_body=1000)
+    assert answer == NoResponse(False, "connection", "the connections were closed")
+    assert server.asked == []
 
 
 def test_certificates_that_cannot_be_used(tmp_path: Path) -> None:
