@@ -1,17 +1,17 @@
 """Every built-in provider is held against the public contract."""
 
 from collections.abc import Iterator
-from typing import cast
 
 import pytest
 import stamina
 
+from rotator.config.provider_settings import ProviderSettings
 from rotator.config.provider_type import ConnectedProvider
 from rotator.core.secrets import Secret
 from rotator.providers.respan.client import RespanProvider
-from rotator.runtime.clock import SystemClock
 from rotator.simulator import Options, Simulator
 from rotator.testing import ProviderContract, Server
+from rotator.testing.suite import context
 
 
 @pytest.fixture(autouse=True)
@@ -30,16 +30,5 @@ class TestRespan(ProviderContract):
             assert not [key for key in sim.vendor.keys.values() if key.alive(sim.vendor.now())]
 
     def make(self, server: Server, url: str) -> ConnectedProvider:
-        provider = RespanProvider(
-            name="respan",
-            base_url=url,
-            organisation_key=lambda: server.credential,
-            clock=SystemClock(),
-            meter=lambda *_: None,
-            rate_limited=lambda _: None,
-            before_confirming=lambda: None,
-            connections=2,
-            timeout=1.0,
-            deadline=1.0,
-        )
-        return cast("ConnectedProvider", provider)
+        options = {"base_url": url, "api_key": {"env": "NOT_READ"}, "timeout": "1s"}
+        return RespanProvider(ProviderSettings.model_validate(options), context("respan", server.credential))
