@@ -1,7 +1,7 @@
-"""A file as a `Store`, for the demo and for tests; it does what KV version 2 does, and no more.
+"""A file as a `Store`, for the demo and for tests. It does what KV version 2 does.
 
-Every method opens the file, works in one transaction, and closes it: so it is safe to be used by many threads and many
-processes, and nothing but the file is kept. There is no write-ahead log, which would keep what was destroyed.
+Each method opens the file, runs one transaction, and closes it, so many threads and processes may use it. There is no
+write-ahead log, which would keep destroyed data.
 """
 
 import json
@@ -38,17 +38,17 @@ _NOT_ALLOWED = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUT
 
 
 class SqliteStore:
-    """Keeps versions in `file`, which is made when it is not there; it is for its owner alone, however it was made.
+    """Keeps versions in `file`, which is created where it is missing, and which only its owner may read.
 
-    The id that makes its paths differ from every other store's is in the file: a copy of the file is the same store.
-    Making it raises what the methods raise.
+    The file holds the id that makes its paths differ from every other store's: a copy of the file is the same store.
+    The constructor raises what the methods raise.
     """
 
     def __init__(self, file: Path, clock: Clock) -> None:
         self._file = file.absolute()
         self._clock = clock
         try:
-            # SQLite gives a journal the mode of its database; so none of them is ever readable by others.
+            # SQLite gives a journal the mode of its database; so others can never read one.
             os.close(os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except IsADirectoryError:
             raise StoreMountUnusable(f"{file} is a folder, not a database", "Name a file in it.") from None
@@ -66,24 +66,24 @@ class SqliteStore:
             self._file.chmod(0o600)  # only now: a file of another kind is left as it is
         except OSError as error:
             raise StorePermissionDenied(
-                f"the database {file} cannot be closed to others: {error.strerror}",
+                f"the permissions of the database {file} cannot be restricted: {error.strerror}",
                 "It must belong to the user that rotator runs as.",
             ) from None
 
     def location(self, path: str) -> str:
-        """The file's own id and the path."""
+        """Return the file's own id and the path."""
         return f"sqlite/{self._id}/{path}"
 
     def former_locations(self, path: str) -> Sequence[str]:  # noqa: ARG002 - the file's own id moves with it
-        """None: a file that is moved keeps its id."""
+        """Return no location: a moved file keeps its id."""
         return ()
 
     def history(self, path: str) -> History:
-        """All versions of the path; none is ever pushed out."""
+        """Return all versions of the path; none is ever pushed out."""
         return self._read(path, "")
 
     def newest(self, path: str) -> History:
-        """The last of them."""
+        """Return the newest version alone."""
         return self._read(path, "AND number = (SELECT max(number) FROM versions WHERE path = :path)")
 
     def _read(self, path: str, only: str) -> History:
@@ -102,7 +102,7 @@ class SqliteStore:
         return History(versions[-1].number if versions else 0, versions, observed_at)
 
     def preflight(self, path: str, data: Mapping[str, Any]) -> None:
-        """Write the data, and roll that back before any reader can see it."""
+        """Write the data, and roll back before any reader can see it."""
         with self._transaction(StoreUnavailable) as database:
             self._append(database, path, data, self._current(database, path))
             database.rollback()
@@ -137,7 +137,7 @@ class SqliteStore:
 
     @contextmanager
     def _transaction(self, unsettled: type[StoreError]) -> Iterator[sqlite3.Connection]:
-        """All or nothing, and alone; what SQLite raises becomes ours, `unsettled` where the outcome is not clear."""
+        """Run one transaction alone. SQLite's errors become ours, `unsettled` where the outcome is unclear."""
         try:
             # mode=rw: a file that was removed is not created again, with another id.
             with closing(
@@ -155,13 +155,13 @@ class SqliteStore:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # without SQLite's finer distinctions
         what = f"the database {self._file}"
         if code == sqlite3.SQLITE_NOTADB:
-            return StoreMountUnusable(f"{what} is a file of another kind", "Name another file, or move this one away.")
+            return StoreMountUnusable(f"{what} is a file of another kind", "Name another file, or move this one.")
         if code in _NOT_ALLOWED:
             return StorePermissionDenied(
                 f"{what} may not be written ({quoted(str(error))})",
                 "It and its folder must be writable for the user that rotator runs as.",
             )
         if code == sqlite3.SQLITE_FULL:
-            return StoreRequestRefused(f"{what} cannot grow: the disk is full; nothing was changed", "Make room there.")
-        advice = "If it does not pass, look at the file and its disk."
+            return StoreRequestRefused(f"{what} cannot grow: the disk is full; nothing was changed", "Free some space.")
+        advice = "If this continues, check the file and its disk."
         return unsettled(f"{what} cannot be used ({quoted(str(error))})", advice)

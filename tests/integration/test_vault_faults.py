@@ -176,9 +176,9 @@ def store(server: Canned, open_store: OpenStore) -> MeteredStore:
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
-        (Reply(412, {"errors": ["required index state not present"]}), "not yet seen the latest writes"),
-        (Reply(472, ""), "a disaster recovery secondary was asked"),
-        (Reply(473, ""), "a performance standby was asked"),
+        (Reply(412, {"errors": ["required index state not present"]}), "not seen the latest writes"),
+        (Reply(472, ""), "a disaster recovery secondary answered"),
+        (Reply(473, ""), "a performance standby answered"),
         (Reply(500, {"errors": ["internal error"]}), "Vault failed (500: internal error)"),
         (
             Reply(500, {"errors": ["local node not active but active cluster node not found"]}),
@@ -194,9 +194,9 @@ def store(server: Canned, open_store: OpenStore) -> MeteredStore:
         (Reply(200, "<html>Please log in"), "a proxy"),
         (Reply(200, {"data": {"versions": 7}}), "a proxy"),
         (Reply(200, "[1]"), "a proxy"),
-        (Reply(404, "<html>Not Found"), "something that is not Vault answered"),
-        (Reply(404, {"message": "no such route"}), "something that is not Vault answered"),
-        (Reply(418, {"errors": ["teapot"]}), "not to be expected (418: teapot)"),
+        (Reply(404, "<html>Not Found"), "the answer is not Vault's"),
+        (Reply(404, {"message": "no such route"}), "the answer is not Vault's"),
+        (Reply(418, {"errors": ["teapot"]}), "an unexpected answer (418: teapot)"),
         (Reply(302, "", {"Location": "https://sso.example.com/login?next=x"}), "a redirect to sso.example.com"),
         (Reply(200, "x" * 1000, drips=True), "no answer from 127.0.0.1"),
     ],

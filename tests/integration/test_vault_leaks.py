@@ -195,7 +195,7 @@ def test_http_to_a_port_with_tls_is_told(tls_vault: tuple[str, Path], open_store
 
     store = open_store(address.replace("https", "http"), "secret", TOKEN)
 
-    with pytest.raises(StoreUnavailable, match=r"not Vault answered, .* or a Vault whose address begins with https://"):
+    with pytest.raises(StoreUnavailable, match=r"is not Vault.s; .* or the address of this Vault begins with https://"):
         store.history("app")
 
 
@@ -204,4 +204,4 @@ def test_https_to_a_port_without_tls_is_told(vault: VaultServer, open_store: Ope
 
     with pytest.raises(StoreUnavailable) as raised:
         store.history("app")
-    assert raised.value.advice == "What listens there does not speak TLS: is it an http:// address?"
+    assert raised.value.advice == "The server there does not speak TLS: is it an http:// address?"

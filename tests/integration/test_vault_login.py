@@ -421,7 +421,7 @@ def test_a_login_whose_tokens_are_soon_used_up_is_named(
 ) -> None:
     """Of eight threads with one token of three uses most are refused, and so is what they do next."""
     store = open_store(vault.address, mount, approle(vault, policy, tmp_path, token_num_uses=3))
-    [found] = [finding for finding in findings(store, ["app"]) if "requests only" in finding.message]
+    [found] = [finding for finding in findings(store, ["app"]) if "allows only 3 requests" in finding.message]
     assert "token_num_uses = 0" in found.advice
     errors: list[StoreCredentialRefused] = []
 
@@ -436,7 +436,7 @@ def test_a_login_whose_tokens_are_soon_used_up_is_named(
 
     assert errors
     for error in errors:
-        assert "good for 3 requests, and that was used up" in error.message
+        assert "allows 3 requests, and all were used" in error.message
         assert "token_num_uses = 0" in error.advice
         assert "Replace the credentials" not in error.advice
 
@@ -450,7 +450,7 @@ def test_a_given_token_that_is_used_up_is_named(
         for _ in range(4):
             store.history("app")
 
-    with pytest.raises(StoreCredentialRefused, match="that was used up") as raised:
+    with pytest.raises(StoreCredentialRefused, match="all were used") as raised:
         use_up()
     assert "num_uses" in raised.value.advice
 

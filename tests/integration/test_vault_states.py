@@ -183,7 +183,7 @@ def the_one(said: Daemon | Result) -> dict[str, Any]:
 
 # --- sealed and restarted --------------------------------------------------------------------------------------------
 
-UNSEAL = "Unseal it (`vault operator unseal` on each node). Keys go on working until they expire."
+UNSEAL = "Unseal it (`vault operator unseal` on each node). The keys work until they expire."
 
 
 def test_restarted_and_so_sealed(there: Scene, own_vault: RaftVault) -> None:
@@ -196,7 +196,7 @@ def test_restarted_and_so_sealed(there: Scene, own_vault: RaftVault) -> None:
         "Vault did not answer at sys/health, and nothing was changed: "
         f"the connection to {where} failed (Connection refused)"
     )
-    assert away["advice"].startswith("Look at Vault, at the store's address")
+    assert away["advice"].startswith("Check Vault, the store's address")
 
     own_vault.start()
     with ThreadPoolExecutor() as pool:
@@ -456,13 +456,13 @@ def test_a_token_revoked_midway_is_named_where_there_is_none_but_it(here: Scene)
     down = daemon.wait_for("upstream_down")
     assert here.fates() == ["served", "live"], "a proxy could have refused a write that landed: the key is kept"
     created = len(here.rotator.calls("create"))
-    assert down["error"].startswith("Vault calls the token invalid, asked to ")
+    assert down["error"].startswith("Vault calls the token invalid in a request to ")
     assert down["advice"] == "It is expired, revoked or used up. Replace the credentials that rotator logs in with."
     [left] = [line for line in complaints(daemon) if line != down]
     assert (left["event"], left["key_id"]) == ("key_not_removed", here.key_id(2))
     assert daemon.stop() == 0
     looked = here.rotator.run("status", status=3)
-    assert looked.stderr.startswith("rotator: Vault calls the token invalid, asked to ")
+    assert looked.stderr.startswith("rotator: Vault calls the token invalid in a request to ")
     assert len(here.rotator.calls("create")) == created
     here.rotator.environment["VAULT_TOKEN"] = here.paths.token()
     here.rotator.run("rotate", "a", status=0)

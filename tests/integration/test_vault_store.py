@@ -278,7 +278,7 @@ def test_a_path_that_changes_while_it_is_read_is_read_again(
         ({"n": "x" * 1_100_000}, "JSON string value exceeds allowed length"),
         ({str(number): "x" for number in range(20_000)}, "JSON object exceeds allowed entry count"),
         ({str(number): "x" * 900_000 for number in range(40)}, "http: request body too large"),
-        ({"n": float("inf")}, "a number that JSON does not know"),
+        ({"n": float("inf")}, "a number that JSON does not have"),
     ],
     ids=["long", "many", "large", "infinite"],
 )

@@ -203,7 +203,7 @@ def test_a_refused_write_is_sent_once_and_left_open(open_store: OpenStore, clock
     refusal = Reply(429, {"errors": ["rate limit quota exceeded"]})
     with canned(lambda asked: refusal if asked.method == "POST" else empty(asked)) as server:
         store = open_store(server.address, "kv", "good", clock)
-        with pytest.raises(StoreOutcomeUnknown, match="whether it did is not known: it was asked too often"):
+        with pytest.raises(StoreOutcomeUnknown, match="the outcome is unknown: there were too many requests"):
             store.write("app", {"n": "1"}, cas=0)
         assert len(server.paths("POST")) == 1
         store.history("app")

@@ -1,6 +1,6 @@
 """How to log in to Vault, and when: the login methods, and the keeper of the token that they give. No HTTP here.
 
-A method is one small class that says where its credentials come from, and reads them afresh each time.
+A method is one small class that reads its credentials afresh for each login.
 """
 
 import json
@@ -23,7 +23,7 @@ RETRY_AFTER = 60.0  # seconds at most between two attempts to keep a token that 
 
 
 VAULT_TOKENS = ("hvs.", "s.")
-"""How Vault's own tokens begin, of this version and of those before 1.10."""
+"""How Vault's own tokens begin, since version 1.10 and before."""
 
 WRAPPED = (
     "It looks like a response-wrapping token, which holds the credential and is not the credential: run `vault unwrap` "
@@ -33,22 +33,22 @@ WRAPPED = (
 
 @dataclass(frozen=True, slots=True)
 class LoginRequest:
-    """What to POST, and where, to be given a token."""
+    """What to POST, and where, to get a token."""
 
     path: str
     body: Mapping[str, str] = field(repr=False)
-    proof: str = field(default="", repr=False)  # a fingerprint of what is shown beside the body
+    proof: str = field(default="", repr=False)  # the fingerprint of what is sent beside the body
     locks: bool = False  # whether Vault locks the account after a few refusals
-    secret: Secret | None = None  # which is in the body, and is known as a secret for as long as this lives
+    secret: Secret | None = None  # the one in the body: redaction knows it while this lives
 
     @property
     def fingerprint(self) -> str:
-        """Of all that is shown: other credentials have another one."""
+        """The fingerprint of all that is sent: other credentials have another one."""
         return Secret(json.dumps([self.path, dict(self.body), self.proof])).fingerprint
 
     @property
     def hint(self) -> str:
-        """What to add to a refusal of a secret that looks like a token of Vault's own, and should be another thing."""
+        """What to add to a refusal where the secret looks like a token of Vault, which it should not be."""
         looks_odd = self.secret is not None and self.secret.reveal().startswith(VAULT_TOKENS)
         return WRAPPED if looks_odd else ""
 
@@ -67,7 +67,7 @@ class TokenLogin:
     token: Secret
 
     def credentials(self) -> Secret:
-        """The token."""
+        """Return the token."""
         return _checked(self.token.reveal(), "the token that was given for Vault")
 
 
@@ -78,20 +78,20 @@ class TokenFileLogin:
     file: Path
 
     def credentials(self) -> Secret:
-        """The token that is in the file now."""
+        """Return the token that is in the file now."""
         return _read(self.file, "Vault's token")
 
 
 @dataclass(frozen=True, slots=True)
 class AppRoleLogin:
-    """An AppRole; `mount` is where the method is mounted."""
+    """An AppRole; `mount` is that of the auth method."""
 
     role_id: str
     secret_id_file: Path
     mount: str = "approle"
 
     def credentials(self) -> LoginRequest:
-        """The login, with the secret id that is in the file now."""
+        """Return the login, with the secret id that is in the file now."""
         secret_id = _read(self.secret_id_file, "the AppRole's secret id")
         body = {"role_id": self.role_id, "secret_id": secret_id.reveal()}
         return LoginRequest(f"auth/{self.mount}/login", body, locks=True, secret=secret_id)
@@ -106,21 +106,21 @@ class JwtLogin:
     mount: str
 
     def credentials(self) -> LoginRequest:
-        """The login, with the token that is in the file now."""
+        """Return the login, with the token that is in the file now."""
         token = _read(self.token_file, "the token to log in to Vault with")
         return LoginRequest(f"auth/{self.mount}/login", {"role": self.role, "jwt": token.reveal()}, secret=token)
 
 
 @dataclass(frozen=True, slots=True)
 class CertLogin:
-    """A client certificate, which is shown in the TLS session; without a role, any whose certificate fits."""
+    """A client certificate, sent in the TLS handshake. Without a role, Vault takes any whose certificate fits."""
 
     role: str | None
     mount: str = "cert"
     file: Path | None = None  # the certificate
 
     def credentials(self) -> LoginRequest:
-        """The login; its proof is the connection."""
+        """Return the login; the connection proves it."""
         try:
             shown = Secret(files.read(self.file).decode(errors="replace")).fingerprint if self.file else ""
         except OSError:
@@ -134,7 +134,7 @@ def _read(file: Path, what: str) -> Secret:
     except OSError as error:
         raise StoreCredentialRefused(
             f"the file {file}, which should hold {what}, cannot be read: {error.strerror}",
-            "Put it there, readable for the user that rotator runs as; it is read at every login.",
+            "Put it there, readable for the user that rotator runs as; every login reads it again.",
         ) from None
     return _checked(text, f"the file {file}, which should hold {what},")
 
@@ -146,14 +146,14 @@ def _checked(text: str, where: str) -> Secret:
     if text and all("!" <= character <= "~" for character in text):
         return register(Secret(text))
     fault = "holds characters that cannot be in one" if text else "is empty"
-    raise StoreCredentialRefused(f"{where} {fault}; nothing was sent", "Replace it; it is read at every login.")
+    raise StoreCredentialRefused(f"{where} {fault}; nothing was sent", "Replace it; every login reads it again.")
 
 
 def _not_the_text(text: str, where: str) -> StoreCredentialRefused:
-    """The error for the JSON that `vault … -format=json` prints, or an agent's wrapped sink writes."""
+    """Return the error for the JSON that `vault … -format=json` prints, or an agent's wrapped sink writes."""
     if '"wrap_info"' in text or '"wrapped_accessor"' in text or '"creation_path"' in text:
         return StoreCredentialRefused(f"{where} holds a wrapped answer of Vault in JSON; nothing was sent", WRAPPED)
-    return StoreCredentialRefused(f"{where} holds JSON; nothing was sent", "Put the text alone there.")
+    return StoreCredentialRefused(f"{where} holds JSON; nothing was sent", "Put only the token or secret id there.")
 
 
 # --- the token -------------------------------------------------------------------------------------------------------
@@ -161,23 +161,23 @@ def _not_the_text(text: str, where: str) -> StoreCredentialRefused:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A token as Vault gave it. `lifetime` is in seconds; None when it never ends, or may not be asked."""
+    """A token as Vault gave it. `lifetime` is in seconds; None when it never ends, or the policy hides it."""
 
     token: Secret
     lifetime: float | None
     renewable: bool
-    uses: int = 0  # how many requests Vault takes with it; 0: no limit is known
-    is_ours: bool = False  # a login of ours got it, and no one else uses it
+    uses: int = 0  # how many requests Vault accepts with it; 0: no limit is known
+    is_ours: bool = False  # a login of ours got it, and nothing else uses it
 
 
 class TokenService(Protocol):
-    """What the keeper asks of Vault. Both raise `StoreCredentialRefused`, `StoreUnavailable` or `StoreSealed`."""
+    """What the keeper needs Vault for. Both raise `StoreCredentialRefused`, `StoreUnavailable` or `StoreSealed`."""
 
     def log_in(self, credentials: Secret | LoginRequest) -> Grant:
-        """Log in; of a token that is there already, find out how long it lives."""
+        """Log in. For a given token, look up how long it lives."""
 
     def renew(self, token: Secret) -> Grant:
-        """Prolong the token's life."""
+        """Extend the token's life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +189,13 @@ class _Held:
 
 
 class TokenKeeper:
-    """Logs in at first use, and keeps the token fresh. If many threads need a new one, one of them gets it for all."""
+    """Logs in at first use, and keeps the token fresh. One thread logs in for all that wait."""
 
     def __init__(self, login: Login, service: TokenService, clock: Clock) -> None:
         self._login = login
         self._service = service
         self._clock = clock
-        self._lock = threading.Lock()  # held while talking to Vault about the token
+        self._lock = threading.Lock()  # held while Vault is asked about the token
         self._held: _Held | None = None
         self._uses = 0  # of the last token
         self._attempts = 0
@@ -203,38 +203,38 @@ class TokenKeeper:
 
     @property
     def has_token(self) -> bool:
-        """Whether there is a token, which was good when it was got."""
+        """Whether there is a token, which worked when Vault gave it."""
         return self._held is not None
 
     @property
     def expires_at(self) -> datetime | None:
-        """When the token expires; None without one, or if it never does."""
+        """When the token expires. None: there is none, or it never does."""
         held = self._held
         return held.expires_at if held else None
 
     @property
     def ends_at(self) -> datetime | None:
-        """When a given token that cannot be renewed expires; None if rotator can get or renew one."""
+        """When a given token that cannot be renewed expires. None where rotator can renew it or get another."""
         held = self._held
         return held.expires_at if held and not (held.grant.renewable or held.grant.is_ours) else None
 
     @property
     def uses(self) -> int:
-        """How many requests Vault takes with a token of this login; 0 when no limit is known."""
+        """How many requests Vault accepts with a token of this login; 0 when no limit is known."""
         return self._uses
 
     def give_back(self) -> Secret | None:
-        """Forget the token, at the end. Returns one that a login of ours got: it is to be revoked; else None."""
+        """Forget the token. Return it if a login of ours got it, so that it can be revoked; else None."""
         held, self._held = self._held, None
         return held.grant.token if held and held.grant.is_ours else None
 
     def token(self) -> Secret:
-        """The token to send. Raises what `TokenService.log_in` raises."""
+        """Return the token to send. Raises what `TokenService.log_in` raises."""
         held = self._held
         return held.grant.token if held else self.instead_of(None)
 
     def instead_of(self, refused: Secret | None) -> Secret:
-        """Another token than this one, which Vault calls invalid. Raises what `TokenService.log_in` raises."""
+        """Return another token than this one, which Vault called invalid. Raises what `TokenService.log_in` raises."""
         attempts = self._attempts
         with self._lock:
             held = self._held
@@ -246,9 +246,9 @@ class TokenKeeper:
             return self._log_in().token
 
     def keep(self) -> None:
-        """Renew the token at two thirds of its life, or log in again where that is not to be had.
+        """Renew the token after two thirds of its life, or log in again where it cannot be renewed.
 
-        Does nothing before that. If it fails, the token is used on, and after a while this tries again. Raises what
+        Before that, do nothing. After a failure the token stays in use, and a later call tries again. Raises what
         `TokenService.log_in` raises.
         """
         with self._lock:
@@ -265,12 +265,12 @@ class TokenKeeper:
                 raise
 
     def look_again(self) -> None:
-        """If there is another token now where this one came from, get it at the next `keep`; use this one until then.
+        """If the source holds another token now, have the next `keep` take it; use this one until then.
 
-        Credentials that only get a token change all the time, and that is no reason to get one.
+        Credentials that only get a token change all the time, which is no reason to log in.
         """
         if not self._lock.acquire(blocking=False):
-            return  # the credentials are being read just now
+            return  # another thread reads the credentials now
         try:
             held = self._held
             found = self._login.credentials() if held else None
@@ -278,12 +278,12 @@ class TokenKeeper:
                 grant = replace(held.grant, renewable=False)
                 self._held = replace(held, grant=grant, due=self._clock.monotonic())
         except StoreCredentialRefused:
-            return  # it is reported when another token is needed
+            return  # the next login reports it
         finally:
             self._lock.release()
 
     def _renewed(self, grant: Grant) -> bool:
-        """False when it cannot be renewed, or not for as long as before: it nears the end that nothing prolongs."""
+        """Renew the token. Return False when that fails, or gives less time than before: its maximum is near."""
         if not grant.renewable or grant.lifetime is None:
             return False
         try:

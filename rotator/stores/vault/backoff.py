@@ -1,4 +1,4 @@
-"""When Vault may be asked again: credentials that it refused, and requests that were too many. No HTTP here.
+"""When a request may be sent again: after refused credentials, and after a 429. No HTTP here.
 
 Vault locks a role, for everyone who uses it, after five refused logins that come within 15 minutes of each other.
 """
@@ -10,21 +10,21 @@ from rotator.core.errors import StoreCredentialRefused
 from rotator.core.ports import Clock
 
 FIRST_LOGIN_WAIT, LOGIN_WAIT_GROWS, LONGEST_LOGIN_WAIT = 5.0, 2, 300.0
-"""Seconds before refused credentials are shown again, where Vault does not count refusals: a locked role's, too."""
+"""Seconds before refused credentials are sent again where Vault does not count refusals, or has locked the role."""
 
 FIRST_LOCKING_WAIT, LOCKING_WAIT_GROWS, LONGEST_LOCKING_WAIT = 60.0, 4, 960.0
-"""The same where it counts them: three refusals, and then none within the 15 minutes that Vault remembers."""
+"""The same where Vault counts them: three attempts, and then none within the 15 minutes that it counts."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
-"""Seconds without a request after a 429: what Vault names, else growing from one to the next."""
+"""Seconds without a request after a 429 that names no time: doubled by each in a row."""
 
 FIRST_GAP, LONGEST_GAP, GAP_SHRINKS = 0.01, 1.0, 0.99
-"""Seconds between two requests after a 429: doubled by each, and shrinking with each request that was taken."""
+"""Seconds between two requests after a 429: doubled by each, and reduced by each request that Vault took."""
 
 
 @dataclass(slots=True)
 class Refusals:
-    """Remembers the credentials that Vault refused last, by their fingerprint. Safe for many threads."""
+    """Remembers which credentials Vault refused last, by their fingerprint. Safe for many threads."""
 
     clock: Clock
     _content: str = ""
@@ -40,7 +40,7 @@ class Refusals:
             return self._error if held_back else None
 
     def refused(self, content: str, error: StoreCredentialRefused, *, counted: bool) -> None:
-        """Vault refused these credentials; `counted`: after a few of these it locks the role."""
+        """Note that Vault refused these credentials; `counted`: it locks the role after a few refusals."""
         first, grows, longest = (
             (FIRST_LOCKING_WAIT, LOCKING_WAIT_GROWS, LONGEST_LOCKING_WAIT)
             if counted
@@ -52,17 +52,14 @@ class Refusals:
             self._content, self._error, self._until = content, error, self.clock.monotonic() + self._wait
 
     def accepted(self) -> None:
-        """Vault accepted credentials: what it refused before may be tried at once when it comes back."""
+        """Note that Vault accepted credentials. Those that it refused before may then be sent at once."""
         with self._lock:
             self._error, self._content = None, ""
 
 
 @dataclass(slots=True)
 class Pace:
-    """When the next request may be sent, for all threads that send to one Vault, once it answered 429.
-
-    Before that it is of no effect. Safe to be used by many threads.
-    """
+    """Spaces the requests of all threads to one Vault, once it answered 429. Safe for many threads."""
 
     clock: Clock
     _until: float = 0.0  # monotonic: nothing is sent before
@@ -73,7 +70,7 @@ class Pace:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wait(self, patience: float) -> float:
-        """Wait for this thread's turn. Returns 0; or at once the seconds that it would take, if longer than that."""
+        """Wait for this thread's turn, and return 0. If it is more than `patience` away, return the seconds at once."""
         began, turn = self.clock.monotonic(), float("-inf")
         while True:
             with self._lock:
@@ -90,7 +87,7 @@ class Pace:
                 return 0.0
 
     def too_much(self, retry_after: float | None, sent_at: float) -> None:
-        """Vault answered 429 to a request sent at that (monotonic) time. Of many under way at once the first counts."""
+        """Note a 429 to a request sent at that monotonic time. Of several requests under way, only the first counts."""
         with self._lock:
             now = self.clock.monotonic()
             if sent_at > self._refused_at:
@@ -101,7 +98,7 @@ class Pace:
             self._until = max(self._until, now + pause)
 
     def taken(self) -> None:
-        """Vault took a request."""
+        """Note that Vault took a request."""
         with self._lock:
             self._pause = 0.0
             self._gap = self._gap * GAP_SHRINKS if self._gap > FIRST_GAP / 2 else 0.0

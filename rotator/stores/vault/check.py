@@ -1,4 +1,4 @@
-"""What `rotator check --online` asks of Vault: the login, the mount, and each right that a target needs. Reads only."""
+"""What `rotator check --online` asks Vault: the login, the mount, and each right that a target needs. It only reads."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from rotator.stores.vault.request import Request
 from rotator.stores.vault.responses import CAPABILITIES, DESTROY, METADATA, WRITE, Operation, stanza
 from rotator.stores.vault.store import VaultStore
 
-PATHS_PER_REQUEST = 500  # more than that Vault does not answer
+PATHS_PER_REQUEST = 500  # Vault does not answer about more
 
 _CONFIG = Operation("config", "read", ("read",))
 _WANTED = {"data": WRITE.rights, "metadata": METADATA.rights, "destroy": DESTROY.rights}
@@ -20,7 +20,7 @@ _WANTED = {"data": WRITE.rights, "metadata": METADATA.rights, "destroy": DESTROY
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something on one path of Vault's that would keep targets from being rotated, or that is a surprise."""
+    """What is wrong on one path of Vault: it keeps targets from being rotated, or soon will."""
 
     path: str
     message: str
@@ -28,11 +28,11 @@ class Finding:
 
 
 SHORT = timedelta(hours=1)
-"""A given token that ends within this, and cannot be renewed, is a person's business now."""
+"""A given token that cannot be renewed is reported when it expires within this time."""
 
 
 def login_end(store: VaultStore, now: datetime) -> Finding | None:
-    """What to do about a token that was given to us and ends soon."""
+    """Return the finding for a given token that expires soon."""
     ends_at = store.client.tokens.ends_at
     if ends_at is None or ends_at - now > SHORT:
         return None
@@ -51,8 +51,8 @@ def findings(store: VaultStore, paths: Sequence[str]) -> Iterator[Finding]:
     if namespace:
         yield Finding(
             "sys/health",
-            f"this Vault is the open-source one, which ignores the namespace {namespace}",
-            "Leave the namespace out, and use another mount to keep things apart.",
+            f"this Vault is an open-source server, which ignores the namespace {namespace}",
+            "Remove the namespace, and use another mount instead.",
         )
     if not paths:
         return
@@ -60,7 +60,7 @@ def findings(store: VaultStore, paths: Sequence[str]) -> Iterator[Finding]:
     if uses := store.client.tokens.uses:
         yield Finding(
             "auth/token/lookup-self",
-            f"a token of this login is good for {uses} requests only, and all threads of rotator share one",
+            f"a token of this login allows only {uses} requests, and all threads of rotator share one token",
             "Set token_num_uses = 0 on the role, or give rotator a token without num_uses.",
         )
     wanted = {f"{store.mount}/{kind}/{path}": rights for path in paths for kind, rights in _WANTED.items()}
@@ -79,7 +79,7 @@ def findings(store: VaultStore, paths: Sequence[str]) -> Iterator[Finding]:
 class Lifetime:
     """After how many seconds Vault deletes a version, and the command that stops that.
 
-    Negative for a mount: never, whatever the path's own metadata have.
+    Negative seconds of a mount: never, whatever the path's own metadata say.
     """
 
     seconds: int
@@ -88,21 +88,21 @@ class Lifetime:
 
 
 def mount_lifetime(store: VaultStore) -> Lifetime | None:
-    """Return the mount's; None if it has none, or the policy does not allow the question: few do."""
+    """Return the mount's lifetime. None if it has none, or the policy does not let us read it: few do."""
     try:
-        said = store.client.read(_delete_version_after(_CONFIG, f"{store.mount}/config"))
+        value = store.client.read(_delete_version_after(_CONFIG, f"{store.mount}/config"))
     except StorePermissionDenied:
         return None
-    seconds = -1 if said.startswith("-") else parse_go_seconds(said)
+    seconds = -1 if value.startswith("-") else parse_go_seconds(value)
     remedy = f"vault write {store.mount}/config delete_version_after=0s"
     return Lifetime(seconds, f"the mount {store.mount}", remedy) if seconds else None
 
 
 def path_lifetime(store: VaultStore, path: str) -> Lifetime | None:
-    """Return that of a path's own metadata; None if they have none."""
-    said = store.client.read(_delete_version_after(METADATA, f"{store.mount}/metadata/{path}"))
+    """Return the lifetime in a path's own metadata; None if they have none."""
+    value = store.client.read(_delete_version_after(METADATA, f"{store.mount}/metadata/{path}"))
     remedy = f"vault kv metadata patch -mount={store.mount} -delete-version-after=0s {path}"
-    seconds = parse_go_seconds(said)
+    seconds = parse_go_seconds(value)
     return Lifetime(seconds, "the path's metadata", remedy) if seconds else None
 
 

@@ -1,13 +1,13 @@
-"""Requests to Vault: the one module that knows hvac. It sends them, logged in, and gives back answers or our errors.
+"""Sends requests to Vault with a login. The one module that knows hvac; its callers get values or our errors.
 
-hvac builds each request, and an adapter of our own has it sent by `transport`: requests, which hvac would use, takes
-more time for it than all the rest together. The adapter returns every answer, whatever its status, so that hvac's own
-exceptions, which hold the whole answer, never come to be.
+hvac builds each request, and `transport` sends it: requests, which hvac would use, takes three times the CPU. Our
+adapter returns every answer, whatever its status, so that hvac raises none of its exceptions, which hold the whole
+answer.
 """
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ from rotator.core.ports import HELD_BACK, NO_CREDENTIAL, Clock, Meter
 from rotator.core.secrets import Secret
 from rotator.runtime.breaker import Circuit
 from rotator.runtime.redact import register
-from rotator.stores.vault.auth import Grant, Login, LoginRequest, TokenKeeper
+from rotator.stores.vault.auth import Grant, LoginRequest, TokenKeeper
 from rotator.stores.vault.backoff import Pace, Refusals
 from rotator.stores.vault.request import Request, understood
 from rotator.stores.vault.responses import (
@@ -47,9 +47,9 @@ from rotator.stores.vault.transport import NoAnswer, Transport, Unsendable, Vaul
 
 T = TypeVar("T")
 
-PATIENCE = 10.0  # seconds that one request waits at most while Vault is asked too much
+PATIENCE = 10.0  # seconds that one request waits at most for its turn after a 429
 
-REVOKE_TIMEOUT = 2.0  # seconds, for each part of giving a token back
+REVOKE_TIMEOUT = 2.0  # seconds for each read while a token is revoked
 
 _retrying = stamina.RetryingCaller(attempts=3, timeout=None, wait_initial=0.1, wait_max=0.5, wait_jitter=0.2).on(
     lambda error: isinstance(error, StoreUnavailable) and not isinstance(error, StoreRateLimited)
@@ -57,33 +57,33 @@ _retrying = stamina.RetryingCaller(attempts=3, timeout=None, wait_initial=0.1, w
 
 
 class VaultClient:
-    """Sends requests with a token that it keeps fresh itself. Safe to be used by many threads.
+    """Sends requests with a token that it keeps fresh. Safe for many threads.
 
-    Of the environment nothing is used: no proxy, no netrc, no VAULT_* variable. Cookies are not kept.
+    It takes nothing from the environment: no proxy, no netrc, no VAULT_* variable. It keeps no cookies.
     """
 
     def __init__(self, settings: VaultSettings, clock: Clock, meter: Meter) -> None:
         self._settings = settings
         self._clock = clock
         self._meter = meter
-        self._wire = Transport(settings, clock)
+        self._transport = Transport(settings, clock)
         self.circuit: Circuit[StoreError] = Circuit(clock)
         self._logged_in: tuple[Secret, Any] | None = None  # the newest token, and the hvac.Client that sends it
-        self._unproven = ""  # the fingerprint of a given token that may not look itself up, and was not used since
+        self._unproven = ""  # the fingerprint of a given token that may not look itself up, and was not used yet
         self._refusals = Refusals(clock)
         self._pace = Pace(clock)
-        self.tokens = TokenKeeper(_CountedLogin(settings.login, meter), self, clock)
+        self.tokens = TokenKeeper(self, self, clock)
 
     def read(self, request: Request[T]) -> T:
-        """What `send` does, and up to twice more when it raises `StoreUnavailable`: for what changes nothing.
+        """Send a request that changes nothing, up to three times while that raises `StoreUnavailable`.
 
-        While Vault is down `circuit` is open: one read now and then tries whether it still is, all others fail unsent.
+        While Vault is down, `circuit` is open: now and then one read is sent, and all others fail unsent.
         """
         self.circuit.enter()
         try:
             value = _tried(lambda: self.send(request))
         except (StoreCredentialRefused, StoreSealed, StoreRateLimited):
-            raise  # `send` has seen to it
+            raise  # `send` opens the circuit for those that need it
         except StoreUnavailable as error:
             if self._is_down():
                 self.circuit.failed(error)
@@ -97,9 +97,9 @@ class VaultClient:
         return value
 
     def _is_down(self) -> bool:
-        """Something could not be read: is it that alone, or all of Vault? One bad path must not stop the others.
+        """Return whether Vault is down, after a failed read: one bad path must not stop the others.
 
-        A standby answers for its own health, and for nothing else while there is no active node behind it.
+        A standby without an active node behind it answers about its own health, and nothing else.
         """
         try:
             return self.health().get("standby") is True
@@ -107,9 +107,9 @@ class VaultClient:
             return True
 
     def send(self, request: Request[T]) -> T:
-        """Send it once, logged in. Raises a `StoreError`.
+        """Send a request once, with a login. Raises a `StoreError`.
 
-        Only when Vault calls the token invalid is there another login and a second attempt: a 403 was not done.
+        Only where Vault calls the token invalid, log in and send it again: Vault did not do what it refused.
         """
         uses = 0
         try:
@@ -131,45 +131,45 @@ class VaultClient:
         except StoreUnavailable as error:
             if not request.operation.changes:
                 raise
-            # Of the login: not done, in truth. But a write knows no such error, and to try again is right either way.
+            # It came from the login, so nothing was written. But a write raises no such error, and its caller retries.
             raise StoreOutcomeUnknown(error.message, error.advice) from None
 
     def keep_login(self) -> None:
-        """Renew the login when it is time. One that works again after a refusal has Vault asked at once."""
+        """Renew the login when it is time. After a refusal, a login that works lets the next request try Vault."""
         had_token = self.tokens.has_token
         self.tokens.keep()
         if not had_token and isinstance(self.circuit.error, StoreCredentialRefused):
             self.circuit.try_now()
 
     def look_again(self) -> None:
-        """Take another token if there is one; if Vault is down, ask it at once."""
+        """Take another token if there is one; if Vault is down, let the next request try it."""
         self.tokens.look_again()
         self.circuit.try_now()
 
     @property
     def upstream(self) -> str:
-        """The host and port, as the clock knows them."""
-        return self._wire.upstream
+        """The host and port: the clock's name for this Vault."""
+        return self._transport.upstream
 
     def close(self) -> None:
         """Close the connections. Requests under way are still answered; later ones fail as if Vault were gone.
 
-        A token from a login is revoked, if Vault does that soon: otherwise it would stay until it expires.
+        Revoke a token that a login of ours got, if Vault does that soon; else it expires later.
         """
-        self._wire.close()
+        self._transport.close()
         token = self.tokens.give_back()
         if token is None or self.circuit.error is not None:
             return
         request = Request(
             REVOKE, "auth/token/revoke-self", "update", lambda client: client.auth.token.revoke_self(), bool
         )
-        wire = Transport(replace(self._settings, timeout=min(self._settings.timeout, REVOKE_TIMEOUT)), self._clock)
-        with suppress(StoreError):  # it expires later
-            self._sent(request, self._hvac(token, wire=wire))
-        wire.close()
+        transport = Transport(replace(self._settings, timeout=min(self._settings.timeout, REVOKE_TIMEOUT)), self._clock)
+        with suppress(StoreError):
+            self._sent(request, self._hvac(token, transport=transport))
+        transport.close()
 
     def health(self) -> Mapping[str, Any]:
-        """Return what sys/health shows in any state; asked without token and namespace, which it does not know."""
+        """Return what sys/health shows, in any state of Vault. It takes no token and no namespace."""
 
         def once() -> Mapping[str, Any]:
             request = Request(
@@ -186,12 +186,20 @@ class VaultClient:
 
         return _tried(once)
 
-    # --- what the keeper of the token asks ---------------------------------------------------------------------------
+    # --- the login ---------------------------------------------------------------------------------------------------
+
+    def credentials(self) -> Secret | LoginRequest:
+        """Return what the login method gives. Where it has nothing to send, the meter counts a failed login."""
+        try:
+            return self._settings.login.credentials()
+        except StoreCredentialRefused:
+            self._meter(LOGIN.name, NO_CREDENTIAL, 0.0)
+            raise
 
     def log_in(self, credentials: Secret | LoginRequest) -> Grant:
-        """Get a token; of one that is there already, ask how long it lives, which its policy may forbid.
+        """Get a token. For a given one, look up how long it lives, which its policy may forbid.
 
-        Credentials that Vault refused are shown again after growing waits, and others at once: see `Refusals`.
+        Credentials that Vault refused are sent again after growing waits, and others at once: see `Refusals`.
         """
         content = credentials.fingerprint
         if (known := self._refusals.known(content)) is not None:
@@ -221,16 +229,16 @@ class VaultClient:
             lambda client: client.adapter.post(f"/v1/{wanted.path}", json=dict(wanted.body)),
             lambda answer: _grant(answer.body["auth"]),
         )
-        # A kept connection shows the certificate that it was made with; the file may hold another one by now.
+        # A kept connection has sent the certificate of its time; the file may hold another one by now.
         fresh = Transport(self._settings, self._clock) if self._settings.certificate else None
         try:
-            return request, self._exchange(request, self._hvac(None, wire=fresh))
+            return request, self._exchange(request, self._hvac(None, transport=fresh))
         finally:
             if fresh is not None:
                 fresh.close()
 
     def renew(self, token: Secret) -> Grant:
-        """Prolong the token's life."""
+        """Extend the token's life."""
         request = Request(
             RENEW,
             "auth/token/renew-self",
@@ -242,9 +250,9 @@ class VaultClient:
         if answer.status in (400, 403):
             raise StoreCredentialRefused(f"Vault does not renew the token ({answer.said})")
         grant = understood(request, answer)
-        if grant.lifetime is None:  # a token that never ends is not renewed: this one has nothing left
+        if grant.lifetime is None:  # nothing renews a token that never ends: this one has no time left
             raise StoreCredentialRefused("Vault renewed the token by nothing")
-        # The same object while it is the same token: by it others know whether theirs was replaced.
+        # The same object while it is the same token: `TokenKeeper` compares by identity.
         return replace(grant, token=token) if grant.token == token else grant
 
     def _look_up(self, token: Secret) -> Grant:
@@ -260,7 +268,7 @@ class VaultClient:
             return understood(request, self._exchange(request, self._hvac(token)))
         except StorePermissionDenied:
             self._unproven = token.fingerprint
-            return Grant(token, None, False)  # the token is good, and its policy lacks even `default`
+            return Grant(token, None, False)  # the token works, and its policy lacks even `default`
         except StoreCredentialRefused as error:
             if self._unproven == token.fingerprint:
                 raise spent(error) from None
@@ -269,26 +277,26 @@ class VaultClient:
     # --- one request -------------------------------------------------------------------------------------------------
 
     def _hvac_with(self, token: Secret) -> Any:
-        """The one client for this token: it is never changed, so that all threads may use it."""
+        """Return the one client for this token. It never changes, so all threads may use it."""
         held = self._logged_in
         if held is None or held[0] is not token:
             self._logged_in = held = (token, self._hvac(token))
         return held[1]
 
-    def _hvac(self, token: Secret | None, *, in_namespace: bool = True, wire: Transport | None = None) -> Any:
+    def _hvac(self, token: Secret | None, *, in_namespace: bool = True, transport: Transport | None = None) -> Any:
         headers = {"X-Vault-Request": "true", "Accept-Encoding": "identity", "User-Agent": f"rotator/{__version__}"}
         if token:
             headers["X-Vault-Token"] = token.reveal()
         if in_namespace and self._settings.namespace:
             headers["X-Vault-Namespace"] = self._settings.namespace
-        adapter = _Adapter(wire or self._wire, headers)
-        # These values are not used, but for a missing one hvac would look into the environment.
+        adapter = _Adapter(transport or self._transport, headers)
+        # hvac uses none of these values, but would read a missing one from the environment.
         return hvac.Client(self._settings.address, token="", cert=(), verify=True, adapter=lambda **_: adapter)
 
     def _exchange(self, request: Request[Any], client: Any) -> Answer:
-        """Send one request, at the pace that Vault allows. Returns what it answered; raises a `StoreError` if nothing.
+        """Send one request at the pace that Vault allows. Return its answer; raise a `StoreError` if there is none.
 
-        What changes nothing is sent again after a 429, for a while. Vault's quotas do not count sys/health.
+        A request that changes nothing is sent again after a 429, for a while. Quotas do not count sys/health.
         """
         if request.operation is HEALTH:
             return self._sent(request, client)
@@ -314,8 +322,8 @@ class VaultClient:
         except Unsendable:
             outcome = "unsendable"
             failure = StoreRequestRefused(
-                f"the data for {request.path} hold a number that JSON does not know; they were not sent",
-                "Look at the fields that are there beside the key.",
+                f"the data for {request.path} hold a number that JSON does not have, so nothing was sent",
+                "Check the fields beside the key.",
             )
         except NoAnswer as error:
             outcome = error.outcome
@@ -327,32 +335,16 @@ class VaultClient:
         raise failure
 
 
-@dataclass(frozen=True, slots=True)
-class _CountedLogin:
-    """A login method; where it has no credentials to show, that is a failed login, too."""
-
-    login: Login
-    meter: Meter
-
-    def credentials(self) -> Secret | LoginRequest:
-        """What the method gives."""
-        try:
-            return self.login.credentials()
-        except StoreCredentialRefused:
-            self.meter(LOGIN.name, NO_CREDENTIAL, 0.0)
-            raise
-
-
 class _Adapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no types
-    """Has what hvac asks for sent by a `Wire`, with the same headers each time."""
+    """Sends what hvac builds through a `Transport`, with the same headers each time."""
 
-    def __init__(self, wire: Transport, headers: Mapping[str, str]) -> None:
-        self._wire = wire
+    def __init__(self, transport: Transport, headers: Mapping[str, str]) -> None:
+        self._transport = transport
         self._headers = dict(headers)
         self._json_headers = {**headers, "Content-Type": "application/json"}
 
     def get_login_token(self, response: object) -> str:
-        """For hvac's own logins, which nothing here uses."""
+        """Satisfy hvac, whose own logins are not used."""
         raise NotImplementedError
 
     def request(
@@ -363,16 +355,16 @@ class _Adapter(hvac.adapters.Adapter):  # type: ignore[misc]  # hvac has no type
         params: Mapping[str, object] | None = None,
         **_: object,  # wrap_ttl, which is None, and raise_exception: no status is raised here
     ) -> Answer:
-        """Send it once, and read the whole answer."""
-        return self._wire.request(method, url, json, params, self._headers if json is None else self._json_headers)
+        """Send it once, and return the whole answer."""
+        return self._transport.request(method, url, json, params, self._headers if json is None else self._json_headers)
 
 
 def _tried(once: Callable[[], T]) -> T:
-    """Its value, after at most two more attempts; stamina, which is a tenth of a request's cost, sees only failures."""
+    """Return its value, after at most three attempts. Only failures reach stamina, which costs a tenth of a request."""
     try:
         return once()
     except StoreRateLimited:
-        raise  # `_exchange` has waited for long enough
+        raise  # `_exchange` has waited long enough
     except StoreUnavailable as error:
         first = [error]
 
@@ -386,7 +378,7 @@ def _tried(once: Callable[[], T]) -> T:
 
 def _grant(auth: Mapping[str, Any]) -> Grant:
     if not auth["client_token"]:
-        raise ValueError("a login that is not finished, as one that asks for a second factor")
+        raise ValueError("an unfinished login, such as one that asks for a second factor")
     token = register(Secret(auth["client_token"]))
     lifetime, renewable = float(auth["lease_duration"]) or None, auth["renewable"] is True
     return Grant(token, lifetime, renewable, int(auth.get("num_uses") or 0), is_ours=True)

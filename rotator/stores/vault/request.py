@@ -1,4 +1,4 @@
-"""One request to Vault, and the value that its answer is or the error. Nothing is sent here."""
+"""A request to Vault, and how its answer becomes a value or an error. Nothing is sent here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,19 +13,19 @@ T = TypeVar("T")
 class Request(Generic[T]):
     """One request. `right` is what a policy must allow on `path`; `understand` makes a value of the answer.
 
-    `understand` may trip over an answer that is not what was to be expected, with any error that reading JSON gives.
+    `understand` may raise any error that reading unexpected JSON raises.
     """
 
     operation: Operation
     path: str
     right: str
-    send: Callable[[Any], Answer] = field(repr=False)  # is given an hvac.Client
+    send: Callable[[Any], Answer] = field(repr=False)  # takes an hvac.Client
     understand: Callable[[Answer], T] = field(repr=False)
-    may_be_absent: bool = False  # whether Vault's 404 is an answer to be understood
+    may_be_absent: bool = False  # `understand` takes Vault's 404, too
 
 
 def understood(request: Request[T], answer: Answer) -> T:
-    """What the request makes of the answer. Raises the `StoreError` that any other answer is."""
+    """Return the value of the answer. Raises the `StoreError` for an answer that has none."""
     if not (answer.is_success or (request.may_be_absent and answer.says_absent)):
         raise answer.refusal(request.operation, request.path, request.right)
     try:
@@ -35,6 +35,6 @@ def understood(request: Request[T], answer: Answer) -> T:
     raise unsettled(
         request.operation,
         request.path,
-        f"the answer ({answer.status}) is not what KV version 2 gives; a proxy's, perhaps",
-        "Look at the store's address, and at what answers there.",
+        f"the answer ({answer.status}) is not one of KV version 2; it may be a proxy's",
+        "Check the store's address, and what answers there.",
     )

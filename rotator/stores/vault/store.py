@@ -1,7 +1,7 @@
 """Vault's KV version 2 as a `Store`: the requests of each method, and what their answers mean.
 
-`client` and `transport` send a request, `responses` reads a refusal, `auth` logs in, and `check` asks what `rotator
-check --online` wants to know.
+`client` and `transport` send a request, `responses` turns a refusal into an error, `auth` logs in, and `check` answers
+`rotator check --online`.
 """
 
 import json
@@ -29,14 +29,14 @@ from rotator.stores.vault.request import Request
 from rotator.stores.vault.responses import DESTROY, METADATA, MOUNT, PREFLIGHT, READ, WRITE, Answer
 from rotator.stores.vault.transport import VaultSettings
 
-NEVER_CURRENT = 2**31 - 1  # a version that no path has, so that a write after it is tried by all rules and then refused
-LARGEST_ENTRY = 1_000_000  # bytes: raft takes 1 MiB by default, and Vault adds a little of its own
+NEVER_CURRENT = 2**31 - 1  # no path has this version: Vault applies all rules to a write after it, and refuses it
+LARGEST_ENTRY = 1_000_000  # bytes: raft takes 1 MiB by default, and Vault adds a few
 ATTEMPTS = 3  # to see a path's metadata and its current version at one moment
 
 
 @dataclass(frozen=True, slots=True)
 class _Metadata:
-    """What is known of a path without its data. `readable` are the versions neither deleted nor destroyed."""
+    """A path's metadata. `readable` are the versions that are neither deleted nor destroyed."""
 
     current_version: int
     versions: Mapping[int, Version]  # without data
@@ -44,7 +44,7 @@ class _Metadata:
 
 
 class VaultStore:
-    """Keeps versions under one KV version 2 mount. `client` is for `check`."""
+    """Keeps versions under one KV version 2 mount."""
 
     def __init__(self, settings: VaultSettings, clock: Clock, meter: Meter) -> None:
         self.client = VaultClient(settings, clock, meter)
@@ -57,29 +57,28 @@ class VaultStore:
 
     @property
     def is_logged_in(self) -> bool:
-        """Whether there is a login that is not known to be refused."""
+        """Whether there is a login that Vault has not refused."""
         return self.client.tokens.has_token
 
     @property
     def token_expires_at(self) -> datetime | None:
-        """When the login expires; None before it, or if it never does."""
+        """When the login expires. None: there is none, or it never does."""
         return self.client.tokens.expires_at
 
     def keep_login(self) -> None:
-        """Renew the login, or log in anew, when it is time; to be called every few seconds.
+        """Renew the login, or log in again, when it is time. Call this every few seconds.
 
-        Raises `StoreCredentialRefused`, `StoreUnavailable` or `StoreSealed`; the old login is used for as long as it
-        lasts.
+        Raises `StoreCredentialRefused`, `StoreUnavailable` or `StoreSealed`. The old login stays in use while it lasts.
         """
         self.client.keep_login()
 
     def look_again(self) -> None:
-        """Take another token if there is one; if Vault is down, ask it at once."""
+        """Take another token if there is one; if Vault is down, let the next request try it."""
         self.client.look_again()
 
     @property
     def upstream(self) -> str:
-        """The host and port, as the clock knows them."""
+        """The host and port: the clock's name for this Vault."""
         return self.client.upstream
 
     def close(self) -> None:
@@ -89,11 +88,11 @@ class VaultStore:
     # --- the port ----------------------------------------------------------------------------------------------------
 
     def location(self, path: str) -> str:
-        """The cluster's own id, the namespace, the mount and the path."""
+        """Return the cluster's own id, the namespace, the mount and the path."""
         return _location(self.cluster_id(), self.namespace, self.mount, path)
 
     def former_locations(self, path: str) -> Sequence[str]:
-        """The same for each place that the configuration names; what it leaves out is as it is now."""
+        """Return the same for each configured former place. What such a place leaves out is as it is now."""
         return [
             _location(
                 self.cluster_id() if former.cluster_id is None else former.cluster_id,
@@ -105,7 +104,7 @@ class VaultStore:
         ]
 
     def cluster_id(self) -> str:
-        """Return the cluster's own id, which is asked for once. Raises what `location` raises."""
+        """Return the cluster's own id, which is read once. Raises what `location` raises."""
         if self._cluster is None:
             self.client.circuit.enter()
             try:
@@ -119,7 +118,7 @@ class VaultStore:
         return self._cluster
 
     def history(self, path: str) -> History:
-        """The metadata first, then the readable versions, the current one last and without naming its number."""
+        """Read the metadata first, then the readable versions, the current one last and without its number."""
         for _ in range(ATTEMPTS):
             observed_at = self._clock.monotonic()
             metadata = self.client.read(self._metadata(path))
@@ -128,7 +127,7 @@ class VaultStore:
             versions = dict(metadata.versions)
             for number in sorted(metadata.readable - {metadata.current_version}):
                 version = self.client.read(self._data(path, number))
-                # Where the metadata were deleted meanwhile, another version has this number now.
+                # After a deletion of the metadata meanwhile, another version has this number.
                 if version and version.created_at == versions[number].created_at:
                     versions[number] = version
             observed_at = self._clock.monotonic()
@@ -136,31 +135,31 @@ class VaultStore:
             if current is not None:
                 versions[current.number] = current
             elif metadata.current_version in versions:
-                continue  # it is gone since
+                continue  # it was deleted meanwhile
             if current is None or current.number == metadata.current_version:
                 ordered = tuple(versions[number] for number in sorted(versions))
                 return History(metadata.current_version, ordered, observed_at)
         raise StoreUnavailable(
             f"{self.mount}/data/{path} in Vault changed {ATTEMPTS} times while it was being read",
-            "Another writer writes there all the time, or the nodes of Vault disagree: look at both if it goes on.",
+            "Another writer keeps writing there, or the nodes of Vault disagree. If this continues, check both.",
         )
 
     def newest(self, path: str) -> History:
-        """One read, without naming a number."""
+        """Read the current version, without its number."""
         observed_at = self._clock.monotonic()
         current = self.client.read(self._data(path, None))
         return History(current.number, (current,), observed_at) if current else self._nothing(path, observed_at)
 
     def _nothing(self, path: str, observed_at: float) -> History:
-        """No version at all; once that is true of the mount: to one of version 1 nothing is there, whatever is."""
+        """Return an empty history, once the mount is known to be of version 2: one of version 1 always looks empty."""
         if not self._mount_is_proved:
             self.prove_mount(path)
         return History(0, (), observed_at)
 
     def preflight(self, path: str, data: Mapping[str, Any]) -> None:
-        """Once, that the mount is KV version 2. Then a write that all rules apply to, and that comes too late.
+        """Check once that the mount is KV version 2. Then send a write that the compare-and-set must refuse.
 
-        The limit of Vault's storage on one entry applies only after the compare-and-set, so it is looked at here.
+        Vault applies all its other rules before that; only its storage checks the size afterwards, so this does, too.
         """
         if not self._mount_is_proved:
             self.prove_mount(path)
@@ -171,27 +170,27 @@ class VaultStore:
             return
         self._mount_is_proved = False
         raise StoreMountUnusable(
-            f"a write to {path} that had to be refused was taken: the mount {self.mount} ignores compare-and-set",
-            f"Is something between here and Vault, or was the mount replaced? Look at {path}: it was overwritten.",
+            f"Vault took a write to {path} that it had to refuse: the mount {self.mount} ignores compare-and-set",
+            f"Is a proxy between rotator and Vault, or was the mount replaced? Check {path}, which was overwritten.",
         )
 
     def _prove_size(self, path: str, data: Mapping[str, Any]) -> None:
         size = len(json.dumps(data, ensure_ascii=False).encode(errors="replace"))
         if size > LARGEST_ENTRY:
             raise StoreRequestRefused(
-                f"{size} bytes are to be written to {self.mount}/data/{path}, and Vault's storage takes 1 MiB at most",
-                "Look at the fields that are beside the key, and at the target's own fields. No key was created.",
+                f"the data for {self.mount}/data/{path} have {size} bytes, and Vault's storage takes 1 MiB at most",
+                "Check the fields beside the key, and the target's extra_fields. No key was created.",
             )
 
     def write(self, path: str, data: Mapping[str, Any], cas: int) -> Version:
-        """One POST, with the compare-and-set."""
+        """Send one POST with the compare-and-set."""
         key = key_in(data)
         if key is not None:
-            register(key)  # for as long as this takes: an answer may quote what was sent
+            register(key)  # while this runs: an answer may quote the request
         return self.client.send(self._write(path, data, cas))
 
     def destroy(self, path: str, versions: Sequence[int]) -> None:
-        """One POST; Vault is content with versions, or a path, that it does not have."""
+        """Send one POST. Vault accepts versions, and paths, that it does not have."""
         if versions:
             self.client.send(
                 Request(
@@ -206,7 +205,7 @@ class VaultStore:
     # --- beyond the port ---------------------------------------------------------------------------------------------
 
     def prove_mount(self, path: str) -> None:
-        """Return only if the mount is KV version 2; a mount of version 1 looks like an empty one of version 2.
+        """Return only if the mount is KV version 2: one of version 1 looks like an empty one of version 2.
 
         Raises `StoreMountUnusable`, or what a read raises.
         """
@@ -222,11 +221,11 @@ class VaultStore:
                 str(answer.body["data"]["path"]),
             ),
         )
-        advice = "Look at the store's mount and namespace: `vault secrets list -detailed` shows what there is."
+        advice = "Check the store's mount and namespace: `vault secrets list -detailed` lists the mounts."
         try:
             kind, version, where = self.client.read(request)
         except StorePermissionDenied as error:
-            # Vault answers the same in both cases, so that a token learns nothing of mounts that it may not see.
+            # Vault gives one answer in both cases, so that a token learns nothing of mounts that it may not see.
             raise StoreMountUnusable(
                 f"there is no mount {self.mount} in Vault, or no policy allows anything at {self.mount}/data/{path} "
                 f"({error.message})",
@@ -239,18 +238,18 @@ class VaultStore:
         if version != "2":
             raise StoreMountUnusable(
                 f"the mount {self.mount} is KV version {version}, which ignores compare-and-set and would overwrite",
-                f"Name another mount, or upgrade this one: `vault kv enable-versioning {self.mount}`.",
+                f"Configure another mount, or upgrade this one: `vault kv enable-versioning {self.mount}`.",
             )
         self._mount_is_proved = True
 
     def read_secret(self, reference: VaultReference) -> Secret:
-        """One field of any KV version 2 secret. Raises `StoreRequestRefused` where it is not, or what a read raises."""
+        """Return one field of any KV version 2 secret. Raises `StoreRequestRefused` without it, or a read's error."""
         version = self.client.read(self._data(reference.path, None, reference.mount))
         where = f"{reference.mount}/data/{reference.path}"
         if version is None or version.data is None:
             raise StoreRequestRefused(
                 f"there is no secret at {where} in Vault, or its newest version is deleted",
-                f"Put it there: `vault kv put -mount={reference.mount} {reference.path} {reference.field}=…`.",
+                f"Write it: `vault kv put -mount={reference.mount} {reference.path} {reference.field}=…`.",
             )
         value = version.data.get(reference.field)
         if not isinstance(value, str) or not value.strip():
@@ -261,11 +260,11 @@ class VaultStore:
         return register(Secret(value.strip()))
 
     def ignored_namespace(self) -> str | None:
-        """The configured namespace, if this Vault is the open-source one: that ignores it without a word."""
+        """Return the configured namespace, if this Vault is an open-source server, which silently ignores it."""
         return self.namespace if self.namespace and self.client.health().get("enterprise") is False else None
 
     def forget(self, path: str) -> None:
-        """Remove a path with its whole history, for the demo, which leaves nothing behind. Takes a right of its own."""
+        """Remove a path with its whole history, for the demo. Needs a right of its own."""
         self.client.send(
             Request(
                 DESTROY,
@@ -326,14 +325,14 @@ def _read_metadata(answer: Answer) -> _Metadata | None:
     for text, facts in data["versions"].items():
         number, destroyed, deletion = int(text), facts["destroyed"] is True, facts["deletion_time"]
         versions[number] = Version(number, datetime.fromisoformat(facts["created_time"]), None, destroyed)
-        # With delete_version_after, a version that is alive has a time of deletion too: one that is yet to come.
+        # With delete_version_after, a live version has a deletion time as well: in the future.
         if not destroyed and (not deletion or datetime.fromisoformat(deletion) > answer.now):
             readable.add(number)
     return _Metadata(int(data["current_version"]), versions, frozenset(readable))
 
 
 def _read_version(answer: Answer) -> Version | None:
-    """A version, with data None when it is deleted or destroyed; None when there is no such version."""
+    """Return a version, with data None when it is deleted or destroyed; None when there is no such version."""
     if "data" not in answer.body:
         return None
     facts = answer.body["data"]["metadata"]

@@ -1,8 +1,8 @@
 """Sends requests to Vault: the one module that knows urllib3.
 
 Each request is sent once, and its whole answer read within a bound of time and of bytes. `client` logs in, and reads
-the answers. An error is raised outside of the `except` that saw a library's exception:
-those hold the request, and so the token and the key.
+the answers. An error is raised outside of the `except` that caught a library's exception: those hold the request, and
+so the token and the key.
 """
 
 import http.client
@@ -26,7 +26,7 @@ from rotator.stores.vault.auth import Login
 from rotator.stores.vault.responses import Answer, parse_object
 
 MAX_BODY = 8 * 2**20
-"""Bytes of an answer: storage takes 1 MiB an entry, of which JSON makes more: of metadata, four or five times that."""
+"""Bytes of an answer: an entry has at most 1 MiB in storage, and as JSON four or five times that."""
 
 _json = jsonlib.JSONEncoder(allow_nan=False).encode
 _LATE = (urllib3.exceptions.TimeoutError, urllib3.exceptions.EmptyPoolError)
@@ -34,7 +34,7 @@ _LATE = (urllib3.exceptions.TimeoutError, urllib3.exceptions.EmptyPoolError)
 
 @dataclass(frozen=True, slots=True)
 class FormerLocation:
-    """Where a store's data were before; None is where they are now."""
+    """Where a store's data were before; None: where they are now."""
 
     cluster_id: str | None = None
     namespace: str | None = None
@@ -43,17 +43,17 @@ class FormerLocation:
 
 @dataclass(frozen=True, slots=True)
 class VaultSettings:
-    """Where a KV version 2 mount is, and how to get at it. `timeout` is in seconds; `connections` are used at once."""
+    """Where a KV version 2 mount is, and how to reach it. `timeout` is in seconds, `connections` are the most."""
 
     address: str
     mount: str
     login: Login
     namespace: str | None = None
     ca_file: Path | None = None  # None: certifi's
-    server_name: str | None = None  # that the certificate must be for; None: the address's
+    server_name: str | None = None  # the certificate must be for this name; None: the address's
     timeout: float = 5.0
     connections: int = 8
-    certificate: tuple[Path, Path] | None = None  # ours, and its private key, to log in with
+    certificate: tuple[Path, Path] | None = None  # ours and its private key, for the login
     former_locations: tuple[FormerLocation, ...] = ()
 
 
@@ -62,7 +62,7 @@ class Unsendable(Exception):
 
 
 class NoAnswer(Exception):
-    """No answer came, or none that is read: the reason, in our words. `outcome` is the meter's word for it."""
+    """No answer came, or none that is read: why, in our words. `outcome` is the meter's word for it."""
 
     def __init__(self, outcome: str, what: str, advice: str = "") -> None:
         super().__init__(what)
@@ -92,7 +92,7 @@ class Transport:
     def request(
         self, method: str, url: str, body: object, params: Mapping[str, object] | None, headers: Mapping[str, str]
     ) -> Answer:
-        """Send it once, and read the whole answer, whatever its status. Raises `Unsendable` or `NoAnswer`."""
+        """Send a request once, and return the whole answer, whatever its status. Raises `Unsendable` or `NoAnswer`."""
         encoded = None if body is None else _encoded(body)
         try:
             return self._exchange(method, f"{url}?{urlencode(params)}" if params else url, encoded, headers)
@@ -129,15 +129,15 @@ class Transport:
         )
 
     def _failure(self, error: Exception) -> NoAnswer:
-        """Return our error, with nothing of the library's but the words of `_cause`."""
+        """Return our error. Of the library's it holds only the words of `_cause`."""
         if isinstance(error, _TooLarge):
             return NoAnswer("oversized", f"{self.upstream} answered with more than {MAX_BODY} bytes")
         if isinstance(error, _LATE) and not isinstance(error, urllib3.exceptions.NewConnectionError):
             return NoAnswer("timeout", f"there was no answer from {self.upstream} within {self._timeout:g} s")
         cause = _cause(error)
-        advice = "Look at Vault, at the store's address, ca_file and server_name, at DNS, and at the network policy."
+        advice = "Check Vault, the store's address, ca_file and server_name, DNS, and the network policy."
         if "WRONG_VERSION_NUMBER" in cause:
-            advice = "What listens there does not speak TLS: is it an http:// address?"
+            advice = "The server there does not speak TLS: is it an http:// address?"
         return NoAnswer("connection", f"the connection to {self.upstream} failed ({cause})", advice)
 
 
@@ -153,18 +153,18 @@ def _host_and_port(url: str) -> str:
     try:
         return urlsplit(url).netloc.rpartition("@")[2]
     except ValueError:
-        return "somewhere that is no URL"
+        return "an address that is no URL"
 
 
 def _pool(settings: VaultSettings, clock: Clock) -> urllib3.HTTPConnectionPool:
-    """Make connections for all threads; any further thread waits. No retry, and no redirect is followed."""
+    """Make the connections for all threads; a thread that finds none free waits. It retries and redirects nothing."""
     is_tls = urlsplit(settings.address).scheme == "https"
     tls = {
         "cert_reqs": "CERT_REQUIRED",
         "ca_certs": str(settings.ca_file or certifi.where()),
         "cert_file": settings.certificate and str(settings.certificate[0]),
         "key_file": settings.certificate and str(settings.certificate[1]),
-        "server_hostname": settings.server_name,  # has the certificate checked for it, whatever host the address names
+        "server_hostname": settings.server_name,  # the certificate must be for it, whatever host the address names
     }
     pool = urllib3.connection_from_url(
         settings.address,
@@ -181,11 +181,10 @@ def _pool(settings: VaultSettings, clock: Clock) -> urllib3.HTTPConnectionPool:
 
 
 class _Connection(HTTPConnection):
-    """A connection on which a whole answer, headers and body, must be read within twice the time for one read.
+    """A connection on which a whole answer, headers and body, must arrive within twice the time for one read.
 
-    The time is counted from when the request is sent. Without this an answer that drips in could take without end:
-    urllib3's timeouts are for one read each. The look-up of the host is not bounded, and a host of several addresses is
-    given the time for one read for the connection to each.
+    The time counts from the request. urllib3's timeouts are for one read each, so an answer could drip in for days.
+    The look-up of the host has no bound, and the connection to each of its addresses may take one read's time.
     """
 
     def __init__(self, *args: Any, seconds: float, clock: Clock, **kwargs: Any) -> None:
@@ -195,14 +194,14 @@ class _Connection(HTTPConnection):
         self._until = 0.0
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        """Send the request; from now on the time for the answer is running."""
+        """Send the request, and start the time for its answer."""
         self._until = self._clock.monotonic() + 2 * self._seconds
         super().request(*args, **kwargs)
 
     def response_class(  # type: ignore[override]  # what http.client calls to make a response; here it is a method
         self, sock: socket.socket, *args: Any, **kwargs: Any
     ) -> http.client.HTTPResponse:
-        """http.client's own response, which reads through a `_Reader`."""
+        """Return http.client's own response, which reads through a `_Reader`."""
         response = http.client.HTTPResponse(sock, *args, **kwargs)
         response.fp = io.BufferedReader(_Reader(response.fp.detach(), sock, self._left))
         return response
@@ -216,13 +215,13 @@ class _Connection(HTTPConnection):
 
 class _TlsConnection(_Connection, HTTPSConnection):
     def connect(self) -> None:
-        """Connect, with the certificates that are in the file now."""
+        """Connect with the certificates that are in the file now."""
         Path(self.ca_certs or "").open("rb").close()  # an error of `ssl` does not name the file that it could not read
         super().connect()
 
 
 class _Reader(io.RawIOBase):
-    """Reads from a socket, and asks before each read how long it may take."""
+    """Reads from a socket, and sets before each read how long it may take."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, left: Callable[[], float]) -> None:
         self._raw = raw
@@ -242,11 +241,11 @@ class _Reader(io.RawIOBase):
 
 
 def _cause(error: BaseException) -> str:
-    """Return the words of the system or the TLS library, which the libraries above wrap in many of their own."""
+    """Return the words of the system or the TLS library, from inside the exceptions of the libraries above."""
     link: BaseException | None = error
     while link is not None:
         if words := getattr(link, "verify_message", None) or getattr(link, "strerror", None):
             file = getattr(link, "filename", None)
             return quoted(f"{words}: {file}" if file else str(words))
         link = link.__cause__ or link.__context__
-    return type(error).__name__  # and not its words: they may be a header
+    return type(error).__name__  # not its words, which may hold a header
