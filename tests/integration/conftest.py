@@ -22,14 +22,14 @@ SCRIPT = "<script>alert('\u202egnp.exe')</script>"
 
 @pytest.fixture
 def open_store() -> Iterator[OpenStore]:
-    """Makes a `VaultStore` of an address, a mount and a login."""
+    """Return a function that makes a `VaultStore` of an address, a mount and a login."""
     with opened_stores() as open_store:
         yield open_store
 
 
 @pytest.fixture
 def no_waiting() -> Iterator[None]:
-    """Retries come at once, and as many of them as ever."""
+    """Retries come at once, and as many as usual."""
     with stamina.set_testing(True, attempts=3):
         yield
 
@@ -56,7 +56,7 @@ def kube(request: pytest.FixtureRequest) -> Iterator[KubeServer]:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[tuple[Installation, Daemon]]:
-    """A daemon whose targets stand in every way that lasts, one of them with a vendor that means ill."""
+    """Yield a daemon with a target in every lasting state, one of them with a hostile provider."""
 
     def answer(asked: Asked) -> Reply:
         return Reply(422, {"detail": f"{SCRIPT} {asked.headers.get('authorization', '')}"})
@@ -68,7 +68,7 @@ def fleet(tmp_path: Path) -> Iterator[tuple[Installation, Daemon]]:
         for name, target in rotator.config["targets"].items():
             target["provider"] = "ill" if name == "hostile" else "respan"
         by_hand = SqliteStore(tmp_path / "store.db", SystemClock())
-        by_hand.write("apps/foreign", {"api_key": "somebody's"}, 0)
+        by_hand.write("apps/foreign", {"api_key": "another team's"}, 0)
         rotator.run("rotate", "fresh", "rotated", "failing", status=0)
         rotator.run("rotate", "rotated", status=0)
         served = by_hand.history("apps/fresh").current
@@ -78,7 +78,7 @@ def fleet(tmp_path: Path) -> Iterator[tuple[Installation, Daemon]]:
         assert record is not None
         lines = str(served.data["rotator"]).replace(record.key_id, f"tk%3Cb%3E{SCRIPT.encode().hex()}%E2%80%AE")
         by_hand.write("apps/hostile", {**served.data, "rotator": lines.replace("target=fresh", "target=hostile")}, 0)
-        # Drifted, so due at once, and refused for good.
+        # Drifted, so due at once, and always refused.
         for name in ("failing", "hostile"):
             rotator.config["targets"][name]["ttl"] = "2h"
         rotator.config["daemon"]["rollout"] = "1s"

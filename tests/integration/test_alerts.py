@@ -1,4 +1,4 @@
-"""The rules and the dashboard: they ask for what there is, each alert is tried, and each is explained."""
+"""The rules and the dashboard query existing series; each alert is tested and explained."""
 
 import json
 import re
@@ -34,13 +34,13 @@ needs_promtool = pytest.mark.skipif(not is_installed(), reason=NO_PROMETHEUS)
 
 
 def alerts() -> dict[str, str]:
-    """Each alert's part of the file, by name."""
+    """Return each alert's part of the file, by name."""
     parts = re.split(r"(?m)^      - alert: ", RULES.read_text())[1:]
     return {part.split("\n", 1)[0].strip(): part for part in parts}
 
 
 def expressions() -> list[str]:
-    """All that is asked of Prometheus; of the rules, without the texts."""
+    """Return all queries to Prometheus; of the rules, without the texts."""
     dashboard = json.loads(DASHBOARD.read_text())
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
     asked += [variable["definition"] for variable in dashboard["templating"]["list"] if "definition" in variable]
@@ -49,7 +49,7 @@ def expressions() -> list[str]:
 
 
 def all_metrics() -> dict[str, set[str]]:
-    """The labels of each series that there may be, by the name that a query uses."""
+    """Return the labels of each possible series, by the name that a query uses."""
     metrics = Metrics("1")
     record = Record("prod-eu", "a", "id", "name", START, START + 24 * HOUR, "p", "f")
     plan = Plan(State.OK, Reason.FRESH, current=record, renewal=Renewal(START + 16 * HOUR))
@@ -74,7 +74,7 @@ def all_metrics() -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("expression", expressions())
-def test_what_is_asked_for_is_there(expression: str) -> None:
+def test_every_query_names_existing_series_and_labels(expression: str) -> None:
     known = all_metrics()
     series = SERIES.findall(expression)
     assert series
@@ -97,7 +97,7 @@ def test_every_metric_is_documented_with_its_labels() -> None:
 
 
 @pytest.mark.parametrize("name", alerts())
-def test_each_alert_says_what_it_means_and_where_to_read_on(name: str) -> None:
+def test_each_alert_has_a_meaning_and_a_link_to_the_runbook(name: str) -> None:
     part, runbook = alerts()[name], RUNBOOK.read_text()
     assert re.search(r"severity: (critical|warning|info)\n", part)
     assert "summary:" in part
@@ -110,7 +110,7 @@ def test_each_alert_says_what_it_means_and_where_to_read_on(name: str) -> None:
     assert f'alertname="{name}"' in RULES_TEST.read_text(), f"{name} is not tried in {RULES_TEST.name}"
 
 
-def test_the_runbook_has_no_part_for_an_alert_that_is_not_there() -> None:
+def test_the_runbook_has_no_part_for_an_unknown_alert() -> None:
     assert re.findall(r"(?m)^### (Rotator\w+)$", RUNBOOK.read_text()) == list(alerts())
 
 
@@ -133,5 +133,5 @@ def test_the_dashboard_needs_nothing_but_grafana() -> None:
 @needs_promtool
 @pytest.mark.parametrize("check", [("check", RULES.name), ("test", RULES_TEST.name)])
 def test_promtool_finds_nothing_wrong(check: tuple[str, str]) -> None:
-    said = promtool(check[0], "rules", check[1], folder=RULES.parent)
-    assert said.returncode == 0, said.stdout + said.stderr
+    result = promtool(check[0], "rules", check[1], folder=RULES.parent)
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -1,4 +1,4 @@
-"""The status page of a running daemon in a real browser: on a desk and on a phone, by day and by night."""
+"""The status page of a running daemon in a real browser: on a desktop and a phone, light and dark."""
 
 import pytest
 from support.browser import NO_CHROMIUM, is_installed, look_at
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not is_installed(), reason=NO_CHROMIUM)
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", [(1280, 1600), (390, 3000)], ids=["desk", "phone"])
-def test_the_page_is_shown_and_the_browser_has_no_complaint(
+def test_the_page_is_shown_without_a_complaint_of_the_browser(
     fleet: tuple[Installation, Daemon], size: tuple[int, int], dark: bool
 ) -> None:
     rotator, daemon = fleet
@@ -22,7 +22,7 @@ def test_the_page_is_shown_and_the_browser_has_no_complaint(
     assert set(rows(read_page(seen.dom))) == set(rotator.config["targets"])
     assert seen.size == size
     assert seen.corner == ("#0d1117" if dark else "#ffffff"), "it has the style, and this scheme's"
-    assert len(set(seen.rows)) > 300, "it is no blank"
+    assert len(set(seen.rows)) > 300, "it is not blank"
 
 
 def test_a_page_with_another_style_makes_the_browser_complain_and_is_blank() -> None:

@@ -1,4 +1,4 @@
-"""A wall clock that is set while the daemon runs: that is noticed, and everything goes on."""
+"""The wall clock is set while the daemon runs: the daemon notices, and everything goes on."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ YEAR = 365 * 86400
 
 
 def peak(daemon: Daemon) -> int:
-    """The most memory that it ever had, in MiB."""
+    """Return its peak memory, in MiB."""
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 

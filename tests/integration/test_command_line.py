@@ -1,4 +1,4 @@
-"""What all commands share, and what they do when something fails; the store is a SQLite file."""
+"""What all commands share, and what they do after a failure. The store is a SQLite file."""
 
 import json
 import os
@@ -23,14 +23,14 @@ def rotator(tmp_path: Path) -> Iterator[Installation]:
 
 
 def logged(result: Result) -> list[dict[str, Any]]:
-    """What a command wrote to its log."""
+    """Return what a command wrote to its log."""
     return [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
 
 
 # --- extend ----------------------------------------------------------------------------------------------------------
 
 
-def test_extend_does_not_believe_in_a_key_that_is_gone(rotator: Installation) -> None:
+def test_extend_does_not_count_a_removed_key(rotator: Installation) -> None:
     rotator.run("rotate", "--all", status=0)
     gone = rotator.json("status")["targets"][0]["key_id"]
     rotator.simulator.faults.add(Fault("refuse", "update", name=".a.", status=404))
@@ -63,7 +63,7 @@ def test_extend_starts_with_what_expires_first_and_reports_each_at_once(rotator:
 
 
 @pytest.mark.parametrize("arguments", [("rollback", "a"), ("extend", "a", "--for", "9h"), ("rotate", "a")])
-def test_why_is_carried_into_the_log(rotator: Installation, arguments: tuple[str, ...]) -> None:
+def test_the_reason_is_in_the_log(rotator: Installation, arguments: tuple[str, ...]) -> None:
     rotator.config["defaults"]["grace_period"] = "10m"
     rotator.run("rotate", "a", status=0)
     rotator.run("rotate", "a", status=0)
@@ -75,11 +75,11 @@ def test_why_is_carried_into_the_log(rotator: Installation, arguments: tuple[str
         assert {event["reason"] for event in events} == {"extended"}
 
 
-# --- an output that takes nothing ------------------------------------------------------------------------------------
+# --- an output that accepts nothing -----------------------------------------------------------------------------------
 
 
 def at_a_shell(rotator: Installation, line: str) -> tuple[int, str]:
-    """The status of the command in a shell's line, in which $ROTATOR stands for it, and what it complained of."""
+    """Run a shell's line with $ROTATOR as the command; return the command's exit status and its errors."""
     rotator.write()
     environment = {**os.environ, **rotator.environment, "ROTATOR": str(PROGRAM), "ROTATOR_CONFIG": str(rotator.file)}
     command = ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"]
@@ -99,7 +99,7 @@ def at_a_shell(rotator: Installation, line: str) -> tuple[int, str]:
         ("$ROTATOR demo | true", ""),
     ],
 )
-def test_an_output_that_takes_nothing_ends_with_1_and_a_sentence(
+def test_an_output_that_accepts_nothing_ends_with_1_and_a_sentence(
     rotator: Installation, line: str, complaint: str
 ) -> None:
     assert at_a_shell(rotator, line) == (1, complaint)
@@ -109,7 +109,7 @@ def test_an_output_that_takes_nothing_ends_with_1_and_a_sentence(
 
 
 def stopped(rotator: Installation, number: signal.Signals, operation: str, *arguments: str) -> tuple[int, str, str]:
-    """The status and the output of a command that gets a signal once it has asked this of the vendor."""
+    """Return the exit status and output of a command that gets a signal at this call to the provider."""
     rotator.write()
     environment = {**os.environ, **rotator.environment, "ROTATOR_CONFIG": str(rotator.file)}
     command = [str(PROGRAM), *arguments]
@@ -125,7 +125,7 @@ def stopped(rotator: Installation, number: signal.Signals, operation: str, *argu
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_command_that_is_stopped_ends_what_is_under_way(rotator: Installation, number: signal.Signals) -> None:
+def test_a_stopped_command_finishes_its_present_work(rotator: Installation, number: signal.Signals) -> None:
     rotator.config["daemon"]["workers"] = 1
     rotator.simulator.faults.add(Fault("slow", "create", seconds=0.5, times=None))
     status, out, err = stopped(rotator, number, "create", "rotate", "--all")
@@ -138,7 +138,7 @@ def test_a_command_that_is_stopped_ends_what_is_under_way(rotator: Installation,
     assert len(rotator.simulator.vendor.keys) == 1
 
 
-def test_json_that_is_stopped_is_json_of_what_was_done(rotator: Installation) -> None:
+def test_a_stopped_command_prints_json_of_what_was_done(rotator: Installation) -> None:
     rotator.config["daemon"]["workers"] = 1
     rotator.simulator.faults.add(Fault("slow", "create", seconds=0.5, times=None))
     status, out, _ = stopped(rotator, signal.SIGINT, "create", "rotate", "--all", "--json")
@@ -147,7 +147,7 @@ def test_json_that_is_stopped_is_json_of_what_was_done(rotator: Installation) ->
     assert [(target["name"], target["outcome"]) for target in shown["targets"]] == [("a", "rotated")]
 
 
-def test_a_look_that_is_stopped_ends_at_once(rotator: Installation) -> None:
+def test_a_stopped_read_ends_at_once(rotator: Installation) -> None:
     rotator.simulator.faults.add(Fault("slow", "list", seconds=0.5, times=None))
     status, out, _ = stopped(rotator, signal.SIGTERM, "list", "check", "--online")
     assert (status, out) == (143, "")

@@ -29,12 +29,12 @@ def two(vault: VaultServer, tmp_path: Path) -> Iterator[Made]:
 
 
 def works(made: Made, path: str = "apps/a", field: str = "api_key") -> bool:
-    """Do the applications of this path have a key that the gateway accepts?"""
+    """Return whether the applications of this path have a key that the gateway accepts."""
     return made[0].simulator.vendor.works((made[1].read(path) or {}).get(field, ""))
 
 
 def key_id(made: Made, path: str = "apps/a") -> str:
-    """The key that the applications of this path have."""
+    """Return the key that the applications of this path have."""
     key = made[0].simulator.vendor.key_of((made[1].read(path) or {}).get("api_key", ""))
     assert key is not None
     return key.id
@@ -43,7 +43,7 @@ def key_id(made: Made, path: str = "apps/a") -> str:
 # --- run --once ------------------------------------------------------------------------------------------------------
 
 
-def test_once_rotates_then_does_nothing_then_removes_what_is_out_of_grace(made: Made) -> None:
+def test_once_rotates_then_does_nothing_then_removes_the_key_after_its_grace(made: Made) -> None:
     rotator, paths = made
     first = rotator.run("run", "--once", status=0)
     assert first.stdout == "1 rotated, 0 unchanged, 0 foreign, 0 failed\n"
@@ -60,7 +60,7 @@ def test_once_rotates_then_does_nothing_then_removes_what_is_out_of_grace(made: 
     rotator.run("rotate", "a", status=0)
     assert key_id(made) != old
     vendor = rotator.simulator.vendor
-    # The store's clock decides when grace is over, and it may be a moment later than the vendor's whole seconds.
+    # The store's clock decides when grace is over, which may be a moment later than the provider's whole seconds.
     wait_until(
         lambda: rotator.run("run", "--once").returncode == 0 and vendor.keys[old].revoked_at is not None,
         "the old key to be removed",
@@ -133,8 +133,8 @@ def test_revoke_now_revokes_a_key_that_was_deleted_from_the_path(made: Made) -> 
     assert "a: rotated, but" in result.stdout
 
 
-def test_what_the_vendor_was_asked_too_much_for_is_tried_again(two: Made) -> None:
-    """As beside a daemon, which takes its part of the requests. No key is made twice for it."""
+def test_a_request_over_the_rate_limit_is_retried(two: Made) -> None:
+    """As beside a daemon, which uses its part of the rate limit. No key is made twice because of it."""
     rotator, _ = two
     rotator.run("run", "--once", status=0)
     before = len(rotator.calls("create"))
@@ -216,7 +216,7 @@ def test_rollback_without_a_previous_key_changes_nothing(made: Made) -> None:
     assert paths.metadata("apps/a") == metadata
 
 
-def test_extend_prolongs_every_living_key_also_when_the_store_is_away(made: Made) -> None:
+def test_extend_prolongs_every_live_key_even_while_the_store_is_down(made: Made) -> None:
     rotator, _ = made
     rotator.config["defaults"]["grace_period"] = "10m"
     rotator.run("run", "--once", status=0)
@@ -237,7 +237,7 @@ def test_extend_prolongs_every_living_key_also_when_the_store_is_away(made: Made
 # --- paths that are not ours, or no longer ---------------------------------------------------------------------------
 
 
-def test_a_path_that_was_made_by_hand_is_left_alone_until_it_is_adopted(two: Made) -> None:
+def test_a_path_written_by_hand_is_left_alone_until_it_is_adopted(two: Made) -> None:
     rotator, paths = two
     theirs = {"api_key": "theirs-and-theirs-alone", "password": "kept"}
     paths.put("apps/a", theirs)

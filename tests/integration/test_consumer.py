@@ -18,7 +18,7 @@ from support.vault import RaftVault, VaultServer
 from rotator.simulator import Options, Simulator
 
 GRACE = 8
-"""Seconds: more than the agent needs to see a new key, also after it found Vault away and waits between its tries."""
+"""Seconds: more than the agent needs to see a new key, even after an outage of Vault and with its own waits."""
 
 READER = """
 path "{mount}/data/apps/*" {{ capabilities = ["read"] }}
@@ -27,7 +27,7 @@ path "auth/token/renew-self" {{ capabilities = ["update"] }}
 """
 
 
-def test_the_snippet_for_hvac_does_what_is_said_of_it(vault: VaultServer, tmp_path: Path) -> None:
+def test_the_snippet_for_hvac_works_as_documented(vault: VaultServer, tmp_path: Path) -> None:
     document = (Path(__file__).parents[2] / "docs/kubernetes.md").read_text()
     [snippet] = re.findall(r"^With hvac:\n\n```python\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
     passed = [0.0]
@@ -85,7 +85,7 @@ def test_no_call_is_refused_through_rotations_kills_and_outages(
                 daemons[0].process.kill()
                 daemons[1].signal(signal.SIGUSR1)
                 wait_for_new_keys()
-                daemons[1].process.kill()  # nobody is left
+                daemons[1].process.kill()  # no daemon is left
                 time.sleep(2)
                 daemons = [rotator.start(), rotator.start()]
                 wait_for_new_keys()

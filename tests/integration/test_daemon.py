@@ -1,4 +1,4 @@
-"""The daemon as a process: what it does by itself, what signals do, what its pages say, and how it ends."""
+"""The daemon as a process: its own work, its signals, its pages, and its end."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ def alive(rotator: Installation, key_id: str) -> bool:
 # --- pages -----------------------------------------------------------------------------------------------------------
 
 
-def test_it_rotates_at_start_and_its_pages_tell(rotator: Installation) -> None:
+def test_it_rotates_at_start_and_its_pages_show_it(rotator: Installation) -> None:
     daemon = rotator.start()
     started = daemon.wait_for("started")
     assert re.fullmatch(r"127\.0\.0\.1:\d+", started["listen"])
@@ -97,26 +97,26 @@ def test_it_keeps_a_path_in_vault(vault: VaultServer, tmp_path: Path) -> None:
 
 
 def test_a_store_that_cannot_be_opened_ends_it_as_it_ends_a_command(rotator: Installation) -> None:
-    """Nothing could be tried."""
+    """Because nothing could be tried."""
     rotator.config["stores"]["store"]["file"] = "nowhere/store.db"
     for command in (("run",), ("run", "--once"), ("status",)):
         assert "nowhere/store.db cannot be opened: No such file or directory" in rotator.run(*command, status=3).stderr
 
 
-def test_a_port_that_is_taken_ends_it_with_a_sentence(rotator: Installation) -> None:
+def test_a_port_in_use_ends_it_with_a_sentence(rotator: Installation) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         for name in ("listen", "admin"):
             rotator.config["http"] = {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", name: f"127.0.0.1:{port}"}
-            said = rotator.run("run", status=1).stderr
-            assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in said
-            assert "[http]" in said
+            errors = rotator.run("run", status=1).stderr
+            assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in errors
+            assert "[http]" in errors
     assert rotator.calls() == []
 
 
-def test_a_refused_organisation_key_is_known_though_nothing_is_due(rotator: Installation) -> None:
+def test_a_refused_organisation_key_is_noticed_although_nothing_is_due(rotator: Installation) -> None:
     rotator.config["daemon"]["resync"] = "1s"
     rotator.config["sweep"] = {"interval": "1h"}
     daemon = rotator.start()
@@ -141,7 +141,7 @@ def test_usr1_rotates_every_target_once_however_often_it_comes(rotator: Installa
     for name in ("a", "b"):
         assert daemon.wait_for("key_published", 2, target=name)["reason"] == "requested"
     assert daemon.stop() == 0
-    # Five requests: those that came while the first was under way are one more at most.
+    # Five requests: all that came during the first rotation cause one more at most.
     for name in ("a", "b"):
         assert 2 <= len(daemon.events("key_published", target=name)) <= 3
     requested = daemon.events("rotation_requested")
@@ -149,7 +149,7 @@ def test_usr1_rotates_every_target_once_however_often_it_comes(rotator: Installa
 
 
 def test_usr1_in_quick_succession_rotates_each_target_once_a_tick(rotator: Installation) -> None:
-    """Where rotations are quick, too: the next signal comes when that of before is done."""
+    """Even where rotations are quick: the next signal comes after the last one's rotation."""
     rotator.config["defaults"]["grace_period"] = "10m"
     daemon = rotator.start()
     for name in ("a", "b"):
@@ -161,10 +161,10 @@ def test_usr1_in_quick_succession_rotates_each_target_once_a_tick(rotator: Insta
         if count == 1:
             for name in ("a", "b"):
                 daemon.wait_for("key_published", 2, target=name)
-            assert time.monotonic() - since < 3, "a tick, and what this machine takes"
+            assert time.monotonic() - since < 3, "a tick, and this machine's own time"
             since = time.monotonic()
     ticks = int(time.monotonic() - since) + 2
-    assert ticks < 5, "this machine was too slow to tell"
+    assert ticks < 5, "this machine was too slow for this test"
     time.sleep(1.5)
     assert daemon.stop() == 0
     for name in ("a", "b"):
@@ -222,8 +222,8 @@ def test_term_ends_what_is_under_way_first(rotator: Installation) -> None:
 
 
 @pytest.mark.parametrize("job", ["a look at the vendor", "a login"])
-def test_a_job_that_waits_for_an_answer_holds_up_nothing(rotator: Installation, job: str) -> None:
-    """Nothing of what it asks for is needed, and nobody reads its answer any more."""
+def test_a_job_that_waits_for_an_answer_delays_nothing(rotator: Installation, job: str) -> None:
+    """Its result is not needed, and its answer is no longer read."""
     rotator.config["daemon"]["resync"] = "1s"
     answers = threading.Event()
 
@@ -263,17 +263,17 @@ def test_a_second_term_ends_it_at_once(rotator: Installation) -> None:
     daemon.signal(signal.SIGTERM)
     assert daemon.process.wait(5) == 1
     assert daemon.events("stopped") == []
-    # Nothing that it knew is needed: the next one makes the targets well.
+    # Nothing that it knew is needed: the next process repairs the targets.
     rotator.simulator.faults.clear()
     rotator.run("run", "--once", status=0)
     assert all(target["state"] == "ok" for target in served(rotator).values())
 
 
-def test_a_key_that_somebody_else_replaced_is_noticed_within_resync_and_removed(rotator: Installation) -> None:
-    """By `kubectl exec`, or a Job: another process, which has ended long before the grace has."""
+def test_a_key_that_another_process_replaced_is_noticed_within_resync_and_removed(rotator: Installation) -> None:
+    """By `kubectl exec`, or a Job: another process, which ends long before the grace period."""
     rotator.config["daemon"]["resync"] = "2s"
     del rotator.config["targets"]["b"]
-    own = rotator.folder / "daemon.json"  # which nobody touches: it is not by a reload that it notices
+    own = rotator.folder / "daemon.json"  # which stays as it is: the daemon does not notice by a reload
     own.write_text(json.dumps(rotator.config))
     daemon = rotator.start("--config", str(own))
     old = daemon.wait_for("key_published")["key_id"]
@@ -282,7 +282,7 @@ def test_a_key_that_somebody_else_replaced_is_noticed_within_resync_and_removed(
     assert new != old
     since = time.monotonic()
     assert daemon.wait_for("key_deleted", key_id=old)["by"] == "schedule"
-    assert time.monotonic() - since < 2 + 1 + 3, "the resync, the grace, and what this machine takes"
+    assert time.monotonic() - since < 2 + 1 + 3, "the resync, the grace, and this machine's own time"
     assert not alive(rotator, old)
     assert alive(rotator, new)
     assert daemon.stop() == 0
@@ -292,7 +292,7 @@ def test_a_key_that_somebody_else_replaced_is_noticed_within_resync_and_removed(
 # --- outages ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_outage_of_the_vendor_is_told_once_a_try_and_so_is_its_end(rotator: Installation) -> None:
+def test_an_outage_of_the_provider_is_logged_once_a_try_and_so_is_its_end(rotator: Installation) -> None:
     rotator.simulator.stop()
     daemon = rotator.start()
     failed = daemon.wait_for("target_failed", target="a")
@@ -318,7 +318,7 @@ def test_an_outage_of_the_vendor_is_told_once_a_try_and_so_is_its_end(rotator: I
     assert daemon.stop() == 0
 
 
-def test_an_outage_ends_without_anybodys_help(rotator: Installation) -> None:
+def test_after_an_outage_rotation_resumes_without_help(rotator: Installation) -> None:
     del rotator.config["targets"]["b"]
     rotator.simulator.faults.add(Fault("refuse", "create", status=503))
     daemon = rotator.start()
@@ -327,7 +327,7 @@ def test_an_outage_ends_without_anybodys_help(rotator: Installation) -> None:
     assert daemon.stop() == 0
 
 
-def test_one_bad_target_does_not_hold_up_the_others(rotator: Installation) -> None:
+def test_one_bad_target_does_not_delay_the_others(rotator: Installation) -> None:
     rotator.simulator.faults.add(Fault("refuse", "create", name=".a.", status=422, times=None))
     daemon = rotator.start()
     failed = daemon.wait_for("target_failed", target="a")

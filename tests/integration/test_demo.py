@@ -1,4 +1,4 @@
-"""The demo, with lives that are shorter still: everything is seen once, nothing is refused, nothing is left behind."""
+"""The demo, with even shorter lives: it shows everything once, no call is refused, and nothing is left behind."""
 
 import io
 import os
@@ -66,7 +66,7 @@ def run_demo(monkeypatch: pytest.MonkeyPatch) -> RunDemo:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_it_shows_all_that_happens_to_a_key(tmp_path: Path, run_demo: RunDemo, terminal: bool) -> None:
+def test_it_shows_the_whole_life_of_a_key(tmp_path: Path, run_demo: RunDemo, terminal: bool) -> None:
     shown = run_demo(0, terminal=terminal)
     for words in SEEN:
         assert words in shown

@@ -1,7 +1,7 @@
-"""Whatever goes wrong at the vendor or at Vault, no key, token or organisation key stands in metrics, pages, JSON, log.
+"""Whatever fails at the provider or at Vault, no key, token or organisation key is in metrics, pages, JSON or log.
 
 A real daemon meets every fault that the simulator knows, at every operation, while it is scraped and looked at; and
-then every answer that is no good, from a Vault which says in each what it was sent: the token, and the key.
+then every bad answer, from a Vault that repeats in each what it was sent: the token, and the key.
 """
 
 import json
@@ -41,7 +41,7 @@ def rotator(tmp_path: Path) -> Iterator[Installation]:
 
 
 def lose_a_key(rotator: Installation) -> None:
-    """Leave one at the vendor that no version holds: a sweep looks it up, shortens it, and removes it."""
+    """Create a key that no version holds: a sweep looks it up, shortens it, and removes it."""
     vendor = rotator.simulator.vendor
     ours = [key.name for key in list(vendor.keys.values()) if key.name.startswith("prod-eu.")]
     name = ".".join([*ours[0].split(".")[:3], "1", "lonelyaa"])
@@ -54,7 +54,7 @@ def look(daemon: Daemon, recorder: Recorder) -> None:
 
 
 def everything_goes_wrong(rotator: Installation, daemon: Daemon, recorder: Recorder, elsewhere: str) -> set[str]:
-    """Each kind of fault once at each operation, all operations of a kind at once. Returns those that never came."""
+    """Cause each kind of fault once at each operation, all of a kind at once. Return those that never came."""
     faults = rotator.simulator.faults
     missing = set()
     for kind in sorted(KINDS):
@@ -84,7 +84,7 @@ def test_no_key_is_shown_whatever_goes_wrong(rotator: Installation) -> None:
     daemon = rotator.start("--log-level", "debug")
     for name in TARGETS:
         daemon.wait_for("key_published", target=name)
-    with canned(lambda _: Reply(200, {"detail": "somebody else"})) as other:
+    with canned(lambda _: Reply(200, {"detail": "another client"})) as other:
         assert everything_goes_wrong(rotator, daemon, recorder, other.address) == set()
         assert other.asked == [], "nor is it sent elsewhere"
     daemon.signal(signal.SIGUSR1)
@@ -129,7 +129,7 @@ STEPS = ("metadata", "read", "preflight", "write", "destroy")
 
 
 def step_of(asked: Asked) -> str:
-    """Which of the requests that rotator makes this is."""
+    """Return which of rotator's requests this is."""
     for part, name in (("/metadata/", "metadata"), ("/destroy/", "destroy"), ("lookup-self", "login")):
         if part in asked.path:
             return name
@@ -141,7 +141,7 @@ def step_of(asked: Asked) -> str:
 
 
 class EchoingVault:
-    """A real Vault, and before it somebody who now and then answers with all that the request held."""
+    """A real Vault behind a proxy that now and then answers with everything in the request."""
 
     def __init__(self, vault: VaultServer) -> None:
         self._client = httpx.Client(base_url=vault.address, trust_env=False)
@@ -149,7 +149,7 @@ class EchoingVault:
         self.bad: Answering = status(500)
         self.due: Counter[str] = Counter()  # how many requests of each step are answered so
         self.token = ""  # that the last one came with
-        self.told: set[str] = set()  # the keys that were sent back
+        self.repeated: set[str] = set()  # the keys that were sent back
 
     def __call__(self, asked: Asked) -> Reply:
         step = step_of(asked)
@@ -159,7 +159,7 @@ class EchoingVault:
         if is_bad:
             self.token = asked.headers.get("x-vault-token", "")
             key = str(json.loads(asked.body).get("data", {}).get("api_key", "")) if asked.body else ""
-            self.told |= {key} - {""}
+            self.repeated |= {key} - {""}
             return self.bad(f"{asked.method} refused: {self.token} {key} {asked.body.decode()}")
         headers = {name: value for name, value in asked.headers.items() if name.startswith("x-vault-")}
         answer = self._client.request(asked.method, asked.path, content=asked.body, headers=headers)
@@ -205,12 +205,12 @@ def test_no_key_and_no_token_is_shown_whatever_vault_answers(tmp_path: Path, vau
         for step in ("health", "login"):  # which a process does once
             for bad in BAD_ANSWERS.values():
                 echoing.bad, echoing.due[step] = bad, 3
-                said = rotator.run("status")
-                recorder.record(step, said.stdout + said.stderr)
+                shown = rotator.run("status")
+                recorder.record(step, shown.stdout + shown.stderr)
                 echoing.due.clear()
 
         texts = "".join(text for _, text in recorder.texts)
-        assert texts.count("[hidden]") > 2 * len(BAD_ANSWERS), "what came back is told, without what it held"
+        assert texts.count("[hidden]") > 2 * len(BAD_ANSWERS), "the answers are reported, without their secrets"
         keys = {key.text for key in rotator.simulator.vendor.keys.values()}
-        assert len(echoing.told & keys) > len(BAD_ANSWERS) // 2, "keys came back"
+        assert len(echoing.repeated & keys) > len(BAD_ANSWERS) // 2, "keys came back"
         assert recorder.scan() == []

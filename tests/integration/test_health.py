@@ -1,4 +1,4 @@
-"""/healthz fails when something in the process is stuck, and then only: a restart helps. systemd sees the same."""
+"""/healthz fails only when the process is stuck, so that a restart helps. systemd gets the same report."""
 
 import socket
 import sys
@@ -13,7 +13,7 @@ from rotator.simulator import Fault
 STUCK = Path(__file__).parents[1] / "support" / "stuck_rotator.py"
 
 
-def test_a_loop_that_is_stuck_is_no_healthy_one_until_it_goes_on(tmp_path: Path) -> None:
+def test_a_stuck_loop_is_unhealthy_until_it_goes_on(tmp_path: Path) -> None:
     file = tmp_path / "stuck"
     with installation(tmp_path) as rotator:
         rotator.program = [sys.executable, str(STUCK)]
@@ -22,16 +22,16 @@ def test_a_loop_that_is_stuck_is_no_healthy_one_until_it_goes_on(tmp_path: Path)
         daemon.wait_for("key_published")
         assert daemon.get("/healthz").status_code == 200
         file.touch()
-        wait_until(lambda: daemon.get("/healthz").status_code == 503, "it to be told that it is stuck", 10)
-        said = daemon.get("/healthz").text
-        assert said.startswith("stuck: the schedule was last looked at ")
-        assert daemon.get("/metrics").status_code == 200, "one can still see what was known"
+        wait_until(lambda: daemon.get("/healthz").status_code == 503, "/healthz to report that it is stuck", 10)
+        body = daemon.get("/healthz").text
+        assert body.startswith("stuck: the schedule was last looked at ")
+        assert daemon.get("/metrics").status_code == 200, "the last state is still shown"
         file.unlink()
         wait_until(lambda: daemon.get("/healthz").status_code == 200, "it to be well again", 10)
         assert daemon.stop() == 0
 
 
-def test_a_vendor_that_is_down_is_no_reason_to_restart(tmp_path: Path) -> None:
+def test_a_provider_that_is_down_is_no_reason_to_restart(tmp_path: Path) -> None:
     with installation(tmp_path) as rotator:
         rotator.simulator.faults.add(Fault("refuse", status=503, times=None))
         daemon = rotator.start()
@@ -39,7 +39,7 @@ def test_a_vendor_that_is_down_is_no_reason_to_restart(tmp_path: Path) -> None:
         assert daemon.get("/healthz").status_code == 200
 
 
-def test_systemd_is_sent_that_all_is_well_until_it_is_not(tmp_path: Path) -> None:
+def test_systemd_gets_keep_alives_until_the_loop_is_stuck(tmp_path: Path) -> None:
     file, sent = tmp_path / "stuck", list[bytes]()
     with installation(tmp_path) as rotator, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
@@ -52,7 +52,7 @@ def test_systemd_is_sent_that_all_is_well_until_it_is_not(tmp_path: Path) -> Non
         }
 
         def received() -> list[bytes]:
-            """All that came since the last look."""
+            """Return all messages since the last call."""
             found = []
             try:
                 while True:

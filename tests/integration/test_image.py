@@ -1,4 +1,4 @@
-"""The image, without a container engine: the Dockerfile's own steps in a folder, and what they make is run.
+"""The image, without a container engine: the Dockerfile's own steps in a folder, and their result is run.
 
 Of the Dockerfile only what it uses is understood; anything else in it fails here. Packages come from the package index,
 as they do for `make install`.
@@ -179,10 +179,10 @@ def test_only_what_is_locked_and_needed_is_in_it(image: Image) -> None:
     ]
 
 
-def test_it_is_nobody_and_starts_the_daemon() -> None:
+def test_it_runs_unprivileged_and_starts_the_daemon() -> None:
     *builders, last = stages()
     user, _, group = last.last["USER"].partition(":")
-    assert int(user) > 0  # a number: Kubernetes cannot tell of a name that it is not root
+    assert int(user) > 0  # a number: Kubernetes cannot check that a name is not root
     assert int(group) > 0
     assert json.loads(last.last["ENTRYPOINT"]) == ["rotator"]
     assert json.loads(last.last["CMD"]) == ["run"]
@@ -191,7 +191,7 @@ def test_it_is_nobody_and_starts_the_daemon() -> None:
     assert [words for words, _ in last.steps] == ["COPY"]
 
 
-def test_hadolint_has_nothing_against_the_dockerfile() -> None:
+def test_hadolint_accepts_the_dockerfile() -> None:
     done = subprocess.run([HADOLINT, DOCKERFILE], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 

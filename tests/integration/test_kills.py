@@ -1,6 +1,6 @@
-"""Two daemons, a real Vault and the vendor's stand-in, killed and frozen at random: no promise is broken meanwhile.
+"""Two daemons, a real Vault and the simulator, killed and frozen at random: no promise is broken.
 
-$ROTATOR_KILLS is how many kills and freezes of daemons there are; what befalls others comes on top.
+$ROTATOR_KILLS is how many kills and freezes of daemons there are; faults of the others come on top.
 $KILLS_SEED repeats a run: a run that fails prints its seed.
 """
 
@@ -78,7 +78,7 @@ def test_no_promise_is_broken_whatever_is_killed(raft_vault: Callable[[], RaftVa
         ]
     )
     print(story)  # noqa: T201 - shown when it fails, and with -s
-    assert witness.counts["calls"] > KILLS, "the witness has called all the while"
+    assert witness.counts["calls"] > KILLS, "the witness has called all the time"
     versions = sum(len(path.versions) for path in witness.paths.values())
     in_vain = len(simulator.vendor.keys) - 2 * versions  # each of the two daemons may make one for each version
     assert in_vain <= sum(chaos.done.values()), "and else only what was disturbed"

@@ -1,4 +1,4 @@
-"""The real kube-apiserver does what the other tests take for granted."""
+"""The real kube-apiserver behaves as the other tests assume."""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +50,7 @@ def test_a_lease_is_not_overwritten_by_who_read_an_older_one(kube: KubeServer) -
     assert kube.request("GET", f"{path}/leader").json()["spec"]["holderIdentity"] == "b"
 
 
-def test_a_service_account_may_do_what_its_role_says_and_nothing_else(kube: KubeServer) -> None:
+def test_a_service_account_may_do_what_its_role_allows_and_nothing_else(kube: KubeServer) -> None:
     mine, other = kube.namespace(), kube.namespace()
     token = kube.token_for(mine, "rotator")
     assert kube.request("POST", leases(mine), lease("a"), token).status_code == 403
@@ -120,7 +120,7 @@ def test_a_service_account_logs_in_to_vault(kube: KubeServer, vault: VaultServer
         jwt = kube.token_for(namespace, service_account)
         return vault.request("POST", f"auth/{mount}/login", {"role": role, "jwt": jwt}, token="")
 
-    answer, refused = login("rotator"), login("somebody-else")
+    answer, refused = login("rotator"), login("stranger")
 
     auth = answer.raise_for_status().json()["auth"]
     assert auth["lease_duration"] == 60

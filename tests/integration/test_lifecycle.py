@@ -1,4 +1,4 @@
-"""A running daemon: its configuration changes, as a file and as a mounted ConfigMap; and what /readyz says."""
+"""A running daemon: its configuration changes, as a file and as a mounted ConfigMap; and /readyz."""
 
 import json
 import re
@@ -54,8 +54,8 @@ def test_a_changed_file_is_taken_up_without_a_signal(rotator: Installation) -> N
 
     loaded = daemon.wait_for("configuration_loaded")
     assert counts(loaded) == (2, 1, 1, 1)
-    for told in (daemon.wait_for("started"), loaded):
-        assert re.match(r"respan: 2 targets, [\d.]+ at 3 a rotation \(create, shorten, delete\), ", told["budget"])
+    for event in (daemon.wait_for("started"), loaded):
+        assert re.match(r"respan: 2 targets, [\d.]+ at 3 a rotation \(create, shorten, delete\), ", event["budget"])
     daemon.wait_for("key_published", target="c")
     assert daemon.wait_for("key_published", 2, target="a")["reason"] == "drifted"
     assert shown(daemon) == {"a", "c"}
@@ -96,7 +96,7 @@ def test_a_mounted_config_map_is_taken_up_when_its_link_turns(rotator: Installat
     mounted.write(files(targets))
     assert counts(daemon.wait_for("configuration_loaded", 3)) == (2, 2, 0, 1)
     assert daemon.stop() == 0
-    assert all(key.revoked_at is None for key in rotator.simulator.vendor.keys.values()), "no one removed them"
+    assert all(key.revoked_at is None for key in rotator.simulator.vendor.keys.values()), "none was removed"
 
 
 def put(file: Path, text: str | None) -> None:
@@ -129,12 +129,12 @@ def test_a_bad_configuration_is_refused_once_and_the_old_one_stays(rotator: Inst
     put(rotator.file, good)
     daemon.wait_for("configuration_loaded")
     assert daemon.metric("rotator_config_last_reload_successful") == 1
-    # Each was told once, although the last was there for several looks.
+    # Each was logged once, although the last was there for several checks.
     assert len(daemon.events("configuration_refused")) == len(spoilt)
     assert daemon.stop() == 0
 
 
-def test_an_included_file_that_was_refused_is_mended_and_found(rotator: Installation) -> None:
+def test_a_corrected_included_file_is_read_after_its_refusal(rotator: Installation) -> None:
     """The main file names it already, and need not be touched again."""
     folder = rotator.folder / "targets.d"
     folder.mkdir()
@@ -169,7 +169,7 @@ def test_a_reload_that_comes_while_keys_are_made_costs_none(rotator: Installatio
     assert len(rotator.calls("create")) == 4
 
 
-def test_an_end_while_a_reload_waits(rotator: Installation) -> None:
+def test_a_stop_while_a_reload_waits(rotator: Installation) -> None:
     daemon = rotator.start()
     all_well(daemon, 2)
     for _ in range(5):
@@ -218,16 +218,16 @@ def test_a_store_and_a_provider_that_are_renamed_leave_no_series(vault: VaultSer
         assert daemon.stop() == 0
 
 
-def test_what_only_a_restart_changes_is_named_until_it_is_as_it_was(rotator: Installation) -> None:
-    daemon = rotator.start("--log-level", "debug")  # a sweep that finds nothing new is told there
+def test_a_change_that_needs_a_restart_is_named_until_it_is_reverted(rotator: Installation) -> None:
+    daemon = rotator.start("--log-level", "debug")  # a sweep that finds nothing new is logged there
     all_well(daemon, 2)
     first = dict(rotator.config["daemon"])
 
     def late(reloads: int) -> list[str]:
         rotator.write()
         daemon.wait_for("configuration_loaded", reloads)
-        told = [event["key"] for event in daemon.events("configuration_warning") if "a restart" in event["message"]]
-        return told[sum(before) :]
+        named = [event["key"] for event in daemon.events("configuration_warning") if "a restart" in event["message"]]
+        return named[sum(before) :]
 
     before: list[int] = []
     rotator.config["daemon"] |= {"workers": 3, "resync": "1s", "drain": "9s", "max_clock_skew": "2m"}
@@ -254,7 +254,7 @@ def readiness(daemon: Daemon) -> tuple[int, str]:
     return answer.status_code, answer.text
 
 
-def test_it_says_why_it_is_not_ready_and_stays_ready_through_an_outage(vault: VaultServer, tmp_path: Path) -> None:
+def test_it_reports_why_it_is_not_ready_and_stays_ready_through_an_outage(vault: VaultServer, tmp_path: Path) -> None:
     with on_vault(tmp_path, vault) as (rotator, _), Proxy(vault.address) as network:
         network.mode = "refuse"
         rotator.config["stores"]["store"] |= {"address": network.url, "timeout": "1s"}
@@ -266,7 +266,7 @@ def test_it_says_why_it_is_not_ready_and_stays_ready_through_an_outage(vault: Va
         assert "apps/" not in text
         assert daemon.get("/healthz").status_code == 200
         network.mode = "pass"
-        daemon.signal(signal.SIGUSR1)  # it would find out by itself, too; a person does not wait for the next try
+        daemon.signal(signal.SIGUSR1)  # it would retry unasked, too; a person does not wait for the next try
         wait_until(lambda: readiness(daemon)[0] == 200, "it to be ready")
         daemon.wait_for("key_published")
 
@@ -301,7 +301,7 @@ def test_a_path_that_a_policy_refuses_does_not_keep_it_from_being_ready(vault: V
         assert daemon.stop() == 0
 
 
-def test_who_was_ready_with_no_target_stays_so_when_one_comes(rotator: Installation) -> None:
+def test_a_daemon_that_was_ready_without_targets_stays_ready_when_one_comes(rotator: Installation) -> None:
     rotator.config["targets"] = {}
     rotator.environment["VAULT_TOKEN"] = "hvs.of-no-use-anywhere"
     daemon = rotator.start()

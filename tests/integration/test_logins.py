@@ -1,4 +1,4 @@
-"""Every way to log in, on a real Vault and a real kube-apiserver: what is said when one fails, and how it heals."""
+"""Every login method, on a real Vault and a real kube-apiserver: its errors, and its recovery."""
 
 import base64
 import json
@@ -44,15 +44,15 @@ def published(daemon: Daemon, more: int) -> None:
 
 
 def complaints(daemon: Daemon) -> list[dict[str, Any]]:
-    told = [event for event in daemon.events() if event["level"] != "info"]
-    return [event for event in told if event["event"] != "configuration_warning"]
+    problems = [event for event in daemon.events() if event["level"] != "info"]
+    return [event for event in problems if event["event"] != "configuration_warning"]
 
 
 # --- a pod's ServiceAccount ------------------------------------------------------------------------------------------
 
 
 class Pod:
-    """A ServiceAccount, its token for Vault in a file, and a role at Vault that takes it."""
+    """A ServiceAccount, its token for Vault in a file, and a role at Vault that accepts it."""
 
     def __init__(self, folder: Path, vault: VaultServer, kube: KubeServer, hcl: str) -> None:
         self.vault, self.kube, self.hcl = vault, kube, hcl
@@ -105,13 +105,11 @@ def test_the_daemon_and_every_command_log_in_as_the_pod(vault: VaultServer, kube
 
 
 @pytest.mark.parametrize("wrong", ["service account", "audience", "role", "mount", "token"])
-def test_a_login_that_is_refused_is_told_in_words(
-    vault: VaultServer, kube: KubeServer, tmp_path: Path, wrong: str
-) -> None:
+def test_a_refused_login_is_reported_in_words(vault: VaultServer, kube: KubeServer, tmp_path: Path, wrong: str) -> None:
     with in_a_pod(tmp_path, vault, kube) as (rotator, pod):
         auth = rotator.config["stores"]["store"]["auth"]
         if wrong == "service account":
-            pod.put_token("somebody-else")
+            pod.put_token("stranger")
         elif wrong == "audience":
             pod.put_token(audience="elsewhere")
         elif wrong == "role":
@@ -125,10 +123,10 @@ def test_a_login_that_is_refused_is_told_in_words(
             "audience": "invalid audience (aud) claim",
             "role": 'invalid role name "no-such-role"',
         }
-        told = rotator.run("rotate", "a", status=3).stdout
-        assert words.get(wrong, "permission denied") in told
-        assert f"Vault refused the login at auth/{auth['mount']}/login" in told
-        assert "the mount, the role, and whether its credentials are still valid" in told
+        output = rotator.run("rotate", "a", status=3).stdout
+        assert words.get(wrong, "permission denied") in output
+        assert f"Vault refused the login at auth/{auth['mount']}/login" in output
+        assert "the mount, the role, and whether its credentials are still valid" in output
         assert rotator.run("check", "--online").returncode != 0
         assert rotator.calls("create") == []
 
@@ -142,7 +140,7 @@ def test_logins_that_last_for_seconds_are_followed_by_others(
         assert (daemon.metric(EXPIRY) or 0) < time.time() + 3
         published(daemon, 1)
         assert daemon.stop() == 0
-        assert complaints(daemon) == [], "it is in the nature of a login that it ends"
+        assert complaints(daemon) == [], "a login expires in the normal course"
 
 
 def test_a_role_that_is_gone_and_comes_back(vault: VaultServer, kube: KubeServer, tmp_path: Path) -> None:
@@ -183,7 +181,7 @@ def test_a_token_that_is_put_in_place_later(vault: VaultServer, kube: KubeServer
         assert daemon.stop() == 0
 
 
-# --- the others: they work, their credential goes bad, and another takes its place -----------------------------------
+# --- the others: they work, their credential goes bad, and another replaces it -----------------------------------
 
 
 class Way(Protocol):
@@ -194,10 +192,10 @@ class Way(Protocol):
     store: dict[str, Any]  # more options of the store
 
     def spoil(self) -> None:
-        """Make the credential, and every token that it got, worthless."""
+        """Invalidate the credential and every token from it."""
 
-    def mend(self) -> None:
-        """Put a good one where rotator looks."""
+    def repair(self) -> None:
+        """Put a good credential where rotator reads it."""
 
 
 def end_logins(vault: VaultServer, mount: str) -> None:
@@ -225,14 +223,14 @@ class AppRole:
             "role_id": role_id,
             "secret_id_file": self.file.name,
         }
-        self.mend()
+        self.repair()
 
     def spoil(self) -> None:
         secret_id = self.file.read_text()
         self.vault.request("POST", f"{self.role}/secret-id/destroy", {"secret_id": secret_id}).raise_for_status()
         end_logins(self.vault, self.mount)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         secret_id = self.vault.request("POST", f"{self.role}/secret-id").json()["data"]["secret_id"]
         RECORDER.add_secret("an AppRole's secret id", secret_id)
         self.file.write_text(secret_id)
@@ -262,7 +260,7 @@ class Jwt:
         }
         vault.request("POST", f"auth/{self.mount}/role/rotator", role).raise_for_status()
         self.auth = {"method": "jwt", "mount": self.mount, "role": "rotator", "token_file": self.file.name}
-        self.mend()
+        self.repair()
 
     def _put(self, seconds: float) -> None:
         claims = {"sub": "rotator", "aud": "vault", "iat": int(time.time()) - 60, "exp": int(time.time() + seconds)}
@@ -276,7 +274,7 @@ class Jwt:
         self._put(-10)
         end_logins(self.vault, self.mount)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         self._put(600)
 
 
@@ -290,12 +288,12 @@ class TokenFile:
         self.store: dict[str, Any] = {}
         self.hcl, self.file = hcl, folder / "token"
         self.auth = {"method": "token_file", "token_file": self.file.name}
-        self.mend()
+        self.repair()
 
     def spoil(self) -> None:
         self.vault.request("POST", "auth/token/revoke", {"token": self.file.read_text()}).raise_for_status()
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         rights = 'path "auth/token/lookup-self" { capabilities = ["read"] }'
         token = self.vault.policy_token(f"{self.hcl}\n{rights}", ttl="1h")
         RECORDER.add_secret("a Vault token", token)
@@ -318,7 +316,7 @@ class Cert:
         }
         self.authority = trustme.CA()
         self._trust()
-        self.mend()
+        self.repair()
 
     def _trust(self) -> None:
         role = {
@@ -333,7 +331,7 @@ class Cert:
         self._trust()
         end_logins(self.vault, self.mount)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         issued = self.authority.issue_cert("rotator.test", common_name="rotator")
         issued.private_key_pem.write_to_path(self.folder / "client.key")
         issued.cert_chain_pems[0].write_to_path(self.folder / "client.crt")
@@ -379,7 +377,7 @@ def tls_vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsVault]:
 
 
 @pytest.mark.parametrize("kind", [AppRole, Jwt, TokenFile, Cert], ids=lambda of: of.__name__)
-def test_a_login_goes_bad_and_heals(request: pytest.FixtureRequest, tmp_path: Path, kind: type) -> None:
+def test_a_login_goes_bad_and_recovers(request: pytest.FixtureRequest, tmp_path: Path, kind: type) -> None:
     vault: VaultServer = request.getfixturevalue("tls_vault" if kind is Cert else "vault")
     with on_vault(tmp_path, vault) as (rotator, paths):
         way: Way = kind(vault, tmp_path, LEAST_RIGHTS.format(mount=paths.mount))
@@ -400,9 +398,9 @@ def test_a_login_goes_bad_and_heals(request: pytest.FixtureRequest, tmp_path: Pa
         assert daemon.get("/readyz").status_code == 200
         assert down["error"] in rotator.run("rotate", "a", status=3).stdout
 
-        way.mend()
+        way.repair()
         rotator.run("rotate", "a", status=0)
-        daemon.signal(signal.SIGUSR1)  # it would heal by itself, too; a person does not wait for the next try
+        daemon.signal(signal.SIGUSR1)  # it would recover unasked, too; a person does not wait for the next try
         wait_until(lambda: bool(daemon.events("upstream_up")), "Vault to be up again", 12)
         published(daemon, 1)
         assert daemon.stop() == 0

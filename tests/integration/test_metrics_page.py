@@ -1,4 +1,4 @@
-"""What /metrics of a running daemon holds: every promised name with its labels, well formed, from the start on."""
+"""/metrics of a running daemon: every promised name with its labels, well formed, from the start."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def started(daemon: Daemon) -> str:
     return daemon.get("/metrics").text
 
 
-def test_a_new_daemon_tells_all_that_is_promised(tmp_path: Path) -> None:
+def test_a_new_daemon_has_every_promised_series(tmp_path: Path) -> None:
     with installation(tmp_path) as rotator:
         daemon = rotator.start()
         page = started(daemon)

@@ -1,4 +1,4 @@
-"""A vendor that misbehaves while a key is created, as `rotate` shows it, with a real Vault: no key is left behind."""
+"""A provider that misbehaves while a key is created, as `rotate` shows it, with a real Vault: no key is left behind."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +34,7 @@ def made(vault: VaultServer, tmp_path: Path) -> Iterator[Made]:
     ],
     ids=lambda value: f"{value.kind}-{'-'.join(value.fields)}-{value.status}" if isinstance(value, Fault) else "",
 )
-def test_a_create_that_goes_wrong_leaves_no_key_behind(made: Made, fault: Fault, status: int) -> None:
+def test_a_failed_create_leaves_no_key_behind(made: Made, fault: Fault, status: int) -> None:
     rotator, paths = made
     rotator.simulator.faults.add(fault)
     result = rotator.run("rotate", "a", status=status)
@@ -64,11 +64,11 @@ def test_a_refused_organisation_key_ends_with_3(made: Made) -> None:
     assert paths.read("apps/a") is None
 
 
-def test_a_list_that_answers_anybody_with_nothing_has_no_key_replaced(tmp_path: Path) -> None:
+def test_a_list_that_is_empty_for_every_caller_has_no_key_replaced(tmp_path: Path) -> None:
     with installation(tmp_path, strangers_list="empty") as rotator:
         rotator.run("rotate", "a", status=0)
-        said = rotator.run("sweep", status=1, RESPAN_API_KEY="sk_live_wrong_and_long_enough").stdout
-        assert "a: not swept: Respan refused to look up a key (401" in said
-        assert "the list needs no key" in " ".join(said.split())
+        output = rotator.run("sweep", status=1, RESPAN_API_KEY="sk_live_wrong_and_long_enough").stdout
+        assert "a: not swept: Respan refused to look up a key (401" in output
+        assert "the list needs no key" in " ".join(output.split())
         assert len(rotator.calls("create")) == 1
         assert rotator.json("status")["targets"][0]["state"] == "ok"

@@ -1,4 +1,4 @@
-"""A mount that `vault secrets move` has moved, with a real Vault: what is reported, and what makes it right."""
+"""A mount that `vault secrets move` has moved, with a real Vault: what is reported, and what repairs it."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from rotator.core.times import timestamp
 
 
 def moved(vault: VaultServer, paths: VaultPaths) -> VaultPaths:
-    """What `vault secrets move` does."""
+    """Move a mount as `vault secrets move` does."""
     after = VaultPaths(vault, f"{paths.mount}-moved")
     body = {"from": paths.mount, "to": after.mount}
     started = vault.request("POST", "sys/remount", body).raise_for_status().json()["data"]["migration_id"]

@@ -1,4 +1,4 @@
-"""Slow, cut and half-open connections to Vault and to the vendor: a bound on every wait, and no thread that is stuck.
+"""Slow, cut and half-open connections to Vault and the provider: every wait is bounded, and no thread is stuck.
 
 Every daemon here has two targets, one of them on the other side of a spoilt network: the other one must not notice.
 All cases of a test run at once, for they mostly wait.
@@ -25,7 +25,7 @@ from support.vault import VaultServer
 from rotator.simulator import Options, Simulator
 
 FAULT = 12.0
-"""Seconds: longer than the vendor's adapter waits for any part of an answer."""
+"""Seconds: longer than the provider's adapter waits for any part of an answer."""
 
 STORE_TIMEOUT = 1.0
 DRAIN = 3.0
@@ -55,7 +55,7 @@ def threads(daemon: Daemon) -> int:
 
 
 def look(daemon: Daemon, seen: KeyObservation, seconds: float) -> None:
-    """Watch a daemon for a while: it must answer, and say that it is well."""
+    """Watch a daemon for a while: it must answer, and report that it is healthy."""
     url = daemon.url() + "/healthz"
     until = time.monotonic() + seconds
     with httpx.Client(timeout=2, trust_env=False, verify=False) as client:
@@ -72,7 +72,7 @@ def look(daemon: Daemon, seen: KeyObservation, seconds: float) -> None:
 
 
 def published(daemon: Daemon, target: str) -> int:
-    """How often the target got a new key."""
+    """Return how often the target got a new key."""
     return len(daemon.events("key_published", target=target))
 
 
@@ -85,7 +85,7 @@ class Scene:
     paths: VaultPaths
 
     def play(self, mode: str) -> list[str]:
-        """Start, spoil, mend, spoil again and end; returns what was not as it must be."""
+        """Start, spoil the network, repair it, spoil it again and stop; return what was wrong."""
         seen = KeyObservation()
         daemon = self.rotator.start()
         for target in ("sick", "well"):
@@ -101,10 +101,10 @@ class Scene:
             seen.broken.append(f"the other target got {published(daemon, 'well') - before} keys in {FAULT} s")
 
         self.proxy.mode = "pass"
-        mended_at = datetime.now(UTC).isoformat()
+        repaired_at = datetime.now(UTC).isoformat()
         try:
             wait_until(
-                lambda: any(e["timestamp"] > mended_at for e in daemon.events("key_published", target="sick")),
+                lambda: any(e["timestamp"] > repaired_at for e in daemon.events("key_published", target="sick")),
                 "the target to recover",
                 RECOVERY,
             )
@@ -159,15 +159,15 @@ CASES = [(side, mode) for side in ("store", "provider") for mode in MODES]
 
 
 @pytest.mark.timeout(240)
-def test_a_spoilt_network_holds_up_nothing_else_and_ends_in_time(vault: VaultServer, tmp_path: Path) -> None:
+def test_a_spoilt_network_delays_nothing_else_and_stops_in_time(vault: VaultServer, tmp_path: Path) -> None:
     def play(case: tuple[str, str]) -> list[str]:
         side, mode = case
         folder = tmp_path / f"{side}-{mode}"
         folder.mkdir()
         with scene(folder, vault, side) as made:
             broken = made.play(mode)
-        # An exchange may take twice the time of one read of Vault's. The vendor's whole call may take longer than the
-        # fault lasts: a drip, in which no single read is long, ends when it is mended. What is left is this machine's.
+        # An exchange may take twice the time of one read of Vault's. The provider's whole call may take longer than the
+        # fault lasts: a drip, in which no single read is long, ends when it is repaired. The rest is this machine's.
         longest = 2 * STORE_TIMEOUT + 1 if side == "store" else FAULT + 3 * (mode == "drip")
         if max(made.proxy.waits) > longest:
             broken.append(f"waited {max(made.proxy.waits):.1f} s for an answer")
@@ -179,8 +179,8 @@ def test_a_spoilt_network_holds_up_nothing_else_and_ends_in_time(vault: VaultSer
         pytest.fail("\n".join(broken), pytrace=False)
 
 
-def test_one_of_two_vendors_that_hangs_holds_up_neither_store(vault: VaultServer, tmp_path: Path) -> None:
-    """Two vendors and two stores are four lanes; the two of the vendor that hangs have more targets than threads."""
+def test_one_of_two_providers_that_hangs_delays_neither_store(vault: VaultServer, tmp_path: Path) -> None:
+    """Two providers and two stores are four lanes; the two of the hanging provider have more targets than threads."""
     with scene(tmp_path, vault, "provider") as made:
         config = made.rotator.config
         config["stores"]["other"] = config["stores"]["store"] | {"mount": made.paths.vault.new_mount()}
@@ -210,7 +210,7 @@ def test_one_of_two_vendors_that_hangs_holds_up_neither_store(vault: VaultServer
         assert min(got.values()) >= 5, got
 
 
-def test_a_vendor_that_hangs_does_not_take_all_workers(vault: VaultServer, tmp_path: Path) -> None:
+def test_a_provider_that_hangs_does_not_take_all_workers(vault: VaultServer, tmp_path: Path) -> None:
     with scene(tmp_path, vault, "provider") as made:
         targets = made.rotator.config["targets"]
         for number in range(8):

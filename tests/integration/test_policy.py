@@ -99,7 +99,7 @@ def test_every_right_of_the_policy_is_tried_below() -> None:
 
 
 @pytest.mark.parametrize(("path", "right"), MISSING)
-def test_without_a_right_a_command_fails_and_says_which(made: Made, path: str, right: str) -> None:
+def test_without_a_right_a_command_fails_and_names_it(made: Made, path: str, right: str) -> None:
     rotator, paths = made
     if right != "create":
         rotator.run("run", "--once", status=0)
@@ -120,9 +120,9 @@ def test_without_a_right_a_command_fails_and_says_which(made: Made, path: str, r
 def test_without_a_line_the_check_shows_the_line_to_add(made: Made, path: str) -> None:
     rotator, paths = made
     restrict(rotator, paths, re.sub(rf'^path "{re.escape(path)}".*$', "", POLICY, flags=re.M))
-    said = rotator.run("check", "--online").stdout
+    output = rotator.run("check", "--online").stdout
     line = next(line for line in POLICY.splitlines() if line.startswith(f'path "{path}"'))
-    assert line.replace("secret/", f"{paths.mount}/").replace("*", "a") in said
+    assert line.replace("secret/", f"{paths.mount}/").replace("*", "a") in output
 
 
 def test_the_line_for_an_organisation_key_in_vault_is_what_it_takes(made: Made) -> None:
@@ -175,7 +175,7 @@ def test_the_script_lets_a_service_account_log_in(
     jwt.write_text(kube.token_for(namespace, "rotator", "vault"))
     rotator.run("check", "--online", status=0)
     rotator.run("rotate", "a", status=0)
-    for service_account, audience in (("rotator", None), ("somebody-else", "vault")):
+    for service_account, audience in (("rotator", None), ("stranger", "vault")):
         jwt.write_text(kube.token_for(namespace, service_account, audience))
         refused = rotator.run("check", "--online", status=3)
         assert f"Vault refused the login at auth/{mount}/login" in refused.stdout

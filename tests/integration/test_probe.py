@@ -1,4 +1,4 @@
-"""rotator with a probe, and a vendor whose gateway learns of a new key after a moment, or never."""
+"""rotator with a probe, and a provider whose gateway accepts a new key after a moment, or never."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -25,18 +25,18 @@ def probing(tmp_path: Path) -> Iterator[Installation]:
 
 
 def calls(made: Installation, status: int) -> int:
-    """How often the gateway answered a probe of a second key so."""
+    """Return how often the gateway gave this answer to a probe of a second key."""
     return sum(call.status == status and SECOND in (call.key_name or "") for call in made.calls("chat"))
 
 
 def alive(made: Installation, target: str) -> list[str]:
-    """The names of the target's keys that work."""
+    """Return the names of the target's keys that work."""
     now = datetime.now(UTC)
     return [key.name for key in made.simulator.vendor.keys.values() if f".{target}." in key.name and key.alive(now)]
 
 
 def works(made: Installation, key_id: str) -> bool:
-    """Whether the gateway answers a call with this key."""
+    """Return whether the gateway accepts a call with this key."""
     text = made.simulator.vendor.keys[key_id].text
     headers = {"Authorization": f"Bearer {text}"}
     url = f"{made.simulator.url}/api/chat/completions"
@@ -44,7 +44,7 @@ def works(made: Installation, key_id: str) -> bool:
 
 
 def served(made: Installation, target: str) -> str:
-    """The id of the served key."""
+    """Return the id of the served key."""
     found = next(status for status in made.json("status")["targets"] if status["name"] == target)
     return str(found["key_id"])
 
@@ -67,7 +67,7 @@ def test_a_key_that_never_works_is_removed_and_the_old_one_stays(probing: Instal
     assert works(probing, first)
     assert [name for name in alive(probing, "a") if SECOND in name] == []
 
-    # Nothing is the matter with the organisation key, or with the others.
+    # The organisation key and the other keys are fine.
     probing.simulator.faults.clear()
     probing.run("rotate", "--all", status=0)
     assert served(probing, "a") != first

@@ -68,7 +68,7 @@ class Watched:
                 vault.request("PUT", f"sys/policies/acl/{name}", policy).raise_for_status()
 
     def lose_a_key(self, target: str) -> None:
-        """Leave one at the vendor that no version holds, as a crash does."""
+        """Create a key that no version holds, as a crash leaves one."""
         vendor = self.rotator.simulator.vendor
         served = vendor.key_of((self.paths.read(f"apps/{target}") or {})["api_key"])
         assert served is not None
@@ -110,7 +110,7 @@ def everything_breaks_and_heals(watched: Watched, daemon: Daemon, seen: Promethe
     rotator.simulator.stop()
     rotator.write('{"owner": 7}')
     daemon.signal(signal.SIGHUP)
-    watched.paths.put("apps/b", {"api_key": "somebody else's"})
+    watched.paths.put("apps/b", {"api_key": "another team's"})
     seen.wait_for(
         "RotatorConfigurationNotReloaded",
         "RotatorForeignPath",
@@ -122,7 +122,7 @@ def everything_breaks_and_heals(watched: Watched, daemon: Daemon, seen: Promethe
         seconds=60,
     )
     near = seen.firing()["RotatorKeyNearExpiry"]
-    assert [alert["labels"]["target"] for alert in near] == ["a"], "b is not ours any more"
+    assert [alert["labels"]["target"] for alert in near] == ["a"], "b is no longer ours"
     assert near[0]["annotations"]["summary"].startswith("The key of a ends in ")
 
     watched.link.mode = "refuse"
@@ -167,7 +167,7 @@ def test_the_alerts_fire_and_clear_and_the_dashboard_shows_it(watched: Watched, 
     assert gone["annotations"]["summary"] == "No replica of rotator answers Prometheus"
 
 
-def test_what_is_not_done_and_what_cannot_be_read_is_told_of(watched: Watched, tmp_path: Path) -> None:
+def test_undone_work_and_unreadable_paths_raise_alerts(watched: Watched, tmp_path: Path) -> None:
     """Without series of targets, so that the sums alone have to do; minutes and hours are seconds here."""
     rotator, simulator = watched.rotator, watched.rotator.simulator
     rotator.config["sweep"]["max_orphans"] = 1
@@ -221,7 +221,7 @@ def test_what_is_not_done_and_what_cannot_be_read_is_told_of(watched: Watched, t
 
 
 class Late:
-    """Hands on to a Vault what it is asked; its clock may be behind, and it may be too busy to renew a login."""
+    """Forwards requests to a Vault; its clock may be behind, and it may be too busy to renew a login."""
 
     def __init__(self, client: httpx.Client) -> None:
         """`client` is for that Vault."""
@@ -238,7 +238,7 @@ class Late:
         return Reply(answer.status_code, answer.json() if answer.content else "", date)
 
 
-def test_what_ends_slowly_is_told_of_before_it_has_ended(watched: Watched, vault: VaultServer) -> None:
+def test_slow_failures_raise_alerts_in_time(watched: Watched, vault: VaultServer) -> None:
     """A budget that is too small, a login that is not renewed, a clock that goes wrong; all at once, to wait once."""
     rotator, respan = watched.rotator, watched.rotator.config["providers"]["respan"]
     rotator.config["http"]["target_metrics"] = False
@@ -296,12 +296,12 @@ def dashboard_queries() -> list[tuple[str, str]]:
 
 
 def survival(seen: Prometheus) -> dict[str, float]:
-    """What the first row of the dashboard says of the served keys; nothing that is not known."""
+    """Return what the first row of the dashboard shows of the served keys, without unknown values."""
     stats = ("First key ends in", "Least margin left", "Overdue by")
     return {title: value for title, asked in dashboard_queries() if title in stats for _, value in seen.query(asked)}
 
 
-def test_a_change_of_leader_is_no_alarm_and_none_at_all_is(own_kube: OwnKubeServer, tmp_path: Path) -> None:
+def test_a_change_of_leader_raises_no_alert_and_no_leader_does(own_kube: OwnKubeServer, tmp_path: Path) -> None:
     namespace = own_kube.namespace()
     token = own_kube.token_for(namespace, "rotator")
     rights = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}
@@ -328,8 +328,11 @@ def test_a_change_of_leader_is_no_alarm_and_none_at_all_is(own_kube: OwnKubeServ
 
             def shows(leader: str) -> bool:
                 led = seen.query("rotator_leader == 1")
-                told = seen.query('rotator_key_expiry_timestamp_seconds{target="a"}')
-                return [[labels["instance"] for labels, _ in found] for found in (led, told)] == [[leader], [leader]]
+                expiries = seen.query('rotator_key_expiry_timestamp_seconds{target="a"}')
+                return [[labels["instance"] for labels, _ in found] for found in (led, expiries)] == [
+                    [leader],
+                    [leader],
+                ]
 
             wait_until(lambda: shows(one), "the first to lead")
             earliest = "count(rotator_earliest_key_expiry_timestamp_seconds) == 2"

@@ -1,4 +1,4 @@
-"""Several replicas and a real kube-apiserver: who acts, how soon another does, and that nobody is harmed meanwhile."""
+"""Several replicas and a real kube-apiserver: which one acts, how soon another takes over, and that promises hold."""
 
 import itertools
 import json
@@ -29,14 +29,14 @@ DURATION = 3.0
 """Seconds that the Lease is for."""
 
 TAKEOVER = DURATION * 9 / 8 + 1.0
-"""Seconds from a leader's last sign of life to the next one: whoever waits looks eight times a duration, and this
+"""Seconds from a leader's last renewal to the next leader: a standby reads the Lease eight times a duration, and this
 machine is slow."""
 
 UNTIL_IT_STOPS = DURATION * 2 / 3 + 0.5
 """Seconds from a leader's last renewal to when it begins nothing more."""
 
 A_STEP = 0.5
-"""Seconds for the one request that was under way when somebody ceased to lead."""
+"""Seconds for the one request that was under way when a replica lost the Lease."""
 
 LEASE = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
 ACTS = ("key_created", "key_published", "key_shortened", "versions_destroyed", "key_deleted")
@@ -91,7 +91,7 @@ class Replica:
         return self._daemon
 
     def leads(self) -> bool:
-        """What its metric says, without a record of the whole page: this is asked very often."""
+        """Return its metric without recording the whole page: this is called very often."""
         lines = self._client.get(f"{self._url}/metrics").raise_for_status().text.splitlines()
         return "rotator_leader 1.0" in lines
 
@@ -172,7 +172,7 @@ def running(own_kube: OwnKubeServer, tmp_path_factory: pytest.TempPathFactory) -
 def takes_over(old: Replica, new: Replica, since: datetime, within: float, *, asked: bool = True) -> float:
     """Wait until `new` leads, and has done something; returns the seconds that it took. Never do both lead.
 
-    `asked` says whether `old` can be asked for its metric meanwhile.
+    `asked`: whether `old` can be asked for its metric meanwhile.
     """
     before = len(new.daemon.events("leadership_acquired"))
 
@@ -221,7 +221,7 @@ def test_one_acts_and_the_other_stands_by_and_is_ready(running: Pair) -> None:
     assert len(standby.acts()) == before
 
 
-def test_a_person_who_asks_a_standby_is_obeyed(running: Pair) -> None:
+def test_a_standby_does_what_a_person_requests(running: Pair) -> None:
     leader, standby = running.roles()
     standby.daemon.signal(signal.SIGUSR1)
 
@@ -262,9 +262,9 @@ def test_a_leader_that_is_frozen_does_nothing_more_when_it_goes_on(running: Pair
     finally:
         old.daemon.signal(signal.SIGCONT)
     thawed = now()
-    told = old.daemon.wait_for("leadership_lost", stood_by + 1)
-    assert told["holder"] in ("", old.name, new.name), "empty if it was not read again yet"
-    assert (at(told) - thawed).total_seconds() < 1.5
+    lost = old.daemon.wait_for("leadership_lost", stood_by + 1)
+    assert lost["holder"] in ("", old.name, new.name), "empty if it was not read again yet"
+    assert (at(lost) - thawed).total_seconds() < 1.5
     assert not old.leads()
     acted = len(new.acts())
     wait_until(lambda: len(new.acts()) > acted + 8, "the new leader to renew both keys")
@@ -272,7 +272,7 @@ def test_a_leader_that_is_frozen_does_nothing_more_when_it_goes_on(running: Pair
     assert not late, "the one that was frozen still acts"
 
 
-def test_a_leader_that_ends_gives_it_back(running: Pair) -> None:
+def test_a_leader_that_stops_releases_the_lease(running: Pair) -> None:
     old, new = running.roles()
     since = now()
     old.daemon.signal(signal.SIGTERM)
@@ -330,9 +330,9 @@ def test_a_leader_that_is_cut_off(running: Pair, cut: Callable[[Replica], None],
     cut(old)
     try:
         takes_over(old, new, since, TAKEOVER)
-        told = old.daemon.wait_for("lease_failed", failed + 1)
-        assert words in told["error"]
-        assert f"{running.namespace}/rotator" in told["error"]
+        failure = old.daemon.wait_for("lease_failed", failed + 1)
+        assert words in failure["error"]
+        assert f"{running.namespace}/rotator" in failure["error"]
         stopped = old.daemon.wait_for("leadership_lost", stood_by + 1)
         assert (at(stopped) - since).total_seconds() < UNTIL_IT_STOPS + 0.5
         assert old.daemon.get("/readyz").status_code == 200
@@ -379,7 +379,7 @@ def test_an_api_server_that_is_frozen_for_long(running: Pair, own_kube: OwnKubeS
         stopped = old.daemon.wait_for("leadership_lost", stood_by + 1)
         assert (at(stopped) - since).total_seconds() < UNTIL_IT_STOPS + 0.5
         while (now() - since).total_seconds() < DURATION * 1.2:
-            assert not new.leads(), "nobody can lead"
+            assert not new.leads(), "no replica can lead"
             assert not old.leads()
             time.sleep(0.05)
         for replica in (old, new):
@@ -402,11 +402,11 @@ def test_an_api_server_that_is_restarted(running: Pair, own_kube: OwnKubeServer)
     running.roles()
 
 
-def test_a_lease_that_somebody_deletes(running: Pair) -> None:
+def test_a_deleted_lease(running: Pair) -> None:
     running.roles()
     for _ in range(3):
         running.kube.request("DELETE", running.path).raise_for_status()
-        # Whoever looks first makes it anew; that is the one moment at which both may lead, and both may.
+        # The first reader creates it again; only at this moment may both lead.
         wait_until(lambda: running.kube.request("GET", running.path).is_success, "the Lease to be there again")
         began = time.monotonic()
         running.roles()
@@ -421,7 +421,7 @@ def test_a_lease_that_somebody_deletes(running: Pair) -> None:
     [([], "GET"), (["get"], "POST"), (["get", "create"], "PUT"), (["get", "update"], "POST")],
     ids=lambda value: "+".join(value) if isinstance(value, list) else "",
 )
-def test_a_right_that_is_missing_is_told(tmp_path: Path, kube: KubeServer, verbs: list[str], refused: str) -> None:
+def test_a_missing_right_is_reported(tmp_path: Path, kube: KubeServer, verbs: list[str], refused: str) -> None:
     with paired(tmp_path, kube) as pair:
         stranger = pair.replicas[0]
         stranger.account = "stranger"
@@ -429,9 +429,9 @@ def test_a_right_that_is_missing_is_told(tmp_path: Path, kube: KubeServer, verbs
         if verbs:
             kube.bind(pair.namespace, kube.role(pair.namespace, {**LEASE, "verbs": verbs}), "stranger")
         daemon = stranger.start()
-        told = daemon.wait_for("lease_failed")
-        assert f"refuses to {refused} the Lease {pair.namespace}/rotator (403)" in told["error"]
-        assert "get and update on this Lease, and create on leases" in told["advice"]
+        failure = daemon.wait_for("lease_failed")
+        assert f"refuses to {refused} the Lease {pair.namespace}/rotator (403)" in failure["error"]
+        assert "get and update on this Lease, and create on leases" in failure["advice"]
         wait_until(stranger.ready, "the standby to be ready")
         kube.bind(pair.namespace, kube.role(pair.namespace, *of_one_lease("rotator")), "stranger")
         daemon.wait_for("key_published", target="y")
@@ -448,18 +448,18 @@ def test_check_online_names_the_right_that_is_missing(tmp_path: Path, kube: Kube
         rules = [{**rule, "verbs": [v for v in rule["verbs"] if v != lacks]} for rule in of_one_lease("rotator")]
         kube.bind(pair.namespace, kube.role(pair.namespace, *(r for r in rules if r["verbs"])), "stranger")
         pair.rotator.config["lease"] = replica.settings()
-        said = pair.rotator.run("check", "--online", status=1 if lacks else 0).stdout
+        output = pair.rotator.run("check", "--online", status=1 if lacks else 0).stdout
         name = "leases" if lacks == "create" else "leases/rotator"
-        assert (f"lease: lacks the right to {lacks} {name} in the namespace {pair.namespace}" in said) is bool(lacks)
-        assert said.count("lease: ") == bool(lacks)
+        assert (f"lease: lacks the right to {lacks} {name} in the namespace {pair.namespace}" in output) is bool(lacks)
+        assert output.count("lease: ") == bool(lacks)
         assert kube.request("GET", pair.path).status_code == 404, "nothing was made"
 
         replica.token_file.write_text("no-good-token")
-        said = pair.rotator.run("check", "--online", status=3).stdout
-        assert "lease: the API server refuses to POST a review of our rights (401)" in said
+        output = pair.rotator.run("check", "--online", status=3).stdout
+        assert "lease: the API server refuses to POST a review of our rights (401)" in output
 
 
-def test_check_online_says_what_run_would_outside_of_a_pod(tmp_path: Path) -> None:
+def test_check_online_reports_outside_a_pod_what_run_would(tmp_path: Path) -> None:
     with installation(tmp_path) as rotator:
         rotator.config["lease"] = {"name": "rotator"}
         words = "[lease].api_server is not set, and rotator is not running in a pod"
@@ -467,7 +467,7 @@ def test_check_online_says_what_run_would_outside_of_a_pod(tmp_path: Path) -> No
         assert words in rotator.run("run", status=3).stderr
 
 
-def test_an_end_that_takes_too_long_does_not_give_it_back(tmp_path: Path, kube: KubeServer) -> None:
+def test_a_stop_that_takes_too_long_does_not_release_the_lease(tmp_path: Path, kube: KubeServer) -> None:
     """What is still under way may write yet: the others wait until the Lease has run out."""
     with paired(tmp_path, kube, ("x",)) as pair:
         pair.rotator.config["daemon"]["drain"] = "1s"
@@ -481,7 +481,7 @@ def test_an_end_that_takes_too_long_does_not_give_it_back(tmp_path: Path, kube: 
         assert (spec["holderIdentity"], spec["leaseDurationSeconds"]) == (leader.name, DURATION)
 
 
-def test_in_a_pod_nothing_but_the_name_need_be_said(tmp_path: Path, kube: KubeServer) -> None:
+def test_in_a_pod_only_the_name_is_required(tmp_path: Path, kube: KubeServer) -> None:
     with paired(tmp_path, kube, ("x",)) as pair:
         mounted_there = tmp_path / "serviceaccount"
         mounted_there.mkdir()
@@ -641,7 +641,7 @@ class Pod(Replica):
 
 
 def lateness(witness: Witness, gaps: Sequence[tuple[datetime, datetime]]) -> list[timedelta]:
-    """How late each key was replaced; what came due while nobody could lead was due when that was over."""
+    """Return how late each key was replaced. A key due in a gap without a leader counts from the gap's end."""
     found = []
     for path in witness.paths.values():
         for earlier, later in itertools.pairwise(version for _, version in sorted(path.versions.items())):

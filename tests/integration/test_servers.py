@@ -1,4 +1,4 @@
-"""The real servers do what the other tests take for granted."""
+"""The real servers behave as the other tests assume."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +30,7 @@ def test_kv_v1_has_no_versions(vault: VaultServer) -> None:
     assert vault.request("GET", f"sys/internal/ui/mounts/{mount}/app").json()["data"]["options"] == {"version": "1"}
 
 
-def test_a_policy_token_may_do_what_its_policy_says_and_nothing_else(vault: VaultServer) -> None:
+def test_a_policy_token_may_do_what_its_policy_allows_and_nothing_else(vault: VaultServer) -> None:
     mine, other = vault.new_mount(), vault.new_mount()
     token = vault.policy_token(f'path "{mine}/data/*" {{ capabilities = ["create", "update"] }}')
 

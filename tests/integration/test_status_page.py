@@ -48,7 +48,7 @@ def test_the_page_of_a_running_daemon(fleet: tuple[Installation, Daemon]) -> Non
     assert "started" in events
     assert page.one("title").text == "3 unhealthy · prod-eu · rotator"
 
-    # What others wrote is text, without tricks and secrets.
+    # Foreign text is plain text, without tricks and secrets.
     assert "&lt;script&gt;" in answer.text
     assert "<script" not in answer.text
     assert "\u202e" not in answer.text
@@ -107,6 +107,6 @@ def test_status_refuses_an_answer_that_is_no_daemon_s(tmp_path: Path) -> None:
     answers = iter([Reply(200, {"hello": 1}), Reply(200, [1]), Reply(200, "<html>"), Reply(404, {})])
     with canned(lambda _: next(answers)) as other, installation(tmp_path) as rotator:
         for wanted in ("is not rotator", "is not rotator", "is not rotator", "the port of the metrics?"):
-            said = rotator.run("status", "--url", other.address, status=3).stderr
-            assert wanted in said
-            assert "[http].admin" in said
+            errors = rotator.run("status", "--url", other.address, status=3).stderr
+            assert wanted in errors
+            assert "[http].admin" in errors

@@ -1,7 +1,7 @@
 """A process that is killed, or stopped for a while, before or after each single step of its work; another one goes on.
 
 One pass does all there is to do: the target's first key is out of its grace, the second is due for replacement. All
-cases share a vendor, a Vault and the fixture that does the breaking; each has a target of its own.
+cases share a provider, a Vault and the fixture that does the breaking; each has a target of its own.
 """
 
 import os
@@ -79,7 +79,7 @@ class Outcome:
     """What came of one case."""
 
     first: int  # the status of the process that was killed or stopped
-    said: str  # by it
+    errors: str  # its log
     steps: tuple[str, ...]  # that it began
     second: (
         int  # the status of the process that overtook it; after a kill, the daemon that comes last is the second one
@@ -119,7 +119,7 @@ class Stage:
             if not facts["destroyed"]:
                 read = self.paths.vault.request("GET", f"{self.paths.mount}/data/apps/{target}?version={number}")
                 key = self.simulator.vendor.key_of(read.json()["data"]["data"]["api_key"])
-                held.add(key.id if key else "of nobody")
+                held.add(key.id if key else "unknown")
         return held
 
     def alive(self, target: str) -> set[str]:
@@ -155,8 +155,8 @@ class Stage:
             end = daemon.end()
             works = self.works(case.target)
         works = works and self.works(case.target)
-        said = (first.folder / "stderr.0").read_text()
-        return Outcome(end, said, tuple(steps.read_text().split()), status, works)
+        errors = (first.folder / "stderr.0").read_text()
+        return Outcome(end, errors, tuple(steps.read_text().split()), status, works)
 
 
 def stopped(daemon: Daemon) -> bool:
@@ -213,13 +213,13 @@ def test_no_step_is_forgotten(played: Played) -> None:
 def test_nothing_is_lost_at_any_step(played: Played, case: Case) -> None:
     outcome = played.outcomes[case.target]
 
-    assert case.step in outcome.steps, outcome.said
-    assert outcome.first == (-signal.SIGKILL if case.signal == "KILL" else 0), outcome.said
+    assert case.step in outcome.steps, outcome.errors
+    assert outcome.first == (-signal.SIGKILL if case.signal == "KILL" else 0), outcome.errors
     assert outcome.second == 0
     assert outcome.works_meanwhile
     assert [line for line in played.broken if f"{case.target}:" in line or "witness" in line] == []
     assert [line for line in played.left if f".{case.target}." in line] == []
     assert played.stage.works(case.target)
-    # In the end there is one key, neither at the vendor nor in the store another.
+    # In the end there is one key, neither at the provider nor in the store another.
     assert len(played.stage.held(case.target)) == 1
     assert played.stage.alive(case.target) == played.stage.held(case.target)

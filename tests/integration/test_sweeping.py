@@ -17,7 +17,7 @@ DAY = timedelta(days=1)
 
 
 class Mess:
-    """Targets a, b and c with their keys, and what people and crashes have left at the vendor."""
+    """Targets a, b and c with their keys, and what people and crashes have left at the provider."""
 
     def __init__(self, rotator: Installation, paths: VaultPaths) -> None:
         self.rotator, self.paths = rotator, paths
@@ -127,24 +127,24 @@ def test_a_removed_targets_keys_are_reported_and_not_touched(mess: Mess) -> None
     key = mess.served("c")
     left = mess.left(key)
     del mess.rotator.config["targets"]["c"]
-    said = mess.rotator.run("sweep", status=0).stdout
-    assert f"respan: {key} (" in said
-    assert "has no configured target: left alone" in said
-    assert said.splitlines()[-1] == "respan: 3 keys listed, 0 orphans, 1 without a configured target, 0 of others"
+    output = mess.rotator.run("sweep", status=0).stdout
+    assert f"respan: {key} (" in output
+    assert "has no configured target: left alone" in output
+    assert output.splitlines()[-1] == "respan: 3 keys listed, 0 orphans, 1 without a configured target, 0 of others"
     assert abs(mess.left(key) - left) < timedelta(minutes=1)
 
 
 def test_a_vendor_that_cannot_list_proves_nothing(mess: Mess) -> None:
     mess.orphan("a", 1)
     mess.rotator.simulator.faults.add(Fault("refuse", "list", status=500, times=None))
-    said = mess.rotator.run("sweep", status=3)
-    assert "respan: Respan answered 500" in said.stdout
+    result = mess.rotator.run("sweep", status=3)
+    assert "respan: Respan answered 500" in result.stdout
     assert mess.rotator.json("sweep", status=3)["providers"][0]["orphans"] == []
 
 
 def test_a_foreign_path_is_left_alone_with_its_orphans(mess: Mess) -> None:
     orphan = mess.orphan("a", 2)
-    mess.paths.put("apps/a", {"api_key": "somebody else's"})
+    mess.paths.put("apps/a", {"api_key": "another team's"})
     assert mess.sweep()["providers"][0]["orphans"] == []
     assert mess.left(orphan) > DAY / 2
 
@@ -163,7 +163,7 @@ def test_the_daemon_sweeps_at_its_start_and_then_again_and_again(mess: Mess) -> 
     daemon.wait_for("key_published", target="b", reason="missing")
     assert mess.vendor.works((mess.paths.read("apps/b") or {})["api_key"])
     wait_until(lambda: len(daemon.events("sweep_completed")) > 3, "some more sweeps")
-    assert [event["key_id"] for event in daemon.events("key_without_target")] == [stranger], "told once"
+    assert [event["key_id"] for event in daemon.events("key_without_target")] == [stranger], "reported once"
     assert daemon.metric('rotator_orphans_total{outcome="shortened"}') == 2
     assert (daemon.metric("rotator_last_sweep_success_timestamp_seconds") or 0) > 1_700_000_000
     assert daemon.metric('rotator_provider_up{provider="respan"}') == 1

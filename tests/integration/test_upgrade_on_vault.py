@@ -1,6 +1,6 @@
 """What a version wrote is kept by those after it: a pass over it changes nothing, and finds nothing odd.
 
-Which versions there are, tests/unit/test_upgrade.py tells.
+tests/unit/test_upgrade.py has the list of versions.
 """
 
 import json
@@ -22,7 +22,7 @@ WRITTEN = Path(__file__).parents[1] / "data"
 
 @pytest.mark.parametrize("by", sorted(path.name for path in WRITTEN.glob("written-by-*")))
 def test_a_kept_secret_is_kept(vault: VaultServer, tmp_path: Path, by: str) -> None:
-    """As it stands in the file, but for what is this Vault's, this vendor's, and today's."""
+    """As it stands in the file, except for this Vault's, this provider's and today's values."""
     kept = json.loads((WRITTEN / by / "version.json").read_text())
     written = tomllib.loads((WRITTEN / by / "rotator.toml").read_text())
     with on_vault(tmp_path, vault, ()) as (rotator, paths):

@@ -43,7 +43,7 @@ def own_vault(raft_vault: Callable[[], RaftVault]) -> RaftVault:
     return raft_vault()
 
 
-def test_a_sealed_vault_does_nothing_and_says_so(own_vault: RaftVault, open_store: OpenStore) -> None:
+def test_a_sealed_vault_does_nothing_and_is_reported(own_vault: RaftVault, open_store: OpenStore) -> None:
     mount = own_vault.new_mount()
     used = open_store(own_vault.address, mount, own_vault.root_token)
     used.history("app")
@@ -84,15 +84,17 @@ def test_a_vault_that_was_restarted_is_used_on(own_vault: RaftVault, open_store:
     assert open_store(own_vault.address, store.mount, own_vault.root_token).location("app") == location
 
 
-@pytest.mark.parametrize("tells", [True, False], ids=["retry-after", "silent"])
+@pytest.mark.parametrize("sends_headers", [True, False], ids=["retry-after", "silent"])
 def test_a_quota_slows_all_threads_down_and_refuses_few(
-    own_vault: RaftVault, open_store: OpenStore, tells: bool
+    own_vault: RaftVault, open_store: OpenStore, sends_headers: bool
 ) -> None:
     """As three hundred targets with 20 requests a second: nearly all of their requests were refused."""
     mount, reads = own_vault.new_mount(), 100
     store = open_store(own_vault.address, mount, own_vault.root_token)
     store.history("app")
-    own_vault.request("POST", "sys/quotas/config", {"enable_rate_limit_response_headers": tells}).raise_for_status()
+    own_vault.request(
+        "POST", "sys/quotas/config", {"enable_rate_limit_response_headers": sends_headers}
+    ).raise_for_status()
     quota = {"rate": 40, "interval": "1s", "path": mount}
     own_vault.request("POST", "sys/quotas/rate-limit/few", quota).raise_for_status()
     store.metered.take()
@@ -207,7 +209,7 @@ def test_what_is_not_a_clear_answer_is_unsettled_in_clear_words(
 ) -> None:
     server.answer = answering(reply)
     store = open_store(server.address, "kv", TOKEN, timeout=0.05 if reply.drips else 2.0)
-    # A 204 or an empty 200 is all that Vault says to a destroy; sys/health is judged by what is in it.
+    # Vault answers a destroy with a 204 or an empty 200 alone; sys/health is judged by its body.
     but = ("location", "destroy") if reply.status == 200 and not reply.drips else ()
 
     assert_unsettled(store, words, TOKEN, but=but)
@@ -270,7 +272,7 @@ def test_a_change_that_finds_it_sealed_stops_the_reads(server: Canned, store: Me
     assert len(server.asked) == before
 
 
-def test_a_standby_that_nobody_is_active_behind_is_down(server: Canned, store: MeteredStore) -> None:
+def test_a_standby_without_an_active_node_is_down(server: Canned, store: MeteredStore) -> None:
     standby = Reply(429, {"cluster_id": "c", "standby": True, "sealed": False})
     server.answer = lambda asked: (
         DENIED
@@ -315,7 +317,7 @@ def test_a_read_that_fails_once_is_no_failure(server: Canned, store: MeteredStor
         (Reply(503, {"errors": ["Vault is sealed"]}), StoreSealed),
     ],
 )
-def test_a_definite_refusal_of_a_write_is_told_as_one(
+def test_a_definite_refusal_of_a_write_is_reported_as_one(
     server: Canned, store: MeteredStore, reply: Reply, error: type[StoreError]
 ) -> None:
     server.answer = answering(reply)

@@ -51,7 +51,7 @@ def test_a_redirect_to_another_host_gets_no_token(
 def test_nothing_of_the_environment_is_used(
     server: Canned, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login somebody password netrc-password\n")
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login user password netrc-password\n")
     (tmp_path / ".vault-token").write_text("hvs.a-token-of-the-home-folder")
     with canned(lambda _: Reply(500)) as proxy:
         for name, value in {
@@ -112,9 +112,9 @@ def test_a_token_is_in_no_log_and_in_no_repr(
         with pytest.raises(StoreError):
             method()
 
-    said = caplog.text + repr(vars(store)) + repr(vars(store.client)) + repr(vars(store.client.tokens))
-    assert TOKEN not in said
-    assert KEY not in said
+    texts = caplog.text + repr(vars(store)) + repr(vars(store.client)) + repr(vars(store.client.tokens))
+    assert TOKEN not in texts
+    assert KEY not in texts
     assert "hidden" in repr(vars(store.client))
     assert TOKEN not in repr(TokenFileLogin(tmp_path).file)
 
@@ -190,7 +190,7 @@ def test_a_certificate_that_is_not_right_is_not_accepted(
         assert_unsettled(open_store(address, "secret", TOKEN, **settings), words, TOKEN)
 
 
-def test_http_to_a_port_with_tls_is_told(tls_vault: tuple[str, Path], open_store: OpenStore) -> None:
+def test_http_to_a_port_with_tls_is_reported(tls_vault: tuple[str, Path], open_store: OpenStore) -> None:
     address, _ = tls_vault
 
     store = open_store(address.replace("https", "http"), "secret", TOKEN)
@@ -199,7 +199,7 @@ def test_http_to_a_port_with_tls_is_told(tls_vault: tuple[str, Path], open_store
         store.history("app")
 
 
-def test_https_to_a_port_without_tls_is_told(vault: VaultServer, open_store: OpenStore) -> None:
+def test_https_to_a_port_without_tls_is_reported(vault: VaultServer, open_store: OpenStore) -> None:
     store = open_store(vault.address.replace("http", "https"), "secret", TOKEN)
 
     with pytest.raises(StoreUnavailable) as raised:

@@ -1,4 +1,4 @@
-"""The login: how it is got, kept, and healed, on a real Vault; and its timing, with a clock that the test moves."""
+"""The login on a real Vault: how it is obtained, kept and replaced; its timing, with a clock that the test moves."""
 
 import json
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def test_nothing_is_sent_before_the_first_use(vault: VaultServer, mount: str, op
     store.history("app")
 
     assert operations(store) == ["login", "metadata", "mount", "metadata"]
-    assert store.token_expires_at is None  # root's never ends
+    assert store.token_expires_at is None  # root's never expires
 
 
 def test_an_approle_logs_in(vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path) -> None:
@@ -176,12 +176,12 @@ def test_a_wrong_secret_id_never_locks_the_role(
     assert store.is_logged_in
 
 
-def test_a_role_that_is_locked_is_named_and_can_be_unlocked_as_the_error_says(
+def test_a_locked_role_is_named_and_can_be_unlocked_by_the_errors_advice(
     vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
 ) -> None:
     login, clock = approle(vault, policy, tmp_path), SetClock()
     wrong = {"role_id": login.role_id, "secret_id": "a-wrong-secret-id"}
-    for _ in range(6):  # somebody else, who does not wait
+    for _ in range(6):  # another client, which does not wait
         vault.request("POST", "auth/approle/login", wrong, token="")
     store = open_store(vault.address, mount, login, clock)
     with pytest.raises(StoreCredentialRefused, match="locks the role") as raised:
@@ -356,7 +356,7 @@ def test_a_token_that_is_not_renewable_is_replaced(
     assert operations(store) == ["login", "login"]
 
 
-# --- giving it back --------------------------------------------------------------------------------------------------
+# --- revoking it --------------------------------------------------------------------------------------------------
 
 
 def is_good(vault: VaultServer, token: str) -> bool:

@@ -1,7 +1,7 @@
-"""Every state that a Vault may be found in: brought about on a real one, and how it ends, and in which words.
+"""Every state that a Vault may be found in: brought about on a real one; the outcome, and the messages.
 
-Each test says of all keys that ever were what has become of them, in the order in which they were created: so none
-that is served or in grace was ended, and none was created in vain. And of all that was said, it reads what a person is
+Each test states the fate of every key, in the order in which they were created: so none
+that is served or in grace was ended, and none was created in vain. And of all messages, it checks what a person is
 to know.
 """
 
@@ -167,16 +167,16 @@ def there(own_vault: RaftVault, tmp_path: Path) -> Iterator[Scene]:
         yield it
 
 
-def complaints(said: Daemon | Result) -> Lines:
-    """All that was said to worry a person, of rotator's own words and but for the configuration's warnings."""
-    lines = said.events() if isinstance(said, Daemon) else [json.loads(line) for line in said.stderr.splitlines()]
+def complaints(source: Daemon | Result) -> Lines:
+    """Return rotator's own log lines above info, without the configuration's warnings."""
+    lines = source.events() if isinstance(source, Daemon) else [json.loads(line) for line in source.stderr.splitlines()]
     worries = [line for line in lines if line["level"] != "info" and "logger" not in line]
     return [line for line in worries if line["event"] != "configuration_warning"]
 
 
-def the_one(said: Daemon | Result) -> dict[str, Any]:
+def the_one(source: Daemon | Result) -> dict[str, Any]:
     """The one complaint."""
-    found = complaints(said)
+    found = complaints(source)
     assert len(found) == 1, found
     return found[0]
 
@@ -294,8 +294,8 @@ def test_an_older_snapshot(own_vault: RaftVault, tmp_path: Path) -> None:
         last = f"a: orphan {it.key_id(3)} ("
         assert next(line for line in swept.stdout.splitlines() if line.startswith(last)).endswith("Z")
         assert f"b: rotated (missing): key {it.key_id(4, 'b')}, until " in swept.stdout
-        told = [json.loads(line) for line in swept.stderr.splitlines()]
-        assert {line["level"] for line in told} == {"info"}, "what changed, and no trouble"
+        logged = [json.loads(line) for line in swept.stderr.splitlines()]
+        assert {line["level"] for line in logged} == {"info"}, "what changed, and no trouble"
         again = len(it.rotator.calls("create", "update", "delete"))
         it.rotator.run("sweep", status=0)
         assert len(it.rotator.calls("create", "update", "delete")) == again
@@ -343,7 +343,7 @@ def test_a_leader_that_comes_back_from_the_past_and_a_standby_whose_leader_is_go
         assert works in (["in grace", "in grace", "served"], ["in grace", "served"])
         before = complaints(daemon)
 
-        # Nobody leads: the leader is gone, and of the two that are left one stands still.
+        # No node leads: the leader is gone, and one of the other two is frozen.
         third.freeze()
         leader.kill()
         failed = daemon.wait_for("upstream_down")
@@ -355,8 +355,8 @@ def test_a_leader_that_comes_back_from_the_past_and_a_standby_whose_leader_is_go
         assert failed["advice"]
         it.paths.vault = first
         wait_until(lambda: it.served() is not None, "a new leader")
-        told = complaints(daemon)[len(before) :]
-        assert [line for line in told if line["event"] != "login_failed"] == [failed]
+        lines = complaints(daemon)[len(before) :]
+        assert [line for line in lines if line["event"] != "login_failed"] == [failed]
         assert daemon.stop() == 0
         once = it.rotator.run("run", "--once", status=0)
         assert (once.stdout, complaints(once)) == ("0 rotated, 1 unchanged, 0 foreign, 0 failed\n", [])
@@ -366,7 +366,7 @@ def test_a_leader_that_comes_back_from_the_past_and_a_standby_whose_leader_is_go
 class Past:
     """A Vault, but what is read of one mount is what it was when this was made.
 
-    So does a standby answer that has not heard from its leader for long; what is written goes to the leader.
+    A standby without contact to its leader answers like this; writes go to the leader.
     """
 
     def __init__(self, paths: VaultPaths) -> None:
@@ -408,8 +408,8 @@ def test_a_standby_that_answers_from_the_past(here: Scene) -> None:
         assert rotated.stdout.splitlines()[0] == (
             "a: failed: version 2 of apps/a cannot be read, so it is not known whether our key is in it"
         )
-        told = [json.loads(line) for line in rotated.stderr.splitlines()]
-        [left] = [line for line in told if line["level"] != "info"]
+        logged = [json.loads(line) for line in rotated.stderr.splitlines()]
+        [left] = [line for line in logged if line["level"] != "info"]
         assert (left["event"], left["target"], left["key_id"]) == ("key_not_removed", "a", here.key_id(3))
 
         store["address"] = leader
@@ -433,7 +433,7 @@ def revoke_tokens(vault: VaultServer, policy: str) -> int:
 
 
 def revoked_between_create_and_publish(here: Scene, policy: str) -> Daemon:
-    """A daemon whose token was good when it created its second key, and not any more when it published it."""
+    """A daemon whose token was valid when it created its second key, and revoked when it published it."""
     daemon = here.rotator.start()
     daemon.wait_for("key_published")
     here.rotator.simulator.faults.add(Fault("slow", "create", seconds=3.0))
@@ -533,7 +533,7 @@ def test_the_metadata_deleted_and_so_the_counter_starts_again(here: Scene) -> No
     here.kv("DELETE", "metadata")
     published = daemon.wait_for("key_published", 4)
     assert (published["reason"], published["version"]) == ("emptied", 1)
-    daemon.wait_for("path_fenced")  # the third key was meant for a version that is yet to come, once more
+    daemon.wait_for("path_fenced")  # the third key was meant for a version that is to come again
     daemon.wait_for("key_shortened", reason="orphan", key_id=here.key_id(3))
     assert here.fates() == ["in grace", "in grace", "in grace", "served"]
     here.rotated(daemon, 3)
@@ -552,7 +552,7 @@ def test_kv_rollback(here: Scene) -> None:
     daemon.wait_for("key_shortened", key_id=here.key_id(2))
     assert here.fates() == ["served", "in grace"]
 
-    # To a key that somebody has removed.
+    # To a key that a person has removed.
     here.vendor.delete(here.key_id(2))
     here.kv_rollback(2)
     published = daemon.wait_for("key_published", 3)
@@ -579,7 +579,7 @@ def test_the_runbook_s_ways_back_from_an_overwritten_and_a_deleted_path(here: Sc
 
     here.rotator.run("rotate", "a", status=0)
     first = here.key_id(1)
-    here.paths.put("apps/a", {"api_key": "somebody else's"})
+    here.paths.put("apps/a", {"api_key": "another team's"})
     refused = here.rotator.run("rollback", "a", status=1).stdout
     assert "apps/a is not ours (no-record), and was left as it is" in refused
     assert "Version 2" in by_hand("kv metadata get")
@@ -607,10 +607,10 @@ def test_put_and_patch(vault: VaultServer, tmp_path: Path) -> None:
 
         once = it.rotator.run("run", "--once", status=1)
         assert once.stdout == "0 rotated, 1 unchanged, 2 foreign, 0 failed\n"
-        told = {line["target"]: line for line in complaints(once)}
-        assert len(told) == len(complaints(once))
-        assert {name: line["reason"] for name, line in told.items()} == {"put": "no-record", "key": "hand-edited"}
-        for name, line in told.items():
+        lines = {line["target"]: line for line in complaints(once)}
+        assert len(lines) == len(complaints(once))
+        assert {name: line["reason"] for name, line in lines.items()} == {"put": "no-record", "key": "hand-edited"}
+        for name, line in lines.items():
             assert (line["event"], line["level"], line["path"]) == ("target_foreign", "error", f"apps/{name}")
             assert line["advice"] == (
                 f"If rotator is meant to keep apps/{name}, run `rotator rotate {name} --adopt`: "
@@ -638,7 +638,7 @@ def test_a_history_of_one_version(here: Scene) -> None:
     daemon = here.rotator.start()
     here.rotated(daemon, 1)
     assert here.fates() == ["in grace", "served"]
-    # Once more, and this time the vendor does not let the key be shortened: nobody but the vendor knows of it now.
+    # Again, and this time the provider does not let the key be shortened: only the provider knows of it now.
     here.rotator.simulator.faults.add(Fault("refuse", "update", status=422))
     daemon.signal(signal.SIGUSR1)
     failed = daemon.wait_for("target_failed")

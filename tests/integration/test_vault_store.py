@@ -1,4 +1,4 @@
-"""What is Vault's own, on a real one: mounts, policies, versions, limits. The contract is in tests/contract."""
+"""Vault's own behaviour, on a real one: mounts, policies, versions, limits. The contract is in tests/contract."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -41,7 +41,7 @@ def put(vault: VaultServer, path: str, body: object = None) -> Any:
 # --- the mount -------------------------------------------------------------------------------------------------------
 
 
-def test_somebodys_secret_in_kv_version_1_is_not_harmed(vault: VaultServer, open_store: OpenStore) -> None:
+def test_a_foreign_secret_in_kv_version_1_is_not_harmed(vault: VaultServer, open_store: OpenStore) -> None:
     mount = vault.new_mount(version=1)
     for path in ("app", "data/app"):
         put(vault, f"{mount}/{path}", {"password": "theirs"})
@@ -153,7 +153,7 @@ def test_denied_parameters_are_found_before_a_key_is_created(
         + '\npath "sys/capabilities-self" { capabilities = ["update"] }'
     )
     store = open_store(vault.address, mount, vault.policy_token(policy))
-    assert list(findings(store, ["app"])) == []  # capabilities do not tell
+    assert list(findings(store, ["app"])) == []  # capabilities do not show it
 
     with pytest.raises(StorePermissionDenied) as raised:
         store.preflight("app", {"n": "1"})
@@ -190,7 +190,7 @@ def test_a_version_that_will_be_deleted_later_is_alive(vault: VaultServer, mount
     assert [version.vanishes_at for version in read] == [version.vanishes_at for version in written]
 
 
-def test_whether_a_version_is_deleted_is_told_by_vaults_clock(
+def test_vaults_clock_decides_whether_a_version_is_deleted(
     vault: VaultServer, mount: str, open_store: OpenStore
 ) -> None:
     put(vault, f"{mount}/metadata/app", {"delete_version_after": "1h"})
@@ -218,7 +218,7 @@ def test_only_readable_versions_are_asked_for(vault: VaultServer, mount: str, st
         ({"n": "2"}, False),
         ({"n": "3"}, False),
     ]
-    # Vault tells its time in whole seconds: what was deleted within this one is asked for in vain.
+    # Vault's dates have whole seconds: a version deleted within this second is read in vain.
     asked = [request for request in store.metered.take() if request != ("read", "404")]
     assert asked == [("metadata", "200"), ("read", "200"), ("read", "200")]
 
@@ -369,14 +369,16 @@ def test_the_check_asks_for_many_paths_in_few_requests(store: MeteredStore) -> N
     assert asked == [("capabilities", "200")] * (-(-3 * len(paths) // PATHS_PER_REQUEST))
 
 
-def test_the_check_says_that_the_rights_cannot_be_asked(vault: VaultServer, mount: str, open_store: OpenStore) -> None:
+def test_the_check_reports_that_the_rights_cannot_be_read(
+    vault: VaultServer, mount: str, open_store: OpenStore
+) -> None:
     store = open_store(vault.address, mount, vault.policy_token(rules(mount)))
 
     with pytest.raises(StorePermissionDenied, match="`update` on sys/capabilities-self"):
         list(findings(store, ["app"]))
 
 
-def test_the_check_says_that_a_namespace_is_ignored(vault: VaultServer, mount: str, open_store: OpenStore) -> None:
+def test_the_check_reports_that_a_namespace_is_ignored(vault: VaultServer, mount: str, open_store: OpenStore) -> None:
     store = open_store(vault.address, mount, vault.root_token, namespace="team/a")
 
     [finding] = findings(store, ["app"])

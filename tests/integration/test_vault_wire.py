@@ -1,4 +1,4 @@
-"""What goes over the wire to Vault and back: what is sent, and that no answer takes for ever or grows without end."""
+"""The wire to Vault: what is sent, and that every answer is bounded in time and size."""
 
 import socketserver
 import ssl
@@ -27,13 +27,13 @@ TIMEOUT = 0.05  # of one read, in these tests; a whole answer may take twice tha
 
 @contextmanager
 def raw_server(answer: Callable[[], Iterator[bytes]], pause: float, tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    """A server on a port of loopback that answers whatever it is asked with these pieces, and a pause after each."""
+    """A server on loopback that answers every request with these pieces, and a pause after each."""
     stopped = threading.Event()
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             connection = tls.wrap_socket(self.request, server_side=True) if tls else self.request
-            with connection, suppress(OSError):  # whoever asked does not wait for the end
+            with connection, suppress(OSError):  # the client does not wait for the end
                 connection.recv(65536)
                 for piece in answer():
                     connection.sendall(piece)
@@ -71,7 +71,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext,
 # --- what is sent ----------------------------------------------------------------------------------------------------
 
 
-def test_requests_say_who_sends_them_what_they_hold_and_nothing_else(server: Canned, open_store: OpenStore) -> None:
+def test_requests_have_only_the_expected_headers_and_bodies(server: Canned, open_store: OpenStore) -> None:
     store = open_store(f"{server.address}/behind/a/proxy/", "kv", TOKEN)
     store.history("app")
     with pytest.raises(StoreOutcomeUnknown):
@@ -97,7 +97,7 @@ def test_requests_is_not_used(server: Canned, open_store: OpenStore, monkeypatch
     assert open_store(server.address, "kv", TOKEN).history("app").current_version == 0
 
 
-def test_what_json_does_not_know_is_not_sent(server: Canned, open_store: OpenStore) -> None:
+def test_a_value_that_json_lacks_is_not_sent(server: Canned, open_store: OpenStore) -> None:
     store = open_store(server.address, "kv", TOKEN)
     for number in (float("nan"), float("inf")):
         with pytest.raises(StoreRequestRefused, match="does not have, so nothing was sent") as raised:
@@ -107,7 +107,7 @@ def test_what_json_does_not_know_is_not_sent(server: Canned, open_store: OpenSto
     assert server.paths("POST") == []
 
 
-def test_a_header_that_cannot_be_sent_is_told_and_hides_the_token(
+def test_a_header_that_cannot_be_sent_is_reported_and_hides_the_token(
     server: Canned, open_store: OpenStore, tmp_path: Path
 ) -> None:
     file = tmp_path / "secret-id"
@@ -212,11 +212,11 @@ def test_a_body_that_is_cut_off_is_no_answer(open_store: OpenStore) -> None:
             assert {outcome for _, outcome in store.metered.take()} == {"connection"}
 
 
-@pytest.mark.parametrize("location", ["http://[", "//", "http://somebody:secret@elsewhere/", "http://x:y:z/"])
-def test_a_redirect_to_nowhere_is_told_like_any_other(server: Canned, open_store: OpenStore, location: str) -> None:
+@pytest.mark.parametrize("location", ["http://[", "//", "http://redirect-user:secret@elsewhere/", "http://x:y:z/"])
+def test_a_redirect_to_nowhere_is_reported_like_any_other(server: Canned, open_store: OpenStore, location: str) -> None:
     server.answer = answering(Reply(307, "", {"Location": location}))
 
-    assert_unsettled(open_store(server.address, "kv", TOKEN), "it answered with a redirect to ", TOKEN, "somebody")
+    assert_unsettled(open_store(server.address, "kv", TOKEN), "it answered with a redirect to ", TOKEN, "redirect-user")
 
 
 def test_a_date_that_is_none_is_our_own(server: Canned, open_store: OpenStore) -> None:
@@ -238,7 +238,7 @@ def test_a_date_that_is_none_is_our_own(server: Canned, open_store: OpenStore) -
 # --- the connections -------------------------------------------------------------------------------------------------
 
 
-def test_who_waits_for_a_connection_does_not_wait_for_ever(open_store: OpenStore) -> None:
+def test_a_wait_for_a_connection_ends(open_store: OpenStore) -> None:
     with raw_server(lambda: chain([OK], repeat(b"X: x\r\n")), 0.02) as port:
         store = open_store(f"http://127.0.0.1:{port}", "kv", TOKEN, timeout=TIMEOUT, connections=1)
 
@@ -249,7 +249,7 @@ def test_who_waits_for_a_connection_does_not_wait_for_ever(open_store: OpenStore
 
         started = time.monotonic()
         with ThreadPoolExecutor(4) as pool:
-            said = pool.map(ask, range(4))
-            store.close()  # nobody gives a connection back to a pool that is closed
-            assert len(list(said)) == 4
+            answers = pool.map(ask, range(4))
+            store.close()  # no connection returns to a closed pool
+            assert len(list(answers)) == 4
         assert time.monotonic() - started < 10

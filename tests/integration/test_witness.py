@@ -1,4 +1,4 @@
-"""Whoever watches the others' promises must see when one is broken."""
+"""The witness of the other tests sees every broken promise."""
 
 import time
 from collections.abc import Iterator
