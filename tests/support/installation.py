@@ -97,24 +97,23 @@ class Daemon:
         RECORDER.record("run: stdout", self._stdout.read_text())
 
 
-class Installation:
-    """One configuration and what it needs; `config` is written anew before each process starts."""
+class BareInstallation:
+    """One configuration and what it needs, with providers of any type; `config` is written anew before each process."""
 
-    def __init__(self, folder: Path, simulator: Simulator, store: Mapping[str, Any], targets: tuple[str, ...]) -> None:
-        self.folder, self.simulator = folder, simulator
+    def __init__(
+        self,
+        folder: Path,
+        providers: Mapping[str, Mapping[str, Any]],
+        store: Mapping[str, Any],
+        targets: Sequence[str],
+    ) -> None:
+        self.folder = folder
         self.file = folder / "rotator.json"
-        self.environment = {"RESPAN_API_KEY": simulator.organisation_key}
+        self.environment: dict[str, str] = {}
         self.program = [str(PROGRAM)]
         self.config: dict[str, Any] = {
             "owner": "prod-eu",
-            "providers": {
-                "respan": {
-                    "type": "respan",
-                    "base_url": simulator.url,
-                    "api_key": {"env": "RESPAN_API_KEY"},
-                    "requests_per_minute": 100_000,
-                }
-            },
+            "providers": {name: dict(provider) for name, provider in providers.items()},
             "stores": {"store": dict(store)},
             "http": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"},
             "daemon": {"jitter": "0%"},
@@ -193,14 +192,29 @@ class Installation:
         self._daemons.append(daemon)
         return daemon
 
-    def calls(self, *operations: str) -> list[Call]:
-        """Return the calls to the provider so far."""
-        return [call for call in self.simulator.journal if not operations or call.operation in operations]
-
     def close(self) -> None:
         """End all daemons."""
         for daemon in self._daemons:
             daemon.close()
+
+
+class Installation(BareInstallation):
+    """One whose provider is a simulated Respan."""
+
+    def __init__(self, folder: Path, simulator: Simulator, store: Mapping[str, Any], targets: tuple[str, ...]) -> None:
+        respan = {
+            "type": "respan",
+            "base_url": simulator.url,
+            "api_key": {"env": "RESPAN_API_KEY"},
+            "requests_per_minute": 100_000,
+        }
+        super().__init__(folder, {"respan": respan}, store, targets)
+        self.simulator = simulator
+        self.environment["RESPAN_API_KEY"] = simulator.organisation_key
+
+    def calls(self, *operations: str) -> list[Call]:
+        """Return the calls to the provider so far."""
+        return [call for call in self.simulator.journal if not operations or call.operation in operations]
 
 
 @contextmanager
