@@ -8,6 +8,7 @@ from rotator.core.events import EventType, Level
 _INFO, _WARNING, _ERROR = Level.INFO, Level.WARNING, Level.ERROR
 _KEY = ("key_id", "key_name")
 _AUDIT = ("reason", "by", "comment?")
+AUDIT_FIELDS = (*_KEY, *_AUDIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,11 @@ class Description:
     meaning: str
 
     def markdown(self, event: EventType) -> str:
-        """Return the event's row: name, levels, fields, meaning."""
-        fields = ", ".join(f"`{field.rstrip('?')}`{'?' if field.endswith('?') else ''}" for field in self.fields)
+        """Return the event's row: name, levels, fields, meaning. "audit" stands for the fields of the audit trail."""
+        audit = set(AUDIT_FIELDS) <= set(self.fields)
+        others = [field for field in self.fields if not audit or field not in AUDIT_FIELDS]
+        shown = [f"`{field.rstrip('?')}`{'?' if field.endswith('?') else ''}" for field in others]
+        fields = ", ".join(["*audit*", *shown] if audit else shown)
         return f"| `{event.value}` | {', '.join(self.levels)} | {fields} | {self.meaning} |"
 
 
@@ -34,13 +38,13 @@ EVENTS: Mapping[EventType, Description] = {
     EventType.KEY_SHORTENED: Description(
         (_INFO,),
         (*_KEY, "expires_at", *_AUDIT),
-        "A superseded key expires at the end of its grace, or a new key that got a longer life than requested expires "
-        "when it was meant to. `expires_at` is the provider's own value, which it may have rounded up.",
+        "A superseded key expires at the end of its grace, or a new key with too long a life expires as requested. "
+        "`expires_at` is the provider's value, which it may have rounded up.",
     ),
     EventType.KEY_RESTORED: Description(
         (_INFO,),
         (*_KEY, "expires_at", *_AUDIT),
-        "A key that was about to expire is served again, or will be (`rollback`). It lives as long as recorded.",
+        "A key that was about to expire is or will be (`rollback`) served again. It lives as long as recorded.",
     ),
     EventType.KEY_EXTENDED: Description(
         (_INFO,), (*_KEY, "expires_at", *_AUDIT), "`rotator extend` prolonged a key. `reason` is `extended`."
@@ -60,10 +64,10 @@ EVENTS: Mapping[EventType, Description] = {
     EventType.KEY_NOT_REMOVED: Description(
         (_WARNING,),
         (*_KEY, "error"),
-        "A key that is not served could not be removed, or the outcome of publishing it is unknown. The next try "
-        "publishes it while the path has not changed (`key_published` follows if it was published). Otherwise a sweep "
-        "removes it, or it expires. `key_id` is `unknown` where a create was not confirmed and the list that would "
-        "show its name could not be read for half an hour, or before the process ended.",
+        "A key that is not served could not be removed, or the outcome of publishing it is unknown. If the path has "
+        "not changed, the next attempt publishes it (`key_published` follows). Otherwise a sweep removes it, or it "
+        "expires. `key_id` is `unknown` if a create was not confirmed and the provider's list could not be read for "
+        "half an hour, or before the process ended.",
     ),
     EventType.VERSION_EXPIRES_EARLY: Description(
         (_ERROR,),
@@ -74,14 +78,14 @@ EVENTS: Mapping[EventType, Description] = {
     EventType.KEY_CUT_SHORT: Description(
         (_WARNING,),
         (*_KEY, "expires_at"),
-        "The provider gave a new key a shorter life than `ttl`. The key is renewed sooner in proportion, which costs "
-        "more requests. Lower `ttl`, or ask the provider for a plan that allows it.",
+        "The provider gave a new key a shorter life than `ttl`, so rotator renews it sooner, with more requests. Lower "
+        "`ttl`, or ask the provider for a plan that allows it.",
     ),
     EventType.KEY_OWNERSHIP_MISMATCH: Description(
         (_ERROR,),
         _KEY,
-        "The path's record names a key whose name belongs to another place, or to none. rotator leaves the key alone "
-        "and does not enforce its grace; `target_failed` has its expiry. After a move, configure the "
+        "The path's record names a key whose name is not one for this place. rotator leaves the key alone and does not "
+        "enforce its grace; `target_failed` has its expiry. After a move, configure the "
         "[former place](configuration.md#after-a-move); otherwise find out who wrote the record. Reported once.",
     ),
     EventType.PATH_FENCED: Description(
@@ -92,20 +96,18 @@ EVENTS: Mapping[EventType, Description] = {
     EventType.SWEEP_COMPLETED: Description(
         (_INFO, Level.DEBUG),
         ("provider", "listed", "orphans", "unclaimed", "others", "emptied", "to_work", "unknown"),
-        "A sweep ended. The fields count the keys of each kind and the targets (`to_work`) that have work because of "
-        "it. `emptied`: absent paths whose keys still live, as after `vault kv metadata delete`. `unknown`: served "
-        "keys that the provider does not know, so many that none is replaced. At `debug` where the counts are those "
-        "of the previous sweep and it removed nothing.",
+        "A sweep ended. The fields count the keys of each kind and the targets that have work now (`to_work`). "
+        "`emptied`: absent paths whose keys still live. `unknown`: served keys that the provider does not know, so "
+        "many that none is replaced. At `debug` if the counts are those of the previous sweep and it removed nothing.",
     ),
     EventType.SWEEP_FAILED: Description(
         (_WARNING, _ERROR),
         ("provider", "error", "advice", "targets", "failures"),
-        "A sweep could not do everything: `targets` counts the targets that could not be read. An error where a "
-        "person is needed, as with more orphans than `max_orphans`, or when the provider does not know most served "
-        "keys. Reported the 1st, 2nd, 4th, 8th, ... time in a row.",
+        "A sweep could not do everything: `targets` counts the targets that could not be read. Reported the 1st, 2nd, "
+        "4th, 8th, ... time in a row.",
     ),
     EventType.SWEEP_RECOVERED: Description(
-        (_INFO,), ("provider",), "A sweep did everything again, after a failure that was reported."
+        (_INFO,), ("provider",), "A sweep did everything again, after a reported failure."
     ),
     EventType.PUBLISH_CONFLICT: Description(
         (_INFO,),
@@ -116,13 +118,13 @@ EVENTS: Mapping[EventType, Description] = {
         (_WARNING, _ERROR),
         ("error", "advice", "failures", "served", "retry_at?"),
         "A pass over the target failed: why, what to do, how many times in a row, which key the applications have, "
-        "when the next try is. An error where a person is needed. Each kind of error is reported the 1st, 2nd, 4th, "
-        "8th, ... time since the last success, unless `upstream_down` reports its cause.",
+        "when the next attempt is. Each kind of error is reported the 1st, 2nd, 4th, 8th, ... time since the last "
+        "success, unless `upstream_down` reports its cause.",
     ),
     EventType.TARGET_RECOVERED: Description(
         (_INFO,),
         (),
-        "A pass succeeded after a failure that was reported, or rotator owns a foreign path again.",
+        "A pass succeeded after a reported failure, or rotator owns a foreign path again.",
     ),
     EventType.TARGET_FOREIGN: Description(
         (_ERROR,),
@@ -132,27 +134,27 @@ EVENTS: Mapping[EventType, Description] = {
     EventType.PATH_EMPTIED: Description(
         (_WARNING,),
         ("path", "error", "advice"),
-        "The path is absent, though it held a key before, as after `vault kv metadata delete`. rotator publishes a new "
-        "key. Reported once until the path has a key.",
+        "The path is absent and held a key before, as after `vault kv metadata delete`. rotator publishes a new key. "
+        "Reported once until the path has a key.",
     ),
     EventType.KEY_WITHOUT_TARGET: Description(
         (_WARNING,),
         (*_KEY, "provider"),
-        "A live key carries this owner's name and belongs to no configured path. rotator leaves it alone, and it "
-        "expires. Reported once per process.",
+        "A live key has this owner's name and no configured path. rotator leaves it alone, and it expires. Reported "
+        "once per process.",
     ),
     EventType.UPSTREAM_DOWN: Description(
         (_WARNING, _ERROR),
         ("upstream", "error", "advice"),
-        "A provider refuses the organisation key, a store is sealed, unreachable or refuses the login, or a provider "
-        "has not answered for a minute. rotator sends it only a request now and then. Reported once, not for each "
-        "target, and again if it comes to need a person.",
+        "A provider refuses the organisation key or has not answered for a minute, or a store is sealed, unreachable "
+        "or refuses the login. rotator sends it only a request now and then. Reported once, and again when it needs a "
+        "person.",
     ),
     EventType.UPSTREAM_UP: Description(
         (_INFO,),
         ("upstream",),
-        "The upstream works again, which rotator notices within 30 seconds. It works on the targets that failed "
-        "because of it, the most urgent first, as fast as the budget allows.",
+        "The upstream works again, which rotator notices within 30 seconds. It retries the targets that failed, the "
+        "most urgent first, as fast as the budget allows.",
     ),
     EventType.CLOCK_SKEW_DETECTED: Description(
         (_ERROR,),
@@ -164,7 +166,7 @@ EVENTS: Mapping[EventType, Description] = {
     EventType.CLOCK_JUMPED: Description(
         (_WARNING,),
         ("seconds", "targets"),
-        "The clock was set forward by `seconds`, or back if negative. rotator looks at every target again.",
+        "The clock was set forward by `seconds`, or back if negative. Every target gets a new pass.",
     ),
     EventType.STUCK: Description(
         (_ERROR,),
@@ -179,8 +181,8 @@ EVENTS: Mapping[EventType, Description] = {
     EventType.LEASE_FAILED: Description(
         (_WARNING, _ERROR),
         ("error", "advice", "leads"),
-        "The Lease could not be read or renewed. An error where the token, the certificates or the rights need a "
-        "person. A leader acts until two thirds of the duration have passed. Reported once for each error.",
+        "The Lease could not be read or renewed. An error if the token, the certificates or the rights need a person. "
+        "A leader acts until two thirds of the duration have passed. Reported once for each error.",
     ),
     EventType.LEASE_RECOVERED: Description(
         (_INFO,), ("lease", "holder"), "The Lease was read or renewed after a failure."
@@ -188,8 +190,8 @@ EVENTS: Mapping[EventType, Description] = {
     EventType.STARTED: Description(
         (_INFO,),
         ("version", "owner", "targets", "listen", "admin", "budget"),
-        "The daemon works. `listen` and `admin` are the actual addresses (port 0 takes a free one); `budget` is what "
-        "the targets take of each provider's budget.",
+        "The daemon works. `listen` and `admin` are the actual addresses; `budget` is what the targets need of each "
+        "provider's budget.",
     ),
     EventType.STOPPING: Description((_INFO,), ("signal",), "The daemon begins nothing new."),
     EventType.STOPPED: Description(
@@ -198,7 +200,7 @@ EVENTS: Mapping[EventType, Description] = {
     EventType.CONFIGURATION_LOADED: Description(
         (_INFO,),
         ("file", "targets", "added", "changed", "removed", "budget"),
-        "The daemon reloaded its configuration. `targets`, `added`, `changed` and `removed` are counts.",
+        "The daemon reloaded its configuration. `targets` and the next three fields are counts.",
     ),
     EventType.CONFIGURATION_REFUSED: Description(
         (_ERROR,),
@@ -214,20 +216,19 @@ EVENTS: Mapping[EventType, Description] = {
     EventType.LOGIN_FAILED: Description(
         (_WARNING, _ERROR),
         ("store", "error", "advice"),
-        "The login to a store could not be kept. An error where the store refuses it, so that a person is needed. "
-        "Reported once for each error.",
+        "The login to a store could not be kept. An error if the store refuses it. Reported once for each error.",
     ),
     EventType.LOGIN_RECOVERED: Description((_INFO,), ("store",), "The login works again, after a failure."),
     EventType.LOGIN_ENDING: Description(
         (_WARNING,),
         ("store", "expires_at", "message", "advice"),
-        "A token that was given to rotator expires within an hour and cannot be renewed. Reported once per token.",
+        "A given token expires within an hour and cannot be renewed. Reported once per token.",
     ),
     EventType.LOG_LINES_DROPPED: Description(
         (_WARNING, _ERROR),
         ("lines", "audit_lines", "advice"),
-        "The log could not be written for a while: this many lines before this one are missing, and this many of the "
-        "audit trail. An error if any of the audit trail are missing.",
+        "The log could not be written: this many lines before this one are missing, and this many of the audit trail. "
+        "An error if any of the audit trail are missing.",
     ),
     EventType.UNEXPECTED_ERROR: Description(
         (_ERROR,), ("where", "error", "traceback"), "A fault in rotator. Please report it."
