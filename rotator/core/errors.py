@@ -17,6 +17,7 @@
     │   ├── ProviderKeyNotAccepted      the probe: a new key does not work
     │   ├── ProviderRateLimited         429: not done; `retry_after` is when to try again
     │   ├── ProviderUnavailable         not done: nothing was sent, or only a read failed
+    │   │   └── ProxyRefused                the proxy refuses: nothing reached the provider
     │   ├── KeyUnreadable               the provider's list shows one key in an unknown form
     │   └── ProviderOutcomeUnknown      sent; whether it was done is unknown
     └── StoreError
@@ -199,6 +200,12 @@ class ProviderUnavailable(ProviderError):
     """Not done: the provider could not be reached, or only a read failed."""
 
     nothing_tried = True
+
+
+class ProxyRefused(ProviderUnavailable):
+    """The proxy refuses to pass requests on: every target of this provider waits until that is fixed."""
+
+    needs_a_person = True
 
 
 class KeyUnreadable(ProviderError):

@@ -74,7 +74,8 @@ class ApiProvider(ABC):
         header: CredentialHeader = BEARER,
     ) -> None:
         self.traits = traits
-        self.errors = ErrorFactory(context.name, settings.base_url, traits.label)
+        proxy = context.proxy
+        self.errors = ErrorFactory(context.name, settings.base_url, traits.label, proxy.url if proxy else "")
         self.circuit: Circuit[ProviderCredentialRefused] = Circuit(context.clock)
         self.outage: Outage[ProviderError] = Outage(context.clock)
         self._base_url = settings.base_url.rstrip("/")
@@ -91,7 +92,9 @@ class ApiProvider(ABC):
         self._credential: Secret | None = None
         self._is_old = False  # the credential is to be read again at the next request
         self._credential_lock = threading.Lock()
-        self._http = HttpClient(context.clock, timeout=part, connections=context.connections)
+        self._http = HttpClient(
+            context.clock, timeout=part, connections=context.connections, ca_file=settings.ca_file, proxy=proxy
+        )
 
     def look_again(self) -> None:
         """Read the credential again at the next request; if it was refused, send that request at once."""
@@ -355,6 +358,8 @@ class ApiProvider(ABC):
             kind, wait = response.headers.get("content-type", ""), response.headers.get("retry-after", "")
             return Answer(response.status, kind, wait, credential, response.body, response.flaw)
         words = quoted(response.reason, credential.reveal())
+        if response.at_proxy:
+            raise errors.unproxied(words, response.proxy_status)
         if not response.was_sent:
             raise errors.unreached(words)
         if response.outcome == TIMEOUT:

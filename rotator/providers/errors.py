@@ -13,6 +13,7 @@ from rotator.core.errors import (
     ProviderRateLimited,
     ProviderRequestRefused,
     ProviderUnavailable,
+    ProxyRefused,
 )
 from rotator.providers.answers import Answer
 
@@ -34,6 +35,8 @@ class ErrorFactory:
     provider: str
     base_url: str
     label: str
+    proxy: str = ""
+    """The URL of the proxy, if there is one."""
 
     def refusal(self, operation: str, answer: Answer, now: datetime) -> ProviderError:
         """Return the error for a status that is no success. A 408 may come from a proxy that gave up on the server."""
@@ -41,6 +44,8 @@ class ErrorFactory:
         said = f"{status}: {words}" if words else f"{status}"
         if status in (401, 403):  # providers differ in which of the two they use
             return self.credential(f"{self.label} refused the management credential ({said}) when asked to {asked}")
+        if status == 407:
+            return self._wants_credentials(said)
         if status == 429:
             seconds = _retry_after(answer, now)
             return ProviderRateLimited(
@@ -112,12 +117,53 @@ class ErrorFactory:
         if mark:
             return ProviderUnavailable(
                 f"the TLS certificate shown at {self.base_url} is not trusted ({why}); nothing was sent",
-                f"Look at this machine's clock, at {self._base_url()}, and for a proxy that opens TLS. "
-                f"If it is {self.label}'s own certificate, only {self.label} can fix it.",
+                f"Look at this machine's clock and at {self._base_url()}. If a proxy opens TLS on the way, name a file "
+                f"with its certificates in ca_file. If it is {self.label}'s own certificate, only {self.label} can fix "
+                "it.",
             )
         return ProviderUnavailable(
             f"{self.label} cannot be reached at {self.base_url} ({words}); nothing was sent",
             f"Look at {self._base_url()}, at DNS, and at the network policy for what leaves here.",
+        )
+
+    def unproxied(self, words: str, status: int | None) -> ProviderUnavailable:
+        """Return the error for a proxy that cannot be reached; with a `status`, for one that does not connect.
+
+        `words` are the reason.
+        """
+        if status == 407:
+            return self._wants_credentials(words)
+        if status is not None and 400 <= status < 500:
+            return ProxyRefused(
+                f"the proxy {self.proxy} refuses to connect to {self.base_url} ({words}), so {self.label} gets no "
+                "request; nothing was sent",
+                f"Allow that host and port at the proxy, or correct {self._proxy()}. The served keys work until they "
+                "expire.",
+            )
+        if status is not None:
+            return ProviderUnavailable(
+                f"the proxy {self.proxy} does not connect to {self.base_url} ({words}); nothing was sent",
+                f"Look at the proxy, at its DNS and its way to the internet, and at {self._base_url()}.",
+            )
+        _, mark, why = words.partition("certificate verify failed: ")
+        if mark:
+            return ProviderUnavailable(
+                f"the TLS certificate of the proxy {self.proxy} is not trusted ({why}); nothing was sent",
+                f'Name a file with its certificates in ca_file of provider "{self.provider}", and look at this '
+                "machine's clock.",
+            )
+        return ProviderUnavailable(
+            f"the proxy {self.proxy} cannot be reached ({words}); nothing was sent",
+            f"Look at {self._proxy()}, at DNS, and at the network policy for what leaves here.",
+        )
+
+    def _wants_credentials(self, said: str) -> ProxyRefused:
+        return ProxyRefused(
+            f"the proxy {self.proxy or f'before {self.base_url}'} wants credentials, or refuses those of rotator "
+            f"({said}), so {self.label} gets no request; nothing was done",
+            f'Put user:password where proxy_credentials of provider "{self.provider}" points to, and reload: rotator '
+            "reads them then. It sends them as Basic; a proxy that wants NTLM or Kerberos needs a relay. The served "
+            "keys work until they expire.",
         )
 
     def elsewhere(self, path: str) -> ProviderUnavailable:
@@ -128,6 +174,9 @@ class ErrorFactory:
             f"Set {self._base_url()} to {self.label}'s own address, or correct the proxy that answers there: the next "
             f"page's address in the answer must end in {path} and the query of the next page.",
         )
+
+    def _proxy(self) -> str:
+        return f'proxy of provider "{self.provider}" ({self.proxy})'
 
     def _base_url(self) -> str:
         return f'base_url of provider "{self.provider}" ({self.base_url})'

@@ -12,6 +12,7 @@ from rotator.config.values import format_duration
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters
 from rotator.runtime.clock import SystemClock
+from rotator.runtime.proxy import Proxy
 from rotator.testing.contract import CHECKS, Check, applies
 from rotator.testing.fault_checks import FAULT_CHECKS, Bench
 from rotator.testing.faults import FaultProxy
@@ -68,7 +69,7 @@ class ProviderContract:
             demand(not trial.left_behind, f"these keys could not be removed: {', '.join(trial.left_behind)}")
 
 
-def context(name: str, credential: Secret) -> ProviderContext:
+def context(name: str, credential: Secret, proxy: Proxy | None = None) -> ProviderContext:
     """Return what rotator would give to a provider, without a rate limit."""
     return ProviderContext(
         name=name,
@@ -78,6 +79,7 @@ def context(name: str, credential: Secret) -> ProviderContext:
         rate_limited=lambda _: None,
         before_confirming=lambda: None,
         connections=2,
+        proxy=proxy,
     )
 
 

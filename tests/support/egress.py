@@ -135,6 +135,12 @@ def _serve(state: Egress, client: socket.socket, stopping: threading.Event) -> N
     kept = [line for line in lines if not line.lower().startswith(("proxy-authorization:", "connection:"))]
     with _connected(state.server) as server:
         server.sendall("\r\n".join([f"{method} {path} HTTP/1.1", "Connection: close", *kept]).encode("latin-1"))
+        rest = int(headers.get("content-length", "0"))
+        while rest > 0 and (part := client.recv(rest)):
+            server.sendall(part)
+            rest -= len(part)
+        status_line = _line(server)  # the rest is relayed, and then both connections end
+        _send(client, status_line + b"Connection: close\r\n", state, stopping)
         _relay(client, server, state, stopping)
 
 
@@ -146,6 +152,13 @@ def _head(client: socket.socket) -> bytes:
             return b""
         head += part
     return head
+
+
+def _line(server: socket.socket) -> bytes:
+    line = b""
+    while not line.endswith(b"\r\n") and (part := server.recv(1)):
+        line += part
+    return line
 
 
 def _send(client: socket.socket, part: bytes, state: Egress, stopping: threading.Event) -> None:
