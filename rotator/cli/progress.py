@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
-from humanize import naturaldelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -14,6 +13,7 @@ from rotator.cli.streams import is_terminal, print_error
 from rotator.core.errors import RotatorError
 from rotator.runtime.threads import start
 from rotator.telemetry.log_writer import Stderr
+from rotator.telemetry.wording import in_units
 
 LINE_EVERY = 10.0
 """Seconds between lines of progress where there is no terminal."""
@@ -49,7 +49,7 @@ def progress(what: str, total: int, waits: Callable[[], str] = lambda: "") -> It
 
 def _line(task: Task, waits: str) -> str:
     left = task.time_remaining if task.completed else None
-    estimate = f", about {naturaldelta(timedelta(seconds=left))} left" if left else ""
+    estimate = f", about {in_units(timedelta(seconds=left))} left" if left else ""
     return f"{task.description}: {task.completed:.0f} of {task.total:.0f} done{estimate}{f'; {waits}' if waits else ''}"
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from humanize import naturaldelta
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +20,7 @@ from rotator.telemetry.status_json import (
     SupersededJson,
     TargetJson,
 )
+from rotator.telemetry.wording import distance, in_units
 
 STYLES = {
     State.DUE: "yellow",
@@ -101,7 +101,7 @@ def status_table(shown: StatusJson, width: int) -> Table:
         key_id = printable(target.key_id or "-")  # anything may be in a record, or in the answer of a daemon
         if width < FOR_KEY_IDS and len(key_id) > _ID_START + 1:
             key_id = f"{key_id[:_ID_START]}…"
-        age = naturaldelta(shown.at - target.issued_at) if target.issued_at else "-"
+        age = in_units(shown.at - target.issued_at) if target.issued_at else "-"
         cells = (
             printable(target.name),
             key_id,
@@ -124,10 +124,7 @@ def _superseded(target: TargetJson, now: datetime, *, with_end: bool) -> str:
 
 
 def _when(moment: datetime | None, now: datetime) -> str:
-    """Return "in 3 hours" or "4 minutes ago"."""
-    if moment is None:
-        return "-"
-    return f"in {naturaldelta(moment - now)}" if moment >= now else f"{naturaldelta(now - moment)} ago"
+    return distance(moment, now) if moment else "-"
 
 
 def _next_rotation(target: TargetJson, now: datetime, *, with_reason: bool) -> str:
@@ -169,6 +166,6 @@ def _event_lines(events: Sequence[EventJson], now: datetime) -> Iterator[str]:
         rest = "".join(f", {name.replace('_', ' ')} {value}" for name, value in fields.items())
         level = "" if event.level == "info" else f"{event.level}: "
         target = f"{event.target}: " if event.target else ""
-        yield f"{_when(event.at, now):>14}  {level}{target}{event.event.replace('_', ' ')}{reason}{rest}"
+        yield f"{_when(event.at, now):>16}  {level}{target}{event.event.replace('_', ' ')}{reason}{rest}"
         for sentence in sentences:
-            yield f"{'':16}{sentence}"
+            yield f"{'':18}{sentence}"

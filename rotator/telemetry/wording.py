@@ -1,4 +1,6 @@
-"""Numbers and actions in words, for every output."""
+"""Numbers, durations and actions in words, for every output."""
+
+from datetime import datetime, timedelta
 
 from rotator.core.plan import Action, Reason, Retire, Rotate, SetExpiry
 from rotator.core.times import timestamp
@@ -11,16 +13,21 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def in_units(seconds: float, units: int = 2) -> str:
-    """Return the largest units of a duration: "4 h 10 min", "40 s"."""
-    rest = round(max(0.0, seconds))
+def in_units(duration: timedelta) -> str:
+    """Return the two largest units of a duration: "4 h 10 min", "40 s"."""
+    rest = round(max(0.0, duration.total_seconds()))
     largest = next((index for index, (_, size) in enumerate(_UNITS) if rest >= size), len(_UNITS) - 1)
     parts: list[str] = []
-    for unit, size in _UNITS[largest : largest + units]:
+    for unit, size in _UNITS[largest : largest + 2]:
         number, rest = divmod(rest, size)
         if number or not parts:
             parts.append(f"{number} {unit}")
     return " ".join(parts)
+
+
+def distance(moment: datetime, now: datetime) -> str:
+    """Return "in 3 h 20 min" or "4 min ago"."""
+    return f"in {in_units(moment - now)}" if moment >= now else f"{in_units(now - moment)} ago"
 
 
 def in_words(action: Action) -> str:

@@ -24,7 +24,7 @@ from rotator.core.plan import Plan, Reason, State
 from rotator.core.times import timestamp
 from rotator.runtime.redact import scrub
 from rotator.telemetry.status import UNHEALTHY, WORST_FIRST, DaemonStatus, RecordedEvent, TargetStatus, rank
-from rotator.telemetry.wording import count, in_units, in_words
+from rotator.telemetry.wording import count, distance, in_units, in_words
 
 ROWS = 100
 """Targets on one page."""
@@ -239,7 +239,7 @@ def _life(status: TargetStatus, now: datetime) -> Life | None:
         ("reserve", max(at, graced), 100.0),
     )
     over = left <= timedelta(0)
-    words = f"expired {_duration(-left)} ago" if over else f"{_duration(left)} of {_duration(life)} left"
+    words = f"expired {in_units(-left)} ago" if over else f"{in_units(left)} of {in_units(life)} left"
     return Life(
         zones=[Zone(escape(name), begin, round(end - begin, 1)) for name, begin, end in zones if end > begin],
         point=max(0.0, due - 0.4),
@@ -337,16 +337,6 @@ def _parts(text: str) -> list[str]:
     return re.split("`([^`]+)`", scrub(text))
 
 
-def _duration(duration: timedelta) -> Markup:
-    """Return the two largest units: "3 h 20 min"."""
-    return escape(in_units(duration.total_seconds()))
-
-
-def _distance(moment: datetime, now: datetime) -> Markup:
-    away = moment - now
-    return escape(f"in {_duration(away)}" if away >= timedelta(0) else f"{_duration(-away)} ago")
-
-
 def _environment() -> Environment:
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -358,8 +348,8 @@ def _environment() -> Environment:
     )
     made.filters |= {
         "parts": _parts,
-        "duration": _duration,
-        "distance": _distance,
+        "duration": lambda duration: escape(in_units(duration)),
+        "distance": lambda moment, now: escape(distance(moment, now)),
         "stamp": lambda moment: escape(timestamp(moment)),
         "clock": lambda moment: escape(f"{moment.astimezone(UTC):%H:%M:%S}"),
         "day": lambda moment: escape(f"{moment.astimezone(UTC).day} {moment.astimezone(UTC):%b}"),

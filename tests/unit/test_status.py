@@ -276,10 +276,10 @@ def test_a_table_fits_on_a_terminal(
     age = "age " if width >= 100 else ""
     assert heading.split() == f"target key {age}expires next rotation superseded state".split()
     cells = {
-        80: "9e5535e8-6… in 2 days 4 minutes ago 2 ok",
-        100: "9e5535e8-6… 3 hours in 2 days 4 minutes ago 2, last in 2 hours ok",
-        120: "9e5535e8-6… 3 hours in 2 days 4 minutes ago (expiring) 2, last in 2 hours ok",
-        140: f"{key_id} 3 hours in 2 days 4 minutes ago (expiring) 2, last in 2 hours ok",
+        80: "9e5535e8-6… in 2 d 2 h 4 min ago 2 ok",
+        100: "9e5535e8-6… 3 h in 2 d 2 h 4 min ago 2, last in 2 h ok",
+        120: "9e5535e8-6… 3 h in 2 d 2 h 4 min ago (expiring) 2, last in 2 h ok",
+        140: f"{key_id} 3 h in 2 d 2 h 4 min ago (expiring) 2, last in 2 h ok",
     }
     assert lines[0].split()[1:] == cells[width].split()
     assert "".join(line.split()[0] for line in lines) == long
@@ -288,11 +288,11 @@ def test_a_table_fits_on_a_terminal(
 @pytest.mark.parametrize(
     ("plan", "error", "shown_reason"),
     [
-        (WELL, None, "in 16 hours (expiring)"),
-        (replace(WELL, state=State.DUE, reason=Reason.EXPIRING, renewal=OVERDUE), None, "an hour ago (expiring)"),
+        (WELL, None, "in 16 h (expiring)"),
+        (replace(WELL, state=State.DUE, reason=Reason.EXPIRING, renewal=OVERDUE), None, "1 h ago (expiring)"),
         (replace(WELL, state=State.DUE, reason=Reason.DRIFTED), None, "now (drifted)"),
-        (replace(WELL, reason=Reason.DRIFTED, renewal=ROLLED_OUT), None, "in an hour (drifted)"),
-        (replace(WELL, state=State.DUE, reason=Reason.EXPIRING), ProviderUnavailable("no"), "in 16 hours"),
+        (replace(WELL, reason=Reason.DRIFTED, renewal=ROLLED_OUT), None, "in 1 h (drifted)"),
+        (replace(WELL, state=State.DUE, reason=Reason.EXPIRING), ProviderUnavailable("no"), "in 16 h"),
         (Plan(State.MISSING, Reason.FIRST), None, "-"),
         (None, None, "-"),
     ],
@@ -330,7 +330,7 @@ def test_the_daemons_own_state_is_shown_on_a_terminal_only(
     assert lines[1:8] == [
         "rotator 1.2.3: rotator-1 stands by; the leader is rotator-0",
         "provider respan: 37% of the rate limit used",
-        "store vault: the login expires in a moment, unless renewed",
+        "store vault: the login expires in 0 s, unless renewed",
         "store other: the login does not expire",
         "provider respan is down: refused: [hidden]",
         "store vault: login failed",
