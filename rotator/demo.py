@@ -29,6 +29,7 @@ from rotator.config.loader import load
 from rotator.core.errors import StoreError
 from rotator.core.events import Event
 from rotator.daemon.dispatcher import Dispatcher
+from rotator.providers.registry import installed_types
 from rotator.runtime.clock import SystemClock
 from rotator.simulator import Options, Simulator
 from rotator.telemetry.metrics import Metrics
@@ -147,7 +148,7 @@ def show(
         clock, screen = SystemClock(), Screen(console, table)
         file, environment = _configuration(Path(name), simulator, environment, vault=vault)
         metrics = Metrics(__version__)
-        installation = Installation(load(file, environment), environment, clock, metrics, screen)
+        installation = Installation(load(file, environment, installed_types()), environment, clock, metrics, screen)
         with contextlib.closing(installation):
             for target in installation.targets.values():
                 installation.stores[target.store].newest(target.path)  # fail now if the store cannot be used

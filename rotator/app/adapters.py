@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 from rotator.config import schema as settings
-from rotator.config.provider_settings import ProviderSettings
-from rotator.config.provider_type import ProviderContext
+from rotator.config.provider_settings import ProviderSettings, SecretSource
+from rotator.config.provider_type import ConnectedProvider, ProviderContext, ProviderType
 from rotator.core.errors import (
     ProviderCredentialRefused,
     ProviderUnavailable,
@@ -17,11 +17,10 @@ from rotator.core.errors import (
 )
 from rotator.core.renewal import AT_ONCE
 from rotator.core.secrets import Secret
-from rotator.providers.respan.client import RespanProvider
 from rotator.runtime import files
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.rate_limit import SlidingWindow
-from rotator.runtime.redact import register
+from rotator.runtime.redact import hide_pattern, register
 from rotator.stores.sqlite import SqliteStore
 from rotator.stores.vault.auth import AppRoleLogin, CertLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
 from rotator.stores.vault.store import VaultStore
@@ -41,8 +40,12 @@ class Adapters:
     connections: int
     stores: Mapping[str, AnyStore]
 
-    def provider(self, provider: settings.RespanSettings, name: str, budget: SlidingWindow) -> RespanProvider:
-        """Return the provider of this name."""
+    def provider(
+        self, provider_type: ProviderType[Any], provider: ProviderSettings, name: str, budget: SlidingWindow
+    ) -> ConnectedProvider:
+        """Return the provider of this name. Its keys are hidden in all output from now on."""
+        if pattern := provider_type.traits(provider).key_pattern:
+            hide_pattern(pattern)
         context = ProviderContext(
             name=name,
             credential=self._secret(provider.api_key, f"providers.{name}.api_key"),
@@ -52,8 +55,7 @@ class Adapters:
             before_confirming=partial(budget.take, AT_ONCE),
             connections=self.connections,
         )
-        shared: dict[str, Any] = {"base_url": provider.base_url, "probe": provider.probe}
-        return RespanProvider(ProviderSettings.model_construct(**shared), context)
+        return provider_type.make(provider, context)
 
     def store(self, store: settings.StoreSettings, name: str) -> AnyStore:
         """Return the store of this name. Raises `StoreUnavailable` or `StoreCredentialRefused`."""
@@ -99,7 +101,7 @@ class Adapters:
             case settings.CertAuth():
                 return CertLogin(auth.role, auth.mount, auth.cert_file)
 
-    def _secret(self, source: settings.SecretSource, key: str) -> Callable[[], Secret]:
+    def _secret(self, source: SecretSource, key: str) -> Callable[[], Secret]:
         """Return what reads the secret, afresh at each call, because its source may change."""
 
         def read() -> Secret:

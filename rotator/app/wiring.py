@@ -11,6 +11,8 @@ from itertools import product
 from rotator.app.adapters import Adapters, AnyStore, trusted_certificates
 from rotator.config import schema as settings
 from rotator.config.loader import Configuration
+from rotator.config.provider_settings import ProviderSettings
+from rotator.config.provider_type import ConnectedProvider
 from rotator.core.errors import (
     ProviderError,
     RotatorError,
@@ -30,7 +32,6 @@ from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.rotation import UNPUBLISHED
 from rotator.protocol.strays import StrayKeys
 from rotator.protocol.sweeper import Sweeper
-from rotator.providers.respan.client import RespanProvider
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.kubernetes import LeaseSettings, access_in_a_pod
 from rotator.runtime.rate_limit import SWEEP_SHARE, SlidingWindow
@@ -70,7 +71,7 @@ class Installation:
         self._trusted = {name: trusted_certificates(store) for name, store in configuration.stores.items()}
         self.stores: dict[str, AnyStore] = {}
         self.budgets: dict[str, SlidingWindow] = {}
-        self.providers: dict[str, RespanProvider] = {}
+        self.providers: dict[str, ConnectedProvider] = {}
         with contextlib.ExitStack() as built:
             built.callback(self.close, but=[predecessor] if predecessor else [])
             self._connect(predecessor)
@@ -126,9 +127,14 @@ class Installation:
             self.stores[name] = same or adapters.store(store, name)
         for name, provider in self.configuration.providers.items():
             budget = predecessor.budgets.get(name) if predecessor else None
-            self.budgets[name] = budget or SlidingWindow(provider.requests_per_minute, self.clock)
+            self.budgets[name] = budget or SlidingWindow(
+                provider.requests_per_minute,
+                self.clock,
+                per_rotation=self.configuration.traits[name].requests_per_rotation,
+            )
             same_provider = predecessor and predecessor._same_provider(name, provider, self.stores)
-            self.providers[name] = same_provider or adapters.provider(provider, name, self.budgets[name])
+            provider_type = self.configuration.provider_types.usable[provider.type]
+            self.providers[name] = same_provider or adapters.provider(provider_type, provider, name, self.budgets[name])
 
     def _ports(self, provider: str, store: str, leads: Leadership) -> Ports:
         return Ports(
@@ -147,6 +153,7 @@ class Installation:
         self._kept.keep_only(self.targets)
         for name, provider in self.configuration.providers.items():
             self.budgets[name].limit = provider.requests_per_minute
+            self.budgets[name].per_rotation = self.configuration.traits[name].requests_per_rotation
         self.clock.max_clock_skew = self.configuration.daemon.max_clock_skew
         self.clock.listen_to({part.upstream for part in self._connected()})
         self._metrics.keep_only(self.providers, self.stores)  # what is gone must raise no alert
@@ -237,7 +244,7 @@ class Installation:
             if id(part) not in used:
                 part.close()
 
-    def _connected(self) -> list[RespanProvider | VaultStore]:
+    def _connected(self) -> list[ConnectedProvider | VaultStore]:
         return [*self.providers.values(), *self.vaults.values()]
 
     def _same_store(self, name: str, store: settings.StoreSettings, trusted: bytes | None) -> AnyStore | None:
@@ -246,8 +253,8 @@ class Installation:
         return self.stores[name] if same else None
 
     def _same_provider(
-        self, name: str, provider: settings.RespanSettings, stores: Mapping[str, AnyStore]
-    ) -> RespanProvider | None:
+        self, name: str, provider: ProviderSettings, stores: Mapping[str, AnyStore]
+    ) -> ConnectedProvider | None:
         """Return the provider of that name, if at most its budget differs, and the store of its key does not."""
         former, pace = self.configuration.providers.get(name), {"requests_per_minute": provider.requests_per_minute}
         same = former is not None and former.model_copy(update=pace) == provider

@@ -31,8 +31,8 @@ from rotator.protocol.reconciler import Report
 from rotator.protocol.revoke import not_revoked, revoke_the_unheld
 from rotator.protocol.rotation import listed
 from rotator.protocol.sweeper import SweepReport
+from rotator.providers.registry import installed_types
 from rotator.runtime.clock import SystemClock
-from rotator.runtime.rate_limit import CALLS_PER_ROTATION
 from rotator.telemetry.logging import flush, log_event
 from rotator.telemetry.metrics import Metrics
 from rotator.telemetry.status import TargetStatus
@@ -48,7 +48,7 @@ class Session:
         """Raises `ConfigurationError`."""
         common.start_logging(default_level)
         self.emit: Listener = log_event
-        self.configuration = load(common.config, os.environ)
+        self.configuration = load(common.config, os.environ, installed_types())
         self.clock = SystemClock()
         self.metrics = Metrics(__version__)
         self.reports: dict[str, Report] = {}  # of the passes that `work` has finished, by target
@@ -170,7 +170,9 @@ class Session:
     def is_long(self, targets: Collection[Target]) -> bool:
         """Return whether rotating all of them may need more requests than a provider allows in a minute."""
         counted, budgets = Counter(target.provider for target in targets), self.installation.budgets
-        return any(CALLS_PER_ROTATION * number > budgets[provider].limit for provider, number in counted.items())
+        return any(
+            budgets[provider].per_rotation * number > budgets[provider].limit for provider, number in counted.items()
+        )
 
     def leave_half_of_the_budgets(self) -> None:
         """Use half of each rate limit, so that a running daemon can keep rotating: a process counts only its own."""

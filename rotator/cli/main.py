@@ -354,9 +354,10 @@ def schema(
     """
     from rotator.cli.streams import print_json
     from rotator.config.json_schema import json_schema
+    from rotator.providers.registry import installed_types
 
     Common(config, log_format, log_level).start_logging("warning")
-    print_json(json_schema())
+    print_json(json_schema(installed_types()))
 
 
 def _print_version(wanted: bool) -> None:

@@ -22,6 +22,7 @@ from pydantic import (
 
 from rotator.config import values
 from rotator.config.values import Address, Limit, VaultReference
+from rotator.core.target import KeyParameter
 from rotator.core.versions import RECORD_FIELD
 
 
@@ -78,10 +79,12 @@ def _status(value: int) -> int:
     return value
 
 
-def _unlimited_or_positive(value: int) -> int:
-    if value != -1 and value < 1:
-        raise ValueError("must be -1 (unlimited) or at least 1")
-    return value
+def _key_option(value: object) -> KeyParameter:
+    if isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return tuple(value)
+    raise ValueError("must be a text, a number, true, false, or a list of texts")
 
 
 def _text(**more: Any) -> WithJsonSchema:
@@ -119,7 +122,11 @@ FieldName = Annotated[Text, _text(minLength=1, **{"not": {"const": RECORD_FIELD}
 Namespace = Annotated[str, PlainValidator(values.parse_namespace), _text()]
 Reference = Annotated[VaultReference, PlainValidator(values.parse_reference), _text(pattern="^[^/]+/.+#[^#]+$")]
 Statuses = Annotated[tuple[Annotated[int, AfterValidator(_status)], ...], Strict(False), Field(min_length=1)]
-Calls = Annotated[int, AfterValidator(_unlimited_or_positive)]
+KeyOption = Annotated[
+    KeyParameter,
+    PlainValidator(_key_option),
+    WithJsonSchema({"type": ["string", "number", "boolean", "array"], "items": {"type": "string"}}),
+]
 
 Owner = Annotated[str, Field(pattern="^[a-z0-9-]{1,63}$")]
 Owners = Annotated[tuple[Owner, ...], Strict(False)]

@@ -4,8 +4,7 @@ A sentence never repeats the value, which may be a misplaced secret.
 """
 
 import difflib
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from rotator.config.files import key_path
 from rotator.config.json_schema import json_schema
+from rotator.config.provider_type import ProviderTypes
 from rotator.config.values import quoted
 from rotator.core.errors import Problem
 
@@ -36,19 +36,20 @@ _SENTENCES = {
 }
 
 
-@cache
-def _schema() -> dict[str, Any]:
-    return json_schema()
-
-
 def describe(
-    error: ValidationError, file: Path, origins: Mapping[str, Path], variables: Mapping[Place, str]
+    error: ValidationError,
+    file: Path,
+    origins: Mapping[str, Path],
+    variables: Mapping[Place, str],
+    types: ProviderTypes,
 ) -> list[Problem]:
     """Return one problem for each finding; `variables` names the environment variable that a value came from."""
     problems = []
     for finding in error.errors(include_url=False, include_input=False):
-        place, siblings, node = _locate(finding)
-        sentence = _sentence(finding, siblings, node)
+        place, siblings, node = _locate(finding, json_schema(types))
+        sentence = sentence_for(finding, siblings, node)
+        if finding["type"] == "union_tag_invalid" and place[0] == "providers":
+            sentence = types.broken.get(finding["ctx"]["tag"], f"must be {quoted(types.names)}")
         if place in variables:
             sentence = f"${variables[place]} {sentence}"
         origin = origins.get(str(place[1]), file) if place[:1] == ("targets",) and len(place) > 1 else file
@@ -56,33 +57,34 @@ def describe(
     return problems
 
 
-def _locate(finding: ErrorDetails) -> tuple[Place, list[str], dict[str, Any]]:
+def _locate(finding: ErrorDetails, schema: dict[str, Any]) -> tuple[Place, list[str], dict[str, Any]]:
     """Return where a finding is, without pydantic's marks, which options its table has, and its part of the schema."""
-    node = _schema()
+    node = schema
     place: Place = ()
     siblings: list[str] = []
     location = finding["loc"]
     for part in location[:-1] if location[1:] and location[-1] == "[key]" else location:
         if "discriminator" in node:
-            node = _resolved({"$ref": node["discriminator"]["mapping"][part]})
+            node = _resolved({"$ref": node["discriminator"]["mapping"][part]}, schema)
         else:
             place = (*place, part)
             siblings = list(node.get("properties", ()))
             several = [*node.get("patternProperties", {}).values(), node.get("additionalProperties"), node.get("items")]
-            node = _resolved(node.get("properties", {}).get(part) or next(filter(None, several), {}))
+            node = _resolved(node.get("properties", {}).get(part) or next(filter(None, several), {}), schema)
     if finding["type"].startswith("union_tag"):
         place = (*place, node["discriminator"]["propertyName"])
     return place, siblings, node
 
 
-def _resolved(node: Any) -> dict[str, Any]:
+def _resolved(node: Any, schema: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(node, dict):
         return {}
     name = node.get("$ref", "").rpartition("/")[2]
-    return {**_schema()["$defs"].get(name, {}), **node}
+    return {**schema["$defs"].get(name, {}), **node}
 
 
-def _sentence(finding: ErrorDetails, siblings: list[str], node: dict[str, Any]) -> str:
+def sentence_for(finding: ErrorDetails, siblings: Sequence[str], node: Mapping[str, Any]) -> str:
+    """Return what is wrong. `siblings` are the options of its table, and `node` is its part of the JSON Schema."""
     context = finding.get("ctx", {})
     match finding["type"]:
         case "missing":
@@ -107,7 +109,7 @@ def _sentence(finding: ErrorDetails, siblings: list[str], node: dict[str, Any]) 
     return finding["msg"]
 
 
-def _closest(name: str, options: list[str]) -> list[str]:
+def _closest(name: str, options: list[str]) -> Sequence[str]:
     """Return the option that is most likely meant: one with the whole word in it, else one that is spelled alike."""
     with_the_word = [option for option in options if name in option.split("_")]
     return with_the_word[:1] or difflib.get_close_matches(name, options, n=1)

@@ -2,12 +2,17 @@
 
 import ast
 import inspect
+import sys
+from collections.abc import Iterator
+from functools import cache, lru_cache
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from rotator.config import schema
+from rotator.config.fields import Settings
+from rotator.config.provider_type import ProviderTypes
+from rotator.config.schema import file_settings
 
 
 class _WithoutNull(GenerateJsonSchema):
@@ -24,24 +29,46 @@ class _WithoutNull(GenerateJsonSchema):
         return False
 
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema, with the text under each option as its description."""
-    whole = schema.FileSettings.model_json_schema(schema_generator=_WithoutNull)
-    descriptions = _descriptions()
-    for name, table in (*whole["$defs"].items(), ("FileSettings", whole)):
-        for base in getattr(schema, name).__mro__:
-            for option, description in descriptions.get(base.__name__, {}).items():
-                table["properties"][option] = {"description": description, **table["properties"][option]}
+@lru_cache
+def json_schema(types: ProviderTypes) -> dict[str, Any]:
+    """Return the JSON Schema with these types of providers, and the text under each option as its description."""
+    whole = _described(file_settings(types))
+    keys = [one.fixed_key_model for one in types.usable.values() if one.fixed_key_model.model_fields]
+    definitions = {**whole["$defs"], **{key.__name__: _described(key) for key in keys}}
+    for table in ("Changeable", "TargetSettings"):  # a description may define options of a key too: any are possible
+        key = definitions[table]["properties"]["key"]
+        any_options = {"type": key.pop("type"), "additionalProperties": key.pop("additionalProperties")}
+        key["anyOf"] = [*({"$ref": f"#/$defs/{model.__name__}"} for model in keys), any_options]
+    whole["$defs"] = dict(sorted(definitions.items()))
     return {"$schema": GenerateJsonSchema.schema_dialect, **whole, "title": "rotator"}
 
 
-def _descriptions() -> dict[str, dict[str, str]]:
-    """Return the text under each option of each class.
+def _described(model: type[Settings]) -> dict[str, Any]:
+    whole = model.model_json_schema(schema_generator=_WithoutNull)
+    tables = {table.__name__: table for table in _tables_below(Settings)}
+    for name, table in (*whole.get("$defs", {}).items(), (model.__name__, whole)):
+        bases = [base for base in tables[name].__mro__ if issubclass(base, Settings)] if name in tables else []
+        for base in bases:
+            for option, description in _descriptions(base.__module__).get(base.__name__, {}).items():
+                if option in table["properties"]:
+                    table["properties"][option] = {"description": description, **table["properties"][option]}
+    return whole
+
+
+def _tables_below(base: type[Settings]) -> Iterator[type[Settings]]:
+    for table in base.__subclasses__():
+        yield table
+        yield from _tables_below(table)
+
+
+@cache
+def _descriptions(module: str) -> dict[str, dict[str, str]]:
+    """Return the text under each option of each class of a module.
 
     Pydantic's `use_attribute_docstrings` does the same at each start, and takes longer than building the models.
     """
     found: dict[str, dict[str, str]] = {}
-    for table in ast.parse(inspect.getsource(schema)).body:
+    for table in ast.parse(inspect.getsource(sys.modules[module])).body:
         if isinstance(table, ast.ClassDef):
             found[table.name] = {
                 option.target.id: " ".join(text.value.value.split())

@@ -7,7 +7,6 @@ reads a secret or uses the network.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,25 @@ from pydantic import ValidationError
 from rotator.config import files, findings, rules
 from rotator.config.files import Source
 from rotator.config.findings import Place
+from rotator.config.key_options import KeyChecker
 from rotator.config.provider_load import ProviderLoad, provider_loads
+from rotator.config.provider_settings import ProviderSettings
+from rotator.config.provider_type import ProviderTypes
 from rotator.config.rules import ParsedConfig
 from rotator.config.schema import (
-    Changeable,
     DaemonSettings,
     FileSettings,
     HttpSettings,
     LeaseSettings,
-    RespanSettings,
     StoreSettings,
     SweepSettings,
+    file_settings,
 )
 from rotator.config.values import parse_go_seconds
 from rotator.core.errors import ConfigurationError, Problem
-from rotator.core.target import KeyParameters, Target
+from rotator.core.target import Target
 from rotator.core.times import hash_fraction
+from rotator.core.traits import Traits
 
 _VAULT_VARIABLES = {
     "address": "VAULT_ADDR",
@@ -56,7 +58,9 @@ class Configuration:
     file: Path
     owner: str
     former_owners: tuple[str, ...]
-    providers: Mapping[str, RespanSettings]
+    providers: Mapping[str, ProviderSettings]
+    provider_types: ProviderTypes
+    traits: Mapping[str, Traits]  # by the name of the provider
     stores: Mapping[str, StoreSettings]
     http: HttpSettings
     daemon: DaemonSettings
@@ -67,25 +71,36 @@ class Configuration:
     warnings: tuple[Problem, ...]
 
 
-def load(file: Path, environment: Mapping[str, str], in_use: Configuration | None = None) -> Configuration:
-    """Read a file and what it includes.
+def load(
+    file: Path, environment: Mapping[str, str], types: ProviderTypes, in_use: Configuration | None = None
+) -> Configuration:
+    """Read a file and what it includes; its providers are of these types.
 
     Raises ConfigurationError with everything malformed, or else with every rule that is broken. A configuration that
     removes too many targets of the one in use is refused too.
     """
     source = files.read(file)
-    settings = _validated(file, source, environment)
-    targets = _targets(settings)
-    parsed = ParsedConfig(file, settings, targets, source.origins, environment)
+    settings = _validated(file, source, environment, types)
+    traits = {name: types.traits(provider) for name, provider in settings.providers.items()}
+    keys = KeyChecker(
+        {
+            name: (traits[name].label, types.usable[provider.type].key_model(provider))
+            for name, provider in settings.providers.items()
+        }
+    )
+    targets = _targets(settings, keys)
+    parsed = ParsedConfig(file, settings, targets, source.origins, environment, traits, keys)
     _refuse(rules.problems(parsed))
     if in_use is not None:
         _refuse(_removed_targets(in_use, parsed))
-    loads = provider_loads(settings, targets)
+    loads = provider_loads(settings, targets, traits)
     return Configuration(
         file=file,
         owner=settings.owner,
         former_owners=settings.former_owners,
         providers=settings.providers,
+        provider_types=types,
+        traits=traits,
         stores=settings.stores,
         http=settings.http,
         daemon=settings.daemon,
@@ -123,14 +138,14 @@ def _removed_targets(in_use: Configuration, parsed: ParsedConfig) -> Iterator[Pr
     )
 
 
-def _validated(file: Path, source: Source, environment: Mapping[str, str]) -> FileSettings:
+def _validated(file: Path, source: Source, environment: Mapping[str, str], types: ProviderTypes) -> FileSettings:
     malformed: list[Problem] = []
     if source.data is not None:
         data, variables = _with_vault_variables(source.data, environment)
         try:
-            settings = FileSettings.model_validate(data, context={"folder": file.absolute().parent})
+            settings = file_settings(types).model_validate(data, context={"folder": file.absolute().parent})
         except ValidationError as error:  # it holds the values, so nothing is raised from it
-            malformed = findings.describe(error, file, source.origins, variables)
+            malformed = findings.describe(error, file, source.origins, variables, types)
         else:
             if not source.problems:
                 return settings
@@ -164,13 +179,12 @@ def _as_written(key: str, value: str) -> str:
     return str(Path(value).absolute()) if key == "ca_file" else value
 
 
-def _targets(settings: FileSettings) -> dict[str, Target]:
+def _targets(settings: FileSettings, keys: KeyChecker) -> dict[str, Target]:
     """Return the targets with the defaults. Provider and store are "" if a target has to name one of several."""
     defaults = settings.defaults
     inherited = {option: getattr(defaults, option) for option in _INHERITED}
     inherited["provider"] = defaults.provider or _only(settings.providers)
     inherited["store"] = defaults.store or _only(settings.stores)
-    asked = _asked(defaults)
     targets = {}
     for name, target in settings.targets.items():
         own = {option: getattr(target, option) for option in target.model_fields_set & _INHERITED}
@@ -180,7 +194,7 @@ def _targets(settings: FileSettings) -> dict[str, Target]:
             name=name,
             path=target.path,
             extra_fields=fields,
-            parameters=_parameters(**{**asked, **_asked(target)}),
+            parameters=keys.check(options["provider"], {**defaults.key, **target.key}).parameters,
             jitter=options["renew_before"] * settings.daemon.jitter * hash_fraction(name),
             adopt=target.adopt,
             former_paths=target.former_paths,
@@ -191,13 +205,3 @@ def _targets(settings: FileSettings) -> dict[str, Target]:
 
 def _only(tables: Mapping[str, object]) -> str:
     return next(iter(tables)) if len(tables) == 1 else ""
-
-
-@lru_cache(maxsize=1000, typed=True)
-def _parameters(**asked: int | float | bool | None) -> KeyParameters:
-    """Return what is set. Most targets ask for the same, and share one object."""
-    return {name: value for name, value in asked.items() if value is not None}
-
-
-def _asked(table: Changeable) -> dict[str, Any]:
-    return {option: getattr(table.key, option) for option in table.key.model_fields_set}

@@ -8,10 +8,8 @@ from math import ceil
 from rotator.config.schema import FileSettings
 from rotator.core.renewal import period_of
 from rotator.core.target import Target
-from rotator.runtime.rate_limit import CALLS_PER_ROTATION, SWEEP_SHARE, WINDOW
-
-PAGE = 100
-"""Keys on a page of the provider's list, which a sweep reads whole."""
+from rotator.core.traits import Traits
+from rotator.runtime.rate_limit import SWEEP_SHARE, WINDOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +21,7 @@ class ProviderLoad:
     requests_per_minute: int
     rotations: float
     sweeps: float
+    traits: Traits
 
     @property
     def needed(self) -> float:
@@ -47,8 +46,9 @@ class ProviderLoad:
     @property
     def parts(self) -> str:
         """Return how `needed` comes about."""
+        requests = "create, shorten, delete" if self.traits.can_set_expiry else "create, delete"
         return (
-            f"{_shown(self.rotations)} at {CALLS_PER_ROTATION} a rotation (create, shorten, delete), "
+            f"{_shown(self.rotations)} at {self.traits.requests_per_rotation} a rotation ({requests}), "
             f"{_shown(self.sweeps)} for sweeps"
         )
 
@@ -61,7 +61,9 @@ def _shown(requests: float) -> str:
     return f"{requests:,.0f}" if requests >= 100 else f"{requests:.3g}"
 
 
-def provider_loads(settings: FileSettings, targets: Mapping[str, Target]) -> tuple[ProviderLoad, ...]:
+def provider_loads(
+    settings: FileSettings, targets: Mapping[str, Target], traits: Mapping[str, Traits]
+) -> tuple[ProviderLoad, ...]:
     """Return the load of each provider.
 
     A key is replaced `lead` before its expiry, so a rotation takes place once in the rest of its ttl. After each, two
@@ -71,7 +73,7 @@ def provider_loads(settings: FileSettings, targets: Mapping[str, Target]) -> tup
     counts = dict.fromkeys(settings.providers, 0)
     for target in targets.values():
         period = period_of(target)
-        rotations[target.provider] += CALLS_PER_ROTATION * (timedelta(minutes=1) / period)
+        rotations[target.provider] += traits[target.provider].requests_per_rotation * (timedelta(minutes=1) / period)
         keys[target.provider] += 1 + target.grace_period / period
         counts[target.provider] += 1
     interval = settings.sweep.interval / timedelta(minutes=1)
@@ -81,7 +83,11 @@ def provider_loads(settings: FileSettings, targets: Mapping[str, Target]) -> tup
             counts[name],
             provider.requests_per_minute,
             rotations[name],
-            min(ceil(keys[name] / PAGE) / interval, max(1, provider.requests_per_minute // SWEEP_SHARE)),
+            min(
+                ceil(keys[name] / traits[name].keys_per_page) / interval,
+                max(1, provider.requests_per_minute // SWEEP_SHARE),
+            ),
+            traits[name],
         )
         for name, provider in settings.providers.items()
     )

@@ -73,8 +73,10 @@ class ProbeSettings(Settings):
 
 
 class ProviderSettings(Settings):
-    """The options of every provider. A type adds `type`, its own options, and perhaps a default for `base_url`."""
+    """The options of every provider. A type makes `type` a `Literal` of its name, and adds options of its own."""
 
+    type: str
+    """The kind of provider."""
     allow_insecure: bool = False  # before the URL, whose check needs it
     """Allow http:// to hosts other than loopback; rotator warns at each start."""
     base_url: UsuallyEncryptedUrl
@@ -101,3 +103,7 @@ class ProviderSettings(Settings):
 
 class KeyOptions(Settings):
     """What a key may do. The provider's default applies to what is left out."""
+
+    def finite_caps(self) -> tuple[str, ...]:
+        """Return the names of the options that make the key stop working after a certain use."""
+        return ()

@@ -1,8 +1,8 @@
 """What a type of provider declares. The built-in types and the entry points of plugins are values of `ProviderType`."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 from rotator.config.provider_settings import KeyOptions, ProviderSettings
 from rotator.core.errors import ProviderError
@@ -65,11 +65,35 @@ class ProviderType(Generic[S]):
     traits: Callable[[S], Traits]
     make: Callable[[S, ProviderContext], ConnectedProvider]
     """Called once a configuration. It must not use the network."""
-    key_options: Callable[[S], type[KeyOptions]] = field(default=lambda _: KeyOptions)
+    fixed_key_model: type[KeyOptions] = KeyOptions
     """The options of a target's `key` table. `KeyOptions` itself has none."""
+    key_options: Callable[[S], type[KeyOptions]] | None = None
+    """Return the options of a target's `key` table, where they depend on the settings."""
 
     @property
     def name(self) -> str:
         """The value of `type`."""
         [name] = self.settings.model_fields["type"].annotation.__args__  # type: ignore[union-attr]
         return str(name)
+
+    def key_model(self, settings: S) -> type[KeyOptions]:
+        """Return the options of a target's `key` table at a provider with these settings."""
+        return self.key_options(settings) if self.key_options else self.fixed_key_model
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProviderTypes:
+    """The types that a configuration may name."""
+
+    usable: Mapping[str, ProviderType[Any]]
+    broken: Mapping[str, str]
+    """Why a plugin cannot be used, by the name of its type."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all types, the broken ones too."""
+        return (*self.usable, *self.broken)
+
+    def traits(self, settings: ProviderSettings) -> Traits:
+        """Return what a provider with these settings can do."""
+        return self.usable[settings.type].traits(settings)

@@ -10,11 +10,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from rotator.config.files import key_path
+from rotator.config.key_options import KeyChecker
 from rotator.config.provider_load import ProviderLoad
 from rotator.config.schema import FileSettings, FormerLocation, TokenAuth, VaultSettings
 from rotator.config.values import format_duration, is_loopback, quoted
 from rotator.core.errors import Problem
 from rotator.core.target import Target
+from rotator.core.traits import Traits
 from rotator.core.versions import RECORD_FIELD
 
 _LONGEST_PUBLISH = timedelta(seconds=30)  # with all its retries, and the requests before it
@@ -34,6 +36,8 @@ class ParsedConfig:
     targets: Mapping[str, Target]  # with the defaults; provider and store are "" where it is not clear which
     origins: Mapping[str, Path]  # the file that each target is in
     environment: Mapping[str, str]
+    traits: Mapping[str, Traits]  # by the name of the provider
+    keys: KeyChecker
 
     def problem(self, message: str, *place: str | int) -> Problem:
         """Return a problem at a place in the main file."""
@@ -47,6 +51,12 @@ class ParsedConfig:
         if key is None and inherited is not None:
             return self.problem(message, "defaults", inherited)
         return Problem(str(self.origins[name]), key_path("targets", name, key or keys[0]), message)
+
+    def key_problem(self, name: str, option: str, message: str) -> Problem:
+        """Return a problem of an option of keys where the target sets it, else where the defaults set it."""
+        if option in self.settings.targets[name].key:
+            return Problem(str(self.origins[name]), key_path("targets", name, "key", option), message)
+        return self.problem(message, "defaults", "key", option)
 
     def vaults(self) -> dict[str, VaultSettings]:
         """Return the stores of type vault."""
@@ -72,7 +82,7 @@ def warnings(config: ParsedConfig, loads: Iterable[ProviderLoad]) -> Iterator[Pr
 # --- refused: credentials, times and fields --------------------------------------------------------------------------
 
 
-def _organisation_keys(config: ParsedConfig) -> Iterator[Problem]:
+def _management_credentials(config: ParsedConfig) -> Iterator[Problem]:
     for name, provider in config.settings.providers.items():
         variable = provider.api_key.env
         if variable is not None and not config.environment.get(variable):
@@ -83,6 +93,16 @@ def _organisation_keys(config: ParsedConfig) -> Iterator[Problem]:
         if provider.api_key.vault is not None and vaults != 1:
             message = f"needs exactly one store of type vault to be read from, and there are {vaults}"
             yield config.problem(message, "providers", name, "api_key", "vault")
+
+
+def _names_of_keys(config: ParsedConfig) -> Iterator[Problem]:
+    for name, traits in config.traits.items():
+        if not traits.names_keys:
+            message = (
+                f"{traits.label} keeps no name of 50 characters with a key, so rotator could not tell its own keys "
+                "from others' and must not touch any: this provider cannot be used"
+            )
+            yield config.problem(message, "providers", name, "type")
 
 
 def _vault_tokens(config: ParsedConfig) -> Iterator[Problem]:
@@ -127,6 +147,12 @@ def _times(config: ParsedConfig) -> Iterator[Problem]:
                 f"({format_duration(target.renew_before)}): a replaced key would expire before its grace is over"
             )
             yield config.target_problem(target.name, message, "grace_period", "renew_before")
+
+
+def _key_options(config: ParsedConfig) -> Iterator[Problem]:
+    for target in config.targets.values():
+        for option, flaw in config.keys.check(target.provider, target.parameters).flaws.items():
+            yield config.key_problem(target.name, option, flaw)
 
 
 def _too_short_for(config: ParsedConfig, target: Target) -> str:
@@ -229,10 +255,12 @@ def _shared_former_places(config: ParsedConfig) -> Iterator[Problem]:
 
 
 _REFUSED: tuple[Rule, ...] = (
-    _organisation_keys,
+    _management_credentials,
+    _names_of_keys,
     _vault_tokens,
     _references,
     _times,
+    _key_options,
     _fields,
     _shared_paths,
     _former_locations,
@@ -312,11 +340,9 @@ def _paths_with_too_much(config: ParsedConfig) -> Iterator[Problem]:
 
 def _limited_usage(config: ParsedConfig) -> Iterator[Problem]:
     message = "rotator does not watch usage: a key that is used up stays until it expires"
-    if config.settings.defaults.key.max_usage not in (None, -1):
-        yield config.problem(message, "defaults", "key", "max_usage")
-    for name, target in config.settings.targets.items():
-        if target.key.max_usage not in (None, -1):
-            yield Problem(str(config.origins[name]), key_path("targets", name, "key", "max_usage"), message)
+    for target in config.targets.values():
+        for option in config.keys.check(target.provider, target.parameters).finite_caps:
+            yield config.key_problem(target.name, option, message)
 
 
 def _rate_limits(config: ParsedConfig, loads: Iterable[ProviderLoad]) -> Iterator[Problem]:

@@ -4,16 +4,18 @@ The text under an option is its description in the JSON Schema (`json_schema`). 
 checked in `rules`.
 """
 
-from typing import Annotated, Any, Literal, Self
+from functools import lru_cache, reduce
+from operator import or_
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import ConfigDict, Field, Strict, create_model
 
 from rotator.config.fields import (
-    Calls,
     Duration,
     EncryptedUrl,
     FieldName,
     File,
+    KeyOption,
     LeaseName,
     ListenAddress,
     Namespace,
@@ -21,86 +23,19 @@ from rotator.config.fields import (
     Owners,
     PartName,
     Percentage,
-    Reference,
     Settings,
     ShareOrCount,
-    Statuses,
     TargetName,
     Text,
     Texts,
-    UsuallyEncryptedUrl,
     VaultPath,
     VaultPaths,
     VaultUrl,
     option,
 )
+from rotator.config.provider_settings import ProviderSettings
+from rotator.config.provider_type import ProviderTypes
 from rotator.config.values import parse_address, parse_duration, parse_limit, parse_percentage
-
-# --- providers -------------------------------------------------------------------------------------------------------
-
-
-def _not_the_secret_itself(value: object) -> object:
-    if isinstance(value, str):
-        raise ValueError(  # noqa: TRY004 - pydantic turns only a ValueError into a problem
-            'must not stand in the configuration itself: write where it is, as { file = "..." } or { env = "..." }'
-        )
-    return value
-
-
-class SecretSource(Settings):
-    """Where to read a secret from: exactly one of the three."""
-
-    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
-
-    file: File | None = None
-    """A file that holds the secret, relative to the configuration file. White space around it is ignored."""
-    env: Text | None = None
-    """An environment variable that holds the secret."""
-    vault: Reference | None = None
-    """A field of a KV version 2 secret, written "mount/path#field". The first segment is the mount; the path has no
-    data/. rotator reads it with the login of the only store of type vault."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        if len(self.model_fields_set) != 1:
-            raise ValueError('must have exactly one of file = "...", env = "..." and vault = "mount/path#field"')
-        return self
-
-
-class ProbeSettings(Settings):
-    """A request that each new key makes before it is published, to show that the key works.
-
-    It is retried for at most 30 seconds. Without an accepted status, rotator removes the new key and keeps the served
-    one.
-    """
-
-    url: EncryptedUrl
-    """The URL to request. The new key is sent there as `Authorization: Bearer`, so it must be https:// or a
-    loopback host."""
-    method: Literal["GET", "HEAD", "POST"] = "GET"
-    """The HTTP method; a POST has the body {}. A request that costs money or usage costs it at each rotation."""
-    accept: Statuses = (200,)
-    """The HTTP statuses that show that the key works."""
-
-
-class RespanSettings(Settings):
-    """An organisation at Respan."""
-
-    type: Literal["respan"]
-    """The kind of provider."""
-    allow_insecure: bool = False  # before the URL, whose check needs it
-    """Allow http:// to hosts other than loopback; rotator warns at each start."""
-    base_url: UsuallyEncryptedUrl = "https://api.respan.ai"
-    """The URL of the provider's API; http:// for loopback hosts only."""
-    api_key: Annotated[SecretSource, BeforeValidator(_not_the_secret_itself)]
-    """Where the organisation key is."""
-    requests_per_minute: int = Field(60, ge=1, le=100_000)
-    """The provider's rate limit for the organisation, in requests a minute. A rotation takes 3 requests; a sweep
-    takes one for each 100 keys, and at most a fifth of the limit. rotator warns when the targets need more than 90%
-    of it."""
-    probe: ProbeSettings | None = None
-    """A request that each new key makes before it is published. Off if left out."""
-
 
 # --- stores ----------------------------------------------------------------------------------------------------------
 
@@ -305,20 +240,6 @@ class LeaseSettings(Settings):
 # --- targets ---------------------------------------------------------------------------------------------------------
 
 
-class KeySettings(Settings):
-    """What a key may do. The provider's default applies to what is left out."""
-
-    rate_limit: int | None = Field(None, ge=1)
-    """Calls a minute that the key may make. The provider's plan overrides it."""
-    spending_limit: float | None = Field(None, gt=0)
-    """How much the key may spend, in USD."""
-    max_usage: Calls | None = None
-    """How many calls the key may make in all; -1 is unlimited. rotator does not watch usage: it does not replace a
-    key that is used up."""
-    is_test: bool | None = None
-    """Whether the key is a test key."""
-
-
 class Changeable(Settings):
     """What [defaults] sets for all targets, and what each [targets.NAME] may set for itself."""
 
@@ -338,8 +259,9 @@ class Changeable(Settings):
     extra_fields: dict[Text, str] = Field(default_factory=dict, json_schema_extra={"default": {}})
     """More fields of the secret, for the applications. A target's are added to those of [defaults]. rotator does
     not remove a field that is no longer listed: remove it with `vault kv patch`."""
-    key: KeySettings = Field(KeySettings(), json_schema_extra={"default": {}})
-    """What a key may do. A target's options are added to those of [defaults]."""
+    key: dict[Text, KeyOption] = Field(default_factory=dict, json_schema_extra={"default": {}})
+    """What a key may do, in the provider's own terms. The provider's default applies to what is left out. A target's
+    options are added to those of [defaults]."""
 
 
 class TargetSettings(Changeable):
@@ -365,7 +287,7 @@ class FileSettings(Settings):
     """Former values of `owner`, so that rotator recognises keys with those names as its own."""
     include: Texts = ()
     """More files, which hold [targets.NAME] only, as names or patterns relative to this file: "targets.d/*"."""
-    providers: dict[PartName, RespanSettings] = Field(min_length=1)
+    providers: dict[PartName, ProviderSettings] = Field(min_length=1)
     """The services that issue keys: at least one [providers.NAME]."""
     stores: dict[PartName, Annotated[StoreSettings, Field(discriminator="type")]] = Field(min_length=1)
     """Where keys are kept: at least one [stores.NAME]. There is no implicit store."""
@@ -378,3 +300,12 @@ class FileSettings(Settings):
     """What holds for each target that does not set it itself."""
     targets: dict[TargetName, TargetSettings] = Field({})
     """The paths to keep a live key in."""
+
+
+@lru_cache
+def file_settings(types: ProviderTypes) -> type[FileSettings]:
+    """Return the model of the file in which [providers.NAME] has the options of each of these types."""
+    tables: Any = reduce(or_, (one.settings for one in types.usable.values()))
+    one_of_them: Any = Annotated[tables, Field(discriminator="type")] if len(types.usable) > 1 else tables
+    providers = (dict[PartName, one_of_them], Field(min_length=1))
+    return create_model("FileSettings", __base__=FileSettings, providers=providers)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 
-KeyParameters = Mapping[str, int | float | bool]
+KeyParameter = int | float | bool | str | tuple[str, ...]
+
+KeyParameters = Mapping[str, KeyParameter]
 """What a key may do, in the provider's own terms. The provider's default applies to what is left out."""
 
 
@@ -41,6 +43,6 @@ class Target:
 
 
 @lru_cache(maxsize=1000)
-def _fingerprint_of(parameters: tuple[tuple[str, int | float | bool], ...], ttl: timedelta) -> str:
+def _fingerprint_of(parameters: tuple[tuple[str, KeyParameter], ...], ttl: timedelta) -> str:
     asked = {**dict(parameters), "ttl": int(ttl.total_seconds())}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]

@@ -10,6 +10,7 @@ from rotator.config.loader import load
 from rotator.core.errors import ConfigurationError, RotatorError
 from rotator.core.events import Event, EventType, Level
 from rotator.core.ports import Leadership, Listener
+from rotator.providers.registry import installed_types
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.redact import quoted
 from rotator.telemetry.logging import unexpected
@@ -52,7 +53,7 @@ class Reloader:
         Raises `ConfigurationError`, or another `RotatorError` when a credential that is needed at once is missing.
         """
         return Installation(
-            load(self._file, self._environment, predecessor.configuration if predecessor else None),
+            load(self._file, self._environment, installed_types(), predecessor.configuration if predecessor else None),
             self._environment,
             self._clock,
             self._metrics,

@@ -17,9 +17,6 @@ from rotator.core.ports import Clock
 WINDOW = 61.0
 """Seconds: a little over the provider's minute, because requests do not travel equally fast."""
 
-CALLS_PER_ROTATION = 3
-"""To create the new key, to shorten the old one, and to delete that when its grace is over."""
-
 SWEEP_SHARE = 5
 """A sweep uses at most a fifth of a provider's budget."""
 
@@ -30,9 +27,12 @@ NAP = 0.5
 class SlidingWindow:
     """A `ports.Budget` that is shared by all threads of this process that talk to one provider."""
 
-    def __init__(self, requests_per_minute: int, clock: Clock, whole: "SlidingWindow | None" = None) -> None:
-        """With `whole` this is a part of it: both must release each request."""
+    def __init__(
+        self, requests_per_minute: int, clock: Clock, whole: "SlidingWindow | None" = None, *, per_rotation: int = 3
+    ) -> None:
+        """With `whole` this is a part of it: both must release each request. A rotation takes `per_rotation`."""
         self.limit = requests_per_minute
+        self.per_rotation = per_rotation
         self._whole = whole
         self._parts: weakref.WeakSet[SlidingWindow] = weakref.WeakSet()  # a reload makes new ones
         if whole is not None:
@@ -91,7 +91,7 @@ class SlidingWindow:
     @property
     def pace(self) -> timedelta:
         """How far apart rotations have to be."""
-        return timedelta(seconds=CALLS_PER_ROTATION * WINDOW / self.limit)
+        return timedelta(seconds=self.per_rotation * WINDOW / self.limit)
 
     def used(self) -> float:
         """Return the share of the limit that the last minute used."""

@@ -8,7 +8,7 @@ the rest of a secret at its end, so use `quoted` to shorten foreign text.
 import re
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rotator.core.secrets import Secret
 from rotator.runtime.spellings import Span, condensed, decoded, fragments, is_wordy, joined, merged, occurrences, plain
@@ -34,9 +34,7 @@ _SHAPES = re.compile(
         (
             r"hv[sbr]\.[A-Za-z0-9_-]+",  # Vault's tokens
             _START + r"[sbr]\.[A-Za-z0-9]{24,}",  # Vault's tokens before 1.10
-            _START + r"sk_[A-Za-z0-9_-]{8,}",  # Respan's organisation keys
             r"eyJ[A-Za-z0-9_-]{8,600}+\.[A-Za-z0-9_.-]+",  # JWTs, as Kubernetes' service accounts have
-            r"[A-Za-z0-9]{8}\.[A-Za-z0-9_-]{32,}",  # Respan's keys: a prefix, a dot, and the secret part
             _START + r"(?:[2-7][0-9A-Fa-f]){16,}+(?![0-9A-Za-z])",  # a text in hex; a digest has other digits, too
             r"(?P<header>(?i:x-vault-token|authorization)[\"']*\s*[:=,]\s*b?[\"']*(?i:(?:bearer|basic)\s+)?)"
             r"[^\s\"',;)]+",
@@ -68,6 +66,12 @@ class Scrubber:
         self._living: list[weakref.ref[Secret]] = []
         self._fragments: set[int] = set()
         self._is_full = 0  # how many may live before those that do not are looked for
+        self._patterns: dict[str, re.Pattern[str]] = {}
+
+    def hide_pattern(self, pattern: str) -> None:
+        """Hide what this regular expression finds, in all text from now on. Raises `re.error`."""
+        if pattern not in self._patterns:
+            self._patterns = {**self._patterns, pattern: re.compile(pattern)}
 
     def register(self, secret: Secret) -> Secret:
         """Hide this text and each fragment of it for as long as the secret lives. Return it."""
@@ -91,7 +95,8 @@ class Scrubber:
 
         `foreign`: it comes from outside, and all that looks random in it is hidden.
         """
-        return _without(text, [*self._known(text), *_shapes(text, foreign=foreign)])
+        shapes = (_SHAPES, *self._patterns.values())
+        return _without(text, [*self._known(text), *_shapes(text, shapes, foreign=foreign)])
 
     def _known(self, text: str) -> Iterator[Span]:
         living = [known for reference in self._living if (known := reference()) is not None]
@@ -101,12 +106,13 @@ class Scrubber:
             yield from occurrences(view, self._fragments, [form for form in whole if len(form) >= SHORTEST])
 
 
-def _shapes(text: str, *, foreign: bool) -> Iterator[Span]:
+def _shapes(text: str, shapes: Sequence[re.Pattern[str]], *, foreign: bool) -> Iterator[Span]:
     view = decoded(text)
     whole = joined(view)
     for seen in (view, whole) if len(whole.text) < len(view.text) else (view,):
-        for match in _SHAPES.finditer(seen.text):
-            yield seen.source(match.end(match.lastgroup) if match.lastgroup else match.start(), match.end())
+        for match in (found for shape in shapes for found in shape.finditer(seen.text) if found[0]):
+            announced = match.lastgroup if match.re is _SHAPES else None  # by a word that may be shown
+            yield seen.source(match.end(announced) if announced else match.start(), match.end())
         for run in _LONG_RUN.finditer(seen.text) if foreign else ():
             if _is_random(run[0]):
                 yield seen.source(*run.span())
@@ -136,6 +142,11 @@ _scrubber = Scrubber()
 def register(secret: Secret) -> Secret:
     """Hide this text in all that is shown, for as long as the secret lives. Returns it."""
     return _scrubber.register(secret)
+
+
+def hide_pattern(pattern: str) -> None:
+    """Hide what this regular expression finds in all that is shown, from now on. Raises `re.error`."""
+    _scrubber.hide_pattern(pattern)
 
 
 def scrub(text: str) -> str:

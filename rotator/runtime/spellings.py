@@ -30,7 +30,7 @@ _JOINTS = re.compile(r"[\r\n;][\s\"',;>|]*+")
 
 _URLSAFE = str.maketrans("+/", "-_")
 _PREFIXED = re.compile(r"[A-Za-z0-9]{8}(?=\.[A-Za-z0-9_-]{16})")
-"""What stands before the dot of a Respan key: its ids may begin with that, so it alone is no secret."""
+"""A key may be a public prefix, a dot and the secret part. Ids may begin with the prefix, so it alone is no secret."""
 
 _TELLING = re.compile(r"[^A-Za-z._~=-]|[a-z][A-Z]|[A-Z]{2}[a-z]")
 _AROUND = re.compile("[A-Za-z0-9._~-]")

@@ -39,6 +39,7 @@ from rotator.config.schema import Changeable, DaemonSettings
 from rotator.core.events import Event, EventType
 from rotator.daemon.leader import Lease
 from rotator.daemon.main import READ_AT_START
+from rotator.providers.registry import installed_types
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.kubernetes import Access, LeaseSettings
 
@@ -112,7 +113,7 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def configuration_of(manifests: Manifests, folder: Path) -> Configuration:
-    return load(mounted(manifests, folder), {})
+    return load(mounted(manifests, folder), {}, installed_types())
 
 
 # --- what Helm and the API server say --------------------------------------------------------------------------------
@@ -270,7 +271,11 @@ def test_a_wrong_value_is_refused(setting: str, said: str) -> None:
     ],
 )
 def test_what_the_program_takes_is_taken(setting: str, tmp_path: Path) -> None:
-    load(written(tmp_path, MINIMAL, f"--set={setting}"), {"VAULT_TOKEN": "for one that says no method"})
+    load(
+        written(tmp_path, MINIMAL, f"--set={setting}"),
+        {"VAULT_TOKEN": "for one that says no method"},
+        installed_types(),
+    )
 
 
 def test_what_is_left_out_is_compared_as_the_program_has_it() -> None:
@@ -288,7 +293,7 @@ def test_what_is_left_out_is_compared_as_the_program_has_it() -> None:
 @pytest.mark.parametrize("values", [file for file in VALUES if "existing" not in file.name], ids=named)
 def test_the_rendered_configuration_can_be_checked_before_it_is_installed(values: Path, tmp_path: Path) -> None:
     """As docs/kubernetes.md says."""
-    configuration = load(written(tmp_path, values), {})
+    configuration = load(written(tmp_path, values), {}, installed_types())
     note = configuration.targets["billing-api"].extra_fields.get("note", "")
     assert note == ('"quoted", {{ braces }}, <tags> & ümläuts: 日本 \x7f' if "note" in values.read_text() else "")
 
@@ -897,7 +902,7 @@ def test_the_unit_is_installed_from_what_is_pinned() -> None:
 
 
 def test_the_units_configuration_goes_with_it(tmp_path: Path) -> None:
-    configuration = load(UNIT.with_suffix(".toml"), {})
+    configuration = load(UNIT.with_suffix(".toml"), {}, installed_types())
     assert configuration.warnings == ()
     given = dict(re.findall(r"^LoadCredential=(.+):(.+)$", UNIT.read_text(), re.MULTILINE))
     [vault], [respan] = configuration.stores.values(), configuration.providers.values()

@@ -22,7 +22,7 @@ from rotator.daemon.schedule import Schedule
 from rotator.protocol.observer import Observer
 from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.strays import StrayKeys
-from rotator.runtime.rate_limit import CALLS_PER_ROTATION, WINDOW, SlidingWindow
+from rotator.runtime.rate_limit import WINDOW, SlidingWindow
 from simulation.scheduler import Freezable, Scheduler
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ class Fleet:
     def targets(self) -> int:
         """How many there are."""
         period = self.ttl - self.renew_before * (1 + JITTER / 2)
-        return int(self.used * self.limit * (period / timedelta(seconds=WINDOW)) / CALLS_PER_ROTATION)
+        return int(self.used * self.limit * (period / timedelta(seconds=WINDOW)) / 3)
 
     def run(self, lasts: timedelta, outages: tuple[tuple[timedelta, timedelta], ...] = ()) -> "Counter[str]":
         """Let so much time pass; in each outage (from, to) the vendor does not answer. Returns the calls, counted."""

@@ -17,6 +17,7 @@ from rotator.config import loader as config
 from rotator.config.files import Watch
 from rotator.config.json_schema import json_schema
 from rotator.config.loader import Configuration
+from rotator.config.provider_type import ProviderTypes
 from rotator.config.schema import AppRoleAuth, SqliteSettings, TokenAuth, VaultSettings
 from rotator.core.errors import ConfigurationError
 from rotator.core.events import Event, EventType
@@ -24,6 +25,7 @@ from rotator.core.target import Target
 from rotator.core.times import hash_fraction
 from rotator.daemon.main import Daemon
 from rotator.daemon.signals import Signals
+from rotator.providers.registry import installed_types
 from rotator.runtime.clock import SystemClock
 from rotator.telemetry.metrics import Metrics
 
@@ -69,7 +71,7 @@ def load(tmp_path: Path) -> Callable[..., Configuration]:
     def load(content: str | Data, environment: Mapping[str, str] = ENVIRONMENT) -> Configuration:
         file = tmp_path / ("rotator.toml" if isinstance(content, str) else "rotator.json")
         file.write_text(content if isinstance(content, str) else json.dumps(content))
-        return config.load(file, environment)
+        return config.load(file, environment, installed_types())
 
     return load
 
@@ -220,15 +222,15 @@ def test_the_example_loads_and_names_every_option() -> None:
     text = file.read_text()
 
     assert text.startswith("#:schema ./config.schema.json\n")
-    assert config.load(file, {"RESPAN_API_KEY": SECRET}).warnings == ()
-    for table in json_schema()["$defs"].values():
+    assert config.load(file, {"RESPAN_API_KEY": SECRET}, installed_types()).warnings == ()
+    for table in json_schema(installed_types())["$defs"].values():
         for option in table["properties"]:
             assert f"{option} =" in text, option
 
 
 def test_the_example_shows_each_default_as_it_is() -> None:
     """Each value is the default, or a comment marks it as an example or describes what applies if it is left out."""
-    schema = json_schema()
+    schema = json_schema(installed_types())
     of_table = {
         "": schema,
         "providers.respan": schema["$defs"]["RespanSettings"],
@@ -257,13 +259,13 @@ def test_the_example_shows_each_default_as_it_is() -> None:
 def test_the_checked_in_schema_is_current() -> None:
     checked_in = (TOP / "config.schema.json").read_text()
 
-    assert checked_in == json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n", (
+    assert checked_in == json.dumps(json_schema(installed_types()), indent=2, ensure_ascii=False) + "\n", (
         "run `rotator schema > config.schema.json`"
     )
 
 
 def test_the_schema_requires_what_the_loader_requires() -> None:
-    schema = json_schema()
+    schema = json_schema(installed_types())
 
     assert schema["required"] == ["owner", "providers", "stores"]
     assert "address" not in schema["$defs"]["VaultSettings"]["required"]  # it may come from $VAULT_ADDR
@@ -271,7 +273,7 @@ def test_the_schema_requires_what_the_loader_requires() -> None:
 
 
 def test_the_schema_describes_each_option_in_sentences() -> None:
-    schema = json_schema()
+    schema = json_schema(installed_types())
     tables = {name: table["properties"] for name, table in schema["$defs"].items()} | {"": schema["properties"]}
     for name, options in tables.items():
         for option, described in options.items():
@@ -1058,7 +1060,7 @@ def test_unreadable_content(tmp_path: Path, name: str, content: bytes, message: 
     file.write_bytes(content)
 
     with pytest.raises(ConfigurationError) as caught:
-        config.load(file, ENVIRONMENT)
+        config.load(file, ENVIRONMENT, installed_types())
 
     assert str(caught.value) == f"{file}: {message}"
 
@@ -1078,7 +1080,7 @@ def test_json_that_toml_does_not_allow(tmp_path: Path, content: str, key: str, m
     file.write_text(content)
 
     with pytest.raises(ConfigurationError) as caught:
-        config.load(file, ENVIRONMENT)
+        config.load(file, ENVIRONMENT, installed_types())
 
     assert str(caught.value) == f"{file}: {key}: {message}"
 
@@ -1093,7 +1095,7 @@ def test_a_main_file_that_is_no_file(tmp_path: Path) -> None:
         (tmp_path / ("x" * 300), "cannot be read: File name too long"),
     ):
         with pytest.raises(ConfigurationError) as caught:
-            config.load(file, ENVIRONMENT)
+            config.load(file, ENVIRONMENT, installed_types())
         assert str(caught.value) == f"{file}: {message}"
 
 
@@ -1117,7 +1119,7 @@ def test_unreadable_included_files_are_reported_with_everything_malformed(
 
     monkeypatch.setattr(os, "open", locked)
     with pytest.raises(ConfigurationError) as caught:
-        config.load(file, ENVIRONMENT)
+        config.load(file, ENVIRONMENT, installed_types())
 
     assert [(Path(problem.file).name, problem.key, problem.message) for problem in caught.value.problems] == [
         ("gone.toml", "", "is a link to a file that does not exist"),
@@ -1219,7 +1221,9 @@ def test_an_include_that_matches_nothing(
 # --- anything at all -------------------------------------------------------------------------------------------------
 
 EXAMPLE = tomllib.loads((TOP / "config.example.toml").read_text())
-WORDS = st.sampled_from(sorted({option for table in json_schema()["$defs"].values() for option in table["properties"]}))
+WORDS = st.sampled_from(
+    sorted({option for table in json_schema(installed_types())["$defs"].values() for option in table["properties"]})
+)
 VALUES = st.recursive(
     st.booleans()
     | st.integers()
@@ -1254,7 +1258,7 @@ def test_anything_is_a_configuration_or_a_configuration_error(tmp_path: Path, da
     file.write_text(json.dumps(content))
 
     try:
-        assert config.load(file, ENVIRONMENT).file == file
+        assert config.load(file, ENVIRONMENT, installed_types()).file == file
     except ConfigurationError as error:
         assert error.problems  # noqa: PT017 - either is right
 
@@ -1266,7 +1270,7 @@ def test_any_dictionary_without_what_is_required_is_refused(tmp_path: Path, cont
     file.write_text(json.dumps({**content, "owner": 3}))
 
     with pytest.raises(ConfigurationError):
-        config.load(file, ENVIRONMENT)
+        config.load(file, ENVIRONMENT, installed_types())
 
 
 # --- whether the files have changed ----------------------------------------------------------------------------------
@@ -1305,8 +1309,10 @@ def test_a_change_while_the_daemon_starts_is_read_afterwards(tmp_path: Path, mon
     main.write_text(config_of("a"))
     read = config.load
 
-    def changed_meanwhile(file: Path, environment: Mapping[str, str], in_use: None) -> Configuration:
-        found = read(file, environment, in_use)
+    def changed_meanwhile(
+        file: Path, environment: Mapping[str, str], types: ProviderTypes, in_use: None
+    ) -> Configuration:
+        found = read(file, environment, types, in_use)
         main.write_text(config_of("another"))
         return found
 

@@ -30,6 +30,7 @@ from rotator.daemon.schedule import Schedule, Task
 from rotator.protocol import rotation as rotate
 from rotator.protocol.reconciler import Report
 from rotator.protocol.sweeper import SweepReport
+from rotator.providers.registry import installed_types
 from rotator.runtime import breaker as circuits
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.rate_limit import SlidingWindow
@@ -60,7 +61,7 @@ class Replica:
         file.write_text(json.dumps(settings))
         self.clock = SystemClock()
         self.installation = Installation(
-            load(file, {}), {}, self.clock, metrics, self.events.append, leads=lambda: self.leads
+            load(file, {}, installed_types()), {}, self.clock, metrics, self.events.append, leads=lambda: self.leads
         )
         self.dispatcher = Dispatcher(self.installation, metrics, self.events.append, lambda: self.leads)
 
@@ -532,7 +533,7 @@ class Crowd:
         }
         file = self.folder / "rotator.json"
         file.write_text(json.dumps(settings))
-        made = Installation(load(file, {}), {}, self.clock, self.metrics, lambda event: None)
+        made = Installation(load(file, {}, installed_types()), {}, self.clock, self.metrics, lambda event: None)
         for reconciler in {made.reconciler(target) for target in made.targets.values()}:
             reconciler.reconcile = self.wait  # type: ignore[method-assign, assignment]
         return made
@@ -808,8 +809,7 @@ def test_what_a_refused_organisation_key_held_up_is_taken_up_when_it_works_again
     wait_until(lambda: set(replica.states().values()) == {State.MISSING}, "the refusal")
     replica.dispatcher.watch()
     replica.simulator.faults.clear()
-    for circuit in [provider.circuit for provider in replica.installation.providers.values()]:
-        circuit.try_now()
+    replica.installation.look_again()
     replica.dispatcher.ask_providers()
     replica.dispatcher.watch()
     replica.work_until(lambda: replica.states() == {"a": State.OK, "b": State.OK}, "both keys")

@@ -15,6 +15,7 @@ from rotator.config import loader as config
 from rotator.config.files import Watch
 from rotator.config.loader import Configuration
 from rotator.core.errors import ConfigurationError, StoreCredentialRefused
+from rotator.providers.registry import installed_types
 from rotator.runtime import files
 from rotator.stores.vault.auth import TokenFileLogin
 
@@ -49,7 +50,7 @@ class Files:
         file.write_text(json.dumps({"targets": {name: {"path": name} for name in targets}}))
 
     def load(self, in_use: Configuration | None = None) -> Configuration:
-        return config.load(self.main, {}, in_use)
+        return config.load(self.main, {}, installed_types(), in_use)
 
     def refused(self, in_use: Configuration | None = None) -> str:
         with pytest.raises(ConfigurationError) as caught:

@@ -26,6 +26,7 @@ from rotator.daemon.leader import STUCK as LEASE_STUCK
 from rotator.daemon.leader import Lease
 from rotator.daemon.systemd import Systemd
 from rotator.protocol.reconciler import Report
+from rotator.providers.registry import installed_types
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.kubernetes import Access, LeaseSettings
 from rotator.runtime.rate_limit import SlidingWindow
@@ -64,7 +65,7 @@ class Rig:
         file.write_text(json.dumps(settings))
         self.clock, self.gate = Machine(), threading.Event()
         metrics = Metrics("0")
-        self.installation = Installation(load(file, {}), {}, self.clock, metrics, lambda _: None)
+        self.installation = Installation(load(file, {}, installed_types()), {}, self.clock, metrics, lambda _: None)
         self.work: Callable[[], Any] = lambda: self.gate.wait(30)
         for reconciler in {self.installation.reconciler(target) for target in self.installation.targets.values()}:
             reconciler.reconcile = self.reconcile  # type: ignore[method-assign, assignment]

@@ -27,6 +27,7 @@ from rotator.core.target import Target
 from rotator.core.versions import Version
 from rotator.daemon.dispatcher import Dispatcher
 from rotator.protocol.reconciler import Reconciler, Report
+from rotator.providers.registry import installed_types
 from rotator.runtime.breaker import FIRST_WAIT
 from rotator.runtime.clock import SystemClock
 from rotator.simulator import Fault, Options, Simulator
@@ -55,7 +56,7 @@ class Rig:
         """An installation with the settings as they are now."""
         file = self.folder / "rotator.json"
         file.write_text(json.dumps(self.settings))
-        return Installation(load(file, {}), {}, SystemClock(), self.metrics, self.events.append)
+        return Installation(load(file, {}, installed_types()), {}, SystemClock(), self.metrics, self.events.append)
 
     def target(self, name: str) -> Target:
         return self.installation.targets[name]

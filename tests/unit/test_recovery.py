@@ -17,6 +17,7 @@ from rotator.config.loader import load
 from rotator.core.events import EventType
 from rotator.daemon.dispatcher import Dispatcher
 from rotator.daemon.main import ASK_THE_DOWN
+from rotator.providers.registry import installed_types
 from rotator.runtime.clock import SystemClock
 from rotator.telemetry.metrics import Metrics
 
@@ -60,7 +61,7 @@ class Story:
         self.clock, self.events = MovedClock(), RecordedEvents()
         environment = {"VAULT_TOKEN": "hvs.made-up"}
         self.installation = Installation(
-            load(file, environment), environment, self.clock, Metrics("0"), self.events.append
+            load(file, environment, installed_types()), environment, self.clock, Metrics("0"), self.events.append
         )
         self.dispatcher = Dispatcher(self.installation, Metrics("0"), self.events.append)
 

@@ -24,6 +24,7 @@ from rotator.core.secrets import Secret
 from rotator.core.versions import Record
 from rotator.daemon.dispatcher import Dispatcher
 from rotator.protocol.memory import PendingKey
+from rotator.providers.registry import installed_types
 from rotator.providers.respan.client import RespanProvider
 from rotator.runtime.clock import SystemClock
 from rotator.stores.vault.store import VaultStore
@@ -57,7 +58,12 @@ class Process:
         file.write_text(json.dumps(self.config))
         environment = {"VAULT_TOKEN": "token"}
         return Installation(
-            load(file, environment), environment, self.clock, self.metrics, self.events.append, predecessor
+            load(file, environment, installed_types()),
+            environment,
+            self.clock,
+            self.metrics,
+            self.events.append,
+            predecessor,
         )
 
     def reload(self) -> tuple[Installation, Installation]:
@@ -68,7 +74,9 @@ class Process:
 
     @property
     def provider(self) -> RespanProvider:
-        return self.installation.providers["respan"]
+        provider = self.installation.providers["respan"]
+        assert isinstance(provider, RespanProvider)
+        return provider
 
 
 @pytest.fixture

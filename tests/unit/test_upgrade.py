@@ -14,6 +14,7 @@ from rotator import __version__
 from rotator.config.loader import load
 from rotator.core.keys import KeyName, place_of
 from rotator.core.versions import Ownership, Scope, Version, read_version
+from rotator.providers.registry import installed_types
 
 WRITTEN = Path(__file__).parents[1] / "data"
 BY = sorted(path.name for path in WRITTEN.glob("written-by-*"))
@@ -28,7 +29,7 @@ def test_there_is_something_to_read() -> None:
 
 @pytest.mark.parametrize("by", BY)
 def test_it_is_read_and_still_ours(by: str) -> None:
-    configuration = load(WRITTEN / by / "rotator.toml", {"RESPAN_API_KEY": "planted"})
+    configuration = load(WRITTEN / by / "rotator.toml", {"RESPAN_API_KEY": "planted"}, installed_types())
     assert configuration.warnings == ()
     target = configuration.targets["billing-api"]
     kept = json.loads((WRITTEN / by / "version.json").read_text())

@@ -8,14 +8,11 @@ from rotator.config.provider_type import ProviderContext
 from rotator.core.keys import CreatedKey, ListedKey, ProviderKey
 from rotator.core.target import KeyParameters
 from rotator.core.times import timestamp
-from rotator.core.traits import Traits
 from rotator.providers.answers import Answer, Content, is_id
 from rotator.providers.client import ApiProvider
 from rotator.providers.request import Request, segment
 from rotator.providers.respan.responses import created_key, is_about, is_revoked, listed_key
-
-TRAITS = Traits(label="Respan", key_pattern=r"[A-Za-z0-9]{8}\.[A-Za-z0-9_-]{32,}")
-"""The text of a key is a prefix, a dot, and the secret part."""
+from rotator.providers.respan.settings import TRAITS
 
 LIST_PATH = "/api/temporary-keys/"
 
