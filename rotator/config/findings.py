@@ -109,7 +109,7 @@ def sentence_for(finding: ErrorDetails, siblings: Sequence[str], node: Mapping[s
     return finding["msg"]
 
 
-def _closest(name: str, options: list[str]) -> Sequence[str]:
+def _closest(name: str, options: Sequence[str]) -> Sequence[str]:
     """Return the option that is most likely meant: one with the whole word in it, else one that is spelled alike."""
     with_the_word = [option for option in options if name in option.split("_")]
     return with_the_word[:1] or difflib.get_close_matches(name, options, n=1)
