@@ -20,7 +20,7 @@ from rotator.core.secrets import Secret
 from rotator.runtime import files
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.rate_limit import SlidingWindow
-from rotator.runtime.redact import hide_pattern, register
+from rotator.runtime.redact import register
 from rotator.stores.sqlite import SqliteStore
 from rotator.stores.vault.auth import AppRoleLogin, CertLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
 from rotator.stores.vault.store import VaultStore
@@ -43,9 +43,7 @@ class Adapters:
     def provider(
         self, provider_type: ProviderType[Any], provider: ProviderSettings, name: str, budget: SlidingWindow
     ) -> ConnectedProvider:
-        """Return the provider of this name. Its keys are hidden in all output from now on."""
-        if pattern := provider_type.traits(provider).key_pattern:
-            hide_pattern(pattern)
+        """Return the provider of this name."""
         context = ProviderContext(
             name=name,
             credential=self._secret(provider.api_key, f"providers.{name}.api_key"),

@@ -7,7 +7,6 @@ from pydantic import ValidationError
 
 from rotator.config.findings import sentence_for
 from rotator.config.provider_settings import KeyOptions
-from rotator.config.values import quoted
 from rotator.core.target import KeyParameters
 
 
@@ -46,8 +45,8 @@ def _check(asked: KeyParameters, label: str, model: type[KeyOptions]) -> Checked
         for finding in error.errors(include_url=False, include_input=False):
             sentence = sentence_for(finding, list(model.model_fields), {})
             if finding["type"] == "extra_forbidden":
-                known = f"it has {quoted(list(model.model_fields))}" if model.model_fields else "it has none"
-                sentence = f"is no option of a key of {label}: {known}"
+                known = f"it has {', '.join(model.model_fields)}" if model.model_fields else "it has none"
+                sentence = f"is not an option of a key of {label}: {known}"
             flaws[str(finding["loc"][0])] = sentence
         return CheckedKey(asked, flaws=flaws)
     return CheckedKey(options.model_dump(exclude_none=True), options.finite_caps())

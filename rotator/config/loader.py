@@ -2,7 +2,7 @@
 
 Files are read (`files`) and checked option by option (`schema`); everything malformed is reported at once (`findings`).
 Only then the rules check the whole, defaults included, and everything inconsistent is reported at once. Nothing here
-reads a secret or uses the network.
+reads a secret or uses the network. From now on the providers' keys are hidden in all output.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,6 +34,7 @@ from rotator.core.errors import ConfigurationError, Problem
 from rotator.core.target import Target
 from rotator.core.times import hash_fraction
 from rotator.core.traits import Traits
+from rotator.runtime.redact import hide_pattern
 
 _VAULT_VARIABLES = {
     "address": "VAULT_ADDR",
@@ -82,6 +83,8 @@ def load(
     source = files.read(file)
     settings = _validated(file, source, environment, types)
     traits = {name: types.traits(provider) for name, provider in settings.providers.items()}
+    for pattern in filter(None, (one.key_pattern for one in traits.values())):
+        hide_pattern(pattern)
     keys = KeyChecker(
         {
             name: (traits[name].label, types.usable[provider.type].key_model(provider))

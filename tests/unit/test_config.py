@@ -580,7 +580,12 @@ REFUSED = [
     (f"{TARGET}.key", {"rate_limit": 0}, f"{TARGET}.key.rate_limit", "must be at least 1"),
     (f"{TARGET}.key", {"spending_limit": 0}, f"{TARGET}.key.spending_limit", "must be more than 0"),
     (f"{TARGET}.key", {"max_usage": 0}, f"{TARGET}.key.max_usage", "must be -1 (unlimited) or at least 1"),
-    (f"{TARGET}.key", {"ttl": 0}, f"{TARGET}.key.ttl", "is not a known option here"),
+    (
+        f"{TARGET}.key",
+        {"ttl": 0},
+        f"{TARGET}.key.ttl",
+        "is not an option of a key of Respan: it has rate_limit, spending_limit, max_usage, is_test",
+    ),
     # what needs several tables
     (f"{TARGET}.provider", "other", f"{TARGET}.provider", 'must be "respan"'),
     ("defaults.store", "other", "defaults.store", 'must be "vault"'),

@@ -9,7 +9,7 @@ from rotator.config.provider_settings import KeyOptions, ProviderSettings
 from rotator.config.provider_type import ConnectedProvider, ProviderContext, ProviderType
 from rotator.core.traits import Traits
 
-TRAITS = Traits(label="Respan", key_pattern=r"[A-Za-z0-9]{8}\.[A-Za-z0-9_-]{32,}|\bsk_[A-Za-z0-9_-]{8,}")
+TRAITS = Traits(label="Respan", key_pattern=r"[A-Za-z0-9]{8}\.[A-Za-z0-9_-]{32,}|(?<![A-Za-z0-9])sk_[A-Za-z0-9_-]{8,}")
 """A temporary key is a prefix, a dot and the secret part; an organisation key begins with sk_."""
 
 

@@ -1,0 +1,138 @@
+"""Which types of providers there are: the built-in ones, and those that installed plugins bring."""
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from rotator.config.loader import Configuration, load
+from rotator.config.provider_settings import KeyOptions, ProviderSettings
+from rotator.config.provider_type import ConnectedProvider, ProviderContext, ProviderType
+from rotator.core.errors import ConfigurationError
+from rotator.core.traits import Traits
+from rotator.providers.registry import GROUP, with_plugins
+
+CONFIGURATION = """
+owner = "prod"
+[providers.gateway]
+type = "{type}"
+base_url = "https://gateway.test"
+api_key = {{ file = "/run/secrets/gateway" }}
+[stores.db]
+type = "sqlite"
+file = "keys.db"
+[targets.a]
+path = "a"
+key = {key}
+"""
+
+
+class AcmeSettings(ProviderSettings):
+    type: Literal["acme"]
+    region: str = "eu"
+
+
+class AcmeKey(KeyOptions):
+    quota: int | None = None
+    models: tuple[str, ...] = ()
+
+
+def never_made(settings: ProviderSettings, context: ProviderContext) -> ConnectedProvider:
+    raise AssertionError("loading a configuration makes no provider")
+
+
+ACME = ProviderType(AcmeSettings, lambda settings: Traits(f"Acme {settings.region}"), never_made, AcmeKey)
+NAMELESS = ProviderType(AcmeSettings, lambda _: Traits("Acme", names_keys=False), never_made)
+NOT_A_TYPE = AcmeSettings
+
+
+class OtherSettings(ProviderSettings):
+    type: Literal["other"]
+
+
+OTHER = ProviderType(OtherSettings, lambda _: Traits("Other"), never_made)
+
+
+def plugin(name: str, value: str) -> EntryPoint:
+    return EntryPoint(name, value, GROUP)
+
+
+def loaded(tmp_path: Path, *plugins: EntryPoint, kind: str = "acme", key: str = "{}") -> Configuration:
+    file = tmp_path / "rotator.toml"
+    file.write_text(CONFIGURATION.format(type=kind, key=key))
+    return load(file, {}, with_plugins([EntryPoint("other", "test_registry:OTHER", GROUP), *plugins]))
+
+
+def refused(tmp_path: Path, *plugins: EntryPoint, kind: str = "acme", key: str = "{}") -> dict[str, str]:
+    with pytest.raises(ConfigurationError) as caught:
+        loaded(tmp_path, *plugins, kind=kind, key=key)
+    return {problem.key: problem.message for problem in caught.value.problems}
+
+
+def test_a_plugins_type_has_its_own_options_and_traits(tmp_path: Path) -> None:
+    configuration = loaded(tmp_path, plugin("acme", "test_registry:ACME"), key='{ quota = 5, models = ["small"] }')
+
+    assert isinstance(configuration.providers["gateway"], AcmeSettings)
+    assert configuration.traits["gateway"].label == "Acme eu"
+    assert configuration.targets["a"].parameters == {"quota": 5, "models": ("small",)}
+
+
+def test_an_unknown_type_is_refused_with_those_that_exist(tmp_path: Path) -> None:
+    message = refused(tmp_path, plugin("acme", "test_registry:ACME"), kind="acne")["providers.gateway.type"]
+
+    assert message.startswith("must be ")
+    assert '"respan"' in message
+    assert '"acme"' in message
+
+
+@pytest.mark.parametrize(
+    ("value", "flaw"),
+    [
+        ("no_such_module_anywhere:ACME", "ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
+        ("test_registry:NO_SUCH_NAME", "AttributeError: module 'test_registry' has no attribute 'NO_SUCH_NAME'"),
+        ("test_registry:NOT_A_TYPE", "it is no ProviderType"),
+    ],
+)
+def test_a_broken_plugin_is_named_where_it_is_used(tmp_path: Path, value: str, flaw: str) -> None:
+    broken = plugin("acme", value)
+
+    message = f"the plugin acme ({value}) cannot be used: {flaw}"
+    assert refused(tmp_path, broken) == {"providers.gateway.type": message}
+
+
+def test_a_broken_plugin_does_not_disturb_the_other_types(tmp_path: Path) -> None:
+    broken = plugin("acme", "no_such_module_anywhere:ACME")
+
+    assert loaded(tmp_path, broken, kind="respan").traits["gateway"].label == "Respan"
+
+
+def test_a_plugin_whose_entry_point_has_another_name_than_its_type_is_refused(tmp_path: Path) -> None:
+    message = refused(tmp_path, plugin("acmee", "test_registry:ACME"), kind="acmee")["providers.gateway.type"]
+
+    assert 'its settings have the type "acme", and its entry point is named "acmee"' in message
+
+
+def test_a_plugin_does_not_replace_a_built_in_type(tmp_path: Path) -> None:
+    types = with_plugins([plugin("respan", "test_registry:ACME")])
+
+    assert types.usable["respan"] is with_plugins([]).usable["respan"]
+    assert "the name respan is taken" in types.broken["respan"]
+
+
+def test_a_provider_without_names_is_refused(tmp_path: Path) -> None:
+    messages = refused(tmp_path, plugin("acme", "test_registry:NAMELESS"))
+
+    assert messages["providers.gateway.type"].startswith("Acme keeps no name of 50 characters with a key")
+
+
+@pytest.mark.parametrize(
+    ("key", "option", "message"),
+    [
+        ("{ quota = 'many' }", "quota", "must be a whole number"),
+        ("{ rate_limit = 5 }", "rate_limit", "is not an option of a key of Acme eu: it has quota, models"),
+        ("{ quota = { a = 1 } }", "quota", "must be a text, a number, true, false, or a list of texts"),
+    ],
+)
+def test_the_provider_checks_the_options_of_its_keys(tmp_path: Path, key: str, option: str, message: str) -> None:
+    assert refused(tmp_path, plugin("acme", "test_registry:ACME"), key=key) == {f"targets.a.key.{option}": message}
