@@ -19,12 +19,14 @@ from rotator.core.errors import (
     ServedKeyMisnamed,
     StoreError,
 )
-from rotator.core.events import Event, EventType
+from rotator.core.events import EventType
 from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import OWNER_LETTERS, KeyName, ListedKey, ProviderKey, UnreadableKey
+from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.versions import read_version
+from rotator.protocol.audit import emit_key_event
 from rotator.protocol.expiry import keep_until
 from rotator.protocol.observer import Observer
 
@@ -58,15 +60,8 @@ class ExtendableKey:
                 )
         except ProviderError as error:
             return error
-        fields = {
-            "key_id": key.id,
-            "key_name": key.name,
-            "reason": REASON,
-            "expires_at": timestamp(ends),
-            "by": "command",
-            **({"comment": comment} if comment else {}),
-        }
-        ports.emit(Event(EventType.KEY_EXTENDED, self.target.name, fields=fields))
+        request, what = RotationRequest(by="command", comment=comment), EventType.KEY_EXTENDED
+        emit_key_event(ports.emit, what, self.target, key, request, REASON, expires_at=timestamp(ends))
         if ends < until - TOLERANCE:
             return ProviderRequestRefused(
                 f"the provider keeps its expiry at {timestamp(ends)}",

@@ -16,14 +16,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from rotator.core.errors import CasMismatch, ProviderError, RotatorError, StoreError
-from rotator.core.events import Event, EventType, Fields, Level
+from rotator.core.events import EventType
 from rotator.core.expiry import Asked, corrected, on_the_grid, whole_seconds
 from rotator.core.keys import ListedKey, ProviderKey
 from rotator.core.orphans import Grace, Orphan, OrphanState, Outcome, orphans
 from rotator.core.plan import Reason
 from rotator.core.ports import Ports
+from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import timestamp
+from rotator.protocol.audit import emit_key_event
 from rotator.protocol.expiry import set_expiry
 from rotator.protocol.observer import Observer
 
@@ -76,7 +78,7 @@ class OrphanCleanup:
         self,
         observers: Iterable[tuple[Observer, Target]],
         found: Iterable[Orphan],
-        by: str,
+        request: RotationRequest,
         deadline: datetime,
         stopping: Callable[[], bool],
     ) -> tuple[tuple[Orphan, ...], dict[str, RotatorError]]:
@@ -91,7 +93,7 @@ class OrphanCleanup:
             (due[orphan.target.name] if orphan.is_due else after).append(orphan)
         for observer, target in observers:
             if target.name in due:
-                outcomes, error = self._clean_up_path(observer, due[target.name], by, deadline, stopping)
+                outcomes, error = self._clean_up_path(observer, due[target.name], request, deadline, stopping)
                 after += outcomes
                 if error is not None:
                     failed[target.name] = error
@@ -101,7 +103,7 @@ class OrphanCleanup:
         self,
         observer: Observer,
         found: Sequence[Orphan],
-        by: str,
+        request: RotationRequest,
         deadline: datetime,
         stopping: Callable[[], bool],
     ) -> tuple[list[Orphan], RotatorError | None]:
@@ -113,14 +115,14 @@ class OrphanCleanup:
                 return [*after, *found[number:]], None
             try:
                 if orphan.is_to_fence and fence is None:
-                    fence = self._fence(observer, orphan.target, by)
-                if (ended := self._end(observer, orphan, by, deadline, fence)) is not None:
+                    fence = self._fence(observer, orphan.target, request)
+                if (ended := self._end(observer, orphan, request, deadline, fence)) is not None:
                     after.append(ended)
             except (StoreError, ProviderError) as error:
                 return [*after, *(replace(left, outcome=Outcome.FAILED) for left in found[number:])], error
         return after, None
 
-    def _fence(self, observer: Observer, target: Target, by: str) -> int:
+    def _fence(self, observer: Observer, target: Target, request: RotationRequest) -> int:
         """Write the current data again; return the version that it became, or 0 if another writer was first.
 
         Sent once. Looking does not settle a refused write, as it settles that of a new key: another sweep's fence holds
@@ -134,17 +136,13 @@ class OrphanCleanup:
             written = observer.ports.store.write(target.path, current.data, cas=current.number)
         except CasMismatch:
             return 0
-        fields: Fields = {
-            "key_id": entry.record.key_id,
-            "key_name": entry.record.key_name,
-            "version": written.number,
-            "reason": Reason.ORPHAN.value,
-            "by": by,
-        }
-        observer.ports.emit(Event(EventType.PATH_FENCED, target.name, Level.INFO, fields))
-        return written.number
+        emit, what, number = self._ports.emit, EventType.PATH_FENCED, written.number
+        emit_key_event(emit, what, target, entry.record, request, Reason.ORPHAN, version=number)
+        return number
 
-    def _end(self, observer: Observer, orphan: Orphan, by: str, deadline: datetime, fence: int | None) -> Orphan | None:
+    def _end(
+        self, observer: Observer, orphan: Orphan, request: RotationRequest, deadline: datetime, fence: int | None
+    ) -> Orphan | None:
         """Shorten it, or remove its record, unless a version holds it by now. Return None if the key is gone.
 
         The list may be out of date, and so the key is looked up: what was shortened since must not be prolonged, and a
@@ -162,10 +160,9 @@ class OrphanCleanup:
         still = self._is_still(observer, orphan, key, deadline, fence)
         if still is None:
             return orphan
-        fields: Fields = {"key_id": key.id, "key_name": key.name, "reason": Reason.ORPHAN.value, "by": by}
         if still.state is not OrphanState.TO_SHORTEN:
             ports.provider.delete(key.id)
-            ports.emit(Event(EventType.KEY_DELETED, target.name, Level.INFO, fields))
+            emit_key_event(ports.emit, EventType.KEY_DELETED, target, key, request, Reason.ORPHAN)
             return replace(still, outcome=Outcome.REMOVED)
         until = whole_seconds(ports.clock.now() + target.grace_period)
         asked: Asked | None = Asked(until, on_the_grid(until, found.expires_at, key.created_at))
@@ -174,8 +171,9 @@ class OrphanCleanup:
             if ends is None:
                 return orphan
             self._ends[key.id] = _End(ends, min(until, ends))
-            shortened = {**fields, "expires_at": timestamp(ends)}
-            ports.emit(Event(EventType.KEY_SHORTENED, target.name, Level.INFO, shortened))
+            emit_key_event(
+                ports.emit, EventType.KEY_SHORTENED, target, key, request, Reason.ORPHAN, expires_at=timestamp(ends)
+            )
             later = corrected(asked, ends)
             again = self._is_still(observer, orphan, key, deadline, fence) if later else None
             asked = Asked(until, later) if later and again else None

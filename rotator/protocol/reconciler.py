@@ -28,9 +28,10 @@ from rotator.core.superseded import to_confirm
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.versions import Ownership
+from rotator.protocol.audit import emit_key_event, emit_not_removed, emit_published
 from rotator.protocol.expiry import set_expiry
 from rotator.protocol.observer import MAX_READ, Observer
-from rotator.protocol.rotation import Rotation, emit_key_event, emit_published, left_behind, may_act
+from rotator.protocol.rotation import Rotation, may_act
 
 _PROVIDER_OUT = (ProviderCredentialRefused, ProviderRateLimited, ProviderUnavailable)
 """After one of these, every other request of this pass to the provider would fail too."""
@@ -155,7 +156,7 @@ class Reconciler:
             look = self.observer.read_current if attempt.request.by == SCHEDULED.by else self.observer.observe
             observation = look(attempt.target)
         if landed := self._memory.take_landed(attempt.target):
-            emit_published(self._ports, observation, *landed)
+            emit_published(self._ports.emit, attempt.target, *landed)
         if attempt.lost and _serves_another_key(observation, attempt.lost):
             attempt.lost = None  # another writer's new key is as good as one of ours
             attempt.fulfil()
@@ -236,10 +237,8 @@ class Reconciler:
             ends = None  # a served key that cannot be restored is replaced, like one that is gone
         if ends and (seen is None or ends != seen.expires_at):
             what = EventType.KEY_RESTORED if action.reason is Reason.RESTORED else EventType.KEY_SHORTENED
-            name, until = record.key_name, timestamp(ends)
-            emit_key_event(
-                self._ports, what, observation, request, record.key_id, name, reason=action.reason, expires_at=until
-            )
+            target, until = observation.target, timestamp(ends)
+            emit_key_event(self._ports.emit, what, target, record, request, action.reason, expires_at=until)
         key = replace(seen, expires_at=ends) if ends and seen else None
         return self._memory.note(observation, record.key_id, key, asked=action.asked)
 
@@ -252,17 +251,8 @@ class Reconciler:
         numbers = [version.number for version in key.versions if not version.foreign_fields]
         if numbers:
             self._ports.store.destroy(target.path, numbers)
-            versions = ",".join(map(str, numbers))
-            emit_key_event(
-                self._ports,
-                EventType.VERSIONS_DESTROYED,
-                observation,
-                request,
-                key.key_id,
-                key.record.key_name,
-                reason=action.reason,
-                versions=versions,
-            )
+            what, listed = EventType.VERSIONS_DESTROYED, ",".join(map(str, numbers))
+            emit_key_event(self._ports.emit, what, target, key.record, request, action.reason, versions=listed)
         after = self.observer.observe(target)
         is_ours = after.current is not None and after.current.ownership is Ownership.OURS
         kept = {version.number for version in key.versions} - {*numbers}
@@ -275,17 +265,9 @@ class Reconciler:
         try:
             self._ports.provider.delete(key.key_id)
         except ProviderError as error:
-            left_behind(self._ports.emit, target, key.key_id, key.record.key_name, error)
+            emit_not_removed(self._ports.emit, target, key.key_id, key.record.key_name, error)
             raise
-        emit_key_event(
-            self._ports,
-            EventType.KEY_DELETED,
-            observation,
-            request,
-            key.key_id,
-            key.record.key_name,
-            reason=action.reason,
-        )
+        emit_key_event(self._ports.emit, EventType.KEY_DELETED, target, key.record, request, action.reason)
         return self._memory.note(after, key.key_id, None)
 
 

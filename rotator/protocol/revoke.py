@@ -9,16 +9,16 @@ be about to be published: it is left alone, and reported.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rotator.core.errors import ProviderError, ProviderRequestRefused, RotatorError, StoreError
-from rotator.core.events import Event, EventType, Level
+from rotator.core.events import EventType
 from rotator.core.expiry import whole_seconds
 from rotator.core.keys import ListedKey, ProviderKey, UnreadableKey
 from rotator.core.orphans import OrphanState, orphans
 from rotator.core.plan import REVOKED_WITHIN, Plan, Reason
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
+from rotator.protocol.audit import emit_key_event
 from rotator.protocol.expiry import set_expiry
 from rotator.protocol.observer import MAX_READ, Observer
-from rotator.protocol.rotation import asked_by
 
 
 def revoke_the_unheld(
@@ -47,8 +47,7 @@ def revoke_the_unheld(
                 ):
                     continue
                 ports.provider.delete(key.id)
-                fields = {"key_id": key.id, "key_name": key.name, "reason": Reason.REVOKED.value, **asked_by(request)}
-                ports.emit(Event(EventType.KEY_DELETED, target.name, Level.INFO, fields))
+                emit_key_event(ports.emit, EventType.KEY_DELETED, target, key, request, Reason.REVOKED)
     except (StoreError, ProviderError) as error:
         return error
     if unreadable:

@@ -18,11 +18,12 @@ from rotator.core.superseded import Superseded, superseded_keys
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.versions import Ownership, Record, compose, key_in
+from rotator.protocol.audit import emit_key_event
 from rotator.protocol.expiry import keep_until
 from rotator.protocol.observer import Observer
 from rotator.protocol.publish import publish
 from rotator.protocol.reconciler import Reconciler, Report
-from rotator.protocol.rotation import emit_key_event, preserved_fields
+from rotator.protocol.rotation import preserved_fields
 
 
 def roll_back(reconciler: Reconciler, target: Target, request: RotationRequest) -> Report:
@@ -100,16 +101,8 @@ def _restore(observer: Observer, observation: Observation, record: Record, reque
     ends = keep_until(ports, record.key_id, until, until)
     if ends is None or ends < record.expires_at - TOLERANCE:
         raise _refused(target, record, "is gone" if ends is None else f"expires at {timestamp(ends)} all the same")
-    emit_key_event(
-        ports,
-        EventType.KEY_RESTORED,
-        observation,
-        request,
-        record.key_id,
-        record.key_name,
-        reason=Reason.REQUESTED,
-        expires_at=timestamp(ends),
-    )
+    what, shown = EventType.KEY_RESTORED, timestamp(ends)
+    emit_key_event(ports.emit, what, target, record, request, Reason.REQUESTED, expires_at=shown)
     observer.memory.note(observation, record.key_id, ProviderKey(seen.id, seen.name, ends))
     return until
 
@@ -126,16 +119,8 @@ def _publish_again(
     written = publish(ports.store, ports.clock, target, data, history.current_version)
     if written is None:
         return False
-    emit_key_event(
-        ports,
-        EventType.KEY_ROLLED_BACK,
-        observation,
-        request,
-        record.key_id,
-        record.key_name,
-        reason=Reason.REQUESTED,
-        version=written.number,
-    )
+    what, number = EventType.KEY_ROLLED_BACK, written.number
+    emit_key_event(ports.emit, what, target, record, request, Reason.REQUESTED, version=number)
     return True
 
 

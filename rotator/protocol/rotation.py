@@ -16,7 +16,6 @@ from rotator.core.errors import (
     ProviderOutcomeUnknown,
     ProviderRequestRefused,
     ProviderUnavailable,
-    RotatorError,
     StoreError,
 )
 from rotator.core.events import Event, EventType, Fields, Level
@@ -24,7 +23,7 @@ from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import UNIQUE_ALPHABET, UNIQUE_LENGTH, CreatedKey, KeyName, ListedKey, ProviderKey
 from rotator.core.observation import Observation, PathReading
 from rotator.core.plan import Reason, Rotate
-from rotator.core.ports import Clock, Listener, Ports
+from rotator.core.ports import Clock, Ports
 from rotator.core.renewal import TIDYING, due_at
 from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.secrets import Secret
@@ -32,6 +31,7 @@ from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.traits import Traits
 from rotator.core.versions import RECORD_FIELD, History, Record, compose, read_version
+from rotator.protocol.audit import emit_key_event, emit_not_removed, emit_published
 from rotator.protocol.expiry import set_expiry
 from rotator.protocol.memory import PendingKey
 from rotator.protocol.observer import Observer
@@ -115,26 +115,26 @@ class Rotation:
             return None
         try:
             created = ports.provider.create(name, target.parameters, asked)
-            created = self._recognise(observation, created, name, asked)
+            created = self._recognise(observation, created, record)
         except (ProviderUnavailable, ProviderCredentialRefused):  # not sent; or refused like every other request
             raise
         except ProviderError:  # whatever the status, the key may have been made
             ports.strays.look_for(target, name, request)
             raise
-        emit_key_event(ports, EventType.KEY_CREATED, observation, request, created.id, name, reason=action.reason)
+        record = replace(record, key_id=created.id, key=created.secret.fingerprint)
+        emit_key_event(ports.emit, EventType.KEY_CREATED, target, record, request, action.reason)
         try:
-            expires_at = self._believe(observation, created, name, asked, request, action.reason)
+            expires_at = self._believe(observation, created, record, request, action.reason)
             self._try_out(created)
         except Exception:  # any: this key is not served yet, and only this process knows it
-            self._discard(target, created.id, name, request)
+            self._discard(target, record, request)
             raise
-        record = replace(record, key_id=created.id, expires_at=expires_at, key=created.secret.fingerprint)
+        record = replace(record, expires_at=expires_at)
         return PendingKey(target.provider, action.base, record, created.secret, action.reason, request)
 
     def _publish(self, observation: Observation, pending: PendingKey) -> tuple[Observation | None, bool]:
         """Publish the key, unless another write comes first. Return what `rotate` returns."""
         target, ports, record, request = observation.target, self._ports, pending.record, pending.request
-        key_id, name = record.key_id, record.key_name
         observed_at = ports.clock.monotonic()
         data = compose(target, record, pending.secret, preserved_fields(observation))
         self._memory.pending.pop(target.name, None)
@@ -144,19 +144,19 @@ class Rotation:
             # It may have landed, or still land: the next pass writes it again, or a sweep judges it.
             self._memory.pending[target.name] = replace(pending, unsettled=True)
             if not pending.unsettled:
-                left_behind(ports.emit, target, key_id, name, error)
+                emit_not_removed(ports.emit, target, record.key_id, record.key_name, error)
             raise
         if version is None:
-            about: dict[str, str | int] = {"reason": pending.reason, "version": pending.base + 1}
-            emit_key_event(ports, EventType.PUBLISH_CONFLICT, observation, request, key_id, name, **about)
-            self._discard(target, key_id, name, request)
+            what, number = EventType.PUBLISH_CONFLICT, pending.base + 1
+            emit_key_event(ports.emit, what, target, record, request, pending.reason, version=number)
+            self._discard(target, record, request)
             return None, False
-        emit_published(ports, observation, pending, version.number)
+        emit_published(ports.emit, target, pending, version.number)
         self._memory.published(target, record, version.created_at)
         if version.vanishes_at is not None and version.vanishes_at < record.expires_at:
             fields: Fields = {
-                "key_id": key_id,
-                "key_name": name,
+                "key_id": record.key_id,
+                "key_name": record.key_name,
                 "version": version.number,
                 "vanishes_at": timestamp(version.vanishes_at),
                 "expires_at": timestamp(record.expires_at),
@@ -169,13 +169,14 @@ class Rotation:
         history = History(version.number, (*observation.history.versions, version), observed_at)
         reading = PathReading(target, observation.scope, history)
         published = replace(observation, reading=reading, answered_at=ports.clock.monotonic())
-        return self._memory.note(published, key_id, published.as_recorded(record)), True
+        return self._memory.note(published, record.key_id, published.as_recorded(record)), True
 
-    def _recognise(self, observation: Observation, created: CreatedKey, name: str, asked: datetime) -> CreatedKey:
+    def _recognise(self, observation: Observation, created: CreatedKey, wanted: Record) -> CreatedKey:
         """Return the answer to a create, with the expiry that a look-up showed where the answer lacks it.
 
         Raises `ProviderOutcomeUnknown` where it is about another key than the one asked for.
         """
+        name, asked = wanted.key_name, wanted.expires_at
         mismatch = _mismatch(created, name, observation.history, self._memory.in_use(observation.target.provider))
         if not mismatch and (not created.name or _needs_look_up(created, asked, observation.traits)):
             try:
@@ -206,21 +207,15 @@ class Rotation:
         return None
 
     def _believe(
-        self,
-        observation: Observation,
-        created: CreatedKey,
-        name: str,
-        asked: datetime,
-        request: RotationRequest,
-        reason: Reason,
+        self, observation: Observation, created: CreatedKey, wanted: Record, request: RotationRequest, reason: Reason
     ) -> datetime:
         """Return when the key really expires: as answered if that is earlier than asked; a later expiry is corrected.
 
         A provider that rounds up, or cannot set an expiry, keeps a later one than was asked for. It is not believed:
         the key is replaced as if it expired as asked. So is a key that never expires.
         """
-        traits = observation.traits
-        answered = created.expires_at
+        target, traits = observation.target, observation.traits
+        asked, answered = wanted.expires_at, created.expires_at
         if traits.can_set_expiry and (answered is None or _is_longer(created, asked)):
             self._ports.budget.take(asked)
             shown = set_expiry(self._ports, created.id, asked, asked)
@@ -230,8 +225,8 @@ class Rotation:
                     "Nothing to do, unless it happens again: then look for who removes keys at the provider.",
                 )
             if shown != answered:
-                about = {"reason": reason, "expires_at": timestamp(shown)}
-                emit_key_event(self._ports, EventType.KEY_SHORTENED, observation, request, created.id, name, **about)
+                what, until = EventType.KEY_SHORTENED, timestamp(shown)
+                emit_key_event(self._ports.emit, what, target, wanted, request, reason, expires_at=until)
             answered = shown
         if answered is None or not traits.keys_expire:
             return asked
@@ -242,8 +237,8 @@ class Rotation:
                 "Compare this machine's clock and the provider's.",
             )
         if answered < asked - TOLERANCE:
-            fields = {"key_id": created.id, "key_name": name, "expires_at": timestamp(answered)}
-            self._ports.emit(Event(EventType.KEY_CUT_SHORT, observation.target.name, Level.WARNING, fields))
+            fields = {"key_id": created.id, "key_name": wanted.key_name, "expires_at": timestamp(answered)}
+            self._ports.emit(Event(EventType.KEY_CUT_SHORT, target.name, Level.WARNING, fields))
         return min(asked, answered)
 
     def _try_out(self, created: CreatedKey) -> None:
@@ -258,23 +253,23 @@ class Rotation:
             else:
                 return
 
-    def _discard(self, target: Target, key_id: str, name: str, request: RotationRequest) -> None:
+    def _discard(self, target: Target, record: Record, request: RotationRequest) -> None:
         """Remove a key that this process created, and that can never be served; if it is shown to be that key."""
         ports = self._ports
         try:
             ports.budget.take(TIDYING)
-            found = ports.provider.retrieve(key_id)
-            is_it = found is not None and found.name in ("", name)  # else it may not be shown yet, or is another
+            found = ports.provider.retrieve(record.key_id)
+            # Else the provider may not show it yet, or it is another.
+            is_it = found is not None and found.name in ("", record.key_name)
             if is_it:
                 ports.budget.take(TIDYING)
-                ports.provider.delete(key_id)
+                ports.provider.delete(record.key_id)
         except ProviderError:
             is_it = False
-        if not is_it:
-            ports.strays.look_for(target, name, request)
-            return
-        fields = {"key_id": key_id, "key_name": name, "reason": UNPUBLISHED, **asked_by(request)}
-        self._ports.emit(Event(EventType.KEY_DELETED, target.name, Level.INFO, fields))
+        if is_it:
+            emit_key_event(ports.emit, EventType.KEY_DELETED, target, record, request, UNPUBLISHED)
+        else:
+            ports.strays.look_for(target, record.key_name, request)
 
 
 def _mismatch(created: CreatedKey, name: str, history: History, in_use: Iterable[Record]) -> str:
@@ -311,47 +306,6 @@ def earliest_now(clock: Clock) -> datetime:
 def may_act(ports: Ports, request: RotationRequest) -> bool:
     """Return whether this replica may act: only the leader does what is scheduled; any replica serves a person."""
     return request.by != SCHEDULED.by or ports.leads()
-
-
-def emit_key_event(
-    ports: Ports,
-    what: EventType,
-    observation: Observation,
-    request: RotationRequest,
-    key_id: str,
-    key_name: str,
-    **fields: str | int,
-) -> None:
-    """Emit what was done to a key of a target, and who asked for it."""
-    fields = {"key_id": key_id, "key_name": key_name, **fields, **asked_by(request)}
-    ports.emit(Event(what, observation.target.name, Level.INFO, fields))
-
-
-def emit_published(ports: Ports, observation: Observation, pending: PendingKey, version: int) -> None:
-    """Emit that a key is served, or was."""
-    record = pending.record
-    emit_key_event(
-        ports,
-        EventType.KEY_PUBLISHED,
-        observation,
-        pending.request,
-        record.key_id,
-        record.key_name,
-        reason=pending.reason,
-        version=version,
-        expires_at=timestamp(record.expires_at),
-    )
-
-
-def left_behind(emit: Listener, target: Target, key_id: str, name: str, error: RotatorError) -> None:
-    """Emit that a key may live on, and why it is left for now."""
-    fields = {"key_id": key_id, "key_name": name, "error": error.message}
-    emit(Event(EventType.KEY_NOT_REMOVED, target.name, Level.WARNING, fields))
-
-
-def asked_by(request: RotationRequest) -> dict[str, str]:
-    """Return who asked for it, and why."""
-    return {"by": request.by, **({"comment": request.comment} if request.comment else {})}
 
 
 def listed(ports: Ports, deadline: datetime = TIDYING) -> tuple[ListedKey, ...]:

@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from rotator.core.errors import KeyUnreadable, ProviderError, RotatorError
-from rotator.core.events import Event, EventType, Level
+from rotator.core.events import EventType
 from rotator.core.keys import ListedKey
 from rotator.core.ports import Budget, Clock, Listener, Provider
 from rotator.core.renewal import TIDYING
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.versions import Record
-from rotator.protocol.rotation import UNPUBLISHED, asked_by, left_behind
+from rotator.protocol.audit import emit_key_event, emit_not_removed
+from rotator.protocol.rotation import UNPUBLISHED
 
 REST = 10.0
 """Seconds from the end of a list to the next one, so that one list serves more names."""
@@ -126,11 +127,10 @@ class StrayKeys:
         except ProviderError as error:
             self._leave(stray, key.id, error)
             return
-        fields = {"key_id": key.id, "key_name": stray.name, "reason": UNPUBLISHED, **asked_by(stray.request)}
-        self._emit(Event(EventType.KEY_DELETED, stray.target.name, Level.INFO, fields))
+        emit_key_event(self._emit, EventType.KEY_DELETED, stray.target, key, stray.request, UNPUBLISHED)
 
     def _leave(self, stray: Stray, key_id: str, error: RotatorError) -> None:
-        left_behind(self._emit, stray.target, key_id, stray.name, error)
+        emit_not_removed(self._emit, stray.target, key_id, stray.name, error)
 
     def _forget(self, stray: Stray) -> None:
         self.waiting.pop(stray.name, None)

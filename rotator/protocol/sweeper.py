@@ -16,6 +16,7 @@ from rotator.core.errors import ProviderError, RotatorError, ServedKeysUnknown
 from rotator.core.keys import OWNER_LETTERS, KeyName, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.orphans import Orphan, Outcome, by_place, reason_to_hold
 from rotator.core.ports import Budget
+from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.protocol.comparison import Comparison
 from rotator.protocol.observer import Observer
@@ -101,7 +102,9 @@ class Sweeper:
             held = (replace(orphan, outcome=Outcome.HELD) if orphan.is_due else orphan for orphan in report.orphans)
             report = replace(report, orphans=tuple(held), error=to_hold)
         elif not dry_run:
-            orphans, failed = self._cleanup.clean_up(self._targets(), report.orphans, by, deadline, stopping)
+            orphans, failed = self._cleanup.clean_up(
+                self._targets(), report.orphans, RotationRequest(by=by), deadline, stopping
+            )
             report = replace(report, orphans=orphans, failed={**report.failed, **failed})
         return replace(report, dry_run=dry_run)
 

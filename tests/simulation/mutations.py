@@ -147,8 +147,8 @@ MUTATIONS = {
         (
             Edit(
                 Rotation._publish,
-                "left_behind(",
-                "self._discard(target, key_id, name, request); (lambda *_: 0)(",
+                "emit_not_removed(",
+                "self._discard(target, record, request); (lambda *_: 0)(",
             ),
         ),
         first=193,
@@ -214,7 +214,7 @@ MUTATIONS = {
     "delete before destroy": Mutation(
         "rollbacks",
         (SERVED,),
-        (Edit(Reconciler._retire, "    if numbers:", "    self.ports.provider.delete(key.key_id)\n    if numbers:"),),
+        (Edit(Reconciler._retire, "    if numbers:", "    self._ports.provider.delete(key.key_id)\n    if numbers:"),),
         first=52,
     ),
     "shorten to now": Mutation(
