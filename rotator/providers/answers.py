@@ -3,19 +3,25 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import MAXYEAR, UTC, datetime
 from typing import TypeGuard
 
+from rotator.core.keys import CreatedKey, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.secrets import Secret
 from rotator.core.versions import LONGEST_TEXT
-from rotator.runtime.redact import quoted
+from rotator.runtime.redact import quoted, register
 
 Content = dict[str, object] | list[object]
 """The JSON of an answer."""
 
+MAX_KEY = 4096  # characters of a key's text: every line of output is searched for it
 MAX_SHOWN = 60  # characters of a value that is not understood
 MAX_SEARCHED = 30  # fields of an object that are searched for the text of a new key
+
+NEVER = ("", "never")
+"""Texts in the place of an expiry that leave no doubt."""
 
 EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
 EARLIEST_MILLISECOND = EARLIEST.timestamp() * 1000
@@ -100,6 +106,35 @@ def is_id(value: object) -> TypeGuard[str]:
         and value.isprintable()
         and {".", ".."}.isdisjoint(re.split(r"[/\\]", value))
     )
+
+
+def shown_key(
+    key_id: object, name: object, expires_at: object, created_at: object = None, called: str = "expires_at"
+) -> ListedKey:
+    """Return the key that an entry of a list shows, by what stands in the places of its id, name and times.
+
+    Only the id is required; a key without an expiry never expires. `called` is what the answer calls the expiry.
+    """
+    name = escaped(name[:LONGEST_TEXT]) if isinstance(name, str) else ""
+    if not is_id(key_id):
+        return UnreadableKey("", name, f"whose id is {shown(key_id)}")
+    is_never = expires_at is None or (isinstance(expires_at, str) and expires_at.lower() in NEVER)
+    try:
+        expires = None if is_never else moment(expires_at)
+    except (TypeError, ValueError, OverflowError):
+        return UnreadableKey(key_id, name, f"whose {called} is {shown(expires_at)}")
+    created = None
+    with suppress(TypeError, ValueError, OverflowError):
+        created = moment(created_at)  # it only shows how young a key is, so it may be missing
+    return ProviderKey(key_id, name, expires, created)
+
+
+def created_key(key: ListedKey, text: object) -> CreatedKey | None:
+    """Return the key with its text, or None if its id or text is missing. Its expiry may be unreadable: None."""
+    if key.id and isinstance(text, str) and 0 < len(text) <= MAX_KEY and text.isprintable() and text not in key.id:
+        expires_at = key.expires_at if isinstance(key, ProviderKey) else None
+        return CreatedKey(key.id, key.name, register(Secret(text)), expires_at)
+    return None
 
 
 def moment(value: object) -> datetime:

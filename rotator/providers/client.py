@@ -4,7 +4,6 @@ Nothing is decided here about targets, and nothing is logged. No exception that 
 """
 
 import re
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -23,7 +22,6 @@ from rotator.core.errors import (
     ProviderRateLimited,
     ProviderRequestRefused,
     ProviderUnavailable,
-    RotatorError,
 )
 from rotator.core.keys import CreatedKey, ListedKey, ProviderKey
 from rotator.core.ports import NO_CREDENTIAL
@@ -31,6 +29,7 @@ from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters
 from rotator.core.traits import Traits
 from rotator.providers.answers import Answer, Content, is_not_found
+from rotator.providers.credential import ManagementCredential
 from rotator.providers.errors import ErrorFactory
 from rotator.providers.request import BEARER, CredentialHeader, Request
 from rotator.runtime.breaker import Circuit, Confirmation, Outage
@@ -82,6 +81,7 @@ class ApiProvider(ABC):
         self._host = urlsplit(settings.base_url).netloc.rpartition("@")[2]
         self._first_page = first_page
         self._header = header
+        self.credential = ManagementCredential(context.credential, context.meter)
         self._context = context
         self._clock = context.clock
         self._probe: ProbeSettings | None = settings.probe
@@ -89,16 +89,13 @@ class ApiProvider(ABC):
         self._deadline = settings.timeout.total_seconds()
         part = min(READ_SECONDS, self._deadline)
         self._limits = f"{part:g} s for each part, {self._deadline:g} s in all"
-        self._credential: Secret | None = None
-        self._is_old = False  # the credential is to be read again at the next request
-        self._credential_lock = threading.Lock()
         self._http = HttpClient(
             context.clock, timeout=part, connections=context.connections, ca_file=settings.ca_file, proxy=proxy
         )
 
     def look_again(self) -> None:
         """Read the credential again at the next request; if it was refused, send that request at once."""
-        self._is_old = True  # without the lock: that is held while the credential is read, from Vault perhaps
+        self.credential.read_again()
         self.circuit.try_now()
 
     @property
@@ -227,26 +224,57 @@ class ApiProvider(ABC):
             raise self.errors.elsewhere(path)
         return replace(self._first_page, path=f"{path}?{found.query}" if found.query else path)
 
+    def found(self, key_id: str) -> ProviderKey | None:
+        """Look for one key in the list, for a provider that shows no key alone. The first page has been paid for."""
+        is_first = True
+
+        def before() -> None:
+            nonlocal is_first
+            if not is_first:
+                self._context.before_confirming()
+            is_first = False
+
+        for key in (key for page in self.pages(before) for key in page if key.id == key_id):
+            if isinstance(key, ProviderKey):
+                return key
+            raise self.errors.unsettled("list", f"shows a key that cannot be read ({key})")
+        return None
+
+    def look_up(self, request: Request, before: Callable[[], object], gone: Callable[[Answer], bool]) -> Answer:
+        """Send a request for one key of a list that shows ids alone, as often as one for a page of the list."""
+        return self._repeated("retrieve", request, before, gone)[0]
+
     # --- one call ----------------------------------------------------------------------------------------------------
 
     def _by(self) -> float:
         return self._clock.monotonic() + self._deadline
 
     def _page(self, request: Request, before: Callable[[], object]) -> tuple[Content, int, float]:
-        """Return the page, its bytes, and the seconds that it took.
+        """Return the page, its bytes, and the seconds that it took."""
+        answer, content, took = self._repeated("list", request, before)
+        return content, len(answer.body or b""), took
+
+    def _repeated(
+        self,
+        operation: str,
+        request: Request,
+        before: Callable[[], object],
+        gone: Callable[[Answer], bool] = is_not_found,
+    ) -> tuple[Answer, Content, float]:
+        """Return an answer, its content, and the seconds that it took.
 
         Tried up to three times within one deadline, so that one lost answer does not end a list of a hundred pages.
         Repeated once after a 429, since `before` waits until the provider may be asked again. That wait does not count.
         """
         left, was_limited = self._deadline, False
 
-        def once() -> tuple[Content, int]:
+        def once() -> tuple[Answer, Content]:
             nonlocal left
             before()
             began = self._clock.monotonic()
             try:
-                answer = self._call("list", request, began + left)
-                return self.content("list", answer), len(answer.body or b"")
+                answer = self._call(operation, request, began + left, gone)
+                return answer, [] if answer.is_gone else self.content(operation, answer)
             finally:
                 left -= self._clock.monotonic() - began
 
@@ -278,17 +306,11 @@ class ApiProvider(ABC):
         return answer
 
     def _authorised(self, operation: str, request: Request, by: float, gone: Callable[[Answer], bool]) -> Answer:
-        with self._credential_lock:
-            if self._is_old:
-                self._credential, self._is_old = None, False  # before reading: a later replacement is read again
-            credential = self._credential = self._credential or self._read_credential(operation)
+        credential = self.credential.current(operation)
         may_be_gone = operation not in ("create", "list")
         answer = self._exchange(operation, request, self._header, credential, by)
         if answer.status in (401, 403) and not (may_be_gone and gone(answer)):
-            with self._credential_lock:
-                if self._credential == credential:  # else another thread has read it
-                    self._credential = self._read_credential(operation)
-                fresh = self._credential
+            fresh = self.credential.after(credential, operation)
             if fresh != credential:  # a refused request was not done: even a create may be repeated
                 answer = self._exchange(operation, request, self._header, fresh, by)
         if may_be_gone and gone(answer):
@@ -318,13 +340,6 @@ class ApiProvider(ABC):
             return error
         self.circuit.worked()
         return None
-
-    def _read_credential(self, operation: str) -> Secret:
-        try:
-            return self._context.credential()
-        except RotatorError:
-            self._context.meter(operation, NO_CREDENTIAL, 0.0)
-            raise
 
     def _exchange(
         self,

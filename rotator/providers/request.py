@@ -1,8 +1,9 @@
 """What a provider is sent."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from rotator.core.secrets import Secret
 
@@ -37,3 +38,9 @@ BEARER = CredentialHeader()
 def segment(text: str) -> str:
     """Return the text as one segment of a path: an id may hold / + $ and =."""
     return quote(text, safe="")
+
+
+def with_query(path: str, query: Mapping[str, object]) -> str:
+    """Return the path with these parameters; a boolean is written as in JSON."""
+    values = {name: json.dumps(value) if isinstance(value, bool) else value for name, value in query.items()}
+    return f"{path}?{urlencode(values)}" if values else path

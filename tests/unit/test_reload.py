@@ -4,7 +4,6 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -279,7 +278,7 @@ def test_a_reload_does_not_wait_for_an_organisation_key_that_is_just_being_read(
         process.reload()
         reloaded.set()
 
-    process.provider._context = replace(process.provider._context, credential=read)
+    process.provider.credential.read = read
     asking, reloading = threading.Thread(target=ask), threading.Thread(target=reload)
     asking.start()
     wait_until(lambda: bool(reads), "the key to be read")

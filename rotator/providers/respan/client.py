@@ -8,10 +8,10 @@ from rotator.config.provider_type import ProviderContext
 from rotator.core.keys import CreatedKey, ListedKey, ProviderKey
 from rotator.core.target import KeyParameters
 from rotator.core.times import timestamp
-from rotator.providers.answers import Answer, Content, is_id
+from rotator.providers.answers import Answer, Content, created_key, is_id
 from rotator.providers.client import ApiProvider
 from rotator.providers.request import Request, segment
-from rotator.providers.respan.responses import created_key, is_about, is_revoked, listed_key
+from rotator.providers.respan.responses import is_about, is_revoked, listed_key
 from rotator.providers.respan.settings import TRAITS
 
 LIST_PATH = "/api/temporary-keys/"
@@ -26,7 +26,8 @@ class RespanProvider(ApiProvider):
     def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
         """Create one key. Sent once, unless it is refused for a credential that was replaced since."""
         body = {"name": name, "expiry_date": timestamp(expires_at), **parameters}
-        if key := created_key(self.content("create", self.call("create", "POST", LIST_PATH, body))):
+        entry = self.content("create", self.call("create", "POST", LIST_PATH, body))
+        if isinstance(entry, dict) and (key := created_key(listed_key(entry), entry.get("api_key"))):
             return key
         raise self.errors.unsettled("create", "gave an answer without a usable id, key and expiry")
 
