@@ -1,0 +1,1 @@
+"""A provider whose operations are described in the configuration: `type = "http"`."""

@@ -1,0 +1,202 @@
+"""A provider as its description has it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from math import floor
+
+from rotator.config.provider_settings import ProviderSettings
+from rotator.config.provider_type import ProviderContext
+from rotator.core.keys import CreatedKey, ListedKey, ProviderKey
+from rotator.core.target import KeyParameters
+from rotator.core.times import timestamp
+from rotator.providers.answers import Answer, Content, created_key, is_id, shown_key
+from rotator.providers.client import ApiProvider
+from rotator.providers.http_provider import paging
+from rotator.providers.http_provider.description import Description, Operation
+from rotator.providers.http_provider.tables import GoneAnswer
+from rotator.providers.http_provider.templates import PARAMETER, Values
+from rotator.providers.request import Request
+
+_SHORTEST = 1  # seconds: 0 is never for some providers
+
+
+class HttpProvider(ApiProvider):
+    """Issues keys as a description has it."""
+
+    def __init__(self, settings: ProviderSettings, context: ProviderContext, description: Description) -> None:
+        self._described = description
+        first_page = self._listing(paging.first(description.paging))
+        super().__init__(settings, context, description.traits, first_page, description.header)
+
+    def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
+        """Create one key. Sent once, unless it is refused for a credential that was replaced since."""
+        described, operation = self._described, self._described.create
+        options = {f"{PARAMETER}{option}": value for option, value in parameters.items()}
+        answer = self._send("create", operation, {"name": name, **self._expiry(expires_at), **options})
+        content = self.content("create", answer)
+        entry = operation.entry.of(content)
+        key = self._key(entry) if entry is not None and not self._is_gone(entry) else None
+        if key and (created := created_key(key, described.answer.key.of(content))):
+            return created
+        where = f"id ({described.answer.id} of {operation.entry}) and key ({described.answer.key})"
+        raise self.errors.unsettled("create", f"gave an answer without a usable {where}")
+
+    def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
+        """Yield every unrevoked key, a page at a time; where the list holds ids, a key at a time."""
+        reading = _Reading(self._described, paging.first(self._described.paging))
+        pages = self.list_pages(before, partial(self._keys_on, reading), partial(self._after, reading))
+        if not self._described.ids_only:
+            yield from pages
+            return
+        for page in pages:
+            for key in page:
+                if shown := self._looked_up(key, before):
+                    yield [shown]
+
+    def retrieve(self, key_id: str) -> ProviderKey | None:
+        """Return one key, by the list if the provider cannot show one alone."""
+        operation = self._described.retrieve
+        if not is_id(key_id):
+            return None
+        if operation is None:
+            return self.found(key_id)
+        key = self._shown("retrieve", key_id, operation, self._send("retrieve", operation, {"id": key_id}))
+        if key is None or isinstance(key, ProviderKey):
+            return key
+        raise self.errors.unsettled("retrieve", f"answered with a key that cannot be read ({key})")
+
+    def set_expiry(self, key_id: str, expires_at: datetime) -> ProviderKey | None:
+        """Change the expiry. Any 2xx means that it was changed. An answer that cannot be read shows no expiry."""
+        operation = self._described.expire
+        if operation is None:
+            return super().set_expiry(key_id, expires_at)
+        if not is_id(key_id):
+            return None
+        answer = self._send("update", operation, {"id": key_id, **self._expiry(expires_at)})
+        if answer.is_gone:
+            return None
+        entry = operation.entry.of(answer.parsed())
+        self._must_be_about("update", key_id, entry)
+        if self._is_gone(entry):
+            return None
+        key = self._key(entry, key_id)
+        return key if isinstance(key, ProviderKey) else ProviderKey(key_id, "", None)
+
+    def delete(self, key_id: str) -> None:
+        """Revoke the key. Any 2xx is a success, whatever its body."""
+        if is_id(key_id):
+            self._send("delete", self._described.delete, {"id": key_id})
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    def _send(self, name: str, operation: Operation, values: Values) -> Answer:
+        request = operation.request({**self._described.variables, **values})
+        return self.call(name, request.method, request.path, request.body, partial(_shows_gone, operation.gone))
+
+    def _listing(self, values: Values) -> Request:
+        return self._described.list.request({**self._described.variables, **values})
+
+    def _expiry(self, expires_at: datetime) -> Values:
+        left = max(_SHORTEST, floor((expires_at - self._clock.now()).total_seconds()))
+        return {
+            "expires_at": timestamp(expires_at),
+            "expires_unix": int(expires_at.timestamp()),
+            "ttl_seconds": left,
+            "ttl": f"{left}s",
+        }
+
+    # --- lists -------------------------------------------------------------------------------------------------------
+
+    def _keys_on(self, reading: "_Reading", page: Content) -> list[ListedKey]:
+        entries = self._described.entries.list_in(page)
+        if entries is None:
+            raise self.errors.unsettled("list", f"gave an answer that holds no list at {self._described.entries}")
+        if entries and entries == reading.entries and reading.is_blind:
+            raise self.errors.unsettled("list", "led in a circle from page to page")
+        reading.entries = entries
+        if self._described.ids_only:
+            return [shown_key(entry, None, None) for entry in entries]
+        return [self._key(entry) for entry in entries if not self._is_gone(entry)]
+
+    def _after(self, reading: "_Reading", page: Content) -> Request | None:
+        try:
+            following = paging.after(self._described.paging, reading.values, page, reading.entries)
+        except ValueError as error:
+            raise self.errors.unsettled("list", f"gave an answer that {error}") from None
+        if following is None or isinstance(following, str):
+            return self.next_page(following) if following else None
+        reading.values = following
+        return self._listing(following)
+
+    def _looked_up(self, key: ListedKey, before: Callable[[], object]) -> ListedKey | None:
+        operation = self._described.retrieve
+        if operation is None or not isinstance(key, ProviderKey):
+            return key
+        request = operation.request({**self._described.variables, "id": key.id})
+        answer = self.look_up(request, before, partial(_shows_gone, operation.gone))
+        return self._shown("retrieve", key.id, operation, answer)
+
+    # --- keys --------------------------------------------------------------------------------------------------------
+
+    def _shown(self, name: str, key_id: str, operation: Operation, answer: Answer) -> ListedKey | None:
+        """Return the key that an answer about `key_id` shows; None if it is gone."""
+        if answer.is_gone:
+            return None
+        entry = operation.entry.of(self.content(name, answer))
+        self._must_be_about(name, key_id, entry)
+        return None if self._is_gone(entry) else self._key(entry, key_id)
+
+    def _must_be_about(self, name: str, key_id: str, entry: object) -> None:
+        shown = _id_text(self._described.answer.id.of(entry))
+        if is_id(shown) and shown != key_id:
+            raise self.errors.unsettled(name, "answered with another key than it was asked about")
+
+    def _is_gone(self, entry: object) -> bool:
+        return any(condition.holds_for(entry) for condition in self._described.gone)
+
+    def _key(self, entry: object, key_id: str | None = None) -> ListedKey:
+        """Return the key that an entry shows; `key_id` is its id where the entry shows none."""
+        answer = self._described.answer
+        shown = _id_text(answer.id.of(entry))
+        created_at = answer.created_at.of(entry) if answer.created_at else None
+        expiry, called = self._shown_expiry(entry)
+        return shown_key(key_id if shown is None else shown, answer.name.of(entry), expiry, created_at, called)
+
+    def _shown_expiry(self, entry: object) -> tuple[object, str]:
+        answer = self._described.answer
+        moment = answer.expires_at.of(entry) if answer.expires_at else None
+        if moment is not None or answer.expires_in is None:
+            return moment, str(answer.expires_at)
+        seconds = answer.expires_in.of(entry)
+        if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds < _LONGEST:
+            return timestamp(self._clock.now() + timedelta(seconds=seconds)), str(answer.expires_in)
+        return seconds or None, str(answer.expires_in)
+
+
+_LONGEST = 1e10  # seconds: 300 years
+
+
+@dataclass(slots=True)
+class _Reading:
+    """How far a list has been read."""
+
+    described: Description
+    values: Values
+    entries: Sequence[object] = field(default_factory=tuple)
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether the answer does not show which page it is: a provider may show one page for ever."""
+        return bool(self.values)
+
+
+def _shows_gone(gone: tuple[GoneAnswer, ...], answer: Answer) -> bool:
+    of_status = [shown for shown in gone if shown.status == answer.status]
+    parsed = answer.parsed() if of_status else None
+    return any(shown.when is None or shown.when.holds_for(parsed) for shown in of_status)
+
+
+def _id_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value

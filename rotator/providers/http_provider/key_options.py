@@ -1,0 +1,29 @@
+"""The options of a target's `key`, as a description names them."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Optional
+
+from pydantic import Field, Strict, create_model
+
+from rotator.config.fields import Text
+from rotator.config.provider_settings import KeyOptions
+from rotator.providers.http_provider.tables import KeyOptionSettings
+
+_TYPES: Mapping[str, Any] = {"integer": int, "number": float, "boolean": bool, "text": Text, "texts": Text}
+
+
+def key_options(options: Mapping[str, KeyOptionSettings]) -> type[KeyOptions]:
+    """Return the model of these options. Each may be left out."""
+    fields: dict[str, Any] = {name: (_type(option), _field(option)) for name, option in options.items()}
+    return create_model("HttpKeyOptions", __base__=KeyOptions, **fields)
+
+
+def _type(option: KeyOptionSettings) -> Any:
+    one: Any = Literal[option.choices] if option.choices else _TYPES[option.type]
+    if option.type == "texts":
+        one = Annotated[tuple.__class_getitem__((one, ...)), Strict(False)]
+    return Optional[one]  # noqa: UP045 - a Literal made here is no operand of |
+
+
+def _field(option: KeyOptionSettings) -> Any:
+    return Field(None, ge=option.minimum, le=option.maximum, description=option.description)
