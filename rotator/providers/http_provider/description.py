@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rotator.config.values import quoted
 from rotator.core.traits import Traits
 from rotator.providers.http_provider import templates
+from rotator.providers.http_provider.key_options import is_usable_name
 from rotator.providers.http_provider.pointers import Places, Pointer
 from rotator.providers.http_provider.tables import (
     AnswerSettings,
@@ -237,6 +238,8 @@ class _Reader:
 
     def _key_options(self, used: frozenset[str]) -> None:
         for name, option in self._settings.key.items():
+            if not is_usable_name(name):
+                self._report(("key", name), "cannot be the name of an option: rotator uses it itself")
             for key, sentence in _flaws(option):
                 self._report(("key", name, key) if key else ("key", name), sentence)
             if self._settings.create is not None and f"{PARAMETER}{name}" not in used:

@@ -1,7 +1,7 @@
 """The options of a target's `key`, as a description names them."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, ClassVar, Literal, Optional
 
 from pydantic import Field, Strict, create_model
 
@@ -12,10 +12,27 @@ from rotator.providers.http_provider.tables import KeyOptionSettings
 _TYPES: Mapping[str, Any] = {"integer": int, "number": float, "boolean": bool, "text": Text, "texts": Text}
 
 
+class HttpKeyOptions(KeyOptions):
+    """The base of the options that a description names."""
+
+    caps: ClassVar[tuple[str, ...]] = ()
+
+    def finite_caps(self) -> tuple[str, ...]:
+        """Return the options that are set and limit what the key may do in all."""
+        return tuple(name for name in self.caps if getattr(self, name) is not None)
+
+
+def is_usable_name(name: str) -> bool:
+    """Return whether an option may have this name, which no method of a model has."""
+    return not hasattr(HttpKeyOptions, name) and not name.startswith(("model_validate", "model_dump"))
+
+
 def key_options(options: Mapping[str, KeyOptionSettings]) -> type[KeyOptions]:
     """Return the model of these options. Each may be left out."""
     fields: dict[str, Any] = {name: (_type(option), _field(option)) for name, option in options.items()}
-    return create_model("HttpKeyOptions", __base__=KeyOptions, **fields)
+    model = create_model("HttpKeyOptions", __base__=HttpKeyOptions, **fields)
+    model.caps = tuple(name for name, option in options.items() if option.is_cap)
+    return model
 
 
 def _type(option: KeyOptionSettings) -> Any:

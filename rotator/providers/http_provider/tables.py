@@ -3,8 +3,9 @@
 Templates (`path`, `query`, `body`) hold variables: `{name}`, the name of a new key; `{expires_at}` (RFC 3339),
 `{expires_unix}` (Unix seconds), `{ttl_seconds}` and `{ttl}` (a Go duration, "86400s"), when a key expires; `{id}`, the
 key that an operation is about; `{param:NAME}`, the option NAME of a target's `key`; `{page}`, `{offset}` and `{cursor}`
-of a list; and what `variables` sets. `{ttl_seconds:int}` alone becomes a number. `{{` is a brace. A field whose
-variable has no value is left out. In a path each variable is one percent-encoded segment.
+of a list; and what `variables` sets. `{ttl_seconds:int}` alone becomes a number. `{{` is a brace. A text whose variable
+has no value is left out, and so is a table or list in which no variable has one. In a path each variable is one
+percent-encoded segment.
 
 Pointers (`answer`, `entry`, `entries`, `at`) are dotted names or RFC 6901: "data.hash" or "/data/hash"; "" is the whole
 answer. Where several are written, the first that finds anything counts.
@@ -230,5 +231,7 @@ class KeyOptionSettings(Settings):
     """The greatest value of a number."""
     choices: Annotated[tuple[Text, ...], Strict(False)] = ()
     """The values of a text."""
+    is_cap: bool = False
+    """Whether it limits what a key may do or spend in all. rotator warns that the limit is for each key."""
     description: Text
     """What it does."""

@@ -2,7 +2,7 @@
 
 `{name}` in a text is replaced by the variable. `{{` and `}}` are braces. A text that is `{name:int}` alone becomes a
 number, and one that is `{param:NAME}` alone becomes the target's key option, with its type. What needs a variable that
-has no value is left out: a text, and the field, the entry of a list or the table that only holds such texts.
+has no value is left out: a text with it, and a list or a table in which no variable has a value.
 """
 
 import re
@@ -81,16 +81,17 @@ def names_in(body: Body) -> Iterator[str]:
 
 
 def rendered(body: Body, values: Values) -> object:
-    """Return the JSON; None where all that is in it is left out."""
+    """Return the JSON; None where it holds variables, and none of them has a value."""
     if isinstance(body, Template):
         return body.rendered(values)
+    if not isinstance(body, Mapping | Sequence):
+        return body
+    names = list(names_in(body))
+    if names and all(values.get(name) is None for name in names):
+        return None
     if isinstance(body, Mapping):
-        fields = {name: value for name, inner in body.items() if (value := rendered(inner, values)) is not None}
-        return fields if fields or not body else None
-    if isinstance(body, Sequence):
-        entries = [value for inner in body if (value := rendered(inner, values)) is not None]
-        return entries if entries or not body else None
-    return body
+        return {name: value for name, inner in body.items() if (value := rendered(inner, values)) is not None}
+    return [value for inner in body if (value := rendered(inner, values)) is not None]
 
 
 def parse(text: str, known: frozenset[str], place: Place, report: Report) -> Template:
