@@ -1,7 +1,7 @@
-"""Makes the status page: from what the daemon knows at one moment to one HTML text.
+"""Makes the status page from the daemon's status.
 
-This module decides what the page shows, and `page.html` how. The page has no script and no outside asset, and acts on
-nothing. Errors, key ids and the query come from elsewhere: the environment of the template redacts and escapes them.
+This module decides what the page shows, and `page.html` how. The page has no script and no outside asset, and changes
+nothing. Errors, key ids and the query come from others: the environment of the template redacts and escapes them.
 """
 
 import base64
@@ -40,7 +40,7 @@ _STATES = {state.value: state for state in State}
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a request asks to see: a page of the targets in this state that have this text in name, path or key id."""
+    """The part that a request wants: a page of the targets in this state, with this text in name, path or key id."""
 
     text: str = ""
     state: State | None = None
@@ -49,7 +49,7 @@ class View:
 
     @property
     def query(self) -> str:
-        """The view as the query of an address."""
+        """Return the query of this view's address."""
         fields = {
             "q": self.text,
             "state": self.state.value if self.state else "",
@@ -64,7 +64,7 @@ class View:
 
 
 def read_query(query: str) -> View:
-    """Return the view of an address. What makes no sense is ignored."""
+    """Return the view of an address's query. Invalid values are ignored."""
     try:
         fields = dict(parse_qsl(query, max_num_fields=10))
     except ValueError:
@@ -99,7 +99,7 @@ def render(known: DaemonStatus, view: View) -> str:
             key=lambda status: (status.expires_at, status.target.name),
             default=None,
         ),
-        rows=[Row(status, status.state, _life(status, known.at), _next(status, known.at)) for status in shown],
+        rows=[Row(status, _life(status, known.at), _next(status, known.at)) for status in shown],
         caption=_caption(begin, len(shown), len(chosen), len(known.targets) if view.text or view.state else None),
         page=page,
         pages=pages,
@@ -154,7 +154,6 @@ class Row:
     """A target in the table."""
 
     status: TargetStatus
-    state: State
     life: "Life | None"
     next: "Next"
 
@@ -181,7 +180,7 @@ class Life:
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """What comes next for a target: the steps that are due, or the first step that will be due."""
+    """A target's steps that are due now, or its first step that will be due."""
 
     steps: Sequence[str]
     at: datetime | None = None
@@ -254,7 +253,7 @@ def _next(status: TargetStatus, now: datetime) -> Next:
     if plan is None:
         return Next(["read the path again" if status.error else "read the path"])
     now_due = [in_words(action) for action in plan.actions]
-    if status.reason is Reason.REQUESTED and plan.state is State.OK:  # no pass has started with it yet
+    if status.reason is Reason.REQUESTED and plan.state is State.OK:  # no pass has started it yet
         now_due.insert(0, f"rotate ({Reason.REQUESTED})")
     if now_due:
         return Next([f"now: {words}" for words in now_due])
@@ -284,7 +283,7 @@ def _coming(plan: Plan, now: datetime) -> Next:
 
 @dataclass(frozen=True, slots=True)
 class ShownEvent:
-    """An event in the list. `is_old`: the time alone does not show which day."""
+    """An event in the list. `is_old`: show the day too."""
 
     at: datetime
     is_old: bool

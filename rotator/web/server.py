@@ -1,7 +1,7 @@
 """A small HTTP server for a few fixed pages, on a port that strangers can reach.
 
-Connections, bytes and time are bounded: one deadline covers a whole connection, not each read. The server answers GET
-and HEAD, one request a connection. It reads no body and writes no access log.
+Connections, bytes and time are bounded: one deadline covers a whole connection, not each read. The server answers one
+GET or HEAD per connection. It reads no body and writes no access log.
 """
 
 import re
@@ -24,9 +24,9 @@ TEXT_POLICY = "default-src 'none'; frame-ancestors 'none'"
 """The content security policy of a page without a style."""
 
 MAX_HEAD = 8192  # bytes of a request's line and headers together
-MAX_REST = 65536  # bytes read and ignored after an answer: to close earlier could lose the answer on its way
+MAX_REST = 65536  # bytes read and ignored after an answer, because closing earlier could lose the answer
 SHORT_DEADLINE = 0.5  # seconds, for steps that may not take a connection's whole deadline
-MIN_WAIT = 0.05  # seconds that a silent client keeps its place while others are being answered
+MIN_WAIT = 0.05  # seconds that a silent client keeps its place if others wait for one
 
 _ALWAYS = (
     "Connection: close\r\n"
@@ -37,8 +37,8 @@ _ALWAYS = (
     "X-Content-Type-Options: nosniff\r\n"
     "X-Frame-Options: DENY\r\n"
 )
-# No two parts of a pattern can match the same character in turn: a pattern that tries every way to share out a run of
-# blanks takes the cube of its length, and holds the interpreter's lock meanwhile.
+# No two neighbouring parts of a pattern match the same character. Otherwise a run of blanks could take the cube of its
+# length to match, and that holds the interpreter's lock.
 _REQUEST = re.compile(r"([A-Z]{1,16}) ([!-~]+) HTTP/1\.[01]")
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t -~\x80-\xff]*)")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
@@ -55,16 +55,16 @@ class Response:
 
 
 Routes = Mapping[str, Callable[[str], Response]]
-"""Pages by path. A path matches to the letter: nothing is decoded, resolved or looked up on a disk.
+"""Pages by path. A path matches exactly: nothing is decoded, resolved or read from a disk.
 
 A page gets the query as the client sent it (the printable ASCII after the first question mark), or "".
 """
 
 
 class Shared:
-    """A costly page: all requests that arrive while it is being made share the next one, which is made once.
+    """A costly page: all requests that arrive while it is made share the next one.
 
-    Otherwise a few clients that repeat their request could keep connections and the interpreter from the probes.
+    Otherwise a few clients that repeat their request could shut out the probes.
     """
 
     def __init__(self, make: Callable[[], Response]) -> None:
@@ -74,7 +74,7 @@ class Shared:
         self._made: tuple[int, Response] | None = None
 
     def __call__(self, _query: str) -> Response:
-        """Return the page as of a moment after this call."""
+        """Return a page that was made after this call began."""
         asked = self._begun
         with self._lock:
             if self._made is None or self._made[0] <= asked:
@@ -114,7 +114,7 @@ class Server:
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._open: set[socket.socket] = set()
-        self._waiting: dict[socket.socket, float] = {}  # since when for their client; oldest first
+        self._waiting: dict[socket.socket, float] = {}  # since when each waits for its client; oldest first
         self._stopping = False
         self._wake, self._woken = socket.socketpair()
         self._acceptor = start(threading.Thread(target=self._accept, name=f"http {self.address}", daemon=True))
@@ -164,8 +164,8 @@ class Server:
     def _room(self) -> bool:
         """Wait for a free place, and return whether there is one.
 
-        The connection that waited longest for its client loses its place: at once if all of them wait, and after
-        `MIN_WAIT` otherwise. A few silent clients could else shut out the probes, and Kubernetes would restart the pod.
+        The connection that has waited longest for its client loses its place: at once if all of them wait, otherwise
+        after `MIN_WAIT`. Otherwise silent clients could shut out the probes, and Kubernetes would restart the pod.
         """
         if self._free.acquire(blocking=False):
             return True
@@ -190,7 +190,7 @@ class Server:
         try:
             name = f"http {self.address} connection"
             thread = start(threading.Thread(target=self._serve, args=(connection, until), name=name, daemon=True))
-        except RotatorError:  # no thread is left: the thread that listens answers, and has little time for it
+        except RotatorError:  # no thread is left, so the thread that listens answers, quickly
             self._serve(connection, time.monotonic() + SHORT_DEADLINE)
         else:
             self._threads = [other for other in self._threads if other.is_alive()] + [thread]
@@ -244,12 +244,12 @@ class Server:
     def _page(self, path: str, query: str) -> Response:
         route = self._routes.get(path)
         if route is None:
-            return text_response(404, f"nothing here; this port answers {', '.join(self._routes)}")
+            return text_response(404, f"not found; this port answers {', '.join(self._routes)}")
         try:
             return route(query)
-        except Exception as error:  # whatever it is, the next request needs an answer as well
+        except Exception as error:  # the next request still needs an answer
             self._emit(unexpected(f"answering {path}", error))
-            return text_response(500, "this went wrong; the log has the reason")
+            return text_response(500, "this page failed; the log has the reason")
 
 
 def _listen(address: Address, option: str) -> socket.socket:
@@ -325,7 +325,7 @@ def _read_rest(connection: socket.socket, until: float) -> None:
 
 
 def _refuse(connection: socket.socket) -> None:
-    """Answer that there is no place, if the client takes that at once, and close."""
+    """Answer that there is no place, if the client reads it at once, and close."""
     with connection, suppress(OSError):
         connection.send(_rendered(text_response(503, "too many connections"), "Retry-After: 1\r\n"))
 
