@@ -32,6 +32,28 @@ class Traits:
             raise ValueError("can_set_expiry must be False where keys_expire is: there is no expiry to set")
 
     @property
+    def limits(self) -> tuple[str, ...]:
+        """Return a sentence for each trait that is missing: which promise of rotator is weaker."""
+        limits = []
+        if not self.keys_expire:
+            limits.append(
+                f"{self.label}'s keys never expire: rotator replaces them by their age, and a key that it cannot "
+                "delete works until a sweep deletes it"
+            )
+        elif not self.can_set_expiry:
+            limits.append(
+                f"{self.label} cannot change the expiry of a key: a replaced key is deleted when its grace is over, "
+                "and works until its own expiry if no replica runs then"
+            )
+        if not self.can_set_expiry:
+            limits.append(f"{self.label}'s keys cannot be extended: `rotator extend` and a longer grace do not work")
+        if self.reports_use == "no":
+            limits.append(f"{self.label} does not show what a key has used: rotator cannot see that a cap is spent")
+        if self.key_pattern is None:
+            limits.append(f"{self.label}'s keys have no pattern: output hides a key only while rotator holds its text")
+        return tuple(limits)
+
+    @property
     def requests_per_rotation(self) -> int:
         """Create and delete, and shorten in between."""
         return 3 if self.can_set_expiry else 2

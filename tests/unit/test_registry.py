@@ -1,5 +1,6 @@
 """Which types of providers there are: the built-in ones, and those that installed plugins bring."""
 
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Literal
@@ -136,3 +137,25 @@ def test_a_provider_without_names_is_refused(tmp_path: Path) -> None:
 )
 def test_the_provider_checks_the_options_of_its_keys(tmp_path: Path, key: str, option: str, message: str) -> None:
     assert refused(tmp_path, plugin("acme", "test_registry:ACME"), key=key) == {f"targets.a.key.{option}": message}
+
+
+FULL = Traits("Acme", reports_use="list", key_pattern="acme-[0-9]+")
+
+
+@pytest.mark.parametrize(
+    ("traits", "limits"),
+    [
+        (FULL, []),
+        (replace(FULL, can_set_expiry=False), ["Acme cannot change the expiry", "Acme's keys cannot be extended"]),
+        (
+            replace(FULL, can_set_expiry=False, keys_expire=False),
+            ["Acme's keys never expire", "Acme's keys cannot be extended"],
+        ),
+        (replace(FULL, reports_use="no"), ["Acme does not show what a key has used"]),
+        (replace(FULL, key_pattern=None), ["Acme's keys have no pattern"]),
+    ],
+)
+def test_each_missing_trait_weakens_a_promise_in_one_sentence(traits: Traits, limits: list[str]) -> None:
+    assert len(traits.limits) == len(limits)
+    for sentence, begins in zip(traits.limits, limits, strict=True):
+        assert sentence.startswith(begins)

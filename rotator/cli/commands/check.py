@@ -30,6 +30,7 @@ def check_configuration(common: Common, *, online: bool, as_json: bool) -> None:
                     "problems": [],
                     "warnings": [problem_json(warning) for warning in configuration.warnings],
                     "budgets": [output.load_json(load) for load in configuration.loads],
+                    "limits": {name: list(traits.limits) for name, traits in configuration.traits.items()},
                     "findings": [output.finding_json(finding) for finding in findings],
                     "locations": locations,
                 }
@@ -54,6 +55,9 @@ def _print(
         print_line(f"warning: {warning}")
     for load in configuration.loads:
         print_line(f"budget: {load}")
+    for name, traits in configuration.traits.items():
+        for limit in traits.limits:
+            print_line(f"limit: {name}: {limit}")
     for name, location in locations.items():
         print_line(output.location_line(name, location))
     for finding in findings:
