@@ -202,7 +202,7 @@ def test_undone_work_and_unreadable_paths_raise_alerts(watched: Watched, tmp_pat
         shown = survival(seen)
         assert shown["Overdue by"] > 1
         assert shown["Least margin left"] < 1
-        assert shown["First key ends in"] < 60
+        assert shown["First key expires in"] < 60
         simulator.start()
         seen.wait_for_end("RotatorNothingRotated", seconds=60)
 
@@ -297,7 +297,7 @@ def dashboard_queries() -> list[tuple[str, str]]:
 
 def survival(seen: Prometheus) -> dict[str, float]:
     """Return what the first row of the dashboard shows of the served keys, without unknown values."""
-    stats = ("First key ends in", "Least margin left", "Overdue by")
+    stats = ("First key expires in", "Least margin left", "Overdue by")
     return {title: value for title, asked in dashboard_queries() if title in stats for _, value in seen.query(asked)}
 
 
@@ -345,7 +345,7 @@ def test_a_change_of_leader_raises_no_alert_and_no_leader_does(own_kube: OwnKube
             try:
                 seen.wait_for("RotatorNoLeader")
                 assert seen.query('rotator_key_expiry_timestamp_seconds{target="a"}') == []
-                assert survival(seen).keys() == {"First key ends in", "Least margin left", "Overdue by"}
+                assert survival(seen).keys() == {"First key expires in", "Least margin left", "Overdue by"}
             finally:
                 own_kube.thaw()
             seen.wait_for_end("RotatorNoLeader")
