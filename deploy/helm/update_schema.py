@@ -1,4 +1,4 @@
-"""Copies what the configuration's schema says into the chart's schema: run it after a change there.
+"""Copies the configuration's schema into the chart's schema: run it after a change there.
 
 rotator schema > config.schema.json && python deploy/helm/update_schema.py
 """
@@ -9,11 +9,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/rotator/values.schema.json"
 CONFIG = ("former_owners", "providers", "stores", "daemon", "sweep", "defaults")
-"""The tables that the chart leaves to `config`, and of http all but the addresses; it writes the others itself."""
+"""The tables that `config` takes, besides http without its addresses. The chart writes the others."""
 
 
 def updated() -> str:
-    """The chart's schema as it should be."""
+    """Return the chart's schema as it should be."""
     configuration = json.loads((ROOT / "config.schema.json").read_text())
     schema = json.loads(CHART.read_text())
     tables = configuration["properties"]

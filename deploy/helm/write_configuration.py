@@ -1,4 +1,4 @@
-"""Writes the configuration that the chart renders into a folder, as a pod would have it before it.
+"""Writes the configuration that the chart renders into a folder, as a pod finds it.
 
 folder=$(mktemp -d)
 helm template rotator deploy/helm/rotator -f my-values.yaml --show-only templates/config.yaml |
@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 FILE = re.compile(r'^  (rotator|targets)\.json: (".*")$', re.MULTILINE)
-"""A file in a ConfigMap: the chart writes each as one text in double quotes, whose escapes are Python's, too."""
+"""A file in a ConfigMap: the chart writes each as one string in double quotes, with escapes that Python shares."""
 
 
 def write(rendered: str, folder: Path) -> None:
-    """One main file, and the parts of the targets where it includes them from; into a folder that has none yet."""
+    """Write the main file and the parts of the targets that it includes into an empty folder."""
     (folder / "targets.d").mkdir(parents=True)
     for number, (name, text) in enumerate(FILE.findall(rendered)):
         place = "rotator.json" if name == "rotator" else f"targets.d/{number}.json"

@@ -1,25 +1,25 @@
-# What rotator may do in Vault: `vault policy write rotator policy.hcl` (setup.sh does it).
+# rotator's rights in Vault: `vault policy write rotator policy.hcl` (setup.sh does it).
 #
-# For targets whose `path` begins with apps/, in the KV version 2 mount secret/. Change both to what yours are called;
-# for other places, repeat the three lines. Nothing here lists, deletes a path, or reads what lies elsewhere.
+# For targets whose `path` begins with apps/, in the KV version 2 mount secret/. Change both to your names, and repeat the
+# three lines for other places. No rule here allows to list, to delete a path, or to read another one.
 
-# Reads the served version; tries whether a write would be taken, and writes the new one.
+# Read the served version, try whether a write is allowed, and write the new version.
 path "secret/data/apps/*" { capabilities = ["create", "read", "update"] }
 
-# Reads which versions there are, and when they were written.
+# Read the list of versions, and when each was written.
 path "secret/metadata/apps/*" { capabilities = ["read"] }
 
-# Destroys the versions that hold a key whose grace is over, so that the path cannot be rolled back to a dead key.
+# Destroy the versions of a key whose grace is over, so that the path cannot be rolled back to an expired key.
 path "secret/destroy/apps/*" { capabilities = ["update"] }
 
-# `rotator check --online` asks which of these rights it has. Vault's policy `default` allows it too.
+# For `rotator check --online`, which reads its own rights. Vault's policy `default` allows it too.
 path "sys/capabilities-self" { capabilities = ["update"] }
 
-# Renewing its own token, looking how long that lives, and revoking it at the end are in Vault's policy `default`. Only
-# where the role says token_no_default_policy=true, say it here:
+# Vault's policy `default` allows rotator to renew, look up and revoke its own token. Uncomment these lines only if the
+# role has token_no_default_policy=true:
 # path "auth/token/renew-self" { capabilities = ["update"] }
 # path "auth/token/revoke-self" { capabilities = ["update"] }
 # path "auth/token/lookup-self" { capabilities = ["read"] }
 
-# Only where the organisation key is in Vault as well, as api_key = { vault = "secret/respan/org#api_key" }:
+# Only if the organisation key is in Vault as well, as api_key = { vault = "secret/respan/org#api_key" }:
 # path "secret/data/respan/org" { capabilities = ["read"] }

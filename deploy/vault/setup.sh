@@ -1,10 +1,10 @@
 #!/bin/sh
-# Lets rotator log in to Vault with its ServiceAccount: the policy beside this file, Kubernetes auth, and a role.
-# It needs the vault program, logged in as a person who may change policies and auth methods. It may be run again.
+# Let rotator log in to Vault with its ServiceAccount: write the policy beside this file, enable Kubernetes auth, write a role.
+# It needs the vault program with a login that may change policies and auth methods. It is safe to run again.
 #
 #   VAULT_ADDR=https://vault.example.org:8200 NAMESPACE=rotator ./setup.sh
 #
-# Where Kubernetes auth works already, that is all. Where it does not yet, say where Vault finds the API server:
+# If Kubernetes auth does not work yet, set the address at which Vault reaches the API server:
 #
 #   KUBERNETES_HOST=https://kubernetes.default.svc ./setup.sh              Vault runs in this cluster
 #   KUBERNETES_HOST=https://api.example.org:6443 KUBERNETES_CA=ca.crt REVIEWER_TOKEN=reviewer.jwt ./setup.sh
@@ -20,8 +20,8 @@ POLICY="${POLICY:-$(dirname "$0")/policy.hcl}"
 
 vault policy write "$ROLE" "$POLICY"
 
-# To look, and to enable it, takes sudo on sys/auth, which whoever may write roles need not have. If it really is not
-# there, what follows fails and says so.
+# Reading and enabling it need sudo on sys/auth, which a login that may write roles can lack. If it is not enabled, the next
+# command fails with a clear message.
 if ! vault read "sys/auth/$MOUNT" >/dev/null 2>&1; then
   vault auth enable "-path=$MOUNT" kubernetes || echo "$0: going on as if auth/$MOUNT were enabled" >&2
 fi
@@ -33,7 +33,7 @@ elif [ -n "${KUBERNETES_HOST:-}" ]; then
   vault write "auth/$MOUNT/config" "kubernetes_host=$KUBERNETES_HOST"
 fi
 
-# The token lives an hour and is renewed at two thirds of it; after a day rotator logs in again.
+# The token lives an hour, and rotator renews it after two thirds of that; after a day rotator logs in again.
 vault write "auth/$MOUNT/role/$ROLE" \
   "bound_service_account_names=$SERVICE_ACCOUNT" \
   "bound_service_account_namespaces=$NAMESPACE" \

@@ -51,7 +51,7 @@ VALUES = sorted([*DATA.glob("values-*.yaml"), *DATA.glob("written-by-*/values.ya
 
 
 def named(values: str | Path) -> str:
-    """As the tests show it: the folder says by which version a file was written."""
+    """As the tests show it: the folder names the version that wrote a file."""
     return str(values).removeprefix(f"{DATA}/")
 
 
@@ -116,20 +116,20 @@ def configuration_of(manifests: Manifests, folder: Path) -> Configuration:
     return load(mounted(manifests, folder), {}, installed_types())
 
 
-# --- what Helm and the API server say --------------------------------------------------------------------------------
+# --- Helm and the API server -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("values", VALUES, ids=named)
-def test_helm_has_nothing_against_the_chart(values: Path) -> None:
+def test_helm_accepts_the_chart(values: Path) -> None:
     helm("lint", "--strict", CHART, f"--values={values}")
 
 
 @pytest.mark.parametrize("values", VALUES, ids=named)
-def test_the_api_server_takes_every_manifest(manifests: Callable[..., Manifests], values: Path) -> None:
+def test_the_api_server_accepts_every_manifest(manifests: Callable[..., Manifests], values: Path) -> None:
     kinds = {made["kind"] for made in manifests(values).values()}
     assert "Deployment" in kinds
     if values == EVERYTHING:
-        assert kinds == set(NAMESPACED) - {"Job"}  # which somebody makes of the CronJob
+        assert kinds == set(NAMESPACED) - {"Job"}  # which a person makes from the CronJob
 
 
 def test_many_targets_are_split(manifests: Callable[..., Manifests], many: Path, tmp_path: Path) -> None:
@@ -145,9 +145,9 @@ def test_many_targets_are_split(manifests: Callable[..., Manifests], many: Path,
 
 
 def test_too_many_for_one_part_are_refused_with_the_way_out(many: Path) -> None:
-    said = helm("template", "rotator", CHART, f"--values={many}", "--set=configParts=1", status=1)
-    assert "configParts: a part of the targets takes 15" in said
-    assert "a ConfigMap holds 1 MiB; raise it to 3" in said
+    output = helm("template", "rotator", CHART, f"--values={many}", "--set=configParts=1", status=1)
+    assert "configParts: a part of the targets takes 15" in output
+    assert "a ConfigMap holds 1 MiB; set it to 3" in output
     helm("template", "rotator", CHART, f"--values={many}", "--set=configParts=3")
 
 
@@ -168,8 +168,8 @@ def test_short_targets_are_refused_before_the_api_server_would(count: int, tmp_p
         helm("template", "rotator", CHART, f"--values={file}")
     else:
         assert not fits
-        said = helm("template", "rotator", CHART, f"--values={file}", status=1)
-        assert f"configParts: a part of the targets takes {written} bytes" in said
+        output = helm("template", "rotator", CHART, f"--values={file}", status=1)
+        assert f"configParts: a part of the targets takes {written} bytes" in output
 
 
 def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "message"),
     [
         ("replicas=two", "at '/replicas': got string, want integer"),
         ("replica=3", "additional properties 'replica' not allowed"),
@@ -241,20 +241,20 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
             "config.providers.r.base_url must begin with https://",
         ),
         ("owner=", "owner: give this installation a name"),
-        ("vault.address=", "vault.address: say where Vault is"),
+        ("vault.address=", "vault.address: set the address of Vault"),
         ("lease.enabled=false", "without the Lease only one may run"),
         ("image.repository=", "image.repository: there is no published image"),
-        ("serviceAccount.create=false", "serviceAccount.create is false: say in serviceAccount.name"),
+        ("serviceAccount.create=false", "serviceAccount.create is false: set serviceAccount.name"),
         ("config.daemon.drain=1m30s", "terminationGracePeriodSeconds must be at least 110"),
         ("lease.duration=40s", "terminationGracePeriodSeconds must be at least 70"),
-        ("vault.ca.configMap=a,vault.ca.secret=b", "vault.ca: say configMap or secret, not both"),
-        ("existingConfig.name=ours", "owner, config and targets are in that ConfigMap"),
+        ("vault.ca.configMap=a,vault.ca.secret=b", "vault.ca: set configMap or secret, not both"),
+        ("existingConfig.name=ours", "owner, config and targets belong in that ConfigMap"),
         ("respan.organisationKey.secretName=", "name the Secret that holds the organisation key"),
-        ("vault.token.enabled=false", "say in config.stores how rotator logs in to Vault"),
+        ("vault.token.enabled=false", "set in config.stores how rotator logs in to Vault"),
     ],
 )
-def test_a_wrong_value_is_refused(setting: str, said: str) -> None:
-    assert said in helm("template", "rotator", CHART, f"--values={MINIMAL}", f"--set={setting}", status=1)
+def test_a_wrong_value_is_refused(setting: str, message: str) -> None:
+    assert message in helm("template", "rotator", CHART, f"--values={MINIMAL}", f"--set={setting}", status=1)
 
 
 @pytest.mark.parametrize(
@@ -270,15 +270,15 @@ def test_a_wrong_value_is_refused(setting: str, said: str) -> None:
         "targets.billing-api.key_field=key,targets.billing-api.extra_fields.api_key=x",
     ],
 )
-def test_what_the_program_takes_is_taken(setting: str, tmp_path: Path) -> None:
+def test_a_value_that_the_program_accepts_is_accepted(setting: str, tmp_path: Path) -> None:
     load(
         written(tmp_path, MINIMAL, f"--set={setting}"),
-        {"VAULT_TOKEN": "for one that says no method"},
+        {"VAULT_TOKEN": "for a store without a method"},
         installed_types(),
     )
 
 
-def test_what_is_left_out_is_compared_as_the_program_has_it() -> None:
+def test_missing_values_are_compared_with_the_programs_defaults() -> None:
     helpers = (CHART / "templates/_helpers.tpl").read_text()
     settings, hour = Changeable(), timedelta(hours=1)
     assert dict(re.findall(r'"(\w+)" "([0-9]+[h%]|api_key)"', helpers)) == {
@@ -292,7 +292,7 @@ def test_what_is_left_out_is_compared_as_the_program_has_it() -> None:
 
 @pytest.mark.parametrize("values", [file for file in VALUES if "existing" not in file.name], ids=named)
 def test_the_rendered_configuration_can_be_checked_before_it_is_installed(values: Path, tmp_path: Path) -> None:
-    """As docs/kubernetes.md says."""
+    """As in docs/kubernetes.md."""
     configuration = load(written(tmp_path, values), {}, installed_types())
     note = configuration.targets["billing-api"].extra_fields.get("note", "")
     assert note == ('"quoted", {{ braces }}, <tags> & ümläuts: 日本 \x7f' if "note" in values.read_text() else "")
@@ -318,14 +318,14 @@ def as_administrator(cluster: KubeServer) -> dict[str, str]:
     return {**access, "HELM_KUBECAFILE": str(cluster.ca_file)}
 
 
-def test_what_no_release_can_hold_is_installed_with_config_maps_of_ones_own(
+def test_more_targets_than_a_release_holds_are_installed_with_own_config_maps(
     cluster: KubeServer, too_many: Path, tmp_path: Path
 ) -> None:
-    """As docs/kubernetes.md says, with its names."""
+    """As in docs/kubernetes.md, with its names."""
     namespace, access = cluster.namespace(), as_administrator(cluster)
     arguments = (f"--namespace={namespace}", "rotator", CHART)
-    said = helm("install", *arguments, f"--values={too_many}", access=access, status=1)
-    assert 'Secret "sh.helm.release.v1.rotator.v1" is invalid: data: Too long' in said
+    output = helm("install", *arguments, f"--values={too_many}", access=access, status=1)
+    assert 'Secret "sh.helm.release.v1.rotator.v1" is invalid: data: Too long' in output
 
     main = written(tmp_path / "written", too_many, "--set=configParts=2")
     parts = sorted((main.parent / "targets.d").iterdir())
@@ -364,8 +364,8 @@ def test_it_is_installed_upgraded_and_removed(cluster: KubeServer) -> None:
         found: Manifest = cluster.request("GET", f"/apis/apps/v1/namespaces/{namespace}/deployments/rotator").json()
         return found
 
-    said = helm("install", *arguments, CHART, f"--values={MINIMAL}", access=access)
-    notes = said.partition("NOTES:\n")[2]
+    output = helm("install", *arguments, CHART, f"--values={MINIMAL}", access=access)
+    notes = output.partition("NOTES:\n")[2]
     assert f"kubectl -n {namespace} exec deploy/rotator -- rotator check --online" in notes
     assert "the Secret rotator-respan" in notes
     assert len(notes.splitlines()) < 15
@@ -400,7 +400,7 @@ def test_the_alerts_are_those_of_the_project(manifests: Callable[..., Manifests]
 # --- the configuration -----------------------------------------------------------------------------------------------
 
 
-def test_the_least_configuration_is_a_whole_one(manifests: Callable[..., Manifests], tmp_path: Path) -> None:
+def test_the_minimal_configuration_is_complete(manifests: Callable[..., Manifests], tmp_path: Path) -> None:
     configuration = configuration_of(manifests(MINIMAL), tmp_path)
     assert configuration.warnings == ()
     assert (str(configuration.http.listen), str(configuration.http.admin)) == ("0.0.0.0:9465", "127.0.0.1:9466")
@@ -422,7 +422,7 @@ def test_the_least_configuration_is_a_whole_one(manifests: Callable[..., Manifes
     assert [target.path for target in configuration.targets.values()] == ["apps/billing/respan"]
 
 
-def test_whatever_is_said_arrives(manifests: Callable[..., Manifests], tmp_path: Path) -> None:
+def test_every_value_arrives(manifests: Callable[..., Manifests], tmp_path: Path) -> None:
     configuration = configuration_of(manifests(EVERYTHING), tmp_path)
     target = configuration.targets["billing-api"]
     assert target.extra_fields["note"] == '"quoted", {{ braces }}, <tags> & ümläuts: 日本 \x7f'
@@ -442,7 +442,7 @@ def test_whatever_is_said_arrives(manifests: Callable[..., Manifests], tmp_path:
     assert str(configuration.http.listen) == "[::]:9465"
 
 
-def test_another_login_is_left_to_who_says_it(manifests: Callable[..., Manifests], tmp_path: Path) -> None:
+def test_another_login_method_is_left_as_configured(manifests: Callable[..., Manifests], tmp_path: Path) -> None:
     made = manifests(DATA / "values-approle.yaml")
     configuration = configuration_of(made, tmp_path)
     [vault] = configuration.stores.values()
@@ -452,7 +452,7 @@ def test_another_login_is_left_to_who_says_it(manifests: Callable[..., Manifests
     assert volumes == {"config", "kubernetes", "approle"}
 
 
-def test_only_what_is_read_at_the_start_replaces_the_pods(manifests: Callable[..., Manifests]) -> None:
+def test_only_options_that_are_read_at_the_start_replace_the_pods(manifests: Callable[..., Manifests]) -> None:
     def pod(*settings: str) -> Manifest:
         return pod_of(manifests(MINIMAL, *settings)["Deployment/rotator"])
 
@@ -526,7 +526,7 @@ def test_the_deployment_is_as_it_should_be(manifests: Callable[..., Manifests]) 
         assert selects.items() <= pod["metadata"]["labels"].items()
 
 
-def test_whatever_is_said_of_the_pods_arrives(manifests: Callable[..., Manifests]) -> None:
+def test_every_value_of_the_pods_arrives(manifests: Callable[..., Manifests]) -> None:
     """Everything of values-everything.yaml that is not the configuration."""
     made = manifests(EVERYTHING)
     deployment = made["Deployment/key-rotation"]
@@ -615,13 +615,13 @@ def test_all_that_selects_pods_selects_these(manifests: Callable[..., Manifests]
 
 
 def test_a_configuration_of_ones_own_may_have_the_lease(manifests: Callable[..., Manifests]) -> None:
-    """Its name is said twice then: to Kubernetes here, to rotator in that file."""
+    """Its name is set twice then: for Kubernetes here, for rotator in that file."""
     made = manifests(DATA / "values-existing.yaml", "lease.enabled=true", "lease.name=ours", "replicas=2")
     pod = pod_of(made["Deployment/rotator"])
     assert "kubernetes" in {volume["name"] for volume in pod["spec"]["volumes"]}
     assert [rule.get("resourceNames") for rule in made["Role/rotator"]["rules"]] == [None, ["ours"]]
     [subject] = made["RoleBinding/rotator"]["subjects"]
-    assert subject["name"] == pod["spec"]["serviceAccountName"] == "default", "as it is said there"
+    assert subject["name"] == pod["spec"]["serviceAccountName"] == "default", "as documented there"
 
 
 def test_without_the_lease_no_token_for_the_api_server_is_mounted(manifests: Callable[..., Manifests]) -> None:
@@ -669,7 +669,7 @@ def test_a_job_on_demand_has_all_that_the_daemon_has_but_for_the_lease(
 ) -> None:
     made = manifests(documented if values == "documented" else Path(values))
     [cron_job], [deployment] = ([m for m in made.values() if m["kind"] == kind] for kind in ("CronJob", "Deployment"))
-    assert cron_job["spec"]["suspend"] is True, "it is a template, and runs nothing by itself"
+    assert cron_job["spec"]["suspend"] is True, "it is a template, and runs nothing unasked"
     # What `kubectl create job --from=cronjob/rotator-rotate` sends.
     template = cron_job["spec"]["jobTemplate"]
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "now"}, "spec": template["spec"]}
@@ -698,7 +698,7 @@ def test_a_job_on_demand_has_all_that_the_daemon_has_but_for_the_lease(
         assert selects(selector, pod) is name.startswith("NetworkPolicy/"), name
 
 
-def test_what_is_said_of_the_job_arrives_and_a_reason_wins(manifests: Callable[..., Manifests]) -> None:
+def test_the_values_of_the_job_arrive_and_a_reason_wins(manifests: Callable[..., Manifests]) -> None:
     settings = "rotateJob.arguments={billing-api,--reason=leaked}", "rotateJob.activeDeadlineSeconds=4000000"
     job = manifests(MINIMAL, *settings)["CronJob/rotator-rotate"]["spec"]["jobTemplate"]["spec"]
     assert job["activeDeadlineSeconds"] == 4_000_000
@@ -733,13 +733,13 @@ def test_the_service_account_can_keep_the_lease_and_nothing_else(
     namespace, token = installed
     file = tmp_path / "token"
     file.write_text(token)
-    told: list[Event] = []
+    events: list[Event] = []
     access = Access(cluster.address, namespace, file, cluster.ca_file)
     first, second = (
         Lease(
             LeaseSettings(access, "rotator", identity, 15.0),
             SystemClock(),
-            told.append,
+            events.append,
         )
         for identity in ("rotator-0", "rotator-1")
     )
@@ -750,7 +750,7 @@ def test_the_service_account_can_keep_the_lease_and_nothing_else(
     first.stop()  # gives it back
     second.attempt()
     assert second.leads()
-    assert EventType.LEASE_FAILED not in [event.what for event in told]
+    assert EventType.LEASE_FAILED not in [event.what for event in events]
 
     def rules(token: str) -> set[tuple[str, ...]]:
         review = {"spec": {"namespace": namespace}}
@@ -762,7 +762,7 @@ def test_the_service_account_can_keep_the_lease_and_nothing_else(
             for resource in rule["resources"]
         }
 
-    everybodys = rules(cluster.token_for(namespace, "somebody-else"))
+    everybodys = rules(cluster.token_for(namespace, "stranger"))
     assert rules(token) - everybodys == {
         ("create", "leases"),
         ("get", "leases", "rotator"),
@@ -847,7 +847,7 @@ def test_the_charts_configuration_rotates_with_the_charts_rights(
 
 
 def test_without_the_api_server_the_keys_are_replaced_from_outside(vault: VaultServer, tmp_path: Path) -> None:
-    """As the runbook says for RotatorNoLeader and RotatorGone: the chart's configuration, with another login."""
+    """As in the runbook for RotatorNoLeader and RotatorGone: the chart's configuration, with another login."""
     mount = vault.new_mount()
     policy = (ROOT / "deploy/vault/policy.hcl").read_text().replace('"secret/', f'"{mount}/')
     with installation(tmp_path) as rotator:
@@ -855,7 +855,7 @@ def test_without_the_api_server_the_keys_are_replaced_from_outside(vault: VaultS
         config = json.loads(file.read_text())
         (tmp_path / "api-key").write_text(rotator.simulator.organisation_key)
         config["providers"]["respan"] |= {
-            "base_url": rotator.simulator.url,  # the vendor's own, there
+            "base_url": rotator.simulator.url,  # the provider's own address, there
             "api_key": {"file": str(tmp_path / "api-key")},
         }
         config["stores"]["vault"]["auth"] = {"method": "token"}
@@ -877,9 +877,9 @@ def systemd_analyze(*arguments: str | Path) -> str:
     if program is None:
         pytest.skip("no systemd-analyze: install Debian's package systemd")
     done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False)
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    return said
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    return output
 
 
 def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
@@ -894,7 +894,7 @@ def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
     assert "rotator.service" in systemd_analyze("security", "--offline=true", "--threshold=15", unit)
 
 
-def test_the_unit_is_installed_from_what_is_pinned() -> None:
+def test_the_unit_is_installed_from_pinned_packages() -> None:
     commands = re.findall(r"^#   \S+/pip (\w+ .*)$", UNIT.read_text(), re.MULTILINE)
     assert [command.split()[0] for command in commands] == ["install", "install", "wheel", "install"]
     for command in commands:
@@ -914,7 +914,7 @@ def test_the_units_configuration_goes_with_it(tmp_path: Path) -> None:
     assert int(stop) > configuration.daemon.drain.total_seconds()
 
 
-# --- what is said in two places --------------------------------------------------------------------------------------
+# --- what stands in two places ---------------------------------------------------------------------------------------
 
 
 def test_the_values_of_the_documentation_are_enough(
@@ -947,7 +947,7 @@ def test_the_script_for_vault_and_the_chart_mean_the_same(manifests: Callable[..
     } == defaults
 
 
-def test_the_schema_tells_what_every_value_is_for() -> None:
+def test_the_schema_describes_every_value() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
 
     def untold(table: dict[str, Any], path: str) -> list[str]:

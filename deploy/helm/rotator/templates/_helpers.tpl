@@ -28,7 +28,7 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 
 {{- define "rotator.serviceAccount" -}}
 {{- if .Values.serviceAccount.create }}{{ default (include "rotator.fullname" .) .Values.serviceAccount.name }}
-{{- else }}{{ required "serviceAccount.create is false: say in serviceAccount.name as whom the pods run (\"default\" is one, too)" .Values.serviceAccount.name }}{{ end -}}
+{{- else }}{{ required "serviceAccount.create is false: set serviceAccount.name to the account of the pods (\"default\" is possible)" .Values.serviceAccount.name }}{{ end -}}
 {{- end }}
 
 {{- define "rotator.lease" -}}
@@ -37,12 +37,12 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 
 {{- define "rotator.image" -}}
 {{- $image := .Values.image -}}
-{{- $repository := required "image.repository: there is no published image; say where you pushed yours" $image.repository -}}
+{{- $repository := required "image.repository: there is no published image; set it to where you pushed yours" $image.repository -}}
 {{- if $image.digest }}{{ $repository }}@{{ $image.digest }}
 {{- else }}{{ $repository }}:{{ default .Chart.AppVersion $image.tag }}{{ end -}}
 {{- end }}
 
-{{- /* A duration of rotator's ("1h30m") in seconds. */ -}}
+{{- /* A duration ("1h30m") in seconds. */ -}}
 {{- define "rotator.seconds" -}}
 {{- $units := dict "d" 86400 "h" 3600 "m" 60 "s" 1 -}}
 {{- $seconds := 0 -}}
@@ -52,7 +52,7 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- $seconds -}}
 {{- end }}
 
-{{- /* What the program would refuse, and the schema cannot say: then a pod would not start, or go on with what was before. */ -}}
+{{- /* Rules that the schema cannot express. Otherwise a pod would not start, or would keep its old configuration. */ -}}
 {{- define "rotator.check" -}}
 {{- $jitter := dig "daemon" "jitter" "5%" .Values.config | trimSuffix "%" | float64 -}}
 {{- $defaults := merge (deepCopy (default dict .Values.config.defaults)) (dict "ttl" "24h" "renew_before" "8h" "grace_period" "4h" "key_field" "api_key") -}}
@@ -78,7 +78,7 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- range $name, $part := default dict (get $.Values.config $table) -}}
 {{- $url := default "https://" (get $part $key) -}}
 {{- if not (or (hasPrefix "https://" $url) (get $part "allow_insecure") (regexMatch "^http://(localhost|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]+)?(/|$)" $url)) -}}
-{{- fail (printf "config.%s.%s.%s must begin with https://: http:// is for loopback hosts, or with allow_insecure" $table $name $key) -}}
+{{- fail (printf "config.%s.%s.%s must begin with https://: http:// is for loopback hosts, or or set allow_insecure" $table $name $key) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -87,7 +87,7 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- /* The main file, without targets, as JSON. */ -}}
 {{- define "rotator.config" -}}
 {{- $config := deepCopy .Values.config -}}
-{{- $_ := set $config "owner" (required "owner: give this installation a name; no other may have the same" .Values.owner) -}}
+{{- $_ := set $config "owner" (required "owner: give this installation a name that no other one has" .Values.owner) -}}
 {{- $_ := set $config "include" (list "targets.d/*") -}}
 {{- $addresses := dict "listen" (ternary "[::]:9465" "0.0.0.0:9465" (eq .Values.listen "::")) "admin" "127.0.0.1:9466" -}}
 {{- $_ := set $config "http" (merge $addresses (default dict $config.http)) -}}
@@ -96,15 +96,15 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- $_ := set $config "lease" $lease -}}
 {{- end -}}
 {{- if not $config.providers -}}
-{{- $_ := required "respan.organisationKey.secretName: name the Secret that holds the organisation key, or say config.providers" .Values.respan.organisationKey.secretName -}}
+{{- $_ := required "respan.organisationKey.secretName: name the Secret that holds the organisation key, or set config.providers" .Values.respan.organisationKey.secretName -}}
 {{- $respan := dict "type" "respan" "base_url" .Values.respan.baseUrl "requests_per_minute" .Values.respan.requestsPerMinute -}}
 {{- $_ := set $respan "api_key" (dict "file" "/var/run/secrets/rotator/respan/api-key") -}}
 {{- $_ := set $config "providers" (dict "respan" $respan) -}}
 {{- end -}}
 {{- if not $config.stores -}}
 {{- $vault := dict "type" "vault" "mount" .Values.vault.mount -}}
-{{- $_ := set $vault "address" (required "vault.address: say where Vault is, as https://vault.vault.svc:8200" .Values.vault.address) -}}
-{{- if not .Values.vault.token.enabled }}{{ fail "vault.token.enabled is false: say in config.stores how rotator logs in to Vault" }}{{ end -}}
+{{- $_ := set $vault "address" (required "vault.address: set the address of Vault, as https://vault.vault.svc:8200" .Values.vault.address) -}}
+{{- if not .Values.vault.token.enabled }}{{ fail "vault.token.enabled is false: set in config.stores how rotator logs in to Vault" }}{{ end -}}
 {{- $auth := dict "method" "kubernetes" "token_file" "/var/run/secrets/rotator/vault/token" -}}
 {{- $_ := set $vault "auth" (merge $auth .Values.vault.auth) -}}
 {{- with .Values.vault.namespace }}{{ $_ := set $vault "namespace" . }}{{ end -}}
@@ -117,20 +117,20 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- /* The volume's source for the certificates to trust for Vault, or nothing. */ -}}
 {{- define "rotator.vaultCA" -}}
 {{- $ca := .Values.vault.ca -}}
-{{- if and $ca.configMap $ca.secret }}{{ fail "vault.ca: say configMap or secret, not both" }}{{ end -}}
+{{- if and $ca.configMap $ca.secret }}{{ fail "vault.ca: set configMap or secret, not both" }}{{ end -}}
 {{- $items := list (dict "key" $ca.key "path" "ca.crt") -}}
 {{- if $ca.configMap }}{{ dict "configMap" (dict "name" $ca.configMap "items" $items) | toYaml -}}
 {{- else if $ca.secret }}{{ dict "secret" (dict "secretName" $ca.secret "items" $items) | toYaml -}}
 {{- end -}}
 {{- end }}
 
-{{- /* The ConfigMap of one part of the targets: of how many is in its name, so that pods which have a volume of so many parts never see it change to another number. */ -}}
+{{- /* The ConfigMap of one part of the targets. The number of parts is in its name, so that the volume of a running pod never changes to another number. */ -}}
 {{- define "rotator.part" -}}
 {{- $top := index . 0 -}}
 {{ include "rotator.fullname" $top }}-targets-{{ index . 1 }}-of-{{ $top.Values.configParts }}
 {{- end }}
 
-{{- /* The targets in `configParts` parts, by their names alone, as JSON: {"parts": [the text of a file, …]}. */ -}}
+{{- /* The targets in `configParts` parts, split by name alone, as JSON: {"parts": [the text of a file, …]}. */ -}}
 {{- define "rotator.parts" -}}
 {{- $count := int .Values.configParts -}}
 {{- $parts := list -}}
@@ -144,7 +144,7 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- $files = append $files $file -}}
 {{- $size := len $file -}}
 {{- if gt $size 1000000 -}}
-{{- fail (printf "configParts: a part of the targets takes %d bytes, and a ConfigMap holds 1 MiB; raise it to %d" $size (add 1 (mul 2 $count))) -}}
+{{- fail (printf "configParts: a part of the targets takes %d bytes, and a ConfigMap holds 1 MiB; set it to %d" $size (add 1 (mul 2 $count))) -}}
 {{- end -}}
 {{- end -}}
 {{- toJson (dict "parts" $files) -}}
@@ -160,7 +160,7 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- with .Values.env }}{{ toYaml . | nindent 0 }}{{ end }}
 {{- end }}
 
-{{- /* What every pod of ours mounts: the daemon's has the Lease's token beside it. */ -}}
+{{- /* The mounts of every pod. The daemon's pod mounts the Lease's token as well. */ -}}
 {{- define "rotator.mounts" -}}
 - name: config
   mountPath: /etc/rotator
