@@ -10,11 +10,12 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from rotator.config.provider_type import ProviderType, ProviderTypes
+from rotator.providers.http_provider.settings import HTTP
 from rotator.providers.respan.settings import RESPAN
 
 GROUP = "rotator.providers"
 
-BUILT_IN = (RESPAN,)
+BUILT_IN = (RESPAN, HTTP)
 
 
 @cache

@@ -225,7 +225,7 @@ def test_the_example_loads_and_names_every_option() -> None:
     assert config.load(file, {"RESPAN_API_KEY": SECRET}, installed_types()).warnings == ()
     for table in json_schema(installed_types())["$defs"].values():
         for option in table["properties"]:
-            assert f"{option} =" in text, option
+            assert f"{option} =" in text or re.search(rf"^\[.*\.{option}\]", text, re.MULTILINE), option
 
 
 def test_the_example_shows_each_default_as_it_is() -> None:
@@ -430,7 +430,7 @@ REFUSED = [
     (f"{TARGET}.field", "token", f"{TARGET}.field", 'is not a known option here; did you mean "key_field"?'),
     # providers
     ("providers", {}, "providers", "must not be empty. The services that issue keys: at least one [providers.NAME]."),
-    ("providers.respan.type", "openai", "providers.respan.type", 'must be "respan"'),
+    ("providers.respan.type", "openai", "providers.respan.type", 'must be "respan" or "http"'),
     ("providers.respan.requests_per_minute", 0, "providers.respan.requests_per_minute", "must be at least 1"),
     (
         "providers.respan.api_key",

@@ -68,7 +68,7 @@ class HttpProviderSettings(ProviderSettings):
     key_pattern: KeyPattern | None = None
     """A regular expression that finds a key's text, so that rotator hides keys that it does not know."""
     can_set_expiry: bool = True
-    """false switches `expire` off, for a provider that does not change an expiry in spite of a preset."""
+    """Whether `expire` is used. false is for a provider that does not change an expiry although its preset says so."""
 
     @model_validator(mode="before")
     @classmethod

@@ -13,7 +13,7 @@ answer. Where several are written, the first that finds anything counts.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, PlainValidator, Strict, WithJsonSchema, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, Strict, WithJsonSchema, model_validator
 
 from rotator.config.fields import Settings, Text
 from rotator.providers.http_provider.pointers import Places, Pointer
@@ -51,6 +51,16 @@ PlacesText = Annotated[
 ]
 Path = Annotated[Text, AfterValidator(_path)]
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE", "LIST"]
+
+
+def _require_nothing(schema: dict[str, Any]) -> None:
+    schema.pop("required", None)
+
+
+class Mergeable(Settings):
+    """A table that may be a part of one, because the preset has the rest."""
+
+    model_config = ConfigDict(json_schema_extra=_require_nothing)
 
 
 class FieldValue(Settings):
@@ -95,7 +105,7 @@ class GoneAnswer(Settings):
 Gone = Annotated[tuple[GoneAnswer, ...], Strict(False)]
 
 
-class OperationSettings(Settings):
+class OperationSettings(Mergeable):
     """One request."""
 
     method: Method = "GET"
@@ -203,7 +213,7 @@ class DeleteSettings(OperationSettings):
     """The answers that show that there is no such key."""
 
 
-class AnswerSettings(Settings):
+class AnswerSettings(Mergeable):
     """Where answers show what. Pointers start from a key's entry, but `key` from the whole answer to create."""
 
     id: PlacesText = Field("id", validate_default=True)
@@ -213,14 +223,14 @@ class AnswerSettings(Settings):
     name: PlacesText = Field("name", validate_default=True)
     """The name, which must be the one that rotator gave it: at least 50 letters, digits, dots and hyphens."""
     expires_at: PlacesText | None = None
-    """When the key expires: RFC 3339, or Unix time. null, "" and "never" are never."""
+    """When the key expires: RFC 3339, or Unix time. An absent or empty value and "never" are never."""
     expires_in: PlacesText | None = None
     """The seconds until the key expires, where `expires_at` finds nothing. 0 is never."""
     created_at: PlacesText | None = None
     """When the key was created."""
 
 
-class KeyOptionSettings(Settings):
+class KeyOptionSettings(Mergeable):
     """An option of a target's `key`, sent as `{param:NAME}`."""
 
     type: Literal["integer", "number", "boolean", "text", "texts"]
