@@ -27,6 +27,9 @@ from rotator.testing.trial import LIFETIME, ContractBroken, Trial, WatchedProvid
 SLACK = 10.0
 """Seconds by which a call may exceed the provider's timeout: a page is tried more than once."""
 
+PAGE = 2
+"""Keys on a page of a server whose list has pages, at most."""
+
 LONGEST_WAIT = 3600.0
 """Seconds that a 429 may make rotator wait."""
 
@@ -174,7 +177,7 @@ def failing(bench: Bench) -> None:
 
 def drip(bench: Bench) -> None:
     """An answer that drips ends with the timeout."""
-    _demand_unclear(bench, faults.drip)
+    _demand_unclear(bench, faults.drip_for(bench.timeout + SLACK + 1))
 
 
 def lost_create(bench: Bench) -> None:
@@ -265,6 +268,8 @@ def redirect(bench: Bench) -> None:
 
 def same_page(bench: Bench) -> None:
     """A list whose pages repeat is not complete, and ends with ProviderUnavailable."""
+    for _ in range(PAGE):
+        bench.trial.create(new_name())
     asked: list[str] = []
 
     def is_page(request: Request) -> bool:
@@ -299,7 +304,7 @@ def another_keys_answer(bench: Bench) -> None:
 
 
 def repeated_create(bench: Bench) -> None:
-    """The answer to another create is an unknown outcome, or shows the other key's id."""
+    """The answer to another create is an unknown outcome, or shows the other key's id and name."""
     kept: list[Answer] = []
 
     def keep(exchange: Exchange) -> None:
@@ -312,6 +317,7 @@ def repeated_create(bench: Bench) -> None:
     outcome = bench.outcome(CREATE, lambda exchange: exchange.send(kept[-1]))
     if isinstance(outcome, CreatedKey):
         demand(outcome.id == first.id, "create returned an id that its answer did not show")
+        demand(outcome.name in ("", first.name), "create returned a name that its answer did not show")
         return
     bench.demand_error(CREATE, outcome, ProviderOutcomeUnknown)
 

@@ -61,13 +61,13 @@ class Exchange:
         """Send the request to the provider's server, and return its answer."""
         return self._proxy.forward(self.request)
 
-    def send(self, answer: Answer, *, pause: float = 0.0) -> None:
-        """Send an answer; with a `pause` in seconds byte by byte, headers included."""
+    def send(self, answer: Answer, *, pause: float = 0.0, seconds: float = 0.0) -> None:
+        """Send an answer; with a `pause` in seconds byte by byte, headers included, at most for so many seconds."""
         content = _head(answer, ("Content-Length", str(len(answer.body)))) + answer.body
         if not pause:
             self._connection.sendall(content)
             return
-        for byte in content:
+        for byte in content[: int(seconds / pause)]:
             self._connection.sendall(bytes([byte]))
             if self._proxy.stopping.wait(pause):
                 return
@@ -199,9 +199,14 @@ def late_request(exchange: Exchange) -> None:
     exchange.forward()
 
 
-def drip(exchange: Exchange) -> None:
-    """The answer comes byte by byte."""
-    exchange.send(exchange.forward(), pause=0.2)
+def drip_for(seconds: float) -> Fault:
+    """Make an answer that comes byte by byte, at most for so long."""
+
+    def drip(exchange: Exchange) -> None:
+        answer = exchange.forward()
+        exchange.send(Answer(answer.status, answer.body + b" " * 10_000, answer.headers), pause=0.2, seconds=seconds)
+
+    return drip
 
 
 def failing(exchange: Exchange) -> None:

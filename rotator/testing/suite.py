@@ -23,7 +23,7 @@ from rotator.testing.trial import Trial, demand
 class Server:
     """The API that a provider is held against: a stand-in, or the real one. Each test creates and removes keys there.
 
-    Where its list has several pages with three keys, the faults of pages are tried, too.
+    If its list has pages, let one have two keys at most: then a fault of pages is tried, too.
     """
 
     url: str
