@@ -1,15 +1,19 @@
 """Makes the provider and the store that a configuration's tables describe."""
 
+import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rotator.config import schema as settings
-from rotator.config.provider_settings import ProviderSettings, SecretSource
+from rotator.config.provider_settings import LocalSecret, ProviderSettings, SecretSource
 from rotator.config.provider_type import ConnectedProvider, ProviderContext, ProviderType
 from rotator.core.errors import (
     ProviderCredentialRefused,
+    ProviderError,
     ProviderUnavailable,
     StoreCredentialRefused,
     StoreError,
@@ -19,6 +23,8 @@ from rotator.core.renewal import AT_ONCE
 from rotator.core.secrets import Secret
 from rotator.runtime import files
 from rotator.runtime.clock import SystemClock
+from rotator.runtime.http import CertificatesUnusable
+from rotator.runtime.proxy import Proxy
 from rotator.runtime.rate_limit import SlidingWindow
 from rotator.runtime.redact import register
 from rotator.stores.sqlite import SqliteStore
@@ -28,6 +34,9 @@ from rotator.stores.vault.transport import FormerLocation, VaultSettings
 from rotator.telemetry.metrics import Metrics
 
 AnyStore = VaultStore | SqliteStore
+
+Contents = tuple[str | None, ...]
+"""Digests of files; None for a file that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,7 @@ class Adapters:
     def provider(
         self, provider_type: ProviderType[Any], provider: ProviderSettings, name: str, budget: SlidingWindow
     ) -> ConnectedProvider:
-        """Return the provider of this name."""
+        """Return the provider of this name. Raises `ProviderUnavailable`: a file that it needs cannot be used."""
         context = ProviderContext(
             name=name,
             credential=self._secret(provider.api_key, f"providers.{name}.api_key"),
@@ -52,8 +61,17 @@ class Adapters:
             rate_limited=budget.pause,
             before_confirming=partial(budget.take, AT_ONCE),
             connections=self.connections,
+            proxy=self._proxy(provider, name),
         )
-        return provider_type.make(provider, context)
+        try:
+            return provider_type.make(provider, context)
+        except CertificatesUnusable as error:
+            flaw = str(error)
+        raise ProviderUnavailable(
+            f"the certificates in {provider.ca_file}, which providers.{name}.ca_file names, cannot be used: {flaw}. "
+            "rotator sends nothing to this provider",
+            "Put PEM certificates there (-----BEGIN CERTIFICATE-----), or leave ca_file out to trust certifi's.",
+        )
 
     def store(self, store: settings.StoreSettings, name: str) -> AnyStore:
         """Return the store of this name. Raises `StoreUnavailable` or `StoreCredentialRefused`."""
@@ -99,6 +117,15 @@ class Adapters:
             case settings.CertAuth():
                 return CertLogin(auth.role, auth.mount, auth.cert_file)
 
+    def _proxy(self, provider: ProviderSettings, name: str) -> Proxy | None:
+        if provider.proxy is None or provider.proxy_credentials is None:
+            return Proxy(provider.proxy) if provider.proxy else None
+        key, advice = f"providers.{name}.proxy_credentials", "rotator sends nothing to this provider without them."
+        credentials = self._read(provider.proxy_credentials, key, ProviderUnavailable, advice)
+        if ":" not in credentials.reveal():
+            raise ProviderUnavailable(f"what {key} names is not written user:password", advice)
+        return Proxy(provider.proxy, credentials)
+
     def _secret(self, source: SecretSource, key: str) -> Callable[[], Secret]:
         """Return what reads the secret, afresh at each call, because its source may change."""
 
@@ -111,30 +138,33 @@ class Adapters:
                     kind = ProviderCredentialRefused if error.needs_a_person else ProviderUnavailable
                     message = f"the management credential, which {key} names, cannot be read: {error.message}"
                     raise kind(message, error.advice) from None
-            where = f"the file {source.file}" if source.file else f"${source.env}"
-            try:
-                text = files.read(source.file).decode() if source.file else self.environment.get(source.env or "", "")
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "it is not text"
-                raise ProviderCredentialRefused(
-                    f"{where}, which {key} names, cannot be read: {reason}",
-                    "rotator cannot create, shorten or remove keys until it can be read. It is read again at each try.",
-                ) from None
-            if not text.strip():
-                raise ProviderCredentialRefused(
-                    f"{where}, which {key} names, is empty or not set",
-                    "rotator cannot create, shorten or remove keys until it holds a management credential.",
-                )
-            return register(Secret(text.strip()))
+            advice = "rotator cannot create, shorten or remove keys without it. It is read again at each try."
+            return self._read(source, key, ProviderCredentialRefused, advice)
 
         return read
 
+    def _read(self, source: LocalSecret, key: str, kind: type[ProviderError], advice: str) -> Secret:
+        """Return the secret in a file or a variable, which this key of the configuration names."""
+        where = f"the file {source.file}" if source.file else f"${source.env}"
+        try:
+            text = files.read(source.file).decode() if source.file else self.environment.get(source.env or "", "")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise kind(f"{where}, which {key} names, cannot be read: {reason}", advice) from None
+        if not text.strip():
+            raise kind(f"{where}, which {key} names, is empty or not set", advice)
+        return register(Secret(text.strip()))
 
-def trusted_certificates(store: settings.StoreSettings) -> bytes | None:
-    """Return the certificates that a store trusts, as they are now; None without any, or if they cannot be read."""
-    if not isinstance(store, settings.VaultSettings) or store.ca_file is None:
-        return None
-    try:
-        return files.read(store.ca_file)
-    except OSError:
-        return None
+
+def contents(table: settings.StoreSettings | ProviderSettings) -> Contents:
+    """Return the contents of the files that are read when a provider or a store is made, as they are now."""
+    files_read = [] if isinstance(table, settings.SqliteSettings) else [table.ca_file]
+    if isinstance(table, ProviderSettings) and table.proxy_credentials is not None:
+        files_read.append(table.proxy_credentials.file)
+    return tuple(_digest(file) for file in files_read)
+
+
+def _digest(file: Path | None) -> str | None:
+    with suppress(OSError):
+        return hashlib.sha256(files.read(file)).hexdigest() if file is not None else None
+    return None

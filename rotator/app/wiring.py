@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import product
 
-from rotator.app.adapters import Adapters, AnyStore, trusted_certificates
+from rotator.app.adapters import Adapters, AnyStore, Contents, contents
 from rotator.config import schema as settings
 from rotator.config.loader import Configuration
 from rotator.config.provider_settings import ProviderSettings
@@ -68,7 +68,8 @@ class Installation:
         self._metrics = metrics
         self._kept: Kept = predecessor._kept if predecessor else Kept()
         self.connections: int = predecessor.connections if predecessor else configuration.daemon.workers
-        self._trusted = {name: trusted_certificates(store) for name, store in configuration.stores.items()}
+        self._store_files = {name: contents(store) for name, store in configuration.stores.items()}
+        self._provider_files = {name: contents(provider) for name, provider in configuration.providers.items()}
         self.stores: dict[str, AnyStore] = {}
         self.budgets: dict[str, SlidingWindow] = {}
         self.providers: dict[str, ConnectedProvider] = {}
@@ -123,7 +124,7 @@ class Installation:
         """Make the stores, budgets and providers, or take over those that have not changed."""
         adapters = Adapters(self._environment, self.clock, self._metrics, self.connections, self.stores)
         for name, store in self.configuration.stores.items():
-            same = predecessor and predecessor._same_store(name, store, self._trusted[name])
+            same = predecessor and predecessor._same_store(name, store, self._store_files[name])
             self.stores[name] = same or adapters.store(store, name)
         for name, provider in self.configuration.providers.items():
             budget = predecessor.budgets.get(name) if predecessor else None
@@ -132,7 +133,8 @@ class Installation:
                 self.clock,
                 per_rotation=self.configuration.traits[name].requests_per_rotation,
             )
-            same_provider = predecessor and predecessor._same_provider(name, provider, self.stores)
+            read = self._provider_files[name]
+            same_provider = predecessor and predecessor._same_provider(name, provider, self.stores, read)
             provider_type = self.configuration.provider_types.usable[provider.type]
             self.providers[name] = same_provider or adapters.provider(provider_type, provider, name, self.budgets[name])
 
@@ -247,15 +249,15 @@ class Installation:
     def _connected(self) -> list[ConnectedProvider | VaultStore]:
         return [*self.providers.values(), *self.vaults.values()]
 
-    def _same_store(self, name: str, store: settings.StoreSettings, trusted: bytes | None) -> AnyStore | None:
-        """Return the store of that name, if it has just these settings and certificates."""
-        same = self.configuration.stores.get(name) == store and self._trusted[name] == trusted
+    def _same_store(self, name: str, store: settings.StoreSettings, read: Contents) -> AnyStore | None:
+        """Return the store of that name, if it has just these settings, and read files with these contents."""
+        same = self.configuration.stores.get(name) == store and self._store_files[name] == read
         return self.stores[name] if same else None
 
     def _same_provider(
-        self, name: str, provider: ProviderSettings, stores: Mapping[str, AnyStore]
+        self, name: str, provider: ProviderSettings, stores: Mapping[str, AnyStore], read: Contents
     ) -> ConnectedProvider | None:
-        """Return the provider of that name, if at most its budget differs, and the store of its key does not."""
+        """Return the provider of that name, if at most its budget differs: no file, and not the store of its key."""
         former, pace = self.configuration.providers.get(name), {"requests_per_minute": provider.requests_per_minute}
-        same = former is not None and former.model_copy(update=pace) == provider
+        same = former is not None and former.model_copy(update=pace) == provider and self._provider_files[name] == read
         return self.providers[name] if same and (provider.api_key.vault is None or self.stores == stores) else None

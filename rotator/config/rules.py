@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rotator.config.files import key_path
 from rotator.config.key_options import KeyChecker
@@ -82,13 +83,16 @@ def warnings(config: ParsedConfig, loads: Iterable[ProviderLoad]) -> Iterator[Pr
 # --- refused: credentials, times and fields --------------------------------------------------------------------------
 
 
-def _management_credentials(config: ParsedConfig) -> Iterator[Problem]:
+def _credentials(config: ParsedConfig) -> Iterator[Problem]:
     for name, provider in config.settings.providers.items():
-        variable = provider.api_key.env
-        if variable is not None and not config.environment.get(variable):
-            shown = f"${variable}" if _is_name_of_a_variable(variable) else "a variable"
-            message = f"names {shown}, which is not set in the environment"
-            yield config.problem(message, "providers", name, "api_key", "env")
+        for key, source in (("api_key", provider.api_key), ("proxy_credentials", provider.proxy_credentials)):
+            variable = source.env if source else None
+            if variable is not None and not config.environment.get(variable):
+                shown = f"${variable}" if _is_name_of_a_variable(variable) else "a variable"
+                message = f"names {shown}, which is not set in the environment"
+                yield config.problem(message, "providers", name, key, "env")
+        if provider.proxy_credentials is not None and provider.proxy is None:
+            yield config.problem("needs proxy, which is not set", "providers", name, "proxy_credentials")
         vaults = len(config.vaults())
         if provider.api_key.vault is not None and vaults != 1:
             message = f"needs exactly one store of type vault to be read from, and there are {vaults}"
@@ -255,7 +259,7 @@ def _shared_former_places(config: ParsedConfig) -> Iterator[Problem]:
 
 
 _REFUSED: tuple[Rule, ...] = (
-    _management_credentials,
+    _credentials,
     _names_of_keys,
     _vault_tokens,
     _references,
@@ -287,6 +291,19 @@ def _without_encryption(config: ParsedConfig) -> Iterator[Problem]:
     if not is_loopback(config.settings.http.admin.host):
         message = "is not a loopback address: the network can read the status page, with paths and key ids"
         yield config.problem(message, "http", "admin")
+
+
+def _unused_proxy(config: ParsedConfig) -> Iterator[Problem]:
+    providers = config.settings.providers
+    variable = next((name for name in ("HTTPS_PROXY", "https_proxy") if config.environment.get(name)), None)
+    remote = [name for name, table in providers.items() if not is_loopback(urlsplit(table.base_url).hostname or "")]
+    if variable is None or not remote or any(table.proxy for table in providers.values()):
+        return
+    message = (
+        f"${variable} is set, and rotator does not use it: requests go to the provider directly. Set proxy if they "
+        "must go through a proxy, and proxy_credentials if it wants any"
+    )
+    yield config.problem(message, "providers", remote[0], "proxy")
 
 
 def _short_times(config: ParsedConfig) -> Iterator[Problem]:
@@ -366,6 +383,7 @@ def _rate_limits(config: ParsedConfig, loads: Iterable[ProviderLoad]) -> Iterato
 _WARNED: tuple[Rule, ...] = (
     _no_target,
     _without_encryption,
+    _unused_proxy,
     _short_times,
     _shared_identity,
     _paths_with_too_much,

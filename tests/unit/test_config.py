@@ -401,8 +401,39 @@ def test_vault_skip_verify_is_ignored_with_a_warning(load: Callable[..., Configu
     }
 
 
+def test_a_proxy_of_the_environment_is_ignored_with_a_warning(load: Callable[..., Configuration]) -> None:
+    for variable in ("HTTPS_PROXY", "https_proxy"):
+        environment = {**ENVIRONMENT, variable: f"http://u:{SECRET}@proxy.test:3128"}
+        assert warned(load(MINIMAL, environment)) == {
+            "providers.respan.proxy": f"${variable} is set, and rotator does not use it: requests go to the provider "
+            "directly. Set proxy if they must go through a proxy, and proxy_credentials if it wants any"
+        }
+        assert warned(load(minimal(providers__respan__proxy="http://proxy.test:3128"), environment)) == {}
+        assert warned(load(minimal(providers__respan__base_url="http://localhost:8000"), environment)) == {}
+        second = {"type": "respan", "api_key": {"env": "RESPAN_API_KEY"}}
+        several = minimal(providers__second=second, defaults__provider="second")
+        assert list(warned(load(several, environment))) == ["providers.respan.proxy"]
+    assert warned(load(MINIMAL, {**ENVIRONMENT, "HTTPS_PROXY": ""})) == {}
+
+
+def test_a_proxy_and_where_its_credentials_are(load: Callable[..., Configuration], tmp_path: Path) -> None:
+    options = {"providers__respan__proxy": "http://Proxy.test:80/", "providers__respan__ca_file": "edge.pem"}
+    provider = load(minimal(**options, providers__respan__proxy_credentials={"file": "edge"})).providers["respan"]
+    assert (provider.proxy, provider.ca_file) == ("http://proxy.test", tmp_path / "edge.pem")
+    assert provider.proxy_credentials is not None
+    assert provider.proxy_credentials.file == tmp_path / "edge"
+
+
+def test_credentials_for_no_proxy_are_refused(refused: Callable[..., dict[str, str]]) -> None:
+    assert refused(minimal(providers__respan__proxy_credentials={"env": "EDGE_PASSWORD"})) == {
+        "providers.respan.proxy_credentials.env": "names $EDGE_PASSWORD, which is not set in the environment",
+        "providers.respan.proxy_credentials": "needs proxy, which is not set",
+    }
+
+
 # --- refused ---------------------------------------------------------------------------------------------------------
 
+AT_PROXY = "must not hold a user name or a password: name where they are in proxy_credentials"
 TARGET = "targets.billing-api"
 NOT_A_DURATION = 'is not a duration: write "90s", "15m", "24h", "7d" or "1h30m"'
 REFUSED = [
@@ -429,6 +460,22 @@ REFUSED = [
     (f"{TARGET}.fields", {"a": "b"}, f"{TARGET}.fields", 'is not a known option here; did you mean "extra_fields"?'),
     (f"{TARGET}.field", "token", f"{TARGET}.field", 'is not a known option here; did you mean "key_field"?'),
     # providers
+    ("providers.respan.proxy", f"http://u:{SECRET}@proxy.test", "providers.respan.proxy", AT_PROXY),
+    ("providers.respan.proxy", "proxy.test:3128", "providers.respan.proxy", 'must begin with "http://" or "https://"'),
+    ("providers.respan.proxy", "socks5://p.test", "providers.respan.proxy", 'must begin with "http://" or "https://"'),
+    ("providers.respan.proxy", "http://proxy.test/a", "providers.respan.proxy", "must not have a path"),
+    (
+        "providers.respan.proxy_credentials",
+        f"u:{SECRET}",
+        "providers.respan.proxy_credentials",
+        'must not stand in the configuration itself: write where it is, as { file = "..." } or { env = "..." }',
+    ),
+    (
+        "providers.respan.proxy_credentials",
+        {},
+        "providers.respan.proxy_credentials",
+        'must have exactly one of file = "..." and env = "..."',
+    ),
     ("providers", {}, "providers", "must not be empty. The services that issue keys: at least one [providers.NAME]."),
     ("providers.respan.type", "openai", "providers.respan.type", 'must be "respan" or "http"'),
     ("providers.respan.requests_per_minute", 0, "providers.respan.requests_per_minute", "must be at least 1"),

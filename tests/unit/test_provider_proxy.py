@@ -16,10 +16,10 @@ from support.canned import Reply, canned
 from support.egress import Egress, egress
 from support.process import free_ports
 
-from rotator.config.provider_settings import ProviderSettings
 from rotator.core.errors import ProviderError, ProviderUnavailable, ProxyRefused
 from rotator.core.secrets import Secret
 from rotator.providers.respan.client import RespanProvider
+from rotator.providers.respan.settings import RespanSettings
 from rotator.runtime.proxy import Proxy
 from rotator.simulator import Options, Simulator
 from rotator.testing.suite import context
@@ -68,9 +68,15 @@ def make(sim: Simulator, proxy: Egress, tmp_path: Path) -> Iterator[Make]:
         def make(
             base_url: str = "https://api.example", url: str = "", credentials: str | None = None, **options: Any
         ) -> RespanProvider:
-            given = {"api_key": {"env": "NOT_READ"}, "base_url": base_url, "ca_file": str(file), "timeout": "2s"}
+            given = {
+                "type": "respan",
+                "api_key": {"env": "NOT_READ"},
+                "base_url": base_url,
+                "ca_file": str(file),
+                "timeout": "2s",
+            }
             secret = Secret(credentials) if credentials else None
-            settings = ProviderSettings.model_validate({**given, **options})
+            settings = RespanSettings.model_validate({**given, "base_url": base_url, **options})
             through = context("edge", Secret(sim.organisation_key), Proxy(url or proxy.url, secret))
             return stack.enter_context(closing(RespanProvider(settings, through)))
 
@@ -117,8 +123,8 @@ def test_a_proxy_that_refuses_the_credentials_is_not_the_provider(
 def test_a_proxy_that_was_not_configured_may_want_credentials_too(sim: Simulator) -> None:
     reply = Reply(407, "<html><title>Log in</title></html>")
     with canned(lambda _: reply) as server:
-        options = {"api_key": {"env": "NOT_READ"}, "base_url": server.address}
-        provider = RespanProvider(ProviderSettings.model_validate(options), context("edge", Secret("a-credential")))
+        options = {"type": "respan", "api_key": {"env": "NOT_READ"}, "base_url": server.address}
+        provider = RespanProvider(RespanSettings.model_validate(options), context("edge", Secret("a-credential")))
         with closing(provider):
             error = refused(provider)
     assert isinstance(error, ProxyRefused)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from support.canned import Asked, Canned, Reply, canned
 from support.process import wait_until
 from support.world import START
 
 from rotator.app.wiring import Installation
 from rotator.config.loader import load
-from rotator.core.errors import ProviderCredentialRefused, StoreUnavailable
+from rotator.core.errors import ProviderCredentialRefused, ProviderUnavailable, StoreUnavailable
 from rotator.core.events import Event, EventType
 from rotator.core.plan import Reason
 from rotator.core.request import SCHEDULED, RotationRequest
@@ -29,6 +30,8 @@ from rotator.runtime.clock import SystemClock
 from rotator.stores.vault.store import VaultStore
 from rotator.telemetry.metrics import Metrics
 
+CERTIFICATES = [trustme.CA().cert_pem.bytes().decode() for _ in range(2)]
+PROXIED = {"proxy": "http://proxy.test", "proxy_credentials": {"file": "edge"}}
 RECORD = Record("prod", "b", "id", "name", START, START, "", "")
 
 
@@ -126,6 +129,53 @@ def test_only_changed_parts_are_rebuilt(
     before, after = process.reload()
     old, new = ({**installation.providers, **installation.stores} for installation in (before, after))
     assert {name for name in new if new[name] is not old[name]} == renewed
+
+
+def test_a_provider_is_rebuilt_when_a_file_that_it_read_has_changed(process: Process) -> None:
+    for name, content in (("edge.pem", CERTIFICATES[0]), ("edge", "user:one")):
+        (process.folder / name).write_text(content)
+    process.config["providers"]["respan"] |= {
+        "proxy": process.server.address,
+        "proxy_credentials": {"file": "edge"},
+        "ca_file": "edge.pem",
+    }
+    process.reload()
+    for name, content in (("edge.pem", CERTIFICATES[1]), ("edge", "user:two")):
+        before, after = process.reload()
+        assert after.providers == before.providers
+        (process.folder / name).write_text(content)
+        before, after = process.reload()
+        assert after.providers["respan"] is not before.providers["respan"]
+        assert after.stores == before.stores
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "content", "message"),
+    [
+        ({"ca_file": "edge"}, "", "", "ca_file names, cannot be used: No such file or directory"),
+        ({"ca_file": "edge"}, "edge", "", "ca_file names, cannot be used: it is empty"),
+        ({"ca_file": "edge"}, "edge", "key", "ca_file names, cannot be used: it does not hold certificates in PEM"),
+        (PROXIED, "", "", "proxy_credentials names, cannot be read: No such file or directory"),
+        (PROXIED, "edge", "\n", "proxy_credentials names, is empty or not set"),
+        (
+            PROXIED,
+            "edge",
+            "no-colon-here",
+            "proxy_credentials names is not written user:password",
+        ),
+    ],
+)
+def test_a_reload_with_an_unusable_file_keeps_what_is_there(
+    process: Process, options: dict[str, Any], name: str, content: str, message: str
+) -> None:
+    if name:
+        (process.folder / name).write_text(content)
+    process.config["providers"]["respan"] |= options
+    with pytest.raises(ProviderUnavailable, match=message) as caught:
+        process.reload()
+    assert "rotator sends nothing to this provider" in f"{caught.value.message} {caught.value.advice}"
+    assert "no-colon-here" not in caught.value.message
+    assert list(process.provider.pages(lambda: None)) == [[]]
 
 
 def shown(process: Process) -> list[str]:
