@@ -10,7 +10,8 @@
     │   └── KubernetesRefused           retrying does not help: fix the token, the certificates or the rights
     ├── OwnerUnclear                  a key's name does not show whose it is, and the store cannot be read
     ├── TooManyOrphans                more than one sweep may expire
-    ├── ServedKeysUnknown             the provider does not know most of what is served: another organisation's?
+    ├── ServedKeysUnknown             the provider does not know most served keys: is it another organisation's?
+    ├── GraceNotEnforced              superseded keys have another path's name, so nothing ends them
     ├── ProviderError
     │   ├── ProviderCredentialRefused   401, 403: the management credential
     │   ├── ProviderRequestRefused      400, 404, 422: this request, with any credential
@@ -19,6 +20,7 @@
     │   ├── ProviderUnavailable         not done: nothing was sent, or only a read failed
     │   │   └── ProxyRefused                the proxy refuses: nothing reached the provider
     │   ├── KeyUnreadable               the provider's list shows one key in an unknown form
+    │   ├── ServedKeyMisnamed           the provider shows a served key under another path's name
     │   └── ProviderOutcomeUnknown      sent; whether it was done is unknown
     └── StoreError
         ├── StoreCredentialRefused      the login itself, or an expired token that could not be renewed
@@ -80,8 +82,8 @@ class ClockDisagrees(RotatorError):
 
     def __init__(self) -> None:
         super().__init__(
-            "this machine's clock differs from the provider's or the store's, so no key was ended by it. Keys are "
-            "still renewed",
+            "this machine's clock differs from the provider's or the store's, so no key is shortened or deleted. Keys "
+            "are still renewed",
             "rotator_clock_skew_seconds shows which clock is wrong: correct that one.",
         )
 
@@ -104,13 +106,13 @@ class NoKeyByThisClock(RotatorError):
 
 
 class Contested(RotatorError):
-    """Two daemons with one owner and path and different parameters replace each other's keys."""
+    """Two daemons with the same owner and path, but different parameters, replace each other's keys."""
 
     needs_a_person = True
 
     def __init__(self, target: str, path: str) -> None:
         super().__init__(
-            f"two daemons replace each other's keys of {path}: its last keys were made by turns with this "
+            f"two daemons replace each other's keys of {path}: its last keys were made alternately with this "
             "configuration's ttl and key parameters and with others. The served key works and is not replaced for that",
             f"Give {target} the same ttl and key parameters in both configurations, or run one daemon. Then run "
             f'`rotator rotate {target}`. See the runbook, "Two daemons replace each other\'s keys".',
@@ -135,7 +137,7 @@ class KubernetesRefused(KubernetesUnavailable):
 
 
 class TooManyOrphans(RotatorError):
-    """So many keys are in no version that what was seen may be wrong."""
+    """So many keys are in no version that the lists may be wrong."""
 
     needs_a_person = True
 
@@ -149,7 +151,7 @@ class TooManyOrphans(RotatorError):
 
 
 class ServedKeysUnknown(RotatorError):
-    """The provider does not know most served keys, so what was seen may be wrong."""
+    """The provider does not know most served keys, so its answers may be wrong."""
 
     needs_a_person = True
 
@@ -164,7 +166,7 @@ class ServedKeysUnknown(RotatorError):
 
 
 class ProviderError(RotatorError):
-    """The provider did not do what was asked."""
+    """The provider did not do what was requested."""
 
 
 class ProviderCredentialRefused(ProviderError):
@@ -181,7 +183,7 @@ class ProviderRequestRefused(ProviderError):
 
 
 class ProviderKeyNotAccepted(ProviderError):
-    """A new key does not work where it was tried."""
+    """A new key does not pass the probe."""
 
     needs_a_person = True
 
@@ -216,7 +218,7 @@ class KeyUnreadable(ProviderError):
     def __init__(self, path: str, entries: Iterable[object]) -> None:
         super().__init__(
             f"the provider lists a key of {path} that cannot be read ({'; '.join(map(str, entries))}): it is left "
-            "alone, and what is served stays",
+            "alone, and the served key stays",
             "Correct the key at the provider, or delete it there if no application uses it.",
         )
 
@@ -227,8 +229,8 @@ _NAME_OF_ANOTHER_PLACE = (
     "Else find out who wrote its record into the path. If the key must go, delete it at the provider by its id."
 )
 _NO_NAME = (
-    "Identity rests on the name, so the provider must show it, in its list and of one key. Does something between here "
-    "and there leave it out?"
+    "Identity rests on the name, so the provider must show it in its list and when one key is looked up. Does a proxy "
+    "remove it?"
 )
 
 
@@ -282,7 +284,7 @@ class ProviderOutcomeUnknown(ProviderError):
 
 
 class StoreError(RotatorError):
-    """The store did not do what was asked."""
+    """The store did not do what was requested."""
 
 
 class StoreCredentialRefused(StoreError):
@@ -312,7 +314,7 @@ class StoreMountUnusable(StoreError):
 
 
 class CasMismatch(StoreError):
-    """The path's version is not the one this write was meant to follow."""
+    """The path is at another version than the one that the write follows."""
 
 
 class StoreSealed(StoreError):

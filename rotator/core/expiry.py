@@ -42,7 +42,7 @@ def whole_seconds(moment: datetime) -> datetime:
 def next_request(seen: KeyObservation, until: datetime, made_at: datetime) -> datetime | None:
     """Return what to ask the provider for, so that a key expires at `until`; None if it does already.
 
-    What was asked for already is asked for again only to correct an answer that would cut a grace short.
+    A request that was made already is repeated, with a later time, only where the answer would cut a grace short.
     """
     shown = seen.key.expires_at if seen.key else None
     if seen.asked and seen.asked.until == until:
@@ -67,7 +67,7 @@ def on_the_grid(until: datetime, shown: datetime | None, made_at: datetime | Non
     """Return what to ask for first: `until`, or a later time where the provider would round that down.
 
     A provider that rounds shows it by the key itself, which was made for a whole `ttl` from a second that is not on the
-    grid, and yet expires on it. The first request must be right: an expiry that is rounded into the past kills the key.
+    grid, and yet expires on it. The first request must be right: one that is rounded into the past kills the key.
     """
     for unit in UNITS if shown and made_at else ():
         if _rest(shown, unit) == _NONE != _rest(made_at, unit):

@@ -21,7 +21,7 @@ UNIQUE_LENGTH = 8
 
 
 OWNER_LETTERS = 8
-"""The letters of an owner that a key's name has room for."""
+"""How many letters of an owner a key's name has room for."""
 
 
 def place_of(owner: str, location: str) -> str:

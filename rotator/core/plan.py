@@ -359,7 +359,7 @@ def _restoring_failed(observation: Observation, record: Record) -> bool:
     return next_request(observation.shown[record.key_id], record.expires_at, record.issued_at) is None
 
 
-def unenforced(target: Target, plan: Plan, now: datetime) -> GraceNotEnforced | None:
+def grace_error(target: Target, plan: Plan, now: datetime) -> GraceNotEnforced | None:
     """Return the error for the superseded keys that work, and do not end with their grace."""
     keys = plan.unenforced(now)
     ends = [f"works until {timestamp(key.works_until)}" if key.works_until else "never expires" for key in keys]

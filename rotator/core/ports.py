@@ -1,4 +1,4 @@
-"""The edges of the core: what it asks of a provider, a store, time, a budget and a listener.
+"""The edges of the core: what it needs a provider, a store, time, a budget and a listener to do.
 
 The docstrings here are the contract; one contract suite tests it on every store. No implementation lives here.
 """
@@ -45,16 +45,16 @@ class Provider(Protocol):
         """
 
     def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
-        """Every unrevoked key of the organisation, a page at a time; expired ones may be among them.
+        """Yield every unrevoked key of the organisation, a page at a time; expired ones may be among them.
 
-        An entry that is not understood is an `UnreadableKey`: it proves nothing about the other keys.
+        An entry that cannot be read is an `UnreadableKey`: it proves nothing about the other keys.
 
-        `before` is called before each request, a page that is asked for again included. The list is complete only when
+        `before` is called before each request, including a repeated one. The list is complete only when
         the iterator ends without an error; keys created or removed meanwhile may be missing or there twice.
         """
 
     def retrieve(self, key_id: str) -> ProviderKey | None:
-        """One key, or None when it is unknown or revoked. Raises `ProviderUnavailable` for an answer about another."""
+        """Return one key, or None when it is unknown or revoked. Raises `ProviderUnavailable` for another key."""
 
     def set_expiry(self, key_id: str, expires_at: datetime) -> ProviderKey | None:
         """Set the key's expiry, earlier or later than it is. Return the key as the provider shows it afterwards.
@@ -82,22 +82,22 @@ class Store(Protocol):
     """
 
     def location(self, path: str) -> str:
-        """A text that this path, in this very store, shares with no other path of any store, and keeps for life."""
+        """Return a text that no other path of any store has, and that this path keeps for life."""
 
     def former_locations(self, path: str) -> Sequence[str]:
         """Return what `location` was for this path in the places that the store's data were in before."""
 
     def history(self, path: str) -> History:
-        """All that is known of the path; empty with current version 0 when it is absent.
+        """Return all that is known of the path; an empty history of version 0 when it is absent.
 
         `current_version` and the current version's data belong to one moment, not earlier than `observed_at`.
         """
 
     def newest(self, path: str) -> History:
-        """The same with the current version alone, for less: the others may exist all the same."""
+        """Return the same with the current version alone, for fewer requests. Older versions may exist."""
 
     def preflight(self, path: str, data: Mapping[str, Any]) -> None:
-        """Return only if the store would accept a `write` of data of this shape and size; change nothing.
+        """Return only if the store would accept a `write` of such data, by its shape and size. Change nothing.
 
         Raises `StoreRequestRefused`, `StoreUnavailable`, or one of the errors named above.
         """
@@ -111,9 +111,9 @@ class Store(Protocol):
         """
 
     def destroy(self, path: str, versions: Sequence[int]) -> None:
-        """Make the data of these versions unreadable for good; those that are gone already are no error.
+        """Make the data of these versions unreadable for good. Versions that are gone already are no error.
 
-        Raises `StoreOutcomeUnknown` when it is not known whether it was done.
+        Raises `StoreOutcomeUnknown` when the outcome is unknown.
         """
 
 
@@ -121,22 +121,22 @@ class Clock(Protocol):
     """The time."""
 
     def now(self) -> datetime:
-        """The wall clock, in UTC; where all upstreams agree that it is wrong, theirs. It may jump."""
+        """Return the wall clock's time in UTC; where all upstreams agree that it is wrong, theirs. It may jump."""
 
     def monotonic(self) -> float:
-        """Seconds that only grow, for measuring; their zero means nothing."""
+        """Return seconds that only grow; their zero means nothing."""
 
     def sleep(self, seconds: float) -> None:
         """Wait that long."""
 
-    def record_date(self, upstream: str, said: str | None, sent_at: float) -> None:
-        """Take the `Date` of an answer that has just come to a request sent at `sent_at` (monotonic); None: no date."""
+    def record_date(self, upstream: str, date: str | None, sent_at: float) -> None:
+        """Record the `Date` of an answer that has just arrived, to a request sent at `sent_at` (monotonic)."""
 
     def trusted(self) -> bool:
-        """False while the wall clock is further from an upstream's than allowed: then it ends no key."""
+        """Return False while the wall clock is further from an upstream's than allowed: then it ends no key."""
 
     def may_be_ahead(self) -> timedelta:
-        """By how much `now` is ahead of the upstream that is furthest behind; 0 at least."""
+        """Return how far `now` is ahead of the upstream that is furthest behind; at least 0."""
 
     def disputed_by(self) -> timedelta:
         """Return how far `now` is ahead of all upstreams that have answered; 0 if one agrees, negative if behind."""
@@ -150,13 +150,13 @@ class Leadership(Protocol):
 
 
 class Budget(Protocol):
-    """How many requests a provider may still be sent; shared by all that send them."""
+    """How many requests a provider may still get; shared by all that send them."""
 
     def take(self, deadline: datetime) -> None:
         """Wait for the right to send one request. Waiters are released in deadline order."""
 
     def pause(self, seconds: float) -> None:
-        """Send nothing for that long: the provider answered that there were too many requests."""
+        """Send nothing for that long: the provider limits the rate."""
 
 
 class Listener(Protocol):
@@ -185,10 +185,10 @@ class Meter(Protocol):
 
 
 class Strays(Protocol):
-    """Finds keys that a provider may have made although it did not confirm that, and removes them."""
+    """Finds and removes keys that a provider may have made without confirming it."""
 
     def look_for(self, target: Target, name: str, request: RotationRequest) -> None:
-        """Have the key of this name looked for and removed, if there is one. Must not wait."""
+        """Remove the key of this name later, if there is one. Must not wait."""
 
 
 @dataclass(frozen=True, slots=True)

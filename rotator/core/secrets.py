@@ -14,7 +14,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself, for the one line that sends it."""
+        """Return the text itself, for the one line that sends it."""
         return self._text
 
     @property

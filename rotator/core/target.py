@@ -27,9 +27,9 @@ class Target:
     ttl: timedelta
     renew_before: timedelta
     grace_period: timedelta
-    jitter: timedelta  # replaced so much earlier than renew_before demands; by a hash of the name
+    jitter: timedelta  # a key is replaced this much earlier than `renew_before` demands; from a hash of the name
     adopt: bool = False
-    former_paths: tuple[str, ...] = ()  # of before, in the same store: keys made for these are its own
+    former_paths: tuple[str, ...] = ()  # where it was before, in the same store: keys made for these are its own
 
     @property
     def lead(self) -> timedelta:
@@ -38,7 +38,7 @@ class Target:
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the requested parameters: a provider's answer may differ, by its plan or its rounding."""
+        """The fingerprint of the parameters as requested: a provider's plan may limit, or round, its answer."""
         return _fingerprint_of(tuple(self.parameters.items()), self.ttl)
 
 

@@ -20,13 +20,13 @@ RECORD_FIELD = "rotator"
 # --- the record in a version -----------------------------------------------------------------------------------------
 
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
-"""No key is issued before or after; and at the ends of the calendar no duration can be subtracted or added."""
+"""No key is issued before or after. At the ends of the calendar, adding a duration would fail."""
 
 LONGEST = timedelta(days=3650)
 """No configured duration is longer, so no key gets a longer life."""
 
 LONGEST_TEXT = 300
-"""Characters of an id or a name from outside that are kept: they are searched for secrets each time they are shown."""
+"""Characters of an id or a name from outside that are kept: each output searches them for secrets."""
 
 LONGEST_RECORD = 8192
 """Characters of a record with all its fields, those of later versions included."""
@@ -36,7 +36,7 @@ _FIELDS = frozenset(("v", "owner", "target", "key_id", "key_name", "issued_at", 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a version records of the key it holds. `unknown` fields are those of a later rotator, kept as written."""
+    """What a version records of the key it holds. `unknown` fields are a later rotator's, kept as written."""
 
     owner: str
     target: str
@@ -49,7 +49,7 @@ class Record:
     unknown: tuple[str, ...] = ()
 
     def is_younger(self, than: timedelta, now: datetime) -> bool:
-        """Return whether the key was issued less than that ago; or will be, by a clock that is ahead of this one."""
+        """Return whether the key was issued less than that ago, or by a clock that is less than that ahead."""
         return abs(now - self.issued_at) < than
 
     def format(self) -> str:

@@ -2,10 +2,10 @@
 
 Nothing is read here, and losing it costs only requests. The rules:
 
-- The newest version alone shows as much as the whole history if its key was made for it, and the whole was read at this
-  very version and held no other key of ours. For a path that was not read yet, in a process that sweeps, a version that
-  is older than a grace period is enough: the sweep finds all else in the provider's list.
-- A sweep that did not end proves nothing: each path is read whole again.
+- The newest version alone shows as much as the whole history if its key was made for it, and the whole history was read
+  at this very version and held no other key of ours. For a path that was not read yet, in a process that sweeps, a
+  version that is older than a grace period is enough: the sweep finds all other keys in the provider's list.
+- An incomplete sweep proves nothing: each path is read whole again.
 - A record does not prove whose the key is that it names: a forger who can write the path can write a record. A key is
   this path's when the provider shows it under the name in its record, and that name is one for this path.
 - The provider's list may be older than the path. Of a served key it proves only the name: while that key is served, it
@@ -65,7 +65,7 @@ class Kept:
 
 
 class Memory:
-    """Remembers the targets of one provider and one store. Safe to be used by many threads."""
+    """Remembers the targets of one provider and one store. Safe for many threads."""
 
     def __init__(
         self, kept: Kept | None = None, served: dict[str, Record] | None = None, *, is_swept: bool = False
@@ -88,7 +88,7 @@ class Memory:
     def recall(self, observation: Observation) -> Mapping[str, KeyObservation]:
         """Return what the provider showed of the keys that the path holds now; forget what it showed of others.
 
-        Take note of what the path serves, for `show`.
+        Note what the path serves, for `show`.
         """
         name, current = observation.target.name, observation.current
         held = {entry.record.key_id: entry.record for entry in observation.entries if entry.record}
@@ -134,7 +134,7 @@ class Memory:
         return self.kept.landed.pop(target.name, None)
 
     def read_whole(self, observation: Observation) -> None:
-        """Take note that this was the whole history."""
+        """Note that this is the whole history."""
         current = observation.current
         others = {entry.key_id for entry in observation.entries} - {current.key_id if current else None, None}
         self._whole[observation.target.name] = 0 if others else observation.history.current_version
@@ -147,7 +147,7 @@ class Memory:
             return self._made[name]
 
     def emptied(self, target: Target) -> None:
-        """Take note that the provider has live keys of this path, which is absent."""
+        """Note that the provider has live keys of this path, which is absent."""
         self._emptied.add(target.name)
 
     def is_emptied(self, target: Target) -> bool:
@@ -155,7 +155,7 @@ class Memory:
         return target.name in self._emptied
 
     def published(self, target: Target, record: Record, at: datetime) -> None:
-        """Take note that this process has published this key, `at` the store's time."""
+        """Note that this process has published this key, `at` the store's time."""
         self._served[target.name] = record
         with self._noting:
             made = self._made.get(target.name, {})
@@ -189,13 +189,13 @@ class Memory:
     # --- of the provider -------------------------------------------------------------------------------------------
 
     def swept(self, *, complete: bool) -> None:
-        """Take note of a sweep. It proves nothing unless it compared the whole list with all paths (`complete`)."""
+        """Note a sweep. It proves nothing unless it compared the whole list with all paths (`complete`)."""
         self._is_swept = complete
         if not complete:
             self._whole.clear()
 
     def show(self, target: Target, scope: Scope, key: ProviderKey) -> bool:
-        """Take note that the provider's list has shown this key under this path's name; return whether it was.
+        """Note that the provider's list has shown this key under this path's name; return whether it was.
 
         Only if it was served at the last look and had been ever since it was made, and has its whole life before it.
         """
@@ -212,7 +212,7 @@ class Memory:
     def is_as_at_last_look(self, target: Target, scope: Scope, key: ProviderKey, now: datetime) -> bool:
         """Return whether the provider's list shows a path's only key just as the last look at the path found it.
 
-        Then `show` has taken note of it. Not where the path held another key of ours at that look, or where more is
+        Then `show` has noted it. Not where the path held another key of ours at that look, or where more is
         known of its keys.
         """
         served, name = self._served.get(target.name), target.name

@@ -1,13 +1,12 @@
-"""Looks at a target: reads its path, and asks the provider for the keys that a plan needs to know more of.
+"""Looks at a target: reads its path, and looks up the keys at the provider that a plan needs to know more of.
 
-Looking changes nothing outside of this process. It takes requests of the provider's budget, and fills the memory.
+Looking changes nothing outside this process. It uses the provider's budget, and fills the memory.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from rotator.core.expiry import KeyObservation
 from rotator.core.keys import place_of
 from rotator.core.observation import Observation, PathReading
 from rotator.core.ports import Budget, Ports
@@ -27,7 +26,7 @@ MAX_READ = 30.0
 
 
 class Observer:
-    """Looks at the targets of one provider and one store. Safe to be used by many threads."""
+    """Looks at the targets of one provider and one store. Safe for many threads."""
 
     def __init__(
         self,
@@ -74,7 +73,7 @@ class Observer:
         return scope
 
     def observe(self, target: Target) -> Observation:
-        """Read the whole history; of the provider, use only what this process has seen before. Raises `StoreError`."""
+        """Read the whole history. Of the provider's keys, use what this process remembers. Raises `StoreError`."""
         observation = self._observed(target, self.ports.store.history, whole=True)
         self.memory.read_whole(observation)
         return observation
@@ -90,25 +89,22 @@ class Observer:
         return observation if self.memory.newest_does(observation, self.ports.clock.now()) else self.observe(target)
 
     def _observed(self, target: Target, read: Callable[[str], History], *, whole: bool) -> Observation:
-        clock, shown = self.ports.clock, dict[str, KeyObservation]()
-        scope, history = self.scope(target), read(target.path)
-        answered_at = clock.monotonic()
-        traits = self.ports.provider.traits
-        observation = self._timed(
-            Observation(PathReading(target, scope, history), shown, traits, answered_at=answered_at)
-        )
+        reading = PathReading(target, self.scope(target), read(target.path))
+        answered_at, traits = self.ports.clock.monotonic(), self.ports.provider.traits
+        observation = self._with_clock(Observation(reading, {}, traits, answered_at=answered_at))
         self.memory.settle(observation, whole=whole)
-        shown.update(self.memory.recall(observation))
-        return replace(observation, is_emptied=self.memory.is_emptied(target), made=self.memory.made(observation))
+        shown = self.memory.recall(observation)
+        is_emptied, made = self.memory.is_emptied(target), self.memory.made(observation)
+        return replace(observation, shown=shown, is_emptied=is_emptied, made=made)
 
     def confirm(self, observation: Observation) -> Observation:
         """Look up at the provider what the plan needs to know of it. Raises `ProviderError`."""
         for record in to_confirm(observation):
             observation = self.look_up(observation, record, self.ports.budget)
-        return self.doubted(self._timed(observation))
+        return self.with_belief(self._with_clock(observation))
 
-    def _timed(self, observation: Observation) -> Observation:
-        """Add what is known of the clock by now: each answer may have shown another time."""
+    def _with_clock(self, observation: Observation) -> Observation:
+        """Add what is known of the clock now: each answer may have shown another time."""
         clock = self.ports.clock
         return replace(
             observation,
@@ -117,14 +113,14 @@ class Observer:
             clock_disputed_by=clock.disputed_by(),
         )
 
-    def doubted(self, observation: Observation) -> Observation:
+    def with_belief(self, observation: Observation) -> Observation:
         """Add whether the provider is believed, where it does not know the served key."""
         if not observation.is_gone(self.ports.clock.now()):
             return observation
         return replace(observation, gone_is_believed=self.recognition.believes(observation.target.name))
 
     def look_up(self, observation: Observation, record: Record, budget: Budget) -> Observation:
-        """Ask the provider for one key, whatever was seen of it before. Raises `ProviderError`.
+        """Look up one key at the provider, whatever is known of it. Raises `ProviderError`.
 
         A missing key that is so young that the provider may not show it yet proves nothing.
         """
@@ -138,7 +134,7 @@ class Observer:
         return self.memory.note(observation, record.key_id, found)
 
     def _may_be_hidden(self, observation: Observation, record: Record, now: datetime) -> bool:
-        """Whether the key is so young. A process that was stopped while it asked for one has published it late."""
+        """Return whether the key is that young. A process that was stopped while it created one publishes it late."""
         held_since = min(entry.created_at for entry in observation.entries if entry.key_id == record.key_id)
         return record.is_younger(self.min_age, now) or now - held_since < self.min_age
 

@@ -23,7 +23,7 @@ def locations(target: Target, store: Store) -> tuple[str, tuple[str, ...]]:
 
 
 class Claims:
-    """The locations of all configured targets. Safe to be used by many threads.
+    """The locations of all configured targets. Safe for many threads.
 
     The configuration is checked when it is loaded, but only the store knows which cluster is behind an address.
     """

@@ -1,7 +1,7 @@
 """Settles whether a write landed, the one place that turns an unknown outcome of the store into a known one.
 
 A refused or unanswered write is judged only by the version that it was meant to become. Its answer may come from a
-proxy although the write landed, and what the path holds now may be an old view or a later write.
+proxy although the write landed, and the path's present content may be an old view or a later write.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ def _judge(
     try:
         history = store.history(target.path)
     except StoreError as error:
-        why = f"the write to {target.path} was refused, and it cannot be read why: {error.message}"
+        why = f"the write to {target.path} was refused, and its outcome cannot be read: {error.message}"
         advice = error.advice
     else:
         written = next((version for version in history.versions if version.number == base + 1), None)

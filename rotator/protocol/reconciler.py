@@ -21,7 +21,7 @@ from rotator.core.errors import (
 )
 from rotator.core.events import EventType
 from rotator.core.observation import Observation
-from rotator.core.plan import Action, Plan, Reason, Retire, Rotate, SetExpiry, deadline, plan, unenforced
+from rotator.core.plan import Action, Plan, Reason, Retire, Rotate, SetExpiry, deadline, grace_error, plan
 from rotator.core.renewal import TIDYING
 from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.superseded import to_confirm
@@ -55,8 +55,8 @@ class Report:
 class Attempt:
     """One pass over one target that is under way: what it knows, and what it has done.
 
-    Each action is tried once a pass: what fails waits for the caller's backoff, and what succeeds without an effect
-    that shows (a provider that ignores a PATCH) cannot keep the pass here.
+    Each action is tried once a pass: a failure waits for the caller's backoff, and a success without a visible
+    effect (a provider that ignores a PATCH) cannot keep the pass in a loop.
     """
 
     target: Target
@@ -71,11 +71,11 @@ class Attempt:
     error: RotatorError | None = None  # the first one
 
     def fail(self, error: RotatorError) -> None:
-        """Take note of an error, unless there was one before."""
+        """Note an error, unless there was one before."""
         self.error = self.error or error
 
     def fulfil(self) -> None:
-        """Take note that a new key is served."""
+        """Note that a new key is served."""
         self.request = replace(self.request, rotate=False, adopt=False)
 
     def untried(self, actions: tuple[Action, ...]) -> Action | None:
@@ -99,7 +99,7 @@ class Attempt:
 class Reconciler:
     """Works on the targets of one provider and one store.
 
-    Safe to be used by many threads, with one pass over a target at a time; a sweep may work on that target meanwhile.
+    Safe for many threads, with one pass over a target at a time. A sweep may work on that target meanwhile.
     """
 
     def __init__(self, observer: Observer) -> None:
@@ -141,7 +141,7 @@ class Reconciler:
                 observation = self.observer.confirm(observation)
             except ProviderError as failure:
                 attempt.fail(failure)
-        attempt.observation = self.observer.doubted(observation)
+        attempt.observation = self.observer.with_belief(observation)
         attempt.plan = plan(attempt.observation, self._ports.clock.now(), attempt.request, options)
         planned(attempt.plan)
         action = attempt.untried(attempt.plan.actions) if acts else None
@@ -150,7 +150,7 @@ class Reconciler:
         return action
 
     def _look(self, attempt: Attempt) -> Observation:
-        """Return what is known of the target, which is read again where that is too old to act on it."""
+        """Return what is known of the target. Read it again where that is too old to act on."""
         observation = attempt.observation
         if observation is None or self.observer.is_too_old(observation):
             look = self.observer.read_current if attempt.request.by == SCHEDULED.by else self.observer.observe
@@ -167,7 +167,7 @@ class Reconciler:
         target = attempt.target
         if made.reason is Reason.CLOCK:
             return NoKeyByThisClock(observation.clock_disputed_by)
-        if not attempt.request.revoke_now and (error := unenforced(target, made, self._ports.clock.now())):
+        if not attempt.request.revoke_now and (error := grace_error(target, made, self._ports.clock.now())):
             return error  # after a revocation, the keys that are left have an error of their own
         if made.reason is Reason.CONTESTED:
             return Contested(target.name, target.path)
@@ -272,13 +272,13 @@ class Reconciler:
 
 
 def _serves_another_key(observation: Observation, before: Observation) -> bool:
-    """Whether the path holds another key than it did, or none."""
+    """Return whether the path holds another key than before, or none."""
     was = before.current.key_id if before.current else None
     return observation.current is None or observation.current.key_id != was
 
 
 def _identity(action: Action) -> object:
-    """What makes two actions of one pass the same attempt."""
+    """Return what two actions share that are the same attempt."""
     match action:
         case Rotate():
             return "rotate"

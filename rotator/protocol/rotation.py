@@ -37,7 +37,7 @@ from rotator.protocol.memory import PendingKey
 from rotator.protocol.observer import Observer
 from rotator.protocol.publish import publish
 
-TRIES_OUT = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
+PROBE_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 """Seconds between attempts to probe a new key, or to find it at the provider."""
 
 UNPUBLISHED = "unpublished"
@@ -70,7 +70,7 @@ class Rotation:
     def _made_before(self, observation: Observation, action: Rotate, request: RotationRequest) -> PendingKey | None:
         """Return the key of an earlier pass whose write may still land, if it is as good as a new one.
 
-        A store that refuses all writes would else have us make one key after the other, and none may be removed.
+        Otherwise a store that refuses all writes would have us make one key after the other, and none may be removed.
         """
         target, ports = observation.target, self._ports
         pending = self._memory.pending.get(target.name)
@@ -98,7 +98,7 @@ class Rotation:
         return replace(pending, reason=action.reason, request=request)
 
     def _make(self, observation: Observation, action: Rotate, request: RotationRequest) -> PendingKey | None:
-        """Prove that a key can be stored, and create one. None: another replica leads by now."""
+        """Prove that a key can be stored, and create one. Return None where another replica leads by now."""
         target = observation.target
         ports = self._ports
         now = earliest_now(ports.clock).replace(microsecond=0)
@@ -125,7 +125,7 @@ class Rotation:
         emit_key_event(ports.emit, EventType.KEY_CREATED, target, record, request, action.reason)
         try:
             expires_at = self._believe(observation, created, record, request, action.reason)
-            self._try_out(created)
+            self._probe(created)
         except Exception:  # any: this key is not served yet, and only this process knows it
             self._discard(target, record, request)
             raise
@@ -198,7 +198,7 @@ class Rotation:
 
     def _look_up_new(self, key_id: str, asked: datetime) -> ProviderKey | None:
         """Look up a key that was just created, for as long as the provider may take to show it."""
-        for wait in (*TRIES_OUT, None):
+        for wait in (*PROBE_WAITS, None):
             self._ports.budget.take(asked)
             found = self._ports.provider.retrieve(key_id)
             if found is not None or wait is None:
@@ -209,10 +209,10 @@ class Rotation:
     def _believe(
         self, observation: Observation, created: CreatedKey, wanted: Record, request: RotationRequest, reason: Reason
     ) -> datetime:
-        """Return when the key really expires: as answered if that is earlier than asked; a later expiry is corrected.
+        """Return when the key really expires: as answered if that is earlier than requested. Correct a later expiry.
 
-        A provider that rounds up, or cannot set an expiry, keeps a later one than was asked for. It is not believed:
-        the key is replaced as if it expired as asked. So is a key that never expires.
+        A provider that rounds up, or cannot set an expiry, keeps a later one than was requested. It is not believed:
+        the key is replaced as if it expired as requested. So is a key that never expires.
         """
         target, traits = observation.target, observation.traits
         asked, answered = wanted.expires_at, created.expires_at
@@ -222,7 +222,7 @@ class Rotation:
             if shown is None:
                 raise ProviderRequestRefused(
                     f"the new key {created.id} is gone before it was published",
-                    "Nothing to do, unless it happens again: then look for who removes keys at the provider.",
+                    "Nothing to do, unless it happens again: then find out what removes keys at the provider.",
                 )
             if shown != answered:
                 what, until = EventType.KEY_SHORTENED, timestamp(shown)
@@ -241,9 +241,9 @@ class Rotation:
             self._ports.emit(Event(EventType.KEY_CUT_SHORT, target.name, Level.WARNING, fields))
         return min(asked, answered)
 
-    def _try_out(self, created: CreatedKey) -> None:
-        """Publish no key that does not work; a provider may take a while to accept a new one."""
-        for wait in (*TRIES_OUT, None):
+    def _probe(self, created: CreatedKey) -> None:
+        """Return if the new key works, for which a provider may take a while. Raises the probe's error."""
+        for wait in (*PROBE_WAITS, None):
             try:
                 self._ports.provider.probe(created.secret)
             except (ProviderKeyNotAccepted, ProviderUnavailable):

@@ -1,8 +1,8 @@
-"""Removes keys that a provider may have made although it did not confirm that.
+"""Removes keys that a provider may have made without confirming it.
 
-A create whose answer was lost, is an error, or is about another key may have made the key all the same. Its name is
+A create may have made the key even if its answer was lost, is an error, or is about another key. Its name is
 unique to that attempt, so the provider's list shows it. A list may have a hundred pages: no pass over a target waits
-for it, and one list serves all names that wait. A name that is missing is looked for again once the key must be shown.
+for it, and one list serves all waiting names. A missing name is looked for again once the provider must show the key.
 """
 
 import threading
@@ -42,12 +42,12 @@ class Stray:
     missed: bool = False  # by a list that was read when the provider may not have shown it yet
 
     def is_settled(self, min_age: float, at: float) -> bool:
-        """Whether the provider shows the key at that time, if there is one."""
+        """Return whether the provider shows the key at that time, if there is one."""
         return at - self.since >= min_age
 
 
 class StrayKeys:
-    """The names that wait to be looked for at one provider. Safe to be used by many threads."""
+    """The names to look for at one provider. Safe for many threads."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class StrayKeys:
 
     @property
     def due(self) -> bool:
-        """Whether names wait that a list may show now, and the last list is long enough ago."""
+        """Whether a list may show a waiting name now, and the last list is long enough ago."""
         now = self._clock.monotonic()
         is_wanted = any(not one.missed or one.is_settled(self._min_age, now) for one in [*self.waiting.values()])
         return is_wanted and now >= self._next_at
@@ -83,7 +83,7 @@ class StrayKeys:
     def remove(self, *, at_last: bool = False) -> None:
         """List the provider's keys once, and remove those whose names wait. After a failure the rest waits on.
 
-        `at_last`: what cannot be looked for now is reported and forgotten.
+        `at_last`: names that cannot be looked for now are reported and forgotten.
         """
         with self._removing:
             left = dict(self.waiting)  # a key that is made later may be missing in a page that was read before

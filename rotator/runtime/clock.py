@@ -39,17 +39,17 @@ class SystemClock:
         """Wait that long, or until `stop`."""
         self._stopped.wait(seconds)
 
-    def record_date(self, upstream: str, said: str | None, sent_at: float) -> None:
+    def record_date(self, upstream: str, date: str | None, sent_at: float) -> None:
         """The clocks agree if the date lies between sending and now; it is exact to the second, so one is allowed.
 
         A single upstream that disagrees may be wrong itself. If several agree with each other, this clock is wrong.
         """
-        date = http_date(said or "")
-        if date is None:
+        theirs = http_date(date or "")
+        if theirs is None:
             return
         now = self._wall()
         sent = now - timedelta(seconds=self.monotonic() - sent_at)
-        early, late = sent - date - _SECOND, date - now - _SECOND
+        early, late = sent - theirs - _SECOND, theirs - now - _SECOND
         skew = early if early > timedelta(0) else -late if late > timedelta(0) else timedelta(0)
         with self._lock:
             if self._upstreams is None or upstream in self._upstreams:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rotator.core.errors import RotatorError
 from rotator.core.events import Event, EventType, Level
-from rotator.core.plan import Plan, Reason, State, unenforced
+from rotator.core.plan import Plan, Reason, State, grace_error
 from rotator.core.ports import Listener
 from rotator.core.renewal import margin
 from rotator.core.target import Target
@@ -105,7 +105,7 @@ class TargetStatus:
 def with_unenforced(status: TargetStatus, now: datetime) -> TargetStatus:
     """Return the status, with an error if superseded keys outlive their grace."""
     made = status.plan
-    return replace(status, error=status.error or (unenforced(status.target, made, now) if made else None))
+    return replace(status, error=status.error or (grace_error(status.target, made, now) if made else None))
 
 
 def status_model(owner: str, at: datetime, targets: Collection[TargetStatus]) -> StatusJson:

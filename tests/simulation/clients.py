@@ -300,7 +300,7 @@ class MachineClock:
     def now(self) -> datetime:
         return self.scheduler.clock.now() + self.ahead + self.wrong + self._uncorrected
 
-    def record_date(self, upstream: str, said: str | None, sent_at: float) -> None:
+    def record_date(self, upstream: str, date: str | None, sent_at: float) -> None:
         self.upstreams.add(upstream)
 
     def may_be_ahead(self) -> timedelta:

@@ -51,7 +51,7 @@ class SetClock:
     def sleep(self, seconds: float) -> None:
         self.passed += seconds
 
-    def record_date(self, upstream: str, said: str | None, sent_at: float) -> None: ...
+    def record_date(self, upstream: str, date: str | None, sent_at: float) -> None: ...
 
     def may_be_ahead(self) -> timedelta:
         return timedelta(0)

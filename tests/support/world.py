@@ -75,7 +75,7 @@ class FakeClock:
         with self._lock:
             self._elapsed += seconds
 
-    def record_date(self, upstream: str, said: str | None, sent_at: float) -> None: ...
+    def record_date(self, upstream: str, date: str | None, sent_at: float) -> None: ...
 
     def may_be_ahead(self) -> timedelta:
         return self.is_ahead

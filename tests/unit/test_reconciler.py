@@ -56,7 +56,7 @@ from rotator.protocol.observer import MAX_AGE, MAX_READ, Observer
 from rotator.protocol.publish import WAITS
 from rotator.protocol.reconciler import Reconciler, Report
 from rotator.protocol.rollback import roll_back
-from rotator.protocol.rotation import TRIES_OUT, UNPUBLISHED
+from rotator.protocol.rotation import PROBE_WAITS, UNPUBLISHED
 from rotator.protocol.sweeper import Sweeper
 
 MINUTE = timedelta(minutes=1)
@@ -1110,7 +1110,7 @@ def test_a_key_that_takes_a_while_to_work_is_published_when_it_does(error: Excep
     world.at("probe", refuse(error), times=3)
     started, since = world.clock.monotonic(), len(world.wire.journal)
     assert a.reconcile(world.target, FORCED).rotated
-    assert world.clock.monotonic() - started == sum(TRIES_OUT[:3])
+    assert world.clock.monotonic() - started == sum(PROBE_WAITS[:3])
     assert world.calls(since=since)[2:8] == ["provider.create", *["probe"] * 4, "store.write"]
     assert_served(world)
 
@@ -1214,7 +1214,7 @@ def test_a_key_without_a_name_that_cannot_be_looked_up_is_not_published(error: E
     if error:
         world.at("provider.retrieve", refuse(error))
     else:
-        world.at("provider.retrieve", lambda call: None, times=len(TRIES_OUT) + 1)
+        world.at("provider.retrieve", lambda call: None, times=len(PROBE_WAITS) + 1)
     report = a.reconcile(world.target, FORCED)
     assert isinstance(report.error, ProviderOutcomeUnknown)
     world.remove_strays()
@@ -1228,7 +1228,7 @@ def test_a_new_key_that_has_to_be_looked_up_is_waited_for(shown: dict[str, Any])
     world.at("provider.retrieve", lambda call: None, times=3)
     started = world.clock.monotonic()
     assert world.reconciler().reconcile(world.target).rotated
-    assert world.clock.monotonic() - started == sum(TRIES_OUT[:3])
+    assert world.clock.monotonic() - started == sum(PROBE_WAITS[:3])
 
 
 def test_nothing_is_changed_by_the_id_of_an_answer_that_the_provider_does_not_show() -> None:
@@ -1239,7 +1239,7 @@ def test_nothing_is_changed_by_the_id_of_an_answer_that_the_provider_does_not_sh
     assert other is not None
     new_process = world.reconciler("b")
     world.at("provider.create", mixed_up(world, id=other.id, expires_at=None))
-    world.at("provider.retrieve", lambda call: None, times=len(TRIES_OUT) + 1)
+    world.at("provider.retrieve", lambda call: None, times=len(PROBE_WAITS) + 1)
     since = len(world.wire.journal)
     assert isinstance(new_process.reconcile(beta, FORCED).error, ProviderOutcomeUnknown)
     assert "provider.set_expiry" not in world.calls(since=since)
