@@ -15,6 +15,10 @@ from simulation.settings import MEDDLING, MIXED, RACES, ROLLBACKS, STRANGE, Prof
 ROUND = (MIXED, RACES, MIXED, MEDDLING, MIXED, STRANGE, ROLLBACKS, MIXED)
 
 
+SHARE = 100
+"""Schedules that a process gets at a time."""
+
+
 def profile_of(seed: int) -> Profile:
     """Which kind of schedule has this number."""
     return ROUND[seed % len(ROUND)]
@@ -37,7 +41,7 @@ def run_some(seeds: range, profile: Profile | None = None, mutation: str = "") -
     with mutated(mutation):
         for count, seed in enumerate(seeds, 1):
             outcome = simulate(seed, profile or profile_of(seed), promises=promises)
-            coverage += outcome.coverage
+            coverage.update(outcome.coverage)
             if outcome.broken is not None:
                 return Found(count, seed, str(outcome if mutation else shortest(outcome)), coverage)
     return Found(len(seeds), coverage=coverage)
@@ -55,10 +59,10 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 
 
 def run_many(
-    executor: ProcessPoolExecutor, seeds: range, profile: Profile | None = None, mutation: str = "", share: int = 100
+    executor: ProcessPoolExecutor, seeds: range, profile: Profile | None = None, mutation: str = ""
 ) -> Iterator[Found]:
     """All of them, in shares; in the order of their seeds, so that the first failing one is always the same."""
-    shares = [seeds[start : start + share] for start in range(0, len(seeds), share)]
+    shares = [seeds[start : start + SHARE] for start in range(0, len(seeds), SHARE)]
     futures = [executor.submit(run_some, some, profile, mutation) for some in shares]
     try:
         for future in futures:

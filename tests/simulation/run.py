@@ -1,19 +1,18 @@
 """One schedule from its seed; many of them; and a failing one with all that it can do without left out."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import lru_cache
 from random import Random
-from typing import Any
 from unittest.mock import patch
 
 from support.world import HOUR, START, make_target
 
+from rotator.core import versions
 from rotator.core.keys import KeyName, place_of
-from rotator.core.versions import Record
 from simulation.actors import Commands, Deployment, Election, People, Program, Replica, Weather
 from simulation.clients import Configuration, DaemonInfo
 from simulation.invariants import FAULT, Truth
@@ -82,16 +81,9 @@ class Outcome:
 
 @contextmanager
 def parsed_once() -> Iterator[None]:
-    """Parse each record and each key's name once: a third of a schedule's CPU time goes into the same few texts.
-
-    Nothing is remembered from one schedule to the next, which may run under another mutation.
-    """
-
-    def once(parse: Callable[..., Any]) -> Callable[..., Any]:
-        remembered = lru_cache(maxsize=None)(parse)
-        return lambda text, *more: (remembered if isinstance(text, str) else parse)(text, *more)
-
-    with patch.object(Record, "parse", once(Record.parse)), patch.object(KeyName, "parse", once(KeyName.parse)):
+    """Parse each key's name once, and no record as a schedule before did, which may have run under another mutation."""
+    versions._parsed.cache_clear()
+    with patch.object(KeyName, "parse", lru_cache(maxsize=None)(KeyName.parse)):
         yield
 
 

@@ -1,14 +1,12 @@
 """The harness must be able to fail: with any one rule taken away, some schedule breaks a promise."""
 
-from collections.abc import Iterator
-from concurrent.futures import Future
 from types import FunctionType
 
 import pytest
 
 from rotator.core.versions import Scope
 from rotator.protocol import publish
-from simulation.many import Found, pool, run_some
+from simulation.many import run_some
 from simulation.mutations import MUTATIONS, Edit, edited, mutated
 from simulation.run import shortest, simulate
 from simulation.settings import PROFILES
@@ -17,24 +15,11 @@ BUDGET = 3_000
 """Schedules within which a mutant has to be caught."""
 
 
-@pytest.fixture(scope="module")
-def searches(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[Found]]]:
-    """The search for a broken promise under each mutation that is selected: a process searches for one at a time."""
-    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
-    names = [str(item.callspec.params["name"]) for item in items if item.function is test_each_is_caught]
-    with pool() as executor:
-        yield {name: executor.submit(_search, name) for name in names}
-
-
-def _search(name: str) -> Found:
-    first = MUTATIONS[name].first
-    return run_some(range(first, first + BUDGET), PROFILES[MUTATIONS[name].profile], name)
-
-
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_each_is_caught(searches: dict[str, Future[Found]], name: str) -> None:
-    found = searches[name].result()
+def test_each_is_caught(name: str) -> None:
+    first = MUTATIONS[name].first
+    found = run_some(range(first, first + BUDGET), PROFILES[MUTATIONS[name].profile], name)
     assert found.failing is not None, f"no promise was broken in {BUDGET} schedules"
     promise = found.trace.splitlines()[0]
     assert any(word in promise for word in MUTATIONS[name].breaks), promise
