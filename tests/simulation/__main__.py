@@ -8,7 +8,7 @@ import time
 from simulation.many import pool, profile_of, run_many
 from simulation.mutations import MUTATIONS, mutated
 from simulation.run import shortest, simulate
-from simulation.settings import PROFILES
+from simulation.settings import PROFILES, Profile
 
 
 def main() -> int:
@@ -22,10 +22,11 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="show passes and sweeps that did nothing, too")
     parser.add_argument("--many", type=int, metavar="N", help="run so many schedules; 0: until it is stopped")
     options = parser.parse_args()
-    profile = PROFILES.get(options.profile or "")
+    mutation = MUTATIONS.get(options.mutation)
+    profile = PROFILES.get(options.profile or "") or (mutation.schedules if mutation else None)
     if options.many is not None:
-        return _many(options.seed, options.many, options.profile or "", options.mutation)
-    promises = MUTATIONS[options.mutation].breaks if options.mutation else ()
+        return _many(options.seed, options.many, profile, options.mutation)
+    promises = mutation.breaks if mutation else ()
     with mutated(options.mutation):
         outcome = simulate(options.seed, profile or profile_of(options.seed), options.without, promises)
         if options.shortest and outcome.broken:
@@ -34,7 +35,7 @@ def main() -> int:
     return 1 if outcome.broken else 0
 
 
-def _many(first: int, number: int, profile: str, mutation: str) -> int:
+def _many(first: int, number: int, profile: Profile | None, mutation: str) -> int:
     began, done, failed = time.monotonic(), 0, 0
     batch = 2000
     with pool() as executor:
@@ -42,7 +43,7 @@ def _many(first: int, number: int, profile: str, mutation: str) -> int:
             if number and start >= first + number:
                 break
             seeds = range(start, min(start + batch, first + number) if number else start + batch)
-            for found in run_many(executor, seeds, PROFILES.get(profile), mutation):
+            for found in run_many(executor, seeds, profile, mutation):
                 done += found.schedules
                 if found.failing is not None:
                     failed += 1

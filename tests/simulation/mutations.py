@@ -6,9 +6,9 @@ A mutation replaces a named predicate of rotator as a whole (`Stub`), or a text 
 
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import FunctionType
 from typing import Any
 
@@ -44,6 +44,7 @@ from simulation.invariants import (
     UNPROVEN,
     UNSETTLED,
 )
+from simulation.settings import PROFILES, Profile
 
 Reconciler, Rotation, Memory, Sweeper = execute.Reconciler, rotate.Rotation, memory.Memory, sweep.Sweeper
 Comparison, OrphanCleanup = comparison.Comparison, orphan_cleanup.OrphanCleanup
@@ -101,12 +102,19 @@ class Mutation:
     """A rule taken away, the profile whose schedules notice it soonest, and the promises that it carries.
 
     `first` is the schedule to begin with, for a rule that few schedules notice. It may be any: the code decides.
+    `drawn` are ranges in place of the profile's, for a rule that matters in few of its schedules.
     """
 
     profile: str
     breaks: tuple[str, ...]
     edits: tuple[Edit | Stub, ...]
     first: int = 0
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def schedules(self) -> Profile:
+        """What its schedules are drawn from."""
+        return replace(PROFILES[self.profile], **self.drawn)
 
 
 MUTATIONS = {
@@ -268,7 +276,13 @@ MUTATIONS = {
         "mixed", (NEEDLESS,), (Stub(observer.Observer._may_be_hidden, lambda *_: False),), first=101
     ),
     "a waiting key that the provider does not show yet is given up": Mutation(
-        "mixed", (HEAPED,), (Edit(Rotation._made_before, "found is None and record.is_younger(", "False and ("),)
+        "mixed",
+        (HEAPED,),
+        (Edit(Rotation._made_before, "found is None and record.is_younger(", "False and ("),),
+        drawn={
+            **{"hidden": (20.0,), "settle": (60,), "refused": (0.1,), "unknown": (0.12,)},
+            **{"skew": (0.0,), "changes": (0.0,), "hand": (0.0,)},
+        },
     ),
     "an entry of others that cannot be read ends the sweep": Mutation(
         "races",
@@ -344,12 +358,16 @@ MUTATIONS = {
         "mixed", (ANOTHERS,), (Edit(rotate._mismatch, 'created.name not in ("", name)', "False"),)
     ),
     "an answer to a create is believed that shows no name": Mutation(
-        "mixed", (ANOTHERS,), (Edit(Rotation._recognise, "not created.name or", ""),)
+        "mixed",
+        (ANOTHERS,),
+        (Edit(Rotation._recognise, "not created.name or", ""),),
+        drawn={"targets": (3,), "mixed_up": (0.4,)},
     ),
     "an answer to a create is believed, whatever its id": Mutation(
         "mixed",
         (SERVED, GRACE_CUT),
         (Edit(rotate._mismatch, "any(created.id == record.key_id for record in records)", "False"),),
+        drawn={"mixed_up": (0.4,)},
     ),
     "an answer to a create is believed, whatever its text": Mutation(
         "mixed",

@@ -18,11 +18,11 @@ BUDGET = 3_000
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_each_is_caught(name: str) -> None:
-    first = MUTATIONS[name].first
-    found = run_some(range(first, first + BUDGET), PROFILES[MUTATIONS[name].profile], name)
+    mutation = MUTATIONS[name]
+    found = run_some(range(mutation.first, mutation.first + BUDGET), mutation.schedules, name)
     assert found.failing is not None, f"no promise was broken in {BUDGET} schedules"
     promise = found.trace.splitlines()[0]
-    assert any(word in promise for word in MUTATIONS[name].breaks), promise
+    assert any(word in promise for word in mutation.breaks), promise
 
 
 @pytest.mark.parametrize(
