@@ -18,7 +18,7 @@ from rotator.core.events import Event, EventType
 from rotator.core.ports import Ports
 from rotator.core.target import Target
 from rotator.core.times import hash_fraction, next_turn
-from rotator.daemon.schedule import Schedule
+from rotator.daemon.schedule import Schedule, Task
 from rotator.protocol.observer import Observer
 from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.strays import StrayKeys
@@ -80,6 +80,21 @@ class Line(Wire):
             if self.down:
                 raise ProviderUnavailable("down")
         return effect()
+
+
+def next_due(schedule: Schedule, scheduler: Scheduler) -> tuple[str, Task]:
+    """Take what is due, or what is due next as soon as it is."""
+    entry = schedule.take()
+
+    def look() -> float:
+        nonlocal entry
+        entry = schedule.take()
+        return 0.0 if entry else LOOKS_EVERY
+
+    if entry is None:
+        scheduler.rest(LOOKS_EVERY, look)
+    assert entry
+    return entry
 
 
 @dataclass(slots=True)
@@ -175,12 +190,9 @@ class Fleet:
 
         def work() -> None:
             while True:
-                if entry := schedule.take():
-                    name, task = entry
-                    options = replace(task.options, roll_out_at=roll_out_at.get(name))
-                    schedule.done(reconciler.reconcile(targets[name], task.request, options), task)
-                else:
-                    clock.sleep(LOOKS_EVERY)
+                name, task = next_due(schedule, scheduler)
+                options = replace(task.options, roll_out_at=roll_out_at.get(name))
+                schedule.done(reconciler.reconcile(targets[name], task.request, options), task)
 
         roll_out_at: dict[str, datetime] = {}
         since: list[float] = []  # when the configuration of now was read

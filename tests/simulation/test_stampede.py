@@ -23,7 +23,7 @@ from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.strays import StrayKeys
 from rotator.protocol.sweeper import Sweeper
 from rotator.runtime.rate_limit import SlidingWindow
-from simulation.fleet import ANSWERS_AFTER, FleetClock
+from simulation.fleet import ANSWERS_AFTER, FleetClock, next_due
 from simulation.scheduler import Freezable, Scheduler
 
 T = TypeVar("T")
@@ -96,11 +96,8 @@ class Story:
 
         def work() -> None:
             while True:
-                if entry := schedule.take():
-                    name, task = entry
-                    schedule.done(reconciler.reconcile(targets[name], task.request, task.options), task)
-                else:
-                    clock.sleep(2.0)
+                name, task = next_due(schedule, scheduler)
+                schedule.done(reconciler.reconcile(targets[name], task.request, task.options), task)
 
         def sweep() -> None:
             while True:
