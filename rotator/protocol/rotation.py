@@ -280,8 +280,9 @@ def _mismatch(created: CreatedKey, name: str, history: History, in_use: Iterable
     records = [record for data in held if (record := Record.parse(data.get(RECORD_FIELD)))] + list(in_use)
     if any(created.id == record.key_id for record in records):
         return f"the id of a key that is in use, {created.id}"
+    fingerprint = created.secret.fingerprint  # once: a provider may have thousands of keys in use
     has_text = any(created.secret.reveal() in data.values() for data in held)
-    if has_text or any(created.secret.fingerprint == record.key for record in records):
+    if has_text or any(fingerprint == record.key for record in records):
         return f"the text of a key that is in use, under the id {created.id}"
     return ""
 

@@ -280,8 +280,13 @@ MUTATIONS = {
         (HEAPED,),
         (Edit(Rotation._made_before, "found is None and record.is_younger(", "False and ("),),
         drawn={
-            **{"hidden": (20.0,), "settle": (60,), "refused": (0.1,), "unknown": (0.12,)},
-            **{"skew": (0.0,), "changes": (0.0,), "hand": (0.0,)},
+            "hidden": (20.0,),
+            "settle": (60,),
+            "refused": (0.1,),
+            "unknown": (0.12,),
+            "skew": (0.0,),
+            "changes": (0.0,),
+            "hand": (0.0,),
         },
     ),
     "an entry of others that cannot be read ends the sweep": Mutation(
@@ -375,7 +380,7 @@ MUTATIONS = {
         (
             Edit(
                 rotate._mismatch,
-                "has_text or any(created.secret.fingerprint == record.key for record in records)",
+                "has_text or any(fingerprint == record.key for record in records)",
                 "False",
             ),
         ),
