@@ -46,7 +46,7 @@ REREAD = 1.0
 
 
 class Consumer:
-    """An application: reads the key from the store now and then, and calls the gateway with it all the time."""
+    """An application: reads the key from the store every second, and calls the gateway with it all the time."""
 
     def __init__(self, installation: Installation, url: str) -> None:
         self.calls = self.failures = 0
@@ -114,7 +114,7 @@ class Screen:
         self._unprinted.append(line)
 
     def print_new(self) -> None:
-        """Where there is no terminal, print the new events: no worker waits for the reader."""
+        """Print the new events, if there is no terminal. One thread calls this, so no worker waits for the reader."""
         while self._unprinted:
             line = self._unprinted.popleft()
             if not self._console.is_terminal:
@@ -138,7 +138,7 @@ def show(
 ) -> int:
     """Run the demo. Return the exit status: 0 if no call of the application failed and nothing is left behind.
 
-    `table` makes the status table for so many columns. Raises what loading a configuration and reading the store raise.
+    `table` makes the status table for a number of columns. Raises `RotatorError` if the store cannot be used.
     """
     console = console or Console()
     with (
@@ -211,7 +211,7 @@ def _configuration(
 
 
 def _watch(console: Console, screen: Screen, dispatcher: Dispatcher, consumer: Consumer, clock: SystemClock) -> None:
-    """Rotate, and show it, until the time is over."""
+    """Rotate, and show it, until the time is up."""
     ends = clock.monotonic() + SECONDS
     with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
         while (left := ends - clock.monotonic()) > 0:

@@ -309,7 +309,7 @@ def simulate(
             "--set",
             metavar="NAME=VALUE",
             show_default=False,
-            help="How Respan behaves where its documents disagree; see below. May be repeated.",
+            help="How Respan behaves where its documents disagree; see above. May be repeated.",
         ),
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,

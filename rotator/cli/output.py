@@ -24,7 +24,7 @@ from rotator.telemetry.wording import count, in_words
 
 
 def error_lines(what: str, error: RotatorError) -> Iterator[str]:
-    """Return what failed and why, and the advice below it."""
+    """Yield what failed and why, and the advice below it."""
     yield f"{what} {error.message}"
     if error.advice:
         yield f"  {error.advice}"
@@ -77,7 +77,7 @@ def _action_json(action: Action) -> dict[str, Any]:
 
 
 def plan_lines(status: TargetStatus) -> Iterator[str]:
-    """Return what would be done to one target, and when its next rotation is due."""
+    """Yield what would be done to one target, and when its next rotation is due."""
     name, made = status.target.name, status.plan
     if status.error is not None:
         yield from error_lines(f"{name}: unknown:", status.error)
@@ -131,7 +131,7 @@ def report_json(report: Report, revoked: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def report_lines(report: Report, revoked: Sequence[str] = ()) -> Iterator[str]:
-    """Return what a pass did, until when the old key works, and what failed."""
+    """Yield what a pass did, until when the old key works, and what failed."""
     yield from _outcome_lines(report)
     for key_id in revoked:
         yield f"  the old key {key_id} is revoked: it no longer works"
@@ -167,7 +167,7 @@ def _outcome_lines(report: Report) -> Iterator[str]:
 
 
 def extension_lines(one: ExtendableKey, result: datetime | RotatorError) -> Iterator[str]:
-    """Return when an extended key expires now, or why it could not be extended."""
+    """Yield when an extended key expires now, or why it could not be extended."""
     guess = " (recognised by its name alone: the store could not be read)" if one.by_slug else ""
     key = f"{one.target.name}: the key {one.key.id}"  # "token: tk_..." would be taken for a secret
     if isinstance(result, RotatorError):
@@ -189,7 +189,7 @@ def sweep_json(swept: SweepReport) -> dict[str, Any]:
             {
                 "target": orphan.target.name,
                 **_key_json(orphan.key),
-                "fate": orphan.state.value,
+                "state": orphan.state.value,
                 "outcome": orphan.outcome.value,
                 "until": timestamp(orphan.until) if orphan.until else None,
             }
@@ -213,10 +213,10 @@ def _key_json(key: ProviderKey) -> dict[str, Any]:
 
 
 def sweep_lines(swept: SweepReport) -> Iterator[str]:
-    """Return what a sweep found at one provider, and what was done about it or would be."""
+    """Yield what a sweep found at one provider, and what was done about it or would be."""
     for orphan in swept.orphans:
-        fate = _fate(orphan, dry_run=swept.dry_run)
-        yield f"{orphan.target.name}: orphan {orphan.key.id} ({orphan.key.name}) {fate}"
+        happens = _what_happens(orphan, dry_run=swept.dry_run)
+        yield f"{orphan.target.name}: orphan {orphan.key.id} ({orphan.key.name}) {happens}"
     for key in swept.unclaimed:
         yield f"{swept.provider}: {key.id} ({key.name}) has no configured target: left alone; it {_expires(key)}"
     for key in swept.unclear:
@@ -240,7 +240,7 @@ _LEFT_ALONE = {
 }
 
 
-def _fate(orphan: Orphan, *, dry_run: bool) -> str:
+def _what_happens(orphan: Orphan, *, dry_run: bool) -> str:
     match orphan.outcome:
         case Outcome.SHORTENED:
             return f"expires at {timestamp(orphan.until)}" if orphan.until else "never expires"
@@ -258,10 +258,10 @@ def _fate(orphan: Orphan, *, dry_run: bool) -> str:
         return f"is deleted when its grace period is over, at {timestamp(orphan.until)}"
     if not dry_run:
         return "is left alone: its path changed meanwhile; the next sweep looks again"
-    return _planned_fate(orphan)
+    return _what_would_happen(orphan)
 
 
-def _planned_fate(orphan: Orphan) -> str:
+def _what_would_happen(orphan: Orphan) -> str:
     if orphan.state is OrphanState.OVER:
         return "has expired: its record would be deleted"
     if orphan.state is OrphanState.GRACE_OVER:

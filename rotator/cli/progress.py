@@ -19,7 +19,7 @@ LINE_EVERY = 10.0
 """Seconds between lines of progress where there is no terminal."""
 
 Advance = Callable[[], None]
-"""Count one more as done."""
+"""Counts one more as done."""
 
 
 @contextlib.contextmanager

@@ -31,11 +31,11 @@ STYLES = {
 }
 
 EVENTS_SHOWN = 20
-"""Of a daemon's events, on a terminal."""
+"""How many of a daemon's events a terminal shows."""
 
 FOR_DATES, FOR_REASONS, FOR_KEY_IDS = 100, 120, 140
-"""Columns of a terminal from which on it shows the age of a key and when the last superseded key ends; the reason of
-the next rotation; complete key ids."""
+"""How wide a terminal must be to also show: a key's age, when the last superseded key expires; the reason of the next
+rotation; complete key ids."""
 
 _ID_START = 10
 
@@ -67,7 +67,7 @@ def _worst_first(shown: StatusJson) -> Sequence[TargetJson]:
 
 
 def _problem_lines(targets: Iterable[TargetJson]) -> Iterator[str]:
-    """Return what is wrong with each target, on lines that have the whole width."""
+    """Yield the problem of each target, on a line of its own."""
     problems = [
         f"{target.name}: {target.state}: {problem}"
         for target in targets
@@ -128,7 +128,7 @@ def _when(moment: datetime | None, now: datetime) -> str:
 
 
 def _next_rotation(target: TargetJson, now: datetime, *, with_reason: bool) -> str:
-    """Return when it is due, and why. A target that is due before its time, as after a change, is rotated now."""
+    """Return when the next rotation is due, and why. A target that is due before its time is rotated now."""
     when, reason = _when(target.next_rotation_at, now), None
     if target.state is State.OK and target.next_rotation_at is not None:
         reason = Reason.EXPIRING if target.reason == Reason.FRESH else target.reason
@@ -156,7 +156,7 @@ def _daemon_lines(daemon: DaemonJson, now: datetime) -> Iterator[str]:
 
 
 def _event_lines(events: Sequence[EventJson], now: datetime) -> Iterator[str]:
-    """Return the latest events, the newest last, next to the prompt. Errors and advice have lines of their own."""
+    """Yield the latest events, the newest last, next to the prompt. Errors and advice have lines of their own."""
     if events:
         yield ""
     for event in reversed(events[:EVENTS_SHOWN]):

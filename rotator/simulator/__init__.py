@@ -1,11 +1,11 @@
 """A stateful simulator of Respan's temporary-keys API, with faults on request: for the demo, the tests, the benchmarks.
 
-Imports nothing else from `rotator`, and only the standard library: an error of our adapter cannot be mirrored here.
+Imports only the standard library and nothing else of `rotator`, so that it cannot repeat an error of our adapter.
 
     with Simulator(options=Options(page_size=2)) as sim:
-        sim.url, sim.organisation_key        # where, and the bearer token it accepts
+        sim.url, sim.organisation_key        # its address, and the bearer token that it accepts
         sim.faults.add(Fault("drop_after", "create"))
-        sim.vendor.keys, sim.journal         # what there is, and what was called
+        sim.vendor.keys, sim.journal         # the keys, and the calls so far
 
 `options` holds the switches, `vendor` the state, `faults` the rules, `api` the vendor's HTTP API, `control` an endpoint
 for other processes, `wire` HTTP itself, `server` the whole.

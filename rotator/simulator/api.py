@@ -1,8 +1,8 @@
 """The vendor's HTTP API over `Vendor`: routes, the order of the checks, faults, and the journal of calls.
 
-A call is authenticated, counted against the organisation's limit, read, and only then met by a fault, so that a refused
-call uses up no rule. All of it happens under the vendor's lock: the journal's order is the order in which calls took
-effect. Waiting and sending come later, in `wire.py`.
+A call is authenticated, counted against the organisation's limit, and read before a fault can pick it, so that a
+refused call uses up no rule. All of this happens under the vendor's lock, so the journal has the order in which calls
+took effect. Waiting and sending come later, in `wire.py`.
 """
 
 import json
@@ -15,7 +15,7 @@ from rotator.simulator.faults import Fault, Faults
 from rotator.simulator.vendor import Json, Key, Refusal, Vendor, throttled
 from rotator.simulator.wire import Answer, Request, json_answer
 
-JOURNAL_LENGTH = 500_000  # calls; older ones are forgotten, so that a simulator may run for weeks
+JOURNAL_LENGTH = 500_000  # calls; older ones are dropped, so that a simulator can run for weeks
 
 _COLLECTION = {"POST": "create", "GET": "list"}
 _ITEM = {"GET": "retrieve", "PATCH": "update", "DELETE": "delete"}
@@ -26,7 +26,7 @@ HTML = b"<html><head><title>Bad Gateway</title></head><body><h1>The server is ha
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call, as the journal has it. `operation` is "landed" where a late one took effect."""
+    """One call in the journal. `operation` is "landed" when a late call took effect."""
 
     number: int
     at: datetime
@@ -39,7 +39,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """One call, read: what is asked, and about which key."""
+    """One call that was read: its operation and its key."""
 
     operation: str
     key_id: str | None
@@ -49,7 +49,7 @@ class _Ask:
 
 
 class Api:
-    """Answers the vendor's calls and the gateway's."""
+    """Answers calls of the vendor's API and of its gateway."""
 
     def __init__(self, vendor: Vendor, faults: Faults) -> None:
         self._vendor = vendor
@@ -59,12 +59,12 @@ class Api:
 
     @property
     def journal(self) -> list[Call]:
-        """The calls so far, in the order in which they took effect."""
+        """Return the calls so far, in the order in which they took effect."""
         with self._vendor.lock:
             return list(self._journal)
 
     def answer(self, request: Request) -> Answer | None:
-        """The answer to one request, or None to drop the connection."""
+        """Return the answer to one request, or None to drop the connection."""
         match request.segments:
             case ["api", "temporary-keys", ""]:
                 key_id, operations = None, _COLLECTION
@@ -82,7 +82,7 @@ class Api:
             return json_answer(405, {"detail": f'Method "{request.method}" not allowed.'})
         with self._vendor.lock:
             answer = self._call(operation, key_id, request)
-            if operation != "chat":  # applications call at any time: what lands late must not depend on them
+            if operation != "chat":  # applications call at any time, so late effects must not depend on them
                 self._faults.tick()
             return answer
 
@@ -126,7 +126,7 @@ class Api:
     # --- doing it ---
 
     def _perform(self, ask: _Ask, fault: Fault | None = None) -> tuple[Answer, str | None]:
-        """Do what was asked: the answer, and the id of the key it was about."""
+        """Perform the call. Return the answer, and the id of its key."""
         vendor, options, key_id = self._vendor, self._vendor.options, ask.key_id or ""
         try:
             match ask.operation:
@@ -149,7 +149,7 @@ class Api:
             return self._refused(refusal), ask.key_id
 
     def _list(self, request: Request, fault: Fault | None) -> object:
-        """A page (page list: `count` is this page's, `next` an absolute URL), or all of it as a bare array."""
+        """Return a page (`count` is this page's, `next` an absolute URL), or all keys as a bare array."""
         vendor, size = self._vendor, self._vendor.options.page_size
         lag_s = fault.seconds if fault and fault.kind == "lag" else 0.0
         keys = vendor.listed(timedelta(seconds=lag_s)) if vendor.is_organisation(request.bearer) else []
@@ -163,7 +163,7 @@ class Api:
             raise Refusal(404, "Invalid page.")
         start = max(0, (page - 1) * size + shift)
         results = [vendor.shown(key) for key in keys[start : page * size + shift]]
-        # As the vendor's framework does it, from the name that the client called us by.
+        # Like the vendor's framework, from the host name that the client used.
         here = f"http://{request.headers.get('host', '')}{request.target.partition('?')[0]}"
         return {
             "count": len(results),
@@ -185,7 +185,7 @@ class Api:
     # --- doing it badly ---
 
     def _amid(self, fault: Fault, ask: _Ask) -> tuple[Answer | None, str | None]:
-        """Do what was asked, or not, as the fault has it."""
+        """Perform the call, or not, as the fault requires."""
         match fault.kind:
             case "refuse":
                 return _error(fault.answered()), ask.key_id
@@ -214,7 +214,7 @@ class Api:
 
 
 def _spoilt(fault: Fault, answer: Answer) -> Answer | None:
-    """The answer to what was done, as the fault lets it out."""
+    """Return the answer as the fault distorts it."""
     match fault.kind:
         case "drop_after":
             return None
@@ -243,9 +243,9 @@ def _edited(answer: Answer, edit: Callable[[Json], Json]) -> Answer:
 
 
 def _error(status: int) -> Answer:
-    body: Json = {"detail": "A fault that was asked for."}
+    body: Json = {"detail": "A requested fault."}
     if status in (400, 422):
-        body["errors"] = {"non_field_errors": ["A fault that was asked for."]}
+        body["errors"] = {"non_field_errors": ["A requested fault."]}
     return json_answer(status, body)
 
 

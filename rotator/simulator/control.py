@@ -1,11 +1,11 @@
-"""The control endpoint `/_simulator/…`, for other processes on this machine. It never tells a key's text.
+"""The control endpoint `/_simulator/…`, for other processes on this machine. It never shows a key's text.
 
-GET     state[?fingerprints]   every record; with 16 hex digits of the text's SHA-256 where asked for
+GET     state[?fingerprints]   every record; on request with 16 hex digits of the text's SHA-256
 GET     journal[?since=N]      the calls after number N
 GET     faults                 the rules in force, and how many calls each has counted
-POST    faults                 add one: an object with the fields of `Fault`
-DELETE  faults                 clear them
-POST    release                let land what waits to land late
+POST    faults                 adds one: an object with the fields of `Fault`
+DELETE  faults                 removes them
+POST    release                executes the calls that wait to land late
 """
 
 import ipaddress
@@ -29,7 +29,7 @@ class Control:
         self._api = api
 
     def answer(self, request: Request) -> Answer:
-        """The answer to one request."""
+        """Return the answer to one request."""
         if not ipaddress.ip_address(request.peer).is_loopback:
             return json_answer(403, {"detail": "From loopback only."})
         match request.method, request.segments[1:]:

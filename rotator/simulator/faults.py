@@ -1,4 +1,4 @@
-"""What goes wrong, on request: rules that pick calls, and effects that land late. `api.py` acts on them.
+"""Faults on request: rules that pick calls, and effects that land late. `api.py` acts on them.
 
 Kinds, by what happens to the call that a rule picks:
 
@@ -13,11 +13,11 @@ Kinds, by what happens to the call that a rule picks:
     slow          done; answered after `seconds`
     drip          done; the body is dripped over `seconds`
     truncate      done; the connection ends halfway through the body
-    garble        done; half of the JSON, as if it were all of it
+    garble        done; half of the JSON, as if it were complete
     oversize      done; `size` bytes of white space after the JSON
     omit          done; answered without `fields`
-    lag           list: the keys as they were `seconds` ago (new ones are missing, deleted ones still there)
-    shift         list: as if `by` keys of an earlier page were deleted meanwhile (so keys are missed), or, when
+    lag           list: the keys of `seconds` ago (new ones are missing, deleted ones still there)
+    shift         list: as if `by` keys of an earlier page were deleted meanwhile (so keys are missed), or, if
                   negative, created (so keys are doubled); pick the second page with `skip=1`
     foreign_next  list: `next` is `location`
 """
@@ -67,7 +67,7 @@ class Fault:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> "Fault":
-        """The rule that a JSON object describes, field by field. ValueError or TypeError when it describes none."""
+        """Return the rule that a JSON object describes. Raises ValueError or TypeError if it describes none."""
         unknown = body.keys() - cls.__dataclass_fields__.keys()
         if unknown or "kind" not in body:
             raise ValueError(f"unknown fields: {sorted(unknown)}" if unknown else "a fault needs a kind")
@@ -81,12 +81,12 @@ class Fault:
         return cls(**arguments)
 
     def matches(self, operation: str, name: str) -> bool:
-        """Is a call of this operation, about a key of this name, one to count?"""
+        """Return whether the rule counts a call of this operation on a key of this name."""
         wanted = "list" if self.kind in LIST_KINDS else self.operation
         return (operation == wanted or (wanted == "*" and operation != "chat")) and self.name in name
 
     def answered(self) -> int:
-        """The status to answer, where the kind answers one of its own."""
+        """Return the status to answer, for kinds with a status of their own."""
         return self.status or DEFAULT_STATUS[self.kind]
 
 
@@ -117,7 +117,7 @@ class _Late:
 
 @dataclass(slots=True)
 class Faults:
-    """The rules in force, oldest first: every rule counts each call that matches, the first that picks it decides."""
+    """The rules in force, oldest first. Every rule counts each call that matches; the first that picks it decides."""
 
     _rules: list[_Rule] = field(default_factory=list)
     _late: list[_Late] = field(default_factory=list)
@@ -129,17 +129,17 @@ class Faults:
             self._rules.append(_Rule(fault))
 
     def clear(self) -> None:
-        """Forget all rules. What is to land late still waits for `release`."""
+        """Remove all rules. Late effects still wait for `release`."""
         with self._lock:
             self._rules.clear()
 
     def rules(self) -> list[tuple[Fault, int]]:
-        """Each rule, and how many calls it has counted."""
+        """Return each rule, and how many calls it has counted."""
         with self._lock:
             return [(rule.fault, rule.seen) for rule in self._rules]
 
     def pick(self, operation: str, name: str) -> Fault | None:
-        """Count one call, and say what is to go wrong with it."""
+        """Count one call, and return the fault that it gets."""
         picked: Fault | None = None
         with self._lock:
             for rule in self._rules:
@@ -154,11 +154,11 @@ class Faults:
     def postpone(self, effect: Callable[[], None], after: int | None) -> None:
         """Keep an effect until `after` further calls were answered, or until `release`."""
         with self._lock:
-            # One more than asked: the call that postpones is about to tick, too.
+            # One more, because the call that postpones is about to tick too.
             self._late.append(_Late(effect, None if after is None else after + 1))
 
     def tick(self) -> None:
-        """One call was decided: let land what is due."""
+        """Count one answered call, and execute the effects that are due."""
         due = []
         with self._lock:
             for late in self._late:
@@ -170,7 +170,7 @@ class Faults:
         self._land(due)
 
     def release(self) -> int:
-        """Let land all that waits, now. Returns how many effects that were."""
+        """Execute all effects that wait. Return how many."""
         with self._lock:
             due, self._late = self._late, []
         self._land(due)
@@ -178,6 +178,6 @@ class Faults:
 
     @staticmethod
     def _land(due: list[_Late]) -> None:
-        # Outside the lock: an effect takes the vendor's, whose holder may be asking us for a fault.
+        # Without this lock, because an effect takes the vendor's, whose holder may wait for a fault.
         for late in due:
             late.effect()

@@ -1,7 +1,7 @@
 """Every ambiguity of the vendor's temporary-keys API, as a switch.
 
 The vendor's reference (the pages create, list, retrieve, update and delete under "Temporary API Keys"), its older
-reference and its SDK disagree; the program must live with each of these. No behaviour here, only the choices.
+reference and its SDK disagree, and rotator must work with each. This module has the choices and no behaviour.
 """
 
 from collections.abc import Iterable
@@ -12,41 +12,41 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How this simulated vendor behaves. The defaults follow the reference; each comment says what else was seen."""
+    """How this simulated vendor behaves. The defaults follow the reference; the comments show the alternatives."""
 
-    list_shape: Literal["page", "array"] = "page"  # list: a page object; another page of the vendor shows a bare array
+    list_shape: Literal["page", "array"] = "page"  # list: a page object; another page of the reference has an array
     page_size: int = 100  # keys on one page of a page object; an array always holds them all
     created_field: Literal["created_at", "created"] = "created_at"  # the reference; "created" is the SDK's
-    create_status: int = 201  # create: the success status is not documented; 200 is as likely
+    create_status: int = 201  # create: the success status is not documented; it may be 200
     delete_status: int = 204  # delete: any 2xx; other than 204 it has a body
-    auth_status: int = 401  # what a refused organisation key gets: the reference says 401, the SDK knows 403
-    invalid_status: int = 400  # a body that does not pass: 400 or 422, both with "errors" by field
+    auth_status: int = 401  # for a refused organisation key: 401 in the reference, 403 in the SDK
+    invalid_status: int = 400  # for an invalid body: 400 or 422, both with "errors" by field
     deleted: Literal["revoked", "plain", "404"] = (
-        "revoked"  # a deleted key is shown so, is shown as ever, or is unknown
+        "revoked"  # a deleted key is shown as revoked, is shown like others, or is unknown
     )
     id_shape: Literal["uuid", "tk", "tmpkey", "prefix"] = "uuid"  # "prefix" ids hold $ + / and =
     name_max: int = 50  # characters; the limit of the Django library whose id shape the older reference shows
     older_fields: bool = False  # show revoked, last_used, spending_in_period and is_temporary, as the older reference
-    plan_rate_limit: int | None = None  # calls a minute that the plan imposes, whatever rate_limit was asked
-    limits_permission: bool = False  # update: may the organisation key change limits? The reference says no: 403
-    expiry_shift_s: float = 0.0  # the expiry granted and answered is this much later (earlier if negative) than asked
-    expiry_round_s: float = 0.0  # and is rounded down to a multiple of this; 0 is not at all
-    expired_listed: bool = True  # list promises unrevoked keys, and says nothing of expired ones
-    slash: Literal["404", "301"] = "404"  # what a path without its last slash gets
+    plan_rate_limit: int | None = None  # calls a minute that the plan imposes, whatever rate_limit was requested
+    limits_permission: bool = False  # update: whether the organisation key may change limits; the reference has 403
+    expiry_shift_s: float = 0.0  # the granted expiry is this much later than requested (earlier if negative)
+    expiry_round_s: float = 0.0  # and is rounded down to a multiple of this; 0: not rounded
+    expired_listed: bool = True  # list promises unrevoked keys; expired ones are not documented
+    slash: Literal["404", "301"] = "404"  # the answer to a path without its last slash
     requests_per_minute: int | None = 60  # for the whole organisation; None is no limit
-    retry_after: Literal["body", "header", "both", "none"] = "body"  # where a 429 says how long to wait
-    strangers_list: Literal["refused", "empty"] = "refused"  # list: some answer 2xx to anybody
-    call_cost_usd: float = 0.01  # what a call of the gateway counts against spending_limit; the period never ends
+    retry_after: Literal["body", "header", "both", "none"] = "body"  # where a 429 has the time to wait
+    strangers_list: Literal["refused", "empty"] = "refused"  # list without a valid key: some vendors answer 2xx
+    call_cost_usd: float = 0.01  # the cost of a gateway call against spending_limit; the period never ends
 
 
 def with_switches(options: Options, switches: Iterable[str]) -> Options:
-    """The options with some changed, each written NAME=VALUE. ValueError, for a person, where one is none."""
+    """Return the options with these changes, each NAME=VALUE. Raises ValueError, worded for a person."""
     kinds = get_type_hints(Options)
     changes: dict[str, Any] = {}
     for switch in switches:
         name, equals, text = switch.partition("=")
         if name not in kinds or not equals:
-            raise ValueError(f"{switch!r} is no switch: write NAME=VALUE, with one of {', '.join(kinds)}")
+            raise ValueError(f"{switch!r} is not a switch: write NAME=VALUE, with one of {', '.join(kinds)}")
         try:
             changes[name] = _value(kinds[name], text)
         except ValueError:
@@ -57,7 +57,7 @@ def with_switches(options: Options, switches: Iterable[str]) -> Options:
 
 
 def described() -> list[str]:
-    """Every switch as it may be written, its default first."""
+    """Return every switch with its values, the default first."""
     kinds = get_type_hints(Options)
     return [
         f"{field.name}={_shown(field.default)}|{_others(kinds[field.name], field.default)}" for field in fields(Options)

@@ -1,4 +1,4 @@
-"""The simulator as a whole: one organisation's vendor, its faults, and the HTTP server in front of them."""
+"""The whole simulator: one organisation's vendor, its faults, and the HTTP server in front of them."""
 
 import secrets
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from rotator.simulator.wire import Answer, HttpServer, Request
 
 
 class Simulator:
-    """A Respan on a port of its own. As a context manager it serves within; `stop` and `start` make an outage.
+    """A Respan on a port of its own, and a context manager. `stop` and `start` make an outage.
 
-    An outage keeps state and port. Two organisations are two simulators.
+    An outage keeps state and port. Use a simulator for each organisation.
     """
 
     def __init__(
@@ -39,28 +39,28 @@ class Simulator:
 
     @property
     def url(self) -> str:
-        """The base URL, without a last slash; its port is known once started."""
+        """Return the base URL without a last slash. Its port is known after the start."""
         return f"http://{self._host}:{self._port}"
 
     @property
     def journal(self) -> list[Call]:
-        """Every call so far, in the order in which they took effect."""
+        """Return the calls so far, in the order in which they took effect."""
         return self._api.journal
 
     def start(self) -> None:
-        """Listen and serve, in threads. OSError when the port is taken."""
+        """Listen and serve, in threads. Raises OSError if the port is taken."""
         self._server = HttpServer(self._host, self._port, self._respond, self.vendor.now)
         self._port = self._server.server_address[1]
         self._server.start()
 
     def stop(self) -> None:
-        """End every connection and thread; state and port are kept. Twice does no harm."""
+        """End every connection and thread, and keep state and port. A second call does nothing."""
         server, self._server = self._server, None
         if server is not None:
             server.stop()
 
     def serve_forever(self) -> None:
-        """Wait, once started, until another thread calls `stop`, or for KeyboardInterrupt."""
+        """Wait until another thread calls `stop`, or for KeyboardInterrupt."""
         if self._server is not None:
             self._server.stopping.wait()
 

@@ -1,8 +1,7 @@
 """The simulated vendor's state: keys, organisation keys and limits. No HTTP: that is `api.py` and `wire.py`.
 
-Thread-safe behind one lock, which a caller may hold around several calls to see or make one consistent step. Time
-comes from `now` alone. What is said of "the vendor" is from its reference: the pages create, list, retrieve, update
-and delete.
+Thread-safe. A caller may hold the lock around several calls to make them one consistent step. Time comes from `now`
+alone. The behaviour follows the pages create, list, retrieve, update and delete of the vendor's reference.
 """
 
 import base64
@@ -25,7 +24,7 @@ MINUTE = timedelta(minutes=1)
 
 
 class Refusal(Exception):
-    """The vendor says no: `status` and the JSON `body` that says why (error shapes: every page of the reference)."""
+    """The vendor's error: its `status` and its JSON `body`."""
 
     def __init__(self, status: int, detail: str, **more: object) -> None:
         super().__init__(detail)
@@ -35,7 +34,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One temporary key's record, as it was at one moment. Its text is in no repr."""
+    """One temporary key's record at one moment. Its repr lacks the text."""
 
     id: str
     text: str = field(repr=False)
@@ -52,21 +51,21 @@ class Key:
     revoked_at: datetime | None = None
 
     def alive(self, now: datetime) -> bool:
-        """Would the gateway accept it (usage aside)?"""
+        """Return whether the gateway would accept it, apart from its usage."""
         return self.revoked_at is None and (self.expiry_date is None or now < self.expiry_date)
 
     def fingerprint(self) -> str:
-        """The first 16 hex digits of its text's SHA-256: enough to tell keys apart, nothing to use."""
+        """Return the first 16 hex digits of its text's SHA-256: enough to distinguish keys."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
 
 def utc_now() -> datetime:
-    """The wall clock."""
+    """Return the wall clock."""
     return datetime.now(UTC)
 
 
 def timestamp(at: datetime | None) -> str | None:
-    """A time as the vendor writes it: ISO 8601 in UTC with a Z."""
+    """Return a time in the vendor's format: ISO 8601 in UTC with a Z."""
     return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -77,7 +76,7 @@ class Vendor:
         self.options = options
         self.now = now
         self.lock = threading.RLock()
-        self.organisation_keys: set[str] = set()  # the accepted ones; change it at will
+        self.organisation_keys: set[str] = set()  # the accepted ones; callers may change it
         self._keys: dict[str, Key] = {}  # oldest first; deleted ones stay: delete "retains the key record"
         self._id_of_text: dict[str, str] = {}
         self._admitted: deque[datetime] = deque()  # the requests of the last minute
@@ -87,38 +86,38 @@ class Vendor:
 
     @property
     def keys(self) -> dict[str, Key]:
-        """Every record by id, oldest first, deleted ones too."""
+        """Return every record by id, oldest first, with deleted ones."""
         with self.lock:
             return dict(self._keys)
 
     def find(self, key_id: str) -> Key | None:
-        """One record by id, however it is for clients."""
+        """Return one record by id, even if clients cannot see it."""
         return self._keys.get(key_id)
 
     def text_of(self, key_id: str) -> str:
-        """A key's text, for leak scans. KeyError when there is no such key."""
+        """Return a key's text, for leak scans. Raises KeyError."""
         return self._keys[key_id].text
 
     def key_of(self, text: str) -> Key | None:
-        """The record of the key with this text."""
+        """Return the record of the key with this text."""
         with self.lock:
             key_id = self._id_of_text.get(text)
             return None if key_id is None else self._keys[key_id]
 
     def works(self, text: str) -> bool:
-        """Would the gateway accept this key now? Counts no use."""
+        """Return whether the gateway would accept this key now. Counts no use."""
         key = self.key_of(text)
         return key is not None and key.alive(self.now())
 
-    # --- what the vendor does ---
+    # --- the vendor's operations ---
 
     def is_organisation(self, token: str | None) -> bool:
-        """Is it an accepted organisation key?"""
+        """Return whether this is an accepted organisation key."""
         with self.lock:
             return token in self.organisation_keys
 
     def admit(self, token: str | None) -> None:
-        """Authenticate one request and count it: 401 or 403, and 429 over the limit (a minute's sliding window)."""
+        """Authenticate one request and count it. Refuses with 401 or 403, and over the minute's limit with 429."""
         with self.lock:
             if token is None or token not in self.organisation_keys:
                 if token is not None and self.works(token):
@@ -130,7 +129,7 @@ class Vendor:
             _count(self._admitted, now, self.options.requests_per_minute)
 
     def create(self, body: Mapping[str, object]) -> Key:
-        """Mint a key (page create). Every field is optional, unknown ones are ignored, nothing makes it idempotent."""
+        """Create a key (page create). Fields are optional, unknown ones are ignored, and no request is idempotent."""
         changes = self._checked(body)
         prefix = secrets.token_hex(4)
         text = f"{prefix}.{secrets.token_urlsafe(32)}"
@@ -142,7 +141,7 @@ class Vendor:
         return key
 
     def listed(self, ago: timedelta = timedelta()) -> list[Key]:
-        """The unrevoked keys, newest first (page list), as they were some time ago (a list may lag)."""
+        """Return the unrevoked keys, newest first (page list), as of some time ago, because a list may lag."""
         with self.lock:
             now = self.now()
             keys = list(self._keys.values())
@@ -156,14 +155,14 @@ class Vendor:
         ]
 
     def retrieve(self, key_id: str) -> Key:
-        """One key's record (page retrieve): 404 when unknown; of a deleted one, as `Options.deleted` says."""
+        """Return one key's record (page retrieve): 404 if unknown, and a deleted one by `Options.deleted`."""
         key = self.find(key_id)
         if key is None or (key.revoked_at is not None and self.options.deleted == "404"):
             raise Refusal(404, "Not found.")
         return key
 
     def update(self, key_id: str, body: Mapping[str, object]) -> Key:
-        """Change a key's name and expiry (page update); limits need a permission: 403. A deleted key stays deleted."""
+        """Change a key's name and expiry (page update). Limits need a permission: 403. A deleted key stays deleted."""
         with self.lock:
             key = self.retrieve(key_id)
             if not self.options.limits_permission and any(limit in body for limit in LIMITS):
@@ -181,9 +180,9 @@ class Vendor:
             return key
 
     def use(self, text: str | None) -> Key:
-        """One call of the gateway with a temporary key: 401 unless it is alive, 429 when one of its limits is reached.
+        """Call the gateway with a temporary key: 401 unless it is alive, 429 if it has reached one of its limits.
 
-        429 is what the SDK documents for a key that reached a cap. Refused calls are not counted.
+        The SDK documents 429 for a key that reached a cap. Refused calls are not counted.
         """
         with self.lock:
             key = None if text is None else self.key_of(text)
@@ -200,7 +199,7 @@ class Vendor:
             return key
 
     def shown(self, key: Key, *, fresh: bool = False) -> Json:
-        """A key as the vendor answers it; `fresh` is the answer of create, the only one with the text."""
+        """Return a key as the vendor answers it; `fresh`: in the answer of create, the only one with the text."""
         shown: Json = {
             "id": key.id,
             "name": key.name,
@@ -227,7 +226,7 @@ class Vendor:
         return key.key_usage * self.options.call_cost_usd
 
     def _checked(self, body: Mapping[str, object]) -> Json:
-        """The fields of a create or update that mean something, or a refusal that names every bad one."""
+        """Return the known fields of a create or update, or refuse with every invalid one."""
         changes: Json = {}
         errors: dict[str, list[str]] = {}
         for name, check in (
@@ -282,7 +281,7 @@ class Vendor:
 
 
 def _count(calls: deque[datetime], now: datetime, limit: int) -> None:
-    """Count a call among those of the last minute (a sliding window), or refuse it."""
+    """Count a call in the sliding window of the last minute, or refuse it."""
     while calls and now - calls[0] >= MINUTE:
         calls.popleft()
     if len(calls) >= limit:
@@ -292,7 +291,7 @@ def _count(calls: deque[datetime], now: datetime, limit: int) -> None:
 
 
 def throttled(retry_after: int) -> Refusal:
-    """Too many requests: the seconds to wait are in the body."""
+    """Return the refusal of too many requests. The body has the seconds to wait."""
     return Refusal(429, "Request was throttled.", retry_after=retry_after)
 
 

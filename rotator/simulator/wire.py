@@ -1,6 +1,6 @@
-"""HTTP/1.1 on sockets: requests in, answers out, keep-alive, one write for an answer. Knows no vendor.
+"""HTTP/1.1 on sockets: requests in, answers out, keep-alive, one write per answer. Knows no vendor.
 
-Our own reader instead of `http.server`, because this one drops, drips and cuts answers, and benchmarks run against it.
+Replaces `http.server`, because it drops, drips and cuts answers, and benchmarks run against it.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. Header names are in lower case; the body is not in the repr, for it may hold anything."""
+    """One request. Header names are in lower case. The repr lacks the body, which may hold a secret."""
 
     method: str
     target: str  # as it was sent
@@ -39,25 +39,25 @@ class Request:
 
     @property
     def segments(self) -> list[str]:
-        """The path between its slashes, each segment percent-decoded on its own, so that %2F does not divide."""
+        """Return the path's segments, each percent-decoded on its own, so that %2F does not divide one."""
         return [unquote(part) if "%" in part else part for part in self.target.partition("?")[0].split("/")[1:]]
 
     @property
     def query(self) -> dict[str, str]:
-        """The query, the last of equal names; "" for a name without a value."""
+        """Return the query: the last value of each name, "" for a name without a value."""
         pairs = parse_qs(self.target.partition("?")[2], keep_blank_values=True)
         return {name: values[-1] for name, values in pairs.items()}
 
     @property
     def bearer(self) -> str | None:
-        """The bearer token, if there is one."""
+        """Return the bearer token, if any."""
         scheme, _, token = self.headers.get("authorization", "").partition(" ")
         return token.strip() if scheme.lower() == "bearer" else None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer, and how badly to give it."""
+    """One answer, and the faults of its transport."""
 
     status: int
     body: bytes = b""
@@ -68,7 +68,7 @@ class Answer:
     cut: bool = False  # end the connection halfway through the body, or the head if there is none
 
     def head(self, now: datetime) -> bytes:
-        """The status line and headers, with the length of the whole body whatever is sent of it; `now` is in UTC."""
+        """Return the status line and headers, with the length of the whole body even if it is cut; `now` is in UTC."""
         status = f"HTTP/1.1 {self.status} {_PHRASES.get(self.status, 'Unknown')}"
         lines = [status, f"Date: {format_datetime(now, usegmt=True)}"]
         if self.status != http.HTTPStatus.NO_CONTENT:
@@ -78,7 +78,7 @@ class Answer:
 
 
 def json_answer(status: int, body: object, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
-    """An answer of JSON."""
+    """Return an answer of JSON."""
     return Answer(status, json.dumps(body).encode(), headers)
 
 
@@ -89,7 +89,7 @@ class _Malformed(Exception):
 
 
 def _read(stream: BufferedIOBase, peer: str) -> Request | None:
-    """The next request, or None at the end. Raises `_Malformed` after what it cannot read on from."""
+    """Return the next request, or None at the end. Raises `_Malformed` if the connection is of no use after it."""
     line = stream.readline(MAX_LINE)
     if not line:
         return None
@@ -113,7 +113,7 @@ def _read(stream: BufferedIOBase, peer: str) -> Request | None:
     if not (length.isascii() and length.isdigit() and len(length) < 16):
         raise _Malformed(400, "Malformed Content-Length.")
     if int(length) > MAX_BODY:
-        # Read it nevertheless, within reason: a connection closed with unread bytes is reset, and the answer is lost.
+        # Read it all the same, up to a bound: closing a connection with unread bytes resets it and loses the answer.
         _discard(stream, min(int(length), MAX_DISCARD))
         raise _Malformed(413, "Request body too large.")
     body = stream.read(int(length))
@@ -137,13 +137,13 @@ class _Connection(socketserver.StreamRequestHandler):
     server: "HttpServer"
 
     def handle(self) -> None:
-        # A client that goes away is nobody's error here; in this place it is half of what is tested.
+        # A client that goes away is no error here: the tests make it happen.
         with contextlib.suppress(OSError):
             while self._exchange():
                 pass
 
     def _exchange(self) -> bool:
-        """One request and its answer; whether to go on with this connection."""
+        """Answer one request. Return whether to keep the connection."""
         try:
             request = _read(self.rfile, self.client_address[0])
         except _Malformed as error:
@@ -161,7 +161,7 @@ class _Connection(socketserver.StreamRequestHandler):
             return False
         head = answer.head(self.server.now())
         if answer.cut:
-            # Without a body, half of the head: all of it would be a whole answer.
+            # Without a body, half of the head, because all of it would be a complete answer.
             sent = head + answer.body[: len(answer.body) // 2] if answer.body else head[: len(head) // 2]
             self.connection.sendall(sent)
             return False
@@ -178,7 +178,7 @@ class _Connection(socketserver.StreamRequestHandler):
 
 
 class HttpServer(socketserver.ThreadingTCPServer):
-    """A thread for each connection. Listens when made; serves between `start` and `stop`, which leaves no thread."""
+    """Listens at once, and serves from `start` to `stop` with a thread for each connection. `stop` leaves no thread."""
 
     allow_reuse_address = True
     request_queue_size = 128
@@ -186,8 +186,8 @@ class HttpServer(socketserver.ThreadingTCPServer):
     def __init__(
         self, host: str, port: int, respond: Callable[[Request], Answer | None], now: Callable[[], datetime]
     ) -> None:
-        self.respond = respond  # None as the answer: drop the connection
-        self.now = now  # what the answers say what time it is
+        self.respond = respond  # returns None to drop the connection
+        self.now = now  # for the answers' Date
         self.stopping = threading.Event()
         self._open: set[socket.socket] = set()
         self._open_lock = threading.Lock()
@@ -210,13 +210,13 @@ class HttpServer(socketserver.ThreadingTCPServer):
         self.server_close()
 
     def process_request(self, request: socket.socket, client_address: tuple[str, int]) -> None:  # type: ignore[override]
-        """Begin with a connection (called by socketserver)."""
+        """Record a new connection (called by socketserver)."""
         with self._open_lock:
             self._open.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]
-        """End a connection (called by socketserver)."""
+        """Forget a closed connection (called by socketserver)."""
         with self._open_lock:
             self._open.discard(request)
         super().shutdown_request(request)

@@ -85,8 +85,8 @@ def test_a_sweep_does_what_is_promised_and_nothing_else(mess: Mess) -> None:
     seen = mess.sweep("--dry-run")
     assert len(mess.changes()) == calls
     assert mess.paths.metadata("apps/b")["current_version"] == 1
-    fates = {orphan["key_id"]: (orphan["target"], orphan["fate"]) for orphan in seen["providers"][0]["orphans"]}
-    assert fates == {late: ("a", "to-shorten"), ahead: ("b", "to-shorten"), expired: ("a", "over")}
+    states = {orphan["key_id"]: (orphan["target"], orphan["state"]) for orphan in seen["providers"][0]["orphans"]}
+    assert states == {late: ("a", "to-shorten"), ahead: ("b", "to-shorten"), expired: ("a", "over")}
     assert [key["key_id"] for key in seen["providers"][0]["unclaimed"]] == [of_another_place]
     assert [(target["name"], target["reason"]) for target in seen["targets"]] == [("c", "missing")]
 
@@ -107,7 +107,7 @@ def test_a_sweep_does_what_is_promised_and_nothing_else(mess: Mess) -> None:
 
     calls = len(mess.changes())
     again = mess.sweep()
-    assert {orphan["fate"] for orphan in again["providers"][0]["orphans"]} == {"ending"}
+    assert {orphan["state"] for orphan in again["providers"][0]["orphans"]} == {"ending"}
     assert again["targets"] == []
     assert len(mess.changes()) == calls
 

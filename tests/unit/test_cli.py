@@ -444,8 +444,8 @@ def test_each_switch_can_be_set_to_each_of_its_values() -> None:
         ("page_size=many", "--set: page_size must be NUMBER, not 'many'"),
         ("page_size=0", "--set: page_size must be at least 1"),
         ("older_fields=1", "--set: older_fields must be true|false, not '1'"),
-        ("list_shapes=page", "--set: 'list_shapes=page' is no switch: write NAME=VALUE, with one of list_shape,"),
-        ("slash", "--set: 'slash' is no switch"),
+        ("list_shapes=page", "--set: 'list_shapes=page' is not a switch: write NAME=VALUE, with one of list_shape,"),
+        ("slash", "--set: 'slash' is not a switch"),
     ],
 )
 def test_a_switch_that_is_none_is_refused(invoke: Invoke, switch: str, message: str) -> None:

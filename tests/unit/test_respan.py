@@ -535,7 +535,7 @@ def test_every_status_has_its_meaning(rig: Rig, operation: str) -> None:
         error = rig.refused(operation)
         assert type(error) is expected, status
         assert str(status) in error.message
-        assert status < 400 or "A fault that was asked for" in error.message
+        assert status < 400 or "A requested fault" in error.message
         assert error.advice or expected is ProviderRateLimited
         tries = {ProviderUnavailable: 3, ProviderRateLimited: 2}.get(expected, 1) if operation == "list" else 1
         assert [asked for asked in rig.noted.requests if asked != ("list", "200")] == [(operation, str(status))] * tries
@@ -1126,7 +1126,7 @@ def test_a_refusal_of_one_request_is_no_refusal_of_the_organisation_key(rig: Rig
         rig.sim.faults.add(Fault("refuse", operation, status=status, times=None))
         error = rig.refused(operation, provider)
         assert isinstance(error, ProviderRequestRefused), (status, operation)
-        assert f"{status}: A fault that was asked for" in error.message
+        assert f"{status}: A requested fault" in error.message
         assert "list" in error.message
         assert "the list needs no key" in error.advice
         assert provider.circuit.error is None
