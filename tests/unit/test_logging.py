@@ -24,7 +24,8 @@ from support.recorded_events import RecordedEvents, flaws_of_lines
 from rotator.core.events import AUDIT, Event, EventType, Level
 from rotator.core.plan import Reason
 from rotator.core.secrets import Secret
-from rotator.runtime.redact import HIDDEN, printable, register
+from rotator.providers.respan.settings import TRAITS
+from rotator.runtime.redact import HIDDEN, hide_pattern, printable, register
 from rotator.telemetry import logging as logs
 from rotator.telemetry.logging import configure, log_event, unexpected
 from tools.event_catalogue import EVENTS
@@ -33,6 +34,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 Format = Literal["text", "json"]
 Log = Callable[[], list[str]]
 
+RESPAN = TRAITS.key_pattern or ""
 VENDOR_KEY = "a1b2c3d4.Zx9-_kQpR7tUvWxYz0123456789abcdefghIJKLM-q"
 ORGANISATION_KEY = "sk_live_0123456789abcdef"
 WEIRD_KEY = 'correct horse "battery" \\ staple\'s é'
@@ -51,8 +53,9 @@ FORMATS: tuple[Format, Format] = ("text", "json")
 
 @pytest.fixture(autouse=True)
 def untouched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Restore what `set_up` changes for the whole process."""
+    """Restore what `configure` changes for the whole process. Respan's keys are hidden, as in an installation."""
     with restored(monkeypatch):
+        hide_pattern(RESPAN)
         yield
 
 
@@ -378,7 +381,9 @@ def test_an_exception_that_cannot_be_raised_is_logged(log: Callable[..., Log]) -
 @pytest.mark.parametrize("log_format", FORMATS)
 def test_a_program_that_dies_prints_nothing_else(log_format: Format) -> None:
     program = (
+        "from rotator.runtime.redact import hide_pattern\n"
         "from rotator.telemetry.logging import configure\n"
+        f"hide_pattern({RESPAN!r})\n"
         f"configure({log_format!r}, 'info')\n"
         f"local = {ORGANISATION_KEY!r}\n"
         "raise ValueError(local)\n"

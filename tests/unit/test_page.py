@@ -158,8 +158,8 @@ def test_the_policy_allows_this_style_and_nothing_else() -> None:
 
 def test_a_secret_in_a_text_is_hidden() -> None:
     key, error = (
-        "sk_live_0123456789abcdef",
-        RotatorError("refused: sk_live_0123456789abcdef", "not sk_live_0123456789abcdef"),
+        "hvs.CAESIJlWh2vPq0nA4",
+        RotatorError("refused: hvs.CAESIJlWh2vPq0nA4", "not hvs.CAESIJlWh2vPq0nA4"),
     )
     html = render(
         known(

@@ -30,7 +30,7 @@ from rotator.telemetry.status import (
 )
 from rotator.telemetry.status_json import StatusJson, SupersededJson
 
-SECRET = "sk_live_0123456789abcdef"
+SECRET = "hvs.CAESIJlWh2vPq0nA4"
 RECORD = Record("prod-eu", "t", "tk_1", "name", START, START + 24 * HOUR, "p", "f")
 WELL = Plan(State.OK, Reason.FRESH, current=RECORD, renewal=Renewal(START + 16 * HOUR))
 OVERDUE, ROLLED_OUT = Renewal(START - HOUR), Renewal(START + 16 * HOUR, START + HOUR)
