@@ -452,7 +452,7 @@ def test_a_time_that_cannot_be_read_is_named_and_a_new_key_can_be_removed_all_th
         ([], UnreadableKey("", "", "which is an array")),
         ("a", UnreadableKey("", "", 'which is "a"')),
         ({}, UnreadableKey("", "", "whose id is null")),
-        ({"id": 5, "name": "n"}, UnreadableKey("", "n", "whose id is 5")),
+        ({"id": 5.5, "name": "n"}, UnreadableKey("", "n", "whose id is 5.5")),
         ({"id": "..", "name": 5}, UnreadableKey("", "", 'whose id is ".."')),
         ({"id": "a", "name": "n", "expiry_date": "soon"}, UnreadableKey("a", "n", 'whose expiry_date is "soon"')),
     ],
@@ -462,6 +462,15 @@ def test_an_entry_that_cannot_be_read_is_listed_as_that_and_spoils_no_other(
 ) -> None:
     with answering(response(200, [{"id": "b"}, entry, {"id": "c"}])) as (provider, _, _):
         assert listed(provider) == [ProviderKey("b", "", None), known, ProviderKey("c", "", None)]
+
+
+def test_a_number_is_no_id() -> None:
+    with answering(response(200, [{"id": 5, "name": "n"}])) as (provider, _, _):
+        assert listed(provider) == [UnreadableKey("", "n", "whose id is 5")]
+    with answering(response(200, {"id": 5, "api_key": "b"})) as (provider, _, _):
+        assert isinstance(refused(lambda: provider.create("n", NONE, EXPIRY)), ProviderOutcomeUnknown)
+        assert isinstance(refused(lambda: provider.retrieve("5")), ProviderUnavailable)
+        assert provider.set_expiry("a", LATER)
 
 
 def test_nothing_is_taken_from_the_environment(rig: Rig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -738,7 +747,7 @@ def test_a_created_key_without_id_or_text_may_exist(rig: Rig, omitted: str) -> N
         b"\xff\xfe",
         b"<html><p>hi",
         b"1" * 5000,
-        b'{"id": 5, "api_key": 6}',
+        b'{"id": 5.5, "api_key": 6}',
         b'{"id": "a", "api_key": ""}',
         b'{"id": "", "api_key": "b"}',
         b'{"id": "..", "api_key": "b"}',

@@ -8,10 +8,10 @@ from math import floor
 
 from rotator.config.provider_settings import ProviderSettings
 from rotator.config.provider_type import ProviderContext
-from rotator.core.keys import CreatedKey, ListedKey, ProviderKey
+from rotator.core.keys import CreatedKey, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.target import KeyParameters
 from rotator.core.times import timestamp
-from rotator.providers.answers import Answer, Content, created_key, is_id, shown_key
+from rotator.providers.answers import Answer, Content, created_key, is_id, shown, shown_key
 from rotator.providers.client import ApiProvider
 from rotator.providers.http_provider import paging
 from rotator.providers.http_provider.description import Description, Operation
@@ -37,8 +37,8 @@ class HttpProvider(ApiProvider):
         answer = self._send("create", operation, {"name": name, **self._expiry(expires_at), **options})
         content = self.content("create", answer)
         entry = operation.entry.of(content)
-        key = self._key(entry) if entry is not None and not self._is_gone(entry) else None
-        if key and (created := created_key(key, described.answer.key.of(content))):
+        key = self._key(entry)
+        if not self._is_gone(entry) and (created := created_key(key, described.answer.key.of(content))):
             return created
         where = f"id ({described.answer.id} of {operation.entry}) and key ({described.answer.key})"
         raise self.errors.unsettled("create", f"gave an answer without a usable {where}")
@@ -52,8 +52,8 @@ class HttpProvider(ApiProvider):
             return
         for page in pages:
             for key in page:
-                if shown := self._looked_up(key, before):
-                    yield [shown]
+                if looked_up := self._looked_up(key, before):
+                    yield [looked_up]
 
     def retrieve(self, key_id: str) -> ProviderKey | None:
         """Return one key, by the list if the provider cannot show one alone."""
@@ -62,7 +62,10 @@ class HttpProvider(ApiProvider):
             return None
         if operation is None:
             return self.found(key_id)
-        key = self._shown("retrieve", key_id, operation, self._send("retrieve", operation, {"id": key_id}))
+        answer = self._send("retrieve", operation, {"id": key_id})
+        if answer.is_gone:
+            return None
+        key = self._shown("retrieve", key_id, operation, self.content("retrieve", answer))
         if key is None or isinstance(key, ProviderKey):
             return key
         raise self.errors.unsettled("retrieve", f"answered with a key that cannot be read ({key})")
@@ -77,12 +80,8 @@ class HttpProvider(ApiProvider):
         answer = self._send("update", operation, {"id": key_id, **self._expiry(expires_at)})
         if answer.is_gone:
             return None
-        entry = operation.entry.of(answer.parsed())
-        self._must_be_about("update", key_id, entry)
-        if self._is_gone(entry):
-            return None
-        key = self._key(entry, key_id)
-        return key if isinstance(key, ProviderKey) else ProviderKey(key_id, "", None)
+        key = self._shown("update", key_id, operation, answer.parsed())
+        return key if key is None or isinstance(key, ProviderKey) else ProviderKey(key_id, "", None)
 
     def delete(self, key_id: str) -> None:
         """Revoke the key. Any 2xx is a success, whatever its body."""
@@ -121,10 +120,9 @@ class HttpProvider(ApiProvider):
         return [self._key(entry) for entry in entries if not self._is_gone(entry)]
 
     def _after(self, reading: "_Reading", page: Content) -> Request | None:
-        try:
-            following = paging.after(self._described.paging, reading.values, page, reading.entries)
-        except ValueError as error:
-            raise self.errors.unsettled("list", f"gave an answer that {error}") from None
+        following = paging.after(self._described.paging, reading.values, page, reading.entries)
+        if isinstance(following, paging.Unclear):
+            raise self.errors.unsettled("list", f"gave an answer that {following.flaw}")
         if following is None or isinstance(following, str):
             return self.next_page(following) if following else None
         reading.values = following
@@ -136,33 +134,33 @@ class HttpProvider(ApiProvider):
             return key
         request = operation.request({**self._described.variables, "id": key.id})
         answer = self.look_up(request, before, partial(_shows_gone, operation.gone))
-        return self._shown("retrieve", key.id, operation, answer)
+        return None if answer.is_gone else self._shown("retrieve", key.id, operation, answer.parsed())
 
     # --- keys --------------------------------------------------------------------------------------------------------
 
-    def _shown(self, name: str, key_id: str, operation: Operation, answer: Answer) -> ListedKey | None:
-        """Return the key that an answer about `key_id` shows; None if it is gone."""
-        if answer.is_gone:
-            return None
-        entry = operation.entry.of(self.content(name, answer))
-        self._must_be_about(name, key_id, entry)
-        return None if self._is_gone(entry) else self._key(entry, key_id)
-
-    def _must_be_about(self, name: str, key_id: str, entry: object) -> None:
-        shown = _id_text(self._described.answer.id.of(entry))
-        if is_id(shown) and shown != key_id:
+    def _shown(self, name: str, key_id: str, operation: Operation, content: object) -> ListedKey | None:
+        """Return the key that an answer about `key_id` shows; None if it shows that the key is revoked."""
+        entry = operation.entry.of(content)
+        found = self._id_in(entry) if operation.id is None else _id_text(operation.id.of(content))
+        if is_id(found) and found != key_id:
             raise self.errors.unsettled(name, "answered with another key than it was asked about")
+        return None if self._is_gone(entry) else self._key(entry, found)
 
     def _is_gone(self, entry: object) -> bool:
         return any(condition.holds_for(entry) for condition in self._described.gone)
 
-    def _key(self, entry: object, key_id: str | None = None) -> ListedKey:
-        """Return the key that an entry shows; `key_id` is its id where the entry shows none."""
+    def _id_in(self, entry: object) -> object:
+        return _id_text(self._described.answer.id.of(entry))
+
+    def _key(self, entry: object, key_id: object = None) -> ListedKey:
+        """Return the key that an entry shows; `key_id` is its id where that stands elsewhere."""
         answer = self._described.answer
-        shown = _id_text(answer.id.of(entry))
+        if not isinstance(entry, dict):
+            return UnreadableKey("", "", f"which is {shown(entry)}")
         created_at = answer.created_at.of(entry) if answer.created_at else None
         expiry, called = self._shown_expiry(entry)
-        return shown_key(key_id if shown is None else shown, answer.name.of(entry), expiry, created_at, called)
+        found = self._id_in(entry) if key_id is None else key_id
+        return shown_key(found, answer.name.of(entry), expiry, created_at, called)
 
     def _shown_expiry(self, entry: object) -> tuple[object, str]:
         answer = self._described.answer
@@ -193,9 +191,9 @@ class _Reading:
 
 
 def _shows_gone(gone: tuple[GoneAnswer, ...], answer: Answer) -> bool:
-    of_status = [shown for shown in gone if shown.status == answer.status]
+    of_status = [one for one in gone if one.status == answer.status]
     parsed = answer.parsed() if of_status else None
-    return any(shown.when is None or shown.when.holds_for(parsed) for shown in of_status)
+    return any(one.when is None or one.when.holds_for(parsed) for one in of_status)
 
 
 def _id_text(value: object) -> object:

@@ -52,6 +52,7 @@ class Operation:
     query: Mapping[str, Body]
     body: Body | None
     entry: Places
+    id: Places | None
     gone: tuple[GoneAnswer, ...]
 
     def request(self, values: Values) -> Request:
@@ -180,6 +181,7 @@ class _Reader:
             },
             None if settings.body is None else templates.parse_body(settings.body, known, (name, "body"), self._report),
             settings.entry if isinstance(settings, CreateSettings | RetrieveSettings) else _WHOLE,
+            settings.id if isinstance(settings, RetrieveSettings) else None,
             settings.gone if isinstance(settings, RetrieveSettings | DeleteSettings) else (),
         )
         if settings.body is not None and settings.method == "GET":

@@ -193,6 +193,8 @@ class RetrieveSettings(OperationSettings):
 
     entry: PlacesText = Field("", validate_default=True)
     """Where the answer shows the key."""
+    id: PlacesText | None = None
+    """Where the whole answer shows the id, if not in the entry."""
     gone: Gone = Field([{"status": 404}], validate_default=True)
     """The answers that show that there is no such key."""
 
