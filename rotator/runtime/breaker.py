@@ -1,4 +1,4 @@
-"""Remembers that an upstream is down, so that one caller at a time tries it until it is up again.
+"""Remembers that an upstream is down, so that only one caller at a time tries it until it is up again.
 
 Data and arithmetic only. While a circuit is open, every caller gets the error that opened it.
 """
@@ -16,7 +16,7 @@ LONGEST_WAIT = 25.0
 """Seconds at most between two requests to an upstream that is down: a daemon asks within 30."""
 
 LASTING = 60.0
-"""Seconds without a success, after which it is an outage and not a lost answer."""
+"""Seconds without a success, after which failures are an outage and not lost answers."""
 
 CONFIRMED_FOR = 5.0
 """Seconds for which an answer about a credential counts for all who ask."""
@@ -33,7 +33,7 @@ class Circuit(Generic[E]):
     error: E | None = None  # why nothing is sent; None while all is well
     _wait: float = 0.0  # seconds
     _until: float = 0.0  # monotonic
-    _trying: bool = False  # one caller was let through, to see whether it is up again
+    _trying: bool = False  # one caller may send, to see whether it is up again
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def enter(self) -> None:
@@ -47,17 +47,17 @@ class Circuit(Generic[E]):
             now = self.clock.monotonic()
             if now < self._until:
                 raise self.error.with_traceback(None)  # each raise would lengthen the traceback
-            # That caller has as long as the wait. If it never reports, the next one may try.
+            # That caller has as much time as the wait. If it never reports, the next one may try.
             self._trying, self._until = True, now + self._wait
 
     def look(self) -> None:
-        """Do what `enter` does, without counting as the one that tries."""
+        """Do what `enter` does, but not as the caller that tries."""
         with self._lock:
             if self.error is not None and self.clock.monotonic() < self._until:
                 raise self.error.with_traceback(None)
 
     def failed(self, error: E) -> None:
-        """Note that the upstream is down. The wait doubles with each try, not with each request that was under way."""
+        """Note that the upstream is down. The wait doubles with each try, and not with requests that were under way."""
         with self._lock:
             if self.error is None:
                 self._wait = FIRST_WAIT
@@ -81,8 +81,8 @@ class Circuit(Generic[E]):
 class Outage(Generic[E]):
     """Whether an upstream answers at all. It stops no request: callers retry on their own. Safe for many threads.
 
-    It begins with a failure some time after another one, with no answer in between: after a single failure it may take
-    long until the next request.
+    It begins with a failure some time after another one, with no answer in between: after a single failure, the next
+    request may be far away.
     """
 
     clock: Clock
@@ -106,14 +106,14 @@ class Outage(Generic[E]):
             return self.error is not None and self.clock.monotonic() - self._failed_at >= LONGEST_WAIT
 
     def answered(self) -> None:
-        """Note that there was an answer, even a refusal."""
+        """Note that there was an answer, which may be a refusal."""
         with self._lock:
             self.error = self._since = None
 
 
 @dataclass(slots=True)
 class Confirmation(Generic[C, E]):
-    """The error of a credential, if any: one thread at a time asks for it, and all share the answer for a while.
+    """The error of a credential, if any. One thread at a time asks, and all share the answer for a while.
 
     An upstream that refuses one request may refuse that request, or the credential. `ask` sends a cheap request with
     the credential, and returns its error, or None when it worked. It must not raise.

@@ -14,25 +14,25 @@ _NOISE = timedelta(seconds=2)
 
 
 class SystemClock:
-    """The machine's clocks. `stop` ends every sleep at once, so that no thread holds up the end of the program."""
+    """The machine's clocks. `stop` ends every sleep at once, so that no thread delays the end of the program."""
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
         self.max_clock_skew = timedelta(minutes=1)
         self.skews: Mapping[str, timedelta] = {}  # by upstream: how far this machine's clock is ahead of that one
         self._wrong_by = timedelta(0)
-        self._upstreams: Collection[str] | None = None  # those that are listened to; None: everybody
+        self._upstreams: Collection[str] | None = None  # those whose dates count; None: all
         self._lock = threading.Lock()
 
     def now(self) -> datetime:
-        """The wall clock, in UTC; where all upstreams agree that it is wrong, theirs."""
+        """Return the wall clock's time in UTC; where all upstreams agree that it is wrong, theirs."""
         return self._wall() - self._wrong_by
 
     def _wall(self) -> datetime:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Seconds that only grow."""
+        """Return seconds that only grow."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
@@ -40,7 +40,7 @@ class SystemClock:
         self._stopped.wait(seconds)
 
     def record_date(self, upstream: str, date: str | None, sent_at: float) -> None:
-        """The clocks agree if the date lies between sending and now; it is exact to the second, so one is allowed.
+        """Compare the clocks. They agree if the date lies between sending and now, give or take its one second.
 
         A single upstream that disagrees may be wrong itself. If several agree with each other, this clock is wrong.
         """
@@ -55,7 +55,7 @@ class SystemClock:
             if self._upstreams is None or upstream in self._upstreams:
                 before = self.skews.get(upstream)
                 if before is not None and abs(skew - before) <= _NOISE:
-                    return  # else a clock that is off by just `max_clock_skew` would be trusted and not, by turns
+                    return  # else a clock that is off by just `max_clock_skew` would be trusted now and then
                 self.skews = {**self.skews, upstream: skew}
                 self._wrong_by = self._agreed_error()
 
@@ -77,19 +77,19 @@ class SystemClock:
         return all(abs(skew) <= self.max_clock_skew for skew in self.skews.values())
 
     def may_be_ahead(self) -> timedelta:
-        """By how much `now` is ahead of the upstream that is furthest behind; 0 at least."""
+        """Return how far `now` is ahead of the upstream that is furthest behind; at least 0."""
         return max([timedelta(0), *(skew - self._wrong_by for skew in self.skews.values())])
 
     def disputed_by(self) -> timedelta:
-        """How far `now` is ahead of all upstreams that have answered, if it agrees with none; negative if it is behind.
+        """Return how far `now` is ahead of all upstreams that have answered, if it agrees with none; negative: behind.
 
-        Of several that differ, the one whose time is the latest counts. 0 while one agrees, or none has answered.
+        The upstream with the latest time counts. 0 while one agrees, or none has answered.
         """
         skews = [skew - self._wrong_by for skew in self.skews.values()]
         return min(skews) if skews and min(map(abs, skews)) > self.max_clock_skew else timedelta(0)
 
     def skews_in_words(self) -> str:
-        """How far this machine's clock is ahead of each upstream's, in seconds."""
+        """Return how far this machine's clock is ahead of each upstream's, in seconds."""
         return ", ".join(f"{skew.total_seconds():+.0f} s to {upstream}" for upstream, skew in self.skews.items())
 
     def stop(self) -> None:
@@ -99,8 +99,8 @@ class SystemClock:
 
 @lru_cache(maxsize=16)
 def http_date(date: str) -> datetime | None:
-    """Of an answer's `Date`, which many answers of one second have in common."""
+    """Return the time of an answer's `Date`, or None. All answers of one second share it."""
     try:
         return parsedate_to_datetime(date).replace(tzinfo=UTC)
-    except (ValueError, OverflowError):  # the latter of a year or a zone beyond all measure
+    except (ValueError, OverflowError):  # the latter for an absurd year or zone
         return None

@@ -1,6 +1,6 @@
-"""Finds and reads files. An error is an error here: what cannot be listed or read is never taken for empty.
+"""Finds and reads files. What cannot be listed or read raises an error, and never counts as empty.
 
-Only regular files are read. A named pipe or a device would have the reader wait for a writer that may never come.
+Only regular files are read: a reader of a named pipe or a device may wait without end.
 """
 
 import os
@@ -21,7 +21,7 @@ _KINDS = {
 
 
 def read(file: Path, most: int = -1) -> bytes:
-    """Return the content of a regular file, `most` bytes of it where that is given. Raises OSError, and never waits."""
+    """Return the content of a regular file, at most `most` bytes if given. Raises OSError, and never waits."""
     _check_kind(file, file.stat())
     with open(file, "rb", opener=_open_without_waiting) as opened:
         _check_kind(file, os.fstat(opened.fileno()))
@@ -41,9 +41,9 @@ def _check_kind(file: Path, found: os.stat_result) -> None:
 
 
 def find(folder: Path, pattern: str) -> list[Path]:
-    """Return what a pattern below a folder matches, in the order of the names; a pattern never matches a dot-name.
+    """Return what a pattern below a folder matches, ordered by name. A pattern never matches a dot-name.
 
-    Raises OSError of a folder that cannot be listed, and of one that does not exist although the pattern names it.
+    Raises OSError for a folder that cannot be listed, or is missing although the pattern names it.
     """
     return list(_find(folder, Path(pattern).parts, is_named=True))
 
@@ -60,7 +60,7 @@ def _find(place: Path, parts: Sequence[str], *, is_named: bool) -> Iterator[Path
     except (FileNotFoundError, NotADirectoryError):
         if is_named and parts:
             raise
-        return  # in "teams/*/targets.toml" not each team has to have it
+        return  # "teams/*/targets.toml" does not require the file of every team
     for name in matching(names, parts[0]):
         if not name.startswith("."):
             yield from _find(place / name, parts[1:], is_named=False)

@@ -1,4 +1,4 @@
-"""Requests to a Kubernetes API server, each of which ends in time: as whom, and what the answers mean.
+"""Requests to a Kubernetes API server within a deadline: the identity, and what the answers mean.
 
 The token and the certificates are read for each request, since both are replaced in a running pod.
 """
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Which API server, as whom, and the namespace that all is in."""
+    """Which API server, with which identity, and the namespace of all objects."""
 
     api_server: str
     namespace: str
@@ -41,7 +41,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """What a Role has to allow; without a name it is for all objects of the kind."""
+    """What a Role must allow; without a name, for all objects of the kind."""
 
     verb: str
     group: str
@@ -64,7 +64,7 @@ def access_in_a_pod(
     token_file: Path | None,
     ca_file: Path | None,
 ) -> Access:
-    """Return the access; what is not given is taken from the pod. Raises `LeaseUnusable` if there is no pod."""
+    """Return the access, completed from the pod. Raises `LeaseUnusable` outside of a pod."""
     host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "443")
     if api_server is None and host:
         api_server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
@@ -83,14 +83,14 @@ def access_in_a_pod(
 
 
 class ApiServer:
-    """Sends requests to one. Errors name `what`; the advice after a refusal is `rights`."""
+    """Sends requests to an API server. Errors name `what`; the advice after a refusal is `rights`."""
 
     def __init__(self, access: Access, clock: Clock, what: str, rights: str, seconds: float) -> None:
-        """`seconds` bound all requests after a `begin` together, and half of them each read of an answer."""
+        """`seconds` bound all requests after a `begin` together, and half of that each read of an answer."""
         self._access, self._clock = access, clock
         self._what, self._rights = what, rights
         self._seconds = seconds
-        self._by = threading.local()  # a stop may ask while the thread that keeps the Lease does
+        self._by = threading.local()  # a stop may send requests while the thread that keeps the Lease does
 
     def begin(self) -> None:
         """Start the time for the next requests of this thread."""
@@ -99,7 +99,7 @@ class ApiServer:
     def ask(
         self, method: str, path: str, body: Mapping[str, Any] | None, understand: Callable[[dict[str, Any]], T]
     ) -> T | None:
-        """Return what `understand` makes of the answer; None when there is no such object to GET.
+        """Return what `understand` makes of the answer. None: there is no such object to GET.
 
         Raises `Conflict`, or a `KubernetesUnavailable`.
         """
@@ -139,7 +139,7 @@ class ApiServer:
             token, why = "", f"cannot be read: {getattr(error, 'strerror', 'it is no text')}"
         if token.isascii() and token.isprintable() and token:
             return register(Secret(token))
-        raise KubernetesRefused(f"the token file {file} for {self._what} {why}", "It is read afresh at each try.")
+        raise KubernetesRefused(f"the token file {file} for {self._what} {why}", "Each try reads it again.")
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> Response:
         """Return the answer, whatever its status. Raises a `KubernetesUnavailable` when there is none."""
@@ -161,7 +161,7 @@ class ApiServer:
         why = answer.flaw if isinstance(answer, Response) else quoted(answer.reason)
         raise KubernetesUnavailable(
             f"the API server {access.api_server} does not answer about {self._what} ({why})",
-            "This heals when the API server is back. No replica leads while none can renew the Lease.",
+            "Nothing to do if the API server comes back. No replica leads while none can renew the Lease.",
         )
 
     def _context(self) -> ssl.SSLContext:

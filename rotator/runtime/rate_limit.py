@@ -1,7 +1,7 @@
 """Limits the requests a minute to a provider, and decides which is sent first.
 
-A sliding window and not a bucket that refills: after a full burst, a bucket lets nearly twice the limit through within
-one minute, and the provider counts.
+A sliding window, not a bucket that refills: after a full burst, a bucket lets nearly twice the limit through within one
+minute, and the provider counts.
 """
 
 import heapq
@@ -15,7 +15,7 @@ from rotator.core.errors import ProviderUnavailable
 from rotator.core.ports import Clock
 
 WINDOW = 61.0
-"""Seconds: a little over the provider's minute, because requests do not travel equally fast."""
+"""Seconds: a little over the provider's minute, because requests travel at different speeds."""
 
 SWEEP_SHARE = 5
 """A sweep uses at most a fifth of a provider's budget."""
@@ -46,9 +46,9 @@ class SlidingWindow:
         self._closing = False
 
     def take(self, deadline: datetime) -> None:
-        """Wait for the right to send one request; waiters are released in the order of their deadlines.
+        """Wait for the right to send one request. Waiters are released in deadline order.
 
-        Raises `ProviderUnavailable` if it would have to wait after `close`: nothing was sent.
+        After `close`, raises `ProviderUnavailable` instead of waiting: nothing was sent.
         """
         self._take(deadline)
         if self._whole:
@@ -70,7 +70,7 @@ class SlidingWindow:
                     self._waiting.remove(ticket)
                     heapq.heapify(self._waiting)
                     raise ProviderUnavailable("rotator is stopping; the request was not sent")
-            # The others wait as long: none can be released before, and the order may change until then.
+            # All others wait as long: none can be released before, and the order may change until then.
             self._clock.sleep(min(max(delay, 0.01), NAP))
 
     def pause(self, seconds: float) -> None:
@@ -90,7 +90,7 @@ class SlidingWindow:
 
     @property
     def pace(self) -> timedelta:
-        """How far apart rotations have to be."""
+        """How far apart rotations must be."""
         return timedelta(seconds=self.per_rotation * WINDOW / self.limit)
 
     def used(self) -> float:
@@ -100,7 +100,7 @@ class SlidingWindow:
             return len(self._sent) / self.limit
 
     def awaited(self) -> bool:
-        """Return whether a caller has to wait for the right to send a request, of this or of a part of it."""
+        """Return whether a caller must wait for the right to send a request, of this or of a part of it."""
         with self._lock:
             awaited = bool(self._waiting) and self._delay(self._clock.monotonic()) > 0
         return awaited or any(part.awaited() for part in self._parts)

@@ -1,7 +1,7 @@
 """Threads that run from the start.
 
-A machine may have no thread left at any moment (a limit on processes or memory). What must go on works in threads that
-were started before it began, and that wait; a thread that is started later is one whose work can be done without it.
+A machine may have no thread left at any moment (a limit on processes or memory). Work that must go on therefore runs in
+threads that were started before, and wait. Only work that can do without one starts a thread later.
 """
 
 import queue
@@ -25,10 +25,10 @@ def start(thread: threading.Thread) -> threading.Thread:
 
 
 class Workers:
-    """A fixed number of threads that do what is submitted, in that order, until `end`."""
+    """A fixed number of threads that run what is submitted, in that order, until `end`."""
 
     def __init__(self, size: int, name: str) -> None:
-        """Raises `RotatorError` when not all of them can be started."""
+        """Raises `RotatorError` when one of them cannot be started."""
         self._submitted: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self.size, self._ended = size, False
@@ -41,16 +41,16 @@ class Workers:
             raise
 
     def submit(self, work: Callable[[], object]) -> None:
-        """Have it done by the next thread that is free. No thread is started for it."""
+        """Have the next free thread run it. Starts no thread."""
         self._submitted.put(work)
 
     def problems(self) -> Iterator[str]:
-        """The threads that have ended, though they should not have."""
+        """Yield each thread that has ended, though it should not have."""
         if not self._ended:
             yield from (f"the thread {thread.name} has ended" for thread in self._threads if not thread.is_alive())
 
     def end(self) -> None:
-        """Have each thread end after what it does now. Waits for none of them."""
+        """Have each thread end after its present work. Waits for none of them."""
         self._ended = True
         for _ in range(self.size):
             self._submitted.put(None)
@@ -59,6 +59,6 @@ class Workers:
         while (work := self._submitted.get()) is not None:
             try:
                 work()
-            except Exception:  # a thread that ended would be one less from then on
+            except Exception:  # else there would be one thread less from then on
                 threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
             del work  # it holds an installation
