@@ -1,3 +1,3 @@
-"""Keeps short-lived Respan API keys fresh in HashiCorp Vault."""
+"""Keeps API keys of LLM vendors fresh in HashiCorp Vault."""
 
 __version__ = "0.1.0"

@@ -146,9 +146,9 @@ EVENTS: Mapping[EventType, Description] = {
     EventType.UPSTREAM_DOWN: Description(
         (_WARNING, _ERROR),
         ("upstream", "error", "advice"),
-        "A provider refuses the organisation key or has not answered for a minute, or a store is sealed, unreachable "
-        "or refuses the login. rotator sends it only a request now and then. Reported once, and again when it needs a "
-        "person.",
+        "A provider refuses the management credential or has not answered for a minute, or a store is sealed, "
+        "unreachable or refuses the login. rotator sends it only a request now and then. Reported once, and again when "
+        "it needs a person.",
     ),
     EventType.UPSTREAM_UP: Description(
         (_INFO,),

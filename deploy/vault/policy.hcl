@@ -21,5 +21,5 @@ path "sys/capabilities-self" { capabilities = ["update"] }
 # path "auth/token/revoke-self" { capabilities = ["update"] }
 # path "auth/token/lookup-self" { capabilities = ["read"] }
 
-# Only if the organisation key is in Vault as well, as api_key = { vault = "secret/respan/org#api_key" }:
+# Only if the management credential is in Vault as well, as api_key = { vault = "secret/respan/org#api_key" }:
 # path "secret/data/respan/org" { capabilities = ["read"] }

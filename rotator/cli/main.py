@@ -30,7 +30,7 @@ from rotator.core.request import RotationRequest
 
 app = typer.Typer(
     name="rotator",
-    help="Rotate short-lived Respan API keys in HashiCorp Vault.",
+    help="Rotate API keys of Respan and other LLM vendors in HashiCorp Vault.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

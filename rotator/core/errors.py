@@ -10,7 +10,7 @@
     │   └── KubernetesRefused           retrying does not help: fix the token, the certificates or the rights
     ├── OwnerUnclear                  a key's name does not show whose it is, and the store cannot be read
     ├── TooManyOrphans                more than one sweep may expire
-    ├── ServedKeysUnknown             the provider does not know most served keys: is it another organisation's?
+    ├── ServedKeysUnknown             the provider does not know most served keys: is it another account's?
     ├── GraceNotEnforced              superseded keys have another path's name, so nothing ends them
     ├── ProviderError
     │   ├── ProviderCredentialRefused   401, 403: the management credential
@@ -159,7 +159,7 @@ class ServedKeysUnknown(RotatorError):
         super().__init__(
             f"{provider} does not know {unknown} of {served} served keys. None of them was replaced, and the "
             "applications keep what they have",
-            f"Is the management credential of {provider} (api_key) that of another organisation? Is its list of keys "
+            f"Is the management credential of {provider} (api_key) that of another account? Is its list of keys "
             "empty or filtered? Correct that, and the next sweep goes on. If the keys are really gone, or are to move, "
             "replace them: `rotator rotate --all`.",
         )

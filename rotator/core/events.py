@@ -50,7 +50,7 @@ class EventType(StrEnum):
     TARGET_RECOVERED = "target_recovered"
     TARGET_FOREIGN = "target_foreign"
     PATH_EMPTIED = "path_emptied"  # the path is absent, and keys of it are known
-    UPSTREAM_DOWN = "upstream_down"  # a provider that refuses the organisation key, a store out of reach
+    UPSTREAM_DOWN = "upstream_down"  # a provider that refuses the management credential, a store out of reach
     UPSTREAM_UP = "upstream_up"
     CLOCK_SKEW_DETECTED = "clock_skew_detected"
     CLOCK_SKEW_RESOLVED = "clock_skew_resolved"

@@ -49,7 +49,7 @@ class Reason(StrEnum):
     EMPTIED = "emptied"  # the path is absent, and keys of it are known: it held one before
     DELETED = "deleted"  # the path's newest version is deleted or destroyed
     MISSING = "missing"  # the provider no longer has the served key
-    UNRECOGNISED = "unrecognised"  # nor most others: more likely another organisation's list, so a person decides
+    UNRECOGNISED = "unrecognised"  # nor most others: more likely another account's list, so a person decides
     EXPIRED = "expired"
     EXPIRING = "expiring"
     REQUESTED = "requested"

@@ -45,7 +45,7 @@ class Provider(Protocol):
         """
 
     def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
-        """Yield every unrevoked key of the organisation, a page at a time; expired ones may be among them.
+        """Yield every unrevoked key of the account, a page at a time; expired ones may be among them.
 
         An entry that cannot be read is an `UnreadableKey`: it proves nothing about the other keys.
 

@@ -5,7 +5,7 @@ sweep of a process leaves out paths that its first look has just read, where the
 other key of theirs: then there is no orphan to judge. What has changed at such a path since, the next look or the next
 sweep finds.
 
-A list may be late, filtered or another organisation's. So it confirms the names of keys, and a served key that it
+A list may be late, filtered or another account's. So it confirms the names of keys, and a served key that it
 lacks, or shows with an early expiry, is looked up by its id before it counts as gone. Where the list lacks most served
 keys, a few answers show whether it is right: the other keys are not looked up. The observer's memory keeps what was
 learned; replacing and restoring keys is left to passes over the targets that need one.

@@ -34,7 +34,7 @@ REASON = "extended"
 """Why a key lives longer than planned; no plan has this reason."""
 
 
-_IF_IT_HAS_ONE = "If the path holds a key, is this provider's api_key of the organisation that the key is in?"
+_IF_IT_HAS_ONE = "If the path holds a key, is this provider's api_key of the account that the key is in?"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Decides whether a served key that the provider does not know counts as gone. No I/O.
 
 One key that was deleted by hand is replaced at once. But if a provider does not know most served keys, rotator more
-likely sees the wrong thing: the credential belongs to another organisation, or the list is empty or filtered. Then none
+likely sees the wrong thing: the credential belongs to another account, or the list is empty or filtered. Then none
 is replaced until a person decides.
 
 A sweep compares the whole list with all paths, and so decides for every pass until the next sweep.

@@ -38,7 +38,7 @@ from rotator.runtime.redact import quoted
 
 READ_SECONDS = 10.0  # for each part of an answer; `timeout` bounds the whole
 MAX_BODY = 2**20  # bytes of an answer, but for a list's
-MAX_PAGE_BODY = 8 * 2**20  # bytes; a bare array holds all keys: 24,000 of Respan's
+MAX_PAGE_BODY = 8 * 2**20  # bytes; a bare array holds all keys, 24,000 for example
 MAX_PAGES = 1000
 MAX_LIST = 64 * 2**20  # bytes of all pages
 MAX_LIST_SECONDS = 1800.0  # in which all pages have come, without the waits for the budget

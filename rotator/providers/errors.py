@@ -81,7 +81,7 @@ class ErrorFactory:
         return ProviderRequestRefused(
             f"{refused}, and lists the keys for the same management credential: it refuses this request, not the key",
             "Look at what the management credential may do, at the plan's cap on keys, at the key parameters of the "
-            "target, and at its newest version: does the record name a key of another organisation? If every target "
+            "target, and at its newest version: does the record name a key of another account? If every target "
             "fails like this, the list needs no key, and the management credential is refused after all: replace it.",
         )
 

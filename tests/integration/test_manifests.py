@@ -214,7 +214,7 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("listen=10.0.0.1", "value must be one of '0.0.0.0', '::'"),
         ("vault.address=http://vault.vault.svc:8200", "at '/vault/address'"),
         ("vault.address=https://me@vault.test", "at '/vault/address'"),
-        ("respan.baseUrl=http://respan.test", "at '/respan/baseUrl'"),
+        ("provider.baseUrl=http://respan.test", "at '/provider/baseUrl'"),
         ("vault.mount=secret/", "at '/vault/mount'"),
         ("vault.auth.mount=/kubernetes", "at '/vault/auth/mount'"),
         *((f"targets.billing-api.path={path}", "/path'") for path in ("/a", "a/", "a//b", "a/../b", ".", "a/.")),
@@ -249,7 +249,7 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("lease.duration=40s", "terminationGracePeriodSeconds must be at least 70"),
         ("vault.ca.configMap=a,vault.ca.secret=b", "vault.ca: set configMap or secret, not both"),
         ("existingConfig.name=ours", "owner, config and targets belong in that ConfigMap"),
-        ("respan.organisationKey.secretName=", "name the Secret that holds the organisation key"),
+        ("provider.credential.secretName=", "name the Secret that holds the management credential"),
         ("vault.token.enabled=false", "set in config.stores how rotator logs in to Vault"),
     ],
 )
@@ -367,7 +367,7 @@ def test_it_is_installed_upgraded_and_removed(cluster: KubeServer) -> None:
     output = helm("install", *arguments, CHART, f"--values={MINIMAL}", access=access)
     notes = output.partition("NOTES:\n")[2]
     assert f"kubectl -n {namespace} exec deploy/rotator -- rotator check --online" in notes
-    assert "the Secret rotator-respan" in notes
+    assert "the Secret rotator-provider" in notes
     assert len(notes.splitlines()) < 15
     before = deployment()["metadata"]["generation"]
 
@@ -461,7 +461,7 @@ def test_only_options_that_are_read_at_the_start_replace_the_pods(manifests: Cal
         "targets.billing-api.ttl=12h",
         "vault.mount=kv",
         "config.defaults.ttl=30h",
-        "respan.baseUrl=https://x.test",
+        "provider.baseUrl=https://x.test",
         "config.daemon.resync=5m",
         "config.daemon.drain=20s",
         "config.sweep.interval=1h",
@@ -569,8 +569,8 @@ def test_every_value_of_the_pods_arrives(manifests: Callable[..., Manifests]) ->
     assert volumes["more"] == {"name": "more", "emptyDir": {}}
     assert volumes["vault-ca"]["configMap"]["name"] == "vault-ca"
     assert volumes["vault-ca"]["configMap"]["items"] == [{"key": "bundle.pem", "path": "ca.crt"}]
-    assert volumes["respan"]["secret"]["secretName"] == "org"
-    assert volumes["respan"]["secret"]["items"] == [{"key": "production", "path": "api-key"}]
+    assert volumes["provider"]["secret"]["secretName"] == "org"
+    assert volumes["provider"]["secret"]["items"] == [{"key": "production", "path": "api-key"}]
     [source] = volumes["vault-token"]["projected"]["sources"]
     assert source["serviceAccountToken"] == {
         "audience": "https://vault.test",
@@ -628,7 +628,7 @@ def test_without_the_lease_no_token_for_the_api_server_is_mounted(manifests: Cal
     made = manifests(DATA / "values-existing.yaml")
     assert set(made) == {"Deployment/rotator", "CronJob/rotator-rotate"}
     pod = pod_of(made["Deployment/rotator"])
-    assert {volume["name"] for volume in pod["spec"]["volumes"]} == {"config", "respan", "vault-token", "vault-ca"}
+    assert {volume["name"] for volume in pod["spec"]["volumes"]} == {"config", "provider", "vault-token", "vault-ca"}
     assert {"name": "ROTATOR_CONFIG", "value": "/etc/rotator/rotator.toml"} in container_of(pod)["env"]
 
 

@@ -141,9 +141,9 @@ def two_act_and_both_are_refused(watched: Watched, seen: Prometheus) -> Daemon:
     watched.lose_a_key("a")
     seen.wait_for("RotatorTwoLeaders", "RotatorOrphansFound")
     simulator.faults.add(Fault("refuse", status=401, times=None))
-    seen.wait_for("RotatorOrganisationKeyRefused")
+    seen.wait_for("RotatorCredentialRefused")
     simulator.faults.clear()
-    seen.wait_for_end("RotatorOrganisationKeyRefused")
+    seen.wait_for_end("RotatorCredentialRefused")
     return second
 
 
@@ -215,9 +215,9 @@ def test_undone_work_and_unreadable_paths_raise_alerts(watched: Watched, tmp_pat
         [login] = seen.firing()["RotatorLoginFailing"]
         assert login["labels"]["instance"] == hosts[1]
         (tmp_path / "not-there-yet").write_text(secret_id.read_text())
-        seen.wait_for("RotatorOrganisationKeyRefused")
+        seen.wait_for("RotatorCredentialRefused")
         (tmp_path / "nor-this").write_text(simulator.organisation_key)
-        seen.wait_for_end("RotatorLoginFailing", "RotatorOrganisationKeyRefused", seconds=60)
+        seen.wait_for_end("RotatorLoginFailing", "RotatorCredentialRefused", seconds=60)
 
 
 class Late:

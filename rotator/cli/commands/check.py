@@ -18,7 +18,7 @@ def check_configuration(common: Common, *, online: bool, as_json: bool) -> None:
         findings: list[OnlineFinding] = []
         locations: dict[str, dict[str, str]] = {}
         if online:
-            session.leave_half_of_the_budgets()  # a list has as many pages as the organisation has keys
+            session.leave_half_of_the_budgets()  # a list may have many pages
             with session.progress("checking the paths", len(configuration.targets)) as advance:
                 findings = online_findings(session.installation, advance)
             locations = present_locations(session.installation)

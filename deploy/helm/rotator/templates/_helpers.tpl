@@ -96,10 +96,12 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- $_ := set $config "lease" $lease -}}
 {{- end -}}
 {{- if not $config.providers -}}
-{{- $_ := required "respan.organisationKey.secretName: name the Secret that holds the organisation key, or set config.providers" .Values.respan.organisationKey.secretName -}}
-{{- $respan := dict "type" "respan" "base_url" .Values.respan.baseUrl "requests_per_minute" .Values.respan.requestsPerMinute -}}
-{{- $_ := set $respan "api_key" (dict "file" "/var/run/secrets/rotator/respan/api-key") -}}
-{{- $_ := set $config "providers" (dict "respan" $respan) -}}
+{{- with .Values.provider -}}
+{{- $_ := required "provider.credential.secretName: name the Secret that holds the management credential, or set config.providers" .credential.secretName -}}
+{{- $provider := dict "type" .type "base_url" .baseUrl "requests_per_minute" .requestsPerMinute -}}
+{{- $_ := set $provider "api_key" (dict "file" "/var/run/secrets/rotator/provider/api-key") -}}
+{{- $_ := set $config "providers" (dict .name (merge $provider .options)) -}}
+{{- end -}}
 {{- end -}}
 {{- if not $config.stores -}}
 {{- $vault := dict "type" "vault" "mount" .Values.vault.mount -}}
@@ -165,9 +167,9 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 - name: config
   mountPath: /etc/rotator
   readOnly: true
-{{- if .Values.respan.organisationKey.secretName }}
-- name: respan
-  mountPath: /var/run/secrets/rotator/respan
+{{- if .Values.provider.credential.secretName }}
+- name: provider
+  mountPath: /var/run/secrets/rotator/provider
   readOnly: true
 {{- end }}
 {{- if .Values.vault.token.enabled }}
@@ -203,9 +205,9 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
             - key: targets.json
               path: targets.d/{{ $number }}.json
       {{- end }}
-{{- with .Values.respan.organisationKey }}
+{{- with .Values.provider.credential }}
 {{- if .secretName }}
-- name: respan
+- name: provider
   secret:
     secretName: {{ .secretName }}
     defaultMode: 0440
