@@ -228,21 +228,31 @@ def status(
 @_command()
 def check(
     online: Annotated[bool, typer.Option("--online", help="Also check credentials, permissions and paths.")] = False,
+    provider_contract: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Hold this provider against the contract, with a key of its own.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Let --provider-contract create its key.")] = False,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
     log_format: LogFormatOption = None,
     log_level: LogLevelOption = None,
 ) -> None:
-    """Check the configuration. Changes nothing.
+    """Check the configuration. Changes nothing, except with --provider-contract.
 
     With --online also check what it needs from the providers and the stores: credentials, permissions, paths.
 
     \b
     Example: rotator check --online
     """
-    from rotator.cli.commands.check import check_configuration
+    common = Common(config, log_format, log_level)
+    if provider_contract is None and not yes:
+        from rotator.cli.commands.check import check_configuration
 
-    check_configuration(Common(config, log_format, log_level), online=online, as_json=as_json)
+        check_configuration(common, online=online, as_json=as_json)
+        return
+    from rotator.cli.commands.contract import hold_provider
+
+    hold_provider(common, provider_contract, online=online, yes=yes, as_json=as_json)
 
 
 @_command()

@@ -22,6 +22,7 @@ from rotator.core.ports import Provider
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters
 from rotator.core.traits import Traits
+from rotator.runtime.redact import register
 
 LIFETIME = timedelta(hours=1)
 """How long the key of a trial lives, if it cannot be removed."""
@@ -70,6 +71,7 @@ class WatchedProvider:
         key = self._call("create", lambda: self._provider.create(name, parameters, expires_at))
         demand(isinstance(key, CreatedKey), f"create returned {_kind(key)}, not a CreatedKey")
         demand(isinstance(key.secret, Secret), f"create returned a text of type {_kind(key.secret)}, not a Secret")
+        register(key.secret)
         _demand_time("create", key.expires_at)
         return key
 
