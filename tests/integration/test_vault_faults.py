@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import httpx
 import pytest
 from support.canned import Asked, Canned, Reply, canned
+from support.clocks import FakeClock
 from support.process import free_ports, wait_until
 from support.vault import RaftVault
 from support.vaultstore import (
@@ -15,7 +17,6 @@ from support.vaultstore import (
     TOKEN,
     MeteredStore,
     OpenStore,
-    SetClock,
     all_methods,
     answering,
     assert_hides,
@@ -239,7 +240,7 @@ def test_reads_are_tried_three_times_and_changes_once(server: Canned, store: Met
 
 
 def test_a_vault_that_is_down_is_asked_by_one_read_now_and_then(server: Canned, open_store: OpenStore) -> None:
-    clock = SetClock()
+    clock = FakeClock(datetime.now(UTC))
     store = open_store(server.address, "kv", TOKEN, clock=clock)
     server.answer = answering(Reply(503, {"errors": ["Vault is sealed"]}))
     with pytest.raises(StoreSealed):

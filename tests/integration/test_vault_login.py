@@ -3,17 +3,18 @@
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from support.clocks import FakeClock
 from support.installation import LEAST_RIGHTS
 from support.process import wait_until
 from support.vault import VaultServer
-from support.vaultstore import MeteredStore, OpenStore, SetClock, assert_hides
+from support.vaultstore import MeteredStore, OpenStore, assert_hides
 
 from rotator.core.errors import StoreCredentialRefused, StorePermissionDenied
 from rotator.stores.vault.auth import (
@@ -71,7 +72,7 @@ def test_nothing_is_sent_before_the_first_use(vault: VaultServer, mount: str, op
 
 
 def test_an_approle_logs_in(vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path) -> None:
-    clock = SetClock()
+    clock = FakeClock(datetime.now(UTC))
     store = open_store(vault.address, mount, approle(vault, policy, tmp_path, token_ttl="60s"), clock)
 
     assert store.write("app", {"n": "1"}, cas=0).number == 1
@@ -83,7 +84,7 @@ def test_an_approle_logs_in(vault: VaultServer, mount: str, policy: str, open_st
 def test_the_end_of_a_given_token_is_asked_for(
     vault: VaultServer, mount: str, policy: str, open_store: OpenStore
 ) -> None:
-    clock = SetClock()
+    clock = FakeClock(datetime.now(UTC))
     store = open_store(vault.address, mount, vault.policy_token(policy, ttl="100s"), clock)
 
     store.keep_login()
@@ -161,7 +162,7 @@ def test_a_wrong_secret_id_never_locks_the_role(
     vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
 ) -> None:
     """Vault's clock stands still here: so it is stricter than in the twenty minutes that seem to pass."""
-    login, clock = approle(vault, policy, tmp_path), SetClock()
+    login, clock = approle(vault, policy, tmp_path), FakeClock(datetime.now(UTC))
     good = login.secret_id_file.read_text()
     login.secret_id_file.write_text("a-wrong-secret-id")
     store = open_store(vault.address, mount, login, clock)
@@ -179,7 +180,7 @@ def test_a_wrong_secret_id_never_locks_the_role(
 def test_a_locked_role_is_named_and_can_be_unlocked_by_the_errors_advice(
     vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
 ) -> None:
-    login, clock = approle(vault, policy, tmp_path), SetClock()
+    login, clock = approle(vault, policy, tmp_path), FakeClock(datetime.now(UTC))
     wrong = {"role_id": login.role_id, "secret_id": "a-wrong-secret-id"}
     for _ in range(6):  # another client, which does not wait
         vault.request("POST", "auth/approle/login", wrong, token="")
@@ -305,7 +306,7 @@ def test_a_refusal_of_the_policy_is_no_reason_to_log_in(
 def test_a_token_is_renewed_at_two_thirds_of_its_life(
     vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
 ) -> None:
-    clock = SetClock()
+    clock = FakeClock(datetime.now(UTC))
     store = open_store(vault.address, mount, approle(vault, policy, tmp_path, token_ttl="60s"), clock)
     store.keep_login()
     clock.sleep(39)
@@ -325,7 +326,7 @@ def test_a_token_near_its_last_day_is_replaced(
 ) -> None:
     # A renewal that gives less than before: Vault's clock has not moved, but its bound for this token is below its ttl.
     login = approle(vault, policy, tmp_path, token_ttl="60s", token_explicit_max_ttl="61s")
-    clock = SetClock()
+    clock = FakeClock(datetime.now(UTC))
     store = open_store(vault.address, mount, login, clock)
     store.keep_login()
     first = store.client.tokens.token().reveal()
@@ -345,7 +346,7 @@ def test_a_token_near_its_last_day_is_replaced(
 def test_a_token_that_is_not_renewable_is_replaced(
     vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
 ) -> None:
-    clock = SetClock()
+    clock = FakeClock(datetime.now(UTC))
     login = approle(vault, policy, tmp_path, token_ttl="60s", token_type="batch")
     store = open_store(vault.address, mount, login, clock)
     store.keep_login()
@@ -366,7 +367,7 @@ def is_good(vault: VaultServer, token: str) -> bool:
 def test_a_token_that_a_login_got_is_revoked_at_the_end(
     vault: VaultServer, mount: str, policy: str, open_store: OpenStore, tmp_path: Path
 ) -> None:
-    clock = SetClock()
+    clock = FakeClock(datetime.now(UTC))
     store = open_store(vault.address, mount, approle(vault, policy, tmp_path, token_ttl="60s"), clock)
     store.history("app")
     token = store.client.tokens.token().reveal()
@@ -387,7 +388,7 @@ def test_a_given_token_is_never_revoked(
     token, file = vault.policy_token(policy, ttl="60s"), tmp_path / "token"
     file.write_text(token)
     for login in (token, TokenFileLogin(file)):
-        clock = SetClock()
+        clock = FakeClock(datetime.now(UTC))
         store = open_store(vault.address, mount, login, clock)
         store.history("app")
         clock.sleep(50)

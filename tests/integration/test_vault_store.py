@@ -5,9 +5,10 @@ from typing import Any
 
 import httpx
 import pytest
+from support.clocks import FakeClock
 from support.installation import LEAST_RIGHTS
 from support.vault import VaultServer
-from support.vaultstore import MeteredStore, OpenStore, SetClock
+from support.vaultstore import MeteredStore, OpenStore
 
 from rotator.config.values import VaultReference
 from rotator.core.errors import (
@@ -194,8 +195,7 @@ def test_vaults_clock_decides_whether_a_version_is_deleted(
     vault: VaultServer, mount: str, open_store: OpenStore
 ) -> None:
     put(vault, f"{mount}/metadata/app", {"delete_version_after": "1h"})
-    clock = SetClock()
-    clock.start = datetime.now(UTC) + timedelta(days=1)
+    clock = FakeClock(datetime.now(UTC) + timedelta(days=1))
     store = open_store(vault.address, mount, vault.root_token, clock)
     for cas in range(2):
         store.write("app", {"n": str(cas)}, cas)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
 
-from support.world import FakeClock
+from support.clocks import FakeClock
 
 STUCK = 60.0
 """Real seconds after which an actor is taken to wait for something that is not a port: no schedule can resolve that."""

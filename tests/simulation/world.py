@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from support.world import START, FakeClock, IssuedKey, MemoryStore, MemoryVendor, StoredVersion
+from support.clocks import FakeClock
+from support.world import START, IssuedKey, MemoryStore, MemoryVendor, StoredVersion
 
 from rotator.core.errors import ProviderRequestRefused
 from rotator.core.keys import ProviderKey

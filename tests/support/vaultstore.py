@@ -5,7 +5,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -33,34 +32,6 @@ def assert_hides(error: BaseException, *secrets: str) -> None:
     text = "\n".join([*traceback.format_exception(error), *(repr(vars(link)) + repr(link) for link in chain)])
     for secret in secrets:
         assert not any(spelling in text for spelling in spellings(secret))
-
-
-class SetClock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.start = datetime.now(UTC)
-        self.passed = 0.0
-
-    def now(self) -> datetime:
-        return self.start + timedelta(seconds=self.passed)
-
-    def monotonic(self) -> float:
-        return self.passed
-
-    def sleep(self, seconds: float) -> None:
-        self.passed += seconds
-
-    def record_date(self, upstream: str, date: str | None, sent_at: float) -> None: ...
-
-    def may_be_ahead(self) -> timedelta:
-        return timedelta(0)
-
-    def disputed_by(self) -> timedelta:
-        return timedelta(0)
-
-    def trusted(self) -> bool:
-        return True
 
 
 class Metered:

@@ -44,50 +44,16 @@ from rotator.protocol.memory import Memory
 from rotator.protocol.observer import Observer
 from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.strays import StrayKeys
+from support import clocks
+from support.clocks import FakeClock
 from support.recorded_events import RecordedEvents
 
-START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+START = clocks.START
 HOUR = timedelta(hours=1)
 FIXED = Traits("Vendor", can_set_expiry=False)
 ENDLESS = Traits("Vendor", can_set_expiry=False, keys_expire=False)
 OWNER = "prod-eu"
 T = TypeVar("T")
-
-
-class FakeClock:
-    """Time that passes only when a test advances it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._elapsed = 0.0
-        self.wall_jump = timedelta(0)  # how far the wall clock is off the time that passed
-        self.is_trusted = True
-        self.is_ahead = timedelta(0)
-        self.is_disputed_by = timedelta(0)
-
-    def now(self) -> datetime:
-        return START + timedelta(seconds=self._elapsed) + self.wall_jump
-
-    def monotonic(self) -> float:
-        return self._elapsed
-
-    def sleep(self, seconds: float) -> None:
-        with self._lock:
-            self._elapsed += seconds
-
-    def record_date(self, upstream: str, date: str | None, sent_at: float) -> None: ...
-
-    def may_be_ahead(self) -> timedelta:
-        return self.is_ahead
-
-    def trusted(self) -> bool:
-        return self.is_trusted
-
-    def disputed_by(self) -> timedelta:
-        return self.is_disputed_by
-
-    def advance(self, time: timedelta) -> None:
-        self.sleep(time.total_seconds())
 
 
 # --- the wire --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from support.world import FakeClock
+from support.clocks import FakeClock
 
 from rotator.core.errors import StoreSealed
 from rotator.runtime.breaker import FIRST_WAIT, LASTING, LONGEST_WAIT, Circuit, Outage

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
+from support.clocks import ForwardedClock
 from support.process import wait_until
 from support.starved import no_new_threads
 from support.wall import Wall
@@ -14,16 +15,6 @@ from rotator.core.errors import RotatorError
 from rotator.core.events import Event, EventType, Level
 from rotator.daemon.health import Health
 from rotator.daemon.jobs import Jobs
-from rotator.runtime.clock import SystemClock
-
-
-class Machine(SystemClock):
-    """Whose monotonic clock can be moved, too."""
-
-    slept = 0.0
-
-    def monotonic(self) -> float:
-        return super().monotonic() + self.slept
 
 
 class Counted:
@@ -41,8 +32,8 @@ class Rig:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.machine = Machine()
-        self.jobs = Jobs(self.machine, self.events.append, Health(self.machine))
+        self.clock = ForwardedClock()
+        self.jobs = Jobs(self.clock, self.events.append, Health(self.clock))
         self.jobs.every(1e9, "wake", lambda: None)
 
     def count(self, seconds: float, name: str, *, at_once: bool = False) -> Counted:
@@ -52,7 +43,7 @@ class Rig:
 
     def sleeps(self, seconds: float) -> None:
         """Move the monotonic clock to this many seconds ahead, and have every job look at it."""
-        self.machine.slept = seconds
+        self.clock.ahead = seconds
         self.jobs.run_now("wake")
         time.sleep(0.2)
 
@@ -133,7 +124,7 @@ def test_a_fault_in_a_job_is_reported_and_ends_nothing(rig: Rig) -> None:
 
 
 def test_a_log_that_fails_ends_no_job() -> None:
-    machine, runs = Machine(), Counted()
+    clock, runs = ForwardedClock(), Counted()
 
     def fails() -> None:
         runs()
@@ -142,7 +133,7 @@ def test_a_log_that_fails_ends_no_job() -> None:
     def log(_event: Event) -> None:
         raise OSError("the disk is full")
 
-    jobs = Jobs(machine, log, Health(machine))
+    jobs = Jobs(clock, log, Health(clock))
     jobs.every(0.05, "sweep", fails)
     jobs.start()
     wait_until(lambda: runs.runs >= 2, "it to run again", 10)
@@ -212,7 +203,7 @@ def test_a_job_that_takes_longer_than_its_interval_skips_what_it_missed(rig: Rig
 
     def slow() -> None:
         runs()
-        rig.machine.slept += 100.0
+        rig.clock.ahead += 100.0
 
     rig.jobs.every(60.0, "slow", slow, at_once=True)
     rig.jobs.start()

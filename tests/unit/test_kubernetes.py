@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from support.canned import Asked, Canned, Reply, canned
-from support.world import FakeClock
+from support.clocks import FakeClock
 
 from rotator.core.errors import KubernetesRefused, KubernetesUnavailable, LeaseUnusable, RotatorError
 from rotator.runtime.kubernetes import Access, ApiServer, Right, access_in_a_pod

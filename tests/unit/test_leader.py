@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from support.canned import Asked, Canned, Reply, canned
+from support.clocks import FakeClock
 from support.process import wait_until
 from support.recorded_events import RecordedEvents
-from support.world import FakeClock
 
 from rotator.core.events import EventType, Level
 from rotator.core.ports import Clock

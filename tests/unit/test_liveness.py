@@ -4,13 +4,12 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.clocks import FakeClock, ForwardedClock
 from support.process import wait_until
-from support.world import FakeClock
 
 from rotator.app.wiring import Installation
 from rotator.config.loader import load
@@ -37,18 +36,6 @@ from rotator.web.server import Server
 _dies = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 
-class Machine(SystemClock):
-    """Whose clocks can be moved."""
-
-    later = 0.0
-
-    def now(self) -> datetime:
-        return super().now() + timedelta(seconds=self.later)
-
-    def monotonic(self) -> float:
-        return super().monotonic() + self.later
-
-
 class Rig:
     """A dispatcher whose passes last until the test releases them."""
 
@@ -63,7 +50,7 @@ class Rig:
         }
         file = folder / "rotator.json"
         file.write_text(json.dumps(settings))
-        self.clock, self.gate = Machine(), threading.Event()
+        self.clock, self.gate = ForwardedClock(), threading.Event()
         metrics = Metrics("0")
         self.installation = Installation(load(file, {}, installed_types()), {}, self.clock, metrics, lambda _: None)
         self.work: Callable[[], Any] = lambda: self.gate.wait(30)
@@ -77,7 +64,7 @@ class Rig:
 
     def problems(self, after: float) -> list[str]:
         """Return the problems after so many seconds in which the schedule was read as usual."""
-        self.clock.later += after
+        self.clock.ahead += after
         self.dispatcher.tick()
         return list(self.dispatcher.problems())
 
@@ -95,7 +82,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 
 def test_a_schedule_that_is_not_read_is_a_problem(rig: Rig) -> None:
-    rig.clock.later += STUCK
+    rig.clock.ahead += STUCK
     [problem] = rig.dispatcher.problems()
     assert problem.startswith("the schedule was last looked at 30")
     assert rig.problems(0) == []
@@ -167,10 +154,10 @@ def test_a_sweep_that_goes_on_is_no_problem_and_one_that_does_not_is(rig: Rig) -
     health = rig.dispatcher.health
     with health.doing("sweep"):
         for _ in range(5):
-            rig.clock.later += LONGEST_WORK - 5
+            rig.clock.ahead += LONGEST_WORK - 5
             health.moved("sweep")
             assert list(health.problems()) == []
-        rig.clock.later += LONGEST_WORK + 5
+        rig.clock.ahead += LONGEST_WORK + 5
         assert [problem.split(" for ")[0] for problem in health.problems()] == ["sweep has made no progress"]
     assert list(health.problems()) == []
     health.moved("sweep")
@@ -183,7 +170,7 @@ def test_a_sweep_moves_with_each_target(rig: Rig) -> None:
 
     def sweep(*, stopping: Callable[[], bool], **_: object) -> Any:
         for _step in range(3):
-            rig.clock.later += LONGEST_WORK - 5
+            rig.clock.ahead += LONGEST_WORK - 5
             stopping()
             found.append(list(rig.dispatcher.health.problems()))
         raise ZeroDivisionError
@@ -231,7 +218,7 @@ def test_a_job_whose_thread_ended_is_named() -> None:
 
 
 def test_a_job_that_does_not_end_is_named() -> None:
-    clock, gate = Machine(), threading.Event()
+    clock, gate = ForwardedClock(), threading.Event()
     health = Health(clock)
     jobs = Jobs(clock, lambda _: None, health)
 
@@ -246,10 +233,10 @@ def test_a_job_that_does_not_end_is_named() -> None:
     jobs.end()
 
 
-def later(clock: Machine, health: Health) -> list[str]:
-    clock.later = LONGEST_WORK + 5
+def later(clock: ForwardedClock, health: Health) -> list[str]:
+    clock.ahead = LONGEST_WORK + 5
     found = [problem.split(" for ")[0] for problem in health.problems()]
-    clock.later = 0.0
+    clock.ahead = 0.0
     return found
 
 

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.world import HOUR, START, FakeClock
+from support.clocks import FakeClock
+from support.world import HOUR, START
 
 from rotator.core.errors import ProviderUnavailable
 from rotator.runtime.rate_limit import WINDOW, SlidingWindow

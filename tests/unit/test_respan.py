@@ -22,8 +22,8 @@ import stamina
 import trustme
 from support.canned import Reply
 from support.canned import canned as recording
+from support.clocks import FakeClock
 from support.process import free_ports
-from support.world import FakeClock
 
 from rotator.config.provider_settings import ProbeSettings, ProviderSettings
 from rotator.config.provider_type import ProviderContext

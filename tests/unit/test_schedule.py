@@ -5,7 +5,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
-from support.world import FakeClock, make_target
+from support.clocks import FakeClock
+from support.world import make_target
 
 from rotator.core.errors import (
     ProviderCredentialRefused,

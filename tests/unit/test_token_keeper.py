@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from support.clocks import FakeClock
 from support.process import wait_until
-from support.vaultstore import SetClock
 
 from rotator.core.errors import StoreCredentialRefused, StoreError, StoreUnavailable
 from rotator.core.secrets import Secret
@@ -56,8 +56,8 @@ class Service:
 
 
 @pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
@@ -66,12 +66,12 @@ def service() -> Service:
 
 
 @pytest.fixture
-def keeper(service: Service, clock: SetClock) -> TokenKeeper:
+def keeper(service: Service, clock: FakeClock) -> TokenKeeper:
     return TokenKeeper(TokenLogin(Secret("given")), service, clock)
 
 
 def test_a_failed_renewal_is_retried_before_the_expiry_and_the_token_stays_in_use(
-    keeper: TokenKeeper, service: Service, clock: SetClock
+    keeper: TokenKeeper, service: Service, clock: FakeClock
 ) -> None:
     keeper.keep()
     token, ends = keeper.token(), keeper.expires_at
@@ -95,7 +95,7 @@ def test_a_failed_renewal_is_retried_before_the_expiry_and_the_token_stays_in_us
     assert keeper.expires_at == clock.now() + timedelta(seconds=90)
 
 
-def test_a_long_lived_token_is_retried_soon(keeper: TokenKeeper, service: Service, clock: SetClock) -> None:
+def test_a_long_lived_token_is_retried_soon(keeper: TokenKeeper, service: Service, clock: FakeClock) -> None:
     service.lifetime = 30 * 86400.0
     keeper.keep()
     clock.sleep(20 * 86400)
@@ -110,7 +110,7 @@ def test_a_long_lived_token_is_retried_soon(keeper: TokenKeeper, service: Servic
     assert service.asked == ["log in", "renew", "renew"]
 
 
-def test_a_token_that_never_expires_is_left_alone(keeper: TokenKeeper, service: Service, clock: SetClock) -> None:
+def test_a_token_that_never_expires_is_left_alone(keeper: TokenKeeper, service: Service, clock: FakeClock) -> None:
     service.lifetime = None
     for _ in range(3):
         keeper.keep()
@@ -139,7 +139,7 @@ def test_a_failed_login_is_not_repeated_by_the_threads_that_waited_for_it(
     assert keeper.token().reveal() == "token-2"
 
 
-def test_a_renewal_under_way_delays_no_request(keeper: TokenKeeper, service: Service, clock: SetClock) -> None:
+def test_a_renewal_under_way_delays_no_request(keeper: TokenKeeper, service: Service, clock: FakeClock) -> None:
     keeper.keep()
     token = keeper.token()
     clock.sleep(61)
@@ -153,7 +153,7 @@ def test_a_renewal_under_way_delays_no_request(keeper: TokenKeeper, service: Ser
         renewal.result(30)
 
 
-def test_the_expiry_is_shown_in_utc(keeper: TokenKeeper, clock: SetClock) -> None:
+def test_the_expiry_is_shown_in_utc(keeper: TokenKeeper, clock: FakeClock) -> None:
     keeper.keep()
 
     assert isinstance(keeper.expires_at, datetime)
@@ -170,7 +170,7 @@ class Lookup(Service):
 
 @pytest.mark.parametrize("lifetime", [90.0, None])
 def test_another_token_in_the_file_is_taken_and_the_old_one_used_until_then(
-    tmp_path: Path, clock: SetClock, lifetime: float | None
+    tmp_path: Path, clock: FakeClock, lifetime: float | None
 ) -> None:
     service = Lookup(lifetime)
     file = tmp_path / "token"
@@ -197,7 +197,7 @@ def test_another_token_in_the_file_is_taken_and_the_old_one_used_until_then(
     assert keeper.token().reveal() == "two"
 
 
-def test_a_changed_credential_costs_no_login(tmp_path: Path, clock: SetClock, service: Service) -> None:
+def test_a_changed_credential_costs_no_login(tmp_path: Path, clock: FakeClock, service: Service) -> None:
     """A projected token does so all the time."""
     file = tmp_path / "token"
     file.write_text("one")
@@ -216,7 +216,7 @@ class Given(Service):
         return replace(super().log_in(credentials), renewable=False)
 
 
-def test_only_a_given_token_that_cannot_be_renewed_ends(clock: SetClock, service: Service) -> None:
+def test_only_a_given_token_that_cannot_be_renewed_ends(clock: FakeClock, service: Service) -> None:
     given = TokenKeeper(TokenLogin(Secret("given")), Given(), clock)
     kept = TokenKeeper(TokenLogin(Secret("given")), service, clock)
     assert given.ends_at is kept.ends_at is None

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from support.canned import Asked, Canned, Reply, canned
-from support.vaultstore import MeteredStore, OpenStore, SetClock, empty, opened_stores
+from support.clocks import FakeClock
+from support.vaultstore import MeteredStore, OpenStore, empty, opened_stores
 
 from rotator.core.errors import StoreCredentialRefused, StoreOutcomeUnknown, StoreRateLimited
 from rotator.core.secrets import Secret
@@ -22,8 +23,8 @@ EVERY = 5  # seconds between the daemon's checks of its login
 
 
 @pytest.fixture
-def clock() -> SetClock:
-    return SetClock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def vault() -> Iterator[Canned]:
         yield server
 
 
-def refusals(store: MeteredStore, clock: SetClock, seconds: int) -> list[float]:
+def refusals(store: MeteredStore, clock: FakeClock, seconds: int) -> list[float]:
     """Check the daemon's login for `seconds` while work is tried; return when a login was sent."""
     sent = []
     until = clock.passed + seconds
@@ -81,7 +82,7 @@ def refusals(store: MeteredStore, clock: SetClock, seconds: int) -> list[float]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_refused_credentials_are_shown_rarely(
-    vault: Canned, open_store: OpenStore, clock: SetClock, file: Path, method: str
+    vault: Canned, open_store: OpenStore, clock: FakeClock, file: Path, method: str
 ) -> None:
     store = open_store(vault.address, "kv", METHODS[method](file), clock)
     sent = refusals(store, clock, 1800)
@@ -94,7 +95,7 @@ def test_refused_credentials_are_shown_rarely(
 
 @pytest.mark.parametrize("method", ["approle", "jwt", "token_file"])
 def test_changed_credentials_are_tried_at_once(
-    vault: Canned, open_store: OpenStore, clock: SetClock, file: Path, method: str
+    vault: Canned, open_store: OpenStore, clock: FakeClock, file: Path, method: str
 ) -> None:
     store = open_store(vault.address, "kv", METHODS[method](file), clock)
     refusals(store, clock, 600)
@@ -110,7 +111,7 @@ def test_changed_credentials_are_tried_at_once(
 
 
 def test_another_certificate_is_tried_at_once(
-    vault: Canned, open_store: OpenStore, clock: SetClock, file: Path
+    vault: Canned, open_store: OpenStore, clock: FakeClock, file: Path
 ) -> None:
     store = open_store(vault.address, "kv", CertLogin(None, file=file), clock)
     refusals(store, clock, 600)
@@ -120,7 +121,7 @@ def test_another_certificate_is_tried_at_once(
     assert store.metered.take() == [("login", "400")]
 
 
-def test_a_lockout_is_named_with_what_unlocks_it(open_store: OpenStore, clock: SetClock, file: Path) -> None:
+def test_a_lockout_is_named_with_what_unlocks_it(open_store: OpenStore, clock: FakeClock, file: Path) -> None:
     with canned(lambda asked: answer(asked, LOCKED)) as server:
         store = open_store(server.address, "kv", AppRoleLogin("role", file, mount="approles/eu"), clock)
         with pytest.raises(StoreCredentialRefused) as raised:
@@ -137,7 +138,7 @@ def test_a_lockout_is_named_with_what_unlocks_it(open_store: OpenStore, clock: S
 class Quota:
     """Accept so many requests a second, as a rate limit quota of Vault does, and refuse the rest."""
 
-    def __init__(self, clock: SetClock, rate: int, headers: dict[str, str]) -> None:
+    def __init__(self, clock: FakeClock, rate: int, headers: dict[str, str]) -> None:
         self._clock, self._rate, self._headers = clock, rate, headers
         self._second, self._taken = 0, 0
         self.refused = 0
@@ -155,7 +156,7 @@ class Quota:
 
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "1"}], ids=["silent", "retry-after"])
 def test_reads_go_on_at_the_pace_that_vault_accepts(
-    open_store: OpenStore, clock: SetClock, headers: dict[str, str]
+    open_store: OpenStore, clock: FakeClock, headers: dict[str, str]
 ) -> None:
     quota = Quota(clock, 20, headers)
     with canned(quota) as server:
@@ -168,7 +169,7 @@ def test_reads_go_on_at_the_pace_that_vault_accepts(
 
 
 @pytest.mark.parametrize("seconds", [1, 7])
-def test_nothing_is_sent_for_the_time_in_retry_after(open_store: OpenStore, clock: SetClock, seconds: int) -> None:
+def test_nothing_is_sent_for_the_time_in_retry_after(open_store: OpenStore, clock: FakeClock, seconds: int) -> None:
     sent_at: list[float] = []
 
     def refuse_once(asked: Asked) -> Reply:
@@ -181,7 +182,7 @@ def test_nothing_is_sent_for_the_time_in_retry_after(open_store: OpenStore, cloc
 
 
 def test_a_caller_that_would_wait_too_long_fails_and_the_others_send_nothing(
-    open_store: OpenStore, clock: SetClock
+    open_store: OpenStore, clock: FakeClock
 ) -> None:
     refusal = Reply(429, {"errors": ["rate limit quota exceeded"]}, {"Retry-After": "30"})
     with canned(lambda asked: empty(asked) if "lookup" in asked.path else refusal) as server:
@@ -198,7 +199,7 @@ def test_a_caller_that_would_wait_too_long_fails_and_the_others_send_nothing(
     assert "sys/quotas/rate-limit" in raised.value.advice
 
 
-def test_a_refused_write_is_sent_once_and_left_open(open_store: OpenStore, clock: SetClock) -> None:
+def test_a_refused_write_is_sent_once_and_left_open(open_store: OpenStore, clock: FakeClock) -> None:
     """The quota's answer shows that nothing was done; but a proxy before Vault may answer 429 as well."""
     refusal = Reply(429, {"errors": ["rate limit quota exceeded"]})
     with canned(lambda asked: refusal if asked.method == "POST" else empty(asked)) as server:
@@ -210,7 +211,7 @@ def test_a_refused_write_is_sent_once_and_left_open(open_store: OpenStore, clock
     assert clock.passed == pytest.approx(FIRST_PAUSE, abs=0.02), "the read waited"
 
 
-def test_the_pause_grows_while_all_is_refused_and_all_threads_share_it(clock: SetClock) -> None:
+def test_the_pause_grows_while_all_is_refused_and_all_threads_share_it(clock: FakeClock) -> None:
     pace = Pace(clock)
     assert [pace.wait(0) for _ in range(3)] == [0, 0, 0], "nothing happened yet"
     waits = []
