@@ -1,6 +1,5 @@
 """The dispatcher: which replica acts, what it reports of upstreams, clocks and failures, and when it sweeps."""
 
-import json
 import sqlite3
 import threading
 import time
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.assembly import assemble, respan
 from support.process import wait_until
 from support.recorded_events import RecordedEvents
 from support.starved import no_new_threads
 
 from rotator.app.wiring import Installation
-from rotator.config.loader import load
 from rotator.core.errors import ProviderRequestRefused, StoreUnavailable
 from rotator.core.events import Event, EventType, Level
 from rotator.core.keys import ListedKey
@@ -30,7 +29,6 @@ from rotator.daemon.schedule import Schedule, Task
 from rotator.protocol import rotation as rotate
 from rotator.protocol.reconciler import Report
 from rotator.protocol.sweeper import SweepReport
-from rotator.providers.registry import installed_types
 from rotator.runtime import breaker as circuits
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.rate_limit import SlidingWindow
@@ -47,21 +45,16 @@ class Replica:
         self.leads = leads
         self.events = RecordedEvents()
         self.metrics = metrics = Metrics("0")
-        respan = {"type": "respan", "base_url": simulator.url, "api_key": {"file": "key"}}
         settings = {
-            "owner": "prod",
-            "providers": {"respan": {**respan, "requests_per_minute": 6000}},  # or a test of many sweeps waits for them
-            "stores": {"file": {"type": "sqlite", "file": "store.db"}},
+            "providers": {"respan": respan(simulator.url, requests_per_minute=6000)},  # else many sweeps wait
             "sweep": {"min_age": "1s"},
             "targets": {name: {"path": f"apps/{name}"} for name in ("a", "b")},
             **changes,
         }
         (folder / "key").write_text(simulator.organisation_key)
-        file = folder / "rotator.json"
-        file.write_text(json.dumps(settings))
         self.clock = SystemClock()
-        self.installation = Installation(
-            load(file, {}, installed_types()), {}, self.clock, metrics, self.events.append, leads=lambda: self.leads
+        self.installation = assemble(
+            folder, settings, self.clock, metrics, self.events.append, leads=lambda: self.leads
         )
         self.dispatcher = Dispatcher(self.installation, metrics, self.events.append, lambda: self.leads)
 
@@ -520,10 +513,8 @@ class Crowd:
         self.inside: list[str] = []
 
     def installation(self, targets: Mapping[str, tuple[str, str]]) -> Installation:
-        respan = {"type": "respan", "base_url": self.simulator.url, "api_key": {"file": "key"}}
         settings = {
-            "owner": "prod",
-            "providers": {provider: respan for provider, _ in targets.values()},
+            "providers": {provider: respan(self.simulator.url) for provider, _ in targets.values()},
             "stores": {store: {"type": "sqlite", "file": f"{store}.db"} for _, store in targets.values()},
             "daemon": {"workers": self.workers},
             "targets": {
@@ -531,9 +522,7 @@ class Crowd:
                 for name, (provider, store) in targets.items()
             },
         }
-        file = self.folder / "rotator.json"
-        file.write_text(json.dumps(settings))
-        made = Installation(load(file, {}, installed_types()), {}, self.clock, self.metrics, lambda event: None)
+        made = assemble(self.folder, settings, self.clock, self.metrics, lambda _: None)
         for reconciler in {made.reconciler(target) for target in made.targets.values()}:
             reconciler.reconcile = self.wait  # type: ignore[method-assign, assignment]
         return made

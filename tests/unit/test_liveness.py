@@ -1,6 +1,5 @@
 """When the daemon counts as stuck and when it does not; and what systemd receives."""
 
-import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -8,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.assembly import assemble, respan
 from support.clocks import FakeClock, ForwardedClock
 from support.process import wait_until
 
-from rotator.app.wiring import Installation
-from rotator.config.loader import load
 from rotator.config.values import Address
 from rotator.core.errors import ProviderUnavailable
 from rotator.core.renewal import TIDYING
@@ -25,7 +23,6 @@ from rotator.daemon.leader import STUCK as LEASE_STUCK
 from rotator.daemon.leader import Lease
 from rotator.daemon.systemd import Systemd
 from rotator.protocol.reconciler import Report
-from rotator.providers.registry import installed_types
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.kubernetes import Access, LeaseSettings
 from rotator.runtime.rate_limit import SlidingWindow
@@ -42,17 +39,13 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         (folder / "key").write_text("organisation-key")
         settings = {
-            "owner": "prod",
-            "providers": {"respan": {"type": "respan", "api_key": {"file": "key"}, "requests_per_minute": 1}},
-            "stores": {"file": {"type": "sqlite", "file": "store.db"}},
+            "providers": {"respan": respan(requests_per_minute=1)},
             "daemon": {"workers": 2, "drain": "1s", "resync": "30d"},
             "targets": {name: {"path": f"apps/{name}"} for name in ("a", "b", "c")},
         }
-        file = folder / "rotator.json"
-        file.write_text(json.dumps(settings))
         self.clock, self.gate = ForwardedClock(), threading.Event()
         metrics = Metrics("0")
-        self.installation = Installation(load(file, {}, installed_types()), {}, self.clock, metrics, lambda _: None)
+        self.installation = assemble(folder, settings, self.clock, metrics, lambda _: None)
         self.work: Callable[[], Any] = lambda: self.gate.wait(30)
         for reconciler in {self.installation.reconciler(target) for target in self.installation.targets.values()}:
             reconciler.reconcile = self.reconcile  # type: ignore[method-assign, assignment]

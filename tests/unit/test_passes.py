@@ -1,6 +1,5 @@
 """A pass over a target, as the daemon and the commands make it: counted, reported, and never the end of the others."""
 
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.assembly import assemble, respan
 from support.process import wait_until
 from support.recorded_events import RecordedEvents
 
 from rotator.app.passes import in_threads, work_on
 from rotator.app.wiring import Installation
-from rotator.config.loader import load
 from rotator.core.errors import (
     ProviderCredentialRefused,
     ProviderRequestRefused,
@@ -27,7 +26,6 @@ from rotator.core.target import Target
 from rotator.core.versions import Version
 from rotator.daemon.dispatcher import Dispatcher
 from rotator.protocol.reconciler import Reconciler, Report
-from rotator.providers.registry import installed_types
 from rotator.runtime.breaker import FIRST_WAIT
 from rotator.runtime.clock import SystemClock
 from rotator.simulator import Fault, Options, Simulator
@@ -43,20 +41,15 @@ class Rig:
         self.metrics = Metrics("0")
         self.key_file = folder / "key"
         self.key_file.write_text(simulator.organisation_key + "\n")
-        provider = {"type": "respan", "base_url": simulator.url, "api_key": {"file": "key"}}
         self.settings: dict[str, Any] = {
-            "owner": "prod",
-            "providers": {"respan": provider},
-            "stores": {"file": {"type": "sqlite", "file": "store.db"}},
+            "providers": {"respan": respan(simulator.url)},
             "targets": {name: {"path": f"apps/{name}"} for name in ("good", "bad", "well")},
         }
         self.installation = self.assemble()
 
     def assemble(self) -> Installation:
-        """An installation with the settings as they are now."""
-        file = self.folder / "rotator.json"
-        file.write_text(json.dumps(self.settings))
-        return Installation(load(file, {}, installed_types()), {}, SystemClock(), self.metrics, self.events.append)
+        """Return an installation with the settings as they are now."""
+        return assemble(self.folder, self.settings, SystemClock(), self.metrics, self.events.append)
 
     def target(self, name: str) -> Target:
         return self.installation.targets[name]

@@ -1,23 +1,20 @@
 """After an outage: each down upstream is tried at least every 30 seconds, and waiting targets follow in turn."""
 
-import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import stamina
+from support.assembly import assemble, respan
 from support.canned import Asked, Canned, Reply, canned
 from support.process import wait_until
 from support.recorded_events import RecordedEvents
 from support.vaultstore import empty
 
-from rotator.app.wiring import Installation
-from rotator.config.loader import load
 from rotator.core.events import EventType
 from rotator.daemon.dispatcher import Dispatcher
 from rotator.daemon.main import ASK_THE_DOWN
-from rotator.providers.registry import installed_types
 from rotator.runtime.clock import SystemClock
 from rotator.telemetry.metrics import Metrics
 
@@ -49,19 +46,15 @@ class Story:
     def __init__(self, vault: Canned, vendor: Canned, folder: Path) -> None:
         self.vault, self.vendor = vault, vendor
         (folder / "key").write_text("sk_live_made_up")
-        respan = {"type": "respan", "base_url": vendor.address, "api_key": {"file": "key"}}
-        config = {
-            "owner": "prod",
-            "providers": {"respan": {**respan, "requests_per_minute": PER_MINUTE}},
+        settings = {
+            "providers": {"respan": respan(vendor.address, requests_per_minute=PER_MINUTE)},
             "stores": {"vault": {"type": "vault", "address": vault.address, "mount": "kv"}},
             "targets": {f"t{number}": {"path": f"apps/{number}"} for number in range(TARGETS)},
         }
-        file = folder / "rotator.json"
-        file.write_text(json.dumps(config))
         self.clock, self.events = MovedClock(), RecordedEvents()
         environment = {"VAULT_TOKEN": "hvs.made-up"}
-        self.installation = Installation(
-            load(file, environment, installed_types()), environment, self.clock, Metrics("0"), self.events.append
+        self.installation = assemble(
+            folder, settings, self.clock, Metrics("0"), self.events.append, environment=environment
         )
         self.dispatcher = Dispatcher(self.installation, Metrics("0"), self.events.append)
 

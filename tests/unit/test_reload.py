@@ -1,6 +1,5 @@
 """What an installation takes over at a reload, and what is closed when the old one is released."""
 
-import json
 import os
 import threading
 from collections.abc import Iterator
@@ -10,12 +9,12 @@ from typing import Any
 
 import pytest
 import trustme
+from support.assembly import assemble, respan
 from support.canned import Asked, Canned, Reply, canned
 from support.process import wait_until
 from support.world import START
 
 from rotator.app.wiring import Installation
-from rotator.config.loader import load
 from rotator.core.errors import ProviderCredentialRefused, ProviderUnavailable, StoreUnavailable
 from rotator.core.events import Event, EventType
 from rotator.core.plan import Reason
@@ -24,7 +23,6 @@ from rotator.core.secrets import Secret
 from rotator.core.versions import Record
 from rotator.daemon.dispatcher import Dispatcher
 from rotator.protocol.memory import PendingKey
-from rotator.providers.registry import installed_types
 from rotator.providers.respan.client import RespanProvider
 from rotator.runtime.clock import SystemClock
 from rotator.stores.vault.store import VaultStore
@@ -44,8 +42,7 @@ class Process:
         self.events: list[Event] = []
         (folder / "key").write_text("organisation-key")
         self.config: dict[str, Any] = {
-            "owner": "prod",
-            "providers": {"respan": {"type": "respan", "base_url": server.address, "api_key": {"file": "key"}}},
+            "providers": {"respan": respan(server.address)},
             "stores": {
                 "vault": {"type": "vault", "address": server.address, "auth": {"method": "token"}},
                 "file": {"type": "sqlite", "file": "store.db"},
@@ -56,16 +53,14 @@ class Process:
         self.dispatcher = Dispatcher(self.installation, self.metrics, self.events.append)
 
     def assembled(self, predecessor: Installation | None) -> Installation:
-        file = self.folder / "rotator.json"
-        file.write_text(json.dumps(self.config))
-        environment = {"VAULT_TOKEN": "token"}
-        return Installation(
-            load(file, environment, installed_types()),
-            environment,
+        return assemble(
+            self.folder,
+            self.config,
             self.clock,
             self.metrics,
             self.events.append,
-            predecessor,
+            environment={"VAULT_TOKEN": "token"},
+            predecessor=predecessor,
         )
 
     def reload(self) -> tuple[Installation, Installation]:
