@@ -60,4 +60,4 @@ def test_a_kept_secret_is_kept(vault: VaultServer, tmp_path: Path, by: str) -> N
         assert paths.metadata(path)["current_version"] == kept["number"]
         assert rotator.calls("create", "update", "delete") == []
         rotator.run("rotate", "--all", status=0)  # so it would have been allowed to
-        assert (paths.read(path) or {})["note"] == "somebody else's"
+        assert (paths.read(path) or {})["note"] == "another team's"
