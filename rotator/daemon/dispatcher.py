@@ -172,14 +172,10 @@ class Dispatcher:
         """Report upstreams that went down or came up and a clock that went wrong. Close unused installations."""
         self._close_the_unused()
         for upstream in self._reports.watched(self.installation.upstreams()):
-            self._take_up_again(upstream)
+            failing = [status.target for status in self.statuses.snapshot() if status.error is not None]
+            held_up = [t.name for t in failing if upstream in (f"provider {t.provider}", f"store {t.store}")]
+            self._schedule.wake_in_turn(held_up)
         self._reports.timed(self._clock)
-
-    def _take_up_again(self, upstream: str) -> None:
-        """Wake the targets that failed because of an upstream, one after another instead of all at once."""
-        failing = [status.target for status in self.statuses.snapshot() if status.error is not None]
-        held_up = [t.name for t in failing if upstream in (f"provider {t.provider}", f"store {t.store}")]
-        self._schedule.wake_in_turn(held_up)
 
     def ask_the_down(self) -> None:
         """Send a request to each upstream that is down, because the targets' next attempts may be minutes away.

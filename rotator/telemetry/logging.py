@@ -123,7 +123,13 @@ class _Handler(logging.Handler):
         super().close()
 
     def _missing(self, missing: Dropped) -> str:
-        return self.format(_record(_dropped_event(missing))) + "\n"
+        fields: Fields = {
+            "lines": missing.other,
+            "audit_lines": missing.audit,
+            "advice": "Check what reads this log. The store's history has what is missing of the audit trail.",
+        }
+        level = Level.ERROR if missing.audit else Level.WARNING
+        return self.format(_record(Event(EventType.LOG_LINES_DROPPED, "", level, fields))) + "\n"
 
 
 _counting = threading.Lock()
@@ -146,15 +152,6 @@ def flush() -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Handler):
             handler.flush()
-
-
-def _dropped_event(missing: Dropped) -> Event:
-    fields: Fields = {
-        "lines": missing.other,
-        "audit_lines": missing.audit,
-        "advice": "Check the program that reads this log. The store's history has what is missing of the audit trail.",
-    }
-    return Event(EventType.LOG_LINES_DROPPED, "", Level.ERROR if missing.audit else Level.WARNING, fields)
 
 
 def _record(event: Event) -> logging.LogRecord:

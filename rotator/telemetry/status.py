@@ -168,7 +168,8 @@ class RecentEvents:
         if event.level is not Level.DEBUG:
             with self._lock:
                 if event.what is EventType.SWEEP_COMPLETED:
-                    for former in [kept for kept in self._good if _same_sweep(kept.event, event)]:
+                    sweep = event.what, event.fields.get("provider")
+                    for former in [e for e in self._good if (e.event.what, e.event.fields.get("provider")) == sweep]:
                         self._good.remove(former)
                 (self._good if event.level is Level.INFO else self._bad).append(RecordedEvent(self._now(), event))
         self._emit(event)
@@ -178,10 +179,6 @@ class RecentEvents:
         with self._lock:
             kept = [*self._good, *self._bad]
         return tuple(sorted(kept, key=lambda recorded: recorded.at, reverse=True))
-
-
-def _same_sweep(one: Event, other: Event) -> bool:
-    return one.what is other.what and one.fields.get("provider") == other.fields.get("provider")
 
 
 @dataclass(frozen=True, slots=True)
