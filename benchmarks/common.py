@@ -1,4 +1,4 @@
-"""What the benchmarks share: the servers, what the kernel says of a process, and how results are told and kept."""
+"""What the benchmarks share: the servers, the kernel's figures of a process, and how results are printed and kept."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def whole_numbers(variable: str, otherwise: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the kernel says of a process, as it is now."""
+    """The kernel's present figures of a process."""
 
     cpu: float  # seconds, of all threads
     memory: int  # bytes, resident
@@ -91,8 +91,8 @@ class Vault:
 
 @contextmanager
 def running_vault() -> Iterator[Vault]:
-    """A dev server of our own, or the one that the tests are told to use."""
-    from support.vault import dev_vault  # here: whoever does without Vault need not have one
+    """Yield a dev server of our own, or the one that the environment names for the tests."""
+    from support.vault import dev_vault  # here: a benchmark without Vault must not need it
 
     before = children()
     with dev_vault() as server:
@@ -155,7 +155,7 @@ class Results:
         print(f"  {name:<56} {shown(values)} {unit}", flush=True)
 
     def end(self) -> None:
-        """Print all once more, as the table of a Markdown page, and save it."""
+        """Print all rows again, as a Markdown table, and save them."""
         columns = sorted({x for row in self.rows.values() for x in row.points})
         fitted = any(row.exponent is not None for row in self.rows.values())
         heads = [self.x, *(f"{x:,}" for x in columns), *(["exponent"] if fitted else [])]
@@ -178,14 +178,14 @@ class Results:
 
 
 def shown(values: Sequence[float]) -> str:
-    """The median, and the lowest to the highest; what was measured once by itself."""
+    """Return the median, with the lowest and the highest of several values."""
     if len(values) == 1:
         return f"{values[0]:10.3f}"
     return f"{statistics.median(values):10.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def brief(values: Sequence[float]) -> str:
-    """The same to three digits, for a table; what was measured once, or was always the same, by itself."""
+    """Return the same to three digits, for a table; equal values are one number."""
     middle, *ends = (_digits(value) for value in (statistics.median(values), min(values), max(values)))
     return middle if len(set(values)) == 1 else f"{middle} ({ends[0]} to {ends[1]})"
 

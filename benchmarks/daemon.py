@@ -1,4 +1,4 @@
-"""A `rotator run` to be measured: started, watched by its log and by what the kernel says, stopped."""
+"""A `rotator run` to be measured: started, watched by its log and the kernel's figures, stopped."""
 
 import http.client
 import json
@@ -45,7 +45,7 @@ class Daemon:
         return time.perf_counter() - began
 
     def is_ready(self) -> float:
-        """Seconds from the start until /readyz says ok."""
+        """Return the seconds from the start until /readyz is ok."""
         while self.get("/readyz")[0] != 200:
             time.sleep(0.02)
         return time.perf_counter() - self.began
@@ -81,7 +81,7 @@ class Daemon:
         }
 
     def event(self, name: str, number: int = 1, within: float = 1800.0) -> dict[str, Any]:
-        """What the log says of the so manieth event of that name, once it is there."""
+        """Wait for and return the `number`th log line of that event."""
         until = time.perf_counter() + within
         while time.perf_counter() < until:
             lines = self._log.read_text().splitlines(keepends=True)
@@ -112,11 +112,11 @@ def _moment(event: Mapping[str, Any]) -> datetime:
 
 @contextmanager
 def running(config: Path, secrets: Mapping[str, str]) -> Iterator[Daemon]:
-    """A daemon with that configuration."""
+    """Run a daemon with that configuration."""
     log = config.with_suffix(".log")
     began = time.perf_counter()
     with log.open("wb") as output:
-        # At "debug" each sweep is told, also one that saw what the one before saw; nothing is told of single targets.
+        # At "debug" the log has every sweep, even with unchanged results; it has no lines for single targets.
         command = [str(ROTATOR), "run", "--config", str(config), "--log-format", "json", "--log-level", "debug"]
         process = subprocess.Popen(command, env={**os.environ, **secrets}, stdout=output, stderr=output)
     try:

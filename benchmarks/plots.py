@@ -1,7 +1,7 @@
-"""Draws what the benchmarks wrote to docs/benchmarks/*.json: small SVG line plots, both axes logarithmic.
+"""Draw the results in docs/benchmarks/*.json: small SVG line plots, both axes logarithmic.
 
-One plot for each group of rows that a benchmark named. Nothing but text is needed, and they are readable on a light and
-on a dark page. A line's end says what it is; lines that would share a place are moved apart.
+One plot for each group of rows that a benchmark named. They need only text, and are readable on light and dark
+pages. Each line has its name at its end; names that would overlap are moved apart.
 """
 
 import json

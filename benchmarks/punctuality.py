@@ -1,11 +1,11 @@
-"""How late keys are replaced, in simulated time, by the real agenda, budget, planner and reconciler.
+"""How late keys are replaced, in simulated time, by the real schedule, budget, planner and reconciler.
 
-The world around them is that of tests/simulation/fleet.py: a week of as many targets as are asked for, at the default
-times, on a provider's limit that they use to half, to 95 percent and wholly; and to 95 once more, with an outage of the
-vendor of half a `renew_before` after two days. All targets are new when the week begins. A key is late when it is
-replaced after its margin (`renew_before`) has begun; jitter and levelling replace keys before that, and so most are
-early. In one more week, at 80 percent, a reload changes all targets after two days. The weeks are told as they end, and
-run in processes of their own: real time decides nothing here.
+The world around them is that of tests/simulation/fleet.py: a week of $BENCH_TARGETS targets at the default times, which
+use half of the provider's limit, 95 percent, or all of it. A second week at 95 percent has an outage of the provider of
+half a `renew_before` after two days; in a week at 80 percent a reload changes all targets after two days. All targets
+are new when the week begins. A key is late when it is replaced after its margin (`renew_before`) has begun; jitter and
+levelling replace keys before that, so most are early. Each week runs in a process of its own and is printed when it
+ends: real time decides nothing here.
 """
 
 import os
@@ -70,7 +70,7 @@ def run(week: Week) -> tuple[Week, str, dict[str, tuple[float, str]]]:
     del calls["probe"]  # none is configured
     rows |= {f"{what}, a rotation": (count / made, "") for what, count in sorted(calls.items())}
     to_vendor = sum(count for what, count in calls.items() if what.startswith("provider."))
-    rows["all to the vendor, a rotation"] = (to_vendor / made, "")
+    rows["all to the provider, a rotation"] = (to_vendor / made, "")
     seconds = time.perf_counter() - began
     words = f"{fleet.targets} targets, {limit} requests a minute, {fleet.used:.1%} used, {DAYS} days in {seconds:.0f} s"
     return week, words, rows

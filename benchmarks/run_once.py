@@ -6,14 +6,14 @@ rotator's own libraries, httpx and hvac, and with script.py: the provider's SDK 
 fewer requests. All at each number of workers.
 
 Each contestant is a process of its own, in turn, on the same real Vault (a dev server) and the same simulator (a
-process of its own, without a rate limit, new for each number of workers); who is first changes each time. Each has
+process of its own, without a rate limit, new for each number of workers); the order changes each time. Each has
 mounts of its own. Bodies are of about equal length. That rotator and both loops make the same requests is verified,
 not assumed: first each runs once with Vault's audit log on, which is compared with the simulator's journal path by
 path; after each timed run the journal is compared again. A difference ends the benchmark with status 1. Start-up
 (interpreter, imports, configuration) is timed apart, by `rotator check` and by the others over nothing, and rates are
-given with and without it. CPU time and memory are what the kernel says of each process as it ends, children of its own
-included; those of Vault and the simulator are not in it, and are told by themselves: with the bare loop at twice the
-threads they show whether the servers could have done more.
+given with and without it. CPU time and memory are the kernel's figures for each process at its end, with its children.
+Those of Vault and the simulator are separate: together with the bare loop at twice the threads they show whether the
+servers could have done more.
 """
 
 import json
@@ -80,7 +80,7 @@ class Site:
         self._folder, self._vendor, self._workers = folder, vendor, workers
         self._names = [f"app-{number:04}" for number in range(TARGETS)]
         self._journal = sender(vendor.url, {})
-        self._told = 0
+        self._seen = 0
 
     def run(self, contestant: str, what: str, mount: str) -> Run:
         """Let it do its part, on all targets."""
@@ -128,13 +128,13 @@ class Site:
         return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, vault, vendor)
 
     def journal(self) -> list[dict[str, Any]]:
-        """The simulator's calls since it was asked the last time."""
-        calls = list(json.loads(self._journal("GET", f"/_simulator/journal?since={self._told}"))["calls"])
-        self._told = calls[-1]["number"] if calls else self._told
+        """Return the simulator's calls since the last call of this method."""
+        calls = list(json.loads(self._journal("GET", f"/_simulator/journal?since={self._seen}"))["calls"])
+        self._seen = calls[-1]["number"] if calls else self._seen
         return calls
 
     def audited(self, contestant: str, what: str, mount: str) -> dict[str, Counter[tuple[str, ...]]]:
-        """Run it, and tell what is asked of Vault for each path, of Respan for each key: how often each sequence."""
+        """Run it, and return how often each sequence of requests occurs: to Vault for a path, to Respan for a key."""
         audit = self._folder / "audit.log"
         audit.unlink(missing_ok=True)
         device = {"type": "file", "options": {"file_path": str(audit)}}

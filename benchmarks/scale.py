@@ -1,16 +1,14 @@
 """How rotator grows with its targets: start-up, memory, idling, pages, reload and sweep, on a real Vault.
 
-For each number of targets the servers are new. Each path is filled with a key that the simulator made, between one and
-twelve of its 24 hours old: nothing is due meanwhile, and the vendor's list holds what the paths hold. Then, in turn, so
-many times: a bare loop reads every path (as many threads, a kept connection each, http.client, nothing is done with the
-answer), a daemon without targets is started, and one with all of them, which is timed until /readyz says ok and it
-knows every target; its first sweep goes on beside that. Memory is looked at when the sweep is done and some scrapes
-were answered, and so is what the pages take. The last of these daemons then idles, at the default resync, and is told
-to reload with one target changed. Another one with resync = 24h idles, too: what the resync costs is the difference.
-Its second sweep, which nothing else goes on beside, is timed.
+For each number of targets the servers are new. Each path holds a key of the simulator that is between one and twelve of
+its 24 hours old, so nothing is due, and the provider's list holds the same keys as the paths. Each repetition runs, in
+turn: a bare loop that reads every path (as many threads, a kept connection each, http.client, no use of the answer); a
+daemon without targets; and a daemon with all of them, timed until /readyz is ok and every target is known, with its
+first sweep beside that. Memory and the pages are measured after the sweep and some scrapes. The last of these daemons
+then idles at the default resync and reloads with one target changed. Another daemon idles with resync = 24h: the
+difference is the cost of the resync. Its second sweep, with nothing beside it, is timed.
 
-The budget is out of the way (100,000 requests a minute): what a sweep takes of the vendor's sixty is arithmetic, and
-is in benchmarks/README.md.
+The budget does not limit them (100,000 requests a minute). benchmarks/README.md has the arithmetic of a sweep at 60.
 """
 
 import json
@@ -173,7 +171,7 @@ class Scale:
         self.row("an empty daemon ready", rows["empty"], "s")
         self.row("ready", rows["ready"], "s")
         self.row("every target known", rows["known"], "s", "Start-up")
-        self.row("every target known: of it waiting for /metrics to say so", rows["asking"], "s")
+        self.row("every target known: of it waiting for /metrics to show it", rows["asking"], "s")
         self.row("every target known / bare loop", ratios(rows["known"], rows["bare"]))
         self.row("every target known, less an empty start", without, "s", "Start-up")
         self.row("every target known, less an empty start / bare loop", ratios(without, rows["bare"]))
@@ -210,7 +208,7 @@ class Scale:
             daemon.event("configuration_loaded", number + 1)
             taken.append(time.perf_counter() - began)
             costs.append(daemon.usage().cpu - before)
-            time.sleep(3)  # so that the files, which are looked at every 2 s, are not found changed once more
+            time.sleep(3)  # so that the check of the files every 2 s does not find them changed again
         self.row("reload with one target changed", taken, "s", "Pages, reload and sweep")
         self.row("reload: CPU", costs, "s")
 
@@ -229,7 +227,7 @@ class Scale:
         self.row("sweep: CPU", [cost], "s")
         self.row("sweep: CPU, spread over the 15 minutes between two", [cost / 900 * 100], "% of one CPU")
         self.row("sweep: requests to Vault, a target", [(after[READS] - before[READS]) / self._size])
-        self.row("sweep: requests to the vendor", [after[CALLS] - before[CALLS]])
+        self.row("sweep: requests to the provider", [after[CALLS] - before[CALLS]])
 
 
 def fit(points: dict[int, float]) -> float:
@@ -241,7 +239,7 @@ def fit(points: dict[int, float]) -> float:
 
 
 def main() -> None:
-    """Measure each size, and tell how each row grows."""
+    """Measure each size, and print how each row grows."""
     results = Results("How rotator grows", "targets")
     print(
         f"{WORKERS} threads, {REPETITIONS} repetitions, {os.cpu_count()} CPUs; median (lowest to highest)", flush=True

@@ -1,4 +1,4 @@
-"""The script that a user would write instead: the vendor's SDK and hvac in a loop; a contestant of run_once.py.
+"""The script that a user would write instead: the provider's SDK and hvac in a loop; a contestant of run_once.py.
 
 One client of each for all threads, used as their documentation shows. A new key is created and written to Vault; of one
 that has a predecessor, that one's id is read first, and its expiry is brought forward at the end. Nothing is proved

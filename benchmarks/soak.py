@@ -1,10 +1,10 @@
 """No growth over a long run: a daemon on SQLite whose keys live for seconds, against the simulator.
 
 Each target's key is replaced every ten seconds: five minutes are thirty lives of each, which take three weeks at the
-default times. Memory, threads and file descriptors are looked at every second, and /metrics and the pages are asked for
-as a Prometheus and a person would. The first and the last third of the run are compared by their medians, once the
-start is over; then the daemon is told to reload so many times, and looked at again: each time a target is changed, and
-a tenth of them are others than before. Ends with status 1 when a rotation has failed, or something grew by a fifth.
+default times. The benchmark samples memory, threads and file descriptors every second, and requests /metrics and the
+pages as a Prometheus and a person would. After the start it compares the medians of the first and the last third of the
+run. Then it reloads the daemon $BENCH_RELOADS times, each time with one changed target and a tenth of them replaced.
+It compares again. It exits with status 1 if a rotation failed, or memory or threads grew by a fifth.
 """
 
 import json
@@ -19,7 +19,7 @@ from benchmarks.daemon import Daemon, running
 [SECONDS], [TARGETS] = whole_numbers("BENCH_SOAK", "300"), whole_numbers("BENCH_TARGETS", "300")
 [RELOADS] = whole_numbers("BENCH_RELOADS", "20")
 START = 30.0
-"""Seconds that are left out: the first keys of all targets, and what is imported and allocated once."""
+"""Seconds to leave out: the first keys of all targets, and one-time imports and allocations."""
 
 ASK_EVERY, AFTER_RELOADS = 5, 30.0
 TOO_MUCH = 1.2
@@ -27,7 +27,7 @@ ROTATIONS = "rotator_rotations_total"
 
 
 def configure(folder: Path, vendor: Vendor, generation: int = 0) -> Path:
-    """A file with short lives; in each generation one target is changed, and the last tenth of them are new."""
+    """Write a configuration with short lives. Each generation changes one target and replaces a tenth of them."""
     staying = TARGETS - TARGETS // 10
     names = [f"app-{number}" if number < staying else f"app-{number}-{generation}" for number in range(TARGETS)]
     targets: dict[str, dict[str, str]] = {name: {"path": f"apps/{name}"} for name in names}
@@ -49,7 +49,7 @@ def configure(folder: Path, vendor: Vendor, generation: int = 0) -> Path:
 
 
 def watch(daemon: Daemon, seconds: float) -> list[Usage]:
-    """What it has, each second."""
+    """Sample its usage each second."""
     seen: list[Usage] = []
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
@@ -62,7 +62,7 @@ def watch(daemon: Daemon, seconds: float) -> list[Usage]:
 
 
 def failures(daemon: Daemon) -> int:
-    """Rotations that failed."""
+    """Return how many rotations failed."""
     lines = daemon.get("/metrics")[1].decode().splitlines()
     counted = [line for line in lines if line.startswith(ROTATIONS) and 'outcome="failure"' in line]
     return int(sum(float(line.rpartition(" ")[2]) for line in counted))

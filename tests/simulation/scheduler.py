@@ -134,7 +134,7 @@ class Scheduler:
     def rest(self, seconds: float, look: Callable[[], float]) -> None:
         """Pause, and as often as `look` answers with more than no seconds, so long again.
 
-        Whoever has the baton looks: a thread that would find nothing to do is not woken for it.
+        The thread with the baton checks this: a thread that would find nothing to do is not woken.
         """
         self.running.look = look
         self.pause(seconds)

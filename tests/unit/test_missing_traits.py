@@ -60,7 +60,7 @@ def rotated(world: World, request: RotationRequest = ROTATE, actor: str = "a") -
 
 
 def recorded_end(world: World) -> datetime:
-    """Until when the record of the served key says that it lives."""
+    """Return the recorded expiry of the served key."""
     record = Record.parse((world.store.read(world.target.path) or {}).get(RECORD_FIELD))
     assert record is not None
     return record.expires_at
