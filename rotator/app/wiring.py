@@ -211,7 +211,6 @@ class Installation:
             provider,
             list(self.groups(target for target in self.targets.values() if target.provider == provider)),
             self._share(provider),
-            frozenset({configuration.owner, *configuration.former_owners}),
             configuration.sweep.min_age,
             configuration.sweep.max_orphans,
         )

@@ -70,10 +70,9 @@ class ExtendableKey:
         return ends
 
 
-def living(
+def extendable(
     observer: Observer,
     keys: Iterable[ListedKey],
-    owners: Collection[str],
     targets: Collection[Target],
     until: datetime,
     *,
@@ -92,7 +91,7 @@ def living(
         if name is not None and (isinstance(key, UnreadableKey) or not key.expires_by(now)):
             by_place[name.place].append(key)
             by_slugs[name.owner, name.target].append(key)
-    slugs = {owner[:OWNER_LETTERS] for owner in owners}
+    slugs = {owner[:OWNER_LETTERS] for owner in observer.owners}
     found: list[ExtendableKey] = []
     left: dict[str, RotatorError] = {}
     traits, unreachable = observer.ports.provider.traits, False

@@ -44,7 +44,7 @@ class Observer:
         `recognition` is the provider's. A provider may not show a key yet that is younger than `min_age`.
         """
         self.owner = owner
-        self._owners = frozenset({owner}) | former_owners
+        self.owners = frozenset({owner}) | former_owners
         self._names = names
         self.ports = ports
         self.memory = memory or Memory()
@@ -59,13 +59,13 @@ class Observer:
             return known
         present, former = locations(target, self.ports.store)
         undisputed = self._claims.undisputed(former)
-        owners = (self.owner, *sorted(self._owners - {self.owner}))
+        owners = (self.owner, *sorted(self.owners - {self.owner}))
         places = [place_of(owner, location) for location in (present, *(undisputed or ())) for owner in owners]
         scope = Scope(
             owner=self.owner,
             places=tuple(dict.fromkeys(places)),
             place=places[0],
-            owners=self._owners,
+            owners=self.owners,
             names=self._names,
         )
         if undisputed is not None:  # else the next look asks again

@@ -58,17 +58,16 @@ class Sweeper:
         provider: str,
         groups: Sequence[tuple[Observer, Sequence[Target]]],
         budget: Budget,
-        owners: frozenset[str],
         min_age: timedelta,
         max_orphans: int,
     ) -> None:
         """`groups` are all targets of the provider by observer; `budget` is the sweep's share of the provider's."""
         self.provider = provider
         self._groups = groups
-        self._slugs = {owner[:OWNER_LETTERS] for owner in owners}
         self._max_orphans = max_orphans
         if groups:
             self._ports = replace(groups[0][0].ports, budget=budget)
+            self._slugs = {owner[:OWNER_LETTERS] for owner in groups[0][0].owners}
             self._recognition = groups[0][0].recognition
             self._cleanup = OrphanCleanup(self._ports, min_age)
         self._has_compared = False

@@ -19,7 +19,7 @@ from rotator.protocol import reconciler as execute
 from rotator.protocol import rollback
 from rotator.protocol import rotation as rotate
 from rotator.protocol import sweeper as sweep
-from rotator.protocol.extend import living
+from rotator.protocol.extend import extendable
 from rotator.protocol.memory import Memory
 from rotator.protocol.observer import Observer
 from rotator.protocol.places import Claims
@@ -92,7 +92,6 @@ class Program:
             "respan",
             [(reconciler.observer, self.targets)],
             mine.budget,
-            read.owners,
             min_age,
             settings.max_orphans,
         )
@@ -267,7 +266,7 @@ class Commands(Program):
             keys = rotate.listed(reconciler.observer.ports)
         except ProviderError:
             return
-        found, _ = living(reconciler.observer, keys, self.configuration.owners, self.targets, until)
+        found, _ = extendable(reconciler.observer, keys, self.targets, until)
         ended = [one.extend(until) for one in found]
         around.coverage["extended"] += sum(isinstance(ends, datetime) for ends in ended)
         around.coverage["extended by slug"] += sum(key.by_slug for key in found)

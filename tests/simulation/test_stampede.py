@@ -88,9 +88,7 @@ class Story:
         )
         reconciler = Reconciler(Observer(OWNER, frozenset(), frozenset(targets), ports, Memory(is_swept=True)))
         share = SlidingWindow(max(1, LIMIT // 5), clock, budget)
-        sweeper = Sweeper(
-            "respan", [(reconciler.observer, [*targets.values()])], share, frozenset({OWNER}), 5 * HOUR / 60, 10
-        )
+        sweeper = Sweeper("respan", [(reconciler.observer, [*targets.values()])], share, 5 * HOUR / 60, 10)
         schedule = Schedule(clock, Random(1), HOUR)
         schedule.configure(targets, (), HOUR, {"respan": budget.pace})
 

@@ -14,7 +14,7 @@ SETTLE = timedelta(minutes=5)
 
 def sweeper_of(reconciler: Reconciler, targets: Iterable[Target], max_orphans: int = 10) -> Sweeper:
     groups = [(reconciler.observer, list(targets))]
-    return Sweeper("respan", groups, reconciler.observer.ports.budget, frozenset({OWNER}), SETTLE, max_orphans)
+    return Sweeper("respan", groups, reconciler.observer.ports.budget, SETTLE, max_orphans)
 
 
 def orphan(world: World, version: int = 1, target: Target | None = None, life: timedelta = 24 * HOUR) -> IssuedKey:

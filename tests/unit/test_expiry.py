@@ -5,14 +5,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from support.sweeps import orphan, sweeper_of
-from support.world import HOUR, OWNER, START, World, make_target
+from support.world import HOUR, START, World, make_target
 
 from rotator.core.events import EventType
 from rotator.core.orphans import Outcome
 from rotator.core.plan import Reason, State
 from rotator.core.request import LOOK, RotationRequest
 from rotator.core.times import timestamp
-from rotator.protocol.extend import living
+from rotator.protocol.extend import extendable
 from rotator.protocol.rollback import roll_back
 from rotator.protocol.rotation import listed
 
@@ -231,7 +231,7 @@ def test_an_extended_key_lives_as_long_as_was_asked_for(rounds: Rounding) -> Non
     reconciler.reconcile(world.target)
     [key] = world.vendor.keys.values()
     until = START + 7 * DAY + timedelta(minutes=3, seconds=4)
-    [found], _ = living(reconciler.observer, listed(reconciler.observer.ports), {OWNER}, world.targets, until)
+    [found], _ = extendable(reconciler.observer, listed(reconciler.observer.ports), world.targets, until)
     ends = found.extend(until)
     assert ends == key.expires_at
     assert isinstance(ends, datetime)
@@ -246,7 +246,7 @@ def test_an_extension_that_the_provider_cuts_short_is_an_error_that_names_the_tr
     most = START + 6 * DAY
     world.vendor.keeps = lambda asked: min(asked, most)
     until = START + 7 * DAY
-    [found], _ = living(reconciler.observer, listed(reconciler.observer.ports), {OWNER}, world.targets, until)
+    [found], _ = extendable(reconciler.observer, listed(reconciler.observer.ports), world.targets, until)
     error = found.extend(until)
     assert not isinstance(error, datetime)
     assert timestamp(most) in error.message

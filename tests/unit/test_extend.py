@@ -3,13 +3,13 @@
 from math import inf
 
 import pytest
-from support.world import HOUR, OWNER, START, World, make_target, refuse
+from support.world import HOUR, START, World, make_target, refuse
 
 from rotator.core.errors import StoreUnavailable
 from rotator.core.events import EventType, Level
 from rotator.core.keys import UnreadableKey
 from rotator.core.times import timestamp
-from rotator.protocol.extend import living
+from rotator.protocol.extend import extendable
 from rotator.protocol.observer import Observer
 from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.rotation import listed
@@ -21,7 +21,7 @@ def test_each_extended_key_is_logged_with_the_reason_and_who_asked() -> None:
     assert reconciler.reconcile(world.target).rotated
     [key] = world.vendor.keys.values()
     until = START + 48 * HOUR
-    [found], _ = living(reconciler.observer, listed(reconciler.observer.ports), {OWNER}, world.targets, until)
+    [found], _ = extendable(reconciler.observer, listed(reconciler.observer.ports), world.targets, until)
     assert found.extend(until, "an outage") == until
     assert key.expires_at == until
     [event] = world.events.of(EventType.KEY_EXTENDED)
@@ -34,7 +34,7 @@ def test_each_extended_key_is_logged_with_the_reason_and_who_asked() -> None:
         "by": "command",
         "comment": "an outage",
     }
-    assert living(reconciler.observer, listed(reconciler.observer.ports), {OWNER}, world.targets, until)[0] == [], (
+    assert extendable(reconciler.observer, listed(reconciler.observer.ports), world.targets, until)[0] == [], (
         "it lives that long already"
     )
 
@@ -46,9 +46,7 @@ def test_a_key_that_cannot_be_read_is_named_and_the_others_are_extended() -> Non
         assert reconciler.reconcile(target).rotated
     a, b = world.vendor.keys.values()
     world.vendor.unreadable[a.id] = UnreadableKey(a.id, a.name, "whose expiry_date is true")
-    found, left = living(
-        reconciler.observer, listed(reconciler.observer.ports), {OWNER}, world.targets, START + 48 * HOUR
-    )
+    found, left = extendable(reconciler.observer, listed(reconciler.observer.ports), world.targets, START + 48 * HOUR)
     assert [one.key.id for one in found] == [b.id]
     assert [*left] == ["a"]
     assert f"{a.id}, whose expiry_date is true" in left["a"].message
@@ -66,15 +64,15 @@ def test_without_the_store_keys_of_an_owner_that_may_be_cut_are_extended_when_a_
     a, b = world.vendor.keys.values()
     world.at("store.location", refuse(StoreUnavailable("no answer")), times=inf)
     reconciler, until = Reconciler(Observer(owner, frozenset(), names, world.ports("c"))), START + 48 * HOUR
-    found, left = living(reconciler.observer, listed(reconciler.observer.ports), {owner}, world.targets, until)
+    found, left = extendable(reconciler.observer, listed(reconciler.observer.ports), world.targets, until)
     assert [one.key.id for one in found] == ([a.id] if is_clear else [])
     if not is_clear:
         error = left[world.target.name]
         assert f"{a.id} ({a.name}), which expires at" in error.message
         assert f"{b.id} ({b.name})" in error.message
         assert "--by-name" in error.advice
-        found, left = living(
-            reconciler.observer, listed(reconciler.observer.ports), {owner}, world.targets, until, by_name=True
+        found, left = extendable(
+            reconciler.observer, listed(reconciler.observer.ports), world.targets, until, by_name=True
         )
         assert {one.key.id for one in found} == {a.id, b.id}
     assert left == {}

@@ -9,7 +9,6 @@ from support.world import (
     ENDLESS,
     FIXED,
     HOUR,
-    OWNER,
     START,
     IssuedKey,
     World,
@@ -26,7 +25,7 @@ from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.traits import Traits
 from rotator.core.versions import RECORD_FIELD, Record
-from rotator.protocol.extend import living
+from rotator.protocol.extend import extendable
 from rotator.protocol.revoke import revoke_the_unheld
 from rotator.protocol.rollback import roll_back
 from rotator.protocol.rotation import listed
@@ -243,9 +242,7 @@ def test_no_key_is_extended_whose_expiry_cannot_be_set_and_the_error_names_provi
     world = world_of(FIXED)
     key = rotated(world)
     reconciler = world.reconciler()
-    found, left = living(
-        reconciler.observer, listed(reconciler.observer.ports), {OWNER}, world.targets, START + 48 * HOUR
-    )
+    found, left = extendable(reconciler.observer, listed(reconciler.observer.ports), world.targets, START + 48 * HOUR)
     assert found == []
     error = left[world.target.name]
     assert isinstance(error, ProviderRequestRefused)
@@ -253,7 +250,7 @@ def test_no_key_is_extended_whose_expiry_cannot_be_set_and_the_error_names_provi
         f"Vendor cannot change the expiry of a key: {key.id} ({key.name}), which expires at 2026-03-02T12:00:00Z"
     )
     assert "`rotator rotate billing-api`" in error.advice
-    assert living(reconciler.observer, listed(reconciler.observer.ports), {OWNER}, world.targets, START + HOUR) == (
+    assert extendable(reconciler.observer, listed(reconciler.observer.ports), world.targets, START + HOUR) == (
         [],
         {},
     )
@@ -264,7 +261,7 @@ def test_keys_that_never_expire_need_no_extension() -> None:
     rotated(world)
     reconciler = world.reconciler()
     keys = listed(reconciler.observer.ports)
-    assert living(reconciler.observer, keys, {OWNER}, world.targets, START + 999 * HOUR) == ([], {})
+    assert extendable(reconciler.observer, keys, world.targets, START + 999 * HOUR) == ([], {})
 
 
 # --- revoke ----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from rotator.core.keys import place_of
 from rotator.core.plan import Plan, State, plan
 from rotator.core.request import RotationRequest
 from rotator.core.times import timestamp
-from rotator.protocol.extend import living, misnamed
+from rotator.protocol.extend import extendable, misnamed
 from rotator.protocol.observer import Observer
 from rotator.protocol.places import Claims, locations
 from rotator.protocol.reconciler import Reconciler
@@ -188,7 +188,7 @@ def test_extend_fails_where_a_target_has_no_key_by_its_name() -> None:
     reconciler = world.reconciler()
     assert reconciler.reconcile(world.target).rotated
     moved = executor_at(world, "moved")
-    found, left = living(moved.observer, listed(moved.observer.ports), {OWNER}, world.targets, START + 48 * HOUR)
+    found, left = extendable(moved.observer, listed(moved.observer.ports), world.targets, START + 48 * HOUR)
     assert (found, [*left]) == ([], [world.target.name])
     assert "former_locations" in left[world.target.name].advice
 
@@ -198,7 +198,7 @@ def test_extend_is_content_with_keys_that_live_long_enough() -> None:
     reconciler = world.reconciler()
     assert reconciler.reconcile(world.target).rotated
     keys = listed(reconciler.observer.ports)
-    assert living(reconciler.observer, keys, {OWNER}, world.targets, START + HOUR) == ([], {})
+    assert extendable(reconciler.observer, keys, world.targets, START + HOUR) == ([], {})
     assert misnamed(reconciler.observer, keys, world.targets, START + 48 * HOUR) == {}
 
 
@@ -211,7 +211,7 @@ def test_extend_names_a_served_key_that_its_name_does_not_show_while_an_old_one_
     assert served is not None
     served.name = "renamed"
     keys, until = listed(reconciler.observer.ports), START + 48 * HOUR
-    found, left = living(reconciler.observer, keys, {OWNER}, world.targets, until)
+    found, left = extendable(reconciler.observer, keys, world.targets, until)
     assert (len(found), left) == (1, {})
     error = misnamed(reconciler.observer, keys, world.targets, until)[world.target.name]
     assert served.id in error.message

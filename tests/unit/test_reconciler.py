@@ -1041,7 +1041,7 @@ def test_untidied_superseded_keys_are_found_by_a_sweep_and_read_from_then_on() -
     b.reconcile(world.target)
     assert len(world.vendor.keys) == 2
     assert not by_id(world, 1).revoked, "not seen"
-    Sweeper("respan", [(b.observer, world.targets)], b.observer.ports.budget, frozenset({OWNER}), HOUR, 10).sweep()
+    Sweeper("respan", [(b.observer, world.targets)], b.observer.ports.budget, HOUR, 10).sweep()
     b.reconcile(world.target)
     assert by_id(world, 1).revoked
     assert world.store.versions(world.target.path)[1].destroyed
@@ -1996,7 +1996,7 @@ def test_another_paths_key_is_not_ended_because_a_record_vouches_for_itself() ->
     name = str(KeyName(OWNER, world.target.name, a.observer.scope(world.target).place, version, "a" * 8))
     forged = replace(record_of(world), key_id=victim.id, key_name=name, params="drifted")
     world.store.patch(world.target.path, **{RECORD_FIELD: forged.format()})
-    sweeper = Sweeper("respan", [(a.observer, world.targets)], a.observer.ports.budget, frozenset({OWNER}), MINUTE, 10)
+    sweeper = Sweeper("respan", [(a.observer, world.targets)], a.observer.ports.budget, MINUTE, 10)
     for _ in range(3):
         sweeper.sweep()
         a.reconcile(world.target, FORCED)
@@ -2017,7 +2017,7 @@ def test_a_key_with_years_in_its_record_is_replaced_and_not_prolonged() -> None:
     first, end = by_id(world, 1), by_id(world, 1).expires_at
     patched(world, expires_at=START + timedelta(days=3000))
     world.at("provider.create", refuse(ProviderRequestRefused("no")))
-    sweeper = Sweeper("respan", [(a.observer, world.targets)], a.observer.ports.budget, frozenset({OWNER}), MINUTE, 10)
+    sweeper = Sweeper("respan", [(a.observer, world.targets)], a.observer.ports.budget, MINUTE, 10)
     sweeper.sweep()
     a.reconcile(world.target)
     assert (world.served(), first.expires_at) == (first, end)
@@ -2064,7 +2064,7 @@ def test_a_record_that_is_renewed_daily_keeps_its_key_for_two_lives_at_most() ->
     world = World()
     a = running(world)
     first = by_id(world, 1)
-    sweeper = Sweeper("respan", [(a.observer, world.targets)], a.observer.ports.budget, frozenset({OWNER}), MINUTE, 10)
+    sweeper = Sweeper("respan", [(a.observer, world.targets)], a.observer.ports.budget, MINUTE, 10)
     for hour in range(48):
         if world.served() is first and hour % 8 == 0:  # the path's history still shows how old the key is
             patched(world, issued_at=world.clock.now(), expires_at=world.clock.now() + 24 * HOUR)

@@ -564,7 +564,7 @@ def test_a_cut_owner_does_not_decide_whose_a_key_is(owner: str, is_clear: bool) 
     assert reconciler.reconcile(world.target).rotated
     others = world.vendor.issue(str(KeyName(owner, "removed", "a" * 12, 1, "abcdefgh")), world.clock.now() + HOUR)
     groups = [(reconciler.observer, [world.target])]
-    swept = Sweeper("respan", groups, reconciler.observer.ports.budget, frozenset({owner}), SETTLE, 10).sweep()
+    swept = Sweeper("respan", groups, reconciler.observer.ports.budget, SETTLE, 10).sweep()
     assert [key.id for key in swept.unclaimed] == ([others.id] if is_clear else [])
     assert [key.id for key in swept.unclear] == ([] if is_clear else [others.id])
     assert swept.others == (0 if is_clear else 1)
@@ -857,9 +857,7 @@ def test_a_sweep_that_has_to_stop_begins_nothing_more() -> None:
 
 def test_a_provider_without_targets_is_not_asked() -> None:
     world = World()
-    assert Sweeper(
-        "respan", [], world.reconciler().observer.ports.budget, frozenset({OWNER}), SETTLE, 10
-    ).sweep() == SweepReport("respan")
+    assert Sweeper("respan", [], world.reconciler().observer.ports.budget, SETTLE, 10).sweep() == SweepReport("respan")
     assert world.wire.journal == []
 
 
@@ -950,7 +948,7 @@ def test_all_requests_of_a_sweep_count_towards_its_share() -> None:
         world.vendor.revoke(key.id)
     since = len(world.wire.journal)
     share = CountingBudget()
-    swept = Sweeper("respan", [(reconciler.observer, world.targets)], share, frozenset({OWNER}), SETTLE, 10).sweep()
+    swept = Sweeper("respan", [(reconciler.observer, world.targets)], share, SETTLE, 10).sweep()
     assert len(swept.to_work) == 2
     assert world.calls("budget.", since) == []
     assert share.taken >= len(world.calls("provider.", since)) > 4

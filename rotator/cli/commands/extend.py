@@ -15,7 +15,7 @@ from rotator.core.errors import ProviderError, RotatorError
 from rotator.core.keys import ListedKey
 from rotator.core.target import Target
 from rotator.core.times import timestamp
-from rotator.protocol.extend import ExtendableKey, living, misnamed
+from rotator.protocol.extend import ExtendableKey, extendable, misnamed
 from rotator.protocol.rotation import listed
 
 Lists = Mapping[str, Sequence[ListedKey] | None]
@@ -44,7 +44,7 @@ def extend_keys(
         lists, errors = _lists(session, chosen)
         # The provider enforces the expiry, so its time counts where it contradicts this clock.
         until = (session.clock.now() - session.clock.disputed_by() + duration).replace(microsecond=0)
-        found = _extendable(session, chosen, lists, errors, until, by_name=by_name)
+        found = _keys_to_extend(session, chosen, lists, errors, until, by_name=by_name)
         with session.progress("extending", len(found)) as advance:
             for one in sorted(found, key=lambda one: one.key.expires_at or until):
                 result = one.extend(until, reason)
@@ -77,17 +77,16 @@ def _lists(session: Session, chosen: Sequence[Target]) -> tuple[Lists, Errors]:
     return lists, errors
 
 
-def _extendable(
+def _keys_to_extend(
     session: Session, chosen: Sequence[Target], lists: Lists, errors: Errors, until: datetime, *, by_name: bool
 ) -> list[ExtendableKey]:
     """Return the keys to extend. Print the targets that have none, and add to `errors` for each of these."""
-    owners = {session.configuration.owner, *session.configuration.former_owners}
     found: list[ExtendableKey] = []
     for observer, group in session.installation.groups(chosen):
         keys = lists[group[0].provider]
         if keys is None:
             continue
-        ours, left = living(observer, keys, owners, group, until, by_name=by_name)
+        ours, left = extendable(observer, keys, group, until, by_name=by_name)
         found += ours
         _print_left(left, errors)
         for name in sorted({target.name for target in group} - {one.target.name for one in ours} - left.keys()):
