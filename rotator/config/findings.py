@@ -48,7 +48,7 @@ def describe(
     for finding in error.errors(include_url=False, include_input=False):
         place, siblings, node = _locate(finding, json_schema(types))
         sentence = sentence_for(finding, siblings, node)
-        if finding["type"] == "union_tag_invalid" and place[0] == "providers":
+        if finding["type"] == "union_tag_invalid" and place[0] == "providers" and place[2:] == ("type",):
             sentence = types.broken.get(finding["ctx"]["tag"], f"must be {quoted(types.names)}")
         if place in variables:
             sentence = f"${variables[place]} {sentence}"
@@ -97,7 +97,8 @@ def sentence_for(finding: ErrorDetails, siblings: Sequence[str], node: Mapping[s
         case "value_error":
             return str(context["error"])
         case "literal_error":
-            return f"must be {quoted(node.get('enum') or [node['const']])}"
+            choices = node.get("enum") or [node["const"]] if {"enum", "const"} & node.keys() else ()
+            return f"must be {quoted(choices) if choices else context['expected'].replace(chr(39), chr(34))}"
         case "union_tag_invalid":
             return f"must be {quoted(list(node['discriminator']['mapping']))}"
         case "union_tag_not_found":

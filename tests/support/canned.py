@@ -81,7 +81,7 @@ def canned(answer: Callable[[Asked], Reply]) -> Iterator[Canned]:
                     if stopped.wait(DRIP):
                         return
 
-        do_GET = do_PATCH = do_POST = do_PUT = do_DELETE = _handle
+        do_GET = do_PATCH = do_POST = do_PUT = do_DELETE = do_LIST = _handle
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
