@@ -285,7 +285,7 @@ def proxys(title: str) -> str:
 
 
 def vaults(error: str) -> str:
-    return vault_answers.Answer(400, {"errors": [error]}, "", START).said
+    return vault_answers.Answer(400, {"errors": [error]}, "", START).summary
 
 
 def vaults_redirect(host: str) -> str:

@@ -115,7 +115,7 @@ class VaultClient:
         try:
             token = self.tokens.token()
             answer = self._exchange(request, self._hvac_with(token))
-            if answer.says_invalid_token:
+            if answer.is_invalid_token:
                 uses = self.tokens.uses
                 answer = self._exchange(request, self._hvac_with(self.tokens.instead_of(token)))
             else:
@@ -248,7 +248,7 @@ class VaultClient:
         )
         answer = self._exchange(request, self._hvac(token))
         if answer.status in (400, 403):
-            raise StoreCredentialRefused(f"Vault does not renew the token ({answer.said})")
+            raise StoreCredentialRefused(f"Vault does not renew the token ({answer.summary})")
         grant = understood(request, answer)
         if grant.lifetime is None:  # nothing renews a token that never ends: this one has no time left
             raise StoreCredentialRefused("Vault renewed the token by nothing")

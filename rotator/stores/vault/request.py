@@ -26,7 +26,7 @@ class Request(Generic[T]):
 
 def understood(request: Request[T], answer: Answer) -> T:
     """Return the value of the answer. Raises the `StoreError` for an answer that has none."""
-    if not (answer.is_success or (request.may_be_absent and answer.says_absent)):
+    if not (answer.is_success or (request.may_be_absent and answer.is_absent)):
         raise answer.refusal(request.operation, request.path, request.right)
     try:
         return request.understand(answer)

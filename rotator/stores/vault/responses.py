@@ -96,22 +96,22 @@ class Answer:
         return None
 
     @property
-    def says_invalid_token(self) -> bool:
+    def is_invalid_token(self) -> bool:
         """Whether Vault refused the token, and not the request."""
-        return self.status == HTTPStatus.FORBIDDEN and self._says(_INVALID_TOKEN)
+        return self.status == HTTPStatus.FORBIDDEN and self._has_error(_INVALID_TOKEN)
 
     @property
-    def says_absent(self) -> bool:
+    def is_absent(self) -> bool:
         """Whether Vault itself, and no proxy, answers that there is no such path, or no data in the version."""
         return self.status == HTTPStatus.NOT_FOUND and (self.errors == [] or "data" in self.body)
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """The status and Vault's words in one short line."""
         words = quoted("; ".join(self.errors or ()))
         return f"{self.status}: {words}" if words else f"{self.status}"
 
-    def _says(self, words: str) -> bool:
+    def _has_error(self, words: str) -> bool:
         return any(words in error for error in self.errors or ())
 
     def refusal(self, operation: Operation, path: str, right: str) -> StoreError:
@@ -126,35 +126,36 @@ class Answer:
                     "Set the store's address to where Vault's active node answers; a standby that cannot forward "
                     "redirects to the active node's api_addr.",
                 )
-            case 400 if operation in (WRITE, PREFLIGHT) and self._says(_CAS_MISMATCH):
+            case 400 if operation in (WRITE, PREFLIGHT) and self._has_error(_CAS_MISMATCH):
                 return CasMismatch(f"{path} is at another version: another writer was first")
-            case 403 if self.says_invalid_token:
+            case 403 if self.is_invalid_token:
                 return StoreCredentialRefused(
-                    f"Vault calls the token invalid in a request to {operation.verb} {path} ({self.said})",
+                    f"Vault calls the token invalid in a request to {operation.verb} {path} ({self.summary})",
                     "It is expired, revoked or used up. Replace the credentials that rotator logs in with.",
                 )
             case 403:
                 return StorePermissionDenied(
-                    f"Vault's policy denies `{right}` on {path} ({self.said})", _policy_advice(operation, path, right)
+                    f"Vault's policy denies `{right}` on {path} ({self.summary})",
+                    _policy_advice(operation, path, right),
                 )
-            case 404 if not operation.changes and (self._says(_NO_MOUNT) or self._says(_OTHER_KIND)):
-                what = "nothing is mounted" if self._says(_NO_MOUNT) else "something other than KV is mounted"
+            case 404 if not operation.changes and (self._has_error(_NO_MOUNT) or self._has_error(_OTHER_KIND)):
+                what = "nothing is mounted" if self._has_error(_NO_MOUNT) else "something other than KV is mounted"
                 return StoreMountUnusable(
-                    f"{what} in Vault where {path} would be ({self.said})",
+                    f"{what} in Vault where {path} would be ({self.summary})",
                     "Check the store's mount and namespace: `vault secrets list` lists the mounts.",
                 )
             case 429:
                 return limited(
-                    operation, path, f"a rate limit quota, or a standby that forwards no requests ({self.said})"
+                    operation, path, f"a rate limit quota, or a standby that forwards no requests ({self.summary})"
                 )
-            case 503 if self._says(_SEALED) or self.body.get("sealed") is True:
+            case 503 if self._has_error(_SEALED) or self.body.get("sealed") is True:
                 return StoreSealed(
                     f"Vault is sealed: it did not {operation.verb} {path}, and nothing was changed",
                     "Unseal it (`vault operator unseal` on each node). The keys work until they expire.",
                 )
             case _ if self._refuses_data(operation):
                 return StoreRequestRefused(
-                    f"Vault refused to {operation.verb} {path} ({self.said}); nothing was written",
+                    f"Vault refused to {operation.verb} {path} ({self.summary}); nothing was written",
                     "Retrying will not help. Check the fields beside the key (too large, too many?) and the target's "
                     "extra_fields.",
                 )
@@ -163,7 +164,7 @@ class Answer:
     def _refuses_data(self, operation: Operation) -> bool:
         """Return whether Vault refuses this data for good."""
         if operation in (WRITE, PREFLIGHT) and self.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-            return any(self._says(words) for words in _TOO_LARGE)
+            return any(self._has_error(words) for words in _TOO_LARGE)
         return operation in (WRITE, PREFLIGHT, DESTROY) and self.status in (400, 413)
 
     def _unclear(self, operation: Operation, path: str) -> StoreError:
@@ -173,7 +174,7 @@ class Answer:
                 meaning += ", or the address of this Vault begins with https://"
         else:
             meaning = _MEANINGS.get(self.status, "Vault gave an unexpected answer")
-        return unsettled(operation, path, f"{meaning} ({self.said})")
+        return unsettled(operation, path, f"{meaning} ({self.summary})")
 
     def refused_login(self, path: str, hint: str, *, locks: bool) -> StoreCredentialRefused:
         """Return the error for a refused login; `locks`: Vault locks the account after a few of them."""
@@ -183,15 +184,15 @@ class Answer:
             "credentials are tried at once, the same ones after growing waits."
         )
         if not locks:
-            return StoreCredentialRefused(f"Vault refused the login at {path} ({self.said})", advice)
+            return StoreCredentialRefused(f"Vault refused the login at {path} ({self.summary})", advice)
         if self.status != HTTPStatus.FORBIDDEN:
             return StoreCredentialRefused(
-                f"Vault refused the login at {path} ({self.said})",
+                f"Vault refused the login at {path} ({self.summary})",
                 f"{advice} Vault locks a role for 15 minutes after five refused logins.",
             )
         method = path.removeprefix("auth/").removesuffix("/login")
         return StoreCredentialRefused(
-            f"Vault refused the login at {path} ({self.said}): after several refused logins it locks the role, and "
+            f"Vault refused the login at {path} ({self.summary}): after several refused logins it locks the role, and "
             "then refuses valid credentials, too",
             f"`vault read sys/locked-users` shows whether it is locked. Replace the credentials, and wait 15 "
             f"minutes, or unlock it: `vault write -f sys/locked-users/ACCESSOR/unlock/ROLE_ID`, with the accessor of "
