@@ -51,11 +51,11 @@ class ProviderContract:
         name = self.provider_type.name
         settings = self.provider_type.settings.model_validate(
             {
+                **server.options,
                 "type": name,
                 "base_url": url,
                 "api_key": {"env": "NOT_READ"},  # the context has the credential
                 "timeout": format_duration(self.timeout),
-                **server.options,
             }
         )
         return self.provider_type.make(settings, context(name, server.credential))
