@@ -2,16 +2,21 @@
 
 import itertools
 import json
+import subprocess
+import sys
+import textwrap
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import rotator.testing
 from rotator.config.provider_type import ConnectedProvider
 from rotator.core.errors import ProviderCredentialRefused, ProviderOutcomeUnknown, ProviderUnavailable
 from rotator.core.keys import CreatedKey, ListedKey, ProviderKey, UnreadableKey
@@ -380,10 +385,21 @@ def test_the_class_has_a_test_for_each_check() -> None:
     assert all(getattr(ProviderContract, name).__doc__ for name in names)
 
 
-def test_the_suite_imports_no_test_framework() -> None:
-    import subprocess
-    import sys
+def test_the_test_file_of_the_documentation_runs_with_one_command(sim: Simulator, tmp_path: Path) -> None:
+    file = textwrap.dedent(rotator.testing.__doc__ or "").split("\n\n")[2:]
+    code = textwrap.dedent("\n\n".join(part for part in file if part.startswith("    ")))
+    assert "class TestAcme(ProviderContract):" in code
+    code = code.replace("from acme_rotator import", "from rotator.providers.respan.settings import RESPAN as")
+    code = code.replace("http://127.0.0.1:8000", sim.url).replace('"made-up"', repr(sim.organisation_key))
+    (tmp_path / "test_acme.py").write_text(code)
+    command = [sys.executable, "-m", "pytest", "-rp", "--rootdir", ".", "-k", "test_created or lost_request"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout
+    assert "PASSED test_acme.py::TestAcme::test_created" in ended.stdout
+    assert "PASSED test_acme.py::TestAcme::test_fault_lost_request" in ended.stdout
 
+
+def test_the_suite_imports_no_test_framework() -> None:
     code = "import sys, rotator.testing; print('pytest' in sys.modules, 'unittest' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]
 
