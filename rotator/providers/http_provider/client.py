@@ -116,7 +116,7 @@ class HttpProvider(ApiProvider):
             raise self.errors.unsettled("list", "led in a circle from page to page")
         reading.entries = entries
         if self._described.ids_only:
-            return [shown_key(entry, None, None) for entry in entries]
+            return [shown_key(_id_text(entry), None, None) for entry in entries]
         return [self._key(entry) for entry in entries if not self._is_gone(entry)]
 
     def _after(self, reading: "_Reading", page: Content) -> Request | None:
@@ -170,7 +170,7 @@ class HttpProvider(ApiProvider):
         seconds = answer.expires_in.of(entry)
         if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds < _LONGEST:
             return timestamp(self._clock.now() + timedelta(seconds=seconds)), str(answer.expires_in)
-        return seconds or None, str(answer.expires_in)
+        return str(seconds) if seconds else None, str(answer.expires_in)
 
 
 _LONGEST = 1e10  # seconds: 300 years
