@@ -316,53 +316,52 @@ PRESETS: dict[str, Expected] = {
         traits=Traits("JupyterHub", can_set_expiry=False, keys_per_page=1000),
         requests={
             "create": (
-                "POST /users/billing-api/tokens",
+                "POST /hub/api/users/billing-api/tokens",
                 {"note": NAME, "expires_in": 86400, "scopes": ["access:servers!user"], "roles": ["user"]},
             ),
-            "list": ("GET /users/billing-api/tokens", None),
-            "retrieve": ("GET /users/billing-api/tokens/a", None),
-            "delete": ("DELETE /users/billing-api/tokens/a", None),
+            "list": ("GET /hub/api/users/billing-api/tokens", None),
+            "retrieve": ("GET /hub/api/users/billing-api/tokens/a", None),
+            "delete": ("DELETE /hub/api/users/billing-api/tokens/a", None),
         },
         replies={
-            "POST /users/billing-api/tokens": Reply(
+            "POST /hub/api/users/billing-api/tokens": Reply(
                 201, {"user": "billing-api", "id": "a", "note": NAME, "expires_at": WRITTEN, "token": TEXT}
             ),
-            "GET /users/billing-api/tokens": Reply(
+            "GET /hub/api/users/billing-api/tokens": Reply(
                 200, {"api_tokens": [{"id": "a", "note": NAME, "expires_at": WRITTEN}]}
             ),
-            "GET /users/billing-api/tokens/a": [
+            "GET /hub/api/users/billing-api/tokens/a": [
                 Reply(200, {"id": "a", "note": NAME, "expires_at": WRITTEN}),
                 Reply(404, {"status": 404, "message": "No such token a for user billing-api"}),
             ],
-            "DELETE /users/billing-api/tokens/a": [Reply(204), Reply(404, {"status": 404})],
+            "DELETE /hub/api/users/billing-api/tokens/a": [Reply(204), Reply(404, {"status": 404})],
         },
         created=CreatedKey("a", NAME, Secret(TEXT), EXPIRY),
     ),
     "vault-token": Expected(
-        options={},
+        options={"variables": {"role": "rotated"}},
         key={"policies": ["app"], "no_default_policy": True, "num_uses": 5},
         header=("x-vault-token", CREDENTIAL),
         traits=Traits("Vault tokens", can_set_expiry=False, key_pattern="hvs[.][A-Za-z0-9_-]{24,}", keys_per_page=1),
         requests={
             "create": (
-                "POST /auth/token/create",
+                "POST /v1/auth/token/create/rotated",
                 {
                     "ttl": "86400s",
                     "explicit_max_ttl": "86400s",
                     "renewable": False,
-                    "no_parent": True,
                     "meta": {"name": NAME},
                     "policies": ["app"],
                     "no_default_policy": True,
                     "num_uses": 5,
                 },
             ),
-            "list": ("LIST /auth/token/accessors", None),
-            "retrieve": ("POST /auth/token/lookup-accessor", {"accessor": "a"}),
-            "delete": ("POST /auth/token/revoke-accessor", {"accessor": "a"}),
+            "list": ("LIST /v1/auth/token/accessors", None),
+            "retrieve": ("POST /v1/auth/token/lookup-accessor", {"accessor": "a"}),
+            "delete": ("POST /v1/auth/token/revoke-accessor", {"accessor": "a"}),
         },
         replies={
-            "POST /auth/token/create": Reply(
+            "POST /v1/auth/token/create/rotated": Reply(
                 200,
                 {
                     "auth": {
@@ -374,8 +373,8 @@ PRESETS: dict[str, Expected] = {
                     "data": None,
                 },
             ),
-            "LIST /auth/token/accessors": Reply(200, {"data": {"keys": ["a"]}}),
-            "POST /auth/token/lookup-accessor": [
+            "LIST /v1/auth/token/accessors": Reply(200, {"data": {"keys": ["a"]}}),
+            "POST /v1/auth/token/lookup-accessor": [
                 *[
                     Reply(
                         200,
@@ -393,7 +392,7 @@ PRESETS: dict[str, Expected] = {
                 * 2,
                 Reply(400, {"errors": ["1 error occurred:\n\t* invalid accessor\n\n"]}),
             ],
-            "POST /auth/token/revoke-accessor": [
+            "POST /v1/auth/token/revoke-accessor": [
                 Reply(204),
                 Reply(200, {"warnings": ["No token found with this accessor"]}),
             ],
