@@ -1,6 +1,7 @@
 """The edges of the core: what it needs a provider, a store, time, a budget and a listener to do.
 
-The docstrings here are the contract; one contract suite tests it on every store. No implementation lives here.
+The docstrings here are the contract. One suite of tests holds every store against it, and `rotator.testing` every
+provider. No implementation lives here.
 """
 
 import random

@@ -237,10 +237,10 @@ def unauthorised(exchange: Exchange) -> None:
 
 
 def echo(exchange: Exchange) -> None:
-    """Status 400, with an answer that repeats the request and its headers."""
+    """Status 422, with an answer that repeats the request and its headers."""
     words = " ".join([*(value for _, value in exchange.request.headers), exchange.request.body.decode("latin-1")])
-    body = http.client.responses[400] + words.replace("\\", " ").replace('"', " ")
-    exchange.send(Answer(400, f'{{"detail": "{body}", "error": {{"message": "{body}"}}}}'.encode("latin-1")))
+    body = words.replace("\\", " ").replace('"', " ")
+    exchange.send(Answer(422, f'{{"detail": "{body}", "error": {{"message": "{body}"}}}}'.encode("latin-1")))
 
 
 def oversized(exchange: Exchange) -> None:

@@ -78,7 +78,7 @@ def context(name: str, credential: Secret, proxy: Proxy | None = None) -> Provid
         meter=lambda *_: None,
         rate_limited=lambda _: None,
         before_confirming=lambda: None,
-        connections=2,
+        connections=4,
         proxy=proxy,
     )
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -358,7 +359,7 @@ def sim() -> Iterator[Simulator]:
         yield sim
 
 
-KEPT_BY_LUCK = {fault_checks.no_connection, fault_checks.closed}
+KEPT_BY_LUCK = {fault_checks.no_connection, fault_checks.closed, fault_checks.threads}
 
 
 @pytest.mark.parametrize("check", [check for check in FAULT_CHECKS if check not in KEPT_BY_LUCK])
@@ -377,6 +378,24 @@ def test_a_naive_client_fails_under_each_fault(
         pytest.raises(ContractBroken),
     ):
         check(Bench(make, proxy, trial, Secret(sim.organisation_key), 1.0))
+
+
+def test_answers_that_go_to_another_thread_are_found(sim: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[CreatedKey] = []
+    retrieve = NaiveProvider.retrieve
+
+    def confused(provider: NaiveProvider, key_id: str) -> ProviderKey | None:
+        is_concurrent = threading.current_thread() is not threading.main_thread()
+        return retrieve(provider, made[0].id if is_concurrent else key_id)
+
+    def make(url: str) -> ConnectedProvider:
+        return NaiveProvider(url, sim.organisation_key)  # type: ignore[return-value]
+
+    monkeypatch.setattr(NaiveProvider, "retrieve", confused)
+    with FaultProxy(sim.url) as proxy, closing(make(sim.url)) as provider, Trial(provider) as trial:
+        made.append(trial.key)
+        with pytest.raises(ContractBroken, match="another thread"):
+            fault_checks.threads(Bench(make, proxy, trial, Secret(sim.organisation_key), 1.0))
 
 
 def test_the_class_has_a_test_for_each_check() -> None:
