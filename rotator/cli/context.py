@@ -1,4 +1,4 @@
-"""What the commands share that work on an installation: reading it, and passes over many targets with progress."""
+"""Shared by the commands that work on an installation: loading it, and passes over many targets with progress."""
 
 import difflib
 import itertools

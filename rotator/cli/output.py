@@ -213,7 +213,7 @@ def _key_json(key: ProviderKey) -> dict[str, Any]:
 
 
 def sweep_lines(swept: SweepReport) -> Iterator[str]:
-    """Yield what a sweep found at one provider, and what was done about it or would be."""
+    """Yield what a sweep found at one provider, and what it did or would do."""
     for orphan in swept.orphans:
         happens = _what_happens(orphan, dry_run=swept.dry_run)
         yield f"{orphan.target.name}: orphan {orphan.key.id} ({orphan.key.name}) {happens}"

@@ -109,7 +109,7 @@ def with_unenforced(status: TargetStatus, now: datetime) -> TargetStatus:
 
 
 def status_model(owner: str, at: datetime, targets: Collection[TargetStatus]) -> StatusJson:
-    """Return all of `status --json` where no daemon is asked."""
+    """Return `status --json` without a daemon."""
     return StatusJson(owner=owner, at=at, targets=tuple(target.to_model() for target in targets))
 
 

@@ -12,7 +12,7 @@ from rotator.telemetry.wording import count
 
 
 def check_configuration(common: Common, *, online: bool, as_json: bool) -> None:
-    """Check it and print what is wrong."""
+    """Check the configuration and print the findings."""
     with Session(common, "warning") as session:
         configuration = session.configuration
         findings: list[OnlineFinding] = []

@@ -76,7 +76,7 @@ def _print(
     as_json: bool,
     stopped_of: int | None = None,
 ) -> None:
-    """Print the outcome of each target; `stopped_of`: the command was stopped, and was to work on so many."""
+    """Print the outcome of each target; `stopped_of`: of how many, if the command was stopped."""
     if as_json:
         shown = [output.report_json(report, revoked.get(report.target.name, ())) for report in reports]
         print_json({**session.json(shown), **({} if stopped_of is None else {"stopped": True})})
