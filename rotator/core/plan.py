@@ -197,7 +197,7 @@ def _why_missing(observation: Observation) -> Reason:
 def _other_moments(
     observation: Observation, superseded: tuple[Superseded, ...], due: Reason | None
 ) -> Iterator[datetime]:
-    """Return when time alone changes something else than whether the current key is due."""
+    """Yield when time alone changes anything but whether the current key is due."""
     yield from (seen.key.expires_at for seen in observation.shown.values() if seen.key and seen.key.expires_at)
     yield from (key.until + observation.clock_ahead for key in superseded)
     if due is Reason.DRIFTED and (contested_until := contested_until_of(observation)):
@@ -254,7 +254,7 @@ def _cut_for_good(facts: _Facts) -> Reason | None:
 
 
 def _misdated(facts: _Facts) -> Reason | None:
-    """A key of a clock that was ahead lives as much longer than its `ttl`, and its record looks fresh all that time."""
+    """A key made by a clock that was ahead lives that much longer than its `ttl`, and its record looks fresh."""
     misdated = facts.record.issued_at > facts.theirs + FUTURE
     return Reason.MISDATED if misdated and not facts.observation.clock_disputed_by else None
 
@@ -287,7 +287,7 @@ _CHECKS: tuple[Callable[[_Facts], Reason | None], ...] = (
 
 
 _WITHOUT_A_KEY = (Reason.MISSING, Reason.EXPIRED)
-"""Why a key is replaced that does not work: then nothing is worse than to wait."""
+"""Why a key that does not work is replaced: nothing is worse than to wait."""
 
 
 def _waits_for_the_clock(facts: _Facts, due: Reason) -> Reason | None:

@@ -1,4 +1,4 @@
-"""The keys that a later version of their path replaced, and what must be known of them. Pure."""
+"""The keys that a later version of their path replaced, and which of them must be looked up. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Superseded:
     until: datetime  # when its grace ends, and it is removed
     shown: datetime | None = None  # its expiry as the provider last showed it
     ends_with_grace: bool = True  # else the clock is not trusted, and nothing is done at `until`
-    other_name: str | None = None  # what it is called, if not by a name for this path: nothing is done at `until` then
+    other_name: str | None = None  # its name, where that is not one for this path: nothing is done at `until` then
     is_endless: bool = False  # the provider shows that it never expires
 
     @property
@@ -87,8 +87,8 @@ def _bare_versions(observation: Observation, record: Record) -> Iterator[int]:
 def is_known(observation: Observation, key: Superseded) -> bool:
     """Return whether enough is known of a superseded key to expire it.
 
-    Not if its own expiry comes before the end of its grace by what was seen while it was still served: `extend`, which
-    needs only the provider's list, may have prolonged it since.
+    Not where its own expiry, as seen while it was still served, comes before the end of its grace: `extend`, which
+    needs only the provider's list, may have moved it since.
     """
     seen = observation.shown.get(key.key_id)
     bounded = observation.own_end(key.record) < key.since + observation.target.grace_period

@@ -2,13 +2,12 @@
 
 The list is read first and the paths afterwards: a key that is published in between is found in its path. Only the first
 sweep of a process leaves out paths that its first look has just read, where the list shows their served keys and no
-other key of theirs: then there is no orphan to judge. What has changed at such a path since, the next look or the next
-sweep finds.
+other key of theirs: then there is no orphan to judge. The next look or sweep finds what has changed there since.
 
-A list may be late, filtered or another account's. So it confirms the names of keys, and a served key that it
-lacks, or shows with an early expiry, is looked up by its id before it counts as gone. Where the list lacks most served
-keys, a few answers show whether it is right: the other keys are not looked up. The observer's memory keeps what was
-learned; replacing and restoring keys is left to passes over the targets that need one.
+A list may be late, filtered or another account's. So it only confirms the names of keys. A served key that it lacks, or
+shows with an early expiry, is looked up by its id before it counts as gone. Where the list lacks most served keys, a
+few answers show whether it is right: the other keys are not looked up. The observer's memory keeps what was learned.
+Replacing and restoring keys is left to passes over the targets that need one.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -138,7 +138,7 @@ def _why_not(observation: Observation, record: Record, seen: ProviderKey | None,
     if not observation.scope.owns(seen.name):
         return "is not ours"
     if seen.expires_by(now):
-        return "has ended"
+        return "has expired"
     if seen.expires_at and observation.is_cut_short(record, now) and not observation.traits.can_set_expiry:
         return f"expires at {timestamp(seen.expires_at)}, which {observation.traits.label} cannot change"
     if observation.is_overlong(record):

@@ -232,7 +232,7 @@ class Rotation:
             return asked
         if answered <= earliest_now(self._ports.clock):
             raise ProviderRequestRefused(
-                f"asked for a key that lives until {timestamp(asked)}, the provider made one that ended at "
+                f"asked for a key that lives until {timestamp(asked)}, the provider made one that expired at "
                 f"{timestamp(answered)}",
                 "Compare this machine's clock and the provider's.",
             )

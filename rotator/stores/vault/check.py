@@ -8,8 +8,7 @@ from urllib.parse import quote
 from rotator.config.values import parse_go_seconds
 from rotator.core.errors import StorePermissionDenied
 from rotator.core.times import timestamp
-from rotator.stores.vault.request import Request
-from rotator.stores.vault.responses import CAPABILITIES, DESTROY, METADATA, WRITE, Operation, stanza
+from rotator.stores.vault.responses import CAPABILITIES, DESTROY, METADATA, WRITE, Operation, Request, stanza
 from rotator.stores.vault.store import VaultStore
 
 PATHS_PER_REQUEST = 500  # Vault does not answer about more

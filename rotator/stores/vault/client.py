@@ -31,13 +31,13 @@ from rotator.runtime.breaker import Circuit
 from rotator.runtime.redact import register
 from rotator.stores.vault.auth import Grant, LoginRequest, TokenKeeper
 from rotator.stores.vault.backoff import Pace, Refusals
-from rotator.stores.vault.request import Request, understood
 from rotator.stores.vault.responses import (
     HEALTH,
     LOGIN,
     RENEW,
     REVOKE,
     Answer,
+    Request,
     limited,
     spent,
     unsettled,
@@ -120,7 +120,7 @@ class VaultClient:
                 answer = self._exchange(request, self._hvac_with(self.tokens.instead_of(token)))
             else:
                 self._unproven = ""
-            return understood(request, answer)
+            return request.value(answer)
         except StoreSealed as error:
             self.circuit.failed(error)
             raise
@@ -182,7 +182,7 @@ class VaultClient:
             answer = self._exchange(request, self._hvac(None, in_namespace=False))
             if "cluster_id" in answer.body:
                 return answer.body
-            return understood(request, answer)
+            return request.value(answer)
 
         return _tried(once)
 
@@ -214,7 +214,7 @@ class VaultClient:
                 counted = credentials.locks and answer.status == HTTPStatus.BAD_REQUEST
                 if answer.status in (400, 401, 403, 404) and answer.errors is not None:
                     raise answer.refused_login(credentials.path, credentials.hint, locks=credentials.locks)
-                grant = understood(request, answer)
+                grant = request.value(answer)
         except StoreCredentialRefused as error:
             self._refusals.refused(content, error, counted=counted)
             raise
@@ -249,7 +249,7 @@ class VaultClient:
         answer = self._exchange(request, self._hvac(token))
         if answer.status in (400, 403):
             raise StoreCredentialRefused(f"Vault does not renew the token ({answer.summary})")
-        grant = understood(request, answer)
+        grant = request.value(answer)
         if grant.lifetime is None:  # nothing renews a token that never ends: this one has no time left
             raise StoreCredentialRefused("Vault renewed the token by nothing")
         # The same object while it is the same token: `TokenKeeper` compares by identity.
@@ -265,7 +265,7 @@ class VaultClient:
             LOGIN, "auth/token/lookup-self", "read", lambda client: client.auth.token.lookup_self(), understand
         )
         try:
-            return understood(request, self._exchange(request, self._hvac(token)))
+            return request.value(self._exchange(request, self._hvac(token)))
         except StorePermissionDenied:
             self._unproven = token.fingerprint
             return Grant(token, None, False)  # the token works, and its policy lacks even `default`

@@ -1,15 +1,15 @@
-"""What Vault's answers mean: our error for each status, and the texts that distinguish two meanings of a status.
+"""What Vault's answers mean: the value of each, or our error. The texts here distinguish two meanings of a status.
 
 Pure. All statements about Vault were seen in 1.21 unless they name another version. Messages quote nothing of an answer
 but Vault's own list of errors.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from rotator.core.errors import (
     CasMismatch,
@@ -24,6 +24,8 @@ from rotator.core.errors import (
     StoreUnavailable,
 )
 from rotator.runtime.redact import quoted
+
+T = TypeVar("T")
 
 _CAS_MISMATCH = "check-and-set parameter did not match"
 _INVALID_TOKEN = "invalid token"  # noqa: S105 - expired, revoked or used up; a refusal by policy lacks it
@@ -197,6 +199,36 @@ class Answer:
             f"`vault read sys/locked-users` shows whether it is locked. Replace the credentials, and wait 15 "
             f"minutes, or unlock it: `vault write -f sys/locked-users/ACCESSOR/unlock/ROLE_ID`, with the accessor of "
             f"{method}/ from `vault auth list`, and the role id. {advice}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Generic[T]):
+    """One request. `right` is what a policy must allow on `path`; `understand` makes a value of the answer.
+
+    `understand` may raise any error that reading unexpected JSON raises.
+    """
+
+    operation: Operation
+    path: str
+    right: str
+    send: Callable[[Any], Answer] = field(repr=False)  # takes an hvac.Client
+    understand: Callable[[Answer], T] = field(repr=False)
+    may_be_absent: bool = False  # `understand` takes Vault's 404, too
+
+    def value(self, answer: Answer) -> T:
+        """Return the value of the answer. Raises the `StoreError` for an answer that has none."""
+        if not (answer.is_success or (self.may_be_absent and answer.is_absent)):
+            raise answer.refusal(self.operation, self.path, self.right)
+        try:
+            return self.understand(answer)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            pass
+        raise unsettled(
+            self.operation,
+            self.path,
+            f"the answer ({answer.status}) is not one of KV version 2; it may be a proxy's",
+            "Check the store's address, and what answers there.",
         )
 
 

@@ -25,8 +25,7 @@ from rotator.core.secrets import Secret
 from rotator.core.versions import History, Version, key_in
 from rotator.runtime.redact import register
 from rotator.stores.vault.client import VaultClient
-from rotator.stores.vault.request import Request
-from rotator.stores.vault.responses import DESTROY, METADATA, MOUNT, PREFLIGHT, READ, WRITE, Answer
+from rotator.stores.vault.responses import DESTROY, METADATA, MOUNT, PREFLIGHT, READ, WRITE, Answer, Request
 from rotator.stores.vault.transport import VaultSettings
 
 NEVER_CURRENT = 2**31 - 1  # no path has this version: Vault applies all rules to a write after it, and refuses it
