@@ -180,7 +180,7 @@ class Replica(Program):
         if around.quiet:  # by then a person has decided that, too
             life.forced |= {target.name for target in swept.unknown}
             life.due |= {target.name: around.scheduler.now for target in swept.unknown}
-        for target in swept.to_work:  # as the daemon's agenda does
+        for target in swept.to_work:  # as the daemon's schedule does
             life.due[target.name] = around.scheduler.now
         around.scheduler.pause(60.0 if around.quiet else 5 + wait * wait * 300)
 
@@ -273,7 +273,7 @@ class Commands(Program):
 
 
 class People(Happening):
-    """Somebody with `vault` and the vendor's web page. What one does happens at once, between any two effects."""
+    """A person with `vault` and the provider's web page. Each act happens at once, between any two effects."""
 
     def __init__(self, around: DaemonInfo, rng: Random, deeds: dict[str, int]) -> None:
         super().__init__("people", self._act)
@@ -374,7 +374,7 @@ class People(Happening):
         return self._put(target, data, "foreign")
 
     def _forge(self, target: Target, detail: float) -> str:
-        """Whoever may write this path names somebody else's key in a record that looks like ours.
+        """An attacker who may write this path names a foreign key in a record that looks like ours.
 
         Half of them do it well: as if the key had been made for just this version.
         """
@@ -452,7 +452,7 @@ class Election(Happening):
                 for replica in self._replicas:
                     replica.process.leads = replica.process is process
             leading = " ".join(replica.name for replica in self._replicas if replica.process.leads)
-            self._around.scheduler.note("(election)", "leading", leading or "nobody", "")
+            self._around.scheduler.note("(election)", "leading", leading or "no replica", "")
         return self._around.scheduler.now + 5 + wait * wait * 400
 
 

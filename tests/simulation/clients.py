@@ -121,7 +121,7 @@ class DaemonInfo:
         return True
 
     def land(self) -> float:
-        """The next late effect arrives; nobody hears what comes of it. Returns when the one after it does."""
+        """Let the next late effect land; its answer is lost. Return when the one after it lands."""
         late, known = self.late.pop(0), set(self.vendor.keys)
         try:
             late.effect()
@@ -150,7 +150,7 @@ class Line:
         show: Callable[[T], str] = lambda answer: "",
         stale: Callable[[float], T] | None = None,
     ) -> T:
-        """One call of the running actor. `stale` answers as of so much of the past as it is told."""
+        """One call of the running actor. `stale` answers with a state of up to that many seconds ago."""
         around, scheduler = self.surroundings, self.surroundings.scheduler
         actor = scheduler.running
         actor.calls += 1
@@ -245,7 +245,7 @@ class Line:
             raise error
         if kind == "false refusal":  # a proxy answers in the server's place, which has done it
             effect()
-            sure = (ProviderUnavailable, ProviderCredentialRefused)  # after which nobody looks for what was made
+            sure = (ProviderUnavailable, ProviderCredentialRefused)  # after which no process looks for a created key
             errors = [error for error in refusals(operation) if not isinstance(error, sure)]
             raise errors[int(size * len(errors))]
         if kind == "stale" and stale is not None:
@@ -288,7 +288,7 @@ class MachineClock:
     """Time as one machine sees it: its wall clock may be off, and may jump.
 
     `ahead` is within what is tolerated; `wrong` is beyond it, and the guard has noticed, but one upstream agrees.
-    By `off` it is wrong as each upstream says that has answered in this life; when both have, it is corrected.
+    It is wrong by `off` against each upstream that has answered in this life; when both have, it is corrected.
     """
 
     scheduler: Scheduler
@@ -441,7 +441,7 @@ class StoreClient:
 
 
 def _as_a_later_version(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the record of a new key says of it from then on."""
+    """Return the data as a later version of rotator writes it: with one more field in its record."""
     record = data.get(RECORD_FIELD)
     return {**data, RECORD_FIELD: f"{LATER},{record}"} if record and LATER not in record else data
 
@@ -521,7 +521,7 @@ class VendorClient:
             if odd < 1 and keys:
                 key = keys[int(odd * len(keys))]
                 keys[int(odd * len(keys))] = UnreadableKey(key.id, key.name, "whose expiry_date is true")
-            others = [UnreadableKey("", "somebody's", "whose id is 5")] if around.settings.odd_entries else []
+            others = [UnreadableKey("", "a stranger's", "whose id is 5")] if around.settings.odd_entries else []
             return [*others, *keys][start : start + 4]
 
         while True:

@@ -1,7 +1,7 @@
 """Thousands of targets on one budget, in simulated time: the real schedule, budget, planner and reconciler, for days.
 
-Workers are threads that hand over a baton, as everywhere here, but nothing befalls them: what is looked at is whether
-every key is replaced in time. What a real dispatcher adds (a pool, lanes) decides nothing about when.
+Workers are threads that hand over a baton, as everywhere here, but nothing kills or freezes them: the question is
+whether every key is replaced in time. A real dispatcher adds a pool and lanes, which do not decide when.
 """
 
 from collections import Counter

@@ -7,7 +7,7 @@ NEVER_READ = float("-inf")
 
 @dataclass(slots=True, eq=False)
 class Intent:
-    """On whose word something is done, and as of when it is known what is known."""
+    """Who asked for the work, and how old its knowledge is."""
 
     path: str = ""
     since: float = 0.0

@@ -123,7 +123,7 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
         strict=profile.strict,
         promises=promises,
     )
-    for name in ("somebody's", str(KeyName("prod-eu", targets[0].name, place_of("other", "memory/x"), 1, "a" * 8))):
+    for name in ("a stranger's", str(KeyName("prod-eu", targets[0].name, place_of("other", "memory/x"), 1, "a" * 8))):
         truth.strangers.add(vendor.issue(name, START + 1000 * HOUR).id)
     vendor.elsewhere.add(vendor.issue("another organisation's", START + 1000 * HOUR).id)
     truth.strangers |= vendor.elsewhere
@@ -203,7 +203,7 @@ class _Ending:
         return False
 
     def _be_quiet(self) -> None:
-        """Nothing goes wrong any more: what is on its way lands, what is frozen thaws."""
+        """The faults end: delayed calls land, and frozen processes go on."""
         around = self._around
         around.quiet, around.outage, around.blind, around.vendor.shown_after = True, "", False, 0.0
         around.truth.quiet_since = around.scheduler.now

@@ -1,6 +1,6 @@
-"""What a schedule is like: how many programs and targets there are, and how often what goes wrong.
+"""What a schedule is like: how many programs and targets there are, and how often each fault occurs.
 
-All of it follows from the seed. A `Profile` says what may be drawn; a `Settings` is what one schedule has drawn.
+All of it follows from the seed. A `Profile` lists the possible values; a `Settings` holds those of one schedule.
 """
 
 from collections.abc import Mapping
@@ -54,20 +54,20 @@ class Profile:
             "restore": 1,
         }
     )
-    commands: tuple[float, ...] = (0.0, 0.0, 1.0)  # of the schedules with somebody at the command line
+    commands: tuple[float, ...] = (0.0, 0.0, 1.0)  # of the schedules with a person at the command line
     extends: tuple[float, ...] = (0.0, 0.3)  # of the commands; and of the outages, those that outlast a key
     outages: tuple[float, ...] = (0.0, 0.0, 1.0)
     skew: tuple[float, ...] = (0.0, 0.0, 30.0)  # seconds by which a machine's wall clock may be off, and jump
     leading: tuple[int, ...] = (0, 0, 1)  # whether only some replicas lead at a time
     wrong: tuple[float, ...] = (0.0, 0.0, 0.0, 300.0)  # by which one machine's clock is off, and knows that it is
-    hours: tuple[float, ...] = (0.0, 0.0, 0.0, 7200.0)  # by which one machine's clock is off, as both upstreams tell it
-    dated: tuple[int, ...] = (0, 1)  # whether the vendor says when a key was created
+    hours: tuple[float, ...] = (0.0, 0.0, 0.0, 7200.0)  # by which one machine's clock is off, by both upstreams' dates
+    dated: tuple[int, ...] = (0, 1)  # whether the vendor shows when a key was created
     changes: tuple[float, ...] = (0.0, 0.0, 1.0)  # of the schedules in which the configuration changes
     adopts: tuple[int, ...] = (0, 0, 1)  # whether the first target takes over what it finds
     max_orphans: tuple[int, ...] = (10, 10, 1)
     odd_grants: tuple[float, ...] = (0.0, 0.0, 0.1)  # an expiry other than asked, or none
     blind: tuple[float, ...] = (0.0, 0.0, 1.0)  # of the schedules in which the vendor knows no key for a while
-    later: tuple[int, ...] = (0, 0, 1)  # whether one replica is of a later version, whose records say more
+    later: tuple[int, ...] = (0, 0, 1)  # whether one replica is of a later version, whose records hold more
     false_refusals: tuple[float, ...] = (0.0, 0.0, 0.05)  # of changes that were done
     slow_store: tuple[int, ...] = (0, 0, 0, 7)  # seconds that each read of a path takes
     rounds: tuple[int, ...] = (0, 0, 0, 60, -60)  # seconds of which each expiry is made a multiple, up or (-) down
@@ -117,7 +117,7 @@ ROLLBACKS = Profile(
 )
 MEDDLING = Profile("meddling", targets=(1, 2), hand=(1.0,), commands=(1.0,))
 EXTENDS = Profile(
-    "extends",  # somebody prolongs keys again and again while they are replaced
+    "extends",  # a person prolongs keys again and again while they are replaced
     targets=(1,),
     hand=(0.0,),
     commands=(1.0,),
@@ -192,7 +192,7 @@ class Settings:
     slow_store: int
     rounds: int
     mixed_up: float
-    survivors: int  # 1: the programs go on when nothing goes wrong any more; else all are replaced by new ones
+    survivors: int  # 1: the programs go on after the last fault; else new ones replace all
     hidden: float  # drawn last, so that older seeds stay what they were
     odd_entries: int
     differ: int

@@ -43,7 +43,7 @@ class RememberingStore(MemoryStore):
     def restore(self, path: str, moment: float) -> int:
         """The path as it was then, as from a snapshot; returns its current version, 0 when there was none.
 
-        What was deleted then is destroyed now: nobody has kept it.
+        A version that was deleted then is destroyed now: no copy is left.
         """
         history = self.history_at(path, moment, 0.0)
         self.delete_metadata(path)

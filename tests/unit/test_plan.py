@@ -81,11 +81,11 @@ def observation(
         for letter, made in records.items()
         if letter not in unseen
     }
-    for letter, said in seen.items():
-        if said is None:
+    for letter, expiry in seen.items():
+        if expiry is None:
             vendor[letter] = KeyObservation(None, current)
         else:
-            expires_at = None if said == "never" else at(said)
+            expires_at = None if expiry == "never" else at(expiry)
             vendor[letter] = KeyObservation(ProviderKey(letter, records[letter].key_name, expires_at), current)
     return Observation(PathReading(target, SCOPE, History(current, tuple(known), 0.0)), vendor, traits)
 
@@ -96,7 +96,7 @@ def reread(observed: Observation, **changes: Any) -> Observation:
 
 
 def seen_after(observed: Observation, letter: str, key: ProviderKey) -> Observation:
-    """The same, after the provider has shown this key by itself."""
+    """The same, after a look-up of this key alone."""
     seen = KeyObservation(key, observed.history.current_version)
     return replace(observed, shown={**observed.shown, letter: seen})
 
@@ -106,20 +106,20 @@ def named(observed: Observation, letter: str, name: str) -> Observation:
     return seen_after(observed, letter, ProviderKey(letter, name, at(24)))
 
 
-def told(made: Plan) -> list[str]:
+def described(made: Plan) -> list[str]:
     """The actions of a plan, in a form that a table can hold."""
-    said = []
+    lines = []
     for action in made.actions:
         match action:
             case Rotate():
-                said.append(f"rotate after {action.base}: {action.reason}")
+                lines.append(f"rotate after {action.base}: {action.reason}")
             case SetExpiry():
                 hours = (action.until - START) / HOUR
-                said.append(f"{action.record.key_id} until {hours:g}: {action.reason}")
+                lines.append(f"{action.record.key_id} until {hours:g}: {action.reason}")
             case Retire():
                 numbers = ",".join(str(version.number) for version in action.key.versions)
-                said.append(f"retire {action.key.key_id} of {numbers}: {action.reason}")
-    return said
+                lines.append(f"retire {action.key.key_id} of {numbers}: {action.reason}")
+    return lines
 
 
 def grace(observed: Observation, now: float = 3) -> dict[str, tuple[float, float]]:
@@ -174,10 +174,10 @@ def test_whether_a_new_key_is_needed(
     observed: Observation, now: float, wanted: RotationRequest, state: State, reason: Reason, actions: list[str]
 ) -> None:
     made = plan(observed, at(now), wanted)
-    assert (made.state, made.reason, told(made)) == (state, reason, actions)
+    assert (made.state, made.reason, described(made)) == (state, reason, actions)
 
 
-def test_a_plan_says_which_key_is_served_and_when_it_will_be_replaced() -> None:
+def test_a_plan_shows_which_key_is_served_and_when_it_will_be_replaced() -> None:
     made = plan(observation({0: "A"}), at(1))
     assert made.current is not None
     assert made.current.key_id == "A"
@@ -185,7 +185,7 @@ def test_a_plan_says_which_key_is_served_and_when_it_will_be_replaced() -> None:
     assert made.wake_at == at(16)
 
 
-def test_what_was_seen_of_a_key_before_it_was_served_again_says_nothing() -> None:
+def test_an_observation_from_before_a_key_was_served_again_does_not_count() -> None:
     observed = observation({0: "A", 1: "B", 2: "A"}, A=None)
     before = replace(observed, shown={**observed.shown, "A": KeyObservation(None, 2)})
     assert plan(observed, at(2)).reason is Reason.MISSING
@@ -225,11 +225,11 @@ def test_nothing_is_done_while_the_newest_version_is_not_ours(ownership: Ownersh
 
 
 @pytest.mark.parametrize("ownership", FOREIGN_STANDINGS)
-def test_a_foreign_version_is_replaced_when_somebody_says_so(ownership: Ownership) -> None:
+def test_a_foreign_version_is_replaced_when_a_person_asks(ownership: Ownership) -> None:
     observed = foreign(ownership)
     willing = reread(observed, target=replace(observed.target, adopt=True))
     for made in (plan(observed, at(2), RotationRequest(adopt=True)), plan(willing, at(2))):
-        assert told(made) == ["rotate after 3: adopted"]
+        assert described(made) == ["rotate after 3: adopted"]
         assert made.state is State.FOREIGN
 
 
@@ -242,14 +242,14 @@ def drifted() -> Observation:
 
 
 def test_a_drifted_key_is_replaced_at_once_without_a_roll_out() -> None:
-    assert told(plan(drifted(), at(1))) == ["rotate after 1: drifted"]
+    assert described(plan(drifted(), at(1))) == ["rotate after 1: drifted"]
 
 
 def test_a_drifted_key_is_replaced_when_its_turn_comes() -> None:
     before = plan(drifted(), at(1), options=PassOptions(roll_out_at=at(2)))
     assert (before.state, before.reason, before.actions) == (State.OK, Reason.DRIFTED, ())
     assert before.wake_at == before.next_rotation_at == at(2)
-    assert told(plan(drifted(), at(2), options=PassOptions(roll_out_at=at(2)))) == ["rotate after 1: drifted"]
+    assert described(plan(drifted(), at(2), options=PassOptions(roll_out_at=at(2)))) == ["rotate after 1: drifted"]
 
 
 def test_a_roll_out_does_not_concern_a_key_that_is_as_configured() -> None:
@@ -263,7 +263,7 @@ def test_an_expiring_key_does_not_wait_for_its_turn() -> None:
     assert before.reason is Reason.FRESH
     assert before.renewal is not None
     assert before.wake_at == before.next_rotation_at == before.renewal.due_at
-    assert told(plan(drifted(), at(20), options=PassOptions(roll_out_at=at(30)))) == ["rotate after 1: expiring"]
+    assert described(plan(drifted(), at(20), options=PassOptions(roll_out_at=at(30)))) == ["rotate after 1: expiring"]
 
 
 # --- grace ---
@@ -282,7 +282,7 @@ def test_an_expiring_key_does_not_wait_for_its_turn() -> None:
         (observation({0: "A", 1: "A", 2: "A", 3: "B"}), {"A": (3, 7)}),
         (observation({0: "A", 1: "A", 2: "A"}), {}),
         (observation({0: "A", 1: "B", 2: "B"}), {"A": (1, 5)}),
-        # A foreign version in between is not followed by anybody's grace: only ours count.
+        # A foreign version in between starts no grace: only ours count.
         (observation({0: "A", 1: FOREIGN, 2: "B"}), {"A": (2, 6)}),
         (observation({0: "A", 1: COPIED, 2: "B"}), {"A": (2, 6)}),
         (observation({0: "A", 1: FOREIGN, 2: "A"}), {}),
@@ -297,7 +297,7 @@ def test_an_expiring_key_does_not_wait_for_its_turn() -> None:
         (observation({0: "A", 23: "B"}), {"A": (23, 24)}),
         # The provider cut it short: its grace stands as it was.
         (observation({0: "A", 1: "B"}, A=2), {"A": (1, 5)}),
-        # It is gone: nothing stops working any more.
+        # It is gone, so no application depends on it.
         (observation({0: "A", 1: "B"}, A=None), {}),
         # `extend` prolonged it past its record: its grace still counts, and bounds it.
         (observation({0: "A", 23: "B"}, A=25), {"A": (23, 25)}),
@@ -342,7 +342,7 @@ def test_when_a_superseded_key_stops_working(observed: Observation, expected: di
         # Not looked up, so not known whose it is.
         (observation({0: "A", 1: "B"}, unseen="A"), 2, SCHEDULED, []),
         (observation({0: "A", 1: "B"}, unseen="A"), 99, RotationRequest(revoke_now=True), ["rotate after 2: expired"]),
-        # Revoked by somebody's word.
+        # Revoked because a person asked.
         (
             observation({0: "A", 1: "B"}),
             2,
@@ -376,7 +376,7 @@ def test_when_a_superseded_key_stops_working(observed: Observation, expected: di
 def test_what_becomes_of_the_other_keys(
     observed: Observation, now: float, wanted: RotationRequest, actions: list[str]
 ) -> None:
-    assert told(plan(observed, at(now), wanted)) == actions
+    assert described(plan(observed, at(now), wanted)) == actions
 
 
 @pytest.mark.parametrize("name", ["made-by-hand", str(KeyName(OWNER, "billing-api", "a" * 12, 1, "a" * 8))])
@@ -392,21 +392,21 @@ def test_a_served_key_that_was_made_for_another_path_is_not_restored_but_replace
     """As after the path was moved, or copied: what is on its way out must not be waited for."""
     observed = observation({0: "A", 1: "B", 2: "A"}, B=6)
     stranger = seen_after(observed, "A", ProviderKey("A", "made-by-hand", at(5)))
-    assert told(plan(stranger, at(2))) == ["rotate after 3: drifted"]
+    assert described(plan(stranger, at(2))) == ["rotate after 3: drifted"]
     assert plan(stranger, at(5)).reason is Reason.MISSING
     lives = seen_after(observed, "A", ProviderKey("A", "made-by-hand", at(24)))
     assert plan(lives, at(2)).actions == ()
 
 
 def test_nothing_is_shortened_while_the_clocks_differ() -> None:
-    """Since when a key is superseded, the store's clock says: one that is hours behind would take its grace."""
+    """The store's clock decides since when a key is superseded: one that is hours behind would take its grace."""
     observed = observation({0: "A", 16: "B"})
-    assert told(plan(observed, at(16))) == ["A until 20: superseded"]
+    assert described(plan(observed, at(16))) == ["A until 20: superseded"]
     assert plan(replace(observed, clock_trusted=False), at(16)).actions == ()
 
 
 def test_nothing_is_tidied_while_the_path_holds_no_key() -> None:
-    assert told(plan(observation({0: "A", 1: "B", 2: DELETED}), at(300))) == ["rotate after 3: deleted"]
+    assert described(plan(observation({0: "A", 1: "B", 2: DELETED}), at(300))) == ["rotate after 3: deleted"]
 
 
 # --- a provider that cannot set an expiry, or whose keys never expire ---
@@ -430,7 +430,7 @@ REVOKE = RotationRequest(revoke_now=True)
 def test_without_an_expiry_to_set_a_superseded_key_is_deleted_after_its_grace_and_nothing_else_is_done(
     traits: Traits, versions: dict[float, str], now: float, wanted: RotationRequest, actions: list[str]
 ) -> None:
-    assert told(plan(observation(versions, traits=traits), at(now), wanted)) == actions
+    assert described(plan(observation(versions, traits=traits), at(now), wanted)) == actions
 
 
 def test_a_plan_wakes_at_the_end_of_a_grace_that_no_expiry_enforces() -> None:
@@ -448,7 +448,7 @@ def test_a_superseded_key_whose_expiry_cannot_be_set_ends_with_its_own_if_that_i
 
 def test_a_served_key_that_expires_too_early_is_replaced_where_it_cannot_be_restored() -> None:
     cut = observation({0: "A"}, traits=FIXED, A=5)
-    assert told(plan(cut, at(2))) == ["rotate after 1: drifted"]
+    assert described(plan(cut, at(2))) == ["rotate after 1: drifted"]
     assert plan(cut, at(5)).reason is Reason.MISSING
 
 
@@ -500,7 +500,7 @@ def test_an_expiry_to_set_without_one_that_keys_have_is_refused() -> None:
     ("observed", "wanted"),
     [
         (observation({}), ""),
-        (observation({0: "A"}, unseen="A"), ""),  # it was made for this version: nobody has shortened it
+        (observation({0: "A"}, unseen="A"), ""),  # it was made for this version, so it has not been shortened
         (observation({0: "A"}, unseen="A", first=41), ""),
         (observation({0: "A", 1: "B"}, unseen="AB"), "A"),
         (observation({0: "A", 1: "B", 2: "C"}, unseen="AC"), "A"),
@@ -594,10 +594,10 @@ def observations(draw: st.DrawFn) -> Observation:
     for letter in draw(st.sets(st.sampled_from("ABCD"))):
         if letter not in observed.shown:
             continue
-        said = observed.shown[letter].key
-        assert said is not None
-        expires_at = draw(st.none() | HOURS.map(at) | st.just(said.expires_at)) if traits.keys_expire else None
-        name = draw(st.sampled_from([said.name, said.name, "made-by-hand"]))
+        shown = observed.shown[letter].key
+        assert shown is not None
+        expires_at = draw(st.none() | HOURS.map(at) | st.just(shown.expires_at)) if traits.keys_expire else None
+        name = draw(st.sampled_from([shown.name, shown.name, "made-by-hand"]))
         key = draw(st.sampled_from([None, ProviderKey(letter, name, expires_at)]))
         seen = draw(st.none() | st.builds(KeyObservation, st.just(key), numbers))
         vendor = {other: known for other, known in observed.shown.items() if other != letter}
@@ -647,8 +647,8 @@ def test_whatever_the_history_no_rule_is_broken(
         assert key.key_id != served
         later = [entry.created_at for entry in observed.entries if entry.number > key.versions[-1].number]
         assert key.since in later
-        said = observed.shown.get(key.key_id)
-        end = said.key.expires_at if said and said.key else key.record.expires_at
+        shown = observed.shown.get(key.key_id)
+        end = shown.key.expires_at if shown and shown.key else key.record.expires_at
         if not wanted.revoke_now and (end is None or key.until < end):
             assert key.until >= min(key.record.expires_at, key.since + observed.target.grace_period)
     assert {left.key_id for left in made.untrusted}.isdisjoint(
@@ -660,7 +660,7 @@ def test_whatever_the_history_no_rule_is_broken(
 
 
 @given(observations(), HOURS.map(at), ORDERS, ROLL_OUTS, st.floats(0, 1))
-def test_until_a_plan_wakes_somebody_nothing_changes(
+def test_nothing_changes_before_a_plans_wake_time(
     observed: Observation, now: datetime, wanted: RotationRequest, roll_out_at: datetime | None, share: float
 ) -> None:
     wanted = replace(wanted, revoke_now=False)  # a revoked key's end is counted from now
@@ -670,12 +670,12 @@ def test_until_a_plan_wakes_somebody_nothing_changes(
     if then == made.wake_at:
         then = now
     later = plan(observed, then, wanted, PassOptions(roll_out_at=roll_out_at))
-    assert (later.state, later.reason, told(later)) == (made.state, made.reason, told(made))
+    assert (later.state, later.reason, described(later)) == (made.state, made.reason, described(made))
 
 
 @given(observations(), HOURS.map(at))
 def test_a_plan_that_was_carried_out_has_nothing_left_to_do(observed: Observation, now: datetime) -> None:
-    """Only what is said of keys is fed back: each action is answered with success."""
+    """Only the keys' changes are fed back: each action succeeds."""
     for _ in range(2):
         for action in plan(observed, now).actions:
             if isinstance(action, SetExpiry):
@@ -693,7 +693,7 @@ def test_expiries_within_the_tolerance_are_the_same() -> None:
 
 
 def test_a_key_that_a_person_rolled_back_to_is_not_due_at_once() -> None:
-    # A was due at hour 16 and replaced by B; at hour 17 somebody goes back to A, which would be due at once.
+    # A was due at hour 16 and replaced by B; at hour 17 a person rolls back to A, which would be due at once.
     held = observation({0: "A", 16: "B", 17: "A"})
     made = plan(held, at(17.1))
     assert (made.state, made.reason) == (State.OK, Reason.FRESH)
@@ -713,7 +713,7 @@ def test_a_fence_holds_nothing() -> None:
 
 
 def test_a_fence_after_a_rollback_does_not_end_its_hold() -> None:
-    # A was due at hour 16 and replaced; at hour 17 somebody goes back to it, and at hour 18 a sweep fences the path.
+    # A was due at hour 16 and replaced; at hour 17 a person rolls back to it, and at hour 18 a sweep fences the path.
     fenced = observation({0: "A", 16: "B", 17: "A", 18: "A"})
     made = plan(fenced, at(18.1))
     assert made.reason is Reason.FRESH

@@ -91,7 +91,7 @@ CONTEXT = httpx.create_ssl_context(trust_env=False)
 
 @dataclass
 class Source:
-    """Where the organisation key is; `texts` are given one after the other, the last for ever."""
+    """A source of the organisation key, which returns `texts` one after the other and then the last one."""
 
     texts: list[str | RotatorError]
     calls: int = 0
@@ -106,7 +106,7 @@ class Source:
 
 @dataclass
 class Noted:
-    """What the provider told its listeners."""
+    """What the provider reported to its listeners."""
 
     requests: list[tuple[str, str]] = field(default_factory=list)
     pauses: list[float] = field(default_factory=list)
@@ -321,7 +321,7 @@ def test_an_answer_to_a_change_that_cannot_be_read_shows_no_expiry(body: bytes) 
         assert provider.set_expiry("a", LATER) == ProviderKey("a", "", None)
 
 
-def test_an_expiry_that_the_vendor_rounds_is_shown_as_the_vendor_keeps_it() -> None:
+def test_an_expiry_that_the_provider_rounds_is_shown_as_the_provider_keeps_it() -> None:
     with rigged(expiry_round_s=3600) as rig:
         asked = EXPIRY + timedelta(minutes=59)
         assert rig.provider.set_expiry(rig.key_id, asked) == ProviderKey(rig.key_id, "first", EXPIRY)
@@ -364,7 +364,7 @@ def test_a_deleted_key_that_is_listed_all_the_same_is_left_out() -> None:
         assert [key.id for key in listed(provider)] == ["b", "c"]
 
 
-def test_the_meter_is_told_of_every_request(rig: Rig) -> None:
+def test_the_meter_counts_every_request(rig: Rig) -> None:
     for operation in OPERATIONS.values():
         operation(rig.provider, rig.key_id)
     assert rig.noted.requests == [
@@ -517,7 +517,7 @@ STATUSES = [
 
 
 def meaning(operation: str, status: int) -> type[ProviderError] | None:
-    """What the design says of a status; None: it is no error."""
+    """The error that the design demands for a status; None: it is no error."""
     match status:
         case 404 if operation in ("retrieve", "update", "delete"):
             return None
@@ -551,7 +551,7 @@ def test_every_status_has_its_meaning(rig: Rig, operation: str) -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_proxys_page_is_told_as_one(rig: Rig, operation: str) -> None:
+def test_a_proxys_page_is_reported_as_one(rig: Rig, operation: str) -> None:
     for status in (400, 502):
         rig.sim.faults.add(Fault("html", operation, status=status, times=3))
         error = rig.refused(operation)
@@ -574,7 +574,7 @@ def test_a_redirect_is_not_followed(rig: Rig, operation: str) -> None:
 
 
 @pytest.mark.parametrize("invalid_status", [400, 422])
-def test_the_vendors_reason_is_quoted(invalid_status: int) -> None:
+def test_the_providers_reason_is_quoted(invalid_status: int) -> None:
     with rigged(invalid_status=invalid_status) as rig:
         error = refused(lambda: rig.provider.create("n" * 51, NONE, EXPIRY))
         assert isinstance(error, ProviderRequestRefused)
@@ -585,7 +585,7 @@ def test_the_vendors_reason_is_quoted(invalid_status: int) -> None:
 
 
 @pytest.mark.parametrize("where", ["body", "header", "both"])
-def test_too_much_is_told_to_the_budget(where: str) -> None:
+def test_a_429_pauses_the_budget(where: str) -> None:
     with rigged(retry_after=where) as rig:
         for operation in OPERATIONS:
             rig.sim.faults.add(Fault("rate_limit", operation, retry_after=17, times=None))
@@ -648,7 +648,7 @@ def test_a_lost_or_broken_answer(operation: str, kind: str) -> None:
         rig.sim.faults.add(Fault(kind, operation, times=None))
         needs_body = operation in (*READS, "create")
         if not needs_body and kind in ("truncate", "garble", "oversize"):
-            # The status says it all; an update shows no expiry, and a delete shows nothing.
+            # The status is the answer; an update shows no expiry, and a delete shows nothing.
             assert OPERATIONS[operation](rig.provider, rig.key_id) in (ProviderKey(rig.key_id, "", None), None)
         else:
             assert type(rig.refused(operation)) is unsettled(operation)
@@ -686,7 +686,7 @@ def test_a_list_goes_on_after_one_429() -> None:
 
 
 def test_waiting_for_the_budget_takes_nothing_of_a_page_s_time() -> None:
-    """As a sweep waits, which takes a fifth of the vendor's sixty: a long list takes minutes, each page seconds."""
+    """As in a sweep, which uses a fifth of sixty requests a minute: a long list takes minutes, each page seconds."""
     clock = FakeClock()
     share = SlidingWindow(12, clock, whole=SlidingWindow(60, clock))
     with rigged(page_size=1) as rig:
@@ -771,7 +771,7 @@ def test_a_success_that_makes_no_sense_is_none(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("entry", [{"id": "b"}, {"id": "b", "revoked": True}])
-def test_an_answer_about_another_key_says_nothing_of_this_one(entry: object) -> None:
+def test_an_answer_about_another_key_proves_nothing_about_this_one(entry: object) -> None:
     with answering(response(200, entry)) as (provider, _, _):
         assert isinstance(refused(lambda: provider.retrieve("a")), ProviderUnavailable)  # and not: it is gone
         assert isinstance(refused(lambda: provider.set_expiry("a", LATER)), ProviderOutcomeUnknown)
@@ -799,7 +799,7 @@ def test_a_list_that_makes_no_sense_proves_nothing(page: object) -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_nobody_there(rig: Rig, operation: str) -> None:
+def test_a_refused_connection(rig: Rig, operation: str) -> None:
     rig.sim.stop()
     error = rig.refused(operation, rig.another())
     assert type(error) is ProviderUnavailable  # nothing was sent, so that this holds for changes too
@@ -809,7 +809,7 @@ def test_nobody_there(rig: Rig, operation: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b"])
-def test_a_name_that_nobody_has(host: str) -> None:
+def test_an_unknown_host(host: str) -> None:
     with provider_at(f"http://{host}", Noted()) as provider:
         assert isinstance(refused(lambda: provider.create("n", NONE, EXPIRY)), ProviderUnavailable)
 
@@ -1190,9 +1190,7 @@ def test_a_key_that_is_good_again_is_known_though_the_one_who_tries_is_refused(r
     ],
     ids=lambda value: value.kind if isinstance(value, Fault) else "",
 )
-def test_without_a_list_nobody_knows_and_the_key_is_not_called_refused(
-    rig: Rig, fault: Fault, expected: type[ProviderError]
-) -> None:
+def test_without_a_list_the_key_is_not_called_refused(rig: Rig, fault: Fault, expected: type[ProviderError]) -> None:
     rig.sim.faults.add(Fault("refuse", "create", status=403, times=None))
     rig.sim.faults.add(fault)
     error = rig.refused("create")
@@ -1202,11 +1200,11 @@ def test_without_a_list_nobody_knows_and_the_key_is_not_called_refused(
     assert len(rig.noted.pauses) == (expected is ProviderRateLimited)
 
 
-# --- somebody else's words ---
+# --- quoted text ---
 
 
 @pytest.mark.parametrize("detail", ["Not what was asked for.", "Not what was asked for. ", "Not what was asked for"])
-def test_the_vendors_full_stop_does_not_end_our_sentence(detail: str) -> None:
+def test_the_providers_full_stop_does_not_end_our_sentence(detail: str) -> None:
     answer = Answer(503, "application/json", "", Secret(KEY), json.dumps({"detail": detail}).encode())
     error = ErrorFactory("respan", "https://api.respan.ai", "Respan").refusal("list", answer, EXPIRY)
     assert (
@@ -1264,7 +1262,7 @@ def test_an_outage_is_when_nothing_is_answered_and_a_refusal_is_an_answer(
     assert provider.outage.error is not None
 
 
-def test_the_vendors_words_are_one_short_line() -> None:
+def test_the_providers_words_are_one_short_line() -> None:
     body = {"detail": "a\r\nb\x1b[31m\u202e\x00", "errors": {"c\n": ["d", 5, {"e": 1}], "f": "g" * 10_000, "h": None}}
     with answering(response(422, body)) as (provider, _, _):
         message = refused(lambda: provider.create("n", NONE, EXPIRY)).message
@@ -1352,7 +1350,7 @@ def test_certificates_are_verified_by_default(monkeypatch: pytest.MonkeyPatch) -
 # --- the probe -------------------------------------------------------------------------------------------------------
 
 
-STRANGE = "tk-that-nobody-made"
+STRANGE = "tk-that-was-never-made"
 
 
 def probing(rig: Rig, method: str = "POST", path: str = "/api/chat/completions", accept: int = 200) -> RespanProvider:
@@ -1373,7 +1371,7 @@ def test_without_a_probe_nothing_is_sent(rig: Rig) -> None:
     assert rig.noted.requests == []
 
 
-def test_a_key_that_is_refused_is_told_without_it_and_the_organisation_key_is_not_suspected(rig: Rig) -> None:
+def test_a_refused_key_is_reported_without_its_text_and_the_organisation_key_is_not_suspected(rig: Rig) -> None:
     provider = probing(rig)
     error = refused(lambda: provider.probe(Secret(STRANGE)), STRANGE)
     assert isinstance(error, ProviderKeyNotAccepted)
@@ -1382,7 +1380,7 @@ def test_a_key_that_is_refused_is_told_without_it_and_the_organisation_key_is_no
     assert provider.circuit.error is None
 
 
-def test_any_status_may_be_the_one_that_says_that_it_works(rig: Rig) -> None:
+def test_any_status_may_be_the_one_that_shows_that_it_works(rig: Rig) -> None:
     provider = probing(rig, "GET", "/nowhere", accept=404)
     provider.probe(Secret("tk-anything"))
     assert isinstance(
