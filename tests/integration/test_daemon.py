@@ -221,7 +221,7 @@ def test_term_ends_what_is_under_way_first(rotator: Installation) -> None:
     assert served(rotator)["a"]["state"] == "ok"
 
 
-@pytest.mark.parametrize("job", ["a look at the vendor", "a login"])
+@pytest.mark.parametrize("job", ["a request to the provider", "a login"])
 def test_a_job_that_waits_for_an_answer_delays_nothing(rotator: Installation, job: str) -> None:
     """Its result is not needed, and its answer is no longer read."""
     rotator.config["daemon"]["resync"] = "1s"

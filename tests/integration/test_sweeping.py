@@ -134,7 +134,7 @@ def test_a_removed_targets_keys_are_reported_and_not_touched(mess: Mess) -> None
     assert abs(mess.left(key) - left) < timedelta(minutes=1)
 
 
-def test_a_vendor_that_cannot_list_proves_nothing(mess: Mess) -> None:
+def test_a_provider_that_cannot_list_proves_nothing(mess: Mess) -> None:
     mess.orphan("a", 1)
     mess.rotator.simulator.faults.add(Fault("refuse", "list", status=500, times=None))
     result = mess.rotator.run("sweep", status=3)

@@ -41,7 +41,7 @@ class MovedClock(SystemClock):
 
 
 class Story:
-    """A daemon's dispatcher and its jobs, at a Vault and a vendor that may be down."""
+    """A daemon's dispatcher and its jobs, with a Vault and a provider that may be down."""
 
     def __init__(self, vault: Canned, vendor: Canned, folder: Path) -> None:
         self.vault, self.vendor = vault, vendor
@@ -108,7 +108,7 @@ def test_a_vault_that_is_unsealed_is_used_within_30_seconds(story: Story, lasts:
 
     story.vault.answer = unsealed
     assert story.run(600, lambda: bool(story.events.of(EventType.UPSTREAM_UP))) <= BOUND + 1
-    # The paths are empty, and so each wants a key, which the vendor refuses.
+    # The paths are empty, and so each wants a key, which the provider refuses.
     first = story.run(600, lambda: bool(story.vendor.paths("POST")))
     assert first <= 2
 

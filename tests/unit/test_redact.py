@@ -269,12 +269,12 @@ def test_printed_text_is_redacted_in_the_same_way() -> None:
     assert scrub_lines(f"a\n{ORGANISATION_KEY}\x1b") == f"a\n{HIDDEN}\\x1b"
 
 
-def vendors(detail: str) -> str:
+def providers_detail(detail: str) -> str:
     body = json.dumps({"detail": detail}).encode()
     return answers.Answer(400, "application/json", "", Secret("sk_other_0123456789"), body).words()
 
 
-def vendors_errors(text: str) -> str:
+def providers_errors(text: str) -> str:
     body = json.dumps({"errors": {"key": [text[:260], text[260:]]}}).encode()
     return answers.Answer(400, "application/json", "", Secret("sk_other_0123456789"), body).words()
 
@@ -295,7 +295,7 @@ def vaults_redirect(host: str) -> str:
 
 @pytest.mark.parametrize("secret", [KEY, OLD_TOKEN])
 @pytest.mark.parametrize("left", [3, 20, 25, 40])
-@pytest.mark.parametrize("words", [vendors, vendors_errors, proxys, vaults, vaults_redirect])
+@pytest.mark.parametrize("words", [providers_detail, providers_errors, proxys, vaults, vaults_redirect])
 def test_no_adapter_cuts_before_it_searches(words: Callable[[str], str], secret: str, left: int) -> None:
     shown = words(f"{'it was refused: '.ljust(MAX_QUOTE - left, '.')}{secret} and more")
     assert "it was refused" in shown

@@ -395,5 +395,5 @@ def test_a_target_added_while_the_next_is_taken_is_not_lost(process: Process) ->
     process.dispatcher.tick()
     process.dispatcher.tick()
     wait_until(
-        lambda: any(s.error for s in process.dispatcher.statuses.snapshot()), "a pass over it, which the vendor spoils"
+        lambda: any(s.error for s in process.dispatcher.statuses.snapshot()), "a pass over it, which the provider fails"
     )
