@@ -38,7 +38,7 @@ class EventType(StrEnum):
     VERSIONS_DESTROYED = "versions_destroyed"
     KEY_NOT_REMOVED = "key_not_removed"  # not removed, and not known to be served; offered again, or ended by a sweep
     VERSION_EXPIRES_EARLY = "version_expires_early"  # the store will delete it while its key is still served
-    KEY_CUT_SHORT = "key_cut_short"  # the provider gave it a shorter life than was asked for
+    KEY_CUT_SHORT = "key_cut_short"  # the provider gave it a shorter life than requested
     KEY_OWNERSHIP_MISMATCH = "key_ownership_mismatch"  # the record names a key that was not made for this path
     KEY_WITHOUT_TARGET = "key_without_target"  # carries our owner's name, and its path is not configured
     PATH_FENCED = "path_fenced"  # the served data was written again, so that no writer under way can publish
@@ -70,7 +70,7 @@ class EventType(StrEnum):
     CONFIGURATION_WARNING = "configuration_warning"
     LOG_LINES_DROPPED = "log_lines_dropped"  # nothing read the log for a while; the log itself emits it
     LOGIN_FAILED = "login_failed"
-    LOGIN_ENDING = "login_ending"  # a given token, which nothing prolongs
+    LOGIN_ENDING = "login_ending"  # a given token, which nothing can renew
     LOGIN_RECOVERED = "login_recovered"
     UNEXPECTED_ERROR = "unexpected_error"
 

@@ -19,7 +19,7 @@ UNITS = (timedelta(days=1), timedelta(hours=1), timedelta(minutes=1))
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An expiry that was asked for: when the key has to expire, and what the provider was sent."""
+    """A requested expiry: when the key has to expire, and the time that the provider was sent."""
 
     until: datetime
     request: datetime

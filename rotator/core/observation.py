@@ -89,7 +89,7 @@ class Observation:
         return seen.key is None or seen.key.expires_by(now)
 
     def own_end(self, record: Record) -> datetime:
-        """Return when a key expires if nothing shortens it: `extend` may have prolonged it past its record."""
+        """Return when a key expires if nothing shortens it: `extend` may have moved its expiry past its record."""
         if not self.traits.keys_expire:
             return NEVER
         key = self._key(record)
@@ -106,7 +106,7 @@ class Observation:
         return ProviderKey(record.key_id, record.key_name, record.expires_at if self.traits.keys_expire else None)
 
     def is_key_gone(self, record: Record) -> bool:
-        """Return whether the provider was asked for the key and does not have it."""
+        """Return whether the provider was asked, and does not have the key."""
         seen = self.shown.get(record.key_id)
         return seen is not None and seen.key is None
 
@@ -125,7 +125,7 @@ class Observation:
     def is_overlong(self, record: Record) -> bool:
         """Return whether a key's record gives it far more than the `ttl`: a forger of records may have written that.
 
-        No key is prolonged to such an end; one that got it from a longer `ttl` keeps it. Twice: clocks differ.
+        No key is extended to such an end; one that got it from a longer `ttl` keeps it. Twice: clocks differ.
         """
         key = self._key(record)
         made_at = key.created_at if key else None

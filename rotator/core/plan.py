@@ -10,7 +10,7 @@ The rules keep these promises:
 - A key's expiry at the provider is a function of history: a current key's is the recorded one, a superseded key's is
   the end of its grace or its own, whichever is earlier. Both directions are corrected. Where the provider cannot set
   an expiry, a superseded key is deleted when its grace is over, and a current key that expires too early is replaced.
-- No key is shortened or retired unless the provider shows it under a name for this path, and none is prolonged beyond
+- No key is shortened or retired unless the provider shows it under a name for this path, and none is extended beyond
   twice the `ttl`: a forger who can write the path can write a record.
 """
 
@@ -355,7 +355,7 @@ def _restore(facts: _Facts) -> tuple[Action, ...]:
 
 
 def _restoring_failed(observation: Observation, record: Record) -> bool:
-    """Return whether the provider keeps an earlier expiry although it was asked for the recorded one."""
+    """Return whether the provider keeps an earlier expiry although the recorded one was requested."""
     return next_request(observation.shown[record.key_id], record.expires_at, record.issued_at) is None
 
 

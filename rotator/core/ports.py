@@ -60,7 +60,7 @@ class Provider(Protocol):
     def set_expiry(self, key_id: str, expires_at: datetime) -> ProviderKey | None:
         """Set the key's expiry, earlier or later than it is. Return the key as the provider shows it afterwards.
 
-        None when there is no such key. The expiry that is returned may differ from the one asked for, for a provider
+        None when there is no such key. The expiry that is returned may differ from the requested one: a provider
         may round it; it is None where the answer shows none, which proves nothing.
         """
 

@@ -75,7 +75,7 @@ def renewal_of(observation: Observation, record: Record, options: PassOptions) -
 def due_at(record: Record, target: Target) -> datetime:
     """Return when this key is due by its own end.
 
-    A key that got a shorter life than was asked for (or was made under a shorter `ttl`) is replaced at the same share
+    A key that got a shorter life than requested (or was made under a shorter `ttl`) is replaced at the same share
     of its life. Else a provider that cuts lives short would have us create keys without end.
     """
     life = record.expires_at - record.issued_at

@@ -32,7 +32,7 @@ class Superseded:
 
     @property
     def works_until(self) -> datetime | None:
-        """When it stops working: a provider that keeps an earlier expiry than was asked for decides. None: never.
+        """When it stops working: a provider that keeps an earlier expiry than requested decides. None: never.
 
         A key that is left alone works until its expiry at the provider: one that is not known to be ours; and each one,
         while this clock ends no key.

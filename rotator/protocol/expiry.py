@@ -1,7 +1,7 @@
 """Changes a key's expiry at its provider, and checks which expiry the provider keeps.
 
 A provider may keep expiries in whole minutes, hours or days, and round down or up. A key that was rounded down would
-stop working within its grace, so a later time is asked for; one that was rounded up is left.
+stop working within its grace, so a later time is requested. One that was rounded up is left.
 """
 
 from contextlib import suppress

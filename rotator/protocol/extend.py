@@ -1,8 +1,8 @@
-"""Break glass: prolong the keys of targets by the provider's list alone, when the store cannot be read.
+"""Break glass: extend the keys of targets by the provider's list alone, when the store cannot be read.
 
-A key's name shows whose it is. Where the store cannot show which place a path has, the owner's and the target's slug
-replace it. They are shortened and so not unique: no key is removed or shortened by them. Where an owner's slug may be
-the beginning of a longer name, a person has to confirm it.
+A key's name shows its place. Where the store cannot show the place of a path, the slugs of owner and target replace it.
+They are cut and so not unique: no key is removed or shortened by them. Where an owner's slug may be the beginning of a
+longer name, a person must confirm it.
 """
 
 from collections import defaultdict
@@ -39,7 +39,7 @@ _IF_IT_HAS_ONE = "If the path holds a key, is this provider's api_key of the acc
 
 @dataclass(frozen=True, slots=True)
 class ExtendableKey:
-    """A key to prolong. `by_slug`: the store could not confirm that it is this target's."""
+    """A key to extend. `by_slug`: the store could not confirm that it is this target's."""
 
     observer: Observer
     target: Target

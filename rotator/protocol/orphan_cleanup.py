@@ -145,7 +145,7 @@ class OrphanCleanup:
     ) -> Orphan | None:
         """Shorten it, or remove its record, unless a version holds it by now. Return None if the key is gone.
 
-        The list may be out of date, and so the key is looked up: what was shortened since must not be prolonged, and a
+        The list may be out of date, and so the key is looked up: what was shortened since must not be extended, and a
         key that was retired since is not reported as lost.
         """
         ports, target = self._ports, orphan.target

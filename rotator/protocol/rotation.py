@@ -174,7 +174,7 @@ class Rotation:
     def _recognise(self, observation: Observation, created: CreatedKey, wanted: Record) -> CreatedKey:
         """Return the answer to a create, with the expiry that a look-up showed where the answer lacks it.
 
-        Raises `ProviderOutcomeUnknown` where it is about another key than the one asked for.
+        Raises `ProviderOutcomeUnknown` where it is about another key than the new one.
         """
         name, asked = wanted.key_name, wanted.expires_at
         mismatch = _mismatch(created, name, observation.history, self._memory.in_use(observation.target.provider))

@@ -65,7 +65,7 @@ class Pace:
     _until: float = 0.0  # monotonic: nothing is sent before
     _next: float = 0.0  # monotonic: the first turn that no thread has
     _gap: float = 0.0  # seconds between two turns
-    _pause: float = 0.0  # seconds; the last one that Vault did not ask for
+    _pause: float = 0.0  # seconds; the last one of our own choice
     _refused_at: float = float("-inf")  # monotonic
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
