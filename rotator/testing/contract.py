@@ -241,13 +241,13 @@ class Result:
 
 
 def hold(trial: Trial) -> Iterator[Result]:
-    """Hold a provider against the contract with the one key of this trial. Stop if the key cannot be created."""
+    """Hold a provider against the contract with the one key of this trial. Stop if there is none with an id."""
     for check in CHECKS:
         if check is two_differ or not applies(check, trial):
             continue
         result = _result(check, trial)
         yield result
-        if check is created and result.outcome is not Outcome.KEPT:
+        if check is created and not trial.has_key:
             return
 
 

@@ -184,6 +184,11 @@ class Trial:
             self._key = self.create(self.name)
         return self._key
 
+    @property
+    def has_key(self) -> bool:
+        """Whether the key was created, and has an id that requests can name."""
+        return self._key is not None and bool(self._key.id)
+
     def create(self, name: str) -> CreatedKey:
         """Create a key that this trial removes at its end."""
         self.before()
@@ -193,8 +198,9 @@ class Trial:
         except (ProviderUnavailable, ProviderCredentialRefused):  # it was not created
             self.unconfirmed.discard(name)
             raise
-        self.unconfirmed.discard(name)
-        self._ids[name] = key.id
+        if key.id:  # else its name leads to it
+            self.unconfirmed.discard(name)
+            self._ids[name] = key.id
         return key
 
     def expect(self, name: str) -> None:

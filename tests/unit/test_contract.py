@@ -247,6 +247,38 @@ def test_a_key_whose_create_was_not_confirmed_is_removed_by_its_name() -> None:
     assert one.left_behind == []
 
 
+def test_a_key_without_an_id_is_removed_by_its_name_and_no_request_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[str] = []
+
+    class Recording(Issuer):
+        def retrieve(self, key_id: str) -> ProviderKey | None:
+            named.append(key_id)
+            return super().retrieve(key_id)
+
+        def delete(self, key_id: str) -> None:
+            named.append(key_id)
+            super().delete(key_id)
+
+    issuer = Recording()
+    right = issuer.create
+    monkeypatch.setattr(issuer, "create", lambda *given: replace(right(*given), id=""))
+    with trial(issuer) as one:
+        results = list(hold(one))
+    assert (results[-1].check, results[-1].outcome) == (contract.created.__doc__, Outcome.BROKEN)
+    assert "" not in named
+    assert issuer.keys == {}
+
+
+def test_a_broken_create_ends_no_trial_of_a_key_that_has_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    issuer = Issuer()
+    right = issuer.create
+    monkeypatch.setattr(issuer, "create", lambda *given: replace(right(*given), expires_at=SOON))
+    with trial(issuer) as one:
+        outcomes = [result.outcome for result in hold(one)]
+    assert outcomes.count(Outcome.BROKEN) == 1
+    assert len(outcomes) == len(CHECKS) - 1
+
+
 def test_nothing_is_looked_for_when_nothing_was_created() -> None:
     issuer = Issuer()
 
