@@ -112,7 +112,7 @@ class Vendor:
 @contextmanager
 def running_vendor() -> Iterator[Vendor]:
     """A new one."""
-    command = [str(ROTATOR), "simulate", "--port", "0", "--requests-per-minute", "0"]
+    command = [str(ROTATOR), "simulate", "--port", "0", "--set", "requests_per_minute=none"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

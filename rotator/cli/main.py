@@ -312,7 +312,6 @@ def simulate(
     port: Annotated[
         int, typer.Option(min=0, max=65535, metavar="PORT", help="The port to listen on; 0 takes a free one.")
     ] = 8765,
-    requests_per_minute: Annotated[int, typer.Option(min=0, metavar="NUMBER", help="0 means no limit.")] = 60,
     switches: Annotated[
         list[str] | None,
         typer.Option(
@@ -348,7 +347,7 @@ def simulate(
     """
     from rotator.cli.commands.simulated import run_simulator
 
-    run_simulator(Common(config, log_format, log_level), port, requests_per_minute, switches or ())
+    run_simulator(Common(config, log_format, log_level), port, switches or ())
 
 
 @_command()

@@ -25,11 +25,11 @@ def run_demo(common: Common, *, vault: bool) -> None:
     raise typer.Exit(show(vault=vault, environment=os.environ, table=status_table))
 
 
-def run_simulator(common: Common, port: int, requests_per_minute: int, switches: Sequence[str]) -> None:
+def run_simulator(common: Common, port: int, switches: Sequence[str]) -> None:
     """Run the simulator until a signal stops it."""
     common.start_logging("warning")
     try:
-        options = with_switches(Options(requests_per_minute=requests_per_minute or None), switches)
+        options = with_switches(Options(), switches)
     except ValueError as error:
         usage_error(f"--set: {error}")
     simulator = Simulator(port=port, options=options)
