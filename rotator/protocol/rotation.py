@@ -229,7 +229,7 @@ class Rotation:
                 emit_key_event(self._ports.emit, what, target, wanted, request, reason, expires_at=until)
             answered = shown
         if answered is None or not traits.keys_expire:
-            return asked
+            answered = asked
         if answered <= earliest_now(self._ports.clock):
             raise ProviderRequestRefused(
                 f"asked for a key that lives until {timestamp(asked)}, the provider made one that expired at "

@@ -471,7 +471,8 @@ class VendorClient:
             if odd < around.settings.odd_grants and around.happens(f"{actor.name}+{actor.calls}", "odd grant"):
                 others = (None, expires_at + timedelta(seconds=600), expires_at - timedelta(seconds=400))
                 granted = others[int(which * 3)]
-            key = around.vendor.issue(name, granted, granted=min(expires_at, around.vendor.kept(expires_at)))
+            until = min(expires_at, around.vendor.kept(expires_at)) if self.traits.keys_expire else expires_at
+            key = around.vendor.issue(name, granted, granted=until)
             created = CreatedKey(key.id, key.name, Secret(key.text), key.expires_at)
             if mixed < around.settings.mixed_up and around.happens(f"{actor.name}?{actor.calls}", "mixed-up create"):
                 return self._mixed_up(created, whose, intent)
@@ -560,6 +561,7 @@ class VendorClient:
             raise
 
     def set_expiry(self, key_id: str, expires_at: datetime) -> ProviderKey | None:
+        assert self.traits.can_set_expiry
         around = self.line.surroundings
         intent = around.intent
 

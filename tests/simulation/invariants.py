@@ -6,6 +6,7 @@ that a person rolled the path back to may be about to expire, and must be restor
 other, but for what was begun before by one who could not know of the deed.
 """
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 from support.world import HOUR, START, IssuedKey
 
 from rotator.core.errors import ProviderError, RotatorError
-from rotator.core.expiry import TOLERANCE
+from rotator.core.expiry import NEVER, TOLERANCE
 from rotator.core.keys import KeyName
 from rotator.core.target import Target
 from rotator.core.versions import RECORD_FIELD
@@ -146,10 +147,12 @@ class Truth:
         wrong: float = 0.0,
         settle: float = 0.0,
         strict: bool = False,
+        removal: float = 0.0,
         promises: Collection[str] = (),
     ) -> None:
         """`strict`: people only roll back, and nothing is stale or late: then no served key is deleted, even so.
 
+        `removal`: the seconds in which a sweep and a pass remove a key whose grace is over, and that no expiry ends.
         `promises`: only these are looked at; all when there are none.
         """
         self.places = {target.path: Place(target) for target in targets}
@@ -158,6 +161,7 @@ class Truth:
         self._store, self._vendor, self._strict = store, vendor, strict
         self._leeway = TOLERANCE + timedelta(seconds=2 * skew)
         self._rounded = self._leeway + timedelta(seconds=1 + abs(vendor.rounds))
+        self._removal = timedelta(seconds=removal)
         self._wrong = timedelta(seconds=wrong)
         self._settled = settle - 2 * skew
         self._asked: dict[str, Asked] = {}  # by a key's name
@@ -238,11 +242,13 @@ class Truth:
             return
         if self._vendor.age(key) < self._settled and self._vendor.alive(key):
             self.break_(UNSETTLED, f"{key_id} is {self._vendor.age(key):.0f} s old")
-        if ends is None:
+        if ends is None and (self._vendor.traits.can_set_expiry or not self._vendor.alive(key)):
             return
         intent.shortened.add(key_id)
         if len(intent.shortened) > intent.max_orphans:
             self.break_(TOO_MANY, f"{key_id} is number {len(intent.shortened)}")
+        if ends is None:
+            return
         prolonged = key.expires_at is not None and ends > key.expires_at + self._leeway
         if prolonged and key_id not in intent.retrieved and self._vendor.alive(key):
             self.break_(SECOND_GRACE, f"{key_id} was to end at {_clock(key.expires_at or ends)}")
@@ -267,7 +273,7 @@ class Truth:
         if key and of_a_pass and (asked is None or asked.path != path):
             self.break_(ANOTHERS, f"{key.id} ({key.name}) in {path}")
         if key and asked and not intent.sweeping and key.id not in self._extended:
-            ends = key.expires_at
+            ends = key.expires_at if self._vendor.traits.can_set_expiry else _recorded_end(after)
             if ends is None or ends > asked.until + self._rounded:
                 self.break_(TOO_LONG, f"{key.id} of {path} ends {_clock(ends) if ends else 'never'}")
             if asked.until <= self._store.now() and not old_counter and self._vendor.age(key) < UNDER_WAY:
@@ -514,6 +520,8 @@ class Truth:
                 self.break_(GRACE_CUT, f"{key_id} of {path} still ends {_clock(key.expires_at or now)}")
             if not self._vendor.alive(key):
                 continue
+            if not self._vendor.traits.can_set_expiry:
+                continue  # see `check_end`
             late = key.expires_at is None or key.expires_at > since + grace + self._rounded
             # To a provider that seems to round these are as near.
             near = [_ceiling(since + grace, unit) for unit in (MINUTE, HOUR)]
@@ -524,6 +532,8 @@ class Truth:
 
     def _granted(self, key: IssuedKey) -> datetime:
         """Until when it may be relied on while it is served."""
+        if not self._vendor.traits.keys_expire:
+            return NEVER
         return max(key.granted, self._extended.get(key.id, key.granted))
 
     def _promised(self, place: Place, key: IssuedKey) -> datetime | None:
@@ -532,7 +542,8 @@ class Truth:
         if asked is None or asked.path != place.target.path:
             return None  # a copy, which no process can know
         if place.served is key:
-            return key.granted if key.id in place.weakened else self._granted(key)  # restored to what is recorded
+            is_as_recorded = key.id in place.weakened and self._vendor.traits.can_set_expiry  # for it was restored
+            return key.granted if is_as_recorded else self._granted(key)
         since = place.superseded.get(key.id)
         if since is None or key.id in self._revoked:
             return None
@@ -550,9 +561,10 @@ class Truth:
             if key is None or granted is None:
                 continue
             path = place.target.path
+            replaced_by = granted if self._vendor.traits.keys_expire else key.granted
+            if now >= replaced_by and place.well_passes >= ENOUGH and not (place.foreign or place.forged):
+                self.break_(LATE, f"{key.id} of {path}, after {place.well_passes} passes")
             if now >= granted:
-                if place.well_passes >= ENOUGH and not (place.foreign or place.forged):
-                    self.break_(LATE, f"{key.id} of {path}, after {place.well_passes} passes")
                 continue
             weak = place.weakened.get(key.id)
             if weak and not weak.healed:
@@ -611,11 +623,15 @@ class Truth:
     def restored(self, path: str, number: int, now: float) -> None:
         """A person has restored the path's state from when this was its current version."""
         place = self.places[path]
+        lost = place.served
         kept = {version: kind for version, kind in place.others.items() if version <= number}
         self.reset(path, now)
         place.others.update(kept)
         self._serve(place, by_hand=True)
         place.superseded.clear()  # each grace is counted by the old history
+        held = [text for version in self._store.versions(path).values() for text in version.data.values()]
+        if lost is not None and lost.text not in held:
+            place.superseded[lost.id] = self._store.now()
 
     def revoked_by_hand(self, key: IssuedKey) -> None:
         """A person has removed a key at the provider: rotator did not end it."""
@@ -650,6 +666,9 @@ class Truth:
             found_at = max(self._vendor.made_at(key), place.ours_at)
             if found_at >= self.quiet_since and key.expires_at and key.expires_at <= grace_ends:
                 continue  # a sweep has found it by now, and what it gave is not over
+            removed_by = START + timedelta(seconds=found_at) + place.target.grace_period + 2 * self._removal
+            if found_at >= self.quiet_since and self._removal and now < removed_by:
+                continue
             ends = _clock(key.expires_at) if key.expires_at else "never"
             self.break_(LEAKED, f"{key.id}, made for {place.target.path}, still works and ends {ends}")
 
@@ -658,7 +677,7 @@ class Truth:
             if key := self._vendor.by_text(value):
                 yield key
         for key_id, since in place.superseded.items():
-            if now < since + place.target.grace_period + self._rounded:
+            if now < since + place.target.grace_period + self._rounded + self._removal:
                 yield self._vendor.keys[key_id]
 
     def _left_alone(self, place: Place) -> bool:
@@ -695,8 +714,14 @@ class Truth:
             previous = self._store.versions(path).get(number - 1)
             from_ours = was_ours or (previous is not None and previous.destroyed)  # by that it is known, too
             held = key is not None and rolled_back and from_ours and not kind
-            place.held = Held(now + (key.granted - now) / 2, number) if key and held else None
+            rest = key.granted - now if key and self._vendor.traits.keys_expire else place.target.lead
+            place.held = Held(now + rest / 2, number) if key and held else None
         self.check()
+
+
+def _recorded_end(data: Mapping[str, Any]) -> datetime | None:
+    found = re.search("expires_at=([^,]+)", str(data.get(RECORD_FIELD)))
+    return datetime.fromisoformat(found[1]) if found else None
 
 
 def _ceiling(moment: datetime, unit: timedelta) -> datetime:

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 
 from simulation.mutations import MUTATIONS, mutated
 from simulation.run import shortest, simulate
-from simulation.settings import MEDDLING, MIXED, RACES, ROLLBACKS, STRANGE, Profile
+from simulation.settings import MEDDLING, MIXED, NO_EXPIRY, NO_EXPIRY_CHANGE, RACES, ROLLBACKS, STRANGE, Profile
 
-ROUND = (MIXED, RACES, MIXED, MEDDLING, MIXED, STRANGE, ROLLBACKS, MIXED)
+ROUND = (
+    *(MIXED, RACES, MIXED, MEDDLING, NO_EXPIRY_CHANGE),
+    *(MIXED, STRANGE, ROLLBACKS, NO_EXPIRY, MIXED),
+)
 
 
 SHARE = 100

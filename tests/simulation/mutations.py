@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import FunctionType
 from typing import Any
 
-from rotator.core import expiry, orphans, plan, renewal, superseded
+from rotator.core import expiry, observation, orphans, plan, renewal, superseded
 from rotator.core import versions as model
 from rotator.protocol import comparison, memory, observer, orphan_cleanup, places, publish, recognition
 from rotator.protocol import reconciler as execute
@@ -23,6 +23,7 @@ from simulation.invariants import (
     DOUBTED,
     DROPPED,
     ENDLESS,
+    FAULT,
     GRACE_CUT,
     HEAPED,
     IDLE,
@@ -450,6 +451,50 @@ MUTATIONS = {
     ),
     "a field that is not known is dropped where a key is published again": Mutation(
         "meddling", (DROPPED,), (Edit(model.Record.format, "(*known, *self.unknown)", "known"),), first=96
+    ),
+    "an expiry is set where that cannot be done": Mutation(
+        "no-expiry-change", (FAULT,), (Edit(plan.plan, "not observation.traits.can_set_expiry", "False"),)
+    ),
+    "a superseded key that no expiry ends is left": Mutation(
+        "no-expiry",
+        (LEAKED,),
+        (Edit(plan.plan, "isinstance(action, SetExpiry)", "isinstance(action, SetExpiry | Retire)"),),
+    ),
+    "a longer life than asked for is recorded where that cannot be corrected": Mutation(
+        "no-expiry-change", (TOO_LONG,), (Edit(Rotation._believe, "return min(asked, answered)", "return answered"),)
+    ),
+    "a key that never expires ends as recorded": Mutation(
+        "no-expiry", (GRACE_CUT,), (Stub(observation.Observation.own_end, lambda _, record: record.expires_at),)
+    ),
+    "a rollback to a key that never expires is hardly held": Mutation(
+        "no-expiry",
+        (NOT_HELD,),
+        (Edit(renewal.renewal_of, "else observation.target.lead", "else observation.target.lead / 8"),),
+    ),
+    "an orphan that no expiry ends is deleted at once": Mutation(
+        "no-expiry-change",
+        (GRACE_CUT, SERVED),
+        (Edit(orphans._grace, "grace.until <= now - observation.clock_ahead", "True"),),
+    ),
+    "an orphan that no expiry ends is deleted without a fence": Mutation(
+        "no-expiry-change",
+        (GRACE_CUT, SERVED),
+        (Edit(orphans._grace, "version == current_version + 1", "False"),),
+        drawn={"freeze": (0.1,), "forced": (0.1,), "kill": (0.0,), "hand": (0.0,), "commands": (0.0,)},
+    ),
+    "the grace of an orphan begins again with each sweep": Mutation(
+        "no-expiry", (LEAKED,), (Edit(orphans._grace, "_unserved_since(observation, version, before) or now", "now"),)
+    ),
+    "any version shows since when an orphan is not served": Mutation(
+        "no-expiry", (GRACE_CUT,), (Edit(orphans._unserved_since, "entry.number >= version", "True"),)
+    ),
+    "what an earlier sweep found of an orphan holds whatever came after": Mutation(
+        "no-expiry",
+        (GRACE_CUT,),
+        (Edit(orphans._unserved_since, "latest[-1].number <= before.at_version + 1", "True"),),
+    ),
+    "more orphans that no expiry ends are deleted than are allowed": Mutation(
+        "no-expiry-change", (TOO_MANY,), (Edit(orphans.reason_to_hold, "to_end > limit", "False"),)
     ),
 }
 

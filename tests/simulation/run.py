@@ -34,6 +34,9 @@ SLOW_READS = 30
 that lost against the sweep's fence.
 """
 
+REMOVAL = 120
+"""Seconds without disturbance in which each process has swept or passed over each target twice."""
+
 MOST_STEPS = 3000
 """After so many calls a schedule is taken to go round in circles."""
 
@@ -99,6 +102,7 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
     scheduler = Scheduler(f"{seed}/scheduler")
     store = RememberingStore(scheduler.clock, settings.max_versions)
     vendor = LaggingVendor(scheduler.clock)
+    vendor.traits = profile.traits
     vendor.rounds = settings.rounds
     vendor.shown_after = settings.shown_after
     second = timedelta(seconds=1)
@@ -121,6 +125,7 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
         wrong=settings.wrong,
         settle=settings.settle,
         strict=profile.strict,
+        removal=0.0 if profile.traits.can_set_expiry else REMOVAL + SLOW_READS * settings.slow_store,
         promises=promises,
     )
     for name in ("a stranger's", str(KeyName("prod-eu", targets[0].name, place_of("other", "memory/x"), 1, "a" * 8))):

@@ -4,9 +4,13 @@ All of it follows from the seed. A `Profile` lists the possible values; a `Setti
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from random import Random
+
+from support.world import ALL, ENDLESS, FIXED
+
+from rotator.core.traits import Traits
 
 TTL = 1200
 RENEW_BEFORE = 400
@@ -20,6 +24,7 @@ class Profile:
 
     name: str = "mixed"
     strict: bool = False  # see `invariants.Truth`
+    traits: Traits = ALL
     targets: tuple[int, ...] = (1, 1, 1, 2, 3)
     replicas: tuple[int, ...] = (1, 2, 2, 2, 3)
     workers: tuple[int, ...] = (1, 1, 2)
@@ -150,7 +155,23 @@ CONTESTS = Profile(
     leading=(0,),
     differ=(1,),
 )
-PROFILES = {profile.name: profile for profile in (MIXED, RACES, ROLLBACKS, MEDDLING, EXTENDS, STRANGE, CONTESTS)}
+NO_EXPIRY_CHANGE = replace(
+    RACES,
+    name="no-expiry-change",  # the provider cannot change the expiry of a key
+    traits=FIXED,
+    hand=(0.0, 0.0, 1.0),
+    commands=(0.0, 0.0, 1.0),
+    max_orphans=(10, 10, 1),
+    odd_grants=(0.0, 0.1),
+)
+NO_EXPIRY = Profile("no-expiry", traits=ENDLESS)  # keys never expire
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        *(MIXED, RACES, ROLLBACKS, MEDDLING, EXTENDS, STRANGE, CONTESTS),
+        *(NO_EXPIRY_CHANGE, NO_EXPIRY),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)

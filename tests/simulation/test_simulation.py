@@ -42,6 +42,7 @@ TO_HAPPEN = [
     ),
     *("key_rolled_back", "rotate: done", "rotate --revoke-now: done", "rotate --adopt: done"),
     *("orphan to-shorten: shortened", "orphan to-shorten: held", "orphan settling: left", "orphan over: removed"),
+    *("orphan in-grace: left", "orphan grace-over: removed"),
     *("sweep: TooManyOrphans", "sweep: ClockDisagrees", "blind", "sweep: ServedKeysUnknown"),
 ]
 """What the schedules have to contain, or their promises are worth nothing."""

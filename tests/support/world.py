@@ -50,6 +50,7 @@ from support.recorded_events import RecordedEvents
 
 START = clocks.START
 HOUR = timedelta(hours=1)
+ALL = Traits("Vendor")
 FIXED = Traits("Vendor", can_set_expiry=False)
 ENDLESS = Traits("Vendor", can_set_expiry=False, keys_expire=False)
 OWNER = "prod-eu"
@@ -312,7 +313,7 @@ class MemoryVendor:
         self.unreadable: dict[str, UnreadableKey] = {}  # how the list shows a key, or an entry that is no key, by id
         self.refusal: ProviderCredentialRefused | None = None  # as it is known before anything is sent
         self.grants: Callable[[datetime], datetime | None] = lambda asked: asked  # what expiry a new key gets
-        self.traits = Traits("the vendor")
+        self.traits = ALL
         self.keeps: Callable[[datetime], datetime] = lambda asked: asked  # what becomes of an expiry that is changed
         self.answers_changes = True  # with the expiry, else without
 

@@ -12,6 +12,7 @@ from support.world import (
     START,
     IssuedKey,
     World,
+    afterwards,
     make_target,
     refuse,
 )
@@ -203,6 +204,22 @@ def test_the_keys_of_most_targets_that_a_provider_does_not_know_are_left_alone_h
     for key in world.vendor.living():
         world.vendor.revoke(key.id)
     assert sweeper_of(world.reconciler("sweeper"), world.targets).sweep().unknown == world.targets
+
+
+def test_no_key_is_published_that_was_made_by_a_clock_far_behind() -> None:
+    """It would have to be replaced at once, and the provider's answer has corrected the clock."""
+    world = world_of(ENDLESS)
+    world.clock.wall_jump = -30 * HOUR
+
+    def correct_the_clock() -> None:
+        world.clock.wall_jump = timedelta(0)
+
+    world.at("provider.create", afterwards(correct_the_clock))
+    report = world.reconciler().reconcile(world.target)
+    assert isinstance(report.error, ProviderRequestRefused)
+    assert "Compare this machine's clock and the provider's" in report.error.advice
+    assert world.served() is None
+    assert world.vendor.living() == []
 
 
 # --- rollback --------------------------------------------------------------------------------------------------------

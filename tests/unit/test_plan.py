@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.world import ENDLESS, FIXED, HOUR, OWNER, START, make_target
+from support.world import ALL, ENDLESS, FIXED, HOUR, OWNER, START, make_target
 
 from rotator.core.expiry import TOLERANCE, KeyObservation
 from rotator.core.keys import KeyName, ProviderKey, place_of
@@ -26,7 +26,6 @@ PLACE = place_of(OWNER, "memory/apps/billing-api/respan")
 SCOPE = Scope(OWNER, (PLACE,), PLACE, frozenset({OWNER}), frozenset({"search"}))
 DELETED, FOREIGN, COPIED = "-", "?", "="
 TTL, GRACE = 24 * HOUR, 4 * HOUR
-ALL = Traits("Vendor")
 
 
 def at(hours: float) -> datetime:
