@@ -48,7 +48,7 @@ TO_HAPPEN = [
 """What the schedules have to contain, or their promises are worth nothing."""
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seeds", BATCHES, ids=lambda seeds: f"{seeds.start}-{seeds.stop - 1}")
 def test_no_promise_is_broken(seeds: range) -> None:
     found = run_some(seeds)
