@@ -160,7 +160,7 @@ MUTATIONS = {
                 "self._discard(target, record, request); (lambda *_: 0)(",
             ),
         ),
-        first=193,
+        drawn={"unknown": (0.5,), "kill": (0.0,)},
     ),
     "blind retry of create": Mutation(
         "races",
@@ -188,7 +188,7 @@ MUTATIONS = {
                 "    if mismatch:\n        return None\n",
             ),
         ),
-        first=125,
+        drawn={"unknown": (0.3,), "stale": (0.3,)},
     ),
     "a refusal of a write is believed": Mutation(
         "races",
@@ -202,7 +202,10 @@ MUTATIONS = {
         ),
     ),
     "a path that looks unchanged proves that a refused write did not land": Mutation(
-        "races", (SERVED, GRACE_CUT), (Edit(publish._judge, "    raise refusal\n", "    return None\n"),), first=193
+        "races",
+        (SERVED, GRACE_CUT),
+        (Edit(publish._judge, "    raise refusal\n", "    return None\n"),),
+        drawn={"stale": (0.4,), "refused": (0.1,)},
     ),
     "no name check": Mutation(
         "meddling",
