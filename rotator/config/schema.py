@@ -306,6 +306,5 @@ class FileSettings(Settings):
 def file_settings(types: ProviderTypes) -> type[FileSettings]:
     """Return the model of the file in which [providers.NAME] has the options of each of these types."""
     tables: Any = reduce(or_, (one.settings for one in types.usable.values()))
-    one_of_them: Any = Annotated[tables, Field(discriminator="type")] if len(types.usable) > 1 else tables
-    providers = (dict[PartName, one_of_them], Field(min_length=1))
+    providers = (dict[PartName, Annotated[tables, Field(discriminator="type")]], Field(min_length=1))
     return create_model("FileSettings", __base__=FileSettings, providers=providers)

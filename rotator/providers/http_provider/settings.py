@@ -48,7 +48,7 @@ class HttpProviderSettings(ProviderSettings):
     header: Text = "Authorization: Bearer {api_key}"
     """The header that holds the management credential, at `{api_key}`."""
     variables: dict[OptionName, Text] = Field({}, json_schema_extra={"default": {}})
-    """More variables for templates: the account that a path names, say."""
+    """More variables for templates, such as the account that a path names."""
     create: CreateSettings | None = None
     """How a key is created. Required without a preset."""
     list: ListSettings | None = None
@@ -68,7 +68,8 @@ class HttpProviderSettings(ProviderSettings):
     key_pattern: KeyPattern | None = None
     """A regular expression that finds a key's text, so that rotator hides keys that it does not know."""
     can_set_expiry: bool = True
-    """Whether `expire` is used. false is for a provider that does not change an expiry although its preset says so."""
+    """Whether `expire` is used. false is for a provider that does not change an expiry although its preset has
+    `expire`."""
 
     @model_validator(mode="before")
     @classmethod
