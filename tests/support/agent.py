@@ -1,4 +1,4 @@
-"""Vault Agent, which renders a key into a file, and an application that calls with whatever the file holds.
+"""Vault Agent, which renders a key into a file, and an application that calls with the file's key.
 
 Both are as their makers have them: the agent is the Vault program itself, the application knows nothing of rotator.
 """
@@ -22,7 +22,7 @@ REFRESH = 1
 
 @contextmanager
 def vault_agent(folder: Path, address: str, token: str, path: str) -> Iterator[Path]:
-    """Runs an agent that keeps the field `api_key` of `path` (with mount and `data/`) in a file; gives the file."""
+    """Run an agent that keeps the field `api_key` of `path` (with mount and `data/`) in a file; yield the file."""
     rendered, token_file, config = folder / "api-key", folder / "token", folder / "agent.hcl"
     token_file.write_text(token)
     config.write_text(
@@ -57,15 +57,15 @@ def vault_agent(folder: Path, address: str, token: str, path: str) -> Iterator[P
 
 
 class Application:
-    """Calls the vendor without pause, from `with` to its end, with the key that is in the file at that moment."""
+    """An application that calls the provider without pause, from `with` to its end, with the key in the file."""
 
     def __init__(self, file: Path, vendor: str) -> None:
         self._file, self._vendor = file, vendor
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="application")
         self.statuses: Counter[int] = Counter()
-        self.unanswered = 0  # calls that the vendor did not answer, because it was away
-        self.keys = 0  # how many there were, one after the other
+        self.unanswered = 0  # calls that the provider did not answer, because it was down
+        self.keys = 0  # how many keys it has used, one after the other
         self.failure: str | None = None
 
     def __enter__(self) -> Self:

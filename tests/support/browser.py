@@ -1,4 +1,4 @@
-"""A headless Chromium that looks at one page: its DOM, its complaints and a picture.
+"""A headless Chromium that opens one page: its DOM, its console and a picture.
 
 Debian's package `chromium` brings it.
 """
@@ -29,7 +29,7 @@ FLAGS = (
 
 
 def is_installed() -> bool:
-    """Whether it is on PATH."""
+    """Return whether it is on PATH."""
     return shutil.which("chromium") is not None
 
 
@@ -38,18 +38,18 @@ class Rendering:
     """A page as the browser has it."""
 
     dom: str
-    complaints: tuple[str, ...]  # what a developer would see in the console
+    complaints: tuple[str, ...]  # the lines of the console
     picture: bytes  # a PNG
 
     @property
     def size(self) -> tuple[int, int]:
-        """Of the picture, in pixels."""
+        """Return the picture's size, in pixels."""
         width, height = struct.unpack(">II", self.picture[16:24])
         return width, height
 
     @property
     def rows(self) -> list[bytes]:
-        """The picture's rows, three or four bytes a pixel: as PNG filters them, but for the very first pixel."""
+        """Return the picture's rows, three or four bytes a pixel, filtered as in PNG except for the first pixel."""
         data, at = b"", 8
         while at < len(self.picture):
             length, kind = struct.unpack(">I4s", self.picture[at : at + 8])
@@ -61,7 +61,7 @@ class Rendering:
 
     @property
     def corner(self) -> str:
-        """The colour of the first pixel, as "#ffffff"."""
+        """Return the colour of the first pixel, as "#ffffff"."""
         return f"#{self.rows[0][1:4].hex()}"
 
 

@@ -1,4 +1,4 @@
-"""Commands and logs that run in the tests' own process: what they set up for the whole of it is put back."""
+"""Commands and logs in the tests' own process, which restore what they change in the whole process."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ from rotator.telemetry import logging as logs
 
 @contextmanager
 def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The hooks, handlers, levels and known secrets of this process are at the end as they were at the beginning."""
+    """Restore the hooks, handlers, levels and known secrets of this process at the end."""
     for owner, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
         monkeypatch.setattr(owner, name, getattr(owner, name))
     monkeypatch.setattr(scrub, "_scrubber", Scrubber())
@@ -41,7 +41,7 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def run_command(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run one command in the main thread of this process, with this environment, to its end."""
+    """Run one command in the main thread of this process, with this environment."""
     out, err = StringIO(), StringIO()
     with (
         redirect_stdout(out),

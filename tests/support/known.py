@@ -1,4 +1,4 @@
-"""What a daemon knows, for those who show it."""
+"""The status of a daemon, for the tests of its displays."""
 
 from datetime import datetime
 from typing import Any

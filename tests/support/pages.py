@@ -9,7 +9,7 @@ Attributes = dict[str, str | None]
 
 @dataclass
 class Element:
-    """One element, and what is in it."""
+    """One element, with its contents."""
 
     tag: str
     attributes: Attributes
@@ -17,12 +17,12 @@ class Element:
 
     @property
     def text(self) -> str:
-        """All that can be read in it, with single spaces."""
+        """Return all text in it, with single spaces."""
         parts = (child if isinstance(child, str) else child.text for child in self.children)
         return " ".join(" ".join(parts).split())
 
     def all(self, tag: str = "", **attributes: str) -> list["Element"]:
-        """The elements within it, in order: of this tag, with these attributes (`class_` is one of the classes)."""
+        """Return the elements within it in order, with this tag and these attributes (`class_`: one of the classes)."""
         found = []
         for child in self.children:
             if isinstance(child, Element):
@@ -38,7 +38,7 @@ class Element:
         return found
 
     def one(self, tag: str = "", **attributes: str) -> "Element":
-        """The only such element."""
+        """Return the only such element."""
         [found] = self.all(tag, **attributes)
         return found
 
@@ -77,7 +77,7 @@ def read_page(html: str) -> Element:
 
 
 def rows(page: Element) -> dict[str, dict[str, str]]:
-    """The targets, by name: the text of each column, in the order of the page."""
+    """Return the targets by name: the text of each column, in the order of the page."""
     if not page.all("table"):
         return {}
     heads = [head.text for head in page.one("thead").all("th")]

@@ -1,4 +1,4 @@
-"""Programs that the tests start and stop, on loopback and within bounds. Nothing here knows which program it is."""
+"""Programs that the tests start and stop, on loopback and within bounds."""
 
 import os
 import random
@@ -58,7 +58,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Nothing of the developer's own, such as VAULT_* variables or a ~/.vault-token.
+                # Without the developer's own VAULT_* variables or ~/.vault-token.
                 env={"PATH": os.environ["PATH"], "HOME": str(self._folder)},
             )
 

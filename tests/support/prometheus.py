@@ -77,19 +77,19 @@ class Prometheus:
         return answer.json()["data"]
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """The series of an instant vector, or the one value of a scalar. A query that is wrong is an AssertionError."""
+        """Return the series of an instant vector, or the value of a scalar. A wrong query is an AssertionError."""
         data = self._data("query", query=expression)
         if data["resultType"] == "scalar":
             return [({}, float(data["result"][1]))]
         return [(one["metric"], float(one["value"][1])) for one in data["result"]]
 
     def label_values(self, label: str, series: str) -> list[str]:
-        """What `label_values(series, label)` gives in Grafana."""
+        """Return what `label_values(series, label)` does in Grafana."""
         answer: list[str] = self._data(f"label/{label}/values", **{"match[]": series})
         return answer
 
     def firing(self) -> dict[str, list[dict[str, Any]]]:
-        """The alerts that fire, by name, each with `labels` and `annotations`."""
+        """Return the alerts that fire, by name, each with `labels` and `annotations`."""
         found: dict[str, list[dict[str, Any]]] = {}
         for alert in self._data("alerts")["alerts"]:
             if alert["state"] == "firing":
@@ -97,7 +97,7 @@ class Prometheus:
         return found
 
     def wait_for(self, *names: str, seconds: float = 30) -> None:
-        """Until all of these have fired, be it one after the other."""
+        """Wait until all of these have fired, even one after the other."""
         awaited = set(names)
 
         def all_fired() -> bool:
@@ -111,17 +111,17 @@ class Prometheus:
             raise
 
     def wait_for_end(self, *names: str, seconds: float = 30) -> None:
-        """Until none of these fires."""
+        """Wait until none of these fires."""
         wait_until(lambda: not set(names) & set(self.firing()), f"{', '.join(sorted(names))} to clear", seconds)
 
 
 def impatient(rules: str, seconds: int) -> str:
-    """The same rules, but an alert fires once its expression has held so long."""
+    """Return the same rules with alerts that fire once their expression has held for `seconds`."""
     return re.sub(r"(?m)^( +for: )\S+$", rf"\g<1>{seconds}s", rules)
 
 
 @contextmanager
 def prometheus(targets: dict[str, Sequence[str]], rules: str) -> Iterator[Prometheus]:
-    """A server of our own, new and empty, which ends with this context."""
+    """Yield a server of our own, new and empty, which stops with this context."""
     with tempfile.TemporaryDirectory(prefix="prometheus-") as folder, Prometheus(Path(folder), targets, rules) as it:
         yield it

@@ -44,7 +44,7 @@ def vendor(**options: Any) -> Iterator[Vendor]:
     sim = Simulator(options=Options(**options), now=lambda: running.now)
     with (
         sim,
-        # Without TLS to verify: reading the certificates takes longer than most tests.
+        # No TLS verification: reading the certificates takes longer than most tests.
         httpx.Client(
             base_url=sim.url,
             headers={"Authorization": f"Bearer {sim.organisation_key}"},

@@ -9,12 +9,12 @@ import pytest
 
 @contextmanager
 def no_new_threads(monkeypatch: pytest.MonkeyPatch, left: int = 0) -> Iterator[None]:
-    """As with a limit on processes: `left` more threads can be started here, then no other."""
+    """As with a limit on processes: only `left` more threads can start here."""
     start = threading.Thread.start
     started: list[threading.Thread] = []
 
     def limited(thread: threading.Thread) -> None:
-        if thread.name.endswith("(process_request_thread)"):  # the simulated vendor's: it has a machine of its own
+        if thread.name.endswith("(process_request_thread)"):  # the simulator's: it stands for another machine
             return start(thread)
         if len(started) >= left:
             raise RuntimeError("can't start new thread")

@@ -18,7 +18,7 @@ def sweeper_of(reconciler: Reconciler, targets: Iterable[Target], max_orphans: i
 
 
 def orphan(world: World, version: int = 1, target: Target | None = None, life: timedelta = 24 * HOUR) -> IssuedKey:
-    """A key that was made for a version of a target's path, and that no version of it holds."""
+    """Return a key that was made for a version of a target's path, and that no version holds."""
     target = target or world.target
     place = world.reconciler().observer.scope(target).place
     name = KeyName(OWNER, target.name, place, version, f"orphan{'abcdefgh'[len(world.vendor.keys) % 8]}a")

@@ -1,4 +1,4 @@
-"""A wall clock that can be set, as an administrator or a virtual machine's host does."""
+"""A wall clock that a test sets, as an administrator or a virtual machine's host does."""
 
 import sys
 from datetime import datetime, timedelta, tzinfo
@@ -11,12 +11,12 @@ BY_THE_WALL_CLOCK = (
 
 
 class Wall:
-    """What the wall clock is ahead of the real one."""
+    """How far the wall clock is ahead of the real one."""
 
     ahead = timedelta(0)
 
     def install(self) -> list[tuple[str, type[datetime]]]:
-        """What takes the place of `datetime` in each of those modules that are imported and have it."""
+        """Return the replacement of `datetime` for each of those modules that has it."""
 
         class Set(datetime):
             @classmethod

@@ -19,7 +19,7 @@ from support.process import wait_until
 from support.vault import VaultServer
 
 EXACT = timedelta(seconds=0.2)
-"""How much earlier than recorded a key may end: the clocks are one, so this is for rounding only."""
+"""How much earlier than recorded a key may end: there is one clock, so this covers rounding only."""
 
 IN_FLIGHT = 2.0
 """How many seconds of its grace a key may have used up when it is read: Vault stamps a version before it is visible,
@@ -43,7 +43,7 @@ class Served:
 
 @dataclass(slots=True)
 class Path:
-    """What was seen of one path."""
+    """The observations of one path."""
 
     path: str
     versions: dict[int, Served] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Path:
     asked_at: datetime = NEVER  # when the read began that last saw `newest`
 
     def guaranteed(self, grace: timedelta) -> dict[str, datetime]:
-        """Until when each key that was ever served here must work, by what is known now."""
+        """Until when each key that was ever served here must work, as known now."""
         until: dict[str, datetime] = {}
         later: Served | None = None  # the next version that holds another key
         following: Served | None = None
@@ -101,7 +101,7 @@ class Witness:
         self._client.close()
 
     def summary(self) -> str:
-        """What was seen, in one line."""
+        """Return the observations in one line."""
         keys = self._simulator.vendor.keys.values()
         versions = sum(len(path.versions) for path in self.paths.values())
         counted = ", ".join(f"{count} {what}" for what, count in self.counts.items())
@@ -110,7 +110,7 @@ class Witness:
     # --- what is left over -------------------------------------------------------------------------------------------
 
     def leftovers(self, slack: float = 1.0) -> list[str]:
-        """The live keys that are neither current nor in their grace, give or take `slack` seconds for tidying."""
+        """Return the live keys that are neither current nor in their grace, with `slack` seconds for tidying."""
         now = datetime.now(UTC)
         accounted: set[str] = set()
         published: set[str] = set()
@@ -151,7 +151,7 @@ class Witness:
         self.counts["looks"] += 1
         reachable = True
         for name, path in self.paths.items():
-            if reachable:  # with Vault away, one attempt a look is enough
+            if reachable:  # with Vault down, one attempt a look is enough
                 reachable = self._read(path)
                 self.counts["reads" if reachable else "unread"] += 1
             self._call(name, path)
@@ -166,7 +166,7 @@ class Witness:
         return None
 
     def _read(self, path: Path) -> bool:
-        """Look at the newest version, and at those that came and went since the last look; False: Vault is away."""
+        """Look at the newest version, and at those that came and went since the last look; False: Vault is down."""
         asked_at = datetime.now(UTC)
         answer = self._get(f"data/{path.path}")
         if answer is None or answer.status_code == httpx.codes.NOT_FOUND:
@@ -185,7 +185,7 @@ class Witness:
         return True
 
     def _call(self, name: str, path: Path) -> None:
-        """Use the key that was last read; with Vault away, that is all that an application has."""
+        """Use the key that was last read; with Vault down, an application has no other."""
         if path.newest is None:
             return
         headers = {"Authorization": f"Bearer {path.newest.text}"}
@@ -229,7 +229,7 @@ class Witness:
 
 
 def _served(answer: httpx.Response) -> Served | None:
-    """The version that Vault answered with; None when it is deleted or destroyed, or holds no record."""
+    """Return the version of Vault's answer; None when it is deleted or destroyed, or holds no record."""
     body = answer.json()["data"] if answer.content else None
     if not body or not body.get("data"):
         return None
