@@ -180,7 +180,9 @@ class ListSettings(OperationSettings):
 
     entries: PlacesText = Field("", validate_default=True)
     """Where the list is in the answer."""
-    paging: Annotated[Paging, Field(discriminator="by")] = NoPaging()
+    paging: Annotated[Paging, Field(discriminator="by")] = Field(
+        default_factory=NoPaging, json_schema_extra={"default": {"by": "none"}}
+    )
     """How pages follow each other."""
     ids_only: bool = False
     """Whether the list holds ids and nothing else. Each key is then looked up with `retrieve`."""
