@@ -161,11 +161,11 @@ PRESETS: dict[str, Expected] = {
         options={"variables": {"project": "proj_x"}},
         key={},
         header=BEARER,
-        traits=Traits("OpenAI", can_set_expiry=False, key_pattern="sk-[A-Za-z0-9_-]{20,}"),
+        traits=Traits("OpenAI", can_set_expiry=False, keys_expire=False, key_pattern="sk-[A-Za-z0-9_-]{20,}"),
         requests={
             "create": (
                 "POST /organization/projects/proj_x/service_accounts",
-                {"name": NAME, "expires_in_seconds": 86400},
+                {"name": NAME},
             ),
             "list": ("GET /organization/projects/proj_x/service_accounts?limit=100", None),
             "retrieve": ("GET /organization/projects/proj_x/service_accounts/a", None),
@@ -179,7 +179,7 @@ PRESETS: dict[str, Expected] = {
                     "name": NAME,
                     "role": "member",
                     "created_at": 1711471533,
-                    "api_key": {"id": "key_1", "name": "Secret Key", "value": TEXT, "expires_at": UNIX},
+                    "api_key": {"id": "key_1", "name": "Secret Key", "value": TEXT, "expires_at": None},
                 },
             ),
             "GET /organization/projects/proj_x/service_accounts?limit=100": Reply(
@@ -194,7 +194,7 @@ PRESETS: dict[str, Expected] = {
                 Reply(404, {"error": {"message": "No such service account"}}),
             ],
         },
-        created=CreatedKey("a", NAME, Secret(TEXT), EXPIRY),
+        created=CreatedKey("a", NAME, Secret(TEXT), None),
         shown=ProviderKey("a", NAME, None),
     ),
     "openai-admin": Expected(
@@ -497,6 +497,19 @@ def test_an_option_of_a_preset_is_overridden_alone() -> None:
         provider.create(NAME, {}, EXPIRY)
         assert json.loads(server.asked[0].body) == {"name": NAME, "expires_at": WRITTEN, "workspace_id": "w"}
         assert listed(provider) == []
+
+
+def test_an_expiry_that_no_list_shows_may_be_sent_all_the_same() -> None:
+    own = {
+        "create": {"body": {"expires_in_seconds": "{ttl_seconds:int}"}},
+        "answer": {"expires_at": "api_key.expires_at"},
+    }
+    path = "POST /organization/projects/proj_x/service_accounts"
+    reply = Reply(200, {"id": "a", "name": NAME, "api_key": {"value": TEXT, "expires_at": UNIX}})
+    with answered({path: reply}, preset("openai-service-account") | own, FakeClock()) as (provider, server):
+        assert provider.traits.keys_expire
+        assert provider.create(NAME, {}, EXPIRY) == CreatedKey("a", NAME, Secret(TEXT), EXPIRY)
+        assert json.loads(server.asked[0].body) == {"name": NAME, "expires_in_seconds": 86400}
 
 
 def test_another_kind_of_paging_replaces_that_of_a_preset() -> None:

@@ -111,11 +111,12 @@ class OperationSettings(Mergeable):
     method: Method = "GET"
     """The HTTP method."""
     path: Path
-    """The path below `base_url`. Each variable in it is one segment."""
+    """The path below `base_url`, a template such as "/keys/{id}". Each variable in it is one segment."""
     query: dict[Text, str | int | bool] = Field({}, json_schema_extra={"default": {}})
-    """The parameters after the "?"."""
+    """The parameters after the "?". Their texts are templates; one whose variable has no value is left out."""
     body: dict[str, Any] | None = None
-    """The JSON of the request."""
+    """The JSON of the request. Its texts are templates: "{name}", "{expires_at}", "{ttl_seconds:int}",
+    "{param:NAME}"."""
 
 
 class CreateSettings(OperationSettings):
