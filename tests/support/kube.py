@@ -63,7 +63,7 @@ class KubeServer:
         yaml: str | None = None,
         params: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """Ask for `path`, as administrator unless `token` is given; returns any answer, refusals too."""
+        """Request `path`, as administrator unless `token` is given; return any answer, refusals too."""
         headers = {"Authorization": f"Bearer {self.token if token is None else token}"}
         if yaml is not None:
             headers["Content-Type"] = "application/yaml"
@@ -79,7 +79,7 @@ class KubeServer:
             answer.raise_for_status()
 
     def namespace(self, name: str | None = None) -> str:
-        """A namespace: the one of that name, made if it is missing, or else one that no other test uses."""
+        """Return the namespace of that name, created if it is missing, or else one that no other test uses."""
         name = name or f"test-{secrets.token_hex(4)}"
         self._create("/api/v1/namespaces", name)
         return name
@@ -97,7 +97,7 @@ class KubeServer:
         return token
 
     def role(self, namespace: str, *rules: Mapping[str, Sequence[str]]) -> str:
-        """A Role of its own with these rules, each with apiGroups, resources, verbs, and so on."""
+        """Create a Role with these rules (apiGroups, resources, verbs, …); return its name."""
         name = f"test-{secrets.token_hex(4)}"
         self._create(f"{RBAC}/namespaces/{namespace}/roles", name, rules=rules)
         return name
@@ -117,7 +117,7 @@ class KubeServer:
             roleRef={"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role},
             subjects=[{"kind": "ServiceAccount", "namespace": namespace, "name": service_account}],
         )
-        # The server learns of it by watching itself, a moment later: wait until the role's first rule applies.
+        # It takes effect a moment later: wait until the role's first rule applies.
         rule = self._data("GET", f"{path}/{kind.lower()}s/{role}")["rules"][0]
         wanted: dict[str, object] = {"user": f"system:serviceaccount:{namespace}:{service_account}"}
         if "nonResourceURLs" in rule:
@@ -149,7 +149,7 @@ class KubeServer:
         return self.request("POST", self._collection(manifest, namespace), manifest, params=params)
 
     def _collection(self, manifest: Mapping[str, Any], namespace: str) -> str:
-        """Where objects of this kind are created. Raises LookupError if the server knows no such kind."""
+        """Return where objects of this kind are created. Raise LookupError if the server knows no such kind."""
         version, kind = manifest["apiVersion"], manifest["kind"]
         group = f"/apis/{version}" if "/" in version else f"/api/{version}"
         for resource in self._data("GET", group)["resources"]:
@@ -160,7 +160,7 @@ class KubeServer:
         raise LookupError(f"there is no {kind} in {version}")
 
     def install_crds(self) -> None:
-        """Let it know prometheus-operator's PodMonitor and PrometheusRule."""
+        """Install prometheus-operator's PodMonitor and PrometheusRule."""
         collection = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
         for file in PROMETHEUS_OPERATOR_CRDS.programs:
             answer = self.request("POST", collection, yaml=(PROMETHEUS_OPERATOR_CRDS.folder / file.file).read_text())
@@ -240,22 +240,22 @@ class OwnKubeServer(KubeServer):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._apiserver.stop()  # before etcd, without which it does not end
+        self._apiserver.stop()  # before etcd, without which it does not stop
         self._etcd.stop()
         for name in ("etcd", "kube-apiserver"):
             RECORDER.record(name, (self._folder / name / "output.log").read_text())
         super().__exit__()
 
     def start(self) -> None:
-        """Start it, at the same address, with all that it had."""
+        """Start it at the same address with its data."""
         self._apiserver.start(lambda: self.request("GET", "/readyz").is_success)
 
     def stop(self) -> None:
-        """Ask it to end, and wait for it."""
+        """Stop it, and wait for its end."""
         self._apiserver.stop()
 
     def freeze(self) -> None:
-        """Let it stand still: connections are accepted, by the kernel, and nothing is answered."""
+        """Freeze it: the kernel accepts connections, and nothing is answered."""
         self._apiserver.signal(signal.SIGSTOP)
         wait_until(self._stands_still, "kube-apiserver to stand still")  # its threads stop one after the other
 
@@ -267,18 +267,18 @@ class OwnKubeServer(KubeServer):
         return False
 
     def thaw(self) -> None:
-        """Let it go on, with all that was sent to it meanwhile."""
+        """Thaw it, with all that was sent to it meanwhile."""
         self._apiserver.signal(signal.SIGCONT)
 
 
 def find_programs() -> tuple[Path, Path] | None:
-    """Etcd and kube-apiserver, if both are to be had."""
+    """Return the programs etcd and kube-apiserver, if both exist."""
     etcd, apiserver = shutil.which("etcd"), KUBE_APISERVER.find()
     return (Path(etcd), apiserver) if etcd and apiserver else None
 
 
 def running_kube() -> KubeServer | None:
-    """The running one that the environment names, if it does."""
+    """Return the running server that the environment names, if it does."""
     if address := os.environ.get(ADDRESS_VARIABLE):
         return KubeServer(address.rstrip("/"), os.environ[TOKEN_VARIABLE], Path(os.environ[CA_VARIABLE]))
     return None
@@ -286,7 +286,7 @@ def running_kube() -> KubeServer | None:
 
 @contextmanager
 def own_kube() -> Iterator[OwnKubeServer]:
-    """An apiserver of our own, new and empty, which ends with this context. Raises FileNotFoundError if it cannot."""
+    """Yield an apiserver of our own, new and empty. Raise FileNotFoundError if there is no program."""
     if (programs := find_programs()) is None:
         raise FileNotFoundError(NO_KUBE)
     with tempfile.TemporaryDirectory(prefix="kube-") as folder, OwnKubeServer(*programs, Path(folder)) as server:
@@ -294,7 +294,7 @@ def own_kube() -> Iterator[OwnKubeServer]:
 
 
 def vault_kubernetes(vault: VaultServer, kube: KubeServer) -> str:
-    """Mounts Vault's Kubernetes auth method for this apiserver; returns where: `auth/<this>/login`."""
+    """Mount Vault's Kubernetes auth method for this apiserver; return its mount, as in `auth/MOUNT/login`."""
     mount = f"kubernetes-{secrets.token_hex(4)}"
     reviewer = kube.token_for("vault", "reviewer", seconds=DAY)
     kube.bind_cluster_role("system:auth-delegator", "vault", "reviewer")
@@ -312,7 +312,7 @@ def vault_kubernetes(vault: VaultServer, kube: KubeServer) -> str:
 def vault_kubernetes_role(
     vault: VaultServer, mount: str, namespace: str, service_account: str, hcl: str, **parameters: object
 ) -> str:
-    """A role of that method, for this ServiceAccount, with that policy; `parameters` as in auth/kubernetes/role."""
+    """Create a role of that method for this ServiceAccount, with that policy and these parameters; return its name."""
     policy = vault.new_policy(hcl)
     wanted = {
         "bound_service_account_names": [service_account],
@@ -325,16 +325,16 @@ def vault_kubernetes_role(
 
 
 class MountedConfigMap:
-    """A folder as kubelet mounts a ConfigMap, or a projected volume: the files change all at once, by a link's turn."""
+    """A folder as the kubelet mounts a ConfigMap or projected volume: a link changes all files at once."""
 
     def __init__(self, folder: Path, files: Mapping[str, str]) -> None:
-        """`files` is what each holds, by its name, which may have folders in it."""
+        """`files`: the content of each by its name, which may contain folders."""
         self.folder = folder
         folder.mkdir(parents=True)
         self.write(files)
 
     def write(self, files: Mapping[str, str]) -> None:
-        """Let it hold these files and no other."""
+        """Replace all files by these."""
         data, fresh = self.folder / "..data", self.folder / f"..{secrets.token_hex(4)}"
         former = data.resolve() if data.exists() else None
         for name, text in files.items():

@@ -24,7 +24,7 @@ NO_VAULT = f"no Vault: set {ADDRESS_VARIABLE}, put vault on PATH, or install Go 
 
 
 def find_vault() -> Path | None:
-    """The Vault program: on PATH, or else our own build."""
+    """Return the Vault program: on PATH, or else our own build."""
     if on_path := shutil.which("vault"):
         return Path(on_path)
     built = VAULT.folder / "vault"
@@ -32,7 +32,7 @@ def find_vault() -> Path | None:
 
 
 def vault_program() -> Path:
-    """The same, where there must be one. Raises FileNotFoundError."""
+    """Return the same. Raise FileNotFoundError if there is none."""
     if program := find_vault():
         return program
     raise FileNotFoundError(NO_VAULT)
@@ -53,7 +53,7 @@ class VaultServer:
         self._client.close()
 
     def request(self, method: str, path: str, json: object = None, token: str | None = None) -> httpx.Response:
-        """Ask for `path` (what follows /v1/), as root unless `token` is given; returns any answer, refusals too."""
+        """Request `path` (after /v1/), as root unless `token` is given; return any answer, refusals too."""
         headers = {"X-Vault-Token": self.root_token if token is None else token}
         return self._client.request(method, path, json=json, headers=headers)
 
@@ -61,29 +61,29 @@ class VaultServer:
         return self.request(method, path, json).raise_for_status().json()
 
     def new_mount(self, version: int = 2) -> str:
-        """A KV mount that no other test uses."""
+        """Return a KV mount that no other test uses."""
         mount = f"kv-{secrets.token_hex(4)}"
         self.request(
             "POST", f"sys/mounts/{mount}", {"type": "kv", "options": {"version": str(version)}}
         ).raise_for_status()
-        if version == 2:  # it answers 400 while it prepares itself in the background
+        if version == 2:  # it answers 400 until it is prepared
             wait_until(lambda: self.request("GET", f"{mount}/config").is_success, f"the mount {mount} to be usable")
         return mount
 
     def new_policy(self, hcl: str) -> str:
-        """A policy that no other test uses."""
+        """Return a policy that no other test uses."""
         name = f"test-{secrets.token_hex(4)}"
         self.request("PUT", f"sys/policies/acl/{name}", {"policy": hcl}).raise_for_status()
         return name
 
     def policy_token(self, hcl: str, **parameters: object) -> str:
-        """A token with that policy alone, without `default`; `parameters` as in auth/token/create, such as ttl="2s"."""
+        """Return a token with that policy alone, without `default`, and with these parameters, such as ttl="2s"."""
         wanted = {"policies": [self.new_policy(hcl)], "no_default_policy": True, "no_parent": True, **parameters}
         token: str = self._data("POST", "auth/token/create", wanted)["auth"]["client_token"]
         return token
 
     def approle(self, hcl: str, **parameters: object) -> tuple[str, str]:
-        """Role id and secret id of an AppRole with that policy and `default`; `parameters` as in auth/approle/role."""
+        """Return role id and secret id of an AppRole with that policy and `default`, and with these parameters."""
         if "approle/" not in self._data("GET", "sys/auth")["data"]:
             self.request("POST", "sys/auth/approle", {"type": "approle"}).raise_for_status()
         policy = self.new_policy(hcl)
@@ -133,7 +133,7 @@ class RaftVault(VaultServer):
         super().__exit__()
 
     def initialise(self) -> None:
-        """Make the storage, once; the server must be started, and is sealed still."""
+        """Initialise the storage, once. The server must be running, and stays sealed."""
         answer = self._data("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
         self.root_token, self._unseal_key = answer["root_token"], answer["keys"][0]
 
@@ -145,31 +145,31 @@ class RaftVault(VaultServer):
 
     @property
     def health(self) -> int:
-        """What sys/health answers: 200 the active node does, 429 a standby, 503 a sealed one."""
+        """Return the status of sys/health: 200 for the active node, 429 for a standby, 503 for a sealed one."""
         return self.request("GET", "sys/health").status_code
 
     def start(self) -> None:
-        """Start it: sealed, at the same address, with the storage it had."""
+        """Start it sealed, at the same address, with its storage."""
         self._process.start(lambda: self.request("GET", "sys/seal-status").is_success)
 
     def stop(self) -> None:
-        """Ask it to end, and wait for it."""
+        """Stop it, and wait for its end."""
         self._process.stop()
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill it, as a crash would."""
         self._process.kill()
 
     def freeze(self) -> None:
-        """Let it stand still: connections are accepted, by the kernel, and nothing is answered."""
+        """Freeze it: the kernel accepts connections, and nothing is answered."""
         self._process.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on, with all that was sent to it meanwhile."""
+        """Thaw it, with all that was sent to it meanwhile."""
         self._process.signal(signal.SIGCONT)
 
     def seal(self) -> None:
-        """Seal it: everything is answered with 503 from now on."""
+        """Seal it: from now on it answers everything with 503."""
         self.request("PUT", "sys/seal").raise_for_status()
 
     def unseal(self) -> None:
@@ -180,7 +180,7 @@ class RaftVault(VaultServer):
 
 @contextmanager
 def dev_vault() -> Iterator[VaultServer]:
-    """The running Vault that the environment names, or one of our own in memory, which ends with this context.
+    """Yield the running Vault that the environment names, or one of our own in memory, which stops with this context.
 
     Raises FileNotFoundError if there is neither. Kubernetes auth can be enabled in it.
     """
@@ -198,7 +198,7 @@ def dev_vault() -> Iterator[VaultServer]:
         process = Process(command, Path(folder))
         with VaultServer(f"http://127.0.0.1:{port}", "root") as server:
             try:
-                # The last thing that a dev server does on its way up is to mount secret/.
+                # A dev server mounts secret/ last while it starts.
                 process.start(lambda: server.request("GET", "secret/config").is_success)
                 yield server
             finally:
@@ -207,7 +207,7 @@ def dev_vault() -> Iterator[VaultServer]:
 
 @contextmanager
 def raft_vault(folder: Path) -> Iterator[RaftVault]:
-    """A Vault of our own with its storage in `folder`, unsealed. Raises FileNotFoundError if there is no program."""
+    """Yield a Vault with its storage in `folder`, unsealed. Raise FileNotFoundError if there is no program."""
     with RaftVault(vault_program(), folder) as server:
         server.start()
         server.initialise()
@@ -217,7 +217,7 @@ def raft_vault(folder: Path) -> Iterator[RaftVault]:
 
 @contextmanager
 def raft_cluster(folder: Path) -> Iterator[list[RaftVault]]:
-    """Three Vaults of our own that are one, the active one first. Raises FileNotFoundError if there is no program."""
+    """Yield a cluster of three Vaults, the active one first. Raise FileNotFoundError if there is no program."""
     with ExitStack() as stack:
         nodes = []
         for node in ("first", "second", "third"):
