@@ -42,7 +42,8 @@ class Provider(Protocol):
     def ready(self) -> None:
         """Return unless it is known that a request would not be sent now.
 
-        Raises the `ProviderCredentialRefused` that is known already. Now and then one request passes, to try again.
+        Raises the `ProviderCredentialRefused` or `ProviderUnavailable` that is known already. Now and then one request
+        passes, to try again.
         """
 
     def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:

@@ -22,6 +22,7 @@ from rotator.core.errors import (
     ProviderRateLimited,
     ProviderRequestRefused,
     ProviderUnavailable,
+    ProxyRefused,
 )
 from rotator.core.keys import CreatedKey, ListedKey, ProviderKey
 from rotator.core.ports import NO_CREDENTIAL
@@ -58,7 +59,8 @@ class ApiProvider(ABC):
 
     The credential is read at the first use and kept. It is read again after a refusal (if it then is another one, the
     refused request is repeated once) and after `look_again`. What reading it raises is passed on. While it is refused,
-    `circuit` is open: one request now and then tries it again, and all others fail unsent with the same error.
+    or the proxy refuses, `circuit` is open: one request now and then tries again, and all others fail unsent with the
+    same error.
 
     A 401 or 403 to anything but a list may concern that one request alone. A list of one page decides, for all threads
     and for some seconds.
@@ -75,7 +77,7 @@ class ApiProvider(ABC):
         self.traits = traits
         proxy = context.proxy
         self.errors = ErrorFactory(context.name, settings.base_url, traits.label, proxy.url if proxy else "")
-        self.circuit: Circuit[ProviderCredentialRefused] = Circuit(context.clock)
+        self.circuit: Circuit[ProviderCredentialRefused | ProxyRefused] = Circuit(context.clock)
         self.outage: Outage[ProviderError] = Outage(context.clock)
         self._base_url = settings.base_url.rstrip("/")
         self._host = urlsplit(settings.base_url).netloc.rpartition("@")[2]
@@ -293,12 +295,12 @@ class ApiProvider(ABC):
         self.circuit.enter()
         try:
             answer = self._authorised(operation, request, by, gone)
-        except (ProviderUnavailable, ProviderOutcomeUnknown) as error:
-            self.outage.failed(error)
-            raise
         except ProviderError as error:
-            self.outage.answered()
-            if isinstance(error, ProviderCredentialRefused):
+            if isinstance(error, ProviderUnavailable | ProviderOutcomeUnknown):
+                self.outage.failed(error)
+            else:
+                self.outage.answered()
+            if isinstance(error, ProviderCredentialRefused | ProxyRefused):  # many tries may lock an account
                 self.circuit.failed(error)
             raise
         self.outage.answered()

@@ -32,7 +32,7 @@ WAITS = (0.0, 0.5, 1.0, 2.0, 4.0)
 
 _READ_ERRORS = (ProviderCredentialRefused, ProviderRequestRefused, ProviderRateLimited, ProviderUnavailable)
 _ERRORS: dict[str, tuple[type[ProviderError], ...]] = {
-    "ready": (ProviderCredentialRefused,),
+    "ready": (ProviderCredentialRefused, ProviderUnavailable),
     "pages": _READ_ERRORS,
     "retrieve": _READ_ERRORS,
     "probe": (*_READ_ERRORS, ProviderKeyNotAccepted),

@@ -120,6 +120,22 @@ def test_a_proxy_that_refuses_the_credentials_is_not_the_provider(
     assert error.nothing_tried
 
 
+def test_wrong_credentials_are_not_tried_again_and_again(make: Make, proxy: Egress) -> None:
+    """Many tries may lock the account at the proxy."""
+    proxy.credentials = "edge-user:changed"
+    provider = make(credentials=CREDENTIALS)
+    errors = [refused(provider, operation) for operation in (*OPERATIONS, *OPERATIONS)]
+    assert len(set(map(str, errors))) == 1
+    assert len(proxy.asked) == 1
+    assert provider.error is errors[0]
+    with pytest.raises(ProxyRefused):
+        provider.ready()
+    proxy.credentials = CREDENTIALS
+    provider.look_again()
+    assert provider.create("n", {}, EXPIRY).id
+    assert provider.error is None
+
+
 def test_a_proxy_that_was_not_configured_may_want_credentials_too(sim: Simulator) -> None:
     reply = Reply(407, "<html><title>Log in</title></html>")
     with canned(lambda _: reply) as server:
