@@ -354,7 +354,10 @@ MUTATIONS = {
         "rollbacks", (UNDONE,), (Edit(superseded.to_confirm, "() if known else (current.record,)", "()"),)
     ),
     "as many orphans as there are": Mutation(
-        "meddling", (TOO_MANY,), (Edit(orphans.reason_to_hold, "to_end > limit", "False"),)
+        "meddling",
+        (TOO_MANY,),
+        (Edit(orphans.reason_to_hold, "to_end > limit", "False"),),
+        drawn={"max_orphans": (1,)},
     ),
     "nothing settles": Mutation("mixed", (UNSETTLED,), (Edit(orphans.orphans, "elif unsettled(key):", "elif False:"),)),
     "a create that was not answered is forgotten": Mutation(
@@ -397,6 +400,7 @@ MUTATIONS = {
         "mixed",
         (TOO_LONG,),
         (Edit(Rotation._believe, "answered is None or _is_longer(created, asked)", "answered is None"),),
+        drawn={"odd_grants": (0.3,)},
     ),
     "an expiry that was rounded down is left": Mutation(
         "races", (GRACE_CUT,), (Stub(expiry.corrected, lambda *_: None),), first=42
