@@ -477,6 +477,16 @@ MUTATIONS = {
         "no-expiry",
         (NOT_HELD,),
         (Edit(renewal.renewal_of, "else observation.target.lead", "else observation.target.lead / 8"),),
+        drawn={
+            "targets": (1,),
+            "hand": (1.0,),
+            "deeds": {"rollback": 1},
+            "commands": (0.0,),
+            "changes": (0.0,),
+            "unknown": (0.0,),
+            "stale": (0.0,),
+            "forced": (0.3,),
+        },
     ),
     "an orphan that no expiry ends is deleted at once": Mutation(
         "no-expiry-change",
