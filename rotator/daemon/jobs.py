@@ -1,97 +1,145 @@
-"""The jobs of the daemon: each has a thread of its own, so that none delays another.
+"""The jobs of the daemon: APScheduler, by the monotonic clock, on threads that run from the start.
 
-All threads run from the start, because a machine may have none left later. They wait by the monotonic clock, so a wall
-clock that is set changes nothing.
+APScheduler computes run times by the wall clock. Once that is set back by an hour, no job would run for an hour; once
+it is set forward by a year, all the runs of that year would be computed. Here the wall clock is only its notation:
+each job's next run is kept by the monotonic clock, and before each look at the jobs it is written down anew.
 """
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
-from rotator.core.errors import RotatorError
+from apscheduler.executors.base import BaseExecutor, run_job
+from apscheduler.job import Job
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+
 from rotator.core.ports import Clock, Listener
 from rotator.daemon.health import Health
-from rotator.runtime.threads import start
+from rotator.runtime.threads import Workers
 from rotator.telemetry.logging import unexpected
 
-AT_ONCE = float("-inf")
+LONGEST_WAIT = 1.0
+"""Seconds until the next look at the jobs, at most: so soon a wall clock that was set meanwhile is noticed."""
+
+NOISE = timedelta(seconds=0.1)
+"""By so much may the wall clock leave the monotonic one before the next runs are written down anew."""
 
 
-@dataclass(slots=True)
-class _Job:
-    name: str
-    seconds: float
-    work: Callable[[], None]
-    due: float  # monotonic
+class Every(BaseTrigger):  # type: ignore[misc]
+    """A run each so many seconds, counted from the one before. What was missed meanwhile is one run."""
+
+    def __init__(self, seconds: float, clock: Clock, *, at_once: bool = False) -> None:
+        """`at_once`: the first run is due now."""
+        self._seconds, self._clock = seconds, clock
+        self.due = clock.monotonic() + (0.0 if at_once else seconds)
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """When the job runs next, by the wall clock; with a previous time it is just about to run."""
+        if previous_fire_time is not None:
+            self.due = self._clock.monotonic() + self._seconds
+        return self.due_at(now)
+
+    def due_at(self, now: datetime) -> datetime:
+        """When the job runs next, by a wall clock that now shows this."""
+        return now + timedelta(seconds=self.due - self._clock.monotonic())
 
 
-class Jobs:
-    """Runs each job at its interval, counted from the start of the run before. Thread-safe."""
+class Jobs(BackgroundScheduler):  # type: ignore[misc]
+    """Runs each job in its turn. One that is under way still is not run beside itself."""
 
     def __init__(self, clock: Clock, emit: Listener, health: Health) -> None:
+        """`start` raises `RotatorError` when the threads cannot be started."""
+        self._job_threads = JobThreads()
+        super().__init__(
+            timezone=UTC,
+            executors={"default": self._job_threads},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        )
         self._clock, self._emit, self._health = clock, emit, health
-        self._jobs: dict[str, _Job] = {}
-        self._threads: list[threading.Thread] = []
-        self._changed = threading.Condition()
-        self._ended = False
+        self._wanted: set[str] = set()  # run_now was called, and the run has not begun
 
     def every(self, seconds: float, name: str, work: Callable[[], None], *, at_once: bool = False) -> None:
-        """Add a job before the start. With `at_once` its first run is due at the start."""
-        self._jobs[name] = _Job(name, seconds, work, AT_ONCE if at_once else self._clock.monotonic() + seconds)
-
-    def start(self) -> None:
-        """Start the threads. Raises `RotatorError` if the machine has too few."""
-        try:
-            for job in self._jobs.values():
-                thread = threading.Thread(target=self._run, args=(job,), name=f"job {job.name}", daemon=True)
-                self._threads.append(start(thread))
-        except RotatorError:
-            self.end()
-            raise
+        """Add a job."""
+        self.add_job(self._run, Every(seconds, self._clock, at_once=at_once), (name, work), id=name)
 
     def change(self, name: str, seconds: float) -> None:
         """Give a job another interval, from now on."""
-        with self._changed:
-            self._jobs[name].seconds, self._jobs[name].due = seconds, self._clock.monotonic() + seconds
-            self._changed.notify_all()
+        self.reschedule_job(name, trigger=Every(seconds, self._clock))
 
     def run_now(self, name: str) -> None:
-        """Run a job at once, or after the run that is under way."""
-        with self._changed:
-            self._jobs[name].due = AT_ONCE
-            self._changed.notify_all()
+        """Have a job run at once, and then in its turn. May be called before the start."""
+        self._wanted.add(name)
+        self.get_job(name).trigger.due = self._clock.monotonic()
+        if self.running:
+            self.wakeup()
+
+    def has_run(self, name: str) -> None:
+        """Run a job again that was wanted while it ran: APScheduler skips a run beside another."""
+        if name in self._wanted:
+            self.run_now(name)
 
     def problems(self) -> Iterator[str]:
-        """Yield a problem for each thread that has ended and should not have."""
-        if not self._ended:
-            yield from (f"the thread {thread.name} has ended" for thread in self._threads if not thread.is_alive())
+        """The threads that have ended, though they should not have."""
+        if self._thread is not None and not self._thread.is_alive():
+            yield "the thread that runs the jobs has ended"
+        yield from self._job_threads.problems()
 
-    def end(self) -> None:
-        """End each thread after the run that is under way, without waiting for it."""
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+    def _run(self, name: str, work: Callable[[], None]) -> None:
+        self._wanted.discard(name)
+        try:
+            with self._health.doing(name):
+                work()
+        except Exception as error:
+            self._emit(unexpected(f"the job {name}", error))
 
-    def _run(self, job: _Job) -> None:
-        while self._wait(job):
-            try:
-                with self._health.doing(job.name):
-                    job.work()
-            except Exception as error:
-                with suppress(Exception):  # the log itself failed
-                    self._emit(unexpected(f"the job {job.name}", error))
-            with self._changed:  # runs that were missed meanwhile are skipped
-                if AT_ONCE < job.due <= (now := self._clock.monotonic()):
-                    job.due = now + job.seconds
+    def _process_jobs(self) -> float:
+        """APScheduler's one step: run what is due, and return how many seconds to wait until the next look."""
+        try:
+            now = datetime.now(UTC)
+            for job in self.get_jobs():
+                at = job.trigger.due_at(now)
+                if abs(at - job.next_run_time) > NOISE:
+                    job.modify(next_run_time=at)
+            wait = super()._process_jobs()
+        except Exception as error:  # the thread would end, and with it every job
+            self._emit(unexpected("running the jobs", error))
+            return LONGEST_WAIT
+        return LONGEST_WAIT if wait is None else min(wait, LONGEST_WAIT)
 
-    def _wait(self, job: _Job) -> bool:
-        """Wait until the job is due, and return True; return False at the end."""
-        with self._changed:
-            while not self._ended:
-                now = self._clock.monotonic()
-                if job.due <= now:
-                    job.due = now + job.seconds
-                    return True
-                self._changed.wait(job.due - now)
-        return False
+
+class JobThreads(BaseExecutor):  # type: ignore[misc]
+    """Runs jobs: each has a thread, for most may wait for an answer or a file, and none is to hold up another.
+
+    APScheduler's own pool starts its threads on demand, and counts a job wrongly when it cannot.
+    """
+
+    _workers: Workers | None = None
+
+    def start(self, scheduler: BackgroundScheduler, alias: str) -> None:
+        """Start the threads. Raises `RotatorError` when that is not possible."""
+        super().start(scheduler, alias)
+        self._workers = Workers(len(scheduler.get_jobs()), "job")
+
+    def problems(self) -> Iterator[str]:
+        """The threads that have ended, though they should not have."""
+        if self._workers is not None:
+            yield from self._workers.problems()
+
+    def _do_submit_job(self, job: Job, run_times: Sequence[datetime]) -> None:
+        if self._workers is not None:  # which `start` comes before
+            self._workers.submit(partial(self._run, job, run_times))
+
+    def _run(self, job: Job, run_times: Sequence[datetime]) -> None:
+        try:
+            events = run_job(job, job._jobstore_alias, run_times, self._logger.name)
+        except BaseException as error:
+            self._run_job_error(job.id, error, error.__traceback__)
+        else:
+            self._run_job_success(job.id, events)
+        self._scheduler.has_run(job.id)
+
+    def shutdown(self, wait: bool = True) -> None:  # noqa: ARG002 - the base's signature; what runs ends with the program
+        """Have the threads end after what they do now."""
+        if self._workers is not None:
+            self._workers.end()

@@ -1,6 +1,6 @@
 """The daemon: its jobs, signals, HTTP pages and end.
 
-One job for each kind of work, never one for each target. The dispatcher works on targets.
+One scheduler job for each kind of work, never one for each target. The dispatcher works on targets.
 """
 
 import contextlib
@@ -118,7 +118,7 @@ class Daemon:
             if self._lease is not None:
                 self._lease.start()
             jobs.start()
-            stack.callback(jobs.end)
+            stack.callback(jobs.shutdown, wait=False)
             self._systemd.send(systemd.READY)
             number = self._obey_signals()
             self._systemd.send(systemd.STOPPING)

@@ -23,12 +23,13 @@ from rotator.runtime.redact import NAMES, printable, scrub_foreign, scrub_lines,
 from rotator.telemetry.log_writer import Dropped, LineWriter, Stderr
 
 QUIET = {
+    "apscheduler": logging.ERROR,  # it warns of each run that it leaves out, because the one before is not over yet
     "httpcore": logging.WARNING,
     "httpx": logging.WARNING,
     "hvac": logging.WARNING,
     "urllib3": logging.WARNING,
 }
-"""Libraries that log each request, some with its headers, and the lowest level that is useful."""
+"""Libraries that log each request or job, some with its headers, and the level from which on they are of use."""
 
 _FIRST = ("timestamp", "level", "event", "target")
 _RESERVED = frozenset((*_FIRST, "logger"))

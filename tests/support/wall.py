@@ -6,6 +6,8 @@ from datetime import datetime, timedelta, tzinfo
 BY_THE_WALL_CLOCK = (
     "rotator.runtime.clock",
     "rotator.daemon.main",
+    "rotator.daemon.jobs",
+    "apscheduler.schedulers.base",
 )
 """The modules that a daemon asks for the time."""
 

@@ -194,20 +194,19 @@ def test_a_worker_that_has_ended_is_named() -> None:
 
 
 @_dies
-def test_a_job_whose_thread_ended_is_named() -> None:
+def test_jobs_that_nobody_runs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SystemClock()
     jobs = Jobs(clock, lambda _: None, Health(clock))
     assert list(jobs.problems()) == []
 
-    def ends() -> None:
+    def ends(_: Jobs) -> float:
         raise SystemExit
 
-    jobs.every(3600, "sweep", ends, at_once=True)
-    jobs.every(3600, "tick", lambda: None)
-    jobs.start()
-    wait_until(lambda: list(jobs.problems()) == ["the thread job sweep has ended"], "it to be noticed")
-    jobs.end()
-    assert list(jobs.problems()) == [], "they are meant to"
+    with monkeypatch.context() as patch:
+        patch.setattr(Jobs, "_process_jobs", ends)
+        jobs.start()
+        wait_until(lambda: list(jobs.problems()) == ["the thread that runs the jobs has ended"], "it to be noticed")
+    jobs.shutdown(wait=False)
 
 
 def test_a_job_that_does_not_end_is_named() -> None:
@@ -223,7 +222,7 @@ def test_a_job_that_does_not_end_is_named() -> None:
     wait_until(lambda: later(clock, health) == ["files has made no progress"], "it to be noticed")
     gate.set()
     wait_until(lambda: later(clock, health) == [], "it to end")
-    jobs.end()
+    jobs.shutdown(wait=False)
 
 
 def later(clock: ForwardedClock, health: Health) -> list[str]:

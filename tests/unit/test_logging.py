@@ -255,7 +255,7 @@ def test_a_secret_in_an_exception_does_not_come_out(
         fail(secret, shape)
     except Exception as error:
         log_event(unexpected("a test", error, "billing"))
-        logging.getLogger("hvac.adapters").exception("Request raised")
+        logging.getLogger("apscheduler.executors").exception("Job raised")
         structlog.get_logger("stamina").error("oh", caused_by=repr(error), exc_info=error)
     text = "\n".join(lines())
     assert text.count("Careless") >= 3
@@ -285,6 +285,15 @@ def test_a_secret_in_a_field_does_not_come_out(
 
 
 # --- libraries -------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_is_left_out_because_it_still_runs_is_no_news(log: Callable[..., Log]) -> None:
+    lines = log(level="debug")
+    logger = logging.getLogger("apscheduler.scheduler")
+    logger.warning("Execution of job skipped: maximum number of running instances reached (1)")
+    assert lines() == []
+    logger.error("out of threads")
+    assert parsed(lines)[0]["event"] == "out of threads"
 
 
 @pytest.mark.parametrize("name", ["httpcore", "httpx", "hvac", "urllib3", "httpx._client", "urllib3.connectionpool"])

@@ -35,7 +35,7 @@ def test_the_program_imports_nothing_heavy_before_it_handles_signals() -> None:
         "pydantic",
         "httpx",
         "hvac",
-        "jinja2",
+        "apscheduler",
         "rotator.cli.main",
         "rotator.daemon.main",
         "rotator.core.errors",

@@ -21,7 +21,7 @@ from rotator.telemetry.metrics import Metrics
 
 def run_daemon(common: Common) -> None:
     """Run the daemon until a signal stops it."""
-    from rotator.daemon.main import Daemon  # with jinja2, which `run --once` does not need
+    from rotator.daemon.main import Daemon  # APScheduler: `run --once` does without
 
     common.start_logging("info")
     Daemon(common.config, os.environ, SystemClock(), Metrics(__version__), log_event, SIGNALS).run()
