@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from rotator.core.errors import ProviderError, ProviderKeyNotAccepted
+from rotator.core.errors import ProviderError, ProviderKeyNotAccepted, ProviderRateLimited
 from rotator.core.keys import ProviderKey
 from rotator.testing.trial import LIFETIME, ContractBroken, Trial, demand, new_name
 
 ROUNDING = timedelta(minutes=1)
 """By how much an expiry may differ from the requested one."""
+
+TRIES_AFTER_429 = 3
+"""How often a check is repeated that the provider refused with 429."""
 
 Check = Callable[[Trial], None]
 
@@ -246,6 +249,10 @@ def hold(trial: Trial) -> Iterator[Result]:
         if check is two_differ or not applies(check, trial):
             continue
         result = _result(check, trial)
+        for _ in range(TRIES_AFTER_429):  # `before` waits for as long as the provider asked
+            if not isinstance(result.error, ProviderRateLimited):
+                break
+            result = _result(check, trial)
         yield result
         if check is created and not trial.has_key:
             return

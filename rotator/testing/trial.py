@@ -50,6 +50,7 @@ class ContractBroken(AssertionError):
 
 def demand(holds: object, otherwise: str) -> None:
     """Raise `ContractBroken` unless it holds."""
+    __tracebackhide__ = True  # pytest shows the check, and not this function
     if not holds:
         raise ContractBroken(otherwise)
 

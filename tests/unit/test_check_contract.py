@@ -1,15 +1,17 @@
 """`check --provider-contract`: what it asks before, what it shows, and that the key is gone afterwards."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.installation import Installation, Result, installation
+from support.installation import Installation, installation
 
 from rotator.core.keys import KeyName
 from rotator.simulator import Fault
-from rotator.testing.contract import CHECKS
+from rotator.testing.contract import CHECKS, Outcome, Result
+from rotator.testing.trial import Trial
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Installatio
 HOLD = ("check", "--provider-contract", "respan", "--yes")
 
 
-def outcomes(ended: Result) -> list[str]:
+def outcomes(ended: subprocess.CompletedProcess[str]) -> list[str]:
     return [check["outcome"] for check in json.loads(ended.stdout)["checks"]]
 
 
@@ -94,6 +96,17 @@ def test_a_refused_credential_ends_with_3(made: Installation) -> None:
     ended = made.run(*HOLD, "--json", status=3)
     assert outcomes(ended)[-1] == "unknown"
     assert "refused the management credential" in json.loads(ended.stdout)["checks"][-1]["error"]
+
+
+def test_an_interrupted_command_removes_its_key(made: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hold(trial: Trial) -> Iterator[Result]:
+        if trial.key.id:
+            raise KeyboardInterrupt
+        yield Result("never", Outcome.KEPT)
+
+    monkeypatch.setattr("rotator.cli.commands.contract.hold", hold)
+    made.run(*HOLD, status=130)
+    assert len(made.simulator.vendor.keys) == 1
 
 
 def test_a_key_that_cannot_be_removed_is_named(made: Installation) -> None:

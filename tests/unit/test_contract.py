@@ -19,7 +19,12 @@ import pytest
 
 import rotator.testing
 from rotator.config.provider_type import ConnectedProvider
-from rotator.core.errors import ProviderCredentialRefused, ProviderOutcomeUnknown, ProviderUnavailable
+from rotator.core.errors import (
+    ProviderCredentialRefused,
+    ProviderOutcomeUnknown,
+    ProviderRateLimited,
+    ProviderUnavailable,
+)
 from rotator.core.keys import CreatedKey, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters
@@ -277,6 +282,31 @@ def test_a_broken_create_ends_no_trial_of_a_key_that_has_an_id(monkeypatch: pyte
         outcomes = [result.outcome for result in hold(one)]
     assert outcomes.count(Outcome.BROKEN) == 1
     assert len(outcomes) == len(CHECKS) - 1
+
+
+def test_a_check_that_met_a_rate_limit_is_repeated() -> None:
+    class Limited(Issuer):
+        left = 2
+
+        def retrieve(self, key_id: str) -> ProviderKey | None:
+            self.left -= 1
+            if self.left >= 0:
+                raise ProviderRateLimited("too many", 1.0)
+            return super().retrieve(key_id)
+
+    with trial(Limited()) as one:
+        assert {result.outcome for result in hold(one)} == {Outcome.KEPT}
+
+
+def test_a_rate_limit_that_lasts_shows_nothing_about_the_contract() -> None:
+    class Limited(Issuer):
+        def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
+            raise ProviderRateLimited("too many", 1.0)
+
+    with trial(Limited()) as one:
+        *_, last = hold(one)
+    assert last.outcome is Outcome.UNKNOWN
+    assert one.left_behind == []
 
 
 def test_nothing_is_looked_for_when_nothing_was_created() -> None:
