@@ -19,6 +19,7 @@ from rotator.core.plan import Plan, Reason, State
 from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import timestamp
+from rotator.core.versions import Record
 from rotator.protocol.reconciler import Report
 from rotator.protocol.sweeper import Sweeper, SweepReport
 from rotator.runtime.threads import start
@@ -181,7 +182,12 @@ def served(plan: Plan | None) -> str:
         return "the key that they read before: the path is absent, and an application that starts now finds no key"
     if plan.current is None or plan.state is State.MISSING:
         return "no live key"
-    return f"the key {plan.current.key_id}, until {timestamp(plan.current.expires_at)}"
+    return f"the key {plan.current.key_id}, {lifetime(plan.current, plan)}"
+
+
+def lifetime(current: Record, plan: Plan) -> str:
+    """Return until when the current key works, in words."""
+    return "which never expires" if plan.is_endless else f"until {timestamp(current.expires_at)}"
 
 
 def adoption_advice(target: Target) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from rotator.app.passes import adoption_advice, served
+from rotator.app.passes import adoption_advice, lifetime, served
 from rotator.cli.check import OnlineFinding
 from rotator.cli.exit_status import DONE, NOT_ALL_DONE, status_of_all
 from rotator.config.provider_load import ProviderLoad
@@ -152,7 +152,7 @@ def _outcome_lines(report: Report) -> Iterator[str]:
         return
     if made is None or made.current is None:
         return
-    key = f"key {made.current.key_id}, until {timestamp(made.current.expires_at)}"
+    key = f"key {made.current.key_id}, {lifetime(made.current, made)}"
     if word == "rotated":
         yield f"{name}: rotated ({report.attempted}): {key}"
     elif word == "rolled-back":

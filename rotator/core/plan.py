@@ -115,6 +115,7 @@ class Plan:
     actions: tuple[Action, ...] = ()
     renewal: Renewal | None = None  # of the current key
     wake_at: datetime | None = None  # when time alone changes this plan
+    is_endless: bool = False  # the current key never expires: by the end that its record shows it is to be replaced
 
     def unenforced(self, now: datetime) -> tuple[Superseded, ...]:
         """Return the superseded keys that work, have another place's name, and so outlive their grace."""
@@ -175,6 +176,7 @@ def plan(
         actions=(*rotation, *others),
         renewal=renewal,
         wake_at=min((moment for moment in moments if moment > now), default=None),
+        is_endless=not observation.traits.keys_expire,
     )
 
 

@@ -74,7 +74,7 @@ def _of_each(
 ) -> Iterator[str]:
     yield family(
         "key_expiry_timestamp_seconds",
-        "When the served key expires.",
+        "When the served key expires; if it never does, by when it is to be replaced.",
         "target",
         {name: record.expires_at.timestamp() for name, record in served.items()},
     )

@@ -238,7 +238,8 @@ def _life(status: TargetStatus, now: datetime) -> Life | None:
         ("reserve", max(at, graced), 100.0),
     )
     over = left <= timedelta(0)
-    words = f"expired {in_units(-left)} ago" if over else f"{in_units(left)} of {in_units(life)} left"
+    ended = "was to be replaced" if plan.is_endless else "expired"
+    words = f"{ended} {in_units(-left)} ago" if over else f"{in_units(left)} of {in_units(life)} left"
     return Life(
         zones=[Zone(escape(name), begin, round(end - begin, 1)) for name, begin, end in zones if end > begin],
         point=max(0.0, due - 0.4),

@@ -391,6 +391,8 @@ def test_the_bar_has_words_for_a_screen_reader() -> None:
         "14 h of 1 d left; renewal at 75% of the lifetime, grace of the old key until 92%"
     )
     assert bar(due(current=record(issued=-15, expires=9)))[1].startswith("expired 1 h ago;")
+    endless = due(current=record(issued=-15, expires=9), is_endless=True)
+    assert bar(endless)[1].startswith("was to be replaced 1 h ago;")
 
 
 # --- which targets ---------------------------------------------------------------------------------------------------
