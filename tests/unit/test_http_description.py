@@ -145,6 +145,10 @@ BAD: list[tuple[dict[str, Any], dict[str, str]]] = [
         {"answer.expires_at": f"is of no use, since create does not send when the key expires: {EXPIRY}"},
     ),
     (
+        {"create.body.expires_at": None, "answer.expires_at": None},
+        {"expire": "is of no use, since create does not send when the key expires"},
+    ),
+    (
         {"list.ids_only": True, "retrieve": None},
         {"list.ids_only": "needs the table retrieve, by which each id is looked up"},
     ),

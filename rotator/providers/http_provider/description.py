@@ -121,7 +121,7 @@ class _Reader:
             if getattr(settings, option) is None:
                 self._report((option,), "is required without a preset")
         if create is not None and settings.answer is not None:
-            self._expiry(create, settings.answer)
+            self._expiry(create, settings.answer, expire if settings.can_set_expiry else None)
         whole = create and listing and delete and settings.list and settings.answer and settings.label
         if self._mistakes or not whole:
             return Reading(None, tuple(self._mistakes))
@@ -217,7 +217,7 @@ class _Reader:
         if settings.ids_only and self._settings.retrieve is None:
             self._report(("list", "ids_only"), "needs the table retrieve, by which each id is looked up")
 
-    def _expiry(self, create: Operation, answer: AnswerSettings) -> None:
+    def _expiry(self, create: Operation, answer: AnswerSettings, expire: Operation | None) -> None:
         is_shown = answer.expires_at is not None or answer.expires_in is not None
         is_sent = not EXPIRY.isdisjoint(create.names)
         if is_sent and not is_shown:
@@ -228,6 +228,8 @@ class _Reader:
             self._report(
                 ("answer", option), f"is of no use, since create does not send when the key expires: {several}"
             )
+        elif expire is not None and not is_sent:
+            self._report(("expire",), "is of no use, since create does not send when the key expires")
 
     # --- variables and options ---------------------------------------------------------------------------------------
 
