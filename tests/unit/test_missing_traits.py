@@ -17,7 +17,8 @@ from support.world import (
     refuse,
 )
 
-from rotator.cli.output import sweep_lines
+from rotator.app.passes import served
+from rotator.cli.output import report_lines, sweep_lines
 from rotator.core.errors import ClockDisagrees, ProviderRequestRefused, ProviderUnavailable, TooManyOrphans
 from rotator.core.events import EventType
 from rotator.core.orphans import OrphanState, Outcome, by_place
@@ -182,6 +183,14 @@ def test_a_key_that_never_expires_is_due_by_its_age_and_works_while_nothing_repl
     assert reconciler.reconcile(world.target).rotated
     assert world.served() is not first
     assert not world.broken
+
+
+def test_a_key_that_never_expires_is_shown_without_an_end(traits: Traits) -> None:
+    world = world_of(traits)
+    report = world.reconciler().reconcile(world.target)
+    end = "which never expires" if traits is ENDLESS else "until 2026-03-02T12:00:00Z"
+    assert [*report_lines(report)] == [f"billing-api: rotated (first): key tk_0001, {end}"]
+    assert served(report.plan) == f"the key tk_0001, {end}"
 
 
 def test_a_sweep_replaces_a_served_key_that_is_gone_however_old_it_is() -> None:
