@@ -48,7 +48,7 @@ class Traits:
         if not self.can_set_expiry:
             limits.append(f"{self.label}'s keys cannot be extended: `rotator extend` and a longer grace do not work")
         if self.reports_use == "no":
-            limits.append(f"{self.label} does not show what a key has used: rotator cannot see that a cap is spent")
+            limits.append(f"rotator sees no use of {self.label}'s keys, so it cannot notice that a cap is spent")
         if self.key_pattern is None:
             limits.append(f"{self.label}'s keys have no pattern: output hides a key only while rotator holds its text")
         return tuple(limits)

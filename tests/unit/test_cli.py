@@ -291,7 +291,7 @@ def test_check_looks_at_the_configuration_only(invoke: Invoke, made: Installatio
             "share": 0.0,
         }
     ]
-    no_use = "Respan does not show what a key has used: rotator cannot see that a cap is spent"
+    no_use = "rotator sees no use of Respan's keys, so it cannot notice that a cap is spent"
     assert ended.json()["limits"] == {"respan": [no_use]}
     shown = invoke("check").out
     assert f"limit: respan: {no_use}\n" in shown

@@ -151,7 +151,7 @@ FULL = Traits("Acme", reports_use="list", key_pattern="acme-[0-9]+")
             replace(FULL, can_set_expiry=False, keys_expire=False),
             ["Acme's keys never expire", "Acme's keys cannot be extended"],
         ),
-        (replace(FULL, reports_use="no"), ["Acme does not show what a key has used"]),
+        (replace(FULL, reports_use="no"), ["rotator sees no use of Acme's keys"]),
         (replace(FULL, key_pattern=None), ["Acme's keys have no pattern"]),
     ],
 )
