@@ -115,6 +115,14 @@ class Observation:
         key = self._key(record)
         return None if key is None else self.scope.owns(key.name)
 
+    def is_another(self, key: ProviderKey) -> bool:
+        """Return whether a key has the id of one that the path holds, and the name of another key of this path.
+
+        Some providers use the id of a deleted key again. The key that the path holds is gone then.
+        """
+        names = {entry.record.key_name for entry in self.entries if entry.record and entry.record.key_id == key.id}
+        return bool(names) and key.name not in names and self.scope.owns(key.name)
+
     def is_cut_short(self, record: Record, now: datetime) -> bool:
         """Return whether the provider shows that the current key will expire before its record says."""
         key = self._key(record)

@@ -104,7 +104,7 @@ class Comparison:
             return
         observation = _read(observer, target, [*mine, *unreadable])
         record, now = _served(observation), self._ports.clock.now()
-        entry = self._keys.get(record.key_id) if record else None
+        entry = self._entry_of(observation, record)
         if unreadable:
             self._flawed[target.name] = KeyUnreadable(target.path, unreadable)
         elif entry is not None and not observation.scope.owns(entry.name):
@@ -120,6 +120,11 @@ class Comparison:
         if seen is not Sighting.NOT_DUE:
             observation = self._count(observation, seen, mine)
         self._judge(observer, observation, mine)
+
+    def _entry_of(self, observation: Observation, record: Record | None) -> ProviderKey | None:
+        """Return what the list shows of a key; None for another key that has its id now."""
+        entry = self._keys.get(record.key_id) if record else None
+        return None if entry is None or observation.is_another(entry) else entry
 
     def _fail(self, observer: Observer, target: Target, error: RotatorError) -> None:
         self._failed[target.name] = error
@@ -138,7 +143,7 @@ class Comparison:
             key = self._keys.get(entry.key_id or "")
             if key is not None and key.id != served.key_id:
                 observation = observer.memory.note(observation, key.id, key, listed=True)
-        key = self._keys.get(served.key_id)
+        key = self._entry_of(observation, served)
         was_gone = observation.is_gone(self._ports.clock.now())  # the credential may have been another one then
         if served.key_id in unreadable and not was_gone:
             return observation
@@ -218,7 +223,7 @@ class Comparison:
         observation = observer.read_current(target)
         now = self._ports.clock.now()
         record = _live(observation, now)
-        entry = self._keys.get(record.key_id) if record else None
+        entry = self._entry_of(observation, record)
         if record is None or (entry is not None and not entry.expires_by(now)):
             return
         observation = observer.look_up(observation, record, self._ports.budget)

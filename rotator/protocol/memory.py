@@ -239,6 +239,8 @@ class Memory:
         `listed`: in its list, which may be older than any version of the path. `asked`: the request that was just made.
         It is kept while the provider shows the same expiry.
         """
+        if key is not None and observation.is_another(key):
+            key = None
         at_version, name = 0 if listed else observation.history.current_version, observation.target.name
         with self._noting:  # a sweep and a pass may both be learning about this target
             before = self.seen.get(name, {}).get(key_id)

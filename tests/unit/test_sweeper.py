@@ -105,6 +105,28 @@ def test_a_key_that_never_expires_is_shortened_too() -> None:
     assert lonely.expires_at is not None
 
 
+def test_a_served_key_whose_id_the_provider_uses_again_is_replaced() -> None:
+    world = World()
+    rotated(world)
+    served = world.served()
+    assert served is not None
+    world.vendor.revoke(served.id)
+    later = orphan(world, version=2)
+    del world.vendor.keys[later.id]
+    later.id = served.id  # as databases do that count on from the largest id
+    world.vendor.keys[later.id] = later
+
+    sweep(world)
+    current = world.served()
+    assert current is not None
+    assert current.id != later.id
+    assert world.vendor.alive(current)
+    assert world.vendor.alive(later), "it is an orphan once no version holds its id"
+    world.clock.advance(world.target.grace_period)
+    world.reconciler("tidy").reconcile(world.target)
+    assert [(o.key.name, o.outcome) for o in sweep(world).orphans] == [(later.name, Outcome.SHORTENED)]
+
+
 class WithoutExpiry(VendorClient):
     """A provider whose answers show no expiry: only the id is certain."""
 
