@@ -1898,14 +1898,14 @@ def test_a_failure_after_a_rollback_does_not_hide_that_it_was_done(call: str) ->
     assert world.served() is by_id(world, 1)
 
 
-@pytest.mark.parametrize("what", ["gone", "ended", "not ours", "gone meanwhile"])
+@pytest.mark.parametrize("what", ["gone", "expired", "not ours", "gone meanwhile"])
 def test_a_previous_key_that_does_not_work_is_not_served(what: str) -> None:
     world = World()
     a = previous(world)
     key = by_id(world, 1)
     if what == "gone":
         world.vendor.revoke(key.id)
-    elif what == "ended":
+    elif what == "expired":
         world.clock.advance(22 * HOUR)
         world.vendor.keys["tk_0002"].expires_at = None
         a = world.reconciler("fresh")
