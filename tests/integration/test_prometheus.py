@@ -123,7 +123,7 @@ def everything_breaks_and_heals(watched: Watched, daemon: Daemon, seen: Promethe
     )
     near = seen.firing()["RotatorKeyNearExpiry"]
     assert [alert["labels"]["target"] for alert in near] == ["a"], "b is no longer ours"
-    assert near[0]["annotations"]["summary"].startswith("The key of a ends in ")
+    assert near[0]["annotations"]["summary"].startswith("The key of a expires in ")
 
     watched.link.mode = "refuse"
     seen.wait_for("RotatorStoreDown")
