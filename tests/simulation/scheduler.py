@@ -84,18 +84,15 @@ class Scheduler:
         self._stuck = stuck
         self.rng = Random(seed)
         self.clock = FakeClock()
+        self.now = 0.0  # by that clock
         self.steps: list[Step] = []
         self.actors: list[Actor] = []
         self.happenings: list[Happening] = []
         self.ends: Callable[[], bool] = lambda: False
         self.crashed: Callable[[str], None] = lambda text: None
-        self._main = Actor("main", Random(0), lambda: None, Freezable("main"))
+        self._main = Actor("main", Random(0), lambda: None, Freezable("main"), wake=NEVER)
         self.running = self._main
         self._over = False
-
-    @property
-    def now(self) -> float:
-        return self.clock.monotonic()
 
     def note(
         self, actor: str, operation: str, subject: str, what: str, part_of: int = 0, *, is_shown: bool = True
@@ -174,21 +171,17 @@ class Scheduler:
     def _choose(self, last: Actor) -> Actor:
         rng = self.rng
         while not self.ends():
-            now = self.now
-            ready: list[Actor | Happening] = [
-                actor for actor in self.actors if actor.wake <= now and actor.process.frozen_until <= now
-            ]
-            ready += [happening for happening in self.happenings if happening.wake <= now]
-            if not ready:
-                moments = [actor.wake for actor in self.actors if actor.process.frozen_until <= actor.wake]
-                moments += [
-                    actor.process.frozen_until for actor in self.actors if actor.wake < actor.process.frozen_until
-                ]
-                moments += [happening.wake for happening in self.happenings]
-                self.clock.sleep(max(min(moments) - now, 1e-6))
+            is_ready = last.wake <= self.now and last.process.frozen_until <= self.now
+            ready = [] if is_ready else self._ready()
+            if not (is_ready or ready):
+                self._advance()
                 continue
             keeps = rng.random() < 0.5  # runs of steps by one actor find as much as a mixture
-            chosen = last if keeps and last in ready else ready[int(rng.random() * len(ready))]
+            if is_ready and keeps:
+                chosen: Actor | Happening = last
+            else:
+                ready = ready or self._ready()
+                chosen = ready[int(rng.random() * len(ready))]
             if isinstance(chosen, Happening):
                 chosen.wake = chosen.act()
                 continue
@@ -198,3 +191,16 @@ class Scheduler:
                 return chosen
             chosen.wake = self.now + more
         return self._main
+
+    def _ready(self) -> list[Actor | Happening]:
+        now = self.now
+        actors = [actor for actor in self.actors if actor.wake <= now and actor.process.frozen_until <= now]
+        return [*actors, *(happening for happening in self.happenings if happening.wake <= now)]
+
+    def _advance(self) -> None:
+        """Let the time pass until the next is ready."""
+        moments = [actor.wake for actor in self.actors if actor.process.frozen_until <= actor.wake]
+        moments += [actor.process.frozen_until for actor in self.actors if actor.wake < actor.process.frozen_until]
+        moments += [happening.wake for happening in self.happenings]
+        self.clock.sleep(max(min(moments) - self.now, 1e-6))
+        self.now = self.clock.monotonic()
