@@ -531,7 +531,7 @@ def test_where_it_is_not_clear_whether_a_page_follows_the_list_is_not_complete(
 
 
 @pytest.mark.parametrize("kind", ["page from 0 without a total", "offset", "cursor"])
-def test_a_provider_that_shows_one_page_for_ever_is_noticed(kind: str) -> None:
+def test_a_provider_that_repeats_one_page_is_noticed(kind: str) -> None:
     """It ignores the number, or gives the same cursor again."""
     body = {"data": entries("a", "b"), "next": "a"}
     with canned(lambda _: Reply(200, body)) as server, made(server.address, changed(PAGINGS[kind][0])) as provider:
@@ -661,7 +661,7 @@ def test_the_text_of_a_new_key_in_a_failed_create_is_not_quoted(field: str, is_n
         (Reply(429, "busy"), 30),
     ],
 )
-def test_too_many_requests_are_told_from_body_or_header(reply: Reply, seconds: float) -> None:
+def test_a_429_names_its_wait_in_body_or_header(reply: Reply, seconds: float) -> None:
     with answered({"POST /keys": reply}) as (provider, _), pytest.raises(ProviderRateLimited) as caught:
         provider.create(NAME, {}, EXPIRY)
     assert caught.value.retry_after == seconds

@@ -85,7 +85,7 @@ def test_a_wall_clock_that_is_set_changes_nothing(
 
 
 def test_a_machine_that_slept_skips_no_job_and_runs_none_twice(rig: Rig) -> None:
-    """By itself APScheduler skips what is a second late, and would skip a sweep for another quarter of an hour."""
+    """A skipped sweep would come a quarter of an hour later."""
     jobs = {name: rig.count(seconds, name) for name, seconds in (("tick", 60), ("sweep", 3600))}
     rig.jobs.start()
     rig.clock.ahead = 90_000.0

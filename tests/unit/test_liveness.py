@@ -194,7 +194,7 @@ def test_a_worker_that_has_ended_is_named() -> None:
 
 
 @_dies
-def test_jobs_that_nobody_runs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_without_a_thread_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SystemClock()
     jobs = Jobs(clock, lambda _: None, Health(clock))
     assert list(jobs.problems()) == []
