@@ -9,9 +9,20 @@ import re
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from rotator.core.secrets import Secret
-from rotator.runtime.spellings import Span, condensed, decoded, fragments, is_wordy, joined, merged, occurrences, plain
+from rotator.runtime.spellings import (
+    Span,
+    condensed,
+    decoded,
+    fragments,
+    joined,
+    length_as_words,
+    merged,
+    occurrences,
+    plain,
+)
 
 HIDDEN = "[hidden]"
 
@@ -58,13 +69,35 @@ def without_controls(text: str) -> str:
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    """The secrets, each with its `length_as_words`, and all that is kept of their texts."""
+
+    secrets: list[tuple[weakref.ref[Secret], int]] = field(default_factory=list)
+    lengths: dict[int, int] = field(default_factory=dict)  # by the hash of the secret: many hold the same text
+    fragments: set[int] = field(default_factory=set)
+
+    def add(self, secret: Secret) -> None:
+        text, number = secret.reveal(), hash(secret)
+        if number not in self.lengths:
+            self.fragments.update(fragments(text))
+            self.lengths[number] = length_as_words(text)
+        self.secrets.append((weakref.ref(secret), self.lengths[number]))
+
+    def living(self) -> "_Registered":
+        """Return the same without the secrets that nothing holds."""
+        left = _Registered()
+        for secret in [known for reference, _ in self.secrets if (known := reference()) is not None]:
+            left.add(secret)
+        return left
+
+
 class Scrubber:
     """Replaces secrets in text. Safe for many threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._living: list[weakref.ref[Secret]] = []
-        self._fragments: set[int] = set()
+        self._registered = _Registered()
         self._is_full = 0  # how many may live before those that do not are looked for
         self._patterns: dict[str, re.Pattern[str]] = {}
 
@@ -77,13 +110,10 @@ class Scrubber:
         """Hide this text and each fragment of it for as long as the secret lives. Return it."""
         if len(secret.reveal()) >= SHORTEST:
             with self._lock:
-                if len(self._living) > self._is_full:
-                    living = [known for reference in self._living if (known := reference()) is not None]
-                    self._living = [weakref.ref(known) for known in living]
-                    self._fragments = set().union(*(fragments(known.reveal()) for known in living))
-                    self._is_full = 2 * len(living) + _SPARE
-                self._living.append(weakref.ref(secret))
-                self._fragments.update(fragments(secret.reveal()))
+                if len(self._registered.secrets) > self._is_full:
+                    self._registered = self._registered.living()
+                    self._is_full = 2 * len(self._registered.secrets) + _SPARE
+                self._registered.add(secret)
         return secret
 
     def known(self, text: str) -> str:
@@ -99,11 +129,15 @@ class Scrubber:
         return _without(text, [*self._known(text), *_shapes(text, shapes, foreign=foreign)])
 
     def _known(self, text: str) -> Iterator[Span]:
-        living = [known for reference in self._living if (known := reference()) is not None]
-        if living and len(text) >= SHORTEST:
+        registered = self._registered
+        if len(text) >= SHORTEST and any(reference() for reference, _ in registered.secrets):
             view = condensed(text)
-            whole = [plain(known.reveal()) for known in living if is_wordy(known.reveal())]
-            yield from occurrences(view, self._fragments, [form for form in whole if len(form) >= SHORTEST])
+            whole = [
+                plain(known.reveal())
+                for reference, length in registered.secrets
+                if 0 < length <= len(view.text) and (known := reference()) is not None
+            ]
+            yield from occurrences(view, registered.fragments, whole)
 
 
 def _shapes(text: str, shapes: Sequence[re.Pattern[str]], *, foreign: bool) -> Iterator[Span]:

@@ -9,8 +9,8 @@ in it.
 import re
 from base64 import urlsafe_b64encode
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass
 
 FRAGMENT = 8
 """Characters in a row by which a known secret is found: where a text breaks off, at most one fewer is shown."""
@@ -32,7 +32,9 @@ _URLSAFE = str.maketrans("+/", "-_")
 _PREFIXED = re.compile(r"[A-Za-z0-9]{8}(?=\.[A-Za-z0-9_-]{16})")
 """A key may be a public prefix, a dot and the secret part. Ids may begin with the prefix, so it alone is no secret."""
 
-_TELLING = re.compile(r"[^A-Za-z._~=-]|[a-z][A-Z]|[A-Z]{2}[a-z]")
+_TELLING = re.compile(r"(?s)(?=.{0,7}[^A-Za-z._~=-]|.{0,6}[a-z][A-Z]|.{0,5}[A-Z]{2}[a-z])(?=(.{8}))")
+"""Each fragment that is no part of ordinary words."""
+
 _AROUND = re.compile("[A-Za-z0-9._~-]")
 
 Span = tuple[int, int]
@@ -120,7 +122,7 @@ def condensed(text: str) -> View:
         else:
             reading.add(*found.span(), _IS_DROPPED.sub("", _character(found)))
     view = reading.view()
-    return replace(view, text=view.text.translate(_URLSAFE))
+    return View(view.text.translate(_URLSAFE), view.offsets, view.pieces)
 
 
 def _character(found: re.Match[str]) -> str:
@@ -150,14 +152,13 @@ def fragments(secret: str) -> frozenset[int]:
     raw = secret.encode(errors="surrogatepass")
     prefix = _PREFIXED.match(secret)
     forms = [plain(secret[prefix.end() :] if prefix else secret), raw.hex(), raw.hex().upper(), *_in_base64(raw)]
-    windows = (form[at : at + FRAGMENT] for form in forms for at in range(len(form) - FRAGMENT + 1))
-    return frozenset(hash(window) for window in windows if _is_telling(window))
+    return frozenset(hash(fragment) for form in forms for fragment in _TELLING.findall(form))
 
 
-def is_wordy(secret: str) -> bool:
-    """Whether some of its fragments may be ordinary words, so that it is looked for as a whole as well."""
+def length_as_words(secret: str) -> int:
+    """Return the length of the plain text where it must be looked for as a whole: a fragment may be ordinary words."""
     text = plain(secret)
-    return not all(_is_telling(text[at : at + FRAGMENT]) for at in range(max(1, len(text) - FRAGMENT + 1)))
+    return len(text) if len(_TELLING.findall(text)) <= len(text) - FRAGMENT else 0
 
 
 def _in_base64(raw: bytes) -> Iterator[str]:
@@ -166,15 +167,11 @@ def _in_base64(raw: bytes) -> Iterator[str]:
         yield urlsafe_b64encode(bytes(shift) + raw).decode()[first:last]
 
 
-def _is_telling(window: str) -> bool:
-    """Whether it is no part of ordinary words."""
-    return _TELLING.search(window) is not None
-
-
-def occurrences(view: View, known: Collection[int], whole: Iterable[str]) -> Iterator[Span]:
+def occurrences(view: View, known: Set[int], whole: Iterable[str]) -> Iterator[Span]:
     """Where known fragments, and these whole texts, stand in a condensed text, with the few characters around."""
     text = view.text
-    hits = [at for at in range(len(text) - FRAGMENT + 1) if hash(text[at : at + FRAGMENT]) in known]
+    is_in = not known.isdisjoint(map(hash, _TELLING.findall(text)))  # most texts hold none
+    hits = [found.start() for found in _TELLING.finditer(text) if hash(found[1]) in known] if is_in else []
     found = [*_runs(hits), *(found.span() for form in whole for found in re.finditer(re.escape(form), text))]
     for start, end in merged(found):
         yield _with_the_rest(view, start, end)

@@ -167,22 +167,20 @@ def _line(_logger: WrappedLogger, _method: str, found: EventDict) -> EventDict:
     """Return the line's fields in order: time, level, event, target, and then the others, each redacted."""
     record: logging.LogRecord = found["_record"]
     moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-    line = {
-        "timestamp": moment.replace("+00:00", "Z"),
-        "level": record.levelname.lower(),
-        "event": found["event"],
-    }
+    line = {"timestamp": moment.replace("+00:00", "Z"), "level": record.levelname.lower()}
     fields: dict[str, Any] | None = getattr(record, _FIELDS, None)
     if fields is None:
         # Without the arguments of a library's calls, because a secret may be among them.
-        dropped = {"event", "_record", "_from_structlog", "exc_info", "stack_info", "args", "kwargs"}
+        dropped = {"_record", "_from_structlog", "exc_info", "stack_info", "args", "kwargs"}
         fields = {"logger": record.name, **{name: found[name] for name in found if name not in dropped}}
         match found.get("exc_info"):
             case (_, BaseException() as error, _):
                 fields["traceback"] = _traceback(error)
+    else:
+        line["event"] = found["event"]  # a name of ours
     rest = sorted(fields.items(), key=lambda item: item[0] not in _FIRST)
     foreign = "logger" in fields or "traceback" in fields
-    return {name: _plain(name, value, foreign=foreign) for name, value in (*line.items(), *rest)}
+    return line | {name: _plain(name, value, foreign=foreign) for name, value in rest}
 
 
 def _plain(name: str, value: object, *, foreign: bool) -> str | int | float | bool | None:
