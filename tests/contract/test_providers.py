@@ -3,15 +3,21 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import Literal
 
 import httpx
 import pytest
 import stamina
+from support.issuers import Issuer, JupyterHubIssuer, VaultTokenIssuer
+from support.jupyterhub import JupyterHub
+from support.litellm import litellm
 from support.openrouter import openrouter
+from support.vault import VaultServer
 from unit.test_http_respan import DESCRIPTION
 
 from rotator.core.secrets import Secret
+from rotator.core.target import KeyParameters
 from rotator.providers.http_provider.settings import HTTP
 from rotator.providers.respan.settings import RESPAN
 from rotator.simulator import Options, Simulator
@@ -70,3 +76,60 @@ class TestOpenRouter(ProviderContract):
 
             yield Server(sim.address, Secret(sim.management_key), works, {"preset": "openrouter"}, {"limit": 5.0})
             assert sim.keys == {}
+
+
+class TestLiteLLM(ProviderContract):
+    """Type http with its preset, on a stand-in that LiteLLM's OpenAPI document judges."""
+
+    provider_type = HTTP
+
+    @pytest.fixture
+    def server(self) -> Iterator[Server]:
+        every_option: KeyParameters = {
+            "max_budget": 5.0,
+            "budget_duration": "30d",
+            "rpm_limit": 60,
+            "tpm_limit": 10_000,
+            "max_parallel_requests": 4,
+            "models": ("a-model",),
+            "team_id": "a-team",
+        }
+        with litellm() as sim:
+
+            def works(key: Secret) -> bool:
+                return sim.accepts(key.reveal())
+
+            yield Server(sim.address, Secret(sim.master_key), works, {"preset": "litellm"}, every_option)
+            assert sim.flaws == []
+            assert not [key for key in sim.keys if key.works()]
+
+
+def on(issuer: Issuer) -> Iterator[Server]:
+    """A real server."""
+    options = {name: value for name, value in issuer.settings.items() if name not in ("type", "api_key")}
+    [credential] = issuer.environment.values()
+    yield Server(
+        issuer.address, Secret(credential), lambda key: issuer.accepts(key.reveal()) is not None, options, issuer.key
+    )
+    assert issuer.living() == {}
+
+
+class TestJupyterHub(ProviderContract):
+    """Type http with its preset, on the server itself."""
+
+    provider_type = HTTP
+    timeout = timedelta(seconds=2)
+
+    @pytest.fixture
+    def server(self, jupyterhub: JupyterHub) -> Iterator[Server]:
+        yield from on(JupyterHubIssuer(jupyterhub))
+
+
+class TestVaultTokens(ProviderContract):
+    """Type http with its preset, on the server itself: a list of ids, each of which is looked up."""
+
+    provider_type = HTTP
+
+    @pytest.fixture
+    def server(self, vault: VaultServer) -> Iterator[Server]:
+        yield from on(VaultTokenIssuer(vault))
