@@ -19,6 +19,7 @@ from support.vault import RaftVault, VaultServer
 
 from tools.build_servers import JUPYTERHUB
 
+pytest.register_assert_rewrite("support.rotating")
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # a shell's background job ignores it, and its children would inherit that

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from rotator.cli.main import main
+from rotator.providers.http_provider.client import HttpProvider
 from rotator.providers.respan.client import RespanProvider
 from rotator.stores.vault.store import VaultStore
 
+PROVIDER_STEPS = ("create", "pages", "retrieve", "set_expiry", "delete")
 STEPS: dict[type, tuple[str, ...]] = {
-    RespanProvider: ("create", "pages", "retrieve", "set_expiry", "delete"),
+    RespanProvider: PROVIDER_STEPS,
+    HttpProvider: PROVIDER_STEPS,
     VaultStore: ("location", "history", "preflight", "write", "destroy"),
 }
 
