@@ -55,3 +55,21 @@ def test_the_architectures_table_has_every_package() -> None:
     rows = "".join(line.partition(" | ")[0] for line in document.splitlines() if line.startswith("| `"))
     packages = {f"{path.parent.name}/" for path in TOP.glob("*/__init__.py")} | {"demo.py"}
     assert set(re.findall("`([^`]+)`", rows)) == packages
+
+
+VENDORS = re.compile("respan|litellm|openrouter|openai|portkey|fireworks|jupyterhub", re.IGNORECASE)
+MAY_NAME_A_VENDOR = {
+    "providers/registry.py",  # the table of the built-in types
+    "demo.py",
+    "cli/commands/simulated.py",
+    "cli/main.py",  # the help of `rotator` and of `simulate`
+}
+
+
+def test_no_vendor_is_named_outside_its_package_the_simulator_and_the_demo() -> None:
+    inside = ("providers/respan/", "providers/http_provider/presets/", "simulator/")
+    modules = {str(path.relative_to(TOP)): path for path in TOP.rglob("*.py")}
+    naming = {
+        name for name, path in modules.items() if VENDORS.search(path.read_text()) and not name.startswith(inside)
+    }
+    assert naming == MAY_NAME_A_VENDOR

@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytest
 
+from rotator.config.json_schema import json_schema
 from rotator.config.loader import Configuration, load
 from rotator.config.provider_settings import KeyOptions, ProviderSettings
 from rotator.config.provider_type import ConnectedProvider, ProviderContext, ProviderType
@@ -32,6 +33,7 @@ key = {key}
 class AcmeSettings(ProviderSettings):
     type: Literal["acme"]
     region: str = "eu"
+    """Where the keys are."""
 
 
 class AcmeKey(KeyOptions):
@@ -77,6 +79,16 @@ def test_a_plugins_type_has_its_own_options_and_traits(tmp_path: Path) -> None:
     assert isinstance(configuration.providers["gateway"], AcmeSettings)
     assert configuration.traits["gateway"].label == "Acme eu"
     assert configuration.targets["a"].parameters == {"quota": 5, "models": ("small",)}
+
+
+def test_the_schema_includes_the_types_of_plugins() -> None:
+    schema = json_schema(with_plugins([plugin("acme", "test_registry:ACME")]))
+
+    types = schema["properties"]["providers"]["patternProperties"]
+    assert "#/$defs/AcmeSettings" in str(types)
+    region = schema["$defs"]["AcmeSettings"]["properties"]["region"]
+    assert region == {"description": "Where the keys are.", "default": "eu", "type": "string"}
+    assert {"$ref": "#/$defs/AcmeKey"} in schema["$defs"]["TargetSettings"]["properties"]["key"]["anyOf"]
 
 
 def test_an_unknown_type_is_refused_with_those_that_exist(tmp_path: Path) -> None:
