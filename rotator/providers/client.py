@@ -194,10 +194,15 @@ class ApiProvider(ABC):
         request = self._first_page
         seen = {str(request)}
         size, seconds = 0, 0.0
+        previous: Content | None = None
         while True:
             page, length, took = self._page(request, before)
             size, seconds = size + length, seconds + took
-            yield keys_on(page)
+            keys = keys_on(page)
+            if keys and page == previous:  # the provider ignores which page it is asked for
+                raise self.errors.unsettled("list", "led in a circle from page to page")
+            previous = page
+            yield keys
             following = after(page)
             if following is None:
                 return
