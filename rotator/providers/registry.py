@@ -4,10 +4,10 @@ A plugin is a distribution with an entry point in the group `rotator.providers`:
 its object a `ProviderType`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from rotator.config.provider_type import ProviderType, ProviderTypes
 from rotator.providers.http_provider.settings import HTTP
@@ -29,16 +29,28 @@ def with_plugins(plugins: Iterable[EntryPoint]) -> ProviderTypes:
     usable: dict[str, ProviderType[Any]] = {one.name: one for one in BUILT_IN}
     broken: dict[str, str] = {}
     for plugin in plugins:
-        flaw = f"the name {plugin.name} is taken" if plugin.name in usable else ""
         try:
-            loaded = None if flaw else plugin.load()
-        except Exception as error:
-            loaded, flaw = None, f"{type(error).__name__}: {error}"
-        if isinstance(loaded, ProviderType) and loaded.name == plugin.name:
-            usable[plugin.name] = loaded
-            continue
-        if isinstance(loaded, ProviderType):
-            flaw = f'its settings have the type "{loaded.name}", and its entry point is named "{plugin.name}"'
-        source = f"{plugin.value} of {plugin.dist.name} {plugin.dist.version}" if plugin.dist else plugin.value
-        broken[plugin.name] = f"the plugin {plugin.name} ({source}) cannot be used: {flaw or 'it is no ProviderType'}"
+            usable[plugin.name] = _loaded(plugin, usable)
+        except (Exception, SystemExit) as error:
+            flaw = str(error) if isinstance(error, _Unusable) else f"{type(error).__name__}: {error}"
+            source = f"{plugin.value} of {plugin.dist.name} {plugin.dist.version}" if plugin.dist else plugin.value
+            broken[plugin.name] = f"the plugin {plugin.name} ({source}) cannot be used: {flaw}"
     return ProviderTypes(usable, broken)
+
+
+class _Unusable(Exception):
+    """What an entry point names cannot be a type; the text is the reason."""
+
+
+def _loaded(plugin: EntryPoint, taken: Container[str]) -> ProviderType[Any]:
+    if plugin.name in taken:
+        raise _Unusable(f"the name {plugin.name} is taken")
+    loaded = plugin.load()
+    if not isinstance(loaded, ProviderType):
+        raise _Unusable("it is no ProviderType")
+    annotation = loaded.settings.model_fields["type"].annotation
+    if get_origin(annotation) is not Literal or len(get_args(annotation)) != 1:
+        raise _Unusable(f'the field type of its settings is no Literal["{plugin.name}"]')
+    if loaded.name != plugin.name:
+        raise _Unusable(f'its settings have the type "{loaded.name}", and its entry point is named "{plugin.name}"')
+    return loaded

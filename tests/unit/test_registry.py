@@ -48,6 +48,7 @@ def never_made(settings: ProviderSettings, context: ProviderContext) -> Connecte
 ACME = ProviderType(AcmeSettings, lambda settings: Traits(f"Acme {settings.region}"), never_made, AcmeKey)
 NAMELESS = ProviderType(AcmeSettings, lambda _: Traits("Acme", names_keys=False), never_made)
 NOT_A_TYPE = AcmeSettings
+NO_LITERAL = ProviderType(ProviderSettings, lambda _: Traits("Acme"), never_made)
 
 
 class OtherSettings(ProviderSettings):
@@ -105,9 +106,15 @@ def test_an_unknown_type_is_refused_with_those_that_exist(tmp_path: Path) -> Non
         ("no_such_module_anywhere:ACME", "ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
         ("test_registry:NO_SUCH_NAME", "AttributeError: module 'test_registry' has no attribute 'NO_SUCH_NAME'"),
         ("test_registry:NOT_A_TYPE", "it is no ProviderType"),
+        ("test_registry:NO_LITERAL", 'the field type of its settings is no Literal["acme"]'),
+        ("exits_when_imported:ACME", "SystemExit: 3"),
     ],
 )
-def test_a_broken_plugin_is_named_where_it_is_used(tmp_path: Path, value: str, flaw: str) -> None:
+def test_a_broken_plugin_is_named_where_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, flaw: str
+) -> None:
+    (tmp_path / "exits_when_imported.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
     broken = plugin("acme", value)
 
     message = f"the plugin acme ({value}) cannot be used: {flaw}"
