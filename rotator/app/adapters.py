@@ -67,6 +67,12 @@ class Adapters:
             return provider_type.make(provider, context)
         except CertificatesUnusable as error:
             flaw = str(error)
+        except Exception as error:  # of a plugin
+            raise ProviderUnavailable(
+                f'the plugin for providers of type "{provider.type}" cannot make providers.{name}: '
+                f"{type(error).__name__}: {error}",
+                "Correct the plugin. Until then rotator changes no key: the served keys work until they expire.",
+            ) from None
         raise ProviderUnavailable(
             f"the certificates in {provider.ca_file}, which providers.{name}.ca_file names, cannot be used: {flaw}. "
             "rotator sends nothing to this provider",

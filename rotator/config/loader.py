@@ -17,7 +17,7 @@ from rotator.config.files import Source
 from rotator.config.findings import Place
 from rotator.config.key_options import KeyChecker
 from rotator.config.provider_load import ProviderLoad, provider_loads
-from rotator.config.provider_settings import ProviderSettings
+from rotator.config.provider_settings import KeyOptions, ProviderSettings
 from rotator.config.provider_type import ProviderTypes
 from rotator.config.rules import ParsedConfig
 from rotator.config.schema import (
@@ -34,6 +34,7 @@ from rotator.core.errors import ConfigurationError, Problem
 from rotator.core.target import Target
 from rotator.core.times import hash_fraction
 from rotator.core.traits import Traits
+from rotator.runtime.key_pattern import parse_key_pattern
 from rotator.runtime.redact import hide_pattern
 
 _VAULT_VARIABLES = {
@@ -82,15 +83,7 @@ def load(
     """
     source = files.read(file)
     settings = _validated(file, source, environment, types)
-    traits = {name: types.traits(provider) for name, provider in settings.providers.items()}
-    for pattern in filter(None, (one.key_pattern for one in traits.values())):
-        hide_pattern(pattern)
-    keys = KeyChecker(
-        {
-            name: (traits[name].label, types.usable[provider.type].key_model(provider))
-            for name, provider in settings.providers.items()
-        }
-    )
+    traits, keys = _traits_and_keys(file, settings, types)
     targets = _targets(settings, keys)
     parsed = ParsedConfig(file, settings, targets, source.origins, environment, traits, keys)
     _refuse(rules.problems(parsed))
@@ -113,6 +106,33 @@ def load(
         loads=loads,
         warnings=tuple(dict.fromkeys((*source.warnings, *rules.warnings(parsed, loads)))),
     )
+
+
+def _traits_and_keys(
+    file: Path, settings: FileSettings, types: ProviderTypes
+) -> tuple[Mapping[str, Traits], KeyChecker]:
+    """Return what each provider can do, and the options of its keys. Both may come from the code of a plugin."""
+    traits: dict[str, Traits] = {}
+    models: dict[str, tuple[str, type[KeyOptions]]] = {}
+    flaws: dict[str, str] = {}
+    for name, provider in settings.providers.items():
+        provider_type = types.usable[provider.type]
+        try:
+            traits[name] = provider_type.traits(provider)
+            models[name] = traits[name].label, provider_type.key_model(provider)
+        except Exception as error:
+            flaws[name] = f"{type(error).__name__}: {error}"
+            continue
+        try:
+            if (pattern := traits[name].key_pattern) is not None:
+                hide_pattern(parse_key_pattern(pattern))
+        except ValueError as error:
+            flaws[name] = f"its key_pattern {error}"
+    _refuse(
+        Problem(str(file), files.key_path("providers", name, "type"), f"this type of provider cannot be used: {flaw}")
+        for name, flaw in flaws.items()
+    )
+    return traits, KeyChecker(models)
 
 
 def _refuse(problems: Iterable[Problem]) -> None:

@@ -93,7 +93,3 @@ class ProviderTypes:
     def names(self) -> tuple[str, ...]:
         """The names of all types, the broken ones too."""
         return (*self.usable, *self.broken)
-
-    def traits(self, settings: ProviderSettings) -> Traits:
-        """Return what a provider with these settings can do."""
-        return self.usable[settings.type].traits(settings)

@@ -1,5 +1,6 @@
 """Which types of providers there are: the built-in ones, and those that installed plugins bring."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -7,13 +8,17 @@ from typing import Literal
 
 import pytest
 
+from rotator.app.adapters import Adapters
 from rotator.config.json_schema import json_schema
 from rotator.config.loader import Configuration, load
 from rotator.config.provider_settings import KeyOptions, ProviderSettings
 from rotator.config.provider_type import ConnectedProvider, ProviderContext, ProviderType
-from rotator.core.errors import ConfigurationError
+from rotator.core.errors import ConfigurationError, ProviderUnavailable
 from rotator.core.traits import Traits
 from rotator.providers.registry import GROUP, with_plugins
+from rotator.runtime.clock import SystemClock
+from rotator.runtime.rate_limit import SlidingWindow
+from rotator.telemetry.metrics import Metrics
 
 CONFIGURATION = """
 owner = "prod"
@@ -178,3 +183,39 @@ def test_each_missing_trait_weakens_a_promise_in_one_sentence(traits: Traits, li
     assert len(traits.limits) == len(limits)
     for sentence, begins in zip(traits.limits, limits, strict=True):
         assert sentence.startswith(begins)
+
+
+def raising(*_: object) -> Traits:
+    raise LookupError("no such region")
+
+
+@pytest.mark.parametrize(
+    ("traits", "flaw"),
+    [
+        (raising, "LookupError: no such region"),
+        (lambda _: Traits("Acme", keys_expire=False), "ValueError: can_set_expiry must be False"),
+        (lambda _: Traits("Acme", key_pattern=".*"), "its key_pattern finds the empty text"),
+        (lambda _: Traits("Acme", key_pattern="(("), "its key_pattern is not a regular expression"),
+        (lambda _: Traits("Acme", key_pattern="(x+)+y"), "its key_pattern may try too many ways to match"),
+    ],
+)
+def test_a_plugin_with_unusable_traits_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, traits: Callable[[ProviderSettings], Traits], flaw: str
+) -> None:
+    monkeypatch.setattr("test_registry.UNUSABLE", replace(ACME, traits=traits), raising=False)
+
+    problems = refused(tmp_path, plugin("acme", "test_registry:UNUSABLE"))
+
+    assert list(problems) == ["providers.gateway.type"]
+    assert problems["providers.gateway.type"].startswith(f"this type of provider cannot be used: {flaw}")
+
+
+def test_a_plugin_that_cannot_make_its_provider_is_an_error_with_its_name(tmp_path: Path) -> None:
+    configuration = loaded(tmp_path, plugin("acme", "test_registry:ACME"))
+    clock = SystemClock()
+    adapters = Adapters({}, clock, Metrics("0"), 1, {})
+
+    with pytest.raises(ProviderUnavailable) as caught:
+        adapters.provider(ACME, configuration.providers["gateway"], "gateway", SlidingWindow(60, clock, per_rotation=3))
+
+    assert 'providers of type "acme" cannot make providers.gateway: AssertionError' in caught.value.message
