@@ -61,7 +61,7 @@ class Response:
 
     @property
     def is_success(self) -> bool:
-        """Whether the status says that it was done."""
+        """Whether the status is a success, 200 to 299."""
         return 200 <= self.status < 300
 
 
