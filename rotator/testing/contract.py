@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from rotator.core.errors import ProviderError, ProviderKeyNotAccepted, ProviderRateLimited
 from rotator.core.keys import ProviderKey
+from rotator.runtime.key_pattern import parse_key_pattern
 from rotator.testing.trial import LIFETIME, ContractBroken, Trial, demand, new_name
 
 ROUNDING = timedelta(minutes=1)
@@ -32,9 +33,9 @@ def traits(trial: Trial) -> None:
     demand(found.keys_per_page > 0, "traits.keys_per_page is not positive")
     if found.key_pattern is not None:
         try:
-            re.compile(found.key_pattern)
-        except re.error as error:
-            raise ContractBroken(f"traits.key_pattern is no regular expression: {error}") from None
+            parse_key_pattern(found.key_pattern)
+        except ValueError as error:
+            raise ContractBroken(f"traits.key_pattern {error}") from None
 
 
 def ready(trial: Trial) -> None:

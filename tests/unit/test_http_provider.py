@@ -133,6 +133,14 @@ def test_what_needs_an_option_that_is_left_out_is_left_out() -> None:
     }
 
 
+@pytest.mark.parametrize(("value", "text"), [(True, "is true"), (5, "is 5"), (("a", "b"), "is a,b")])
+def test_an_option_within_a_text_is_written_out(value: Any, text: str) -> None:
+    replies = {"POST /keys": Reply(200, {"id": "a", "key": "b"})}
+    with answered(replies, changed({"create.body.limit": "is {param:limit}"})) as (provider, server):
+        provider.create(NAME, {"limit": value}, EXPIRY)
+    assert sent(server)["limit"] == text
+
+
 @pytest.mark.parametrize("value", [False, 0, 0.5, ("a", "b"), "text"])
 def test_an_option_of_any_type_arrives(value: Any) -> None:
     replies = {"POST /keys": Reply(200, {"id": "a", "key": "b"})}
