@@ -45,7 +45,7 @@ class HttpProvider(ApiProvider):
 
     def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
         """Yield every unrevoked key, a page at a time; where the list holds ids, a key at a time."""
-        reading = _Reading(self._described, paging.first(self._described.paging))
+        reading = _Reading(paging.first(self._described.paging))
         pages = self.list_pages(before, partial(self._keys_on, reading), partial(self._after, reading))
         if not self._described.ids_only:
             yield from pages
@@ -112,8 +112,6 @@ class HttpProvider(ApiProvider):
         entries = self._described.entries.list_in(page)
         if entries is None:
             raise self.errors.unsettled("list", f"gave an answer that holds no list at {self._described.entries}")
-        if entries and entries == reading.entries and reading.is_blind:
-            raise self.errors.unsettled("list", "led in a circle from page to page")
         reading.entries = entries
         if self._described.ids_only:
             return [shown_key(_id_text(entry), None, None) for entry in entries]
@@ -180,14 +178,8 @@ _LONGEST = 1e10  # seconds: 300 years
 class _Reading:
     """How far a list has been read."""
 
-    described: Description
     values: Values
     entries: Sequence[object] = field(default_factory=tuple)
-
-    @property
-    def is_blind(self) -> bool:
-        """Whether the answer does not show which page it is: a provider may show one page for ever."""
-        return bool(self.values)
 
 
 def _shows_gone(gone: tuple[GoneAnswer, ...], answer: Answer) -> bool:
