@@ -243,6 +243,8 @@ def _shared_former_places(config: ParsedConfig) -> Iterator[Problem]:
         locations[name] += [(former, _location(config, name, former)) for former in store.former_locations]
     claimed = {f"{locations[target.store][0][1]}/{target.path}": target.name for target in _located(config)}
     for target in _located(config):
+        if not target.former_paths and len(locations[target.store]) == 1:
+            continue  # it claims its own path alone
         for path in dict.fromkeys((target.path, *target.former_paths)):
             for former, location in locations[target.store]:
                 other = claimed.setdefault(f"{location}/{path}", target.name)
@@ -319,8 +321,11 @@ def _short_times(config: ParsedConfig) -> Iterator[Problem]:
             f"{format_duration(lease.duration)} is short: replicas would take turns whenever the API server is slow"
         )
         yield config.problem(message, "lease", "duration")
+    tables = config.settings.targets.items()
+    inheriting = [name for name, table in tables if "grace_period" not in table.model_fields_set]
+    repeating = frozenset(inheriting[1:])  # their warning would be that of the first, about [defaults]
     for target in config.targets.values():
-        if target.grace_period < _SHORT_GRACE:
+        if target.grace_period < _SHORT_GRACE and target.name not in repeating:
             message = (
                 f"{format_duration(target.grace_period)} is short: External Secrets refreshes hourly by default, "
                 "Vault Agent every 5 minutes"

@@ -285,7 +285,9 @@ class StatusRegistry:
         with self._lock:
             known = self._targets
             self._targets = {
-                name: replace(known[name], target=target) if name in known else TargetStatus(target, None, None)
+                name: TargetStatus(target, before.plan, before.error, before.next_attempt_at, before.requested)
+                if (before := known.get(name))
+                else TargetStatus(target, None, None)
                 for name, target in sorted(targets.items())
             }
 
