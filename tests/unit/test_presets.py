@@ -4,6 +4,7 @@ The answers are made up after the references that each preset names.
 """
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -472,6 +473,18 @@ def _fields_of_options(name: str) -> set[str]:
     """The fields of a create that hold an option of the key."""
     data = tomllib.loads((FOLDER / f"{name}.toml").read_text())
     return {field for field, value in data["create"]["body"].items() if "{param:" in json.dumps(value)}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_documents_have_what_a_preset_needs_and_can_do(name: str) -> None:
+    text = (FOLDER.parents[3] / "docs" / "providers.md").read_text()
+    [row] = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+    _, _, needed, expiry, change, *_ = (cell.strip() for cell in row.split("|"))
+    traits = PRESETS[name].traits
+    assert (expiry == "yes", change == "yes") == (traits.keys_expire, traits.can_set_expiry)
+    assert set(re.findall(r"variables\.(\w+)", needed)) == PRESETS[name].options.get("variables", {}).keys()
+    has_address = "base_url" in tomllib.loads((FOLDER / f"{name}.toml").read_text())
+    assert ("base_url" in needed) is not has_address
 
 
 @pytest.mark.parametrize("name", PRESETS)
