@@ -1,7 +1,8 @@
 """Takes the names and types of LiteLLM's key management out of its OpenAPI document: none of its texts.
 
-The tests hold the preset for LiteLLM against the result (tests/unit/test_litellm_preset.py), because its server needs a
-database engine that no package registry has. After a new version of LiteLLM, in an environment of its own:
+The result judges every request that the preset for LiteLLM sends in tests (tests/support/litellm.py), because its
+server needs a database engine that no package registry has. After a new version of LiteLLM, in an environment of its
+own:
 
     pip install 'litellm[proxy]==1.108.0'
     python -c 'import json; from litellm.proxy.proxy_server import app; print(json.dumps(app.openapi()))' > openapi.json
