@@ -12,6 +12,7 @@ ORDINARY = (
     "the served key of billing-api expires at 2026-11-29T08:45:36Z; rotator replaces it before, at 08:30:00",
     "https://vault.vault.svc:8200/v1/secret/data/apps/billing/api?version=12",
     "prod-eu.billing-ap.abcdefghijkl.12.mnopqrst",
+    "task-scheduler-of-the-risk-assessment-desk-in-production",  # "sk-" begins the keys of several providers
     "rotator",
     "0",
 )

@@ -204,6 +204,10 @@ BAD: list[tuple[dict[str, Any], dict[str, str]]] = [
         {"key_pattern": r"\S+"},
         {"key_pattern": "finds ordinary words, addresses or times, so it would hide what is no key"},
     ),
+    (
+        {"key_pattern": "sk-[A-Za-z0-9_-]{16,}"},  # within "risk-assessment-..."
+        {"key_pattern": "finds ordinary words, addresses or times, so it would hide what is no key"},
+    ),
     ({"key_pattern": "(sk-[a-z]+)+$"}, {"key_pattern": TOO_MANY_WAYS}),
     ({"key_pattern": "sk-["}, {"key_pattern": "is not a regular expression: unterminated character set at position 3"}),
     # a preset
@@ -232,9 +236,10 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     }
 
 
-def test_what_is_no_json_is_no_body(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", ["2026-11-29T00:00:00Z", "inf", "[{ x = nan }]"])
+def test_what_is_no_json_is_no_body(tmp_path: Path, value: str) -> None:
     file = tmp_path / "rotator.toml"
-    file.write_text("""
+    file.write_text(f"""
 owner = "prod"
 [stores.db]
 type = "sqlite"
@@ -243,13 +248,13 @@ file = "keys.db"
 type = "http"
 preset = "litellm"
 base_url = "https://llm.test"
-api_key = { env = "ACME_KEY" }
-create.body.since = 2026-11-29T00:00:00Z
+api_key = {{ env = "ACME_KEY" }}
+create.body.since = {value}
 """)
     with pytest.raises(ConfigurationError) as caught:
         load(file, ENVIRONMENT, installed_types())
     [problem] = caught.value.problems
-    assert problem.key == "providers.acme.create.body.since"
+    assert problem.key.startswith("providers.acme.create.body.since")
     assert problem.message == "must be a string, a number, a boolean, a list or a table: JSON has nothing else"
 
 

@@ -80,7 +80,7 @@ PRESETS: dict[str, Expected] = {
             "team_id": "t",
         },
         header=BEARER,
-        traits=Traits("LiteLLM", key_pattern="sk-[A-Za-z0-9_-]{16,}"),
+        traits=Traits("LiteLLM", key_pattern="(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{16,}"),
         requests={
             "create": (
                 "POST /key/generate",
@@ -162,7 +162,9 @@ PRESETS: dict[str, Expected] = {
         options={"variables": {"project": "proj_x"}},
         key={},
         header=BEARER,
-        traits=Traits("OpenAI", can_set_expiry=False, keys_expire=False, key_pattern="sk-[A-Za-z0-9_-]{20,}"),
+        traits=Traits(
+            "OpenAI", can_set_expiry=False, keys_expire=False, key_pattern="(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{20,}"
+        ),
         requests={
             "create": (
                 "POST /organization/projects/proj_x/service_accounts",
@@ -202,7 +204,7 @@ PRESETS: dict[str, Expected] = {
         options={},
         key={},
         header=BEARER,
-        traits=Traits("OpenAI", can_set_expiry=False, key_pattern="sk-[A-Za-z0-9_-]{20,}"),
+        traits=Traits("OpenAI", can_set_expiry=False, key_pattern="(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{20,}"),
         requests={
             "create": ("POST /organization/admin_api_keys", {"name": NAME, "expires_in_seconds": 86400}),
             "list": ("GET /organization/admin_api_keys?limit=100", None),

@@ -8,6 +8,7 @@ has no value is left out: a text with it, and a list or a table in which no vari
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from urllib.parse import quote
 
 Value = str | int | float | bool | Sequence[str]
@@ -143,7 +144,7 @@ def parse_body(value: object, known: frozenset[str], place: Place, report: Repor
         return {name: parse_body(inner, known, (*place, name), report) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [parse_body(inner, known, (*place, number), report) for number, inner in enumerate(value)]
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and isfinite(value):
         return value
     report(place, "must be a string, a number, a boolean, a list or a table: JSON has nothing else")
     return False
