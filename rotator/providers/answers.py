@@ -27,6 +27,7 @@ EARLIEST, LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo
 EARLIEST_MILLISECOND = EARLIEST.timestamp() * 1000
 END_OF_TIME = datetime(MAXYEAR, 12, 31, 23, 59, 59, tzinfo=UTC)
 
+_KEY = re.compile("[!-~]+")  # what a header can hold: a sentence, or a masked key, is none
 _TITLE = re.compile("<title[^>]*>", re.IGNORECASE)
 
 
@@ -131,7 +132,7 @@ def shown_key(
 
 def created_key(key: ListedKey, text: object) -> CreatedKey | None:
     """Return the key with its text, or None if its id or text is missing. Its expiry may be unreadable: None."""
-    if key.id and isinstance(text, str) and 0 < len(text) <= MAX_KEY and text.isprintable() and text not in key.id:
+    if key.id and isinstance(text, str) and len(text) <= MAX_KEY and _KEY.fullmatch(text) and text not in key.id:
         expires_at = key.expires_at if isinstance(key, ProviderKey) else None
         return CreatedKey(key.id, key.name, register(Secret(text)), expires_at)
     return None

@@ -281,6 +281,11 @@ def test_a_number_may_be_an_id() -> None:
         {"id": "a", "key": "a"},
         {"id": "a", "key": "b", "state": "revoked"},
         {"data": {"id": "a", "key": "b"}},
+        {"id": "a", "key": "The key was created."},
+        {"id": "a", "key": "sk-\u2022\u2022\u2022\u2022abcd"},
+        {"id": "a", "key": "b\nc"},
+        {"id": "a", "key": CREDENTIAL},
+        {"id": CREDENTIAL, "key": "b"},
         [{"id": "a", "key": "b"}],
         "<html>",
     ],
@@ -312,11 +317,13 @@ def test_an_answer_about_another_key_proves_nothing() -> None:
 def test_the_id_may_stand_outside_of_the_entry() -> None:
     entry = {"name": NAME, "expires_at": WRITTEN}
     description = changed({"retrieve.entry": "info", "retrieve.id": "key"})
-    right, wrong = {"key": "a", "info": entry}, {"key": "b", "info": entry}
-    with answered({"GET /keys/a": [Reply(200, right), Reply(200, wrong)]}, description) as (provider, _):
+    right, wrong = {"key": "a", "info": entry}, [{"key": "b", "info": entry}, {"info": {**entry, "id": "b"}}]
+    replies = [Reply(200, shown) for shown in (right, *wrong)]
+    with answered({"GET /keys/a": replies}, description) as (provider, _):
         assert provider.retrieve("a") == ProviderKey("a", NAME, EXPIRY)
-        with pytest.raises(ProviderUnavailable, match="another key"):
-            provider.retrieve("a")
+        for _ in wrong:
+            with pytest.raises(ProviderUnavailable, match="another key"):
+                provider.retrieve("a")
 
 
 def test_an_answer_to_a_change_that_shows_nothing_shows_no_expiry() -> None:

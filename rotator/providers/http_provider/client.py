@@ -37,8 +37,10 @@ class HttpProvider(ApiProvider):
         answer = self._send("create", operation, {"name": name, **self._expiry(expires_at), **options})
         content = self.content("create", answer)
         entry = operation.entry.of(content)
-        key = self._key(entry)
-        if not self._is_gone(entry) and (created := created_key(key, described.answer.key.of(content))):
+        key, text = self._key(entry), described.answer.key.of(content)
+        if answer.credential.reveal() in (text, key.id):
+            raise self.errors.unsettled("create", "gave the management credential back as the new key")
+        if not self._is_gone(entry) and (created := created_key(key, text)):
             return created
         where = f"id ({described.answer.id} of {operation.entry}) and key ({described.answer.key})"
         raise self.errors.unsettled("create", f"gave an answer without a usable {where}")
@@ -140,9 +142,10 @@ class HttpProvider(ApiProvider):
         """Return the key that an answer about `key_id` shows; None if it shows that the key is revoked."""
         entry = operation.entry.of(content)
         found = self._id_in(entry) if operation.id is None else _id_text(operation.id.of(content))
-        if is_id(found) and found != key_id:
+        key = self._key(entry, found)
+        if key.id and key.id != key_id:
             raise self.errors.unsettled(name, "answered with another key than it was asked about")
-        return None if self._is_gone(entry) else self._key(entry, found)
+        return None if self._is_gone(entry) else key
 
     def _is_gone(self, entry: object) -> bool:
         return any(condition.holds_for(entry) for condition in self._described.gone)
