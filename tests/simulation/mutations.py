@@ -210,7 +210,8 @@ MUTATIONS = {
     "no name check": Mutation(
         "meddling",
         (NOT_OURS,),
-        (Stub(model.Scope.owns, lambda *_: True),),
+        # A forged record names a key that then looks like one whose id was given to another of the path's own.
+        (Stub(model.Scope.owns, lambda *_: True), Stub(observation.Observation.is_another, lambda *_: False)),
     ),
     "no fingerprint": Mutation(
         "meddling",
