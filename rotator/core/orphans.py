@@ -85,7 +85,7 @@ class Grace:
 
     since: datetime  # the path cannot have served the orphan from then on
     until: datetime
-    at_version: int  # the path's current version when that was found
+    found_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,6 @@ def orphans(
     if not is_absent and (current is None or current.ownership is not Ownership.OURS):
         return ()
     held = {entry.key_id for entry in observation.entries} | set(_present(observation.history))
-    end = now + observation.target.grace_period + TOLERANCE
     found = []
     for key in keys:
         name = KeyName.parse(key.name)
@@ -147,45 +146,52 @@ def orphans(
             state = OrphanState.SETTLING
         elif is_absent:
             state = OrphanState.EMPTIED
-        elif key.expires_by(end):
-            state = OrphanState.ENDING
-        elif observation.traits.can_set_expiry:
-            state = OrphanState.TO_SHORTEN
         else:
-            state, grace = _grace(observation, name.version, now, found_before(key.id))
+            is_ending = key.expires_by(now + observation.target.grace_period + TOLERANCE)
+            if observation.traits.can_set_expiry:
+                state = OrphanState.TO_SHORTEN
+            else:
+                state, grace = _grace(observation, key, name.version, now, found_before(key.id))
+            if is_ending and state is not OrphanState.GRACE_OVER:
+                state = OrphanState.ENDING
         ahead = name.version > observation.history.current_version
-        until = grace.until if grace else key.expires_at
+        until = grace.until if grace and state is not OrphanState.ENDING else key.expires_at
         found.append(Orphan(observation.target, key, state, ahead, until=until, grace=grace))
     return tuple(found)
 
 
 def _grace(
-    observation: Observation, version: int, now: datetime, before: Grace | None
+    observation: Observation, key: ProviderKey, version: int, now: datetime, before: Grace | None
 ) -> tuple[OrphanState, Grace | None]:
-    """Return where an orphan that was made for `version` is in its grace, and that grace."""
-    current_version = observation.history.current_version
-    if version == current_version + 1:
+    """Return where an orphan that was made for `version` is in its grace, and that grace.
+
+    A path that was emptied gets one fence, and not one for each of its earlier keys in turn.
+    """
+    if version == observation.history.current_version + 1 and before is None:
         return OrphanState.TO_FENCE, None
-    since = _unserved_since(observation, version, before) or now
-    grace = Grace(since, whole_seconds(since + observation.target.grace_period), current_version)
+    since = _unserved_since(observation, key, version, before) or now
+    grace = Grace(since, whole_seconds(since + observation.target.grace_period), now)
     is_over = grace.until <= now - observation.clock_ahead
     return OrphanState.GRACE_OVER if is_over else OrphanState.IN_GRACE, grace
 
 
-def _unserved_since(observation: Observation, version: int, before: Grace | None) -> datetime | None:
+def _unserved_since(observation: Observation, key: ProviderKey, version: int, before: Grace | None) -> datetime | None:
     """Return since when the path cannot have served an orphan that was made for `version`; None if that is not known.
 
     The current version and those right before it do not hold the key, as long as they are readable and ours. A path
-    that was restored to an older state shows versions from before it served the key: only those from `version` on are
-    later. What an earlier call found holds while every version since then is readable and ours.
+    that was restored to an older state shows versions from before it served the key: only those are later that have
+    such a number, and were written after the key was made. What an earlier call found holds while it is known which
+    versions were current since then.
     """
     latest: list[Entry] = []
     for entry in reversed(observation.entries):
         if entry.record is None or (latest and entry.number != latest[-1].number - 1):
             break
         latest.append(entry)
-    moments = [entry.created_at for entry in latest if entry.number >= version]
-    if before and latest and latest[-1].number <= before.at_version + 1:
+    made_at = key.created_at
+    later = [entry for entry in latest if made_at and entry.number >= version and entry.created_at >= made_at]
+    moments = [entry.created_at for entry in later]
+    if before and latest and latest[-1].created_at < before.found_at:
         moments.append(before.since)
     return min(moments, default=None)
 

@@ -6,8 +6,9 @@
 - A key that was made for a version which the path does not have yet may still be published. So the path is *fenced*
   first: its current data is written again, and the compare-and-set of a writer that is about to publish fails.
 - Where the provider cannot set an expiry, the orphan is deleted a grace period after the path can last have served it.
-  The versions of the path show since when, so that a restart does not begin the grace again. Only of a key that is more
-  than one version ahead (its path was restored or emptied) this process remembers when it found it.
+  The versions of the path show since when, so that a restart does not begin the grace again. Of a key without a date,
+  and of one that is more than one version ahead (its path was restored or emptied), this process remembers when it
+  found it.
 """
 
 from collections import defaultdict
@@ -71,8 +72,12 @@ class OrphanCleanup:
         return self._graces.get(key_id)
 
     def remember(self, found: Iterable[Orphan]) -> None:
-        """Keep the graces of these orphans; forget all others, for a version may have held them."""
-        self._graces = {orphan.key.id: orphan.grace for orphan in found if orphan.grace}
+        """Keep the graces of these orphans; forget all others, for a version may have held them.
+
+        A clock that is not trusted dates none.
+        """
+        trusted = self._ports.clock.trusted()
+        self._graces = {orphan.key.id: orphan.grace for orphan in found if orphan.grace and trusted}
 
     def clean_up(
         self,

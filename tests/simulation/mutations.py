@@ -497,19 +497,23 @@ MUTATIONS = {
     "an orphan that no expiry ends is deleted without a fence": Mutation(
         "no-expiry-change",
         (GRACE_CUT, SERVED),
-        (Edit(orphans._grace, "version == current_version + 1", "False"),),
+        (Edit(orphans._grace, "version == observation.history.current_version + 1", "False"),),
         drawn={"freeze": (0.1,), "forced": (0.1,), "kill": (0.0,), "hand": (0.0,), "commands": (0.0,)},
     ),
     "the grace of an orphan begins again with each sweep": Mutation(
-        "no-expiry", (LEAKED,), (Edit(orphans._grace, "_unserved_since(observation, version, before) or now", "now"),)
+        "no-expiry",
+        (LEAKED,),
+        (Edit(orphans._grace, "_unserved_since(observation, key, version, before) or now", "now"),),
     ),
     "any version shows since when an orphan is not served": Mutation(
-        "no-expiry", (GRACE_CUT,), (Edit(orphans._unserved_since, "entry.number >= version", "True"),)
+        "no-expiry",
+        (GRACE_CUT,),
+        (Edit(orphans._unserved_since, "entry.number >= version and entry.created_at >= made_at", "True"),),
     ),
     "what an earlier sweep found of an orphan holds whatever came after": Mutation(
         "no-expiry",
         (GRACE_CUT,),
-        (Edit(orphans._unserved_since, "latest[-1].number <= before.at_version + 1", "True"),),
+        (Edit(orphans._unserved_since, "latest[-1].created_at < before.found_at", "True"),),
     ),
     "more orphans that no expiry ends are deleted than are allowed": Mutation(
         "no-expiry-change", (TOO_MANY,), (Edit(orphans.reason_to_hold, "to_end > limit", "False"),)

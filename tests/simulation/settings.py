@@ -159,6 +159,8 @@ NO_EXPIRY_CHANGE = replace(
     RACES,
     name="no-expiry-change",  # the provider cannot change the expiry of a key
     traits=FIXED,
+    stale=(0.0,),
+    slow_store=(0,),
     hand=(0.0, 0.0, 1.0),
     commands=(0.0, 0.0, 1.0),
     max_orphans=(10, 10, 1),

@@ -315,6 +315,7 @@ class MemoryVendor:
         self.grants: Callable[[datetime], datetime | None] = lambda asked: asked  # what expiry a new key gets
         self.traits = ALL
         self.keeps: Callable[[datetime], datetime] = lambda asked: asked  # what becomes of an expiry that is changed
+        self.is_dated = False  # whether it shows when a key was made
         self.answers_changes = True  # with the expiry, else without
 
     def issue(self, name: str, expires_at: datetime | None, granted: datetime | None = None) -> IssuedKey:
@@ -328,6 +329,10 @@ class MemoryVendor:
             self.keys[key.id] = key
             self.made[key.id] = self._clock.monotonic()
         return key
+
+    def seen(self, key: IssuedKey) -> ProviderKey:
+        made_at = START + timedelta(seconds=self.made[key.id])
+        return ProviderKey(key.id, key.name, key.expires_at, made_at if self.is_dated else None)
 
     def age(self, key: IssuedKey) -> float:
         """Seconds since it was made."""
@@ -381,7 +386,7 @@ class VendorClient:
     def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
         def effect() -> Sequence[ListedKey]:
             keys: dict[str, ListedKey] = {
-                key.id: key.seen() for key in [*self.vendor.keys.values()] if self.vendor.shows(key)
+                key.id: self.vendor.seen(key) for key in [*self.vendor.keys.values()] if self.vendor.shows(key)
             }
             return [*{**keys, **self.vendor.unreadable}.values()][start : start + 2]
 
@@ -396,7 +401,7 @@ class VendorClient:
     def retrieve(self, key_id: str) -> ProviderKey | None:
         def effect() -> ProviderKey | None:
             key = self.vendor.unrevoked(key_id)
-            return key.seen() if key and self.vendor.shows(key) else None
+            return self.vendor.seen(key) if key and self.vendor.shows(key) else None
 
         return self.wire.call(self.actor, "provider.retrieve", effect, key_id)
 

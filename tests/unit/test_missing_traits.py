@@ -47,7 +47,7 @@ def traits(request: pytest.FixtureRequest) -> Traits:
 
 def world_of(traits: Traits, *targets: Target, max_versions: int = 10) -> World:
     world = World(*targets, max_versions=max_versions)
-    world.vendor.traits = traits
+    world.vendor.traits, world.vendor.is_dated = traits, True
     return world
 
 
@@ -354,6 +354,21 @@ def test_the_grace_of_an_orphan_does_not_begin_again_with_a_process(traits: Trai
     assert lonely.revoked
 
 
+def test_the_grace_of_an_orphan_without_a_date_begins_when_a_process_finds_it(traits: Traits) -> None:
+    """The path may have been restored to a state from before the key was made, which has its version, too."""
+    world = world_of(traits)
+    world.vendor.is_dated = False
+    rotated(world)
+    lonely = endless_orphan(world)
+    world.clock.advance(GRACE)
+    sweeper = settled(world)
+    [found] = sweeper.sweep().orphans
+    assert (found.state, found.until) == (OrphanState.IN_GRACE, world.clock.now() + GRACE)
+    world.clock.advance(GRACE)
+    assert states(sweeper.sweep()) == [(OrphanState.GRACE_OVER, Outcome.REMOVED)]
+    assert lonely.revoked
+
+
 def test_an_orphan_that_the_next_version_may_still_receive_has_its_grace_from_the_fence(traits: Traits) -> None:
     world = world_of(traits)
     rotated(world)
@@ -389,34 +404,37 @@ def test_a_key_that_a_short_history_pushed_out_has_its_whole_grace(traits: Trait
     assert not world.broken
 
 
-def test_rotations_in_a_short_history_do_not_begin_the_grace_again(traits: Traits) -> None:
-    """Each pushes the version out that shows since when; but the process has seen it."""
-    world = world_of(traits, make_target(grace_period=8 * HOUR), max_versions=1)
+def test_a_rotation_does_not_begin_the_grace_again(traits: Traits) -> None:
+    """The version that shows since when is deleted; but the process has seen it."""
+    world = world_of(traits, make_target(grace_period=8 * HOUR))
     first = rotated(world)
+    world.clock.advance(HOUR)
     rotated(world)
     superseded_at = world.clock.now()
+    world.store.delete(world.target.path, 1)
     sweeper = settled(world)
+    assert sweeper.sweep().orphans[0].until == superseded_at + 8 * HOUR
     for _ in range(3):
-        assert world.vendor.alive(first)
-        assert superseded_at + 8 * HOUR in [orphan.until for orphan in sweeper.sweep().orphans]
         world.clock.advance(2 * HOUR)
         rotated(world)
+        assert superseded_at + 8 * HOUR in [orphan.until for orphan in sweeper.sweep().orphans]
+        assert world.vendor.alive(first)
+    world.store.destroy(world.target.path, 2, 3)
     world.clock.advance(2 * HOUR)
     sweeper.sweep()
     assert first.revoked
     assert not world.broken
 
 
-def test_two_rotations_between_two_sweeps_of_a_short_history_begin_it_again(traits: Traits) -> None:
-    """The version between may have held the key."""
+def test_each_rotation_begins_the_grace_again_where_the_history_is_one_version_long(traits: Traits) -> None:
+    """The version before may have held the key."""
     world = world_of(traits, max_versions=1)
     first = rotated(world)
     rotated(world)
     sweeper = settled(world)
     sweeper.sweep()
+    world.clock.advance(HOUR)
     rotated(world)
-    again = rotated(world)
-    assert again is world.served()
     swept = sweeper.sweep()
     assert {o.until for o in swept.orphans if o.key.id == first.id} == {world.clock.now() + GRACE}
 
@@ -428,11 +446,11 @@ def test_an_orphan_far_ahead_is_deleted_a_grace_after_the_process_found_it(trait
     lonely = endless_orphan(world, version=9)
     world.clock.advance(99 * HOUR - LATER if traits is ENDLESS else 2 * HOUR)
     sweeper = settled(world)
-    found_at = world.clock.now() - LATER  # `settled` looked then, and found it to be too young
+    found_at = world.clock.now() - LATER  # `settled` looked then
     swept = sweeper.sweep()
     assert states(swept) == [(OrphanState.IN_GRACE, Outcome.LEFT)]
-    assert swept.orphans[0].until == found_at + LATER + GRACE
-    world.clock.advance(GRACE - timedelta(seconds=1))
+    assert swept.orphans[0].until == found_at + GRACE
+    world.clock.advance(GRACE - LATER - timedelta(seconds=1))
     assert states(sweeper.sweep()) == [(OrphanState.IN_GRACE, Outcome.LEFT)]
     world.clock.advance(timedelta(seconds=1))
     assert states(sweeper.sweep()) == [(OrphanState.GRACE_OVER, Outcome.REMOVED)]
