@@ -12,10 +12,7 @@ from simulation.mutations import MUTATIONS, mutated
 from simulation.run import shortest, simulate
 from simulation.settings import MEDDLING, MIXED, NO_EXPIRY, NO_EXPIRY_CHANGE, RACES, ROLLBACKS, STRANGE, Profile
 
-ROUND = (
-    *(MIXED, RACES, MIXED, MEDDLING, NO_EXPIRY_CHANGE),
-    *(MIXED, STRANGE, ROLLBACKS, NO_EXPIRY, MIXED),
-)
+ROUND = (MIXED, RACES, NO_EXPIRY_CHANGE, MEDDLING, MIXED, STRANGE, ROLLBACKS, NO_EXPIRY)
 
 
 SHARE = 100
