@@ -60,6 +60,12 @@ LogLevelOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 # Each command's text describes TARGET: Typer's list of arguments shows Python types.
 TargetsArgument = Annotated[list[str] | None, typer.Argument(metavar="TARGET", hidden=True)]
+RevokeNowOption = Annotated[
+    bool,
+    typer.Option(
+        "--revoke-now", help="Revoke the old keys at once. Applications that still use them fail until they reload."
+    ),
+]
 AllOption = Annotated[bool, typer.Option("--all", help="Every configured target.")]
 
 

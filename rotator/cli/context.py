@@ -129,13 +129,13 @@ class Session:
         workers = self.configuration.daemon.workers
         reports = self.reports = {}
         with self.progress(what, len(targets)) as advance:
-            for _ in in_threads(workers, by_need, one, self._stop_waiting):
+            for _ in in_threads(workers, by_need, one, self.stop_waiting):
                 advance()
             for _ in range(TRIES_AFTER_429):  # the budget waits as long as the provider asked for
                 limited = [report for report in reports.values() if isinstance(report.error, ProviderRateLimited)]
                 if not limited:
                     break
-                for report in in_threads(workers, limited, again, self._stop_waiting):
+                for report in in_threads(workers, limited, again, self.stop_waiting):
                     reports[report.target.name] = report
         return [reports[target.name] for target in targets]
 
@@ -162,7 +162,7 @@ class Session:
                     advance()
         return list(after.values())
 
-    def _stop_waiting(self) -> None:
+    def stop_waiting(self) -> None:
         """Drop the requests that wait for a budget: the command ends."""
         for budget in self.installation.budgets.values():
             budget.close()
@@ -210,7 +210,7 @@ class Session:
         statuses: dict[str, TargetStatus] = {}
         with self.progress("looking", len(targets)) as advance:
             workers = self.configuration.daemon.workers
-            for status in in_threads(workers, targets, one, self._stop_waiting):
+            for status in in_threads(workers, targets, one, self.stop_waiting):
                 statuses[status.target.name] = status
                 advance()
         return [statuses[target.name] for target in targets]
@@ -233,7 +233,7 @@ class Session:
                 dry_run=dry_run,
                 max_orphans=max_orphans,
                 stopping=stopping,
-                interrupted=self._stop_waiting,
+                interrupted=self.stop_waiting,
             )
             return sorted(swept, key=lambda one: one.provider)
 

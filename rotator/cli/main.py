@@ -23,6 +23,7 @@ from rotator.cli.command import (
     LogFormatOption,
     LogLevelOption,
     ReasonOption,
+    RevokeNowOption,
     TargetsArgument,
 )
 from rotator.cli.exit_status import ATTENTION, DONE, NOT_ALL_DONE
@@ -72,9 +73,7 @@ def execute(arguments: Sequence[str] | None = None) -> NoReturn:
 
 @_command()
 def run(
-    once: Annotated[
-        bool, typer.Option("--once", help="Do everything that is due now, open no port, and exit.")
-    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="Do all that is due now, open no port, and exit.")] = False,
     config: ConfigOption = DEFAULT_CONFIG,
     log_format: LogFormatOption = None,
     log_level: LogLevelOption = None,
@@ -97,12 +96,7 @@ def run(
 def rotate(
     targets: TargetsArgument = None,
     every: AllOption = False,
-    revoke_now: Annotated[
-        bool,
-        typer.Option(
-            "--revoke-now", help="Revoke the old keys at once. Applications that still use them fail until they reload."
-        ),
-    ] = False,
+    revoke_now: RevokeNowOption = False,
     adopt: Annotated[
         bool, typer.Option("--adopt", help="Take over a path that holds data rotator did not write.")
     ] = False,
@@ -214,7 +208,6 @@ def status(
     """Show the state of each target, worst first.
 
     Exits with 4 if any target is failing, foreign, missing or unknown.
-
     Reads the store. With --url it asks a running daemon, which also knows recent errors and events.
 
     \b
@@ -282,6 +275,29 @@ def sweep(
     from rotator.cli.commands.sweep import sweep_keys
 
     sweep_keys(Common(config, log_format, log_level), dry_run=dry_run, max_orphans=max_orphans, as_json=as_json)
+
+
+@_command()
+def find(
+    revoke_now: RevokeNowOption = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    log_format: LogFormatOption = None,
+    log_level: LogLevelOption = None,
+) -> None:
+    """Find the target of a leaked key.
+
+    Reads keys from standard input, one a line. Shows for each line the target, the version, and whether the key works.
+    Exits with 1 if a key is in no version or could not be revoked.
+
+    --revoke-now works as in `rotate`: it also revokes all old keys of the target. A key that is served is replaced.
+
+    \b
+    Example: rotator find --revoke-now < leaked-keys.txt
+    """
+    from rotator.cli.commands.find import find_keys
+
+    find_keys(Common(config, log_format, log_level), revoke_now=revoke_now, as_json=as_json)
 
 
 @_command()

@@ -135,7 +135,8 @@ class Observer:
 
     def _may_be_hidden(self, observation: Observation, record: Record, now: datetime) -> bool:
         """Return whether the key is that young. A process that was stopped while it created one publishes it late."""
-        held_since = min(entry.created_at for entry in observation.entries if entry.key_id == record.key_id)
+        held = (entry.created_at for entry in observation.entries if entry.key_id == record.key_id)
+        held_since = min(held, default=record.issued_at)  # no version of this target holds a copied record
         return record.is_younger(self.min_age, now) or now - held_since < self.min_age
 
     def is_too_old(self, observation: Observation) -> bool:

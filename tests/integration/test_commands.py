@@ -2,7 +2,9 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterator
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,26 @@ def test_revoke_now_revokes_a_key_that_was_deleted_from_the_path(made: Made) -> 
     rotator.simulator.faults.add(Fault("refuse", "list", status=503, times=None))
     result = rotator.run("rotate", "a", "--revoke-now", status=1)
     assert "a: rotated, but" in result.stdout
+
+
+def test_find_shows_whose_a_key_is_and_revokes_it(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    rotator, paths = made
+    rotator.config["defaults"]["grace_period"] = "10m"
+    rotator.run("run", "--once", status=0)
+    leaked, leaked_id = (paths.read("apps/a") or {})["api_key"], key_id(made)
+    rotator.run("rotate", "a", status=0)
+    served = key_id(made)
+
+    def find(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(f"{leaked}\n".encode())))
+        return rotator.run("find", *arguments, status=0).stdout
+
+    assert find().startswith(f"line 1: a: version 1 (superseded): the key {leaked_id} works until ")
+    [report] = json.loads(find("--revoke-now", "--json"))["targets"]
+    assert (report["outcome"], report["revoked"]) == ("unchanged", [leaked_id])
+    assert paths.versions("apps/a")["1"]["destroyed"]
+    assert not rotator.simulator.vendor.works(leaked)
+    assert (key_id(made), works(made)) == (served, True)
 
 
 def test_a_request_over_the_rate_limit_is_retried(two: Made) -> None:

@@ -156,8 +156,8 @@ class BareInstallation:
             check=False,
         )
 
-    def at_a_terminal(self, *arguments: str) -> str:
-        """Return what a command shows on a terminal of 200 columns."""
+    def at_a_terminal(self, *arguments: str, prompt: str = "", typed: str = "") -> str:
+        """Return what a command shows on a terminal of 200 columns. When it shows the prompt, type this."""
         self.write()
         ours, its = pty.openpty()
         environment = self._environment({"COLUMNS": "200", "TERM": "xterm-256color"})
@@ -167,6 +167,9 @@ class BareInstallation:
             with suppress(OSError):  # on Linux: the other end is closed
                 while read := os.read(ours, 65536):
                     shown += read
+                    if typed and prompt.encode() in shown:
+                        os.write(ours, typed.encode())
+                        typed = ""
         os.close(ours)
         RECORDER.record(f"{' '.join(arguments)}: terminal", shown.decode())
         return shown.decode().replace("\r", "")

@@ -19,7 +19,7 @@ from rotator.telemetry.logging import log_event
 from rotator.telemetry.wording import count
 
 
-class _RevokedKeys:
+class RevokedKeys:
     """Logs events, and collects the ids of the keys that were revoked, by target: the last plan has them no longer."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ def rotate_targets(
 ) -> None:
     """Rotate the chosen targets."""
     with Session(common, "info") as session:
-        session.emit = revoked = _RevokedKeys()
+        session.emit = revoked = RevokedKeys()
         chosen = session.chosen(targets, every)
         if not request.revoke_now and (every or session.is_long(chosen)):
             session.leave_half_of_the_budgets()
