@@ -13,8 +13,8 @@ from rotator.runtime.redact import register
 MAX_LENGTH = 4096
 """Bytes of a line. A terminal passes on no longer one."""
 
-MAX_LINES = 1000
-"""Lines at once: each output is searched for each key."""
+MAX_LINES = 100
+"""Lines at once: each line of output is searched for each of the keys."""
 
 
 def read_keys() -> dict[int, Secret]:

@@ -287,8 +287,8 @@ def find(
 ) -> None:
     """Find the target of a leaked key.
 
-    Reads keys from standard input, one a line. Shows for each line the target, the version, and whether the key works.
-    Exits with 1 if a key is in no version or could not be revoked.
+    Reads up to 100 keys from standard input, one a line. Shows the target and the version of each, and whether it
+    works. Exits with 1 if a key is in no version or could not be revoked.
 
     --revoke-now works as in `rotate`: it also revokes all old keys of the target. A key that is served is replaced.
 
