@@ -165,7 +165,7 @@ class Trial:
         self.name = ""
         self.expires_at = datetime.now(UTC).replace(microsecond=0) + LIFETIME
         self.left_behind: list[str] = []
-        """After the end: the names of keys that may still exist."""
+        """After the end: the keys that may still exist, by name, and by id where the id is known."""
 
     def __enter__(self) -> Self:
         return self
@@ -276,7 +276,7 @@ class Trial:
                     self.before()
                     self.provider.delete(key_id)
             except (ProviderError, ContractBroken):
-                self.left_behind.append(name)
+                self.left_behind.append(f"{name} (id {key_id})")  # the provider may show it under another name
 
 
 def new_name() -> str:

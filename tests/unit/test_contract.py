@@ -333,7 +333,7 @@ def test_a_key_that_is_shown_with_another_name_is_never_changed() -> None:
         name = one.name
     assert Outcome.BROKEN in outcomes
     assert issuer.keys[foreign.id].expires_at == SOON
-    assert one.left_behind == [name]
+    assert one.left_behind == [f"{name} (id {foreign.id})"]
 
 
 def test_a_key_that_cannot_be_removed_is_named() -> None:
@@ -343,9 +343,9 @@ def test_a_key_that_cannot_be_removed_is_named() -> None:
         raise ProviderUnavailable("down")
 
     with trial(issuer) as one:
-        name = one.key.name
+        key = one.key
         issuer.delete = delete  # type: ignore[method-assign]
-    assert one.left_behind == [name]
+    assert one.left_behind == [f"{key.name} (id {key.id})"]
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------
