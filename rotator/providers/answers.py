@@ -56,8 +56,8 @@ class Answer:
         parsed, credential = self.parsed(), self.credential.reveal()
         if not isinstance(parsed, dict):
             return quoted(self._page() if self.body is not None else self.trouble, credential)
-        said = "; ".join(text for text in _words_in(parsed) if isinstance(text, str))
-        shown = quoted(said, credential, *_new_keys_in(parsed))
+        words = "; ".join(text for text in _words_in(parsed) if isinstance(text, str))
+        shown = quoted(words, credential, *_new_keys_in(parsed))
         return shown.replace(".; ", "; ").rstrip(" .")  # without full stops: they stand within a sentence of ours
 
     def _page(self) -> str:

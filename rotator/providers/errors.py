@@ -1,4 +1,4 @@
-"""The errors of a provider, in words for a person."""
+"""The errors of a provider."""
 
 import math
 from dataclasses import dataclass
@@ -41,19 +41,20 @@ class ErrorFactory:
     def refusal(self, operation: str, answer: Answer, now: datetime) -> ProviderError:
         """Return the error for a status that is no success. A 408 may come from a proxy that gave up on the server."""
         status, words, asked = answer.status, answer.words(), _ASKED_TO[operation]
-        said = f"{status}: {words}" if words else f"{status}"
+        reply = f"{status}: {words}" if words else f"{status}"
         if status in (401, 403):  # providers differ in which of the two they use
-            return self.credential(f"{self.label} refused the management credential ({said}) when asked to {asked}")
+            return self.credential(f"{self.label} refused the management credential ({reply}) when asked to {asked}")
         if status == 407:
-            return self._wants_credentials(said)
+            return self._wants_credentials(reply)
         if status == 429:
             seconds = _retry_after(answer, now)
             return ProviderRateLimited(
-                f"{self.label} was asked too much ({said}): it did not {asked}, and is left alone for {seconds:g} s",
+                f"{self.label} refused to {asked}, for it got too many requests ({reply}); rotator sends it none for "
+                f"{seconds:g} s",
                 seconds,
             )
         if status < 200 or status == 408 or status >= 500:
-            return self.unsettled(operation, f"answered {said}")
+            return self.unsettled(operation, f"answered {reply}")
         if status < 400:
             return ProviderRequestRefused(
                 f"{self.label} answered {status}, a redirect, when asked to {asked}; it is not followed, "
@@ -61,7 +62,7 @@ class ErrorFactory:
                 f"{self._base_url()} must be where {self.label} itself answers; look for a proxy that redirects, too.",
             )
         return ProviderRequestRefused(
-            f"{self.label} refused to {asked} ({said})",
+            f"{self.label} refused to {asked} ({reply})",
             "Retrying will not help. Look at the ttl and the key parameters of the target; after a 404, a 405 "
             f"or a page of HTML, at {self._base_url()}.",
         )
@@ -95,9 +96,9 @@ class ErrorFactory:
 
     def not_accepted(self, answer: Answer, request: str) -> ProviderKeyNotAccepted:
         """Return the error for a probe that was answered with another status than the accepted ones."""
-        said = f"{answer.status}: {words}" if (words := answer.words()) else f"{answer.status}"
+        reply = f"{answer.status}: {words}" if (words := answer.words()) else f"{answer.status}"
         return ProviderKeyNotAccepted(
-            f"a new key does not work: {request} was answered with {said}; it is removed, and the served key stays",
+            f"a new key does not work: {request} was answered with {reply}; it is removed, and the served key stays",
             f'Look at the probe of provider "{self.provider}" (url, method, accept), and at the key parameters.',
         )
 
@@ -105,7 +106,8 @@ class ErrorFactory:
         """Return the error for a request without a clear outcome: a read failed, a change may have been made."""
         message = f"{self.label} {what}, when asked to {_ASKED_TO[operation]}"
         advice = (
-            f"If it does not pass, look at {self.label}'s status, and at what stands between here and {self.base_url}."
+            f"If the error persists, check {self.label}'s status, and the network and proxies between rotator and "
+            f"{self.base_url}."
         )
         if operation in _READS:
             return ProviderUnavailable(f"{message}; nothing was changed", advice)
@@ -157,10 +159,10 @@ class ErrorFactory:
             f"Look at {self._proxy()}, at DNS, and at the network policy for what leaves here.",
         )
 
-    def _wants_credentials(self, said: str) -> ProxyRefused:
+    def _wants_credentials(self, reply: str) -> ProxyRefused:
         return ProxyRefused(
             f"the proxy {self.proxy or f'before {self.base_url}'} wants credentials, or refuses those of rotator "
-            f"({said}), so {self.label} gets no request; nothing was done",
+            f"({reply}), so {self.label} gets no request; nothing was done",
             f'Put user:password where proxy_credentials of provider "{self.provider}" points to, and reload: rotator '
             "reads them then. It sends them as Basic; a proxy that wants NTLM or Kerberos needs a relay. The served "
             "keys work until they expire.",

@@ -1,4 +1,4 @@
-"""A provider as its description has it."""
+"""A provider whose requests and answers a description defines."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ _SHORTEST = 1  # seconds: 0 is never for some providers
 
 
 class HttpProvider(ApiProvider):
-    """Issues keys as a description has it."""
+    """Issues keys with the requests of a description."""
 
     def __init__(self, settings: ProviderSettings, context: ProviderContext, description: Description) -> None:
         self._described = description

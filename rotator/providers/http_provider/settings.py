@@ -42,7 +42,7 @@ class HttpProviderSettings(ProviderSettings):
     type: Literal["http"]
     """The kind of provider."""
     preset: Preset | None = None
-    """A description that rotator brings along. Tables that are set here are merged into its own."""
+    """A description that rotator ships. Tables that are set here are merged into its own."""
     label: Text | None = None
     """What messages call the provider. Required without a preset."""
     header: Text = "Authorization: Bearer {api_key}"
@@ -60,7 +60,7 @@ class HttpProviderSettings(ProviderSettings):
     delete: DeleteSettings | None = None
     """How a key is revoked. Required without a preset."""
     answer: AnswerSettings | None = None
-    """Where answers show what. Required without a preset."""
+    """Where answers show a key's id, text, name and times. Required without a preset."""
     gone: Annotated[tuple[FieldValue, ...], Strict(False)] = ()
     """The fields by which an entry shows that its key is revoked. Such an entry is no key."""
     key: dict[OptionName, KeyOptionSettings] = Field({}, json_schema_extra={"default": {}})

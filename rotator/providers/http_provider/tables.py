@@ -219,7 +219,7 @@ class DeleteSettings(OperationSettings):
 
 
 class AnswerSettings(Mergeable):
-    """Where answers show what. Pointers start from a key's entry, but `key` from the whole answer to create."""
+    """Where answers show a key. Pointers start from its entry, but `key` from the whole answer to create."""
 
     id: PlacesText = Field("id", validate_default=True)
     """The id, by which the key is looked up and deleted."""

@@ -1,4 +1,4 @@
-"""Descriptions that rotator brings along, as data. Each names the document and the date that it was written from."""
+"""The descriptions that rotator ships, as data. Each names the document and the date that it was written from."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
