@@ -510,11 +510,6 @@ MUTATIONS = {
         (GRACE_CUT,),
         (Edit(orphans._unserved_since, "entry.number >= version and entry.created_at >= made_at", "True"),),
     ),
-    "what an earlier sweep found of an orphan holds whatever came after": Mutation(
-        "no-expiry",
-        (GRACE_CUT,),
-        (Edit(orphans._unserved_since, "latest[-1].created_at < before.found_at", "True"),),
-    ),
     "more orphans that no expiry ends are deleted than are allowed": Mutation(
         "no-expiry-change", (TOO_MANY,), (Edit(orphans.reason_to_hold, "to_end > limit", "False"),)
     ),
@@ -524,6 +519,7 @@ MUTATIONS = {
 # What only a unit test can notice, because another rule heals it before a promise is broken:
 #
 #   a key that is gone at any version counts (`plan._gone`)    unit/test_plan.py, test_what_was_seen_of_a_key_before_…
+#   what a sweep remembers of an orphan holds (`found_at`)     unit/test_orphan_grace.py
 
 
 @contextmanager

@@ -28,6 +28,7 @@ class Path:
 
     max_versions: int
     is_dated: bool
+    is_restored: bool = False
     clock: FakeClock = field(default_factory=FakeClock)
     keys: list[ProviderKey] = field(default_factory=list)
     served_until: dict[str, datetime] = field(default_factory=dict)
@@ -73,8 +74,8 @@ class Path:
         self.store.delete_metadata(PATH)
 
     def restore(self, number: int) -> None:
-        self.look(0)  # a sweep comes between two restored snapshots
-        if moments := self.store.moments(PATH):
+        if (moments := self.store.moments(PATH)) and not self.is_restored:
+            self.is_restored = True  # once: a second snapshot may hide what the first one served again
             self.store.restore(PATH, moments[number % len(moments)])
 
     def look(self, _: int) -> None:
