@@ -519,7 +519,7 @@ MUTATIONS = {
 # What only a unit test can notice, because another rule heals it before a promise is broken:
 #
 #   a key that is gone at any version counts (`plan._gone`)    unit/test_plan.py, test_what_was_seen_of_a_key_before_…
-#   what a sweep remembers of an orphan holds (`found_at`)     unit/test_orphan_grace.py
+#   what a sweep remembers of an orphan holds (`found_at`)     unit/test_missing_traits.py, test_each_rotation_begins_…
 
 
 @contextmanager
