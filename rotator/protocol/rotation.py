@@ -137,16 +137,20 @@ class Rotation:
         target, ports, record, request = observation.target, self._ports, pending.record, pending.request
         observed_at = ports.clock.monotonic()
         data = compose(target, record, pending.secret, preserved_fields(observation))
-        self._memory.pending.pop(target.name, None)
+        waiting = self._memory.pending.pop(target.name, None)
+        # A stale read may show the path before the version that a waiting key is to follow: then that key waits on.
+        later = waiting if waiting is not None and waiting.base > pending.base else None
         try:
             version = publish(ports.store, ports.clock, target, data, pending.base)
         except StoreError as error:
             # It may have landed, or still land: the next pass writes it again, or a sweep judges it.
-            self._memory.pending[target.name] = replace(pending, unsettled=True)
+            self._memory.pending[target.name] = later or replace(pending, unsettled=True)
             if not pending.unsettled:
                 emit_not_removed(ports.emit, target, record.key_id, record.key_name, error)
             raise
         if version is None:
+            if later is not None:
+                self._memory.pending[target.name] = later
             what, number = EventType.PUBLISH_CONFLICT, pending.base + 1
             emit_key_event(ports.emit, what, target, record, request, pending.reason, version=number)
             self._discard(target, record, request)

@@ -596,6 +596,27 @@ def test_a_refused_repetition_does_not_settle_the_write_of_an_earlier_pass(
     assert a.observer.memory.pending == {}
 
 
+def test_a_pending_key_outlasts_a_rotation_that_saw_the_past() -> None:
+    """A stale read shows the path as it was before the version that the pending key follows."""
+    world = World()
+    a = running(world)
+    past = old_view(world)
+    assert a.reconcile(world.target, FORCED).rotated
+    closed = [True]
+
+    def write(call: Call) -> Any:
+        return refuse(unknown("store.write"))(call) if closed else call.effect()
+
+    world.at("store.write", write, times=inf)
+    assert isinstance(a.reconcile(world.target, FORCED).error, StoreOutcomeUnknown)
+    world.at("store.history", past)
+    a.reconcile(world.target, FORCED)
+    closed.clear()
+    a.reconcile(world.target, FORCED)
+    assert world.served() is by_id(world, 3)
+    assert (a.observer.memory.pending, world.broken) == ({}, [])
+
+
 def test_a_pending_key_that_lost_is_deleted() -> None:
     world, a = waiting()
     world.at("store.write", meanwhile(rotate_elsewhere(world)))
