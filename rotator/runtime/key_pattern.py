@@ -13,6 +13,7 @@ ORDINARY = (
     "https://vault.vault.svc:8200/v1/secret/data/apps/billing/api?version=12",
     "prod-eu.billing-ap.abcdefghijkl.12.mnopqrst",
     "task-scheduler-of-the-risk-assessment-desk-in-production",  # "sk-" begins the keys of several providers
+    "the served key of billing-api is rejected: rotator removes it and keeps the one before; " * 20,
     "rotator",
     "0",
 )

@@ -205,6 +205,10 @@ BAD: list[tuple[dict[str, Any], dict[str, str]]] = [
         {"key_pattern": "finds ordinary words, addresses or times, so it would hide what is no key"},
     ),
     (
+        {"key_pattern": ".{400,}"},
+        {"key_pattern": "finds ordinary words, addresses or times, so it would hide what is no key"},
+    ),
+    (
         {"key_pattern": "sk-[A-Za-z0-9_-]{16,}"},  # within "risk-assessment-..."
         {"key_pattern": "finds ordinary words, addresses or times, so it would hide what is no key"},
     ),
