@@ -26,7 +26,7 @@ from rotator.runtime.clock import SystemClock
 from rotator.runtime.http import CertificatesUnusable
 from rotator.runtime.proxy import Proxy
 from rotator.runtime.rate_limit import SlidingWindow
-from rotator.runtime.redact import register
+from rotator.runtime.redact import quoted, register
 from rotator.stores.sqlite import SqliteStore
 from rotator.stores.vault.auth import AppRoleLogin, CertLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
 from rotator.stores.vault.store import VaultStore
@@ -70,7 +70,7 @@ class Adapters:
         except Exception as error:  # of a plugin
             raise ProviderUnavailable(
                 f'the plugin for providers of type "{provider.type}" cannot make providers.{name}: '
-                f"{type(error).__name__}: {error}",
+                f"{type(error).__name__}: {quoted(str(error))}",
                 "Correct the plugin. Until then rotator changes no key: the served keys work until they expire.",
             ) from None
         raise ProviderUnavailable(

@@ -3,8 +3,10 @@
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -76,12 +78,15 @@ def without(path: str, right: str) -> str:
     return text
 
 
-def test_the_policy_is_enough_for_every_command(made: Made) -> None:
+def test_the_policy_is_enough_for_every_command(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     rotator, paths = made
     known = set(getattr(typer.main.get_command(app), "commands", ()))
-    assert known == {command for command, *_ in COMMANDS} | WITHOUT_VAULT
+    assert known == {command for command, *_ in COMMANDS} | {"find"} | WITHOUT_VAULT
     for command in COMMANDS:
         rotator.run(*command, status=0)
+    key = (paths.read("apps/a") or {})["api_key"]
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(f"{key}\n".encode())))
+    rotator.run("find", status=0)
     paths.put("apps/a", {"api_key": "theirs"})
     rotator.run("rotate", "a", "--adopt", status=0)
 

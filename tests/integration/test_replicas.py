@@ -673,7 +673,7 @@ def test_two_replicas_of_the_chart_rotate_on_schedule_whatever_the_cluster_does(
     with installation(tmp_path) as rotator, ExitStack() as stack:
         work_often(rotator)
         values["config"] = {name: rotator.config[name] for name in ("defaults", "daemon")}
-        values["respan"] = {"requestsPerMinute": 100_000}
+        values["provider"] = {"requestsPerMinute": 100_000}
 
         def manifests() -> list[str]:
             file = tmp_path / "values.json"

@@ -113,5 +113,5 @@ def test_a_key_that_cannot_be_removed_is_named(made: Installation) -> None:
     made.simulator.faults.add(Fault("refuse", "delete", times=None))
     ended = made.run(*HOLD, status=1)
     [key] = made.simulator.vendor.keys.values()
-    assert f"left behind: the key with the name {key.name}: delete it at the provider" in ended.stdout
+    assert f"left behind: the key with the name {key.name} (id {key.id}): delete it at the provider" in ended.stdout
     made.simulator.vendor.delete(key.id)

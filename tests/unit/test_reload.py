@@ -241,7 +241,7 @@ def test_the_parts_of_a_failed_successor_are_closed(
         process.config["providers"]["last"] = process.config["providers"]["respan"]
     else:
         process.config["stores"]["last"] = {"type": "sqlite", "file": "nowhere/store.db"}
-    with pytest.raises((ValueError, StoreUnavailable)):
+    with pytest.raises((ProviderUnavailable, StoreUnavailable)):
         process.assembled(process.installation)
     assert set(map(id, made)) == set(map(id, closed))
     assert len(made) == (2 if failing == "provider" else 1)

@@ -77,7 +77,7 @@ def test_a_file_that_cannot_be_closed_to_others_is_refused(tmp_path: Path, monke
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "chmod", refuse)
-    with pytest.raises(StorePermissionDenied, match="cannot be closed to others: Operation not permitted"):
+    with pytest.raises(StorePermissionDenied, match="cannot be restricted: Operation not permitted"):
         SqliteStore(tmp_path / "keys.db", CLOCK)
 
 
