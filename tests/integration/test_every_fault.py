@@ -212,5 +212,5 @@ def test_no_key_and_no_token_is_shown_whatever_vault_answers(tmp_path: Path, vau
         texts = "".join(text for _, text in recorder.texts)
         assert texts.count("[hidden]") > 2 * len(BAD_ANSWERS), "the answers are reported, without their secrets"
         keys = {key.text for key in rotator.simulator.vendor.keys.values()}
-        assert len(echoing.repeated & keys) > len(BAD_ANSWERS) // 2, "keys came back"
+        assert len(echoing.repeated & keys) > 2, "keys came back, and not only placeholders"
         assert recorder.scan() == []
