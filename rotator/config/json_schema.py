@@ -5,7 +5,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, get_args
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
@@ -45,7 +45,7 @@ def json_schema(types: ProviderTypes) -> dict[str, Any]:
 
 def _described(model: type[Settings]) -> dict[str, Any]:
     whole = model.model_json_schema(schema_generator=_WithoutNull)
-    tables = {table.__name__: table for table in _tables_below(Settings)}
+    tables = {table.__name__: table for table in _tables_in(model)}
     for name, table in (*whole.get("$defs", {}).items(), (model.__name__, whole)):
         bases = [base for base in tables[name].__mro__ if issubclass(base, Settings)] if name in tables else []
         for base in bases:
@@ -55,10 +55,15 @@ def _described(model: type[Settings]) -> dict[str, Any]:
     return whole
 
 
-def _tables_below(base: type[Settings]) -> Iterator[type[Settings]]:
-    for table in base.__subclasses__():
-        yield table
-        yield from _tables_below(table)
+def _tables_in(annotation: Any) -> Iterator[type[Settings]]:
+    """Yield the tables that a type is made of. A plugin's class of the same name is none of them."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        yield annotation
+        for field in annotation.model_fields.values():
+            yield from _tables_in(field.annotation)
+    else:
+        for part in get_args(annotation):
+            yield from _tables_in(part)
 
 
 @cache
@@ -68,7 +73,11 @@ def _descriptions(module: str) -> dict[str, dict[str, str]]:
     Pydantic's `use_attribute_docstrings` does the same at each start, and takes longer than building the models.
     """
     found: dict[str, dict[str, str]] = {}
-    for table in ast.parse(inspect.getsource(sys.modules[module])).body:
+    try:
+        source = inspect.getsource(sys.modules[module])
+    except (KeyError, OSError, TypeError):  # a plugin may come without its source
+        return found
+    for table in ast.parse(source).body:
         if isinstance(table, ast.ClassDef):
             found[table.name] = {
                 option.target.id: " ".join(text.value.value.split())

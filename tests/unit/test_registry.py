@@ -1,10 +1,11 @@
 """Which types of providers there are: the built-in ones, and those that installed plugins bring."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -12,7 +13,7 @@ from rotator.app.adapters import Adapters
 from rotator.config.json_schema import json_schema
 from rotator.config.loader import Configuration, load
 from rotator.config.provider_settings import KeyOptions, ProviderSettings
-from rotator.config.provider_type import ConnectedProvider, ProviderContext, ProviderType
+from rotator.config.provider_type import ConnectedProvider, ProviderContext, ProviderType, ProviderTypes
 from rotator.core.errors import ConfigurationError, ProviderUnavailable
 from rotator.core.traits import Traits
 from rotator.providers.registry import GROUP, with_plugins
@@ -95,6 +96,20 @@ def test_the_schema_includes_the_types_of_plugins() -> None:
     region = schema["$defs"]["AcmeSettings"]["properties"]["region"]
     assert region == {"description": "Where the keys are.", "default": "eu", "type": "string"}
     assert {"$ref": "#/$defs/AcmeKey"} in schema["$defs"]["TargetSettings"]["properties"]["key"]["anyOf"]
+
+
+def test_the_schema_needs_no_source_and_no_other_class_of_the_same_name() -> None:
+    space: dict[str, Any] = {
+        "__name__": "acme_without_source",
+        "ProviderSettings": ProviderSettings,
+        "Literal": Literal,
+    }
+    exec(inspect.getsource(AcmeSettings), space)
+    other = ProviderType(space["AcmeSettings"], lambda _: Traits("Acme"), never_made)
+    types = ProviderTypes({**with_plugins([]).usable, "acme": other}, {})
+
+    region = json_schema(types)["$defs"]["AcmeSettings"]["properties"]["region"]
+    assert region == {"default": "eu", "type": "string"}
 
 
 def test_an_unknown_type_is_refused_with_those_that_exist(tmp_path: Path) -> None:
