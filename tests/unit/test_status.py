@@ -18,6 +18,7 @@ from rotator.core.renewal import Renewal
 from rotator.core.secrets import Secret
 from rotator.core.superseded import Superseded
 from rotator.core.versions import Entry, Ownership, Record
+from rotator.runtime import redact
 from rotator.runtime.redact import register
 from rotator.telemetry.status import (
     KEPT,
@@ -45,6 +46,12 @@ SURROUNDINGS = DaemonInfo(
     logins_failing=["vault"],
     refused=f"bad: {SECRET}",
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_of_another_test_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets and patterns of other tests stay in the scrubber of the process, and may hide more than these texts."""
+    monkeypatch.setattr(redact, "_scrubber", redact.Scrubber())
 
 
 class Emitting:
