@@ -10,6 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 DRIP = 0.02  # seconds between two bytes of an answer that drips
 
 
+class Refused(Exception):
+    """The request is answered with this status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+
+
 @dataclass(frozen=True)
 class Asked:
     """One request."""

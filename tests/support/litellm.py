@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from support.canned import Asked, Reply, canned
+from support.canned import Asked, Refused, Reply, canned
 from support.leaks import RECORDER
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -78,14 +78,6 @@ def _is_of(name: str, value: object) -> bool:
         case "object":
             return isinstance(value, dict)
     raise ValueError(f"the document has the new type {name}")
-
-
-class Refused(Exception):
-    """The request is answered with this status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status, self.message = status, message
 
 
 @dataclass

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from support.canned import Asked, Reply, canned
+from support.canned import Asked, Refused, Reply, canned
 from support.leaks import RECORDER
 
 DEFAULT_WORKSPACE = "0df9e665-d932-5740-b2c7-b52af166bc11"
@@ -43,14 +43,6 @@ TYPES: Mapping[str, tuple[type, ...]] = {
 }
 RESETS = ("daily", "weekly", "monthly", None)
 UTC_WITH_SECONDS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-
-
-class Refused(Exception):
-    """The request is answered with this status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status, self.message = status, message
 
 
 @dataclass
