@@ -123,8 +123,10 @@ class BareInstallation:
         self._daemons: list[Daemon] = []
 
     def write(self, text: str | None = None) -> None:
-        """Write the configuration, or this text instead."""
-        self.file.write_text(json.dumps(self.config) if text is None else text)
+        """Write the configuration, or this text instead; a daemon that reads it meanwhile reads the old one or this."""
+        beside = self.file.with_suffix(".new")
+        beside.write_text(json.dumps(self.config) if text is None else text)
+        beside.replace(self.file)
 
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
         # Nothing of the developer's own: no proxies, no VAULT_* variables, no ~/.vault-token.
