@@ -3,11 +3,12 @@
 import base64
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Self
 
 from rotator.core.secrets import Secret
+from rotator.core.use import KeyUse
 
 _NAME = re.compile(
     r"(?P<owner>[a-z0-9-]{1,8})\.(?P<target>[a-z0-9-]{1,10})\.(?P<place>[a-z2-7]{12})\.(?P<version>[1-9][0-9]{0,7})\.(?P<unique>[a-z2-7]{8})"
@@ -69,10 +70,15 @@ class ProviderKey:
     name: str
     expires_at: datetime | None  # None: it never expires
     created_at: datetime | None = field(default=None, compare=False)  # None: the provider did not show it
+    use: KeyUse | None = field(default=None, compare=False)  # None: the provider did not show it
 
     def expires_by(self, moment: datetime) -> bool:
         """Return whether the key has expired at that moment."""
         return self.expires_at is not None and self.expires_at <= moment
+
+    def seen_at(self, moment: datetime) -> "ProviderKey":
+        """Return the key, with the time at which the answer that showed its use arrived."""
+        return self if self.use is None else replace(self, use=replace(self.use, as_of=moment))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,29 @@ KeyParameters = Mapping[str, KeyParameter]
 
 
 @dataclass(frozen=True, slots=True)
+class Cap:
+    """A limit of each key: what it may use until it stops working."""
+
+    option: str  # of `key`
+    limit: float
+    unit: str = ""  # for messages: "USD", "calls"
+
+
+@dataclass(frozen=True, slots=True)
+class CapPolicy:
+    """The caps of a target's keys, and what becomes of a key whose cap is nearly spent."""
+
+    caps: tuple[Cap, ...] = ()
+    replaces: bool = False  # else it is only reported
+    replace_at: float = 0.8  # the share of a cap at which a key counts as nearly spent
+    pickup: timedelta = timedelta(minutes=15)  # the time until the last consumer uses a new key
+    max_early_rotations: int = 4  # in 24 hours
+
+
+NO_CAPS = CapPolicy()
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """One path that always holds one live key."""
 
@@ -29,6 +52,9 @@ class Target:
     grace_period: timedelta
     jitter: timedelta  # a key is replaced this much earlier than `renew_before` demands; from a hash of the name
     adopt: bool = False
+    caps: CapPolicy = NO_CAPS
+    grace_extension: timedelta = timedelta(0)  # how much longer a superseded key may live while it is used
+    idle_after: timedelta = timedelta(minutes=30)  # so long after its last use, a superseded key counts as unused
     former_paths: tuple[str, ...] = ()  # where it was before, in the same store: keys made for these are its own
 
     @property

@@ -31,7 +31,12 @@ LONGEST_TEXT = 300
 LONGEST_RECORD = 8192
 """Characters of a record with all its fields, those of later versions included."""
 
-_FIELDS = frozenset(("v", "owner", "target", "key_id", "key_name", "issued_at", "expires_at", "params", "key"))
+_FIELDS = frozenset(
+    ("v", "owner", "target", "key_id", "key_name", "issued_at", "expires_at", "params", "key", "why", "early")
+)
+
+MAX_EARLY = 24
+"""Early rotations whose times a record has room for: the largest bound that the version history can hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ class Record:
     expires_at: datetime
     params: str
     key: str  # the key's fingerprint
+    why: str = ""  # the reason for which the key was made; "" before this was recorded
+    early: str = ""  # when keys of this path were made early because of a cap, as `core.caps` writes it
     unknown: tuple[str, ...] = ()
 
     def is_younger(self, than: timedelta, now: datetime) -> bool:
@@ -64,6 +71,8 @@ class Record:
             "expires_at": timestamp(self.expires_at),
             "params": self.params,
             "key": self.key,
+            **({"why": self.why} if self.why else {}),
+            **({"early": self.early} if self.early else {}),
         }
         known = (f"{name}={quote(value, safe=':').replace('~', '%7E')}" for name, value in values.items())
         return ",".join((*known, *self.unknown))

@@ -1,0 +1,97 @@
+"""What a provider shows of a key's use, and what follows from several looks at it. Pure.
+
+Use that is not shown is unknown: it never counts as none.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+LOOKS = 6
+"""How many looks at one key are kept."""
+
+APART = timedelta(seconds=10)
+"""Two looks that are closer show no rate: one call between them would count as a burst."""
+
+
+@dataclass(frozen=True, slots=True)
+class CapUse:
+    """How much of one cap a key has used, in the cap's own unit."""
+
+    cap: str  # as the options of a target's `key` call it
+    used: float
+    limit: float | None = None  # None: not shown
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUse:
+    """What one answer showed of a key's use."""
+
+    caps: tuple[CapUse, ...] = ()
+    last_used_at: datetime | None = None  # None: never used, or not shown
+    as_of: datetime | None = None  # when the answer arrived; `ProviderKey.seen_at` sets it
+
+    def used(self, cap: str) -> float | None:
+        """Return how much of a cap is used; None where that is unknown."""
+        return next((use.used for use in self.caps if use.cap == cap), None)
+
+    def limit(self, cap: str) -> float | None:
+        """Return the limit of a cap, if it is shown."""
+        return next((use.limit for use in self.caps if use.cap == cap), None)
+
+
+@dataclass(frozen=True, slots=True)
+class UseSeries:
+    """The last looks at one key's use, oldest first; at least one, each with its time."""
+
+    looks: tuple[KeyUse, ...]
+    is_shown_alone: bool | None = None  # whether a look-up of the key alone shows its use; None: not tried
+
+    @property
+    def latest(self) -> KeyUse:
+        """The newest look."""
+        return self.looks[-1]
+
+    @property
+    def as_of(self) -> datetime:
+        """When the newest look was."""
+        return _time(self.latest)
+
+    def add(self, use: KeyUse) -> "UseSeries":
+        """Return the series with one more look. One that is not newer is ignored: a list may be late.
+
+        A number that shrinks, or a cap that is no longer shown, starts a new series.
+        """
+        if _time(use) <= self.as_of:
+            return self
+        if any((now := use.used(cap.cap)) is None or now < cap.used for cap in self.latest.caps):
+            return UseSeries((use,), self.is_shown_alone)
+        kept = self.looks
+        if len(kept) > 1 and _time(kept[-1]) - _time(kept[-2]) < APART:
+            kept = kept[:-1]
+        return UseSeries((*kept, use)[-LOOKS:], self.is_shown_alone)
+
+    def rate(self, cap: str, since: datetime) -> float:
+        """Return the use a second, for a key that exists `since`: the highest that these looks show.
+
+        The share of its whole life counts too, so that the first look after a restart shows a rate.
+        """
+        used = self.latest.used(cap) or 0.0
+        return max((used / max(APART, self.as_of - since).total_seconds(), *self._slopes(cap)))
+
+    def _slopes(self, cap: str) -> Iterator[float]:
+        for before, after in pairwise(self.looks):
+            time, first, last = _time(after) - _time(before), before.used(cap), after.used(cap)
+            if time >= APART and first is not None and last is not None:
+                yield (last - first) / time.total_seconds()
+
+
+def _time(use: KeyUse) -> datetime:
+    assert use.as_of is not None  # noqa: S101 - for the type checker: only looks with a time are added
+    return use.as_of
+
+
+def series_with(series: UseSeries | None, use: KeyUse) -> UseSeries:
+    """Return the series with this look, or a new one."""
+    return UseSeries((use,)) if series is None else series.add(use)
