@@ -16,10 +16,10 @@ from rotator.config import files, findings, rules
 from rotator.config.files import Source
 from rotator.config.findings import Place
 from rotator.config.key_options import KeyChecker
+from rotator.config.parsed import ParsedConfig
 from rotator.config.provider_load import ProviderLoad, provider_loads
 from rotator.config.provider_settings import KeyOptions, ProviderSettings
 from rotator.config.provider_type import ProviderTypes
-from rotator.config.rules import ParsedConfig
 from rotator.config.schema import (
     DaemonSettings,
     FileSettings,

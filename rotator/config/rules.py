@@ -4,20 +4,16 @@ Pure. Each rule looks at the whole configuration and yields a problem for each o
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from rotator.config.files import key_path
-from rotator.config.key_options import KeyChecker
+from rotator.config.parsed import ParsedConfig, Rule
 from rotator.config.provider_load import ProviderLoad
-from rotator.config.schema import FileSettings, FormerLocation, TokenAuth, VaultSettings
+from rotator.config.schema import FormerLocation, TokenAuth, VaultSettings
 from rotator.config.values import format_duration, is_loopback, quoted
 from rotator.core.errors import Problem
 from rotator.core.target import Target
-from rotator.core.traits import Traits
 from rotator.core.versions import RECORD_FIELD
 
 _LONGEST_PUBLISH = timedelta(seconds=30)  # with all its retries, and the requests before it
@@ -26,45 +22,6 @@ _SHORT_LEASE = timedelta(seconds=10)
 _CLOSE_TO_THE_LIMIT = 0.9
 _LONGEST_WORD = 14  # in a variable's name: ORGANISATION, AUTHENTICATION; random text is longer, or has digits
 _PRESENT = FormerLocation()
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedConfig:
-    """A well-formed configuration, before the rules."""
-
-    file: Path
-    settings: FileSettings
-    targets: Mapping[str, Target]  # with the defaults; provider and store are "" where it is not clear which
-    origins: Mapping[str, Path]  # the file that each target is in
-    environment: Mapping[str, str]
-    traits: Mapping[str, Traits]  # by the name of the provider
-    keys: KeyChecker
-
-    def problem(self, message: str, *place: str | int) -> Problem:
-        """Return a problem at a place in the main file."""
-        return Problem(str(self.file), key_path(*place), message)
-
-    def target_problem(self, name: str, message: str, *keys: str) -> Problem:
-        """Return a problem at the first of the keys that the target sets, else at the first that the defaults set."""
-        settings = self.settings.targets[name]
-        key = next((key for key in keys if key in settings.model_fields_set), None)
-        inherited = next((key for key in keys if key in self.settings.defaults.model_fields_set), None)
-        if key is None and inherited is not None:
-            return self.problem(message, "defaults", inherited)
-        return Problem(str(self.origins[name]), key_path("targets", name, key or keys[0]), message)
-
-    def key_problem(self, name: str, option: str, message: str) -> Problem:
-        """Return a problem of an option of keys where the target sets it, else where the defaults set it."""
-        if option in self.settings.targets[name].key:
-            return Problem(str(self.origins[name]), key_path("targets", name, "key", option), message)
-        return self.problem(message, "defaults", "key", option)
-
-    def vaults(self) -> dict[str, VaultSettings]:
-        """Return the stores of type vault."""
-        return {name: store for name, store in self.settings.stores.items() if isinstance(store, VaultSettings)}
-
-
-Rule = Callable[[ParsedConfig], Iterator[Problem]]
 
 
 def problems(config: ParsedConfig) -> Iterator[Problem]:
