@@ -146,9 +146,9 @@ def moment(value: object) -> datetime:
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         seconds = value if value < EARLIEST_MILLISECOND else value / 1000
-        if not EARLIEST <= (moment := datetime.fromtimestamp(seconds, UTC)) < LATEST:
+        if not EARLIEST.timestamp() <= seconds < LATEST.timestamp():  # first, for the platform has bounds of its own
             raise ValueError
-        return moment
+        return datetime.fromtimestamp(seconds, UTC)
     if not isinstance(value, str) or value.isdecimal():
         raise ValueError  # 13 digits would be read as a date and a time of day
     moment = datetime.fromisoformat(value)
