@@ -21,7 +21,12 @@ class Traits:
     """Keys keep a name of 50 characters, as `keys.KeyName` makes it, and the list shows it. Without it, the provider is
     refused."""
     reports_use: Literal["no", "retrieve", "list"] = "no"
-    """Where the provider shows what a key has used."""
+    """Where rotator looks for what a key has used: nowhere, in an answer about that key, or in the list too.
+
+    Where an answer shows no use, it is unknown, and never none.
+    """
+    documents_use: bool = True
+    """The provider's documents show where use appears. Without it, use may be missing wherever rotator looks."""
     key_pattern: str | None = None
     """A regular expression that finds a key's text in any other text. Without it, redaction knows exact keys only."""
     keys_per_page: int = 100
@@ -49,6 +54,11 @@ class Traits:
             limits.append(f"{self.label}'s keys cannot be extended: `rotator extend` and a longer grace do not work")
         if self.reports_use == "no":
             limits.append(f"rotator sees no use of {self.label}'s keys, so it cannot notice that a cap is spent")
+        elif not self.documents_use:
+            limits.append(
+                f"{self.label} does not document where it shows the use of its keys: rotator takes it from every "
+                "answer that has it, and reports it as unknown until then"
+            )
         if self.key_pattern is None:
             limits.append(f"{self.label}'s keys have no pattern: output hides a key only while rotator holds its text")
         return tuple(limits)

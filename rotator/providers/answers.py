@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import MAXYEAR, UTC, datetime
+from datetime import MAXYEAR, UTC, datetime, timedelta
 from typing import TypeGuard
 
 from rotator.core.keys import CreatedKey, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.secrets import Secret
+from rotator.core.use import CapUse, KeyUse
 from rotator.core.versions import LONGEST_TEXT
 from rotator.runtime.redact import quoted, register
 
@@ -19,6 +20,8 @@ Content = dict[str, object] | list[object]
 MAX_KEY = 4096  # characters of a key's text: every line of output is searched for it
 MAX_SHOWN = 60  # characters of a value that is not understood
 MAX_SEARCHED = 30  # fields of an object that are searched for the text of a new key
+MAX_COUNT = 2.0**53  # calls, tokens or money that a key has used: above it a float counts no single call
+MAX_AHEAD = timedelta(minutes=1)  # by which a provider's clock may be ahead of ours when it shows the last use
 
 NEVER = ("", "never")
 """Texts in the place of an expiry that leave no doubt."""
@@ -110,11 +113,17 @@ def is_id(value: object) -> TypeGuard[str]:
 
 
 def shown_key(
-    key_id: object, name: object, expires_at: object, created_at: object = None, called: str = "expires_at"
+    key_id: object,
+    name: object,
+    expires_at: object,
+    created_at: object = None,
+    called: str = "expires_at",
+    use: KeyUse | None = None,
 ) -> ListedKey:
     """Return the key that an entry of a list shows, by what stands in the places of its id, name and times.
 
-    Only the id is required; a key without an expiry never expires. `called` is what the answer calls the expiry.
+    Only the id is required; a key without an expiry never expires. `called` is what the answer calls the expiry, and
+    `use` is what it shows of the key's use.
     """
     name = escaped(name[:LONGEST_TEXT]) if isinstance(name, str) else ""
     if not is_id(key_id):
@@ -127,7 +136,37 @@ def shown_key(
     created = None
     with suppress(TypeError, ValueError, OverflowError):
         created = moment(created_at)  # it only shows how young a key is, so it may be missing
-    return ProviderKey(key_id, name, expires, created)
+    return ProviderKey(key_id, name, expires, created, use)
+
+
+def counted(value: object) -> float | None:
+    """Return a number of calls or an amount of money; None if there is any doubt, since a guess would be a counter."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
+        return None
+    return float(value)
+
+
+def cap_use(cap: str, used: object, limit: object) -> CapUse | None:
+    """Return how much of a cap is used, by what stands in the places of its counter and its limit.
+
+    None where the counter is unknown. A limit that is no positive number, such as null, 0 or -1, counts as not shown.
+    """
+    count = counted(used)
+    return None if count is None else CapUse(cap, count, counted(limit) or None)
+
+
+def key_use(caps: Iterable[CapUse | None], last_used: object, now: datetime) -> KeyUse | None:
+    """Return what an answer shows of a key's use; None if it shows nothing that can be read.
+
+    1970 stands for "never", and a last use in the future is unknown.
+    """
+    last_used_at = None
+    with suppress(TypeError, ValueError, OverflowError):
+        last_used_at = moment(last_used)
+    if last_used_at is not None and not EARLIEST <= last_used_at <= now + MAX_AHEAD:
+        last_used_at = None
+    use = KeyUse(tuple(cap for cap in caps if cap is not None), last_used_at and min(last_used_at, now))
+    return use if use.caps or use.last_used_at else None
 
 
 def created_key(key: ListedKey, text: object) -> CreatedKey | None:

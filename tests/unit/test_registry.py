@@ -191,6 +191,8 @@ FULL = Traits("Acme", reports_use="list", key_pattern="acme-[0-9]+")
             ["Acme's keys never expire", "Acme's keys cannot be extended"],
         ),
         (replace(FULL, reports_use="no"), ["rotator sees no use of Acme's keys"]),
+        (replace(FULL, documents_use=False), ["Acme does not document where it shows the use of its keys"]),
+        (replace(FULL, reports_use="no", documents_use=False), ["rotator sees no use of Acme's keys"]),
         (replace(FULL, key_pattern=None), ["Acme's keys have no pattern"]),
     ],
 )

@@ -407,14 +407,14 @@ def test_many_threads_share_it(rig: Rig) -> None:
     ],
 )
 def test_times_are_read_in_every_shape(text: object, moment: datetime | None) -> None:
-    assert listed_key({"id": "a", "expiry_date": text}) == ProviderKey("a", "", moment)
+    assert listed_key({"id": "a", "expiry_date": text}, EXPIRY) == ProviderKey("a", "", moment)
 
 
 def test_a_time_without_a_zone_is_utc_wherever_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "Asia/Tokyo")
         time.tzset()
-        key = listed_key({"id": "a", "expiry_date": "2126-03-01T12:00:00"})
+        key = listed_key({"id": "a", "expiry_date": "2126-03-01T12:00:00"}, EXPIRY)
     time.tzset()
     assert key == ProviderKey("a", "", EXPIRY)
 
@@ -724,7 +724,7 @@ def test_a_create_is_sent_exactly_once(rig: Rig, kind: str) -> None:
 
 def test_of_a_name_no_more_is_kept_than_any_key_of_ours_has() -> None:
     """A page or a log line that shows it searches it for secrets: 700 KB stall it for seconds."""
-    key = listed_key({"id": "a", "name": "n" * 700_000})
+    key = listed_key({"id": "a", "name": "n" * 700_000}, EXPIRY)
     assert key == ProviderKey("a", "n" * 300, None)
 
 

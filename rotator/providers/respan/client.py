@@ -27,7 +27,7 @@ class RespanProvider(ApiProvider):
         """Create one key. Sent once, unless it is refused for a credential that was replaced since."""
         body = {"name": name, "expiry_date": timestamp(expires_at), **parameters}
         entry = self.content("create", self.call("create", "POST", LIST_PATH, body))
-        if isinstance(entry, dict) and (key := created_key(listed_key(entry), entry.get("api_key"))):
+        if isinstance(entry, dict) and (key := created_key(self._key(entry), entry.get("api_key"))):
             return key
         raise self.errors.unsettled("create", "gave an answer without a usable id, key and expiry")
 
@@ -39,7 +39,7 @@ class RespanProvider(ApiProvider):
         entries = page.get("results") if isinstance(page, dict) else page
         if not isinstance(entries, list):
             raise self.errors.unsettled("list", "gave an answer that holds no list")
-        return [listed_key(entry) for entry in entries if not is_revoked(entry)]
+        return [self._key(entry) for entry in entries if not is_revoked(entry)]
 
     def _after(self, page: Content) -> Request | None:
         following = page.get("next") if isinstance(page, dict) else None
@@ -58,7 +58,7 @@ class RespanProvider(ApiProvider):
         self._must_be_about(key_id, "retrieve", entry)
         if is_revoked(entry):
             return None
-        if isinstance(key := listed_key(entry), ProviderKey):
+        if isinstance(key := self._key(entry), ProviderKey):
             return key
         raise self.errors.unsettled("retrieve", f"answered with a key that cannot be read ({key})")
 
@@ -74,13 +74,16 @@ class RespanProvider(ApiProvider):
         self._must_be_about(key_id, "update", entry)
         if answer.is_gone or is_revoked(entry):
             return None
-        key = listed_key(entry)
+        key = self._key(entry)
         return key if isinstance(key, ProviderKey) else ProviderKey(key_id, "", None)
 
     def delete(self, key_id: str) -> None:
         """Revoke the key. Any 2xx is a success, whatever its body."""
         if is_id(key_id):
             self.call("delete", "DELETE", _path(key_id))
+
+    def _key(self, entry: object) -> ListedKey:
+        return listed_key(entry, self._clock.now())
 
     def _must_be_about(self, key_id: str, operation: str, entry: object) -> None:
         if not is_about(entry, key_id):

@@ -4,8 +4,10 @@ Where Respan's references (the pages create, list, retrieve, update and delete u
 every shape that they show is accepted.
 """
 
+from datetime import datetime
+
 from rotator.core.keys import ListedKey, UnreadableKey
-from rotator.providers.answers import is_id, shown, shown_key
+from rotator.providers.answers import cap_use, is_id, key_use, shown, shown_key
 
 
 def is_revoked(entry: object) -> bool:
@@ -19,9 +21,17 @@ def is_about(entry: object, key_id: str) -> bool:
     return not is_id(found) or found == key_id
 
 
-def listed_key(entry: object) -> ListedKey:
-    """Return the key that an entry shows. Only the id is required; all other fields come and go."""
+def listed_key(entry: object, now: datetime) -> ListedKey:
+    """Return the key that an entry shows. Only the id is required; all other fields come and go.
+
+    The counters are documented in the answer to create alone, and may appear in any.
+    """
     if not isinstance(entry, dict):
         return UnreadableKey("", "", f"which is {shown(entry)}")
     created_at = entry.get("created_at") or entry.get("created")  # the page has the first, the SDK the second
-    return shown_key(entry.get("id"), entry.get("name"), entry.get("expiry_date"), created_at, "expiry_date")
+    caps = (
+        cap_use("max_usage", entry.get("key_usage"), entry.get("max_usage")),
+        cap_use("spending_limit", entry.get("spending_in_period"), entry.get("spending_limit")),
+    )
+    use = key_use(caps, entry.get("last_used"), now)
+    return shown_key(entry.get("id"), entry.get("name"), entry.get("expiry_date"), created_at, "expiry_date", use)

@@ -9,7 +9,12 @@ from rotator.config.provider_settings import KeyOptions, ProviderSettings
 from rotator.config.provider_type import ConnectedProvider, ProviderContext, ProviderType
 from rotator.core.traits import Traits
 
-TRAITS = Traits(label="Respan", key_pattern=r"[A-Za-z0-9]{8}\.[A-Za-z0-9_-]{32,}|(?<![A-Za-z0-9])sk_[A-Za-z0-9_-]{8,}")
+TRAITS = Traits(
+    label="Respan",
+    reports_use="list",
+    documents_use=False,
+    key_pattern=r"[A-Za-z0-9]{8}\.[A-Za-z0-9_-]{32,}|(?<![A-Za-z0-9])sk_[A-Za-z0-9_-]{8,}",
+)
 """A temporary key is a prefix, a dot and the secret part; an organisation key begins with sk_."""
 
 
@@ -36,8 +41,7 @@ class RespanKey(KeyOptions):
     spending_limit: float | None = Field(None, gt=0)
     """How much the key may spend, in USD."""
     max_usage: Annotated[int, AfterValidator(_unlimited_or_positive)] | None = None
-    """How many calls the key may make in all; -1 is unlimited. rotator does not watch usage: it does not replace a
-    key that is used up."""
+    """How many calls the key may make in all; -1 is unlimited."""
     is_test: bool | None = None
     """Whether the key is a test key."""
 
