@@ -352,6 +352,9 @@ def simulate(
       delete_status=204|NUMBER  auth_status=401|NUMBER
       invalid_status=400|NUMBER  deleted=revoked|plain|404
       id_shape=uuid|tk|tmpkey|prefix  name_max=50|NUMBER
+      use_shown=create|none|retrieve|list|everywhere  never_used=null|1970
+      use_lag_s=0|NUMBER  use_period_s=0|NUMBER  spent_status=429|NUMBER
+      limit_policies=off|refused|on
       older_fields=false|true  plan_rate_limit=none|NUMBER
       limits_permission=false|true  expiry_shift_s=0|NUMBER
       expiry_round_s=0|NUMBER  expired_listed=true|false  slash=404|301

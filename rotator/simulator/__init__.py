@@ -7,8 +7,8 @@ Imports only the standard library and nothing else of `rotator`, so that it cann
         sim.faults.add(Fault("drop_after", "create"))
         sim.vendor.keys, sim.journal         # the keys, and the calls so far
 
-`options` holds the switches, `vendor` the state, `faults` the rules, `api` the vendor's HTTP API, `control` an endpoint
-for other processes, `wire` HTTP itself, `server` the whole.
+`options` holds the switches, `vendor` the state (`use`: what keys used; `policies`: caps beside them), `faults` the
+rules, `api` the vendor's HTTP API, `control` an endpoint for other processes, `wire` HTTP itself, `server` the whole.
 """
 
 from rotator.simulator.api import Call

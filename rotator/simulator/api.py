@@ -7,9 +7,10 @@ took effect. Waiting and sending come later, in `wire.py`.
 
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from rotator.simulator.faults import Fault, Faults
 from rotator.simulator.vendor import Json, Key, Refusal, Vendor, throttled
@@ -19,7 +20,10 @@ JOURNAL_LENGTH = 500_000  # calls; older ones are dropped, so that a simulator c
 
 _COLLECTION = {"POST": "create", "GET": "list"}
 _ITEM = {"GET": "retrieve", "PATCH": "update", "DELETE": "delete"}
+_POLICIES = {"GET": "policies"}
 _GATEWAY = {"POST": "chat"}
+
+T = TypeVar("T")
 
 HTML = b"<html><head><title>Bad Gateway</title></head><body><h1>The server is having a nap.</h1></body></html>\n"
 
@@ -70,6 +74,8 @@ class Api:
                 key_id, operations = None, _COLLECTION
             case ["api", "temporary-keys", str(key_id), ""] if key_id:
                 operations = _ITEM
+            case ["api", "limit-policies", ""]:
+                key_id, operations = None, _POLICIES
             case ["api", "chat", "completions"] | ["api", "chat", "completions", ""]:
                 key_id, operations = None, _GATEWAY
             case ["api", "temporary-keys"] | ["api", "temporary-keys", _] if self._vendor.options.slash == "301":
@@ -132,9 +138,12 @@ class Api:
             match ask.operation:
                 case "create":
                     key = vendor.create(ask.body)
-                    return json_answer(options.create_status, vendor.shown(key, fresh=True)), key.id
+                    return json_answer(options.create_status, vendor.shown(key, "create")), key.id
                 case "list":
                     return json_answer(200, self._list(ask.request, fault)), None
+                case "policies":
+                    page, results = self._page(ask.request, vendor.policies())
+                    return json_answer(200, page | {"results": [*results]}), None
                 case "retrieve":
                     return json_answer(200, vendor.shown(vendor.retrieve(key_id))), key_id
                 case "update":
@@ -150,28 +159,31 @@ class Api:
 
     def _list(self, request: Request, fault: Fault | None) -> object:
         """Return a page (`count` is this page's, `next` an absolute URL), or all keys as a bare array."""
-        vendor, size = self._vendor, self._vendor.options.page_size
+        vendor = self._vendor
         lag_s = fault.seconds if fault and fault.kind == "lag" else 0.0
         keys = vendor.listed(timedelta(seconds=lag_s)) if vendor.is_organisation(request.bearer) else []
         if vendor.options.list_shape == "array":
-            return [vendor.shown(key) for key in keys]
+            return [vendor.shown(key, "list") for key in keys]
         shift = fault.by if fault and fault.kind == "shift" else 0
+        page, results = self._page(request, keys, shift)
+        return page | {"current_filters": {}, "results": [vendor.shown(key, "list") for key in results]}
+
+    def _page(self, request: Request, entries: Sequence[T], shift: int = 0) -> tuple[Json, Sequence[T]]:
+        """Return the page object without its results, and the entries on that page."""
+        size = self._vendor.options.page_size
         asked = request.query.get("page", "1")
         page = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else 0
-        pages = max(1, -(-(len(keys) - shift) // size))
+        pages = max(1, -(-(len(entries) - shift) // size))
         if not 1 <= page <= pages:
             raise Refusal(404, "Invalid page.")
-        start = max(0, (page - 1) * size + shift)
-        results = [vendor.shown(key) for key in keys[start : page * size + shift]]
+        results = entries[max(0, (page - 1) * size + shift) : page * size + shift]
         # Like the vendor's framework, from the host name that the client used.
         here = f"http://{request.headers.get('host', '')}{request.target.partition('?')[0]}"
         return {
             "count": len(results),
             "next": f"{here}?page={page + 1}" if page < pages else None,
             "previous": f"{here}?page={page - 1}" if page > 1 else None,
-            "current_filters": {},
-            "results": results,
-        }
+        }, results
 
     def _refused(self, refusal: Refusal) -> Answer:
         body, where = dict(refusal.body), self._vendor.options.retry_after

@@ -31,7 +31,7 @@ LIST_KINDS = frozenset({"lag", "shift", "foreign_next"})
 NOT_DONE = frozenset({"refuse", "rate_limit", "html", "redirect", "drop_before", "late"})
 DONE = frozenset({"drop_after", "fail", "slow", "drip", "truncate", "garble", "oversize", "omit"})
 KINDS = NOT_DONE | DONE | LIST_KINDS
-OPERATIONS = frozenset({"create", "list", "retrieve", "update", "delete", "chat"})
+OPERATIONS = frozenset({"create", "list", "retrieve", "update", "delete", "policies", "chat"})
 DEFAULT_STATUS = {"refuse": 503, "html": 502, "redirect": 307, "fail": 500}
 
 
@@ -40,7 +40,7 @@ class Fault:
     """One rule. It picks `times` calls that match, after letting `skip` of them pass."""
 
     kind: str
-    operation: str = "*"  # "*" is any of the vendor's five; the gateway's "chat" must be named
+    operation: str = "*"  # "*" is any of the vendor's; the gateway's "chat" must be named
     name: str = ""  # only calls about a key whose name contains this
     skip: int = 0
     times: int | None = 1  # None: until cleared

@@ -26,6 +26,16 @@ class Options:
     )
     id_shape: Literal["uuid", "tk", "tmpkey", "prefix"] = "uuid"  # "prefix" ids hold $ + / and =
     name_max: int = 50  # characters; the limit of the Django library whose id shape the older reference shows
+    use_shown: Literal["create", "none", "retrieve", "list", "everywhere"] = (
+        "create"  # which answers show key_usage, and all but create's last_used and spending_in_period too
+    )
+    never_used: Literal["null", "1970"] = "null"  # last_used of a key that was never used
+    use_lag_s: float = 0.0  # the use that answers show is this old; the gateway's own counters are not
+    use_period_s: float = 0.0  # a key's counters start again after each such time since its creation; 0: never
+    spent_status: int = 429  # for a key whose max_usage is used up: 429 in the SDK, 401 in an older backend
+    limit_policies: Literal["off", "refused", "on"] = (
+        "off"  # GET /api/limit-policies/: unknown (404), not allowed (403), or the caps of all keys
+    )
     older_fields: bool = False  # show revoked, last_used, spending_in_period and is_temporary, as the older reference
     plan_rate_limit: int | None = None  # calls a minute that the plan imposes, whatever rate_limit was requested
     limits_permission: bool = False  # update: whether the organisation key may change limits; the reference has 403
@@ -36,7 +46,7 @@ class Options:
     requests_per_minute: int | None = 60  # for the whole organisation; None is no limit
     retry_after: Literal["body", "header", "both", "none"] = "body"  # where a 429 has the time to wait
     strangers_list: Literal["refused", "empty"] = "refused"  # list without a valid key: some vendors answer 2xx
-    call_cost_usd: float = 0.01  # the cost of a gateway call against spending_limit; the period never ends
+    call_cost_usd: float = 0.01  # the cost of a gateway call against spending_limit
 
 
 def with_switches(options: Options, switches: Iterable[str]) -> Options:

@@ -14,10 +14,14 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from rotator.simulator.options import Options
+from rotator.simulator.policies import Policy, of_life, specified
+from rotator.simulator.use import EPOCH, Counter
 
 Json = dict[str, object]
+Where = Literal["create", "list", "retrieve"]
 
 LIMITS = ("max_usage", "rate_limit", "spending_limit", "limit_policies")
 MINUTE = timedelta(minutes=1)
@@ -46,7 +50,7 @@ class Key:
     rate_limit: int | None = None
     spending_limit: float | None = None
     is_test: bool = False
-    key_usage: int = 0
+    key_usage: int = 0  # all calls, whatever answers show
     last_used: datetime | None = None
     revoked_at: datetime | None = None
 
@@ -81,6 +85,8 @@ class Vendor:
         self._id_of_text: dict[str, str] = {}
         self._admitted: deque[datetime] = deque()  # the requests of the last minute
         self._used: dict[str, deque[datetime]] = {}  # the calls of the last minute, by id, of keys with a rate_limit
+        self._counters: dict[str, Counter] = {}  # by id
+        self._policies: dict[str, list[Policy]] = {}  # by id
 
     # --- for tests and demos ---
 
@@ -135,9 +141,14 @@ class Vendor:
         text = f"{prefix}.{secrets.token_urlsafe(32)}"
         key = Key(id=self._new_id(prefix), text=text, name="", prefix=prefix, created_at=self.now())
         key = replace(key, **{"rate_limit": self.options.plan_rate_limit, **changes})  # type: ignore[arg-type]
+        counter = Counter(key.created_at, timedelta(seconds=self.options.use_period_s), self._lag)
+        policies = self._made_policies(key, counter, body) if self.options.limit_policies == "on" else None
         with self.lock:
             self._keys[key.id] = key
             self._id_of_text[text] = key.id
+            self._counters[key.id] = counter
+            if policies is not None:
+                self._policies[key.id] = policies
         return key
 
     def listed(self, ago: timedelta = timedelta()) -> list[Key]:
@@ -179,27 +190,51 @@ class Vendor:
                 key = self._keys[key_id] = replace(key, revoked_at=self.now())
             return key
 
-    def use(self, text: str | None) -> Key:
-        """Call the gateway with a temporary key: 401 unless it is alive, 429 if it has reached one of its limits.
+    def use(self, text: str | None, calls: int = 1, usd: float | None = None) -> Key:
+        """Call the gateway with a temporary key: 401 unless it is alive, an error if it has reached one of its limits.
 
-        The SDK documents 429 for a key that reached a cap. Refused calls are not counted.
+        Refused calls are not counted. Tests may count several calls as one, and set what they cost.
         """
         with self.lock:
             key = None if text is None else self.key_of(text)
             now = self.now()
             if key is None or not key.alive(now):
                 raise Refusal(401, "Invalid, revoked or expired API key.")
-            if 0 <= key.max_usage <= key.key_usage:
-                raise Refusal(429, "This key has reached its maximum usage.")
-            if key.spending_limit is not None and self._spent(key) >= key.spending_limit:
+            counter = self._counters[key.id]
+            policies = [one for one in self._policies.get(key.id, []) if one.period is not None]
+            used = counter.seen(now)
+            if 0 <= key.max_usage <= used.calls:
+                raise Refusal(self.options.spent_status, "This key has reached its maximum usage.")
+            if key.spending_limit is not None and used.usd >= key.spending_limit:
                 raise Refusal(429, "This key has reached its spending limit.")
+            if any(policy.is_spent(now) for policy in policies):
+                raise Refusal(429, "This key has reached the cap of a limit policy.")
             if key.rate_limit is not None:
                 _count(self._used.setdefault(key.id, deque()), now, key.rate_limit)
-            key = self._keys[key.id] = replace(key, key_usage=key.key_usage + 1, last_used=now)
+            cost = self.options.call_cost_usd * calls if usd is None else usd
+            for one in (counter, *(policy.counter for policy in policies)):
+                one.add(now, calls, cost)
+            key = self._keys[key.id] = replace(key, key_usage=key.key_usage + calls, last_used=now)
             return key
 
-    def shown(self, key: Key, *, fresh: bool = False) -> Json:
-        """Return a key as the vendor answers it; `fresh`: in the answer of create, the only one with the text."""
+    def policies(self) -> list[Json]:
+        """Return the limit policies of all unrevoked keys, with their counters: 403 or 404 if they are not on."""
+        match self.options.limit_policies:
+            case "off":
+                raise Refusal(404, "Not found.")
+            case "refused":
+                raise Refusal(403, "You do not have permission to perform this action.")
+        with self.lock:
+            return [
+                policy.shown(self.now() - self._lag)
+                for key_id, policies in self._policies.items()
+                for policy in policies
+                if self._keys[key_id].revoked_at is None
+            ]
+
+    def shown(self, key: Key, where: Where = "retrieve") -> Json:
+        """Return a key as the vendor answers it. The answer to create is the only one with the text."""
+        options = self.options
         shown: Json = {
             "id": key.id,
             "name": key.name,
@@ -209,21 +244,49 @@ class Vendor:
             "max_usage": key.max_usage,
             "rate_limit": key.rate_limit,
             "spending_limit": key.spending_limit,
-            self.options.created_field: timestamp(key.created_at),
+            options.created_field: timestamp(key.created_at),
         }
-        if fresh:
-            shown |= {"api_key": key.text, "key_usage": key.key_usage}
-        if self.options.older_fields or (key.revoked_at is not None and self.options.deleted == "revoked"):
+        if options.older_fields or (key.revoked_at is not None and options.deleted == "revoked"):
             shown["revoked"] = key.revoked_at is not None
-        if self.options.older_fields:
-            shown |= {"last_used": timestamp(key.last_used), "is_temporary": True}
-            shown |= {"spending_in_period": self._spent(key)}
-        return shown
+        if options.older_fields:
+            shown["is_temporary"] = True
+        if where == "create":
+            shown["api_key"] = key.text
+            if options.limit_policies == "on":
+                shown["limit_policies"] = [policy.shown(self.now()) for policy in self._policies[key.id]]
+        return shown | self._shown_use(key, where)
 
     # --- within ---
 
-    def _spent(self, key: Key) -> float:
-        return key.key_usage * self.options.call_cost_usd
+    @property
+    def _lag(self) -> timedelta:
+        return timedelta(seconds=self.options.use_lag_s)
+
+    def _shown_use(self, key: Key, where: Where) -> Json:
+        options = self.options
+        seen = self._counters[key.id].seen(self.now() - self._lag)
+        never = EPOCH if options.never_used == "1970" else None
+        is_asked = options.use_shown in (where, "everywhere")
+        shown: Json = {}
+        if is_asked or (where == "create" and options.use_shown != "none"):
+            shown["key_usage"] = seen.calls
+        if (is_asked and where != "create") or (options.older_fields and options.use_shown != "none"):
+            shown |= {"last_used": timestamp(seen.last_at or never), "spending_in_period": seen.usd}
+        return shown
+
+    def _made_policies(self, key: Key, counter: Counter, body: Mapping[str, object]) -> list[Policy]:
+        """Return the policies that a create asks for, and those that its limits are kept as."""
+        asked = body.get("limit_policies") or []
+        try:
+            made = [specified(key.id, spec, self._lag) for spec in asked] if isinstance(asked, list) else []
+        except (TypeError, ValueError) as error:
+            errors = {"limit_policies": [str(error)]}
+            raise Refusal(self.options.invalid_status, "Invalid input.", errors=errors) from None
+        if key.max_usage >= 0:
+            made.append(of_life(key.id, "request_count", key.max_usage, counter))
+        if key.spending_limit is not None:
+            made.append(of_life(key.id, "cost", key.spending_limit, counter))
+        return made
 
     def _checked(self, body: Mapping[str, object]) -> Json:
         """Return the known fields of a create or update, or refuse with every invalid one."""
