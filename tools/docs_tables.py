@@ -15,7 +15,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from rotator.core.plan import Plan, Reason, State
+from rotator.core.plan import Plan
+from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal
 from rotator.core.target import Target
 from rotator.core.versions import Record

@@ -143,6 +143,23 @@ EVENTS: Mapping[EventType, Description] = {
         "A live key has this owner's name and no configured path. rotator leaves it alone, and it expires. Reported "
         "once per process.",
     ),
+    EventType.KEY_NEARLY_SPENT: Description(
+        (_INFO, _WARNING),
+        ("key_id", "cap", "used", "limit", "as_of", "spent_at?"),
+        "The served key has used most of a cap, or will before its consumers have another key. `spent_at` is when, at "
+        "the present rate. A warning unless `on_cap` is `replace`.",
+    ),
+    EventType.KEY_SPENT: Description(
+        (_ERROR,),
+        ("key_id", "cap", "used", "limit", "as_of", "advice"),
+        "The served key has used all of a cap, so the provider refuses its calls.",
+    ),
+    EventType.EARLY_ROTATION_HELD: Description(
+        (_WARNING,),
+        ("key_id", "reason"),
+        "The served key is nearly spent and is not replaced. `reason` is `early-exhausted` for a day with "
+        "`max_early_rotations` such keys, `cap-too-small` for a cap that lasts hardly longer than the pickup.",
+    ),
     EventType.UPSTREAM_DOWN: Description(
         (_WARNING, _ERROR),
         ("upstream", "error", "advice"),

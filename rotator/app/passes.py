@@ -15,7 +15,8 @@ from typing import TypeVar
 from rotator.app.wiring import Installation
 from rotator.core.errors import ProviderError, RotatorError
 from rotator.core.events import Event, EventType, Fields, Level
-from rotator.core.plan import Plan, Reason, State
+from rotator.core.plan import Plan
+from rotator.core.reasons import EARLY_HOLDS, Reason, State
 from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import timestamp
@@ -146,6 +147,7 @@ def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None
     for record in plan.untrusted if plan else ():
         left_alone = {"key_id": record.key_id, "key_name": record.key_name}
         yield Event(EventType.KEY_OWNERSHIP_MISMATCH, target.name, Level.ERROR, left_alone)
+    yield from _of_caps(target, plan) if plan else ()
     if error is None:
         return
     yield Event(
@@ -160,6 +162,33 @@ def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None
             **({"retry_at": timestamp(retry_at)} if retry_at else {}),
         },
     )
+
+
+def _of_caps(target: Target, plan: Plan) -> Iterator[Event]:
+    """Yield what a log needs of a cap that is spent or nearly spent."""
+    if plan.current is None or plan.use is None or not plan.is_nearly_spent:
+        return
+    use, replaces = plan.use, target.caps.replaces
+    about: Fields = {
+        "key_id": plan.current.key_id,
+        "cap": use.cap.option,
+        "used": use.used,
+        "limit": use.cap.limit,
+        "as_of": timestamp(use.as_of),
+    }
+    if use.is_spent:
+        advice = (
+            f"`rotator rotate {target.name}` makes a new key, whose cap begins anew. Raise the cap if it is too small."
+        )
+        yield Event(EventType.KEY_SPENT, target.name, Level.ERROR, {**about, "advice": advice})
+    else:
+        spent_at = {"spent_at": timestamp(use.spent_at)} if use.spent_at else {}
+        yield Event(
+            EventType.KEY_NEARLY_SPENT, target.name, Level.INFO if replaces else Level.WARNING, {**about, **spent_at}
+        )
+    if plan.reason in EARLY_HOLDS:
+        held = {"key_id": plan.current.key_id, "reason": plan.reason.value}
+        yield Event(EventType.EARLY_ROTATION_HELD, target.name, Level.WARNING, held)
 
 
 def _emptied(target: Target) -> Fields:

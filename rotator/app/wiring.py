@@ -13,14 +13,15 @@ from rotator.config import schema as settings
 from rotator.config.loader import Configuration
 from rotator.config.provider_settings import ProviderSettings
 from rotator.config.provider_type import ConnectedProvider
+from rotator.core.caps import HOT_EVERY
 from rotator.core.errors import (
     ProviderError,
     RotatorError,
     StoreError,
 )
 from rotator.core.events import Event, EventType
-from rotator.core.plan import Reason
 from rotator.core.ports import Leadership, Listener, Ports
+from rotator.core.reasons import Reason
 from rotator.core.renewal import TIDYING
 from rotator.core.target import Target
 from rotator.core.versions import Record
@@ -101,19 +102,23 @@ class Installation:
         }
         names = frozenset(configuration.targets)
         claims = Claims((target, self.stores[target.store]) for target in configuration.targets.values())
-        self._reconcilers = {
-            (provider, store): Reconciler(
-                Observer(
-                    configuration.owner,
-                    frozenset(configuration.former_owners),
-                    names,
-                    self._ports(provider, store, leads),
-                    Memory(self._kept, served[provider], is_swept=is_swept),
-                    configuration.sweep.min_age,
-                    self._recognitions[provider],
-                    claims,
-                )
+
+        def observer(provider: str, store: str) -> Observer:
+            return Observer(
+                configuration.owner,
+                frozenset(configuration.former_owners),
+                names,
+                self._ports(provider, store, leads),
+                Memory(self._kept, served[provider], is_swept=is_swept),
+                configuration.sweep.min_age,
+                self._recognitions[provider],
+                claims,
+                configuration.sweep.interval,
+                HOT_EVERY if is_swept else None,
             )
+
+        self._reconcilers = {
+            (provider, store): Reconciler(observer(provider, store))
             for provider, store in product(self.providers, self.stores)
         }
         self.sweepers = {name: self._sweeper(name) for name in self.providers}

@@ -12,7 +12,8 @@ from rotator.config.provider_load import ProviderLoad
 from rotator.core.errors import RotatorError
 from rotator.core.keys import ProviderKey
 from rotator.core.orphans import Orphan, OrphanState, Outcome
-from rotator.core.plan import Action, Plan, Reason, Retire, Rotate, SetExpiry, State
+from rotator.core.plan import Action, Plan, Retire, Rotate, SetExpiry
+from rotator.core.reasons import Reason, State
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.protocol.extend import ExtendableKey

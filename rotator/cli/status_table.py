@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rotator.cli.streams import is_terminal, print_json, print_line, print_row
-from rotator.core.plan import Reason, State
+from rotator.core.reasons import Reason, State
 from rotator.core.times import timestamp
 from rotator.runtime.redact import printable
 from rotator.telemetry.status import UNHEALTHY, rank

@@ -102,7 +102,9 @@ Duration = Annotated[
     PlainValidator(values.parse_duration),
     _text(pattern=f"^{values.DURATION_PATTERN}$", examples=["90s", "15m", "1h30m"]),
 ]
+Extension = Annotated[timedelta, PlainValidator(values.parse_extension), _text(pattern=f"^{values.DURATION_PATTERN}$")]
 Percentage = Annotated[float, PlainValidator(values.parse_percentage), _text(pattern=f"^{values.PERCENTAGE_PATTERN}$")]
+Share = Annotated[float, PlainValidator(values.parse_share), _text(pattern=f"^{values.LIMIT_PATTERN}$")]
 ShareOrCount = Annotated[
     Limit,
     PlainValidator(values.parse_limit),

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from rotator.config.findings import sentence_for
 from rotator.config.provider_settings import KeyOptions
-from rotator.core.target import KeyParameters
+from rotator.core.target import Cap, KeyParameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class CheckedKey:
     """What a target asks for, as the provider takes it, or what is wrong with it by option."""
 
     parameters: KeyParameters
-    finite_caps: tuple[str, ...] = ()
+    finite_caps: tuple[Cap, ...] = ()
     flaws: Mapping[str, str] = field(default_factory=dict)
 
 

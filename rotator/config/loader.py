@@ -31,7 +31,7 @@ from rotator.config.schema import (
 )
 from rotator.config.values import parse_go_seconds
 from rotator.core.errors import ConfigurationError, Problem
-from rotator.core.target import Target
+from rotator.core.target import Cap, CapPolicy, Target
 from rotator.core.times import hash_fraction
 from rotator.core.traits import Traits
 from rotator.runtime.key_pattern import parse_key_pattern
@@ -46,8 +46,11 @@ _VAULT_VARIABLES = {
 }
 
 
-_INHERITED = {"provider", "store", "ttl", "renew_before", "grace_period", "key_field"}
+_INHERITED = {"provider", "store", "ttl", "renew_before", "grace_period", "key_field", "grace_extension", "idle_after"}
 """The options of a target that replace those of [defaults] as a whole."""
+
+_CAP_OPTIONS = {"on_cap", "replace_at", "pickup", "max_early_rotations"}
+"""The options of a target's `CapPolicy`, inherited like those."""
 
 _FEWEST_TARGETS = 2
 """With one target, its removal is no sign that a file lost its content."""
@@ -205,25 +208,36 @@ def _as_written(key: str, value: str) -> str:
 def _targets(settings: FileSettings, keys: KeyChecker) -> dict[str, Target]:
     """Return the targets with the defaults. Provider and store are "" if a target has to name one of several."""
     defaults = settings.defaults
-    inherited = {option: getattr(defaults, option) for option in _INHERITED}
+    inheritable = _INHERITED | _CAP_OPTIONS
+    inherited = {option: getattr(defaults, option) for option in inheritable}
     inherited["provider"] = defaults.provider or _only(settings.providers)
     inherited["store"] = defaults.store or _only(settings.stores)
+    policies: dict[CapPolicy, CapPolicy] = {}  # most targets share one
     targets = {}
     for name, target in settings.targets.items():
-        own = {option: getattr(target, option) for option in target.model_fields_set & _INHERITED}
+        own = {option: getattr(target, option) for option in target.model_fields_set & inheritable}
         options = {**inherited, **own} if own else inherited
         fields = {**defaults.extra_fields, **target.extra_fields} if target.extra_fields else defaults.extra_fields
+        key = keys.check(options["provider"], {**defaults.key, **target.key})
+        policy = _cap_policy(key.finite_caps, options)
         targets[name] = Target(
             name=name,
             path=target.path,
             extra_fields=fields,
-            parameters=keys.check(options["provider"], {**defaults.key, **target.key}).parameters,
+            parameters=key.parameters,
             jitter=options["renew_before"] * settings.daemon.jitter * hash_fraction(name),
             adopt=target.adopt,
             former_paths=target.former_paths,
-            **options,
+            caps=policies.setdefault(policy, policy),
+            **{option: options[option] for option in _INHERITED},
         )
     return targets
+
+
+def _cap_policy(caps: tuple[Cap, ...], options: Mapping[str, Any]) -> CapPolicy:
+    return CapPolicy(
+        caps, options["on_cap"] == "replace", options["replace_at"], options["pickup"], options["max_early_rotations"]
+    )
 
 
 def _only(tables: Mapping[str, object]) -> str:

@@ -17,6 +17,7 @@ from rotator.config.fields import (
     option,
 )
 from rotator.config.values import parse_duration
+from rotator.core.target import Cap
 
 
 def _not_the_secret_itself(value: object) -> object:
@@ -104,6 +105,6 @@ class ProviderSettings(Settings):
 class KeyOptions(Settings):
     """What a key may do. The provider's default applies to what is left out."""
 
-    def finite_caps(self) -> tuple[str, ...]:
-        """Return the names of the options that make the key stop working after a certain use."""
+    def finite_caps(self) -> tuple[Cap, ...]:
+        """Return the options that are set and make the key stop working after a certain use."""
         return ()

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from urllib.parse import urlsplit
 
+from rotator.config.cap_rules import caps_per_key, extensions_of_grace, uses_of_caps
 from rotator.config.parsed import ParsedConfig, Rule
 from rotator.config.provider_load import ProviderLoad
 from rotator.config.schema import FormerLocation, TokenAuth, VaultSettings
@@ -224,6 +225,8 @@ _REFUSED: tuple[Rule, ...] = (
     _references,
     _times,
     _key_options,
+    uses_of_caps,
+    extensions_of_grace,
     _fields,
     _shared_paths,
     _former_locations,
@@ -317,13 +320,6 @@ def _paths_with_too_much(config: ParsedConfig) -> Iterator[Problem]:
             yield config.target_problem(name, message, "path")
 
 
-def _limited_usage(config: ParsedConfig) -> Iterator[Problem]:
-    message = "rotator does not watch usage: a key that is used up stays until it expires"
-    for target in config.targets.values():
-        for option in config.keys.check(target.provider, target.parameters).finite_caps:
-            yield config.key_problem(target.name, option, message)
-
-
 def _rate_limits(config: ParsedConfig, loads: Iterable[ProviderLoad]) -> Iterator[Problem]:
     for load in loads:
         needs = f"{load.targets} targets need {load.need} ({load.parts})"
@@ -349,5 +345,5 @@ _WARNED: tuple[Rule, ...] = (
     _short_times,
     _shared_identity,
     _paths_with_too_much,
-    _limited_usage,
+    caps_per_key,
 )

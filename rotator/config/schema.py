@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, Strict, create_model
 from rotator.config.fields import (
     Duration,
     EncryptedUrl,
+    Extension,
     FieldName,
     File,
     KeyOption,
@@ -24,6 +25,7 @@ from rotator.config.fields import (
     PartName,
     Percentage,
     Settings,
+    Share,
     ShareOrCount,
     TargetName,
     Text,
@@ -35,7 +37,15 @@ from rotator.config.fields import (
 )
 from rotator.config.provider_settings import ProviderSettings
 from rotator.config.provider_type import ProviderTypes
-from rotator.config.values import parse_address, parse_duration, parse_limit, parse_percentage
+from rotator.config.values import (
+    parse_address,
+    parse_duration,
+    parse_extension,
+    parse_limit,
+    parse_percentage,
+    parse_share,
+)
+from rotator.core.versions import MAX_EARLY
 
 # --- stores ----------------------------------------------------------------------------------------------------------
 
@@ -262,6 +272,20 @@ class Changeable(Settings):
     key: dict[Text, KeyOption] = Field(default_factory=dict, json_schema_extra={"default": {}})
     """What a key may do, in the provider's own terms. The provider's default applies to what is left out. A target's
     options are added to those of [defaults]."""
+    on_cap: Literal["report", "replace"] = "report"
+    """What rotator does when a cap in `key` is nearly spent. A new key begins its caps anew, so `replace` weakens the
+    guard that a cap is."""
+    replace_at: Share = option("80%", parse_share)
+    """The share of a cap at which a key counts as nearly spent. A fast rate makes it count earlier."""
+    pickup: Duration = option("15m", parse_duration)
+    """How long consumers may take to use a new key. A key is not replaced because of a cap within this time."""
+    max_early_rotations: int = Field(4, ge=1, le=MAX_EARLY)
+    """How many keys may be replaced because of a cap in 24 hours. Later ones are only reported."""
+    grace_extension: Extension = option("0s", parse_extension)
+    """How much longer than its grace a superseded key may live while it is used. Needs a provider that shows use and
+    can change the expiry."""
+    idle_after: Duration = option("30m", parse_duration)
+    """How long after its last use a superseded key counts as unused, so that its extended grace ends."""
 
 
 class TargetSettings(Changeable):

@@ -85,6 +85,11 @@ def parse_duration(value: object) -> timedelta:
     return timedelta(seconds=seconds)
 
 
+def parse_extension(value: object) -> timedelta:
+    """Parse a duration that may be "0s": none."""
+    return timedelta(0) if value in (0, "0s") else parse_duration(value)
+
+
 _GO_UNITS = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _GO_DURATION = re.compile("([0-9]{1,9}(?:[.][0-9]{1,9})?)(ms|us|µs|ns|h|m|s)")
 
@@ -114,6 +119,14 @@ def parse_percentage(value: object) -> float:
     match = re.fullmatch(PERCENTAGE_PATTERN, value) if isinstance(value, str) else None
     if match is None or float(match[1]) > _LARGEST_PERCENTAGE:
         raise ValueError(f'is not a percentage from "0%" to "{_LARGEST_PERCENTAGE}%"')
+    return float(match[1]) / 100
+
+
+def parse_share(value: object) -> float:
+    """Parse "80%" as 0.8; more than 0% and at most 100%."""
+    match = re.fullmatch(LIMIT_PATTERN, value) if isinstance(value, str) else None
+    if match is None or not float(match[1]):
+        raise ValueError('is not a percentage over "0%" and up to "100%"')
     return float(match[1]) / 100
 
 

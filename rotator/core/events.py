@@ -50,6 +50,9 @@ class EventType(StrEnum):
     TARGET_RECOVERED = "target_recovered"
     TARGET_FOREIGN = "target_foreign"
     PATH_EMPTIED = "path_emptied"  # the path is absent, and keys of it are known
+    KEY_NEARLY_SPENT = "key_nearly_spent"  # a cap of the served key reached its threshold, or soon will
+    KEY_SPENT = "key_spent"  # a cap of the served key is reached: the provider refuses its calls
+    EARLY_ROTATION_HELD = "early_rotation_held"  # the key is nearly spent, and is not replaced now
     UPSTREAM_DOWN = "upstream_down"  # a provider that refuses the management credential, a store out of reach
     UPSTREAM_UP = "upstream_up"
     CLOCK_SKEW_DETECTED = "clock_skew_detected"

@@ -9,6 +9,7 @@ from rotator.core.expiry import NEVER, TOLERANCE, KeyObservation
 from rotator.core.keys import ProviderKey
 from rotator.core.target import Target
 from rotator.core.traits import Traits
+from rotator.core.use import UseSeries
 from rotator.core.versions import Entry, History, Record, Scope, read_version
 
 
@@ -53,6 +54,9 @@ class Observation:
     answered_at: float = 0.0  # monotonic seconds, when the read of the history had been answered
     gone_is_believed: bool = True  # else a served key that the provider does not know is not replaced
     made: Mapping[str, Made] = field(default_factory=dict)  # by key id; those too whose versions are destroyed
+    use: Mapping[str, UseSeries] = field(default_factory=dict)  # by key id; only of keys whose use was shown
+    list_every: timedelta = timedelta(minutes=15)  # how often the provider's list is read
+    hot_every: timedelta = timedelta(minutes=15)  # how often a key is looked up that may be spent before the next list
     is_emptied: bool = False  # the path is absent, and has held a key, or the provider has live ones of it
 
     @property

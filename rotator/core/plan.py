@@ -14,59 +14,22 @@ The rules keep these promises:
   twice the `ttl`: a forger who can write the path can write a record.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 
+from rotator.core.caps import CapState, cap_states, free_again_at, is_nearly_spent, picked_up_at
+from rotator.core.due import WITHOUT_A_KEY, Facts, reason_for_a_new_key, reason_to_wait
 from rotator.core.errors import GraceNotEnforced
 from rotator.core.expiry import Asked, KeyObservation, next_request, whole_seconds
 from rotator.core.observation import Observation
-from rotator.core.renewal import FUTURE, Renewal, contested_until_of, last_resort, renewal_of, turning_points
+from rotator.core.reasons import Reason, State
+from rotator.core.renewal import Renewal, contested_until_of, renewal_of, turning_points
 from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.superseded import Superseded, is_known, superseded_keys
 from rotator.core.target import Target
 from rotator.core.times import timestamp
-from rotator.core.versions import Entry, Ownership, Record
-
-
-class State(StrEnum):
-    """The state of a target, in one word."""
-
-    OK = "ok"
-    DUE = "due"
-    FAILING = "failing"  # the last attempt at something failed
-    FOREIGN = "foreign"  # the path's newest version is not ours
-    MISSING = "missing"  # the path holds no live key
-    UNKNOWN = "unknown"  # not observed yet, or not readable
-
-
-class Reason(StrEnum):
-    """Why something is done, or left as it is."""
-
-    FRESH = "fresh"
-    FIRST = "first"  # the path is absent
-    EMPTIED = "emptied"  # the path is absent, and keys of it are known: it held one before
-    DELETED = "deleted"  # the path's newest version is deleted or destroyed
-    MISSING = "missing"  # the provider no longer has the served key
-    UNRECOGNISED = "unrecognised"  # nor most others: more likely another account's list, so a person decides
-    EXPIRED = "expired"
-    EXPIRING = "expiring"
-    REQUESTED = "requested"
-    DRIFTED = "drifted"  # the key is not as configured: its parameters, or its recorded life
-    MISDATED = "misdated"  # the key was issued in the future: by a clock that was ahead, so it lives too long
-    CLOCK = "clock"  # a new key is due, but every upstream contradicts this machine's clock
-    CONTESTED = "contested"  # another daemon with this owner and path and other parameters replaces each key of ours
-    ADOPTED = "adopted"
-    SUPERSEDED = "superseded"
-    RESTORED = "restored"  # current again, after it was on its way out
-    GRACE_OVER = "grace-over"
-    ORPHAN = "orphan"  # a key made for this path that no version of it holds
-    REVOKED = "revoked"  # a person asked for superseded keys to be removed now
-    NO_RECORD = Ownership.NO_RECORD.value
-    OTHER_OWNER = Ownership.OTHER_OWNER.value
-    OTHER_TARGET = Ownership.OTHER_TARGET.value
-    HAND_EDITED = Ownership.HAND_EDITED.value
+from rotator.core.versions import Entry, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +78,8 @@ class Plan:
     actions: tuple[Action, ...] = ()
     renewal: Renewal | None = None  # of the current key
     wake_at: datetime | None = None  # when time alone changes this plan
+    use: CapState | None = None  # of the current key: the cap with the largest share of use; None: unknown
+    is_nearly_spent: bool = False  # the current key, whether or not it may be replaced for it
     is_endless: bool = False  # the current key never expires: by the end that its record shows it is to be replaced
 
     def unenforced(self, now: datetime) -> tuple[Superseded, ...]:
@@ -139,7 +104,8 @@ NEWCOMER = timedelta(hours=1)
 def deadline(plan: Plan, now: datetime) -> datetime:
     """Return when the target's applications would be without a live key: the earliest is served first."""
     if plan.current is not None:
-        return plan.current.expires_at
+        spent_at = plan.use.spent_at if plan.use and plan.reason is Reason.NEARLY_SPENT else None
+        return min(plan.current.expires_at, spent_at or plan.current.expires_at)
     return now + NEWCOMER if plan.reason is Reason.FIRST else now
 
 
@@ -155,9 +121,9 @@ def plan(
         return Plan(State.MISSING, why, actions=(Rotate(why, observation.history.current_version),))
 
     renewal = renewal_of(observation, current.record, options)
-    facts = _Facts(observation, current.record, renewal, now, request)
-    due = next((reason for check in _CHECKS if (reason := check(facts))), None)
-    held = next((reason for check in _HOLDS if due and (reason := check(facts, due))), None)
+    facts = Facts(observation, current.record, renewal, now, request)
+    due = reason_for_a_new_key(facts)
+    held = reason_to_wait(facts, due) if due else None
     rotation = (Rotate(due, observation.history.current_version),) if due and not held else ()
     if rotation:
         renewal = replace(renewal, roll_out_at=None)
@@ -165,8 +131,9 @@ def plan(
     others = (*_restore(facts), *(action for key in superseded for action in _tidy(facts, key)))
     if not observation.traits.can_set_expiry:  # a key works until it is deleted, or until its own expiry
         others = tuple(action for action in others if not isinstance(action, SetExpiry))
-    state, reason = _standing(facts, due, held)
-    moments = (*turning_points(observation, current.record, renewal), *_other_moments(observation, superseded, due))
+    states = cap_states(observation, current.record)
+    state, reason = _standing(facts, due, held, is_spent=any(cap.is_spent for cap in states))
+    moments = (*turning_points(observation, current.record, renewal), *_other_moments(facts, superseded, due))
     return Plan(
         state=state,
         reason=reason,
@@ -176,6 +143,8 @@ def plan(
         actions=(*rotation, *others),
         renewal=renewal,
         wake_at=min((moment for moment in moments if moment > now), default=None),
+        use=states[0] if states else None,
+        is_nearly_spent=is_nearly_spent(observation, current.record),
         is_endless=not observation.traits.keys_expire,
     )
 
@@ -196,124 +165,35 @@ def _why_missing(observation: Observation) -> Reason:
     return Reason.EMPTIED if observation.is_emptied else Reason.FIRST
 
 
-def _other_moments(
-    observation: Observation, superseded: tuple[Superseded, ...], due: Reason | None
-) -> Iterator[datetime]:
+def _other_moments(facts: Facts, superseded: tuple[Superseded, ...], due: Reason | None) -> Iterator[datetime]:
     """Yield when time alone changes anything but whether the current key is due."""
+    observation = facts.observation
     yield from (seen.key.expires_at for seen in observation.shown.values() if seen.key and seen.key.expires_at)
     yield from (key.until + observation.clock_ahead for key in superseded)
     if due is Reason.DRIFTED and (contested_until := contested_until_of(observation)):
         yield contested_until
+    if due is Reason.NEARLY_SPENT:
+        yield picked_up_at(observation, facts.record)
+        yield from filter(None, [free_again_at(observation, facts.now)])
 
 
-def _standing(facts: "_Facts", due: Reason | None, held: Reason | None) -> tuple[State, Reason]:
+def _standing(facts: Facts, due: Reason | None, held: Reason | None, *, is_spent: bool) -> tuple[State, Reason]:
     """Return the target's state and its reason: `due` is why a new key is due, `held` why it is not made."""
     if (due is None or held) and not facts.observation.gone_is_believed and facts.observation.is_gone(facts.now):
         return State.FAILING, Reason.UNRECOGNISED
+    if due in WITHOUT_A_KEY:
+        return State.MISSING, held or due
+    if is_spent:
+        return State.SPENT, held or due or Reason.SPENT
     if due is None:
         return State.OK, Reason.DRIFTED if facts.renewal.is_rolled_out_first else Reason.FRESH
-    return State.MISSING if due in _WITHOUT_A_KEY else State.DUE, held or due
-
-
-# --- is a new key due? Each check looks at the facts, and returns its reason or None ---------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    observation: Observation
-    record: Record  # of the current key
-    renewal: Renewal
-    now: datetime
-    request: RotationRequest
-
-    @property
-    def theirs(self) -> datetime:
-        """The time by the upstreams' clocks, where all of them contradict this one."""
-        return self.now - self.observation.clock_disputed_by
-
-
-def _expired(facts: _Facts) -> Reason | None:
-    return Reason.EXPIRED if facts.observation.own_end(facts.record) <= facts.theirs else None
-
-
-def _gone(facts: _Facts) -> Reason | None:
-    believed = facts.observation.gone_is_believed
-    return Reason.MISSING if believed and facts.observation.is_gone(facts.theirs) else None
-
-
-def _cut_for_good(facts: _Facts) -> Reason | None:
-    """A key that expires before its record says, and whose expiry cannot be restored."""
-    record, observation = facts.record, facts.observation
-    if not observation.is_cut_short(record, facts.theirs):
-        return None
-    for_good = (
-        not observation.traits.can_set_expiry
-        or observation.is_overlong(record)
-        or not observation.is_owned(record)
-        or _restoring_failed(observation, record)
-    )
-    return Reason.DRIFTED if for_good else None
-
-
-def _misdated(facts: _Facts) -> Reason | None:
-    """A key made by a clock that was ahead lives that much longer than its `ttl`, and its record looks fresh."""
-    misdated = facts.record.issued_at > facts.theirs + FUTURE
-    return Reason.MISDATED if misdated and not facts.observation.clock_disputed_by else None
-
-
-def _requested(facts: _Facts) -> Reason | None:
-    return Reason.REQUESTED if facts.request.rotate else None
-
-
-def _expiring(facts: _Facts) -> Reason | None:
-    return Reason.EXPIRING if facts.renewal.is_due(facts.theirs) else None
-
-
-def _outdated(facts: _Facts) -> Reason | None:
-    roll_out_at = facts.renewal.roll_out_at
-    return Reason.DRIFTED if roll_out_at is not None and roll_out_at <= facts.now else None
-
-
-_CHECKS: tuple[Callable[[_Facts], Reason | None], ...] = (
-    _expired,
-    _gone,
-    _cut_for_good,
-    _misdated,
-    _requested,
-    _expiring,
-    _outdated,
-)
-
-
-# --- may the new key that is due be made? ----------------------------------------------------------------------------
-
-
-_WITHOUT_A_KEY = (Reason.MISSING, Reason.EXPIRED)
-"""Why a key that does not work is replaced: nothing is worse than to wait."""
-
-
-def _waits_for_the_clock(facts: _Facts, due: Reason) -> Reason | None:
-    """The served key works long enough to wait until the clock is corrected, or proves to be right.
-
-    A key that was made by a wrong clock lives too long or too short, and no later look can show that.
-    """
-    if not facts.observation.clock_disputed_by or due in _WITHOUT_A_KEY:
-        return None
-    return Reason.CLOCK if facts.theirs < last_resort(facts.observation, facts.record) else None
-
-
-def _contested(facts: _Facts, due: Reason) -> Reason | None:
-    contested_until = contested_until_of(facts.observation) if due is Reason.DRIFTED else None
-    return Reason.CONTESTED if contested_until is not None and facts.now < contested_until else None
-
-
-_HOLDS: tuple[Callable[[_Facts, Reason], Reason | None], ...] = (_waits_for_the_clock, _contested)
+    return State.DUE, held or due
 
 
 # --- what becomes of the other keys ----------------------------------------------------------------------------------
 
 
-def _tidy(facts: _Facts, key: Superseded) -> tuple[Action, ...]:
+def _tidy(facts: Facts, key: Superseded) -> tuple[Action, ...]:
     observation, now, revoke_now = facts.observation, facts.now, facts.request.revoke_now
     seen = observation.shown.get(key.key_id)
     if seen is None or not is_known(observation, key) or observation.is_owned(key.record) is False:
@@ -346,7 +226,7 @@ def _set_expiry(reason: Reason, record: Record, until: datetime, seen: KeyObserv
     return (SetExpiry(reason, record, until, None if request == until else request),) if request else ()
 
 
-def _restore(facts: _Facts) -> tuple[Action, ...]:
+def _restore(facts: Facts) -> tuple[Action, ...]:
     """Restore the expiry of a current key that was on its way out when the path was rolled back to it."""
     record, observation = facts.record, facts.observation
     if not observation.is_cut_short(record, facts.now) or observation.is_overlong(record):
@@ -354,11 +234,6 @@ def _restore(facts: _Facts) -> tuple[Action, ...]:
     if not observation.is_owned(record):
         return ()
     return _set_expiry(Reason.RESTORED, record, record.expires_at, observation.shown[record.key_id])
-
-
-def _restoring_failed(observation: Observation, record: Record) -> bool:
-    """Return whether the provider keeps an earlier expiry although the recorded one was requested."""
-    return next_request(observation.shown[record.key_id], record.expires_at, record.issued_at) is None
 
 
 def grace_error(target: Target, plan: Plan, now: datetime) -> GraceNotEnforced | None:

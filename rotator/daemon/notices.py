@@ -16,7 +16,14 @@ from rotator.protocol.reconciler import Report
 from rotator.protocol.sweeper import SweepReport
 from rotator.runtime.clock import SystemClock
 
-_LASTING = (EventType.TARGET_FOREIGN, EventType.KEY_OWNERSHIP_MISMATCH, EventType.PATH_EMPTIED)
+_LASTING = (
+    EventType.TARGET_FOREIGN,
+    EventType.KEY_OWNERSHIP_MISMATCH,
+    EventType.PATH_EMPTIED,
+    EventType.KEY_SPENT,
+    EventType.KEY_NEARLY_SPENT,
+    EventType.EARLY_ROTATION_HELD,
+)
 """What every pass over a target finds until a person acts. Reported once."""
 
 _NO_ANSWER = (ProviderUnavailable, ProviderOutcomeUnknown)

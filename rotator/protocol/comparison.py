@@ -14,13 +14,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from rotator.core.caps import may_be_nearly_spent
 from rotator.core.errors import KeyUnreadable, ProviderError, RotatorError, ServedKeyMisnamed, StoreError
 from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import ListedKey, ProviderKey, UnreadableKey
 from rotator.core.observation import Observation
 from rotator.core.orphans import Grace, Orphan, OrphanState, Sighting, by_place, orphans, sighting
-from rotator.core.plan import Reason, Rotate, plan
+from rotator.core.plan import Rotate, plan
 from rotator.core.ports import Ports
+from rotator.core.reasons import Reason, State
 from rotator.core.target import Target
 from rotator.core.versions import Record
 from rotator.protocol.observer import Observer
@@ -98,7 +100,9 @@ class Comparison:
         places = scope.places
         mine = [key for place in places for key in self._left.pop(place, ())]
         unreadable = [key for place in places for key in self._unreadable.get(place, ())]
-        is_alone = self._is_first and len(mine) == 1 and not unreadable
+        is_alone = self._is_first and len(mine) == 1 and not unreadable and not may_be_nearly_spent(target, mine[0].use)
+        for key in mine:
+            observer.memory.note_use(target, key, alone=False)  # before the path is read, which forgets others' keys
         if is_alone and observer.memory.is_as_at_last_look(target, scope, mine[0], self._ports.clock.now()):
             self.served += 1  # and the path, which was read when the process started, is not read again
             return
@@ -171,7 +175,8 @@ class Comparison:
         """Find the path's orphans, and whether the target needs a pass."""
         target, memory, now = observation.target, observer.memory, self._ports.clock.now()
         record = _served(observation)
-        actions = plan(observation, now).actions
+        made = plan(observation, now)
+        actions = made.actions
         pending = memory.pending.get(target.name)
         is_due = any(isinstance(action, Rotate) for action in actions)
         waiting = pending.record.key_id if pending and is_due else ""  # the next pass of this process writes it
@@ -182,7 +187,10 @@ class Comparison:
         if any(orphan.state is OrphanState.EMPTIED for orphan in found):
             memory.emptied(target)
         # What only time has made due is the schedule's business.
-        is_urgent = any(not isinstance(action, Rotate) or action.reason is Reason.MISSING for action in actions)
+        is_urgent = made.state is State.SPENT or any(
+            not isinstance(action, Rotate) or action.reason in (Reason.MISSING, Reason.NEARLY_SPENT)
+            for action in actions
+        )
         if is_urgent or memory.is_emptied(target) or (record and observation.is_cut_short(record, now)):
             self._to_work[target.name] = target
 

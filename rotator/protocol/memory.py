@@ -14,6 +14,7 @@ Nothing is read here, and losing it costs only requests. The rules:
   decides what it proves. It is forgotten when the path no longer holds that key.
 - A key whose write was refused or not answered is offered again by the next pass: it is as good as a new one, and it
   cannot be removed while that write may land or have landed. It is forgotten when the path has that version.
+- What the provider showed of a key's use is kept for as long as the path holds the key.
 - A reload keeps only what the provider showed, and such keys: the paths were read with the previous configuration.
 """
 
@@ -25,11 +26,12 @@ from datetime import datetime
 from rotator.core.expiry import TOLERANCE, Asked, KeyObservation
 from rotator.core.keys import KeyName, ProviderKey
 from rotator.core.observation import Made, Observation
-from rotator.core.plan import Reason
+from rotator.core.reasons import Reason
 from rotator.core.renewal import made_keys
 from rotator.core.request import RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
+from rotator.core.use import UseSeries, series_with
 from rotator.core.versions import Entry, Record, Scope
 
 
@@ -51,6 +53,7 @@ class Kept:
     """What a reload keeps, by target. The memories of before and after share it, and its lock."""
 
     seen: dict[str, Mapping[str, KeyObservation]] = field(default_factory=dict)  # what the provider showed of keys
+    use: dict[str, Mapping[str, UseSeries]] = field(default_factory=dict)  # and of their use
     pending: dict[str, PendingKey] = field(default_factory=dict)  # keys whose write is unsettled
     landed: dict[str, tuple[PendingKey, int]] = field(default_factory=dict)  # and those that turned out to be served
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -58,8 +61,10 @@ class Kept:
     def keep_only(self, targets: Collection[str]) -> None:
         """Forget all other targets: their keys are not published again, and a pending key has its text here."""
         with self.lock:
-            for name in (self.seen.keys() | self.pending.keys() | self.landed.keys()) - set(targets):
+            known = self.seen.keys() | self.use.keys() | self.pending.keys() | self.landed.keys()
+            for name in known - set(targets):
                 self.seen.pop(name, None)
+                self.use.pop(name, None)
                 self.pending.pop(name, None)
                 self.landed.pop(name, None)
 
@@ -109,9 +114,17 @@ class Memory:
                 self.seen[name] = seen
             else:
                 self.seen.pop(name, None)
+            if used := {key_id: series for key_id, series in self.kept.use.get(name, {}).items() if key_id in held}:
+                self.kept.use[name] = used
+            else:
+                self.kept.use.pop(name, None)
         if shown := held.get(self._shown.get(name, "")):
             return {shown.key_id: KeyObservation(observation.as_recorded(shown), at_version=0), **seen}
         return seen
+
+    def use(self, target: Target) -> Mapping[str, UseSeries]:
+        """Return what the provider showed of the use of the keys that the path held at the last `recall`."""
+        return self.kept.use.get(target.name, {})
 
     def settle(self, observation: Observation, *, whole: bool) -> None:
         """Forget a pending key once the path has moved on; if it landed, keep its version for `take_landed`.
@@ -174,7 +187,8 @@ class Memory:
         """Return whether this, which is the newest version alone, shows as much as the whole history."""
         current = observation.current
         if current is None or current.record is None:
-            return True  # while this is so, nothing is done about any other version
+            # While this is so, nothing is done about any other version. But the next record is to hold what they show.
+            return not observation.target.caps.replaces
         target, known = observation.target, self._whole.get(observation.target.name)
         if known is None:
             is_old = observation.clock_trusted and now - current.created_at > target.grace_period
@@ -208,6 +222,21 @@ class Memory:
             return False
         self._shown[target.name] = served.key_id
         return True
+
+    def note_use(self, target: Target, key: ProviderKey, *, alone: bool) -> Mapping[str, UseSeries]:
+        """Keep what the provider showed of a key's use, and return what is known of the target's keys.
+
+        `alone`: in a look-up of this key, not in the list.
+        """
+        with self._noting:
+            known = self.kept.use.get(target.name, {})
+            series = known.get(key.id)
+            if key.use is not None:
+                series = series_with(series, key.use)
+            if series is not None:
+                series = replace(series, is_shown_alone=key.use is not None) if alone else series
+                known = self.kept.use[target.name] = {**known, key.id: series}
+            return known
 
     def is_as_at_last_look(self, target: Target, scope: Scope, key: ProviderKey, now: datetime) -> bool:
         """Return whether the provider's list shows a path's only key just as the last look at the path found it.

@@ -38,10 +38,13 @@ class Observer:
         min_age: timedelta = timedelta(0),
         recognition: Recognition | None = None,
         claims: Claims | None = None,
+        list_every: timedelta = timedelta(minutes=15),
+        hot_every: timedelta | None = None,
     ) -> None:
         """`names` are all configured targets, whatever their store, and `claims` their locations.
 
-        `recognition` is the provider's. A provider may not show a key yet that is younger than `min_age`.
+        `recognition` is the provider's. A provider may not show a key yet that is younger than `min_age`. `list_every`
+        and `hot_every` are how often use is looked at: in the list, and alone where it may be spent before the next.
         """
         self.owner = owner
         self.owners = frozenset({owner}) | former_owners
@@ -51,6 +54,7 @@ class Observer:
         self.recognition = recognition or Recognition()
         self._claims = claims or Claims()
         self.min_age = min_age
+        self._list_every, self._hot_every = list_every, hot_every or list_every
         self._scopes: dict[str, Scope] = {}
 
     def scope(self, target: Target) -> Scope:
@@ -95,7 +99,15 @@ class Observer:
         self.memory.settle(observation, whole=whole)
         shown = self.memory.recall(observation)
         is_emptied, made = self.memory.is_emptied(target), self.memory.made(observation)
-        return replace(observation, shown=shown, is_emptied=is_emptied, made=made)
+        return replace(
+            observation,
+            shown=shown,
+            is_emptied=is_emptied,
+            made=made,
+            use=self.memory.use(target),
+            list_every=self._list_every,
+            hot_every=self._hot_every,
+        )
 
     def confirm(self, observation: Observation) -> Observation:
         """Look up at the provider what the plan needs to know of it. Raises `ProviderError`."""
@@ -131,6 +143,9 @@ class Observer:
         found = self.ports.provider.retrieve(record.key_id)
         if found is None and self._may_be_hidden(observation, record, asked_at):
             return observation
+        if found is not None and not observation.is_another(found):
+            found = found.seen_at(self.ports.clock.now())
+            observation = replace(observation, use=self.memory.note_use(observation.target, found, alone=True))
         return self.memory.note(observation, record.key_id, found)
 
     def _may_be_hidden(self, observation: Observation, record: Record, now: datetime) -> bool:

@@ -21,8 +21,8 @@ from rotator.core.events import EventType
 from rotator.core.expiry import Asked, corrected, on_the_grid, whole_seconds
 from rotator.core.keys import ListedKey, ProviderKey
 from rotator.core.orphans import Grace, Orphan, OrphanState, Outcome, orphans
-from rotator.core.plan import Reason
 from rotator.core.ports import Ports
+from rotator.core.reasons import Reason
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import timestamp

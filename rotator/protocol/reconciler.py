@@ -21,7 +21,8 @@ from rotator.core.errors import (
 )
 from rotator.core.events import EventType
 from rotator.core.observation import Observation
-from rotator.core.plan import Action, Plan, Reason, Retire, Rotate, SetExpiry, deadline, grace_error, plan
+from rotator.core.plan import Action, Plan, Retire, Rotate, SetExpiry, deadline, grace_error, plan
+from rotator.core.reasons import Reason
 from rotator.core.renewal import TIDYING
 from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.superseded import to_confirm

@@ -13,7 +13,8 @@ from rotator.core.events import EventType
 from rotator.core.expiry import whole_seconds
 from rotator.core.keys import ListedKey, ProviderKey, UnreadableKey
 from rotator.core.orphans import OrphanState, orphans
-from rotator.core.plan import REVOKED_WITHIN, Plan, Reason
+from rotator.core.plan import REVOKED_WITHIN, Plan
+from rotator.core.reasons import Reason
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.protocol.audit import emit_key_event

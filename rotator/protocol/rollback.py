@@ -7,12 +7,14 @@ again; shorten the key that was served until now, like any superseded key.
 from dataclasses import replace
 from datetime import datetime
 
+from rotator.core.caps import carried
 from rotator.core.errors import CasMismatch, ProviderRequestRefused, RotatorError
 from rotator.core.events import EventType
 from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import ProviderKey
 from rotator.core.observation import Observation
-from rotator.core.plan import Plan, Reason, plan
+from rotator.core.plan import Plan, plan
+from rotator.core.reasons import Reason
 from rotator.core.request import RotationRequest
 from rotator.core.superseded import Superseded, superseded_keys
 from rotator.core.target import Target
@@ -115,6 +117,7 @@ def _publish_again(
     version = next(version for version in history.versions if version.number == previous.versions[-1].number)
     secret = key_in(version.data or {})
     assert secret is not None  # noqa: S101 - an entry with a record holds the key that the record names
+    record = replace(record, early=carried(observation, ports.clock.now()))  # the versions that show it may not stay
     data = compose(target, record, secret, preserved_fields(observation))
     written = publish(ports.store, ports.clock, target, data, history.current_version)
     if written is None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from rotator.core.caps import carried
 from rotator.core.errors import (
     ProviderCredentialRefused,
     ProviderError,
@@ -20,10 +21,11 @@ from rotator.core.errors import (
 )
 from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.expiry import TOLERANCE
-from rotator.core.keys import UNIQUE_ALPHABET, UNIQUE_LENGTH, CreatedKey, KeyName, ListedKey, ProviderKey
+from rotator.core.keys import UNIQUE_ALPHABET, UNIQUE_LENGTH, CreatedKey, KeyName, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.observation import Observation, PathReading
-from rotator.core.plan import Reason, Rotate
+from rotator.core.plan import Rotate
 from rotator.core.ports import Clock, Ports
+from rotator.core.reasons import Reason
 from rotator.core.renewal import TIDYING, due_at
 from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.secrets import Secret
@@ -106,7 +108,16 @@ class Rotation:
         unique = "".join(ports.rng.choice(UNIQUE_ALPHABET) for _ in range(UNIQUE_LENGTH))
         name = str(KeyName(self._owner, target.name, observation.scope.place, action.base + 1, unique))
         record = Record(
-            self._owner, target.name, "x" * 64, name, now, asked, target.fingerprint, PLACEHOLDER.fingerprint
+            owner=self._owner,
+            target=target.name,
+            key_id="x" * 64,
+            key_name=name,
+            issued_at=now,
+            expires_at=asked,
+            params=target.fingerprint,
+            key=PLACEHOLDER.fingerprint,
+            why=action.reason.value,
+            early=carried(observation, ports.clock.now()),
         )
 
         # No key is created in vain: first make sure that the store takes it.
@@ -316,7 +327,11 @@ def may_act(ports: Ports, request: RotationRequest) -> bool:
 def listed(ports: Ports, deadline: datetime = TIDYING) -> tuple[ListedKey, ...]:
     """Return the provider's whole list. Raises `ProviderError`: then it proves nothing."""
     pages = ports.provider.pages(before=lambda: ports.budget.take(deadline))
-    return tuple(key for page in pages for key in page)
+    found: list[ListedKey] = []
+    for page in pages:
+        now = ports.clock.now()
+        found += [key if isinstance(key, UnreadableKey) else key.seen_at(now) for key in page]
+    return tuple(found)
 
 
 def preserved_fields(observation: Observation) -> dict[str, Any]:

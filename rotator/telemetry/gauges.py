@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Literal
 
-from rotator.core.plan import Plan, Retire, State
+from rotator.core.plan import Plan, Retire
+from rotator.core.reasons import State
 from rotator.core.renewal import margin
 from rotator.core.superseded import Superseded
 from rotator.core.versions import Record

@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from rotator.core.orphans import Orphan, Outcome
-from rotator.core.plan import Reason
 from rotator.core.ports import NO_CREDENTIAL, Meter
+from rotator.core.reasons import Reason
 from rotator.telemetry.gauges import family, gauges
 from rotator.telemetry.status import DaemonInfo, DaemonStatus
 
@@ -32,6 +32,7 @@ ROTATION_REASONS = (
     Reason.DRIFTED,
     Reason.MISDATED,
     Reason.ADOPTED,
+    Reason.NEARLY_SPENT,
 )
 """Why a key is created. These are counted from 0, so that a first failure is an increase."""
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from rotator.core.errors import RotatorError
 from rotator.core.events import Event, EventType, Level
-from rotator.core.plan import Plan, Reason, State, grace_error
+from rotator.core.plan import Plan, grace_error
 from rotator.core.ports import Listener
+from rotator.core.reasons import Reason, State
 from rotator.core.renewal import margin
 from rotator.core.target import Target
 from rotator.runtime.redact import NAMES, scrub, scrub_name
@@ -28,10 +29,10 @@ from rotator.telemetry.status_json import (
     TargetJson,
 )
 
-UNHEALTHY = frozenset({State.FAILING, State.FOREIGN, State.MISSING, State.UNKNOWN})
+UNHEALTHY = frozenset({State.FAILING, State.FOREIGN, State.MISSING, State.SPENT, State.UNKNOWN})
 """The states in which applications lack a live key, or will lack one unless a person acts."""
 
-WORST_FIRST = (State.MISSING, State.FOREIGN, State.FAILING, State.UNKNOWN, State.DUE, State.OK)
+WORST_FIRST = (State.MISSING, State.SPENT, State.FOREIGN, State.FAILING, State.UNKNOWN, State.DUE, State.OK)
 """The order for a person. For `rank`, a target that is due is as healthy as one that is ok."""
 
 KEPT = 100

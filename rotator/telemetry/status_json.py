@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
-from rotator.core.plan import State
+from rotator.core.reasons import State
 from rotator.core.times import timestamp
 
 

@@ -2,7 +2,8 @@
 
 from datetime import datetime, timedelta
 
-from rotator.core.plan import Action, Reason, Retire, Rotate, SetExpiry
+from rotator.core.plan import Action, Retire, Rotate, SetExpiry
+from rotator.core.reasons import Reason
 from rotator.core.times import timestamp
 
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))

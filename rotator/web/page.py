@@ -20,7 +20,8 @@ from markupsafe import Markup, escape
 
 from rotator.app.passes import adoption_advice
 from rotator.core.events import Event
-from rotator.core.plan import Plan, Reason, State
+from rotator.core.plan import Plan
+from rotator.core.reasons import Reason, State
 from rotator.core.times import timestamp
 from rotator.runtime.redact import scrub
 from rotator.telemetry.status import UNHEALTHY, WORST_FIRST, DaemonStatus, RecordedEvent, TargetStatus, rank

@@ -13,7 +13,8 @@ from support.prometheus import NO_PROMETHEUS, RULES, is_installed, promtool
 from support.world import HOUR, START, make_target
 
 from rotator.core.orphans import Outcome
-from rotator.core.plan import Plan, Reason, State
+from rotator.core.plan import Plan
+from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal
 from rotator.core.versions import Record
 from rotator.telemetry.metrics import FAILURE, LOST, ROTATION_REASONS, SUCCESS, Metrics

@@ -9,7 +9,7 @@ from support.leaks import RECORDER
 from support.prometheus import NO_PROMETHEUS, is_installed, promtool
 from support.vault import VaultServer
 
-from rotator.core.plan import State
+from rotator.core.reasons import State
 from rotator.telemetry.metrics import FAILURE, LOST, ROTATION_REASONS, SUCCESS
 
 TARGET = {"target"}

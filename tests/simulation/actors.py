@@ -10,7 +10,7 @@ from support.world import IssuedKey
 
 from rotator.core.errors import ProviderError
 from rotator.core.keys import KeyName
-from rotator.core.plan import Reason
+from rotator.core.reasons import Reason
 from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.target import Target

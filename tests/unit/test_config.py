@@ -225,7 +225,8 @@ def test_the_example_loads_and_names_every_option() -> None:
     text = file.read_text()
 
     assert text.startswith("#:schema ./config.schema.json\n")
-    assert config.load(file, {"RESPAN_API_KEY": SECRET}, installed_types()).warnings == ()
+    warnings = config.load(file, {"RESPAN_API_KEY": SECRET}, installed_types()).warnings
+    assert [warning.key for warning in warnings] == ["targets.billing-api.key.spending_limit"], "a cap is per key"
     described = {table.__name__ for table in vars(tables).values() if inspect.isclass(table)}
     for name, table in json_schema(installed_types())["$defs"].items():
         for option in table["properties"] if name not in {*described, "HttpProviderSettings"} else ():
@@ -993,13 +994,13 @@ WARNED = [
         f"{TARGET}.key",
         {"max_usage": 5},
         f"{TARGET}.key.max_usage",
-        "rotator does not watch usage: a key that is used up stays until it expires",
+        "5 calls is per key: about 45 keys a month, so up to 225 calls",
     ),
     (
         "defaults.key",
         {"max_usage": 5},
         "defaults.key.max_usage",
-        "rotator does not watch usage: a key that is used up stays until it expires",
+        "5 calls is per key: about 45 keys a month, so up to 225 calls",
     ),
     (
         "lease.identity",

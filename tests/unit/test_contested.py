@@ -6,7 +6,7 @@ from datetime import timedelta
 from support.world import HOUR, World, make_target
 
 from rotator.core.errors import Contested
-from rotator.core.plan import Reason
+from rotator.core.reasons import Reason
 from rotator.core.renewal import CONTEST
 from rotator.core.request import RotationRequest
 

@@ -18,8 +18,8 @@ from rotator.app.wiring import Installation
 from rotator.core.errors import ProviderRequestRefused, StoreUnavailable
 from rotator.core.events import Event, EventType, Level
 from rotator.core.keys import ListedKey
-from rotator.core.plan import Reason, State
 from rotator.core.ports import Ports
+from rotator.core.reasons import Reason, State
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import next_turn

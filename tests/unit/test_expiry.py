@@ -9,7 +9,7 @@ from support.world import HOUR, START, World, make_target
 
 from rotator.core.events import EventType
 from rotator.core.orphans import Outcome
-from rotator.core.plan import Reason, State
+from rotator.core.reasons import Reason, State
 from rotator.core.request import LOOK, RotationRequest
 from rotator.core.times import timestamp
 from rotator.protocol.extend import extendable

@@ -18,7 +18,7 @@ from support.leaks import Leak, Recorder
 
 from rotator.config.values import Address
 from rotator.core.events import Event
-from rotator.core.plan import Reason
+from rotator.core.reasons import Reason
 from rotator.simulator import Options, Simulator
 from rotator.telemetry.metrics import Metrics
 from rotator.web.server import Response, Server

@@ -22,7 +22,7 @@ from support.inprocess import restored
 from support.recorded_events import RecordedEvents, flaws_of_lines
 
 from rotator.core.events import AUDIT, Event, EventType, Level
-from rotator.core.plan import Reason
+from rotator.core.reasons import Reason
 from rotator.core.secrets import Secret
 from rotator.providers.respan.settings import TRAITS
 from rotator.runtime.redact import HIDDEN, hide_pattern, printable, register

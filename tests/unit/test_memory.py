@@ -13,7 +13,7 @@ from rotator.app.passes import in_threads
 from rotator.core.expiry import KeyObservation
 from rotator.core.keys import KeyName, ProviderKey
 from rotator.core.observation import Observation
-from rotator.core.plan import Reason
+from rotator.core.reasons import Reason
 from rotator.core.request import RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.versions import Record

@@ -15,7 +15,8 @@ from support.world import HOUR, START, make_target
 from rotator.core.errors import StoreUnavailable
 from rotator.core.keys import ProviderKey
 from rotator.core.orphans import Orphan, OrphanState, Outcome
-from rotator.core.plan import Plan, Reason, Retire, Rotate, State
+from rotator.core.plan import Plan, Retire, Rotate
+from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal
 from rotator.core.superseded import Superseded
 from rotator.core.versions import Entry, Ownership, Record
@@ -191,6 +192,8 @@ def test_counters_start_at_0() -> None:
 NO_ROTATION = {
     *(Reason(ownership.value) for ownership in Ownership if ownership.foreign),  # the path is left alone
     *(Reason.UNRECOGNISED, Reason.CLOCK, Reason.CONTESTED),  # a new key waits
+    *(Reason.PICKUP, Reason.CAP_TOO_SMALL, Reason.EARLY_EXHAUSTED),
+    Reason.SPENT,  # only reported
     *(Reason.SUPERSEDED, Reason.RESTORED, Reason.GRACE_OVER, Reason.REVOKED, Reason.ORPHAN),  # of another action
     Reason.FRESH,
 }

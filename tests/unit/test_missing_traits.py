@@ -22,7 +22,7 @@ from rotator.cli.output import report_lines, sweep_lines
 from rotator.core.errors import ClockDisagrees, ProviderRequestRefused, ProviderUnavailable, TooManyOrphans
 from rotator.core.events import EventType
 from rotator.core.orphans import OrphanState, Outcome, by_place
-from rotator.core.plan import Reason, State
+from rotator.core.reasons import Reason, State
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.traits import Traits

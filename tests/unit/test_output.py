@@ -14,7 +14,8 @@ from rotator.cli.status_table import print_status
 from rotator.cli.streams import print_json, print_line
 from rotator.core.keys import ProviderKey
 from rotator.core.orphans import Orphan, OrphanState
-from rotator.core.plan import Plan, Reason, SetExpiry, State
+from rotator.core.plan import Plan, SetExpiry
+from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal
 from rotator.core.versions import Record
 from rotator.protocol.reconciler import Report

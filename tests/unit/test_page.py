@@ -20,7 +20,8 @@ from rotator.core.errors import (
     StoreSealed,
 )
 from rotator.core.events import Event, EventType, Level
-from rotator.core.plan import Plan, Reason, Rotate, State
+from rotator.core.plan import Plan, Rotate
+from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal
 from rotator.core.superseded import Superseded
 from rotator.core.versions import Entry, Ownership, Record

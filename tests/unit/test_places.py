@@ -9,7 +9,8 @@ from support.world import HOUR, OWNER, START, IssuedKey, StoreClient, World, mak
 from rotator.cli.output import outcome
 from rotator.core.errors import GraceNotEnforced, ServedKeyMisnamed, StoreUnavailable
 from rotator.core.keys import place_of
-from rotator.core.plan import Plan, State, plan
+from rotator.core.plan import Plan, plan
+from rotator.core.reasons import State
 from rotator.core.request import RotationRequest
 from rotator.core.times import timestamp
 from rotator.protocol.extend import extendable, misnamed

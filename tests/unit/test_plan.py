@@ -13,7 +13,8 @@ from support.world import ALL, ENDLESS, FIXED, HOUR, OWNER, START, make_target
 from rotator.core.expiry import TOLERANCE, KeyObservation
 from rotator.core.keys import KeyName, ProviderKey, place_of
 from rotator.core.observation import Observation, PathReading
-from rotator.core.plan import Plan, Reason, Retire, Rotate, SetExpiry, State, plan
+from rotator.core.plan import Plan, Retire, Rotate, SetExpiry, plan
+from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal, due_at
 from rotator.core.request import SCHEDULED, PassOptions, RotationRequest
 from rotator.core.secrets import Secret

@@ -21,7 +21,7 @@ from support.world import (
 from rotator.core.errors import ServedKeysUnknown, StoreUnavailable
 from rotator.core.events import EventType
 from rotator.core.orphans import Outcome
-from rotator.core.plan import Reason, State
+from rotator.core.reasons import Reason, State
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.protocol.recognition import Recognition, is_most

@@ -45,7 +45,8 @@ from rotator.core.errors import (
 )
 from rotator.core.events import EventType, Level
 from rotator.core.keys import CreatedKey, KeyName
-from rotator.core.plan import NEWCOMER, REVOKED_WITHIN, Reason, State
+from rotator.core.plan import NEWCOMER, REVOKED_WITHIN
+from rotator.core.reasons import Reason, State
 from rotator.core.renewal import TIDYING, Renewal
 from rotator.core.request import PassOptions, RotationRequest
 from rotator.core.secrets import Secret
@@ -2070,13 +2071,13 @@ def test_a_path_written_by_a_later_version_of_rotator_is_kept_and_rolled_back_wi
     """An upgrade, while the older replica still works; or the way back from one."""
     world = World()
     reconciler = running(world)
-    later = f"why=nearly-spent,{record_of(world).format()},use=0.9"
+    later = f"mood=grumpy,{record_of(world).format()},use=0.9"
     world.store.patch(world.target.path, **{RECORD_FIELD: later})
     assert reconciler.reconcile(world.target, RotationRequest(rotate=True)).rotated
     assert not record_of(world).unknown, "the unknown fields belong to that key alone"
     report = roll_back(reconciler, world.target, RotationRequest())
     assert (report.error, report.rolled_back) == (None, True)
-    assert record_of(world).unknown == ("why=nearly-spent", "use=0.9")
+    assert record_of(world).unknown == ("mood=grumpy", "use=0.9")
     assert_served(world)
     assert not world.events.of(EventType.TARGET_FOREIGN)
 

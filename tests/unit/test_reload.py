@@ -17,7 +17,7 @@ from support.world import START
 from rotator.app.wiring import Installation
 from rotator.core.errors import ProviderCredentialRefused, ProviderUnavailable, StoreUnavailable
 from rotator.core.events import Event, EventType
-from rotator.core.plan import Reason
+from rotator.core.reasons import Reason
 from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.versions import Record

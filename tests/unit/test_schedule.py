@@ -15,7 +15,8 @@ from rotator.core.errors import (
     RotatorError,
     StoreUnavailable,
 )
-from rotator.core.plan import Plan, Reason, Rotate, State
+from rotator.core.plan import Plan, Rotate
+from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal
 from rotator.core.request import LOOK, RotationRequest
 from rotator.core.target import Target

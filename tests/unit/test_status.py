@@ -13,7 +13,8 @@ from support.world import HOUR, START, make_target
 from rotator.cli.status_table import print_status
 from rotator.core.errors import ProviderCredentialRefused, ProviderUnavailable, RotatorError
 from rotator.core.events import Event, EventType, Level
-from rotator.core.plan import Plan, Reason, State
+from rotator.core.plan import Plan
+from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal
 from rotator.core.secrets import Secret
 from rotator.core.superseded import Superseded

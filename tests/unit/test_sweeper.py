@@ -35,7 +35,8 @@ from rotator.core.errors import (
 from rotator.core.events import EventType, Level
 from rotator.core.keys import KeyName, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.orphans import OrphanState, Outcome
-from rotator.core.plan import Plan, Reason, Rotate, State, deadline
+from rotator.core.plan import Plan, Rotate, deadline
+from rotator.core.reasons import Reason, State
 from rotator.core.request import LOOK, RotationRequest
 from rotator.core.versions import RECORD_FIELD
 from rotator.protocol.observer import Observer

@@ -276,7 +276,7 @@ def test_a_record_that_we_cannot_have_written_is_not_read(old: str, new: str) ->
     assert Record.parse(text.replace(old, new)) is None
 
 
-@pytest.mark.parametrize("new", ["why=nearly-spent", "why=nearly-spent,pickup=15m", "why=", "why", "why=a%20b", ""])
+@pytest.mark.parametrize("new", ["mood=calm", "mood=calm,pickup=15m", "mood=", "mood", "mood=a%20b", ""])
 @pytest.mark.parametrize("position", range(10))
 def test_a_record_with_fields_of_a_later_version_is_read_and_keeps_them(new: str, position: int) -> None:
     parts = record().format().split(",")
@@ -287,9 +287,9 @@ def test_a_record_with_fields_of_a_later_version_is_read_and_keeps_them(new: str
     assert sorted(read.format().split(",")) == sorted(later.split(",")), "it repeats every field"
 
 
-@given(st.permutations([*record().format().split(","), "why=nearly-spent"]))
+@given(st.permutations([*record().format().split(","), "mood=calm"]))
 def test_the_order_of_a_records_fields_does_not_matter(parts: list[str]) -> None:
-    assert Record.parse(",".join(parts)) == record(unknown=("why=nearly-spent",))
+    assert Record.parse(",".join(parts)) == record(unknown=("mood=calm",))
 
 
 # --- reading a version ---
@@ -341,7 +341,7 @@ def test_a_version_that_is_not_ours(data: dict[str, Any] | None, ownership: Owne
 
 
 def test_a_version_of_a_later_version_of_rotator_is_ours() -> None:
-    later = written() | {RECORD_FIELD: f"why=nearly-spent,{record().format()},use=0.9"}
+    later = written() | {RECORD_FIELD: f"mood=calm,{record().format()},use=0.9"}
     entry = read(later)
     assert (entry.ownership, entry.as_configured) == (Ownership.OURS, True)
     assert entry.key_id == "tk_1"

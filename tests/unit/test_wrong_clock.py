@@ -8,7 +8,7 @@ from support.world import HOUR, START, World, afterwards, make_target
 
 from rotator.core.errors import NoKeyByThisClock
 from rotator.core.events import EventType
-from rotator.core.plan import Reason, State
+from rotator.core.reasons import Reason, State
 from rotator.core.renewal import FUTURE
 from rotator.core.request import RotationRequest
 from rotator.core.versions import RECORD_FIELD, Record

@@ -10,7 +10,7 @@ from rotator.cli.command import Common
 from rotator.cli.context import Session
 from rotator.cli.streams import print_error, print_json, print_line
 from rotator.core.events import Event, EventType
-from rotator.core.plan import Reason
+from rotator.core.reasons import Reason
 from rotator.core.request import RotationRequest
 from rotator.protocol.reconciler import Report
 from rotator.protocol.rollback import roll_back

@@ -7,6 +7,7 @@ from pydantic import Field, Strict, create_model
 
 from rotator.config.fields import Text
 from rotator.config.provider_settings import KeyOptions
+from rotator.core.target import Cap
 from rotator.providers.http_provider.tables import KeyOptionSettings
 
 _TYPES: Mapping[str, Any] = {"integer": int, "number": float, "boolean": bool, "text": Text, "texts": Text}
@@ -17,9 +18,10 @@ class HttpKeyOptions(KeyOptions):
 
     caps: ClassVar[tuple[str, ...]] = ()
 
-    def finite_caps(self) -> tuple[str, ...]:
+    def finite_caps(self) -> tuple[Cap, ...]:
         """Return the options that are set and limit what the key may do in all."""
-        return tuple(name for name in self.caps if getattr(self, name) is not None)
+        limits = ((name, getattr(self, name)) for name in self.caps)
+        return tuple(Cap(name, float(limit)) for name, limit in limits if limit is not None)
 
 
 def is_usable_name(name: str) -> bool:

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 from rotator.config.fields import UsuallyEncryptedUrl
 from rotator.config.provider_settings import KeyOptions, ProviderSettings
 from rotator.config.provider_type import ConnectedProvider, ProviderContext, ProviderType
+from rotator.core.target import Cap
 from rotator.core.traits import Traits
 
 TRAITS = Traits(
@@ -45,9 +46,11 @@ class RespanKey(KeyOptions):
     is_test: bool | None = None
     """Whether the key is a test key."""
 
-    def finite_caps(self) -> tuple[str, ...]:
-        """Return the option that limits the key's calls."""
-        return () if self.max_usage in (None, -1) else ("max_usage",)
+    def finite_caps(self) -> tuple[Cap, ...]:
+        """Return the limits of the key's calls and of its spending."""
+        calls = () if self.max_usage in (None, -1) else (Cap("max_usage", float(self.max_usage or 0), "calls"),)
+        spending = () if self.spending_limit is None else (Cap("spending_limit", self.spending_limit, "USD"),)
+        return (*calls, *spending)
 
 
 def _make(settings: RespanSettings, context: ProviderContext) -> ConnectedProvider:

@@ -1,0 +1,174 @@
+"""What the caps of the served key demand: whether it is spent, or is to be replaced early, and how often that may be.
+
+Pure. A cap is a guard. Replacing a key because its cap is nearly spent fills the cap anew, so it is bounded: each
+record holds when keys of its path were made early, and so the bound holds over restarts, replicas and reloads.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from rotator.core.observation import Observation
+from rotator.core.reasons import Reason
+from rotator.core.renewal import FUTURE, rolled_back_at
+from rotator.core.target import Cap, Target
+from rotator.core.use import KeyUse, UseSeries
+from rotator.core.versions import LONGEST, MAX_EARLY, Record
+
+DAY = timedelta(hours=24)
+"""The time in which at most `max_early_rotations` keys are made early."""
+
+HOT_EVERY = timedelta(minutes=1)
+"""How often the use of a key is looked up that may be spent before the provider's next list."""
+
+RESERVE = 1.5
+"""By so much more than its rate shows, a key may be used until its consumers have the next one."""
+
+PICKUP_SHARE = 0.5
+"""A cap of which the pickup alone spends this share is too small for early rotations."""
+
+
+@dataclass(frozen=True, slots=True)
+class CapState:
+    """How much of one cap the served key had used at the last look."""
+
+    cap: Cap
+    used: float
+    rate: float  # a second
+    as_of: datetime
+    reached_at: datetime | None = None  # the first look that showed the cap as spent
+
+    @property
+    def ratio(self) -> float:
+        """The share of the cap that is used; 1 for a limit of 0."""
+        return self.used / self.cap.limit if self.cap.limit > 0 else 1.0
+
+    @property
+    def left(self) -> float:
+        """How much is left, at least 0."""
+        return max(0.0, self.cap.limit - self.used)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the cap is reached, so that the provider refuses the key."""
+        return self.left == 0
+
+    @property
+    def spent_at(self) -> datetime | None:
+        """When the cap was first seen spent, or will be spent at the present rate; None where that is not in sight."""
+        if self.is_spent:
+            return self.reached_at or self.as_of
+        if self.rate <= 0 or self.left / self.rate > LONGEST.total_seconds():
+            return None
+        return self.as_of + timedelta(seconds=self.left / self.rate)
+
+    def used_within(self, time: timedelta) -> float:
+        """Return how much of the cap this time uses at the present rate."""
+        return self.rate * time.total_seconds()
+
+
+def cap_states(observation: Observation, record: Record) -> tuple[CapState, ...]:
+    """Return each cap whose use and limit are known, the one with the largest share of use first."""
+    series = observation.use.get(record.key_id)
+    if series is None:
+        return ()
+    return tuple(sorted(_states(observation, record, series), key=lambda state: -state.ratio))
+
+
+def _states(observation: Observation, record: Record, series: UseSeries) -> Iterator[CapState]:
+    target = observation.target
+    configured = {cap.option: cap for cap in target.caps.caps}
+    for use in series.latest.caps:
+        known = configured.get(use.cap)
+        as_configured = known.limit if known and record.params == target.fingerprint else None
+        limit = as_configured if use.limit is None else use.limit
+        if limit is None:
+            continue
+        cap = Cap(use.cap, limit, known.unit if known else "")
+        reached = (look.as_of for look in series.looks if (look.used(use.cap) or 0.0) >= limit)
+        rate = series.rate(use.cap, record.issued_at)
+        yield CapState(cap, use.used, rate, series.as_of, next(reached, None))
+
+
+def next_look(observation: Observation, series: UseSeries) -> timedelta:
+    """Return the time until the use of a key is looked at again, once the key is hot."""
+    return observation.list_every if series.is_shown_alone is False else observation.hot_every
+
+
+def is_nearly_spent(observation: Observation, record: Record, within: timedelta | None = None) -> bool:
+    """Return whether a cap reached its threshold, or may be spent before consumers can have another key.
+
+    `within` is the time until the next look, if it is another than `next_look`.
+    """
+    policy, series = observation.target.caps, observation.use.get(record.key_id)
+    if series is None:
+        return False
+    time = policy.pickup + (next_look(observation, series) if within is None else within)
+    return any(
+        state.ratio >= policy.replace_at or state.left <= RESERVE * state.used_within(time)
+        for state in cap_states(observation, record)
+    )
+
+
+def is_hot(observation: Observation, record: Record) -> bool:
+    """Return whether the key may be nearly spent before the provider's next list, so that it is looked up alone."""
+    series = observation.use.get(record.key_id)
+    if series is None or series.is_shown_alone is False or is_nearly_spent(observation, record):
+        return False
+    return is_nearly_spent(observation, record, observation.list_every)
+
+
+def may_be_nearly_spent(target: Target, use: KeyUse | None) -> bool:
+    """Return whether the use that a list shows of a key reaches the threshold of any cap whose limit is known."""
+    limits = {cap.option: cap.limit for cap in target.caps.caps}
+    shown = [(cap.used, limits.get(cap.cap) if cap.limit is None else cap.limit) for cap in use.caps] if use else []
+    return any(limit is not None and used >= target.caps.replace_at * limit for used, limit in shown)
+
+
+def is_cap_too_small(observation: Observation, record: Record) -> bool:
+    """Return whether consumers spend so much of a cap before they have the next key that replacing is of no use."""
+    pickup = observation.target.caps.pickup
+    return any(state.used_within(pickup) >= PICKUP_SHARE * state.cap.limit for state in cap_states(observation, record))
+
+
+def picked_up_at(observation: Observation, record: Record) -> datetime:
+    """Return when all consumers use the served key: one pickup after it was published, or rolled back to."""
+    held = [entry.created_at for entry in observation.entries if entry.key_id == record.key_id]
+    published_at = rolled_back_at(observation) or min(held, default=record.issued_at)
+    return published_at + observation.target.caps.pickup + observation.clock_ahead
+
+
+def early_rotations(observation: Observation, now: datetime) -> tuple[datetime, ...]:
+    """Return when keys of this path were made early in the last day, oldest first; by the records of its history.
+
+    Longer than a day by what the clocks of replicas may differ.
+    """
+    since = now - DAY - FUTURE - observation.clock_ahead
+    made: set[datetime] = set()
+    for entry in observation.entries:
+        if entry.record is not None:
+            made.update(_times(entry.record.early))
+            if entry.record.why == Reason.NEARLY_SPENT:
+                made.add(entry.record.issued_at)
+    return tuple(sorted(moment for moment in made if moment > since))
+
+
+def carried(observation: Observation, now: datetime) -> str:
+    """Return what the next record of this path holds of its early rotations."""
+    return ".".join(str(int(moment.timestamp())) for moment in early_rotations(observation, now)[-MAX_EARLY:])
+
+
+def _times(text: str) -> Iterator[datetime]:
+    """Yield the times of `carried`. What is no time is skipped: a record that a person edited must stay readable."""
+    for part in text.split("."):
+        if part.isdecimal() and len(part) <= 11:
+            yield datetime.fromtimestamp(int(part), UTC)
+
+
+def free_again_at(observation: Observation, now: datetime) -> datetime | None:
+    """Return when the next early rotation is allowed; None while the bound is not reached."""
+    bound = observation.target.caps.max_early_rotations
+    made = early_rotations(observation, now)
+    if len(made) < bound:
+        return None
+    return made[len(made) - bound] + DAY + FUTURE + observation.clock_ahead
