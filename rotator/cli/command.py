@@ -6,6 +6,7 @@ Nothing heavy is imported here: `--help` and `--version` need this module.
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Any, Literal
 
 import typer
@@ -114,3 +115,20 @@ class Command(TyperCommand):
             print_error("rotator: stopped. Work under way was finished, and nothing new was started.")
             number = signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT
             raise typer.Exit(128 + number) from None
+
+
+class SimulateCommand(Command):
+    """`simulate`, whose help lists the switches of the simulator."""
+
+    def get_help(self, ctx: typer.Context) -> str:  # type: ignore[override]
+        """Return the help, with the switches at its end."""
+        from rotator.simulator import described
+
+        return "\n".join(
+            [
+                super().get_help(ctx),
+                "",
+                "Values of --set, the default first:",
+                *wrap("  ".join(described()), 78, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False),
+            ]
+        )

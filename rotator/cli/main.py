@@ -24,6 +24,7 @@ from rotator.cli.command import (
     LogLevelOption,
     ReasonOption,
     RevokeNowOption,
+    SimulateCommand,
     TargetsArgument,
 )
 from rotator.cli.exit_status import ATTENTION, DONE, NOT_ALL_DONE
@@ -323,7 +324,7 @@ def demo(
     run_demo(Common(config, log_format, log_level), vault=vault)
 
 
-@_command()
+@app.command(cls=SimulateCommand)
 def simulate(
     port: Annotated[
         int, typer.Option(min=0, max=65535, metavar="PORT", help="The port to listen on; 0 takes a free one.")
@@ -334,7 +335,7 @@ def simulate(
             "--set",
             metavar="NAME=VALUE",
             show_default=False,
-            help="How Respan behaves where its documents disagree; see above. May be repeated.",
+            help="How Respan behaves where its documents disagree; see below. May be repeated.",
         ),
     ] = None,
     config: ConfigOption = DEFAULT_CONFIG,
@@ -344,22 +345,6 @@ def simulate(
     """Run the Respan simulator until it is stopped.
 
     Faults are requested over HTTP from this machine: see docs/simulator.md.
-
-    \b
-    Values of --set, the default first:
-      list_shape=page|array  page_size=100|NUMBER
-      created_field=created_at|created  create_status=201|NUMBER
-      delete_status=204|NUMBER  auth_status=401|NUMBER
-      invalid_status=400|NUMBER  deleted=revoked|plain|404
-      id_shape=uuid|tk|tmpkey|prefix  name_max=50|NUMBER
-      use_shown=create|none|retrieve|list|everywhere  never_used=null|1970
-      use_lag_s=0|NUMBER  use_period_s=0|NUMBER  spent_status=429|NUMBER
-      limit_policies=off|refused|on
-      older_fields=false|true  plan_rate_limit=none|NUMBER
-      limits_permission=false|true  expiry_shift_s=0|NUMBER
-      expiry_round_s=0|NUMBER  expired_listed=true|false  slash=404|301
-      requests_per_minute=60|NUMBER|none  retry_after=body|header|both|none
-      strangers_list=refused|empty  call_cost_usd=0.01|NUMBER
 
     \b
     Example: rotator simulate --port 8765 --set list_shape=array --set auth_status=403

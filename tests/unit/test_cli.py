@@ -291,10 +291,10 @@ def test_check_looks_at_the_configuration_only(invoke: Invoke, made: Installatio
             "share": 0.0,
         }
     ]
-    no_use = "rotator sees no use of Respan's keys, so it cannot notice that a cap is spent"
-    assert ended.json()["limits"] == {"respan": [no_use]}
+    [limit] = ended.json()["limits"]["respan"]
+    assert limit.startswith("Respan does not document where it shows the use of its keys")
     shown = invoke("check").out
-    assert f"limit: respan: {no_use}\n" in shown
+    assert f"limit: respan: {limit}\n" in shown
     assert (
         "budget: respan: 2 targets, 0.15 at 3 a rotation (create, shorten, delete), 0.0667 for sweeps: 0.217 of 98,361 "
         in shown
