@@ -100,30 +100,35 @@ class Installation:
             )
             for name in self.providers
         }
-        names = frozenset(configuration.targets)
-        claims = Claims((target, self.stores[target.store]) for target in configuration.targets.values())
-
-        def observer(provider: str, store: str) -> Observer:
-            return Observer(
-                configuration.owner,
-                frozenset(configuration.former_owners),
-                names,
-                self._ports(provider, store, leads),
-                Memory(self._kept, served[provider], is_swept=is_swept),
-                configuration.sweep.min_age,
-                self._recognitions[provider],
-                claims,
-                configuration.sweep.interval,
-                HOT_EVERY if is_swept else None,
-            )
-
-        self._reconcilers = {
-            (provider, store): Reconciler(observer(provider, store))
-            for provider, store in product(self.providers, self.stores)
-        }
+        self._reconcilers = self._made_reconcilers(served, leads, is_swept=is_swept)
         self.sweepers = {name: self._sweeper(name) for name in self.providers}
         if predecessor is None:
             self.take_over()
+
+    def _made_reconcilers(
+        self, served: Mapping[str, dict[str, Record]], leads: Leadership, *, is_swept: bool
+    ) -> dict[tuple[str, str], Reconciler]:
+        """Return a reconciler for each provider and store. `served`: by provider, what all of its memories share."""
+        configuration = self.configuration
+        names = frozenset(configuration.targets)
+        claims = Claims((target, self.stores[target.store]) for target in configuration.targets.values())
+        return {
+            (provider, store): Reconciler(
+                Observer(
+                    configuration.owner,
+                    frozenset(configuration.former_owners),
+                    names,
+                    self._ports(provider, store, leads),
+                    Memory(self._kept, served[provider], is_swept=is_swept),
+                    configuration.sweep.min_age,
+                    self._recognitions[provider],
+                    claims,
+                    configuration.sweep.interval,
+                    HOT_EVERY if is_swept else None,
+                )
+            )
+            for provider, store in product(self.providers, self.stores)
+        }
 
     def _connect(self, predecessor: "Installation | None") -> None:
         """Make the stores, budgets and providers, or take over those that have not changed."""

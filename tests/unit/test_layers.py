@@ -62,7 +62,8 @@ MAY_NAME_A_VENDOR = {
     "providers/registry.py",  # the table of the built-in types
     "demo.py",
     "cli/commands/simulated.py",
-    "cli/main.py",  # the help of `rotator` and of `simulate`
+    "cli/app.py",  # the help of `rotator`
+    "cli/tryout.py",  # the help of `simulate`
 }
 
 

@@ -1,1 +1,1 @@
-"""The implementation of each command; `rotator.cli.main` has its options and its help."""
+"""The implementation of each command; `rotator.cli.operate` and `tryout` have its options and its help."""
