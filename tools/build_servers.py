@@ -177,8 +177,19 @@ PROMETHEUS_OPERATOR_CRDS = Server(
         for plural in ("podmonitors", "prometheusrules")
     ),
 )
+EXTERNAL_SECRETS_CRDS = Server(
+    "external-secrets-crds",
+    "",
+    (
+        Copy(
+            "externalsecrets.yaml",
+            "github.com/external-secrets/external-secrets",
+            "config/crds/bases/external-secrets.io_externalsecrets.yaml",
+        ),
+    ),
+)
 JUPYTERHUB = Server("jupyterhub", "", (PythonProgram("jupyterhub", "jupyterhub"),), ("requirements.txt",))
-SERVERS = (VAULT, KUBE_APISERVER, HELM, PROMETHEUS_OPERATOR_CRDS, JUPYTERHUB)
+SERVERS = (VAULT, KUBE_APISERVER, HELM, PROMETHEUS_OPERATOR_CRDS, EXTERNAL_SECRETS_CRDS, JUPYTERHUB)
 
 
 def say(text: str) -> None:
