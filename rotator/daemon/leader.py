@@ -68,7 +68,14 @@ class Lease:
         self._emit = emit
         self._changed = changed
         self._where = f"{settings.access.namespace}/{settings.name}"
-        self._server = ApiServer(settings.access, clock, f"the Lease {self._where}", RIGHTS, settings.duration / 3)
+        self._server = ApiServer(
+            settings.access,
+            clock,
+            f"the Lease {self._where}",
+            RIGHTS,
+            settings.duration / 3,
+            meanwhile="No replica leads while none can renew the Lease.",
+        )
         self._until = float("-inf")  # monotonic; this process leads before that
         self._led = False  # as last reported
         self._seen: _Seen | None = None

@@ -123,7 +123,7 @@ class HttpClient:
     ) -> Response | NoResponse:
         """Send one request, once. It is over `by` a monotonic second.
 
-        `body` becomes JSON. A success of more than `max_body` bytes is not read to its
+        `body` becomes JSON; bytes are sent as they are. A success of more than `max_body` bytes is not read to its
         end. The answer's date is recorded as the `upstream`'s.
         """
         if self._client.is_closed:
@@ -133,17 +133,20 @@ class HttpClient:
         self._deadline.monotonic = by
         progress = _Progress() if self._is_proxied else None
         extensions = {"trace": progress} if progress else None
+        content, data = (body, None) if isinstance(body, bytes) else (None, body)
         try:
-            with self._client.stream(method, url, headers=headers, json=body, extensions=extensions) as answer:
+            with self._client.stream(
+                method, url, headers=headers, content=content, json=data, extensions=extensions
+            ) as answer:
                 response = Response(answer.status_code, dict(answer.headers), str(answer.status_code))
                 if upstream is not None:
                     self._clock.record_date(upstream, answer.headers.get("date"), started)
-                content, most = bytearray(), max_body if response.is_success else MAX_ERROR_BODY
+                arrived, most = bytearray(), max_body if response.is_success else MAX_ERROR_BODY
                 for chunk in answer.iter_raw():
-                    content += chunk
-                    if len(content) > most:
+                    arrived += chunk
+                    if len(arrived) > most:
                         return replace(response, flaw=f"with more than {most} bytes")
-                return replace(response, body=bytes(content))
+                return replace(response, body=bytes(arrived))
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, RuntimeError) as error:
             failure = _failure(error, progress)
         return failure if response is None else replace(response, outcome=failure.outcome)

@@ -26,6 +26,8 @@ REVIEWS = "authorization.k8s.io"
 
 MAX_BODY = 2**20  # bytes of an answer
 
+_MERGE = {"Content-Type": "application/merge-patch+json"}
+
 T = TypeVar("T")
 
 
@@ -85,10 +87,15 @@ def access_in_a_pod(
 class ApiServer:
     """Sends requests to an API server. Errors name `what`; the advice after a refusal is `rights`."""
 
-    def __init__(self, access: Access, clock: Clock, what: str, rights: str, seconds: float) -> None:
-        """`seconds` bound all requests after a `begin` together, and half of that each read of an answer."""
+    def __init__(
+        self, access: Access, clock: Clock, what: str, rights: str, seconds: float, *, meanwhile: str = ""
+    ) -> None:
+        """`seconds` bound all requests after a `begin` together, and half of that each read of an answer.
+
+        `meanwhile` is what does not happen without answers.
+        """
         self._access, self._clock = access, clock
-        self._what, self._rights = what, rights
+        self._what, self._rights, self._meanwhile = what, rights, meanwhile
         self._seconds = seconds
         self._by = threading.local()  # a stop may send requests while the thread that keeps the Lease does
 
@@ -151,7 +158,7 @@ class ApiServer:
                 f"{access.api_server.rstrip('/')}/apis/{path}",
                 by=self._by.monotonic,
                 max_body=MAX_BODY,
-                headers={"Authorization": f"Bearer {token.reveal()}"},
+                headers={"Authorization": f"Bearer {token.reveal()}", **(_MERGE if method == "PATCH" else {})},
                 body=body,
             )
         finally:
@@ -161,7 +168,7 @@ class ApiServer:
         why = answer.flaw if isinstance(answer, Response) else quoted(answer.reason)
         raise KubernetesUnavailable(
             f"the API server {access.api_server} does not answer about {self._what} ({why})",
-            "Nothing to do if the API server comes back. No replica leads while none can renew the Lease.",
+            f"Nothing to do if the API server comes back. {self._meanwhile}".rstrip(),
         )
 
     def _context(self) -> ssl.SSLContext:
