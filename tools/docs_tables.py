@@ -129,6 +129,7 @@ def _exported() -> str:
     exported.store_meter("s")("read", "200", 0.1)
     exported.unknown_served_keys("p", 3)
     exported.keep_only({"p"}, {"s"})
+    exported.notifications.start({"external_secrets"})
     return exported.render().decode()
 
 

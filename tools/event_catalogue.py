@@ -241,6 +241,15 @@ EVENTS: Mapping[EventType, Description] = {
         ("store", "expires_at", "message", "advice"),
         "A given token expires within an hour and cannot be renewed. Reported once per token.",
     ),
+    EventType.NOTIFICATIONS_FAILED: Description(
+        (_WARNING, _ERROR),
+        ("channel", "error", "advice", "waiting"),
+        "A channel of `[notify]` did not take a notification; `waiting` are queued, and rotator sends them again for a "
+        "day. Reported once until the channel works again. An error if the receiver wants no more of them.",
+    ),
+    EventType.NOTIFICATIONS_RECOVERED: Description(
+        (_INFO,), ("channel", "waiting"), "A channel took a notification again, after a reported failure."
+    ),
     EventType.LOG_LINES_DROPPED: Description(
         (_WARNING, _ERROR),
         ("lines", "audit_lines", "advice"),

@@ -1,4 +1,4 @@
-"""Makes the provider and the store that a configuration's tables describe."""
+"""Makes the provider, the store and the channels that a configuration's tables describe."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -9,21 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from rotator.config import schema as settings
+from rotator.config.notify_settings import ExternalSecretsSettings, NotifySettings, WebhookSettings
 from rotator.config.provider_settings import LocalSecret, ProviderSettings, SecretSource
 from rotator.config.provider_type import ConnectedProvider, ProviderContext, ProviderType
 from rotator.core.errors import (
+    NotificationFailed,
+    NotificationRefused,
     ProviderCredentialRefused,
-    ProviderError,
     ProviderUnavailable,
+    RotatorError,
     StoreCredentialRefused,
     StoreError,
     StoreUnavailable,
 )
 from rotator.core.renewal import AT_ONCE
 from rotator.core.secrets import Secret
+from rotator.notify import webhooks
+from rotator.notify.external_secrets import ExternalSecretsSender
+from rotator.notify.notification import Sender
+from rotator.notify.webhooks import WebhookSender
 from rotator.runtime import files
 from rotator.runtime.clock import SystemClock
-from rotator.runtime.http import CertificatesUnusable
+from rotator.runtime.http import CertificatesUnusable, HttpClient
+from rotator.runtime.kubernetes import Access, access_in_a_pod
 from rotator.runtime.proxy import Proxy
 from rotator.runtime.rate_limit import SlidingWindow
 from rotator.runtime.redact import quoted, register
@@ -55,7 +63,7 @@ class Adapters:
         """Return the provider of this name. Raises `ProviderUnavailable`: a file that it needs cannot be used."""
         context = ProviderContext(
             name=name,
-            credential=self._secret(provider.api_key, f"providers.{name}.api_key"),
+            credential=self._secret(provider.api_key, f"providers.{name}.api_key", _MANAGEMENT),
             clock=self.clock,
             meter=self.metrics.provider_meter(name),
             rate_limited=budget.pause,
@@ -105,6 +113,51 @@ class Adapters:
             self.metrics.store_meter(name),
         )
 
+    def channels(self, notify: NotifySettings, lease: settings.LeaseSettings | None) -> "Channels":
+        """Return the channels of [notify]. Raises `NotificationRefused`: a ca_file cannot be used."""
+        found = notify.external_secrets
+        return Channels(
+            {name: self._webhook(webhook, name) for name, webhook in notify.webhooks.items()},
+            None if found is None else self._external_secrets(found, lease or settings.LeaseSettings()),
+        )
+
+    def _webhook(self, webhook: WebhookSettings, name: str) -> WebhookSender:
+        sources = {"secret": webhook.secret, "former_secret": webhook.former_secret}
+        try:
+            client = HttpClient(self.clock, timeout=webhooks.TIMEOUT, ca_file=webhook.ca_file)
+        except CertificatesUnusable as error:
+            raise NotificationRefused(
+                f"the certificates in {webhook.ca_file}, which notify.webhooks.{name}.ca_file names, cannot be used: "
+                f"{error}",
+                "Put PEM certificates there (-----BEGIN CERTIFICATE-----), or leave ca_file out to trust certifi's.",
+            ) from None
+        return WebhookSender(
+            name,
+            webhook.url,
+            webhook.events,
+            [
+                self._secret(source, f"notify.webhooks.{name}.{key}", _WEBHOOK)
+                for key, source in sources.items()
+                if source is not None
+            ],
+            client,
+            self.clock,
+        )
+
+    def _external_secrets(
+        self, external_secrets: ExternalSecretsSettings, lease: settings.LeaseSettings
+    ) -> ExternalSecretsSender:
+        def access(namespace: str) -> Access:
+            return access_in_a_pod(
+                self.environment,
+                namespace=namespace,
+                api_server=lease.api_server,
+                token_file=lease.token_file,
+                ca_file=lease.ca_file,
+            )
+
+        return ExternalSecretsSender(external_secrets.namespaces, access, self.clock)
+
     def _login(self, auth: settings.Auth) -> Login:
         match auth:
             case settings.TokenFileAuth():
@@ -132,7 +185,7 @@ class Adapters:
             raise ProviderUnavailable(f"what {key} names is not written user:password", advice)
         return Proxy(provider.proxy, credentials)
 
-    def _secret(self, source: SecretSource, key: str) -> Callable[[], Secret]:
+    def _secret(self, source: SecretSource, key: str, use: "_Use") -> Callable[[], Secret]:
         """Return what reads the secret, afresh at each call, because its source may change."""
 
         def read() -> Secret:
@@ -140,16 +193,15 @@ class Adapters:
                 [vault] = (store for store in self.stores.values() if isinstance(store, VaultStore))
                 try:
                     return vault.read_secret(source.vault)
-                except StoreError as error:  # who calls a provider knows no error of a store
-                    kind = ProviderCredentialRefused if error.needs_a_person else ProviderUnavailable
-                    message = f"the management credential, which {key} names, cannot be read: {error.message}"
+                except StoreError as error:  # who calls a provider or a channel knows no error of a store
+                    kind = use.refused if error.needs_a_person else use.unavailable
+                    message = f"{use.what}, which {key} names, cannot be read: {error.message}"
                     raise kind(message, error.advice) from None
-            advice = "rotator cannot create, shorten or remove keys without it. It is read again at each try."
-            return self._read(source, key, ProviderCredentialRefused, advice)
+            return self._read(source, key, use.refused, f"{use.advice} It is read again at each try.")
 
         return read
 
-    def _read(self, source: LocalSecret, key: str, kind: type[ProviderError], advice: str) -> Secret:
+    def _read(self, source: LocalSecret, key: str, kind: type[RotatorError], advice: str) -> Secret:
         """Return the secret in a file or a variable, which this key of the configuration names."""
         where = f"the file {source.file}" if source.file else f"${source.env}"
         try:
@@ -160,6 +212,44 @@ class Adapters:
         if not text.strip():
             raise kind(f"{where}, which {key} names, is empty or not set", advice)
         return register(Secret(text.strip()))
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """What notifies consumers."""
+
+    webhooks: Mapping[str, WebhookSender]  # by name
+    external_secrets: ExternalSecretsSender | None
+
+    @property
+    def senders(self) -> Mapping[str, Sender]:
+        """All of them, by their name in [notify]."""
+        webhooks: dict[str, Sender] = {f"webhooks.{name}": sender for name, sender in self.webhooks.items()}
+        return {**webhooks, **({"external_secrets": self.external_secrets} if self.external_secrets else {})}
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """What a secret is, and the errors of those that use it."""
+
+    what: str
+    refused: type[RotatorError]
+    unavailable: type[RotatorError]
+    advice: str
+
+
+_MANAGEMENT = _Use(
+    "the management credential",
+    ProviderCredentialRefused,
+    ProviderUnavailable,
+    "rotator cannot create, shorten or remove keys without it.",
+)
+_WEBHOOK = _Use(
+    "the secret of a webhook",
+    NotificationRefused,
+    NotificationFailed,
+    "rotator does not notify without a signature.",
+)
 
 
 def contents(table: settings.StoreSettings | ProviderSettings) -> Contents:

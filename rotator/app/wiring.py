@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import product
 
-from rotator.app.adapters import Adapters, AnyStore, Contents, contents
+from rotator.app.adapters import Adapters, AnyStore, Channels, Contents, contents
 from rotator.config import schema as settings
 from rotator.config.loader import Configuration
 from rotator.config.provider_settings import ProviderSettings
@@ -74,6 +74,7 @@ class Installation:
         self.stores: dict[str, AnyStore] = {}
         self.budgets: dict[str, SlidingWindow] = {}
         self.providers: dict[str, ConnectedProvider] = {}
+        self.channels = Channels({}, None)
         with contextlib.ExitStack() as built:
             built.callback(self.close, but=[predecessor] if predecessor else [])
             self._connect(predecessor)
@@ -147,6 +148,7 @@ class Installation:
             same_provider = predecessor and predecessor._same_provider(name, provider, self.stores, read)
             provider_type = self.configuration.provider_types.usable[provider.type]
             self.providers[name] = same_provider or adapters.provider(provider_type, provider, name, self.budgets[name])
+        self.channels = adapters.channels(self.configuration.notify, self.configuration.lease)
 
     def _ports(self, provider: str, store: str, leads: Leadership) -> Ports:
         return Ports(
@@ -251,7 +253,7 @@ class Installation:
     def close(self, but: Iterable["Installation"] = ()) -> None:
         """Close the connections that those others do not use. Requests under way fail as if the network had."""
         used = {id(part) for other in but for part in (*other.providers.values(), *other.stores.values())}
-        for part in self._connected():
+        for part in (*self._connected(), *self.channels.webhooks.values()):
             if id(part) not in used:
                 part.close()
 

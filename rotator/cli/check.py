@@ -1,4 +1,7 @@
-"""The findings of `check --online`: credentials, permissions, paths, the Lease and the clock. Reads only."""
+"""The findings of `check --online`: credentials, permissions, paths, the Lease, the channels and the clock.
+
+Changes nothing, and sends a test event to each webhook.
+"""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +15,7 @@ from rotator.config.values import format_duration
 from rotator.core.errors import (
     KubernetesUnavailable,
     LeaseUnusable,
+    NotificationFailed,
     ProviderError,
     RotatorError,
     ServedKeyMisnamed,
@@ -23,6 +27,8 @@ from rotator.core.renewal import TIDYING
 from rotator.core.target import Target
 from rotator.core.versions import Scope, read_version
 from rotator.daemon.leader import RIGHTS, rights
+from rotator.notify.external_secrets import rights_advice
+from rotator.notify.notification import notification
 from rotator.runtime.kubernetes import ApiServer
 from rotator.stores.vault.check import Lifetime, findings, login_end, mount_lifetime, path_lifetime
 from rotator.stores.vault.store import VaultStore
@@ -42,7 +48,8 @@ def online_findings(installation: Installation, advance: Callable[[], None]) -> 
     """Return all findings, stores first. Call `advance` after each target."""
     served: dict[str, tuple[Target, Scope]] = {}
     stores = [*_stores(installation, advance, served)]
-    return [*stores, *_providers(installation, served), *_lease(installation), *_clock(installation)]
+    providers = _providers(installation, served)
+    return [*stores, *providers, *_lease(installation), *_channels(installation), *_clock(installation)]
 
 
 def present_locations(installation: Installation) -> dict[str, dict[str, str]]:
@@ -165,6 +172,23 @@ def _lease(installation: Installation) -> Iterator[OnlineFinding]:
                 yield OnlineFinding("lease", message, RIGHTS)
     except (LeaseUnusable, KubernetesUnavailable) as error:
         yield _failed("lease", error)
+
+
+def _channels(installation: Installation) -> Iterator[OnlineFinding]:
+    now, owner = installation.clock.now(), installation.configuration.owner
+    for name, webhook in installation.channels.webhooks.items():
+        try:
+            webhook.send(notification("test", now, owner, "", {}, now))
+        except NotificationFailed as error:
+            yield OnlineFinding(f"notify.webhooks.{name}", error.message, error.advice)
+    external_secrets = installation.channels.external_secrets
+    for namespace in external_secrets.namespaces if external_secrets else ():
+        try:
+            for right in external_secrets.missing_rights(namespace) if external_secrets else ():
+                message = f"lacks the right to {right} in the namespace {namespace}"
+                yield OnlineFinding("notify.external_secrets", message, rights_advice(namespace))
+        except NotificationFailed as error:
+            yield OnlineFinding("notify.external_secrets", error.message, error.advice)
 
 
 def _failed(where: str, error: RotatorError) -> OnlineFinding:

@@ -73,6 +73,11 @@ def _proxy_url(value: object) -> str:
     return url
 
 
+def _hook_url(value: object) -> str:
+    """Return the URL with the slash at its end, if it has one: many servers redirect to the one or the other."""
+    return _encrypted(values.parse_url(value)) + ("/" if str(value).endswith("/") else "")
+
+
 def _status(value: int) -> int:
     if not 200 <= value <= 599:
         raise ValueError("must be an HTTP status, 200 to 599")
@@ -115,6 +120,7 @@ ShareOrCount = Annotated[
 ListenAddress = Annotated[Address, PlainValidator(values.parse_address), _text(examples=["127.0.0.1:9465"])]
 Url = Annotated[str, PlainValidator(values.parse_url), _text(pattern="^https?://")]
 EncryptedUrl = Annotated[Url, AfterValidator(_encrypted)]
+HookUrl = Annotated[str, PlainValidator(_hook_url), _text(pattern="^https?://")]
 UsuallyEncryptedUrl = Annotated[Url, AfterValidator(_encrypted_unless_allowed)]  # below `allow_insecure`
 ProxyUrl = Annotated[str, PlainValidator(_proxy_url), _text(pattern="^https?://[^/@]+/?$")]
 VaultUrl = Annotated[UsuallyEncryptedUrl, AfterValidator(_without_version)]

@@ -16,6 +16,7 @@ from rotator.config import files, findings, rules
 from rotator.config.files import Source
 from rotator.config.findings import Place
 from rotator.config.key_options import KeyChecker
+from rotator.config.notify_settings import NotifySettings
 from rotator.config.parsed import ParsedConfig
 from rotator.config.provider_load import ProviderLoad, provider_loads
 from rotator.config.provider_settings import KeyOptions, ProviderSettings
@@ -71,6 +72,7 @@ class Configuration:
     daemon: DaemonSettings
     sweep: SweepSettings
     lease: LeaseSettings | None
+    notify: NotifySettings
     targets: Mapping[str, Target]
     loads: tuple[ProviderLoad, ...]
     warnings: tuple[Problem, ...]
@@ -105,6 +107,7 @@ def load(
         daemon=settings.daemon,
         sweep=settings.sweep,
         lease=settings.lease,
+        notify=settings.notify,
         targets=targets,
         loads=loads,
         warnings=tuple(dict.fromkeys((*source.warnings, *rules.warnings(parsed, loads)))),

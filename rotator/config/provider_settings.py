@@ -20,7 +20,8 @@ from rotator.config.values import parse_duration
 from rotator.core.target import Cap
 
 
-def _not_the_secret_itself(value: object) -> object:
+def not_the_secret_itself(value: object) -> object:
+    """Return the value, unless it is a text."""
     if isinstance(value, str):
         raise ValueError(  # noqa: TRY004 - pydantic turns only a ValueError into a problem
             'must not stand in the configuration itself: write where it is, as { file = "..." } or { env = "..." }'
@@ -82,7 +83,7 @@ class ProviderSettings(Settings):
     """Allow http:// to hosts other than loopback; rotator warns at each start."""
     base_url: UsuallyEncryptedUrl
     """The URL of the provider's API; http:// for loopback hosts only."""
-    api_key: Annotated[SecretSource, BeforeValidator(_not_the_secret_itself)]
+    api_key: Annotated[SecretSource, BeforeValidator(not_the_secret_itself)]
     """Where the management credential is, which creates and deletes keys."""
     requests_per_minute: int = Field(60, ge=1, le=100_000)
     """The provider's rate limit, in requests a minute. rotator warns when the targets need more than 90% of it; a
@@ -95,7 +96,7 @@ class ProviderSettings(Settings):
     proxy: ProxyUrl | None = None
     """The URL of an HTTP proxy for every request to the provider, such as "http://proxy:3128". Without it requests go
     to the provider directly: rotator ignores $HTTPS_PROXY."""
-    proxy_credentials: Annotated[LocalSecret, BeforeValidator(_not_the_secret_itself)] | None = None
+    proxy_credentials: Annotated[LocalSecret, BeforeValidator(not_the_secret_itself)] | None = None
     """Where the proxy's user name and password are, written user:password. They go to the proxy alone, unencrypted if
     `proxy` is http://. rotator reads them at the start and at each reload."""
     probe: ProbeSettings | None = None

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from rotator.config.cap_rules import caps_per_key, extensions_of_grace, uses_of_caps
 from rotator.config.parsed import ParsedConfig, Rule
 from rotator.config.provider_load import ProviderLoad
+from rotator.config.provider_settings import LocalSecret, SecretSource
 from rotator.config.schema import FormerLocation, TokenAuth, VaultSettings
 from rotator.config.values import format_duration, is_loopback, quoted
 from rotator.core.errors import Problem
@@ -43,18 +44,23 @@ def warnings(config: ParsedConfig, loads: Iterable[ProviderLoad]) -> Iterator[Pr
 
 def _credentials(config: ParsedConfig) -> Iterator[Problem]:
     for name, provider in config.settings.providers.items():
-        for key, source in (("api_key", provider.api_key), ("proxy_credentials", provider.proxy_credentials)):
-            variable = source.env if source else None
-            if variable is not None and not config.environment.get(variable):
-                shown = f"${variable}" if _is_name_of_a_variable(variable) else "a variable"
-                message = f"names {shown}, which is not set in the environment"
-                yield config.problem(message, "providers", name, key, "env")
+        yield from _secret(config, provider.api_key, "providers", name, "api_key")
+        yield from _secret(config, provider.proxy_credentials, "providers", name, "proxy_credentials")
         if provider.proxy_credentials is not None and provider.proxy is None:
             yield config.problem("needs proxy, which is not set", "providers", name, "proxy_credentials")
-        vaults = len(config.vaults())
-        if provider.api_key.vault is not None and vaults != 1:
-            message = f"needs exactly one store of type vault to be read from, and there are {vaults}"
-            yield config.problem(message, "providers", name, "api_key", "vault")
+    for name, webhook in config.settings.notify.webhooks.items():
+        yield from _secret(config, webhook.secret, "notify", "webhooks", name, "secret")
+        yield from _secret(config, webhook.former_secret, "notify", "webhooks", name, "former_secret")
+
+
+def _secret(config: ParsedConfig, source: LocalSecret | None, *place: str) -> Iterator[Problem]:
+    variable, vaults = source.env if source else None, len(config.vaults())
+    if variable is not None and not config.environment.get(variable):
+        shown = f"${variable}" if _is_name_of_a_variable(variable) else "a variable"
+        yield config.problem(f"names {shown}, which is not set in the environment", *place, "env")
+    if isinstance(source, SecretSource) and source.vault is not None and vaults != 1:
+        message = f"needs exactly one store of type vault to be read from, and there are {vaults}"
+        yield config.problem(message, *place, "vault")
 
 
 def _names_of_keys(config: ParsedConfig) -> Iterator[Problem]:

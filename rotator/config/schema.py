@@ -35,6 +35,7 @@ from rotator.config.fields import (
     VaultUrl,
     option,
 )
+from rotator.config.notify_settings import NotifySettings
 from rotator.config.provider_settings import ProviderSettings
 from rotator.config.provider_type import ProviderTypes
 from rotator.config.values import (
@@ -320,6 +321,8 @@ class FileSettings(Settings):
     sweep: SweepSettings = Field(default_factory=SweepSettings)
     lease: LeaseSettings | None = None
     """Leader election between several replicas. The table may be empty; leave it out with one."""
+    notify: NotifySettings = Field(default_factory=NotifySettings)
+    """How the daemon notifies consumers."""
     defaults: Changeable = Field(default_factory=Changeable)
     """What holds for each target that does not set it itself."""
     targets: dict[TargetName, TargetSettings] = Field({})

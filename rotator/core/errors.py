@@ -8,6 +8,9 @@
     ├── LeaseUnusable                 the configuration does not name the Lease, or this replica
     ├── KubernetesUnavailable         the API server gave no answer that can be used
     │   └── KubernetesRefused           retrying does not help: fix the token, the certificates or the rights
+    ├── NotificationFailed            a channel did not take a notification, and gets it again
+    │   └── NotificationRefused         retrying does not help: fix the receiver, the secret or the rights
+    │       └── NotificationUnwanted      410: the receiver wants no more of them
     ├── OwnerUnclear                  a key's name does not show whose it is, and the store cannot be read
     ├── TooManyOrphans                more than one sweep may expire
     ├── ServedKeysUnknown             the provider does not know most served keys: is it another account's?
@@ -134,6 +137,20 @@ class KubernetesRefused(KubernetesUnavailable):
     """Retrying does not help until the token, the certificates or the rights are fixed."""
 
     needs_a_person = True
+
+
+class NotificationFailed(RotatorError):
+    """A channel did not take a notification."""
+
+
+class NotificationRefused(NotificationFailed):
+    """Retrying does not help until the receiver, the secret or the rights are fixed."""
+
+    needs_a_person = True
+
+
+class NotificationUnwanted(NotificationRefused):
+    """The receiver wants no more notifications, and gets none until a reload."""
 
 
 class TooManyOrphans(RotatorError):

@@ -71,6 +71,8 @@ class EventType(StrEnum):
     CONFIGURATION_REFUSED = "configuration_refused"
     ROTATION_REQUESTED = "rotation_requested"
     CONFIGURATION_WARNING = "configuration_warning"
+    NOTIFICATIONS_FAILED = "notifications_failed"
+    NOTIFICATIONS_RECOVERED = "notifications_recovered"
     LOG_LINES_DROPPED = "log_lines_dropped"  # nothing read the log for a while; the log itself emits it
     LOGIN_FAILED = "login_failed"
     LOGIN_ENDING = "login_ending"  # a given token, which nothing can renew

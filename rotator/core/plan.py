@@ -73,6 +73,7 @@ class Plan:
     state: State
     reason: Reason
     current: Record | None = None
+    version: Entry | None = None  # that serves the current key
     superseded: tuple[Superseded, ...] = ()  # without those that are known to be gone
     untrusted: tuple[Record, ...] = ()  # superseded, but the provider knows them under another name: left alone
     actions: tuple[Action, ...] = ()
@@ -138,6 +139,7 @@ def plan(
         state=state,
         reason=reason,
         current=current.record,
+        version=current,
         superseded=tuple(key for key in superseded if not observation.is_key_gone(key.record)),
         untrusted=tuple(key.record for key in superseded if observation.is_owned(key.record) is False),
         actions=(*rotation, *others),

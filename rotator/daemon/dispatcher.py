@@ -7,7 +7,7 @@ target. The demo uses the same dispatcher.
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -17,6 +17,7 @@ from rotator.app.passes import fault, sweep_all, work_on
 from rotator.app.wiring import Installation
 from rotator.core.errors import ProviderError
 from rotator.core.events import Event, EventType, Fields, Level
+from rotator.core.plan import Plan
 from rotator.core.ports import Leadership, Listener
 from rotator.core.renewal import TIDYING
 from rotator.core.request import RotationRequest
@@ -52,9 +53,11 @@ class Dispatcher:
         metrics: Metrics,
         emit: Listener,
         leads: Leadership = lambda: True,
+        planned: Callable[[Target, Plan], object] = lambda *_: None,
     ) -> None:
+        """`planned` is called with each plan as it is made, and must not wait."""
         self.installation = installation
-        self._leads = leads
+        self._leads, self._planned = leads, planned
         self.statuses = StatusRegistry()
         self._metrics, self._emit = metrics, emit
         daemon = installation.configuration.daemon
@@ -105,8 +108,11 @@ class Dispatcher:
 
     def lead(self) -> None:
         """Begin to lead: wake the targets that this replica has seen due. The others come in their turn."""
-        due = [status.target.name for status in self.statuses.snapshot() if status.plan is None or status.plan.actions]
-        self._schedule.wake(due)
+        statuses = self.statuses.snapshot()
+        for status in statuses:
+            if status.plan is not None:
+                self._planned(status.target, status.plan)
+        self._schedule.wake([status.target.name for status in statuses if status.plan is None or status.plan.actions])
 
     def tick(self) -> None:
         """Start the passes that are due."""
@@ -294,9 +300,11 @@ class Dispatcher:
             configured_at = self._configured_at.get(target.name, self._clock.now())
             roll_out_at = next_turn(target.name, configured_at, installation.configuration.daemon.rollout)
             options = replace(task.options, roll_out_at=roll_out_at)
-            return work_on(
-                installation, self._metrics, target, task.request, options, partial(self.statuses.observe, target)
-            )
+            return work_on(installation, self._metrics, target, task.request, options, partial(self._observe, target))
+
+    def _observe(self, target: Target, plan: Plan) -> None:
+        self.statuses.observe(target, plan)
+        self._planned(target, plan)
 
     def _record_pass(self, report: Report, task: Task) -> None:
         target = report.target

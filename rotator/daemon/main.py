@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rotator import __version__
+from rotator.app.wiring import Installation
 from rotator.config.loader import Configuration
 from rotator.core.errors import Problem, RotatorError
 from rotator.core.events import Event, EventType, Fields, Level
@@ -30,6 +31,7 @@ from rotator.daemon.logins import Logins
 from rotator.daemon.notices import Notices
 from rotator.daemon.reload import Reloader
 from rotator.daemon.signals import STOP, Signals
+from rotator.notify.notifier import Notifier
 from rotator.runtime.clock import SystemClock
 from rotator.telemetry.logging import dropped
 from rotator.telemetry.metrics import Metrics
@@ -80,14 +82,16 @@ class Daemon:
         """Raises `ConfigurationError`, or another `RotatorError` if a credential that is needed at once is missing."""
         self._file = file
         self._clock, self._metrics = clock, metrics
-        self._emit = self._recent = RecentEvents(emit, clock.now)
+        self._recent = RecentEvents(emit, clock.now)
+        self._emit = self._notifier = Notifier(self._recent, clock, metrics.notifications, self._leads)
         self._lease: Lease | None = None
         self._reloader = Reloader(file, environment, clock, metrics, self._emit, self._leads)
         self._installation = self._reloader.installation()
         self._started_with = self._installation.configuration
         if (wanted := self._installation.lease()) is not None:
             self._lease = Lease(wanted, clock, self._emit, self._begin_to_lead)
-        self._dispatcher = Dispatcher(self._installation, metrics, self._emit, self._leads)
+        self._dispatcher = Dispatcher(self._installation, metrics, self._emit, self._leads, self._notifier.observe)
+        self._notify(self._installation)
         self._jobs = Jobs(clock, self._emit, self._dispatcher.health)
         self._signals = signals
         self._rotation_requested = threading.Event()
@@ -123,9 +127,11 @@ class Daemon:
             number = self._obey_signals()
             self._systemd.send(systemd.STOPPING)
             self._emit(Event(EventType.STOPPING, fields={"signal": signal.Signals(number).name}))
+            by = self._clock.monotonic() + self._installation.configuration.daemon.drain.total_seconds()
             drained = self._dispatcher.end()
             if self._lease is not None and drained:  # otherwise work under way may still write, and the Lease expires
                 self._lease.stop()
+            self._notifier.end(by)  # last: the next leader does not wait for a slow receiver
             if drained:
                 self._installation.close()
         self._emit(Event(EventType.STOPPED, fields={"drained": drained}))
@@ -180,6 +186,7 @@ class Daemon:
             return
         former, self._installation = self._installation, successor
         changed = self._dispatcher.take_up(successor)
+        self._notify(successor)
         for key in READ_AT_START:
             if attrgetter(key)(successor.configuration) != attrgetter(key)(self._started_with):
                 message = "is read at the start only: the changed value needs a restart"
@@ -204,6 +211,12 @@ class Daemon:
 
     def _leads(self) -> bool:
         return self._lease is None or self._lease.leads()
+
+    def _notify(self, installation: Installation) -> None:
+        configuration = installation.configuration
+        self._notifier.configure(
+            configuration.owner, installation.channels.senders, installation.targets, configuration.daemon.resync
+        )
 
     def _begin_to_lead(self, leads: bool) -> None:
         if leads:

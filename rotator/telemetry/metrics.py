@@ -20,6 +20,7 @@ from rotator.telemetry.status import DaemonInfo, DaemonStatus
 SUCCESS = "success"
 FAILURE = "failure"
 LOST = "lost"  # another writer was first, which is no failure
+DROPPED = "dropped"  # a notification that is not sent again
 
 ROTATION_REASONS = (
     Reason.FIRST,
@@ -88,6 +89,7 @@ class Metrics:
             "When a sweep last saw all targets and completed all its work; 0: not since the start.",
             registry=registry,
         )
+        self.notifications = Notifications(registry)
         self._provider_requests = Counter(
             "rotator_provider_requests_total",
             "Requests to a provider, by operation and HTTP status, or why there was none.",
@@ -210,6 +212,27 @@ class Metrics:
 def _nothing() -> DaemonStatus:
     """Return the status before there is a daemon."""
     return DaemonStatus("", datetime.now(UTC), (), (), DaemonInfo("", "", leads=True, holder=""))
+
+
+class Notifications:
+    """Counts the notifications of each channel."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._counter = Counter(
+            "rotator_notifications_total",
+            "Attempts to notify a channel that succeeded or failed, and notifications that were dropped.",
+            ["channel", "outcome"],
+            registry=registry,
+        )
+
+    def start(self, channels: Iterable[str]) -> None:
+        """Count these channels from 0, so that a first failure is an increase."""
+        for channel, outcome in product(channels, (SUCCESS, FAILURE, DROPPED)):
+            self._counter.labels(channel, outcome)
+
+    def count(self, channel: str, outcome: str, number: int = 1) -> None:
+        """Count notifications; `outcome` is `SUCCESS`, `FAILURE` or `DROPPED`."""
+        self._counter.labels(channel, outcome).inc(number)
 
 
 class _Meter:

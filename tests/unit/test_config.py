@@ -230,7 +230,7 @@ def test_the_example_loads_and_names_every_option() -> None:
     described = {table.__name__ for table in vars(tables).values() if inspect.isclass(table)}
     for name, table in json_schema(installed_types())["$defs"].items():
         for option in table["properties"] if name not in {*described, "HttpProviderSettings"} else ():
-            assert f"{option} =" in text or re.search(rf"^\[.*\.{option}\]", text, re.MULTILINE), option
+            assert f"{option} =" in text or re.search(rf"^\[.*\.{option}[.\]]", text, re.MULTILINE), option
 
 
 def test_the_example_shows_each_default_as_it_is() -> None:

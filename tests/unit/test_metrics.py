@@ -37,6 +37,7 @@ PROMISED = {
     "rotator_rotations_total": ("counter", {"provider", "reason", "outcome"}),
     "rotator_rotation_duration_seconds": ("histogram", set()),
     "rotator_retirements_total": ("counter", {"outcome"}),
+    "rotator_notifications_total": ("counter", {"channel", "outcome"}),
     "rotator_provider_requests_total": ("counter", {"provider", "operation", "outcome"}),
     "rotator_provider_request_duration_seconds": ("histogram", {"provider"}),
     "rotator_provider_budget_used_ratio": ("gauge", {"provider"}),
@@ -117,6 +118,7 @@ def busy() -> Metrics:
     metrics.store_meter("vault")("write", "200", 0.01)
     metrics.rotation("respan", Reason.EXPIRING, SUCCESS, 1.5)
     metrics.retirement(SUCCESS)
+    metrics.notifications.start(["webhooks.chat"])
     metrics.unknown_served_keys("respan", 3)
     metrics.reload(ok=True)
     return metrics

@@ -1,0 +1,163 @@
+"""Decides what consumers are notified of: from the plans of targets, and from events.
+
+`key.published` and `key.ending` follow from plans, and so from the store: it does not matter which process published a
+key. Where this process cannot know whether they were sent (after a start or a takeover), what is recent is sent again.
+No event and no plan holds a key.
+"""
+
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from rotator.core.events import Event, EventType
+from rotator.core.plan import Plan, SetExpiry
+from rotator.core.ports import Clock, Leadership, Listener
+from rotator.core.target import Target
+from rotator.core.times import timestamp
+from rotator.notify.notification import Facts, Sender, notification
+from rotator.notify.outbox import Outbox
+from rotator.runtime.redact import scrub
+from rotator.telemetry.metrics import Notifications
+
+_FAILING = (EventType.TARGET_FAILED, EventType.TARGET_FOREIGN)
+
+
+class Notifier:
+    """A `ports.Listener` that passes each event on, and notifies the channels. Safe for many threads.
+
+    Only the leader notifies.
+    """
+
+    def __init__(self, emit: Listener, clock: Clock, counted: Notifications, leads: Leadership) -> None:
+        self._emit, self._clock, self._counted, self._leads = emit, clock, counted, leads
+        self._outboxes: Mapping[str, Outbox] = {}
+        self._owner, self._recent = "", timedelta(0)
+        self._lock = threading.Lock()
+        self._seen: dict[str, _Seen] = {}  # by target
+        self._failing: set[str] = set()  # targets
+
+    def configure(self, owner: str, senders: Mapping[str, Sender], targets: Collection[str], resync: timedelta) -> None:
+        """Use these channels from now on. What is queued for one that stays goes on waiting there."""
+        # Every path is looked at once in each `resync`. So what a former leader did in its last one is seen in time.
+        self._owner, self._recent = owner, 2 * resync
+        before = self._outboxes
+        self._counted.start(senders)
+        self._outboxes = {
+            name: before.get(name) or Outbox(name, self._clock, self._counted, self._emit) for name in senders
+        }
+        for name, sender in senders.items():
+            self._outboxes[name].use(sender)
+        for name in before.keys() - senders.keys():
+            before[name].end(by=self._clock.monotonic())
+        with self._lock:
+            self._seen = {name: seen for name, seen in self._seen.items() if name in targets}
+            self._failing.intersection_update(targets)
+
+    def end(self, by: float) -> Mapping[str, int]:
+        """Send what is queued until this monotonic second. Return how many notifications are left, by channel."""
+        for outbox in self._outboxes.values():
+            outbox.end(by)
+        return {name: left for name, outbox in self._outboxes.items() if (left := outbox.join())}
+
+    # --- from plans --------------------------------------------------------------------------------------------------
+
+    def observe(self, target: Target, plan: Plan) -> None:
+        """Notify of a key that is served now, and of superseded keys whose end is set."""
+        if not self._leads():
+            with self._lock:
+                self._seen.pop(target.name, None)  # another replica notifies
+            return
+        with self._lock:
+            before = self._seen.get(target.name, _NOTHING)
+            ends = _ends(plan)
+            self._seen[target.name] = _Seen(
+                plan.current.key_id if plan.current else None, _announced(before, plan, ends)
+            )
+        self._published(target, plan, before)
+        for key in plan.superseded:
+            ends_at = ends[key.key_id]
+            if ends_at is None:
+                continue
+            former = before.ends[key.key_id] if key.key_id in before.ends else self._unless_recent(key.since, ends_at)
+            if former is None or ends_at < former:
+                facts: Facts = {"key_id": key.key_id, "ends_at": timestamp(ends_at)}
+                self._notify("key.ending", key.since, target.name, facts, key.key_id, ends_at)
+
+    def _published(self, target: Target, plan: Plan, before: "_Seen") -> None:
+        record, version = plan.current, plan.version
+        if record is None or version is None or record.key_id == before.served:
+            return
+        if before.served is None and not self._is_recent(version.created_at):
+            return
+        facts: dict[str, str | int] = {"key_id": record.key_id, "version": version.number}
+        if not plan.is_endless:
+            facts["expires_at"] = timestamp(record.expires_at)
+        self._notify("key.published", version.created_at, target.name, facts, record.key_id, version.number)
+
+    def _unless_recent(self, since: datetime, ends_at: datetime) -> datetime | None:
+        return None if self._is_recent(since) else ends_at
+
+    def _is_recent(self, moment: datetime) -> bool:
+        return self._clock.now() - moment < self._recent
+
+    # --- from events -------------------------------------------------------------------------------------------------
+
+    def __call__(self, event: Event) -> None:
+        """Pass the event on, and notify of what consumers want to know of it."""
+        self._emit(event)
+        if not self._leads():
+            return
+        if event.what in _FAILING:
+            with self._lock:
+                is_news = event.target not in self._failing
+                self._failing.add(event.target)
+        elif event.what is EventType.TARGET_RECOVERED:
+            with self._lock:
+                is_news = event.target in self._failing
+                self._failing.discard(event.target)
+        else:
+            return
+        if is_news:
+            now = self._clock.now()
+            kind = "target.failing" if event.what in _FAILING else "target.recovered"
+            facts = {name: scrub(str(event.fields[name])) for name in ("error", "advice") if name in event.fields}
+            if event.what is EventType.TARGET_FOREIGN:
+                facts["error"] = f"its path holds data that rotator did not write ({event.fields['reason']})"
+            self._notify(kind, now, event.target, facts, now.timestamp())
+
+    def _notify(self, kind: str, at: datetime, target: str, facts: Facts, *identity: object) -> None:
+        made = notification(kind, at, self._owner, target, facts, *identity)
+        for outbox in self._outboxes.values():
+            outbox.put(made)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What this process has seen of a target while it led."""
+
+    served: str | None  # the id of the key
+    ends: Mapping[str, datetime | None]  # by key id: when a superseded key ends; None while that is not set
+
+
+_NOTHING = _Seen(None, {})
+
+
+def _ends(plan: Plan) -> dict[str, datetime | None]:
+    """Return when each superseded key ends: None before the provider shows it so, or where nothing ends it."""
+    unset = {action.record.key_id for action in plan.actions if isinstance(action, SetExpiry)}
+    return {
+        key.key_id: key.works_until
+        if key.ends_with_grace
+        and key.other_name is None
+        and (key.shown is not None or key.is_endless)
+        and key.key_id not in unset
+        else None
+        for key in plan.superseded
+    }
+
+
+def _announced(before: _Seen, plan: Plan, ends: Mapping[str, datetime | None]) -> dict[str, datetime | None]:
+    """Return the ends that consumers know of. A later end than announced does no harm, and is not news."""
+    known = {key_id: min(filter(None, (end, before.ends.get(key_id))), default=None) for key_id, end in ends.items()}
+    return {**known, **({plan.current.key_id: None} if plan.current else {})}

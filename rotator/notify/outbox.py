@@ -1,0 +1,172 @@
+"""A bounded queue of notifications for one channel, and the thread that sends them.
+
+A notification that the channel does not take goes to the end of the queue, and the channel gets nothing for a while.
+So one bad notification does not stop the others, and a receiver that is down gets few requests.
+"""
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+from rotator.core.errors import NotificationFailed, NotificationUnwanted, RotatorError
+from rotator.core.events import Event, EventType, Fields, Level
+from rotator.core.ports import Clock, Listener
+from rotator.notify.notification import Notification, Sender
+from rotator.runtime.threads import start
+from rotator.telemetry.logging import unexpected
+from rotator.telemetry.metrics import DROPPED, FAILURE, SUCCESS, Notifications
+
+MOST = 1000
+"""Notifications that wait. One more, and the oldest is dropped: the latest matters most to a consumer."""
+
+FIRST_WAIT = 1.0
+LONGEST_WAIT = 600.0
+"""Seconds until the next try after a failure. The wait doubles with each failure in a row."""
+
+GIVE_UP_AFTER = 86_400.0
+"""Seconds after which a notification that nothing takes is dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    notification: Notification
+    until: float  # monotonic; then it is dropped
+
+
+class Outbox:
+    """The notifications of one channel. Any thread may call all methods, and none waits for the channel but `join`."""
+
+    def __init__(self, channel: str, clock: Clock, counted: Notifications, emit: Listener) -> None:
+        self._channel, self._clock, self._counted, self._emit = channel, clock, counted, emit
+        self._waiting: deque[_Waiting] = deque()
+        self._changed = threading.Condition()
+        self._sender: Sender | None = None
+        self._thread: threading.Thread | None = None
+        self._wait, self._not_before = 0.0, float("-inf")
+        self._is_sending = self._is_failing = self._is_unwanted = False
+        self._end_by: float | None = None
+
+    def use(self, sender: Sender) -> None:
+        """Send with this sender from now on, at once: what was wrong may be corrected."""
+        with self._changed:
+            self._sender, self._is_unwanted = sender, False
+            self._wait, self._not_before = 0.0, float("-inf")
+            self._changed.notify_all()
+
+    def put(self, notification: Notification) -> None:
+        """Queue a notification, if the channel wants its type."""
+        with self._changed:
+            if self._sender is None or notification.type not in self._sender.types:
+                return
+            dropped = 0
+            if self._is_unwanted:
+                dropped = 1
+            else:
+                if len(self._waiting) >= MOST:
+                    self._waiting.popleft()
+                    dropped = 1
+                self._waiting.append(_Waiting(notification, self._clock.monotonic() + GIVE_UP_AFTER))
+                self._changed.notify_all()
+            self._counted.count(self._channel, DROPPED, dropped)
+            is_to_start = self._thread is None and bool(self._waiting)
+            if is_to_start:
+                self._thread = threading.Thread(target=self._run, name=f"notify {self._channel}", daemon=True)
+        if is_to_start:
+            self._start()
+
+    def _start(self) -> None:
+        """Start the thread. Without one, the next notification tries again."""
+        assert self._thread is not None  # noqa: S101 - for the type checker
+        try:
+            start(self._thread)
+        except RotatorError as error:
+            self._thread = None
+            self._report(error)
+
+    def end(self, by: float) -> None:
+        """Send what is queued until this monotonic second. What waits for another try is left."""
+        with self._changed:
+            self._end_by = by
+            self._changed.notify_all()
+
+    def join(self) -> int:
+        """Wait for the end, and return how many notifications are left."""
+        if self._thread is not None and self._end_by is not None:
+            self._thread.join(max(0.0, self._end_by - self._clock.monotonic()))
+        with self._changed:
+            return len(self._waiting) + self._is_sending
+
+    # --- on its own thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while taken := self._take():
+            waiting, sender = taken
+            try:
+                sender.send(waiting.notification)
+            except Exception as error:
+                self._failed(waiting, sender, error)
+            else:
+                self._worked()
+
+    def _take(self) -> tuple[_Waiting, Sender] | None:
+        """Return the next notification when it is due, and what sends it; None at the end."""
+        with self._changed:
+            while True:
+                now = self._clock.monotonic()
+                is_due = bool(self._waiting) and now >= self._not_before
+                if self._end_by is not None and (not is_due or now >= self._end_by):
+                    return None
+                if is_due and self._sender is not None:
+                    self._is_sending = True
+                    return self._waiting.popleft(), self._sender
+                self._changed.wait(self._not_before - now if self._waiting else None)
+
+    def _worked(self) -> None:
+        with self._changed:
+            was_failing, self._is_failing, self._is_sending = self._is_failing, False, False
+            self._wait, waiting = 0.0, len(self._waiting)
+        self._counted.count(self._channel, SUCCESS)
+        if was_failing:
+            fields: Fields = {"channel": self._channel, "waiting": waiting}
+            self._emit(Event(EventType.NOTIFICATIONS_RECOVERED, fields=fields))
+
+    def _failed(self, waiting: _Waiting, sender: Sender, error: Exception) -> None:
+        """Queue the notification again, unless its day is over or the receiver wants no more."""
+        dropped = 0
+        with self._changed:
+            self._is_sending = False
+            is_current = sender is self._sender  # otherwise the next try is another sender's first
+            now = self._clock.monotonic()
+            if is_current and isinstance(error, NotificationUnwanted):
+                dropped = 1 + len(self._waiting)
+                self._is_unwanted = True
+                self._waiting.clear()
+            elif now >= waiting.until:
+                dropped = 1
+            elif len(self._waiting) < MOST:
+                self._waiting.append(waiting)
+            else:
+                dropped = 1
+            if is_current:
+                self._wait = min(LONGEST_WAIT, max(FIRST_WAIT, 2 * self._wait))
+                self._not_before = now + self._wait
+        self._counted.count(self._channel, FAILURE)
+        self._counted.count(self._channel, DROPPED, dropped)
+        if is_current:
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        """Report the first failure after a success."""
+        if self._is_failing:
+            return
+        self._is_failing = True
+        if not isinstance(error, RotatorError):
+            self._emit(unexpected(f"sending to {self._channel}", error))
+            error = NotificationFailed(f"a fault in rotator: {type(error).__name__}", "Please report it.")
+        fields: Fields = {
+            "channel": self._channel,
+            "error": error.message,
+            "advice": error.advice,
+            "waiting": len(self._waiting),
+        }
+        self._emit(Event(EventType.NOTIFICATIONS_FAILED, "", Level.of(error), fields))
