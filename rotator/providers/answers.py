@@ -146,6 +146,13 @@ def counted(value: object) -> float | None:
     return float(value)
 
 
+def counted_down(limit: object, left: object) -> float | None:
+    """Return how much of a limit is used, by what is left of it: below 0 where more was used than allowed."""
+    whole, over = counted(limit), counted(-left) if isinstance(left, int | float) and left < 0 else None
+    rest = counted(left) if over is None else -over
+    return None if whole is None or rest is None else counted(whole - rest)
+
+
 def cap_use(cap: str, used: object, limit: object) -> CapUse | None:
     """Return how much of a cap is used, by what stands in the places of its counter and its limit.
 

@@ -70,11 +70,13 @@ def changed(changes: Mapping[str, Any], whole: Mapping[str, Any] = WHOLE) -> dic
 
 
 @contextmanager
-def made(address: str, description: Mapping[str, Any], clock: Clock | None = None) -> Iterator[HttpProvider]:
+def made(
+    address: str, description: Mapping[str, Any], clock: Clock | None = None, credential: str = CREDENTIAL
+) -> Iterator[HttpProvider]:
     """A provider as the configuration's type makes it."""
     context = ProviderContext(
         name="acme",
-        credential=lambda: Secret(CREDENTIAL),
+        credential=lambda: Secret(credential),
         clock=clock or SystemClock(),
         meter=lambda *_: None,
         rate_limited=lambda _: None,

@@ -25,6 +25,8 @@ TOO_MANY_WAYS = (
     '"sk-[A-Za-z0-9]{20,}"'
 )
 
+CAP = {"key.limit.is_cap": True}
+
 
 def configured(description: Mapping[str, Any], key: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {
@@ -198,6 +200,34 @@ BAD: list[tuple[dict[str, Any], dict[str, str]]] = [
         {"key.json": {"type": "integer", "description": "J."}, "create.body.j": "{param:json}"},
         {"key.json": "cannot be the name of an option: rotator uses it itself"},
     ),
+    # use
+    (
+        {"answer.use": {"limit": {"used": "u"}}},
+        {"answer.use.limit": "is the use of no cap: set key.limit.is_cap = true"},
+    ),
+    (
+        {"answer.use": {"speed": {"used": "u"}}},
+        {"answer.use.speed": "is no option of a target's key: describe it in key.speed"},
+    ),
+    ({**CAP, "answer.use": {"limit": {"limit": "l"}}}, {"answer.use.limit": "must have used or left"}),
+    (
+        {**CAP, "answer.use": {"limit": {"left": "l"}}},
+        {"answer.use.limit.limit": "is required with left: the difference is used"},
+    ),
+    (
+        {**CAP, "answer.use": {"limit": {"used": "a..b"}}},
+        {
+            "answer.use.limit.used": 'is no pointer: write "data.hash" or "/data/hash", and the number of an entry '
+            "as a name"
+        },
+    ),
+    ({**CAP, "answer.use": {"limit": {"spent": "s"}}}, {"answer.use.limit.spent": "is not a known option here"}),
+    ({"answer.last_used_at": 5}, {"answer.last_used_at": "must be a string in quotes"}),
+    (
+        {"key.limit": {"type": "text", "is_cap": True, "description": "L."}},
+        {"key.limit.is_cap": 'is for the types "integer" or "number"'},
+    ),
+    ({"key.limit.unit": "calls"}, {"key.limit.unit": "is of no use without is_cap = true"}),
     # the pattern of keys
     ({"key_pattern": ".*"}, {"key_pattern": "finds the empty text, so it would hide everything"}),
     (

@@ -7,6 +7,7 @@ import pytest
 from unit import test_respan
 from unit.test_respan import *  # noqa: F403 - its tests and its fixtures
 from unit.test_respan import _quick  # noqa: F401 - a fixture of every test
+from unit.test_respan_use import *  # noqa: F403
 
 from rotator.config.provider_settings import ProviderSettings
 from rotator.config.provider_type import ConnectedProvider, ProviderContext
@@ -25,6 +26,9 @@ key = "api_key"
 name = "name"
 expires_at = "expiry_date"
 created_at = ["created_at", "created"]
+last_used_at = "last_used"
+use.max_usage = { used = "key_usage", limit = "max_usage" }
+use.spending_limit = { used = "spending_in_period", limit = "spending_limit" }
 
 [create]
 path = "/api/temporary-keys/"
@@ -54,8 +58,8 @@ path = "/api/temporary-keys/{id}/"
 
 [key]
 rate_limit = { type = "integer", description = "Calls a minute." }
-spending_limit = { type = "number", description = "USD." }
-max_usage = { type = "integer", description = "Calls in all." }
+spending_limit = { type = "number", is_cap = true, unit = "USD", description = "USD." }
+max_usage = { type = "integer", is_cap = true, unit = "calls", description = "Calls in all." }
 is_test = { type = "boolean", description = "Whether it is a test key." }
 """)
 

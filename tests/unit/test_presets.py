@@ -80,7 +80,7 @@ PRESETS: dict[str, Expected] = {
             "team_id": "t",
         },
         header=BEARER,
-        traits=Traits("LiteLLM", key_pattern="(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{16,}"),
+        traits=Traits("LiteLLM", reports_use="list", key_pattern="(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{16,}"),
         requests={
             "create": (
                 "POST /key/generate",
@@ -128,7 +128,7 @@ PRESETS: dict[str, Expected] = {
         options={},
         key={"limit": 5, "limit_reset": "daily", "include_byok_in_limit": True},
         header=BEARER,
-        traits=Traits("OpenRouter", can_set_expiry=False, key_pattern="sk-or-v1-[0-9a-f]{64}"),
+        traits=Traits("OpenRouter", can_set_expiry=False, reports_use="list", key_pattern="sk-or-v1-[0-9a-f]{64}"),
         requests={
             "create": (
                 "POST /keys",
@@ -204,7 +204,12 @@ PRESETS: dict[str, Expected] = {
         options={},
         key={},
         header=BEARER,
-        traits=Traits("OpenAI", can_set_expiry=False, key_pattern="(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{20,}"),
+        traits=Traits(
+            "OpenAI",
+            can_set_expiry=False,
+            reports_use="list",
+            key_pattern="(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{20,}",
+        ),
         requests={
             "create": ("POST /organization/admin_api_keys", {"name": NAME, "expires_in_seconds": 86400}),
             "list": ("GET /organization/admin_api_keys?limit=100", None),
@@ -316,7 +321,7 @@ PRESETS: dict[str, Expected] = {
         options={"variables": {"user": "billing-api"}},
         key={"scopes": ["access:servers!user"], "roles": ["user"]},
         header=("authorization", f"token {CREDENTIAL}"),
-        traits=Traits("JupyterHub", can_set_expiry=False, keys_per_page=1000),
+        traits=Traits("JupyterHub", can_set_expiry=False, reports_use="list", keys_per_page=1000),
         requests={
             "create": (
                 "POST /hub/api/users/billing-api/tokens",
@@ -481,9 +486,12 @@ def _fields_of_options(name: str) -> set[str]:
 def test_the_documents_have_what_a_preset_needs_and_can_do(name: str) -> None:
     text = (FOLDER.parents[3] / "docs" / "providers.md").read_text()
     [row] = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
-    _, _, needed, expiry, change, *_ = (cell.strip() for cell in row.split("|"))
+    _, _, needed, expiry, change, use, *_ = (cell.strip() for cell in row.split("|"))
     traits = PRESETS[name].traits
     assert (expiry == "yes", change == "yes") == (traits.keys_expire, traits.can_set_expiry)
+    answer = tomllib.loads((FOLDER / f"{name}.toml").read_text())["answer"]
+    assert set(re.findall("`(.+?)`", use)) == answer.get("use", {}).keys()
+    assert ("last use" in use, use == "no") == ("last_used_at" in answer, traits.reports_use == "no")
     assert set(re.findall(r"variables\.(\w+)", needed)) == PRESETS[name].options.get("variables", {}).keys()
     has_address = "base_url" in tomllib.loads((FOLDER / f"{name}.toml").read_text())
     assert ("base_url" in needed) is not has_address

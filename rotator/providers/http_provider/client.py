@@ -11,11 +11,22 @@ from rotator.config.provider_type import ProviderContext
 from rotator.core.keys import CreatedKey, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.target import KeyParameters
 from rotator.core.times import timestamp
-from rotator.providers.answers import Answer, Content, created_key, is_id, shown, shown_key
+from rotator.core.use import CapUse, KeyUse
+from rotator.providers.answers import (
+    Answer,
+    Content,
+    cap_use,
+    counted_down,
+    created_key,
+    is_id,
+    key_use,
+    shown,
+    shown_key,
+)
 from rotator.providers.client import ApiProvider
 from rotator.providers.http_provider import paging
 from rotator.providers.http_provider.description import Description, Operation
-from rotator.providers.http_provider.tables import GoneAnswer
+from rotator.providers.http_provider.tables import CapUseSettings, GoneAnswer
 from rotator.providers.http_provider.templates import PARAMETER, Values
 from rotator.providers.request import Request
 
@@ -161,7 +172,13 @@ class HttpProvider(ApiProvider):
         created_at = answer.created_at.of(entry) if answer.created_at else None
         expiry, called = self._shown_expiry(entry)
         found = self._id_in(entry) if key_id is None else key_id
-        return shown_key(found, answer.name.of(entry), expiry, created_at, called)
+        return shown_key(found, answer.name.of(entry), expiry, created_at, called, self._use(entry))
+
+    def _use(self, entry: object) -> KeyUse | None:
+        answer = self._described.answer
+        caps = [_cap_use(cap, shown, entry) for cap, shown in answer.use.items()]
+        last_used_at = answer.last_used_at.of(entry) if answer.last_used_at else None
+        return key_use(caps, last_used_at, self._clock.now())
 
     def _shown_expiry(self, entry: object) -> tuple[object, str]:
         answer = self._described.answer
@@ -172,6 +189,14 @@ class HttpProvider(ApiProvider):
         if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 < seconds < _LONGEST:
             return timestamp(self._clock.now() + timedelta(seconds=seconds)), str(answer.expires_in)
         return str(seconds) if seconds else None, str(answer.expires_in)
+
+
+def _cap_use(cap: str, shown: CapUseSettings, entry: object) -> CapUse | None:
+    used = shown.used.of(entry) if shown.used else None
+    limit = shown.limit.of(entry) if shown.limit else None
+    if used is None and shown.left:
+        used = counted_down(limit, shown.left.of(entry))
+    return cap_use(cap, used, limit)
 
 
 _LONGEST = 1e10  # seconds: 300 years

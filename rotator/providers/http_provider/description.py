@@ -122,6 +122,8 @@ class _Reader:
                 self._report((option,), "is required without a preset")
         if create is not None and settings.answer is not None:
             self._expiry(create, settings.answer, expire if settings.can_set_expiry else None)
+        if settings.answer is not None:
+            self._use(settings.answer)
         whole = create and listing and delete and settings.list and settings.answer and settings.label
         if self._mistakes or not whole:
             return Reading(None, tuple(self._mistakes))
@@ -132,6 +134,7 @@ class _Reader:
                     label=settings.label,
                     can_set_expiry=expire is not None and settings.can_set_expiry,
                     keys_expire=not EXPIRY.isdisjoint(create.names),
+                    reports_use="list" if settings.answer.use or settings.answer.last_used_at else "no",
                     key_pattern=settings.key_pattern,
                     keys_per_page=1 if settings.list.ids_only else settings.list.keys_per_page,
                 ),
@@ -231,6 +234,18 @@ class _Reader:
         elif expire is not None and not is_sent:
             self._report(("expire",), "is of no use, since create does not send when the key expires")
 
+    def _use(self, answer: AnswerSettings) -> None:
+        for name, shown in answer.use.items():
+            place, option = ("answer", "use", name), self._settings.key.get(name)
+            if option is None:
+                self._report(place, f"is no option of a target's key: describe it in key.{name}")
+            elif not option.is_cap:
+                self._report(place, f"is the use of no cap: set key.{name}.is_cap = true")
+            if shown.used is None and shown.left is None:
+                self._report(place, "must have used or left")
+            if shown.left is not None and shown.limit is None:
+                self._report((*place, "limit"), "is required with left: the difference is used")
+
     # --- variables and options ---------------------------------------------------------------------------------------
 
     def _variables(self, used: frozenset[str]) -> None:
@@ -269,6 +284,10 @@ def _flaws(option: KeyOptionSettings) -> Iterable[tuple[str, str]]:
     for key in ("minimum", "maximum"):
         if getattr(option, key) is not None and option.type not in _NUMBERS:
             yield key, f"is for the types {quoted(_NUMBERS)}"
+    if option.is_cap and option.type not in _NUMBERS:
+        yield "is_cap", f"is for the types {quoted(_NUMBERS)}"
+    if option.unit is not None and not option.is_cap:
+        yield "unit", "is of no use without is_cap = true"
     if option.choices and option.type not in _TEXTS:
         yield "choices", f"is for the types {quoted(_TEXTS)}"
     if option.minimum is not None and option.maximum is not None and option.minimum > option.maximum:

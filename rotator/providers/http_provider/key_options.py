@@ -16,12 +16,12 @@ _TYPES: Mapping[str, Any] = {"integer": int, "number": float, "boolean": bool, "
 class HttpKeyOptions(KeyOptions):
     """The base of the options that a description names."""
 
-    caps: ClassVar[tuple[str, ...]] = ()
+    caps: ClassVar[Mapping[str, str]] = {}  # their units
 
     def finite_caps(self) -> tuple[Cap, ...]:
         """Return the options that are set and limit what the key may do in all."""
-        limits = ((name, getattr(self, name)) for name in self.caps)
-        return tuple(Cap(name, float(limit)) for name, limit in limits if limit is not None)
+        limits = ((name, getattr(self, name), unit) for name, unit in self.caps.items())
+        return tuple(Cap(name, float(limit), unit) for name, limit, unit in limits if limit is not None)
 
 
 def is_usable_name(name: str) -> bool:
@@ -33,7 +33,7 @@ def key_options(options: Mapping[str, KeyOptionSettings]) -> type[KeyOptions]:
     """Return the model of these options. Each may be left out."""
     fields: dict[str, Any] = {name: (_type(option), _field(option)) for name, option in options.items()}
     model = create_model("HttpKeyOptions", __base__=HttpKeyOptions, **fields)
-    model.caps = tuple(name for name, option in options.items() if option.is_cap)
+    model.caps = {name: option.unit or "" for name, option in options.items() if option.is_cap}
     return model
 
 

@@ -19,11 +19,11 @@ from rotator.providers.http_provider.tables import (
     FieldValue,
     KeyOptionSettings,
     ListSettings,
+    OptionName,
     RetrieveSettings,
 )
 from rotator.runtime.key_pattern import parse_key_pattern
 
-OptionName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,49}$")]
 Preset = Annotated[
     str, AfterValidator(presets.known), WithJsonSchema({"type": "string", "enum": list(presets.names())})
 ]

@@ -50,6 +50,7 @@ PlacesText = Annotated[
     WithJsonSchema({"anyOf": [_POINTER, {"type": "array", "items": _POINTER, "minItems": 1}]}),
 ]
 Path = Annotated[Text, AfterValidator(_path)]
+OptionName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,49}$")]
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE", "LIST"]
 
 
@@ -218,6 +219,17 @@ class DeleteSettings(OperationSettings):
     """The answers that show that there is no such key."""
 
 
+class CapUseSettings(Mergeable):
+    """Where an entry shows how much of a cap its key has used. One of `used` and `left` is required."""
+
+    used: PlacesText | None = None
+    """What is used, in the unit of the limit."""
+    left: PlacesText | None = None
+    """What is left of `limit`, where `used` finds nothing. Below 0 more was used."""
+    limit: PlacesText | None = None
+    """The limit. Without it the limit is what the target's `key` sets."""
+
+
 class AnswerSettings(Mergeable):
     """Where answers show a key. Pointers start from its entry, but `key` from the whole answer to create."""
 
@@ -233,6 +245,10 @@ class AnswerSettings(Mergeable):
     """The seconds until the key expires, where `expires_at` finds nothing. 0 is never."""
     created_at: PlacesText | None = None
     """When the key was created."""
+    last_used_at: PlacesText | None = None
+    """When the key was last used. An absent value and 1970 are never."""
+    use: dict[OptionName, CapUseSettings] = Field({}, json_schema_extra={"default": {}})
+    """How much of a cap the key has used, by the cap's name under `key`. What an answer lacks is unknown."""
 
 
 class KeyOptionSettings(Mergeable):
@@ -248,5 +264,7 @@ class KeyOptionSettings(Mergeable):
     """The values of a text."""
     is_cap: bool = False
     """Whether it limits what a key may do or spend in all. rotator warns that the limit is for each key."""
+    unit: Text | None = None
+    """What a cap counts, for messages: "USD" or "calls"."""
     description: Text
     """What it does."""
