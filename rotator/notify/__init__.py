@@ -1,1 +1,1 @@
-"""Telling consumers of a rotation: webhooks, and External Secrets. Nothing here can delay one."""
+"""Notifies consumers of rotations: webhooks, External Secrets. Nothing here can delay a rotation."""

@@ -14,7 +14,7 @@ Facts = Mapping[str, str | int | float | bool]
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """What happened to a target. Whoever sends it again, after a restart or a takeover, gives it the same `id`."""
+    """What happened to a target. Sent again, after a restart or a takeover, it has the same `id`."""
 
     id: str
     type: str

@@ -87,7 +87,7 @@ def test_the_id_follows_from_what_happened() -> None:
     def about(*identity: object, kind: str = "key.published", owner: str = "prod-eu", target: str = "a") -> str:
         return notification(kind, datetime.now(UTC), owner, target, {"any": 1}, *identity).id
 
-    assert about("k1", 7) == about("k1", 7), "whenever it is sent, and whatever it tells besides"
+    assert about("k1", 7) == about("k1", 7), "whenever it is sent, and whatever else it holds"
     others = {about("k1", 7), about("k1", 8), about("k2", 7), about("k1", 7, kind="key.ending")}
     assert len(others | {about("k1", 7, owner="prod"), about("k1", 7, target="b")}) == 6
 
