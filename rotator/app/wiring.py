@@ -33,6 +33,7 @@ from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.rotation import UNPUBLISHED
 from rotator.protocol.strays import StrayKeys
 from rotator.protocol.sweeper import Sweeper
+from rotator.protocol.use_watch import WATCH_SHARE, UseWatch
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.kubernetes import LeaseSettings, access_in_a_pod
 from rotator.runtime.rate_limit import SWEEP_SHARE, SlidingWindow
@@ -103,6 +104,7 @@ class Installation:
         }
         self._reconcilers = self._made_reconcilers(served, leads, is_swept=is_swept)
         self.sweepers = {name: self._sweeper(name) for name in self.providers}
+        self.use_watches = {name: self._use_watch(name) for name in self.providers}
         if predecessor is None:
             self.take_over()
 
@@ -125,7 +127,7 @@ class Installation:
                     self._recognitions[provider],
                     claims,
                     configuration.sweep.interval,
-                    HOT_EVERY if is_swept else None,
+                    min(HOT_EVERY, configuration.sweep.interval) if is_swept else None,
                 )
             )
             for provider, store in product(self.providers, self.stores)
@@ -218,18 +220,20 @@ class Installation:
         yield from groups.items()
 
     def _sweeper(self, provider: str) -> Sweeper:
-        configuration = self.configuration
-        return Sweeper(
-            provider,
-            list(self.groups(target for target in self.targets.values() if target.provider == provider)),
-            self._share(provider),
-            configuration.sweep.min_age,
-            configuration.sweep.max_orphans,
-        )
+        sweep = self.configuration.sweep
+        groups, share = self._groups_of(provider), self._share(provider)
+        return Sweeper(provider, groups, share, sweep.min_age, sweep.max_orphans)
 
-    def _share(self, provider: str) -> SlidingWindow:
+    def _use_watch(self, provider: str) -> UseWatch:
+        share = self._share(provider, WATCH_SHARE)
+        return UseWatch(self._groups_of(provider), share, share.limit)
+
+    def _groups_of(self, provider: str) -> list[tuple[Observer, list[Target]]]:
+        return list(self.groups(target for target in self.targets.values() if target.provider == provider))
+
+    def _share(self, provider: str, part: int = SWEEP_SHARE) -> SlidingWindow:
         """Return a part of the budget, for work that no served key waits for."""
-        share = self.configuration.providers[provider].requests_per_minute // SWEEP_SHARE
+        share = self.configuration.providers[provider].requests_per_minute // part
         return SlidingWindow(max(1, share), self.clock, whole=self.budgets[provider])
 
     def upstreams(self) -> Mapping[str, RotatorError | None]:

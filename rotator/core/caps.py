@@ -4,9 +4,10 @@ Pure. A cap is a guard. Replacing a key because its cap is nearly spent fills th
 record holds when keys of its path were made early, and so the bound holds over restarts, replicas and reloads.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 from rotator.core.observation import Observation
 from rotator.core.reasons import Reason
@@ -34,7 +35,8 @@ class CapState:
 
     cap: Cap
     used: float
-    rate: float  # a second
+    rate: float  # a second; the highest of the last looks
+    mean_rate: float  # a second, since the key was made
     as_of: datetime
     reached_at: datetime | None = None  # the first look that showed the cap as spent
 
@@ -62,12 +64,28 @@ class CapState:
             return None
         return self.as_of + timedelta(seconds=self.left / self.rate)
 
-    def used_within(self, time: timedelta) -> float:
-        """Return how much of the cap this time uses at the present rate."""
-        return self.rate * time.total_seconds()
+
+class Metered(Protocol):
+    """What is known of the use of a target's keys; an `Observation` is one."""
+
+    @property
+    def target(self) -> Target:
+        """The target."""
+
+    @property
+    def use(self) -> Mapping[str, UseSeries]:
+        """The looks at the use of its keys, by key id."""
+
+    @property
+    def list_every(self) -> timedelta:
+        """How often the provider's list is read."""
+
+    @property
+    def hot_every(self) -> timedelta:
+        """How often a key is looked up that may be spent before the next list."""
 
 
-def cap_states(observation: Observation, record: Record) -> tuple[CapState, ...]:
+def cap_states(observation: Metered, record: Record) -> tuple[CapState, ...]:
     """Return each cap whose use and limit are known, the one with the largest share of use first."""
     series = observation.use.get(record.key_id)
     if series is None:
@@ -75,7 +93,7 @@ def cap_states(observation: Observation, record: Record) -> tuple[CapState, ...]
     return tuple(sorted(_states(observation, record, series), key=lambda state: -state.ratio))
 
 
-def _states(observation: Observation, record: Record, series: UseSeries) -> Iterator[CapState]:
+def _states(observation: Metered, record: Record, series: UseSeries) -> Iterator[CapState]:
     target = observation.target
     configured = {cap.option: cap for cap in target.caps.caps}
     for use in series.latest.caps:
@@ -86,16 +104,16 @@ def _states(observation: Observation, record: Record, series: UseSeries) -> Iter
             continue
         cap = Cap(use.cap, limit, known.unit if known else "")
         reached = (look.as_of for look in series.looks if (look.used(use.cap) or 0.0) >= limit)
-        rate = series.rate(use.cap, record.issued_at)
-        yield CapState(cap, use.used, rate, series.as_of, next(reached, None))
+        rates = series.rate(use.cap, record.issued_at), series.mean_rate(use.cap, record.issued_at)
+        yield CapState(cap, use.used, *rates, series.as_of, next(reached, None))
 
 
-def next_look(observation: Observation, series: UseSeries) -> timedelta:
+def next_look(observation: Metered, series: UseSeries) -> timedelta:
     """Return the time until the use of a key is looked at again, once the key is hot."""
     return observation.list_every if series.is_shown_alone is False else observation.hot_every
 
 
-def is_nearly_spent(observation: Observation, record: Record, within: timedelta | None = None) -> bool:
+def is_nearly_spent(observation: Metered, record: Record, within: timedelta | None = None) -> bool:
     """Return whether a cap reached its threshold, or may be spent before consumers can have another key.
 
     `within` is the time until the next look, if it is another than `next_look`.
@@ -105,12 +123,12 @@ def is_nearly_spent(observation: Observation, record: Record, within: timedelta 
         return False
     time = policy.pickup + (next_look(observation, series) if within is None else within)
     return any(
-        state.ratio >= policy.replace_at or state.left <= RESERVE * state.used_within(time)
+        state.ratio >= policy.replace_at or state.left <= RESERVE * state.rate * time.total_seconds()
         for state in cap_states(observation, record)
     )
 
 
-def is_hot(observation: Observation, record: Record) -> bool:
+def is_hot(observation: Metered, record: Record) -> bool:
     """Return whether the key may be nearly spent before the provider's next list, so that it is looked up alone."""
     series = observation.use.get(record.key_id)
     if series is None or series.is_shown_alone is False or is_nearly_spent(observation, record):
@@ -125,10 +143,14 @@ def may_be_nearly_spent(target: Target, use: KeyUse | None) -> bool:
     return any(limit is not None and used >= target.caps.replace_at * limit for used, limit in shown)
 
 
-def is_cap_too_small(observation: Observation, record: Record) -> bool:
-    """Return whether consumers spend so much of a cap before they have the next key that replacing is of no use."""
-    pickup = observation.target.caps.pickup
-    return any(state.used_within(pickup) >= PICKUP_SHARE * state.cap.limit for state in cap_states(observation, record))
+def is_cap_too_small(observation: Metered, record: Record) -> bool:
+    """Return whether consumers spend so much of a cap before they have the next key that replacing is of no use.
+
+    By the mean rate: a burst is over soon, and its end is when consumers need another key.
+    """
+    pickup = observation.target.caps.pickup.total_seconds()
+    states = cap_states(observation, record)
+    return any(state.mean_rate * pickup >= PICKUP_SHARE * state.cap.limit for state in states)
 
 
 def picked_up_at(observation: Observation, record: Record) -> datetime:

@@ -77,8 +77,11 @@ class UseSeries:
 
         The share of its whole life counts too, so that the first look after a restart shows a rate.
         """
-        used = self.latest.used(cap) or 0.0
-        return max((used / max(APART, self.as_of - since).total_seconds(), *self._slopes(cap)))
+        return max((self.mean_rate(cap, since), *self._slopes(cap)))
+
+    def mean_rate(self, cap: str, since: datetime) -> float:
+        """Return the use a second over the whole life of a key that exists `since`."""
+        return (self.latest.used(cap) or 0.0) / max(APART, self.as_of - since).total_seconds()
 
     def _slopes(self, cap: str) -> Iterator[float]:
         for before, after in pairwise(self.looks):

@@ -152,6 +152,13 @@ class Dispatcher:
         finally:
             self._sweeping.release()
 
+    def watch_use(self) -> None:
+        """Look up the use of keys that may soon be spent. Wake the targets that need a pass."""
+        with self._using() as installation:
+            for watch in installation.use_watches.values():
+                to_work = watch.look(stopping=lambda: self._ending or not self._leads())
+                self._schedule.wake([target.name for target in to_work])
+
     def _is_sweep_to_stop(self) -> bool:
         """Return whether to stop. The sweep calls this before each target and each orphan, so it counts as a step."""
         self.health.moved(SWEEP)

@@ -19,6 +19,7 @@ from typing import NoReturn
 from rotator import __version__
 from rotator.app.wiring import Installation
 from rotator.config.loader import Configuration
+from rotator.core.caps import HOT_EVERY
 from rotator.core.errors import Problem, RotatorError
 from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.ports import Listener
@@ -111,6 +112,7 @@ class Daemon:
         jobs.every(LOOK_AT_FILES, FILES, self._look_at_files)
         jobs.every(TICK, "strays", self._dispatcher.remove_strays)
         jobs.every(every["check"], "check", self._dispatcher.ask_providers)
+        jobs.every(HOT_EVERY.total_seconds(), "use", self._dispatcher.watch_use)
         jobs.every(every["sweep"], SWEEP, self._dispatcher.sweep, at_once=True)
         self._signals.handle()
         with contextlib.ExitStack() as stack:

@@ -122,6 +122,10 @@ class Memory:
             return {shown.key_id: KeyObservation(observation.as_recorded(shown), at_version=0), **seen}
         return seen
 
+    def served(self, target: Target) -> Record | None:
+        """Return the record of the key that the path served at the last look."""
+        return self._served.get(target.name)
+
     def use(self, target: Target) -> Mapping[str, UseSeries]:
         """Return what the provider showed of the use of the keys that the path held at the last `recall`."""
         return self.kept.use.get(target.name, {})

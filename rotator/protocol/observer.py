@@ -54,7 +54,7 @@ class Observer:
         self.recognition = recognition or Recognition()
         self._claims = claims or Claims()
         self.min_age = min_age
-        self._list_every, self._hot_every = list_every, hot_every or list_every
+        self.list_every, self.hot_every = list_every, hot_every or list_every
         self._scopes: dict[str, Scope] = {}
 
     def scope(self, target: Target) -> Scope:
@@ -105,8 +105,8 @@ class Observer:
             is_emptied=is_emptied,
             made=made,
             use=self.memory.use(target),
-            list_every=self._list_every,
-            hot_every=self._hot_every,
+            list_every=self.list_every,
+            hot_every=self.hot_every,
         )
 
     def confirm(self, observation: Observation) -> Observation:

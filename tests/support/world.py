@@ -39,6 +39,7 @@ from rotator.core.ports import Ports
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
 from rotator.core.traits import Traits
+from rotator.core.use import KeyUse
 from rotator.core.versions import History, Record, Version
 from rotator.protocol.memory import Memory
 from rotator.protocol.observer import Observer
@@ -315,6 +316,8 @@ class MemoryVendor:
         self.grants: Callable[[datetime], datetime | None] = lambda asked: asked  # what expiry a new key gets
         self.traits = ALL
         self.keeps: Callable[[datetime], datetime] = lambda asked: asked  # what becomes of an expiry that is changed
+        self.use: dict[str, KeyUse] = {}  # of keys, by id, as it is now
+        self.shows_use = frozenset({"list", "retrieve"})  # where it is shown
         self.is_dated = False  # whether it shows when a key was made
         self.answers_changes = True  # with the expiry, else without
 
@@ -330,9 +333,10 @@ class MemoryVendor:
             self.made[key.id] = self._clock.monotonic()
         return key
 
-    def seen(self, key: IssuedKey) -> ProviderKey:
-        made_at = START + timedelta(seconds=self.made[key.id])
-        return ProviderKey(key.id, key.name, key.expires_at, made_at if self.is_dated else None)
+    def seen(self, key: IssuedKey, where: str = "") -> ProviderKey:
+        made_at = START + timedelta(seconds=self.made[key.id]) if self.is_dated else None
+        use = self.use.get(key.id) if where in self.shows_use else None
+        return ProviderKey(key.id, key.name, key.expires_at, made_at, use)
 
     def age(self, key: IssuedKey) -> float:
         """Seconds since it was made."""
@@ -386,7 +390,7 @@ class VendorClient:
     def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
         def effect() -> Sequence[ListedKey]:
             keys: dict[str, ListedKey] = {
-                key.id: self.vendor.seen(key) for key in [*self.vendor.keys.values()] if self.vendor.shows(key)
+                key.id: self.vendor.seen(key, "list") for key in [*self.vendor.keys.values()] if self.vendor.shows(key)
             }
             return [*{**keys, **self.vendor.unreadable}.values()][start : start + 2]
 
@@ -401,7 +405,7 @@ class VendorClient:
     def retrieve(self, key_id: str) -> ProviderKey | None:
         def effect() -> ProviderKey | None:
             key = self.vendor.unrevoked(key_id)
-            return self.vendor.seen(key) if key and self.vendor.shows(key) else None
+            return self.vendor.seen(key, "retrieve") if key and self.vendor.shows(key) else None
 
         return self.wire.call(self.actor, "provider.retrieve", effect, key_id)
 

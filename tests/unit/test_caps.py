@@ -300,6 +300,6 @@ def test_a_key_that_is_soon_spent_is_as_urgent_as_one_that_soon_expires() -> Non
 
 def test_no_moment_lies_beyond_the_end_of_the_calendar() -> None:
     def spent_at(used: float, as_of: datetime) -> datetime | None:
-        return caps.CapState(CAP, used, 1e-300, as_of).spent_at
+        return caps.CapState(CAP, used, 1e-300, 1e-300, as_of).spent_at
 
     assert spent_at(1, START) is None
