@@ -13,7 +13,7 @@ from rotator.core.errors import RotatorError
 from rotator.core.keys import ProviderKey
 from rotator.core.orphans import Orphan, OrphanState, Outcome
 from rotator.core.plan import Action, Plan, Retire, Rotate, SetExpiry
-from rotator.core.reasons import Reason, State
+from rotator.core.reasons import EARLY_HOLDS, Reason, State
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.protocol.extend import ExtendableKey
@@ -21,7 +21,7 @@ from rotator.protocol.reconciler import Report
 from rotator.protocol.sweeper import SweepReport
 from rotator.runtime.redact import scrub_lines, scrub_name
 from rotator.telemetry.status import TargetStatus
-from rotator.telemetry.wording import count, in_words
+from rotator.telemetry.wording import count, in_words, use_in_words
 
 
 def error_lines(what: str, error: RotatorError) -> Iterator[str]:
@@ -86,6 +86,10 @@ def plan_lines(status: TargetStatus) -> Iterator[str]:
         return
     if made.state is State.FOREIGN and not made.actions:
         yield from _foreign_lines(status.target, made)
+    if made.use and made.is_nearly_spent:
+        yield f"{name}: {use_in_words(made.use.ratio, made.use.cap.option, made.use.spent_at)}"
+    if made.reason in EARLY_HOLDS:
+        yield f"{name}: not replaced early ({made.reason})"
     for action in made.actions:
         yield f"{name}: {in_words(action)}"
     if not made.actions and made.next_rotation_at is not None and status.error is None:

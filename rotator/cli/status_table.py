@@ -20,13 +20,14 @@ from rotator.telemetry.status_json import (
     SupersededJson,
     TargetJson,
 )
-from rotator.telemetry.wording import distance, in_units
+from rotator.telemetry.wording import distance, in_units, percent, use_in_words
 
 STYLES = {
     State.DUE: "yellow",
     State.FAILING: "bold red",
     State.FOREIGN: "bold red",
     State.MISSING: "bold red",
+    State.SPENT: "bold red",
     State.UNKNOWN: "magenta",
 }
 
@@ -52,7 +53,7 @@ def print_status(shown: StatusJson, *, as_json: bool) -> None:
         return
     console = Console()
     console.print(status_table(shown, console.width))
-    lines = list(_problem_lines(targets))
+    lines = [*_problem_lines(targets), *_spending_lines(targets)]
     if isinstance(shown, DaemonStatusJson):
         lines += ["", *_daemon_lines(shown.daemon, shown.at), *_event_lines(shown.events, shown.at)]
     for line in lines:
@@ -78,12 +79,33 @@ def _problem_lines(targets: Iterable[TargetJson]) -> Iterator[str]:
     yield from problems
 
 
+def _spending_lines(targets: Iterable[TargetJson]) -> Iterator[str]:
+    """Yield each key that is spent, or will be before it is replaced."""
+    spending = [
+        f"{target.name}: {use_in_words(use.ratio, use.cap, use.spent_at)}"
+        for target in targets
+        if (use := target.use) and use.spent_at
+        if not target.next_rotation_at or use.spent_at < target.next_rotation_at
+    ]
+    if spending:
+        yield ""
+    yield from spending
+
+
+def _use(target: TargetJson) -> str:
+    """Return the share of a cap that the served key has used; "unknown" if the provider does not show it."""
+    if target.use is None:
+        return "unknown" if target.caps and target.key_id else "-"
+    return percent(target.use.ratio)
+
+
 def _cells(target: TargetJson) -> Iterator[str]:
     for text in (target.name, target.state, target.key_id):
         yield text or "-"
     for moment in (target.issued_at, target.expires_at, target.next_rotation_at):
         yield timestamp(moment) if moment else "-"
     yield ", ".join(f"{key.key_id} {_until(key)}" for key in target.superseded) or "-"
+    yield use_in_words(use.ratio, use.cap, use.spent_at) if (use := target.use) else _use(target)
     yield target.last_error or target.reason or "-"
 
 
@@ -95,20 +117,22 @@ def status_table(shown: StatusJson, width: int) -> Table:
     """Return the targets as a table for a terminal of this many columns, worst first."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("target", overflow="fold")
-    for column in ("key", *(["age"] if width >= FOR_DATES else []), "expires", "next rotation", "superseded", "state"):
+    age = ["age"] if width >= FOR_DATES else []
+    use = ["use"] if any(target.use or target.caps for target in shown.targets) else []
+    for column in ("key", *age, "expires", "next rotation", "superseded", *use, "state"):
         table.add_column(column, no_wrap=True)
     for target in _worst_first(shown):
         key_id = printable(target.key_id or "-")  # anything may be in a record, or in the answer of a daemon
         if width < FOR_KEY_IDS and len(key_id) > _ID_START + 1:
             key_id = f"{key_id[:_ID_START]}…"
-        age = in_units(shown.at - target.issued_at) if target.issued_at else "-"
         cells = (
             printable(target.name),
             key_id,
-            *([age] if width >= FOR_DATES else []),
+            *([in_units(shown.at - target.issued_at) if target.issued_at else "-"] if age else []),
             _when(target.expires_at, shown.at),
             _next_rotation(target, shown.at, with_reason=width >= FOR_REASONS),
             _superseded(target, shown.at, with_end=width >= FOR_DATES),
+            *([_use(target)] if use else []),
             target.state,
         )
         table.add_row(*map(Text, cells), style=STYLES.get(target.state))  # texts: brackets are no markup

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from rotator.core.caps import CapState
 from rotator.core.errors import RotatorError
 from rotator.core.events import Event, EventType, Level
 from rotator.core.plan import Plan, grace_error
@@ -27,6 +28,7 @@ from rotator.telemetry.status_json import (
     StatusJson,
     SupersededJson,
     TargetJson,
+    UseJson,
 )
 
 UNHEALTHY = frozenset({State.FAILING, State.FOREIGN, State.MISSING, State.SPENT, State.UNKNOWN})
@@ -95,12 +97,18 @@ class TargetStatus:
             next_rotation_at=plan.next_rotation_at if plan else None,
             reason=self.reason,
             superseded=tuple(SupersededJson(key_id=scrub_name(k.key_id), until=k.works_until) for k in superseded),
+            use=_use_json(plan.use) if plan and plan.use else None,
+            caps=tuple(cap.option for cap in self.target.caps.caps),
             last_error=scrub(self.error.message) if self.error else None,
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the same for `json.dumps`."""
         return self.to_model().to_json()
+
+
+def _use_json(use: CapState) -> UseJson:
+    return UseJson(ratio=use.ratio, cap=use.cap.option, as_of=use.as_of, spent_at=use.spent_at)
 
 
 def with_unenforced(status: TargetStatus, now: datetime) -> TargetStatus:

@@ -35,6 +35,16 @@ class SupersededJson(_Model):
     until: Moment | None
 
 
+class UseJson(_Model):
+    """How much of a cap the served key has used: of several caps, the one with the largest share."""
+
+    ratio: float
+    cap: str
+    as_of: Moment
+    spent_at: Moment | None
+    """When the cap was first seen spent, or will be at the present rate; None if that is not in sight."""
+
+
 class TargetJson(_Model):
     """One target."""
 
@@ -47,6 +57,10 @@ class TargetJson(_Model):
     next_rotation_at: Moment | None
     reason: str | None
     superseded: tuple[SupersededJson, ...]
+    use: UseJson | None = None
+    """None if the provider does not show it."""
+    caps: tuple[str, ...] = ()
+    """The caps that the target's keys have."""
     last_error: str | None
 
 

@@ -1,5 +1,6 @@
 """Numbers, durations and actions in words, for every output."""
 
+import math
 from datetime import datetime, timedelta
 
 from rotator.core.plan import Action, Retire, Rotate, SetExpiry
@@ -29,6 +30,19 @@ def in_units(duration: timedelta) -> str:
 def distance(moment: datetime, now: datetime) -> str:
     """Return "in 3 h 20 min" or "4 min ago"."""
     return f"in {in_units(moment - now)}" if moment >= now else f"{in_units(now - moment)} ago"
+
+
+def percent(ratio: float) -> str:
+    """Return a share in whole percent, rounded down: only what is used up is "100%"."""
+    return f"{math.floor(ratio * 100)}%"
+
+
+def use_in_words(ratio: float, cap: str, spent_at: datetime | None) -> str:
+    """Return how much of a cap is used, and when it was, or will be, spent."""
+    if ratio >= 1:
+        return f"{cap} spent" + (f" since {timestamp(spent_at)}" if spent_at else "")
+    until = f", spent at {timestamp(spent_at)} at the present rate" if spent_at else ""
+    return f"{percent(ratio)} of {cap} used{until}"
 
 
 def in_words(action: Action) -> str:

@@ -28,6 +28,8 @@ TARGET_SHAPE = {
     "next_rotation_at",
     "reason",
     "superseded",
+    "use",
+    "caps",
     "last_error",
 }
 

@@ -332,6 +332,8 @@ TARGET: dict[str, Any] = {
     "next_rotation_at": "2026-03-02T04:00:00Z",
     "reason": "fresh",
     "superseded": [],
+    "use": None,
+    "caps": [],
     "last_error": None,
 }
 DAEMON: dict[str, Any] = {
@@ -393,6 +395,13 @@ def test_a_429_is_reported_as_one(invoke: Invoke, made: Installation, monkeypatc
     assert ended.status == 0
     assert "respan answered 429 (too many requests): waiting for 1 s" in ended.err
     assert "waiting for the rate limit" not in ended.err
+
+
+def test_an_older_daemon_shows_no_use(invoke: Invoke) -> None:
+    older = {**ANSWER, "targets": [{name: value for name, value in TARGET.items() if name not in ("use", "caps")}]}
+    with canned(lambda _: Reply(200, older)) as server:
+        shown = invoke("status", "--url", server.address, "--json")
+    assert (shown.status, shown.json()["targets"]) == (0, [TARGET])
 
 
 def test_a_newer_daemons_state_is_shown_as_unknown_and_the_scheme_may_be_left_out(invoke: Invoke) -> None:

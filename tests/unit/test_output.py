@@ -5,10 +5,11 @@ import re
 import threading
 
 import pytest
+from support.known import used
 from support.world import HOUR, START, make_target
 
 from rotator.cli import progress as progressing
-from rotator.cli.output import plan_json, report_json, sweep_json
+from rotator.cli.output import plan_json, plan_lines, report_json, sweep_json
 from rotator.cli.progress import progress
 from rotator.cli.status_table import print_status
 from rotator.cli.streams import print_json, print_line
@@ -90,3 +91,28 @@ def test_an_id_that_looks_like_a_token_reaches_a_program_whole(capsys: pytest.Ca
     assert {tidied["orphans"][0]["key_id"], tidied["unclaimed"][0]["key_name"]} == {key_id}
     print_status(status_model("prod-eu", START, [status]), as_json=False)
     assert key_id in capsys.readouterr().out.split("\t")
+
+
+# --- a cap -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "calls", "lines"),
+    [
+        (State.OK, Reason.FRESH, 10.0, []),
+        (State.OK, Reason.FRESH, 45.0, ["a: 90% of max_usage used"]),
+        (State.SPENT, Reason.SPENT, 50.0, ["a: max_usage spent since 2026-03-01T12:00:00Z"]),
+        (
+            State.DUE,
+            Reason.EARLY_EXHAUSTED,
+            45.0,
+            ["a: 90% of max_usage used", "a: not replaced early (early-exhausted)"],
+        ),
+    ],
+)
+def test_a_plan_names_a_cap_that_is_nearly_spent(state: State, reason: Reason, calls: float, lines: list[str]) -> None:
+    record = Record("prod-eu", "a", "tk_1", "n", START, START + 24 * HOUR, "p", "f")
+    renewal = Renewal(START + HOUR)
+    plan = Plan(state, reason, record, renewal=renewal, use=used(calls, START), is_nearly_spent=calls >= 40)
+    shown = plan_lines(TargetStatus(make_target("a"), plan, None))
+    assert list(shown) == [*lines, "a: nothing to do; next rotation at 2026-03-01T13:00:00Z"]

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from rich.text import Text
+from support.known import CAP, used
 from support.world import HOUR, START, make_target
 
 from rotator.cli.status_table import print_status
+from rotator.core.caps import CapState
 from rotator.core.errors import ProviderCredentialRefused, ProviderUnavailable, RotatorError
 from rotator.core.events import Event, EventType, Level
 from rotator.core.plan import Plan
@@ -18,6 +20,7 @@ from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal
 from rotator.core.secrets import Secret
 from rotator.core.superseded import Superseded
+from rotator.core.target import CapPolicy
 from rotator.core.versions import Entry, Ownership, Record
 from rotator.runtime import redact
 from rotator.runtime.redact import register
@@ -254,7 +257,7 @@ def test_worst_first_on_a_terminal_and_in_a_pipe(
     known = status_model("prod-eu", START, statuses())
     piped = shown(monkeypatch, capsys, known, terminal=False).splitlines()
     assert [line.split("\t")[0] for line in piped] == ["b", "c", "a"]
-    assert all(len(line.split("\t")) == 8 for line in piped)
+    assert all(len(line.split("\t")) == 9 for line in piped)
     heading, *lines = shown(monkeypatch, capsys, known, terminal=True).splitlines()
     assert heading.startswith("target")
     assert [line.split()[0] for line in lines[:3]] == ["b", "c", "a"]
@@ -291,6 +294,69 @@ def test_a_table_fits_on_a_terminal(
     }
     assert lines[0].split()[1:] == cells[width].split()
     assert "".join(line.split()[0] for line in lines) == long
+
+
+HALF_USED = used(25.0, START)
+BURNING = used(49.9, START, rate=0.1 / (2 * 60 * 60))
+BURNING_SLOWLY = used(25.0, START, rate=25.0 / (20 * 60 * 60))
+SPENT = used(50.0, START + HOUR, rate=1.0, reached_at=START)
+CAPPED = replace(make_target("a"), caps=CapPolicy((CAP,)))
+
+
+def use_shown(use: CapState | None, **more: Any) -> TargetStatus:
+    return TargetStatus(CAPPED, replace(WELL, use=use, **more), None)
+
+
+def test_the_use_of_the_served_key_is_promised_in_the_json() -> None:
+    spent = use_shown(SPENT, state=State.SPENT, reason=Reason.SPENT).to_json()
+    assert (spent["state"], spent["reason"], spent["caps"]) == ("spent", "spent", ["max_usage"])
+    at = {"as_of": "2026-03-01T13:00:00Z", "spent_at": "2026-03-01T12:00:00Z"}
+    assert spent["use"] == {"ratio": 1.0, "cap": "max_usage", **at}
+    assert use_shown(HALF_USED).to_json()["use"] == {"ratio": 0.5, "cap": "max_usage", "as_of": at["spent_at"]} | {
+        "spent_at": None
+    }
+    assert use_shown(BURNING).to_json()["use"]["spent_at"] == "2026-03-01T14:00:00Z", "at the present rate"
+
+
+def test_use_that_is_not_shown_is_unknown_and_not_zero(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_key = TargetStatus(CAPPED, Plan(State.MISSING, Reason.FIRST), None)
+    no_caps = TargetStatus(make_target("a"), WELL, None)
+    for status, cell in ((use_shown(None), "unknown"), (no_key, "-"), (no_caps, "-")):
+        assert status.to_json()["use"] is None
+        known = status_model("prod-eu", START, [status])
+        assert shown(monkeypatch, capsys, known, terminal=False).split("\t")[7] == cell
+        heading, line, *_ = shown(monkeypatch, capsys, known, terminal=True).splitlines()
+        assert ("use" in heading.split(), "unknown" in line) == (bool(status.target.caps.caps), cell == "unknown")
+
+
+@pytest.mark.parametrize(
+    ("status", "share", "words"),
+    [
+        (use_shown(HALF_USED), "50%", None),
+        (use_shown(BURNING_SLOWLY), "50%", None),
+        (use_shown(BURNING), "99%", "99% of max_usage used, spent at 2026-03-01T14:00:00Z at the present rate"),
+        (use_shown(SPENT, state=State.SPENT), "100%", "max_usage spent since 2026-03-01T12:00:00Z"),
+    ],
+    ids=["no rate in sight", "replaced before", "spent before it is replaced", "spent"],
+)
+@pytest.mark.parametrize("width", [80, 140])
+def test_use_is_shown_and_when_the_cap_is_spent(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    status: TargetStatus,
+    share: str,
+    words: str | None,
+    width: int,
+) -> None:
+    known = status_model("prod-eu", START, [status])
+    heading, line, *below = shown(monkeypatch, capsys, known, terminal=True, width=width).splitlines()
+    assert line[heading.index("use") : heading.index("state")].strip() == share
+    assert len(line) <= width
+    assert (f"a: {words}" in below) == (words is not None)
+    assert bool(below) == (words is not None)
+    assert shown(monkeypatch, capsys, known, terminal=False).split("\t")[7].startswith(words or "50% of max_usage used")
 
 
 @pytest.mark.parametrize(
