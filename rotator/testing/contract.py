@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from rotator.core.errors import ProviderError, ProviderKeyNotAccepted, ProviderRateLimited
-from rotator.core.keys import ProviderKey
+from rotator.core.keys import CreatedKey, ProviderKey
+from rotator.core.use import KeyUse
 from rotator.runtime.key_pattern import parse_key_pattern
 from rotator.testing.trial import LIFETIME, ContractBroken, Trial, demand, new_name
 
@@ -112,6 +113,41 @@ def asks_before_each_page(trial: Trial) -> None:
     demand(asked, "pages ended without a call of `before`: the rate limit needs one before each request")
 
 
+def unused(trial: Trial) -> None:
+    """A new key has used nothing, or its use is unknown."""
+    trial.shown()
+    earliest = trial.expires_at - LIFETIME - ROUNDING  # some providers count the creation as a use
+    for where, use in _uses(trial, trial.key):
+        demand(_is_unused(use), f"{where} shows of a new key the use {use}")
+        is_own = use is None or use.last_used_at is None or use.last_used_at >= earliest
+        demand(is_own, f"{where} shows that a new key was used before it was created: {use}")
+
+
+def use_of_its_own(trial: Trial) -> None:
+    """The use of one key is never shown as that of another."""
+    used, other = trial.key, trial.create(new_name())
+    trial.shown()
+    trial.until(lambda: trial.retrieve_by(other.id), bool)
+    before, moments = list(_uses(trial, used)), {use.last_used_at for _, use in _uses(trial, other) if use}
+    if trial.use is not None:
+        trial.use(used.secret)
+    trial.until(lambda: list(_uses(trial, used)), lambda now: now != before)
+    for where, use in _uses(trial, other):
+        is_own = _is_unused(use) and (use is None or use.last_used_at in {None, *moments})
+        demand(is_own, f"{where} shows the use {use} of a key that was never used, after another one was used")
+
+
+def _uses(trial: Trial, key: CreatedKey) -> Iterator[tuple[str, KeyUse | None]]:
+    """Yield what a look-up and the list show of a key's use, and where."""
+    if (found := trial.retrieve_by(key.id)) is not None:
+        yield "retrieve", found.use
+    yield from (("the list", entry.use) for entry in trial.named(key.name) if isinstance(entry, ProviderKey))
+
+
+def _is_unused(use: KeyUse | None) -> bool:
+    return use is None or not any(cap.used for cap in use.caps)
+
+
 def two_differ(trial: Trial) -> None:
     """Two creates return two keys."""
     first, second = trial.key, trial.create(new_name())
@@ -195,6 +231,7 @@ CHECKS: tuple[Check, ...] = (
     traits,
     ready,
     created,
+    unused,
     probed,
     works,
     retrieved,
@@ -204,6 +241,7 @@ CHECKS: tuple[Check, ...] = (
     shortened,
     extended,
     two_differ,
+    use_of_its_own,
     revoked,
     no_longer_works,
     deleted_twice,
@@ -211,7 +249,12 @@ CHECKS: tuple[Check, ...] = (
 )
 """In an order in which all may share one trial: what ends the key comes last."""
 
+WITH_ANOTHER_KEY = frozenset({two_differ, use_of_its_own})
+"""Checks that create a second key."""
+
 _IF: Mapping[Check, Callable[[Trial], object]] = {
+    unused: lambda trial: trial.traits.reports_use != "no",
+    use_of_its_own: lambda trial: trial.traits.reports_use != "no" and trial.use,
     works: lambda trial: trial.works,
     no_longer_works: lambda trial: trial.works,
     shortened: lambda trial: trial.traits.can_set_expiry,
@@ -247,7 +290,7 @@ class Result:
 def hold(trial: Trial) -> Iterator[Result]:
     """Hold a provider against the contract with the one key of this trial. Stop if there is none with an id."""
     for check in CHECKS:
-        if check is two_differ or not applies(check, trial):
+        if check in WITH_ANOTHER_KEY or not applies(check, trial):
             continue
         result = _result(check, trial)
         for _ in range(TRIES_AFTER_429):  # `before` waits for as long as the provider asked

@@ -288,6 +288,18 @@ def same_page(bench: Bench) -> None:
         bench.demand_error(LIST, outcome, ProviderUnavailable)
 
 
+def bad_counters(bench: Bench) -> None:
+    """What is no counter is unknown use, and no flaw of the key."""
+    trial = bench.trial
+    for bad in faults.BAD_COUNTERS if trial.traits.reports_use != "no" else ():
+        fault = faults.bad_counters((trial.key.id, trial.name), bad)
+        for operation in (RETRIEVE, LIST):
+            outcome = bench.outcome(operation, fault)
+            pages = outcome if isinstance(outcome, list) else [[outcome]]
+            is_shown = any(_is_own(key, trial) for page in pages for key in page)
+            demand(is_shown, f"{operation.name} does not show a key whose counters are {str(bad)[:20]}")
+
+
 def another_keys_answer(bench: Bench) -> None:
     """An answer about another key than the one asked about is an error."""
     trial = bench.trial
@@ -379,6 +391,7 @@ FAULT_CHECKS: tuple[Callable[[Bench], None], ...] = (
     oversized,
     redirect,
     same_page,
+    bad_counters,
     another_keys_answer,
     repeated_create,
     threads,

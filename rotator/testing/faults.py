@@ -5,12 +5,13 @@ answer or does not, in any order.
 """
 
 import http.client
+import json
 import socket
 import socketserver
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -21,6 +22,9 @@ LIMIT = 64 * 2**20
 
 WAIT = 7
 """Seconds that a 429 asks for."""
+
+BAD_COUNTERS: tuple[object, ...] = (-1, 10**400, "many", "7", None, True, [])
+"""What may stand in the place of a counter."""
 
 _HOP_BY_HOP = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "content-length"})
 
@@ -270,3 +274,26 @@ def repeat_first(exchange_of: Callable[[Request], bool]) -> Fault:
         exchange.send(answers[0])
 
     return repeat
+
+
+def bad_counters(known: Collection[str], bad: object) -> Fault:
+    """Put nonsense in the place of each 0 that stands beside one of the known texts: a new key has used nothing."""
+
+    def spoil(exchange: Exchange) -> None:
+        answer = exchange.forward()
+        with suppress(ValueError):
+            content = _spoilt(json.loads(answer.body), known, bad, is_near=False)
+            answer = replace(answer, body=json.dumps(content).encode())
+        exchange.send(answer)
+
+    return spoil
+
+
+def _spoilt(value: object, known: Collection[str], bad: object, *, is_near: bool) -> object:
+    if isinstance(value, dict):
+        is_near = is_near or any(isinstance(inner, str) and inner in known for inner in value.values())
+        return {name: _spoilt(inner, known, bad, is_near=is_near) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_spoilt(inner, known, bad, is_near=is_near) for inner in value]
+    is_zero = isinstance(value, int | float) and not isinstance(value, bool) and value == 0
+    return bad if is_near and is_zero else value

@@ -32,6 +32,8 @@ class Server:
     """The management credential."""
     works: Callable[[Secret], bool] | None = None
     """Return whether the API accepts a key where keys are used. Without it, only the provider's answers are checked."""
+    use: Callable[[Secret], object] | None = None
+    """Make a call with a key, which the API counts as its use."""
     options: Mapping[str, object] = field(default_factory=dict)
     """More options of the provider, as under [providers.NAME]."""
     parameters: KeyParameters = field(default_factory=dict)
@@ -64,7 +66,7 @@ class ProviderContract:
     def trial(self, server: Server) -> Iterator[Trial]:
         """Make a trial of a provider that talks to the server directly."""
         with closing(self.make(server, server.url)) as provider:
-            with Trial(provider, parameters=server.parameters, works=server.works) as trial:
+            with Trial(provider, parameters=server.parameters, works=server.works, use=server.use) as trial:
                 yield trial
             demand(not trial.left_behind, f"these keys could not be removed: {', '.join(trial.left_behind)}")
 

@@ -1,5 +1,6 @@
 """A provider on trial: every call is watched, and every key that the trial creates is removed at its end."""
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +23,14 @@ from rotator.core.ports import Provider
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters
 from rotator.core.traits import Traits
+from rotator.core.use import KeyUse
 from rotator.runtime.redact import register
 
 LIFETIME = timedelta(hours=1)
 """How long the key of a trial lives, if it cannot be removed."""
+
+AHEAD = timedelta(minutes=2)
+"""By how much a last use may lie in the future: clocks differ."""
 
 WAITS = (0.0, 0.5, 1.0, 2.0, 4.0)
 """Seconds between looks for a change: a provider may need a moment to show it."""
@@ -114,6 +119,8 @@ class WatchedProvider:
     def _note(self, method: str, key: ListedKey | None) -> None:
         if isinstance(key, ProviderKey):
             _demand_time(method, key.expires_at)
+            if key.use is not None:
+                _demand_counters(method, key.use)
         self.shown.append((method, repr(key)))
 
     def _call(self, method: str, call: Callable[[], T]) -> T:
@@ -130,17 +137,34 @@ def _kind(value: object) -> str:
     return type(value).__qualname__
 
 
-def _demand_time(method: str, moment: datetime | None) -> None:
+def _demand_time(method: str, moment: datetime | None, what: str = "an expiry") -> None:
     is_utc = moment is None or moment.utcoffset() == timedelta(0)
-    demand(is_utc, f"{method} returned an expiry without a time zone, or in another than UTC")
+    demand(is_utc, f"{method} returned {what} without a time zone, or in another than UTC")
+
+
+def _demand_counters(method: str, use: KeyUse) -> None:
+    demand(isinstance(use, KeyUse), f"{method} shows a use of type {_kind(use)}, not a KeyUse")
+    caps = [cap.cap for cap in use.caps]
+    demand(all(caps) and len(set(caps)) == len(caps), f"{method} shows the use of the caps {caps}: name each once")
+    for cap in use.caps:
+        is_count = type(cap.used) in (int, float) and math.isfinite(cap.used) and cap.used >= 0
+        demand(is_count, f"{method} shows {cap.used!r} as the use of {cap.cap}: what is no count is unknown")
+        is_limit = cap.limit is None or (
+            type(cap.limit) in (int, float) and math.isfinite(cap.limit) and cap.limit >= 0
+        )
+        demand(is_limit, f"{method} shows {cap.limit!r} as the limit of {cap.cap}: what is no limit is None")
+    if use.last_used_at is not None:
+        _demand_time(method, use.last_used_at, "a last use")
+        is_past = use.last_used_at <= datetime.now(UTC) + AHEAD
+        demand(is_past, f"{method} shows the last use {use.last_used_at}, which is in the future: it is unknown")
 
 
 class Trial:
     """One key of the contract's own. A context manager: at its end every key that it created is removed.
 
     Only a key that the provider shows with the name of this trial is changed or removed. `before` is called before each
-    request: it waits for the budget. `works` returns whether a key's text is accepted where keys are used; without it
-    only the provider's own answers are checked.
+    request: it waits for the budget. `works` returns whether a key's text is accepted where keys are used, and `use`
+    makes a call with one; without them only the provider's own answers are checked.
     """
 
     def __init__(
@@ -150,12 +174,14 @@ class Trial:
         parameters: KeyParameters | None = None,
         before: Callable[[], object] = lambda: None,
         works: Callable[[Secret], bool] | None = None,
+        use: Callable[[Secret], object] | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self.provider = WatchedProvider(provider)
         self.traits = provider.traits
         self.before = before
         self.works = works
+        self.use = use
         self.parameters = parameters or {}
         self._sleep = sleep
         self._key: CreatedKey | None = None

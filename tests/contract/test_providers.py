@@ -36,9 +36,15 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def respan(list_shape: Literal["page", "array"]) -> Iterator[Server]:
-    options = Options(list_shape=list_shape, page_size=2, requests_per_minute=None)
+    options = Options(list_shape=list_shape, page_size=2, requests_per_minute=None, use_shown="everywhere")
     with Simulator(options=options) as sim:
-        yield Server(sim.url, Secret(sim.organisation_key), lambda key: sim.vendor.works(key.reveal()))
+        yield Server(
+            sim.url,
+            Secret(sim.organisation_key),
+            lambda key: sim.vendor.works(key.reveal()),
+            lambda key: sim.vendor.use(key.reveal()),
+            parameters={"max_usage": 5},
+        )
         assert not [key for key in sim.vendor.keys.values() if key.alive(sim.vendor.now())]
 
 
@@ -74,7 +80,11 @@ class TestOpenRouter(ProviderContract):
             def works(key: Secret) -> bool:
                 return sim.accepts(key.reveal())
 
-            yield Server(sim.address, Secret(sim.management_key), works, {"preset": "openrouter"}, {"limit": 5.0})
+            def use(key: Secret) -> None:
+                sim.spend(next(one.hash for one in sim.keys.values() if one.text == key.reveal()), 0.5)
+
+            options = {"preset": "openrouter"}
+            yield Server(sim.address, Secret(sim.management_key), works, use, options, {"limit": 5.0})
             assert sim.keys == {}
 
 
@@ -99,7 +109,10 @@ class TestLiteLLM(ProviderContract):
             def works(key: Secret) -> bool:
                 return sim.accepts(key.reveal())
 
-            yield Server(sim.address, Secret(sim.master_key), works, {"preset": "litellm"}, every_option)
+            def use(key: Secret) -> None:
+                sim.spend(next(one.token for one in sim.keys if one.text == key.reveal()), 0.5)
+
+            yield Server(sim.address, Secret(sim.master_key), works, use, {"preset": "litellm"}, every_option)
             assert sim.flaws == []
             assert not [key for key in sim.keys if key.works()]
 
@@ -108,9 +121,11 @@ def on(issuer: Issuer) -> Iterator[Server]:
     """A real server."""
     options = {name: value for name, value in issuer.settings.items() if name not in ("type", "api_key")}
     [credential] = issuer.environment.values()
-    yield Server(
-        issuer.address, Secret(credential), lambda key: issuer.accepts(key.reveal()) is not None, options, issuer.key
-    )
+
+    def works(key: Secret) -> bool:
+        return issuer.accepts(key.reveal()) is not None
+
+    yield Server(issuer.address, Secret(credential), works, works, options, issuer.key)
     assert issuer.living() == {}
 
 

@@ -30,6 +30,7 @@ from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters
 from rotator.core.times import timestamp
 from rotator.core.traits import Traits
+from rotator.core.use import CapUse, KeyUse
 from rotator.simulator import Options, Simulator
 from rotator.testing import ProviderContract, Server, contract, fault_checks
 from rotator.testing.contract import CHECKS, Outcome, applies, hold
@@ -37,7 +38,8 @@ from rotator.testing.fault_checks import FAULT_CHECKS, Bench
 from rotator.testing.faults import FaultProxy
 from rotator.testing.trial import ContractBroken, Trial
 
-ACME = Traits("Acme", key_pattern="text-[0-9]+")
+ACME = Traits("Acme", reports_use="list", key_pattern="text-[0-9]+")
+NONE_USED = KeyUse((CapUse("calls", 0, 5),))
 
 
 @dataclass
@@ -51,7 +53,8 @@ class Issuer:
 
     def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
         number = next(self.numbers)
-        key = ProviderKey(f"id-{number}", name, expires_at if self.traits.keys_expire else None)
+        use = NONE_USED if self.traits.reports_use != "no" else None
+        key = ProviderKey(f"id-{number}", name, expires_at if self.traits.keys_expire else None, use=use)
         self.keys[key.id], self.texts[f"text-{number}"] = key, key.id
         return CreatedKey(key.id, name, Secret(f"text-{number}"), key.expires_at)
 
@@ -80,14 +83,23 @@ class Issuer:
     def works(self, key: Secret) -> bool:
         return self.texts[key.reveal()] in self.keys
 
+    def use(self, key: Secret) -> None:
+        key_id = self.texts[key.reveal()]
+        self.keys[key_id] = used(self.keys[key_id], CapUse("calls", 1, 5))
+
+
+def used(key: ProviderKey, *caps: Any, at: datetime | None = None) -> ProviderKey:
+    return replace(key, use=KeyUse(caps, at))
+
 
 def trial(issuer: Issuer) -> Trial:
-    return Trial(issuer, works=issuer.works, sleep=lambda _: None)
+    return Trial(issuer, works=issuer.works, use=issuer.use, sleep=lambda _: None)
 
 
 @pytest.mark.parametrize(
     "traits",
     [
+        ACME,
         Traits("Acme"),
         Traits("Acme", can_set_expiry=False),
         Traits("Acme", can_set_expiry=False, keys_expire=False),
@@ -112,6 +124,8 @@ def shows(**changes: Any) -> Callable[[Any], Any]:
 
 SOON = datetime.now(UTC) + timedelta(minutes=5)
 NAIVE = datetime.now()  # noqa: DTZ005 - it is the flaw
+FUTURE = datetime.now(UTC) + timedelta(hours=1)
+EARLIER = datetime.now(UTC) - timedelta(days=1)
 FOREIGN = ProviderKey("id-x", "foreign", SOON)
 
 FLAWS: list[tuple[str, str, Callable[[Any], Any], str]] = [
@@ -132,6 +146,19 @@ FLAWS: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("listed", "page", lambda page: [replace(key, id="id-x") for key in page], "for the key id-x"),
     ("listed", "page", lambda page: [replace(key, expires_at=SOON) for key in page], "the list shows the expiry"),
     ("listed", "page", lambda page: [UnreadableKey(key.id, key.name, "x") for key in page], "unreadable"),
+    ("unused", "retrieve", lambda key: key and used(key, CapUse("calls", 1)), "retrieve shows of a new key the use"),
+    ("unused", "page", lambda page: [used(key, CapUse("c", 1)) for key in page], "the list shows of a new key the use"),
+    ("unused", "page", lambda page: [used(key, at=EARLIER) for key in page], "used before it was created"),
+    ("retrieved", "retrieve", lambda key: key and used(key, CapUse("c", -1)), "shows -1 as the use of c"),
+    ("retrieved", "retrieve", lambda key: key and used(key, CapUse("c", float("nan"))), "shows nan as the use of c"),
+    ("retrieved", "retrieve", lambda key: key and used(key, CapUse("c", True)), "shows True as the use of c"),
+    ("retrieved", "retrieve", lambda key: key and used(key, CapUse("c", "7")), "shows '7' as the use of c"),  # type: ignore[arg-type]
+    ("retrieved", "retrieve", lambda key: key and used(key, CapUse("c", 1, -1)), "shows -1 as the limit of c"),
+    ("retrieved", "retrieve", lambda key: key and used(key, CapUse("", 1)), "name each once"),
+    ("retrieved", "retrieve", lambda key: key and used(key, CapUse("c", 1), CapUse("c", 2)), "name each once"),
+    ("retrieved", "retrieve", lambda key: key and used(key, at=FUTURE), "which is in the future"),
+    ("retrieved", "retrieve", lambda key: key and used(key, at=NAIVE), "a last use without a time zone"),
+    ("retrieved", "retrieve", lambda key: key and replace(key, use=(1,)), "a use of type tuple"),
     ("shortened", "set_expiry", lambda _: None, "set_expiry returned None"),
     ("shortened", "set_expiry", shows(expires_at=SOON), "set_expiry shows the expiry"),
     ("shortened", "set_expiry", shows(id="id-x"), "returned the key id-x"),
@@ -194,6 +221,18 @@ def test_a_read_with_an_unknown_outcome_is_found() -> None:
 
 def test_pages_without_the_rate_limit_are_found() -> None:
     assert "page 1 after 0 calls" in broken("asks_before_each_page", pages=lambda before: iter([[]]))
+
+
+@pytest.mark.parametrize("shared", [KeyUse((CapUse("calls", 3),)), KeyUse((), datetime.now(UTC))])
+def test_use_that_is_shown_of_another_key_is_found(shared: KeyUse, monkeypatch: pytest.MonkeyPatch) -> None:
+    issuer = Issuer()
+
+    def use(_: Secret) -> None:
+        issuer.keys = {key_id: replace(key, use=shared) for key_id, key in issuer.keys.items()}
+
+    monkeypatch.setattr(issuer, "use", use)
+    with trial(issuer) as one, pytest.raises(ContractBroken, match="of a key that was never used"):
+        contract.use_of_its_own(one)
 
 
 def test_a_key_that_is_created_twice_is_found() -> None:
@@ -281,7 +320,7 @@ def test_a_broken_create_ends_no_trial_of_a_key_that_has_an_id(monkeypatch: pyte
     with trial(issuer) as one:
         outcomes = [result.outcome for result in hold(one)]
     assert outcomes.count(Outcome.BROKEN) == 1
-    assert len(outcomes) == len(CHECKS) - 1
+    assert len(outcomes) == len(CHECKS) - len(contract.WITH_ANOTHER_KEY)
 
 
 def test_a_check_that_met_a_rate_limit_is_repeated() -> None:
@@ -354,7 +393,7 @@ def test_a_key_that_cannot_be_removed_is_named() -> None:
 class NaiveProvider:
     """What a hurried author writes: it follows redirects, repeats requests, bounds nothing, passes on all errors."""
 
-    traits = Traits("Naive")
+    traits = Traits("Naive", reports_use="list")
 
     def __init__(self, url: str, credential: str) -> None:
         self._url, self._headers = f"{url}/api/temporary-keys/", {"Authorization": f"Bearer {credential}"}
@@ -411,13 +450,14 @@ class NaiveProvider:
     def close(self) -> None: ...
 
 
-def _key(entry: dict[str, str]) -> ProviderKey:
-    return ProviderKey(entry["id"], entry["name"], datetime.fromisoformat(entry["expiry_date"]))
+def _key(entry: dict[str, Any]) -> ProviderKey:
+    use = KeyUse((CapUse("max_usage", float(entry["key_usage"])),))
+    return ProviderKey(entry["id"], entry["name"], datetime.fromisoformat(entry["expiry_date"]), use=use)
 
 
 @pytest.fixture
 def sim() -> Iterator[Simulator]:
-    with Simulator(options=Options(requests_per_minute=None, page_size=2)) as sim:
+    with Simulator(options=Options(requests_per_minute=None, page_size=2, use_shown="everywhere")) as sim:
         yield sim
 
 
