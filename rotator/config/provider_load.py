@@ -46,7 +46,7 @@ class ProviderLoad:
     @property
     def parts(self) -> str:
         """Return how `needed` comes about."""
-        requests = "create, shorten, delete" if self.traits.can_set_expiry else "create, delete"
+        requests = "create, shorten, delete" if self.traits.can_set_expiry else "create, look up, delete"
         return (
             f"{_shown(self.rotations)} at {self.traits.requests_per_rotation} a rotation ({requests}), "
             f"{_shown(self.sweeps)} for sweeps"

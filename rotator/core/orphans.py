@@ -121,13 +121,13 @@ def orphans(
     keys: Iterable[ProviderKey],
     now: datetime,
     unsettled: Callable[[ProviderKey], bool],
-    found_before: Callable[[str], Grace | None] = lambda _: None,
+    found_before: Callable[[ProviderKey], Grace | None] = lambda _: None,
 ) -> tuple[Orphan, ...]:
     """Return those of a target's own `keys` that no readable version of its path holds; none if the path is not ours.
 
     An absent path cannot be fenced, so its keys are only reported: one of them may be about to become version 1.
-    `keys` must have been listed before the history was read. `found_before`: the grace of a key, by its id, as an
-    earlier call found it.
+    `keys` must have been listed before the history was read. `found_before`: the grace of a key, as an earlier
+    call found it.
     """
     current = observation.current
     is_absent = observation.history.current_version == 0
@@ -137,7 +137,8 @@ def orphans(
     found = []
     for key in keys:
         name = KeyName.parse(key.name)
-        if key.id in held or name is None or (is_absent and key.expires_by(now)):
+        is_held = key.id in held and not observation.is_another(key)
+        if is_held or name is None or (is_absent and key.expires_by(now)):
             continue
         grace = None
         if key.expires_by(now - observation.clock_ahead):
@@ -151,7 +152,7 @@ def orphans(
             if observation.traits.can_set_expiry:
                 state = OrphanState.TO_SHORTEN
             else:
-                state, grace = _grace(observation, key, name.version, now, found_before(key.id))
+                state, grace = _grace(observation, key, name.version, now, found_before(key))
             if is_ending and state is not OrphanState.GRACE_OVER:
                 state = OrphanState.ENDING
         ahead = name.version > observation.history.current_version

@@ -65,5 +65,5 @@ class Traits:
 
     @property
     def requests_per_rotation(self) -> int:
-        """Create and delete, and shorten in between."""
-        return 3 if self.can_set_expiry else 2
+        """Create; and of the superseded key: shorten (or look up again, where that cannot be done) and delete."""
+        return 3

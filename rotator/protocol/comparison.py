@@ -44,7 +44,7 @@ class Comparison:
         keys: Mapping[str, ProviderKey],
         unreadable: Mapping[str, Sequence[UnreadableKey]],
         is_unsettled: Callable[[ProviderKey], bool],
-        found_before: Callable[[str], Grace | None],
+        found_before: Callable[[ProviderKey], Grace | None],
         *,
         is_first: bool,
     ) -> None:

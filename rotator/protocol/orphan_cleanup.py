@@ -39,6 +39,11 @@ class _End:
     until: datetime
 
 
+def _identity(key: ProviderKey) -> tuple[str, str]:
+    """Return what no two keys share: some providers give the id of a deleted key to a later one."""
+    return key.id, key.name
+
+
 class OrphanCleanup:
     """Cleans up after one provider.
 
@@ -48,16 +53,18 @@ class OrphanCleanup:
 
     def __init__(self, ports: Ports, min_age: timedelta) -> None:
         self._ports, self._min_age = ports, min_age
-        self._first_seen: dict[str, float] = {}  # of keys without a date
-        self._ends: dict[str, _End] = {}  # of keys that were shortened here
-        self._graces: dict[str, Grace] = {}  # of orphans, as the last sweep found them
+        self._first_seen: dict[tuple[str, str], float] = {}  # of keys without a date
+        self._ends: dict[tuple[str, str], _End] = {}  # of keys that were shortened here
+        self._graces: dict[tuple[str, str], Grace] = {}  # of orphans, as the last sweep found them
 
     def keys_in(self, listing: Iterable[ListedKey]) -> Mapping[str, ProviderKey]:
         """Return the readable keys of a list by id, with what is remembered of them; forget all others."""
         keys = {key.id: self._dated(key) for key in listing if isinstance(key, ProviderKey)}
         now, seen = self._ports.clock.monotonic(), self._first_seen
-        self._ends = {key_id: end for key_id, end in self._ends.items() if key_id in keys}
-        self._first_seen = {key.id: seen.get(key.id, now) for key in keys.values() if key.created_at is None}
+        there = {_identity(key) for key in keys.values()}
+        self._ends = {identity: end for identity, end in self._ends.items() if identity in there}
+        undated = (_identity(key) for key in keys.values() if key.created_at is None)
+        self._first_seen = {identity: seen.get(identity, now) for identity in undated}
         return keys
 
     def is_unsettled(self, key: ProviderKey) -> bool:
@@ -65,11 +72,11 @@ class OrphanCleanup:
         clock = self._ports.clock
         if key.created_at is not None:
             return clock.now() - key.created_at < self._min_age
-        return clock.monotonic() - self._first_seen[key.id] < self._min_age.total_seconds()
+        return clock.monotonic() - self._first_seen[_identity(key)] < self._min_age.total_seconds()
 
-    def found_before(self, key_id: str) -> Grace | None:
+    def found_before(self, key: ProviderKey) -> Grace | None:
         """Return the grace of an orphan, as `remember` kept it."""
-        return self._graces.get(key_id)
+        return self._graces.get(_identity(key))
 
     def remember(self, found: Iterable[Orphan]) -> None:
         """Keep the graces of these orphans; forget all others, for a version may have held them.
@@ -77,7 +84,7 @@ class OrphanCleanup:
         A clock that is not trusted dates none.
         """
         trusted = self._ports.clock.trusted()
-        self._graces = {orphan.key.id: orphan.grace for orphan in found if orphan.grace and trusted}
+        self._graces = {_identity(orphan.key): orphan.grace for orphan in found if orphan.grace and trusted}
 
     def clean_up(
         self,
@@ -150,8 +157,8 @@ class OrphanCleanup:
     ) -> Orphan | None:
         """Shorten it, or remove its record, unless a version holds it by now. Return None if the key is gone.
 
-        The list may be out of date, and so the key is looked up: what was shortened since must not be extended, and a
-        key that was retired since is not reported as lost.
+        The list may be out of date, and so the key is looked up: what was shortened since must not be extended, a key
+        that was retired since is not reported as lost, and another one may have its id.
         """
         ports, target = self._ports, orphan.target
         if orphan.state is OrphanState.TO_FENCE:
@@ -159,7 +166,7 @@ class OrphanCleanup:
             return replace(orphan, state=OrphanState.IN_GRACE, until=until) if fence else orphan
         ports.budget.take(deadline)
         found = ports.provider.retrieve(orphan.key.id)
-        if found is None:
+        if found is None or found.name not in ("", orphan.key.name):
             return None
         key = replace(self._dated(found), created_at=orphan.key.created_at)
         still = self._is_still(observer, orphan, key, deadline, fence)
@@ -175,14 +182,14 @@ class OrphanCleanup:
             ends = set_expiry(ports, key.id, asked.request, deadline)
             if ends is None:
                 return orphan
-            self._ends[key.id] = _End(ends, min(until, ends))
+            self._ends[_identity(key)] = _End(ends, min(until, ends))
             emit_key_event(
                 ports.emit, EventType.KEY_SHORTENED, target, key, request, Reason.ORPHAN, expires_at=timestamp(ends)
             )
             later = corrected(asked, ends)
             again = self._is_still(observer, orphan, key, deadline, fence) if later else None
             asked = Asked(until, later) if later and again else None
-        return replace(still, outcome=Outcome.SHORTENED, until=self._ends[key.id].shown)
+        return replace(still, outcome=Outcome.SHORTENED, until=self._ends[_identity(key)].shown)
 
     def _is_still(
         self, observer: Observer, orphan: Orphan, key: ProviderKey, deadline: datetime, fence: int | None
@@ -204,5 +211,5 @@ class OrphanCleanup:
 
     def _dated(self, key: ProviderKey) -> ProviderKey:
         """Give it the end of its grace if the provider shows none, or a rounded one: else each sweep gives another."""
-        end = self._ends.get(key.id)
+        end = self._ends.get(_identity(key))
         return replace(key, expires_at=end.until) if end and key.expires_at in (None, end.shown) else key

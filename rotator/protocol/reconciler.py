@@ -28,7 +28,7 @@ from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.superseded import to_confirm
 from rotator.core.target import Target
 from rotator.core.times import timestamp
-from rotator.core.versions import Ownership
+from rotator.core.versions import Ownership, Record
 from rotator.protocol.audit import emit_key_event, emit_not_removed, emit_published
 from rotator.protocol.expiry import set_expiry
 from rotator.protocol.observer import MAX_READ, Observer
@@ -187,6 +187,8 @@ class Reconciler:
         if not attempt.has_permit:
             self._ports.provider.ready()
             self._ports.budget.take(TIDYING if isinstance(action, Retire) else deadline(made, self._ports.clock.now()))
+            if isinstance(action, Retire) and not observation.traits.can_set_expiry:
+                self._ports.budget.take(TIDYING)  # for the look-up before the deletion
             attempt.has_permit = True
             return not self.observer.is_too_old(observation) and may_act(self._ports, attempt.request)
         if self.observer.is_too_old(observation) and not isinstance(action, Rotate):  # that has a compare-and-set
@@ -247,6 +249,8 @@ class Reconciler:
         """Destroy, look again, delete: once its versions are destroyed, the path cannot be rolled back to the key.
 
         A key that the provider does not have is not deleted: if that answer was wrong, a sweep finds the key.
+        Where no expiry could be set, the last look at the key may be a grace period old, and another one may have its
+        id by now: so it is looked up again.
         """
         target, key = observation.target, action.key
         numbers = [version.number for version in key.versions if not version.foreign_fields]
@@ -264,12 +268,20 @@ class Reconciler:
         if seen.key is None:  # it is not shown to be ours, and there is nothing to delete
             return self._memory.note(after, key.key_id, None)
         try:
+            if not observation.traits.can_set_expiry and not self._is_there(key.record):
+                return self._memory.note(after, key.key_id, None)
+            if self.observer.is_too_old(after):  # the look-up was slow
+                return None
             self._ports.provider.delete(key.key_id)
         except ProviderError as error:
             emit_not_removed(self._ports.emit, target, key.key_id, key.record.key_name, error)
             raise
         emit_key_event(self._ports.emit, EventType.KEY_DELETED, target, key.record, request, action.reason)
         return self._memory.note(after, key.key_id, None)
+
+    def _is_there(self, record: Record) -> bool:
+        found = self._ports.provider.retrieve(record.key_id)
+        return found is not None and found.name in ("", record.key_name)
 
 
 def _serves_another_key(observation: Observation, before: Observation) -> bool:

@@ -91,7 +91,8 @@ class Rotation:
             found = None
         if found is None and record.is_younger(self._min_age, asked_at):
             return replace(pending, reason=action.reason, request=request)  # the provider may not show it yet
-        if found is None or (found.expires_at is not None and found.expires_at < record.expires_at - TOLERANCE):
+        is_gone = found is None or found.name not in ("", record.key_name)  # a later key may have its id
+        if is_gone or (found and found.expires_at and found.expires_at < record.expires_at - TOLERANCE):
             self._memory.pending.pop(target.name, None)
             raise ProviderError(
                 f"the new key {record.key_id}, which waits to be written to {target.path}, is gone or about to expire",

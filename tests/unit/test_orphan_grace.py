@@ -82,7 +82,7 @@ class Path:
         """What a sweep finds and remembers."""
         reading = PathReading(TARGET, SCOPE, self.store.history(PATH, 0.0))
         observed = Observation(reading, {}, ENDLESS)
-        found = orphans(observed, self.keys, self.clock.now(), lambda _: False, self.graces.get)
+        found = orphans(observed, self.keys, self.clock.now(), lambda _: False, lambda key: self.graces.get(key.id))
         self.graces = {orphan.key.id: orphan.grace for orphan in found if orphan.grace}
         for orphan in found:
             last = self.served_until.get(orphan.key.id, START)
