@@ -172,8 +172,8 @@ def _of_caps(target: Target, plan: Plan) -> Iterator[Event]:
     about: Fields = {
         "key_id": plan.current.key_id,
         "cap": use.cap.option,
-        "used": use.used,
-        "limit": use.cap.limit,
+        "used": _whole(use.used),
+        "limit": _whole(use.cap.limit),
         "as_of": timestamp(use.as_of),
     }
     if use.is_spent:
@@ -189,6 +189,10 @@ def _of_caps(target: Target, plan: Plan) -> Iterator[Event]:
     if plan.reason in EARLY_HOLDS:
         held = {"key_id": plan.current.key_id, "reason": plan.reason.value}
         yield Event(EventType.EARLY_ROTATION_HELD, target.name, Level.WARNING, held)
+
+
+def _whole(amount: float) -> float:
+    return int(amount) if amount.is_integer() else amount
 
 
 def _emptied(target: Target) -> Fields:

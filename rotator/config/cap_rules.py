@@ -5,21 +5,25 @@ from datetime import timedelta
 
 from rotator.config.parsed import ParsedConfig
 from rotator.core.errors import Problem
-from rotator.core.renewal import period_of
-from rotator.core.target import Target
 
 _MONTH = timedelta(days=30)
 
 
 def uses_of_caps(config: ParsedConfig) -> Iterator[Problem]:
-    """Refuse to replace keys because of a cap where there is none, or where its use is never seen."""
-    for target in config.targets.values():
-        if not target.caps.replaces:
-            continue
+    """Refuse to replace keys because of a cap where there is none, or where its use is never seen.
+
+    A target without a cap may inherit that from [defaults], if another target that inherits it has one.
+    """
+    replacing = [target for target in config.targets.values() if target.caps.replaces]
+    tables = config.settings.targets
+    inherits = {target.name for target in replacing if "on_cap" not in tables[target.name].model_fields_set}
+    is_inherited_in_vain = not any(target.caps.caps for target in replacing if target.name in inherits)
+    for target in replacing:
         traits = config.traits.get(target.provider)
         if not target.caps.caps:
-            message = '"replace" needs a cap in key: without one no key is ever nearly spent'
-            yield config.target_problem(target.name, message, "on_cap")
+            if target.name not in inherits or is_inherited_in_vain:
+                message = '"replace" needs a cap in key: without one no key is ever nearly spent'
+                yield config.target_problem(target.name, message, "on_cap")
         elif traits is not None and traits.reports_use == "no":
             message = f'"replace" is not possible: rotator sees no use of {traits.label}\'s keys. Leave it out'
             yield config.target_problem(target.name, message, "on_cap")
@@ -42,16 +46,11 @@ def extensions_of_grace(config: ParsedConfig) -> Iterator[Problem]:
 def caps_per_key(config: ParsedConfig) -> Iterator[Problem]:
     """Warn that each new key begins its caps anew."""
     for target in config.targets.values():
+        period = target.ttl - target.renew_before  # without jitter: the warning is the same for all such targets
+        keys = max(1, round(_MONTH / period))
+        a_month = f"about {keys} {'key' if keys == 1 else 'keys'} a month"
+        if target.caps.replaces:
+            a_month += f", and {target.caps.max_early_rotations} more a day at most"
         for cap in target.caps.caps:
-            limit = f"{cap.limit:.15g} {cap.unit}".rstrip()
-            message = f"{limit} is per key: {_a_month(target)}, so up to {cap.limit * _keys(target):.15g} {cap.unit}"
-            yield config.key_problem(target.name, cap.option, message.rstrip())
-
-
-def _keys(target: Target) -> int:
-    return max(1, round(_MONTH / period_of(target)))
-
-
-def _a_month(target: Target) -> str:
-    keys = _keys(target)
-    return f"about {keys} {'key' if keys == 1 else 'keys'} a month"
+            message = f"{f'{cap.limit:.15g} {cap.unit}'.rstrip()} is per key: {a_month}"
+            yield config.key_problem(target.name, cap.option, message)

@@ -22,7 +22,7 @@ from rotator.core.observation import Observation
 from rotator.core.orphans import Grace, Orphan, OrphanState, Sighting, by_place, orphans, sighting
 from rotator.core.plan import Rotate, plan
 from rotator.core.ports import Ports
-from rotator.core.reasons import Reason, State
+from rotator.core.reasons import Reason
 from rotator.core.target import Target
 from rotator.core.versions import Record
 from rotator.protocol.observer import Observer
@@ -187,9 +187,8 @@ class Comparison:
         if any(orphan.state is OrphanState.EMPTIED for orphan in found):
             memory.emptied(target)
         # What only time has made due is the schedule's business.
-        is_urgent = made.state is State.SPENT or any(
-            not isinstance(action, Rotate) or action.reason in (Reason.MISSING, Reason.NEARLY_SPENT)
-            for action in actions
+        is_urgent = made.is_nearly_spent or any(
+            not isinstance(action, Rotate) or action.reason is Reason.MISSING for action in actions
         )
         if is_urgent or memory.is_emptied(target) or (record and observation.is_cut_short(record, now)):
             self._to_work[target.name] = target

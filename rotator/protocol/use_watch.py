@@ -12,7 +12,6 @@ from rotator.core.caps import cap_states, is_hot
 from rotator.core.errors import ProviderError, StoreError
 from rotator.core.plan import Rotate, plan
 from rotator.core.ports import Budget
-from rotator.core.reasons import State
 from rotator.core.target import Target
 from rotator.core.use import UseSeries
 from rotator.core.versions import Record
@@ -101,7 +100,7 @@ class UseWatch:
         except (StoreError, ProviderError):
             return False
         made = plan(observation, self._now())
-        return made.state is State.SPENT or any(isinstance(action, Rotate) for action in made.actions)
+        return made.is_nearly_spent or any(isinstance(action, Rotate) for action in made.actions)
 
     def _now(self) -> datetime:
         return self._groups[0][0].ports.clock.now()

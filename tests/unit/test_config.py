@@ -442,6 +442,26 @@ AT_PROXY = "must not hold a user name or a password: name where they are in prox
 TARGET = "targets.billing-api"
 NOT_A_DURATION = 'is not a duration: write "90s", "15m", "24h", "7d" or "1h30m"'
 REFUSED = [
+    # caps
+    (f"{TARGET}.on_cap", "refill", f"{TARGET}.on_cap", 'must be "report" or "replace"'),
+    (
+        f"{TARGET}.on_cap",
+        "replace",
+        f"{TARGET}.on_cap",
+        '"replace" needs a cap in key: without one no key is ever nearly spent',
+    ),
+    (
+        "defaults.on_cap",
+        "replace",
+        "defaults.on_cap",
+        '"replace" needs a cap in key: without one no key is ever nearly spent',
+    ),
+    (f"{TARGET}.replace_at", "0%", f"{TARGET}.replace_at", 'is not a percentage over "0%" and up to "100%"'),
+    (f"{TARGET}.replace_at", 0.8, f"{TARGET}.replace_at", 'is not a percentage over "0%" and up to "100%"'),
+    (f"{TARGET}.max_early_rotations", 25, f"{TARGET}.max_early_rotations", "must be at most 24"),
+    (f"{TARGET}.max_early_rotations", 0, f"{TARGET}.max_early_rotations", "must be at least 1"),
+    (f"{TARGET}.pickup", "0s", f"{TARGET}.pickup", "must be longer than 0s"),
+    (f"{TARGET}.grace_extension", "1", f"{TARGET}.grace_extension", 'write a unit: "1s", "1m", "1h" or "1d"'),
     # the shape
     ("owner", 3, "owner", "must be a string in quotes"),
     ("owner", "Prod EU", "owner", "must have the form [a-z0-9-]{1,63}"),
@@ -994,13 +1014,13 @@ WARNED = [
         f"{TARGET}.key",
         {"max_usage": 5},
         f"{TARGET}.key.max_usage",
-        "5 calls is per key: about 45 keys a month, so up to 225 calls",
+        "5 calls is per key: about 45 keys a month",
     ),
     (
         "defaults.key",
         {"max_usage": 5},
         "defaults.key.max_usage",
-        "5 calls is per key: about 45 keys a month, so up to 225 calls",
+        "5 calls is per key: about 45 keys a month",
     ),
     (
         "lease.identity",
