@@ -20,7 +20,7 @@ import trustme
 from support.leaks import RECORDER
 from support.process import Process, free_ports, wait_until
 from support.vault import VaultServer
-from tools.build_servers import KUBE_APISERVER, PROMETHEUS_OPERATOR_CRDS
+from tools.build_servers import KUBE_APISERVER, PROMETHEUS_OPERATOR_CRDS, Server
 
 ADDRESS_VARIABLE = KUBE_APISERVER.address_variable
 TOKEN_VARIABLE = "ROTATOR_TEST_KUBE_TOKEN"
@@ -29,6 +29,7 @@ NO_KUBE = (
     f"no kube-apiserver: set {ADDRESS_VARIABLE}, {TOKEN_VARIABLE} and {CA_VARIABLE}; "
     "or have etcd on PATH, and either kube-apiserver too or Go and `make servers`"
 )
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 DAY = 86_400
 
@@ -102,15 +103,17 @@ class KubeServer:
         self._create(f"{RBAC}/namespaces/{namespace}/roles", name, rules=rules)
         return name
 
-    def bind(self, namespace: str, role: str, service_account: str) -> None:
-        """Give a ServiceAccount what a Role of the same namespace allows."""
-        self._bind(f"{RBAC}/namespaces/{namespace}", "Role", role, namespace, service_account)
+    def bind(self, namespace: str, role: str, service_account: str, *, home: str | None = None) -> None:
+        """Give a ServiceAccount of the namespace `home`, or else of this one, what a Role of this one allows."""
+        self._bind(f"{RBAC}/namespaces/{namespace}", "Role", role, home or namespace, service_account, namespace)
 
     def bind_cluster_role(self, cluster_role: str, namespace: str, service_account: str) -> None:
         """Give a ServiceAccount what a ClusterRole allows, everywhere."""
         self._bind(RBAC, "ClusterRole", cluster_role, namespace, service_account)
 
-    def _bind(self, path: str, kind: str, role: str, namespace: str, service_account: str) -> None:
+    def _bind(
+        self, path: str, kind: str, role: str, namespace: str, service_account: str, where: str | None = None
+    ) -> None:
         self._create(
             f"{path}/{kind.lower()}bindings",
             f"test-{secrets.token_hex(4)}",
@@ -125,7 +128,7 @@ class KubeServer:
         else:
             resource, _, subresource = rule["resources"][0].partition("/")
             wanted["resourceAttributes"] = {
-                "namespace": namespace,
+                "namespace": where or namespace,
                 "group": rule["apiGroups"][0],
                 "resource": resource,
                 "subresource": subresource,
@@ -159,19 +162,24 @@ class KubeServer:
                 return f"{group}{within}/{resource['name']}"
         raise LookupError(f"there is no {kind} in {version}")
 
-    def install_crds(self) -> None:
-        """Install prometheus-operator's PodMonitor and PrometheusRule."""
-        collection = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        for file in PROMETHEUS_OPERATOR_CRDS.programs:
-            answer = self.request("POST", collection, yaml=(PROMETHEUS_OPERATOR_CRDS.folder / file.file).read_text())
+    def install_crds(self, crds: Server = PROMETHEUS_OPERATOR_CRDS, group: str = "monitoring.coreos.com") -> None:
+        """Install custom resources: those of prometheus-operator (PodMonitor, PrometheusRule), or others."""
+        for file in crds.programs:
+            answer = self.request("POST", CRDS, yaml=(crds.folder / file.file).read_text())
             if answer.status_code != httpx.codes.CONFLICT:
                 answer.raise_for_status()
 
         def known() -> bool:
-            answer = self.request("GET", "/apis/monitoring.coreos.com/v1")
-            return answer.is_success and len(answer.json()["resources"]) >= len(PROMETHEUS_OPERATOR_CRDS.programs)
+            answer = self.request("GET", f"/apis/{group}/v1")
+            return answer.is_success and len(answer.json()["resources"]) >= len(crds.programs)
 
         wait_until(known, "the custom resources to be served")
+
+    def remove_crd(self, name: str) -> None:
+        """Remove a custom resource with its objects, if it is there."""
+        self.request("DELETE", f"{CRDS}/{name}")
+        group = name.partition(".")[2]
+        wait_until(lambda: not self.request("GET", f"/apis/{group}").is_success, f"{name} to be gone")
 
 
 class OwnKubeServer(KubeServer):
