@@ -47,7 +47,16 @@ EVENTS: Mapping[EventType, Description] = {
         "A key that was about to expire is or will be (`rollback`) served again. It lives as long as recorded.",
     ),
     EventType.KEY_EXTENDED: Description(
-        (_INFO,), (*_KEY, "expires_at", *_AUDIT), "`rotator extend` prolonged a key. `reason` is `extended`."
+        (_INFO,),
+        (*_KEY, "expires_at", *_AUDIT, "last_used_at?"),
+        "A key lives longer: because of `rotator extend` (`reason` is `extended`), or because it is superseded and "
+        "still used (`in-use`, when that begins).",
+    ),
+    EventType.KEY_RETIRED_IN_USE: Description(
+        (_WARNING,),
+        ("key_id", "last_used_at", "advice"),
+        "The grace of a superseded key is over, and it was used within `idle_after` before. Its consumer is refused "
+        "now.",
     ),
     EventType.KEY_DELETED: Description(
         (_INFO,),

@@ -34,6 +34,7 @@ class EventType(StrEnum):
     KEY_RESTORED = "key_restored"
     KEY_EXTENDED = "key_extended"
     KEY_DELETED = "key_deleted"
+    KEY_RETIRED_IN_USE = "key_retired_in_use"  # superseded, removed with its grace, and used shortly before
     KEY_ROLLED_BACK = "key_rolled_back"
     VERSIONS_DESTROYED = "versions_destroyed"
     KEY_NOT_REMOVED = "key_not_removed"  # not removed, and not known to be served; offered again, or ended by a sweep

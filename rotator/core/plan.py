@@ -8,7 +8,8 @@ The rules keep these promises:
 
 - Nothing is touched while the newest version is not ours, unless the target or a person adopts it.
 - A key's expiry at the provider is a function of history: a current key's is the recorded one, a superseded key's is
-  the end of its grace or its own, whichever is earlier. Both directions are corrected. Where the provider cannot set
+  the end of its grace or its own, whichever is earlier; `superseded` shows how grace may follow use. Both directions
+  are corrected. Where the provider cannot set
   an expiry, a superseded key is deleted when its grace is over, and a current key that expires too early is replaced.
 - No key is shortened or retired unless the provider shows it under a name for this path, and none is extended beyond
   twice the `ttl`: a forger who can write the path can write a record.
@@ -26,7 +27,16 @@ from rotator.core.observation import Observation
 from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal, contested_until_of, renewal_of, turning_points
 from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
-from rotator.core.superseded import Superseded, is_known, superseded_keys
+from rotator.core.superseded import (
+    Superseded,
+    expiry_to_set,
+    is_known,
+    is_to_look_at,
+    looks_at,
+    reach,
+    set_before,
+    superseded_keys,
+)
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.versions import Entry, Record
@@ -48,6 +58,8 @@ class SetExpiry:
     record: Record
     until: datetime
     later: datetime | None = None  # to ask for instead, because the provider rounds down
+    used_at: datetime | None = None  # the last use, because of which its grace is extended
+    is_repeated: bool = False  # its grace was extended before
 
     @property
     def asked(self) -> Asked:
@@ -172,6 +184,9 @@ def _other_moments(facts: Facts, superseded: tuple[Superseded, ...], due: Reason
     observation = facts.observation
     yield from (seen.key.expires_at for seen in observation.shown.values() if seen.key and seen.key.expires_at)
     yield from (key.until + observation.clock_ahead for key in superseded)
+    for key in superseded:
+        if key.may_be_extended and key.grace_over_at:
+            yield from (key.grace_over_at - reach(observation.target), *looks_at(key, observation.target))
     if due is Reason.DRIFTED and (contested_until := contested_until_of(observation)):
         yield contested_until
     if due is Reason.NEARLY_SPENT:
@@ -200,6 +215,8 @@ def _tidy(facts: Facts, key: Superseded) -> tuple[Action, ...]:
     seen = observation.shown.get(key.key_id)
     if seen is None or not is_known(observation, key) or observation.is_owned(key.record) is False:
         return ()
+    if not revoke_now and key.until <= now and is_to_look_at(observation, key, now):
+        return ()  # that look failed, and without it a key that is used would end
     if revoke_now or (observation.clock_trusted and key.until <= now - observation.clock_ahead):
         # A version that carries another's field is kept; once its key is gone nothing is left to do.
         left = seen.key is not None or not all(version.foreign_fields for version in key.versions)
@@ -207,9 +224,16 @@ def _tidy(facts: Facts, key: Superseded) -> tuple[Action, ...]:
         return (*_revoke(key.record, seen, now), *retire) if revoke_now else retire
     if seen.key is None or key.until <= now or not observation.clock_trusted:
         return ()  # its versions are destroyed after its grace; while the clocks differ, that moment is not known
-    if key.shown is not None and key.shown <= now and not seen.asked:
-        return ()
-    return _set_expiry(Reason.SUPERSEDED, key.record, key.until, seen)
+    if key.shown is not None and key.shown <= now and (key.is_extended or not seen.asked):
+        return ()  # it has ended, and is not revived
+    until = expiry_to_set(key, observation.target, now)
+    if until is None or key.grace_over_at is None or until == key.grace_over_at:
+        return _set_expiry(Reason.SUPERSEDED, key.record, until, seen) if until else ()
+    is_repeated = set_before(seen, key.record, key.grace_over_at) > key.grace_over_at
+    return tuple(
+        replace(action, used_at=key.last_used_at, is_repeated=is_repeated)
+        for action in _set_expiry(Reason.IN_USE, key.record, until, seen)
+    )
 
 
 def _revoke(record: Record, seen: KeyObservation, now: datetime) -> tuple[SetExpiry, ...]:

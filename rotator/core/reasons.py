@@ -40,6 +40,7 @@ class Reason(StrEnum):
     CONTESTED = "contested"  # another daemon with this owner and path and other parameters replaces each key of ours
     ADOPTED = "adopted"
     SUPERSEDED = "superseded"
+    IN_USE = "in-use"  # superseded, and still used: its grace is extended
     RESTORED = "restored"  # current again, after it was on its way out
     GRACE_OVER = "grace-over"
     ORPHAN = "orphan"  # a key made for this path that no version of it holds

@@ -1,15 +1,29 @@
-"""The keys that a later version of their path replaced, and which of them must be looked up. Pure."""
+"""The keys that a later version of their path replaced, and which of them must be looked up. Pure.
+
+With `grace_extension`, grace follows use. At first a superseded key is made to expire with its grace, so that it ends
+even if no replica runs. Shortly before that its use is looked at. As long as it is used, its expiry is moved to one
+`idle_after` after its last use, and never past the bound. What is not known to be used is not extended. An expiry that
+an earlier process set is left as it is until the use is known: this process has not seen what that one saw.
+"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
-from rotator.core.expiry import whole_seconds
+from rotator.core.expiry import TOLERANCE, KeyObservation, next_request, whole_seconds
 from rotator.core.keys import KeyName
 from rotator.core.observation import Observation
 from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.secrets import Secret
+from rotator.core.target import Target
+from rotator.core.use import CapUse, UseSeries
 from rotator.core.versions import Entry, Record
+
+REACH = 4
+"""In this part of `idle_after` before its end, the use of a superseded key is looked at, and the end is moved."""
+
+AGAIN = 3
+"""In this part of that time it is looked at again, if the end was not moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +33,40 @@ class Superseded:
     record: Record
     versions: tuple[Entry, ...]  # those that hold it
     since: datetime  # by the store's time
-    until: datetime  # when its grace ends, and it is removed
+    until: datetime  # when its grace ends, use included, and it is removed
     shown: datetime | None = None  # its expiry as the provider last showed it
     ends_with_grace: bool = True  # else the clock is not trusted, and nothing is done at `until`
     other_name: str | None = None  # its name, where that is not one for this path: nothing is done at `until` then
     is_endless: bool = False  # the provider shows that it never expires
+    grace_over_at: datetime | None = None  # when its grace ends if it is not used; None: at `until`
+    latest: datetime | None = None  # `until` is never moved past this; None: it is not moved
+    use: UseSeries | None = None  # None: unknown
+
+    @property
+    def is_extended(self) -> bool:
+        """Whether it lives on after its grace, because it is used."""
+        return self.grace_over_at is not None and self.until > self.grace_over_at
+
+    @property
+    def may_be_extended(self) -> bool:
+        """Whether its use decides when it ends."""
+        return self.latest is not None and self.grace_over_at is not None and self.latest > self.grace_over_at
+
+    @property
+    def last_used_at(self) -> datetime | None:
+        """When it was last used, at the latest; None: never, or unknown."""
+        used_at = self.use.used_at if self.use else None
+        return used_at if used_at is not None and used_at >= self.record.issued_at else None
+
+    @property
+    def used_since(self) -> tuple[CapUse, ...]:
+        """How much of its caps was used since it was replaced, if that is known."""
+        return self.use.used_since if self.use else ()
+
+    def is_used(self, idle_after: timedelta, now: datetime) -> bool:
+        """Return whether it was used since it was replaced, and within `idle_after`."""
+        used_at = last_use_since(self.use, self.since)
+        return used_at is not None and now - used_at < idle_after
 
     @property
     def key_id(self) -> str:
@@ -40,6 +83,9 @@ class Superseded:
         if not self.ends_with_grace or self.other_name is not None:
             return None if self.is_endless else self.shown or self.record.expires_at
         return min(self.until, self.shown or self.until)
+
+
+# --- which keys they are ---------------------------------------------------------------------------------------------
 
 
 def superseded_keys(
@@ -66,12 +112,105 @@ def superseded_keys(
             until = min(until, now)
         seen = observation.shown.get(record.key_id)
         shown = seen.key.expires_at if seen and seen.key else None
+        over_at, use = until, observation.use.get(record.key_id)
+        latest = over_at if request.revoke_now else _latest(observation, record, since, over_at)
+        until = _extended(observation, record, since, over_at, latest)
         ends_with_grace = observation.clock_trusted or request.revoke_now
         name = seen.key.name if seen and seen.key else record.key_name
         other_name = None if observation.scope.owns(name) else name
         is_endless = not observation.traits.keys_expire or (seen is not None and seen.key is not None and shown is None)
-        found.append(Superseded(record, tuple(versions), since, until, shown, ends_with_grace, other_name, is_endless))
+        key = Superseded(record, tuple(versions), since, until, shown, ends_with_grace, other_name, is_endless)
+        found.append(replace(key, grace_over_at=over_at, latest=latest, use=use))
     return tuple(found)
+
+
+# --- grace follows use -----------------------------------------------------------------------------------------------
+
+
+def _latest(observation: Observation, record: Record, since: datetime, over_at: datetime) -> datetime:
+    """Return when the grace of a key that is used ends at the latest.
+
+    Just before its recorded expiry, so that an expiry that was moved differs from one that was never shortened.
+    """
+    seen, extension = observation.shown.get(record.key_id), observation.target.grace_extension
+    if not extension or not observation.clock_trusted or seen is None or seen.key is None:
+        return over_at
+    bound = whole_seconds(since + observation.target.grace_period + extension)
+    return max(over_at, min(bound, record.expires_at - 2 * TOLERANCE))
+
+
+def _extended(
+    observation: Observation, record: Record, since: datetime, over_at: datetime, latest: datetime
+) -> datetime:
+    """Return when the grace of a key ends, from `over_at` to `latest`: the longer it is used, the later."""
+    if latest == over_at:
+        return over_at
+    use, idle_after = observation.use.get(record.key_id), observation.target.idle_after
+    used_at = last_use_since(use, since)
+    if used_at is None:
+        until = set_before(observation.shown[record.key_id], record, over_at)
+        if use is not None and len(use.looks) > 1:  # it was not used since the first of them
+            until = min(until, use.begun_at + idle_after)
+    else:
+        until = whole_seconds(used_at + idle_after)
+    return min(latest, max(over_at, until))
+
+
+def last_use_since(use: UseSeries | None, since: datetime) -> datetime | None:
+    """Return the last use of a key if that came after it was replaced; None: not used since, or unknown."""
+    return use.used_at if use is not None and use.used_at is not None and use.used_at > since else None
+
+
+def set_before(seen: KeyObservation, record: Record, over_at: datetime) -> datetime:
+    """Return a key's expiry, if a process has moved it past the end of its grace; else that end."""
+    shown = seen.key.expires_at if seen.key else None
+    if shown is None or shown <= over_at or shown >= record.expires_at - TOLERANCE:
+        return over_at
+    is_rounded = next_request(seen, over_at, record.issued_at) is None
+    return over_at if is_rounded else shown
+
+
+def reach(target: Target) -> timedelta:
+    """Return how long before its end a superseded key may get a later one."""
+    return target.idle_after / REACH
+
+
+def looks_at(key: Superseded, target: Target) -> tuple[datetime, ...]:
+    """Return when the use of a superseded key is looked at, the first time first; none if it is never extended."""
+    end = key.works_until
+    if end is None or not key.may_be_extended:
+        return ()
+    return end - reach(target), end - reach(target) / AGAIN
+
+
+def is_to_look_at(observation: Observation, key: Superseded, now: datetime) -> bool:
+    """Return whether a key must be looked up now, because its use decides whether it ends."""
+    seen = observation.shown.get(key.key_id)
+    if seen is None or seen.key is None or seen.key.expires_by(now) or not observation.is_owned(key.record):
+        return False
+    due = max((moment for moment in looks_at(key, observation.target) if moment <= now), default=None)
+    if due is None or key.latest is None or key.latest <= max(now, key.until):
+        return False
+    if key.use is None:
+        return seen.at_version == 0  # only the list has shown the key so far
+    return key.use.is_shown_alone is not False and key.use.as_of < due
+
+
+def expiry_to_set(key: Superseded, target: Target, now: datetime) -> datetime | None:
+    """Return the expiry that the provider is to keep now; None to leave it.
+
+    The end of the grace at first, whatever is known of the use: should no replica run, the key ends then. It is moved
+    only when it comes within reach, and not at each look.
+    """
+    if not key.is_extended or key.grace_over_at is None:
+        return key.until
+    if now < key.grace_over_at - reach(target):
+        return key.grace_over_at
+    is_far = key.shown is not None and now < key.shown - reach(target)
+    return None if is_far and key.shown is not None and key.shown < key.until else key.until
+
+
+# --- what must be known of them --------------------------------------------------------------------------------------
 
 
 def _bare_versions(observation: Observation, record: Record) -> Iterator[int]:
@@ -95,12 +234,12 @@ def is_known(observation: Observation, key: Superseded) -> bool:
     return seen is not None and not (bounded and seen.at_version <= key.versions[-1].number)
 
 
-def to_confirm(observation: Observation) -> tuple[Record, ...]:
+def to_confirm(observation: Observation, now: datetime) -> tuple[Record, ...]:
     """Return the keys that must be looked up at the provider before `plan` can act on them.
 
-    Superseded ones, because only the provider shows for which path a key was made. And a current key that is published
-    under another number than the one in its name: the path was rolled back to it, so it may be about to expire. What
-    was seen of it before that proves nothing.
+    Superseded ones, because only the provider shows for which path a key was made, and whether it is used. And a
+    current key that is published under another number than the one in its name: the path was rolled back to it, so it
+    may be about to expire. What was seen of it before that proves nothing.
     """
     current = observation.current
     if current is None or current.record is None:
@@ -111,5 +250,7 @@ def to_confirm(observation: Observation) -> tuple[Record, ...]:
     # The provider's answer shows its time as well: with two opinions a wrong clock is corrected.
     known = (as_made and not observation.clock_disputed_by) or (seen is not None and seen.at_version == current.number)
     superseded = superseded_keys(observation, current)
-    unknown = [key.record for key in superseded if not is_known(observation, key)]
+    unknown = [
+        key.record for key in superseded if not is_known(observation, key) or is_to_look_at(observation, key, now)
+    ]
     return (*(() if known else (current.record,)), *unknown)  # the served key first: it may not have long to live

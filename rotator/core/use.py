@@ -4,9 +4,10 @@ Use that is not shown is unknown: it never counts as none.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
+from math import inf
 
 LOOKS = 6
 """How many looks at one key are kept."""
@@ -47,11 +48,18 @@ class UseSeries:
 
     looks: tuple[KeyUse, ...]
     is_shown_alone: bool | None = None  # whether a look-up of the key alone shows its use; None: not tried
+    used_at: datetime | None = None  # the latest use that any look showed; of a count that grew, the end of that time
+    replaced: KeyUse | None = None  # the first look since another key replaced this one; `marked` sets it
 
     @property
     def latest(self) -> KeyUse:
         """The newest look."""
         return self.looks[-1]
+
+    @property
+    def begun_at(self) -> datetime:
+        """When the oldest look was that is kept."""
+        return _time(self.looks[0])
 
     @property
     def as_of(self) -> datetime:
@@ -65,12 +73,29 @@ class UseSeries:
         """
         if _time(use) <= self.as_of:
             return self
+        used_at = max(filter(None, (self.used_at, _last_use(use, self.latest))), default=None)
         if any((now := use.used(cap.cap)) is None or now < cap.used for cap in self.latest.caps):
-            return UseSeries((use,), self.is_shown_alone)
+            return UseSeries((use,), self.is_shown_alone, used_at)
         kept = self.looks
         if len(kept) > 1 and _time(kept[-1]) - _time(kept[-2]) < APART:
             kept = kept[:-1]
-        return UseSeries((*kept, use)[-LOOKS:], self.is_shown_alone)
+        return replace(self, looks=(*kept, use)[-LOOKS:], used_at=used_at)
+
+    def marked(self, since: datetime) -> "UseSeries":
+        """Return the series with the first look since another key replaced this one."""
+        if self.replaced is not None and _time(self.replaced) >= since:
+            return self
+        return replace(self, replaced=next((look for look in self.looks if _time(look) >= since), None))
+
+    @property
+    def used_since(self) -> tuple[CapUse, ...]:
+        """How much of each cap was used since another key replaced this one, from the first look after that."""
+        before = {use.cap: use.used for use in self.replaced.caps} if self.replaced else {}
+        return tuple(
+            replace(use, used=use.used - before[use.cap])
+            for use in self.latest.caps
+            if use.used >= before.get(use.cap, inf)
+        )
 
     def rate(self, cap: str, since: datetime) -> float:
         """Return the use a second, for a key that exists `since`: the highest that these looks show.
@@ -95,6 +120,19 @@ def _time(use: KeyUse) -> datetime:
     return use.as_of
 
 
+def _last_use(use: KeyUse, before: KeyUse | None) -> datetime | None:
+    """Return the last use that a look shows, after the look `before`.
+
+    A count that grew was used at any time between the two looks, so the later one counts: a key that is used is not
+    taken for one that is not.
+    """
+    shown = use.last_used_at if use.last_used_at and use.last_used_at <= _time(use) else None
+    if before is None:
+        return shown
+    grew = any((now := use.used(cap.cap)) is not None and now > cap.used for cap in before.caps)
+    return _time(use) if grew and (shown is None or shown <= _time(before)) else shown
+
+
 def series_with(series: UseSeries | None, use: KeyUse) -> UseSeries:
     """Return the series with this look, or a new one."""
-    return UseSeries((use,)) if series is None else series.add(use)
+    return UseSeries((use,), used_at=_last_use(use, None)) if series is None else series.add(use)

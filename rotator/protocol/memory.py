@@ -30,6 +30,7 @@ from rotator.core.reasons import Reason
 from rotator.core.renewal import made_keys
 from rotator.core.request import RotationRequest
 from rotator.core.secrets import Secret
+from rotator.core.superseded import superseded_keys
 from rotator.core.target import Target
 from rotator.core.use import UseSeries, series_with
 from rotator.core.versions import Entry, Record, Scope
@@ -114,7 +115,12 @@ class Memory:
                 self.seen[name] = seen
             else:
                 self.seen.pop(name, None)
-            if used := {key_id: series for key_id, series in self.kept.use.get(name, {}).items() if key_id in held}:
+            replaced_at = _replaced(observation)
+            if used := {
+                key_id: series.marked(replaced_at[key_id]) if key_id in replaced_at else series
+                for key_id, series in self.kept.use.get(name, {}).items()
+                if key_id in held
+            }:
                 self.kept.use[name] = used
             else:
                 self.kept.use.pop(name, None)
@@ -282,6 +288,13 @@ class Memory:
             seen = KeyObservation(key, at_version, asked)
             self.seen[name] = {**self.seen.get(name, {}), key_id: seen}
         return replace(observation, shown={**observation.shown, key_id: seen})
+
+
+def _replaced(observation: Observation) -> Mapping[str, datetime]:
+    """Return when each superseded key of the path was replaced."""
+    current = observation.current
+    keys = superseded_keys(observation, current) if current and current.record else ()
+    return {key.key_id: key.since for key in keys}
 
 
 def _as_made(current: Entry) -> bool:

@@ -111,7 +111,7 @@ class Observer:
 
     def confirm(self, observation: Observation) -> Observation:
         """Look up at the provider what the plan needs to know of it. Raises `ProviderError`."""
-        for record in to_confirm(observation):
+        for record in to_confirm(observation, self.ports.clock.now()):
             observation = self.look_up(observation, record, self.ports.budget)
         return self.with_belief(self._with_clock(observation))
 

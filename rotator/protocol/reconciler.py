@@ -6,6 +6,7 @@ decides what is due, and only the store and the provider keep anything that must
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from rotator.core.errors import (
     CasMismatch,
@@ -19,7 +20,8 @@ from rotator.core.errors import (
     RotatorError,
     StoreUnavailable,
 )
-from rotator.core.events import EventType
+from rotator.core.events import Event, EventType, Level
+from rotator.core.keys import ProviderKey
 from rotator.core.observation import Observation
 from rotator.core.plan import Action, Plan, Retire, Rotate, SetExpiry, deadline, grace_error, plan
 from rotator.core.reasons import Reason
@@ -135,7 +137,8 @@ class Reconciler:
         """Look, plan, and return the first action that was not tried; None at the end of the pass."""
         observation = self._look(attempt)
         acts = options.act and may_act(self._ports, attempt.request)
-        unknown = attempt.error is None and bool(to_confirm(observation))  # a read from the past has forgotten it
+        now = self._ports.clock.now()
+        unknown = attempt.error is None and bool(to_confirm(observation, now))  # a read from the past has forgotten it
         if acts and (not attempt.has_permit or unknown):  # else it might grow old again, waiting for the budget
             attempt.has_permit = False
             try:
@@ -186,7 +189,7 @@ class Reconciler:
         assert observation is not None and made is not None  # noqa: S101, PT018 - for the type checker
         if not attempt.has_permit:
             self._ports.provider.ready()
-            self._ports.budget.take(TIDYING if isinstance(action, Retire) else deadline(made, self._ports.clock.now()))
+            self._ports.budget.take(self._needed_by(action, observation, made))
             if isinstance(action, Retire) and not observation.traits.can_set_expiry:
                 self._ports.budget.take(TIDYING)  # for the look-up before the deletion
             attempt.has_permit = True
@@ -197,6 +200,16 @@ class Reconciler:
                 "They work until their own expiry. Look at the store's latency. The next try follows.",
             )
         return True
+
+    def _needed_by(self, action: Action, observation: Observation, made: Plan) -> datetime:
+        """Return by when the applications need an action."""
+        if isinstance(action, Retire):
+            return TIDYING
+        needed_by = deadline(made, self._ports.clock.now())
+        if not isinstance(action, SetExpiry) or action.reason is not Reason.IN_USE:
+            return needed_by
+        key = observation.shown[action.record.key_id].key
+        return min(needed_by, key.expires_at) if key and key.expires_at else needed_by
 
     def _try(self, attempt: Attempt, action: Action) -> None:
         """Do one action. Raises an error that every other request to the provider would meet too."""
@@ -239,11 +252,22 @@ class Reconciler:
                 raise
             ends = None  # a served key that cannot be restored is replaced, like one that is gone
         if ends and (seen is None or ends != seen.expires_at):
-            what = EventType.KEY_RESTORED if action.reason is Reason.RESTORED else EventType.KEY_SHORTENED
-            target, until = observation.target, timestamp(ends)
-            emit_key_event(self._ports.emit, what, target, record, request, action.reason, expires_at=until)
+            self._emit_expiry(observation.target, action, request, ends, seen)
         key = replace(seen, expires_at=ends) if ends and seen else None
         return self._memory.note(observation, record.key_id, key, asked=action.asked)
+
+    def _emit_expiry(
+        self, target: Target, action: SetExpiry, request: RotationRequest, ends: datetime, before: ProviderKey | None
+    ) -> None:
+        what, about = EventType.KEY_SHORTENED, {"expires_at": timestamp(ends)}
+        if action.reason is Reason.RESTORED:
+            what = EventType.KEY_RESTORED
+        elif action.reason is Reason.IN_USE and before and before.expires_at and ends > before.expires_at:
+            if action.is_repeated:
+                return  # a key that is used for long is extended every few minutes
+            what = EventType.KEY_EXTENDED
+            about |= {"last_used_at": timestamp(action.used_at)} if action.used_at else {}
+        emit_key_event(self._ports.emit, what, target, action.record, request, action.reason, **about)
 
     def _retire(self, observation: Observation, action: Retire, request: RotationRequest) -> Observation | None:
         """Destroy, look again, delete: once its versions are destroyed, the path cannot be rolled back to the key.
@@ -277,11 +301,25 @@ class Reconciler:
             emit_not_removed(self._ports.emit, target, key.key_id, key.record.key_name, error)
             raise
         emit_key_event(self._ports.emit, EventType.KEY_DELETED, target, key.record, request, action.reason)
+        self._warn_of_use(target, action)
         return self._memory.note(after, key.key_id, None)
 
     def _is_there(self, record: Record) -> bool:
         found = self._ports.provider.retrieve(record.key_id)
         return found is not None and found.name in ("", record.key_name)
+
+    def _warn_of_use(self, target: Target, action: Retire) -> None:
+        """Emit that a key was removed after its grace, and that a consumer has used it until shortly before."""
+        key = action.key
+        if action.reason is Reason.REVOKED or not key.is_used(target.idle_after, self._ports.clock.now()):
+            return
+        about = {
+            "key_id": key.key_id,
+            "last_used_at": timestamp(key.last_used_at) if key.last_used_at else "",
+            "advice": f"Find the consumer of {target.path} that has not read it since, and restart it. Lengthen "
+            "grace_period, or set grace_extension, if it needs longer.",
+        }
+        self._ports.emit(Event(EventType.KEY_RETIRED_IN_USE, target.name, Level.WARNING, about))
 
 
 def _serves_another_key(observation: Observation, before: Observation) -> bool:

@@ -51,7 +51,7 @@ def in_words(action: Action) -> str:
         case Rotate():
             return f"rotate ({action.reason}): create a key, publish it as version {action.base + 1}"
         case SetExpiry():
-            verb = "restore" if action.reason is Reason.RESTORED else "shorten"
+            verb = {Reason.RESTORED: "restore", Reason.IN_USE: "extend"}.get(action.reason, "shorten")
             return f"{verb} {action.record.key_id} to {timestamp(action.until)} ({action.reason})"
         case Retire():
             numbers = ",".join(str(version.number) for version in action.key.versions)

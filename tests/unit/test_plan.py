@@ -190,7 +190,7 @@ def test_an_observation_from_before_a_key_was_served_again_does_not_count() -> N
     before = replace(observed, shown={**observed.shown, "A": KeyObservation(None, 2)})
     assert plan(observed, at(2)).reason is Reason.MISSING
     assert plan(before, at(2)).reason is Reason.FRESH
-    assert [wanted.key_id for wanted in to_confirm(before)] == ["A"]
+    assert [wanted.key_id for wanted in to_confirm(before, at(2))] == ["A"]
 
 
 # --- foreign versions ---
@@ -221,7 +221,7 @@ FOREIGN_STANDINGS = [ownership for ownership in Ownership if ownership.foreign]
 def test_nothing_is_done_while_the_newest_version_is_not_ours(ownership: Ownership, wanted: RotationRequest) -> None:
     made = plan(foreign(ownership), at(300), wanted)
     assert (made.state, made.reason.value, made.actions) == (State.FOREIGN, ownership.value, ())
-    assert to_confirm(foreign(ownership)) == ()
+    assert to_confirm(foreign(ownership), at(3)) == ()
 
 
 @pytest.mark.parametrize("ownership", FOREIGN_STANDINGS)
@@ -515,14 +515,14 @@ def test_an_expiry_to_set_without_one_that_keys_have_is_refused() -> None:
     ],
 )
 def test_which_keys_must_be_looked_up(observed: Observation, wanted: str) -> None:
-    assert "".join(needed.key_id for needed in to_confirm(observed)) == wanted
+    assert "".join(needed.key_id for needed in to_confirm(observed, at(3))) == wanted
 
 
 def test_a_served_key_whose_name_is_not_ours_is_looked_up() -> None:
     observed = observation({0: "A"}, unseen="A")
     made = replace(record("A", 0, 1, observed.target), key_name="renamed")
     version = Version(1, at(0), compose(observed.target, made, Secret("text of A"), {}))
-    assert to_confirm(reread(observed, history=History(1, (version,), 0.0))) == (made,)
+    assert to_confirm(reread(observed, history=History(1, (version,), 0.0)), at(3)) == (made,)
 
 
 # --- when a key is due ---
