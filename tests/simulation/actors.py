@@ -376,7 +376,7 @@ class People(Happening):
     def _forge(self, target: Target, detail: float) -> str:
         """An attacker who may write this path names a foreign key in a record that looks like ours.
 
-        Half of them do it well: as if the key had been made for just this version.
+        A third does it well: as if the key had been made for just this version. Another third copies the key's name.
         """
         found = Record.parse(self._data(target).get(RECORD_FIELD))
         strangers = sorted(self._around.truth.strangers)
@@ -384,14 +384,14 @@ class People(Happening):
             return ""
         key: IssuedKey = self._around.vendor.keys[strangers[int(detail * len(strangers))]]
         secret = Secret("sk-made-up")
-        name = KeyName.parse(found.key_name)
-        if name is not None and int(detail * 1000) % 2:
+        name, kind = KeyName.parse(found.key_name), int(detail * 1000) % 3
+        if name is not None and kind == 1:
             name = replace(name, version=self._around.store.current_version(target.path) + 1)
         record = Record(
             found.owner,
             target.name,
             key.id,
-            str(name or found.key_name),
+            key.name if kind == 2 else str(name or found.key_name),
             found.issued_at,
             found.expires_at,
             found.params,
@@ -431,6 +431,8 @@ class People(Happening):
         key = keys[int(detail * len(keys))]
         truth.revoked_by_hand(key)
         vendor.revoke(key.id)
+        if truth.is_left_alone_yet(key):
+            vendor.free(key.id)
         return key.id
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from support.world import CHANGES, OWNER, START, only_newest, refusals, unknown
+from support.world import CHANGES, OWNER, START, IssuedKey, only_newest, refusals, unknown
 
 from rotator.core.errors import (
     CasMismatch,
@@ -38,7 +38,7 @@ from simulation.intent import NEVER_READ, Intent
 from simulation.invariants import LATER, Truth
 from simulation.scheduler import NEVER, Freezable, Happening, Scheduler
 from simulation.settings import Settings
-from simulation.world import LaggingVendor, RememberingStore
+from simulation.world import LaggingVendor, RememberingStore, shown_id
 
 T = TypeVar("T")
 UNKNOWN = ("unsent", "lost", "late")
@@ -473,7 +473,7 @@ class VendorClient:
                 granted = others[int(which * 3)]
             until = min(expires_at, around.vendor.kept(expires_at)) if self.traits.keys_expire else expires_at
             key = around.vendor.issue(name, granted, granted=until)
-            created = CreatedKey(key.id, key.name, Secret(key.text), key.expires_at)
+            created = CreatedKey(shown_id(key.id), key.name, Secret(key.text), key.expires_at)
             if mixed < around.settings.mixed_up and around.happens(f"{actor.name}?{actor.calls}", "mixed-up create"):
                 return self._mixed_up(created, whose, intent)
             return created
@@ -486,13 +486,13 @@ class VendorClient:
     def _mixed_up(self, created: CreatedKey, whose: float, intent: Intent) -> CreatedKey:
         """The answer to a create shows another key, or the id or the text of the one that the path serves."""
         around = self.line.surroundings
-        others = [key for key in around.vendor.keys.values() if key.id != created.id]
+        others = [key for key in around.vendor.keys.values() if shown_id(key.id) != created.id]
         other, served = others[int(whose * len(others))], around.truth.places[intent.path].served
         kind = int(whose * 4000) % 4
         if kind < 2 or served is None:
-            return CreatedKey(other.id, other.name if kind else "", Secret(other.text), other.expires_at)
+            return CreatedKey(shown_id(other.id), other.name if kind else "", Secret(other.text), other.expires_at)
         intent.disturbed = True  # only who has read what is served can know
-        return replace(created, id=served.id) if kind == 2 else replace(created, secret=Secret(served.text))
+        return replace(created, id=shown_id(served.id)) if kind == 2 else replace(created, secret=Secret(served.text))
 
     def ready(self) -> None: ...
 
@@ -537,6 +537,7 @@ class VendorClient:
     def retrieve(self, key_id: str) -> ProviderKey | None:
         around = self.line.surroundings
         vendor = around.vendor
+        key_id = vendor.latest(key_id)
         around.intent.retrieved.add(key_id)
 
         def effect() -> ProviderKey | None:
@@ -549,7 +550,7 @@ class VendorClient:
             if key and not vendor.shows(key):
                 around.intent.disturbed = True
                 return None
-            return key.seen() if key else None
+            return _seen(key) if key else None
 
         def show(key: ProviderKey | None) -> str:
             return "is gone" if key is None else f"ends {_at(key.expires_at)}"
@@ -564,6 +565,7 @@ class VendorClient:
         assert self.traits.can_set_expiry
         around = self.line.surroundings
         intent = around.intent
+        key_id = around.vendor.latest(key_id)
 
         def effect() -> ProviderKey | None:
             key = around.vendor.unrevoked(key_id)
@@ -572,7 +574,7 @@ class VendorClient:
             kept = around.vendor.kept(expires_at)
             around.truth.ending(key_id, kept, intent, asked=expires_at)
             key.expires_at = kept
-            return key.seen()
+            return _seen(key)
 
         around.truth.begins_to_end(key_id, expires_at, intent)
         try:
@@ -589,6 +591,7 @@ class VendorClient:
     def delete(self, key_id: str) -> None:
         around = self.line.surroundings
         intent = around.intent
+        key_id = around.vendor.latest(key_id)
 
         def effect() -> None:
             around.vendor.unrevoked(key_id)
@@ -600,6 +603,10 @@ class VendorClient:
 
     def probe(self, key: Secret) -> None:
         self.line.call("probe", "", lambda: None)
+
+
+def _seen(key: IssuedKey) -> ProviderKey:
+    return replace(key.seen(), id=shown_id(key.id))
 
 
 def _at(moment: datetime | None) -> str:

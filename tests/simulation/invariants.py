@@ -22,7 +22,7 @@ from rotator.core.target import Target
 from rotator.core.versions import RECORD_FIELD
 from rotator.protocol.observer import MAX_AGE, MAX_READ
 from simulation.intent import Intent
-from simulation.world import LaggingVendor, RememberingStore
+from simulation.world import LaggingVendor, RememberingStore, shown_id
 
 SERVED = "the served key was ended by us"
 GRACE_CUT = "grace was cut short"
@@ -260,8 +260,9 @@ class Truth:
         if place.foreign and not intent.adopting and not old_counter and intent.since > place.undeleted_at:
             self.break_(NOT_OURS, f"version {number} of {path} was written over foreign data")
         after = self._store.read(path) or {}
-        if number - 1 in place.others and after == before:
-            place.others[number] = place.others[number - 1]  # a fence repeats what is there
+        previous = self._store.versions(path).get(number - 1)
+        if number - 1 in place.others and previous and after == previous.data:
+            place.others[number] = place.others[number - 1]  # a fence repeats what is there, or was deleted since
         self._judge_record(place, after)
         if not old_counter and place.touched_at < intent.since:
             self._judge_carried(place, before, after)
@@ -467,6 +468,8 @@ class Truth:
             return
         for key_id in noted.keys() - late:
             key = self._vendor.keys[key_id]
+            if any(self._was_published(other) for other in self._vendor.namesakes(key)):
+                continue  # it has the id of a key that may be served, and is left to the sweep
             if self._vendor.alive(key) and not self._was_published(key):
                 self.break_(IN_VAIN, f"{key.id} ({key.name})")
 
@@ -510,7 +513,8 @@ class Truth:
             ours = [v for v in versions if not (v.deleted or v.destroyed or v.number in place.others)]
             field = place.target.key_field  # its place, unless there is none: else another writer made it
             recorded = any(
-                f"key_id={key_id}," in str(v.data.get(RECORD_FIELD)) and v.data.get(field, key.text) == key.text
+                f"key_id={shown_id(key_id)}," in str(v.data.get(RECORD_FIELD))
+                and v.data.get(field, key.text) == key.text
                 for v in ours
             )
             cut = promised and key.expires_at and key.expires_at < promised - self._leeway
@@ -638,6 +642,15 @@ class Truth:
         for place in self.places.values():
             place.weakened[key.id] = Weak(self._store.monotonic())
 
+    def is_left_alone_yet(self, key: IssuedKey) -> bool:
+        """Return whether no process is about to end this key: it is served, or its grace is far from over."""
+        soon = self._store.now() + MINUTE
+        return any(
+            place.served is key
+            or (key.id in place.superseded and soon < place.superseded[key.id] + place.target.grace_period)
+            for place in self.places.values()
+        )
+
     # --- in the end ----------------------------------------------------------------------------------------------
 
     def check_healed(self) -> None:
@@ -681,7 +694,13 @@ class Truth:
                 yield self._vendor.keys[key_id]
 
     def _left_alone(self, place: Place) -> bool:
-        return place.forged or (place.foreign and not place.target.adopt) or self._is_ambiguous(place)
+        if place.forged or (place.foreign and not place.target.adopt) or self._is_ambiguous(place):
+            return True
+        # A key of another path has the id of the served one: it may have been renamed, so that is only reported.
+        namesakes = self._vendor.namesakes(place.served) if place.served else []
+        lately = self._vendor.removed_since(self.quiet_since)
+        paths = {self._asked[key.name].path for key in namesakes if self._vendor.alive(key) or key.id in lately}
+        return bool(paths - {place.target.path})
 
     def _is_ambiguous(self, place: Place) -> bool:
         """With a hand in it, and other texts under two names of its field: what it serves depends on who reads it."""

@@ -118,6 +118,10 @@ class Mutation:
         return replace(PROFILES[self.profile], **self.drawn)
 
 
+REUSED = {"reuses": (1, 2), "targets": (1, 2), "hand": (1.0,), "deeds": {"revoke at vendor": 3, "add field": 1}}
+"""People remove served keys, and the vendor gives their ids to the next ones."""
+
+
 MUTATIONS = {
     "no fence": Mutation(
         "races",
@@ -210,8 +214,19 @@ MUTATIONS = {
     "no name check": Mutation(
         "meddling",
         (NOT_OURS,),
-        # A forged record names a key that then looks like one whose id was given to another of the path's own.
-        (Stub(model.Scope.owns, lambda *_: True), Stub(observation.Observation.is_another, lambda *_: False)),
+        (Stub(model.Scope.owns, lambda *_: True),),
+    ),
+    "a key that has the id of another is taken for it": Mutation(
+        "no-expiry-change",
+        (NOT_HEALED, LEAKED),
+        (Stub(observation.Observation.is_another, lambda *_: False),),
+        drawn=REUSED,
+    ),
+    "an orphan that has a recorded id is held, whatever its name": Mutation(
+        "no-expiry",
+        (LEAKED,),
+        (Edit(orphans.orphans, "key.id in held and not observation.is_another(key)", "key.id in held"),),
+        drawn=REUSED,
     ),
     "no fingerprint": Mutation(
         "meddling",
@@ -505,6 +520,12 @@ MUTATIONS = {
         (LEAKED,),
         (Edit(orphans._grace, "_unserved_since(observation, key, version, before) or now", "now"),),
     ),
+    "what a sweep remembers of an orphan's grace is forgotten": Mutation(
+        "no-expiry",
+        (LEAKED,),
+        (Stub(OrphanCleanup.found_before, lambda *_: None),),
+        drawn={"dated": (0,)},
+    ),
     "any version shows since when an orphan is not served": Mutation(
         "no-expiry",
         (GRACE_CUT,),
@@ -520,6 +541,8 @@ MUTATIONS = {
 #
 #   a key that is gone at any version counts (`plan._gone`)    unit/test_plan.py, test_what_was_seen_of_a_key_before_…
 #   what a sweep remembers of an orphan holds (`found_at`)     unit/test_missing_traits.py, test_each_rotation_begins_…
+#   the key that has a known id by now is another one          unit/test_reused_ids.py: only served keys are removed by
+#                                                              hand in a schedule, and their ids given again at once
 
 
 @contextmanager

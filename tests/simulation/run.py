@@ -34,6 +34,10 @@ SLOW_READS = 30
 that lost against the sweep's fence.
 """
 
+FENCED = 120
+"""The same where a new key has the id of the served one: a sweep fences it, and the pass that replaces it loses once.
+"""
+
 REMOVAL = 120
 """Seconds without disturbance in which each process has swept or passed over each target twice."""
 
@@ -45,7 +49,7 @@ SIMPLER = (
     *("targets=1", "replicas=1", "workers=1", "hand=0", "commands=0", "outages=0", "skew=0", "wrong=0", "lagging=0"),
     *("queues=0", "leading=0", "hours=0", "extends=0", "adopts=0", "changes=0"),
     *("blind=0", "forced=0", "revoked=0", "kill=0", "freeze=0", "slow=0", "refused=0", "odd_grants=0", "survivors=0"),
-    *("false_refusals=0", "mixed_up=0", "rounds=0", "slow_store=0", "differ=0"),
+    *("false_refusals=0", "mixed_up=0", "rounds=0", "slow_store=0", "differ=0", "reuses=0"),
 )
 """Changes that make a schedule easier to read, if it still breaks the same promise."""
 
@@ -105,6 +109,7 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
     vendor.traits = profile.traits
     vendor.rounds = settings.rounds
     vendor.shown_after = settings.shown_after
+    vendor.reuses = settings.reuses
     second = timedelta(seconds=1)
     targets = tuple(
         make_target(
@@ -227,7 +232,7 @@ class _Ending:
                 around.restart(program.process)
         for actor in around.scheduler.actors:
             actor.wake = min(actor.wake, around.scheduler.now + 30)
-        self._slow = SLOW_READS * around.settings.slow_store
+        self._slow = SLOW_READS * around.settings.slow_store + FENCED * bool(around.settings.reuses)
         from_now = around.scheduler.now + self._slow
         self._healed_by, self._until = from_now + HEALED, from_now + QUIET
 

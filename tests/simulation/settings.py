@@ -80,6 +80,7 @@ class Profile:
     odd_entries: tuple[int, ...] = (0, 0, 1)  # whether the list has an entry that cannot be read; now and then of ours
     mixed_up: tuple[float, ...] = (0.0, 0.0, 0.1)  # answers to creates that show another key
     differ: tuple[int, ...] = (0,)  # whether one replica has other parameters for the first target, for good
+    reuses: tuple[int, ...] = (0,)  # 1: a new key gets the id after the largest there is, 2: the first that is free
 
 
 MIXED = Profile()
@@ -165,8 +166,9 @@ NO_EXPIRY_CHANGE = replace(
     commands=(0.0, 0.0, 1.0),
     max_orphans=(10, 10, 1),
     odd_grants=(0.0, 0.1),
+    reuses=(0, 0, 1, 2),
 )
-NO_EXPIRY = Profile("no-expiry", traits=ENDLESS)  # keys never expire
+NO_EXPIRY = Profile("no-expiry", traits=ENDLESS, reuses=(0, 0, 1, 2))  # keys never expire
 PROFILES = {
     profile.name: profile
     for profile in (
@@ -219,6 +221,7 @@ class Settings:
     hidden: float  # drawn last, so that older seeds stay what they were
     odd_entries: int
     differ: int
+    reuses: int
 
     @classmethod
     def draw(cls, profile: Profile, rng: Random) -> "Settings":

@@ -1,5 +1,6 @@
 """The model store and the model vendor of a schedule: the ones of `support.world`, with a memory of their past."""
 
+import itertools
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -82,8 +83,21 @@ class RememberingStore(MemoryStore):
         self.changed(path)
 
 
+RESTS = 400.0
+"""Seconds after which the id of a removed key is given again: a process that was about to end that key as well would
+end the later one. No request can name one of the two."""
+
+
+def shown_id(key_id: str) -> str:
+    """Return the id by which the vendor and all programs know a key; a key removed before may have had it."""
+    return key_id.rstrip("'")
+
+
 class LaggingVendor(MemoryVendor):
-    """Its list may be behind: keys just made are not in it yet, keys just removed still are."""
+    """Its list may be behind: keys just made are not in it yet, keys just removed still are.
+
+    Where it uses ids again, the truth tells a later key from the earlier one by an apostrophe.
+    """
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(clock)
@@ -94,11 +108,35 @@ class LaggingVendor(MemoryVendor):
             set()
         )  # keys of another organisation: not listed, and whatever is asked of them is refused
         self.rounds = 0  # seconds, see `Profile.rounds`
+        self.reuses = 0  # which id of a removed key is given again, see `Profile.reuses`
+        self._resting: dict[str, float] = {}  # ids that are not given again yet, and until when
 
     def issue(self, name: str, expires_at: datetime | None, granted: datetime | None = None) -> IssuedKey:
+        now = self._time.monotonic()
+        kept = (key for key in self.keys.values() if not key.revoked or self._resting.get(key.id, 0.0) > now)
+        taken = {int(shown_id(key.id)[3:]) for key in kept}
         key = super().issue(name, expires_at, granted)
         self._texts[key.text] = key
+        if self.reuses:
+            made_at = self.made.pop(key.id)
+            del self.keys[key.id]
+            first = max(taken, default=0) + 1 if self.reuses == 1 else 1
+            number = next(number for number in itertools.count(first) if number not in taken)
+            key.id = f"tk_{number:04}"
+            while key.id in self.keys:
+                key.id += "'"
+            self.keys[key.id], self.made[key.id] = key, made_at
         return key
+
+    def latest(self, key_id: str) -> str:
+        """Return the id, for the truth, of the last key that was made under a shown id."""
+        while f"{key_id}'" in self.keys:
+            key_id += "'"
+        return key_id
+
+    def namesakes(self, key: IssuedKey) -> list[IssuedKey]:
+        """Return the other keys that have, or had, the shown id of this one."""
+        return [other for other in self.keys.values() if shown_id(other.id) == shown_id(key.id) and other is not key]
 
     def unrevoked(self, key_id: str) -> IssuedKey | None:
         if key_id in self.elsewhere:
@@ -119,7 +157,12 @@ class LaggingVendor(MemoryVendor):
     def revoke(self, key_id: str) -> None:
         if key_id in self.keys and not self.keys[key_id].revoked:
             self._removed[key_id] = self._time.monotonic()
+            self._resting[key_id] = self._time.monotonic() + RESTS
         super().revoke(key_id)
+
+    def free(self, key_id: str) -> None:
+        """Let the next key have the id of this one, which no process was ending when it was removed."""
+        self._resting.pop(key_id, None)
 
     def removed_since(self, then: float) -> set[str]:
         """The keys that were removed since."""
@@ -133,7 +176,10 @@ class LaggingVendor(MemoryVendor):
         then = self._time.monotonic() - behind
         return [
             ProviderKey(
-                key.id, key.name, key.expires_at, START + timedelta(seconds=self.made[key.id]) if dated else None
+                shown_id(key.id),
+                key.name,
+                key.expires_at,
+                START + timedelta(seconds=self.made[key.id]) if dated else None,
             )
             for key in self.keys.values()
             if key.id not in self.elsewhere
