@@ -19,10 +19,10 @@ import urllib3
 
 from benchmarks.bare import KEYS, NEVER, sender
 from benchmarks.common import Results, Vault, Vendor, ratios, running_vault, running_vendor, whole_numbers
-from rotator.config.provider_settings import ProviderSettings
 from rotator.config.provider_type import ProviderContext
 from rotator.core.secrets import Secret
 from rotator.providers.respan.client import RespanProvider
+from rotator.providers.respan.settings import RespanSettings
 from rotator.runtime.clock import SystemClock
 from rotator.stores.vault.auth import TokenLogin
 from rotator.stores.vault.store import VaultStore
@@ -61,8 +61,8 @@ def layers(vault: Vault, vendor: Vendor) -> dict[str, Work]:
         before_confirming=lambda: None,
         connections=1,
     )
-    settings = {"base_url": vendor.url, "api_key": {"env": "RESPAN_API_KEY"}}
-    provider = RespanProvider(ProviderSettings.model_validate(settings), context)
+    settings = {"type": "respan", "base_url": vendor.url, "api_key": {"env": "RESPAN_API_KEY"}}
+    provider = RespanProvider(RespanSettings.model_validate(settings), context)
     store.write(PATH, DATA, 0)
     expires_at = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
     key_id = provider.create("bench", {}, expires_at).id

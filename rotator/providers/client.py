@@ -247,9 +247,15 @@ class ApiProvider(ABC):
             raise self.errors.unsettled("list", f"shows a key that cannot be read ({key})")
         return None
 
-    def look_up(self, request: Request, before: Callable[[], object], gone: Callable[[Answer], bool]) -> Answer:
-        """Send a request for one key of a list that shows ids alone, as often as one for a page of the list."""
-        return self._repeated("retrieve", request, before, gone)[0]
+    def look_up(
+        self,
+        request: Request,
+        before: Callable[[], object],
+        gone: Callable[[Answer], bool] = is_not_found,
+        operation: str = "retrieve",
+    ) -> Answer:
+        """Send a request for what a page of the list lacks, such as one key, as often as one for such a page."""
+        return self._repeated(operation, request, before, gone)[0]
 
     # --- one call ----------------------------------------------------------------------------------------------------
 

@@ -21,11 +21,12 @@ _ASKED_TO = {
     "create": "create a key",
     "list": "list the keys",
     "retrieve": "look up a key",
+    "policies": "list the limit policies",
     "update": "change a key's expiry",
     "delete": "delete a key",
     "probe": "accept a new key",
 }
-_READS = frozenset({"list", "retrieve", "probe"})
+_READS = frozenset({"list", "retrieve", "policies", "probe"})
 
 
 @dataclass(frozen=True, slots=True)

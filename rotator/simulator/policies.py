@@ -35,8 +35,13 @@ class Policy:
         return {"cost": seen.usd, "request_count": float(seen.calls)}.get(self.metric, 0.0)
 
     def is_spent(self, at: datetime) -> bool:
-        """Return whether the next call is refused: a `request_count` of 3 allows two calls."""
+        """Return whether the next call is refused: a `request_count` of 3 allows two calls, and refuses the third."""
         return self.value(at) + (self.metric == "request_count") >= self.max_value
+
+    def count_refused(self, at: datetime) -> None:
+        """Count a refused call: it is the one with which a `request_count` reaches its value."""
+        if self.metric == "request_count" and self.value(at) < self.max_value:
+            self.counter.add(at, 1, 0.0)
 
     def shown(self, at: datetime) -> Json:
         """Return the policy as the vendor answers it."""

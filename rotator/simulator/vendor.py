@@ -207,7 +207,9 @@ class Vendor:
                 raise Refusal(self.options.spent_status, "This key has reached its maximum usage.")
             if key.spending_limit is not None and used.usd >= key.spending_limit:
                 raise Refusal(429, "This key has reached its spending limit.")
-            if any(policy.is_spent(now) for policy in policies):
+            if spent := [policy for policy in policies if policy.is_spent(now)]:
+                for policy in spent:
+                    policy.count_refused(now)
                 raise Refusal(429, "This key has reached the cap of a limit policy.")
             if key.rate_limit is not None:
                 _count(self._used.setdefault(key.id, deque()), now, key.rate_limit)

@@ -25,7 +25,7 @@ from support.canned import canned as recording
 from support.clocks import FakeClock
 from support.process import free_ports
 
-from rotator.config.provider_settings import ProbeSettings, ProviderSettings
+from rotator.config.provider_settings import ProbeSettings
 from rotator.config.provider_type import ProviderContext
 from rotator.core.errors import (
     ConfigurationError,
@@ -47,6 +47,7 @@ from rotator.providers.answers import Answer, is_id
 from rotator.providers.errors import ErrorFactory
 from rotator.providers.respan.client import RespanProvider
 from rotator.providers.respan.responses import listed_key
+from rotator.providers.respan.settings import RespanSettings
 from rotator.runtime import breaker as circuit
 from rotator.runtime.breaker import CONFIRMED_FOR, FIRST_WAIT
 from rotator.runtime.clock import SystemClock
@@ -162,7 +163,7 @@ def refused(call: Callable[[], object], *secrets: str) -> RotatorError:
 @contextmanager
 def provider_at(url: str, noted: Noted, **arguments: Any) -> Iterator[RespanProvider]:
     options: dict[str, Any] = {"base_url": url}
-    options |= {name: arguments.pop(name) for name in ("timeout", "probe") if name in arguments}
+    options |= {name: arguments.pop(name) for name in ("timeout", "probe", "limit_policies") if name in arguments}
     given: dict[str, Any] = {
         "name": "respan",
         "credential": Source([KEY]),
@@ -173,7 +174,7 @@ def provider_at(url: str, noted: Noted, **arguments: Any) -> Iterator[RespanProv
         "connections": 8,
         **arguments,
     }
-    made = RespanProvider(ProviderSettings.model_construct(**options), ProviderContext(**given))
+    made = RespanProvider(RespanSettings.model_construct(**options), ProviderContext(**given))
     with closing(made) as provider:
         yield provider
 

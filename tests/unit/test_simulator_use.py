@@ -187,6 +187,7 @@ def test_a_spent_policy_refuses_calls_until_its_period_ends() -> None:
         text = created["api_key"]
         assert [v.chat(text) for _ in range(3)] == [200, 200, 429], "a cap of 3 allows two calls"
         state = policies(v)[0]["current_state"]
+        assert state["current_value"] == 3
         assert (state["interval_start"], state["interval_end"]) == (START.timestamp(), START.timestamp() + 3600)
         v.now += HOUR
         v.sim.vendor.use(text, usd=1)

@@ -1,27 +1,33 @@
 """Respan's temporary-keys API as a `Provider`; `responses` reads its answers."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
+from functools import partial
 
-from rotator.config.provider_settings import ProviderSettings
 from rotator.config.provider_type import ProviderContext
+from rotator.core.errors import ProviderError
 from rotator.core.keys import CreatedKey, ListedKey, ProviderKey
 from rotator.core.target import KeyParameters
 from rotator.core.times import timestamp
+from rotator.core.use import CapUse
 from rotator.providers.answers import Answer, Content, created_key, is_id
 from rotator.providers.client import ApiProvider
-from rotator.providers.request import Request, segment
-from rotator.providers.respan.responses import is_about, is_revoked, listed_key
-from rotator.providers.respan.settings import TRAITS
+from rotator.providers.request import Request, segment, with_query
+from rotator.providers.respan.responses import PolicyUse, is_about, is_revoked, listed_key, policy_use, with_policies
+from rotator.providers.respan.settings import TRAITS, RespanSettings
 
 LIST_PATH = "/api/temporary-keys/"
+POLICIES_PATH = "/api/limit-policies/"
+MAX_POLICY_PAGES = 100
 
 
 class RespanProvider(ApiProvider):
     """Issues keys through Respan."""
 
-    def __init__(self, settings: ProviderSettings, context: ProviderContext) -> None:
+    def __init__(self, settings: RespanSettings, context: ProviderContext) -> None:
         super().__init__(settings, context, TRAITS, Request("GET", LIST_PATH))
+        self._reads_policies = settings.limit_policies
 
     def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
         """Create one key. Sent once, unless it is refused for a credential that was replaced since."""
@@ -33,13 +39,38 @@ class RespanProvider(ApiProvider):
 
     def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
         """Yield every unrevoked key. A bare array is a single page; `count` counts one page only, so it is not used."""
-        return self.list_pages(before, self._keys_on, self._after)
+        policies = self._policies(before) if self._reads_policies else {}
+        yield from self.list_pages(before, partial(self._keys_on, policies), self._after)
 
-    def _keys_on(self, page: Content) -> list[ListedKey]:
+    def _policies(self, before: Callable[[], object]) -> PolicyUse:
+        """Return what policies show of keys' use. An error leaves it unknown: it must not end the list of keys."""
+        found: dict[str, dict[str, CapUse]] = {}
+        with suppress(ProviderError):
+            for key_id, use in filter(None, map(policy_use, self._policy_entries(before))):
+                of_key = found.setdefault(key_id, {})
+                known = of_key.setdefault(use.cap, use)
+                if use.limit is not None and (known.limit is None or use.limit < known.limit):
+                    of_key[use.cap] = use
+        return found
+
+    def _policy_entries(self, before: Callable[[], object]) -> Iterator[object]:
+        previous: object = None
+        for number in range(1, MAX_POLICY_PAGES + 1):
+            request = Request("GET", with_query(POLICIES_PATH, {"page": number, "page_size": 100}))
+            page = self.look_up(request, before, operation="policies").parsed()
+            entries = page.get("results") if isinstance(page, dict) else page
+            if not isinstance(entries, list) or entries == previous:  # a server may ignore which page it is asked for
+                return
+            yield from entries
+            if not isinstance(page, dict) or not page.get("next"):
+                return
+            previous = entries
+
+    def _keys_on(self, policies: PolicyUse, page: Content) -> list[ListedKey]:
         entries = page.get("results") if isinstance(page, dict) else page
         if not isinstance(entries, list):
             raise self.errors.unsettled("list", "gave an answer that holds no list")
-        return [self._key(entry) for entry in entries if not is_revoked(entry)]
+        return [with_policies(self._key(entry), policies) for entry in entries if not is_revoked(entry)]
 
     def _after(self, page: Content) -> Request | None:
         following = page.get("next") if isinstance(page, dict) else None

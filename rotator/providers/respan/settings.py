@@ -26,6 +26,9 @@ class RespanSettings(ProviderSettings):
     """The kind of provider."""
     base_url: UsuallyEncryptedUrl = "https://api.respan.ai"
     """The URL of the provider's API; http:// for loopback hosts only."""
+    limit_policies: bool = False
+    """Whether a sweep reads `/api/limit-policies/` too, one request for each 100 policies. Those that count what one
+    key used in its whole life show its use where the list does not."""
 
 
 def _unlimited_or_positive(value: int) -> int:
