@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -35,9 +35,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @contextmanager
-def respan(list_shape: Literal["page", "array"]) -> Iterator[Server]:
-    options = Options(list_shape=list_shape, page_size=2, requests_per_minute=None, use_shown="everywhere")
-    with Simulator(options=options) as sim:
+def respan(list_shape: Literal["page", "array"], **options: Any) -> Iterator[Server]:
+    options = {"page_size": 2, "requests_per_minute": None, "use_shown": "everywhere", **options}
+    with Simulator(options=Options(list_shape=list_shape, **options)) as sim:
         yield Server(
             sim.url,
             Secret(sim.organisation_key),
@@ -55,6 +55,17 @@ class TestRespan(ProviderContract):
     def server(self, request: pytest.FixtureRequest) -> Iterator[Server]:
         with respan(request.param) as server:
             yield server
+
+
+class TestRespanWithPolicies(ProviderContract):
+    """Use is in the limit policies alone."""
+
+    provider_type = RESPAN
+
+    @pytest.fixture
+    def server(self) -> Iterator[Server]:
+        with respan("page", use_shown="none", limit_policies="on") as server:
+            yield replace(server, options={"limit_policies": True})
 
 
 class TestDescriptionOfRespan(ProviderContract):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 
 from rotator.config.provider_type import ProviderContext
 from rotator.core.errors import ProviderError
@@ -39,8 +39,9 @@ class RespanProvider(ApiProvider):
 
     def pages(self, before: Callable[[], object]) -> Iterator[Sequence[ListedKey]]:
         """Yield every unrevoked key. A bare array is a single page; `count` counts one page only, so it is not used."""
-        policies = self._policies(before) if self._reads_policies else {}
-        yield from self.list_pages(before, partial(self._keys_on, policies), self._after)
+        # Read once, after the first page: an account whose list fails is asked for nothing more.
+        policies = cache(partial(self._policies, before)) if self._reads_policies else dict[str, dict[str, CapUse]]
+        return self.list_pages(before, lambda page: self._keys_on(page, policies()), self._after)
 
     def _policies(self, before: Callable[[], object]) -> PolicyUse:
         """Return what policies show of keys' use. An error leaves it unknown: it must not end the list of keys."""
@@ -66,7 +67,7 @@ class RespanProvider(ApiProvider):
                 return
             previous = entries
 
-    def _keys_on(self, policies: PolicyUse, page: Content) -> list[ListedKey]:
+    def _keys_on(self, page: Content, policies: PolicyUse) -> list[ListedKey]:
         entries = page.get("results") if isinstance(page, dict) else page
         if not isinstance(entries, list):
             raise self.errors.unsettled("list", "gave an answer that holds no list")
