@@ -127,7 +127,7 @@ def _split(text: str) -> tuple[dict[str, str], list[str]]:
 class Version:
     """One version of a path. `data` is None when it is deleted or destroyed; it may hold a key, so repr hides it.
 
-    `vanishes_at` is when the store deletes it on its own.
+    `vanishes_at` is when the store deletes it on its own, or when it was deleted.
     """
 
     number: int

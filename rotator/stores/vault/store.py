@@ -323,7 +323,8 @@ def _read_metadata(answer: Answer) -> _Metadata | None:
     versions, readable = {}, set()
     for text, facts in data["versions"].items():
         number, destroyed, deletion = int(text), facts["destroyed"] is True, facts["deletion_time"]
-        versions[number] = Version(number, datetime.fromisoformat(facts["created_time"]), None, destroyed)
+        created_at = datetime.fromisoformat(facts["created_time"])
+        versions[number] = Version(number, created_at, None, destroyed, _deletion(facts))
         # With delete_version_after, a live version has a deletion time as well: in the future.
         if not destroyed and (not deletion or datetime.fromisoformat(deletion) > answer.now):
             readable.add(number)
