@@ -251,3 +251,27 @@ def find(
     from rotator.cli.commands.find import find_keys
 
     find_keys(Common(config, log_format, log_level), revoke_now=revoke_now, as_json=as_json)
+
+
+@app.command(cls=Command)
+def events(
+    targets: TargetsArgument = None,
+    since: Annotated[str, typer.Option("--since", metavar="DURATION", help='How far back, as "24h".')] = "24h",
+    as_json: JsonOption = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    log_format: LogFormatOption = None,
+    log_level: LogLevelOption = None,
+) -> None:
+    """Show what happened to the keys of each target. Changes nothing.
+
+    TARGET is the name of a target. Default: every target.
+
+    Reads the version histories and the providers' lists, oldest event first. ">=" precedes the earliest possible time
+    of an event without a date. The log has more: who asked for a key, and each change of an expiry.
+
+    \b
+    Example: rotator events --since 24h
+    """
+    from rotator.cli.commands.events import show_events
+
+    show_events(Common(config, log_format, log_level), targets, since, as_json=as_json)

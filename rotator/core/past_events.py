@@ -45,6 +45,10 @@ class PastEvent:
     reason: str = ""
     is_exact: bool = True  # else it happened at `at` or later
 
+    def is_since(self, begin: datetime) -> bool:
+        """Return whether it happened since then. Of a removal only the result is known, so it may have."""
+        return self.at >= begin or self.what is PastEventType.REMOVED
+
 
 @dataclass(frozen=True, slots=True)
 class KeyList:

@@ -155,6 +155,33 @@ def test_find_shows_whose_a_key_is_and_revokes_it(made: Made, monkeypatch: pytes
     assert (key_id(made), works(made)) == (served, True)
 
 
+def test_events_show_what_was_done_by_hand_in_vault(made: Made) -> None:
+    rotator, paths = made
+    rotator.config["defaults"]["grace_period"] = "10m"
+    rotator.run("run", "--once", status=0)
+    first, data = key_id(made), paths.read("apps/a") or {}
+    rotator.run("rotate", "a", status=0)
+
+    def by_hand(action: str, version: int) -> None:
+        paths.vault.request("POST", f"{paths.mount}/{action}/apps/a", {"versions": [version]}).raise_for_status()
+
+    paths.put("apps/a", data)  # as `vault kv rollback` does
+    paths.put("apps/a", {"api_key": "theirs"})
+    by_hand("delete", 4)
+    by_hand("delete", 3)
+    by_hand("undelete", 3)
+    by_hand("destroy", 2)
+    shown = [line.split("\t") for line in rotator.run("events", "--since", "1h", status=0).stdout.splitlines()]
+    assert [row[2:] for row in shown] == [
+        ["published", "1", first, "first"],
+        ["written", "2", "-", "-"],
+        ["rolled-back", "3", first, "-"],
+        ["destroyed", "2", "-", "-"],
+        ["written", "4", "-", "-"],
+        ["deleted", "4", "-", "-"],
+    ]
+
+
 def test_a_request_over_the_rate_limit_is_retried(two: Made) -> None:
     """As beside a daemon, which uses its part of the rate limit. No key is made twice because of it."""
     rotator, _ = two
