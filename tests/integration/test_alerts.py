@@ -17,7 +17,7 @@ from rotator.core.plan import Plan
 from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal
 from rotator.core.versions import Record
-from rotator.telemetry.metrics import FAILURE, LOST, ROTATION_REASONS, SUCCESS, Metrics
+from rotator.telemetry.metrics import DROPPED, FAILURE, LOST, ROTATION_REASONS, SUCCESS, Metrics
 from rotator.telemetry.status import TargetStatus
 
 PROJECT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ SERIES = re.compile(r"(rotator_[a-z_]+)(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'([a-z_]+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
 VALUES = {
     "state": {state.value for state in State},
-    "outcome": {SUCCESS, FAILURE, LOST, *(outcome.value for outcome in Outcome)},
+    "outcome": {SUCCESS, FAILURE, LOST, DROPPED, *(outcome.value for outcome in Outcome)},
     "reason": {reason.value for reason in ROTATION_REASONS},
 }
 needs_promtool = pytest.mark.skipif(not is_installed(), reason=NO_PROMETHEUS)
@@ -67,6 +67,7 @@ def all_metrics() -> dict[str, set[str]]:
     metrics.unknown_served_keys("respan", 3)
     metrics.store_meter("vault")("read", "200", 0.1)
     metrics.keep_only({"respan"}, {"vault"})
+    metrics.notifications.start(["webhooks.chat"])
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(metrics.render().decode()):
         for sample in family.samples:
