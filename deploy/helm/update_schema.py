@@ -18,6 +18,7 @@ def updated() -> str:
     schema = json.loads(CHART.read_text())
     tables = configuration["properties"]
     schema["properties"]["targets"] = {**tables["targets"], "additionalProperties": False}
+    schema["properties"]["notify"] = tables["notify"]
     http = configuration["$defs"]["HttpSettings"]
     rest = {name: option for name, option in http["properties"].items() if name not in ("listen", "admin")}
     schema["properties"]["config"]["properties"] = {

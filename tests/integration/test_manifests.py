@@ -39,9 +39,11 @@ from rotator.config.schema import Changeable, DaemonSettings
 from rotator.core.events import Event, EventType
 from rotator.daemon.leader import Lease
 from rotator.daemon.main import READ_AT_START
+from rotator.notify.external_secrets import ExternalSecretsSender
 from rotator.providers.registry import installed_types
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.kubernetes import Access, LeaseSettings
+from tools.build_servers import EXTERNAL_SECRETS_CRDS
 
 DATA = ROOT / "tests/data"
 UNIT = ROOT / "deploy/systemd/rotator.service"
@@ -248,7 +250,11 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("config.daemon.drain=1m30s", "terminationGracePeriodSeconds must be at least 110"),
         ("lease.duration=40s", "terminationGracePeriodSeconds must be at least 70"),
         ("vault.ca.configMap=a,vault.ca.secret=b", "vault.ca: set configMap or secret, not both"),
-        ("existingConfig.name=ours", "owner, config and targets belong in that ConfigMap"),
+        ("existingConfig.name=ours", "owner, config, targets and notify.webhooks belong in that ConfigMap"),
+        ("notify.webhooks.a.url=http://a.test,notify.webhooks.a.secret.file=s", "webhooks.a.url must begin with https"),
+        ("notify.webhooks.a.url=https://a.test", "missing property 'secret'"),
+        ("notify.webhooks.a.events={key.gone}", "at '/notify/webhooks/a/events/0'"),
+        ("notify.external_secrets.namespaces={A}", "at '/notify/external_secrets/namespaces/0'"),
         ("provider.credential.secretName=", "name the Secret that holds the management credential"),
         ("vault.token.enabled=false", "set in config.stores how rotator logs in to Vault"),
     ],
@@ -596,6 +602,7 @@ def test_every_value_of_the_pods_arrives(manifests: Callable[..., Manifests]) ->
     for name in ("PodMonitor", "PrometheusRule"):
         assert made[f"{name}/key-rotation"]["metadata"]["labels"]["release"] == "prometheus"
 
+    assert made["Role/key-rotation-external-secrets"]["metadata"]["namespace"] == "apps"
     role, binding = made["Role/key-rotation"], made["RoleBinding/key-rotation"]
     assert [rule.get("resourceNames") for rule in role["rules"]] == [None, ["rotation"]]
     assert [(subject["kind"], subject["name"]) for subject in binding["subjects"]] == [("ServiceAccount", "rotation")]
@@ -622,6 +629,31 @@ def test_a_configuration_of_ones_own_may_have_the_lease(manifests: Callable[...,
     assert [rule.get("resourceNames") for rule in made["Role/rotator"]["rules"]] == [None, ["ours"]]
     [subject] = made["RoleBinding/rotator"]["subjects"]
     assert subject["name"] == pod["spec"]["serviceAccountName"] == "default", "as documented there"
+
+
+def test_external_secrets_need_a_token_and_rights_where_they_are_and_without_them_there_are_none(
+    manifests: Callable[..., Manifests],
+) -> None:
+    assert "Role/rotator-external-secrets" not in manifests(MINIMAL)
+    made = manifests(DATA / "values-existing.yaml", "notify.external_secrets.namespaces={apps}")
+    assert "kubernetes" in {volume["name"] for volume in pod_of(made["Deployment/rotator"])["spec"]["volumes"]}
+    role, binding = (made[f"{kind}/rotator-external-secrets"] for kind in ("Role", "RoleBinding"))
+    assert role["rules"] == [
+        {"apiGroups": ["external-secrets.io"], "resources": ["externalsecrets"], "verbs": ["list", "patch"]}
+    ]
+    [subject] = binding["subjects"]
+    assert subject["namespace"] == made["Deployment/rotator"]["metadata"]["namespace"]
+    assert {one["metadata"]["namespace"] for one in (role, binding)} == {"apps"}
+
+
+def test_the_charts_webhooks_are_those_of_the_configuration(
+    manifests: Callable[..., Manifests], tmp_path: Path
+) -> None:
+    notify = configuration_of(manifests(EVERYTHING), tmp_path).notify
+    assert notify.webhooks["chat"].url == "https://hooks.test/rotator/"
+    assert notify.webhooks["chat"].events == ("key.published",)
+    assert notify.external_secrets is not None
+    assert notify.external_secrets.namespaces == ("apps",)
 
 
 def test_without_the_lease_no_token_for_the_api_server_is_mounted(manifests: Callable[..., Manifests]) -> None:
@@ -783,6 +815,22 @@ def test_the_service_account_can_keep_the_lease_and_nothing_else(
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"} if method == "PUT" else None
         refused = cluster.request(method, path, body, token)
         assert refused.status_code == 403, (method, path, refused.text)
+
+
+def test_the_service_account_can_annotate_external_secrets_where_the_chart_allows_it(
+    cluster: KubeServer, tmp_path: Path
+) -> None:
+    cluster.install_crds(EXTERNAL_SECRETS_CRDS, "external-secrets.io")
+    namespace, apps, others = (cluster.namespace() for _ in range(3))
+    rights = rendered(namespace, MINIMAL, f"notify.external_secrets.namespaces={{{apps}}}")
+    (tmp_path / "token").write_text(install_rights(cluster, namespace, rights))
+
+    def access(where: str) -> Access:
+        return Access(cluster.address, where, tmp_path / "token", cluster.ca_file)
+
+    sender = ExternalSecretsSender((apps,), access, SystemClock())
+    wait_until(lambda: sender.missing_rights(apps) == [], "the rights to be in force")
+    assert len(sender.missing_rights(others)) == 2
 
 
 def test_the_charts_configuration_rotates_with_the_charts_rights(

@@ -66,6 +66,8 @@ def rendered(namespace: str, values: Path, *settings: str) -> list[str]:
 def accepted(kube: KubeServer, namespace: str, manifest: str, *, really: bool = False) -> Manifest:
     """Return a manifest as the API server understands it; with `really` the server keeps it."""
     [kind] = re.findall(r"^kind: (\w+)$", manifest, re.MULTILINE)
+    if "-external-secrets\n" in manifest:  # the rights where the ExternalSecrets are
+        namespace = kube.namespace(re.findall(r"^  namespace: (\S+)$", manifest, re.MULTILINE)[0])
     params = {"fieldValidation": "Strict", **({} if really else {"dryRun": "All"})}
     answer = kube.request("POST", NAMESPACED[kind].format(namespace), yaml=manifest, params=params)
     assert answer.is_success, (answer.text, manifest)

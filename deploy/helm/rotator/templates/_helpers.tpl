@@ -35,6 +35,11 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- default (include "rotator.fullname" .) .Values.lease.name -}}
 {{- end }}
 
+{{- /* Whether the daemon needs a token for the API server: not empty. */ -}}
+{{- define "rotator.asksKubernetes" -}}
+{{- if or .Values.lease.enabled .Values.notify.external_secrets }}yes{{ end -}}
+{{- end }}
+
 {{- define "rotator.image" -}}
 {{- $image := .Values.image -}}
 {{- $repository := required "image.repository: there is no published image; set it to where you pushed yours" $image.repository -}}
@@ -74,10 +79,16 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- if hasKey (default dict $all.extra_fields) $field }}{{ fail (printf "targets.%s.extra_fields must not hold %q" $name $field) }}{{ end -}}
 {{- end -}}
 {{- end -}}
+{{- $loopback := "^http://(localhost|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]+)?(/|$)" -}}
+{{- range $name, $webhook := default dict .Values.notify.webhooks -}}
+{{- if not (or (hasPrefix "https://" $webhook.url) (regexMatch $loopback $webhook.url)) -}}
+{{- fail (printf "notify.webhooks.%s.url must begin with https://: http:// is for loopback hosts" $name) -}}
+{{- end -}}
+{{- end -}}
 {{- range $table, $key := dict "providers" "base_url" "stores" "address" -}}
 {{- range $name, $part := default dict (get $.Values.config $table) -}}
 {{- $url := default "https://" (get $part $key) -}}
-{{- if not (or (hasPrefix "https://" $url) (get $part "allow_insecure") (regexMatch "^http://(localhost|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]+)?(/|$)" $url)) -}}
+{{- if not (or (hasPrefix "https://" $url) (get $part "allow_insecure") (regexMatch $loopback $url)) -}}
 {{- fail (printf "config.%s.%s.%s must begin with https://: http:// is for loopback hosts, or or set allow_insecure" $table $name $key) -}}
 {{- end -}}
 {{- end -}}
@@ -95,6 +106,7 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- $lease := dict "name" (include "rotator.lease" .) "duration" .Values.lease.duration -}}
 {{- $_ := set $config "lease" $lease -}}
 {{- end -}}
+{{- with .Values.notify }}{{ $_ := set $config "notify" . }}{{ end -}}
 {{- if not $config.providers -}}
 {{- with .Values.provider -}}
 {{- $_ := required "provider.credential.secretName: name the Secret that holds the management credential, or set config.providers" .credential.secretName -}}
