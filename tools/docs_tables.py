@@ -15,10 +15,11 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from rotator.core.caps import CapState
 from rotator.core.plan import Plan
 from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal
-from rotator.core.target import Target
+from rotator.core.target import Cap, Target
 from rotator.core.versions import Record
 from rotator.telemetry.metrics import Metrics
 from rotator.telemetry.status import DaemonInfo, DaemonStatus, TargetStatus
@@ -111,7 +112,8 @@ def _exported() -> str:
     start = datetime(2026, 1, 1, tzinfo=UTC)
     target = Target("a", "a", "p", "s", "f", {}, {}, DAY, DAY / 3, DAY / 6, timedelta(0))
     record = Record("owner", "a", "id", "name", start, start + DAY, "params", "key")
-    plan = Plan(State.OK, Reason.FRESH, current=record, renewal=Renewal(start + DAY / 2))
+    use = CapState(Cap("c", 1.0), 1.0, 0.0, 0.0, start)
+    plan = Plan(State.OK, Reason.FRESH, current=record, renewal=Renewal(start + DAY / 2), use=use)
     exported = Metrics("1")
     info = DaemonInfo(
         "1",
@@ -128,6 +130,7 @@ def _exported() -> str:
     exported.provider_meter("p")("list", "200", 0.1)
     exported.store_meter("s")("read", "200", 0.1)
     exported.unknown_served_keys("p", 3)
+    exported.reports_use("p", shown=True)
     exported.keep_only({"p"}, {"s"})
     exported.notifications.start({"external_secrets"})
     return exported.render().decode()

@@ -169,6 +169,13 @@ EVENTS: Mapping[EventType, Description] = {
         "The served key is nearly spent and is not replaced. `reason` is `early-exhausted` for a day with "
         "`max_early_rotations` such keys, `cap-too-small` for a cap that lasts hardly longer than the pickup.",
     ),
+    EventType.USE_UNKNOWN: Description(
+        (_WARNING,),
+        ("provider", "targets", "advice"),
+        "The keys of this many targets have caps, and neither the provider's list nor a look-up shows how much they "
+        "have used: rotator cannot notice that one is spent. Reported once, and again if their use was shown "
+        "meanwhile.",
+    ),
     EventType.UPSTREAM_DOWN: Description(
         (_WARNING, _ERROR),
         ("upstream", "error", "advice"),

@@ -130,6 +130,7 @@ def sweep_all(
         metrics.orphans(swept.orphans)
         if not isinstance(swept.error, ProviderError):  # else the list was not read, and nothing is known anew
             metrics.unknown_served_keys(swept.provider, len(swept.unknown))
+            metrics.reports_use(swept.provider, shown=installation.use_watches[swept.provider].shows_use())
         complete = complete and swept.complete
         yield swept
     if complete and not stopping():

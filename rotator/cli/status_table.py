@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rotator.cli.streams import is_terminal, print_json, print_line, print_row
-from rotator.core.reasons import Reason, State
+from rotator.core.reasons import NOT_EARLY, Reason, State
 from rotator.core.times import timestamp
 from rotator.runtime.redact import printable
 from rotator.telemetry.status import UNHEALTHY, rank
@@ -158,7 +158,8 @@ def _next_rotation(target: TargetJson, now: datetime, *, with_reason: bool) -> s
         reason = Reason.EXPIRING if target.reason == Reason.FRESH else target.reason
     elif target.state is State.DUE:
         reason = target.reason
-        when = when if target.next_rotation_at is not None and target.next_rotation_at <= now else "now"
+        is_early = target.next_rotation_at is None or target.next_rotation_at > now
+        when = "now" if is_early and reason not in NOT_EARLY else when
     return f"{when} ({printable(reason)})" if reason and with_reason else when
 
 

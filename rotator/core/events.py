@@ -54,6 +54,7 @@ class EventType(StrEnum):
     KEY_NEARLY_SPENT = "key_nearly_spent"  # a cap of the served key reached its threshold, or soon will
     KEY_SPENT = "key_spent"  # a cap of the served key is reached: the provider refuses its calls
     EARLY_ROTATION_HELD = "early_rotation_held"  # the key is nearly spent, and is not replaced now
+    USE_UNKNOWN = "use_unknown"  # keys have caps, and no answer of the provider shows their use
     UPSTREAM_DOWN = "upstream_down"  # a provider that refuses the management credential, a store out of reach
     UPSTREAM_UP = "upstream_up"
     CLOCK_SKEW_DETECTED = "clock_skew_detected"

@@ -53,3 +53,6 @@ class Reason(StrEnum):
 
 EARLY_HOLDS = (Reason.CAP_TOO_SMALL, Reason.EARLY_EXHAUSTED)
 """Why a key that is nearly spent is not replaced until a person acts or time passes; a pickup is over soon."""
+
+NOT_EARLY = (Reason.PICKUP, *EARLY_HOLDS)
+"""Why a key that is nearly spent is not replaced now. It is by its expiry."""

@@ -28,6 +28,7 @@ from rotator.daemon.notices import Reports
 from rotator.daemon.schedule import Lane, Schedule, Task
 from rotator.protocol.reconciler import Report
 from rotator.protocol.strays import StrayKeys
+from rotator.protocol.use_watch import UseWatch
 from rotator.runtime.rate_limit import SlidingWindow
 from rotator.runtime.threads import Workers
 from rotator.telemetry.logging import unexpected
@@ -71,7 +72,7 @@ class Dispatcher:
         self._in_use: Counter[Installation] = Counter()
         self._formers: list[Installation] = []  # to close when no work uses them
         self._sweeping = threading.Lock()
-        self._reports = Reports(emit)
+        self._reports = Reports(self._report)
         self._configured_at: dict[str, datetime] = {}  # by target: when its configuration last changed
         self._ending = False
         self.health = Health(self._clock)
@@ -146,11 +147,20 @@ class Dispatcher:
                 for swept in sweep_all(installation, self._metrics, stopping=self._is_sweep_to_stop):
                     try:
                         self._reports.swept(swept, installation.upstreams())
+                        self._show_use(watch := installation.use_watches[swept.provider])
+                        if swept.complete:
+                            self._reports.unknown_use(swept.provider, len(watch.unknown()))
                         self._schedule.wake([target.name for target in swept.to_work])
                     except Exception as error:
                         self._emit(unexpected("reporting a sweep", error))
         finally:
             self._sweeping.release()
+
+    def _report(self, event: Event) -> None:
+        """Emit an event of `Reports`, which emits what holds up an early rotation once for each key."""
+        if event.what is EventType.EARLY_ROTATION_HELD:
+            self._metrics.early_rotation_refused()
+        self._emit(event)
 
     def watch_use(self) -> None:
         """Look up the use of keys that may soon be spent. Wake the targets that need a pass."""
@@ -158,6 +168,12 @@ class Dispatcher:
             for watch in installation.use_watches.values():
                 to_work = watch.look(stopping=lambda: self._ending or not self._leads())
                 self._schedule.wake([target.name for target in to_work])
+                self._show_use(watch)
+
+    def _show_use(self, watch: UseWatch) -> None:
+        """Show what is known of the use of keys before their next passes."""
+        for target, record, use in watch.states():
+            self.statuses.show_use(target, record, use)
 
     def _is_sweep_to_stop(self) -> bool:
         """Return whether to stop. The sweep calls this before each target and each orphan, so it counts as a step."""

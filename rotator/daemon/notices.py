@@ -83,6 +83,7 @@ class Reports:
         self._emit = emit
         self._failures, self._lasting = Notices(emit), Notices(emit)  # by target
         self._sweeps, self._unclaimed = Notices(emit), Notices(emit)  # by provider
+        self._use = Notices(emit)  # by provider
         self._upstreams, self._clock = Notices(emit), Notices(emit)
         self._counted: dict[str, Fields] = {}  # by provider: what the last sweep saw
 
@@ -146,6 +147,15 @@ class Reports:
         is_news = did_something or self._counted.get(swept.provider) != counted
         self._counted[swept.provider] = counted
         return Event(EventType.SWEEP_COMPLETED, "", Level.INFO if is_news else Level.DEBUG, counted)
+
+    def unknown_use(self, provider: str, targets: int) -> None:
+        """Report that the provider does not show the use of so many targets' keys, which have caps."""
+        if not targets:
+            self._use.keep(provider, ())
+            return
+        advice = "Watch these caps at the provider. For a provider of type http, answer.use names the counters."
+        fields: Fields = {"provider": provider, "targets": targets, "advice": advice}
+        self._use.report(Event(EventType.USE_UNKNOWN, "", Level.WARNING, fields), provider)
 
     # --- upstreams and the clock -------------------------------------------------------------------------------------
 

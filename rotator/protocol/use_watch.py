@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from rotator.core.caps import cap_states, is_hot
+from rotator.core.caps import CapState, cap_states, is_hot
 from rotator.core.errors import ProviderError, StoreError
 from rotator.core.plan import Rotate, plan
 from rotator.core.ports import Budget
@@ -34,6 +34,12 @@ class _Known:
     use: Mapping[str, UseSeries]
     list_every: timedelta
     hot_every: timedelta
+
+    @property
+    def seen_at(self) -> datetime | None:
+        """When an answer last showed how much of a cap the key has used."""
+        series = self.use.get(self.record.key_id)
+        return series.as_of if series and series.latest.caps else None
 
     def soonest(self) -> datetime:
         """Return when the key is spent at the present rate; if that is not in sight, when it expires."""
@@ -61,6 +67,25 @@ class UseWatch:
         to_work += self._look_at_the_unknown(known, self._most - len(hot), stopping)
         return tuple(to_work)
 
+    def shows_use(self) -> bool:
+        """Return whether any answer has shown what a key of a target has used."""
+        return any(observer.memory.use(target) for observer, targets in self._groups for target in targets)
+
+    def states(self) -> Iterator[tuple[Target, Record, CapState]]:
+        """Yield the served keys whose use is known, each with the cap that has the largest share of use."""
+        for one in self._known():
+            if states := cap_states(one, one.record):
+                yield one.target, one.record, states[0]
+
+    def unknown(self) -> tuple[Target, ...]:
+        """Return the targets with caps of which a look-up showed no use, and no list has since."""
+        return tuple(
+            one.target
+            for one in self._known()
+            if one.target.caps.caps and (tried := self._tried.get(one.target.name))
+            if tried > one.record.issued_at and (one.seen_at is None or one.seen_at < tried)
+        )
+
     def _known(self) -> Iterator[_Known]:
         for observer, targets in self._groups:
             for target in targets:
@@ -79,14 +104,14 @@ class UseWatch:
             self._tried[one.target.name] = now
             if self._needs_work(one):
                 to_work.append(one.target)
-            in_vain = 0 if one.observer.memory.use(one.target) else in_vain + 1
+            shown = any(series.latest.caps for series in one.observer.memory.use(one.target).values())
+            in_vain = 0 if shown else in_vain + 1
         if in_vain == SAMPLE:
             self._tried |= {one.target.name: now for one in stale}
         return to_work
 
     def _is_stale(self, known: _Known, now: datetime) -> bool:
-        series = known.use.get(known.record.key_id)
-        looks = (self._tried.get(known.target.name), series.as_of if series else None)
+        looks = (self._tried.get(known.target.name), known.seen_at)
         return all(at is None or not timedelta(0) <= now - at < known.list_every for at in looks)
 
     def _needs_work(self, known: _Known) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Literal
 
+from rotator.core.caps import CapState
 from rotator.core.plan import Plan, Retire
 from rotator.core.reasons import State
 from rotator.core.renewal import margin
@@ -47,6 +48,7 @@ def gauges(status: DaemonStatus, *, each: bool) -> Iterator[str]:
     left = {name: [key for key in plan.superseded if _is_left(key, plan, status.at)] for name, plan in plans.items()}
     if each and info.leads:
         yield from _of_each(served, rotations, left)
+        yield from _of_use({name: plan.use for name, plan in plans.items() if plan.use})
     yield _single(
         "superseded_keys_past_grace",
         "Superseded keys of all targets whose grace is over and that are not removed.",
@@ -96,6 +98,21 @@ def _of_each(
         "Superseded keys that are not removed yet.",
         "target",
         {name: len(keys) for name, keys in left.items()},
+    )
+
+
+def _of_use(use: Mapping[str, CapState]) -> Iterator[str]:
+    yield family(
+        "key_use_ratio",
+        "The share of a cap that the served key has used; of several caps, the largest. Absent while unknown.",
+        "target",
+        {name: state.ratio for name, state in use.items()},
+    )
+    yield family(
+        "key_spent_timestamp_seconds",
+        "When the cap was first seen spent, or will be spent at the present rate. Absent if that is not in sight.",
+        "target",
+        {name: _seconds(state.spent_at) for name, state in use.items()},
     )
 
 

@@ -54,6 +54,7 @@ class Metrics:
         self._providers: Mapping[str, _Meter] = {}
         self._stores: Mapping[str, _Meter] = {}
         self._unknown: Mapping[str, int] = {}  # by provider: served keys
+        self._reports_use: Mapping[str, bool] = {}  # by provider
         Gauge("rotator_build_info", "The version that runs.", ["version"], registry=registry).labels(version).set(1)
         self._reloaded = Gauge(
             "rotator_config_last_reload_successful",
@@ -84,38 +85,21 @@ class Metrics:
         for outcome in Outcome:
             if outcome is not Outcome.LEFT:
                 self._orphans.labels(outcome.value)
+        self._early_refused = Counter(
+            "rotator_early_rotations_refused_total",
+            "Keys that were nearly spent and not replaced for it, although `on_cap` is `replace`; each counts once.",
+            registry=registry,
+        )
         self._swept = Gauge(
             "rotator_last_sweep_success_timestamp_seconds",
             "When a sweep last saw all targets and completed all its work; 0: not since the start.",
             registry=registry,
         )
         self.notifications = Notifications(registry)
-        self._provider_requests = Counter(
-            "rotator_provider_requests_total",
-            "Requests to a provider, by operation and HTTP status, or why there was none.",
-            ["provider", "operation", "outcome"],
-            registry=registry,
+        self._provider_requests, self._provider_seconds = _requests(
+            "provider", "by operation and HTTP status, or why there was none", registry
         )
-        self._provider_seconds = Histogram(
-            "rotator_provider_request_duration_seconds",
-            "How long a provider took to answer.",
-            ["provider"],
-            registry=registry,
-            buckets=_REQUEST_SECONDS,
-        )
-        self._store_requests = Counter(
-            "rotator_store_requests_total",
-            "Requests to a store, by operation and outcome.",
-            ["store", "operation", "outcome"],
-            registry=registry,
-        )
-        self._store_seconds = Histogram(
-            "rotator_store_request_duration_seconds",
-            "How long a store took to answer.",
-            ["store"],
-            registry=registry,
-            buckets=_REQUEST_SECONDS,
-        )
+        self._store_requests, self._store_seconds = _requests("store", "by operation and outcome", registry)
 
     def watch(self, known: Callable[[], DaemonStatus], *, each: bool) -> None:
         """Show the daemon's status at each scrape; `each`: with the series of single targets.
@@ -148,6 +132,7 @@ class Metrics:
             self._rotations.labels(provider, reason.value, outcome)
         self._providers = {name: meter for name, meter in self._providers.items() if name in providers}
         self._unknown = {name: number for name, number in self._unknown.items() if name in providers}
+        self._reports_use = {name: shown for name, shown in self._reports_use.items() if name in providers}
         self._stores = {name: meter for name, meter in self._stores.items() if name in stores}
         for meter in (*self._providers.values(), *self._stores.values()):
             meter.show()
@@ -172,6 +157,14 @@ class Metrics:
         """Set how many served keys are unknown to the provider, and left alone."""
         self._unknown = {**self._unknown, provider: number}
 
+    def early_rotation_refused(self) -> None:
+        """Count a key that is nearly spent, and is not replaced for it."""
+        self._early_refused.inc()
+
+    def reports_use(self, provider: str, *, shown: bool) -> None:
+        """Set whether the provider shows what keys have used."""
+        self._reports_use = {**self._reports_use, provider: shown}
+
     def swept(self, at: datetime) -> None:
         """Set when a sweep of all providers last completed all its work."""
         self._swept.set(at.timestamp())
@@ -192,6 +185,12 @@ class Metrics:
                 "provider",
                 {name: float(number) if info.leads else 0.0 for name, number in self._unknown.items()},
             ),
+            family(
+                "provider_reports_use",
+                "1 if the provider has shown what a key of a target has used, 0 if not. Absent before the first list.",
+                "provider",
+                {name: float(shown) for name, shown in self._reports_use.items()},
+            ),
             *(
                 family(
                     f"{kind}_up",
@@ -207,6 +206,20 @@ class Metrics:
             ),
         ]
         return generate_latest(self._registry) + "".join(shown).encode()
+
+
+def _requests(kind: str, counted: str, registry: CollectorRegistry) -> tuple[Counter, Histogram]:
+    """Return what counts the requests to upstreams of a kind, and their durations."""
+    labels = [kind, "operation", "outcome"]
+    return Counter(
+        f"rotator_{kind}_requests_total", f"Requests to a {kind}, {counted}.", labels, registry=registry
+    ), Histogram(
+        f"rotator_{kind}_request_duration_seconds",
+        f"How long a {kind} took to answer.",
+        [kind],
+        registry=registry,
+        buckets=_REQUEST_SECONDS,
+    )
 
 
 def _nothing() -> DaemonStatus:

@@ -20,6 +20,7 @@ from rotator.core.ports import Listener
 from rotator.core.reasons import Reason, State
 from rotator.core.renewal import margin
 from rotator.core.target import Target
+from rotator.core.versions import Record
 from rotator.runtime.redact import NAMES, scrub, scrub_name
 from rotator.telemetry.status_json import (
     DaemonJson,
@@ -288,6 +289,13 @@ class StatusRegistry:
                 self._targets[target.name] = TargetStatus(
                     before.target, plan or before.plan, error, next_attempt_at, before.requested and not fulfilled
                 )
+
+    def show_use(self, target: Target, served: Record, use: CapState) -> None:
+        """Record a look at the use of the served key. Only a pass finds it spent, and sets the state with it."""
+        with self._lock:
+            before = self._targets.get(target.name)
+            if before is not None and before.plan is not None and before.plan.current == served and not use.is_spent:
+                self._targets[target.name] = replace(before, plan=replace(before.plan, use=use))
 
     def keep_only(self, targets: Mapping[str, Target]) -> None:
         """Forget the targets that are no longer configured. New ones have the state unknown."""

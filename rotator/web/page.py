@@ -21,11 +21,11 @@ from markupsafe import Markup, escape
 from rotator.app.passes import adoption_advice
 from rotator.core.events import Event
 from rotator.core.plan import Plan
-from rotator.core.reasons import Reason, State
+from rotator.core.reasons import NOT_EARLY, Reason, State
 from rotator.core.times import timestamp
 from rotator.runtime.redact import scrub
 from rotator.telemetry.status import UNHEALTHY, WORST_FIRST, DaemonStatus, RecordedEvent, TargetStatus, rank
-from rotator.telemetry.wording import count, distance, in_units, in_words
+from rotator.telemetry.wording import count, distance, in_units, in_words, percent
 
 ROWS = 100
 """Targets on one page."""
@@ -102,6 +102,7 @@ def render(known: DaemonStatus, view: View) -> str:
         ),
         rows=[Row(status, _life(status, known.at), _next(status, known.at)) for status in shown],
         caption=_caption(begin, len(shown), len(chosen), len(known.targets) if view.text or view.state else None),
+        shows_use=any(status.plan and status.plan.use for status in shown),
         page=page,
         pages=pages,
         events=list(_events(known, view.text.lower())),
@@ -272,7 +273,7 @@ def _coming(plan: Plan, now: datetime) -> Next:
         if key.other_name is None and key.until > now
     ]
     if plan.next_rotation_at is not None:
-        why = Reason.EXPIRING if plan.reason is Reason.FRESH else plan.reason
+        why = Reason.EXPIRING if plan.reason in (Reason.FRESH, Reason.SPENT, *NOT_EARLY) else plan.reason
         coming.append((plan.next_rotation_at, f"rotate ({why})"))
     if not coming:
         return Next(["nothing"])
@@ -349,6 +350,7 @@ def _environment() -> Environment:
     )
     made.filters |= {
         "parts": _parts,
+        "percent": lambda ratio: escape(percent(ratio)),
         "duration": lambda duration: escape(in_units(duration)),
         "distance": lambda moment, now: escape(distance(moment, now)),
         "stamp": lambda moment: escape(timestamp(moment)),
@@ -360,6 +362,7 @@ def _environment() -> Environment:
         "refresh_seconds": REFRESH,
         "longest_text": LONGEST_TEXT,
         "all_states": WORST_FIRST,
+        "not_early": NOT_EARLY,
     }
     return made
 

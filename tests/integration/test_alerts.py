@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from support.known import known
+from support.known import known, used
 from support.prometheus import NO_PROMETHEUS, RULES, is_installed, promtool
 from support.world import HOUR, START, make_target
 
@@ -53,7 +53,13 @@ def all_metrics() -> dict[str, set[str]]:
     """Return the labels of each possible series, by the name that a query uses."""
     metrics = Metrics("1")
     record = Record("prod-eu", "a", "id", "name", START, START + 24 * HOUR, "p", "f")
-    plan = Plan(State.OK, Reason.FRESH, current=record, renewal=Renewal(START + 16 * HOUR))
+    plan = Plan(
+        State.OK,
+        Reason.FRESH,
+        current=record,
+        renewal=Renewal(START + 16 * HOUR),
+        use=used(50.0, START, reached_at=START),
+    )
     all_of_it = known(
         TargetStatus(make_target("a"), plan, None),
         at=START,
@@ -65,6 +71,7 @@ def all_metrics() -> dict[str, set[str]]:
     metrics.watch(lambda: all_of_it, each=True)
     metrics.provider_meter("respan")("list", "200", 0.1)
     metrics.unknown_served_keys("respan", 3)
+    metrics.reports_use("respan", shown=True)
     metrics.store_meter("vault")("read", "200", 0.1)
     metrics.keep_only({"respan"}, {"vault"})
     metrics.notifications.start(["webhooks.chat"])

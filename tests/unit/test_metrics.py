@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from support.known import known
+from support.known import known, used
 from support.world import HOUR, START, make_target
 
 from rotator.core.errors import StoreUnavailable
@@ -29,6 +29,10 @@ PROMISED = {
     "rotator_key_expiry_timestamp_seconds": ("gauge", {"target"}),
     "rotator_key_issued_timestamp_seconds": ("gauge", {"target"}),
     "rotator_next_rotation_timestamp_seconds": ("gauge", {"target"}),
+    "rotator_key_use_ratio": ("gauge", {"target"}),
+    "rotator_key_spent_timestamp_seconds": ("gauge", {"target"}),
+    "rotator_early_rotations_refused_total": ("counter", set()),
+    "rotator_provider_reports_use": ("gauge", {"provider"}),
     "rotator_superseded_keys": ("gauge", {"target"}),
     "rotator_superseded_keys_past_grace": ("gauge", set()),
     "rotator_earliest_key_expiry_timestamp_seconds": ("gauge", set()),
@@ -106,7 +110,7 @@ def busy() -> Metrics:
     """Return metrics with at least one sample of everything."""
     metrics = Metrics("1.2.3")
     all_of_it = known(
-        status("a", served()),
+        status("a", served(use=used(50.0, NOW))),
         at=NOW,
         budgets={"respan": 0.25},
         logins={"vault": NOW},
@@ -120,6 +124,7 @@ def busy() -> Metrics:
     metrics.retirement(SUCCESS)
     metrics.notifications.start(["webhooks.chat"])
     metrics.unknown_served_keys("respan", 3)
+    metrics.reports_use("respan", shown=True)
     metrics.reload(ok=True)
     return metrics
 
@@ -534,3 +539,49 @@ def test_nothing_of_a_key_is_shown() -> None:
 
 def test_the_content_type_is_the_text_formats() -> None:
     assert Metrics.content_type == "text/plain; version=0.0.4; charset=utf-8"
+
+
+# --- caps ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_use_of_a_cap_is_shown_while_it_is_known() -> None:
+    burning, idle = used(40.0, NOW, rate=10 / 3600), used(10.0, NOW)
+    plans = {
+        "burning": served(use=burning),
+        "idle": served(use=idle),
+        "spent": served(use=used(70.0, NOW, reached_at=START), state=State.SPENT),
+        "unknown": served(),
+    }
+    metrics = Metrics("1")
+    metrics.watch(lambda: known(*(status(name, plan) for name, plan in plans.items()), at=NOW), each=True)
+    samples = scrape(metrics)
+    ratios = {name: samples.get(series("key_use_ratio", target=name)) for name in plans}
+    assert ratios == {"burning": 0.8, "idle": 0.2, "spent": 1.4, "unknown": None}
+    spent_at = {name: samples.get(series("key_spent_timestamp_seconds", target=name)) for name in plans}
+    assert spent_at == {
+        "burning": (NOW + HOUR).timestamp(),
+        "idle": None,
+        "spent": START.timestamp(),
+        "unknown": None,
+    }
+    assert samples[series("targets", state="spent")] == 1
+
+
+def test_whether_a_provider_shows_use_is_absent_until_it_is_known() -> None:
+    metrics = Metrics("1")
+    metrics.keep_only(["respan", "other"], [])
+    assert not labelled(scrape(metrics), "provider", "other") & {"rotator_provider_reports_use"}
+    metrics.reports_use("respan", shown=True)
+    metrics.reports_use("other", shown=False)
+    samples = scrape(metrics)
+    assert samples[series("provider_reports_use", provider="respan")] == 1
+    assert samples[series("provider_reports_use", provider="other")] == 0
+    metrics.keep_only(["respan"], [])
+    assert series("provider_reports_use", provider="other") not in scrape(metrics)
+
+
+def test_refused_early_rotations_count_from_0() -> None:
+    metrics = Metrics("1")
+    assert scrape(metrics)[series("early_rotations_refused_total")] == 0
+    metrics.early_rotation_refused()
+    assert scrape(metrics)[series("early_rotations_refused_total")] == 1

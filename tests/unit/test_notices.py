@@ -2,8 +2,8 @@
 
 from support.recorded_events import RecordedEvents
 
-from rotator.core.events import Event, EventType
-from rotator.daemon.notices import Notices, is_to_report
+from rotator.core.events import Event, EventType, Level
+from rotator.daemon.notices import Notices, Reports, is_to_report
 
 STUCK, UNSTUCK = Event(EventType.STUCK), Event(EventType.UNSTUCK)
 
@@ -36,3 +36,14 @@ def test_a_kept_finding_is_not_new() -> None:
 
 def test_a_repeated_failure_is_reported_ever_more_rarely() -> None:
     assert [times for times in range(1, 40) if is_to_report(times)] == [1, 2, 4, 8, 16, 32]
+
+
+def test_use_that_a_provider_does_not_show_is_reported_once_until_it_does() -> None:
+    events = RecordedEvents()
+    reports = Reports(events.append)
+    for targets in (0, 3, 2, 3, 0, 1):
+        reports.unknown_use("respan", targets)
+    reports.unknown_use("other", 7)
+    found = [(event.what, event.level, event.fields["provider"], event.fields["targets"]) for event in events]
+    unknown = (EventType.USE_UNKNOWN, Level.WARNING)
+    assert found == [(*unknown, "respan", 3), (*unknown, "respan", 1), (*unknown, "other", 7)]

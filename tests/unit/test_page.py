@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 import re
 import time
 from dataclasses import replace
@@ -9,10 +10,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from support.known import CAP, used
 from support.pages import Element, read_page, rows
 from support.world import HOUR, START, make_target
 
 from rotator.cli.status_table import print_status
+from rotator.core.caps import CapState
 from rotator.core.errors import (
     ProviderCredentialRefused,
     ProviderUnavailable,
@@ -24,6 +27,7 @@ from rotator.core.plan import Plan, Rotate
 from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal
 from rotator.core.superseded import Superseded
+from rotator.core.target import Cap, CapPolicy
 from rotator.core.versions import Entry, Ownership, Record
 from rotator.telemetry.metrics import Metrics
 from rotator.telemetry.status import DaemonInfo, DaemonStatus, RecordedEvent, TargetStatus, status_model
@@ -90,6 +94,7 @@ def everything() -> tuple[DaemonStatus, View]:
         status("c", FOREIGN),
         status("d", FIRST),
         status("e", None),
+        status("u", well(state=State.SPENT, use=replace(used(45.0, NOW, rate=1.0), cap=Cap(NASTY, 50.0)))),
         status("f", None, error),
         *(status(f"g-{number}", well()) for number in range(ROWS)),
     )
@@ -180,7 +185,7 @@ def test_a_secret_in_a_text_is_hidden() -> None:
 def test_it_can_be_read_aloud() -> None:
     shown = read_page(render(*everything()))
     assert shown.one("html").attributes["lang"] == "en"
-    assert shown.one("title").text.startswith("5 unhealthy, 2 problems · ")
+    assert shown.one("title").text.startswith("6 unhealthy, 2 problems · ")
     assert [heading.tag for heading in shown.all() if re.fullmatch("h[1-6]", heading.tag)] == [
         "h1",
         "h2",
@@ -199,7 +204,7 @@ def test_it_can_be_read_aloud() -> None:
     labelled = [control for label in shown.all("label") for control in (*label.all("input"), *label.all("select"))]
     assert [control.attributes["name"] for control in labelled] == ["q", "state"]
     table = shown.one("table")
-    assert table.one("caption").text == "1 to 100 of 106 targets, worst first"
+    assert table.one("caption").text == "1 to 100 of 107 targets, worst first"
     assert all(head.attributes["scope"] == "col" for head in table.one("thead").all("th"))
     assert all(head.attributes["scope"] == "row" for head in table.one("tbody").all("th"))
     # A phone's layout takes the table's own meaning away: the roles keep it.
@@ -245,6 +250,13 @@ def test_the_zones_of_a_bar_differ_without_their_colours() -> None:
         for zone in ("gone", "ahead", "grace", "reserve"):
             for other in ("back", "raised", "point"):
                 assert contrast(colours[zone], colours[other]) >= 3, (zone, other, colours)
+        for zone in ("used", "reserve"):
+            for other in ("back", "raised", "line"):
+                assert contrast(colours[zone], colours[other]) >= (2.5 if other == "line" else 3), (
+                    zone,
+                    other,
+                    colours,
+                )
 
 
 def test_the_page_reloads_unless_the_view_does_not() -> None:
@@ -336,6 +348,48 @@ def test_superseded_keys_and_when_they_expire() -> None:
         "expires in 14 h, 2 Mar 12:00:00"
     )
     assert shown["Next"] == "remove tk_soon (grace-over) in 1 h, 1 Mar 23:00:00"
+
+
+@pytest.mark.parametrize(
+    ("use", "plan", "words", "share", "colour"),
+    [
+        (used(20.0, NOW - HOUR), well(), "40% of max_usage used, 1 h ago", 40.0, "used"),
+        (
+            used(48.0, NOW, rate=2 / 7200),
+            well(),
+            "96% of max_usage used, 0 s ago at the present rate, spent in 2 h, 2 Mar 00:00:00",
+            96.0,
+            "used",
+        ),
+        (
+            used(70.0, NOW, reached_at=NOW - HOUR),
+            well(state=State.SPENT, reason=Reason.EARLY_EXHAUSTED),
+            "max_usage is spent: seen 1 h ago, 1 Mar 21:00:00 not replaced early (early-exhausted)",
+            100.0,
+            "spent",
+        ),
+    ],
+)
+def test_a_thin_bar_shows_the_use_of_a_cap(use: CapState, plan: Plan, words: str, share: float, colour: str) -> None:
+    shown = page(status("a", replace(plan, use=use)))
+    bar = shown.one("svg", class_="use")
+    assert [rect.attributes["class"] for rect in bar.all("rect")] == [colour, "unused"]
+    widths = [float(rect.attributes["width"] or "") for rect in bar.all("rect")]
+    assert widths == [share, round(100 - share, 1)]
+    assert bar.attributes["aria-label"] == f"{math.floor(use.ratio * 100)}% of max_usage used"
+    row = rows(shown)["a"]
+    assert row["Lifetime"].endswith(words)
+    assert row["State"] == plan.state
+    assert row["Next"].startswith("rotate (expiring) in 6 h")
+    assert "Thin bars" in shown.one("section", id="targets").text
+
+
+def test_use_that_is_not_shown_is_unknown() -> None:
+    capped = replace(make_target("a"), caps=CapPolicy((CAP,)))
+    shown = page(TargetStatus(capped, well(), None))
+    assert rows(shown)["a"]["Lifetime"].endswith("use unknown")
+    assert shown.all("svg", class_="use") == []
+    assert "use" not in cells(well())["Lifetime"], "a key without caps has none"
 
 
 def bar(plan: Plan) -> tuple[dict[str, tuple[float, float]], str]:

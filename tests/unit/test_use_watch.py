@@ -215,6 +215,65 @@ def test_nothing_is_looked_up_where_the_provider_reports_no_use() -> None:
     assert watched.looked_up() == before
 
 
+# --- unknown use -----------------------------------------------------------------------------------------------------
+
+
+def unknown(watched: Watched) -> int:
+    return len(watched.watch.unknown())
+
+
+def test_use_is_unknown_once_neither_a_list_nor_a_look_up_shows_it() -> None:
+    watched = Watched(*"abcdefgh", most=100)
+    watched.sweep()
+    assert unknown(watched) == 0, "a look-up may show it"
+    passed(watched, MINUTE)
+    watched.look()
+    watched.sweep()
+    assert unknown(watched) == 8
+    assert not watched.watch.shows_use()
+    for target in watched.world.targets:
+        watched.uses(10, target)
+    passed(watched, MINUTE)
+    watched.sweep()
+    assert unknown(watched) == 0
+    assert watched.watch.shows_use()
+
+
+def test_a_last_use_alone_shows_no_use_of_a_cap() -> None:
+    watched = Watched(*"abcd", most=100)
+    for target in watched.world.targets:
+        served = watched.world.served(target)
+        assert served is not None
+        watched.world.vendor.use[served.id] = KeyUse(last_used_at=watched.world.clock.now())
+    before = watched.looked_up()
+    for _ in range(3):
+        passed(watched, MINUTE)
+        watched.sweep()
+        watched.look()
+    assert unknown(watched) == 4
+    assert watched.looked_up() == before + SAMPLE, "no more than where nothing is shown"
+
+
+def test_use_that_is_no_longer_shown_is_unknown() -> None:
+    watched = hot()
+    watched.uses(None)
+    for _ in range(20):
+        passed(watched, MINUTE)
+        watched.sweep()
+        watched.look()
+    assert unknown(watched) == 1
+
+
+def test_of_a_new_key_nothing_is_known_yet() -> None:
+    watched = Watched()
+    passed(watched, MINUTE)
+    watched.look()
+    assert unknown(watched) == 1
+    passed(watched, 24 * HOUR)
+    assert watched.reconciler.reconcile(watched.target).rotated
+    assert unknown(watched) == 0
+
+
 def failures() -> Iterator[tuple[str, Exception]]:
     yield "provider.retrieve", ProviderUnavailable("down", "Wait.")
     yield "provider.retrieve", ProviderRateLimited("slow down", 5.0)
