@@ -16,8 +16,10 @@ from support.openrouter import openrouter
 from support.vault import VaultServer
 from unit.test_http_respan import DESCRIPTION
 
+from rotator.core.keys import ProviderKey
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters
+from rotator.core.use import KeyUse
 from rotator.providers.http_provider.settings import HTTP
 from rotator.providers.respan.settings import RESPAN
 from rotator.simulator import Options, Simulator
@@ -48,7 +50,28 @@ def respan(list_shape: Literal["page", "array"], **options: Any) -> Iterator[Ser
         assert not [key for key in sim.vendor.keys.values() if key.alive(sim.vendor.now())]
 
 
-class TestRespan(ProviderContract):
+class ShowsUse(ProviderContract):
+    """Beside the contract, which allows that use stays unknown."""
+
+    __test__ = False
+
+    def test_use_is_shown(self, server: Server) -> None:
+        with self.trial(server) as trial:
+            assert trial.use is not None
+            trial.use(trial.key.secret)
+
+            def shown() -> list[KeyUse]:
+                found = [trial.retrieve(), *trial.named(trial.name)]
+                return [key.use for key in found if isinstance(key, ProviderKey) and key.use is not None]
+
+            uses = trial.until(shown, bool)
+            assert uses
+            for use in uses:
+                assert any(cap.used for cap in use.caps) or use.last_used_at
+
+
+class TestRespan(ShowsUse):
+    __test__ = True
     provider_type = RESPAN
 
     @pytest.fixture(params=["page", "array"])
@@ -57,9 +80,10 @@ class TestRespan(ProviderContract):
             yield server
 
 
-class TestRespanWithPolicies(ProviderContract):
+class TestRespanWithPolicies(ShowsUse):
     """Use is in the limit policies alone."""
 
+    __test__ = True
     provider_type = RESPAN
 
     @pytest.fixture
@@ -68,9 +92,10 @@ class TestRespanWithPolicies(ProviderContract):
             yield replace(server, options={"limit_policies": True})
 
 
-class TestDescriptionOfRespan(ProviderContract):
+class TestDescriptionOfRespan(ShowsUse):
     """Type http, with Respan's API in TOML."""
 
+    __test__ = True
     provider_type = HTTP
 
     @pytest.fixture(params=["page", "array"])
@@ -79,9 +104,10 @@ class TestDescriptionOfRespan(ProviderContract):
             yield replace(server, options=DESCRIPTION)
 
 
-class TestOpenRouter(ProviderContract):
+class TestOpenRouter(ShowsUse):
     """Type http with its preset, on a stand-in: offset paging, nested answers, no change of an expiry."""
 
+    __test__ = True
     provider_type = HTTP
 
     @pytest.fixture
@@ -99,9 +125,10 @@ class TestOpenRouter(ProviderContract):
             assert sim.keys == {}
 
 
-class TestLiteLLM(ProviderContract):
+class TestLiteLLM(ShowsUse):
     """Type http with its preset, on a stand-in that LiteLLM's OpenAPI document judges."""
 
+    __test__ = True
     provider_type = HTTP
 
     @pytest.fixture
@@ -140,9 +167,10 @@ def on(issuer: Issuer) -> Iterator[Server]:
     assert issuer.living() == {}
 
 
-class TestJupyterHub(ProviderContract):
+class TestJupyterHub(ShowsUse):
     """Type http with its preset, on the server itself."""
 
+    __test__ = True
     provider_type = HTTP
     timeout = timedelta(seconds=2)
 
