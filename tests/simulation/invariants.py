@@ -70,7 +70,7 @@ ROUNDING = 1e-3
 SOMEBODYS = "note"
 """A field that only people write."""
 
-LATER = "why=later"
+LATER = "mood=later"
 """A field of a record that only a later version of rotator writes."""
 
 
