@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from rotator.app.wiring import Installation
 from rotator.cli.command import Common, LogLevel, stop_on_sigterm
 from rotator.cli.exit_status import usage_error
 from rotator.cli.progress import Advance, progress
+from rotator.cli.streams import print_error
 from rotator.config.loader import load
 from rotator.core.errors import ClockDisagrees, ProviderError, ProviderRateLimited, RotatorError, StoreError
 from rotator.core.events import Event, EventType, Level
@@ -36,6 +38,10 @@ from rotator.runtime.clock import SystemClock
 from rotator.telemetry.logging import flush, log_event
 from rotator.telemetry.metrics import Metrics
 from rotator.telemetry.status import TargetStatus
+from rotator.telemetry.wording import count
+
+SHOWN = 20
+"""How many of the targets that a pattern matches are named."""
 
 TRIES_AFTER_429 = 3
 """How often a command retries what the provider refused with 429."""
@@ -91,10 +97,24 @@ class Session:
                     advance()
 
     def chosen(self, names: Sequence[str] | None, every: bool) -> list[Target]:
-        """Return the targets that the command line names, each once."""
+        """Return the targets that the command line names, by name or by pattern, each once."""
         if bool(names) == every:
             usage_error("name the targets, or use --all")
-        return [self.target(name) for name in dict.fromkeys(names or self.configuration.targets)]
+        if not names:
+            return [*self.configuration.targets.values()]
+        chosen = (target for name in names for target in self._matching(name))
+        return [*{target.name: target for target in chosen}.values()]
+
+    def _matching(self, pattern: str) -> list[Target]:
+        """Return the targets of a name or a pattern, and print which a pattern matches."""
+        if not any(sign in pattern for sign in "*?["):
+            return [self.target(pattern)]
+        found = [target for name, target in self.configuration.targets.items() if fnmatchcase(name, pattern)]
+        if not found:
+            usage_error(f"no target in {self.configuration.file} matches {pattern!r}")
+        names = ", ".join([target.name for target in found[:SHOWN]] + ["..."] * (len(found) > SHOWN))
+        print_error(f"{pattern} matches {count(len(found), 'target')}: {names}")
+        return found
 
     def target(self, name: str) -> Target:
         """Return a configured target. Ends the command with status 2 if there is none of that name."""
@@ -202,7 +222,9 @@ class Session:
             except StoreError as error:
                 return TargetStatus(target, None, error)
             try:
-                observation = observer.confirm(observation) if confirm else observation
+                # A pause may have extended the served key, which only the provider shows.
+                if confirm or target.pause_until is not None:
+                    observation = observer.confirm(observation)
             except ProviderError as error:
                 return TargetStatus(target, plan(observation, self.clock.now()), error)
             return TargetStatus(target, plan(observation, self.clock.now()), None)

@@ -61,7 +61,7 @@ def rotate(
 ) -> None:
     """Give targets a new key now. Old keys keep working for their grace period.
 
-    TARGET is the name of a target. Name one or more, or use --all.
+    TARGET is the name of a target, or a pattern such as 'billing-*'. Name one or more, or use --all.
 
     Large runs use at most half of the provider's rate limit, so that a running daemon can keep rotating. With
     --revoke-now they use all of it.
@@ -115,7 +115,7 @@ def extend(
 ) -> None:
     """Break glass: extend the lives of keys while the store is down.
 
-    TARGET is the name of a target. Name one or more, or use --all.
+    TARGET is the name of a target, or a pattern such as 'billing-*'. Name one or more, or use --all.
 
     Extends every unexpired key of the targets, found by the provider's list alone, in the order of their expiry. Use
     it when the store cannot be written for a long time. Once it can be, the daemon replaces the keys as usual. If the
