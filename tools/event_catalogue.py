@@ -49,8 +49,8 @@ EVENTS: Mapping[EventType, Description] = {
     EventType.KEY_EXTENDED: Description(
         (_INFO,),
         (*_KEY, "expires_at", *_AUDIT, "last_used_at?"),
-        "A key lives longer: because of `rotator extend` (`reason` is `extended`), or because it is superseded and "
-        "still used (`in-use`, when that begins).",
+        "A key lives longer: because of `rotator extend` (`reason` is `extended`), in a pause (`paused`), or because "
+        "it is superseded and still used (`in-use`, when that begins).",
     ),
     EventType.KEY_RETIRED_IN_USE: Description(
         (_WARNING,),
@@ -122,6 +122,12 @@ EVENTS: Mapping[EventType, Description] = {
         (_INFO,),
         (*_KEY, "version", *_AUDIT),
         "Another writer was first: its version is served, and rotator removes its own key.",
+    ),
+    EventType.ROTATED_OUTSIDE_WINDOW: Description(
+        (_WARNING,),
+        ("reason", "permitted_at", "advice"),
+        "A key was replaced outside the target's windows, or in its pause, because it would have expired before "
+        "`permitted_at`.",
     ),
     EventType.TARGET_FAILED: Description(
         (_WARNING, _ERROR),

@@ -174,6 +174,10 @@ class Installation:
         self.clock.listen_to({part.upstream for part in self._connected()})
         self._metrics.keep_only(self.providers, self.stores)  # what is gone must raise no alert
 
+    def stand_by(self) -> None:
+        """Forget what another replica will change."""
+        self._kept.forget_seen()
+
     def look_again(self) -> None:
         """Read all credentials again, and let the next request try an upstream that is down."""
         for part in self._connected():

@@ -4,7 +4,7 @@ A relative file name starts from the folder in the validation's context, `{"fold
 """
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from rotator.config import values
+from rotator.config import values, windows
 from rotator.config.values import Address, Limit, VaultReference
 from rotator.core.target import KeyParameter
 from rotator.core.versions import RECORD_FIELD
@@ -108,6 +108,21 @@ Duration = Annotated[
     _text(pattern=f"^{values.DURATION_PATTERN}$", examples=["90s", "15m", "1h30m"]),
 ]
 Extension = Annotated[timedelta, PlainValidator(values.parse_extension), _text(pattern=f"^{values.DURATION_PATTERN}$")]
+DurationOrShare = Annotated[
+    timedelta | float,
+    PlainValidator(values.parse_duration_or_share),
+    _text(pattern=f"^({values.DURATION_PATTERN}|{values.SHARE_PATTERN})$", examples=["8h", "33%"]),
+]
+Moment = Annotated[
+    datetime,
+    PlainValidator(values.parse_moment),
+    _text(format="date-time", examples=["2027-01-04T08:00:00Z"]),
+]
+Cron = Annotated[str, PlainValidator(windows.parse_cron), _text(examples=["0 9 * * 1-4"])]
+TimeZone = Annotated[str, PlainValidator(windows.parse_zone), _text(examples=["Europe/London"])]
+OpenTime = Annotated[
+    timedelta, PlainValidator(windows.parse_open_time), _text(pattern=f"^{values.DURATION_PATTERN}$", examples=["7h"])
+]
 Percentage = Annotated[float, PlainValidator(values.parse_percentage), _text(pattern=f"^{values.PERCENTAGE_PATTERN}$")]
 Share = Annotated[float, PlainValidator(values.parse_share), _text(pattern=f"^{values.LIMIT_PATTERN}$")]
 ShareOrCount = Annotated[

@@ -7,6 +7,7 @@ reads a secret or uses the network. From now on the providers' keys are hidden i
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rotator.config.provider_load import ProviderLoad, provider_loads
 from rotator.config.provider_settings import KeyOptions, ProviderSettings
 from rotator.config.provider_type import ProviderTypes
 from rotator.config.schema import (
+    Changeable,
     DaemonSettings,
     FileSettings,
     HttpSettings,
@@ -30,11 +32,13 @@ from rotator.config.schema import (
     SweepSettings,
     file_settings,
 )
-from rotator.config.values import parse_go_seconds
+from rotator.config.values import parse_go_seconds, share_of
+from rotator.config.windows import CronWindow
 from rotator.core.errors import ConfigurationError, Problem
 from rotator.core.target import Cap, CapPolicy, Target
 from rotator.core.times import hash_fraction
 from rotator.core.traits import Traits
+from rotator.core.windows import Windows
 from rotator.runtime.key_pattern import parse_key_pattern
 from rotator.runtime.redact import hide_pattern
 
@@ -47,7 +51,10 @@ _VAULT_VARIABLES = {
 }
 
 
-_INHERITED = {"provider", "store", "ttl", "renew_before", "grace_period", "key_field", "grace_extension", "idle_after"}
+_INHERITED = {
+    *("provider", "store", "ttl", "renew_before", "grace_period", "key_field", "grace_extension", "idle_after"),
+    *("windows", "pause_until"),
+}
 """The options of a target that replace those of [defaults] as a whole."""
 
 _CAP_OPTIONS = {"on_cap", "replace_at", "pickup", "max_early_rotations"}
@@ -79,9 +86,13 @@ class Configuration:
 
 
 def load(
-    file: Path, environment: Mapping[str, str], types: ProviderTypes, in_use: Configuration | None = None
+    file: Path,
+    environment: Mapping[str, str],
+    types: ProviderTypes,
+    in_use: Configuration | None = None,
+    now: datetime | None = None,
 ) -> Configuration:
-    """Read a file and what it includes; its providers are of these types.
+    """Read a file and what it includes; its providers are of these types. `now`: as the clock shows it if left out.
 
     Raises ConfigurationError with everything malformed, or else with every rule that is broken. A configuration that
     removes too many targets of the one in use is refused too.
@@ -90,7 +101,7 @@ def load(
     settings = _validated(file, source, environment, types)
     traits, keys = _traits_and_keys(file, settings, types)
     targets = _targets(settings, keys)
-    parsed = ParsedConfig(file, settings, targets, source.origins, environment, traits, keys)
+    parsed = ParsedConfig(file, settings, targets, source.origins, environment, traits, keys, now or datetime.now(UTC))
     _refuse(rules.problems(parsed))
     if in_use is not None:
         _refuse(_removed_targets(in_use, parsed))
@@ -215,11 +226,16 @@ def _targets(settings: FileSettings, keys: KeyChecker) -> dict[str, Target]:
     inherited = {option: getattr(defaults, option) for option in inheritable}
     inherited["provider"] = defaults.provider or _only(settings.providers)
     inherited["store"] = defaults.store or _only(settings.stores)
+    inherited["windows"] = _windows(defaults)
     policies: dict[CapPolicy, CapPolicy] = {}  # most targets share one
     targets = {}
     for name, target in settings.targets.items():
         own = {option: getattr(target, option) for option in target.model_fields_set & inheritable}
-        options = {**inherited, **own} if own else inherited
+        if "windows" in own:
+            own["windows"] = _windows(target)
+        options = {**inherited, **own}
+        for option in ("renew_before", "grace_period"):
+            options[option] = share_of(options["ttl"], options[option])
         fields = {**defaults.extra_fields, **target.extra_fields} if target.extra_fields else defaults.extra_fields
         key = keys.check(options["provider"], {**defaults.key, **target.key})
         policy = _cap_policy(key.finite_caps, options)
@@ -241,6 +257,10 @@ def _cap_policy(caps: tuple[Cap, ...], options: Mapping[str, Any]) -> CapPolicy:
     return CapPolicy(
         caps, options["on_cap"] == "replace", options["replace_at"], options["pickup"], options["max_early_rotations"]
     )
+
+
+def _windows(table: Changeable) -> Windows:
+    return tuple(CronWindow(window.cron, window.duration, window.timezone) for window in table.windows)
 
 
 def _only(tables: Mapping[str, object]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from rotator.config.files import key_path
@@ -23,6 +24,7 @@ class ParsedConfig:
     environment: Mapping[str, str]
     traits: Mapping[str, Traits]  # by the name of the provider
     keys: KeyChecker
+    now: datetime
 
     def problem(self, message: str, *place: str | int) -> Problem:
         """Return a problem at a place in the main file."""

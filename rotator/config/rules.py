@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from urllib.parse import urlsplit
 
+from rotator.config import window_rules
 from rotator.config.cap_rules import caps_per_key, extensions_of_grace, uses_of_caps
 from rotator.config.parsed import ParsedConfig, Rule
 from rotator.config.provider_load import ProviderLoad
@@ -238,6 +239,9 @@ _REFUSED: tuple[Rule, ...] = (
     _former_locations,
     _former_paths,
     _shared_former_places,
+    window_rules.gaps_that_are_too_long,
+    window_rules.windows_that_are_too_short,
+    window_rules.pauses_that_are_impossible,
 )
 
 
@@ -352,4 +356,5 @@ _WARNED: tuple[Rule, ...] = (
     _shared_identity,
     _paths_with_too_much,
     caps_per_key,
+    window_rules.pauses_that_have_passed,
 )

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, Strict, create_model
 
 from rotator.config.fields import (
+    Cron,
     Duration,
+    DurationOrShare,
     EncryptedUrl,
     Extension,
     FieldName,
@@ -19,7 +21,9 @@ from rotator.config.fields import (
     KeyOption,
     LeaseName,
     ListenAddress,
+    Moment,
     Namespace,
+    OpenTime,
     Owner,
     Owners,
     PartName,
@@ -30,6 +34,7 @@ from rotator.config.fields import (
     TargetName,
     Text,
     Texts,
+    TimeZone,
     VaultPath,
     VaultPaths,
     VaultUrl,
@@ -41,6 +46,7 @@ from rotator.config.provider_type import ProviderTypes
 from rotator.config.values import (
     parse_address,
     parse_duration,
+    parse_duration_or_share,
     parse_extension,
     parse_limit,
     parse_percentage,
@@ -251,6 +257,17 @@ class LeaseSettings(Settings):
 # --- targets ---------------------------------------------------------------------------------------------------------
 
 
+class WindowSettings(Settings):
+    """A time in which scheduled rotations may begin."""
+
+    cron: Cron
+    """When the window opens: minute, hour, day of the month, month, day of the week (0 and 7 are Sunday)."""
+    duration: OpenTime
+    """How long it stays open, at least 10m."""
+    timezone: TimeZone = "UTC"
+    """The time zone of `cron`."""
+
+
 class Changeable(Settings):
     """What [defaults] sets for all targets, and what each [targets.NAME] may set for itself."""
 
@@ -261,10 +278,16 @@ class Changeable(Settings):
     """The store that keeps the keys. May be left out when there is only one."""
     ttl: Duration = option("24h", parse_duration)
     """How long a key lives."""
-    renew_before: Duration = option("8h", parse_duration)
-    """How long before its expiry a key is replaced."""
-    grace_period: Duration = option("4h", parse_duration)
-    """How long a key works after it was replaced; at most `renew_before`. rotator warns under 2h."""
+    renew_before: DurationOrShare = option("8h", parse_duration_or_share)
+    """How long before its expiry a key is replaced. Or a share of `ttl`: "33%"."""
+    grace_period: DurationOrShare = option("4h", parse_duration_or_share)
+    """How long a key works after it was replaced; at most `renew_before`. Or a share of `ttl`. rotator warns under
+    2h."""
+    windows: Annotated[tuple[WindowSettings, ...], Strict(False)] = ()
+    """When scheduled rotations may begin; at any time if left out."""
+    pause_until: Moment | None = None
+    """Until when scheduled rotations wait; at most a year ahead. A key that would expire before is extended. After
+    that time it has no effect."""
     key_field: FieldName = "api_key"
     """The field of the secret that holds the key."""
     extra_fields: dict[Text, str] = Field(default_factory=dict, json_schema_extra={"default": {}})

@@ -7,7 +7,7 @@ Pure. Each function returns the value, or raises a ValueError whose message comp
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from math import ceil
 from urllib.parse import urlsplit
@@ -16,6 +16,8 @@ from rotator.core.versions import LONGEST
 
 DURATION_PATTERN = "(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?"
 PERCENTAGE_PATTERN = "([0-9]{1,2}(?:[.][0-9]{1,3})?)%"
+SHARE_PATTERN = "([0-9]{1,2}(?:[.][0-9]{1,3})?)%"
+MOMENT_PATTERN = "[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:[.][0-9]+)?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
 LIMIT_PATTERN = "(100|[0-9]{1,2}(?:[.][0-9]{1,3})?)%"
 _LARGEST_PERCENTAGE = 50
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -88,6 +90,34 @@ def parse_duration(value: object) -> timedelta:
 def parse_extension(value: object) -> timedelta:
     """Parse a duration that may be "0s": none."""
     return timedelta(0) if value in (0, "0s") else parse_duration(value)
+
+
+def parse_duration_or_share(value: object) -> timedelta | float:
+    """Parse a duration, or a share of the ttl: "33%" as 0.33."""
+    if not isinstance(value, str) or not value.endswith("%"):
+        return parse_duration(value)
+    match = re.fullmatch(SHARE_PATTERN, value)
+    if match is None or float(match[1]) == 0:
+        raise ValueError('is not a share of ttl: write more than "0%" and less than "100%", such as "33%"')
+    return float(match[1]) / 100
+
+
+def share_of(ttl: timedelta, value: timedelta | float) -> timedelta:
+    """Return a duration as it is, and a share of the ttl as a duration, to the second."""
+    if isinstance(value, timedelta):
+        return value
+    return timedelta(seconds=max(1, round(ttl.total_seconds() * value)))
+
+
+def parse_moment(value: object) -> datetime:
+    """Parse an RFC 3339 time with its offset, as TOML or a string has it. Return it in UTC."""
+    text = value.isoformat() if isinstance(value, datetime) else value
+    if not isinstance(text, str) or not re.fullmatch(MOMENT_PATTERN, text):
+        raise ValueError("is not a time with its offset: write 2027-01-04T08:00:00Z")
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("is not a possible time: write 2027-01-04T08:00:00Z") from None
 
 
 _GO_UNITS = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}

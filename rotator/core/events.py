@@ -46,6 +46,7 @@ class EventType(StrEnum):
     SWEEP_COMPLETED = "sweep_completed"
     SWEEP_FAILED = "sweep_failed"
     SWEEP_RECOVERED = "sweep_recovered"
+    ROTATED_OUTSIDE_WINDOW = "rotated_outside_window"  # or in a pause: the served key would have expired
     PUBLISH_CONFLICT = "publish_conflict"  # another writer was first
     TARGET_FAILED = "target_failed"
     TARGET_RECOVERED = "target_recovered"

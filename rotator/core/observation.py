@@ -93,17 +93,22 @@ class Observation:
         return seen.key is None or seen.key.expires_by(now)
 
     def own_end(self, record: Record) -> datetime:
-        """Return when a key expires if nothing shortens it: `extend` may have moved its expiry past its record."""
+        """Return when a key expires if nothing shortens it: `extend` may have moved its expiry past its record.
+
+        So may a pause of the target: while nothing is known of a key, it counts as extended.
+        """
         if not self.traits.keys_expire:
             return NEVER
+        if record.key_id not in self.shown and self.target.pause_until is not None:
+            return max(record.expires_at, self.target.pause_until + self.target.lead)
         key = self._key(record)
         if key is None:
             return record.expires_at
         return max(record.expires_at, key.expires_at or NEVER)
 
     def has_expired(self, record: Record, now: datetime) -> bool:
-        """Return whether a key has expired by its record. A key that never expires has only to be replaced by then."""
-        return self.traits.keys_expire and record.expires_at <= now
+        """Return whether a key is known to have expired. One that never expires has only to be replaced by its end."""
+        return self.own_end(record) <= now
 
     def as_recorded(self, record: Record) -> ProviderKey:
         """Return the key as the provider shows it while nothing has changed it."""

@@ -24,8 +24,9 @@ from rotator.core.due import WITHOUT_A_KEY, Facts, reason_for_a_new_key, reason_
 from rotator.core.errors import GraceNotEnforced
 from rotator.core.expiry import Asked, KeyObservation, next_request, whole_seconds
 from rotator.core.observation import Observation
+from rotator.core.pause import as_extended, extend_from, extended_to
 from rotator.core.reasons import Reason, State
-from rotator.core.renewal import Renewal, contested_until_of, renewal_of, turning_points
+from rotator.core.renewal import Renewal, contested_until_of, is_paused, renewal_of, turning_points
 from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.superseded import (
     Superseded,
@@ -52,7 +53,7 @@ class Rotate:
 
 @dataclass(frozen=True, slots=True)
 class SetExpiry:
-    """Make a key expire at `until`: a superseded one sooner, a restored one as late as recorded."""
+    """Make a key expire at `until`: a superseded one sooner, a restored one as recorded, a paused one later."""
 
     reason: Reason
     record: Record
@@ -84,7 +85,7 @@ class Plan:
 
     state: State
     reason: Reason
-    current: Record | None = None
+    current: Record | None = None  # with the expiry that a pause has given the key
     version: Entry | None = None  # that serves the current key
     superseded: tuple[Superseded, ...] = ()  # without those that are known to be gone
     untrusted: tuple[Record, ...] = ()  # superseded, but the provider knows them under another name: left alone
@@ -133,7 +134,7 @@ def plan(
         why = _why_missing(observation)
         return Plan(State.MISSING, why, actions=(Rotate(why, observation.history.current_version),))
 
-    renewal = renewal_of(observation, current.record, options)
+    renewal = renewal_of(observation, current.record, options, now - observation.clock_disputed_by)
     facts = Facts(observation, current.record, renewal, now, request)
     due = reason_for_a_new_key(facts)
     held = reason_to_wait(facts, due) if due else None
@@ -141,7 +142,8 @@ def plan(
     if rotation:
         renewal = replace(renewal, roll_out_at=None)
     superseded = superseded_keys(observation, current, request, now)
-    others = (*_restore(facts), *(action for key in superseded for action in _tidy(facts, key)))
+    extended = () if rotation else _extend(facts)
+    others = (*_restore(facts), *extended, *(action for key in superseded for action in _tidy(facts, key)))
     if not observation.traits.can_set_expiry:  # a key works until it is deleted, or until its own expiry
         others = tuple(action for action in others if not isinstance(action, SetExpiry))
     states = cap_states(observation, current.record)
@@ -150,7 +152,7 @@ def plan(
     return Plan(
         state=state,
         reason=reason,
-        current=current.record,
+        current=as_extended(observation, current.record),
         version=current,
         superseded=tuple(key for key in superseded if not observation.is_key_gone(key.record)),
         untrusted=tuple(key.record for key in superseded if observation.is_owned(key.record) is False),
@@ -187,6 +189,8 @@ def _other_moments(facts: Facts, superseded: tuple[Superseded, ...], due: Reason
     for key in superseded:
         if key.may_be_extended and key.grace_over_at:
             yield from (key.grace_over_at - reach(observation.target), *looks_at(key, observation.target))
+    if observation.target.pause_until is not None:
+        yield extend_from(observation, facts.record) + observation.clock_disputed_by
     if due is Reason.DRIFTED and (contested_until := contested_until_of(observation)):
         yield contested_until
     if due is Reason.NEARLY_SPENT:
@@ -202,6 +206,8 @@ def _standing(facts: Facts, due: Reason | None, held: Reason | None, *, is_spent
         return State.MISSING, held or due
     if is_spent:
         return State.SPENT, held or due or Reason.SPENT
+    if due is None and facts.renewal.waits:
+        return State.OK, Reason.PAUSED if is_paused(facts.observation.target, facts.theirs) else Reason.WINDOW
     if due is None:
         return State.OK, Reason.DRIFTED if facts.renewal.is_rolled_out_first else Reason.FRESH
     return State.DUE, held or due
@@ -260,6 +266,15 @@ def _restore(facts: Facts) -> tuple[Action, ...]:
     if not observation.is_owned(record):
         return ()
     return _set_expiry(Reason.RESTORED, record, record.expires_at, observation.shown[record.key_id])
+
+
+def _extend(facts: Facts) -> tuple[Action, ...]:
+    """Extend a current key that would expire in a pause. Not one that a forged record may name."""
+    record, observation = facts.record, facts.observation
+    until = extended_to(observation, record, facts.theirs)
+    if until is None or not observation.is_owned(record):
+        return ()
+    return _set_expiry(Reason.PAUSED, record, until, observation.shown[record.key_id])
 
 
 def grace_error(target: Target, plan: Plan, now: datetime) -> GraceNotEnforced | None:

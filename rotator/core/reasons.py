@@ -28,6 +28,8 @@ class Reason(StrEnum):
     UNRECOGNISED = "unrecognised"  # nor most others: more likely another account's list, so a person decides
     EXPIRED = "expired"
     EXPIRING = "expiring"
+    WINDOW = "window"  # a new key is due, and waits until a window of the target opens
+    PAUSED = "paused"  # a new key is due, and waits for the end of the target's pause
     REQUESTED = "requested"
     DRIFTED = "drifted"  # the key is not as configured: its parameters, or its recorded life
     MISDATED = "misdated"  # the key was issued in the future: by a clock that was ahead, so it lives too long

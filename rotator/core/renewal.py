@@ -4,7 +4,7 @@ The plan, the schedule, the configuration's rules, the status, the page and the 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from rotator.core.keys import KeyName
@@ -12,6 +12,7 @@ from rotator.core.observation import Made, Observation
 from rotator.core.request import PassOptions
 from rotator.core.target import Target
 from rotator.core.versions import Record
+from rotator.core.windows import opened_at
 
 FUTURE = timedelta(minutes=10)
 """How far ahead of `now` a key may have been issued: the clocks of replicas differ."""
@@ -40,10 +41,21 @@ class Renewal:
     due_at: datetime  # by its own end
     roll_out_at: datetime | None = None  # for its outdated parameters; `AT_ONCE` where no roll-out spreads these
     ahead: timedelta = timedelta(0)  # so much earlier than `due_at`, because too many are due then
+    not_before: datetime = AT_ONCE  # `ahead` moves no rotation out of the window that this opens
+    waits: bool = False  # the key would be due, but for the windows and the pause of its target
+
+    @property
+    def begins_at(self) -> datetime:
+        """When the rotation begins, for the key's own end."""
+        return self.brought_forward(self.ahead)
+
+    def brought_forward(self, ahead: timedelta) -> datetime:
+        """Return when it would begin if it were brought forward by that much."""
+        return max(self.due_at - ahead, self.not_before)
 
     def is_due(self, now: datetime) -> bool:
         """Return whether the key is due by its own end."""
-        return self.due_at - self.ahead <= now
+        return self.begins_at <= now
 
     @property
     def is_rolled_out_first(self) -> bool:
@@ -56,8 +68,8 @@ class Renewal:
         return self.roll_out_at if self.roll_out_at and self.is_rolled_out_first else self.due_at
 
 
-def renewal_of(observation: Observation, record: Record, options: PassOptions) -> Renewal:
-    """Return when the current key, which has this record, is replaced.
+def renewal_of(observation: Observation, record: Record, options: PassOptions, now: datetime) -> Renewal:
+    """Return when the current key, which has this record, is replaced. `now`: by the upstreams' clocks.
 
     A key that a person rolled back to is held for a while: it is the older one and often due already, so that replacing
     it at once would undo what that person did. It is replaced when half of the rest of its life is over; one that never
@@ -66,10 +78,42 @@ def renewal_of(observation: Observation, record: Record, options: PassOptions) -
     due, held_since = due_at(record, observation.target), rolled_back_at(observation)
     if held_since is not None:
         rest = record.expires_at - held_since if observation.traits.keys_expire else observation.target.lead
-        return Renewal(max(due, held_since + rest / 2))
+        return _permitted(observation, record, Renewal(max(due, held_since + rest / 2)), now)
     is_outdated = observation.current is not None and not observation.current.as_configured
     roll_out_at = options.roll_out_at or AT_ONCE
-    return Renewal(due, roll_out_at if is_outdated else None, options.ahead)
+    return _permitted(observation, record, Renewal(due, roll_out_at if is_outdated else None, options.ahead), now)
+
+
+def _permitted(observation: Observation, record: Record, renewal: Renewal, now: datetime) -> Renewal:
+    """Return when the pause and the windows of the target let the key be replaced.
+
+    A key for which no window opens before its last resort is replaced at once: to wait would only take time from the
+    retries. In a pause such a key is extended, and replaced at its last resort if that fails.
+    """
+    target = observation.target
+    if not target.windows and not is_paused(target, now):
+        return renewal
+    roll_out_at = renewal.roll_out_at
+    if roll_out_at is not None:
+        roll_out_at = max(roll_out_at, permitted_from(target, max(roll_out_at, now)))
+    opens_at = permitted_from(target, max(renewal.due_at, now))
+    due, limit = max(renewal.due_at, opens_at), last_resort(observation, record)
+    if due > limit and not (is_paused(target, now) and now < limit):
+        return replace(renewal, roll_out_at=roll_out_at)
+    return replace(
+        renewal, due_at=due, roll_out_at=roll_out_at, not_before=opens_at, waits=renewal.begins_at <= now < due
+    )
+
+
+def permitted_from(target: Target, moment: datetime) -> datetime:
+    """Return since when scheduled rotations are permitted, if they are at this moment; else from when on they are."""
+    paused_until = target.pause_until or AT_ONCE
+    return max(paused_until, opened_at(target.windows, max(moment, paused_until)))
+
+
+def is_paused(target: Target, now: datetime) -> bool:
+    """Return whether scheduled rotations of the target are paused."""
+    return target.pause_until is not None and now < target.pause_until
 
 
 def due_at(record: Record, target: Target) -> datetime:
@@ -86,6 +130,11 @@ def due_at(record: Record, target: Target) -> datetime:
 def period_of(target: Target) -> timedelta:
     """Return how far apart the rotations of a target are while all goes well."""
     return target.ttl - target.lead
+
+
+def longest_wait(target: Target) -> timedelta:
+    """Return how long a key of full life may wait for a window: the rest of `renew_before` is left for retries."""
+    return target.renew_before - target.renew_before / LAST_RESORT
 
 
 def margin(expires_at: datetime, next_rotation_at: datetime | None, now: datetime) -> float:

@@ -239,7 +239,8 @@ def to_confirm(observation: Observation, now: datetime) -> tuple[Record, ...]:
 
     Superseded ones, because only the provider shows for which path a key was made, and whether it is used. And a
     current key that is published under another number than the one in its name: the path was rolled back to it, so it
-    may be about to expire. What was seen of it before that proves nothing.
+    may be about to expire. What was seen of it before that proves nothing. And a current key that a pause may have
+    extended, or is to extend.
     """
     current = observation.current
     if current is None or current.record is None:
@@ -248,9 +249,16 @@ def to_confirm(observation: Observation, now: datetime) -> tuple[Record, ...]:
     seen = observation.shown.get(current.record.key_id)
     as_made = name is not None and name.version == current.number
     # The provider's answer shows its time as well: with two opinions a wrong clock is corrected.
+    as_made = as_made and not _ends_in_pause(observation, current.record)
     known = (as_made and not observation.clock_disputed_by) or (seen is not None and seen.at_version == current.number)
     superseded = superseded_keys(observation, current)
     unknown = [
         key.record for key in superseded if not is_known(observation, key) or is_to_look_at(observation, key, now)
     ]
     return (*(() if known else (current.record,)), *unknown)  # the served key first: it may not have long to live
+
+
+def _ends_in_pause(observation: Observation, record: Record) -> bool:
+    """Return whether by its record a key ends before the target's pause does, or too soon after it to be replaced."""
+    target = observation.target
+    return target.pause_until is not None and record.expires_at - target.lead < target.pause_until

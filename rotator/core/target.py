@@ -4,8 +4,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
+
+from rotator.core.windows import Windows
 
 KeyParameter = int | float | bool | str | tuple[str, ...]
 
@@ -55,6 +57,8 @@ class Target:
     caps: CapPolicy = NO_CAPS
     grace_extension: timedelta = timedelta(0)  # how much longer a superseded key may live while it is used
     idle_after: timedelta = timedelta(minutes=30)  # so long after its last use, a superseded key counts as unused
+    windows: Windows = ()  # when scheduled rotations may begin; at any time if there are none
+    pause_until: datetime | None = None  # scheduled rotations wait until then
     former_paths: tuple[str, ...] = ()  # where it was before, in the same store: keys made for these are its own
 
     @property

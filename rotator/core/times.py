@@ -1,12 +1,17 @@
 """How times are written, and when it is a name's turn. Pure."""
 
 import hashlib
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 
 def timestamp(moment: datetime) -> str:
     """Return RFC 3339 in UTC, to the second, as records, output and logs show every time."""
     return moment.astimezone(UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
+
+
+def local_time(moment: datetime, zone: tzinfo) -> str:
+    """Return a moment in a zone, to the minute, with the day of the week: "Mon 2026-11-30 09:00"."""
+    return f"{moment.astimezone(zone):%a %Y-%m-%d %H:%M}"
 
 
 def hash_fraction(text: str) -> float:

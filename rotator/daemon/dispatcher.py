@@ -19,7 +19,7 @@ from rotator.core.errors import ProviderError
 from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.plan import Plan
 from rotator.core.ports import Leadership, Listener
-from rotator.core.renewal import TIDYING
+from rotator.core.renewal import TIDYING, permitted_from
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import next_turn
@@ -114,6 +114,10 @@ class Dispatcher:
             if status.plan is not None:
                 self._planned(status.target, status.plan)
         self._schedule.wake([status.target.name for status in statuses if status.plan is None or status.plan.actions])
+
+    def stand_by(self) -> None:
+        """Stop leading."""
+        self.installation.stand_by()
 
     def tick(self) -> None:
         """Start the passes that are due."""
@@ -321,7 +325,8 @@ class Dispatcher:
     def _work(self, target: Target, task: Task) -> Report:
         with self.health.doing(f"the pass over {target.name}"), self._using() as installation:
             configured_at = self._configured_at.get(target.name, self._clock.now())
-            roll_out_at = next_turn(target.name, configured_at, installation.configuration.daemon.rollout)
+            permitted_at = max(configured_at, permitted_from(target, configured_at))
+            roll_out_at = next_turn(target.name, permitted_at, installation.configuration.daemon.rollout)
             options = replace(task.options, roll_out_at=roll_out_at)
             return work_on(installation, self._metrics, target, task.request, options, partial(self._observe, target))
 

@@ -226,6 +226,8 @@ class Daemon:
             self._dispatcher.tick()
             # The former leader may have died and left work, which must not wait for the next interval.
             self._jobs.run_now(SWEEP)
+        else:
+            self._dispatcher.stand_by()
 
     def _report_start(self, listen: Server, admin: Server) -> None:
         configuration = self._installation.configuration

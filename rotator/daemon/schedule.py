@@ -61,7 +61,7 @@ class _Slot:
     @property
     def begins_at(self) -> datetime | None:
         """Return when its rotation starts: when the key is due, or earlier if too many are due at once."""
-        return self.renewal.due_at - self.task.options.ahead if self.renewal else None
+        return self.renewal.brought_forward(self.task.options.ahead) if self.renewal else None
 
 
 @dataclass(slots=True)
@@ -226,19 +226,20 @@ class Schedule:
     def _level(self, now: datetime) -> None:
         """Bring rotations forward that would come due faster than the provider's budget allows.
 
-        Works backwards from the last: each starts one pace before the next one, or when it is due if that is earlier.
+        Works backwards from the last: each starts one pace before the next one, or when it is due if that is earlier;
+        but not before its window opens.
         """
         self._levelled_at = now
-        due: dict[str, list[tuple[datetime, str]]] = defaultdict(list)
+        due: dict[str, list[tuple[datetime, str, datetime]]] = defaultdict(list)
         for name, slot in self._slots.items():
             if slot.renewal is not None:
-                due[slot.lane[0]].append((slot.renewal.due_at, name))
+                due[slot.lane[0]].append((slot.renewal.due_at, name, slot.renewal.not_before))
         for provider, moments in due.items():
             pace = self._paces[provider]
             moments.sort(reverse=True)
             begin = moments[0][0] + pace
-            for due_at, name in moments:
-                begin = min(due_at, begin - pace)
+            for due_at, name, not_before in moments:
+                begin = max(min(due_at, begin - pace), not_before)
                 slot = self._slots[name]
                 if begin > now + LEVEL_EVERY or begin >= due_at or now < slot.at <= begin or slot.under_way:
                     continue

@@ -69,6 +69,11 @@ class Kept:
                 self.pending.pop(name, None)
                 self.landed.pop(name, None)
 
+    def forget_seen(self) -> None:
+        """Forget what the provider showed: another replica acts from now on, and changes it."""
+        with self.lock:
+            self.seen.clear()
+
 
 class Memory:
     """Remembers the targets of one provider and one store. Safe for many threads."""

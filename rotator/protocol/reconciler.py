@@ -25,7 +25,7 @@ from rotator.core.keys import ProviderKey
 from rotator.core.observation import Observation
 from rotator.core.plan import Action, Plan, Retire, Rotate, SetExpiry, deadline, grace_error, plan
 from rotator.core.reasons import Reason
-from rotator.core.renewal import TIDYING
+from rotator.core.renewal import TIDYING, permitted_from
 from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
 from rotator.core.superseded import to_confirm
 from rotator.core.target import Target
@@ -38,6 +38,14 @@ from rotator.protocol.rotation import Rotation, may_act
 
 _PROVIDER_OUT = (ProviderCredentialRefused, ProviderRateLimited, ProviderUnavailable)
 """After one of these, every other request of this pass to the provider would fail too."""
+
+
+_OF_SERVED_KEYS = {Reason.RESTORED: EventType.KEY_RESTORED, Reason.PAUSED: EventType.KEY_EXTENDED}
+"""Why the expiry of a served key is set, and the event that reports it."""
+
+
+_SCHEDULED = (Reason.EXPIRED, Reason.EXPIRING, Reason.DRIFTED)
+"""Why a key is replaced that windows and a pause may hold back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,19 +240,33 @@ class Reconciler:
             return self._set_expiry(before, action, attempt.request)
         if isinstance(action, Retire):
             return self._retire(before, action, attempt.request)
+        began_at = self._ports.clock.now() - before.clock_disputed_by
         after, attempt.rotated = self._rotation.rotate(before, action, attempt.request)
         if attempt.rotated:
             attempt.fulfil()
+            self._report_outside_window(before.target, action, began_at)
         elif after is None:
             attempt.lost = before
         return after
+
+    def _report_outside_window(self, target: Target, action: Rotate, began_at: datetime) -> None:
+        """Report a scheduled rotation that could not wait for a window, or for the end of a pause."""
+        permitted_at = permitted_from(target, began_at)
+        if action.reason in _SCHEDULED and permitted_at > began_at:
+            fields = {
+                "reason": action.reason.value,
+                "permitted_at": timestamp(permitted_at),
+                "advice": "Nothing to do, unless it happens again: then compare renew_before with how long an outage "
+                "may last.",
+            }
+            self._ports.emit(Event(EventType.ROTATED_OUTSIDE_WINDOW, target.name, Level.WARNING, fields))
 
     # --- the other keys --------------------------------------------------------------------------------------------
 
     def _set_expiry(self, observation: Observation, action: SetExpiry, request: RotationRequest) -> Observation:
         record = action.record
         seen = observation.shown[record.key_id].key
-        deadline = record.expires_at if action.reason is Reason.RESTORED else TIDYING
+        deadline = record.expires_at if action.reason in _OF_SERVED_KEYS else TIDYING
         try:
             ends = set_expiry(self._ports, record.key_id, action.asked.request, deadline)
         except ProviderRequestRefused:
@@ -259,10 +281,9 @@ class Reconciler:
     def _emit_expiry(
         self, target: Target, action: SetExpiry, request: RotationRequest, ends: datetime, before: ProviderKey | None
     ) -> None:
-        what, about = EventType.KEY_SHORTENED, {"expires_at": timestamp(ends)}
-        if action.reason is Reason.RESTORED:
-            what = EventType.KEY_RESTORED
-        elif action.reason is Reason.IN_USE and before and before.expires_at and ends > before.expires_at:
+        what = _OF_SERVED_KEYS.get(action.reason, EventType.KEY_SHORTENED)
+        about = {"expires_at": timestamp(ends)}
+        if action.reason is Reason.IN_USE and before and before.expires_at and ends > before.expires_at:
             if action.is_repeated:
                 return  # a key that is used for long is extended every few minutes
             what = EventType.KEY_EXTENDED

@@ -36,6 +36,7 @@ from support.vault import VaultServer
 from rotator import __version__
 from rotator.config.loader import Configuration, load
 from rotator.config.schema import Changeable, DaemonSettings
+from rotator.config.values import share_of
 from rotator.core.events import Event, EventType
 from rotator.daemon.leader import Lease
 from rotator.daemon.main import READ_AT_START
@@ -230,6 +231,11 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("targets.billing-api.ttl=8h", "billing-api: renew_before (8h) must be shorter than ttl (8h)"),
         ("config.defaults.renew_before=1d", "billing-api: renew_before (1d) must be shorter than ttl (24h)"),
         ("targets.billing-api.ttl=8h24m", "renew_before (8h) and config.daemon.jitter together must be shorter than"),
+        (
+            "targets.billing-api.renew_before=96%",
+            "renew_before (96%) and config.daemon.jitter together must be shorter",
+        ),
+        ("targets.billing-api.grace_period=34%", "grace_period (34%) must not be longer than renew_before (8h)"),
         ("targets.billing-api.grace_period=8h1s", "grace_period (8h1s) must not be longer than renew_before (8h)"),
         ("targets.billing-api.grace_period=0s", "targets.billing-api.grace_period must be longer than 0s"),
         ("targets.billing-api.extra_fields.api_key=x", 'targets.billing-api.extra_fields must not hold "api_key"'),
@@ -289,8 +295,8 @@ def test_missing_values_are_compared_with_the_programs_defaults() -> None:
     settings, hour = Changeable(), timedelta(hours=1)
     assert dict(re.findall(r'"(\w+)" "([0-9]+[h%]|api_key)"', helpers)) == {
         "ttl": f"{settings.ttl / hour:g}h",
-        "renew_before": f"{settings.renew_before / hour:g}h",
-        "grace_period": f"{settings.grace_period / hour:g}h",
+        "renew_before": f"{share_of(settings.ttl, settings.renew_before) / hour:g}h",
+        "grace_period": f"{share_of(settings.ttl, settings.grace_period) / hour:g}h",
         "key_field": settings.key_field,
         "jitter": f"{DaemonSettings().jitter:.0%}",
     }

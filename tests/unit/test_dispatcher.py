@@ -4,7 +4,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -618,6 +618,34 @@ def test_a_restart_does_not_put_off_the_roll_out_of_a_change(
         restarted.dispatcher.end()
         restarted.installation.close()
     assert moments[0] == moments[1] == [next_turn(name, soon, spread) for name in ("a", "b")]
+
+
+def test_what_a_change_rolls_out_over_begins_when_a_window_opens(tmp_path: Path, simulator: Simulator) -> None:
+    now = datetime.now(UTC)
+    opens_at = (now + timedelta(hours=3)).replace(minute=0, second=0, microsecond=0)
+    window = {"cron": f"0 {opens_at.hour} * * *", "duration": "2h"}
+    defaults = {"ttl": "9d", "renew_before": "3d", "windows": [window]}
+    before = Replica(tmp_path, simulator, leads=True, defaults=defaults)
+    before.work()
+    changed = {"defaults": {**defaults, "key": {"rate_limit": 7}}, "daemon": {"rollout": "1h"}}
+    after = Replica(tmp_path, simulator, leads=True, **changed)
+    after.work()
+    for status in after.dispatcher.statuses.snapshot():
+        assert status.plan is not None
+        assert status.plan.renewal is not None
+        assert status.plan.renewal.roll_out_at is not None
+        assert opens_at <= status.plan.renewal.roll_out_at < opens_at + timedelta(hours=1)
+    for replica in (before, after):
+        replica.dispatcher.end()
+        replica.installation.close()
+
+
+def test_a_replica_that_stops_leading_forgets_what_another_will_change(replica: Replica) -> None:
+    replica.work()
+    memory = replica.installation.observer(replica.installation.targets["a"]).memory
+    assert memory.seen
+    replica.dispatcher.stand_by()
+    assert not memory.seen
 
 
 def test_a_sweep_of_one_provider_does_not_wait_for_that_of_another(crowd: Callable[..., Crowd]) -> None:

@@ -2,7 +2,7 @@
 
 import random
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from support.clocks import FakeClock
@@ -445,3 +445,32 @@ def test_a_fault_in_the_arithmetic_forgets_no_target(monkeypatch: pytest.MonkeyP
         done(schedule, well(targets["a"], clock))
     clock.advance(LONGEST_WAIT)
     assert taken(schedule) == ["a"]
+
+
+def test_no_rotation_is_brought_forward_out_of_its_window() -> None:
+    """A hundred keys wait for a window that opens in four hours, and each rotation takes three seconds."""
+    names = [f"t{number:03}" for number in range(100)]
+    schedule, clock, targets = make_schedule(*names)
+    taken(schedule)
+    opens_at = clock.now() + timedelta(hours=4)
+    for name in names:
+        report = well(targets[name], clock, wake=4 * 3600, renew=4 * 3600)
+        assert report.plan is not None
+        done(schedule, replace(report, plan=replace(report.plan, renewal=Renewal(opens_at, not_before=opens_at))))
+    while clock.now() < opens_at:
+        for name in taken(schedule):
+            renewal = Renewal(opens_at, not_before=opens_at)
+            assert renewal.brought_forward(UNDER_WAY[name].options.ahead) == opens_at
+            report = well(targets[name], clock, wake=(opens_at - clock.now()).total_seconds())
+            assert report.plan is not None
+            done(schedule, replace(report, plan=replace(report.plan, renewal=renewal)))
+        clock.sleep(10)
+    assert len(taken(schedule)) == 100
+
+
+def test_within_a_window_rotations_are_brought_forward_to_its_opening_at_most() -> None:
+    opens_at, due = datetime(2026, 3, 2, 9, tzinfo=UTC), datetime(2026, 3, 2, 12, tzinfo=UTC)
+    renewal = Renewal(due, ahead=timedelta(hours=2), not_before=opens_at)
+    assert renewal.begins_at == due - timedelta(hours=2)
+    assert replace(renewal, ahead=timedelta(hours=4)).begins_at == opens_at
+    assert not replace(renewal, ahead=timedelta(hours=4)).is_due(opens_at - timedelta(seconds=1))

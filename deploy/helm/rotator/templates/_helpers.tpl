@@ -65,7 +65,12 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- $all := merge (deepCopy $target) (deepCopy $defaults) -}}
 {{- $seconds := dict -}}
 {{- range $key := list "ttl" "renew_before" "grace_period" -}}
-{{- $_ := set $seconds $key (include "rotator.seconds" (get $all $key) | float64) -}}
+{{- $value := get $all $key -}}
+{{- if hasSuffix "%" $value -}}
+{{- $_ := set $seconds $key (divf (mulf $seconds.ttl (trimSuffix "%" $value | float64)) 100) -}}
+{{- else -}}
+{{- $_ := set $seconds $key (include "rotator.seconds" $value | float64) -}}
+{{- end -}}
 {{- if not (get $seconds $key) }}{{ fail (printf "targets.%s.%s must be longer than 0s" $name $key) }}{{ end -}}
 {{- end -}}
 {{- if ge $seconds.renew_before $seconds.ttl -}}

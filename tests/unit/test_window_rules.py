@@ -1,0 +1,200 @@
+"""Windows, pauses and shares in a configuration: what is refused, with the gap named, and what is warned of."""
+
+import tomllib
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pytest
+
+from rotator.config.loader import Configuration, load
+from rotator.config.schema import TargetSettings
+from rotator.config.windows import CronWindow
+from rotator.core.errors import ConfigurationError
+from rotator.providers.registry import installed_types
+
+NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
+HEAD = """
+owner = "prod-eu"
+
+[providers.respan]
+type = "respan"
+api_key = { env = "KEY" }
+REQUESTS
+
+[stores.vault]
+type = "vault"
+address = "https://vault.test:8200"
+
+[defaults]
+DEFAULTS
+
+[targets.a]
+path = "a"
+"""
+WORKING = 'windows = [{ cron = "0 9 * * 1-4", duration = "7h", timezone = "Europe/London" }]\n'
+LONG = 'ttl = "14d"\nrenew_before = "6d"\ngrace_period = "1d"\n'
+
+Loaded = Callable[..., Configuration]
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Loaded:
+    def loaded(defaults: str = "", target: str = "", requests: str = "", now: datetime = NOW) -> Configuration:
+        file = tmp_path / "rotator.toml"
+        file.write_text(HEAD.replace("DEFAULTS", defaults).replace("REQUESTS", requests) + target)
+        return load(file, {"KEY": "x", "VAULT_TOKEN": "x"}, installed_types(), now=now)
+
+    return loaded
+
+
+@pytest.fixture
+def refused(loaded: Loaded) -> Callable[..., dict[str, str]]:
+    def refused(*arguments: str, **more: Any) -> dict[str, str]:
+        with pytest.raises(ConfigurationError) as caught:
+            loaded(*arguments, **more)
+        return {problem.key: problem.message for problem in caught.value.problems}
+
+    return refused
+
+
+def warned(configuration: Configuration) -> dict[str, str]:
+    return {warning.key: warning.message for warning in configuration.warnings}
+
+
+def test_windows_and_pauses_are_those_of_the_target_or_else_of_the_defaults(loaded: Loaded) -> None:
+    pause = "pause_until = 2027-01-04T08:00:00Z\n"
+    more = '[targets.b]\npath = "b"\nwindows = []\n[targets.c]\npath = "c"\npause_until = "2027-01-05T09:30:00+01:00"\n'
+    read = loaded(WORKING + LONG + pause, more).targets
+    assert read["a"].windows == (CronWindow("0 9 * * 1-4", timedelta(hours=7), "Europe/London"),)
+    assert read["a"].pause_until == datetime(2027, 1, 4, 8, tzinfo=UTC) == read["b"].pause_until
+    assert read["b"].windows == ()
+    assert read["c"].pause_until == datetime(2027, 1, 5, 8, 30, tzinfo=UTC)
+
+
+def test_the_default_zone_is_utc(loaded: Loaded) -> None:
+    [one] = loaded(LONG + 'windows = [{ cron = "0 9 * * *", duration = "7h" }]').targets["a"].windows
+    assert one == CronWindow("0 9 * * *", timedelta(hours=7), "UTC")
+
+
+def test_a_share_is_one_of_the_targets_own_ttl(loaded: Loaded) -> None:
+    more = '[targets.b]\npath = "b"\nttl = "9d"\ngrace_period = "2h"\n'
+    read = loaded('renew_before = "33.333%"\ngrace_period = "10%"', more).targets
+    assert (read["a"].renew_before, read["a"].grace_period) == (timedelta(seconds=28800), timedelta(seconds=8640))
+    assert (read["b"].renew_before, read["b"].grace_period) == (timedelta(seconds=259197), timedelta(hours=2))
+
+
+@pytest.mark.parametrize("share", ["0%", "100%", "0.0%", "-5%", "33 %", "33,3%", "%", "1e1%"])
+def test_a_share_that_is_none_is_refused(refused: Callable[..., dict[str, str]], share: str) -> None:
+    [message] = refused(f'renew_before = "{share}"').values()
+    assert message.startswith("is not a share of ttl")
+
+
+def test_shares_have_to_fit_like_durations(refused: Callable[..., dict[str, str]]) -> None:
+    assert "renew_before" in refused('renew_before = "98%"\ngrace_period = "2h"')["defaults.renew_before"]
+    assert "must not be longer" in refused('renew_before = "20%"\ngrace_period = "30%"')["defaults.grace_period"]
+
+
+@pytest.mark.parametrize(
+    ("zone", "gap"),
+    [
+        ("UTC", "none is open for 3d17h, from Thu 2026-12-03 16:00 (UTC) to Mon 2026-12-07 09:00 (UTC)"),
+        # The night in which the clocks go back makes one of the gaps an hour longer.
+        (
+            "Europe/London",
+            "none is open for 3d18h, from Thu 2027-10-28 16:00 (Europe/London) to Mon 2027-11-01 09:00 (Europe/London)",
+        ),
+        ("Asia/Kolkata", "none is open for 3d17h, from Thu 2026-12-03 16:00 (Asia/Kolkata) to Mon 2026-12-07 09:00"),
+    ],
+)
+def test_the_longest_gap_must_fit_and_the_refusal_names_it(
+    loaded: Loaded, refused: Callable[..., dict[str, str]], zone: str, gap: str
+) -> None:
+    windows = WORKING.replace("Europe/London", zone)
+    short = 'ttl = "14d"\nrenew_before = "89h"\ngrace_period = "1d"\n'
+    message = refused(windows + short)["defaults.windows"]
+    assert gap in message
+    enough = message.partition("at least ")[2].strip('"')
+    loaded(windows + short.replace("89h", enough))
+    assert "defaults.windows" in refused(windows + short.replace("89h", "118h39m"))
+
+
+def test_a_target_that_renews_later_than_the_others_is_named(refused: Callable[..., dict[str, str]]) -> None:
+    more = '[targets.b]\npath = "b"\nrenew_before = "2d"\n'
+    assert [*refused(WORKING + LONG, more)] == ["targets.b.renew_before"]
+
+
+def test_a_window_that_does_not_open_in_three_years_is_a_gap(refused: Callable[..., dict[str, str]]) -> None:
+    windows = 'windows = [{ cron = "0 0 29 2 *", duration = "1d" }]\n'
+    assert "none is open for 640d" in refused(windows + LONG)["defaults.windows"]  # from the one of 2028 on
+
+
+def test_several_windows_close_each_others_gaps(loaded: Loaded) -> None:
+    nightly = 'windows = [{ cron = "0 20 * * *", duration = "6h" }, { cron = "0 6 * * *", duration = "10h" }]\n'
+    assert loaded(nightly).warnings == ()
+
+
+def test_the_rate_limit_must_work_off_the_targets_within_the_windows(
+    loaded: Loaded, refused: Callable[..., dict[str, str]]
+) -> None:
+    nightly = 'windows = [{ cron = "0 3 * * *", duration = "1h" }]\nttl = "3d"\nrenew_before = "32h"\n'
+    many = "".join(f'[targets.t{number}]\npath = "t{number}"\n' for number in range(1999))
+    message = refused(nightly, many)["defaults.windows"]
+    # 2,000 targets, of which one night has 24 of 40 hours' worth, at 3 requests each, with 60 a minute.
+    assert message.startswith("2000 targets of respan need about 1h1m at 60 requests a minute, and a window is open")
+    assert "for 1h, from Mon 2026-11-30 03:00 (UTC) to Mon 2026-11-30 04:00 (UTC)" in message
+    loaded(nightly, many, "requests_per_minute = 90")
+    loaded(nightly.replace("1h", "2h"), many)
+
+
+def test_a_pause_needs_a_provider_that_can_extend_a_key(tmp_path: Path, refused: Callable[..., dict[str, str]]) -> None:
+    other = (
+        '[providers.other]\ntype = "http"\npreset = "openrouter"\napi_key = { env = "KEY" }\n'
+        '[targets.b]\npath = "b"\nprovider = "other"\npause_until = 2027-01-04T08:00:00Z\n'
+    )
+    found = refused('provider = "respan"', other)
+    assert "cannot change the expiry of a key" in found["targets.b.pause_until"]
+
+
+@pytest.mark.parametrize(
+    ("pause", "message"),
+    [
+        ("2027-01-04T08:00:00", "is not a time with its offset"),
+        ("2027-01-04", "is not a time with its offset"),
+        ("08:00:00", "is not a time with its offset"),
+        ('"next week"', "is not a time with its offset"),
+        ("7", "is not a time with its offset"),
+        ('"2027-02-30T08:00:00Z"', "is not a possible time"),
+        ('"0001-01-01T00:00:00+10:00"', "is not a possible time"),
+        ("2030-01-04T08:00:00Z", "is more than a year ahead"),
+    ],
+)
+def test_a_pause_that_is_none_or_too_long_is_refused(
+    refused: Callable[..., dict[str, str]], pause: str, message: str
+) -> None:
+    assert refused(f"pause_until = {pause}")["defaults.pause_until"].startswith(message)
+
+
+def test_a_pause_that_has_passed_is_warned_of(loaded: Loaded) -> None:
+    pause = "pause_until = 2026-11-29T12:00:00Z"
+    message = "2026-11-29T12:00:00Z has passed, so it has no effect: remove it"
+    assert warned(loaded(pause)) == {"defaults.pause_until": message}
+    assert warned(loaded(pause, now=NOW - timedelta(seconds=1))) == {}
+
+
+def test_ten_thousand_targets_with_windows_load_almost_as_fast_as_without(tmp_path: Path, loaded: Loaded) -> None:
+    many = "".join(f'[targets.t{number}]\npath = "t{number}"\n' for number in range(9999))
+    limit = "requests_per_minute = 6000"
+    began = perf_counter()
+    loaded(LONG, many, limit)
+    without = perf_counter() - began
+    loaded(WORKING + LONG, many, limit)
+    assert perf_counter() - began - without < 3 * without + 3
+
+
+def test_the_options_of_a_window_are_those_of_the_design() -> None:
+    windows = tomllib.loads(WORKING)["windows"]
+    [read] = TargetSettings.model_validate({"path": "a", "windows": windows}).windows
+    assert (read.cron, read.duration, read.timezone) == ("0 9 * * 1-4", timedelta(hours=7), "Europe/London")
