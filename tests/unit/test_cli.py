@@ -275,6 +275,38 @@ def test_a_store_that_cannot_be_opened_ends_with_3(invoke: Invoke, made: Install
         assert "cannot be opened" in ended.err
 
 
+def test_a_pattern_names_each_target_that_it_matches(invoke: Invoke, made: Installation) -> None:
+    ended = invoke("rotate", "[a-z]", "a")
+    assert ended.status == 0
+    assert "[a-z] matches 2 targets: a, b\n" in ended.err
+    assert [line[0] for line in ended.out.splitlines() if not line.startswith(" ")] == ["a", "b"]
+    assert "a* matches 1 target: a\n" in invoke("extend", "a*", "--for", "2h").err
+    ended = invoke("rotate", "z*")
+    assert (ended.status, ended.out) == (2, "")
+    assert "matches 'z*'" in ended.err
+
+
+def test_of_many_matches_the_first_are_named(invoke: Invoke, made: Installation) -> None:
+    made.config["targets"] = {f"t{number:02}": {"path": f"apps/t{number:02}"} for number in range(25)}
+    assert "t* matches 25 targets: t00, t01, " in (shown := invoke("extend", "t*", "--for", "2h").err)
+    assert "t19, ...\n" in shown
+
+
+def test_check_shows_when_windows_open_and_pauses_end(invoke: Invoke, made: Installation) -> None:
+    window = {"cron": "0 * * * *", "duration": "30m", "timezone": "Europe/London"}
+    later = (datetime.now(UTC) + timedelta(days=2)).replace(microsecond=0)
+    made.config["defaults"].update(windows=[window], ttl="9d", renew_before="3d")
+    made.config["targets"]["b"].update(windows=[], pause_until=later.isoformat())
+    lines = invoke("check").out.splitlines()
+    [line] = [line for line in lines if line.startswith("window: ")]
+    when = r"(opens|open until) \w{3} [0-9: -]+ \(Europe/London\)"
+    assert re.fullmatch(rf'window: 1 target: "0 \* \* \* \*" for 30m \(Europe/London\): {when}', line)
+    assert f"pause: 1 target until {timestamp(later)}" in lines
+    shown = invoke("check", "--json").json()
+    assert [(one["windows"], one["targets"]) for one in shown["windows"]] == [([window], 1)]
+    assert shown["paused"] == {timestamp(later): 1}
+
+
 def test_check_looks_at_the_configuration_only(invoke: Invoke, made: Installation) -> None:
     ended = invoke("check", "--json")
     assert ended.status == 0

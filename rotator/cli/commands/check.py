@@ -8,6 +8,7 @@ from rotator.cli.command import Common
 from rotator.cli.context import Session
 from rotator.cli.exit_status import DONE, NOT_ALL_DONE, NOTHING_TRIED, problem_json
 from rotator.cli.streams import print_json, print_line
+from rotator.cli.timetable import pauses, timetables
 from rotator.telemetry.wording import count
 
 
@@ -15,6 +16,7 @@ def check_configuration(common: Common, *, online: bool, as_json: bool) -> None:
     """Check the configuration and print the findings."""
     with Session(common, "warning") as session:
         configuration = session.configuration
+        targets, now = configuration.targets.values(), session.clock.now()
         findings: list[OnlineFinding] = []
         locations: dict[str, dict[str, str]] = {}
         if online:
@@ -31,6 +33,8 @@ def check_configuration(common: Common, *, online: bool, as_json: bool) -> None:
                     "warnings": [problem_json(warning) for warning in configuration.warnings],
                     "budgets": [output.load_json(load) for load in configuration.loads],
                     "limits": {name: list(traits.limits) for name, traits in configuration.traits.items()},
+                    "windows": [one.to_json() for one in timetables(targets, now)],
+                    "paused": pauses(targets, now),
                     "findings": [output.finding_json(finding) for finding in findings],
                     "locations": locations,
                 }
@@ -58,6 +62,11 @@ def _print(
     for name, traits in configuration.traits.items():
         for limit in traits.limits:
             print_line(f"limit: {name}: {limit}")
+    targets, now = configuration.targets.values(), session.clock.now()
+    for one in timetables(targets, now):
+        print_line(f"window: {one}")
+    for until, number in pauses(targets, now).items():
+        print_line(f"pause: {count(number, 'target')} until {until}")
     for name, location in locations.items():
         print_line(output.location_line(name, location))
     for finding in findings:
