@@ -17,10 +17,12 @@ from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.notify.notification import Facts, Sender, notification
 from rotator.notify.outbox import Outbox
-from rotator.runtime.redact import scrub
+from rotator.runtime.redact import NAMES, scrub, scrub_name
 from rotator.telemetry.metrics import Notifications
 
 _FAILING = (EventType.TARGET_FAILED, EventType.TARGET_FOREIGN)
+_SPENT = {EventType.KEY_NEARLY_SPENT: "key.nearly_spent", EventType.KEY_SPENT: "key.spent"}
+_ABOUT_USE = ("key_id", "cap", "used", "limit", "as_of", "spent_at", "advice")
 
 
 class Notifier:
@@ -67,6 +69,7 @@ class Notifier:
         if not self._leads():
             with self._lock:
                 self._seen.pop(target.name, None)  # another replica notifies
+                self._failing.discard(target.name)
             return
         with self._lock:
             before = self._seen.get(target.name, _NOTHING)
@@ -108,26 +111,31 @@ class Notifier:
         self._emit(event)
         if not self._leads():
             return
-        if event.what in _FAILING:
-            with self._lock:
-                is_news = event.target not in self._failing
-                self._failing.add(event.target)
-        elif event.what is EventType.TARGET_RECOVERED:
-            with self._lock:
-                is_news = event.target in self._failing
-                self._failing.discard(event.target)
-        else:
-            return
+        if event.what in _SPENT:
+            facts = {name: event.fields[name] for name in _ABOUT_USE if name in event.fields}
+            self._notify(_SPENT[event.what], self._clock.now(), event.target, facts, facts["key_id"], facts["cap"])
+        elif event.what in _FAILING or event.what is EventType.TARGET_RECOVERED:
+            self._note_health(event)
+
+    def _note_health(self, event: Event) -> None:
+        """Notify of a target that begins to fail, or works again."""
+        fails, now = event.what in _FAILING, self._clock.now()
+        with self._lock:
+            is_news = fails is not (event.target in self._failing)
+            (self._failing.add if fails else self._failing.discard)(event.target)
         if is_news:
-            now = self._clock.now()
-            kind = "target.failing" if event.what in _FAILING else "target.recovered"
-            facts = {name: scrub(str(event.fields[name])) for name in ("error", "advice") if name in event.fields}
+            facts = {name: event.fields[name] for name in ("error", "advice") if name in event.fields}
             if event.what is EventType.TARGET_FOREIGN:
                 facts["error"] = f"its path holds data that rotator did not write ({event.fields['reason']})"
+            kind = "target.failing" if fails else "target.recovered"
             self._notify(kind, now, event.target, facts, now.timestamp())
 
     def _notify(self, kind: str, at: datetime, target: str, facts: Facts, *identity: object) -> None:
-        made = notification(kind, at, self._owner, target, facts, *identity)
+        shown = {
+            name: (scrub_name if name in NAMES else scrub)(value) if isinstance(value, str) else value
+            for name, value in facts.items()
+        }
+        made = notification(kind, at, self._owner, target, shown, *identity)
         for outbox in self._outboxes.values():
             outbox.put(made)
 

@@ -10,18 +10,20 @@ import pytest
 from support.recorded_events import RecordedEvents
 from support.world import ALL, ENDLESS, FIXED, HOUR, OWNER, World, make_target, refuse
 
+from rotator.config.notify_settings import EVERY_TYPE
 from rotator.core.errors import ProviderUnavailable
 from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.request import RotationRequest
+from rotator.core.secrets import Secret
 from rotator.core.times import timestamp
 from rotator.core.traits import Traits
 from rotator.notify import notifier as notifiers
 from rotator.notify.notification import Notification, Sender
 from rotator.notify.notifier import Notifier
+from rotator.runtime.redact import register
 from rotator.telemetry.metrics import Metrics
 
 MINUTE = timedelta(minutes=1)
-EVERYTHING = ("key.published", "key.ending", "target.failing", "target.recovered")
 
 
 class AtOnce:
@@ -45,7 +47,7 @@ class AtOnce:
 
 
 class Channel:
-    types = EVERYTHING
+    types = EVERY_TYPE
 
     def __init__(self) -> None:
         self.sent: list[Notification] = []
@@ -331,6 +333,32 @@ def test_a_failure_that_quotes_a_secret_goes_out_without_it(world: World) -> Non
     assert "hvs." not in str(facts)
 
 
+# --- keys that are spent ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("what", "more", "kind"),
+    [
+        (EventType.KEY_NEARLY_SPENT, {"spent_at": "2026-03-01T13:00:00Z"}, "key.nearly_spent"),
+        (EventType.KEY_NEARLY_SPENT, {}, "key.nearly_spent"),
+        (EventType.KEY_SPENT, {"advice": "Raise the cap."}, "key.spent"),
+    ],
+)
+def test_a_spent_key_is_notified_of_with_the_same_id_for_the_same_key_and_cap(
+    world: World, what: EventType, more: Mapping[str, str], kind: str
+) -> None:
+    use: Fields = {"key_id": "k1", "cap": "max_usage", "used": 95, "limit": 100, "as_of": "2026-03-01T12:00:00Z"}
+    ids = []
+    for used, cap in ((95, "max_usage"), (97, "max_usage"), (9.5, "spending_limit")):
+        replica = Replica(world)  # as after a takeover
+        fields: Fields = {**use, "used": used, "cap": cap, **more}
+        replica.notifier(Event(what, "billing-api", Level.ERROR if "advice" in more else Level.WARNING, fields))
+        [sent] = replica.take()
+        assert (sent.type, sent.facts) == (kind, {"owner": OWNER, "target": "billing-api", **fields})
+        ids.append(sent.id)
+    assert ids[0] == ids[1] != ids[2]
+
+
 # --- reloads ---------------------------------------------------------------------------------------------------------
 
 
@@ -352,6 +380,21 @@ def test_a_channel_that_is_removed_gets_nothing_more(world: World) -> None:
     replica.notifier.configure(OWNER, {}, {"billing-api"}, 10 * MINUTE)
     replica.work()
     assert replica.news() == []
+
+
+def test_an_id_that_is_the_text_of_a_key_goes_out_hidden(world: World) -> None:
+    """A forger of records may write one."""
+    replica, key = Replica(world), register(Secret("sk-text-of-a-key-in-use"))
+    use: Fields = {
+        "key_id": key.reveal(),
+        "cap": "max_usage",
+        "used": 95,
+        "limit": 100,
+        "as_of": "2026-03-01T12:00:00Z",
+    }
+    replica.notifier(Event(EventType.KEY_NEARLY_SPENT, "billing-api", Level.WARNING, use))
+    [(_, facts)] = replica.news()
+    assert facts["key_id"] == "[hidden]"
 
 
 def test_no_notification_holds_a_key(world: World) -> None:
