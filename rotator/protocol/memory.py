@@ -120,7 +120,7 @@ class Memory:
                 self.seen[name] = seen
             else:
                 self.seen.pop(name, None)
-            replaced_at = _replaced(observation)
+            replaced_at = _replaced(observation) if name in self.kept.use else {}
             if used := {
                 key_id: series.marked(replaced_at[key_id]) if key_id in replaced_at else series
                 for key_id, series in self.kept.use.get(name, {}).items()
