@@ -32,6 +32,7 @@ class KeyObservation:
     key: ProviderKey | None
     at_version: int
     asked: Asked | None = None  # the request of this process that made the key look like this
+    looked_up_at: datetime | None = None  # by this process, the key alone
 
 
 def whole_seconds(moment: datetime) -> datetime:

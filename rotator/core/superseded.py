@@ -176,11 +176,14 @@ def reach(target: Target) -> timedelta:
 
 
 def looks_at(key: Superseded, target: Target) -> tuple[datetime, ...]:
-    """Return when the use of a superseded key is looked at, the first time first; none if it is never extended."""
+    """Return when the use of a superseded key is looked at, the first time first; none if it is never extended.
+
+    First when it would be idle by its end if it is not used from then on: a count alone shows use only by its growth.
+    """
     end = key.works_until
     if end is None or not key.may_be_extended:
         return ()
-    return end - reach(target), end - reach(target) / AGAIN
+    return end - target.idle_after, end - reach(target), end - reach(target) / AGAIN
 
 
 def is_to_look_at(observation: Observation, key: Superseded, now: datetime) -> bool:
@@ -191,9 +194,9 @@ def is_to_look_at(observation: Observation, key: Superseded, now: datetime) -> b
     due = max((moment for moment in looks_at(key, observation.target) if moment <= now), default=None)
     if due is None or key.latest is None or key.latest <= max(now, key.until):
         return False
-    if key.use is None:
-        return seen.at_version == 0  # only the list has shown the key so far
-    return key.use.is_shown_alone is not False and key.use.as_of < due
+    if key.use is not None and (key.use.is_shown_alone is False or key.use.as_of >= due):
+        return False
+    return seen.looked_up_at is None or seen.looked_up_at < due
 
 
 def expiry_to_set(key: Superseded, target: Target, now: datetime) -> datetime | None:

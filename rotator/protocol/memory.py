@@ -4,7 +4,8 @@ Nothing is read here, and losing it costs only requests. The rules:
 
 - The newest version alone shows as much as the whole history if its key was made for it, and the whole history was read
   at this very version and held no other key of ours. For a path that was not read yet, in a process that sweeps, a
-  version that is older than a grace period is enough: the sweep finds all other keys in the provider's list.
+  version that is older than a grace with its extension is enough: the sweep finds all other keys in the provider's
+  list.
 - An incomplete sweep proves nothing: each path is read whole again.
 - A record does not prove whose the key is that it names: a forger who can write the path can write a record. A key is
   this path's when the provider shows it under the name in its record, and that name is one for this path.
@@ -206,7 +207,8 @@ class Memory:
             return not observation.target.caps.replaces
         target, known = observation.target, self._whole.get(observation.target.name)
         if known is None:
-            is_old = observation.clock_trusted and now - current.created_at > target.grace_period
+            grace = target.grace_period + target.grace_extension
+            is_old = observation.clock_trusted and now - current.created_at > grace
             is_enough = self._is_swept and is_old
         else:
             is_enough = known == current.number
@@ -277,11 +279,12 @@ class Memory:
         *,
         listed: bool = False,
         asked: Asked | None = None,
+        looked_up_at: datetime | None = None,
     ) -> Observation:
         """Add what the provider showed of one key to the observation, and keep it for later passes.
 
         `listed`: in its list, which may be older than any version of the path. `asked`: the request that was just made.
-        It is kept while the provider shows the same expiry.
+        It is kept while the provider shows the same expiry. `looked_up_at`: now, if the key was looked up alone.
         """
         if key is not None and observation.is_another(key):
             key = None
@@ -290,7 +293,8 @@ class Memory:
             before = self.seen.get(name, {}).get(key_id)
             if asked is None and before and before.key and key and before.key.expires_at == key.expires_at:
                 asked = before.asked
-            seen = KeyObservation(key, at_version, asked)
+            looked_up_at = looked_up_at or (before.looked_up_at if before else None)
+            seen = KeyObservation(key, at_version, asked, looked_up_at)
             self.seen[name] = {**self.seen.get(name, {}), key_id: seen}
         return replace(observation, shown={**observation.shown, key_id: seen})
 

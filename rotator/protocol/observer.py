@@ -146,7 +146,7 @@ class Observer:
         if found is not None and not observation.is_another(found):
             found = found.seen_at(self.ports.clock.now())
             observation = replace(observation, use=self.memory.note_use(observation.target, found, alone=True))
-        return self.memory.note(observation, record.key_id, found)
+        return self.memory.note(observation, record.key_id, found, looked_up_at=asked_at)
 
     def _may_be_hidden(self, observation: Observation, record: Record, now: datetime) -> bool:
         """Return whether the key is that young. A process that was stopped while it created one publishes it late."""

@@ -61,7 +61,7 @@ def observed(
     target: Target = TARGET,
     *,
     alone: bool | None = None,
-    at_version: int = 2,
+    looked_up: float | None = None,
     asked: float | None = None,
 ) -> Observation:
     """A path whose key A was replaced by B; `shown` is the hour of A's expiry at the provider, None: it is gone."""
@@ -73,7 +73,7 @@ def observed(
     former = None if shown is None else ProviderKey("A", records[0].key_name, at(shown))
     was_asked = None if asked is None else Asked(at(asked), at(asked))
     seen = {
-        "A": KeyObservation(former, at_version, was_asked),
+        "A": KeyObservation(former, 2, was_asked, None if looked_up is None else at(looked_up)),
         "B": KeyObservation(ProviderKey("B", records[1].key_name, records[1].expires_at), 2),
     }
     use = series(looks, alone=alone)
@@ -215,14 +215,17 @@ def test_where_the_provider_rounds_up_no_request_is_repeated_and_the_key_still_e
 @pytest.mark.parametrize(
     ("observation", "now", "expected"),
     [
+        (observed([look(4.9, last=4.9)]), 4.99, False),
+        (observed([look(4.9, last=4.9)]), 5, True),
         (observed([look(5, last=4.9)]), REACHED - 0.01, False),
         (observed([look(5, last=4.9)]), REACHED, True),
         (observed([look(REACHED, last=4.9)]), REACHED, False),
         (observed([look(REACHED, last=4.9)]), OVER - 1 / REACH / AGAIN, True),
         (observed([look(5.95, last=4.9)]), 5.99, False),
         (observed([look(5, used=4)], alone=False), 5.9, False),  # only the list shows its use
-        (observed(), 5.9, False),  # a look-up has shown the key, and not its use
-        (observed(at_version=0), 5.9, True),  # only the list has shown the key
+        (observed(), 5.9, True),  # only the list has shown the key
+        (observed(looked_up=5.8), 5.9, False),  # a look-up has shown the key, and not its use
+        (observed(looked_up=5.8), 5.95, True),
         (
             observed([look(5, last=4.9)], shown=RECORDED),
             7,
@@ -247,7 +250,8 @@ def test_a_key_that_outlived_its_grace_is_kept_while_its_use_cannot_be_looked_up
 
 
 def test_a_plan_wakes_when_the_use_is_to_be_looked_at() -> None:
-    assert plan(observed([look(4, last=3.9)]), at(4)).wake_at == at(REACHED)
+    assert plan(observed([look(4, last=3.9)]), at(4)).wake_at == at(OVER - 1)
+    assert plan(observed([look(5, last=3.9)]), at(5)).wake_at == at(REACHED)
     assert plan(observed([look(REACHED, last=3.9)]), at(REACHED)).wake_at == at(OVER - 1 / REACH / AGAIN)
     assert plan(observed([look(6.2, last=6.2)], shown=6.8), at(6.2)).wake_at == at(6.8 - 1 / REACH)
 
@@ -294,7 +298,7 @@ def observations(draw: st.DrawFn) -> Observation:
         draw(st.none() | HOURS),
         target,
         alone=draw(st.sampled_from([None, True, False])),
-        at_version=draw(st.sampled_from([0, 2])),
+        looked_up=draw(st.none() | HOURS),
     )
 
 
