@@ -48,6 +48,13 @@ DESCRIPTIONS = [
     changed({"list.paging": {"by": "next", "at": "next"}, "create.entry": "data", "retrieve.id": "key"}),
     changed({"list.paging": {"by": "cursor", "at": "next", "more": "meta"}, "list.query": {"c": "{cursor}"}}),
     changed({"list.paging": {"by": "page", "pages": "meta"}, "list.query": {"p": "{page}"}}),
+    changed(
+        {
+            "key.limit.is_cap": True,
+            "answer.use": {"limit": {"used": ["meta", "x"], "left": "next", "limit": ["key", "state"]}},
+            "answer.last_used_at": ["x", "meta"],
+        }
+    ),
     changed({"list.paging": {"by": "offset"}, "list.query": {"o": "{offset}"}, "list.ids_only": True}),
     changed({"retrieve": None, "delete.gone": [{"status": 403, "when": {"at": "message", "contains": "a"}}]}),
 ]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.clocks import FakeClock
-from unit.test_respan import EXPIRY, answering, listed, response
+from unit.test_respan import EXPIRY, answering, listed, response, rigged
 from unit.test_respan import _quick as _quick  # a fixture of every test
 
 from rotator.core.keys import ProviderKey
@@ -123,6 +123,39 @@ def test_a_last_use_that_is_ahead_by_no_more_than_clocks_are_is_now(ahead: timed
 
 def test_a_number_is_a_time_too() -> None:
     assert use_of({"id": "a", "name": "n", "last_used": USED_AT.timestamp()}) == KeyUse((), USED_AT)
+
+
+@pytest.mark.parametrize("never_used", ["null", "1970"])
+@pytest.mark.parametrize(
+    ("use_shown", "in_list", "alone"),
+    [
+        ("create", False, False),
+        ("none", False, False),
+        ("retrieve", False, True),
+        ("list", True, False),
+        ("everywhere", True, True),
+    ],
+)
+def test_use_is_taken_from_each_answer_of_the_provider_that_has_it(
+    use_shown: str, never_used: str, in_list: bool, alone: bool
+) -> None:
+    with rigged(use_shown=use_shown, never_used=never_used, call_cost_usd=0.5) as rig:
+        key_id = rig.provider.create("capped", {"max_usage": 5, "spending_limit": 2.5}, EXPIRY).id
+
+        def shown() -> list[KeyUse | None]:
+            [listed_key] = [key for key in listed(rig.provider) if key.id == key_id]
+            found = rig.provider.retrieve(key_id)
+            assert isinstance(listed_key, ProviderKey)
+            assert found is not None
+            return [listed_key.use, found.use]
+
+        unused = KeyUse((CapUse("max_usage", 0, 5), CapUse("spending_limit", 0, 2.5)))
+        assert shown() == [unused if in_list else None, unused if alone else None]
+        rig.sim.vendor.use(rig.sim.vendor.text_of(key_id), calls=3)
+        used = KeyUse(
+            (CapUse("max_usage", 3, 5), CapUse("spending_limit", 1.5, 2.5)), rig.sim.vendor.keys[key_id].last_used
+        )
+        assert shown() == [used if in_list else None, used if alone else None]
 
 
 NUMBERS = st.integers() | st.floats()
