@@ -1,5 +1,6 @@
 """Windows, pauses and shares in a configuration: what is refused, with the gap named, and what is warned of."""
 
+import re
 import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -192,6 +193,24 @@ def test_ten_thousand_targets_with_windows_load_almost_as_fast_as_without(tmp_pa
     without = perf_counter() - began
     loaded(WORKING + LONG, many, limit)
     assert perf_counter() - began - without < 3 * without + 3
+
+
+BLOCKS = re.findall(r"```toml\n(.*?)```", (Path(__file__).parents[2] / "docs/windows.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_examples_of_the_documentation_load_in_any_season(loaded: Loaded, block: str) -> None:
+    defaults = block.removeprefix("[defaults]\n")
+    for month in (1, 4, 7, 10):
+        assert warned(loaded(defaults, now=datetime(2026, month, 10, tzinfo=UTC))) == {}
+
+
+def test_the_documentation_has_each_kind_of_example() -> None:
+    assert [("windows" in block, "pause_until" in block) for block in BLOCKS] == [
+        (True, False),
+        (True, False),
+        (False, True),
+    ]
 
 
 def test_the_options_of_a_window_are_those_of_the_design() -> None:
