@@ -39,8 +39,21 @@ from rotator.telemetry.status_json import StatusJson
 SECONDS = 40.0
 """Long enough to see three keys of each target come and go."""
 
-TARGETS = ("billing-api", "chat-frontend", "batch-jobs")
 LIVES = {"ttl": "20s", "renew_before": "10s", "grace_period": "5s"}
+CAPPED = {
+    "ttl": "60s",
+    "key": {"max_usage": 200},
+    "on_cap": "replace",
+    "replace_at": "50%",
+    "pickup": "2s",
+    "max_early_rotations": 24,
+}
+"""A key of such a target is replaced long before its expiry: ten calls a second, at most, use half of it in 10 seconds.
+
+The other half gives a slow machine as much time again.
+"""
+
+TARGETS: Mapping[str, Mapping[str, object]] = {"billing-api": {}, "chat-frontend": {}, "batch-jobs": CAPPED}
 REREAD = 1.0
 """Seconds after which the application reads the store again: well within the grace period."""
 
@@ -143,7 +156,7 @@ def show(
     console = console or Console()
     with (
         tempfile.TemporaryDirectory(prefix="rotator-demo-") as name,
-        Simulator(options=Options(requests_per_minute=None, id_shape="tk")) as simulator,
+        Simulator(options=Options(requests_per_minute=None, id_shape="tk", use_shown="retrieve")) as simulator,
     ):
         clock, screen = SystemClock(), Screen(console, table)
         file, environment = _configuration(Path(name), simulator, environment, vault=vault)
@@ -202,8 +215,9 @@ def _configuration(
         },
         "stores": {"demo": store},
         "daemon": {"resync": "5s", "drain": "10s"},
+        "sweep": {"interval": "1s"},  # no sweep runs: so often is the use of a key with a cap looked up
         "defaults": LIVES,
-        "targets": {name: {"path": f"{root}/{name}/respan"} for name in TARGETS},
+        "targets": {name: {"path": f"{root}/{name}/respan", **options} for name, options in TARGETS.items()},
     }
     file = folder / "rotator.json"
     file.write_text(json.dumps(settings))
@@ -215,6 +229,7 @@ def _watch(console: Console, screen: Screen, dispatcher: Dispatcher, consumer: C
     ends = clock.monotonic() + SECONDS
     with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
         while (left := ends - clock.monotonic()) > 0:
+            dispatcher.watch_use()
             dispatcher.tick()
             screen.print_new()
             if live is not None:

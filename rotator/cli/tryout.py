@@ -25,8 +25,8 @@ def demo(
 ) -> None:
     """Watch keys being rotated for 40 seconds.
 
-    The provider is the simulator and the keys are short-lived. A live table shows what happens. Nothing is left
-    behind.
+    The provider is the simulator and the keys are short-lived. One is replaced because its cap is nearly spent. A live
+    table shows what happens. Nothing is left behind.
 
     With --vault, the token in $VAULT_TOKEN needs create, read and update on secret/data/rotator-demo-*, read and delete
     on secret/metadata/rotator-demo-*, and update on secret/destroy/rotator-demo-*.

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -31,13 +32,26 @@ path "secret/data/rotator-demo-*"     { capabilities = ["create", "read", "updat
 path "secret/metadata/rotator-demo-*" { capabilities = ["read", "delete"] }
 path "secret/destroy/rotator-demo-*"  { capabilities = ["update"] }
 """
-SEEN = ("key created tk_", "key published tk_", "(expiring)", "key shortened", "versions destroyed", "key deleted")
+SEEN = (
+    "key created tk_",
+    "key published tk_",
+    "(expiring)",
+    "(nearly-spent)",
+    "key shortened",
+    "versions destroyed",
+    "key deleted",
+)
 
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Renewed every two seconds; a slow machine has eight more before a key has no longer to live than its grace."""
+    """Renewed every two seconds; a slow machine has eight more before a key has no longer to live than its grace.
+
+    A key with a cap is nearly spent after two seconds, at ten calls a second, and spent after ten.
+    """
     monkeypatch.setattr(demo, "LIVES", {"ttl": "12s", "renew_before": "10s", "grace_period": "2s"})
+    monkeypatch.setitem(demo.CAPPED, "key", {"max_usage": 100})
+    monkeypatch.setitem(demo.CAPPED, "replace_at", "20%")
     monkeypatch.setattr(demo, "SECONDS", 7.0)
     monkeypatch.setattr(demo, "REREAD", 0.2)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -72,6 +86,7 @@ def test_it_shows_the_whole_life_of_a_key(tmp_path: Path, run_demo: RunDemo, ter
         assert words in shown
     assert "refused 0 times" in shown
     assert "README.md, Your own Vault in ten minutes" in shown
+    assert bool(re.search(r"batch-jobs .* \d+% +ok", shown)) == terminal, "the table shows how much of the cap is used"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -79,7 +94,7 @@ def test_in_a_pipe_no_line_is_broken_or_cut(run_demo: RunDemo) -> None:
     lines = run_demo(0).splitlines()
     published = [line for line in lines if "published" in line]
     assert published
-    assert [line for line in published if not line.endswith(("(first)", "(expiring)"))] == []
+    assert [line for line in published if not line.endswith(("(first)", "(expiring)", "(nearly-spent)"))] == []
     assert "Nothing is left behind. Your own Vault next: README.md, Your own Vault in ten minutes." in lines
 
 
