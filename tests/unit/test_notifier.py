@@ -320,6 +320,18 @@ def test_a_standby_passes_events_on_and_notifies_of_none(world: World) -> None:
     assert len(replica.events) == 1
 
 
+def test_a_leader_that_lost_the_lease_meanwhile_notifies_of_a_failure_again(world: World) -> None:
+    replica = Replica(world)
+    replica.work()
+    replica.notifier(failed())
+    replica.leads = False
+    replica.work()
+    replica.leads = True
+    replica.take()
+    replica.notifier(failed())
+    assert [kind for kind, _ in replica.news()] == ["target.failing"]
+
+
 def test_a_recovery_without_a_failure_is_no_news(world: World) -> None:
     replica = Replica(world)
     replica.notifier(Event(EventType.TARGET_RECOVERED, "billing-api"))
