@@ -28,7 +28,7 @@ path "auth/token/renew-self" {{ capabilities = ["update"] }}
 
 
 def test_the_snippet_for_hvac_works_as_documented(vault: VaultServer, tmp_path: Path) -> None:
-    document = (Path(__file__).parents[2] / "docs/kubernetes.md").read_text()
+    document = (Path(__file__).parents[2] / "docs/consumers.md").read_text()
     [snippet] = re.findall(r"^With hvac:\n\n```python\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
     passed = [0.0]
     names: dict[str, Any] = {"hvac": hvac, "time": SimpleNamespace(monotonic=lambda: passed[0])}

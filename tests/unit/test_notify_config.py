@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,15 @@ def test_url_and_secret_are_required(read: Read, missing: str) -> None:
 )
 def test_external_secrets_that_are_refused(read: Read, table: dict[str, object], key: str, message: str) -> None:
     assert refused(read, {"external_secrets": table})[f"notify.external_secrets.{key}"].startswith(message)
+
+
+def test_the_documented_tables_load(read: Read) -> None:
+    blocks = re.findall(r"(?ms)^```toml\n(.*?)^```$", (Path(__file__).parents[2] / "docs/consumers.md").read_text())
+    tables = [read(tomllib.loads(block)["notify"]).notify for block in blocks]
+    assert [(set(one.webhooks), one.external_secrets is not None) for one in tables] == [
+        (set(), True),
+        ({"chat"}, False),
+    ]
 
 
 def test_a_name_that_is_no_name_and_a_table_that_is_unknown_are_refused(read: Read) -> None:

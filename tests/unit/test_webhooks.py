@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -106,6 +109,19 @@ def test_a_secret_needs_neither_the_prefix_nor_padding(receiver: Receiver, made:
     bare = SECRET.removeprefix("whsec_").rstrip("=")
     made(receiver.url, bare).send(PUBLISHED)
     assert receiver.deliveries[0].verified(SECRET)
+
+
+def test_the_documented_receiver_takes_each_id_once_and_refuses_another_secret(receiver: Receiver, made: Make) -> None:
+    document = (Path(__file__).parents[2] / "docs/consumers.md").read_text()
+    [snippet] = re.findall(r"(?ms)^```python\n(from standardwebhooks.*?)^```$", document)
+    read_again: list[str] = []
+    names: dict[str, Any] = {"os": SimpleNamespace(environ={"WEBHOOK_SECRET": SECRET}), "handled": set()}
+    names["read_again"] = read_again.append
+    exec(snippet, names)
+    for secret in (SECRET, SECRET, FORMER):
+        made(receiver.url, secret).send(PUBLISHED)
+    answers = [names["receive"](delivery.body, delivery.headers) for delivery in receiver.deliveries]
+    assert (answers, read_again) == ([204, 204, 401], ["billing"])
 
 
 # --- what comes of it ------------------------------------------------------------------------------------------------
