@@ -173,7 +173,7 @@ def status(
 
 @app.command(cls=Command)
 def check(
-    online: Annotated[bool, typer.Option("--online", help="Also check credentials, permissions and paths.")] = False,
+    online: Annotated[bool, typer.Option("--online", help="Also check credentials, rights, paths, webhooks.")] = False,
     provider_contract: Annotated[
         str | None, typer.Option(metavar="NAME", help="Hold this provider against the contract, with a key of its own.")
     ] = None,

@@ -18,6 +18,7 @@ from rotator.core.times import timestamp
 from rotator.notify.notification import Facts, Sender, notification
 from rotator.notify.outbox import Outbox
 from rotator.runtime.redact import NAMES, scrub, scrub_name
+from rotator.telemetry.logging import unexpected
 from rotator.telemetry.metrics import Notifications
 
 _FAILING = (EventType.TARGET_FAILED, EventType.TARGET_FOREIGN)
@@ -65,7 +66,13 @@ class Notifier:
     # --- from plans --------------------------------------------------------------------------------------------------
 
     def observe(self, target: Target, plan: Plan) -> None:
-        """Notify of a key that is served now, and of superseded keys whose end is set."""
+        """Notify of a key that is served now, and of superseded keys whose end is set. Raises nothing."""
+        try:
+            self._observe(target, plan)
+        except Exception as error:  # a pass must not fail for it
+            self._emit(unexpected("notifying of a plan", error, target.name))
+
+    def _observe(self, target: Target, plan: Plan) -> None:
         if not self._leads():
             with self._lock:
                 self._seen.pop(target.name, None)  # another replica notifies
@@ -107,8 +114,14 @@ class Notifier:
     # --- from events -------------------------------------------------------------------------------------------------
 
     def __call__(self, event: Event) -> None:
-        """Pass the event on, and notify of what consumers want to know of it."""
+        """Pass the event on, and notify of what consumers want to know of it. Raises nothing."""
         self._emit(event)
+        try:
+            self._note(event)
+        except Exception as error:
+            self._emit(unexpected("notifying of an event", error, event.target))
+
+    def _note(self, event: Event) -> None:
         if not self._leads():
             return
         if event.what in _SPENT:

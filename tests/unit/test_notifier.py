@@ -387,6 +387,19 @@ def test_a_reload_forgets_targets_that_are_gone_and_keeps_the_others(world: Worl
     assert replica.news() == []
 
 
+def test_a_fault_in_notifying_fails_no_pass_and_no_event(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(*_: object) -> None:
+        raise KeyError("a fault")
+
+    replica = Replica(world)
+    monkeypatch.setattr(AtOnce, "put", fault)
+    replica.work()
+    replica.notifier(failed())
+    kinds = [event.what for event in replica.events]
+    assert kinds == [EventType.UNEXPECTED_ERROR, EventType.TARGET_FAILED, EventType.UNEXPECTED_ERROR]
+    assert world.served() is not None
+
+
 def test_a_channel_that_is_removed_gets_nothing_more(world: World) -> None:
     replica = Replica(world)
     replica.notifier.configure(OWNER, {}, {"billing-api"}, 10 * MINUTE)
