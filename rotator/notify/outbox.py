@@ -156,8 +156,8 @@ class Outbox:
             self._report(error)
 
     def _report(self, error: Exception) -> None:
-        """Report the first failure after a success."""
-        if self._is_failing:
+        """Report the first failure after a success, and each time that nothing more is sent."""
+        if self._is_failing and not isinstance(error, NotificationUnwanted):
             return
         self._is_failing = True
         if not isinstance(error, RotatorError):

@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.recorded_events import RecordedEvents
 from support.world import ALL, ENDLESS, FIXED, HOUR, OWNER, World, make_target, refuse
 
@@ -227,6 +229,33 @@ def test_a_standby_notifies_of_nothing_and_knows_nothing_of_what_it_missed(world
     world.clock.advance(HOUR)
     other.work()
     assert other.news() == [], "the key was published an hour ago, and its leader notified of it"
+
+
+@given(steps=st.lists(st.tuples(st.integers(0, 19), st.booleans(), st.booleans()), max_size=12))
+def test_the_served_key_is_notified_of_whatever_crashes_and_each_version_has_one_id(
+    steps: list[tuple[int, bool, bool]],
+) -> None:
+    """A crash loses all that was not sent; another replica leads before the last two `resync` are over."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notifiers, "Outbox", AtOnce)
+        world = World()
+        leader = Replica(world)
+        received: list[Notification] = []
+        for minutes, rotates, crashes in steps:
+            world.clock.advance(minutes * MINUTE)
+            leader.work(rotate=rotates, by="signal")
+            sent = leader.take()
+            if crashes:
+                leader = Replica(world)
+            else:
+                received += sent
+        leader.work()
+        received += leader.take()
+        published = [one for one in received if one.type == "key.published"]
+        served = world.served()
+        assert served is not None
+        assert served.id in {one.facts["key_id"] for one in published}
+        assert len({one.id for one in published}) == len({one.facts["version"] for one in published})
 
 
 # --- keys that end ---------------------------------------------------------------------------------------------------
