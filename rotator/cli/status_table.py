@@ -20,7 +20,7 @@ from rotator.telemetry.status_json import (
     SupersededJson,
     TargetJson,
 )
-from rotator.telemetry.wording import distance, in_units, percent, use_in_words
+from rotator.telemetry.wording import distance, in_units, percent, use_in_words, used_in_words
 
 STYLES = {
     State.DUE: "yellow",
@@ -53,7 +53,7 @@ def print_status(shown: StatusJson, *, as_json: bool) -> None:
         return
     console = Console()
     console.print(status_table(shown, console.width))
-    lines = [*_problem_lines(targets), *_spending_lines(targets)]
+    lines = [*_problem_lines(targets), *_spending_lines(targets), *_stale_lines(shown)]
     if isinstance(shown, DaemonStatusJson):
         lines += ["", *_daemon_lines(shown.daemon, shown.at), *_event_lines(shown.events, shown.at)]
     for line in lines:
@@ -104,13 +104,38 @@ def _cells(target: TargetJson) -> Iterator[str]:
         yield text or "-"
     for moment in (target.issued_at, target.expires_at, target.next_rotation_at):
         yield timestamp(moment) if moment else "-"
-    yield ", ".join(f"{key.key_id} {_until(key)}" for key in target.superseded) or "-"
+    yield ", ".join(" ".join(filter(None, (key.key_id, _until(key), _used(key)))) for key in target.superseded) or "-"
     yield use_in_words(use.ratio, use.cap, use.spent_at) if (use := target.use) else _use(target)
     yield target.last_error or target.reason or "-"
 
 
 def _until(key: SupersededJson) -> str:
     return f"until {timestamp(key.until)}" if key.until else "never expires"
+
+
+def _used(key: SupersededJson, now: datetime | None = None) -> str:
+    """Return when a superseded key was last used, and what since it was replaced; "" if that is not known."""
+    last = (
+        ""
+        if key.last_used_at is None
+        else f"last used {distance(key.last_used_at, now) if now else timestamp(key.last_used_at)}"
+    )
+    used = used_in_words((one.used, one.unit, one.cap) for one in key.used_since)
+    words = ", ".join(filter(None, (last, used and f"{used} since it was replaced")))
+    return f"({words})" if words else ""
+
+
+def _stale_lines(shown: StatusJson) -> Iterator[str]:
+    """Yield when each superseded key was last used, where the provider shows it."""
+    lines = [
+        f"{target.name}: superseded {key.key_id} {_until(key)} {used}"
+        for target in shown.targets
+        for key in target.superseded
+        if (used := _used(key, shown.at))
+    ]
+    if lines:
+        yield ""
+    yield from lines
 
 
 def status_table(shown: StatusJson, width: int) -> Table:

@@ -63,10 +63,14 @@ class Superseded:
         """How much of its caps was used since it was replaced, if that is known."""
         return self.use.used_since if self.use else ()
 
+    @property
+    def used_after(self) -> datetime | None:
+        """When it was last used, if that was after it was replaced; None: not since, or unknown."""
+        return last_use_since(self.use, self.since)
+
     def is_used(self, idle_after: timedelta, now: datetime) -> bool:
         """Return whether it was used since it was replaced, and within `idle_after`."""
-        used_at = last_use_since(self.use, self.since)
-        return used_at is not None and now - used_at < idle_after
+        return self.used_after is not None and now - self.used_after < idle_after
 
     @property
     def key_id(self) -> str:

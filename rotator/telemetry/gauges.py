@@ -49,6 +49,7 @@ def gauges(status: DaemonStatus, *, each: bool) -> Iterator[str]:
     if each and info.leads:
         yield from _of_each(served, rotations, left)
         yield from _of_use({name: plan.use for name, plan in plans.items() if plan.use})
+        yield from _of_stale_consumers(status)
     yield _single(
         "superseded_keys_past_grace",
         "Superseded keys of all targets whose grace is over and that are not removed.",
@@ -113,6 +114,27 @@ def _of_use(use: Mapping[str, CapState]) -> Iterator[str]:
         "When the cap was first seen spent, or will be spent at the present rate. Absent if that is not in sight.",
         "target",
         {name: _seconds(state.spent_at) for name, state in use.items()},
+    )
+
+
+def _of_stale_consumers(status: DaemonStatus) -> Iterator[str]:
+    """Yield how many superseded keys are used, and when the first of them ends: only where use is known."""
+    used = {
+        one.target.name: [key for key in keys if key.is_used(one.target.idle_after, status.at)]
+        for one in status.targets
+        if one.plan and (keys := [key for key in one.plan.superseded if key.use is not None])
+    }
+    yield family(
+        "superseded_keys_in_use",
+        "Superseded keys that were used since they were replaced, and within `idle_after`. Absent while unknown.",
+        "target",
+        {name: len(keys) for name, keys in used.items()},
+    )
+    yield family(
+        "superseded_key_in_use_expiry_timestamp_seconds",
+        "When the first superseded key that is in use ends, so that its consumer is refused.",
+        "target",
+        {name: _first(end for key in keys if (end := key.works_until)) for name, keys in used.items() if keys},
     )
 
 

@@ -15,10 +15,12 @@ from typing import Any
 from rotator.core.caps import CapState
 from rotator.core.errors import RotatorError
 from rotator.core.events import Event, EventType, Level
+from rotator.core.pickup import Pickup, measured
 from rotator.core.plan import Plan, grace_error
 from rotator.core.ports import Listener
 from rotator.core.reasons import Reason, State
 from rotator.core.renewal import margin
+from rotator.core.superseded import Superseded
 from rotator.core.target import Target
 from rotator.core.versions import Record
 from rotator.runtime.redact import NAMES, scrub, scrub_name
@@ -26,9 +28,11 @@ from rotator.telemetry.status_json import (
     DaemonJson,
     DaemonStatusJson,
     EventJson,
+    PickupJson,
     StatusJson,
     SupersededJson,
     TargetJson,
+    UsedJson,
     UseJson,
 )
 
@@ -51,6 +55,7 @@ class TargetStatus:
     error: RotatorError | None
     next_attempt_at: datetime | None = None  # when the daemon works on it again, if that is known
     requested: bool = False  # a person requested a new key, and it is not served yet
+    pickups: tuple[Pickup, ...] = ()  # of the last rotations
 
     @property
     def state(self) -> State:
@@ -97,15 +102,35 @@ class TargetStatus:
             expires_at=current.expires_at if current else None,
             next_rotation_at=plan.next_rotation_at if plan else None,
             reason=self.reason,
-            superseded=tuple(SupersededJson(key_id=scrub_name(k.key_id), until=k.works_until) for k in superseded),
+            superseded=tuple(_superseded_json(key, self.target) for key in superseded),
             use=_use_json(plan.use) if plan and plan.use else None,
             caps=tuple(cap.option for cap in self.target.caps.caps),
+            pickups=tuple(_pickup_json(pickup) for pickup in self.pickups),
             last_error=scrub(self.error.message) if self.error else None,
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the same for `json.dumps`."""
         return self.to_model().to_json()
+
+
+def _superseded_json(key: Superseded, target: Target) -> SupersededJson:
+    units = {cap.option: cap.unit for cap in target.caps.caps}
+    return SupersededJson(
+        key_id=scrub_name(key.key_id),
+        until=key.works_until,
+        last_used_at=key.last_used_at,
+        used_since=tuple(UsedJson(cap=use.cap, unit=units.get(use.cap, ""), used=use.used) for use in key.used_since),
+    )
+
+
+def _pickup_json(pickup: Pickup) -> PickupJson:
+    return PickupJson(
+        key_id=scrub_name(pickup.key_id),
+        replaced_at=pickup.replaced_at,
+        last_used_at=pickup.last_used_at,
+        seconds=pickup.took.total_seconds(),
+    )
 
 
 def _use_json(use: CapState) -> UseJson:
@@ -268,7 +293,9 @@ class StatusRegistry:
             before = self._targets.get(target.name)
             if before is not None:
                 is_new = before.plan is not None and _key_id(plan) != _key_id(before.plan)
-                self._targets[target.name] = replace(before, plan=plan, requested=before.requested and not is_new)
+                pickups = measured(before.pickups, plan.superseded)
+                requested = before.requested and not is_new
+                self._targets[target.name] = replace(before, plan=plan, requested=requested, pickups=pickups)
 
     def update(
         self,
@@ -287,7 +314,12 @@ class StatusRegistry:
             before = self._targets.get(target.name)
             if before is not None:
                 self._targets[target.name] = TargetStatus(
-                    before.target, plan or before.plan, error, next_attempt_at, before.requested and not fulfilled
+                    before.target,
+                    plan or before.plan,
+                    error,
+                    next_attempt_at,
+                    before.requested and not fulfilled,
+                    measured(before.pickups, plan.superseded) if plan else before.pickups,
                 )
 
     def show_use(self, target: Target, served: Record, use: CapState) -> None:
@@ -302,7 +334,7 @@ class StatusRegistry:
         with self._lock:
             known = self._targets
             self._targets = {
-                name: TargetStatus(target, before.plan, before.error, before.next_attempt_at, before.requested)
+                name: replace(before, target=target)
                 if (before := known.get(name))
                 else TargetStatus(target, None, None)
                 for name, target in sorted(targets.items())

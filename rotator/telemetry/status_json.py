@@ -28,11 +28,32 @@ class _Model(BaseModel):
         return self.model_dump(mode="json")
 
 
+class UsedJson(_Model):
+    """How much of a cap was used; `unit` is empty where it is not configured."""
+
+    cap: str
+    unit: str
+    used: float
+
+
 class SupersededJson(_Model):
     """A superseded key; `until` is None if it never expires."""
 
     key_id: str
     until: Moment | None
+    last_used_at: Moment | None = None
+    """None if it was never used, or if the provider does not show it."""
+    used_since: tuple[UsedJson, ...] = ()
+    """What was used since the key was replaced, from the first look after that."""
+
+
+class PickupJson(_Model):
+    """One rotation: how long consumers used the key that it replaced, as far as the provider shows it."""
+
+    key_id: str
+    replaced_at: Moment
+    last_used_at: Moment | None
+    seconds: float
 
 
 class UseJson(_Model):
@@ -61,6 +82,8 @@ class TargetJson(_Model):
     """None if the provider does not show it."""
     caps: tuple[str, ...] = ()
     """The caps that the target's keys have."""
+    pickups: tuple[PickupJson, ...] = ()
+    """Of the last rotations that this process has seen, the newest last."""
     last_error: str | None
 
 

@@ -1,6 +1,7 @@
 """Numbers, durations and actions in words, for every output."""
 
 import math
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from rotator.core.plan import Action, Retire, Rotate, SetExpiry
@@ -43,6 +44,11 @@ def use_in_words(ratio: float, cap: str, spent_at: datetime | None) -> str:
         return f"{cap} spent" + (f" since {timestamp(spent_at)}" if spent_at else "")
     until = f", spent at {timestamp(spent_at)} at the present rate" if spent_at else ""
     return f"{percent(ratio)} of {cap} used{until}"
+
+
+def used_in_words(used: Iterable[tuple[float, str, str]]) -> str:
+    """Return what a key has used of its caps, each with its unit and name: "40 calls, 1.5 USD"."""
+    return ", ".join(f"{amount:.15g} {unit or f'of {cap}'}" for amount, unit, cap in used)
 
 
 def in_words(action: Action) -> str:

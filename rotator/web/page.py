@@ -22,10 +22,12 @@ from rotator.app.passes import adoption_advice
 from rotator.core.events import Event
 from rotator.core.plan import Plan
 from rotator.core.reasons import NOT_EARLY, Reason, State
+from rotator.core.superseded import Superseded
+from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.runtime.redact import scrub
 from rotator.telemetry.status import UNHEALTHY, WORST_FIRST, DaemonStatus, RecordedEvent, TargetStatus, rank
-from rotator.telemetry.wording import count, distance, in_units, in_words, percent
+from rotator.telemetry.wording import count, distance, in_units, in_words, percent, used_in_words
 
 ROWS = 100
 """Targets on one page."""
@@ -339,6 +341,11 @@ def _parts(text: str) -> list[str]:
     return re.split("`([^`]+)`", scrub(text))
 
 
+def _used_since(key: Superseded, target: Target) -> str:
+    units = {cap.option: cap.unit for cap in target.caps.caps}
+    return used_in_words((use.used, units.get(use.cap, ""), use.cap) for use in key.used_since)
+
+
 def _environment() -> Environment:
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -352,6 +359,7 @@ def _environment() -> Environment:
         "parts": _parts,
         "percent": lambda ratio: escape(percent(ratio)),
         "duration": lambda duration: escape(in_units(duration)),
+        "count": count,
         "distance": lambda moment, now: escape(distance(moment, now)),
         "stamp": lambda moment: escape(timestamp(moment)),
         "clock": lambda moment: escape(f"{moment.astimezone(UTC):%H:%M:%S}"),
@@ -363,6 +371,7 @@ def _environment() -> Environment:
         "longest_text": LONGEST_TEXT,
         "all_states": WORST_FIRST,
         "not_early": NOT_EARLY,
+        "used_since": _used_since,
     }
     return made
 

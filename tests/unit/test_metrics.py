@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from support.known import known, used
+from support.known import known, used, used_since
 from support.world import HOUR, START, make_target
 
 from rotator.core.errors import StoreUnavailable
@@ -35,6 +35,8 @@ PROMISED = {
     "rotator_provider_reports_use": ("gauge", {"provider"}),
     "rotator_superseded_keys": ("gauge", {"target"}),
     "rotator_superseded_keys_past_grace": ("gauge", set()),
+    "rotator_superseded_keys_in_use": ("gauge", {"target"}),
+    "rotator_superseded_key_in_use_expiry_timestamp_seconds": ("gauge", {"target"}),
     "rotator_earliest_key_expiry_timestamp_seconds": ("gauge", set()),
     "rotator_earliest_rotation_timestamp_seconds": ("gauge", set()),
     "rotator_min_renewal_margin_ratio": ("gauge", set()),
@@ -59,6 +61,7 @@ PROMISED = {
     "rotator_leader": ("gauge", set()),
 }
 NOW = START + HOUR
+PAST, FUTURE = START, NOW + HOUR
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -91,6 +94,10 @@ def superseded(key_id: str, until: datetime, *foreign: frozenset[str]) -> Supers
     return Superseded(record(key_id), entries, START, until)
 
 
+def in_use(key_id: str, until: datetime, last_used_at: datetime) -> Superseded:
+    return replace(superseded(key_id, until), use=used_since(START, 40, last_used_at))
+
+
 def status(name: str, plan: Plan | None, *, failed: bool = False) -> TargetStatus:
     return TargetStatus(make_target(name), plan, StoreUnavailable("no") if failed else None)
 
@@ -110,7 +117,7 @@ def busy() -> Metrics:
     """Return metrics with at least one sample of everything."""
     metrics = Metrics("1.2.3")
     all_of_it = known(
-        status("a", served(use=used(50.0, NOW))),
+        status("a", served(use=used(50.0, NOW), superseded=(in_use("k", FUTURE, NOW),))),
         at=NOW,
         budgets={"respan": 0.25},
         logins={"vault": NOW},
@@ -201,7 +208,14 @@ NO_ROTATION = {
     *(Reason.UNRECOGNISED, Reason.CLOCK, Reason.CONTESTED),  # a new key waits
     *(Reason.PICKUP, Reason.CAP_TOO_SMALL, Reason.EARLY_EXHAUSTED),
     Reason.SPENT,  # only reported
-    *(Reason.SUPERSEDED, Reason.RESTORED, Reason.GRACE_OVER, Reason.REVOKED, Reason.ORPHAN),  # of another action
+    *(
+        Reason.SUPERSEDED,
+        Reason.IN_USE,
+        Reason.RESTORED,
+        Reason.GRACE_OVER,
+        Reason.REVOKED,
+        Reason.ORPHAN,
+    ),  # of another action
     Reason.FRESH,
 }
 
@@ -489,7 +503,6 @@ def test_ten_thousand_targets_cost_little_and_less_on_a_standby() -> None:
 # --- superseded keys -------------------------------------------------------------------------------------------------
 
 FIELD = frozenset({"another-teams"})
-PAST, FUTURE = START, NOW + HOUR
 
 
 def superseded_of(plan: Plan) -> tuple[float, float]:
@@ -529,6 +542,18 @@ def test_a_key_that_has_another_place_s_name_counts_while_it_works(
 def test_a_key_that_never_expires_and_has_another_place_s_name_counts() -> None:
     key = replace(superseded("k", PAST), is_endless=True, other_name="made-by-hand")
     assert superseded_of(served(superseded=(key,))) == (1, 1)
+
+
+def test_superseded_keys_that_are_in_use_and_when_the_first_of_them_ends() -> None:
+    lately, long_ago = NOW - timedelta(minutes=29), NOW - timedelta(minutes=31)
+    keys = (in_use("k", FUTURE, lately), in_use("l", FUTURE + HOUR, lately), in_use("m", PAST, long_ago))
+    samples = of(status("a", served(superseded=keys)), status("b", served(superseded=keys[2:])), status("c", served()))
+    assert samples[series("superseded_keys_in_use", target="a")] == 2
+    assert samples[series("superseded_keys_in_use", target="b")] == 0
+    assert samples[series("superseded_key_in_use_expiry_timestamp_seconds", target="a")] == FUTURE.timestamp()
+    assert labelled(samples, "target", "b").isdisjoint({"rotator_superseded_key_in_use_expiry_timestamp_seconds"})
+    unknown = of(status("a", served(superseded=(superseded("k", FUTURE),))))
+    assert "rotator_superseded_keys_in_use" not in labelled(unknown, "target", "a"), "unknown use is not none"
 
 
 def test_nothing_of_a_key_is_shown() -> None:

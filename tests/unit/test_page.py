@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from support.known import CAP, used
+from support.known import CAP, used, used_since
 from support.pages import Element, read_page, rows
 from support.world import HOUR, START, make_target
 
@@ -23,6 +23,7 @@ from rotator.core.errors import (
     StoreSealed,
 )
 from rotator.core.events import Event, EventType, Level
+from rotator.core.pickup import Pickup
 from rotator.core.plan import Plan, Rotate
 from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal
@@ -348,6 +349,17 @@ def test_superseded_keys_and_when_they_expire() -> None:
         "expires in 14 h, 2 Mar 12:00:00"
     )
     assert shown["Next"] == "remove tk_soon (grace-over) in 1 h, 1 Mar 23:00:00"
+
+
+def test_the_use_of_superseded_keys_and_how_long_consumers_took() -> None:
+    key = replace(superseded("tk_stale", 11), use=used_since(START, 40, NOW - HOUR))
+    pickups = (Pickup("tk_0", START, START + HOUR / 2), Pickup("tk_1", START + HOUR, None))
+    shown = cells(well(superseded=(key,)), pickups=pickups)
+    assert shown["Superseded keys"] == (
+        "tk_stale expires in 1 h, 1 Mar 23:00:00 last used 1 h ago, 1 Mar 21:00:00 "
+        "40 of max_usage since it was replaced pickup: 30 min at most, in 2 rotations"
+    )
+    assert cells(well(), pickups=pickups[1:])["Superseded keys"] == "pickup: 0 s at most, in 1 rotation"
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,21 @@ from typing import Any
 
 import pytest
 from rich.text import Text
-from support.known import CAP, used
+from support.known import CAP, used, used_since
 from support.world import HOUR, START, make_target
 
 from rotator.cli.status_table import print_status
 from rotator.core.caps import CapState
 from rotator.core.errors import ProviderCredentialRefused, ProviderUnavailable, RotatorError
 from rotator.core.events import Event, EventType, Level
+from rotator.core.pickup import MEASURED, measured
 from rotator.core.plan import Plan
 from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal
 from rotator.core.secrets import Secret
 from rotator.core.superseded import Superseded
 from rotator.core.target import CapPolicy
+from rotator.core.use import CapUse, KeyUse, series_with
 from rotator.core.versions import Entry, Ownership, Record
 from rotator.runtime import redact
 from rotator.runtime.redact import register
@@ -239,6 +241,54 @@ def test_a_foreign_record_is_searched_for_secrets() -> None:
     assert [key["key_id"] for key in shown_status["superseded"]] == ["x\\x1b[2J [hidden]"]
 
 
+STALE = replace(
+    Superseded(replace(RECORD, key_id="tk_0"), (), START, START + 4 * HOUR),
+    use=used_since(START, 40, START + 3 * HOUR),
+)
+
+
+def test_the_use_of_superseded_keys_is_promised_in_the_json() -> None:
+    target = replace(make_target("a"), caps=CapPolicy((CAP,)))
+    (shown,) = TargetStatus(target, replace(WELL, superseded=(STALE,)), None).to_json()["superseded"]
+    assert shown == {
+        "key_id": "tk_0",
+        "until": "2026-03-01T16:00:00Z",
+        "last_used_at": "2026-03-01T15:00:00Z",
+        "used_since": [{"cap": "max_usage", "unit": "calls", "used": 40.0}],
+    }
+    (unknown,) = TargetStatus(target, replace(WELL, superseded=(replace(STALE, use=None),)), None).to_json()[
+        "superseded"
+    ]
+    assert (unknown["last_used_at"], unknown["used_since"]) == (None, [])
+
+
+def test_how_long_consumers_take_to_pick_up_a_key_is_kept_for_the_last_rotations() -> None:
+    registry, target = StatusRegistry(), make_target("a")
+    registry.keep_only({"a": target})
+    for number in range(MEASURED + 2):
+        since = START + number * HOUR
+        record = replace(RECORD, key_id=f"tk_{number}")
+        key = Superseded(record, (), since, since + 4 * HOUR, use=used_since(since, 1, since + number * HOUR / 60))
+        registry.observe(target, replace(WELL, superseded=(key,)))
+    registry.update(target, WELL, None)
+    registry.keep_only({"a": replace(target, path="moved")})
+    (status,) = registry.snapshot()
+    pickups = status.to_json()["pickups"]
+    assert [(one["key_id"], one["seconds"]) for one in pickups] == [
+        (f"tk_{n}", n * 60.0) for n in range(2, MEASURED + 2)
+    ]
+    assert pickups[0]["replaced_at"] == "2026-03-01T14:00:00Z"
+    assert pickups[0]["last_used_at"] == "2026-03-01T14:02:00Z"
+
+
+def test_a_pickup_is_measured_only_where_use_is_shown() -> None:
+    assert measured((), [replace(STALE, use=None)]) == ()
+    before = replace(STALE, use=series_with(None, KeyUse((CapUse("max_usage", 7),), as_of=START - HOUR)))
+    assert measured((), [before]) == (), "it was not looked at since it was replaced"
+    unused = replace(STALE, use=series_with(None, KeyUse((CapUse("max_usage", 7),), as_of=START + HOUR)))
+    assert [pickup.took for pickup in measured((), [unused])] == [timedelta(0)]
+
+
 # --- what is printed of it -------------------------------------------------------------------------------------------
 
 
@@ -294,6 +344,21 @@ def test_a_table_fits_on_a_terminal(
     }
     assert lines[0].split()[1:] == cells[width].split()
     assert "".join(line.split()[0] for line in lines) == long
+
+
+def test_the_use_of_superseded_keys_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = replace(make_target("a"), caps=CapPolicy((CAP,)))
+    known = status_model(
+        "prod-eu", START + 3.5 * HOUR, [TargetStatus(target, replace(WELL, superseded=(STALE,)), None)]
+    )
+    cell = shown(monkeypatch, capsys, known, terminal=False).split("\t")[6]
+    until, last = "2026-03-01T16:00:00Z", "2026-03-01T15:00:00Z"
+    assert cell == f"tk_0 until {until} (last used {last}, 40 calls since it was replaced)"
+    lines = shown(monkeypatch, capsys, known, terminal=True).splitlines()
+    words = "last used 30 min ago, 40 calls since it was replaced"
+    assert f"a: superseded tk_0 until {until} ({words})" in lines
 
 
 HALF_USED = used(25.0, START)
