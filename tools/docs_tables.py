@@ -19,7 +19,9 @@ from rotator.core.caps import CapState
 from rotator.core.plan import Plan
 from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal
+from rotator.core.superseded import Superseded
 from rotator.core.target import Cap, Target
+from rotator.core.use import KeyUse, UseSeries
 from rotator.core.versions import Record
 from rotator.telemetry.metrics import Metrics
 from rotator.telemetry.status import DaemonInfo, DaemonStatus, TargetStatus
@@ -113,7 +115,10 @@ def _exported() -> str:
     target = Target("a", "a", "p", "s", "f", {}, {}, DAY, DAY / 3, DAY / 6, timedelta(0))
     record = Record("owner", "a", "id", "name", start, start + DAY, "params", "key")
     use = CapState(Cap("c", 1.0), 1.0, 0.0, 0.0, start)
-    plan = Plan(State.OK, Reason.FRESH, current=record, renewal=Renewal(start + DAY / 2), use=use)
+    looks = UseSeries((KeyUse(as_of=start),), used_at=start)
+    superseded = (Superseded(record, (), start - DAY, start, use=looks),)
+    renewal = Renewal(start + DAY / 2)
+    plan = Plan(State.OK, Reason.FRESH, current=record, renewal=renewal, use=use, superseded=superseded)
     exported = Metrics("1")
     info = DaemonInfo(
         "1",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from support.known import known, used
+from support.known import known, used, used_since
 from support.prometheus import NO_PROMETHEUS, RULES, is_installed, promtool
 from support.world import HOUR, START, make_target
 
@@ -16,6 +16,7 @@ from rotator.core.orphans import Outcome
 from rotator.core.plan import Plan
 from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal
+from rotator.core.superseded import Superseded
 from rotator.core.versions import Record
 from rotator.telemetry.metrics import DROPPED, FAILURE, LOST, ROTATION_REASONS, SUCCESS, Metrics
 from rotator.telemetry.status import TargetStatus
@@ -59,6 +60,7 @@ def all_metrics() -> dict[str, set[str]]:
         current=record,
         renewal=Renewal(START + 16 * HOUR),
         use=used(50.0, START, reached_at=START),
+        superseded=(Superseded(record, (), START, START + HOUR, use=used_since(START, 1, START + HOUR / 2)),),
     )
     all_of_it = known(
         TargetStatus(make_target("a"), plan, None),
