@@ -45,8 +45,8 @@ lint: install    ## run ruff, mypy strict, the import rules and hadolint
 simulate-long: install  ## run new schedules of the protocol until you stop it (SEED=0 is the first)
 	cd tests && PYTHONPATH=.. ../$(BIN)/python -m simulation $(or $(SEED),0) --many 0
 
-kills: install servers  ## kill and freeze two daemons 200 times on a real Vault (ROTATOR_KILLS=200)
-	ROTATOR_KILLS=$${ROTATOR_KILLS:-200} $(BIN)/python -m pytest tests/integration/test_kills.py -s
+kills: install servers  ## kill and freeze two daemons 200 times each on a real Vault, with and without caps (ROTATOR_KILLS=200)
+	ROTATOR_KILLS=$${ROTATOR_KILLS:-200} $(BIN)/python -m pytest tests/integration/test_kills.py tests/integration/test_spending_kills.py -s
 
 BENCHMARKS ?= startup run_once layers scale punctuality soak
 

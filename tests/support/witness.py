@@ -38,7 +38,19 @@ class Served:
     created_at: datetime
     key_id: str
     expires_at: datetime
+    why: str  # the key was made
+    early: frozenset[datetime]  # when keys of the path were made early before, as the record has it
     text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """A call that was refused because the key had reached its cap."""
+
+    at: datetime
+    target: str
+    key_id: str
+    early: int  # keys of the path that had been made early by then
 
 
 @dataclass(slots=True)
@@ -49,6 +61,10 @@ class Path:
     versions: dict[int, Served] = field(default_factory=dict)
     newest: Served | None = None
     asked_at: datetime = NEVER  # when the read began that last saw `newest`
+
+    def early(self) -> set[str]:
+        """The keys that were made because a cap was nearly spent."""
+        return {version.key_id for version in self.versions.values() if version.why == "nearly-spent"}
 
     def guaranteed(self, grace: timedelta) -> dict[str, datetime]:
         """Until when each key that was ever served here must work, as known now."""
@@ -79,16 +95,18 @@ class Witness:
         grace: float,
         every: float = 0.05,
         in_flight: float = IN_FLIGHT,
+        has_caps: bool = False,
     ) -> None:
-        """`paths` are those of the targets, by name."""
+        """`paths` are those of the targets, by name. `has_caps`: keys may be spent, which is kept in `spent`."""
         self._vault, self._mount, self._simulator = vault, mount, simulator
         self.paths = {name: Path(path) for name, path in paths.items()}
         self._ttl, self._grace, self._every = timedelta(seconds=ttl), timedelta(seconds=grace), every
-        self._in_flight = timedelta(seconds=in_flight)
+        self._in_flight, self._has_caps = timedelta(seconds=in_flight), has_caps
         self._client = httpx.Client(timeout=0.4, trust_env=False, verify=False)
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="witness")
         self.broken: list[str] = []
+        self.spent: list[Spent] = []
         self.counts = dict.fromkeys(("looks", "reads", "unread", "calls", "refused", "unanswered"), 0)
 
     def __enter__(self) -> Self:
@@ -197,8 +215,12 @@ class Witness:
             self.counts["unanswered"] += 1
             return
         self.counts["calls"] += 1
-        if status != httpx.codes.OK:
-            self.counts["refused"] += 1
+        if status == httpx.codes.OK:
+            return
+        self.counts["refused"] += 1
+        if self._has_caps and status == httpx.codes.TOO_MANY_REQUESTS:
+            self.spent.append(Spent(datetime.now(UTC), name, path.newest.key_id, len(path.early())))
+        else:
             answered_at = datetime.now(UTC)
             if answered_at < path.asked_at + self._grace - self._in_flight:
                 ran_out = ", which had run out" if path.newest.expires_at <= answered_at else ""
@@ -240,5 +262,7 @@ def _served(answer: httpx.Response) -> Served | None:
         datetime.fromisoformat(facts["created_time"]),
         record["key_id"],
         datetime.fromisoformat(record["expires_at"]),
+        record.get("why", ""),
+        frozenset(datetime.fromtimestamp(int(at), UTC) for at in record.get("early", "").split(".") if at),
         data["api_key"],
     )
