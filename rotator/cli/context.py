@@ -19,6 +19,8 @@ from rotator.cli.command import Common, LogLevel, stop_on_sigterm
 from rotator.cli.exit_status import usage_error
 from rotator.cli.progress import Advance, progress
 from rotator.cli.streams import print_error
+from rotator.cli.use import UseReader
+from rotator.cli.streams import print_error
 from rotator.config.loader import load
 from rotator.core.errors import ClockDisagrees, ProviderError, ProviderRateLimited, RotatorError, StoreError
 from rotator.core.events import Event, EventType, Level
@@ -212,13 +214,26 @@ class Session:
                 awaited.append(f"{name} ({budget.limit} requests a minute)")
         return "; ".join([*limited, *([f"waiting for the rate limit of {', '.join(awaited)}"] if awaited else [])])
 
-    def look(self, targets: Collection[Target], *, confirm: bool) -> list[TargetStatus]:
+    def read_use(self, targets: Collection[Target]) -> UseReader | None:
+        """Read what keys with caps have used, for `look`; None where no provider shows that."""
+        reader = UseReader(self.installation, targets)
+        if not reader.providers:
+            return None
+        with self.progress("reading the use of keys", len(reader.providers)) as advance:
+            for _ in in_threads(len(reader.providers), reader.providers, reader.read_list, self.stop_waiting):
+                advance()
+        for error in reader.errors.values():
+            print_error(f"rotator: the use of keys is unknown: {error.message}")
+        return reader
+
+    def look(self, targets: Collection[Target], *, confirm: bool, use: UseReader | None = None) -> list[TargetStatus]:
         """Return the status of each target. Changes nothing; `confirm`: also ask the provider what the plan needs."""
 
         def one(target: Target) -> TargetStatus:
             observer = self.installation.observer(target)
             try:
                 observation = observer.observe(target)
+                observation = use.look_up(observer, observation) if use else observation
             except StoreError as error:
                 return TargetStatus(target, None, error)
             try:

@@ -17,7 +17,8 @@ def show_plan(common: Common, *, exit_code: bool, as_json: bool) -> None:
     """Print what would be done now."""
     with Session(common, "warning") as session:
         session.leave_half_of_the_budgets()  # each superseded key costs a request
-        statuses = session.look(session.configuration.targets.values(), confirm=True)
+        targets = session.configuration.targets.values()
+        statuses = session.look(targets, confirm=True, use=session.read_use(targets))
         if as_json:
             print_json(session.json([output.plan_json(status) for status in statuses]))
         else:
@@ -40,7 +41,9 @@ def show_status(common: Common, url: str | None, *, as_json: bool) -> None:
 
 def _from_the_stores(common: Common, *, as_json: bool) -> StatusJson:
     with Session(common, "warning") as session:
-        looked = session.look(session.configuration.targets.values(), confirm=False)
+        session.leave_half_of_the_budgets()  # the use of keys with caps costs a list
+        targets = session.configuration.targets.values()
+        looked = session.look(targets, confirm=False, use=session.read_use(targets))
         now = session.clock.now()
         statuses = [with_unenforced(status, now) for status in looked]
         shown = status_model(session.configuration.owner, now, statuses)
