@@ -5,7 +5,7 @@ Changes nothing, and sends a test event to each webhook.
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 
@@ -21,7 +21,7 @@ from rotator.core.errors import (
     ServedKeyMisnamed,
     StoreError,
 )
-from rotator.core.keys import OWNER_LETTERS, KeyName, ListedKey, UnreadableKey
+from rotator.core.keys import OWNER_LETTERS, KeyName, ListedKey, ProviderKey, UnreadableKey
 from rotator.core.ports import Store
 from rotator.core.renewal import TIDYING
 from rotator.core.target import Target
@@ -44,15 +44,26 @@ class OnlineFinding:
     unreachable: bool = False  # nothing else there could be checked
 
 
-def online_findings(installation: Installation, advance: Callable[[], None]) -> list[OnlineFinding]:
-    """Return all findings, stores first. Call `advance` after each target."""
+@dataclass(frozen=True, slots=True)
+class OnlineCheck:
+    """What `check --online` shows."""
+
+    findings: Sequence[OnlineFinding] = ()
+    locations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by store
+    shows_use: Mapping[str, bool] = field(default_factory=dict)  # by provider whose list has keys
+
+
+def check_online(installation: Installation, advance: Callable[[], None]) -> OnlineCheck:
+    """Check everything, the stores first. Call `advance` after each target."""
     served: dict[str, tuple[Target, Scope]] = {}
+    shows_use: dict[str, bool] = {}
     stores = [*_stores(installation, advance, served)]
-    providers = _providers(installation, served)
-    return [*stores, *providers, *_lease(installation), *_channels(installation), *_clock(installation)]
+    providers = _providers(installation, served, shows_use)
+    findings = [*stores, *providers, *_lease(installation), *_channels(installation), *_clock(installation)]
+    return OnlineCheck(findings, _present_locations(installation), shows_use)
 
 
-def present_locations(installation: Installation) -> dict[str, dict[str, str]]:
+def _present_locations(installation: Installation) -> dict[str, dict[str, str]]:
     """Return where each Vault store's secrets are, as `former_locations` names it after a move.
 
     A store that does not answer is left out: it has a finding.
@@ -132,7 +143,9 @@ def _version_lifetime(target: Target, store: VaultStore, of_mount: Lifetime | No
         yield OnlineFinding(f"targets.{target.name}", message, f"Run `{shortest.remedy}`.")
 
 
-def _providers(installation: Installation, served: Mapping[str, tuple[Target, Scope]]) -> Iterator[OnlineFinding]:
+def _providers(
+    installation: Installation, served: Mapping[str, tuple[Target, Scope]], shows_use: dict[str, bool]
+) -> Iterator[OnlineFinding]:
     """List all keys, as a sweep does."""
     owners = {installation.configuration.owner, *installation.configuration.former_owners}
     ours = {owner[:OWNER_LETTERS] for owner in owners}
@@ -141,6 +154,8 @@ def _providers(installation: Installation, served: Mapping[str, tuple[Target, Sc
             for page in provider.pages(partial(installation.budgets[name].take, TIDYING)):
                 for key in page:
                     yield from _listed_key(name, key, served, ours)
+                    shown = isinstance(key, ProviderKey) and key.use is not None and bool(key.use.caps)
+                    shows_use[name] = shows_use.get(name, False) or shown
         except ProviderError as error:
             yield _failed(f"providers.{name}", error)
 

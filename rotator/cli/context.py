@@ -20,7 +20,6 @@ from rotator.cli.exit_status import usage_error
 from rotator.cli.progress import Advance, progress
 from rotator.cli.streams import print_error
 from rotator.cli.use import UseReader
-from rotator.cli.streams import print_error
 from rotator.config.loader import load
 from rotator.core.errors import ClockDisagrees, ProviderError, ProviderRateLimited, RotatorError, StoreError
 from rotator.core.events import Event, EventType, Level

@@ -1,6 +1,7 @@
 """The rules on what caps a key has, what becomes of a spent key, and whether grace follows use. Pure."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 from rotator.config.parsed import ParsedConfig
@@ -44,7 +45,8 @@ def extensions_of_grace(config: ParsedConfig) -> Iterator[Problem]:
 
 
 def caps_per_key(config: ParsedConfig) -> Iterator[Problem]:
-    """Warn that each new key begins its caps anew."""
+    """Warn that each new key begins its caps anew: once for all targets of which the same is true."""
+    alike: dict[tuple[str, str], dict[Problem, None]] = {}
     for target in config.targets.values():
         period = target.ttl - target.renew_before  # without jitter: the warning is the same for all such targets
         keys = max(1, round(_MONTH / period))
@@ -53,4 +55,7 @@ def caps_per_key(config: ParsedConfig) -> Iterator[Problem]:
             a_month += f", and {target.caps.max_early_rotations} more a day at most"
         for cap in target.caps.caps:
             message = f"{f'{cap.limit:.15g} {cap.unit}'.rstrip()} is per key: {a_month}"
-            yield config.key_problem(target.name, cap.option, message)
+            alike.setdefault((cap.option, message), {})[config.key_problem(target.name, cap.option, message)] = None
+    for first, *others in alike.values():
+        count = f" (and {len(others)} like it)" if others else ""
+        yield replace(first, message=first.message + count)

@@ -93,3 +93,18 @@ def test_without_caps_the_provider_is_not_asked(tmp_path: Path) -> None:
         made.run("rotate", "--all", status=0)
         assert targets(made)["a"]["use"] is None
         assert asked(made) == []
+
+
+@pytest.mark.parametrize("shown", ["list", "none"])
+def test_check_online_shows_whether_the_list_shows_use(tmp_path: Path, shown: str) -> None:
+    with installation(tmp_path, use_shown=shown) as made:
+        made.config["defaults"]["key"] = {"max_usage": LIMIT}
+        assert made.json("check", "--online")["shows_use"] == {}, "it has no key"
+        made.run("rotate", "--all", status=0)
+        assert made.json("check", "--online")["shows_use"] == {"respan": shown == "list"}
+        assert made.json("check")["shows_use"] == {}
+        verb = "shows" if shown == "list" else "does not show"
+        line = f"use: respan: its list {verb} what keys have used of their caps"
+        assert line in made.run("check", "--online", status=0).stdout.splitlines()
+        del made.config["defaults"]["key"]
+        assert "use: " not in made.run("check", "--online", status=0).stdout

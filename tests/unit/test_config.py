@@ -1062,6 +1062,17 @@ def test_insecure_elsewhere_only_if_allowed(load: Callable[..., Configuration]) 
     assert list(warned(read)) == ["providers.respan.allow_insecure"]
 
 
+@pytest.mark.parametrize("number", [1, 2, 1000])
+def test_targets_with_a_cap_alike_share_a_warning(load: Callable[..., Configuration], number: int) -> None:
+    targets = {f"t{each}": {"path": f"p/{each}", "key": {"max_usage": 5}} for each in range(number)}
+    targets["other"] = {"path": "p/other", "key": {"max_usage": 6}, "ttl": "60d"}
+    others = {1: "", 2: " (and 1 like it)", 1000: " (and 999 like it)"}[number]
+    assert warned(load(minimal(targets=targets, stores__vault__address="https://v:8200"))) == {
+        "targets.t0.key.max_usage": f"5 calls is per key: about 45 keys a month{others}",
+        "targets.other.key.max_usage": "6 calls is per key: about 1 key a month",
+    }
+
+
 def test_a_rate_limit_that_the_targets_need_all_of_warns(load: Callable[..., Configuration]) -> None:
     data = minimal(defaults={"ttl": "2h", "renew_before": "1h", "grace_period": "1h"}, daemon__jitter="0%", targets={})
     data["targets"] = {f"t{number}": {"path": f"p/{number}"} for number in range(1149)}
