@@ -1,0 +1,93 @@
+"""A key that is spent is never called ok: within one sweep every output of a running daemon and of commands shows it."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from rich.text import Text
+from support.installation import Daemon, Installation, installation
+from support.pages import read_page, rows
+from support.process import wait_until
+
+LIMIT = 5
+SWEEP = 2.0
+"""Seconds between sweeps."""
+
+SLOW = 10.0
+"""Seconds that a busy machine may take for the sweep, and the pass after it."""
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[Installation, Daemon]]:
+    """A daemon with two targets whose keys may make five calls; it looks at paths so rarely that only a sweep helps."""
+    with installation(tmp_path, targets=("busy", "idle"), use_shown="list", spent_status=401) as made:
+        made.config["defaults"]["key"] = {"max_usage": LIMIT}
+        made.config["sweep"] = {"interval": f"{SWEEP:g}s", "min_age": "1s"}
+        made.config["daemon"]["resync"] = "1h"
+        daemon = made.start()
+        for _ in ("busy", "idle"):
+            daemon.wait_for("key_published", 2)
+        yield made, daemon
+
+
+def call(made: Installation, text: str) -> int:
+    """Make one call as an application does, and return the status of the answer."""
+    answer = httpx.post(
+        f"{made.simulator.url}/api/chat/completions",
+        headers={"Authorization": f"Bearer {text}"},
+        json={"model": "m", "messages": [{"role": "user", "content": "hello"}]},
+        trust_env=False,
+    )
+    return answer.status_code
+
+
+def test_a_spent_key_is_spent_within_one_sweep_everywhere(running: tuple[Installation, Daemon]) -> None:
+    made, daemon = running
+    url = daemon.url(admin=True)
+    ids = {target["name"]: target["key_id"] for target in daemon.get("/status.json", admin=True).json()["targets"]}
+    text = made.simulator.vendor.text_of(ids["busy"])
+
+    calls = 0
+    while call(made, text) < 400:
+        calls += 1
+    refused_at = time.monotonic()
+    assert calls == LIMIT
+
+    wait_until(lambda: daemon.metric('rotator_targets{state="spent"}') == 1, "the target to be spent", SWEEP + SLOW)
+    assert time.monotonic() - refused_at < SWEEP + SLOW
+
+    # The daemon.
+    targets = {target["name"]: target for target in daemon.get("/status.json", admin=True).json()["targets"]}
+    assert {name: target["state"] for name, target in targets.items()} == {"busy": "spent", "idle": "ok"}
+    assert (targets["busy"]["use"]["ratio"], targets["busy"]["use"]["cap"]) == (1.0, "max_usage")
+    assert (targets["busy"]["reason"], targets["idle"]["use"]["ratio"]) == ("spent", 0.0)
+    page = read_page(daemon.get("/?refresh=off", admin=True).text)
+    row = rows(page)["busy"]
+    assert row["State"] == "spent"
+    assert "max_usage is spent: seen" in row["Lifetime"]
+    assert page.one("title").text.startswith("1 unhealthy")
+    assert daemon.metric('rotator_key_use_ratio{target="busy"}') == 1
+    assert daemon.metric('rotator_key_use_ratio{target="idle"}') == 0
+    spent_at = daemon.metric('rotator_key_spent_timestamp_seconds{target="busy"}')
+    assert spent_at is not None
+    assert abs(time.time() - spent_at) < SWEEP + 3 * SLOW
+    assert daemon.metric('rotator_provider_reports_use{provider="respan"}') == 1
+    [event] = daemon.events("key_spent")
+    assert (event["target"], event["key_id"], event["level"]) == ("busy", ids["busy"], "error")
+
+    # The commands: of the daemon, and of the stores.
+    for options in (["--url", url], []):
+        lines = made.run("status", *options, status=4).stdout.splitlines()
+        assert [line.split("\t")[:2] for line in lines] == [["busy", "spent"], ["idle", "ok"]]
+        assert lines[0].split("\t")[7].startswith("max_usage spent since ")
+        assert made.json("status", *options, status=4)["targets"][0]["state"] == "spent"
+        shown = Text.from_ansi(made.at_a_terminal("status", *options)).plain.splitlines()
+        assert any(line.startswith("busy: max_usage spent since ") for line in shown)
+    assert "busy: max_usage spent since " in made.run("plan", status=0).stdout
+
+    # A person's way out.
+    made.run("rotate", "busy", status=0)
+    wait_until(lambda: daemon.metric('rotator_targets{state="spent"}') == 0, "the new key to be shown", 70)
+    assert made.run("status", status=0).stdout.split("\t")[1] == "ok"
