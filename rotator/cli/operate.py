@@ -160,7 +160,7 @@ def status(
 ) -> None:
     """Show the state of each target, worst first.
 
-    Exits with 4 if any target is failing, foreign, missing or unknown.
+    Exits with 4 if any target is failing, foreign, missing, spent or unknown.
     Reads the store. With --url it asks a running daemon, which also knows recent errors and events.
 
     \b
