@@ -1,4 +1,4 @@
-"""A key that is spent is never called ok: within one sweep every output of a running daemon and of commands shows it."""
+"""A key that is spent is never called ok: every output of a daemon and of commands shows it within one sweep."""
 
 import time
 from collections.abc import Iterator
