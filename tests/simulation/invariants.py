@@ -22,6 +22,7 @@ from rotator.core.target import Target
 from rotator.core.versions import RECORD_FIELD
 from rotator.protocol.observer import MAX_AGE, MAX_READ
 from simulation.intent import Intent
+from simulation.windows import permitted_at
 from simulation.world import LaggingVendor, RememberingStore, shown_id
 
 SERVED = "the served key was ended by us"
@@ -314,7 +315,9 @@ class Truth:
         if key.expires_at and key.expires_at < key.granted and life > 2 * place.target.ttl - self._leeway:
             return  # made by a clock that was hours ahead, and cut short: no key is prolonged that far
         due = self._due(place, key)
-        if due is None or self._store.now() + self._rounded >= due:
+        began_at = self._store.now() - timedelta(seconds=UNDER_WAY)  # maybe in a window that has closed since
+        at_begin = self._due(place, key, began_at)
+        if due is None or at_begin is None or self._store.now() + self._rounded >= min(due, at_begin):
             return
         held = place.held is not None and due == place.held.until
         self.break_(NOT_HELD if held else NEEDLESS, f"{key.id} of {place.target.path} is due at {_clock(due)}")
@@ -342,7 +345,7 @@ class Truth:
         """A sweep of this process has come to its end."""
         self._on_its_word.pop(life, None)
 
-    def _due(self, place: Place, key: IssuedKey) -> datetime | None:
+    def _due(self, place: Place, key: IssuedKey, now: datetime | None = None) -> datetime | None:
         """When this key, served here, is to be replaced; None when it was not made for this path."""
         asked = self._asked.get(key.name)
         if asked is None or asked.path != place.target.path:
@@ -355,7 +358,7 @@ class Truth:
         before = self._store.versions(target.path).get(held.number - 1) if held else None
         if held and before and (before.destroyed or not before.deleted):
             due = max(due, held.until)
-        return due
+        return permitted_at(target.windows, due, key.granted - target.lead / 4, now or self._store.now())
 
     def destroying(self, path: str, numbers: Sequence[int], *, since: float) -> None:
         """Versions are about to be destroyed by us."""

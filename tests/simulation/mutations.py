@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import FunctionType
 from typing import Any
 
-from rotator.core import expiry, observation, orphans, plan, renewal, superseded
+from rotator.core import expiry, observation, orphans, plan, renewal, superseded, windows
 from rotator.core import versions as model
 from rotator.protocol import comparison, memory, observer, orphan_cleanup, places, publish, recognition
 from rotator.protocol import reconciler as execute
@@ -531,6 +531,19 @@ MUTATIONS = {
         (GRACE_CUT,),
         (Edit(orphans._unserved_since, "entry.number >= version and entry.created_at >= made_at", "True"),),
     ),
+    "a due key does not wait for a window": Mutation(
+        "windows",
+        (NEEDLESS,),
+        (Edit(renewal._permitted, "not target.windows and not is_paused(target, now)", "True"),),
+    ),
+    "a key waits for a window that opens too late": Mutation(
+        "windows",
+        (LATE, UNDONE),
+        (Edit(renewal._permitted, "due > limit and not (is_paused(target, now) and now < limit)", "False"),),
+    ),
+    "a window that is open does not count": Mutation(
+        "windows", (UNDONE, NEEDLESS), (Edit(windows.opened_at, "moment - window.duration", "moment"),)
+    ),
     "more orphans that no expiry ends are deleted than are allowed": Mutation(
         "no-expiry-change", (TOO_MANY,), (Edit(orphans.reason_to_hold, "to_end > limit", "False"),)
     ),
@@ -541,6 +554,7 @@ MUTATIONS = {
 #
 #   a key that is gone at any version counts (`plan._gone`)    unit/test_plan.py, test_what_was_seen_of_a_key_before_…
 #   what a sweep remembers of an orphan holds (`found_at`)     unit/test_missing_traits.py, test_each_rotation_begins_…
+#   a key is extended in a pause, and no further            unit/test_pause.py: an extension is not in the truth here
 #   the key that has a known id by now is another one          unit/test_reused_ids.py: only served keys are removed by
 #                                                              hand in a schedule, and their ids given again at once
 

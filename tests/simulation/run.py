@@ -18,6 +18,7 @@ from simulation.clients import Configuration, DaemonInfo
 from simulation.invariants import FAULT, Truth
 from simulation.scheduler import Freezable, Scheduler, Step
 from simulation.settings import GRACE, RENEW_BEFORE, TTL, Profile, Settings
+from simulation.windows import repeated
 from simulation.world import LaggingVendor, RememberingStore
 
 HEALED = 180
@@ -119,6 +120,7 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
             renew_before=RENEW_BEFORE * second,
             grace_period=GRACE * second,
             adopt=bool(settings.adopts) and letter == "x",
+            windows=repeated(settings.windows),
         )
         for letter in "xyz"[: settings.targets]
     )

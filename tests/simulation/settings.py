@@ -80,6 +80,7 @@ class Profile:
     odd_entries: tuple[int, ...] = (0, 0, 1)  # whether the list has an entry that cannot be read; now and then of ours
     mixed_up: tuple[float, ...] = (0.0, 0.0, 0.1)  # answers to creates that show another key
     differ: tuple[int, ...] = (0,)  # whether one replica has other parameters for the first target, for good
+    windows: tuple[int, ...] = (0,)  # how often a window opens, in seconds; 0: scheduled rotations need none
     reuses: tuple[int, ...] = (0,)  # 1: a new key gets the id after the largest there is, 2: the first that is free
 
 
@@ -156,6 +157,28 @@ CONTESTS = Profile(
     leading=(0,),
     differ=(1,),
 )
+WINDOWS = Profile(
+    "windows",  # scheduled rotations wait for a window, also after outages and deaths
+    targets=(1, 2),
+    steps=(300, 500),
+    forced=(0.0, 0.05),
+    slow=(0.0,),
+    freeze=(0.0,),
+    queues=(0.0,),
+    hand=(0.0, 0.0, 1.0),
+    deeds={"rollback": 1, "revoke at vendor": 1},
+    commands=(0.0,),
+    outages=(0.0, 1.0),
+    extends=(0.0,),
+    skew=(0.0,),
+    wrong=(0.0,),
+    hours=(0.0,),
+    changes=(0.0,),
+    odd_grants=(0.0,),
+    slow_store=(0,),
+    rounds=(0,),  # a rounded end is the last resort of a process that has seen it
+    windows=(120, 200, 300),
+)
 NO_EXPIRY_CHANGE = replace(
     RACES,
     name="no-expiry-change",  # the provider cannot change the expiry of a key
@@ -172,7 +195,7 @@ NO_EXPIRY = Profile("no-expiry", traits=ENDLESS, reuses=(0, 0, 1, 2))  # keys ne
 PROFILES = {
     profile.name: profile
     for profile in (
-        *(MIXED, RACES, ROLLBACKS, MEDDLING, EXTENDS, STRANGE, CONTESTS),
+        *(MIXED, RACES, ROLLBACKS, MEDDLING, EXTENDS, STRANGE, CONTESTS, WINDOWS),
         *(NO_EXPIRY_CHANGE, NO_EXPIRY),
     )
 }
@@ -222,6 +245,7 @@ class Settings:
     odd_entries: int
     differ: int
     reuses: int
+    windows: int
 
     @classmethod
     def draw(cls, profile: Profile, rng: Random) -> "Settings":

@@ -9,7 +9,7 @@ import pytest
 
 from simulation.many import run_some
 from simulation.run import simulate
-from simulation.settings import CONTESTS, MEDDLING
+from simulation.settings import CONTESTS, MEDDLING, WINDOWS
 
 SCHEDULES = int(os.environ.get("ROTATOR_SCHEDULES") or (10_000 if os.environ.get("CI") == "true" else 2_000))
 BATCH = 1_000
@@ -65,6 +65,14 @@ def test_no_promise_is_broken_where_two_replicas_have_different_parameters() -> 
     if found.failing is not None:
         pytest.fail(f"python -m simulation {found.failing} --profile contests\n\n{found.trace}", pytrace=False)
     assert found.coverage["drifted"]
+
+
+@pytest.mark.timeout(600)
+def test_no_promise_is_broken_where_scheduled_rotations_wait_for_windows() -> None:
+    found = run_some(range(200), WINDOWS)
+    if found.failing is not None:
+        pytest.fail(f"python -m simulation {found.failing} --profile windows\n\n{found.trace}", pytrace=False)
+    assert found.coverage["rotated_outside_window"]
 
 
 @pytest.mark.parametrize("seed", [1, 3, 6])

@@ -1,0 +1,49 @@
+"""Windows of a schedule: one opens again and again, after as many seconds each time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from support.world import START
+
+from rotator.core.windows import Windows
+
+OPEN = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """A `core.windows.Window` that opens each `every`."""
+
+    every: timedelta
+    duration: timedelta = OPEN
+
+    def openings(self, after: datetime) -> Iterator[datetime]:
+        opens_at = self.last(after) + self.every
+        while True:
+            yield opens_at
+            opens_at += self.every
+
+    def last(self, moment: datetime) -> datetime:
+        """Return when it opened last."""
+        return moment - (moment - START) % self.every
+
+
+def repeated(seconds: int) -> Windows:
+    """Return one that opens that often; none for 0."""
+    return (Repeated(timedelta(seconds=seconds)),) if seconds else ()
+
+
+def permitted_at(windows: Windows, due: datetime, limit: datetime, now: datetime) -> datetime:
+    """Return since when a key that is due may be replaced, or from when on, by what is known now.
+
+    `limit`: a key that no window saves before is replaced at once.
+    """
+    for window in windows:
+        assert isinstance(window, Repeated)
+        opened = window.last(now)
+        if now < opened + window.duration:
+            return max(due, opened)
+        opens_at = max(due, opened + window.every)
+        return opens_at if opens_at <= limit else max(due, opened + window.duration)
+    return due
