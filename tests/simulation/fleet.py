@@ -18,6 +18,7 @@ from rotator.core.events import Event, EventType
 from rotator.core.ports import Ports
 from rotator.core.target import Target
 from rotator.core.times import hash_fraction, next_turn
+from rotator.core.windows import Windows
 from rotator.daemon.schedule import Schedule, Task
 from rotator.protocol.observer import Observer
 from rotator.protocol.reconciler import Reconciler
@@ -125,6 +126,7 @@ class Fleet:
     changed_at: timedelta | None = None  # when a reload changes what every key may do; it is rolled out over `spread`
     spread: timedelta = timedelta(hours=1)
     restarted: timedelta | None = None  # how often, after that reload; what changed when is forgotten each time
+    windows: Windows = ()
     workers: int = 4
     replaced: list[Replaced] = field(default_factory=list)
     first: int = 0  # keys made for targets that had none
@@ -151,6 +153,7 @@ class Fleet:
                 renew_before=self.renew_before,
                 grace_period=self.grace_period,
                 jitter=jitter * hash_fraction(name),
+                windows=self.windows,
             )
             for name in (f"t{number:05}" for number in range(self.targets))
         ]

@@ -5,8 +5,10 @@ from datetime import timedelta
 from itertools import pairwise
 
 import pytest
+from support.world import START
 
 from simulation.fleet import Fleet
+from simulation.windows import Repeated
 
 HOUR = timedelta(hours=1)
 IN_TIME = 60.0
@@ -56,6 +58,19 @@ def test_an_outage_of_half_the_margin_is_made_good_in_order_of_need() -> None:
             "but for the wait after a failure, ten minutes at most"
         )
     assert max(one.late for one in many.replaced if one.at - begins > 18 * HOUR) <= IN_TIME, "it is made good"
+
+
+@pytest.mark.timeout(600)
+def test_with_windows_each_key_is_replaced_in_one_and_none_expires() -> None:
+    """A window is open for 24 of 40 minutes, and the targets need half of the budget."""
+    every, is_open = 2 * HOUR / 3, 2 * HOUR / 5
+    many = replace(fleet(used=0.5), windows=(Repeated(every, is_open),))
+    many.run(15 * HOUR)
+    assert len(many.replaced) > 4 * many.targets
+    assert all(one.at < one.expires_at - many.renew_before / 4 for one in many.replaced)
+    published = [(one.at - START) % every for one in many.replaced]
+    assert max(published) < is_open + timedelta(seconds=10), "a rotation takes a moment"
+    assert min(published) < timedelta(seconds=10)
 
 
 @pytest.mark.timeout(600)
