@@ -25,8 +25,9 @@ def uses_of_caps(config: ParsedConfig) -> Iterator[Problem]:
             if target.name not in inherits or is_inherited_in_vain:
                 message = '"replace" needs a cap in key: without one no key is ever nearly spent'
                 yield config.target_problem(target.name, message, "on_cap")
-        elif traits is not None and traits.reports_use == "no":
-            message = f'"replace" is not possible: rotator sees no use of {traits.label}\'s keys. Leave it out'
+        elif traits is not None and (traits.reports_use == "no" or not any(cap.is_seen for cap in target.caps.caps)):
+            unseen = f"rotator does not see how much of a cap a key of {traits.label} has used"
+            message = f'"replace" is not possible: {unseen}. Leave it out'
             yield config.target_problem(target.name, message, "on_cap")
 
 

@@ -22,6 +22,7 @@ class Cap:
     option: str  # of `key`
     limit: float
     unit: str = ""  # for messages: "USD", "calls"
+    is_seen: bool = True  # else no answer of the provider shows how much of it is used
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,10 @@ class KeyUse:
         """Return how much of a cap is used; None where that is unknown."""
         return next((use.used for use in self.caps if use.cap == cap), None)
 
+    def shows_all_of(self, other: "KeyUse") -> bool:
+        """Return whether each cap whose use another answer showed is shown here, too."""
+        return {use.cap for use in other.caps} <= {use.cap for use in self.caps}
+
     def limit(self, cap: str) -> float | None:
         """Return the limit of a cap, if it is shown."""
         return next((use.limit for use in self.caps if use.cap == cap), None)

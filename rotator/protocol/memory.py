@@ -243,15 +243,17 @@ class Memory:
     def note_use(self, target: Target, key: ProviderKey, *, alone: bool) -> Mapping[str, UseSeries]:
         """Keep what the provider showed of a key's use, and return what is known of the target's keys.
 
-        `alone`: in a look-up of this key, not in the list.
+        `alone`: in a look-up of this key, not in the list. One that shows fewer caps than the list counts as showing
+        none: the list's numbers stay.
         """
         with self._noting:
             known = self.kept.use.get(target.name, {})
             series = known.get(key.id)
-            if key.use is not None:
+            shows_less = alone and series is not None and (key.use is None or not key.use.shows_all_of(series.latest))
+            if key.use is not None and not shows_less:
                 series = series_with(series, key.use)
             if series is not None:
-                series = replace(series, is_shown_alone=key.use is not None) if alone else series
+                series = replace(series, is_shown_alone=not shows_less) if alone else series
                 known = self.kept.use[target.name] = {**known, key.id: series}
             return known
 

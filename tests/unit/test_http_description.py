@@ -364,6 +364,19 @@ def test_a_finite_cap_is_warned_of(tmp_path: Path) -> None:
     assert any("limit" in warning for warning in warnings), warnings
 
 
+def test_keys_are_not_replaced_for_a_cap_whose_use_no_answer_shows(tmp_path: Path) -> None:
+    shown = {"answer.use": {"limit": {"used": "spent"}}, "answer.last_used_at": "seen"}
+    for changes, is_refused in (({"answer.last_used_at": "seen"}, True), (shown, False)):
+        data = configured(changed({**CAP, **changes}), {"limit": 5})
+        data["targets"]["a"]["on_cap"] = "replace"
+        if is_refused:
+            assert problems(tmp_path, data).keys() == {"targets.a.on_cap"}
+        else:
+            file = tmp_path / "rotator.json"
+            file.write_text(json.dumps(data))
+            assert load(file, ENVIRONMENT, installed_types()).targets["a"].caps.replaces
+
+
 # --- pointers and patterns -----------------------------------------------------------------------------------------
 
 

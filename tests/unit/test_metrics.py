@@ -207,7 +207,7 @@ NO_ROTATION = {
     *(Reason(ownership.value) for ownership in Ownership if ownership.foreign),  # the path is left alone
     *(Reason.UNRECOGNISED, Reason.CLOCK, Reason.CONTESTED),  # a new key waits
     *(Reason.PICKUP, Reason.CAP_TOO_SMALL, Reason.EARLY_EXHAUSTED),
-    Reason.SPENT,  # only reported
+    *(Reason.SPENT, Reason.IN_USE, Reason.WINDOW, Reason.PAUSED),
     *(
         Reason.SUPERSEDED,
         Reason.IN_USE,

@@ -316,3 +316,15 @@ def test_the_bound_holds_over_restarts_and_destroyed_versions() -> None:
         if hour == 23:
             assert early == CAPS.max_early_rotations
     assert early <= 2 * CAPS.max_early_rotations
+
+
+def test_a_look_up_that_shows_less_than_the_list_does_not_hide_what_the_list_showed() -> None:
+    watched = hot()
+    served = watched.world.served()
+    assert served is not None
+    passed(watched, MINUTE)
+    watched.world.vendor.use[served.id] = KeyUse(last_used_at=watched.world.clock.now())
+    watched.look()
+    made = watched.plan()
+    assert made.use is not None
+    assert (made.use.used, made.is_nearly_spent) == (40, True), "and the next look is the next list"

@@ -107,7 +107,7 @@ def _make(settings: HttpProviderSettings, context: ProviderContext) -> Connected
 
 
 def _key_options(settings: HttpProviderSettings) -> type[KeyOptions]:
-    return key_options(settings.key)
+    return key_options(settings.key, settings.answer.use if settings.answer else ())
 
 
 HTTP = ProviderType(HttpProviderSettings, _traits, _make, key_options=_key_options)
