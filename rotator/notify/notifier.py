@@ -57,11 +57,12 @@ class Notifier:
             self._seen = {name: seen for name, seen in self._seen.items() if name in targets}
             self._failing.intersection_update(targets)
 
-    def end(self, by: float) -> Mapping[str, int]:
-        """Send what is queued until this monotonic second. Return how many notifications are left, by channel."""
+    def end(self, by: float) -> None:
+        """Send what is queued until this monotonic second, and report what is left."""
         for outbox in self._outboxes.values():
             outbox.end(by)
-        return {name: left for name, outbox in self._outboxes.items() if (left := outbox.join())}
+        for outbox in self._outboxes.values():
+            outbox.join()
 
     # --- from plans --------------------------------------------------------------------------------------------------
 

@@ -58,29 +58,22 @@ class Outbox:
         with self._changed:
             if self._sender is None or notification.type not in self._sender.types:
                 return
-            dropped = 0
+            if self._is_unwanted or len(self._waiting) >= MOST:
+                self._counted.count(self._channel, DROPPED)
             if self._is_unwanted:
-                dropped = 1
-            else:
-                if len(self._waiting) >= MOST:
-                    self._waiting.popleft()
-                    dropped = 1
-                self._waiting.append(_Waiting(notification, self._clock.monotonic() + GIVE_UP_AFTER))
-                self._changed.notify_all()
-            self._counted.count(self._channel, DROPPED, dropped)
-            is_to_start = self._thread is None and bool(self._waiting)
-            if is_to_start:
-                self._thread = threading.Thread(target=self._run, name=f"notify {self._channel}", daemon=True)
-        if is_to_start:
-            self._start()
+                return
+            if len(self._waiting) >= MOST:
+                self._waiting.popleft()
+            self._waiting.append(_Waiting(notification, self._clock.monotonic() + GIVE_UP_AFTER))
+            self._changed.notify_all()
+            if self._thread is None:
+                self._start()
 
     def _start(self) -> None:
         """Start the thread. Without one, the next notification tries again."""
-        assert self._thread is not None  # noqa: S101 - for the type checker
         try:
-            start(self._thread)
+            self._thread = start(threading.Thread(target=self._run, name=f"notify {self._channel}", daemon=True))
         except RotatorError as error:
-            self._thread = None
             self._report(error)
 
     def end(self, by: float) -> None:
@@ -89,12 +82,20 @@ class Outbox:
             self._end_by = by
             self._changed.notify_all()
 
-    def join(self) -> int:
-        """Wait for the end, and return how many notifications are left."""
+    def join(self) -> None:
+        """Wait for the end, and report the notifications that are left."""
         if self._thread is not None and self._end_by is not None:
             self._thread.join(max(0.0, self._end_by - self._clock.monotonic()))
         with self._changed:
-            return len(self._waiting) + self._is_sending
+            left = len(self._waiting) + self._is_sending
+        if left:
+            fields: Fields = {
+                "channel": self._channel,
+                "error": f"{left} notifications were not sent before the end",
+                "advice": "The next leader sends again what it finds recent. `rotator events` lists the rest.",
+                "waiting": left,
+            }
+            self._emit(Event(EventType.NOTIFICATIONS_FAILED, "", Level.WARNING, fields))
 
     # --- on its own thread -------------------------------------------------------------------------------------------
 

@@ -44,8 +44,7 @@ class AtOnce:
     def end(self, by: float) -> None:
         self.sender = None
 
-    def join(self) -> int:
-        return 0
+    def join(self) -> None: ...
 
 
 class Channel:
@@ -231,24 +230,26 @@ def test_a_standby_notifies_of_nothing_and_knows_nothing_of_what_it_missed(world
     assert other.news() == [], "the key was published an hour ago, and its leader notified of it"
 
 
-@given(steps=st.lists(st.tuples(st.integers(0, 19), st.booleans(), st.booleans()), max_size=12))
+@given(steps=st.lists(st.tuples(st.integers(0, 9), st.booleans(), st.booleans()), max_size=12))
 def test_the_served_key_is_notified_of_whatever_crashes_and_each_version_has_one_id(
     steps: list[tuple[int, bool, bool]],
 ) -> None:
-    """A crash loses all that was not sent; another replica leads before the last two `resync` are over."""
+    """A crash loses all that was not sent. Within two `resync` from then, another replica sends it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(notifiers, "Outbox", AtOnce)
         world = World()
         leader = Replica(world)
         received: list[Notification] = []
+        crashed = False
         for minutes, rotates, crashes in steps:
             world.clock.advance(minutes * MINUTE)
             leader.work(rotate=rotates, by="signal")
             sent = leader.take()
-            if crashes:
+            if crashes and not crashed:
                 leader = Replica(world)
             else:
                 received += sent
+            crashed = crashes and not crashed
         leader.work()
         received += leader.take()
         published = [one for one in received if one.type == "key.published"]

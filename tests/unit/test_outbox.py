@@ -60,8 +60,11 @@ class Box:
         return {line.split('outcome="')[1].split('"')[0]: int(float(line.split(" ")[1])) for line in lines}
 
     def end(self, within: float = 0.0) -> int:
+        """End the outbox, and return how many notifications it reports as left."""
+        reported = len(self.events)
         self.outbox.end(self.clock.monotonic() + within)
-        return self.outbox.join()
+        self.outbox.join()
+        return sum(int(event.fields["waiting"]) for event in self.events[reported:] if "end" in str(event.fields))
 
 
 @pytest.fixture
