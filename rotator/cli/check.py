@@ -11,6 +11,7 @@ from functools import partial
 
 from rotator.app.passes import adoption_advice
 from rotator.app.wiring import Installation
+from rotator.cli.pickups import Suggestion, suggestions
 from rotator.config.values import format_duration
 from rotator.core.errors import (
     KubernetesUnavailable,
@@ -51,16 +52,18 @@ class OnlineCheck:
     findings: Sequence[OnlineFinding] = ()
     locations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by store
     shows_use: Mapping[str, bool] = field(default_factory=dict)  # by provider whose list has keys
+    pickups: Sequence[Suggestion] = ()
 
 
 def check_online(installation: Installation, advance: Callable[[], None]) -> OnlineCheck:
     """Check everything, the stores first. Call `advance` after each target."""
     served: dict[str, tuple[Target, Scope]] = {}
     shows_use: dict[str, bool] = {}
+    used: list[tuple[Target, ProviderKey]] = []
     stores = [*_stores(installation, advance, served)]
-    providers = _providers(installation, served, shows_use)
+    providers = [*_providers(installation, served, shows_use, used)]
     findings = [*stores, *providers, *_lease(installation), *_channels(installation), *_clock(installation)]
-    return OnlineCheck(findings, _present_locations(installation), shows_use)
+    return OnlineCheck(findings, _present_locations(installation), shows_use, [*suggestions(installation, used)])
 
 
 def _present_locations(installation: Installation) -> dict[str, dict[str, str]]:
@@ -144,9 +147,13 @@ def _version_lifetime(target: Target, store: VaultStore, of_mount: Lifetime | No
 
 
 def _providers(
-    installation: Installation, served: Mapping[str, tuple[Target, Scope]], shows_use: dict[str, bool]
+    installation: Installation,
+    served: Mapping[str, tuple[Target, Scope]],
+    shows_use: dict[str, bool],
+    used: list[tuple[Target, ProviderKey]],
 ) -> Iterator[OnlineFinding]:
-    """List all keys, as a sweep does."""
+    """List all keys, as a sweep does. Add to `used` those of the targets that are not served and show their use."""
+    by_place = {place: target for target, scope in served.values() for place in scope.places}
     owners = {installation.configuration.owner, *installation.configuration.former_owners}
     ours = {owner[:OWNER_LETTERS] for owner in owners}
     for name, provider in installation.providers.items():
@@ -156,6 +163,10 @@ def _providers(
                     yield from _listed_key(name, key, served, ours)
                     shown = isinstance(key, ProviderKey) and key.use is not None and bool(key.use.caps)
                     shows_use[name] = shows_use.get(name, False) or shown
+                    parsed = KeyName.parse(key.name)
+                    target = by_place.get(parsed.place) if parsed and key.id not in served else None
+                    if target and target.provider == name and isinstance(key, ProviderKey) and key.use:
+                        used.append((target, key))
         except ProviderError as error:
             yield _failed(f"providers.{name}", error)
 

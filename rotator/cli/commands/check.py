@@ -13,6 +13,7 @@ from rotator.cli.exit_status import DONE, NOT_ALL_DONE, NOTHING_TRIED, problem_j
 from rotator.cli.streams import print_json, print_line
 from rotator.cli.timetable import pauses, timetables
 from rotator.config.loader import Configuration
+from rotator.runtime.redact import printable
 from rotator.telemetry.wording import count
 
 
@@ -40,6 +41,7 @@ def check_configuration(common: Common, *, online: bool, as_json: bool) -> None:
                     "findings": [output.finding_json(finding) for finding in found.findings],
                     "locations": found.locations,
                     "shows_use": found.shows_use,
+                    "pickups": [pickup.to_json() for pickup in found.pickups],
                 }
             )
         else:
@@ -81,6 +83,8 @@ def _online_lines(configuration: Configuration, found: OnlineCheck) -> Iterator[
     for name, shows in found.shows_use.items():
         if name in capped:
             yield f"use: {name}: its list {'shows' if shows else 'does not show'} what keys have used of their caps"
+    for pickup in found.pickups:
+        yield printable(f"pickup: {pickup}")
     for finding in found.findings:
         yield f"{finding.where}: {finding.message}"
         if finding.advice:
