@@ -39,6 +39,7 @@ def load_json(load: ProviderLoad) -> dict[str, Any]:
         "requests_per_minute": load.requests_per_minute,
         "rotations": round(load.rotations, 3),
         "sweeps": round(load.sweeps, 3),
+        "extensions": round(load.extensions, 3),
         "needed": round(load.needed, 3),
         "share": round(load.share, 4),
     }

@@ -7,6 +7,7 @@ from math import ceil
 
 from rotator.config.schema import FileSettings
 from rotator.core.renewal import period_of
+from rotator.core.superseded import requests_to_extend
 from rotator.core.target import Target
 from rotator.core.traits import Traits
 from rotator.runtime.rate_limit import SWEEP_SHARE, WINDOW
@@ -21,12 +22,13 @@ class ProviderLoad:
     requests_per_minute: int
     rotations: float
     sweeps: float
+    extensions: float  # while each superseded key is used until its extended grace ends
     traits: Traits
 
     @property
     def needed(self) -> float:
-        """Return what rotations and sweeps need together."""
-        return self.rotations + self.sweeps
+        """Return what rotations, sweeps and extensions need together."""
+        return self.rotations + self.sweeps + self.extensions
 
     @property
     def allowed(self) -> float:
@@ -47,9 +49,10 @@ class ProviderLoad:
     def parts(self) -> str:
         """Return how `needed` comes about."""
         requests = "create, shorten, delete" if self.traits.can_set_expiry else "create, look up, delete"
+        extensions = f", {_shown(self.extensions)} to extend graces" if self.extensions else ""
         return (
             f"{_shown(self.rotations)} at {self.traits.requests_per_rotation} a rotation ({requests}), "
-            f"{_shown(self.sweeps)} for sweeps"
+            f"{_shown(self.sweeps)} for sweeps{extensions}"
         )
 
     def __str__(self) -> str:
@@ -70,11 +73,13 @@ def provider_loads(
     keys live for a grace period. A sweep lists all keys, within its share of the rate limit.
     """
     rotations, keys = dict.fromkeys(settings.providers, 0.0), dict.fromkeys(settings.providers, 0.0)
+    extensions = dict.fromkeys(settings.providers, 0.0)
     counts = dict.fromkeys(settings.providers, 0)
     for target in targets.values():
         period = period_of(target)
         rotations[target.provider] += traits[target.provider].requests_per_rotation * (timedelta(minutes=1) / period)
-        keys[target.provider] += 1 + target.grace_period / period
+        extensions[target.provider] += requests_to_extend(target) * (timedelta(minutes=1) / period)
+        keys[target.provider] += 1 + (target.grace_period + target.grace_extension) / period
         counts[target.provider] += 1
     interval = settings.sweep.interval / timedelta(minutes=1)
     return tuple(
@@ -87,6 +92,7 @@ def provider_loads(
                 ceil(keys[name] / traits[name].keys_per_page) / interval,
                 max(1, provider.requests_per_minute // SWEEP_SHARE),
             ),
+            extensions[name],
             traits[name],
         )
         for name, provider in settings.providers.items()

@@ -179,6 +179,13 @@ def reach(target: Target) -> timedelta:
     return target.idle_after / REACH
 
 
+def requests_to_extend(target: Target) -> float:
+    """Return how many requests a superseded key takes that is used until its bound: looks, and later expiries."""
+    if not target.grace_extension:
+        return 0.0
+    return 3 + 2 * target.grace_extension / (target.idle_after - reach(target))
+
+
 def looks_at(key: Superseded, target: Target) -> tuple[datetime, ...]:
     """Return when the use of a superseded key is looked at, the first time first; none if it is never extended.
 

@@ -138,7 +138,7 @@ class Observer:
         """
         served = observation.current is not None and observation.current.key_id == record.key_id
         self.ports.provider.ready()
-        budget.take(record.expires_at if served else TIDYING)
+        budget.take(record.expires_at if served else self._ends_at(observation, record))
         asked_at = self.ports.clock.now()  # the answer may be used much later
         found = self.ports.provider.retrieve(record.key_id)
         if found is None and self._may_be_hidden(observation, record, asked_at):
@@ -147,6 +147,12 @@ class Observer:
             found = found.seen_at(self.ports.clock.now())
             observation = replace(observation, use=self.memory.note_use(observation.target, found, alone=True))
         return self.memory.note(observation, record.key_id, found, looked_up_at=asked_at)
+
+    def _ends_at(self, observation: Observation, record: Record) -> datetime:
+        """Return by when a superseded key must be looked up, because its use decides whether it ends."""
+        seen = observation.shown.get(record.key_id)
+        key = seen.key if seen and observation.target.grace_extension else None
+        return key.expires_at if key and key.expires_at else TIDYING
 
     def _may_be_hidden(self, observation: Observation, record: Record, now: datetime) -> bool:
         """Return whether the key is that young. A process that was stopped while it created one publishes it late."""

@@ -319,6 +319,7 @@ def test_check_looks_at_the_configuration_only(invoke: Invoke, made: Installatio
             "requests_per_minute": 100_000,
             "rotations": 0.15,
             "sweeps": 0.067,
+            "extensions": 0.0,
             "needed": 0.217,
             "share": 0.0,
         }

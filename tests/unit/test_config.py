@@ -1120,6 +1120,18 @@ def test_the_load_of_each_provider(load: Callable[..., Configuration]) -> None:
     assert load(data).warnings == ()
 
 
+def test_the_load_counts_the_requests_of_graces_that_are_extended_to_their_bounds(
+    load: Callable[..., Configuration],
+) -> None:
+    """Three looks, and for each 22.5 minutes of two hours a look and a later expiry."""
+    data = minimal(daemon__jitter="0%", defaults={"grace_extension": "2h"})
+    data["targets"] = {f"t{number}": {"path": f"p/{number}"} for number in range(960)}
+    [loaded] = load(data).loads
+    assert loaded.extensions == pytest.approx(3 + 2 * 120 / 22.5)
+    assert loaded.needed == loaded.rotations + loaded.sweeps + loaded.extensions
+    assert ", 13.7 to extend graces: " in str(loaded)
+
+
 # --- the files -------------------------------------------------------------------------------------------------------
 
 

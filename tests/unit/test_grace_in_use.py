@@ -256,6 +256,14 @@ def test_where_the_provider_rounds_a_used_key_lives_on_and_ends(keeps: Callable[
     assert life.world.broken == []
 
 
+def test_a_look_that_decides_whether_a_key_ends_is_as_urgent_as_that_end() -> None:
+    life = Life(shows=TIMES)
+    life.run(4.1, 10 * MINUTE)
+    journal = life.world.wire.journal
+    numbers = [call.number for call in journal if call.operation in ("provider.retrieve", "provider.set_expiry")]
+    assert {journal[number - 1].arguments[0] for number in numbers[1:]} == {START + 4 * HOUR}
+
+
 # --- what is reported ------------------------------------------------------------------------------------------------
 
 
