@@ -94,7 +94,8 @@ def plan_lines(status: TargetStatus) -> Iterator[str]:
     for action in made.actions:
         yield f"{name}: {in_words(action)}"
     if not made.actions and made.next_rotation_at is not None and status.error is None:
-        yield f"{name}: nothing to do; next rotation at {timestamp(made.next_rotation_at)}"
+        window = f", {status.window}" if status.window else ""
+        yield f"{name}: nothing to do; next rotation at {timestamp(made.next_rotation_at)}{window}"
     for record in made.untrusted:
         yield f"{name}: the key {record.key_id} is left alone: its name at the provider is not one of this path"
 

@@ -1,5 +1,6 @@
 """Prints the status of the targets: a table on a terminal, otherwise lines of cells separated by tabs."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
@@ -20,7 +21,7 @@ from rotator.telemetry.status_json import (
     SupersededJson,
     TargetJson,
 )
-from rotator.telemetry.wording import distance, in_units, percent, use_in_words, used_in_words
+from rotator.telemetry.wording import count, distance, in_units, percent, use_in_words, used_in_words
 
 STYLES = {
     State.DUE: "yellow",
@@ -53,7 +54,7 @@ def print_status(shown: StatusJson, *, as_json: bool) -> None:
         return
     console = Console()
     console.print(status_table(shown, console.width))
-    lines = [*_problem_lines(targets), *_spending_lines(targets), *_stale_lines(shown)]
+    lines = [*_problem_lines(targets), *_spending_lines(targets), *_stale_lines(shown), *_waiting_lines(targets)]
     if isinstance(shown, DaemonStatusJson):
         lines += ["", *_daemon_lines(shown.daemon, shown.at), *_event_lines(shown.events, shown.at)]
     for line in lines:
@@ -186,6 +187,13 @@ def _next_rotation(target: TargetJson, now: datetime, *, with_reason: bool) -> s
         is_early = target.next_rotation_at is None or target.next_rotation_at > now
         when = "now" if is_early and reason not in NOT_EARLY else when
     return f"{when} ({printable(reason)})" if reason and with_reason else when
+
+
+def _waiting_lines(targets: Sequence[TargetJson]) -> Iterator[str]:
+    """Yield how many due keys wait until when, in the zones of their windows."""
+    waiting = Counter(target.window for target in targets if target.reason == Reason.WINDOW and target.window)
+    for window, number in sorted(waiting.items()):
+        yield f"window: {count(number, 'due key')} wait{'s' if number == 1 else ''} until {window}"
 
 
 def _daemon_lines(daemon: DaemonJson, now: datetime) -> Iterator[str]:

@@ -8,7 +8,6 @@ from math import ceil
 
 from rotator.config.parsed import ParsedConfig
 from rotator.config.values import format_duration
-from rotator.config.windows import CronWindow
 from rotator.core.errors import Problem
 from rotator.core.renewal import longest_wait
 from rotator.core.target import Target
@@ -96,9 +95,7 @@ def pauses_that_have_passed(config: ParsedConfig) -> Iterator[Problem]:
 
 def _shown(windows: Windows, span: Span) -> str:
     """Return when a time begins and ends, in the zone of the first window."""
-    window = windows[0]
-    assert isinstance(window, CronWindow)  # noqa: S101 - for the type checker: the loader makes no others
-    return f"from {window.shown(span.start)} to {window.shown(span.end)}"
+    return f"from {windows[0].shown(span.start)} to {windows[0].shown(span.end)}"
 
 
 def _midnight(now: datetime) -> datetime:

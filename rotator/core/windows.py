@@ -21,6 +21,9 @@ class Window(Protocol):
     def openings(self, after: datetime) -> Iterator[datetime]:
         """Yield when it opens after this moment, in order and in UTC."""
 
+    def shown(self, moment: datetime) -> str:
+        """Return a moment in the zone of the window, with its name."""
+
 
 Windows = tuple[Window, ...]
 """The windows of a target; with none, rotations may begin at any time."""

@@ -80,6 +80,12 @@ class TargetStatus:
         """Return when the served key expires."""
         return self.plan.current.expires_at if self.plan and self.plan.current else None
 
+    @property
+    def window(self) -> str | None:
+        """Return when the key is replaced next, in the zone of the target's windows; None if it has none."""
+        at, windows = self.plan.next_rotation_at if self.plan else None, self.target.windows
+        return windows[0].shown(at) if at is not None and windows else None
+
     def is_late(self, now: datetime) -> bool:
         """Return whether over half of the time from the renewal to the expiry is over. Alerts fire then."""
         plan = self.plan
@@ -101,6 +107,7 @@ class TargetStatus:
             issued_at=current.issued_at if current else None,
             expires_at=current.expires_at if current else None,
             next_rotation_at=plan.next_rotation_at if plan else None,
+            window=self.window,
             reason=self.reason,
             superseded=tuple(_superseded_json(key, self.target) for key in superseded),
             use=_use_json(plan.use) if plan and plan.use else None,

@@ -76,6 +76,8 @@ class TargetJson(_Model):
     issued_at: Moment | None
     expires_at: Moment | None
     next_rotation_at: Moment | None
+    window: str | None = None
+    """The next rotation in the zone of the target's windows; None if it has none."""
     reason: str | None
     superseded: tuple[SupersededJson, ...]
     use: UseJson | None = None

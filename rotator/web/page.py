@@ -264,10 +264,10 @@ def _next(status: TargetStatus, now: datetime) -> Next:
         return Next([f"now: {words}" for words in now_due])
     if plan.state is State.FOREIGN:
         return Next([f"left alone ({plan.reason})"], advice=adoption_advice(status.target))
-    return _coming(plan, now)
+    return _coming(status, plan, now)
 
 
-def _coming(plan: Plan, now: datetime) -> Next:
+def _coming(status: TargetStatus, plan: Plan, now: datetime) -> Next:
     """Return the first step that will be due without a change."""
     coming = [
         (key.until, f"remove {key.key_id} ({Reason.GRACE_OVER})")
@@ -276,7 +276,7 @@ def _coming(plan: Plan, now: datetime) -> Next:
     ]
     if plan.next_rotation_at is not None:
         why = Reason.EXPIRING if plan.reason in (Reason.FRESH, Reason.SPENT, *NOT_EARLY) else plan.reason
-        coming.append((plan.next_rotation_at, f"rotate ({why})"))
+        coming.append((plan.next_rotation_at, f"rotate ({', '.join(filter(None, (why, status.window)))})"))
     if not coming:
         return Next(["nothing"])
     at, step = min(coming)

@@ -26,6 +26,7 @@ TARGET_SHAPE = {
     "issued_at",
     "expires_at",
     "next_rotation_at",
+    "window",
     "reason",
     "superseded",
     "use",

@@ -24,6 +24,9 @@ class Repeated:
             yield opens_at
             opens_at += self.every
 
+    def shown(self, moment: datetime) -> str:
+        return str(moment)
+
     def last(self, moment: datetime) -> datetime:
         """Return when it opened last."""
         return moment - (moment - START) % self.every

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from support.canned import Reply, canned
@@ -284,6 +285,22 @@ def test_a_pattern_names_each_target_that_it_matches(invoke: Invoke, made: Insta
     ended = invoke("rotate", "z*")
     assert (ended.status, ended.out) == (2, "")
     assert "matches 'z*'" in ended.err
+
+
+def test_status_and_plan_show_the_window_of_the_next_rotation(invoke: Invoke, made: Installation) -> None:
+    window = {"cron": "30 2 * * *", "duration": "1h", "timezone": "Asia/Kolkata"}
+    made.config["defaults"].update(windows=[window], ttl="9d", renew_before="3d")
+    made.config["targets"]["b"].update(windows=[])
+    invoke("run", "--once")
+    shown = {target["name"]: target for target in invoke("status", "--json").json()["targets"]}
+    at = datetime.fromisoformat(shown["a"]["next_rotation_at"]).astimezone(ZoneInfo("Asia/Kolkata"))
+    assert (
+        timedelta(hours=2, minutes=30) <= timedelta(hours=at.hour, minutes=at.minute) < timedelta(hours=3, minutes=30)
+    )
+    assert shown["a"]["window"] == f"{at:%a %Y-%m-%d %H:%M} (Asia/Kolkata)"
+    assert shown["b"]["window"] is None
+    line = f"a: nothing to do; next rotation at {shown['a']['next_rotation_at']}, {shown['a']['window']}"
+    assert line in invoke("plan").out.splitlines()
 
 
 def test_of_many_matches_the_first_are_named(invoke: Invoke, made: Installation) -> None:
