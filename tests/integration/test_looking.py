@@ -31,6 +31,7 @@ TARGET_SHAPE = {
     "superseded",
     "use",
     "caps",
+    "pickups",
     "last_error",
 }
 
@@ -82,7 +83,7 @@ def test_status_shows_all_in_json_and_in_one_line_a_target(made: Made) -> None:
     assert set(target) == TARGET_SHAPE
     assert (target["name"], target["state"], target["path"], target["last_error"]) == ("a", "ok", "apps/a", None)
     [old] = target["superseded"]
-    assert set(old) == {"key_id", "until"}
+    assert set(old) == {"key_id", "until", "last_used_at", "used_since"}
     line = rotator.run("status", status=0).stdout
     assert line.split("\t")[:3] == ["a", "ok", target["key_id"]]
     assert line.count("\n") == 1
