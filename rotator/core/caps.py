@@ -13,7 +13,7 @@ from rotator.core.observation import Observation
 from rotator.core.reasons import Reason
 from rotator.core.renewal import FUTURE, rolled_back_at
 from rotator.core.target import Cap, Target
-from rotator.core.use import KeyUse, UseSeries
+from rotator.core.use import UseSeries
 from rotator.core.versions import LONGEST, MAX_EARLY, Record
 
 DAY = timedelta(hours=24)
@@ -134,13 +134,6 @@ def is_hot(observation: Metered, record: Record) -> bool:
     if series is None or series.is_shown_alone is False or is_nearly_spent(observation, record):
         return False
     return is_nearly_spent(observation, record, observation.list_every)
-
-
-def may_be_nearly_spent(target: Target, use: KeyUse | None) -> bool:
-    """Return whether the use that a list shows of a key reaches the threshold of any cap whose limit is known."""
-    limits = {cap.option: cap.limit for cap in target.caps.caps}
-    shown = [(cap.used, limits.get(cap.cap) if cap.limit is None else cap.limit) for cap in use.caps] if use else []
-    return any(limit is not None and used >= target.caps.replace_at * limit for used, limit in shown)
 
 
 def is_cap_too_small(observation: Metered, record: Record) -> bool:

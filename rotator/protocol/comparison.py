@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from rotator.core.caps import may_be_nearly_spent
 from rotator.core.errors import KeyUnreadable, ProviderError, RotatorError, ServedKeyMisnamed, StoreError
 from rotator.core.expiry import TOLERANCE
 from rotator.core.keys import ListedKey, ProviderKey, UnreadableKey
@@ -27,6 +26,7 @@ from rotator.core.target import Target
 from rotator.core.versions import Record
 from rotator.protocol.observer import Observer
 from rotator.protocol.recognition import Recognition, is_most
+from rotator.protocol.use_watch import is_known_to_be_nearly_spent
 
 SAMPLE = 3
 """Look-ups in a row that find no key, in a list that lacks most served keys: then the others count as unknown."""
@@ -100,10 +100,11 @@ class Comparison:
         places = scope.places
         mine = [key for place in places for key in self._left.pop(place, ())]
         unreadable = [key for place in places for key in self._unreadable.get(place, ())]
-        is_alone = self._is_first and len(mine) == 1 and not unreadable and not may_be_nearly_spent(target, mine[0].use)
+        memory, is_alone = observer.memory, self._is_first and len(mine) == 1 and not unreadable
         for key in mine:
-            observer.memory.note_use(target, key, alone=False)  # before the path is read, which forgets others' keys
-        if is_alone and observer.memory.is_as_at_last_look(target, scope, mine[0], self._ports.clock.now()):
+            memory.note_use(target, key, alone=False)  # before the path is read, which forgets others' keys
+        is_alone = is_alone and memory.is_as_at_last_look(target, scope, mine[0], self._ports.clock.now())
+        if is_alone and not is_known_to_be_nearly_spent(observer, target):
             self.served += 1  # and the path, which was read when the process started, is not read again
             return
         observation = _read(observer, target, [*mine, *unreadable])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from rotator.core.caps import CapState, cap_states, is_hot
+from rotator.core.caps import CapState, cap_states, is_hot, is_nearly_spent
 from rotator.core.errors import ProviderError, StoreError
 from rotator.core.plan import Rotate, plan
 from rotator.core.ports import Budget
@@ -44,6 +44,19 @@ class _Known:
     def soonest(self) -> datetime:
         """Return when the key is spent at the present rate; if that is not in sight, when it expires."""
         return min(state.spent_at or self.record.expires_at for state in cap_states(self, self.record))
+
+
+def _known(observer: Observer, target: Target) -> _Known | None:
+    record, use = observer.memory.served(target), observer.memory.use(target)
+    if record is None or not (target.caps.caps or record.key_id in use):
+        return None
+    return _Known(observer, target, record, use, observer.list_every, observer.hot_every)
+
+
+def is_known_to_be_nearly_spent(observer: Observer, target: Target) -> bool:
+    """Return whether the key that the path served at the last look is nearly spent, by what was shown of its use."""
+    known = _known(observer, target)
+    return known is not None and is_nearly_spent(known, known.record)
 
 
 class UseWatch:
@@ -88,10 +101,7 @@ class UseWatch:
 
     def _known(self) -> Iterator[_Known]:
         for observer, targets in self._groups:
-            for target in targets:
-                record, use = observer.memory.served(target), observer.memory.use(target)
-                if record is not None and (target.caps.caps or record.key_id in use):
-                    yield _Known(observer, target, record, use, observer.list_every, observer.hot_every)
+            yield from filter(None, (_known(observer, target) for target in targets))
 
     def _look_at_the_unknown(self, known: Sequence[_Known], most: int, stopping: Callable[[], bool]) -> list[Target]:
         """Look up keys with caps whose use no list has shown for a while: it may be shown there alone."""

@@ -81,6 +81,15 @@ def test_a_spent_key_is_spent_within_one_sweep(*, is_first: bool) -> None:
     assert watched.plan().state is State.OK, "its successor has used nothing"
 
 
+def test_a_key_that_is_nearly_spent_by_its_rate_is_found_by_the_first_sweep_after_a_restart() -> None:
+    watched = Watched()
+    passed(watched, HOUR)
+    watched.reconciler = watched.world.reconciler("successor")
+    assert watched.reconciler.reconcile(watched.target).error is None
+    watched.uses(75)
+    assert watched.sweep() == (watched.target,), "at 75 an hour, 25 calls last hardly longer than a pickup"
+
+
 def test_the_list_costs_no_request_of_its_own() -> None:
     watched = Watched()
     passed(watched, HOUR)
