@@ -37,6 +37,7 @@ from rotator import __version__
 from rotator.config.loader import Configuration, load
 from rotator.config.schema import Changeable, DaemonSettings
 from rotator.config.values import share_of
+from rotator.config.windows import CronWindow
 from rotator.core.events import Event, EventType
 from rotator.daemon.leader import Lease
 from rotator.daemon.main import READ_AT_START
@@ -279,6 +280,8 @@ def test_a_wrong_value_is_refused(setting: str, message: str) -> None:
         "targets.billing-api.ttl=8h24m1s",
         "targets.billing-api.ttl=8h1s,config.daemon.jitter=0%",
         "targets.billing-api.grace_period=8h",
+        "targets.billing-api.renew_before=33.4%,targets.billing-api.grace_period=33%",
+        "targets.billing-api.pause_until=2026-01-04T08:00:00Z",
         "targets.billing-api.key_field=key,targets.billing-api.extra_fields.api_key=x",
     ],
 )
@@ -442,6 +445,9 @@ def test_every_value_arrives(manifests: Callable[..., Manifests], tmp_path: Path
     assert target.parameters == asked
     assert target.ttl.total_seconds() == 24 * 3600
     assert configuration.targets["search"].ttl.total_seconds() == 12 * 3600
+    assert configuration.targets["search"].renew_before.total_seconds() == 3 * 3600
+    [window] = configuration.targets["search"].windows
+    assert window == CronWindow("0 */2 * * *", timedelta(hours=1), "Europe/London")
     assert configuration.former_owners == ("prod",)
     assert configuration.daemon.workers == 16
     assert configuration.sweep.max_orphans == 0

@@ -19,7 +19,7 @@ from support.canned import Reply, canned
 from support.inprocess import restored
 from support.installation import Installation, installation
 from support.leaks import RECORDER
-from support.process import free_ports
+from support.process import free_ports, wait_until
 
 from rotator.cli import main as cli
 from rotator.cli import progress
@@ -299,6 +299,24 @@ def test_status_and_plan_show_the_window_of_the_next_rotation(invoke: Invoke, ma
     assert shown["b"]["window"] is None
     line = f"a: nothing to do; next rotation at {shown['a']['next_rotation_at']}, {shown['a']['window']}"
     assert line in invoke("plan").out.splitlines()
+
+
+def test_a_pause_outlasts_restarts_and_heals_when_it_is_removed(invoke: Invoke, made: Installation) -> None:
+    """Each command is a process that remembers nothing. Its key was made for three seconds."""
+    later = (datetime.now(UTC) + timedelta(hours=3)).replace(microsecond=0)
+    made.config["targets"] = {"a": {"path": "apps/a", "pause_until": later.isoformat()}}
+    made.config["defaults"].update(ttl="3s", renew_before="2s", grace_period="2s")
+    invoke("run", "--once")
+    wait_until(lambda: "key_extended" in invoke("run", "--once").err, "the key to be extended", 10)
+    threading.Event().wait(3)
+    assert "1 unchanged" in invoke("run", "--once").out
+    [shown] = invoke("status", "--json").json()["targets"]
+    assert (shown["state"], shown["reason"]) == ("ok", "paused")
+    ends = made.simulator.vendor.keys[shown["key_id"]].expiry_date
+    assert ends is not None
+    assert shown["expires_at"] == timestamp(ends) >= timestamp(later + timedelta(seconds=2))
+    del made.config["targets"]["a"]["pause_until"]
+    assert "1 rotated" in invoke("run", "--once").out
 
 
 def test_of_many_matches_the_first_are_named(invoke: Invoke, made: Installation) -> None:
