@@ -103,9 +103,10 @@ def _states(observation: Metered, record: Record, series: UseSeries) -> Iterator
         if limit is None:
             continue
         cap = Cap(use.cap, limit, known.unit if known else "")
-        reached = (look.as_of for look in series.looks if (look.used(use.cap) or 0.0) >= limit)
+        looks = (look for look in (*series.looks, series.unchanged) if look is not None)
+        reached = (look.as_of for look in looks if look.as_of and (look.used(use.cap) or 0.0) >= limit)
         rates = series.rate(use.cap, record.issued_at), series.mean_rate(use.cap, record.issued_at)
-        yield CapState(cap, use.used, *rates, series.as_of, next(reached, None))
+        yield CapState(cap, use.used, *rates, series.as_of, min(reached, default=None))
 
 
 def next_look(observation: Metered, series: UseSeries) -> timedelta:

@@ -54,6 +54,7 @@ class UseSeries:
     is_shown_alone: bool | None = None  # whether a look-up of the key alone shows its use; None: not tried
     used_at: datetime | None = None  # the latest use that any look showed; of a count that grew, the end of that time
     replaced: KeyUse | None = None  # the first look since another key replaced this one; `marked` sets it
+    unchanged: KeyUse | None = None  # the first look with the same numbers as the newest; None: that is the newest
 
     @property
     def latest(self) -> KeyUse:
@@ -83,7 +84,8 @@ class UseSeries:
         kept = self.looks
         if len(kept) > 1 and _time(kept[-1]) - _time(kept[-2]) < APART:
             kept = kept[:-1]
-        return replace(self, looks=(*kept, use)[-LOOKS:], used_at=used_at)
+        unchanged = (self.unchanged or self.latest) if use.caps == self.latest.caps else None
+        return replace(self, looks=(*kept, use)[-LOOKS:], used_at=used_at, unchanged=unchanged)
 
     def marked(self, since: datetime) -> "UseSeries":
         """Return the series with the first look since another key replaced this one."""

@@ -98,6 +98,13 @@ def test_a_spent_key_is_never_called_ok(used: float, state: State) -> None:
     assert replaced_for(decision) is None, "it is only reported"
 
 
+def test_a_key_is_spent_since_the_first_look_that_showed_it_however_many_follow() -> None:
+    looks = [seen(90, HOUR), *(seen(100, (2 + number) * HOUR) for number in range(2 * LOOKS))]
+    decision = decided(observed(REPORTS, looks), 20 * HOUR)
+    assert decision.use is not None
+    assert decision.use.spent_at == START + 2 * HOUR
+
+
 def test_the_limit_that_the_provider_shows_counts_and_not_the_configured_one() -> None:
     assert decided(observed(REPORTS, [seen(50, HOUR, limit=50)]), HOUR).state is State.SPENT
     assert decided(observed(REPORTS, [seen(100, HOUR, limit=1000)]), HOUR).state is State.OK
