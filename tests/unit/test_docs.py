@@ -19,8 +19,8 @@ BANNED = re.compile(
     re.IGNORECASE,
 )
 WIDEST = 120
-MOST_WORDS = {"docs": 16_000, "CHANGELOG.md": 900}
-"""Outside of code blocks and generated tables; with these docs/ has about 16,000."""
+MOST_WORDS = {"docs": 17_000, "CHANGELOG.md": 900}
+"""Outside of code blocks and generated tables."""
 
 
 def named(page: Path) -> str:
