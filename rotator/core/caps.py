@@ -14,7 +14,7 @@ from rotator.core.reasons import Reason
 from rotator.core.renewal import FUTURE, rolled_back_at
 from rotator.core.target import Cap, Target
 from rotator.core.use import UseSeries
-from rotator.core.versions import LONGEST, MAX_EARLY, Record
+from rotator.core.versions import LONGEST, MAX_EARLY, Entry, Record
 
 DAY = timedelta(hours=24)
 """The time in which at most `max_early_rotations` keys are made early."""
@@ -163,15 +163,31 @@ def early_rotations(observation: Observation, now: datetime) -> tuple[datetime, 
     made: set[datetime] = set()
     for entry in observation.entries:
         if entry.record is not None:
-            made.update(_times(entry.record.early))
-            if entry.record.why == Reason.NEARLY_SPENT:
-                made.add(entry.record.issued_at)
+            made.update(_early_in(entry.record))
     return tuple(sorted(moment for moment in made if moment > since))
+
+
+def shows_more_early(entry: Entry, current: Entry) -> bool:
+    """Return whether a version shows an early rotation of the day before the current key that its record lacks.
+
+    So it is after a rollback by hand. The next record of the path holds what its versions show.
+    """
+    if entry.record is None or current.record is None:
+        return False
+    since = current.record.issued_at - DAY
+    return any(moment > since for moment in {*_early_in(entry.record)} - {*_early_in(current.record)})
 
 
 def carried(observation: Observation, now: datetime) -> str:
     """Return what the next record of this path holds of its early rotations."""
     return ".".join(str(int(moment.timestamp())) for moment in early_rotations(observation, now)[-MAX_EARLY:])
+
+
+def _early_in(record: Record) -> Iterator[datetime]:
+    """Yield the early rotations that a record shows: its own, and those before it."""
+    yield from _times(record.early)
+    if record.why == Reason.NEARLY_SPENT:
+        yield record.issued_at
 
 
 def _times(text: str) -> Iterator[datetime]:

@@ -225,7 +225,7 @@ def _tidy(facts: Facts, key: Superseded) -> tuple[Action, ...]:
         return ()  # that look failed, and without it a key that is used would end
     if revoke_now or (observation.clock_trusted and key.until <= now - observation.clock_ahead):
         # A version that carries another's field is kept; once its key is gone nothing is left to do.
-        left = seen.key is not None or not all(version.foreign_fields for version in key.versions)
+        left = seen.key is not None or key.to_destroy
         retire = (Retire(Reason.REVOKED if revoke_now else Reason.GRACE_OVER, key),) if left else ()
         return (*_revoke(key.record, seen, now), *retire) if revoke_now else retire
     if seen.key is None or key.until <= now or not observation.clock_trusted:
@@ -238,7 +238,7 @@ def _tidy(facts: Facts, key: Superseded) -> tuple[Action, ...]:
     is_repeated = set_before(seen, key.record, key.grace_over_at) > key.grace_over_at
     return tuple(
         replace(action, used_at=key.last_used_at, is_repeated=is_repeated)
-        for action in _set_expiry(Reason.IN_USE, key.record, until, seen)
+        for action in _set_expiry(Reason.IN_USE, key.record, until, seen, key.latest)
     )
 
 
@@ -253,8 +253,14 @@ def _revoke(record: Record, seen: KeyObservation, now: datetime) -> tuple[SetExp
     return (SetExpiry(Reason.REVOKED, record, soon),)
 
 
-def _set_expiry(reason: Reason, record: Record, until: datetime, seen: KeyObservation) -> tuple[SetExpiry, ...]:
+def _set_expiry(
+    reason: Reason, record: Record, until: datetime, seen: KeyObservation, latest: datetime | None = None
+) -> tuple[SetExpiry, ...]:
+    """Return what makes the key expire at `until`, without a request for a time after `latest`."""
     request = next_request(seen, until, record.issued_at)
+    if request and latest and request > latest:
+        was_asked = seen.asked is not None and seen.asked.until == until and seen.asked.request >= latest
+        request = None if was_asked else latest
     return (SetExpiry(reason, record, until, None if request == until else request),) if request else ()
 
 

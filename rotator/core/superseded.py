@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from rotator.core.caps import shows_more_early
 from rotator.core.expiry import TOLERANCE, KeyObservation, next_request, whole_seconds
 from rotator.core.keys import KeyName
 from rotator.core.observation import Observation
@@ -41,6 +42,16 @@ class Superseded:
     grace_over_at: datetime | None = None  # when its grace ends if it is not used; None: at `until`
     latest: datetime | None = None  # `until` is never moved past this; None: it is not moved
     use: UseSeries | None = None  # None: unknown
+    counted: frozenset[int] = frozenset()  # the versions that alone show an early rotation: they are not destroyed yet
+
+    @property
+    def to_destroy(self) -> tuple[int, ...]:
+        """The versions that are destroyed when its grace is over: those that carry nothing that is needed."""
+        return tuple(
+            version.number
+            for version in self.versions
+            if not version.foreign_fields and version.number not in self.counted
+        )
 
     @property
     def is_extended(self) -> bool:
@@ -109,8 +120,7 @@ def superseded_keys(
         record = versions[-1].record
         assert record is not None  # noqa: S101 - for the type checker: `ours` has only entries with a record
         last = max(versions[-1].number, *_bare_versions(observation, record))
-        # The current version is ours and holds another key, so there is always a next one.
-        since = next(entry.created_at for entry in ours if entry.number > last)
+        since = _replaced_at(observation, last)
         until = min(observation.own_end(record), whole_seconds(since + observation.target.grace_period))
         if request.revoke_now and now is not None:
             until = min(until, now)
@@ -124,8 +134,22 @@ def superseded_keys(
         other_name = None if observation.scope.owns(name) else name
         is_endless = not observation.traits.keys_expire or (seen is not None and seen.key is not None and shown is None)
         key = Superseded(record, tuple(versions), since, until, shown, ends_with_grace, other_name, is_endless)
-        found.append(replace(key, grace_over_at=over_at, latest=latest, use=use))
+        counted = frozenset(entry.number for entry in versions if shows_more_early(entry, current))
+        found.append(replace(key, grace_over_at=over_at, latest=latest, use=use, counted=counted))
     return tuple(found)
+
+
+def _replaced_at(observation: Observation, last: int) -> datetime:
+    """Return when another key followed the one that version `last` holds.
+
+    A key whose grace is extended may outlive those that followed it. Their versions are destroyed by then, and still
+    show since when its grace counts: without them it would begin again and again.
+    """
+    may_outlive = bool(observation.target.grace_extension)
+    destroyed = {version.number for version in observation.history.versions if version.destroyed and may_outlive}
+    # The current version is ours and holds another key, so there is always a next one.
+    later = (entry for entry in observation.entries if entry.number > last)
+    return next(entry.created_at for entry in later if entry.record is not None or entry.number in destroyed)
 
 
 # --- grace follows use -----------------------------------------------------------------------------------------------

@@ -298,7 +298,7 @@ class Reconciler:
         id by now: so it is looked up again.
         """
         target, key = observation.target, action.key
-        numbers = [version.number for version in key.versions if not version.foreign_fields]
+        numbers = key.to_destroy
         if numbers:
             self._ports.store.destroy(target.path, numbers)
             what, listed = EventType.VERSIONS_DESTROYED, ",".join(map(str, numbers))

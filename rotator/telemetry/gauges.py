@@ -174,7 +174,7 @@ def _is_left(key: Superseded, plan: Plan, now: datetime) -> bool:
     """
     if key.other_name is not None:
         return key in plan.unenforced(now)
-    if key.until > now or not all(version.foreign_fields for version in key.versions):
+    if key.until > now or key.to_destroy:
         return True
     return any(isinstance(action, Retire) and action.key.key_id == key.key_id for action in plan.actions)
 

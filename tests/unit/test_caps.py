@@ -18,6 +18,7 @@ from rotator.core.plan import Plan, Rotate, deadline, plan
 from rotator.core.reasons import Reason, State
 from rotator.core.request import RotationRequest
 from rotator.core.secrets import Secret
+from rotator.core.superseded import superseded_keys
 from rotator.core.target import Cap, CapPolicy, Target
 from rotator.core.use import APART, LOOKS, CapUse, KeyUse, UseSeries, series_with
 from rotator.core.versions import MAX_EARLY, History, Record, Scope, Version, compose
@@ -266,6 +267,25 @@ def test_the_bound_counts_keys_whose_versions_are_destroyed() -> None:
     after = observed(REPLACES, [seen(85, 35 * HOUR)], *destroyed, made(target, 3, 30, early=kept))
     assert early_rotations(after, START + 35 * HOUR) == early_rotations(before, START + 35 * HOUR)
     assert decided(after, 35 * HOUR).reason is Reason.EARLY_EXHAUSTED
+
+
+def test_the_versions_that_alone_show_an_early_rotation_outlive_their_keys() -> None:
+    """The path was rolled back by hand, to a record that is older than these."""
+    target = target_with(REPLACES)
+    early = [made(target, 2, 20, "nearly-spent"), made(target, 3, 25, "nearly-spent")]
+    rolled_back = replace(made(target, 1, 10), number=4, created_at=START + 26 * HOUR)
+
+    def to_destroy(*versions: Version) -> list[tuple[int, ...]]:
+        observation = observed(REPLACES, [])
+        history = History(versions[-1].number, versions, 0.0)
+        observation = replace(observation, reading=PathReading(target, SCOPE, history))
+        assert observation.current is not None
+        return [key.to_destroy for key in superseded_keys(observation, observation.current)]
+
+    assert to_destroy(*early, rolled_back) == [(), ()]
+    times = ".".join(str(int((START + hours * HOUR).timestamp())) for hours in (20, 25))
+    assert to_destroy(*early, made(target, 5, 35, early=times)) == [(2,), (3,)]
+    assert to_destroy(*early, made(target, 5, 50)) == [(2,), (3,)], "they are a day old"
 
 
 def test_a_fence_does_not_count_as_a_rotation() -> None:

@@ -158,6 +158,27 @@ def test_a_grace_is_never_extended_past_the_recorded_expiry() -> None:
     assert at(RECORDED) - 5 * TOLERANCE < key_of(observed([look(23.9, last=23.8)], 23.9, target)).until < at(RECORDED)
 
 
+def test_the_bound_stays_where_the_version_after_the_key_is_destroyed() -> None:
+    """The key that it held was not used, and is gone while this one still lives."""
+    before = observed([look(10, 90)], shown=11)
+    newest, made = record("C", 9, 3), before.history.versions
+    data = compose(TARGET, newest, Secret("text of C"), {})
+    versions = (made[0], Version(2, made[1].created_at, None, destroyed=True), Version(3, newest.issued_at, data))
+    after = replace(before, reading=PathReading(TARGET, SCOPE, History(3, versions, 0.0)))
+    assert key_of(after).since == key_of(before).since
+    assert key_of(after).latest == key_of(before).latest == at(BOUND)
+
+
+def test_no_later_expiry_than_the_bound_is_requested_of_a_provider_that_seems_to_round() -> None:
+    target = replace(TARGET, grace_extension=6 * HOUR + 30 * MINUTE)
+    bound = BOUND + 0.5
+    observation = observed([look(12, 90, 11.9)], shown=12, target=target)
+    made = plan(observation, at(11.95))
+    requests = [action.asked.request for action in made.actions if isinstance(action, SetExpiry)]
+    assert requests
+    assert max(requests) <= at(bound)
+
+
 def test_a_revoked_key_ends_at_once_however_much_it_is_used() -> None:
     made = plan(observed([look(5.75, last=5.7)]), at(5.75), RotationRequest(revoke_now=True, by="command"))
     assert [line.split()[-1] for line in actions(made)] == [Reason.REVOKED, Reason.REVOKED]
