@@ -1,6 +1,6 @@
 """Who acts: replicas of several threads, people at the command line, people with other tools, and the weather."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from random import Random
@@ -24,10 +24,12 @@ from rotator.protocol.memory import Memory
 from rotator.protocol.observer import Observer
 from rotator.protocol.places import Claims
 from rotator.protocol.strays import StrayKeys
+from rotator.protocol.use_watch import UseWatch
 from simulation.clients import DaemonInfo, Line, MachineClock, ports
 from simulation.intent import Intent
 from simulation.invariants import SOMEBODYS
 from simulation.scheduler import Freezable, Happening, Killed
+from simulation.settings import HOT_EVERY, LIST_EVERY
 
 FORCED = RotationRequest(rotate=True, by="person")
 REVOKED = RotationRequest(rotate=True, revoke_now=True, by="person")
@@ -40,6 +42,7 @@ class Life:
 
     reconciler: execute.Reconciler
     sweeper: sweep.Sweeper
+    watch: UseWatch
     strays: StrayKeys
     due: dict[str, float]  # when each target is looked at next
     under_way: set[str] = field(default_factory=set)
@@ -86,7 +89,17 @@ class Program:
         settings = self.around.settings
         claims = Claims((target, mine.store) for target in self.targets)
         reconciler = execute.Reconciler(
-            Observer(read.owner, read.former_owners, names, mine, memory, min_age, claims=claims)
+            Observer(
+                read.owner,
+                read.former_owners,
+                names,
+                mine,
+                memory,
+                min_age,
+                claims=claims,
+                list_every=timedelta(seconds=LIST_EVERY),
+                hot_every=timedelta(seconds=HOT_EVERY),
+            )
         )
         sweeper = sweep.Sweeper(
             "respan",
@@ -97,7 +110,8 @@ class Program:
         )
         now = self.around.scheduler.now
         under_way = before.under_way if before else set()
-        return Life(reconciler, sweeper, strays, {target.name: now for target in self.targets}, under_way)
+        watch = UseWatch([(reconciler.observer, self.targets)], mine.budget, most=10)
+        return Life(reconciler, sweeper, watch, strays, {target.name: now for target in self.targets}, under_way)
 
     def thread(self, name: str, work: Callable[[Random], None]) -> None:
         """Another thread of this process, which does `work` over and over."""
@@ -133,6 +147,9 @@ class Program:
         reconciler, configuration = self.life.reconciler, self.configuration
         report = rollback.roll_back(reconciler, target, request) if roll_back else reconciler.reconcile(target, request)
         around.coverage["rotations"] += report.rotated
+        if report.rotated and report.attempted is Reason.NEARLY_SPENT:
+            around.coverage["early rotations"] += 1
+            around.truth.made_early(intent)
         if report.rotated and report.attempted is Reason.DRIFTED:
             around.coverage["drifted"] += 1
             around.truth.drifted(intent)
@@ -158,6 +175,8 @@ class Replica(Program):
             self.thread(str(number + 1), self._work)
         self.thread("sweep", self._sweep)
         self.thread("strays", self._remove_strays)
+        if self.around.settings.consumers:
+            self.thread("watch", self._watch_use)
 
     def _sweep(self, rng: Random) -> None:
         around, life = self.around, self.life
@@ -180,9 +199,25 @@ class Replica(Program):
         if around.quiet:  # by then a person has decided that, too
             life.forced |= {target.name for target in swept.unknown}
             life.due |= {target.name: around.scheduler.now for target in swept.unknown}
-        for target in swept.to_work:  # as the daemon's schedule does
-            life.due[target.name] = around.scheduler.now
+        self._hurry(swept.to_work)
         around.scheduler.pause(60.0 if around.quiet else 5 + wait * wait * 300)
+
+    def _hurry(self, targets: Iterable[Target]) -> None:
+        """Pass over these targets next, as the daemon's schedule does; where consumers may have to wait, at once."""
+        now = self.around.scheduler.now
+        for target in targets:
+            self.life.due[target.name] = now
+            self.around.coverage["targets to work on"] += 1
+        for actor in self.process.actors:
+            if self.around.settings.consumers and actor.look is not None:
+                actor.wake = min(actor.wake, now)
+
+    def _watch_use(self, rng: Random) -> None:
+        around, life = self.around, self.life
+        if self.process.leads:
+            around.begin(Intent(trusts_its_clock=self.clock.trusted()))
+            self._hurry(life.watch.look(lambda: False))
+        around.scheduler.pause(HOT_EVERY)
 
     def _remove_strays(self, rng: Random) -> None:
         def look() -> float:
@@ -216,6 +251,8 @@ class Replica(Program):
         wait = 5.0 * min(life.failures, 6) if report.error else 2 + draws[1] ** 3 * 300
         if around.quiet:
             wait = 60.0
+        if around.settings.consumers and report.plan and report.plan.wake_at:
+            wait = min(wait, max(1.0, (report.plan.wake_at - self.clock.now()).total_seconds()))
         life.due[target.name] = around.scheduler.now + wait
 
     def _order(self, draw: float) -> RotationRequest:

@@ -31,13 +31,15 @@ from rotator.core.ports import Ports
 from rotator.core.secrets import Secret
 from rotator.core.target import KeyParameters, Target
 from rotator.core.traits import Traits
+from rotator.core.use import KeyUse
 from rotator.core.versions import RECORD_FIELD, History, Record, Version
 from rotator.protocol.observer import MAX_AGE
 from rotator.protocol.strays import Stray, StrayKeys
+from simulation.consumers import Meter
 from simulation.intent import NEVER_READ, Intent
 from simulation.invariants import LATER, Truth
 from simulation.scheduler import NEVER, Freezable, Happening, Scheduler
-from simulation.settings import Settings
+from simulation.settings import ALONE, IN_LIST, Settings
 from simulation.world import LaggingVendor, RememberingStore, shown_id
 
 T = TypeVar("T")
@@ -101,6 +103,7 @@ class DaemonInfo:
     restart: Callable[[Freezable], None] = lambda process: None
     network: Happening = field(default_factory=lambda: Happening("network", lambda: NEVER, NEVER))
     coverage: "Counter[str]" = field(default_factory=Counter)
+    meter: Meter | None = None  # of the use of keys
 
     @property
     def intent(self) -> Intent:
@@ -165,6 +168,7 @@ class Line:
             around.intent.made_in_vain = True
         elif kind:
             around.intent.disturbed = True
+            around.intent.is_stale |= kind == "stale"
 
         def emit(what: str) -> None:
             is_shown = bool(kind) or operation in CHANGES or what.startswith("->")
@@ -518,7 +522,10 @@ class VendorClient:
             if around.blind:
                 around.intent.disturbed = True
                 return ()
-            keys: list[ListedKey] = [*around.vendor.listed(behind, dated=bool(around.settings.dated))]
+            keys: list[ListedKey] = [
+                replace(key, use=self._use(key.id, IN_LIST, behind))
+                for key in around.vendor.listed(behind, dated=bool(around.settings.dated))
+            ]
             if odd < 1 and keys:
                 key = keys[int(odd * len(keys))]
                 keys[int(odd * len(keys))] = UnreadableKey(key.id, key.name, "whose expiry_date is true")
@@ -550,7 +557,7 @@ class VendorClient:
             if key and not vendor.shows(key):
                 around.intent.disturbed = True
                 return None
-            return _seen(key) if key else None
+            return replace(_seen(key), use=self._use(key.id, ALONE)) if key else None
 
         def show(key: ProviderKey | None) -> str:
             return "is gone" if key is None else f"ends {_at(key.expires_at)}"
@@ -600,6 +607,12 @@ class VendorClient:
 
         around.truth.begins_to_end(key_id, None, intent)
         self.line.call("provider.delete", key_id, effect)
+
+    def _use(self, key_id: str, where: int, behind: float = 0.0) -> KeyUse | None:
+        around = self.line.surroundings
+        if around.meter is None or not where & around.settings.shows:
+            return None
+        return around.meter.shown(around.vendor.latest(key_id), around.scheduler.now - behind)
 
     def probe(self, key: Secret) -> None:
         self.line.call("probe", "", lambda: None)

@@ -31,5 +31,6 @@ class Intent:
     retrieved: set[str] = field(default_factory=set)  # keys that were looked up one by one
     made: dict[str, float] = field(default_factory=dict)  # names of keys that were asked for, and when it was answered
     shortened: set[str] = field(default_factory=set)  # by a sweep
+    is_stale: bool = False  # a read of a path has shown the past
     disturbed: bool = False  # something went wrong, but for a create that was not answered
     made_in_vain: bool = False  # a create was not answered, or refused although it was done

@@ -21,6 +21,8 @@ from rotator.core.keys import KeyName
 from rotator.core.target import Target
 from rotator.core.versions import RECORD_FIELD
 from rotator.protocol.observer import MAX_AGE, MAX_READ
+from simulation.caps import EARLY_WHY, Caps
+from simulation.consumers import Meter
 from simulation.intent import Intent
 from simulation.windows import permitted_at
 from simulation.world import LaggingVendor, RememberingStore, shown_id
@@ -150,6 +152,7 @@ class Truth:
         strict: bool = False,
         removal: float = 0.0,
         promises: Collection[str] = (),
+        meter: Meter | None = None,
     ) -> None:
         """`strict`: people only roll back, and nothing is stale or late: then no served key is deleted, even so.
 
@@ -165,6 +168,7 @@ class Truth:
         self._removal = timedelta(seconds=removal)
         self._wrong = timedelta(seconds=wrong)
         self._settled = settle - 2 * skew
+        self.caps = Caps(meter, vendor, store.now, self._rounded, self.break_) if meter else None
         self._asked: dict[str, Asked] = {}  # by a key's name
         self._unsettled: dict[tuple[str, str], Unsettled] = {}  # by a process's life, and a path
         self._in_vain: dict[str, dict[str, float]] = {}  # by a process's life: keys to be removed, and since when
@@ -268,8 +272,11 @@ class Truth:
         if not old_counter and place.touched_at < intent.since:
             self._judge_carried(place, before, after)
             self._judge_need(place, intent)
+        replaced, since = place.served, place.served_since
         self._serve(place, by_hand=intent.by_person or old_counter, rolled_back=intent.by_person)
         key = place.served
+        if self.caps and key and key is not replaced and not (intent.sweeping or intent.by_person):
+            self.caps.published(place.target, after, key, replaced, since)
         asked = self._asked.get(key.name) if key else None
         of_a_pass = not (intent.sweeping or intent.by_person) and key is not None and key.text not in before.values()
         if key and of_a_pass and (asked is None or asked.path != path):
@@ -302,6 +309,9 @@ class Truth:
         if place.changed_at >= 0:
             return  # what is configured otherwise is replaced
         written = self._store.read(place.target.path) or {}
+        is_early = EARLY_WHY in str(written.get(RECORD_FIELD)) or not intent.made  # one that waited, for any reason
+        if self.caps and place.target.caps.replaces and is_early:
+            return  # see `Caps`
         if key.text in written.values() or key.revoked or key.id in self._refused:
             return
         if key.id in self.denied:
@@ -396,6 +406,7 @@ class Truth:
             self.places[intent.path].revoked_at = self._store.monotonic()
             self._revoked.add(key_id)
         for place in self.places.values():
+            self._judge_extended(place, key, ends, intent)
             if intent.since <= place.reset_at:
                 place.weakened[key_id] = Weak(self._store.monotonic())
             promised = self._promised(place, key)
@@ -417,6 +428,16 @@ class Truth:
                 self.break_(GRACE_CUT, how)
         if key_id in self._extended and not intent.extending:  # a rollback to it restores the recorded expiry
             self._extended[key_id] = min(at, self._extended[key_id])
+
+    def _judge_extended(self, place: Place, key: IssuedKey, ends: datetime | None, intent: Intent) -> None:
+        since = place.superseded.get(key.id)
+        if self.caps is None or since is None or ends is None or key.expires_at is None or ends <= key.expires_at:
+            return
+        if intent.extending or intent.sweeping or intent.by_person or key.id in self._extended:
+            return
+        # To one that reads the path as it was before, the key is served still, and has to be restored.
+        if not intent.is_stale and max(place.touched_at, place.revoked_at) < _seconds(since):
+            self.caps.extended(place.target, key, since, ends)
 
     def refused(self, key_id: str) -> None:
         """A change of this key was refused."""
@@ -449,6 +470,12 @@ class Truth:
                 continue
             if not self._was_published(key):
                 self._in_vain.setdefault(intent.life, {})[key.id] = answered
+
+    def made_early(self, intent: Intent) -> None:
+        """A pass has published a key because the one before it was nearly spent."""
+        place = self.places[intent.path]
+        if self.caps and place.served and place.served.name in intent.made:
+            self.caps.made_early(place.target, place.served)
 
     def contest(self) -> None:
         """Two programs have different parameters for the first path: so a key that is not due may be replaced."""
@@ -529,7 +556,10 @@ class Truth:
                 continue
             if not self._vendor.traits.can_set_expiry:
                 continue  # see `check_end`
-            late = key.expires_at is None or key.expires_at > since + grace + self._rounded
+            ends_by = max(
+                since + grace, min(now + place.target.idle_after, since + grace + place.target.grace_extension)
+            )
+            late = key.expires_at is None or key.expires_at > ends_by + self._rounded
             # To a provider that seems to round these are as near.
             near = [_ceiling(since + grace, unit) for unit in (MINUTE, HOUR)]
             late = late and not (key.expires_at and any(abs(key.expires_at - moment) <= TOLERANCE for moment in near))
@@ -693,7 +723,8 @@ class Truth:
             if key := self._vendor.by_text(value):
                 yield key
         for key_id, since in place.superseded.items():
-            if now < since + place.target.grace_period + self._rounded + self._removal:
+            target = place.target
+            if now < since + target.grace_period + target.grace_extension + self._rounded + self._removal:
                 yield self._vendor.keys[key_id]
 
     def _left_alone(self, place: Place) -> bool:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from simulation.mutations import MUTATIONS, mutated
 from simulation.run import shortest, simulate
-from simulation.settings import MEDDLING, MIXED, NO_EXPIRY, NO_EXPIRY_CHANGE, RACES, ROLLBACKS, STRANGE, Profile
+from simulation.settings import MEDDLING, MIXED, NO_EXPIRY, NO_EXPIRY_CHANGE, RACES, ROLLBACKS, STRANGE, USE, Profile
 
-ROUND = (MIXED, RACES, NO_EXPIRY_CHANGE, MEDDLING, MIXED, STRANGE, ROLLBACKS, NO_EXPIRY)
+ROUND = (MIXED, RACES, NO_EXPIRY_CHANGE, MEDDLING, USE, STRANGE, ROLLBACKS, NO_EXPIRY)
 
 
 SHARE = 100

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from types import FunctionType
 from typing import Any
 
-from rotator.core import expiry, observation, orphans, plan, renewal, superseded, windows
+from rotator.core import caps, due, expiry, keys, observation, orphans, plan, renewal, superseded, use, windows
 from rotator.core import versions as model
 from rotator.protocol import comparison, memory, observer, orphan_cleanup, places, publish, recognition
 from rotator.protocol import reconciler as execute
 from rotator.protocol import rotation as rotate
 from rotator.protocol import sweeper as sweep
+from simulation.caps import EAGER, EARLY, EXTENDED, HASTY, IN_USE, SPENT, UNUSED
 from simulation.invariants import (
     ANOTHERS,
     DOUBTED,
@@ -117,6 +118,12 @@ class Mutation:
         """What its schedules are drawn from."""
         return replace(PROFILES[self.profile], **self.drawn)
 
+
+REPLACED = {"replaces": (1,), "most_early": (1, 2), "rate": (0.2, 0.5), "shows": (1, 3), "hand": (0.0,)}
+"""Keys are replaced early as often as the bound lets them."""
+
+EXTENDED_GRACE = {"extension": (300,), "shows": (2, 3), "stuck": (1,), "rate": (0.05,)}
+"""Grace follows use, and a consumer uses a superseded key as long as it works."""
 
 REUSED = {"reuses": (1, 2), "targets": (1, 2), "hand": (1.0,), "deeds": {"revoke at vendor": 3, "add field": 1}}
 """People remove served keys, and the vendor gives their ids to the next ones."""
@@ -547,6 +554,126 @@ MUTATIONS = {
     "more orphans that no expiry ends are deleted than are allowed": Mutation(
         "no-expiry-change", (TOO_MANY,), (Edit(orphans.reason_to_hold, "to_end > limit", "False"),)
     ),
+    "the bound counts the early rotations that this process remembers": Mutation(
+        "use",
+        (EARLY,),
+        (
+            Edit(
+                caps.early_rotations,
+                "made.update(_early_in(entry.record))",
+                "made |= {entry.record.issued_at} if entry.record.why == Reason.NEARLY_SPENT and entry.key_id in "
+                "observation.use else set()",
+            ),
+        ),
+        drawn=REPLACED,
+    ),
+    "early rotations are forgotten with their versions": Mutation(
+        "use",
+        (EARLY,),
+        (Edit(Rotation._make, "early=carried(observation, ports.clock.now())", 'early=""'),),
+        drawn=REPLACED,
+    ),
+    "why a key was made is not recorded": Mutation(
+        "use", (EARLY,), (Edit(Rotation._make, "why=action.reason.value", 'why=""'),), drawn=REPLACED
+    ),
+    "versions that alone show an early rotation are destroyed": Mutation(
+        "use",
+        (EARLY,),
+        (Stub(caps.shows_more_early, lambda *_: False),),
+        drawn={**REPLACED, "hand": (1.0,), "deeds": {"rollback": 1}},
+    ),
+    "the bound's day lasts a minute": Mutation(
+        "use",
+        (EARLY,),
+        (Edit(caps.early_rotations, "now - DAY - FUTURE", "now - timedelta(minutes=1)"),),
+        drawn=REPLACED,
+    ),
+    "a key is replaced early before its consumers have it": Mutation(
+        "use", (HASTY,), (Stub(due._picked_up_lately, lambda *_: None),), drawn=REPLACED
+    ),
+    "the rate of use is that of the whole life": Mutation(
+        "steady",
+        (SPENT,),
+        (
+            Edit(
+                use.UseSeries.rate,
+                "max((self.mean_rate(cap, since), *self._slopes(cap)))",
+                "self.mean_rate(cap, since)",
+            ),
+        ),
+        drawn={"begins": (600.0,), "vanishes": (0,)},
+    ),
+    "what is left is not compared with the rate": Mutation(
+        "steady",
+        (SPENT,),
+        (Edit(caps.is_nearly_spent, "state.left <= RESERVE * state.rate * time.total_seconds()", "False"),),
+        drawn={"vanishes": (0,)},
+    ),
+    "hot keys are not looked up": Mutation(
+        "steady", (SPENT,), (Stub(caps.is_hot, lambda *_: False),), drawn={"vanishes": (0,)}
+    ),
+    "unknown use counts as none": Mutation(
+        "steady",
+        (EAGER, SPENT),
+        (
+            Edit(
+                keys.ProviderKey.seen_at,
+                "self if self.use is None else replace(self, use=replace(self.use, as_of=moment))",
+                "replace(self, use=replace(self.use or KeyUse((__import__('rotator.core.use', fromlist=['']).CapUse("
+                "'max_usage', 0.0),)), as_of=moment))",
+            ),
+        ),
+        drawn={"vanishes": (1,)},
+    ),
+    "a superseded key that may be extended is not shortened first": Mutation(
+        "steady",
+        (UNDONE, EXTENDED),
+        (Stub(superseded.expiry_to_set, lambda key, target, now: key.latest or key.until),),
+        drawn=EXTENDED_GRACE,
+    ),
+    "a superseded key is extended as long as it is used": Mutation(
+        "steady",
+        (EXTENDED,),
+        (
+            Edit(
+                superseded._latest, "min(bound, record.expires_at - 2 * TOLERANCE)", "record.expires_at - 2 * TOLERANCE"
+            ),
+        ),
+        drawn={**EXTENDED_GRACE, "extension": (60,)},
+    ),
+    "a superseded key is extended past its recorded expiry": Mutation(
+        "use",
+        (EXTENDED,),
+        (Edit(superseded._latest, "min(bound, record.expires_at - 2 * TOLERANCE)", "bound"),),
+        drawn=EXTENDED_GRACE,
+    ),
+    "an extended grace begins again when a later key is retired": Mutation(
+        "use",
+        (EXTENDED,),
+        (
+            Edit(
+                superseded._replaced_at,
+                "entry.record is not None or entry.number in destroyed",
+                "entry.record is not None",
+            ),
+        ),
+        drawn={**EXTENDED_GRACE, "forced": (0.3,), "hand": (0.0,)},
+    ),
+    "an extension is rounded past its bound": Mutation(
+        "steady",
+        (EXTENDED,),
+        (Edit(plan._set_expiry, "request > latest", "False"),),
+        drawn=EXTENDED_GRACE,
+    ),
+    "a superseded key that is not used is extended": Mutation(
+        "steady",
+        (UNUSED,),
+        (Stub(superseded.last_use_since, lambda use, since: use and use.as_of),),
+        drawn={**EXTENDED_GRACE, "stuck": (0,)},
+    ),
+    "a superseded key is not looked at before it ends": Mutation(
+        "steady", (IN_USE,), (Stub(superseded.is_to_look_at, lambda *_: False),), drawn=EXTENDED_GRACE
+    ),
 }
 
 
@@ -555,6 +682,7 @@ MUTATIONS = {
 #   a key that is gone at any version counts (`plan._gone`)    unit/test_plan.py, test_what_was_seen_of_a_key_before_…
 #   what a sweep remembers of an orphan holds (`found_at`)     unit/test_missing_traits.py, test_each_rotation_begins_…
 #   a key is extended in a pause, and no further            unit/test_pause.py: an extension is not in the truth here
+#   a rollback carries the early rotations                     the versions that show them are kept until a record does
 #   the key that has a known id by now is another one          unit/test_reused_ids.py: only served keys are removed by
 #                                                              hand in a schedule, and their ids given again at once
 

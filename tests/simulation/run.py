@@ -7,17 +7,20 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import lru_cache
 from random import Random
+from typing import Any, Literal
 from unittest.mock import patch
 
 from support.world import HOUR, START, make_target
 
 from rotator.core import versions
 from rotator.core.keys import KeyName, place_of
+from rotator.core.target import Cap, CapPolicy
 from simulation.actors import Commands, Deployment, Election, People, Program, Replica, Weather
 from simulation.clients import Configuration, DaemonInfo
+from simulation.consumers import Consumers, Meter
 from simulation.invariants import FAULT, Truth
 from simulation.scheduler import Freezable, Scheduler, Step
-from simulation.settings import GRACE, RENEW_BEFORE, TTL, Profile, Settings
+from simulation.settings import CAP, GRACE, IDLE_AFTER, LIMIT, PICKUP, RENEW_BEFORE, TTL, Profile, Settings
 from simulation.windows import repeated
 from simulation.world import LaggingVendor, RememberingStore
 
@@ -46,11 +49,16 @@ MOST_STEPS = 3000
 """After so many calls a schedule is taken to go round in circles."""
 
 
+SHOWN: tuple[Literal["no", "list", "retrieve"], ...] = ("no", "list", "retrieve", "list")
+"""What a provider states of `Profile.shows`."""
+
+
 SIMPLER = (
     *("targets=1", "replicas=1", "workers=1", "hand=0", "commands=0", "outages=0", "skew=0", "wrong=0", "lagging=0"),
     *("queues=0", "leading=0", "hours=0", "extends=0", "adopts=0", "changes=0"),
     *("blind=0", "forced=0", "revoked=0", "kill=0", "freeze=0", "slow=0", "refused=0", "odd_grants=0", "survivors=0"),
     *("false_refusals=0", "mixed_up=0", "rounds=0", "slow_store=0", "differ=0", "reuses=0"),
+    *("replaces=0", "extension=0", "bursts=0", "stuck=0", "vanishes=0", "use_lag=0"),
 )
 """Changes that make a schedule easier to read, if it still breaks the same promise."""
 
@@ -111,7 +119,9 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
     vendor.rounds = settings.rounds
     vendor.shown_after = settings.shown_after
     vendor.reuses = settings.reuses
-    second = timedelta(seconds=1)
+    second, meter = timedelta(seconds=1), Meter(settings) if settings.consumers else None
+    if meter:
+        vendor.traits = replace(vendor.traits, reports_use=SHOWN[settings.shows])
     targets = tuple(
         make_target(
             f"target-{letter}",
@@ -121,6 +131,7 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
             grace_period=GRACE * second,
             adopt=bool(settings.adopts) and letter == "x",
             windows=repeated(settings.windows),
+            **_caps(settings),
         )
         for letter in "xyz"[: settings.targets]
     )
@@ -134,12 +145,15 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
         strict=profile.strict,
         removal=0.0 if profile.traits.can_set_expiry else REMOVAL + SLOW_READS * settings.slow_store,
         promises=promises,
+        meter=meter,
     )
     for name in ("a stranger's", str(KeyName("prod-eu", targets[0].name, place_of("other", "memory/x"), 1, "a" * 8))):
         truth.strangers.add(vendor.issue(name, START + 1000 * HOUR).id)
     vendor.elsewhere.add(vendor.issue("another organisation's", START + 1000 * HOUR).id)
     truth.strangers |= vendor.elsewhere
-    around = DaemonInfo(scheduler, settings, store, vendor, truth, frozenset(without), Configuration(targets))
+    around = DaemonInfo(
+        scheduler, settings, store, vendor, truth, frozenset(without), Configuration(targets), meter=meter
+    )
 
     if settings.differ:
         truth.contest()
@@ -169,6 +183,8 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
         scheduler.happenings.append(Deployment(around, programs, Random(f"{seed}/deployment")))
     if settings.leading:
         scheduler.happenings.append(Election(around, replicas, Random(f"{seed}/election")))
+    if meter:
+        scheduler.happenings.append(Consumers(around, meter, Random(f"{seed}/consumers")))
     if settings.hand:
         scheduler.happenings.append(People(around, Random(f"{seed}/people"), dict(profile.deeds)))
 
@@ -188,6 +204,22 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
         around.without,
         around.coverage,
     )
+
+
+def _caps(settings: Settings) -> dict[str, Any]:
+    """Return the options of a target that say what its keys may use, and what follows from it."""
+    if not settings.consumers:
+        return {}
+    return {
+        "caps": CapPolicy(
+            (Cap(CAP, LIMIT, "calls"),),
+            replaces=bool(settings.replaces and settings.shows),
+            pickup=timedelta(seconds=PICKUP),
+            max_early_rotations=settings.most_early,
+        ),
+        "grace_extension": timedelta(seconds=settings.extension if settings.shows else 0),
+        "idle_after": timedelta(seconds=IDLE_AFTER),
+    }
 
 
 class _Ending:
@@ -222,7 +254,8 @@ class _Ending:
         around.scheduler.note("", "quiet", "", "from here on nothing goes wrong")
         while around.late:
             around.land()
-        around.scheduler.happenings.clear()
+        happenings = around.scheduler.happenings
+        happenings[:] = (happening for happening in happenings if isinstance(happening, Consumers))
         for program in self._programs:
             program.process.frozen_until = 0.0
             program.clock.ahead = program.clock.wrong = program.clock.off = timedelta(0)
@@ -235,6 +268,7 @@ class _Ending:
         for actor in around.scheduler.actors:
             actor.wake = min(actor.wake, around.scheduler.now + 30)
         self._slow = SLOW_READS * around.settings.slow_store + FENCED * bool(around.settings.reuses)
+        self._slow += around.settings.extension
         from_now = around.scheduler.now + self._slow
         self._healed_by, self._until = from_now + HEALED, from_now + QUIET
 

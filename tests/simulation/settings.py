@@ -15,6 +15,14 @@ from rotator.core.traits import Traits
 TTL = 1200
 RENEW_BEFORE = 400
 GRACE = 180
+CAP, LIMIT = "max_usage", 100.0
+"""The cap of each key, in a schedule with consumers."""
+
+IN_LIST, ALONE = 1, 2
+"""Where use is shown, see `Profile.shows`."""
+
+PICKUP, IDLE_AFTER = 45, 60
+LIST_EVERY, HOT_EVERY = 150, 30
 """Seconds. Lives are short, so that much happens in few steps; only their proportions matter to the protocol."""
 
 
@@ -81,6 +89,19 @@ class Profile:
     mixed_up: tuple[float, ...] = (0.0, 0.0, 0.1)  # answers to creates that show another key
     differ: tuple[int, ...] = (0,)  # whether one replica has other parameters for the first target, for good
     windows: tuple[int, ...] = (0,)  # how often a window opens, in seconds; 0: scheduled rotations need none
+    consumers: tuple[int, ...] = (0,)  # whether keys have a cap, and consumers that use them
+    replaces: tuple[int, ...] = (0,)  # whether a nearly spent key is replaced
+    most_early: tuple[int, ...] = (1,)  # how often in a day
+    extension: tuple[int, ...] = (0,)  # seconds by which a grace may follow use
+    shows: tuple[int, ...] = (0,)  # where use is shown: in the list (1), in a look-up (2), in both (3)
+    shows_limit: tuple[int, ...] = (0, 1)
+    last_used: tuple[int, ...] = (0, 1)  # whether it is shown when a key was last used
+    rate: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5)  # calls a second
+    begins: tuple[float, ...] = (0.0, 600.0)  # seconds until consumers begin, at most
+    bursts: tuple[int, ...] = (0, 1)
+    stuck: tuple[int, ...] = (0, 1)  # whether one consumer of each path uses a key as long as it works
+    use_lag: tuple[float, ...] = (0.0, 0.0, 40.0)  # seconds by which the use that is shown is behind
+    vanishes: tuple[int, ...] = (0, 1)  # whether counters start again, or are not shown for a while
     reuses: tuple[int, ...] = (0,)  # 1: a new key gets the id after the largest there is, 2: the first that is free
 
 
@@ -192,11 +213,63 @@ NO_EXPIRY_CHANGE = replace(
     reuses=(0, 0, 1, 2),
 )
 NO_EXPIRY = Profile("no-expiry", traits=ENDLESS, reuses=(0, 0, 1, 2))  # keys never expire
+USE = Profile(
+    "use",  # keys have a cap, and consumers that use them
+    hand=(0.0, 0.0, 1.0),
+    deeds={"rollback": 1, "revoke at vendor": 1},
+    commands=(0.0, 0.0, 1.0),
+    steps=(160,),
+    changes=(0.0,),
+    adopts=(0,),
+    wrong=(0.0,),
+    hours=(0.0,),
+    blind=(0.0,),
+    forced=(0.0, 0.1),
+    odd_grants=(0.0,),
+    consumers=(1,),
+    replaces=(0, 1, 1),
+    most_early=(1, 2, 4),
+    extension=(0, 120, 300),
+    shows=(0, 1, 2, 3),
+)
+STEADY = replace(
+    USE,
+    name="steady",  # and nothing goes wrong
+    replicas=(1,),
+    targets=(1, 2),
+    refused=(0.0,),
+    unknown=(0.0,),
+    stale=(0.0,),
+    lagging=(0.0,),
+    kill=(0.0,),
+    freeze=(0.0,),
+    slow=(0.0,),
+    queues=(0.0,),
+    forced=(0.0,),
+    revoked=(0.0,),
+    hand=(0.0,),
+    commands=(0.0,),
+    outages=(0.0,),
+    skew=(0.0,),
+    leading=(0,),
+    false_refusals=(0.0,),
+    slow_store=(0,),
+    rounds=(0,),
+    hidden=(0.0,),
+    odd_entries=(0,),
+    mixed_up=(0.0,),
+    replaces=(1,),
+    max_versions=(10,),
+    most_early=(20,),
+    shows=(1, 2, 3),
+    bursts=(0,),
+    use_lag=(0.0,),
+)
 PROFILES = {
     profile.name: profile
     for profile in (
         *(MIXED, RACES, ROLLBACKS, MEDDLING, EXTENDS, STRANGE, CONTESTS, WINDOWS),
-        *(NO_EXPIRY_CHANGE, NO_EXPIRY),
+        *(NO_EXPIRY_CHANGE, NO_EXPIRY, USE, STEADY),
     )
 }
 
@@ -246,6 +319,19 @@ class Settings:
     differ: int
     reuses: int
     windows: int
+    consumers: int
+    replaces: int
+    most_early: int
+    extension: int
+    shows: int
+    shows_limit: int
+    last_used: int
+    rate: float
+    begins: float
+    bursts: int
+    stuck: int
+    use_lag: float
+    vanishes: int
 
     @classmethod
     def draw(cls, profile: Profile, rng: Random) -> "Settings":
@@ -260,6 +346,13 @@ class Settings:
     def shown_after(self) -> float:
         """How long a new key is hidden: only as long as the youngest age to act on covers, by any clock."""
         return self.hidden if self.hidden + 2 * self.skew < self.settle else 0.0
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing goes wrong, and consumers use keys at one rate."""
+        faults = (self.refused, self.unknown, self.stale, self.lagging, self.kill, self.freeze, self.slow, self.queues)
+        others = (self.outages, self.blind, self.bursts, self.false_refusals, self.slow_store, self.hand, self.leading)
+        return not any((*faults, *others, self.odd_entries, self.skew, self.hidden))
 
     @property
     def grace(self) -> timedelta:

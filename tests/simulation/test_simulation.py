@@ -9,7 +9,7 @@ import pytest
 
 from simulation.many import run_some
 from simulation.run import simulate
-from simulation.settings import CONTESTS, MEDDLING, WINDOWS
+from simulation.settings import CONTESTS, MEDDLING, STEADY, WINDOWS
 
 SCHEDULES = int(os.environ.get("ROTATOR_SCHEDULES") or (10_000 if os.environ.get("CI") == "true" else 2_000))
 BATCH = 1_000
@@ -44,6 +44,7 @@ TO_HAPPEN = [
     *("orphan to-shorten: shortened", "orphan to-shorten: held", "orphan settling: left", "orphan over: removed"),
     *("orphan in-grace: left", "orphan grace-over: removed"),
     *("sweep: TooManyOrphans", "sweep: ClockDisagrees", "blind", "sweep: ServedKeysUnknown"),
+    *("early rotations", "key_extended", "use changes", "targets to work on"),
 ]
 """What the schedules have to contain, or their promises are worth nothing."""
 
@@ -75,7 +76,15 @@ def test_no_promise_is_broken_where_scheduled_rotations_wait_for_windows() -> No
     assert found.coverage["rotated_outside_window"]
 
 
-@pytest.mark.parametrize("seed", [1, 3, 6])
+@pytest.mark.timeout(600)
+def test_no_served_key_of_a_steady_consumer_is_spent() -> None:
+    found = run_some(range(100), STEADY)
+    if found.failing is not None:
+        pytest.fail(f"python -m simulation {found.failing} --profile steady\n\n{found.trace}", pytrace=False)
+    assert found.coverage["early rotations"]
+
+
+@pytest.mark.parametrize("seed", [1, 3, 4, 6])
 def test_a_seed_replays_exactly_whatever_the_order_of_hashes(seed: int) -> None:
     tests = Path(__file__).parents[1]
     shown = []
