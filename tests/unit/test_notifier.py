@@ -293,6 +293,19 @@ def test_the_end_of_a_key_is_not_notified_of_before_the_provider_set_it(world: W
     assert [kind for kind, _ in replica.news()] == ["key.ending"], "and after any time"
 
 
+def test_the_end_of_a_key_that_the_provider_did_not_show_is_not_notified_of(world: World) -> None:
+    former = Replica(world)
+    former.work()
+    world.clock.advance(HOUR)
+    former.work(rotate=True, by="signal")
+    successor = Replica(world)
+    world.at("provider.retrieve", refuse(ProviderUnavailable("no answer")), times=9)
+    planned = partial(successor.notifier.observe, world.target)
+    report = successor.reconciler.reconcile(world.target, planned=planned)
+    assert report.error is not None
+    assert [kind for kind, _ in successor.news()] == ["key.published"]
+
+
 def test_an_earlier_end_is_news_and_a_later_one_is_not() -> None:
     world = World(make_target(grace_period=4 * HOUR))
     replica = Replica(world)
