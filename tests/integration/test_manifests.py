@@ -668,6 +668,18 @@ def test_the_charts_webhooks_are_those_of_the_configuration(
     assert notify.external_secrets.namespaces == ("apps",)
 
 
+def test_the_documented_webhook_has_its_secret_in_the_pod(manifests: Callable[..., Manifests], tmp_path: Path) -> None:
+    document = (ROOT / "docs/consumers.md").read_text()
+    [block] = re.findall(r"(?ms)^```yaml\n(notify:\n.*?)^```$", document)
+    file = tmp_path / "values.yaml"
+    file.write_text(MINIMAL.read_text() + block)
+    made = manifests(file)
+    secret = configuration_of(made, tmp_path).notify.webhooks["chat"].secret.file
+    mounts = {mount["mountPath"] for mount in container_of(pod_of(made["Deployment/rotator"]))["volumeMounts"]}
+    assert secret is not None
+    assert str(secret.parent) in mounts
+
+
 def test_without_the_lease_no_token_for_the_api_server_is_mounted(manifests: Callable[..., Manifests]) -> None:
     made = manifests(DATA / "values-existing.yaml")
     assert set(made) == {"Deployment/rotator", "CronJob/rotator-rotate"}
