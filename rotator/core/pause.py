@@ -1,15 +1,12 @@
 """How a served key lasts through a pause of its target: its expiry at the provider is extended. Pure."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, time
 
 from rotator.core.expiry import TOLERANCE, whole_seconds
 from rotator.core.observation import Observation
-from rotator.core.renewal import is_paused, permitted_from
+from rotator.core.renewal import MOST_AHEAD, extension_lead, is_paused, permitted_from
 from rotator.core.versions import Record
-
-MOST_AHEAD = timedelta(days=30)
-"""How far ahead a key is extended at most: should rotator not run again, the key ends by then."""
 
 
 def as_extended(observation: Observation, record: Record) -> Record:
@@ -21,7 +18,7 @@ def as_extended(observation: Observation, record: Record) -> Record:
 
 def extend_from(observation: Observation, record: Record) -> datetime:
     """Return from when on a key is extended, if it ends in a pause: when it would be due by its end."""
-    return observation.own_end(record) - min(observation.target.lead, MOST_AHEAD / 2)
+    return observation.own_end(record) - extension_lead(observation.target)
 
 
 def extended_to(observation: Observation, record: Record, now: datetime) -> datetime | None:

@@ -22,6 +22,10 @@ LAST_RESORT = 4
 """A key that has this part of `renew_before` left is replaced whatever is wrong with the clock."""
 
 
+MOST_AHEAD = timedelta(days=30)
+"""How far ahead a pause extends a key at most: should rotator not run again, the key ends by then."""
+
+
 CONTEST = timedelta(hours=6)
 """Two daemons that contest a path replace each other's keys twice within this time; a person who edits takes longer."""
 
@@ -98,6 +102,8 @@ def _permitted(observation: Observation, record: Record, renewal: Renewal, now: 
         roll_out_at = max(roll_out_at, permitted_from(target, max(roll_out_at, now)))
     opens_at = permitted_from(target, max(renewal.due_at, now))
     due, limit = max(renewal.due_at, opens_at), last_resort(observation, record)
+    if is_paused(target, now):  # a key whose lead is longer is extended again and again
+        limit = observation.own_end(record) - extension_lead(target) / LAST_RESORT
     if due > limit and not (is_paused(target, now) and now < limit):
         return replace(renewal, roll_out_at=roll_out_at)
     return replace(
@@ -109,6 +115,11 @@ def permitted_from(target: Target, moment: datetime) -> datetime:
     """Return since when scheduled rotations are permitted, if they are at this moment; else from when on they are."""
     paused_until = target.pause_until or AT_ONCE
     return max(paused_until, opened_at(target.windows, max(moment, paused_until)))
+
+
+def extension_lead(target: Target) -> timedelta:
+    """Return how long before its end a key is extended in a pause."""
+    return min(target.lead, MOST_AHEAD / 2)
 
 
 def is_paused(target: Target, now: datetime) -> bool:

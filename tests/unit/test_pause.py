@@ -12,8 +12,8 @@ from support.world import HOUR, START, IssuedKey, make_target, refuse
 from rotator.config.windows import CronWindow
 from rotator.core.errors import ProviderRequestRefused, ProviderUnavailable
 from rotator.core.events import EventType
-from rotator.core.pause import MOST_AHEAD
 from rotator.core.reasons import Reason, State
+from rotator.core.renewal import MOST_AHEAD
 from rotator.core.request import LOOK, RotationRequest
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
@@ -105,6 +105,17 @@ def test_no_key_is_extended_more_than_thirty_days_ahead() -> None:
     assert rotator.rotated_at == [START, START + 80 * DAY]
 
 
+def test_a_key_whose_margin_is_longer_than_that_is_extended_twice_a_month_at_most() -> None:
+    target = replace(PAUSED, ttl=90 * DAY, renew_before=60 * DAY, pause_until=START + 200 * DAY)
+    rotator = Working(target)
+    for now in rotator.run(START + 200 * DAY):
+        ends = served(rotator).expires_at
+        assert ends is not None
+        assert now < ends
+    assert rotator.rotated_at == [START, START + 200 * DAY]
+    assert len(extended(rotator)) <= (200 - 90) / 14 + 2
+
+
 def test_a_key_that_outlives_the_pause_is_not_extended() -> None:
     target = replace(PAUSED, pause_until=START + 15 * HOUR)
     rotator = Working(target)
@@ -192,8 +203,8 @@ def test_after_the_pause_a_window_is_waited_for() -> None:
 
 
 @given(
-    pause=st.integers(1, 2000).map(lambda hours: hours * HOUR),
-    ttl=st.integers(2, 200).map(lambda hours: hours * HOUR),
+    pause=st.integers(1, 8000).map(lambda hours: hours * HOUR),
+    ttl=(st.integers(2, 200) | st.integers(200, 4000)).map(lambda hours: hours * HOUR),
     share=st.floats(0.1, 0.9),
     restarts=st.lists(st.integers(0, 60), max_size=5),
 )

@@ -294,6 +294,16 @@ def test_a_request_an_expired_and_a_lost_key_do_not_wait() -> None:
     assert rotator.outside == ["expired"]  # it was late
 
 
+def test_a_key_that_was_rolled_back_to_waits_for_a_window_when_its_hold_is_over() -> None:
+    rotator = Working(WEEKLY)
+    rotator.step(RotationRequest(rotate=True))
+    assert rotator.world.store.rollback(WEEKLY.path, 1)
+    rotator.work(START + 7 * DAY + HOUR)
+    assert rotator.plan.reason is Reason.WINDOW
+    rotator.work(START + 9 * DAY)
+    assert rotator.rotated_at[2:] == [moment("2026-03-09T09:00")]
+
+
 def test_changed_parameters_wait_for_a_window_and_are_rolled_out_in_it() -> None:
     rotator = Working(WEEKLY)
     rotator.world.targets = (replace(WEEKLY, parameters={"rate_limit": 200}),)
