@@ -45,7 +45,10 @@ def describe(
 ) -> list[Problem]:
     """Return one problem for each finding; `variables` names the environment variable that a value came from."""
     problems = []
-    for finding in error.errors(include_url=False, include_input=False):
+    found = error.errors(include_url=False, include_input=False)
+    for finding in found:
+        if finding["type"] == "too_short" and any(_is_in(other["loc"], finding["loc"]) for other in found):
+            continue  # pydantic counts only the elements that are valid
         place, siblings, node = _locate(finding, json_schema(types))
         sentence = sentence_for(finding, siblings, node)
         if finding["type"] == "union_tag_invalid" and place[0] == "providers" and place[2:] == ("type",):
@@ -55,6 +58,10 @@ def describe(
         origin = origins.get(str(place[1]), file) if place[:1] == ("targets",) and len(place) > 1 else file
         problems.append(Problem(str(origin), key_path(*place), sentence))
     return problems
+
+
+def _is_in(place: Place, other: Place) -> bool:
+    return len(place) > len(other) and place[: len(other)] == other
 
 
 def _locate(finding: ErrorDetails, schema: dict[str, Any]) -> tuple[Place, list[str], dict[str, Any]]:

@@ -85,7 +85,9 @@ def test_a_url_stays_as_it_is_with_or_without_a_slash_at_its_end(read: Read, url
     ],
 )
 def test_webhooks_that_are_refused(read: Read, change: dict[str, object], key: str, message: str) -> None:
-    assert refused(read, hook(**change))[f"notify.webhooks.chat.{key}"].startswith(message)
+    [(at, why)] = refused(read, hook(**change)).items()
+    assert at == f"notify.webhooks.chat.{key}"
+    assert why.startswith(message)
 
 
 @pytest.mark.parametrize("missing", ["url", "secret"])
@@ -106,7 +108,9 @@ def test_url_and_secret_are_required(read: Read, missing: str) -> None:
     ],
 )
 def test_external_secrets_that_are_refused(read: Read, table: dict[str, object], key: str, message: str) -> None:
-    assert refused(read, {"external_secrets": table})[f"notify.external_secrets.{key}"].startswith(message)
+    [(at, why)] = refused(read, {"external_secrets": table}).items()
+    assert at == f"notify.external_secrets.{key}"
+    assert why.startswith(message)
 
 
 def test_the_documented_tables_load(read: Read) -> None:
