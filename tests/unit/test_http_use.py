@@ -127,7 +127,7 @@ def test_a_cap_of_a_description_has_its_unit(tmp_path: Path) -> None:
         description = changed({"key.limit.is_cap": True, **unit})
         file.write_text(json.dumps(configured(description, {"limit": 5})))
         target = load(file, {"ACME_KEY": CREDENTIAL}, installed_types()).targets["a"]
-        assert target.caps.caps == (Cap("limit", 5.0, shown),)
+        assert target.caps.caps == (Cap("limit", 5.0, shown, is_seen=False),)
 
 
 # --- presets ---------------------------------------------------------------------------------------------------------
