@@ -203,13 +203,16 @@ class Replica(Program):
         around.scheduler.pause(60.0 if around.quiet else 5 + wait * wait * 300)
 
     def _hurry(self, targets: Iterable[Target]) -> None:
-        """Pass over these targets next, as the daemon's schedule does; where consumers may have to wait, at once."""
+        """Pass over these targets next, as the daemon's schedule does.
+
+        Where consumers may wait, and once nothing goes wrong, at once; else a while may pass in which more does.
+        """
         now = self.around.scheduler.now
         for target in targets:
             self.life.due[target.name] = now
             self.around.coverage["targets to work on"] += 1
         for actor in self.process.actors:
-            if self.around.settings.consumers and actor.look is not None:
+            if (self.around.settings.consumers or self.around.quiet) and actor.look is not None:
                 actor.wake = min(actor.wake, now)
 
     def _watch_use(self, rng: Random) -> None:
