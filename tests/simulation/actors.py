@@ -382,6 +382,14 @@ class People(Happening):
         self._around.truth.undeleted(target.path, self._around.scheduler.now)
         return f"version {number}"
 
+    def _revive(self, target: Target, detail: float) -> str:
+        """Undelete a version and roll back to it."""
+        number = self._some_version(target, detail, readable=False)
+        if number is None or not self._undelete(target, detail):
+            return ""
+        data = dict(self._around.store.versions(target.path)[number].data)
+        return self._put(target, data, rolled_back=True) + f", as {number} was"
+
     def _destroy(self, target: Target, detail: float) -> str:
         number = self._some_version(target, detail, readable=True)
         if number is None:

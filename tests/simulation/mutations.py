@@ -533,6 +533,30 @@ MUTATIONS = {
         (Stub(OrphanCleanup.found_before, lambda *_: None),),
         drawn={"dated": (0,)},
     ),
+    "what a sweep remembers of an orphan's grace holds for good": Mutation(
+        "no-expiry",
+        (GRACE_CUT,),
+        (Edit(orphans._unserved_since, "latest[-1].created_at < before.found_at", "True"),),
+        drawn={
+            "targets": (1,),
+            "replicas": (1,),
+            "workers": (2,),
+            "max_versions": (2,),
+            "settle": (0,),
+            "dated": (0,),
+            "forced": (0.6,),
+            "kill": (0.0,),
+            "unknown": (0.0,),
+            "stale": (0.0,),
+            "freeze": (0.0,),
+            "changes": (0.0,),
+            "commands": (0.0,),
+            "leading": (0,),
+            "hand": (1.0,),
+            "deeds": {"delete": 1, "revive": 1},
+            "reuses": (0,),
+        },
+    ),
     "any version shows since when an orphan is not served": Mutation(
         "no-expiry",
         (GRACE_CUT,),
@@ -680,7 +704,6 @@ MUTATIONS = {
 # What only a unit test can notice, because another rule heals it before a promise is broken:
 #
 #   a key that is gone at any version counts (`plan._gone`)    unit/test_plan.py, test_what_was_seen_of_a_key_before_…
-#   what a sweep remembers of an orphan holds (`found_at`)     unit/test_missing_traits.py, test_each_rotation_begins_…
 #   a key is extended in a pause, and no further            unit/test_pause.py: an extension is not in the truth here
 #   a rollback carries the early rotations                     the versions that show them are kept until a record does
 #   the key that has a known id by now is another one          unit/test_reused_ids.py: only served keys are removed by
