@@ -36,7 +36,7 @@ class CapState:
     cap: Cap
     used: float
     rate: float  # a second; the highest of the last looks
-    mean_rate: float  # a second, since the key was made
+    mean_rate: float  # a second, from when the key was made until the cap was reached, or the last look
     as_of: datetime
     reached_at: datetime | None = None  # the first look that showed the cap as spent
 
@@ -105,8 +105,9 @@ def _states(observation: Metered, record: Record, series: UseSeries) -> Iterator
         cap = Cap(use.cap, limit, known.unit if known else "")
         looks = (look for look in (*series.looks, series.unchanged) if look is not None)
         reached = (look.as_of for look in looks if look.as_of and (look.used(use.cap) or 0.0) >= limit)
-        rates = series.rate(use.cap, record.issued_at), series.mean_rate(use.cap, record.issued_at)
-        yield CapState(cap, use.used, *rates, series.as_of, min(reached, default=None))
+        reached_at, since = min(reached, default=None), record.issued_at
+        rates = series.rate(use.cap, since), series.mean_rate(use.cap, since, reached_at)
+        yield CapState(cap, use.used, *rates, series.as_of, reached_at)
 
 
 def next_look(observation: Metered, series: UseSeries) -> timedelta:

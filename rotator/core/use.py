@@ -110,9 +110,9 @@ class UseSeries:
         """
         return max((self.mean_rate(cap, since), *self._slopes(cap)))
 
-    def mean_rate(self, cap: str, since: datetime) -> float:
-        """Return the use a second over the whole life of a key that exists `since`."""
-        return (self.latest.used(cap) or 0.0) / max(APART, self.as_of - since).total_seconds()
+    def mean_rate(self, cap: str, since: datetime, until: datetime | None = None) -> float:
+        """Return the use a second over the life of a key that exists `since`, up to `until` or the last look."""
+        return (self.latest.used(cap) or 0.0) / max(APART, (until or self.as_of) - since).total_seconds()
 
     def _slopes(self, cap: str) -> Iterator[float]:
         for before, after in pairwise(self.looks):

@@ -238,6 +238,12 @@ def test_a_cap_that_the_pickup_half_spends_is_reported_and_not_replaced() -> Non
     assert (decision.state, decision.reason, replaced_for(decision)) == (State.SPENT, Reason.CAP_TOO_SMALL, None)
 
 
+def test_a_cap_that_is_too_small_stays_so_while_its_spent_key_is_not_used() -> None:
+    looks = [seen(100, 10 * MINUTE), seen(100, 5 * HOUR)]
+    decision = decided(observed(REPLACES, looks), 5 * HOUR)
+    assert (decision.reason, replaced_for(decision)) == (Reason.CAP_TOO_SMALL, None)
+
+
 def history_with(*early_at: float, latest: float = 30.0) -> tuple[Version, ...]:
     """Versions with early rotations at these hours, and a newest one."""
     target = target_with(REPLACES)
