@@ -606,6 +606,9 @@ MUTATIONS = {
         (Stub(caps.shows_more_early, lambda *_: False),),
         drawn={**REPLACED, "hand": (1.0,), "deeds": {"rollback": 1}},
     ),
+    "the bound of early rotations is not kept": Mutation(
+        "use", (EARLY,), (Stub(due._exhausted, lambda *_: None),), drawn=REPLACED
+    ),
     "the bound's day lasts a minute": Mutation(
         "use",
         (EARLY,),
