@@ -7,7 +7,7 @@ target. The demo uses the same dispatcher.
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -151,10 +151,10 @@ class Dispatcher:
                 for swept in sweep_all(installation, self._metrics, stopping=self._is_sweep_to_stop):
                     try:
                         self._reports.swept(swept, installation.upstreams())
-                        self._show_use(watch := installation.use_watches[swept.provider])
+                        spent_at = self._show_use(watch := installation.use_watches[swept.provider])
                         if swept.complete:
                             self._reports.unknown_use(swept.provider, len(watch.unknown()))
-                        self._schedule.wake([target.name for target in swept.to_work])
+                        self._schedule.wake([target.name for target in swept.to_work], spent_at)
                     except Exception as error:
                         self._emit(unexpected("reporting a sweep", error))
         finally:
@@ -171,13 +171,17 @@ class Dispatcher:
         with self._using() as installation:
             for watch in installation.use_watches.values():
                 to_work = watch.look(stopping=lambda: self._ending or not self._leads())
-                self._schedule.wake([target.name for target in to_work])
-                self._show_use(watch)
+                spent_at = self._show_use(watch)
+                self._schedule.wake([target.name for target in to_work], spent_at)
 
-    def _show_use(self, watch: UseWatch) -> None:
-        """Show what is known of the use of keys before their next passes."""
+    def _show_use(self, watch: UseWatch) -> Mapping[str, datetime]:
+        """Show what is known of the use of keys before their next passes. Return when keys are spent, by target."""
+        spent_at = {}
         for target, record, use in watch.states():
             self.statuses.show_use(target, record, use)
+            if use.spent_at is not None:
+                spent_at[target.name] = use.spent_at
+        return spent_at
 
     def _is_sweep_to_stop(self) -> bool:
         """Return whether to stop. The sweep calls this before each target and each orphan, so it counts as a step."""

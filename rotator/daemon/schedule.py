@@ -116,11 +116,12 @@ class Schedule:
                         self._slots[name].task = Task(request)
                     self._put(name, self.clock.now())
 
-    def wake(self, names: Collection[str]) -> None:
-        """Make these targets due now. Their requests stay."""
+    def wake(self, names: Collection[str], spent_at: Mapping[str, datetime] | None = None) -> None:
+        """Make these targets due now. Their requests stay. `spent_at`: by target, when its key will be spent."""
         with self._lock:
             for name in names:
-                if name in self._slots:
+                if slot := self._slots.get(name):
+                    slot.deadline = min(slot.deadline, (spent_at or {}).get(name, slot.deadline))
                     self._put(name, self.clock.now())
 
     def wake_in_turn(self, names: Collection[str]) -> None:
@@ -221,7 +222,8 @@ class Schedule:
 
     def _deadline(self, slot: _Slot, now: datetime) -> datetime:
         due = slot.begins_at is None or slot.begins_at <= now or slot.task.request.rotate
-        return slot.deadline if due else TIDYING
+        is_needed_early = slot.renewal is not None and slot.deadline < slot.renewal.due_at  # its key is nearly spent
+        return slot.deadline if due or is_needed_early else TIDYING
 
     def _level(self, now: datetime) -> None:
         """Bring rotations forward that would come due faster than the provider's budget allows.

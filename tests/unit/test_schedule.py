@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from support.clocks import FakeClock
+from support.known import used
 from support.world import make_target
 
 from rotator.core.errors import (
@@ -102,6 +103,29 @@ def test_held_up_targets_come_in_turn_the_most_urgent_first_and_none_later_than_
         order |= dict.fromkeys(taken(schedule), second)
         clock.sleep(1)
     assert order == {"b": 0, "c": 3, "d": 4, "a": 6}
+
+
+def test_a_key_that_is_nearly_spent_does_not_wait_for_keys_that_work_for_longer() -> None:
+    schedule, clock, targets = make_schedule("spending", "due", "idle")
+    taken(schedule)
+    for name, renew in (("spending", 7200), ("due", 0), ("idle", 7200)):
+        done(schedule, well(targets[name], clock, wake=60, renew=renew))
+    clock.sleep(60)
+    schedule.wake(["spending", "idle"], {"spending": clock.now() + timedelta(minutes=5)})
+    assert taken(schedule) == ["spending", "due", "idle"]
+
+
+def test_a_failed_early_rotation_keeps_its_urgency() -> None:
+    schedule, clock, targets = make_schedule("spending", "due")
+    taken(schedule)
+    done(schedule, well(targets["due"], clock, wake=60, renew=0))
+    report = well(targets["spending"], clock, renew=7200)
+    assert report.plan is not None
+    use = used(40, clock.now(), rate=0.1)
+    nearly_spent = replace(report.plan, reason=Reason.NEARLY_SPENT, use=use)
+    done(schedule, replace(report, plan=nearly_spent, error=ProviderRateLimited("slow down", retry_after=60)))
+    clock.sleep(60)
+    assert taken(schedule) == ["spending", "due"]
 
 
 def test_a_target_wakes_at_its_plans_time() -> None:
