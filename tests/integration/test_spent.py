@@ -91,3 +91,29 @@ def test_a_spent_key_is_spent_within_one_sweep_everywhere(running: tuple[Install
     made.run("rotate", "busy", status=0)
     wait_until(lambda: daemon.metric('rotator_targets{state="spent"}') == 0, "the new key to be shown", 70)
     assert made.run("status", status=0).stdout.split("\t")[1] == "ok"
+
+
+@pytest.mark.parametrize("shown", ["list", "retrieve"])
+@pytest.mark.parametrize("on_cap", ["report", "replace"])
+def test_run_once_reports_a_spent_key_or_replaces_it(tmp_path: Path, on_cap: str, shown: str) -> None:
+    with installation(tmp_path, targets=("busy", "idle"), use_shown=shown) as made:
+        made.config["defaults"] |= {"key": {"max_usage": LIMIT}, "on_cap": on_cap, "pickup": "1s"}
+        made.run("run", "--once", status=0)
+        for _ in range(LIMIT):
+            assert call(made, made.simulator.vendor.text_of(served(made, "busy"))) == 200
+        spent, idle = served(made, "busy"), served(made, "idle")
+        time.sleep(1.1)
+
+        done = made.run("run", "--once", status=0)
+
+        assert (served(made, "busy") == spent) == (on_cap == "report")
+        assert served(made, "idle") == idle
+        rotated = 1 if on_cap == "replace" else 0
+        assert done.stdout.startswith(f"{rotated} rotated, {2 - rotated} unchanged")
+        assert ('"event": "key_spent"' in done.stderr) == (on_cap == "report")
+
+
+def served(made: Installation, name: str) -> str:
+    """Return the id of the key that a target serves."""
+    shown = made.json("status", status=None)["targets"]
+    return str(next(target["key_id"] for target in shown if target["name"] == name))

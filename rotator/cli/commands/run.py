@@ -32,11 +32,16 @@ def run_once(common: Common) -> None:
     with Session(common, "info") as session:
         for warning in session.configuration.warnings:
             session.emit(Event(EventType.CONFIGURATION_WARNING, level=Level.WARNING, fields=asdict(warning)))
-        reports = session.work("rotating what is due", session.configuration.targets.values(), SCHEDULED)
-        for report in reports:
+        targets, what = session.configuration.targets.values(), "rotating what is due"
+        session.read_use(targets)  # into the memory that the passes plan with
+        reports = {report.target.name: report for report in session.work(what, targets, SCHEDULED)}
+        watches = session.installation.use_watches.values()
+        if nearly_spent := [target for watch in watches for target in watch.look(lambda: False)]:
+            reports |= {report.target.name: report for report in session.work(what, nearly_spent, SCHEDULED)}
+        for report in reports.values():
             for event in troubles(report):
                 session.emit(event)
-        outcomes = [output.outcome(report) for report in reports]
+        outcomes = [output.outcome(report) for report in reports.values()]
         words = ("rotated", "unchanged", "foreign", "failed")
         print_line(", ".join(f"{outcomes.count(word)} {word}" for word in words))
-        raise typer.Exit(output.status_of_reports(reports))
+        raise typer.Exit(output.status_of_reports([*reports.values()]))
