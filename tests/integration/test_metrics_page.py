@@ -13,12 +13,19 @@ from rotator.core.reasons import State
 from rotator.telemetry.metrics import FAILURE, LOST, ROTATION_REASONS, SUCCESS
 
 TARGET = {"target"}
-PROMISED: dict[str, set[str] | None] = {  # by the design: the labels, or None where only a Vault has such series
+PROMISED: dict[str, set[str] | None] = {  # by the design: the labels, or None where only a Vault, caps or channels have such series
     "key_expiry_timestamp_seconds": TARGET,
     "key_issued_timestamp_seconds": TARGET,
     "next_rotation_timestamp_seconds": TARGET,
     "superseded_keys": TARGET,
     "superseded_keys_past_grace": set(),
+    "key_use_ratio": None,
+    "key_spent_timestamp_seconds": None,
+    "superseded_keys_in_use": None,
+    "superseded_key_in_use_expiry_timestamp_seconds": None,
+    "early_rotations_refused_total": set(),
+    "notifications_total": None,
+    "provider_reports_use": {"provider"},
     "rotations_total": {"provider", "reason", "outcome"},
     "rotation_duration_seconds": set(),
     "retirements_total": {"outcome"},
