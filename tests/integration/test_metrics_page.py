@@ -13,7 +13,7 @@ from rotator.core.reasons import State
 from rotator.telemetry.metrics import FAILURE, LOST, ROTATION_REASONS, SUCCESS
 
 TARGET = {"target"}
-PROMISED: dict[str, set[str] | None] = {  # by the design: the labels, or None where only a Vault, caps or channels have such series
+PROMISED: dict[str, set[str] | None] = {  # the labels; None: only a Vault, a cap or a channel has it
     "key_expiry_timestamp_seconds": TARGET,
     "key_issued_timestamp_seconds": TARGET,
     "next_rotation_timestamp_seconds": TARGET,

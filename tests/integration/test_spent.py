@@ -10,6 +10,7 @@ from rich.text import Text
 from support.installation import Daemon, Installation, installation
 from support.pages import read_page, rows
 from support.process import wait_until
+from support.prometheus import NO_PROMETHEUS, RULES, impatient, is_installed, prometheus
 
 LIMIT = 5
 SWEEP = 2.0
@@ -117,3 +118,16 @@ def served(made: Installation, name: str) -> str:
     """Return the id of the key that a target serves."""
     shown = made.json("status", status=None)["targets"]
     return str(next(target["key_id"] for target in shown if target["name"] == name))
+
+
+@pytest.mark.skipif(not is_installed(), reason=NO_PROMETHEUS)
+def test_an_alert_fires_until_the_spent_key_is_replaced(running: tuple[Installation, Daemon]) -> None:
+    made, daemon = running
+    with prometheus({"rotator": [daemon.url().removeprefix("http://")]}, impatient(RULES.read_text(), 1)) as seen:
+        wait_until(lambda: bool(seen.query('rotator_key_use_ratio{target="busy"} == 0')), "the use of the key")
+        targets = daemon.get("/status.json", admin=True).json()["targets"]
+        made.simulator.vendor.use(made.simulator.vendor.text_of(targets[0]["key_id"]), calls=LIMIT)
+        seen.wait_for("RotatorServedKeySpent")
+        assert "RotatorKeyNearlySpent" not in seen.firing()
+        made.run("rotate", "busy", status=0)
+        seen.wait_for_end("RotatorServedKeySpent", seconds=70)
