@@ -29,6 +29,10 @@ PICKUP_SHARE = 0.5
 """A cap of which the pickup alone spends this share is too small for early rotations."""
 
 
+MOST = 1e6
+"""No larger share of a cap is shown: a number may be too large for JSON."""
+
+
 @dataclass(frozen=True, slots=True)
 class CapState:
     """How much of one cap the served key had used at the last look."""
@@ -42,8 +46,8 @@ class CapState:
 
     @property
     def ratio(self) -> float:
-        """The share of the cap that is used; 1 for a limit of 0."""
-        return self.used / self.cap.limit if self.cap.limit > 0 else 1.0
+        """The share of the cap that is used; 1 for a limit of 0. Of a limit near 0, not more than can be shown."""
+        return min(MOST, self.used / self.cap.limit) if self.cap.limit > 0 else 1.0
 
     @property
     def left(self) -> float:

@@ -16,6 +16,10 @@ APART = timedelta(seconds=10)
 """Two looks that are closer show no rate: one call between them would count as a burst."""
 
 
+LATE = timedelta(hours=1)
+"""How late a list may be. A look that is earlier by more shows that this clock was ahead, and is right now."""
+
+
 @dataclass(frozen=True, slots=True)
 class CapUse:
     """How much of one cap a key has used, in the cap's own unit."""
@@ -74,8 +78,10 @@ class UseSeries:
     def add(self, use: KeyUse) -> "UseSeries":
         """Return the series with one more look. One that is not newer is ignored: a list may be late.
 
-        A number that shrinks, or a cap that is no longer shown, starts a new series.
+        A number that shrinks, a cap that is no longer shown, or a clock that was set back, starts a new series.
         """
+        if self.as_of - _time(use) > LATE:
+            return UseSeries((use,), self.is_shown_alone, _last_use(use, None))
         if _time(use) <= self.as_of:
             return self
         used_at = max(filter(None, (self.used_at, _last_use(use, self.latest))), default=None)

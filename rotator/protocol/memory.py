@@ -244,13 +244,14 @@ class Memory:
         """Keep what the provider showed of a key's use, and return what is known of the target's keys.
 
         `alone`: in a look-up of this key, not in the list. One that shows fewer caps than the list counts as showing
-        none: the list's numbers stay.
+        none: the list's numbers stay. So do those of a look-up where the list shows fewer.
         """
         with self._noting:
             known = self.kept.use.get(target.name, {})
             series = known.get(key.id)
-            shows_less = alone and series is not None and (key.use is None or not key.use.shows_all_of(series.latest))
-            if key.use is not None and not shows_less:
+            shows_less = series is not None and (key.use is None or not key.use.shows_all_of(series.latest))
+            stays = series is not None and shows_less and (alone or series.is_shown_alone)
+            if key.use is not None and not stays:
                 series = series_with(series, key.use)
             if series is not None:
                 series = replace(series, is_shown_alone=not shows_less) if alone else series

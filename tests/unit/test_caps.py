@@ -22,6 +22,7 @@ from rotator.core.superseded import superseded_keys
 from rotator.core.target import Cap, CapPolicy, Target
 from rotator.core.use import APART, LOOKS, CapUse, KeyUse, UseSeries, series_with
 from rotator.core.versions import MAX_EARLY, History, Record, Scope, Version, compose
+from rotator.telemetry.wording import percent
 
 PLACE = place_of(OWNER, "memory/apps/billing-api/respan")
 SCOPE = Scope(OWNER, (PLACE,), PLACE, frozenset({OWNER}), frozenset())
@@ -114,6 +115,12 @@ def test_the_limit_that_the_provider_shows_counts_and_not_the_configured_one() -
 def test_a_limit_of_zero_is_spent_and_divides_by_nothing() -> None:
     decision = decided(observed(REPORTS, [seen(0, HOUR, limit=0)]), HOUR)
     assert (decision.state, decision.use and decision.use.ratio) == (State.SPENT, 1.0)
+
+
+def test_the_share_of_a_limit_near_zero_is_a_number() -> None:
+    decision = decided(observed(REPORTS, [seen(1e10, HOUR, limit=1e-310)]), HOUR)
+    assert decision.use is not None
+    assert (decision.state, percent(decision.use.ratio)) == (State.SPENT, "100000000%")
 
 
 def test_a_configured_limit_says_nothing_of_a_key_that_was_made_with_another() -> None:

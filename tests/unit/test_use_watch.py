@@ -337,3 +337,33 @@ def test_a_look_up_that_shows_less_than_the_list_does_not_hide_what_the_list_sho
     made = watched.plan()
     assert made.use is not None
     assert (made.use.used, made.is_nearly_spent) == (40, True), "and the next look is the next list"
+
+
+def test_a_list_that_shows_less_than_a_look_up_does_not_hide_what_the_look_up_showed() -> None:
+    watched = Watched()
+    watched.uses(40)
+    passed(watched, MINUTE)
+    watched.look()
+    served = watched.world.served()
+    assert served is not None
+    watched.world.vendor.use[served.id] = KeyUse(last_used_at=watched.world.clock.now())
+    passed(watched, MINUTE)
+    watched.sweep()
+    made = watched.plan()
+    assert made.use is not None
+    assert made.use.used == 40
+    passed(watched, HOUR)
+    watched.look()
+    watched.sweep()
+    assert watched.plan().use is None, "the look-up no longer shows it"
+
+
+def test_a_clock_that_was_ahead_hides_no_use_once_it_is_right() -> None:
+    watched = Watched()
+    passed(watched, 24 * HOUR)
+    watched.uses(10)
+    watched.sweep()
+    passed(watched, -22 * HOUR)
+    watched.uses(100)
+    watched.sweep()
+    assert watched.plan().state is State.SPENT
