@@ -26,6 +26,7 @@ class Common:
     config: Path
     log_format: LogFormat | None
     log_level: LogLevel | None
+    url: str | None = None  # of a daemon to inform of what the command changed
 
     def start_logging(self, default_level: LogLevel) -> None:
         """Log to standard error, from `default_level` on unless the user chose a level."""
@@ -65,6 +66,14 @@ RevokeNowOption = Annotated[
     bool,
     typer.Option(
         "--revoke-now", help="Revoke the old keys at once. Applications that still use them fail until they reload."
+    ),
+]
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        envvar="ROTATOR_URL",
+        help="A running daemon's admin address. It shows the changes at once, and otherwise within [daemon].resync.",
     ),
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Every configured target.")]

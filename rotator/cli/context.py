@@ -18,11 +18,12 @@ from rotator.app.wiring import Installation
 from rotator.cli.command import Common, LogLevel, stop_on_sigterm
 from rotator.cli.exit_status import usage_error
 from rotator.cli.progress import Advance, progress
+from rotator.cli.remote import request_look
 from rotator.cli.streams import print_error
 from rotator.cli.use import UseReader
 from rotator.config.loader import load
 from rotator.core.errors import ClockDisagrees, ProviderError, ProviderRateLimited, RotatorError, StoreError
-from rotator.core.events import Event, EventType, Level
+from rotator.core.events import AUDIT, Event, EventType, Level
 from rotator.core.keys import ListedKey
 from rotator.core.orphans import by_place
 from rotator.core.plan import deadline, plan
@@ -59,7 +60,10 @@ class Session:
         self.clock = SystemClock()
         self.metrics = Metrics(__version__)
         self.reports: dict[str, Report] = {}  # of the passes that `work` has finished, by target
+        self._url = common.url
+        self._has_changed = False  # whether this command changed a key or a path
         self._at_end = ExitStack()
+        self._at_end.callback(self._inform_daemon)
         self._at_end.callback(flush)  # the log comes before what is printed last
         stop_on_sigterm()
 
@@ -75,11 +79,19 @@ class Session:
 
         Raises `RotatorError`.
         """
-        built = Installation(self.configuration, os.environ, self.clock, self.metrics, self.emit)
+        built = Installation(self.configuration, os.environ, self.clock, self.metrics, self._on_event)
         self._at_end.callback(built.close)
         self._at_end.callback(self._remove_strays, built)
         self._at_end.callback(self._report_clock)
         return built
+
+    def _on_event(self, event: Event) -> None:
+        self._has_changed = self._has_changed or event.what in AUDIT
+        self.emit(event)
+
+    def _inform_daemon(self) -> None:
+        if self._url and self._has_changed:
+            request_look(self._url)
 
     def _report_clock(self) -> None:
         """Report a wrong clock: at the end of the command the upstreams' answers have shown their time."""

@@ -20,6 +20,7 @@ from rotator.cli.command import (
     ReasonOption,
     RevokeNowOption,
     TargetsArgument,
+    UrlOption,
 )
 from rotator.core.request import RotationRequest
 
@@ -34,7 +35,7 @@ def run(
     """Run the daemon: rotate each key before it expires.
 
     Signals: TERM or INT finishes the work under way and stops; a second one stops at once. HUP reloads the
-    configuration. USR1 rotates every target now.
+    configuration and reads every path again. USR1 rotates every target now.
 
     \b
     Example: rotator run --config /etc/rotator/rotator.toml
@@ -54,6 +55,7 @@ def rotate(
         bool, typer.Option("--adopt", help="Take over a path that holds data rotator did not write.")
     ] = False,
     reason: ReasonOption = "",
+    url: UrlOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
     log_format: LogFormatOption = None,
@@ -72,13 +74,14 @@ def rotate(
     from rotator.cli.commands.rotate import rotate_targets
 
     request = RotationRequest(rotate=True, revoke_now=revoke_now, adopt=adopt, by="command", comment=reason)
-    rotate_targets(Common(config, log_format, log_level), targets, request, every=every, as_json=as_json)
+    rotate_targets(Common(config, log_format, log_level, url), targets, request, every=every, as_json=as_json)
 
 
 @app.command(cls=Command)
 def rollback(
     target: Annotated[str, typer.Argument(metavar="TARGET", hidden=True)],
     reason: ReasonOption = "",
+    url: UrlOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     log_format: LogFormatOption = None,
     log_level: LogLevelOption = None,
@@ -92,7 +95,7 @@ def rollback(
     """
     from rotator.cli.commands.rotate import roll_back_target
 
-    roll_back_target(Common(config, log_format, log_level), target, reason)
+    roll_back_target(Common(config, log_format, log_level, url), target, reason)
 
 
 @app.command(cls=Command)
@@ -109,6 +112,7 @@ def extend(
         ),
     ] = False,
     reason: ReasonOption = "",
+    url: UrlOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
     log_format: LogFormatOption = None,
     log_level: LogLevelOption = None,
@@ -129,7 +133,8 @@ def extend(
     """
     from rotator.cli.commands.extend import extend_keys
 
-    extend_keys(Common(config, log_format, log_level), lifetime, targets, every=every, by_name=by_name, reason=reason)
+    common = Common(config, log_format, log_level, url)
+    extend_keys(common, lifetime, targets, every=every, by_name=by_name, reason=reason)
 
 
 @app.command(cls=Command)
@@ -212,6 +217,7 @@ def sweep(
             help="If there are more orphans, change none of them. Default: [sweep].max_orphans.",
         ),
     ] = None,
+    url: UrlOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
     log_format: LogFormatOption = None,
@@ -227,12 +233,13 @@ def sweep(
     """
     from rotator.cli.commands.sweep import sweep_keys
 
-    sweep_keys(Common(config, log_format, log_level), dry_run=dry_run, max_orphans=max_orphans, as_json=as_json)
+    sweep_keys(Common(config, log_format, log_level, url), dry_run=dry_run, max_orphans=max_orphans, as_json=as_json)
 
 
 @app.command(cls=Command)
 def find(
     revoke_now: RevokeNowOption = False,
+    url: UrlOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = DEFAULT_CONFIG,
     log_format: LogFormatOption = None,
@@ -250,7 +257,7 @@ def find(
     """
     from rotator.cli.commands.find import find_keys
 
-    find_keys(Common(config, log_format, log_level), revoke_now=revoke_now, as_json=as_json)
+    find_keys(Common(config, log_format, log_level, url), revoke_now=revoke_now, as_json=as_json)
 
 
 @app.command(cls=Command)

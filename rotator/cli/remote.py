@@ -1,27 +1,29 @@
-"""Reads the status of a running daemon. Its answer is validated: anything may listen at that address."""
+"""Reads the status of a running daemon, and informs one of a change.
+
+An answer is validated: anything may listen at that address.
+"""
 
 import ssl
 
 from pydantic import ValidationError
 
+from rotator.cli.streams import print_error
 from rotator.core.errors import StoreUnavailable
 from rotator.runtime.clock import SystemClock
-from rotator.runtime.http import HttpClient, NoResponse
+from rotator.runtime.http import HttpClient, NoResponse, Response
 from rotator.runtime.redact import quoted
 from rotator.telemetry.status_json import DaemonStatusJson
 
 _ADVICE = "The admin address is [http].admin in its configuration; in a cluster, reach it through a port-forward."
 _SECONDS = 30.0  # for the whole answer: a daemon with tens of thousands of targets needs a second or two
 _MAX_BODY = 256 * 2**20  # bytes; a target takes less than a thousand
+_SECONDS_TO_INFORM = 5.0
 
 
 def ask(url: str) -> DaemonStatusJson:
     """Return the status of the daemon at this address. Raises `StoreUnavailable`, which ends a command with 3."""
-    address = (url if "://" in url else f"http://{url}").rstrip("/")
-    clock = SystemClock()
-    client = HttpClient(clock, timeout=_SECONDS, context=ssl.create_default_context())
-    answer = client.send("GET", f"{address}/status.json", by=clock.monotonic() + _SECONDS, max_body=_MAX_BODY)
-    client.close()
+    address = _address(url)
+    answer = _send("GET", f"{address}/status.json", _SECONDS, _MAX_BODY)
     if isinstance(answer, NoResponse):
         raise StoreUnavailable(f"no daemon answers at {address}: {quoted(answer.reason)}", _ADVICE)
     if not answer.is_success:
@@ -39,3 +41,27 @@ def ask(url: str) -> DaemonStatusJson:
             f"the server at {address} is not rotator, or its version is not compatible: {place} is not as expected",
             _ADVICE,
         ) from None
+
+
+def request_look(url: str) -> None:
+    """Have the daemon at this address read every path, which a command has changed. Print why it does not."""
+    answer = _send("POST", f"{_address(url)}/look", _SECONDS_TO_INFORM, max_body=1000)
+    if isinstance(answer, Response) and answer.is_success:
+        return
+    why = answer.reason if isinstance(answer, NoResponse) else f"it answered {answer.status}"
+    print_error(
+        f"rotator: the daemon at {_address(url)} was not informed, so it shows the change within its [daemon].resync: "
+        f"{quoted(why)}"
+    )
+
+
+def _address(url: str) -> str:
+    return (url if "://" in url else f"http://{url}").rstrip("/")
+
+
+def _send(method: str, url: str, seconds: float, max_body: int) -> Response | NoResponse:
+    clock = SystemClock()
+    client = HttpClient(clock, timeout=seconds, context=ssl.create_default_context())
+    answer = client.send(method, url, by=clock.monotonic() + seconds, max_body=max_body)
+    client.close()
+    return answer

@@ -37,7 +37,7 @@ EVENTS_SHOWN = 20
 
 FOR_DATES, FOR_REASONS, FOR_KEY_IDS = 100, 120, 140
 """How wide a terminal must be to also show: a key's age, when the last superseded key expires; the reason of the next
-rotation; complete key ids."""
+rotation; complete key ids, and when a daemon last read the path."""
 
 _ID_START = 10
 
@@ -56,7 +56,8 @@ def print_status(shown: StatusJson, *, as_json: bool) -> None:
     console.print(status_table(shown, console.width))
     lines = [*_problem_lines(targets), *_spending_lines(targets), *_stale_lines(shown), *_waiting_lines(targets)]
     if isinstance(shown, DaemonStatusJson):
-        lines += ["", *_daemon_lines(shown.daemon, shown.at), *_event_lines(shown.events, shown.at)]
+        lines += ["", *_daemon_lines(shown.daemon, shown.at), *_look_lines(targets, shown.at)]
+        lines += _event_lines(shown.events, shown.at)
     for line in lines:
         print_line(printable(line))
 
@@ -145,7 +146,8 @@ def status_table(shown: StatusJson, width: int) -> Table:
     table.add_column("target", overflow="fold")
     age = ["age"] if width >= FOR_DATES else []
     use = ["use"] if any(target.use or target.caps for target in shown.targets) else []
-    for column in ("key", *age, "expires", "next rotation", "superseded", *use, "state"):
+    looked = ["looked at"] if width >= FOR_KEY_IDS and any(target.looked_at for target in shown.targets) else []
+    for column in ("key", *age, "expires", "next rotation", "superseded", *use, *looked, "state"):
         table.add_column(column, no_wrap=True)
     for target in _worst_first(shown):
         key_id = printable(target.key_id or "-")  # anything may be in a record, or in the answer of a daemon
@@ -159,6 +161,7 @@ def status_table(shown: StatusJson, width: int) -> Table:
             _next_rotation(target, shown.at, with_reason=width >= FOR_REASONS),
             _superseded(target, shown.at, with_end=width >= FOR_DATES),
             *([_use(target)] if use else []),
+            *([_ago(target.looked_at, shown.at)] if looked else []),
             target.state,
         )
         table.add_row(*map(Text, cells), style=STYLES.get(target.state))  # texts: brackets are no markup
@@ -175,6 +178,10 @@ def _superseded(target: TargetJson, now: datetime, *, with_end: bool) -> str:
 
 def _when(moment: datetime | None, now: datetime) -> str:
     return distance(moment, now) if moment else "-"
+
+
+def _ago(moment: datetime | None, now: datetime) -> str:
+    return f"{in_units(now - moment)} ago" if moment else "-"
 
 
 def _next_rotation(target: TargetJson, now: datetime, *, with_reason: bool) -> str:
@@ -211,6 +218,15 @@ def _daemon_lines(daemon: DaemonJson, now: datetime) -> Iterator[str]:
         yield f"a changed configuration was refused, and the old one is in use: {daemon.configuration_refused}"
     if not daemon.clock_trusted:
         yield "the clocks differ: keys are renewed, but none is shortened or deleted"
+
+
+def _look_lines(targets: Iterable[TargetJson], now: datetime) -> Iterator[str]:
+    """Yield how old the oldest of the daemon's looks at the paths is."""
+    looks = [target.looked_at for target in targets]
+    known = [look for look in looks if look is not None]
+    if known:
+        unread = f"; {count(len(looks) - len(known), 'path')} not read yet" if len(known) < len(looks) else ""
+        yield f"the paths were read within the last {in_units(now - min(known))}{unread}"
 
 
 def _event_lines(events: Sequence[EventJson], now: datetime) -> Iterator[str]:

@@ -45,8 +45,15 @@ NO_PASS = 600.0
 """Seconds without a finished pass after which all are stuck, if targets are due and nothing waits for a budget."""
 
 
+LOOK_EVERY = 5.0
+"""Seconds between two looks on demand at every path, at least."""
+
+LOOKS_A_SECOND = 100
+"""How many paths a second looks on demand read at most, on average: each takes a request to the store."""
+
+
 class Dispatcher:
-    """Keeps the targets of its current installation. Any thread may call `tick`, `request` and `take_up`."""
+    """Keeps the targets of its current installation. Any thread may call `tick`, `request`, `look` and `take_up`."""
 
     def __init__(
         self,
@@ -72,6 +79,8 @@ class Dispatcher:
         self._in_use: Counter[Installation] = Counter()
         self._formers: list[Installation] = []  # to close when no work uses them
         self._sweeping = threading.Lock()
+        self._look_requested = threading.Event()
+        self._look_again_at = float("-inf")  # monotonic
         self._reports = Reports(self._report)
         self._configured_at: dict[str, datetime] = {}  # by target: when its configuration last changed
         self._ending = False
@@ -107,6 +116,13 @@ class Dispatcher:
         self.statuses.request(names)
         self._schedule.request(names, request)
 
+    def look(self) -> None:
+        """Read every path soon, because a person or a command may have changed some. Nothing is rotated for it.
+
+        Several requests count as one. Does not wait.
+        """
+        self._look_requested.set()
+
     def lead(self) -> None:
         """Begin to lead: wake the targets that this replica has seen due. The others come in their turn."""
         statuses = self.statuses.snapshot()
@@ -124,6 +140,7 @@ class Dispatcher:
         if jumped := self._schedule.jumped():
             fields: Fields = {"seconds": round(jumped), "targets": len(self.installation.targets)}
             self._emit(Event(EventType.CLOCK_JUMPED, "", Level.WARNING, fields))
+        self._look_if_requested()
         self._begin_what_is_due()
         self.last_tick = self._clock.monotonic()
         with self._taking:
@@ -131,6 +148,13 @@ class Dispatcher:
         if waits:
             self._last_pass = self.last_tick
             self.health.excuse()
+
+    def _look_if_requested(self) -> None:
+        now = self._clock.monotonic()
+        if self._look_requested.is_set() and now >= self._look_again_at:
+            self._look_requested.clear()
+            self._look_again_at = now + max(LOOK_EVERY, len(self.installation.targets) / LOOKS_A_SECOND)
+            self._schedule.look()
 
     def problems(self) -> Iterator[str]:
         """Yield the problems that only a restart of the process solves."""
@@ -335,15 +359,17 @@ class Dispatcher:
             return work_on(installation, self._metrics, target, task.request, options, partial(self._observe, target))
 
     def _observe(self, target: Target, plan: Plan) -> None:
-        self.statuses.observe(target, plan)
+        self.statuses.observe(target, plan, self._clock.now())
         self._planned(target, plan)
 
     def _record_pass(self, report: Report, task: Task) -> None:
         target = report.target
         failures, retry_at = self._schedule.done(report, task)
+        self.has_read = self.has_read or report.plan is not None
+        if failures and not report.error:
+            return  # a look at a target that fails: its error lasts until the next try
         fulfilled = task.request.rotate and (report.rotated or report.error is None)
         self.statuses.update(target, report.plan, report.error, retry_at, fulfilled=fulfilled)
-        self.has_read = self.has_read or report.plan is not None
         self._reports.passed(report, failures, retry_at, self.installation.upstreams())
 
     @contextlib.contextmanager

@@ -173,6 +173,7 @@ class Daemon:
             if number == signal.SIGHUP:
                 self._reloader.request()
                 self._jobs.run_now(FILES)
+                self._dispatcher.look()
             else:
                 fields: Fields = {"by": "signal", "targets": len(self._installation.targets)}
                 self._emit(Event(EventType.ROTATION_REQUESTED, fields=fields))
@@ -262,7 +263,14 @@ class Daemon:
         listen = Server(http.listen, pages, option="[http].listen", loopback_only_hosts=False, emit=self._emit)
         pages = {"/": self._page, "/status.json": self._status}
         try:
-            admin = Server(http.admin, pages, option="[http].admin", loopback_only_hosts=True, emit=self._emit)
+            admin = Server(
+                http.admin,
+                pages,
+                option="[http].admin",
+                loopback_only_hosts=True,
+                emit=self._emit,
+                posts={"/look": self._look},
+            )
         except RotatorError:
             listen.close()
             raise
@@ -314,6 +322,10 @@ class Daemon:
             or any(store.is_logged_in for store in self._installation.vaults.values())
         )
         return self._was_ready
+
+    def _look(self) -> Response:
+        self._dispatcher.look()
+        return text_response(202, "every path is read soon")
 
     def _page(self, query: str) -> Response:
         shown = page.render(self._known(), page.read_query(query))

@@ -44,6 +44,7 @@ class Task:
 
 
 _NOTHING_ASKED = Task()  # one for all targets
+_LOOK_AGAIN = Task(options=LOOK)
 
 
 @dataclass(slots=True)
@@ -55,6 +56,7 @@ class _Slot:
     under_way: bool = False
     again: bool = False  # it came due again during its pass
     failures: int = 0
+    retry_at: datetime = AT_ONCE  # after a look, the pass that was due before it is due again
     renewal: Renewal | None = None
     deadline: datetime = AT_ONCE  # a target that has not been observed yet may be without a key
 
@@ -140,6 +142,20 @@ class Schedule:
                     self._put(name, turn)
                 turns[slot.lane[0]] = turn + self._paces[slot.lane[0]]
 
+    def look(self) -> None:
+        """Make every target due for a pass that only reads, unless it is due already or waits for another task."""
+        with self._lock:
+            now = self.clock.now()
+            for name, slot in self._slots.items():
+                if slot.at <= now and not slot.under_way:
+                    continue  # otherwise many looks could put off what is due
+                if slot.task == _NOTHING_ASKED:
+                    slot.task = _LOOK_AGAIN
+                    slot.retry_at = slot.retry_at if slot.under_way else slot.at
+                elif slot.task != _LOOK_AGAIN or not slot.under_way:
+                    continue
+                self._put(name, now)
+
     def take(self, is_open: Callable[[Lane], bool] = lambda _: True) -> tuple[str, Task] | None:
         """Return the most urgent target that is due in an open lane, and its task, or None."""
         with self._lock:
@@ -182,16 +198,22 @@ class Schedule:
             slot.under_way = False
             at = now + LONGEST_WAIT  # if the code below fails, the target still has a next pass
             try:
+                again, slot.again = slot.again or slot.task is not task, False
+                if task == _LOOK_AGAIN and slot.failures and not _shows_another_key(report, slot):
+                    # Its error lasts until the next try, at its time: a look costs the provider nothing.
+                    slot.task = slot.task if again else _NOTHING_ASKED
+                    at = now if again else slot.retry_at
+                    return slot.failures, slot.retry_at
                 slot.failures = slot.failures + 1 if report.error else 0
                 if report.plan:
                     slot.renewal = report.plan.renewal
                     needed = deadline(report.plan, now)
                     waits = report.plan.current is None and slot.deadline != AT_ONCE  # it keeps its place
                     slot.deadline = min(slot.deadline, needed) if waits else needed
-                again, slot.again = slot.again or slot.task is not task, False
                 if slot.task is task and (report.rotated or report.error is None):
                     slot.task = _NOTHING_ASKED
-                at = now if again else self._next(slot, report, task, now)
+                slot.retry_at = self._next(slot, report, task, now)
+                at = now if again else slot.retry_at
             finally:
                 self._put(report.target.name, at)
             return slot.failures, at
@@ -254,6 +276,7 @@ class Schedule:
 
     def _put(self, name: str, at: datetime) -> None:
         slot = self._slots[name]
+        slot.again = slot.again or slot.under_way  # the pass may have read the path before
         slot.at, slot.ticket = at, next(self._tickets)
         heapq.heappush(self._heap, (at, slot.ticket, name))
 
@@ -278,3 +301,11 @@ class Schedule:
             for name in self._slots:
                 self._put(name, now)
         self._offset = offset
+
+
+def _shows_another_key(report: Report, slot: _Slot) -> bool:
+    """Return whether a pass has read another served key than the one before it."""
+    if report.plan is None:
+        return False
+    before, after = slot.renewal, report.plan.renewal
+    return (before.due_at if before else None) != (after.due_at if after else None)

@@ -56,6 +56,7 @@ class TargetStatus:
     next_attempt_at: datetime | None = None  # when the daemon works on it again, if that is known
     requested: bool = False  # a person requested a new key, and it is not served yet
     pickups: tuple[Pickup, ...] = ()  # of the last rotations
+    looked_at: datetime | None = None  # when the daemon last read the path
 
     @property
     def state(self) -> State:
@@ -114,6 +115,7 @@ class TargetStatus:
             caps=tuple(cap.option for cap in self.target.caps.caps),
             pickups=tuple(_pickup_json(pickup) for pickup in self.pickups),
             last_error=scrub(self.error.message) if self.error else None,
+            looked_at=self.looked_at,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -294,15 +296,17 @@ class StatusRegistry:
                 if name in self._targets:
                     self._targets[name] = replace(self._targets[name], requested=True)
 
-    def observe(self, target: Target, plan: Plan) -> None:
-        """Record the plan of a pass that is under way. A new served key fulfils a request."""
+    def observe(self, target: Target, plan: Plan, at: datetime) -> None:
+        """Record the plan of a pass that is under way, which has read the path. A new served key fulfils a request."""
         with self._lock:
             before = self._targets.get(target.name)
             if before is not None:
                 is_new = before.plan is not None and _key_id(plan) != _key_id(before.plan)
                 pickups = measured(before.pickups, plan.superseded)
                 requested = before.requested and not is_new
-                self._targets[target.name] = replace(before, plan=plan, requested=requested, pickups=pickups)
+                self._targets[target.name] = replace(
+                    before, plan=plan, requested=requested, pickups=pickups, looked_at=at
+                )
 
     def update(
         self,
@@ -320,13 +324,13 @@ class StatusRegistry:
         with self._lock:
             before = self._targets.get(target.name)
             if before is not None:
-                self._targets[target.name] = TargetStatus(
-                    before.target,
-                    plan or before.plan,
-                    error,
-                    next_attempt_at,
-                    before.requested and not fulfilled,
-                    measured(before.pickups, plan.superseded) if plan else before.pickups,
+                self._targets[target.name] = replace(
+                    before,
+                    plan=plan or before.plan,
+                    error=error,
+                    next_attempt_at=next_attempt_at,
+                    requested=before.requested and not fulfilled,
+                    pickups=measured(before.pickups, plan.superseded) if plan else before.pickups,
                 )
 
     def show_use(self, target: Target, served: Record, use: CapState) -> None:

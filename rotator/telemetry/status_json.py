@@ -87,6 +87,8 @@ class TargetJson(_Model):
     pickups: tuple[PickupJson, ...] = ()
     """Of the last rotations that this process has seen, the newest last."""
     last_error: str | None
+    looked_at: Moment | None = None
+    """When a daemon last read the path; None if it has not, and without a daemon."""
 
 
 class StatusJson(_Model):

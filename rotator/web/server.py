@@ -1,7 +1,7 @@
 """A small HTTP server for a few fixed pages, on a port that strangers can reach.
 
 Connections, bytes and time are bounded: one deadline covers a whole connection, not each read. The server answers one
-GET or HEAD per connection. It reads no body and writes no access log.
+GET, HEAD or POST per connection. It reads no body and writes no access log.
 """
 
 import re
@@ -9,7 +9,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -60,6 +60,9 @@ Routes = Mapping[str, Callable[[str], Response]]
 A page gets the query as the client sent it (the printable ASCII after the first question mark), or "".
 """
 
+Posts = Mapping[str, Callable[[], Response]]
+"""What a POST without a body does, by path."""
+
 
 class Shared:
     """A costly page: all requests that arrive while it is made share the next one.
@@ -96,6 +99,7 @@ class Server:
         emit: Listener,
         connections: int = 32,
         deadline: float = 5.0,
+        posts: Posts | None = None,
     ) -> None:
         """Start to listen. `option` is the configuration's name for the address.
 
@@ -106,7 +110,7 @@ class Server:
         self._listener = _listen(address, option)
         self._listener.setblocking(False)
         self.address = Address(address.host, self._listener.getsockname()[1])
-        self._routes = routes
+        self._routes, self._posts = routes, posts or {}
         self._loopback_only_hosts = loopback_only_hosts
         self._emit = emit
         self._deadline = deadline
@@ -231,25 +235,42 @@ class Server:
         if request is None or None in headers:
             return _rendered(text_response(400, "this is not HTTP/1.1"))
         method, target = request.groups()
-        if method not in ("GET", "HEAD"):
-            return _rendered(text_response(405, "only GET and HEAD"), "Allow: GET, HEAD\r\n")
-        hosts = [found[2].strip(" \t") for found in headers if found and found[1].lower() == "host"]
+        path, _, query = target.partition("?")
+        allowed = ("POST",) if path in self._posts else ("GET", "HEAD")
+        if method not in allowed:
+            refusal = text_response(405, f"only {' and '.join(allowed)}")
+            return _rendered(refusal, f"Allow: {', '.join(allowed)}\r\n", with_body=method != "HEAD")
+        fields = [(found[1].lower(), found[2].strip(" \t")) for found in headers if found]
+        hosts = [value for name, value in fields if name == "host"]
         if self._loopback_only_hosts and not (len(hosts) == 1 and _names_loopback(hosts[0])):
             page = text_response(421, "ask for localhost here, through a port-forward")
+        elif method == "POST":
+            page = _flaw_of_post(fields) or self._made(path, self._posts[path])
         else:
-            path, _, query = target.partition("?")
             page = self._page(path, query)
-        return _rendered(page, with_body=method == "GET")
+        return _rendered(page, with_body=method != "HEAD")
 
     def _page(self, path: str, query: str) -> Response:
         route = self._routes.get(path)
         if route is None:
             return text_response(404, f"not found; this port answers {', '.join(self._routes)}")
+        return self._made(path, lambda: route(query))
+
+    def _made(self, path: str, make: Callable[[], Response]) -> Response:
         try:
-            return route(query)
+            return make()
         except Exception as error:  # the next request still needs an answer
             self._emit(unexpected(f"answering {path}", error))
             return text_response(500, "this page failed; the log has the reason")
+
+
+def _flaw_of_post(fields: Sequence[tuple[str, str]]) -> Response | None:
+    """Return the refusal of a POST from a browser, where any page could have sent it, or with a body."""
+    if any(name in ("origin", "sec-fetch-site") for name, _ in fields):
+        return text_response(403, "not from a browser")
+    if any(name == "transfer-encoding" or (name == "content-length" and value != "0") for name, value in fields):
+        return text_response(413, "send no body")
+    return None
 
 
 def _listen(address: Address, option: str) -> socket.socket:

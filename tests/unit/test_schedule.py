@@ -498,3 +498,114 @@ def test_within_a_window_rotations_are_brought_forward_to_its_opening_at_most() 
     assert renewal.begins_at == due - timedelta(hours=2)
     assert replace(renewal, ahead=timedelta(hours=4)).begins_at == opens_at
     assert not replace(renewal, ahead=timedelta(hours=4)).is_due(opens_at - timedelta(seconds=1))
+
+
+# --- a look on demand ------------------------------------------------------------------------------------------------
+
+
+def watched(*names: str) -> tuple[Schedule, FakeClock, dict[str, Target]]:
+    """Targets that were read a while ago, and are well."""
+    schedule, clock, targets = make_schedule(*names)
+    for name in taken(schedule):
+        done(schedule, well(targets[name], clock, renew=8 * 3600))
+    clock.sleep(1)
+    return schedule, clock, targets
+
+
+def test_a_look_reads_every_target_now_and_spreads_the_next_reads_again() -> None:
+    names = [f"t{number}" for number in range(200)]
+    schedule, clock, targets = watched(*names)
+    schedule.look()
+    assert sorted(taken(schedule)) == sorted(names)
+    looks = [name for name in names if UNDER_WAY[name].options == LOOK]
+    assert len(looks) > 190, "all but those that were due anyway"
+    nexts = {name: done(schedule, well(targets[name], clock, renew=8 * 3600))[1] for name in names}
+    assert taken(schedule) == []
+    minutes = {int((at - clock.now()) / timedelta(minutes=1)) for name in looks if (at := nexts[name])}
+    assert minutes == set(range(10)), "as after a start"
+    clock.sleep(RESYNC.total_seconds())
+    assert sorted(taken(schedule)) == sorted(names)
+    assert LOOK not in {UNDER_WAY[name].options for name in names}
+
+
+def test_what_a_look_finds_due_is_done_at_once() -> None:
+    schedule, clock, targets = watched("a")
+    schedule.look()
+    assert taken(schedule) == ["a"]
+    found = well(targets["a"], clock, renew=0)
+    assert found.plan is not None
+    done(schedule, replace(found, plan=replace(found.plan, actions=(Rotate(Reason.EXPIRING, 1),))))
+    assert taken(schedule) == ["a"]
+    assert UNDER_WAY["a"].options != LOOK
+
+
+def test_looks_do_not_put_off_what_is_due() -> None:
+    schedule, clock, targets = watched(*(f"t{number}" for number in range(50)))
+    schedule.wake([*targets])
+    for name in targets:
+        schedule.look()
+        clock.sleep(5)
+        entry = schedule.take()
+        assert entry
+        assert entry[1].options != LOOK, name
+        schedule.done(well(targets[entry[0]], clock, renew=8 * 3600), entry[1])
+
+
+def test_a_look_during_a_pass_reads_the_path_after_it() -> None:
+    schedule, clock, targets = watched("a")
+    for _ in range(2):  # the second time the pass under way is a look itself
+        schedule.look()
+        assert taken(schedule) == ["a"]
+        schedule.look()
+        done(schedule, well(targets["a"], clock, renew=8 * 3600))
+        assert taken(schedule) == ["a"]
+        done(schedule, well(targets["a"], clock, renew=8 * 3600))
+        assert taken(schedule) == []
+
+
+def test_a_wake_during_a_pass_is_not_lost() -> None:
+    schedule, clock, targets = make_schedule("a")
+    taken(schedule)
+    schedule.wake(["a"])
+    done(schedule, well(targets["a"], clock))
+    assert taken(schedule) == ["a"]
+
+
+def test_a_look_keeps_a_request() -> None:
+    schedule, clock, targets = watched("a")
+    schedule.request(["a"], ALL)
+    schedule.look()
+    assert taken(schedule) == ["a"]
+    assert UNDER_WAY["a"].request == ALL
+    done(schedule, replace(well(targets["a"], clock, renew=8 * 3600), rotated=True))
+    assert taken(schedule) == []
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_look_at_a_failing_target_changes_nothing_of_its_retry(again: bool) -> None:
+    """Whoever can request looks cannot have an upstream asked more often, nor a retry put off."""
+    schedule, clock, targets = watched("a")
+    clock.sleep(RESYNC.total_seconds())
+    assert taken(schedule) == ["a"]
+    count, retry_at = done(schedule, failed(targets["a"]))
+    for _ in range(10):
+        schedule.look()
+        assert taken(schedule) == ["a"]
+        assert UNDER_WAY["a"].options == LOOK
+        report = failed(targets["a"]) if again else well(targets["a"], clock, renew=8 * 3600 - 601)
+        assert done(schedule, report) == (count, retry_at)
+        assert taken(schedule) == []
+    assert retry_at is not None
+    clock.sleep((retry_at - clock.now()).total_seconds())
+    assert taken(schedule) == ["a"]
+    assert UNDER_WAY["a"].options != LOOK
+
+
+def test_a_failing_target_that_a_person_gave_another_key_has_recovered_at_once() -> None:
+    schedule, clock, targets = watched("a")
+    clock.sleep(RESYNC.total_seconds())
+    taken(schedule)
+    done(schedule, failed(targets["a"]))
+    schedule.look()
+    taken(schedule)
+    assert done(schedule, well(targets["a"], clock, renew=16 * 3600))[0] == 0

@@ -307,6 +307,78 @@ def test_the_open_port_does_not_care(site: Site) -> None:
     assert site.ask(headers={"Host": "10.1.2.3:9465"}).status_code == 200
 
 
+# --- a POST ----------------------------------------------------------------------------------------------------------
+
+POST = "POST /look HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.fixture
+def looks() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def posted(looks: list[str]) -> Iterator[Site]:
+    """An admin port on which POST /look does something."""
+
+    def look() -> Response:
+        looks.append("look")
+        return Response(202, "text/plain", b"soon\n")
+
+    with serving(loopback_only_hosts=True, posts={"/look": look}) as site:
+        yield site
+
+
+@pytest.mark.parametrize("path", ["/look", "/look?a=b"])
+@pytest.mark.parametrize("more", ["", "Content-Length: 0\r\n", "Content-Type: text/plain\r\n"])
+def test_a_post_without_a_body_is_done(posted: Site, looks: list[str], path: str, more: str) -> None:
+    assert status(posted.send(f"{POST.replace('/look', path)}{more}\r\n".encode())) == 202
+    assert looks == ["look"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer"),
+    [
+        (POST.replace("localhost", "evil.example"), 421),
+        ("POST /look HTTP/1.1\r\n", 421),
+        (POST.replace("POST", "GET"), 405),
+        (POST.replace("POST", "HEAD"), 405),
+        (POST.replace("POST", "PUT"), 405),
+        (POST.replace("POST", "OPTIONS"), 405),
+        (POST.replace("/look", "/status.json"), 405),
+        (POST.replace("/look", "/look/"), 405),
+        (f"{POST}Content-Length: 50000\r\n", 413),
+        (f"{POST}Content-Length: 0\r\nContent-Length: 5\r\n", 413),
+        (f"{POST}Transfer-Encoding: chunked\r\n", 413),
+        # what a browser sends for a page elsewhere, for one at this address, and for a page in a sandbox
+        (f"{POST}Origin: http://evil.example\r\n", 403),
+        (f"{POST}Origin: http://localhost\r\n", 403),
+        (f"{POST}Origin: null\r\n", 403),
+        (f"{POST}Sec-Fetch-Site: cross-site\r\n", 403),
+        (f"{POST}A: {'b' * MAX_HEAD}\r\n", 431),
+    ],
+)
+def test_any_other_post_does_nothing(posted: Site, looks: list[str], request_: str, answer: int) -> None:
+    assert status(posted.send(f"{request_}\r\n".encode())) == answer
+    assert looks == []
+    assert posted.ask(path="/status.json").status_code == 200
+
+
+def test_a_get_of_what_takes_a_post_names_the_method(posted: Site) -> None:
+    answer = posted.ask(path="/look")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+def test_a_post_that_fails_shows_nothing_of_the_reason() -> None:
+    def look() -> Response:
+        raise ValueError(f"a fault with {SECRET}")
+
+    with serving(posts={"/look": look}) as site:
+        answer = site.ask("POST", "/look")
+        assert (answer.status_code, SECRET in answer.text) == (500, False)
+        assert [event.what for event in site.events] == [EventType.UNEXPECTED_ERROR]
+
+
 # --- bounds ----------------------------------------------------------------------------------------------------------
 
 

@@ -178,9 +178,9 @@ def test_a_requested_rotation_is_due_until_a_new_key_is_served_or_the_pass_has_d
     board.request(["a", "gone"])
     assert standing() == ("due", "requested")
     board.update(target, WELL, None)
-    board.observe(target, WELL)
+    board.observe(target, WELL, START)
     assert standing() == ("due", "requested"), "that pass had begun before"
-    board.observe(target, other)
+    board.observe(target, other, START)
     assert standing() == ("ok", "fresh"), "the rest of the work delays no application"
     board.request(["a"])
     board.update(target, None, ProviderUnavailable("no"))
