@@ -44,7 +44,7 @@ class Task:
 
 
 _NOTHING_ASKED = Task()  # one for all targets
-_LOOK_AGAIN = Task(options=LOOK)
+_LOOK_AGAIN = Task(options=LOOK)  # compared by identity: the first pass, which is repeated until it succeeds, is equal
 
 
 @dataclass(slots=True)
@@ -124,6 +124,8 @@ class Schedule:
             for name in names:
                 if slot := self._slots.get(name):
                     slot.deadline = min(slot.deadline, (spent_at or {}).get(name, slot.deadline))
+                    if slot.task is _LOOK_AGAIN:  # a pass that acts reads the path as well
+                        slot.task = _NOTHING_ASKED
                     self._put(name, self.clock.now())
 
     def wake_in_turn(self, names: Collection[str]) -> None:
@@ -138,6 +140,7 @@ class Schedule:
             for name in sorted(held_up, key=lambda name: self._slots[name].deadline):
                 slot = self._slots[name]
                 turn = turns.get(slot.lane[0], now)
+                slot.retry_at = min(slot.retry_at, turn)
                 if turn < slot.at:
                     self._put(name, turn)
                 turns[slot.lane[0]] = turn + self._paces[slot.lane[0]]
@@ -152,7 +155,7 @@ class Schedule:
                 if slot.task == _NOTHING_ASKED:
                     slot.task = _LOOK_AGAIN
                     slot.retry_at = slot.retry_at if slot.under_way else slot.at
-                elif slot.task != _LOOK_AGAIN or not slot.under_way:
+                elif slot.task is not _LOOK_AGAIN or not slot.under_way:
                     continue
                 self._put(name, now)
 
@@ -199,9 +202,10 @@ class Schedule:
             at = now + LONGEST_WAIT  # if the code below fails, the target still has a next pass
             try:
                 again, slot.again = slot.again or slot.task is not task, False
-                if task == _LOOK_AGAIN and slot.failures and not _shows_another_key(report, slot):
+                if task is _LOOK_AGAIN and slot.failures and not _shows_another_key(report, slot):
                     # Its error lasts until the next try, at its time: a look costs the provider nothing.
                     slot.task = slot.task if again else _NOTHING_ASKED
+                    slot.retry_at = min(slot.retry_at, at)  # the clock may have been set back
                     at = now if again else slot.retry_at
                     return slot.failures, slot.retry_at
                 slot.failures = slot.failures + 1 if report.error else 0
@@ -210,7 +214,7 @@ class Schedule:
                     needed = deadline(report.plan, now)
                     waits = report.plan.current is None and slot.deadline != AT_ONCE  # it keeps its place
                     slot.deadline = min(slot.deadline, needed) if waits else needed
-                if slot.task is task and (report.rotated or report.error is None):
+                if slot.task is task and (report.rotated or report.error is None or task is _LOOK_AGAIN):
                     slot.task = _NOTHING_ASKED
                 slot.retry_at = self._next(slot, report, task, now)
                 at = now if again else slot.retry_at

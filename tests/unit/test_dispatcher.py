@@ -1,5 +1,6 @@
 """The dispatcher: which replica acts, what it reports of upstreams, clocks and failures, and when it sweeps."""
 
+import itertools
 import sqlite3
 import threading
 import time
@@ -830,3 +831,54 @@ def test_what_a_refused_organisation_key_held_up_is_taken_up_when_it_works_again
     replica.dispatcher.ask_providers()
     replica.dispatcher.watch()
     replica.work_until(lambda: replica.states() == {"a": State.OK, "b": State.OK}, "both keys")
+
+
+# --- a look on demand ------------------------------------------------------------------------------------------------
+
+
+def looked_at(replica: Replica) -> dict[str, datetime | None]:
+    return {status.target.name: status.looked_at for status in replica.dispatcher.statuses.snapshot()}
+
+
+def test_a_look_reads_every_path_and_asks_the_provider_nothing(replica: Replica) -> None:
+    replica.work()
+    before, calls = looked_at(replica), replica.calls()
+    assert None not in before.values()
+    replica.dispatcher.look()
+    replica.work()
+    after = looked_at(replica)
+    assert all(then and now and then < now for then, now in zip(before.values(), after.values(), strict=True))
+    assert replica.calls() == calls
+
+
+def test_looks_are_bounded_and_none_is_lost(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a hundred paths a second are not read on demand, however often that is requested."""
+    monkeypatch.setattr("rotator.daemon.dispatcher.LOOK_EVERY", 0.5)
+    replica.work()
+    looks: list[float] = []
+    monkeypatch.setattr(Schedule, "look", lambda _: looks.append(replica.clock.monotonic()))
+    end = time.monotonic() + 1.2
+    while time.monotonic() < end:
+        replica.dispatcher.look()
+        replica.dispatcher.tick()
+        time.sleep(0.01)
+    assert 2 <= len(looks) <= 3
+    assert all(later - earlier >= 0.5 for earlier, later in itertools.pairwise(looks))
+    time.sleep(0.5)
+    replica.dispatcher.tick()
+    replica.dispatcher.tick()
+    assert 3 <= len(looks) <= 4, "the last request is obeyed, once"
+
+
+def test_a_look_does_not_report_a_failing_target_as_recovered(replica: Replica) -> None:
+    replica.work()
+    replica.simulator.faults.add(Fault("refuse", "create", status=422, times=None))
+    replica.dispatcher.request(RotationRequest(rotate=True, by="signal"))
+    replica.work()
+    assert set(replica.states().values()) == {State.FAILING}
+    creates = replica.calls().count("create")
+    replica.dispatcher.look()
+    replica.work()
+    assert set(replica.states().values()) == {State.FAILING}
+    assert replica.events.of(EventType.TARGET_RECOVERED) == []
+    assert replica.calls().count("create") == creates

@@ -583,7 +583,7 @@ def test_a_look_keeps_a_request() -> None:
 
 @pytest.mark.parametrize("again", [False, True])
 def test_a_look_at_a_failing_target_changes_nothing_of_its_retry(again: bool) -> None:
-    """Whoever can request looks cannot have an upstream asked more often, nor a retry put off."""
+    """Otherwise many looks could have an upstream asked more often, or a retry put off."""
     schedule, clock, targets = watched("a")
     clock.sleep(RESYNC.total_seconds())
     assert taken(schedule) == ["a"]
@@ -599,6 +599,53 @@ def test_a_look_at_a_failing_target_changes_nothing_of_its_retry(again: bool) ->
     clock.sleep((retry_at - clock.now()).total_seconds())
     assert taken(schedule) == ["a"]
     assert UNDER_WAY["a"].options != LOOK
+
+
+def test_a_failing_target_that_is_woken_while_a_look_waits_is_tried_again() -> None:
+    schedule, clock, targets = watched("a", "b")
+    clock.sleep(RESYNC.total_seconds())
+    taken(schedule)
+    for name in ("a", "b"):
+        done(schedule, failed(targets[name]))
+    schedule.look()
+    schedule.wake(["a"])
+    schedule.wake_in_turn(["b"])
+    assert sorted(taken(schedule)) == ["a", "b"]
+    assert (UNDER_WAY["a"].options == LOOK, UNDER_WAY["b"].options == LOOK) == (False, True)
+    done(schedule, failed(targets["b"]))
+    assert taken(schedule) == ["b"]
+    assert UNDER_WAY["b"].options != LOOK
+
+
+def test_a_clock_that_is_set_back_puts_off_no_retry_after_a_look() -> None:
+    schedule, clock, targets = watched("a")
+    clock.sleep(RESYNC.total_seconds())
+    taken(schedule)
+    done(schedule, failed(targets["a"]))
+    schedule.look()
+    clock.wall_jump = timedelta(days=-365)
+    taken(schedule)
+    done(schedule, failed(targets["a"]))
+    clock.sleep(LONGEST_WAIT.total_seconds())
+    assert taken(schedule) == ["a"]
+
+
+@pytest.mark.parametrize("look", [False, True])
+def test_a_look_that_fails_backs_off_like_any_pass(look: bool) -> None:
+    """The look on demand as well as the first pass, which is a look, too."""
+    schedule, clock, targets = watched("a") if look else make_schedule("a")
+    if look:
+        schedule.look()
+    waits = []
+    for failures in range(1, 8):
+        assert taken(schedule) == ["a"]
+        count, at = done(schedule, failed(targets["a"]))
+        assert count == failures
+        assert at is not None
+        waits.append(at - clock.now())
+        clock.sleep(waits[-1].total_seconds())
+    assert waits[0] >= FIRST_WAIT / 2
+    assert waits[-1] > 4 * FIRST_WAIT
 
 
 def test_a_failing_target_that_a_person_gave_another_key_has_recovered_at_once() -> None:
