@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from support.canned import Asked, Reply, canned
-from support.installation import LEAST_RIGHTS, Installation, installation, on_vault
+from support.installation import LEAST_RIGHTS, Daemon, Installation, installation, on_vault
 from support.leaks import RECORDER
 from support.process import wait_until
 from support.vault import VaultServer
@@ -287,6 +287,49 @@ def test_a_key_that_another_process_replaced_is_noticed_within_resync_and_remove
     assert alive(rotator, new)
     assert daemon.stop() == 0
     assert daemon.events("configuration_loaded") == []
+
+
+def watched(rotator: Installation) -> tuple[Daemon, str]:
+    """A daemon that has read all paths, will not again for an hour, and notices no file of the others."""
+    rotator.config["daemon"]["resync"] = "1h"
+    own = rotator.folder / "daemon.json"
+    own.write_text(json.dumps(rotator.config))
+    daemon = rotator.start("--config", str(own))
+    wait_until(lambda: daemon.metric('rotator_targets{state="ok"}') == 2, "both targets to be well")
+    return daemon, daemon.url(admin=True)
+
+
+def seen(rotator: Installation, url: str) -> dict[str, dict[str, Any]]:
+    shown = rotator.json("status", "--url", url, status=None)
+    return {target["name"]: target for target in shown["targets"]}
+
+
+def test_what_a_command_changed_appears_within_seconds(rotator: Installation) -> None:
+    daemon, url = watched(rotator)
+    rotator.run("rotate", "a", status=0)
+    new = served(rotator)["a"]["key_id"]
+    time.sleep(3)
+    assert seen(rotator, url)["a"]["key_id"] != new, "nothing else shows it so soon"
+    rotator.run("rotate", "a", status=0, ROTATOR_URL=url)
+    new = served(rotator)["a"]["key_id"]
+    began = time.monotonic()
+    wait_until(lambda: seen(rotator, url)["a"]["key_id"] == new, "the daemon to show the new key", 10)
+    assert time.monotonic() - began < 8
+    assert all(target["looked_at"] for target in seen(rotator, url).values())
+    assert len(daemon.events("key_published")) == 2, "the daemon's own, at its start"
+    assert daemon.stop() == 0
+
+
+def test_hup_reads_every_path_again_and_rotates_nothing(rotator: Installation) -> None:
+    daemon, url = watched(rotator)
+    rotator.run("rotate", "--all", status=0)
+    new = {name: target["key_id"] for name, target in served(rotator).items()}
+    daemon.signal(signal.SIGHUP)
+    wait_until(
+        lambda: {name: target["key_id"] for name, target in seen(rotator, url).items()} == new, "the new keys", 10
+    )
+    assert len(daemon.events("key_published")) == 2
+    assert daemon.stop() == 0
 
 
 # --- outages ---------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ TARGET_SHAPE = {
     "caps",
     "pickups",
     "last_error",
+    "looked_at",
 }
 
 

@@ -6,10 +6,12 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -403,6 +405,7 @@ TARGET: dict[str, Any] = {
     "caps": [],
     "pickups": [],
     "last_error": None,
+    "looked_at": "2026-03-01T12:59:00Z",
 }
 DAEMON: dict[str, Any] = {
     "version": "9.0.0",
@@ -448,6 +451,79 @@ def test_the_port_of_the_metrics_is_named_as_that(invoke: Invoke) -> None:
     assert "[http].admin" in ended.err
 
 
+# --- informing a daemon ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["rotate a", "rotate --all --json", "rollback a", "extend a --for 48h", "sweep", "find --revoke-now"],
+)
+def test_a_command_that_changed_something_has_the_daemon_look(
+    invoke: Invoke, made: Installation, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    made.config["defaults"] = {**made.config.get("defaults", {}), "grace_period": "10m"}
+    invoke("rotate", "--all")
+    invoke("rotate", "--all")
+    store = SqliteStore(made.folder / "store.db", SystemClock())
+    version = store.newest("apps/a").current
+    assert version is not None
+    assert version.data is not None
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(str(version.data["api_key"]).encode())))
+    if command == "sweep":
+        made.config["sweep"] = {"min_age": "1s"}
+        time.sleep(1.5)  # until the key is old enough that its absence proves something
+        made.simulator.vendor.delete(key_id_of(made, str(version.data["api_key"])))
+    with canned(lambda _: Reply(202, "soon")) as server:
+        ended = invoke(*command.split(), "--url", server.address)
+        assert (ended.status, "was not informed" in ended.err) == (0, False), ended.err
+        assert [(asked.method, asked.path, asked.body) for asked in server.asked] == [("POST", "/look", b"")]
+        assert "origin" not in server.asked[0].headers
+        assert server.asked[0].headers.get("content-length", "0") == "0"
+
+
+def key_id_of(made: Installation, text: str) -> str:
+    key = made.simulator.vendor.key_of(text)
+    assert key is not None
+    return key.id
+
+
+@pytest.mark.parametrize("command", ["sweep --dry-run", "sweep", "rotate c", "rollback a"])
+def test_a_command_that_changed_nothing_informs_no_daemon(invoke: Invoke, command: str) -> None:
+    invoke("rotate", "--all")
+    with canned(lambda _: Reply(202, "soon")) as server:
+        invoke(*command.split(), ROTATOR_URL=server.address)
+        assert server.asked == []
+
+
+@pytest.mark.parametrize("answer", [Reply(404, {}), Reply(500, "broken"), Reply(302, "", {"location": "/"})])
+def test_a_daemon_that_cannot_be_informed_is_named_and_fails_nothing(invoke: Invoke, answer: Reply) -> None:
+    with canned(lambda _: answer) as server:
+        ended = invoke("rotate", "a", "--json", ROTATOR_URL=server.address)
+    assert (ended.status, ended.json()["targets"][0]["outcome"]) == (0, "rotated")
+    [line] = [line for line in ended.err.splitlines() if line.startswith("rotator: ")]
+    assert line.endswith(
+        f"was not informed, so it shows the change within its [daemon].resync: it answered {answer.status}"
+    )
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:1", "http://127.0.0.1:1/", "http://[", "ftp://localhost", "http://a..b", "x y"]
+)
+def test_an_address_without_a_daemon_fails_nothing(invoke: Invoke, url: str) -> None:
+    ended = invoke("rotate", "a", "--url", url)
+    assert ended.status == 0
+    assert len([line for line in ended.err.splitlines() if "was not informed" in line]) == 1
+    assert "Traceback" not in ended.err
+
+
+def test_a_daemon_that_never_answers_is_waited_for_shortly(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rotator.cli.remote._SECONDS_TO_INFORM", 0.3)
+    with canned(lambda _: Reply(202, "x" * 500, drips=True)) as server:
+        ended = invoke("rotate", "a", "--url", server.address)
+    assert ended.status == 0
+    assert "no answer in time" in ended.err or "was not informed" not in ended.err
+
+
 def test_a_lost_create_that_was_found_and_removed_is_reported(invoke: Invoke, made: Installation) -> None:
     made.simulator.faults.add(Fault("drop_after", "create"))
     ended = invoke("rotate", "a")
@@ -465,11 +541,12 @@ def test_a_429_is_reported_as_one(invoke: Invoke, made: Installation, monkeypatc
     assert "waiting for the rate limit" not in ended.err
 
 
-def test_an_older_daemon_shows_no_use(invoke: Invoke) -> None:
-    older = {**ANSWER, "targets": [{name: value for name, value in TARGET.items() if name not in ("use", "caps")}]}
+def test_an_older_daemon_shows_no_use_and_no_look(invoke: Invoke) -> None:
+    new = ("use", "caps", "looked_at")
+    older = {**ANSWER, "targets": [{name: value for name, value in TARGET.items() if name not in new}]}
     with canned(lambda _: Reply(200, older)) as server:
         shown = invoke("status", "--url", server.address, "--json")
-    assert (shown.status, shown.json()["targets"]) == (0, [TARGET])
+    assert (shown.status, shown.json()["targets"]) == (0, [{**TARGET, "looked_at": None}])
 
 
 def test_a_newer_daemons_state_is_shown_as_unknown_and_the_scheme_may_be_left_out(invoke: Invoke) -> None:

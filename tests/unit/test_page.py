@@ -774,3 +774,12 @@ def test_commands_in_advice_stand_out_and_are_not_broken() -> None:
     assert "`" not in shown.text
     foreign = page(status("c", FOREIGN))
     assert foreign.one("code", class_="command").text == "rotator rotate c --adopt"
+
+
+# --- looks -----------------------------------------------------------------------------------------------------------
+
+
+def test_when_a_path_was_last_read_stands_beside_the_state() -> None:
+    shown = cells(well(), looked_at=NOW - timedelta(seconds=70))
+    assert "path read 1 min 10 s ago" in shown["State"]
+    assert "read" not in cells(well())["State"]

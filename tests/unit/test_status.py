@@ -329,18 +329,20 @@ def test_a_table_fits_on_a_terminal(
         "expires_at": START + HOUR * 50,
         "next_rotation_at": START - HOUR / 15,
         "superseded": superseded,
+        "looked_at": START - HOUR / 60,
     }
     known = StatusJson(owner="prod-eu", at=START, targets=(target.model_copy(update=changes),))
     heading, *lines = shown(monkeypatch, capsys, known, terminal=True, width=width).splitlines()
     assert max(map(len, lines)) <= width
     assert heading.split("  ")[0] == "target"
     age = "age " if width >= 100 else ""
-    assert heading.split() == f"target key {age}expires next rotation superseded state".split()
+    look = "looked at " if width >= 140 else ""
+    assert heading.split() == f"target key {age}expires next rotation superseded {look}state".split()
     cells = {
         80: "9e5535e8-6… in 2 d 2 h 4 min ago 2 ok",
         100: "9e5535e8-6… 3 h in 2 d 2 h 4 min ago 2, last in 2 h ok",
         120: "9e5535e8-6… 3 h in 2 d 2 h 4 min ago (expiring) 2, last in 2 h ok",
-        140: f"{key_id} 3 h in 2 d 2 h 4 min ago (expiring) 2, last in 2 h ok",
+        140: f"{key_id} 3 h in 2 d 2 h 4 min ago (expiring) 2, last in 2 h 1 min ago ok",
     }
     assert lines[0].split()[1:] == cells[width].split()
     assert "".join(line.split()[0] for line in lines) == long
@@ -484,3 +486,33 @@ def test_the_daemons_own_state_is_shown_on_a_terminal_only(
     *_, failure, error, advice = shown(monkeypatch, capsys, known, terminal=True).splitlines()
     assert "a: target failed, failures 3" in failure
     assert (error.strip(), advice.strip()) == ("Vault is sealed.", "Unseal it.")
+
+
+# --- looks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_shows_how_old_the_looks_of_a_daemon_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lines(*ages: float | None) -> list[str]:
+        looks = [None if age is None else START - HOUR * age for age in ages]
+        targets = [replace(one, looked_at=look) for one, look in zip(statuses(), looks, strict=True)]
+        known = DaemonStatus("prod-eu", START, targets, (), SURROUNDINGS).to_model()
+        printed = shown(monkeypatch, capsys, known, terminal=True, width=80)
+        return [line for line in printed.splitlines() if line.startswith("the paths")]
+
+    assert lines(0.5, 0.1, 0) == ["the paths were read within the last 30 min"]
+    assert lines(0.5, None, 0) == ["the paths were read within the last 30 min; 1 path not read yet"]
+    assert lines(None, None, None) == []
+
+
+def test_the_board_keeps_when_a_path_was_last_read() -> None:
+    board, target = StatusRegistry(), make_target("a")
+    board.keep_only({"a": target})
+    board.observe(target, WELL, START)
+    board.update(target, None, ProviderUnavailable("no"))
+    board.request(["a"])
+    board.keep_only({"a": target})
+    [status] = board.snapshot()
+    assert status.looked_at == START
+    assert status.to_json()["looked_at"] == "2026-03-01T12:00:00Z"
