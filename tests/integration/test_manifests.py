@@ -564,6 +564,7 @@ def test_every_value_of_the_pods_arrives(manifests: Callable[..., Manifests]) ->
         "ROTATOR_CONFIG": "/etc/rotator/rotator.json",
         "ROTATOR_LOG_FORMAT": "text",
         "ROTATOR_LOG_LEVEL": "debug",
+        "ROTATOR_URL": "http://127.0.0.1:9466",
         "TZ": "UTC",
     }
     assert container["resources"] == {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "512Mi"}}
@@ -741,8 +742,9 @@ def test_a_job_on_demand_has_all_that_the_daemon_has_but_for_the_lease(
     assert pod["metadata"].get("annotations", {}) == annotations
     assert its["volumes"] == [volume for volume in theirs["volumes"] if volume["name"] != "kubernetes"]
     its_container, container = container_of(pod), container_of(ours)
-    for name in ("image", "imagePullPolicy", "env", "resources", "securityContext"):
+    for name in ("image", "imagePullPolicy", "resources", "securityContext"):
         assert its_container[name] == container[name], name
+    assert its_container["env"] == [v for v in container["env"] if v["name"] != "ROTATOR_URL"], "it has no daemon"
     assert its_container["volumeMounts"] == [m for m in container["volumeMounts"] if m["name"] != "kubernetes"]
     assert its_container["args"] == ["rotate", "--reason", "rotated by a Job", "--all"]
     assert template["spec"]["activeDeadlineSeconds"] == 21600
