@@ -269,7 +269,7 @@ def test_how_long_consumers_take_to_pick_up_a_key_is_kept_for_the_last_rotations
         since = START + number * HOUR
         record = replace(RECORD, key_id=f"tk_{number}")
         key = Superseded(record, (), since, since + 4 * HOUR, use=used_since(since, 1, since + number * HOUR / 60))
-        registry.observe(target, replace(WELL, superseded=(key,)))
+        registry.observe(target, replace(WELL, superseded=(key,)), START)
     registry.update(target, WELL, None)
     registry.keep_only({"a": replace(target, path="moved")})
     (status,) = registry.snapshot()
