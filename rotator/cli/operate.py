@@ -271,7 +271,7 @@ def events(
 ) -> None:
     """Show what happened to the keys of each target. Changes nothing.
 
-    TARGET is the name of a target. Default: every target.
+    TARGET is the name of a target, or a pattern such as 'billing-*'. Default: every target.
 
     Reads the version histories and the providers' lists, oldest event first. ">=" precedes the earliest possible time
     of an event without a date. The log has more: who asked for a key, and each change of an expiry.
