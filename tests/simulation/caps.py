@@ -24,7 +24,7 @@ EXTENDED = "a superseded key was extended past its bound"
 IN_USE = "a superseded key has ended that was used, and could have been extended"
 UNUSED = "a superseded key was extended that no consumer used"
 
-DAY = timedelta(hours=24)
+DAY, MINUTE = timedelta(hours=24), timedelta(minutes=1)
 
 MOST_APART = 310
 """Seconds between two sweeps, at most."""
@@ -48,14 +48,23 @@ class Caps:
         self._early: dict[str, dict[str, datetime]] = defaultdict(dict)  # by path: keys, and when they were published
 
     def published(
-        self, target: Target, data: Mapping[str, Any], key: IssuedKey, before: IssuedKey | None, since: float
+        self,
+        target: Target,
+        data: Mapping[str, Any],
+        key: IssuedKey,
+        before: IssuedKey | None,
+        since: float,
+        *,
+        is_clock_trusted: bool,
     ) -> None:
         """A new key is served, instead of `before`, which was served `since` then."""
         if EARLY_WHY not in str(data.get(RECORD_FIELD)):
             return
         self.made_early(target, key)
         now = self._now()
-        if before is None or now + self._leeway < START + timedelta(seconds=since) + target.caps.pickup:
+        if before is None or (
+            is_clock_trusted and now + self._leeway < START + timedelta(seconds=since) + target.caps.pickup
+        ):
             self._break(HASTY, f"{key.id} of {target.path}, {(now - START).total_seconds() - since:.0f} s later")
         settings = self._meter.settings
         if before is None or not settings.is_calm or settings.use_lag:
@@ -90,7 +99,8 @@ class Caps:
     def extended(self, target: Target, key: IssuedKey, superseded_at: datetime, ends: datetime) -> None:
         """A superseded key is given another expiry, later than the end of its grace."""
         grace_over_at = superseded_at + target.grace_period
-        if ends <= grace_over_at + self._leeway:
+        # To a provider that seems to round, the end of a grace is requested as a whole minute.
+        if ends <= grace_over_at + self._leeway or ends == grace_over_at + (START - grace_over_at) % MINUTE:
             return
         latest = min(key.granted, grace_over_at + target.grace_extension)
         if ends > latest + self._leeway:

@@ -276,7 +276,8 @@ class Truth:
         self._serve(place, by_hand=intent.by_person or old_counter, rolled_back=intent.by_person)
         key = place.served
         if self.caps and key and key is not replaced and not (intent.sweeping or intent.by_person):
-            self.caps.published(place.target, after, key, replaced, since)
+            trusted = intent.trusts_its_clock
+            self.caps.published(place.target, after, key, replaced, since, is_clock_trusted=trusted)
         asked = self._asked.get(key.name) if key else None
         of_a_pass = not (intent.sweeping or intent.by_person) and key is not None and key.text not in before.values()
         if key and of_a_pass and (asked is None or asked.path != path):
