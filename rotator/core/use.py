@@ -101,8 +101,12 @@ class UseSeries:
 
     @property
     def used_since(self) -> tuple[CapUse, ...]:
-        """How much of each cap was used since another key replaced this one, from the first look after that."""
-        before = {use.cap: use.used for use in self.replaced.caps} if self.replaced else {}
+        """How much of each cap was used since another key replaced this one: between the first look after that and the
+        newest. Empty while there is only one.
+        """
+        if self.replaced is None or _time(self.replaced) == self.as_of:
+            return ()
+        before = {use.cap: use.used for use in self.replaced.caps}
         return tuple(
             replace(use, used=use.used - before[use.cap])
             for use in self.latest.caps

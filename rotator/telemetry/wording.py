@@ -41,14 +41,14 @@ def percent(ratio: float) -> str:
 def use_in_words(ratio: float, cap: str, spent_at: datetime | None) -> str:
     """Return how much of a cap is used, and when it was, or will be, spent."""
     if ratio >= 1:
-        return f"{cap} spent" + (f" since {timestamp(spent_at)}" if spent_at else "")
+        return f"{cap} spent" + (f", seen at {timestamp(spent_at)}" if spent_at else "")
     until = f", spent at {timestamp(spent_at)} at the present rate" if spent_at else ""
     return f"{percent(ratio)} of {cap} used{until}"
 
 
 def used_in_words(used: Iterable[tuple[float, str, str]]) -> str:
-    """Return what a key has used of its caps, each with its unit and name: "40 calls, 1.5 USD"."""
-    return ", ".join(f"{amount:.15g} {unit or f'of {cap}'}" for amount, unit, cap in used)
+    """Return what a key has used of its caps, each with its unit and name: "40 calls, 1.5 USD"; "" if nothing."""
+    return ", ".join(f"{amount:.15g} {unit or f'of {cap}'}" for amount, unit, cap in used if amount)
 
 
 def in_words(action: Action) -> str:

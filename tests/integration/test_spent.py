@@ -82,11 +82,11 @@ def test_a_spent_key_is_spent_within_one_sweep_everywhere(running: tuple[Install
     for options in (["--url", url], []):
         lines = made.run("status", *options, status=4).stdout.splitlines()
         assert [line.split("\t")[:2] for line in lines] == [["busy", "spent"], ["idle", "ok"]]
-        assert lines[0].split("\t")[7].startswith("max_usage spent since ")
+        assert lines[0].split("\t")[7].startswith("max_usage spent, seen at ")
         assert made.json("status", *options, status=4)["targets"][0]["state"] == "spent"
         shown = Text.from_ansi(made.at_a_terminal("status", *options)).plain.splitlines()
-        assert any(line.startswith("busy: max_usage spent since ") for line in shown)
-    assert "busy: max_usage spent since " in made.run("plan", status=0).stdout
+        assert any(line.startswith("busy: max_usage spent, seen at ") for line in shown)
+    assert "busy: max_usage spent, seen at " in made.run("plan", status=0).stdout
 
     # A person's way out.
     made.run("rotate", "busy", status=0)

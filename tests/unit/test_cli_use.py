@@ -46,7 +46,7 @@ def test_a_spent_key_is_spent_without_a_daemon(tmp_path: Path, shown: str) -> No
         spent = targets(made, status=4)["a"]
         assert (spent["state"], spent["reason"], spent["use"]["ratio"]) == ("spent", "spent", 1.0)
         assert made.run("status", status=4).stdout.split("\t")[1] == "spent"
-        assert made.run("plan", status=0).stdout.startswith("a: max_usage spent since ")
+        assert made.run("plan", status=0).stdout.startswith("a: max_usage spent, seen at ")
 
 
 def test_one_list_shows_the_use_of_all_keys(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_an_id_that_looks_like_a_token_reaches_a_program_whole(capsys: pytest.Ca
     [
         (State.OK, Reason.FRESH, 10.0, []),
         (State.OK, Reason.FRESH, 45.0, ["a: 90% of max_usage used"]),
-        (State.SPENT, Reason.SPENT, 50.0, ["a: max_usage spent since 2026-03-01T12:00:00Z"]),
+        (State.SPENT, Reason.SPENT, 50.0, ["a: max_usage spent, seen at 2026-03-01T12:00:00Z"]),
         (
             State.DUE,
             Reason.EARLY_EXHAUSTED,

@@ -360,6 +360,8 @@ def test_the_use_of_superseded_keys_and_how_long_consumers_took() -> None:
         "40 of max_usage since it was replaced pickup: 30 min at most, in 2 rotations"
     )
     assert cells(well(), pickups=pickups[1:])["Superseded keys"] == "pickup: 0 s at most, in 1 rotation"
+    idle = replace(key, use=used_since(START, 0, NOW - HOUR))
+    assert "since it was replaced" not in cells(well(superseded=(idle,)))["Superseded keys"], "or shortly, unseen"
 
 
 @pytest.mark.parametrize(

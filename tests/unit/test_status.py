@@ -404,7 +404,7 @@ def test_use_that_is_not_shown_is_unknown_and_not_zero(
         (use_shown(HALF_USED), "50%", None),
         (use_shown(BURNING_SLOWLY), "50%", None),
         (use_shown(BURNING), "99%", "99% of max_usage used, spent at 2026-03-01T14:00:00Z at the present rate"),
-        (use_shown(SPENT, state=State.SPENT), "100%", "max_usage spent since 2026-03-01T12:00:00Z"),
+        (use_shown(SPENT, state=State.SPENT), "100%", "max_usage spent, seen at 2026-03-01T12:00:00Z"),
     ],
     ids=["no rate in sight", "replaced before", "spent before it is replaced", "spent"],
 )
