@@ -5,7 +5,7 @@ Unknown fields are accepted and kept: a newer daemon may have more of them.
 
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from rotator.core.reasons import State
 from rotator.core.times import timestamp
@@ -59,7 +59,7 @@ class PickupJson(_Model):
 class UseJson(_Model):
     """How much of a cap the served key has used: of several caps, the one with the largest share."""
 
-    ratio: float
+    ratio: float = Field(ge=0, le=10**9)
     cap: str
     as_of: Moment
     spent_at: Moment | None

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from rich.text import Text
 from support.known import CAP, used, used_since
 from support.world import HOUR, START, make_target
@@ -383,6 +384,24 @@ def test_the_use_of_the_served_key_is_promised_in_the_json() -> None:
         "spent_at": None
     }
     assert use_shown(BURNING).to_json()["use"]["spent_at"] == "2026-03-01T14:00:00Z", "at the present rate"
+
+
+@pytest.mark.parametrize("ratio", ["NaN", "Infinity", "-1", "1e308", '"all"'])
+def test_a_ratio_of_another_daemon_that_cannot_be_printed_is_refused(ratio: str) -> None:
+    answer = json.dumps(status_model("prod-eu", START, [use_shown(HALF_USED)]).to_json())
+    assert StatusJson.model_validate_json(answer).targets[0].use
+    with pytest.raises(ValidationError):
+        StatusJson.model_validate_json(answer.replace("0.5", ratio))
+
+
+@pytest.mark.parametrize("limit", [5e-324, 0.0, 1e-9])
+def test_a_limit_close_to_zero_can_be_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], limit: float
+) -> None:
+    use = replace(used(1e15, START), cap=replace(CAP, limit=limit))
+    known = status_model("prod-eu", START, [use_shown(use, state=State.SPENT)])
+    assert shown(monkeypatch, capsys, known, terminal=True).count("%") == 1
+    json.loads(json.dumps(known.to_json(), allow_nan=False))
 
 
 def test_use_that_is_not_shown_is_unknown_and_not_zero(
