@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+from rotator.core.expiry import NEVER
 from rotator.core.observation import Observation
 from rotator.core.reasons import Reason
 from rotator.core.renewal import FUTURE, rolled_back_at
@@ -90,11 +91,19 @@ class Metered(Protocol):
 
 
 def cap_states(observation: Metered, record: Record) -> tuple[CapState, ...]:
-    """Return each cap whose use and limit are known, the one with the largest share of use first."""
+    """Return each cap whose use and limit are known.
+
+    First those that are nearly spent, the soonest first; then the one with the largest share of use.
+    """
     series = observation.use.get(record.key_id)
     if series is None:
         return ()
-    return tuple(sorted(_states(observation, record, series), key=lambda state: -state.ratio))
+
+    def order(state: CapState) -> tuple[bool, datetime, float]:
+        is_near = is_cap_nearly_spent(observation, series, state)
+        return not is_near, (state.spent_at if is_near else None) or NEVER, -state.ratio
+
+    return tuple(sorted(_states(observation, record, series), key=order))
 
 
 def _states(observation: Metered, record: Record, series: UseSeries) -> Iterator[CapState]:
@@ -124,14 +133,19 @@ def is_nearly_spent(observation: Metered, record: Record, within: timedelta | No
 
     `within` is the time until the next look, if it is another than `next_look`.
     """
-    policy, series = observation.target.caps, observation.use.get(record.key_id)
-    if series is None:
-        return False
-    time = policy.pickup + (next_look(observation, series) if within is None else within)
-    return any(
-        state.ratio >= policy.replace_at or state.left <= RESERVE * state.rate * time.total_seconds()
-        for state in cap_states(observation, record)
+    series = observation.use.get(record.key_id)
+    return series is not None and any(
+        is_cap_nearly_spent(observation, series, state, within) for state in _states(observation, record, series)
     )
+
+
+def is_cap_nearly_spent(
+    observation: Metered, series: UseSeries, state: CapState, within: timedelta | None = None
+) -> bool:
+    """Return whether one cap reached its threshold, or may be spent before consumers can have another key."""
+    policy = observation.target.caps
+    time = policy.pickup + (next_look(observation, series) if within is None else within)
+    return state.ratio >= policy.replace_at or state.left <= RESERVE * state.rate * time.total_seconds()
 
 
 def is_hot(observation: Metered, record: Record) -> bool:

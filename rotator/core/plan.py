@@ -92,7 +92,7 @@ class Plan:
     actions: tuple[Action, ...] = ()
     renewal: Renewal | None = None  # of the current key
     wake_at: datetime | None = None  # when time alone changes this plan
-    use: CapState | None = None  # of the current key: the cap with the largest share of use; None: unknown
+    use: CapState | None = None  # of the current key: the cap that `cap_states` has first; None: unknown
     is_nearly_spent: bool = False  # the current key, whether or not it may be replaced for it
     is_endless: bool = False  # the current key never expires: by the end that its record shows it is to be replaced
 

@@ -85,7 +85,7 @@ class UseWatch:
         return any(observer.memory.use(target) for observer, targets in self._groups for target in targets)
 
     def states(self) -> Iterator[tuple[Target, Record, CapState]]:
-        """Yield the served keys whose use is known, each with the cap that has the largest share of use."""
+        """Yield the served keys whose use is known, each with the cap that `cap_states` has first."""
         for one in self._known():
             if states := cap_states(one, one.record):
                 yield one.target, one.record, states[0]

@@ -105,7 +105,8 @@ def _of_each(
 def _of_use(use: Mapping[str, CapState]) -> Iterator[str]:
     yield family(
         "key_use_ratio",
-        "The share of a cap that the served key has used; of several caps, the largest. Absent while unknown.",
+        "The share of a cap that the served key has used; of several caps, the one that `status` names. Absent while "
+        "unknown.",
         "target",
         {name: state.ratio for name, state in use.items()},
     )

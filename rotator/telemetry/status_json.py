@@ -57,7 +57,8 @@ class PickupJson(_Model):
 
 
 class UseJson(_Model):
-    """How much of a cap the served key has used: of several caps, the one with the largest share."""
+    """How much of a cap the served key has used: of several caps, the one that is spent soonest if
+    the key is nearly spent, else the one with the largest share."""
 
     ratio: float = Field(ge=0, le=10**9)
     cap: str

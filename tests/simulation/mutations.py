@@ -633,7 +633,7 @@ MUTATIONS = {
     "what is left is not compared with the rate": Mutation(
         "steady",
         (SPENT,),
-        (Edit(caps.is_nearly_spent, "state.left <= RESERVE * state.rate * time.total_seconds()", "False"),),
+        (Edit(caps.is_cap_nearly_spent, "state.left <= RESERVE * state.rate * time.total_seconds()", "False"),),
         drawn={"vanishes": (0,)},
     ),
     "hot keys are not looked up": Mutation(

@@ -136,6 +136,18 @@ def test_of_several_caps_the_one_with_the_largest_share_is_shown() -> None:
     assert (decision.use.cap.option, decision.use.ratio) == ("spending_limit", 0.8)
 
 
+def test_of_several_caps_the_one_that_makes_the_key_nearly_spent_is_shown_and_decides_how_urgent_it_is() -> None:
+    """60 of 100 calls in ten hours last for hours more, but a USD a minute is 2 minutes of what is left of 5 USD."""
+    looks = [
+        KeyUse((CapUse("max_usage", 59, 100), CapUse("spending_limit", 2, 5)), as_of=START + 10 * HOUR - MINUTE),
+        KeyUse((CapUse("max_usage", 60, 100), CapUse("spending_limit", 3, 5)), as_of=START + 10 * HOUR),
+    ]
+    decision = decided(observed(REPLACES, looks), 10 * HOUR)
+    assert decision.use is not None
+    assert (decision.use.cap.option, replaced_for(decision)) == ("spending_limit", Reason.NEARLY_SPENT)
+    assert deadline(decision, START + 10 * HOUR) == START + 10 * HOUR + 2 * MINUTE
+
+
 def test_a_key_that_is_gone_is_missing_and_not_spent() -> None:
     observation = observed(REPORTS, [seen(100, HOUR)])
     gone = replace(observation, shown={"B": KeyObservation(None, 1)})
