@@ -95,13 +95,14 @@ class Observation:
     def own_end(self, record: Record) -> datetime:
         """Return when a key expires if nothing shortens it: `extend` may have moved its expiry past its record.
 
-        So may a pause of the target: while nothing is known of a key, it counts as extended.
+        So may a pause of the target: a key that the provider has not shown counts as extended. It does too where the
+        provider does not know it: `is_gone` shows that, and not each provider that does is believed.
         """
         if not self.traits.keys_expire:
             return NEVER
-        if record.key_id not in self.shown and self.target.pause_until is not None:
-            return max(record.expires_at, self.target.pause_until + self.target.lead)
-        key = self._key(record)
+        key, pause_until = self._key(record), self.target.pause_until
+        if key is None and pause_until is not None:
+            return max(record.expires_at, pause_until + self.target.lead)
         if key is None:
             return record.expires_at
         return max(record.expires_at, key.expires_at or NEVER)

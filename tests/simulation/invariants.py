@@ -325,6 +325,9 @@ class Truth:
         life = key.granted - self._store.now() + timedelta(seconds=self._vendor.age(key))
         if key.expires_at and key.expires_at < key.granted and life > 2 * place.target.ttl - self._leeway:
             return  # made by a clock that was hours ahead, and cut short: no key is prolonged that far
+        last_resort = key.expires_at - place.target.lead / 4 if key.expires_at else NEVER
+        if place.target.pause_until and self._store.now() + self._leeway >= last_resort:
+            return  # it could not be extended
         due = self._due(place, key)
         began_at = self._store.now() - timedelta(seconds=UNDER_WAY)  # maybe in a window that has closed since
         at_begin = self._due(place, key, began_at)
@@ -369,7 +372,8 @@ class Truth:
         before = self._store.versions(target.path).get(held.number - 1) if held else None
         if held and before and (before.destroyed or not before.deleted):
             due = max(due, held.until)
-        return permitted_at(target.windows, due, key.granted - target.lead / 4, now or self._store.now())
+        end = max(key.granted, key.expires_at or key.granted)  # a pause may have extended it
+        return permitted_at(target, due, end, now or self._store.now())
 
     def destroying(self, path: str, numbers: Sequence[int], *, since: float) -> None:
         """Versions are about to be destroyed by us."""

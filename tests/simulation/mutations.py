@@ -572,6 +572,9 @@ MUTATIONS = {
         (LATE, UNDONE),
         (Edit(renewal._permitted, "due > limit and not (is_paused(target, now) and now < limit)", "False"),),
     ),
+    "a pause holds nothing back": Mutation(
+        "pauses", (NEEDLESS,), (Edit(renewal.permitted_from, "target.pause_until or AT_ONCE", "AT_ONCE"),)
+    ),
     "a window that is open does not count": Mutation(
         "windows", (UNDONE, NEEDLESS), (Edit(windows.opened_at, "moment - window.duration", "moment"),)
     ),
@@ -707,7 +710,7 @@ MUTATIONS = {
 # What only a unit test can notice, because another rule heals it before a promise is broken:
 #
 #   a key that is gone at any version counts (`plan._gone`)    unit/test_plan.py, test_what_was_seen_of_a_key_before_…
-#   a key is extended in a pause, and no further            unit/test_pause.py: an extension is not in the truth here
+#   what a pause extends is looked up, and may be gone       unit/test_pause.py: a sweep heals it, or a person decides
 #   a rollback carries the early rotations                     the versions that show them are kept until a record does
 #   the key that has a known id by now is another one          unit/test_reused_ids.py: only served keys are removed by
 #                                                              hand in a schedule, and their ids given again at once

@@ -131,6 +131,7 @@ def simulate(seed: int, profile: Profile, without: Iterable[str] = (), promises:
             grace_period=GRACE * second,
             adopt=bool(settings.adopts) and letter == "x",
             windows=repeated(settings.windows),
+            pause_until=START + settings.pauses * second if settings.pauses else None,
             **_caps(settings),
         )
         for letter in "xyz"[: settings.targets]

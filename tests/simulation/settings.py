@@ -88,6 +88,7 @@ class Profile:
     odd_entries: tuple[int, ...] = (0, 0, 1)  # whether the list has an entry that cannot be read; now and then of ours
     mixed_up: tuple[float, ...] = (0.0, 0.0, 0.1)  # answers to creates that show another key
     differ: tuple[int, ...] = (0,)  # whether one replica has other parameters for the first target, for good
+    pauses: tuple[int, ...] = (0,)  # until how many seconds after the start scheduled rotations are paused
     windows: tuple[int, ...] = (0,)  # how often a window opens, in seconds; 0: scheduled rotations need none
     consumers: tuple[int, ...] = (0,)  # whether keys have a cap, and consumers that use them
     replaces: tuple[int, ...] = (0,)  # whether a nearly spent key is replaced
@@ -200,6 +201,15 @@ WINDOWS = Profile(
     rounds=(0,),  # a rounded end is the last resort of a process that has seen it
     windows=(120, 200, 300),
 )
+PAUSES = replace(
+    WINDOWS,
+    name="pauses",  # keys are extended; all are replaced when the pause ends, maybe when nothing else goes wrong again
+    max_versions=(2, 10),
+    outages=(0.0,),
+    blind=(0.0,),
+    windows=(0, 0, 200),
+    pauses=(1500, 2000),
+)
 NO_EXPIRY_CHANGE = replace(
     RACES,
     name="no-expiry-change",  # the provider cannot change the expiry of a key
@@ -268,7 +278,7 @@ STEADY = replace(
 PROFILES = {
     profile.name: profile
     for profile in (
-        *(MIXED, RACES, ROLLBACKS, MEDDLING, EXTENDS, STRANGE, CONTESTS, WINDOWS),
+        *(MIXED, RACES, ROLLBACKS, MEDDLING, EXTENDS, STRANGE, CONTESTS, WINDOWS, PAUSES),
         *(NO_EXPIRY_CHANGE, NO_EXPIRY, USE, STEADY),
     )
 }
@@ -332,6 +342,7 @@ class Settings:
     stuck: int
     use_lag: float
     vanishes: int
+    pauses: int
 
     @classmethod
     def draw(cls, profile: Profile, rng: Random) -> "Settings":

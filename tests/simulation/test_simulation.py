@@ -9,7 +9,7 @@ import pytest
 
 from simulation.many import run_some
 from simulation.run import simulate
-from simulation.settings import CONTESTS, MEDDLING, STEADY, WINDOWS
+from simulation.settings import CONTESTS, MEDDLING, PAUSES, STEADY, WINDOWS, Profile
 
 SCHEDULES = int(os.environ.get("ROTATOR_SCHEDULES") or (10_000 if os.environ.get("CI") == "true" else 2_000))
 BATCH = 1_000
@@ -69,11 +69,12 @@ def test_no_promise_is_broken_where_two_replicas_have_different_parameters() -> 
 
 
 @pytest.mark.timeout(600)
-def test_no_promise_is_broken_where_scheduled_rotations_wait_for_windows() -> None:
-    found = run_some(range(200), WINDOWS)
+@pytest.mark.parametrize(("profile", "happens"), [(WINDOWS, "rotated_outside_window"), (PAUSES, "key_extended")])
+def test_no_promise_is_broken_where_scheduled_rotations_wait(profile: Profile, happens: str) -> None:
+    found = run_some(range(200), profile)
     if found.failing is not None:
-        pytest.fail(f"python -m simulation {found.failing} --profile windows\n\n{found.trace}", pytrace=False)
-    assert found.coverage["rotated_outside_window"]
+        pytest.fail(f"python -m simulation {found.failing} --profile {profile.name}\n\n{found.trace}", pytrace=False)
+    assert found.coverage[happens]
 
 
 @pytest.mark.timeout(600)

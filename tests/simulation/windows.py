@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from support.world import START
 
+from rotator.core.target import Target
 from rotator.core.windows import Windows
 
 OPEN = timedelta(seconds=60)
@@ -37,16 +38,20 @@ def repeated(seconds: int) -> Windows:
     return (Repeated(timedelta(seconds=seconds)),) if seconds else ()
 
 
-def permitted_at(windows: Windows, due: datetime, limit: datetime, now: datetime) -> datetime:
+def permitted_at(target: Target, due: datetime, end: datetime, now: datetime) -> datetime:
     """Return since when a key that is due may be replaced, or from when on, by what is known now.
 
-    `limit`: a key that no window saves before is replaced at once.
+    `end`: when the key expires. One that no window saves is replaced at once.
     """
-    for window in windows:
+    if target.pause_until is not None:
+        due = max(due, target.pause_until)
+        if now < target.pause_until:
+            return due
+    for window in target.windows:
         assert isinstance(window, Repeated)
         opened = window.last(now)
         if now < opened + window.duration:
             return max(due, opened)
         opens_at = max(due, opened + window.every)
-        return opens_at if opens_at <= limit else max(due, opened + window.duration)
+        return opens_at if opens_at <= end - target.lead / 4 else max(due, opened + window.duration)
     return due

@@ -12,6 +12,7 @@ from support.world import HOUR, START, IssuedKey, make_target, refuse
 from rotator.config.windows import CronWindow
 from rotator.core.errors import ProviderRequestRefused, ProviderUnavailable
 from rotator.core.events import EventType
+from rotator.core.plan import plan
 from rotator.core.reasons import Reason, State
 from rotator.core.renewal import MOST_AHEAD
 from rotator.core.request import LOOK, RotationRequest
@@ -152,6 +153,20 @@ def test_a_request_and_a_lost_key_do_not_wait() -> None:
     rotator.step()
     assert len(rotator.rotated_at) == 3
     assert rotator.outside == []
+
+
+def test_an_extended_key_that_the_provider_does_not_know_is_not_replaced_where_it_knows_hardly_any() -> None:
+    """With another account's credential, most served keys look gone: a person decides about these."""
+    rotator = Working(PAUSED)
+    rotator.work(START + 2 * DAY)
+    observer, target = rotator.reconciler.observer, rotator.world.target
+    seen = observer.observe(target)
+    assert seen.current is not None
+    assert seen.current.record is not None
+    gone = observer.memory.note(seen, seen.current.record.key_id, None)
+    made = plan(replace(gone, gone_is_believed=False), START + 2 * DAY)
+    assert (made.state, made.reason, made.actions) == (State.FAILING, Reason.UNRECOGNISED, ())
+    assert plan(gone, START + 2 * DAY).reason is Reason.MISSING
 
 
 @pytest.mark.parametrize("error", [ProviderUnavailable("out"), ProviderRequestRefused("no")])
