@@ -441,7 +441,8 @@ class Truth:
         if intent.extending or intent.sweeping or intent.by_person or key.id in self._extended:
             return
         # To one that reads the path as it was before, the key is served still, and has to be restored.
-        if not intent.is_stale and max(place.touched_at, place.revoked_at) < _seconds(since):
+        is_stale = intent.is_stale or intent.read_at - intent.read_took <= _seconds(since)
+        if not is_stale and max(place.touched_at, place.revoked_at) < _seconds(since):
             self.caps.extended(place.target, key, since, ends)
 
     def refused(self, key_id: str) -> None:
