@@ -179,6 +179,26 @@ def test_no_later_expiry_than_the_bound_is_requested_of_a_provider_that_seems_to
     assert max(requests) <= at(bound)
 
 
+def test_use_from_before_a_key_was_replaced_extends_no_short_grace() -> None:
+    target = replace(TARGET, grace_period=30 * MINUTE)
+    assert until(observed([look(2.1, last=1.9)], 2.5, target)) == 2.5
+    assert until(observed([look(2.1, last=2.05)], 2.5, target)) == 3.05
+
+
+def test_an_expiry_that_the_provider_rounded_up_is_not_taken_for_an_extension() -> None:
+    target = replace(TARGET, grace_period=4 * HOUR - 30 * timedelta(seconds=1))
+    assert key_of(observed(shown=OVER, target=target)).until == at(OVER) - timedelta(seconds=30)
+    assert until(observed(shown=OVER + 0.5, target=target)) == OVER + 0.5
+
+
+def test_a_revoked_key_ends_now_in_every_output() -> None:
+    observation = observed([look(5.75, last=5.7)])
+    assert observation.current is not None
+    revoked = RotationRequest(revoke_now=True, by="command")
+    (key,) = superseded_keys(observation, observation.current, revoked, at(5.75))
+    assert (key.until, key.is_extended) == (at(5.75), False)
+
+
 def test_a_revoked_key_ends_at_once_however_much_it_is_used() -> None:
     made = plan(observed([look(5.75, last=5.7)]), at(5.75), RotationRequest(revoke_now=True, by="command"))
     assert [line.split()[-1] for line in actions(made)] == [Reason.REVOKED, Reason.REVOKED]
@@ -200,6 +220,7 @@ def test_a_revoked_key_ends_at_once_however_much_it_is_used() -> None:
         (observed(IDLE), 5.8, []),
         (observed(IDLE), 6, ["retire grace-over"]),
         (observed([look(6.6, last=6.5)], shown=7.4), 7.4, []),  # until 7.5, and it has ended: it is not revived
+        (observed([look(6.6, last=6.5)], shown=7.4, asked=7.4), 7.4, []),
         (observed([look(6.6, last=6.5)], shown=7.4), 7.5, ["retire grace-over"]),
         (observed([look(11.9, last=11.9)], shown=BOUND), 11.9, []),
         (observed([look(11.9, last=11.9)], shown=BOUND), BOUND, ["retire grace-over"]),
@@ -254,7 +275,7 @@ def test_where_the_provider_rounds_up_no_request_is_repeated_and_the_key_still_e
         ),  # it outlived its grace, and is not cut without a look
         (observed([look(5, last=4.9)], shown=6), 7, False),  # it has ended
         (observed([look(5, last=4.9)], shown=RECORDED), BOUND, False),
-        (observed([look(11, last=11.5)], shown=BOUND), 11.9, False),  # it cannot be extended further
+        (observed([look(11.2, last=11.1)], shown=BOUND), 11.9, False),  # it cannot be extended further
         (observed([look(5, last=4.9)], target=make_target()), 5.9, False),
         (replace(observed([look(5, last=4.9)]), clock_trusted=False), 5.9, False),
     ],
@@ -293,6 +314,13 @@ def test_calls_are_unknown_until_there_were_two_looks_since_and_after_a_reset() 
     assert key_of(observed([look(2.1, used=120)])).used_since == (), "the calls before this look are unknown"
     assert key_of(observed([look(2.1, used=120), look(4, used=3)])).used_since == ()
     assert key_of(observed([look(2.1, used=120), look(4, last=3)])).used_since == ()
+
+
+def test_calls_count_anew_when_a_key_was_served_again_and_replaced_again() -> None:
+    use = series([look(2.1, used=120), look(4, used=150), look(8.1, used=190), look(9, used=195)])
+    assert use is not None
+    assert use.used_since == (CapUse("max_usage", 75),)
+    assert use.marked(at(8)).used_since == (CapUse("max_usage", 5),)
 
 
 # --- whatever happens ------------------------------------------------------------------------------------------------

@@ -147,9 +147,10 @@ def test_a_key_that_nobody_uses_costs_three_look_ups_and_ends_with_its_grace(sho
 
 def test_use_that_the_provider_never_shows_extends_nothing() -> None:
     life = Life(where=frozenset())
-    life.run(5, MINUTE)
+    life.run(5, MINUTE, sweeps=True)
     assert life.changes() == [4]
     assert life.old.revoked
+    assert life.look_ups() <= 3
 
 
 def test_use_that_only_the_list_shows_extends_a_grace_without_a_look_up() -> None:
