@@ -15,7 +15,7 @@ def test_a_table_on_a_terminal_and_lines_in_a_pipe(tmp_path: Path) -> None:
         assert "\t" not in shown
         piped = installed.run("status", status=0).stdout
         assert "next rotation" not in piped
-        assert len(piped.splitlines()[0].split("\t")) == 8
+        assert len(piped.splitlines()[0].split("\t")) == 9
         assert "\x1b" not in piped
 
 
