@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from rotator.config.parsed import ParsedConfig
+from rotator.config.values import format_duration
 from rotator.core.errors import Problem
 
 _MONTH = timedelta(days=30)
@@ -43,6 +44,18 @@ def extensions_of_grace(config: ParsedConfig) -> Iterator[Problem]:
         elif traits.reports_use == "no":
             message = f"is not possible: rotator sees no use of {traits.label}'s keys. Lengthen grace_period"
             yield config.target_problem(target.name, message, "grace_extension")
+
+
+def late_pickups(config: ParsedConfig) -> Iterator[Problem]:
+    """Warn where a key that was replaced early may end before the last consumer has the next one."""
+    for target in config.targets.values():
+        pickup, grace = target.caps.pickup, target.grace_period
+        if target.caps.replaces and pickup > grace:
+            message = (
+                f"{format_duration(pickup)} is longer than grace_period ({format_duration(grace)}): the replaced key "
+                "ends before all consumers use the new one"
+            )
+            yield config.target_problem(target.name, message, "pickup")
 
 
 def caps_per_key(config: ParsedConfig) -> Iterator[Problem]:

@@ -1062,6 +1062,16 @@ def test_insecure_elsewhere_only_if_allowed(load: Callable[..., Configuration]) 
     assert list(warned(read)) == ["providers.respan.allow_insecure"]
 
 
+@pytest.mark.parametrize("on_cap", ["report", "replace"])
+def test_a_pickup_that_is_longer_than_the_grace_is_warned_of_where_keys_are_replaced_early(
+    load: Callable[..., Configuration], on_cap: str
+) -> None:
+    target = {"path": "p/a", "key": {"max_usage": 5}, "on_cap": on_cap, "pickup": "5h"}
+    warnings = warned(load(minimal(targets={"a": target}, stores__vault__address="https://v:8200")))
+    message = "5h is longer than grace_period (4h): the replaced key ends before all consumers use the new one"
+    assert warnings.get("targets.a.pickup") == (message if on_cap == "replace" else None)
+
+
 @pytest.mark.parametrize("number", [1, 2, 1000])
 def test_targets_with_a_cap_alike_share_a_warning(load: Callable[..., Configuration], number: int) -> None:
     targets = {f"t{each}": {"path": f"p/{each}", "key": {"max_usage": 5}} for each in range(number)}
