@@ -46,6 +46,18 @@ def extensions_of_grace(config: ParsedConfig) -> Iterator[Problem]:
             yield config.target_problem(target.name, message, "grace_extension")
 
 
+def cut_extensions(config: ParsedConfig) -> Iterator[Problem]:
+    """Warn where a superseded key expires before the extension of its grace is over."""
+    for target in config.targets.values():
+        longest = target.renew_before - target.grace_period
+        if target.grace_extension > longest:
+            message = (
+                f"{format_duration(target.grace_extension)} is longer than what is left of a replaced key after its "
+                f"grace: it expires {format_duration(target.renew_before)} (renew_before) after it was replaced"
+            )
+            yield config.target_problem(target.name, message, "grace_extension")
+
+
 def late_pickups(config: ParsedConfig) -> Iterator[Problem]:
     """Warn where a key that was replaced early may end before the last consumer has the next one."""
     for target in config.targets.values():

@@ -1062,6 +1062,15 @@ def test_insecure_elsewhere_only_if_allowed(load: Callable[..., Configuration]) 
     assert list(warned(read)) == ["providers.respan.allow_insecure"]
 
 
+def test_an_extension_past_the_expiry_of_a_replaced_key_is_warned_of(load: Callable[..., Configuration]) -> None:
+    assert load(minimal(defaults__grace_extension="4h")).warnings == ()
+    [message] = warned(load(minimal(defaults__grace_extension="5h"))).values()
+    assert message == (
+        "5h is longer than what is left of a replaced key after its grace: it expires 8h (renew_before) after it was "
+        "replaced"
+    )
+
+
 @pytest.mark.parametrize("on_cap", ["report", "replace"])
 def test_a_pickup_that_is_longer_than_the_grace_is_warned_of_where_keys_are_replaced_early(
     load: Callable[..., Configuration], on_cap: str
