@@ -266,7 +266,7 @@ class Truth:
             self.break_(NOT_OURS, f"version {number} of {path} was written over foreign data")
         after = self._store.read(path) or {}
         previous = self._store.versions(path).get(number - 1)
-        if number - 1 in place.others and previous and after == previous.data:
+        if number - 1 in place.others and (after == before or (previous and after == previous.data)):
             place.others[number] = place.others[number - 1]  # a fence repeats what is there, or was deleted since
         self._judge_record(place, after)
         if not old_counter and place.touched_at < intent.since:
