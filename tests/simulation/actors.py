@@ -147,6 +147,8 @@ class Program:
         reconciler, configuration = self.life.reconciler, self.configuration
         report = rollback.roll_back(reconciler, target, request) if roll_back else reconciler.reconcile(target, request)
         around.coverage["rotations"] += report.rotated
+        if report.plan:
+            around.truth.judged(intent, report.plan.state)
         if report.rotated and report.attempted is Reason.NEARLY_SPENT:
             around.coverage["early rotations"] += 1
             around.truth.made_early(intent)

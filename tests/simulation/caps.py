@@ -10,6 +10,7 @@ from typing import Any
 
 from support.world import START, IssuedKey
 
+from rotator.core.reasons import State
 from rotator.core.target import Target
 from rotator.core.versions import RECORD_FIELD
 from simulation.consumers import TICK, Meter
@@ -20,6 +21,7 @@ EARLY = "more keys were made early than may be made in a day"
 HASTY = "a key was replaced early before its consumers had it"
 EAGER = "a key was replaced early that was far from spent"
 SPENT = "a spent key is served that could have been replaced"
+CALLED_OK = "a spent key is called ok"
 EXTENDED = "a superseded key was extended past its bound"
 IN_USE = "a superseded key has ended that was used, and could have been extended"
 UNUSED = "a superseded key was extended that no consumer used"
@@ -95,6 +97,15 @@ class Caps:
         is_exhausted = len(self._early[target.path]) >= policy.max_early_rotations
         if not (is_too_fast or is_exhausted):
             self._break(SPENT, f"{key.id} of {target.path}, after {self._vendor.age(key):.0f} s")
+
+    def judged(self, target: Target, key: IssuedKey, state: State) -> None:
+        """A pass has ended, and calls the target this."""
+        settings = self._meter.settings
+        if self._meter.used(key.id) < LIMIT or not settings.shows or settings.vanishes or not settings.is_calm:
+            return
+        seconds = (self._now() - START).total_seconds() - self._meter.last_used[key.id] - settings.use_lag
+        if state is State.OK and seconds > MOST_APART:
+            self._break(CALLED_OK, f"{key.id} of {target.path}, spent for {seconds:.0f} s")
 
     def extended(self, target: Target, key: IssuedKey, superseded_at: datetime, ends: datetime) -> None:
         """A superseded key is given another expiry, later than the end of its grace."""

@@ -18,6 +18,7 @@ from support.world import HOUR, START, IssuedKey
 from rotator.core.errors import ProviderError, RotatorError
 from rotator.core.expiry import NEVER, TOLERANCE
 from rotator.core.keys import KeyName
+from rotator.core.reasons import State
 from rotator.core.target import Target
 from rotator.core.versions import RECORD_FIELD
 from rotator.protocol.observer import MAX_AGE, MAX_READ
@@ -476,6 +477,12 @@ class Truth:
                 continue
             if not self._was_published(key):
                 self._in_vain.setdefault(intent.life, {})[key.id] = answered
+
+    def judged(self, intent: Intent, state: State) -> None:
+        """A pass calls its target this."""
+        place = self.places[intent.path]
+        if self.caps and place.served and place.served_since < intent.since:
+            self.caps.judged(place.target, place.served, state)
 
     def made_early(self, intent: Intent) -> None:
         """A pass has published a key because the one before it was nearly spent."""

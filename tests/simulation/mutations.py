@@ -18,7 +18,7 @@ from rotator.protocol import comparison, memory, observer, orphan_cleanup, place
 from rotator.protocol import reconciler as execute
 from rotator.protocol import rotation as rotate
 from rotator.protocol import sweeper as sweep
-from simulation.caps import EAGER, EARLY, EXTENDED, HASTY, IN_USE, SPENT, UNUSED
+from simulation.caps import CALLED_OK, EAGER, EARLY, EXTENDED, HASTY, IN_USE, SPENT, UNUSED
 from simulation.invariants import (
     ANOTHERS,
     DOUBTED,
@@ -641,6 +641,9 @@ MUTATIONS = {
     ),
     "hot keys are not looked up": Mutation(
         "steady", (SPENT,), (Stub(caps.is_hot, lambda *_: False),), drawn={"vanishes": (0,)}
+    ),
+    "a spent key is called ok": Mutation(
+        "steady", (CALLED_OK,), (Edit(plan._standing, "if is_spent:", "if False:"),), drawn={"replaces": (0,)}
     ),
     "unknown use counts as none": Mutation(
         "steady",
