@@ -128,21 +128,21 @@ def next_look(observation: Metered, series: UseSeries) -> timedelta:
     return observation.list_every if series.is_shown_alone is False else observation.hot_every
 
 
-def is_nearly_spent(observation: Metered, record: Record, within: timedelta | None = None) -> bool:
-    """Return whether a cap reached its threshold, or may be spent before consumers can have another key.
-
-    `within` is the time until the next look, if it is another than `next_look`.
-    """
+def is_nearly_spent(observation: Metered, record: Record) -> bool:
+    """Return whether a cap reached its threshold, or may be spent before consumers can have another key."""
     series = observation.use.get(record.key_id)
     return series is not None and any(
-        is_cap_nearly_spent(observation, series, state, within) for state in _states(observation, record, series)
+        is_cap_nearly_spent(observation, series, state) for state in _states(observation, record, series)
     )
 
 
 def is_cap_nearly_spent(
     observation: Metered, series: UseSeries, state: CapState, within: timedelta | None = None
 ) -> bool:
-    """Return whether one cap reached its threshold, or may be spent before consumers can have another key."""
+    """Return whether one cap reached its threshold, or may be spent before consumers can have another key.
+
+    `within` is the time until the next look, if it is another than `next_look`.
+    """
     policy = observation.target.caps
     time = policy.pickup + (next_look(observation, series) if within is None else within)
     return state.ratio >= policy.replace_at or state.left <= RESERVE * state.rate * time.total_seconds()
@@ -151,9 +151,12 @@ def is_cap_nearly_spent(
 def is_hot(observation: Metered, record: Record) -> bool:
     """Return whether the key may be nearly spent before the provider's next list, so that it is looked up alone."""
     series = observation.use.get(record.key_id)
-    if series is None or series.is_shown_alone is False or is_nearly_spent(observation, record):
+    if series is None or series.is_shown_alone is False:
         return False
-    return is_nearly_spent(observation, record, observation.list_every)
+    states = [*_states(observation, record, series)]  # once: each minute this is asked of each target
+    is_near = any(is_cap_nearly_spent(observation, series, state) for state in states)
+    within = observation.list_every
+    return not is_near and any(is_cap_nearly_spent(observation, series, state, within) for state in states)
 
 
 def is_cap_too_small(observation: Metered, record: Record) -> bool:
