@@ -117,10 +117,12 @@ NEWCOMER = timedelta(hours=1)
 
 def deadline(plan: Plan, now: datetime) -> datetime:
     """Return when the target's applications would be without a live key: the earliest is served first."""
-    if plan.current is not None:
-        spent_at = plan.use.spent_at if plan.use and plan.reason is Reason.NEARLY_SPENT else None
-        return min(plan.current.expires_at, spent_at or plan.current.expires_at)
-    return now + NEWCOMER if plan.reason is Reason.FIRST else now
+    if plan.current is None:
+        return now + NEWCOMER if plan.reason is Reason.FIRST else now
+    end = min(plan.current.expires_at, now) if plan.state is State.MISSING else plan.current.expires_at
+    if plan.use and plan.use.spent_at and any(isinstance(action, Rotate) for action in plan.actions):
+        return min(end, plan.use.spent_at)  # whatever the reason; a key that is not to be replaced can wait
+    return end
 
 
 def plan(

@@ -248,7 +248,7 @@ class Schedule:
 
     def _deadline(self, slot: _Slot, now: datetime) -> datetime:
         due = slot.begins_at is None or slot.begins_at <= now or slot.task.request.rotate
-        is_needed_early = slot.renewal is not None and slot.deadline < slot.renewal.due_at  # its key is nearly spent
+        is_needed_early = slot.renewal is not None and slot.deadline < slot.renewal.due_at  # it is gone, or soon spent
         return slot.deadline if due or is_needed_early else TIDYING
 
     def _level(self, now: datetime) -> None:

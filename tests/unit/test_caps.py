@@ -350,6 +350,20 @@ def test_a_key_that_is_soon_spent_is_as_urgent_as_one_that_soon_expires() -> Non
     assert deadline(decision, START + 90 * MINUTE) == START + 100 * MINUTE
 
 
+@pytest.mark.parametrize("rotates", [True, False])
+def test_a_spent_key_is_urgent_for_whatever_reason_it_is_replaced_and_only_if_it_is(*, rotates: bool) -> None:
+    now = START + 10 * HOUR
+    decision = plan(observed(REPORTS, [seen(100, 9 * HOUR)]), now, RotationRequest(rotate=rotates))
+    assert deadline(decision, now) == START + (9 if rotates else 24) * HOUR
+
+
+def test_a_key_that_is_gone_is_as_urgent_as_one_that_expires_now() -> None:
+    now = START + HOUR
+    observation = observed(REPORTS, [])
+    gone = {"B": KeyObservation(None, 1)}
+    assert deadline(plan(replace(observation, shown=gone), now), now) == now
+
+
 def test_no_moment_lies_beyond_the_end_of_the_calendar() -> None:
     def spent_at(used: float, as_of: datetime) -> datetime | None:
         return caps.CapState(CAP, used, 1e-300, 1e-300, as_of).spent_at

@@ -122,7 +122,8 @@ def test_a_failed_early_rotation_keeps_its_urgency() -> None:
     report = well(targets["spending"], clock, renew=7200)
     assert report.plan is not None
     use = used(40, clock.now(), rate=0.1)
-    nearly_spent = replace(report.plan, reason=Reason.NEARLY_SPENT, use=use)
+    rotation = (Rotate(Reason.NEARLY_SPENT, 1),)
+    nearly_spent = replace(report.plan, reason=Reason.NEARLY_SPENT, use=use, actions=rotation)
     done(schedule, replace(report, plan=nearly_spent, error=ProviderRateLimited("slow down", retry_after=60)))
     clock.sleep(60)
     assert taken(schedule) == ["spending", "due"]
