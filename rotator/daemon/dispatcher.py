@@ -176,8 +176,8 @@ class Dispatcher:
                     try:
                         self._reports.swept(swept, installation.upstreams())
                         spent_at = self._show_use(watch := installation.use_watches[swept.provider])
-                        if swept.complete:
-                            self._reports.unknown_use(swept.provider, len(watch.unknown()))
+                        if swept.complete and ((unknown := watch.unknown()) or watch.shows_use()):
+                            self._reports.unknown_use(swept.provider, len(unknown))
                         self._schedule.wake([target.name for target in swept.to_work], spent_at)
                     except Exception as error:
                         self._emit(unexpected("reporting a sweep", error))

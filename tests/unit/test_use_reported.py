@@ -12,6 +12,7 @@ from support.known import known
 from support.process import wait_until
 from support.recorded_events import RecordedEvents
 
+from rotator.app.wiring import Installation
 from rotator.core.events import EventType, Level
 from rotator.core.reasons import Reason, State
 from rotator.daemon.dispatcher import Dispatcher
@@ -31,14 +32,25 @@ class Replica:
     def __init__(self, folder: Path, simulator: Simulator, target: dict[str, Any]) -> None:
         self.simulator, self.events, self.metrics = simulator, RecordedEvents(), Metrics("0")
         (folder / "key").write_text(simulator.organisation_key)
-        settings = {
+        self.folder, self.clock = folder, SystemClock()
+        self.settings = {
             "providers": {"respan": respan(simulator.url, requests_per_minute=6000)},
             "sweep": {"min_age": "1s"},
             "targets": {"a": target},
         }
-        self.installation = assemble(folder, settings, SystemClock(), self.metrics, self.events.append)
+        self.installation = self.assembled(None)
         self.dispatcher = Dispatcher(self.installation, self.metrics, self.events.append)
         self.metrics.watch(lambda: known(*self.dispatcher.statuses.snapshot(), at=datetime.now(UTC)), each=True)
+
+    def assembled(self, predecessor: Installation | None) -> Installation:
+        return assemble(
+            self.folder, self.settings, self.clock, self.metrics, self.events.append, predecessor=predecessor
+        )
+
+    def reload(self) -> None:
+        """Use the same configuration, read again."""
+        self.installation = self.assembled(self.installation)
+        self.dispatcher.take_up(self.installation)
 
     @property
     def status(self) -> TargetStatus:
@@ -130,6 +142,16 @@ def test_use_that_no_answer_shows_is_reported_once_and_never_zero(tmp_path: Path
         assert found == (["respan"] if shown == "none" else [])
         assert replica.metric('rotator_provider_reports_use{provider="respan"}') == (shown == "retrieve")
         assert replica.metric('rotator_key_use_ratio{target="a"}') == (None if shown == "none" else 0)
+
+
+def test_a_reload_does_not_report_unknown_use_again(tmp_path: Path) -> None:
+    with running(tmp_path, CAPPED, use_shown="none") as replica:
+        for _ in range(2):
+            replica.dispatcher.watch_use()
+            replica.sweep()
+            replica.reload()
+            replica.sweep()
+        assert len(replica.events.of(EventType.USE_UNKNOWN)) == 1
 
 
 def test_without_a_cap_unknown_use_is_no_news(tmp_path: Path) -> None:
