@@ -81,6 +81,16 @@ def test_a_daemon_notifies_of_the_keys_that_commands_publish_which_notify_of_not
     assert daemon.stop() == 0
 
 
+def test_a_command_that_informs_the_daemon_has_it_notify_at_once(rotator: Installation, receiver: Receiver) -> None:
+    notify(rotator, chat=receiver.url)
+    rotator.config["daemon"]["resync"] = "1h"
+    daemon = rotator.start()
+    wait_until(lambda: len(receiver.bodies("key.published")) == 1, "the first key")
+    rotator.run("rotate", "a", "--url", daemon.url(admin=True), status=0)
+    wait_until(lambda: len(receiver.bodies("key.published")) == 2, "the key of the command")
+    assert daemon.stop() == 0
+
+
 def test_a_restart_repeats_with_the_same_id(rotator: Installation, receiver: Receiver) -> None:
     notify(rotator, chat=receiver.url)
     receiver.status = 500
