@@ -21,6 +21,14 @@ def extend_from(observation: Observation, record: Record) -> datetime:
     return observation.own_end(record) - extension_lead(observation.target)
 
 
+def moments_of_pause(observation: Observation, record: Record) -> tuple[datetime, ...]:
+    """Return when a pause alone may have something done to the served key: by its own end, or by its record."""
+    target = observation.target
+    if target.pause_until is None:
+        return ()
+    return extend_from(observation, record), record.expires_at - extension_lead(target)
+
+
 def extended_to(observation: Observation, record: Record, now: datetime) -> datetime | None:
     """Return until when the served key must be extended now; None where it lasts through the pause, or for a while.
 

@@ -24,7 +24,7 @@ from rotator.core.due import WITHOUT_A_KEY, Facts, reason_for_a_new_key, reason_
 from rotator.core.errors import GraceNotEnforced
 from rotator.core.expiry import Asked, KeyObservation, next_request, whole_seconds
 from rotator.core.observation import Observation
-from rotator.core.pause import as_extended, extend_from, extended_to
+from rotator.core.pause import as_extended, extended_to, moments_of_pause
 from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal, contested_until_of, is_paused, renewal_of, turning_points
 from rotator.core.request import ACT, SCHEDULED, PassOptions, RotationRequest
@@ -191,8 +191,7 @@ def _other_moments(facts: Facts, superseded: tuple[Superseded, ...], due: Reason
     for key in superseded:
         if key.may_be_extended and key.grace_over_at:
             yield from (key.grace_over_at - reach(observation.target), *looks_at(key, observation.target))
-    if observation.target.pause_until is not None:
-        yield extend_from(observation, facts.record) + observation.clock_disputed_by
+    yield from (moment + observation.clock_disputed_by for moment in moments_of_pause(observation, facts.record))
     if due is Reason.DRIFTED and (contested_until := contested_until_of(observation)):
         yield contested_until
     if due is Reason.NEARLY_SPENT:

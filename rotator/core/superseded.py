@@ -14,6 +14,7 @@ from rotator.core.caps import shows_more_early
 from rotator.core.expiry import TOLERANCE, KeyObservation, next_request, whole_seconds
 from rotator.core.keys import KeyName
 from rotator.core.observation import Observation
+from rotator.core.renewal import extension_lead
 from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
@@ -287,7 +288,7 @@ def to_confirm(observation: Observation, now: datetime) -> tuple[Record, ...]:
     seen = observation.shown.get(current.record.key_id)
     as_made = name is not None and name.version == current.number
     # The provider's answer shows its time as well: with two opinions a wrong clock is corrected.
-    as_made = as_made and not _ends_in_pause(observation, current.record)
+    as_made = as_made and not _ends_in_pause(observation, current.record, now)
     known = (as_made and not observation.clock_disputed_by) or (seen is not None and seen.at_version == current.number)
     superseded = superseded_keys(observation, current)
     unknown = [
@@ -296,7 +297,7 @@ def to_confirm(observation: Observation, now: datetime) -> tuple[Record, ...]:
     return (*(() if known else (current.record,)), *unknown)  # the served key first: it may not have long to live
 
 
-def _ends_in_pause(observation: Observation, record: Record) -> bool:
-    """Return whether by its record a key ends before the target's pause does, or too soon after it to be replaced."""
-    target = observation.target
-    return target.pause_until is not None and record.expires_at - target.lead < target.pause_until
+def _ends_in_pause(observation: Observation, record: Record, now: datetime) -> bool:
+    """Return whether by its record it is time to extend a key, because of a pause that may be over by now."""
+    pause_until, due_at = observation.target.pause_until, record.expires_at - extension_lead(observation.target)
+    return pause_until is not None and due_at < pause_until and due_at <= now

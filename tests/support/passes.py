@@ -26,6 +26,14 @@ class Working:
         """Go on as a new process, which remembers nothing."""
         self.reconciler = self.world.reconciler(f"{len(self.world.strays)}")
 
+    def look_up(self) -> None:
+        """Look up the served key at the provider, as a sweep does whose list lacks it."""
+        observer = self.reconciler.observer
+        seen = observer.observe(self.world.target)
+        assert seen.current is not None
+        assert seen.current.record is not None
+        observer.look_up(seen, seen.current.record, observer.ports.budget)
+
     def step(self, request: RotationRequest = SCHEDULED, options: PassOptions = ACT) -> datetime:
         """Make a pass, and return when the next is due."""
         now = self.world.clock.now()

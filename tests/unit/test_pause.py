@@ -117,6 +117,16 @@ def test_a_key_whose_margin_is_longer_than_that_is_extended_twice_a_month_at_mos
     assert len(extended(rotator)) <= (200 - 90) / 14 + 2
 
 
+def test_a_key_is_looked_up_once_it_is_due_and_not_before() -> None:
+    """Else each restart in a pause would cost a request a target."""
+    rotator = Working(PAUSED)
+    rotator.restart()
+    rotator.work(START + 16 * HOUR - MINUTE)
+    assert rotator.world.calls("provider.retrieve") == []
+    rotator.work(START + 2 * DAY)
+    assert rotator.world.calls("provider.retrieve") == ["provider.retrieve"]
+
+
 def test_a_key_that_outlives_the_pause_is_not_extended() -> None:
     target = replace(PAUSED, pause_until=START + 15 * HOUR)
     rotator = Working(target)
@@ -150,6 +160,7 @@ def test_a_request_and_a_lost_key_do_not_wait() -> None:
     assert len(rotator.rotated_at) == 2
     rotator.world.vendor.revoke(served(rotator).id)
     rotator.restart()
+    rotator.look_up()
     rotator.step()
     assert len(rotator.rotated_at) == 3
     assert rotator.outside == []

@@ -282,10 +282,7 @@ def test_a_request_an_expired_and_a_lost_key_do_not_wait() -> None:
     assert len(rotator.rotated_at) == 2
     rotator.world.vendor.revoke("tk_0002")
     rotator.reconciler = rotator.world.reconciler("b")
-    served = rotator.reconciler.observer.observe(WEEKLY)
-    assert served.current is not None
-    assert served.current.record is not None
-    rotator.reconciler.observer.look_up(served, served.current.record, rotator.reconciler.observer.ports.budget)
+    rotator.look_up()
     rotator.step()
     assert len(rotator.rotated_at) == 3
     rotator.world.clock.advance(14 * DAY)  # a Sunday
