@@ -9,9 +9,16 @@ from rotator.core.renewal import MOST_AHEAD, extension_lead, is_paused, permitte
 from rotator.core.versions import Record
 
 
-def as_extended(observation: Observation, record: Record) -> Record:
-    """Return the record of the served key with the expiry that a pause may have given the key."""
-    if observation.target.pause_until is None or not observation.traits.can_set_expiry:
+def as_extended(observation: Observation, record: Record, now: datetime) -> Record:
+    """Return the record of the served key with the expiry that a pause may have given the key.
+
+    A key that nothing is known of has been extended if it is due by its record.
+    """
+    target = observation.target
+    if target.pause_until is None or not observation.traits.can_set_expiry:
+        return record
+    is_unknown = record.key_id not in observation.shown
+    if is_unknown and now < record.expires_at - extension_lead(target):
         return record
     return replace(record, expires_at=observation.own_end(record))
 

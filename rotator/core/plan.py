@@ -154,7 +154,7 @@ def plan(
     return Plan(
         state=state,
         reason=reason,
-        current=as_extended(observation, current.record),
+        current=as_extended(observation, current.record, now),
         version=current,
         superseded=tuple(key for key in superseded if not observation.is_key_gone(key.record)),
         untrusted=tuple(key.record for key in superseded if observation.is_owned(key.record) is False),

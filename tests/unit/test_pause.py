@@ -127,6 +127,14 @@ def test_a_key_is_looked_up_once_it_is_due_and_not_before() -> None:
     assert rotator.world.calls("provider.retrieve") == ["provider.retrieve"]
 
 
+def test_before_it_is_due_a_key_shows_its_recorded_expiry() -> None:
+    rotator = Working(PAUSED)
+    rotator.restart()
+    rotator.work(START + HOUR)
+    assert rotator.plan.current is not None
+    assert rotator.plan.current.expires_at == START + PAUSED.ttl
+
+
 def test_a_key_that_outlives_the_pause_is_not_extended() -> None:
     target = replace(PAUSED, pause_until=START + 15 * HOUR)
     rotator = Working(target)
