@@ -81,6 +81,8 @@ def test_the_page_of_a_running_daemon(fleet: tuple[Installation, Daemon]) -> Non
         assert int(head.headers["content-length"]) > 1000
         assert client.post("/", content=b"q=a").status_code == 405
         assert client.get("/", headers={"Host": "evil.example"}).status_code == 421
+        assert client.post("/look", headers={"Origin": "http://evil.example"}).status_code == 403
+        assert client.post("/look").status_code == 202
     assert daemon.get("/").status_code == 404
 
 
