@@ -6,7 +6,7 @@ Changes nothing, and sends a test event to each webhook.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from rotator.app.passes import adoption_advice
@@ -110,7 +110,7 @@ def _stores(
                 yield from _path(installation, store, target, served)
                 advance()
                 if vault is not None:
-                    yield from _version_lifetime(target, vault, of_mount)
+                    yield from _version_lifetime(target, vault, of_mount, installation.clock.now())
         except StoreError as error:
             yield _failed(f"stores.{name}", error)
 
@@ -133,12 +133,18 @@ def _path(
         yield OnlineFinding(f"targets.{target.name}", message, adoption_advice(target))
 
 
-def _version_lifetime(target: Target, store: VaultStore, of_mount: Lifetime | None) -> Iterator[OnlineFinding]:
-    """Check that Vault keeps a version as long as its key lives. The shorter time of mount and path counts."""
+def _version_lifetime(
+    target: Target, store: VaultStore, of_mount: Lifetime | None, now: datetime
+) -> Iterator[OnlineFinding]:
+    """Check that Vault keeps a version as long as its key lives. The shorter time of mount and path counts.
+
+    In a pause a key may have to live that much longer.
+    """
+    life = target.ttl + max(timedelta(0), (target.pause_until or now) - now)
     lifetimes = [one for one in (of_mount, path_lifetime(store, target.path)) if one is not None]
     shortest = min(lifetimes, key=lambda one: one.seconds, default=None)
-    if shortest is not None and 0 <= shortest.seconds < target.ttl.total_seconds():
-        after, ttl = format_duration(timedelta(seconds=shortest.seconds)), format_duration(target.ttl)
+    if shortest is not None and 0 <= shortest.seconds < life.total_seconds():
+        after, ttl = format_duration(timedelta(seconds=shortest.seconds)), format_duration(life)
         message = (
             f"Vault deletes a version of {store.mount}/{target.path} after {after} (delete_version_after of "
             f"{shortest.where}), before its key expires ({ttl}). Applications would find no key"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,9 @@ def test_check_online_names_versions_that_vanish_before_their_key_ends(made: Mad
 
     keeps(metadata, "90m")
     rotator.run("check", "--online", status=0)
+    rotator.config["targets"]["a"]["pause_until"] = (datetime.now(UTC) + timedelta(hours=2)).isoformat()
+    assert "after 1h30m" in rotator.run("check", "--online", status=1).stdout  # for as long a key may have to live
+    del rotator.config["targets"]["a"]["pause_until"]
     keeps(metadata, "59m30s")
     result = rotator.run("check", "--online", status=1).stdout
     assert f"targets.a: Vault deletes a version of {paths.mount}/apps/a after 59m30s" in result
