@@ -3,6 +3,7 @@
 An answer is validated: anything may listen at that address.
 """
 
+import re
 import ssl
 
 from pydantic import ValidationError
@@ -22,8 +23,8 @@ _SECONDS_TO_INFORM = 5.0
 
 def ask(url: str) -> DaemonStatusJson:
     """Return the status of the daemon at this address. Raises `StoreUnavailable`, which ends a command with 3."""
-    address = _address(url)
-    answer = _send("GET", f"{address}/status.json", _SECONDS, _MAX_BODY)
+    address = _without_credentials(url)
+    answer = _send("GET", f"{_address(url)}/status.json", _SECONDS, _MAX_BODY)
     if isinstance(answer, NoResponse):
         raise StoreUnavailable(f"no daemon answers at {address}: {quoted(answer.reason)}", _ADVICE)
     if not answer.is_success:
@@ -50,13 +51,17 @@ def request_look(url: str) -> None:
         return
     why = answer.reason if isinstance(answer, NoResponse) else f"it answered {answer.status}"
     print_error(
-        f"rotator: the daemon at {_address(url)} was not informed, so it shows the change within its [daemon].resync: "
-        f"{quoted(why)}"
+        f"rotator: the daemon at {_without_credentials(url)} was not informed, "
+        f"so it shows the change within its [daemon].resync: {quoted(why)}"
     )
 
 
 def _address(url: str) -> str:
     return (url if "://" in url else f"http://{url}").rstrip("/")
+
+
+def _without_credentials(url: str) -> str:
+    return re.sub("//[^/?#]*@", "//", _address(url))
 
 
 def _send(method: str, url: str, seconds: float, max_body: int) -> Response | NoResponse:

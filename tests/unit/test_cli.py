@@ -516,6 +516,13 @@ def test_an_address_without_a_daemon_fails_nothing(invoke: Invoke, url: str) -> 
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.parametrize("command", ["rotate a", "status"])
+def test_credentials_in_the_address_of_a_daemon_are_not_printed(invoke: Invoke, command: str) -> None:
+    ended = invoke(*command.split(), "--url", "http://me:hunter-22@127.0.0.1:1")
+    assert "the daemon at http://127.0.0.1:1" in ended.err or "answers at http://127.0.0.1:1" in ended.err
+    assert "hunter" not in ended.out + ended.err
+
+
 def test_a_daemon_that_never_answers_is_waited_for_shortly(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rotator.cli.remote._SECONDS_TO_INFORM", 0.3)
     with canned(lambda _: Reply(202, "x" * 500, drips=True)) as server:
