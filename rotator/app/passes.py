@@ -193,7 +193,7 @@ def _of_caps(target: Target, plan: Plan) -> Iterator[Event]:
 
 
 def _whole(amount: float) -> float:
-    return int(amount) if amount.is_integer() else amount
+    return int(amount) if float(amount).is_integer() else amount  # what a plugin shows may be an int
 
 
 def _emptied(target: Target) -> Fields:

@@ -17,6 +17,9 @@ from rotator.core.target import Target
 from rotator.telemetry.wording import in_units
 
 _MINUTE = timedelta(minutes=1)
+_SHORTEST = timedelta(hours=2)
+"""No shorter grace period is suggested: `check` warns of one."""
+
 _ROOM = 2
 """So many times the measured pickup is suggested: with room for consumers that are later the next time."""
 
@@ -32,13 +35,13 @@ class Suggestion:
     @property
     def grace_period(self) -> timedelta:
         """The suggested one, in whole minutes."""
-        return max(_MINUTE, -(-_ROOM * self.took // _MINUTE) * _MINUTE)
+        return max(_SHORTEST, -(-_ROOM * self.took // _MINUTE) * _MINUTE)
 
     def __str__(self) -> str:
         now, suggested = format_duration(self.target.grace_period), format_duration(self.grace_period)
         return (
             f"{self.target.name}: {self.key_id} was used until {in_units(self.took)} after it was replaced, so far; "
-            f'grace_period = "{suggested}" is twice that (it is "{now}")'
+            f'grace_period = "{suggested}" leaves room for twice that (it is "{now}")'
         )
 
     def to_json(self) -> dict[str, str | float]:
@@ -53,8 +56,9 @@ class Suggestion:
 
 
 def suggestions(installation: Installation, listed: Iterable[tuple[Target, ProviderKey]]) -> Iterator[Suggestion]:
-    """Yield what superseded keys show; `listed` are keys of the targets that are not served, with their use.
+    """Yield the longest pickup of each target that superseded keys show.
 
+    `listed` are keys of the targets that are not served, with their use.
     A path that cannot be read is left out: it has a finding.
     """
     now, targets = installation.clock.now(), {}
@@ -69,6 +73,7 @@ def suggestions(installation: Installation, listed: Iterable[tuple[Target, Provi
         current = observation.current
         if current is None or current.record is None:
             continue
-        for pickup in filter(None, map(pickup_of, superseded_keys(observation, current))):
-            if pickup.last_used_at:
-                yield Suggestion(target, pickup.key_id, pickup.took)
+        pickups = filter(None, map(pickup_of, superseded_keys(observation, current)))
+        longest = max(pickups, key=lambda pickup: pickup.took, default=None)
+        if longest is not None and longest.last_used_at:
+            yield Suggestion(target, longest.key_id, longest.took)

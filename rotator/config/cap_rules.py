@@ -58,6 +58,18 @@ def cut_extensions(config: ParsedConfig) -> Iterator[Problem]:
             yield config.target_problem(target.name, message, "grace_extension")
 
 
+def rare_looks(config: ParsedConfig) -> Iterator[Problem]:
+    """Warn where a superseded key that is used may count as unused, because its use is looked at too rarely."""
+    interval = config.settings.sweep.interval
+    for target in config.targets.values():
+        if target.grace_extension and target.idle_after < 2 * interval:
+            message = (
+                f"{format_duration(target.idle_after)} is less than two sweeps ({format_duration(interval)} apart): "
+                "if the provider shows use in its list alone, no grace is extended"
+            )
+            yield config.target_problem(target.name, message, "idle_after")
+
+
 def late_pickups(config: ParsedConfig) -> Iterator[Problem]:
     """Warn where a key that was replaced early may end before the last consumer has the next one."""
     for target in config.targets.values():

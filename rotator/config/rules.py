@@ -9,7 +9,14 @@ from datetime import timedelta
 from urllib.parse import urlsplit
 
 from rotator.config import window_rules
-from rotator.config.cap_rules import caps_per_key, cut_extensions, extensions_of_grace, late_pickups, uses_of_caps
+from rotator.config.cap_rules import (
+    caps_per_key,
+    cut_extensions,
+    extensions_of_grace,
+    late_pickups,
+    rare_looks,
+    uses_of_caps,
+)
 from rotator.config.parsed import ParsedConfig, Rule
 from rotator.config.provider_load import ProviderLoad
 from rotator.config.provider_settings import LocalSecret, SecretSource
@@ -358,5 +365,6 @@ _WARNED: tuple[Rule, ...] = (
     caps_per_key,
     cut_extensions,
     late_pickups,
+    rare_looks,
     window_rules.pauses_that_have_passed,
 )

@@ -25,8 +25,13 @@ class Pickup:
 
 
 def pickup_of(key: Superseded) -> Pickup | None:
-    """Return what is measured by a superseded key; None while its use since it was replaced is unknown."""
+    """Return what is measured by a superseded key; None while its use since it was replaced is unknown.
+
+    A key that is spent measures nothing: consumers could not use it for longer.
+    """
     if key.use is None or key.use.as_of <= key.since:
+        return None
+    if any(cap.limit is not None and cap.used >= cap.limit for cap in key.use.latest.caps):
         return None
     return Pickup(key.key_id, key.since, key.used_after)
 

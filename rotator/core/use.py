@@ -140,12 +140,12 @@ def _last_use(use: KeyUse, before: KeyUse | None) -> datetime | None:
     """Return the last use that a look shows, after the look `before`.
 
     A count that grew was used at any time between the two looks, so the later one counts: a key that is used is not
-    taken for one that is not.
+    taken for one that is not. So does a count that began anew and is above 0.
     """
     shown = use.last_used_at if use.last_used_at and use.last_used_at <= _time(use) else None
     if before is None:
         return shown
-    grew = any((now := use.used(cap.cap)) is not None and now > cap.used for cap in before.caps)
+    grew = any((now := use.used(cap.cap)) is not None and now not in (0, cap.used) for cap in before.caps)
     return _time(use) if grew and (shown is None or shown <= _time(before)) else shown
 
 

@@ -106,7 +106,8 @@ class Reports:
         present = set()
         for event in troubles(report, failures, retry_at):
             lasts = event.what in _LASTING
-            trouble = event.what, event.fields.get("key_id")
+            why = event.fields["reason"] if event.what is EventType.EARLY_ROTATION_HELD else None
+            trouble = event.what, event.fields.get("key_id"), why
             present.add(trouble)
             if is_news and lasts:
                 self._lasting.report(event, target.name, trouble)
@@ -114,7 +115,7 @@ class Reports:
                 self._emit(event)
         if report.plan is not None:
             over = self._lasting.keep(target.name, present)
-            if (EventType.TARGET_FOREIGN, None) in over:
+            if (EventType.TARGET_FOREIGN, None, None) in over:
                 self._failures.count(target.name)  # once its passes succeed, a path that is ours again has recovered
         if error is None:
             self._failures.resolve(Event(EventType.TARGET_RECOVERED, target.name), target.name)

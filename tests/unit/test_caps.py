@@ -190,6 +190,12 @@ def test_a_number_that_shrinks_starts_a_new_series() -> None:
     assert decided(observed(REPORTS, [seen(100, HOUR), seen(0, 2 * HOUR)]), 2 * HOUR).state is State.OK
 
 
+@pytest.mark.parametrize(("after", "is_used"), [(91, True), (90, False), (5, True), (0, False)])
+def test_a_count_that_grew_or_began_anew_was_used(after: float, *, is_used: bool) -> None:
+    series = series_with(series_with(None, seen(90, HOUR)), seen(after, 2 * HOUR))
+    assert series.used_at == (START + 2 * HOUR if is_used else None)
+
+
 def test_a_cap_that_is_no_longer_shown_is_unknown() -> None:
     assert decided(observed(REPORTS, [seen(100, HOUR), seen(None, 2 * HOUR)]), 2 * HOUR).use is None
 

@@ -1081,6 +1081,18 @@ def test_a_pickup_that_is_longer_than_the_grace_is_warned_of_where_keys_are_repl
     assert warnings.get("targets.a.pickup") == (message if on_cap == "replace" else None)
 
 
+@pytest.mark.parametrize(("idle_after", "is_warned"), [("29m", True), ("30m", False)])
+def test_use_that_is_looked_at_too_rarely_for_an_extension_is_warned_of(
+    load: Callable[..., Configuration], idle_after: str, *, is_warned: bool
+) -> None:
+    target = {"path": "p/a", "grace_extension": "1h", "idle_after": idle_after}
+    warnings = warned(load(minimal(targets={"a": target}, stores__vault__address="https://v:8200")))
+    message = (
+        "29m is less than two sweeps (15m apart): if the provider shows use in its list alone, no grace is extended"
+    )
+    assert warnings.get("targets.a.idle_after") == (message if is_warned else None)
+
+
 @pytest.mark.parametrize("number", [1, 2, 1000])
 def test_targets_with_a_cap_alike_share_a_warning(load: Callable[..., Configuration], number: int) -> None:
     targets = {f"t{each}": {"path": f"p/{each}", "key": {"max_usage": 5}} for each in range(number)}

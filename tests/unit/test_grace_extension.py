@@ -133,8 +133,8 @@ GREW = [look(3, used=7), look(5.75, used=8)]
         (observed([look(5.75, last=-50 * 365 * 24)]), OVER),  # 1970
         (observed([look(5.75, last=900)]), OVER),  # in the future: unknown
         (observed([look(3, used=7), look(5.75, used=8, last=-50 * 365 * 24)]), 6.75),  # the count shows more
-        (observed([look(3, used=7), look(5, used=9), look(5.75, used=1)]), OVER),  # it was last used at 5, or before
-        (observed([look(3, used=7), look(5.5, used=9), look(5.75, used=1)]), 6.5),  # that stays known after a reset
+        (observed([look(3, used=7), look(5, used=9), look(5.75, used=1)]), 6.75),  # used once since a reset
+        (observed([look(3, used=7), look(5.5, used=9), look(5.75, used=0)]), 6.5),  # that stays known after a reset
         (observed([look(3, used=7), look(5.5, used=9), look(5.75, last=1)]), 6.5),  # or when the counter vanishes
         (observed([look(5.75, last=5.5)], shown=None), OVER),  # gone
         (observed([look(5.75, last=5.5)], target=make_target(idle_after=HOUR)), OVER),  # nothing is to be extended

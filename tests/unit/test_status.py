@@ -288,6 +288,8 @@ def test_a_pickup_is_measured_only_where_use_is_shown() -> None:
     assert measured((), [before]) == (), "it was not looked at since it was replaced"
     unused = replace(STALE, use=series_with(None, KeyUse((CapUse("max_usage", 7),), as_of=START + HOUR)))
     assert [pickup.took for pickup in measured((), [unused])] == [timedelta(0)]
+    spent = replace(STALE, use=series_with(None, KeyUse((CapUse("max_usage", 7, 7),), as_of=START + HOUR)))
+    assert measured((), [spent]) == (), "consumers could not use it, however late they are"
 
 
 # --- what is printed of it -------------------------------------------------------------------------------------------
