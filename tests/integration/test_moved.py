@@ -38,9 +38,11 @@ def test_the_grace_of_a_key_from_before_a_move_is_enforced_once_the_former_mount
         extended = rotator.run("extend", "--all", "--for", "30h", status=0).stdout
         assert first["key_id"] not in extended
         shown = rotator.json("status", status=4)["targets"][0]
-        assert (shown["state"], shown["superseded"]) == (
+        [superseded] = shown["superseded"]
+        assert (shown["state"], superseded["key_id"], superseded["until"]) == (
             "failing",
-            [{"key_id": first["key_id"], "until": first["expires_at"]}],
+            first["key_id"],
+            first["expires_at"],
         )
 
         rotator.config["stores"]["store"]["former_locations"] = [{"mount": paths.mount}]

@@ -38,6 +38,7 @@ COMMANDS = (
     ("sweep",),
     ("extend", "--all", "--for", "48h"),
     ("status",),
+    ("events",),
 )
 
 DATA, METADATA, DESTROY, CAPABILITIES = RULES
