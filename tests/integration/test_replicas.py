@@ -4,10 +4,11 @@ import itertools
 import json
 import secrets
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -252,11 +253,25 @@ def test_a_leader_that_is_killed(running: Pair) -> None:
     assert not old.leads()
 
 
+def freeze(replica: Replica) -> None:
+    """Freeze a replica while it does not hold the lock of the SQLite file, which would hold up the other one too."""
+    while True:
+        replica.daemon.signal(signal.SIGSTOP)
+        file = replica.rotator.folder / "store.db"
+        with closing(sqlite3.connect(file, timeout=1, isolation_level=None)) as database:
+            try:
+                database.execute("BEGIN IMMEDIATE").execute("ROLLBACK")
+            except sqlite3.OperationalError:
+                replica.daemon.signal(signal.SIGCONT)
+            else:
+                return
+
+
 def test_a_leader_that_is_frozen_does_nothing_more_when_it_goes_on(running: Pair) -> None:
     old, new = running.roles()
     stood_by = len(old.daemon.events("leadership_lost"))
     since = now()
-    old.daemon.signal(signal.SIGSTOP)
+    freeze(old)
     try:
         takes_over(old, new, since, TAKEOVER, asked=False)
     finally:
