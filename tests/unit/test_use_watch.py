@@ -367,3 +367,17 @@ def test_a_clock_that_was_ahead_hides_no_use_once_it_is_right() -> None:
     watched.uses(100)
     watched.sweep()
     assert watched.plan().state is State.SPENT
+
+
+def test_a_provider_that_shows_the_use_of_some_keys_only_leaves_the_others_unknown() -> None:
+    watched = Watched("a", "b")
+    passed(watched, HOUR)
+    first, second = watched.world.targets
+    watched.uses(100, first)
+    watched.uses(None, second)
+    assert watched.sweep() == (first,)
+    assert watched.look() == (), "the other one is looked up alone, and that shows nothing either"
+    now = watched.world.clock.now()
+    shown, hidden = (plan(watched.reconciler.observer.observe(target), now) for target in (first, second))
+    assert (shown.state, shown.use and shown.use.used) == (State.SPENT, 100)
+    assert (hidden.state, hidden.use, hidden.is_nearly_spent, hidden.actions) == (State.OK, None, False, ())
