@@ -6,6 +6,7 @@ from support.world import ENDLESS, HOUR, IssuedKey, World, make_target, meanwhil
 from rotator.core.errors import ProviderError, StoreRequestRefused
 from rotator.core.orphans import OrphanState, Outcome
 from rotator.core.request import RotationRequest
+from rotator.protocol.sweeper import Sweeper
 
 ROTATE = RotationRequest(rotate=True, by="person")
 
@@ -20,13 +21,19 @@ def reused(world: World, key: IssuedKey, name: str = "a stranger's") -> IssuedKe
     return later
 
 
-def test_a_sweep_leaves_the_key_that_has_the_id_of_an_orphan_by_now() -> None:
+def with_an_old_orphan() -> tuple[World, IssuedKey, Sweeper]:
+    """Return a world with an orphan that is no longer young, and the sweeper that has seen it."""
     world = World()
     world.reconciler().reconcile(world.target)
     lonely = orphan(world)
     sweeper = sweeper_of(world.reconciler("sweeper"), world.targets)
     sweeper.sweep(dry_run=True)
     world.clock.advance(SETTLE)
+    return world, lonely, sweeper
+
+
+def test_a_sweep_leaves_the_key_that_has_the_id_of_an_orphan_by_now() -> None:
+    world, lonely, sweeper = with_an_old_orphan()
     later: list[IssuedKey] = []
     world.at("provider.retrieve", meanwhile(lambda: later.append(reused(world, lonely))))
     assert sweeper.sweep().orphans == ()
@@ -34,12 +41,7 @@ def test_a_sweep_leaves_the_key_that_has_the_id_of_an_orphan_by_now() -> None:
 
 
 def test_the_age_of_an_orphan_is_not_that_of_the_key_that_had_its_id() -> None:
-    world = World()
-    world.reconciler().reconcile(world.target)
-    lonely = orphan(world)
-    sweeper = sweeper_of(world.reconciler("sweeper"), world.targets)
-    sweeper.sweep(dry_run=True)
-    world.clock.advance(SETTLE)
+    world, lonely, sweeper = with_an_old_orphan()
     reused(world, lonely, lonely.name[:-1] + "b")
     [found] = sweeper.sweep().orphans
     assert (found.state, found.outcome) == (OrphanState.SETTLING, Outcome.LEFT)
