@@ -19,7 +19,7 @@ BANNED = re.compile(
     re.IGNORECASE,
 )
 WIDEST = 120
-MOST_WORDS = {"docs": 17_000, "CHANGELOG.md": 900}
+MOST_WORDS = {"docs": 21_000, "CHANGELOG.md": 900}
 """Outside of code blocks and generated tables."""
 
 
