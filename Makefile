@@ -63,7 +63,7 @@ lock:            ## lock the current versions of the dependencies (needs uv)
 	  pyproject.toml -o requirements.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet \
 	  --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
-	echo hatchling | uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet \
+	printf 'hatch-fancy-pypi-readme\nhatchling\n' | uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet \
 	  -c requirements-dev.txt - -o deploy/requirements-build.txt
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet \
 	  tools/jupyterhub/requirements.in -o tools/jupyterhub/requirements.txt

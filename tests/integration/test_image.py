@@ -169,8 +169,8 @@ def test_only_what_is_locked_and_needed_is_in_it(image: Image) -> None:
     packages = next(image.path("/opt/rotator/lib").glob("python3.*/site-packages"))
     found = {re.split(r"-\d", item.stem)[0].lower().replace("_", "-") for item in packages.glob("*.dist-info")}
     locked = set(re.findall(r"^([a-z][a-z0-9-]*)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
-    assert "rotator" in found
-    assert found - {"rotator"} <= locked
+    assert "vault-key-rotator" in found
+    assert found - {"vault-key-rotator"} <= locked
     assert not {"pip", "setuptools", "hatchling"} & found
     assert sum(size for size, _ in image.content().values()) < LARGEST
     assert subprocess.run([*image.program, "--version"], capture_output=True, text=True, check=True).stdout.split() == [
