@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from rotator.config.values import format_duration
-from rotator.config.windows import CronWindow
+from rotator.config.windows import CronWindow, cycle
 from rotator.core.renewal import is_paused
 from rotator.core.target import Target
 from rotator.core.times import timestamp
@@ -50,7 +50,7 @@ def timetables(targets: Iterable[Target], now: datetime) -> Iterator[Timetable]:
     """Yield one for each set of windows."""
     for windows, number in Counter(target.windows for target in targets if target.windows).items():
         cron = tuple(window for window in windows if isinstance(window, CronWindow))
-        yield Timetable(cron, number, next(open_spans(windows, now)), now)
+        yield Timetable(cron, number, next(open_spans(windows, now, now + cycle(windows))), now)
 
 
 def pauses(targets: Iterable[Target], now: datetime) -> dict[str, int]:

@@ -16,12 +16,17 @@ from cronsim import CronSim, CronSimError
 
 from rotator.config.values import format_duration, parse_duration, parse_text, quoted
 from rotator.core.times import local_time
+from rotator.core.windows import Windows
 
 _FIELDS = 5
 _LONGEST = 100
 _SHORTEST = timedelta(minutes=10)
-_MOST_OPENINGS = 24  # a day: more make the comparison with three years of them slow
-_SINCE = datetime(2024, 1, 1, tzinfo=UTC)  # a window that never opens in the 50 years after it never does
+_MOST_OPENINGS = 24  # a day: more make the comparison with years of them slow
+_WEEKLY_CYCLE = timedelta(days=3 * 366)  # has each change of a zone, and all of these are on the same weekday
+_CYCLE = timedelta(days=28 * 365 + 7)  # has each date on each weekday
+
+SINCE = datetime(2026, 1, 1, tzinfo=UTC)
+"""Since when openings are compared: always the same, so that what passed once passes in each later year."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,12 @@ class CronWindow:
     cron: str
     duration: timedelta
     timezone: str
+
+    @property
+    def is_weekly(self) -> bool:
+        """Whether it opens on the same weekdays in each week."""
+        _, _, day, month, weekday = self.cron.split()
+        return (day, month) == ("*", "*") and not {"#", "l"} & set(weekday.lower())
 
     @property
     def zone(self) -> ZoneInfo:
@@ -47,6 +58,12 @@ class CronWindow:
         return f"{local_time(moment, self.zone)} ({self.timezone})"
 
 
+def cycle(windows: Windows) -> timedelta:
+    """Return after how long the openings of these windows repeat, changes of their zones included."""
+    are_weekly = all(isinstance(window, CronWindow) and window.is_weekly for window in windows)
+    return _WEEKLY_CYCLE if are_weekly else _CYCLE
+
+
 def parse_cron(value: object) -> str:
     """Return a cron expression of five fields that opens now and then."""
     text = parse_text(value)
@@ -56,8 +73,8 @@ def parse_cron(value: object) -> str:
             'such as "0 9 * * 1-4"'
         )
     try:
-        cron = CronSim(text, _SINCE)
-        opens = next(cron, None) is not None
+        cron = CronSim(text, SINCE)
+        opens = next(cron, None) is not None  # CronSim looks 50 years ahead
     except CronSimError as error:
         field = str(error).removeprefix("Bad ").replace("-", " ")
         raise ValueError(f"is not a cron expression: its {field} is wrong") from None

@@ -7,9 +7,6 @@ from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Protocol
 
-HORIZON = timedelta(days=3 * 366)
-"""How far ahead the gaps between windows are compared with `renew_before`: leap days and changes of zones included."""
-
 
 class Window(Protocol):
     """Opens again and again, each time for the same duration."""
@@ -51,9 +48,8 @@ def opened_at(windows: Windows, moment: datetime) -> datetime:
     return min(first, default=_ALWAYS)
 
 
-def open_spans(windows: Windows, start: datetime) -> Iterator[Span]:
-    """Yield the times within three years of `start` in which a window is open, in order. One has no gap inside."""
-    end = start + HORIZON
+def open_spans(windows: Windows, start: datetime, end: datetime) -> Iterator[Span]:
+    """Yield the times between these moments in which a window is open, in order. One has no gap inside."""
     times = heapq.merge(*(_times(window, start) for window in windows))
     merged: Span | None = None
     for opens_at, closes_at in takewhile(lambda time: time[0] < end, times):
@@ -67,9 +63,9 @@ def open_spans(windows: Windows, start: datetime) -> Iterator[Span]:
         yield merged
 
 
-def gaps(spans: Iterable[Span], start: datetime) -> Iterator[tuple[Span, Span]]:
-    """Yield each time without an open window within three years of `start`, and the open time after it."""
-    closed_at, end = start, start + HORIZON
+def gaps(spans: Iterable[Span], start: datetime, end: datetime) -> Iterator[tuple[Span, Span]]:
+    """Yield each time between these moments without an open window, and the open time after it."""
+    closed_at = start
     for span in (*spans, Span(end, end)):
         if span.start > closed_at:
             yield Span(closed_at, span.start), span

@@ -12,6 +12,7 @@ import pytest
 
 from rotator.config.loader import Configuration, load
 from rotator.config.schema import TargetSettings
+from rotator.config.values import format_duration, parse_duration
 from rotator.config.windows import CronWindow
 from rotator.core.errors import ConfigurationError
 from rotator.providers.registry import installed_types
@@ -127,9 +128,45 @@ def test_a_target_that_renews_later_than_the_others_is_named(refused: Callable[.
     assert [*refused(WORKING + LONG, more)] == ["targets.b.renew_before"]
 
 
-def test_a_window_that_does_not_open_in_three_years_is_a_gap(refused: Callable[..., dict[str, str]]) -> None:
-    windows = 'windows = [{ cron = "0 0 29 2 *", duration = "1d" }]\n'
-    assert "none is open for 640d" in refused(windows + LONG)["defaults.windows"]  # from the one of 2028 on
+@pytest.mark.parametrize(("cron", "gap"), [("0 0 29 2 *", "1460d"), ("0 0 * 2 1#5", "10226d")])
+def test_a_window_that_opens_once_in_many_years_leaves_a_gap(
+    refused: Callable[..., dict[str, str]], cron: str, gap: str
+) -> None:
+    windows = f'windows = [{{ cron = "{cron}", duration = "1d" }}]\n'
+    assert f"none is open for {gap}" in refused(windows + LONG)["defaults.windows"]
+
+
+@pytest.mark.parametrize(
+    ("cron", "ttl"),
+    [
+        ("0 9 * * 1-4", "14d"),
+        ("0 9 * * 1#5", "366d"),
+        ("0 9 * * 1L", "90d"),
+        ("0 9 31 * *", "366d"),
+        ("0 9 1 1 *", "1000d"),
+        ("0 9 29 2 *", "3000d"),
+    ],
+)
+def test_time_that_passes_changes_neither_what_is_refused_nor_what_is_accepted(
+    loaded: Loaded, refused: Callable[..., dict[str, str]], cron: str, ttl: str
+) -> None:
+    """A restart years later must not find fault with a configuration that rotator has been running with."""
+    windows = f'windows = [{{ cron = "{cron}", duration = "3h", timezone = "Europe/London" }}]\nttl = "{ttl}"\n'
+    needs = refused(windows + 'renew_before = "1d"\ngrace_period = "1d"')["defaults.windows"]
+    enough = needs.rpartition('at least "')[2].strip('"')
+    less = format_duration(parse_duration(enough) - timedelta(hours=2))
+    for year in range(2026, 2056):
+        for month in (1, 3, 8):
+            now = datetime(year, month, 2, tzinfo=UTC)
+            loaded(windows + f'renew_before = "{enough}"\ngrace_period = "1d"', now=now)
+            assert "defaults.windows" in refused(windows + f'renew_before = "{less}"\ngrace_period = "1d"', now=now)
+
+
+@pytest.mark.parametrize(("year", "named"), [(2026, 2027), (2027, 2028), (2050, 2026)])
+def test_the_next_of_the_longest_gaps_is_named(refused: Callable[..., dict[str, str]], year: int, named: int) -> None:
+    short = 'ttl = "14d"\nrenew_before = "89h"\ngrace_period = "1d"\n'
+    now = datetime(year, 11, 1, 1, tzinfo=UTC)
+    assert f"from Thu {named}-10-2" in refused(WORKING + short, now=now)["defaults.windows"]
 
 
 def test_several_windows_close_each_others_gaps(loaded: Loaded) -> None:

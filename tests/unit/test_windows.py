@@ -17,7 +17,7 @@ from rotator.core.events import EventType, Level
 from rotator.core.reasons import Reason, State
 from rotator.core.renewal import longest_wait
 from rotator.core.request import PassOptions, RotationRequest
-from rotator.core.windows import HORIZON, Span, gaps, open_spans, opened_at
+from rotator.core.windows import Span, gaps, open_spans, opened_at
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 
@@ -141,17 +141,18 @@ def test_when_the_window_opened_that_is_open_or_opens_next(
 def test_windows_that_overlap_or_touch_count_as_one() -> None:
     both = window("0 9 * * *", 3 * HOUR), window("0 12,14 * * *", HOUR)
     start = moment("2026-03-02T10:00")
-    assert list(islice(open_spans(both, start), 3)) == [
+    assert list(islice(open_spans(both, start, start + 2 * DAY), 3)) == [
         Span(start, moment("2026-03-02T13:00")),
         Span(moment("2026-03-02T14:00"), moment("2026-03-02T15:00")),
         Span(moment("2026-03-03T09:00"), moment("2026-03-03T13:00")),
     ]
 
 
-def test_a_gap_longer_than_the_horizon_ends_there() -> None:
+def test_a_gap_that_is_longer_than_the_time_in_question_ends_with_it() -> None:
     start = moment("2024-03-01")
-    [(gap, after)] = gaps(open_spans((window("0 0 29 2 *"),), start), start)
-    assert gap == Span(start, start + HORIZON)
+    end = start + 1098 * DAY
+    [(gap, after)] = gaps(open_spans((window("0 0 29 2 *"),), start, end), start, end)
+    assert gap == Span(start, end)
     assert after.length == timedelta(0)
 
 
@@ -163,7 +164,8 @@ def test_a_gap_longer_than_the_horizon_ends_there() -> None:
 def test_each_moment_is_either_open_or_in_a_gap(drawn: list[tuple[str, int, str]], after: str) -> None:
     windows = tuple(window(cron, minutes * MINUTE, zone) for cron, minutes, zone in drawn)
     start = moment(after)
-    closed = [gap for gap, _ in islice(gaps(open_spans(windows, start), start), 8)]
+    end = start + 9 * DAY
+    closed = [gap for gap, _ in islice(gaps(open_spans(windows, start, end), start, end), 8)]
     for hours in range(8 * 24):
         at = start + hours * HOUR + 17 * MINUTE
         if closed and at < closed[-1].end:
@@ -390,7 +392,8 @@ def test_no_key_expires_that_a_window_could_have_saved_and_none_is_replaced_outs
     """Over cron, zone, ttl and outage, with times that the configuration's rule accepts."""
     windows = tuple(window(cron, minutes * MINUTE, zone) for cron, minutes, zone in drawn)
     start = moment(after)
-    gap = max((gap.length for gap, _ in gaps(open_spans(windows, start), start)), default=HOUR)
+    end = start + 1098 * DAY
+    gap = max((gap.length for gap, _ in gaps(open_spans(windows, start, end), start, end)), default=HOUR)
     assume(gap < 8 * DAY)
     target = make_target(renew_before=timedelta(seconds=int(slack * 4 / 3 * gap.total_seconds() + 60)), windows=windows)
     assert longest_wait(target) >= gap
