@@ -62,10 +62,11 @@ class Dispatcher:
         emit: Listener,
         leads: Leadership = lambda: True,
         planned: Callable[[Target, Plan], object] = lambda *_: None,
+        passed: Callable[[Report], object] = lambda _: None,
     ) -> None:
-        """`planned` is called with each plan as it is made, and must not wait."""
+        """`planned` is called with each plan as it is made, and `passed` after a pass. They must not wait."""
         self.installation = installation
-        self._leads, self._planned = leads, planned
+        self._leads, self._planned, self._passed = leads, planned, passed
         self.statuses = StatusRegistry()
         self._metrics, self._emit = metrics, emit
         daemon = installation.configuration.daemon
@@ -371,6 +372,7 @@ class Dispatcher:
         fulfilled = task.request.rotate and (report.rotated or report.error is None)
         self.statuses.update(target, report.plan, report.error, retry_at, fulfilled=fulfilled)
         self._reports.passed(report, failures, retry_at, self.installation.upstreams())
+        self._passed(report)
 
     @contextlib.contextmanager
     def _using(self) -> Iterator[Installation]:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from rotator.core.errors import KubernetesUnavailable
 from rotator.core.events import Event, EventType, Fields, Level
@@ -43,6 +43,23 @@ def rights(name: str) -> tuple[Right, ...]:
     return Right("get", GROUP, "leases", name), Right("update", GROUP, "leases", name), Right("create", GROUP, "leases")
 
 
+LEFT = "rotator/health"
+"""The annotation with what a leader leaves to its successor."""
+
+
+class Handover(Protocol):
+    """What a leader leaves to its successor. Only the thread of the Lease calls it. Its methods return at once."""
+
+    def resume(self, text: str) -> None:
+        """Begin with the text that the last leader left; empty if it left none."""
+
+    def text(self) -> str:
+        """Return what a successor would need now, at most 200 KiB; empty if it needs nothing."""
+
+    def written(self) -> None:
+        """Learn that the last text is stored, and that this process leads."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """A version of another replica's lease, and when this process first saw it (monotonic)."""
@@ -59,9 +76,15 @@ class Lease:
     """Tries to lead, on a thread of its own, from `start` to `stop`. `leads` is a `ports.Leadership`."""
 
     def __init__(
-        self, settings: LeaseSettings, clock: Clock, emit: Listener, changed: Callable[[bool], None] = lambda _: None
+        self,
+        settings: LeaseSettings,
+        clock: Clock,
+        emit: Listener,
+        handover: Handover,
+        changed: Callable[[bool], None] = lambda _: None,
     ) -> None:
         """The thread calls `changed` when this process starts to lead, and when it stops leading."""
+        self._handover = handover
         self._settings = settings
         self.identity = settings.identity
         self._clock = clock
@@ -180,12 +203,14 @@ class Lease:
         self._server.begin()
         held = self._get()
         if held is None:
+            self._resume({})
             self._write(None, self._spec(transitions=0))
         else:
             self._holder, self._looked = _holder(held), now
             if self._holder not in ("", me) and not self._has_expired(held):
                 self._until = float("-inf")
                 return
+            self._resume(held["metadata"])
             mine = self._holder == me
             transitions = int(held["spec"].get("leaseTransitions") or 0)
             spec = self._spec(transitions if mine else transitions + 1)
@@ -194,6 +219,7 @@ class Lease:
             self._write(held, spec)
         self._holder = me
         self._until = now + self._settings.duration * 2 / 3
+        self._handover.written()
         took = self._clock.monotonic() - now
         if not self.leads() and not self._stopping.is_set():  # this process or its DNS was slow
             raise KubernetesUnavailable(
@@ -202,12 +228,17 @@ class Lease:
                 "No replica leads until the next attempt. Is this machine overloaded, or its DNS slow?",
             )
 
+    def _resume(self, metadata: Mapping[str, Any]) -> None:
+        """Begin where the last leader has ended, unless this process has led since."""
+        if self._clock.monotonic() >= self._until:
+            self._handover.resume(str(_annotations(metadata).get(LEFT, "")))
+
     def _write(self, held: Mapping[str, Any] | None, spec: Mapping[str, Any]) -> None:
         """Write the Lease. Raises `_Stopping` if `stop` has begun, because it may not have waited for this thread."""
         if self._stopping.is_set():
             raise _Stopping
         if held is None:
-            self._ask("POST", "", {"metadata": {"name": self._settings.name}, "spec": dict(spec)})
+            self._ask("POST", "", {"metadata": self._metadata({"name": self._settings.name}), "spec": dict(spec)})
         else:
             self._put(held, spec)
 
@@ -234,7 +265,14 @@ class Lease:
         return self._ask("GET", self._settings.name)
 
     def _put(self, held: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
-        self._ask("PUT", self._settings.name, {"metadata": held["metadata"], "spec": {**held["spec"], **changes}})
+        body = {"metadata": self._metadata(held["metadata"]), "spec": {**held["spec"], **changes}}
+        self._ask("PUT", self._settings.name, body)
+
+    def _metadata(self, held: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the metadata with what this leader leaves to its successor."""
+        others = {name: text for name, text in _annotations(held).items() if name != LEFT}
+        left = self._handover.text()
+        return {**held, "annotations": {**others, LEFT: left} if left else others}
 
     def _ask(self, method: str, name: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """Return the Lease that the API server answers, or None. Raises `Conflict` or `KubernetesUnavailable`."""
@@ -248,6 +286,10 @@ def _understood(found: dict[str, Any]) -> dict[str, Any]:
     """Return the answer if it is a Lease. Raises KeyError or TypeError if it is not."""
     found["spec"], found["metadata"]["resourceVersion"]
     return found
+
+
+def _annotations(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(metadata.get("annotations") or {})
 
 
 def _holder(held: Mapping[str, Any]) -> str:

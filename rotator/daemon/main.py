@@ -90,8 +90,11 @@ class Daemon:
         self._installation = self._reloader.installation()
         self._started_with = self._installation.configuration
         if (wanted := self._installation.lease()) is not None:
-            self._lease = Lease(wanted, clock, self._emit, self._begin_to_lead)
-        self._dispatcher = Dispatcher(self._installation, metrics, self._emit, self._leads, self._notifier.observe)
+            self._notifier.health.share()
+            self._lease = Lease(wanted, clock, self._emit, self._notifier.health, self._begin_to_lead)
+        self._dispatcher = Dispatcher(
+            self._installation, metrics, self._emit, self._leads, self._notifier.observe, self._notifier.passed
+        )
         self._notify(self._installation)
         self._jobs = Jobs(clock, self._emit, self._dispatcher.health)
         self._signals = signals

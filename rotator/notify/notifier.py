@@ -13,15 +13,17 @@ from datetime import datetime, timedelta
 from rotator.core.events import Event, EventType
 from rotator.core.plan import Plan, SetExpiry
 from rotator.core.ports import Clock, Leadership, Listener
+from rotator.core.reasons import State
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.notify.notification import Facts, Sender, notification
 from rotator.notify.outbox import Outbox
+from rotator.notify.target_health import Change, TargetHealth
+from rotator.protocol.reconciler import Report
 from rotator.runtime.redact import NAMES, scrub, scrub_name
 from rotator.telemetry.logging import unexpected
 from rotator.telemetry.metrics import Notifications
 
-_FAILING = (EventType.TARGET_FAILED, EventType.TARGET_FOREIGN)
 _SPENT = {EventType.KEY_NEARLY_SPENT: "key.nearly_spent", EventType.KEY_SPENT: "key.spent"}
 _ABOUT_USE = ("key_id", "cap", "used", "limit", "as_of", "spent_at", "advice")
 
@@ -38,7 +40,7 @@ class Notifier:
         self._owner, self._recent = "", timedelta(0)
         self._lock = threading.Lock()
         self._seen: dict[str, _Seen] = {}  # by target
-        self._failing: set[str] = set()  # targets
+        self.health = TargetHealth(self._changed, clock, leads)
 
     def configure(self, owner: str, senders: Mapping[str, Sender], targets: Collection[str], resync: timedelta) -> None:
         """Use these channels from now on. What is queued for one that stays goes on waiting there."""
@@ -55,7 +57,7 @@ class Notifier:
             before[name].end(by=self._clock.monotonic())
         with self._lock:
             self._seen = {name: seen for name, seen in self._seen.items() if name in targets}
-            self._failing.intersection_update(targets)
+        self.health.configure(targets, self._recent)
 
     def end(self, by: float) -> None:
         """Send what is queued until this monotonic second, and report what is left."""
@@ -77,7 +79,6 @@ class Notifier:
         if not self._leads():
             with self._lock:
                 self._seen.pop(target.name, None)  # another replica notifies
-                self._failing.discard(target.name)
             return
         with self._lock:
             before = self._seen.get(target.name, _NOTHING)
@@ -123,26 +124,24 @@ class Notifier:
             self._emit(unexpected("notifying of an event", error, event.target))
 
     def _note(self, event: Event) -> None:
-        if not self._leads():
-            return
-        if event.what in _SPENT:
+        if event.what in _SPENT and self._leads():
             facts = {name: event.fields[name] for name in _ABOUT_USE if name in event.fields}
             self._notify(_SPENT[event.what], self._clock.now(), event.target, facts, facts["key_id"], facts["cap"])
-        elif event.what in _FAILING or event.what is EventType.TARGET_RECOVERED:
-            self._note_health(event)
+        elif event.what is EventType.TARGET_FAILED:
+            self.health.failed(event.target, {name: event.fields[name] for name in ("error", "advice")})
+        elif event.what is EventType.TARGET_FOREIGN:
+            error = f"its path holds data that rotator did not write ({event.fields['reason']})"
+            self.health.failed(event.target, {"error": error, "advice": event.fields["advice"]})
 
-    def _note_health(self, event: Event) -> None:
-        """Notify of a target that begins to fail, or works again."""
-        fails, now = event.what in _FAILING, self._clock.now()
-        with self._lock:
-            is_news = fails is not (event.target in self._failing)
-            (self._failing.add if fails else self._failing.discard)(event.target)
-        if is_news:
-            facts = {name: event.fields[name] for name in ("error", "advice") if name in event.fields}
-            if event.what is EventType.TARGET_FOREIGN:
-                facts["error"] = f"its path holds data that rotator did not write ({event.fields['reason']})"
-            kind = "target.failing" if fails else "target.recovered"
-            self._notify(kind, now, event.target, facts, now.timestamp())
+    def passed(self, report: Report) -> None:
+        """Notify of a target that works again."""
+        plan = report.plan
+        if report.error is None and plan is not None and plan.state is not State.FOREIGN:
+            is_done = not plan.actions or report.rotated or report.tidied  # a pass that only looks does nothing
+            self.health.worked(report.target.name, is_done=is_done)
+
+    def _changed(self, change: Change) -> None:
+        self._notify(change.kind, change.since, change.target, change.facts, change.since.timestamp())
 
     def _notify(self, kind: str, at: datetime, target: str, facts: Facts, *identity: object) -> None:
         shown = {

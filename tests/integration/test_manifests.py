@@ -28,6 +28,7 @@ from support.chart import (
     rendered,
     volume_of,
 )
+from support.handover import Left
 from support.installation import installation
 from support.kube import KubeServer, vault_kubernetes, vault_kubernetes_role
 from support.process import wait_until
@@ -793,13 +794,15 @@ def test_the_service_account_can_keep_the_lease_and_nothing_else(
     file.write_text(token)
     events: list[Event] = []
     access = Access(cluster.address, namespace, file, cluster.ca_file)
+    left = Left("what the first leader leaves"), Left()
     first, second = (
         Lease(
             LeaseSettings(access, "rotator", identity, 15.0),
             SystemClock(),
             events.append,
+            handover,
         )
-        for identity in ("rotator-0", "rotator-1")
+        for identity, handover in zip(("rotator-0", "rotator-1"), left, strict=True)
     )
     for lease in (first, second, first):
         lease.attempt()
@@ -808,6 +811,7 @@ def test_the_service_account_can_keep_the_lease_and_nothing_else(
     first.stop()  # gives it back
     second.attempt()
     assert second.leads()
+    assert left[1].resumed == ["what the first leader leaves"]
     assert EventType.LEASE_FAILED not in [event.what for event in events]
 
     def rules(token: str) -> set[tuple[str, ...]]:

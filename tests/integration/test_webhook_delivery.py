@@ -15,6 +15,8 @@ from support.process import wait_until
 from support.receiver import FORMER, SECRET, Receiver, never_reading, receiving
 from support.vault import VaultServer
 
+from rotator.simulator.faults import Fault
+
 FULL_AT_FIVE = "import rotator.notify.outbox as o; o.MOST = 5; from rotator.__main__ import main; main()"
 
 
@@ -202,16 +204,20 @@ def test_the_end_sends_what_is_queued(rotator: Installation, receiver: Receiver)
 # --- several replicas ------------------------------------------------------------------------------------------------
 
 
+def lease_of(kube: OwnKubeServer, folder: Path) -> dict[str, Any]:
+    namespace = kube.namespace()
+    (folder / "token").write_text(kube.token_for(namespace, "rotator"))
+    rights = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}
+    kube.bind(namespace, kube.role(namespace, rights), "rotator")
+    access = {"api_server": kube.address, "token_file": "token", "ca_file": str(kube.ca_file)}
+    return {"namespace": namespace, "duration": "2s", **access}
+
+
 def test_a_new_leader_repeats_with_the_same_id_and_standbys_send_nothing(
     rotator: Installation, receiver: Receiver, own_kube: OwnKubeServer, tmp_path: Path
 ) -> None:
-    namespace = own_kube.namespace()
-    (tmp_path / "token").write_text(own_kube.token_for(namespace, "rotator"))
-    rights = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}
-    own_kube.bind(namespace, own_kube.role(namespace, rights), "rotator")
     notify(rotator, chat=receiver.url)
-    lease: dict[str, Any] = {"namespace": namespace, "duration": "2s", "api_server": own_kube.address}
-    lease |= {"token_file": "token", "ca_file": str(own_kube.ca_file)}
+    lease = lease_of(own_kube, tmp_path)
     receiver.status = 500
     rotator.config["lease"] = {**lease, "identity": "one"}
     one = rotator.start()
@@ -230,6 +236,31 @@ def test_a_new_leader_repeats_with_the_same_id_and_standbys_send_nothing(
     wait_until(lambda: receiver.deliveries != [], "it to be repeated")
     assert {delivery.id for delivery in receiver.deliveries} == tried
     assert two.stop() == 0
+
+
+def test_a_failure_and_its_recovery_outlive_the_leader(
+    rotator: Installation, receiver: Receiver, own_kube: OwnKubeServer, tmp_path: Path
+) -> None:
+    """The leader dies before the receiver has taken the failure. The target works before the successor dies, too."""
+    notify(rotator, chat=receiver.url)
+    rotator.config["notify"]["webhooks"]["chat"]["events"] = ["target.failing", "target.recovered"]
+    lease = lease_of(own_kube, tmp_path)
+    rotator.simulator.faults.add(Fault("refuse", "create", status=422, times=None))
+    tried: dict[str, list[str]] = {}
+    for identity, status in (("one", 500), ("two", 204), ("three", 500), ("four", 204)):
+        receiver.status, receiver.deliveries = status, []
+        if identity == "three":
+            rotator.simulator.faults.clear()
+        rotator.config["lease"] = {**lease, "identity": identity}
+        daemon = rotator.start()
+        daemon.wait_for("leadership_acquired")
+        wait_until(lambda: receiver.deliveries != [], f"{identity} to notify")
+        tried[identity] = [receiver.deliveries[0].id, receiver.deliveries[0].verified()["type"]]
+        daemon.process.kill()
+        daemon.end()
+    assert tried["one"] == tried["two"]
+    assert tried["three"] == tried["four"]
+    assert (tried["two"][1], tried["three"][1]) == ("target.failing", "target.recovered")
 
 
 # --- the check -------------------------------------------------------------------------------------------------------

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from support.canned import Asked, Canned, Reply, canned
 from support.clocks import FakeClock
+from support.handover import Left
 from support.process import wait_until
 from support.recorded_events import RecordedEvents
 
 from rotator.core.events import EventType, Level
 from rotator.core.ports import Clock
 from rotator.core.versions import LONGEST_TEXT
-from rotator.daemon.leader import Lease
+from rotator.daemon.leader import LEFT, Lease
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.kubernetes import Access, LeaseSettings
 
@@ -75,10 +76,11 @@ class Rig:
         self.events = RecordedEvents()
         self.changes: list[tuple[str, bool]] = []
 
-    def replica(self, name: str, clock: Clock, duration: float = DURATION) -> Lease:
+    def replica(self, name: str, clock: Clock, duration: float = DURATION, left: Left | None = None) -> Lease:
         access = Access(self.server.address, "rotator", self.token, Path("unused"))
         settings = LeaseSettings(access, "rotator", name, duration)
-        return Lease(settings, clock, self.events.append, lambda leads: self.changes.append((name, leads)))
+        left = left or Left()
+        return Lease(settings, clock, self.events.append, left, lambda leads: self.changes.append((name, leads)))
 
 
 @pytest.fixture
@@ -260,7 +262,7 @@ def test_an_api_server_that_is_down_ends_nothing(rig: Rig, clock: FakeClock) -> 
     with canned(lambda _: Reply(500)) as gone:
         address = gone.address
     settings = LeaseSettings(Access(address, "rotator", rig.token, Path("unused")), "rotator", "a", DURATION)
-    lost = Lease(settings, clock, rig.events.append)
+    lost = Lease(settings, clock, rig.events.append, Left())
     lost.attempt()
     assert not lost.leads()
     [failed] = rig.events.of(EventType.LEASE_FAILED)
@@ -442,7 +444,75 @@ def test_certificates_that_cannot_be_used_are_named(rig: Rig, clock: FakeClock, 
             ca_file.write_text(content)
         access = Access("https://127.0.0.1:1", "rotator", rig.token, ca_file)
         settings = LeaseSettings(access, "rotator", "a", DURATION)
-        Lease(settings, clock, rig.events.append).attempt()
+        Lease(settings, clock, rig.events.append, Left()).attempt()
         failed = rig.events.of(EventType.LEASE_FAILED)[-1]
         assert f"the certificates in {ca_file} for the Lease" in str(failed.fields["error"])
         assert failed.level is Level.ERROR
+
+
+# --- what a leader leaves to its successor ---------------------------------------------------------------------------
+
+
+def annotations(rig: Rig) -> dict[str, str]:
+    assert rig.api.lease is not None
+    return dict(rig.api.lease["metadata"]["annotations"])
+
+
+def test_a_leader_stores_its_text_with_each_renewal(rig: Rig, clock: FakeClock) -> None:
+    left = Left("first")
+    a = rig.replica("a", clock, left=left)
+    a.attempt()
+    assert annotations(rig) == {LEFT: "first"}
+    left.now = "second"
+    a.attempt()
+    assert annotations(rig) == {LEFT: "second"}
+    left.now = ""
+    a.attempt()
+    assert annotations(rig) == {}
+    assert (left.resumed, left.stored) == ([""], ["first", "second", ""])
+
+
+def test_a_successor_begins_with_the_text_of_the_leader_that_died(rig: Rig, clock: FakeClock) -> None:
+    rig.replica("a", clock, left=Left("of a")).attempt()
+    left = Left("of b")
+    b = rig.replica("b", clock, left=left)
+    b.attempt()
+    assert left.resumed == left.stored == [], "a standby neither reads nor writes it"
+    clock.sleep(DURATION)
+    b.attempt()
+    assert (left.resumed, left.stored, annotations(rig)) == (["of a"], ["of b"], {LEFT: "of b"})
+
+
+def test_a_release_keeps_the_text(rig: Rig, clock: FakeClock) -> None:
+    a = rig.replica("a", clock, left=Left("of a"))
+    a.attempt()
+    a.start()
+    a.stop()
+    left = Left()
+    rig.replica("b", clock, left=left).attempt()
+    assert left.resumed == ["of a"]
+
+
+def test_a_process_of_the_same_name_begins_with_the_text_too(rig: Rig, clock: FakeClock) -> None:
+    rig.replica("a", clock, left=Left("before the restart")).attempt()
+    left = Left()
+    rig.replica("a", clock, left=left).attempt()
+    assert left.resumed == ["before the restart"]
+
+
+def test_a_text_is_stored_only_when_the_answer_arrives(rig: Rig, clock: FakeClock) -> None:
+    left = Left("text")
+    a = rig.replica("a", clock, left=left)
+    rig.api.reply = Reply(404, {"kind": "Status"})
+    a.attempt()
+    assert rig.events.of(EventType.LEASE_FAILED) != [], "there is none to read, and it is refused"
+    assert left.stored == []
+
+
+def test_the_annotations_of_others_stay(rig: Rig, clock: FakeClock) -> None:
+    a = rig.replica("a", clock, left=Left("text"))
+    a.attempt()
+    assert rig.api.lease is not None
+    rig.api.lease["metadata"]["annotations"]["team"] = "payments"
+    a.attempt()
+    assert annotations(rig) == {LEFT: "text", "team": "payments"}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.assembly import assemble, respan
 from support.clocks import FakeClock, ForwardedClock
+from support.handover import Left
 from support.process import wait_until
 
 from rotator.config.values import Address
@@ -236,7 +237,7 @@ def later(clock: ForwardedClock, health: Health) -> list[str]:
 def test_a_lease_without_attempts_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, gate = FakeClock(), threading.Event()
     access = Access("https://127.0.0.1:9", "rotator", tmp_path / "token", tmp_path / "ca")
-    lease = Lease(LeaseSettings(access, "rotator", "me", 15.0), clock, lambda _: None)
+    lease = Lease(LeaseSettings(access, "rotator", "me", 15.0), clock, lambda _: None, Left())
     assert list(lease.problems()) == []
     monkeypatch.setattr(lease, "attempt", lambda: gate.wait(30))
     lease.start()

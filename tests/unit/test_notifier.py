@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -15,13 +16,16 @@ from support.world import ALL, ENDLESS, FIXED, HOUR, OWNER, World, make_target, 
 from rotator.config.notify_settings import EVERY_TYPE
 from rotator.core.errors import ProviderUnavailable
 from rotator.core.events import Event, EventType, Fields, Level
-from rotator.core.request import RotationRequest
+from rotator.core.plan import Plan
+from rotator.core.reasons import State
+from rotator.core.request import LOOK, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.times import timestamp
 from rotator.core.traits import Traits
 from rotator.notify import notifier as notifiers
 from rotator.notify.notification import Notification, Sender
 from rotator.notify.notifier import Notifier
+from rotator.protocol.reconciler import Report
 from rotator.runtime.redact import register
 from rotator.telemetry.metrics import Metrics
 
@@ -334,15 +338,27 @@ def failed(target: str = "billing-api", error: str = "the store is sealed") -> E
     return Event(EventType.TARGET_FAILED, target, Level.WARNING, fields)
 
 
+def planned(world: World) -> Plan:
+    """Return what a look at a path plans."""
+    plan = world.reconciler("a look").reconcile(world.target, options=LOOK).plan
+    assert plan is not None
+    return plan
+
+
 def test_a_failing_target_is_notified_of_once_and_so_is_its_recovery(world: World) -> None:
     replica = Replica(world)
-    for event in (failed(), failed(), failed(error="another"), Event(EventType.TARGET_RECOVERED, "billing-api")):
+    for event in (failed(), failed(), failed(error="another")):
         replica.notifier(event)
+    assert len(replica.events) == 3, "and each event is passed on"
+    Replica(world).work()
+    plan = planned(world)
+    replica.notifier.passed(Report(world.target, plan, ProviderUnavailable("it is down", "Wait.")))
+    for _ in range(2):
+        replica.notifier.passed(Report(world.target, plan))
     assert replica.news() == [
         ("target.failing", {"error": "the store is sealed", "advice": "Unseal it."}),
         ("target.recovered", {}),
     ]
-    assert len(replica.events) == 4, "and each event is passed on"
     replica.notifier(failed())
     assert [kind for kind, _ in replica.news()] == ["target.failing"]
 
@@ -363,21 +379,28 @@ def test_a_standby_passes_events_on_and_notifies_of_none(world: World) -> None:
     assert len(replica.events) == 1
 
 
-def test_a_leader_that_lost_the_lease_meanwhile_notifies_of_a_failure_again(world: World) -> None:
+def test_a_pass_that_did_nothing_shows_no_recovery(world: World) -> None:
     replica = Replica(world)
-    replica.work()
     replica.notifier(failed())
-    replica.leads = False
-    replica.work()
-    replica.leads = True
     replica.take()
-    replica.notifier(failed())
-    assert [kind for kind, _ in replica.news()] == ["target.failing"]
+    Replica(world).work()
+    world.clock.advance(20 * HOUR)
+    due = planned(world)
+    assert due.actions
+    replica.notifier.passed(Report(world.target, due))
+    foreign = replace(due, actions=(), state=State.FOREIGN)
+    replica.notifier.passed(Report(world.target, foreign))
+    replica.notifier.passed(Report(world.target, None))
+    assert replica.news() == []
+    replica.notifier.passed(Report(world.target, due, rotated=True))
+    assert [kind for kind, _ in replica.news()] == ["target.recovered"]
 
 
 def test_a_recovery_without_a_failure_is_no_news(world: World) -> None:
     replica = Replica(world)
-    replica.notifier(Event(EventType.TARGET_RECOVERED, "billing-api"))
+    replica.work()
+    replica.take()
+    replica.notifier.passed(Report(world.target, planned(world)))
     assert replica.news() == []
 
 
