@@ -54,6 +54,26 @@ def kube(request: pytest.FixtureRequest) -> Iterator[KubeServer]:
         yield own
 
 
+@pytest.fixture(scope="session")
+def cluster(kube: KubeServer) -> KubeServer:
+    kube.install_crds()
+    return kube
+
+
+@pytest.fixture
+def restricted(cluster: KubeServer) -> str:
+    """A namespace that takes pods of the strictest Pod Security Standard alone."""
+    namespace = cluster.namespace()
+    found = cluster.request("GET", f"/api/v1/namespaces/{namespace}").json()
+    found["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = "restricted"
+    cluster.request("PUT", f"/api/v1/namespaces/{namespace}", found).raise_for_status()
+    sandboxed = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "sandboxed"}}
+    cluster.request("POST", "/apis/node.k8s.io/v1/runtimeclasses", {**sandboxed, "handler": "runsc"})  # or it exists
+    for service_account in ("default", "rotator", "rotation"):
+        cluster.token_for(namespace, service_account)
+    return namespace
+
+
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[tuple[Installation, Daemon]]:
     """Yield a daemon with a target in every lasting state, one of them with a hostile provider."""

@@ -65,12 +65,6 @@ LARGEST_CONFIG_MAP = 2**20  # bytes
 SELECTING = {"Deployment", "Service", "PodMonitor", "PodDisruptionBudget", "NetworkPolicy"}
 
 
-@pytest.fixture(scope="session")
-def cluster(kube: KubeServer) -> KubeServer:
-    kube.install_crds()
-    return kube
-
-
 @pytest.fixture
 def manifests(cluster: KubeServer) -> Callable[..., Manifests]:
     """The chart with these values, as the API server understands it, by kind and name."""
@@ -265,6 +259,11 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("notify.external_secrets.namespaces={A}", "at '/notify/external_secrets/namespaces/0'"),
         ("provider.credential.secretName=", "name the Secret that holds the management credential"),
         ("vault.token.enabled=false", "set in config.stores how rotator logs in to Vault"),
+        ("env[0].name=ROTATOR_CONFIG", "env must not hold ROTATOR_CONFIG: the chart sets it"),
+        ("env[0].name=ROTATOR_URL", "env must not hold ROTATOR_URL: the chart sets it"),
+        (r"podLabels.app\.kubernetes\.io/name=x", "podLabels must not hold app.kubernetes.io/name: the chart sets"),
+        (r"commonLabels.helm\.sh/chart=x", "commonLabels must not hold helm.sh/chart: the chart sets this label"),
+        ("livenessProbe.httpGet.path=/", "at '/livenessProbe': additional properties 'httpGet' not allowed"),
     ],
 )
 def test_a_wrong_value_is_refused(setting: str, message: str) -> None:
@@ -545,16 +544,63 @@ def test_the_deployment_is_as_it_should_be(manifests: Callable[..., Manifests]) 
         assert selects.items() <= pod["metadata"]["labels"].items()
 
 
+def test_without_the_lease_the_old_pod_stops_first(manifests: Callable[..., Manifests]) -> None:
+    settings = "lease.enabled=false", "replicas=1"
+    assert manifests(MINIMAL, *settings)["Deployment/rotator"]["spec"]["strategy"] == {"type": "Recreate"}
+    chosen = manifests(MINIMAL, *settings, "strategy.type=RollingUpdate")["Deployment/rotator"]["spec"]["strategy"]
+    assert chosen["type"] == "RollingUpdate"
+
+
+def test_without_rbac_there_are_no_rights(manifests: Callable[..., Manifests]) -> None:
+    made = manifests(MINIMAL, "rbac.create=false", "notify.external_secrets.namespaces={apps}")
+    assert not [name for name in made if name.startswith("Role")]
+
+
+@pytest.mark.parametrize(
+    ("repository", "expected"),
+    [
+        ("rotator", "mirror.test/rotator"),
+        ("team/rotator", "mirror.test/team/rotator"),
+        ("localhost/rotator", "mirror.test/rotator"),
+        ("registry:5000/team/rotator", "mirror.test/team/rotator"),
+        ("registry.test/team/rotator", "mirror.test/team/rotator"),
+    ],
+)
+def test_the_registry_of_the_platform_replaces_that_of_the_image(repository: str, expected: str) -> None:
+    settings = f"image.repository={repository}", "global.imageRegistry=mirror.test"
+    assert f'image: "{expected}:{__version__}"' in "".join(rendered("default", MINIMAL, *settings))
+
+
 def test_every_value_of_the_pods_arrives(manifests: Callable[..., Manifests]) -> None:
     """Everything of values-everything.yaml that is not the configuration."""
     made = manifests(EVERYTHING)
     deployment = made["Deployment/key-rotation"]
-    pod, container = pod_of(deployment), container_of(pod_of(deployment))
+    pod = pod_of(deployment)
+    container, sidecar = pod["spec"]["containers"]
     spec, team = pod["spec"], {"example.org/team": "platform"}
     assert deployment["spec"]["replicas"] == 3
-    assert container["image"] == f"registry.test/team/rotator@sha256:{'0' * 64}"
+    assert deployment["metadata"]["annotations"] == team
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    assert deployment["spec"]["revisionHistoryLimit"] == 0
+    assert container["image"] == f"mirror.test:5000/team/rotator@sha256:{'0' * 64}"
     assert container["imagePullPolicy"] == "Always"
-    assert spec["imagePullSecrets"] == [{"name": "registry"}]
+    assert spec["imagePullSecrets"] == [{"name": "mirror"}, {"name": "registry"}]
+    assert sidecar["name"] == "agent"
+    [before] = spec["initContainers"]
+    assert before["name"] == "certificates"
+    assert container["envFrom"] == [{"configMapRef": {"name": "variables", "optional": True}}]
+    assert spec["hostAliases"] == [{"ip": "10.0.0.1", "hostnames": ["vault.test"]}]
+    assert (spec["dnsPolicy"], spec["dnsConfig"]["nameservers"]) == ("None", ["10.0.0.10"])
+    assert spec["runtimeClassName"] == "sandboxed"
+    assert container["livenessProbe"]["failureThreshold"] == 9
+    assert container["readinessProbe"]["successThreshold"] == 2
+    assert container["startupProbe"]["terminationGracePeriodSeconds"] == 5
+    for name, one in made.items():
+        if not name.startswith("ConfigMap/of-"):
+            assert one["metadata"]["labels"]["example.org/cost"] == "42", name
+    assert pod["metadata"]["labels"]["example.org/cost"] == "42"
+    assert made["ConfigMap/of-values"]["data"] == {"release": "rotator"}
+    assert "ConfigMap/of-text" in made
     assert spec["serviceAccountName"] == "rotation"
     assert made["ServiceAccount/rotation"]["metadata"]["annotations"] == team
     assert made["Service/key-rotation"]["metadata"]["annotations"] == team
@@ -690,18 +736,6 @@ def test_without_the_lease_no_token_for_the_api_server_is_mounted(manifests: Cal
     assert {"name": "ROTATOR_CONFIG", "value": "/etc/rotator/rotator.toml"} in container_of(pod)["env"]
 
 
-@pytest.fixture
-def restricted(cluster: KubeServer) -> str:
-    """A namespace that takes pods of the strictest Pod Security Standard alone."""
-    namespace = cluster.namespace()
-    found = cluster.request("GET", f"/api/v1/namespaces/{namespace}").json()
-    found["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = "restricted"
-    cluster.request("PUT", f"/api/v1/namespaces/{namespace}", found).raise_for_status()
-    for service_account in ("default", "rotator", "rotation"):
-        cluster.token_for(namespace, service_account)
-    return namespace
-
-
 def test_the_pods_are_of_the_strictest_standard(cluster: KubeServer, restricted: str) -> None:
     def try_(pod: Manifest) -> Any:
         manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod["spec"]}
@@ -737,14 +771,16 @@ def test_a_job_on_demand_has_all_that_the_daemon_has_but_for_the_lease(
     pod, ours = template["spec"]["template"], pod_of(deployment)
     its, theirs = pod["spec"], ours["spec"]
     same = "serviceAccountName automountServiceAccountToken enableServiceLinks securityContext imagePullSecrets"
-    for name in (*same.split(), "nodeSelector", "tolerations", "affinity", "priorityClassName"):
+    same += " nodeSelector tolerations affinity priorityClassName hostAliases dnsPolicy dnsConfig runtimeClassName"
+    for name in (*same.split(), "initContainers"):
         assert its.get(name) == theirs.get(name), name
     annotations = {name: text for name, text in ours["metadata"]["annotations"].items() if "example.org/" in name}
     assert pod["metadata"].get("annotations", {}) == annotations
     assert its["volumes"] == [volume for volume in theirs["volumes"] if volume["name"] != "kubernetes"]
     its_container, container = container_of(pod), container_of(ours)
-    for name in ("image", "imagePullPolicy", "resources", "securityContext"):
-        assert its_container[name] == container[name], name
+    for name in ("image", "imagePullPolicy", "resources", "securityContext", "envFrom"):
+        assert its_container.get(name) == container.get(name), name
+    assert len(its["containers"]) == 1, "it would not end before a sidecar"
     assert its_container["env"] == [v for v in container["env"] if v["name"] != "ROTATOR_URL"], "it has no daemon"
     assert its_container["volumeMounts"] == [m for m in container["volumeMounts"] if m["name"] != "kubernetes"]
     assert its_container["args"] == ["rotate", "--reason", "rotated by a Job", "--all"]

@@ -83,7 +83,7 @@ def pod_of(deployment: Manifest) -> Manifest:
 
 
 def container_of(pod: Manifest) -> Manifest:
-    [container] = pod["spec"]["containers"]
+    [container] = [container for container in pod["spec"]["containers"] if container["name"] == "rotator"]
     return dict(container)
 
 

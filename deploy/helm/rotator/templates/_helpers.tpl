@@ -13,11 +13,30 @@ app.kubernetes.io/name: {{ include "rotator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{- define "rotator.labels" -}}
+{{- /* The labels that the chart itself sets, which commonLabels and podLabels must not repeat. */ -}}
+{{- define "rotator.ownLabels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ include "rotator.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "rotator.labels" -}}
+{{ include "rotator.ownLabels" . }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* The labels of pods that come from values, each on a line of its own, or nothing. */ -}}
+{{- define "rotator.podLabels" -}}
+{{- $own := include "rotator.ownLabels" . | fromYaml -}}
+{{- range $value := list "commonLabels" "podLabels" -}}
+{{- range $label := keys (get $.Values $value) | sortAlpha -}}
+{{- if hasKey $own $label }}{{ fail (printf "%s must not hold %s: the chart sets this label" $value $label) }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- with merge (deepCopy .Values.podLabels) .Values.commonLabels }}{{ toYaml . }}{{ end -}}
 {{- end }}
 
 {{- define "rotator.metadata" -}}
@@ -43,8 +62,49 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- define "rotator.image" -}}
 {{- $image := .Values.image -}}
 {{- $repository := required "image.repository: there is no published image; set it to where you pushed yours" $image.repository -}}
+{{- with .Values.global.imageRegistry }}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) (regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $repository "") }}
+{{- end -}}
 {{- if $image.digest }}{{ $repository }}@{{ $image.digest }}
 {{- else }}{{ $repository }}:{{ default .Chart.AppVersion $image.tag }}{{ end -}}
+{{- end }}
+
+{{- /* What every pod has, the daemon's and a Job's. */ -}}
+{{- define "rotator.pod" -}}
+serviceAccountName: {{ include "rotator.serviceAccount" . }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- $secrets := list -}}
+{{- range concat (default list .Values.global.imagePullSecrets) .Values.imagePullSecrets -}}
+{{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) -}}
+{{- end -}}
+{{- with uniq $secrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.podSecurityContext }}
+securityContext: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- range $field := list "hostAliases" "dnsPolicy" "dnsConfig" "runtimeClassName" "priorityClassName" "nodeSelector" "tolerations" "affinity" "initContainers" }}
+{{- with get $.Values $field }}
+{{ dict $field . | toYaml }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* What the container of every pod has, besides its arguments, variables and mounts. */ -}}
+{{- define "rotator.container" -}}
+name: rotator
+image: {{ include "rotator.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- with .Values.envFrom }}
+envFrom: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.resources }}
+resources: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.securityContext }}
+securityContext: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{- /* A duration ("1h30m") in seconds. */ -}}
@@ -176,7 +236,12 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
   value: {{ .Values.logFormat }}
 - name: ROTATOR_LOG_LEVEL
   value: {{ .Values.logLevel }}
-{{- with .Values.env }}{{ toYaml . | nindent 0 }}{{ end }}
+{{- range .Values.env }}
+{{- if has .name (list "ROTATOR_CONFIG" "ROTATOR_LOG_FORMAT" "ROTATOR_LOG_LEVEL" "ROTATOR_URL") }}
+{{- fail (printf "env must not hold %s: the chart sets it; use existingConfig, logFormat and logLevel" .name) }}
+{{- end }}
+- {{ toYaml . | nindent 2 | trim }}
+{{- end }}
 {{- end }}
 
 {{- /* The mounts of every pod. The daemon's pod mounts the Lease's token as well. */ -}}
