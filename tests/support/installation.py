@@ -163,7 +163,7 @@ class BareInstallation:
         self.write()
         ours, its = pty.openpty()
         environment = self._environment({"COLUMNS": "200", "TERM": "xterm-256color"})
-        with subprocess.Popen([PROGRAM, *arguments], env=environment, stdin=its, stdout=its, stderr=its):
+        with subprocess.Popen([*self.program, *arguments], env=environment, stdin=its, stdout=its, stderr=its):
             os.close(its)
             shown = b""
             with suppress(OSError):  # on Linux: the other end is closed
