@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +43,8 @@ class Stage:
     name: str = ""
     env: dict[str, str] = field(default_factory=dict)
     steps: list[tuple[str, str]] = field(default_factory=list)  # WORKDIR, COPY and RUN, with what follows
+    arguments: list[str] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)
     last: dict[str, str] = field(default_factory=dict)  # of each other instruction the last one
 
 
@@ -63,6 +66,10 @@ def stages() -> list[Stage]:
                 found.append(Stage(base, name))
             case "ENV":
                 found[-1].env |= dict(pair.split("=", 1) for pair in shlex.split(rest))
+            case "ARG":
+                found[-1].arguments.append(rest)
+            case "LABEL":
+                found[-1].labels |= dict(pair.split("=", 1) for pair in shlex.split(rest))
             case "WORKDIR" | "COPY" | "RUN":
                 found[-1].steps.append((instruction, rest))
             case "USER" | "EXPOSE" | "ENTRYPOINT" | "CMD":
@@ -195,6 +202,25 @@ def test_rotator_needs_nothing_that_was_left_out(image: Image, tmp_path: Path) -
         assert "rotated (first)" in rotator.at_a_terminal("rotate", "--all")  # below a bar
         assert "next rotation" in rotator.at_a_terminal("status")
         assert "published" in rotator.at_a_terminal("events")
+
+
+def test_its_labels_are_those_of_the_package() -> None:
+    *_, last = stages()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert last.arguments == ["BASE", "VERSION=unknown", "REVISION=unknown"]
+    assert last.labels == {
+        f"org.opencontainers.image.{name}": value
+        for name, value in {
+            "title": "rotator",
+            "description": project["description"],
+            "source": project["urls"]["Source"],
+            "documentation": project["urls"]["Documentation"],
+            "licenses": project["license"],
+            "version": "${VERSION}",
+            "revision": "${REVISION}",
+            "base.name": "${BASE}",
+        }.items()
+    }
 
 
 def test_it_runs_unprivileged_and_starts_the_daemon() -> None:
