@@ -357,6 +357,7 @@ class Daemon:
             clock_trusted=self._clock.trusted(),
             skews=self._clock.skews,
             log_lines_dropped=asdict(dropped()),
+            sweep_interval=installation.configuration.sweep.interval,
         )
         owner, targets = installation.configuration.owner, self._dispatcher.statuses.snapshot()
         return DaemonStatus(owner, self._clock.now(), targets, self._recent.latest(), info)

@@ -46,10 +46,21 @@ def gauges(status: DaemonStatus, *, each: bool) -> Iterator[str]:
     served = {name: plan.current for name, plan in plans.items() if plan.current}
     rotations = {name: plan.next_rotation_at for name, plan in plans.items()}
     left = {name: [key for key in plan.superseded if _is_left(key, plan, status.at)] for name, plan in plans.items()}
+    used = _superseded_in_use(status)
     if each and info.leads:
         yield from _of_each(served, rotations, left)
         yield from _of_use({name: plan.use for name, plan in plans.items() if plan.use})
-        yield from _of_stale_consumers(status)
+        yield from _of_stale_consumers(used)
+    yield _single(
+        "keys_nearly_spent",
+        "Served keys that have used `replace_at` of a cap, or will soon have used it all, and that are not spent.",
+        sum(plan.is_nearly_spent and plan.use is not None and not plan.use.is_spent for plan in plans.values()),
+    )
+    yield _single(
+        "earliest_superseded_key_in_use_expiry_timestamp_seconds",
+        "When the first superseded key of all targets that is in use ends. Absent while none is in use.",
+        _first(end for keys in used.values() for key in keys if (end := key.works_until)),
+    )
     yield _single(
         "superseded_keys_past_grace",
         "Superseded keys of all targets whose grace is over and that are not removed.",
@@ -69,6 +80,11 @@ def gauges(status: DaemonStatus, *, each: bool) -> Iterator[str]:
         "min_renewal_margin_ratio",
         "The smallest share of the time from due to expiry that a served key has left; over 1: none is due.",
         min((margin(record.expires_at, rotations[name], status.at) for name, record in served.items()), default=None),
+    )
+    yield _single(
+        "sweep_interval_seconds",
+        "The time between two sweeps: `[sweep].interval`.",
+        info.sweep_interval.total_seconds(),
     )
     yield from _of_upstreams(info)
 
@@ -118,13 +134,16 @@ def _of_use(use: Mapping[str, CapState]) -> Iterator[str]:
     )
 
 
-def _of_stale_consumers(status: DaemonStatus) -> Iterator[str]:
-    """Yield how many superseded keys are used, and when the first of them ends: only where use is known."""
-    used = {
+def _superseded_in_use(status: DaemonStatus) -> Mapping[str, list[Superseded]]:
+    """Return the superseded keys that are used, by target: only where use is known."""
+    return {
         one.target.name: [key for key in keys if key.is_used(one.target.idle_after, status.at)]
         for one in status.targets
         if one.plan and (keys := [key for key in one.plan.superseded if key.use is not None])
     }
+
+
+def _of_stale_consumers(used: Mapping[str, list[Superseded]]) -> Iterator[str]:
     yield family(
         "superseded_keys_in_use",
         "Superseded keys that were used since they were replaced, and within `idle_after`. Absent while unknown.",

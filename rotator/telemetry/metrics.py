@@ -8,7 +8,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import product
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from rotator.core.orphans import Orphan, Outcome
@@ -100,6 +108,7 @@ class Metrics:
             "provider", "by operation and HTTP status, or why there was none", registry
         )
         self._store_requests, self._store_seconds = _requests("store", "by operation and outcome", registry)
+        ProcessCollector(registry=registry)
 
     def watch(self, known: Callable[[], DaemonStatus], *, each: bool) -> None:
         """Show the daemon's status at each scrape; `each`: with the series of single targets.

@@ -241,6 +241,7 @@ class DaemonInfo:
     refused: str = ""  # the problems of a changed configuration that was refused
     skews: Mapping[str, timedelta] = field(default_factory=dict)  # by upstream: how far this clock is ahead
     log_lines_dropped: Mapping[str, int] = field(default_factory=dict)  # by kind; only for the metrics, like `skews`
+    sweep_interval: timedelta = timedelta(0)  # only for the metrics
 
     def to_model(self) -> DaemonJson:
         """Return the daemon's part of `/status.json`."""

@@ -98,7 +98,7 @@ def test_every_query_names_existing_series_and_labels(expression: str) -> None:
 
 
 def test_every_metric_is_documented_with_its_labels() -> None:
-    rows = re.findall(r"(?m)^\| `(rotator_\w+)` \| \w+ \| ([^|]*)\|", (PROJECT / "docs" / "metrics.md").read_text())
+    rows = re.findall(r"(?m)^\| `(\w+)` \| \w+ \| ([^|]*)\|", (PROJECT / "docs" / "metrics.md").read_text())
     documented = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
     there: dict[str, set[str]] = {}
     for series, labels in all_metrics().items():

@@ -1,5 +1,7 @@
 """/metrics of a running daemon: every promised name with its labels, well formed, from the start."""
 
+import resource
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,15 @@ PROMISED: dict[str, set[str] | None] = {  # the labels; None: only a Vault, a ca
     "log_lines_dropped_total": {"kind"},
     "served_keys_unknown": {"provider"},
     "build_info": {"version"},
+    "keys_nearly_spent": set(),
+    "earliest_superseded_key_in_use_expiry_timestamp_seconds": None,
+    "sweep_interval_seconds": set(),
+    "process_cpu_seconds_total": set(),
+    "process_max_fds": set(),
+    "process_open_fds": set(),
+    "process_resident_memory_bytes": set(),
+    "process_start_time_seconds": set(),
+    "process_virtual_memory_bytes": set(),
 }
 AT_0 = {  # counters whose labels are known beforehand; nothing of this has happened yet
     *(f'retirements_total{{outcome="{outcome}"}}' for outcome in (SUCCESS, FAILURE)),
@@ -96,6 +107,18 @@ def test_a_new_daemon_has_every_promised_series(tmp_path: Path) -> None:
         assert key.name not in page
 
 
+def test_the_process_is_shown_as_the_system_sees_it(tmp_path: Path) -> None:
+    with installation(tmp_path) as rotator:
+        before = time.time()
+        page = started(rotator.start())
+    families = text_string_to_metric_families(page)
+    shown = {sample.name: sample.value for family in families for sample in family.samples}
+    assert before - 2 <= shown["process_start_time_seconds"] <= time.time() + 2, "the system counts in ticks"
+    assert 5 < shown["process_open_fds"] < shown["process_max_fds"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert 10e6 < shown["process_resident_memory_bytes"] < shown["process_virtual_memory_bytes"]
+    assert 0.1 < shown["process_cpu_seconds_total"] < 600
+
+
 def test_a_vault_has_its_own(vault: VaultServer, tmp_path: Path) -> None:
     with on_vault(tmp_path, vault) as (rotator, paths):
         role_id, secret_id = vault.approle(LEAST_RIGHTS.format(mount=paths.mount))
@@ -121,5 +144,6 @@ def test_without_series_of_targets_all_sums_are_there(tmp_path: Path) -> None:
         page = started(rotator.start())
     assert "target=" not in page
     sums = ("targets", "superseded_keys_past_grace", "earliest_key_expiry", "earliest_rotation", "min_renewal_margin")
+    assert "\nrotator_keys_nearly_spent 0.0\n" in page
     for name in sums:
         assert f"\nrotator_{name}" in page, name

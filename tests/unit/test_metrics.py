@@ -59,6 +59,15 @@ PROMISED = {
     "rotator_config_last_reload_successful": ("gauge", set()),
     "rotator_log_lines_dropped_total": ("counter", {"kind"}),
     "rotator_leader": ("gauge", set()),
+    "rotator_keys_nearly_spent": ("gauge", set()),
+    "rotator_earliest_superseded_key_in_use_expiry_timestamp_seconds": ("gauge", set()),
+    "rotator_sweep_interval_seconds": ("gauge", set()),
+    "process_cpu_seconds_total": ("counter", set()),
+    "process_max_fds": ("gauge", set()),
+    "process_open_fds": ("gauge", set()),
+    "process_resident_memory_bytes": ("gauge", set()),
+    "process_start_time_seconds": ("gauge", set()),
+    "process_virtual_memory_bytes": ("gauge", set()),
 }
 NOW = START + HOUR
 PAST, FUTURE = START, NOW + HOUR
@@ -554,6 +563,29 @@ def test_superseded_keys_that_are_in_use_and_when_the_first_of_them_ends() -> No
     assert labelled(samples, "target", "b").isdisjoint({"rotator_superseded_key_in_use_expiry_timestamp_seconds"})
     unknown = of(status("a", served(superseded=(superseded("k", FUTURE),))))
     assert "rotator_superseded_keys_in_use" not in labelled(unknown, "target", "a"), "unknown use is not none"
+
+
+@pytest.mark.parametrize(("leads", "each"), [(True, True), (True, False), (False, True)])
+def test_sums_show_what_alerts_need_where_no_target_has_a_series(leads: bool, each: bool) -> None:
+    lately = NOW - timedelta(minutes=1)
+    statuses = (
+        status("a", served(use=used(40.0, NOW), is_nearly_spent=True)),
+        status("b", served(use=used(50.0, NOW), is_nearly_spent=True)),  # spent, which is another alert
+        status("c", served(use=used(30.0, NOW), superseded=(in_use("k", FUTURE + HOUR, lately),))),
+        status("d", served(superseded=(in_use("k", FUTURE, lately), in_use("l", PAST, lately - HOUR)))),
+        status("e", None),
+    )
+    metrics = Metrics("1")
+    metrics.watch(lambda: known(*statuses, at=NOW, leads=leads, sweep_interval=HOUR / 4), each=each)
+    samples = scrape(metrics)
+    assert samples[series("keys_nearly_spent")] == 1
+    assert samples[series("earliest_superseded_key_in_use_expiry_timestamp_seconds")] == FUTURE.timestamp()
+    assert samples[series("sweep_interval_seconds")] == 900
+
+
+def test_no_superseded_key_in_use_has_no_expiry() -> None:
+    samples = of(status("a", served(superseded=(superseded("k", FUTURE),))))
+    assert series("earliest_superseded_key_in_use_expiry_timestamp_seconds") not in samples
 
 
 def test_nothing_of_a_key_is_shown() -> None:
