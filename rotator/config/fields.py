@@ -20,7 +20,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from rotator.config import values, windows
+from rotator.config import patterns, values, windows
 from rotator.config.values import Address, Limit, VaultReference
 from rotator.core.target import KeyParameter
 from rotator.core.versions import RECORD_FIELD
@@ -96,8 +96,9 @@ def _text(**more: Any) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", **more})
 
 
-# An editor that knows the schema reports what `values` would report: no segment is empty, "." or "..".
-_SEGMENT = "([^/.][^/]*|[.][^/.][^/]*|[.][.][^/]+)"
+def _more_than_zero(pattern: str, **more: Any) -> WithJsonSchema:
+    return _text(pattern=pattern, allOf=[{"pattern": patterns.NOT_ZERO}], **more)
+
 
 Text = Annotated[str, AfterValidator(values.parse_text), _text(minLength=1)]
 Texts = Annotated[tuple[Text, ...], Strict(False)]  # TOML's lists are Python's, not tuples
@@ -105,13 +106,13 @@ File = Annotated[Path, PlainValidator(_in_folder), _text(minLength=1)]
 Duration = Annotated[
     timedelta,
     PlainValidator(values.parse_duration),
-    _text(pattern=f"^{values.DURATION_PATTERN}$", examples=["90s", "15m", "1h30m"]),
+    _more_than_zero(patterns.DURATION, examples=["90s", "15m", "1h30m"]),
 ]
-Extension = Annotated[timedelta, PlainValidator(values.parse_extension), _text(pattern=f"^{values.DURATION_PATTERN}$")]
+Extension = Annotated[timedelta, PlainValidator(values.parse_extension), _text(pattern=patterns.DURATION, minLength=1)]
 DurationOrShare = Annotated[
     timedelta | float,
     PlainValidator(values.parse_duration_or_share),
-    _text(pattern=f"^({values.DURATION_PATTERN}|{values.SHARE_PATTERN})$", examples=["8h", "33%"]),
+    _more_than_zero(patterns.DURATION_OR_SHARE, examples=["8h", "33%"]),
 ]
 Moment = Annotated[
     datetime,
@@ -121,30 +122,33 @@ Moment = Annotated[
 Cron = Annotated[str, PlainValidator(windows.parse_cron), _text(examples=["0 9 * * 1-4"])]
 TimeZone = Annotated[str, PlainValidator(windows.parse_zone), _text(examples=["Europe/London"])]
 OpenTime = Annotated[
-    timedelta, PlainValidator(windows.parse_open_time), _text(pattern=f"^{values.DURATION_PATTERN}$", examples=["7h"])
+    timedelta, PlainValidator(windows.parse_open_time), _more_than_zero(patterns.DURATION, examples=["7h"])
 ]
-Percentage = Annotated[float, PlainValidator(values.parse_percentage), _text(pattern=f"^{values.PERCENTAGE_PATTERN}$")]
-Share = Annotated[float, PlainValidator(values.parse_share), _text(pattern=f"^{values.LIMIT_PATTERN}$")]
+Percentage = Annotated[float, PlainValidator(values.parse_percentage), _text(pattern=patterns.UP_TO_50_PERCENT)]
+Share = Annotated[float, PlainValidator(values.parse_share), _more_than_zero(patterns.UP_TO_100_PERCENT)]
 ShareOrCount = Annotated[
     Limit,
     PlainValidator(values.parse_limit),
     WithJsonSchema(
-        {"anyOf": [{"type": "string", "pattern": f"^{values.LIMIT_PATTERN}$"}, {"type": "integer", "minimum": 0}]}
+        {"anyOf": [{"type": "string", "pattern": patterns.UP_TO_100_PERCENT}, {"type": "integer", "minimum": 0}]}
     ),
 ]
-ListenAddress = Annotated[Address, PlainValidator(values.parse_address), _text(examples=["127.0.0.1:9465"])]
-Url = Annotated[str, PlainValidator(values.parse_url), _text(pattern="^https?://")]
+ListenAddress = Annotated[
+    Address, PlainValidator(values.parse_address), _text(pattern=patterns.ADDRESS, examples=["127.0.0.1:9465"])
+]
+Url = Annotated[str, PlainValidator(values.parse_url), _text(pattern=patterns.URL)]
 EncryptedUrl = Annotated[Url, AfterValidator(_encrypted)]
-HookUrl = Annotated[str, PlainValidator(_hook_url), _text(pattern="^https?://")]
+HookUrl = Annotated[str, PlainValidator(_hook_url), _text(pattern=patterns.URL)]
 UsuallyEncryptedUrl = Annotated[Url, AfterValidator(_encrypted_unless_allowed)]  # below `allow_insecure`
-ProxyUrl = Annotated[str, PlainValidator(_proxy_url), _text(pattern="^https?://[^/@]+/?$")]
+ProxyUrl = Annotated[str, PlainValidator(_proxy_url), _text(pattern=patterns.PROXY)]
 VaultUrl = Annotated[UsuallyEncryptedUrl, AfterValidator(_without_version)]
-VaultPath = Annotated[str, PlainValidator(values.parse_path), _text(pattern=f"^{_SEGMENT}(/{_SEGMENT})*$")]
+VaultPath = Annotated[str, PlainValidator(values.parse_path), _text(pattern=patterns.PATH)]
 VaultPaths = Annotated[tuple[VaultPath, ...], Strict(False)]
 FieldName = Annotated[Text, _text(minLength=1, **{"not": {"const": RECORD_FIELD}})]  # `rules` refuses it
 Namespace = Annotated[str, PlainValidator(values.parse_namespace), _text()]
-Reference = Annotated[VaultReference, PlainValidator(values.parse_reference), _text(pattern="^[^/]+/.+#[^#]+$")]
-Statuses = Annotated[tuple[Annotated[int, AfterValidator(_status)], ...], Strict(False), Field(min_length=1)]
+Reference = Annotated[VaultReference, PlainValidator(values.parse_reference), _text(pattern=patterns.REFERENCE)]
+Status = Annotated[int, AfterValidator(_status), WithJsonSchema({"type": "integer", "minimum": 200, "maximum": 599})]
+Statuses = Annotated[tuple[Status, ...], Strict(False), Field(min_length=1)]
 KeyOption = Annotated[
     KeyParameter,
     PlainValidator(_key_option),
@@ -154,5 +158,6 @@ KeyOption = Annotated[
 Owner = Annotated[str, Field(pattern="^[a-z0-9-]{1,63}$")]
 Owners = Annotated[tuple[Owner, ...], Strict(False)]
 TargetName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
-PartName = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+PartName = Annotated[str, Field(pattern=patterns.PART)]
+PartReference = Annotated[Text, _text(pattern=patterns.PART)]  # `rules` refuses the name of no part
 LeaseName = Annotated[str, Field(pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]

@@ -21,6 +21,10 @@ class _WithoutNull(GenerateJsonSchema):
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])
 
+    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
+        inner = super().dict_schema(schema)
+        return {**inner, "additionalProperties": False} if "patternProperties" in inner else inner
+
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         inner = super().default_schema(schema)
         return {key: value for key, value in inner.items() if key != "default" or value is not None}

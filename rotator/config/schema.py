@@ -27,6 +27,7 @@ from rotator.config.fields import (
     Owner,
     Owners,
     PartName,
+    PartReference,
     Percentage,
     Settings,
     Share,
@@ -271,10 +272,10 @@ class WindowSettings(Settings):
 class Changeable(Settings):
     """What [defaults] sets for all targets, and what each [targets.NAME] may set for itself."""
 
-    provider: Text | None = None
+    provider: PartReference | None = None
     """The provider that issues the keys. May be left out when there is only one. After a change, keys of the former
     provider work until they expire: rotator does not look for them there."""
-    store: Text | None = None
+    store: PartReference | None = None
     """The store that keeps the keys. May be left out when there is only one."""
     ttl: Duration = option("24h", parse_duration)
     """How long a key lives."""
