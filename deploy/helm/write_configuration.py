@@ -5,13 +5,13 @@ helm template rotator deploy/helm/rotator -f my-values.yaml --show-only template
   python deploy/helm/write_configuration.py "$folder" && rotator check --config "$folder/rotator.json"
 """
 
-import ast
 import re
 import sys
 from pathlib import Path
+from textwrap import dedent
 
-FILE = re.compile(r'^  (rotator|targets)\.json: (".*")$', re.MULTILINE)
-"""A file in a ConfigMap: the chart writes each as one string in double quotes, with escapes that Python shares."""
+FILE = re.compile(r"^  (rotator|targets)\.json: \|-\n((?:    .*\n?)+)", re.MULTILINE)
+"""A file in a ConfigMap: the chart writes each as a block of indented lines."""
 
 
 def write(rendered: str, folder: Path) -> None:
@@ -19,7 +19,7 @@ def write(rendered: str, folder: Path) -> None:
     (folder / "targets.d").mkdir(parents=True)
     for number, (name, text) in enumerate(FILE.findall(rendered)):
         place = "rotator.json" if name == "rotator" else f"targets.d/{number}.json"
-        (folder / place).write_text(ast.literal_eval(text))
+        (folder / place).write_text(dedent(text))
 
 
 if __name__ == "__main__":

@@ -122,6 +122,7 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- $jitter := dig "daemon" "jitter" "5%" .Values.config | trimSuffix "%" | float64 -}}
 {{- $defaults := merge (deepCopy (default dict .Values.config.defaults)) (dict "ttl" "24h" "renew_before" "8h" "grace_period" "4h" "key_field" "api_key") -}}
 {{- range $name, $target := .Values.targets -}}
+{{- if $target -}}
 {{- $all := merge (deepCopy $target) (deepCopy $defaults) -}}
 {{- $seconds := dict -}}
 {{- range $key := list "ttl" "renew_before" "grace_period" -}}
@@ -131,7 +132,6 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- else -}}
 {{- $_ := set $seconds $key (include "rotator.seconds" $value | float64) -}}
 {{- end -}}
-{{- if not (get $seconds $key) }}{{ fail (printf "targets.%s.%s must be longer than 0s" $name $key) }}{{ end -}}
 {{- end -}}
 {{- if ge $seconds.renew_before $seconds.ttl -}}
 {{- fail (printf "targets.%s: renew_before (%s) must be shorter than ttl (%s)" $name $all.renew_before $all.ttl) -}}
@@ -144,20 +144,47 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- if hasKey (default dict $all.extra_fields) $field }}{{ fail (printf "targets.%s.extra_fields must not hold %q" $name $field) }}{{ end -}}
 {{- end -}}
 {{- end -}}
-{{- $loopback := "^http://(localhost|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]+)?(/|$)" -}}
-{{- range $name, $webhook := default dict .Values.notify.webhooks -}}
-{{- if not (or (hasPrefix "https://" $webhook.url) (regexMatch $loopback $webhook.url)) -}}
-{{- fail (printf "notify.webhooks.%s.url must begin with https://: http:// is for loopback hosts" $name) -}}
 {{- end -}}
+{{- range $name, $webhook := default dict .Values.notify.webhooks -}}
+{{- include "rotator.checkUrl" (list (printf "notify.webhooks.%s.url" $name) $webhook.url false "") -}}
 {{- end -}}
 {{- range $table, $key := dict "providers" "base_url" "stores" "address" -}}
 {{- range $name, $part := default dict (get $.Values.config $table) -}}
-{{- $url := default "https://" (get $part $key) -}}
-{{- if not (or (hasPrefix "https://" $url) (get $part "allow_insecure") (regexMatch $loopback $url)) -}}
-{{- fail (printf "config.%s.%s.%s must begin with https://: http:// is for loopback hosts, or or set allow_insecure" $table $name $key) -}}
+{{- $place := printf "config.%s.%s" $table $name -}}
+{{- include "rotator.checkUrl" (list (printf "%s.%s" $place $key) (get $part $key) (get $part "allow_insecure") (printf "%s.allow_insecure" $place)) -}}
+{{- end -}}
+{{- end -}}
+{{- $parts := dict "provider" (list .Values.provider.name) "store" (list "vault") -}}
+{{- range $option, $table := dict "provider" "providers" "store" "stores" -}}
+{{- with get $.Values.config $table }}{{ $_ := set $parts $option (keys . | sortAlpha) }}{{ end -}}
+{{- range $name, $target := merge (dict "" $.Values.config.defaults) $.Values.targets -}}
+{{- $part := get (default dict $target) $option -}}
+{{- if and $part (not (has $part (get $parts $option))) -}}
+{{- $place := ternary (printf "targets.%s" $name) "config.defaults" (ne $name "") -}}
+{{- fail (printf "%s.%s: there is no %s %q. Use %s" $place $option $option $part (get $parts $option | join " or ")) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- end }}
+
+{{- /* Refuse a URL without TLS, unless it is of this host or allowed: [its name, URL, whether it is allowed, what allows it]. */ -}}
+{{- define "rotator.checkUrl" -}}
+{{- $name := index . 0 -}}
+{{- $url := default "https://" (index . 1) -}}
+{{- $loopback := "^http://(localhost|127([.][0-9]{1,3}){3}|\\[::1\\])(:[0-9]+)?(/|$)" -}}
+{{- if not (or (hasPrefix "https://" $url) (index . 2) (regexMatch $loopback $url)) -}}
+{{- $way := ternary (printf ", or set %s: true" (index . 3)) "" (ne (index . 3) "") -}}
+{{- fail (printf "%s must begin with https://: over http:// credentials and keys travel unencrypted, so it is for loopback hosts. Use https://%s" $name $way) -}}
+{{- end -}}
+{{- end }}
+
+{{- /* A value as JSON of many lines, in which a block of YAML can hold each character: YAML has no DEL, C1 or BOM. */ -}}
+{{- define "rotator.json" -}}
+{{- $json := toPrettyJson . -}}
+{{- range regexFindAll "[\\x{7f}-\\x{9f}\\x{feff}\\x{fffe}\\x{ffff}]" $json -1 | uniq -}}
+{{- $json = replace . (printf "%+q" . | trimAll "\"" | replace "\\x" "\\u00") $json -}}
+{{- end -}}
+{{- $json -}}
 {{- end }}
 
 {{- /* The main file, without targets, as JSON. */ -}}
@@ -175,6 +202,7 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- if not $config.providers -}}
 {{- with .Values.provider -}}
 {{- $_ := required "provider.credential.secretName: name the Secret that holds the management credential, or set config.providers" .credential.secretName -}}
+{{- include "rotator.checkUrl" (list "provider.baseUrl" .baseUrl (get .options "allow_insecure") "provider.options.allow_insecure") -}}
 {{- $provider := dict "type" .type "base_url" .baseUrl "requests_per_minute" .requestsPerMinute -}}
 {{- $_ := set $provider "api_key" (dict "file" "/var/run/secrets/rotator/provider/api-key") -}}
 {{- $_ := set $config "providers" (dict .name (merge $provider .options)) -}}
@@ -183,14 +211,16 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- if not $config.stores -}}
 {{- $vault := dict "type" "vault" "mount" .Values.vault.mount -}}
 {{- $_ := set $vault "address" (required "vault.address: set the address of Vault, as https://vault.vault.svc:8200" .Values.vault.address) -}}
+{{- include "rotator.checkUrl" (list "vault.address" .Values.vault.address .Values.vault.allowInsecure "vault.allowInsecure") -}}
+{{- if .Values.vault.allowInsecure }}{{ $_ := set $vault "allow_insecure" true }}{{ end -}}
 {{- if not .Values.vault.token.enabled }}{{ fail "vault.token.enabled is false: set in config.stores how rotator logs in to Vault" }}{{ end -}}
-{{- $auth := dict "method" "kubernetes" "token_file" "/var/run/secrets/rotator/vault/token" -}}
+{{- $auth := dict "method" "kubernetes" "token_file" (printf "%s/token" .Values.vault.token.mountPath) -}}
 {{- $_ := set $vault "auth" (merge $auth .Values.vault.auth) -}}
 {{- with .Values.vault.namespace }}{{ $_ := set $vault "namespace" . }}{{ end -}}
 {{- if include "rotator.vaultCA" . }}{{ $_ := set $vault "ca_file" "/var/run/secrets/rotator/vault-ca/ca.crt" }}{{ end -}}
 {{- $_ := set $config "stores" (dict "vault" $vault) -}}
 {{- end -}}
-{{- toPrettyJson $config -}}
+{{- include "rotator.json" $config -}}
 {{- end }}
 
 {{- /* The volume's source for the certificates to trust for Vault, or nothing. */ -}}
@@ -215,11 +245,11 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- $parts := list -}}
 {{- range until $count }}{{ $parts = append $parts dict }}{{ end -}}
 {{- range $name, $target := .Values.targets -}}
-{{- $_ := set (index $parts (mod (adler32sum $name | int64) $count)) $name $target -}}
+{{- if $target }}{{ $_ := set (index $parts (mod (adler32sum $name | int64) $count)) $name $target }}{{ end -}}
 {{- end -}}
 {{- $files := list -}}
 {{- range $parts -}}
-{{- $file := toPrettyJson (dict "targets" .) -}}
+{{- $file := include "rotator.json" (dict "targets" .) -}}
 {{- $files = append $files $file -}}
 {{- $size := len $file -}}
 {{- if gt $size 1000000 -}}
@@ -256,7 +286,7 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- if .Values.vault.token.enabled }}
 - name: vault-token
-  mountPath: /var/run/secrets/rotator/vault
+  mountPath: {{ .Values.vault.token.mountPath }}
   readOnly: true
 {{- end }}
 {{- if include "rotator.vaultCA" . }}
