@@ -1,8 +1,8 @@
-"""Writes the tables of options, events and metrics into docs/, so that each is described once: in the code.
+"""Writes the tables of options, events, metrics and commands into docs/, so that each is described once: in the code.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`. After a change of config.schema.json,
-tools/event_catalogue.py or telemetry/metrics.py run `python -m tools.docs_tables`. With --check it writes nothing, and
-exits with 1 if a table is stale.
+tools/event_catalogue.py, telemetry/metrics.py, a command's help or the README's promises run
+`python -m tools.docs_tables`. With --check it writes nothing, and exits with 1 if a table is stale.
 """
 
 import json
@@ -11,10 +11,14 @@ import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import typer
 from prometheus_client.parser import text_string_to_metric_families
+from typer.core import TyperGroup
+from typer.testing import CliRunner
 
+from rotator.cli.main import app
 from rotator.core.caps import CapState
 from rotator.core.plan import Plan
 from rotator.core.reasons import Reason, State
@@ -141,6 +145,32 @@ def _exported() -> str:
     return exported.render().decode()
 
 
+# --- commands and promises -------------------------------------------------------------------------------------------
+
+
+def commands() -> str:
+    """Return the table of all commands, each with a link to its help."""
+    group = cast("TyperGroup", typer.main.get_command(app))
+    rows = [f"[`{name}`](#{name}) | {command.get_short_help_str(200)}" for name, command in group.commands.items()]
+    return table("Command | What it does", rows)
+
+
+def command_help() -> str:
+    """Return the help of each command, under its name."""
+    runner = CliRunner()
+    shown = []
+    for name in cast("TyperGroup", typer.main.get_command(app)).commands:
+        ended = runner.invoke(app, [name, "--help"], prog_name="rotator", terminal_width=80)
+        shown.append(f"## {name}\n\n```text\n{ended.output.strip()}\n```")
+    return "\n\n".join(shown)
+
+
+def promises() -> str:
+    """Return the promises as the README has them."""
+    [made] = re.findall(r"(?ms)^1\. .*?\n(?=\n)", (ROOT / "README.md").read_text())
+    return str(made).strip()
+
+
 def written(text: str, schema: Mapping[str, Any]) -> str:
     """Return the page with every table of today."""
 
@@ -150,6 +180,12 @@ def written(text: str, schema: Mapping[str, Any]) -> str:
                 made = events()
             case "metrics", _:
                 made = metrics()
+            case "commands", _:
+                made = commands()
+            case "help", _:
+                made = command_help()
+            case "promises", _:
+                made = promises()
             case "options", names:
                 made = options(schema, names)
             case name, _:
