@@ -181,7 +181,7 @@ def show(
     for line in (
         f"\nThe application called {consumer.calls} times and was refused {consumer.failures} times.",
         *left,
-        f"{'' if left else 'Nothing is left behind. '}Your own Vault next: README.md, Your own Vault in ten minutes.",
+        f"{'' if left else 'Nothing is left behind. '}Your own Vault next: docs/try.md, Your own Vault in ten minutes.",
     ):
         console.print(line, markup=False, soft_wrap=True)
     return 1 if consumer.failures or left or not (consumer.calls or stopped) else 0

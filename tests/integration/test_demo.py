@@ -85,7 +85,7 @@ def test_it_shows_the_whole_life_of_a_key(tmp_path: Path, run_demo: RunDemo, ter
     for words in SEEN:
         assert words in shown
     assert "refused 0 times" in shown
-    assert "README.md, Your own Vault in ten minutes" in shown
+    assert "docs/try.md, Your own Vault in ten minutes" in shown
     assert bool(re.search(r"batch-jobs .* \d+% +ok", shown)) == terminal, "the table shows how much of the cap is used"
     assert list(tmp_path.iterdir()) == []
 
@@ -95,7 +95,7 @@ def test_in_a_pipe_no_line_is_broken_or_cut(run_demo: RunDemo) -> None:
     published = [line for line in lines if "published" in line]
     assert published
     assert [line for line in published if not line.endswith(("(first)", "(expiring)", "(nearly-spent)"))] == []
-    assert "Nothing is left behind. Your own Vault next: README.md, Your own Vault in ten minutes." in lines
+    assert "Nothing is left behind. Your own Vault next: docs/try.md, Your own Vault in ten minutes." in lines
 
 
 def of(vault: VaultServer, token: str) -> Mapping[str, str]:
@@ -110,8 +110,8 @@ def test_with_a_vault_nothing_is_left_there_and_few_rights_are_enough(vault: Vau
 
 
 def test_the_rights_are_documented() -> None:
-    readme = (Path(demo.__file__).parents[1] / "README.md").read_text()
-    assert all(line in readme for line in DEMO_RIGHTS.strip().splitlines())
+    page = (Path(demo.__file__).parents[1] / "docs/try.md").read_text()
+    assert all(line in page for line in DEMO_RIGHTS.strip().splitlines())
 
 
 def test_a_vault_that_is_out_of_reach_is_reported_at_once(run_demo: RunDemo, tmp_path: Path) -> None:
