@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test servers lint simulate-long kills bench lock clean
+.PHONY: help install demo test servers lint site simulate-long kills bench lock clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ lint: install    ## run ruff, mypy strict, the import rules and hadolint
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint deploy/Dockerfile
+
+site: install    ## build the documentation site in site/; a broken link stops it
+	@$(BIN)/python -m tools.build_site
 
 simulate-long: install  ## run new schedules of the protocol until you stop it (SEED=0 is the first)
 	cd tests && PYTHONPATH=.. ../$(BIN)/python -m simulation $(or $(SEED),0) --many 0
