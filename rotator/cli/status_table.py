@@ -197,10 +197,18 @@ def _next_rotation(target: TargetJson, now: datetime, *, with_reason: bool) -> s
 
 
 def _waiting_lines(targets: Sequence[TargetJson]) -> Iterator[str]:
-    """Yield how many due keys wait until when, in the zones of their windows."""
+    """Yield how many due keys wait until when, and the next of the other rotations, in the zones of the windows."""
     waiting = Counter(target.window for target in targets if target.reason == Reason.WINDOW and target.window)
     for window, number in sorted(waiting.items()):
         yield f"window: {count(number, 'due key')} wait{'s' if number == 1 else ''} until {window}"
+    coming = [
+        (target.next_rotation_at, target.name, target.window)
+        for target in targets
+        if target.reason != Reason.WINDOW and target.window and target.next_rotation_at
+    ]
+    if coming:
+        _, name, window = min(coming)
+        yield f"window: the next rotation is {name} at {window}"
 
 
 def _daemon_lines(daemon: DaemonJson, now: datetime) -> Iterator[str]:

@@ -13,6 +13,7 @@ from support.known import CAP, used, used_since
 from support.world import HOUR, START, make_target
 
 from rotator.cli.status_table import print_status
+from rotator.config.windows import CronWindow
 from rotator.core.caps import CapState
 from rotator.core.errors import ProviderCredentialRefused, ProviderUnavailable, RotatorError
 from rotator.core.events import Event, EventType, Level
@@ -507,6 +508,32 @@ def test_the_daemons_own_state_is_shown_on_a_terminal_only(
     *_, failure, error, advice = shown(monkeypatch, capsys, known, terminal=True).splitlines()
     assert "a: target failed, failures 3" in failure
     assert (error.strip(), advice.strip()) == ("Vault is sealed.", "Unseal it.")
+
+
+# --- windows ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_shows_when_windows_open_in_their_zones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def of(name: str, hours: float, reason: Reason, zone: str) -> TargetStatus:
+        plan = replace(WELL, reason=reason, renewal=Renewal(START + hours * HOUR))
+        return TargetStatus(make_target(name, windows=(CronWindow("0 9 * * *", HOUR, zone),)), plan, None)
+
+    def lines(*targets: TargetStatus) -> list[str]:
+        printed = shown(monkeypatch, capsys, status_model("prod-eu", START, targets), terminal=True)
+        return [line for line in printed.splitlines() if line.startswith("window: ")]
+
+    waiting = [of(name, 21, Reason.WINDOW, "UTC") for name in "ab"]
+    kolkata = of("c", 15.5, Reason.WINDOW, "Asia/Kolkata")
+    coming = of("d", 45, Reason.FRESH, "UTC"), of("e", 22, Reason.PAUSED, "Europe/Berlin")
+    assert lines(*waiting, *coming, kolkata) == [
+        "window: 1 due key waits until Mon 2026-03-02 09:00 (Asia/Kolkata)",
+        "window: 2 due keys wait until Mon 2026-03-02 09:00 (UTC)",
+        "window: the next rotation is e at Mon 2026-03-02 11:00 (Europe/Berlin)",
+    ]
+    assert lines(coming[0]) == ["window: the next rotation is d at Tue 2026-03-03 09:00 (UTC)"]
+    assert lines(TargetStatus(make_target("f"), WELL, None)) == []
 
 
 # --- looks -----------------------------------------------------------------------------------------------------------
