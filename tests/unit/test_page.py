@@ -15,6 +15,7 @@ from support.pages import Element, read_page, rows
 from support.world import HOUR, START, make_target
 
 from rotator.cli.status_table import print_status
+from rotator.config.windows import CronWindow
 from rotator.core.caps import CapState
 from rotator.core.errors import (
     ProviderCredentialRefused,
@@ -349,6 +350,21 @@ def test_superseded_keys_and_when_they_expire() -> None:
         "expires in 14 h, 2 Mar 12:00:00"
     )
     assert shown["Next"] == "remove tk_soon (grace-over) in 1 h, 1 Mar 23:00:00"
+
+
+@pytest.mark.parametrize(
+    ("plan", "following"),
+    [
+        (well(), "rotate (expiring, Mon 2026-03-02 05:00 (Europe/Berlin)) in 6 h, 2 Mar 04:00:00"),
+        (well(reason=Reason.WINDOW), "rotate (window, Mon 2026-03-02 05:00 (Europe/Berlin)) in 6 h, 2 Mar 04:00:00"),
+        (well(reason=Reason.PAUSED), "rotate (paused, Mon 2026-03-02 05:00 (Europe/Berlin)) in 6 h, 2 Mar 04:00:00"),
+    ],
+    ids=lambda plan: str(plan.reason) if isinstance(plan, Plan) else "",
+)
+def test_the_next_rotation_stands_in_the_zone_of_its_window(plan: Plan, following: str) -> None:
+    windows = (CronWindow("0 5 * * *", 7 * HOUR, "Europe/Berlin"),)
+    shown = rows(page(TargetStatus(make_target("a", windows=windows), plan, None)))["a"]
+    assert (shown["State"], shown["Next"]) == ("ok", following)
 
 
 def test_the_use_of_superseded_keys_and_how_long_consumers_took() -> None:
