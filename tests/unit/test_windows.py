@@ -278,6 +278,23 @@ def test_a_key_that_comes_due_in_an_open_window_is_replaced_then() -> None:
     assert rotator.rotated_at[1:] == [moment("2026-03-09T15:30")]
 
 
+@pytest.mark.parametrize(
+    ("start", "rotated"),
+    [
+        ("2026-03-01T12:00", "2026-03-09T09:00"),  # due on a Sunday: not before the window of Monday
+        ("2026-03-03T15:30", "2026-03-10T09:00"),  # due in a window: at its opening, not the day before
+        ("2026-03-06T12:00", "2026-03-16T09:00"),  # due on a Friday: not in the window of Thursday
+    ],
+)
+def test_levelling_moves_no_rotation_out_of_its_window(start: str, rotated: str) -> None:
+    rotator = Working(WEEKLY, moment(start))
+    while rotator.world.clock.now() < moment(rotated) + DAY:
+        rotator.step(options=PassOptions(ahead=3 * DAY))
+        rotator.world.clock.advance(HOUR / 2)
+    assert rotator.rotated_at[1:] == [moment(rotated)]
+    assert rotator.outside == []
+
+
 def test_a_request_an_expired_and_a_lost_key_do_not_wait() -> None:
     rotator = Working(WEEKLY)
     rotator.step(RotationRequest(rotate=True))
