@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.world import ALL, HOUR, OWNER, START, make_target
 
+from rotator.config.windows import CronWindow
 from rotator.core import caps
 from rotator.core.caps import early_rotations, is_hot
 from rotator.core.expiry import KeyObservation
@@ -26,7 +28,7 @@ from rotator.telemetry.wording import percent
 
 PLACE = place_of(OWNER, "memory/apps/billing-api/respan")
 SCOPE = Scope(OWNER, (PLACE,), PLACE, frozenset({OWNER}), frozenset())
-MINUTE = timedelta(minutes=1)
+MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 CAP = Cap("max_usage", 100, "calls")
 REPORTS = CapPolicy((CAP,), pickup=15 * MINUTE, max_early_rotations=2)
 REPLACES = replace(REPORTS, replaces=True)
@@ -178,6 +180,14 @@ def test_a_key_is_nearly_spent_by_its_threshold_or_by_its_rate(
     decision = decided(observed(REPLACES, looks), after)
     assert decision.is_nearly_spent is is_near
     assert replaced_for(decision) is (Reason.NEARLY_SPENT if is_near else None)
+
+
+@pytest.mark.parametrize("held", [{"windows": (CronWindow("0 3 * * 1", HOUR, "UTC"),)}, {"pause_until": START + DAY}])
+def test_neither_a_window_nor_a_pause_holds_back_a_key_that_is_nearly_spent(held: dict[str, Any]) -> None:
+    observation = observed(REPLACES, [seen(80, 10 * HOUR)])
+    reading = replace(observation.reading, target=replace(observation.target, **held))
+    decision = decided(replace(observation, reading=reading), 10 * HOUR)  # a Sunday
+    assert (decision.state, replaced_for(decision)) == (State.DUE, Reason.NEARLY_SPENT)
 
 
 def test_the_first_look_after_a_restart_shows_a_rate() -> None:
