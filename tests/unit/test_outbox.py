@@ -4,7 +4,8 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from support.process import wait_until
@@ -14,6 +15,7 @@ from support.starved import no_new_threads
 from rotator.core.errors import NotificationFailed, NotificationUnwanted
 from rotator.core.events import EventType, Level
 from rotator.notify import outbox as outboxes
+from rotator.notify import webhooks
 from rotator.notify.notification import Notification, notification
 from rotator.notify.outbox import Outbox
 from rotator.runtime.clock import SystemClock
@@ -226,6 +228,15 @@ def test_without_a_thread_left_it_is_sent_with_the_next_one(box: Box, monkeypatc
     assert box.events[0].what is EventType.NOTIFICATIONS_FAILED
     box.put(2)
     wait_until(lambda: box.channel.sent == [1, 2], "both")
+
+
+def test_the_times_and_the_bound_are_those_of_the_documentation() -> None:
+    document = (Path(__file__).parents[2] / "docs/consumers.md").read_text()
+    first, longest = f"{outboxes.FIRST_WAIT:.0f} second", f"{outboxes.LONGEST_WAIT / 60:.0f} minutes"
+    assert f"tries again for a day, after {first} to {longest}" in document
+    assert timedelta(seconds=outboxes.GIVE_UP_AFTER) == timedelta(days=1)
+    assert f"Up to {outboxes.MOST:,} notifications wait for each channel" in document
+    assert f"Any 2xx within {webhooks.TIMEOUT:.0f} seconds" in document
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------
