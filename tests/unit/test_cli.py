@@ -284,6 +284,9 @@ def test_a_pattern_names_each_target_that_it_matches(invoke: Invoke, made: Insta
     assert "[a-z] matches 2 targets: a, b\n" in ended.err
     assert [line[0] for line in ended.out.splitlines() if not line.startswith(" ")] == ["a", "b"]
     assert "a* matches 1 target: a\n" in invoke("extend", "a*", "--for", "2h").err
+    ended = invoke("events", "?", "b*")
+    assert ("? matches 2 targets: a, b\n" in ended.err, "b* matches 1 target: b\n" in ended.err) == (True, True)
+    assert {line.split("\t")[1] for line in ended.out.splitlines()} == {"a", "b"}
     ended = invoke("rotate", "z*")
     assert (ended.status, ended.out) == (2, "")
     assert "matches 'z*'" in ended.err
@@ -340,6 +343,16 @@ def test_check_shows_when_windows_open_and_pauses_end(invoke: Invoke, made: Inst
     shown = invoke("check", "--json").json()
     assert [(one["windows"], one["targets"]) for one in shown["windows"]] == [([window], 1)]
     assert shown["paused"] == {timestamp(later): 1}
+
+
+def test_the_zone_that_a_window_has_by_default_is_printed(invoke: Invoke, made: Installation) -> None:
+    made.config["defaults"].update(windows=[{"cron": "0 * * * *", "duration": "30m"}], ttl="9d", renew_before="3d")
+    [line] = [line for line in invoke("check").out.splitlines() if line.startswith("window: ")]
+    assert line.startswith('window: 2 targets: "0 * * * *" for 30m (UTC): ')
+    assert line.endswith(" (UTC)")
+    invoke("run", "--once")
+    assert invoke("plan").out.count(" (UTC)\n") == 2
+    assert {target["window"][-6:] for target in invoke("status", "--json").json()["targets"]} == {" (UTC)"}
 
 
 def test_check_looks_at_the_configuration_only(invoke: Invoke, made: Installation) -> None:

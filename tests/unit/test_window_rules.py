@@ -187,6 +187,27 @@ def test_the_rate_limit_must_work_off_the_targets_within_the_windows(
     loaded(nightly.replace("1h", "2h"), many)
 
 
+def test_every_window_that_is_none_is_named_at_once(refused: Callable[..., dict[str, str]]) -> None:
+    windows = """windows = [
+      { cron = "0 9 * * mondays", duration = "7h" },
+      { cron = "0 9 30 2 *", duration = "7h", timezone = "Europe/Londn" },
+      { cron = "0 9 * * 1-4", duration = "5m", zone = "UTC" },
+      { cron = "0 9 * * 1-4" },
+    ]"""
+    found = refused(windows)
+    expected = {
+        "defaults.windows[0].cron": "is not a cron expression: its day of week is wrong",
+        "defaults.windows[1].cron": "is not a cron expression: its day of month is wrong",
+        "defaults.windows[1].timezone": 'is not a time zone: write a name such as "Europe/London"',
+        "defaults.windows[2].duration": "must be at least 10m",
+        "defaults.windows[2].zone": 'is not a known option here; did you mean "timezone"?',
+        "defaults.windows[3].duration": "is required",
+    }
+    assert found.keys() == expected.keys()
+    for key, message in expected.items():
+        assert found[key].startswith(message)
+
+
 def test_a_pause_needs_a_provider_that_can_extend_a_key(tmp_path: Path, refused: Callable[..., dict[str, str]]) -> None:
     other = (
         '[providers.other]\ntype = "http"\npreset = "openrouter"\napi_key = { env = "KEY" }\n'
