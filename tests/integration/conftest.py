@@ -56,22 +56,11 @@ def kube(request: pytest.FixtureRequest) -> Iterator[KubeServer]:
 
 @pytest.fixture(scope="session")
 def cluster(kube: KubeServer) -> KubeServer:
+    """Return the apiserver with all that the chart may ask of one."""
     kube.install_crds()
+    sandboxed = {"metadata": {"name": "sandboxed"}, "handler": "runsc"}  # of values-everything.yaml
+    kube.request("POST", "/apis/node.k8s.io/v1/runtimeclasses", sandboxed)
     return kube
-
-
-@pytest.fixture
-def restricted(cluster: KubeServer) -> str:
-    """A namespace that takes pods of the strictest Pod Security Standard alone."""
-    namespace = cluster.namespace()
-    found = cluster.request("GET", f"/api/v1/namespaces/{namespace}").json()
-    found["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = "restricted"
-    cluster.request("PUT", f"/api/v1/namespaces/{namespace}", found).raise_for_status()
-    sandboxed = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "sandboxed"}}
-    cluster.request("POST", "/apis/node.k8s.io/v1/runtimeclasses", {**sandboxed, "handler": "runsc"})  # or it exists
-    for service_account in ("default", "rotator", "rotation"):
-        cluster.token_for(namespace, service_account)
-    return namespace
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ from support.chart import (
     Manifests,
     accepted,
     container_of,
+    dry_run_pod,
     helm,
     install_rights,
     mounted,
     pod_of,
+    pods_of,
     rendered,
+    restricted_namespace,
     volume_of,
 )
 from support.handover import Left
@@ -443,6 +447,16 @@ def test_it_is_installed_upgraded_and_removed(cluster: KubeServer) -> None:
     assert len(notes.splitlines()) < 15
     before = deployment()["metadata"]["generation"]
 
+    pod = f"/api/v1/namespaces/{namespace}/pods/rotator-test"
+    with ThreadPoolExecutor() as pool:
+        tested = pool.submit(helm, "test", *arguments, "--timeout=60s", access=access)
+        wait_until(lambda: cluster.request("GET", pod).is_success, "the pod of helm test")
+        asked = container_of(cluster.request("GET", pod).json())["args"]
+        ended = {"status": {"phase": "Succeeded"}}  # as the kubelet reports it
+        cluster.request("PUT", f"{pod}/status", cluster.request("GET", pod).json() | ended).raise_for_status()
+        assert "Phase:          Succeeded" in tested.result()
+    assert asked == ["check", "--online"]
+
     more = "--set=targets.search.path=apps/search/respan"
     helm("upgrade", *arguments, CHART, f"--values={MINIMAL}", more, access=access)
     path = f"/api/v1/namespaces/{namespace}/configmaps/rotator-targets-0-of-1"
@@ -787,29 +801,27 @@ def test_the_documented_webhook_has_its_secret_in_the_pod(manifests: Callable[..
 
 def test_without_the_lease_no_token_for_the_api_server_is_mounted(manifests: Callable[..., Manifests]) -> None:
     made = manifests(DATA / "values-existing.yaml")
-    assert set(made) == {"Deployment/rotator", "CronJob/rotator-rotate"}
+    assert set(made) == {"Deployment/rotator", "CronJob/rotator-rotate", "Pod/rotator-test"}
     pod = pod_of(made["Deployment/rotator"])
     assert {volume["name"] for volume in pod["spec"]["volumes"]} == {"config", "provider", "vault-token", "vault-ca"}
     assert {"name": "ROTATOR_CONFIG", "value": "/etc/rotator/rotator.toml"} in container_of(pod)["env"]
 
 
-def test_the_pods_are_of_the_strictest_standard(cluster: KubeServer, restricted: str) -> None:
-    def try_(pod: Manifest) -> Any:
-        manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod["spec"]}
-        return cluster.dry_run(manifest, restricted)
+@pytest.mark.parametrize("values", VALUES, ids=named)
+def test_the_pods_are_of_the_strictest_standard(
+    manifests: Callable[..., Manifests], cluster: KubeServer, values: Path
+) -> None:
+    pods = pods_of(manifests(values))
+    assert [name.partition("/")[0] for name, _ in pods] == ["Deployment", "CronJob", "Pod"]
+    namespace = restricted_namespace(cluster)
+    for name, pod in pods:
+        answer = dry_run_pod(cluster, namespace, pod)
+        assert answer.status_code == 201, (name, answer.text)
 
-    pods = []
-    for values in VALUES:
-        [cron_job] = [text for text in rendered(restricted, values) if "\nkind: CronJob\n" in text]
-        pods.append(accepted(cluster, restricted, cron_job)["spec"]["jobTemplate"]["spec"]["template"])
-        [deployment] = [text for text in rendered(restricted, values) if "\nkind: Deployment\n" in text]
-        pods.append(pod_of(accepted(cluster, restricted, deployment)))
-    for pod in pods:
-        answer = try_(pod)
-        assert answer.status_code == 201, answer.text
-
-    container_of(pods[0])["securityContext"]["allowPrivilegeEscalation"] = True
-    assert "violates PodSecurity" in try_(pods[0]).json()["message"]  # so the loop above means something
+    container_of(pods[0][1])["securityContext"]["allowPrivilegeEscalation"] = True
+    assert "violates PodSecurity" in dry_run_pod(cluster, namespace, pods[0][1]).json()["message"], (
+        "so this means something"
+    )
 
 
 @pytest.mark.parametrize("values", ["documented", *VALUES], ids=named)
@@ -1003,6 +1015,11 @@ def test_the_charts_configuration_rotates_with_the_charts_rights(
             daemon.wait_for("configuration_loaded", added=1)
         daemons[0].wait_for("key_published", target="search")
 
+        # `helm test` has the same files and the same token for the API server.
+        rotator.config = adapted(changed, "test")
+        rotator.file = folder / "test.json"
+        rotator.run("check", "--online", status=0)
+
         # The Job has the same files, but no token for the API server, and no need of it.
         rotator.config = adapted(changed, "job")
         rotator.config["lease"] = {"name": "rotator"}
@@ -1134,8 +1151,8 @@ def test_the_schema_describes_every_value() -> None:
 def test_the_chart_the_image_and_the_program_are_of_one_version() -> None:
     [app] = re.findall(r"^appVersion: (\S+)$", (CHART / "Chart.yaml").read_text(), re.MULTILINE)
     assert app == __version__
-    for file in ("docs/kubernetes.md", "deploy/Dockerfile"):
-        tags = re.findall(r"\brotator:([0-9][^\s\"]*)", (ROOT / file).read_text())
+    for file in ("docs/kubernetes.md", "docs/image.md"):
+        tags = re.findall(r"\brotator:([0-9][0-9.]*)", (ROOT / file).read_text())
         assert tags, file
         assert set(tags) == {__version__}, file
     assert f"rotator:{__version__}" in "".join(rendered("default", MINIMAL))

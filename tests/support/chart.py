@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from support.kube import KubeServer
@@ -26,6 +27,7 @@ NAMESPACED = {
     "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
     "Job": "/apis/batch/v1/namespaces/{}/jobs",
     "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
+    "Pod": "/api/v1/namespaces/{}/pods",
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
     "PodMonitor": "/apis/monitoring.coreos.com/v1/namespaces/{}/podmonitors",
     "PrometheusRule": "/apis/monitoring.coreos.com/v1/namespaces/{}/prometheusrules",
@@ -56,9 +58,9 @@ def helm(*arguments: str | Path, status: int = 0, access: Mapping[str, str] | No
     return done.stderr if status else done.stdout
 
 
-def rendered(namespace: str, values: Path, *settings: str) -> list[str]:
-    """Return the chart's manifests with these values, as YAML."""
-    changed = [f"--set={setting}" for setting in settings]
+def rendered(namespace: str, values: Path, *changes: str | Path) -> list[str]:
+    """Return the chart's manifests with these values, as YAML; a change is a setting or a later file of values."""
+    changed = [f"--values={change}" if isinstance(change, Path) else f"--set={change}" for change in changes]
     text = helm("template", "rotator", CHART, f"--namespace={namespace}", f"--values={values}", *changed)
     return [part for part in re.split(r"^---$", text, flags=re.MULTILINE) if "\nkind: " in part]
 
@@ -68,6 +70,8 @@ def accepted(kube: KubeServer, namespace: str, manifest: str, *, really: bool = 
     [kind] = re.findall(r"^kind: (\w+)$", manifest, re.MULTILINE)
     if "-external-secrets\n" in manifest:  # the rights where the ExternalSecrets are
         namespace = kube.namespace(re.findall(r"^  namespace: (\S+)$", manifest, re.MULTILINE)[0])
+    if kind == "Pod":  # which a server refuses without its ServiceAccount
+        kube.token_for(namespace, *re.findall(r"^  serviceAccountName: (\S+)$", manifest, re.MULTILINE))
     params = {"fieldValidation": "Strict", **({} if really else {"dryRun": "All"})}
     answer = kube.request("POST", NAMESPACED[kind].format(namespace), yaml=manifest, params=params)
     assert answer.is_success, (answer.text, manifest)
@@ -121,3 +125,34 @@ def volume_of(kube: KubeServer, namespace: str, manifests: list[str]) -> Manifes
     needed = [text for text in manifests if re.search(r"^kind: (ConfigMap|Deployment)$", text, re.MULTILINE)]
     found = [accepted(kube, namespace, manifest) for manifest in needed]
     return {f"{manifest['kind']}/{manifest['metadata']['name']}": manifest for manifest in found}
+
+
+def pods_of(manifests: Manifests) -> list[tuple[str, Manifest]]:
+    """Return the pods that these manifests make, each with the name of its manifest."""
+    found = []
+    for name, manifest in manifests.items():
+        if manifest["kind"] == "Deployment":
+            found.append((name, pod_of(manifest)))
+        elif manifest["kind"] == "CronJob":
+            found.append((name, manifest["spec"]["jobTemplate"]["spec"]["template"]))
+        elif manifest["kind"] == "Pod":
+            found.append((name, manifest))
+    return found
+
+
+def restricted_namespace(kube: KubeServer) -> str:
+    """Return a new namespace that takes pods of the strictest Pod Security Standard alone."""
+    namespace = kube.namespace()
+    path = f"/api/v1/namespaces/{namespace}"
+    found = kube.request("GET", path).json()
+    found["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = "restricted"
+    kube.request("PUT", path, found).raise_for_status()
+    return namespace
+
+
+def dry_run_pod(kube: KubeServer, namespace: str, pod: Manifest) -> httpx.Response:
+    """Return the server's answer to a pod, whose ServiceAccount it needs."""
+    kube.token_for(namespace, pod["spec"]["serviceAccountName"])
+    return kube.dry_run(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod["spec"]}, namespace
+    )

@@ -274,7 +274,7 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{- /* The mounts of every pod. The daemon's pod mounts the Lease's token as well. */ -}}
+{{- /* The mounts of every pod. Those that ask the API server have the mount of `rotator.kubernetesMount` as well. */ -}}
 {{- define "rotator.mounts" -}}
 - name: config
   mountPath: /etc/rotator
@@ -345,4 +345,35 @@ securityContext: {{- toYaml . | nindent 2 }}
   {{- . | nindent 2 }}
 {{- end }}
 {{- with .Values.extraVolumes }}{{ toYaml . | nindent 0 }}{{ end }}
+{{- end }}
+
+{{- define "rotator.kubernetesMount" -}}
+{{- if include "rotator.asksKubernetes" . -}}
+- name: kubernetes
+  mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+  readOnly: true
+{{- end -}}
+{{- end }}
+
+{{- define "rotator.kubernetesVolume" -}}
+{{- if include "rotator.asksKubernetes" . -}}
+# For the Lease and ExternalSecrets: the token that Kubernetes would mount automatically.
+- name: kubernetes
+  projected:
+    defaultMode: 0440
+    sources:
+      - serviceAccountToken:
+          expirationSeconds: 3607
+          path: token
+      - configMap:
+          name: kube-root-ca.crt
+          items:
+            - key: ca.crt
+              path: ca.crt
+      - downwardAPI:
+          items:
+            - path: namespace
+              fieldRef:
+                fieldPath: metadata.namespace
+{{- end -}}
 {{- end }}
