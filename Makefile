@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test servers lint site simulate-long kills bench lock clean
+.PHONY: help install demo test servers lint site release simulate-long kills bench lock clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ lint: install    ## run ruff, mypy strict, the import rules and hadolint
 site: install    ## build the documentation site in site/; a broken link stops it
 	@$(BIN)/python -m tools.build_site
 
+release: install  ## build a release from the committed files in dist/ (KEY=FILE signs it; docs/releasing.md)
+	@$(BIN)/python -m tools.release $(if $(KEY),--key $(KEY))
+
 simulate-long: install  ## run new schedules of the protocol until you stop it (SEED=0 is the first)
 	cd tests && PYTHONPATH=.. ../$(BIN)/python -m simulation $(or $(SEED),0) --many 0
 
@@ -61,15 +64,15 @@ bench: install servers  ## measure everything in docs/benchmarks.md (about 100 m
 	done
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.plots
 
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+  --no-header --quiet
+
 lock:            ## lock the current versions of the dependencies (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet \
-	  pyproject.toml -o requirements.txt
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet \
-	  --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
-	printf 'hatch-fancy-pypi-readme\nhatchling\n' | uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet \
-	  -c requirements-dev.txt - -o deploy/requirements-build.txt
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet \
-	  tools/jupyterhub/requirements.in -o tools/jupyterhub/requirements.txt
+	$(COMPILE) pyproject.toml -o requirements.txt
+	$(COMPILE) --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+	printf 'hatch-fancy-pypi-readme\nhatchling\n' | $(COMPILE) -c requirements-dev.txt - -o deploy/requirements-build.txt
+	$(COMPILE) tools/jupyterhub/requirements.in -o tools/jupyterhub/requirements.txt
+	$(COMPILE) tools/cyclonedx-py/requirements.in -o tools/cyclonedx-py/requirements.txt
 
 clean:           ## remove the environment and the caches, but not the built servers
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -189,7 +189,12 @@ EXTERNAL_SECRETS_CRDS = Server(
     ),
 )
 JUPYTERHUB = Server("jupyterhub", "", (PythonProgram("jupyterhub", "jupyterhub"),), ("requirements.txt",))
-SERVERS = (VAULT, KUBE_APISERVER, HELM, PROMETHEUS_OPERATOR_CRDS, EXTERNAL_SECRETS_CRDS, JUPYTERHUB)
+CYCLONEDX = Server("cyclonedx-py", "", (PythonProgram("cyclonedx-py", "cyclonedx_py"),), ("requirements.txt",))
+ACTIONLINT = Server("actionlint", "", (Program("actionlint", "github.com/rhysd/actionlint/cmd/actionlint"),))
+SERVERS = (
+    *(VAULT, KUBE_APISERVER, HELM, PROMETHEUS_OPERATOR_CRDS, EXTERNAL_SECRETS_CRDS, JUPYTERHUB),
+    *(CYCLONEDX, ACTIONLINT),
+)
 
 
 def say(text: str) -> None:
