@@ -205,6 +205,24 @@ def test_a_daemon_annotates_what_reads_a_new_key(cluster: Cluster, tmp_path: Pat
         assert daemon.events("notifications_failed") == []
 
 
+def test_check_online_names_each_right_that_is_missing_in_each_namespace(kube: KubeServer, tmp_path: Path) -> None:
+    kube.install_crds(EXTERNAL_SECRETS_CRDS, GROUP)
+    cluster = Cluster(kube, tmp_path, granted=False)
+    home, other = cluster.namespaces
+    kube.bind(home, kube.role(home, {**RIGHTS, "verbs": ["list"]}), "rotator")
+    with installation(tmp_path) as rotator:
+        configure(rotator.config, cluster)
+        rotator.config["notify"]["external_secrets"]["namespaces"] = [home, other]
+        found = rotator.json("check", "--online", status=1)["findings"]
+    assert [(finding["where"], finding["message"]) for finding in found] == [
+        ("notify.external_secrets", f"lacks the right to patch externalsecrets in the namespace {home}"),
+        ("notify.external_secrets", f"lacks the right to list externalsecrets in the namespace {other}"),
+        ("notify.external_secrets", f"lacks the right to patch externalsecrets in the namespace {other}"),
+    ]
+    assert "The chart grants both where notify.external_secrets names the namespace" in found[0]["advice"]
+    assert cluster.annotated() == set()
+
+
 def test_without_the_custom_resource_a_daemon_rotates_and_reports_that_once(
     own_kube: OwnKubeServer, tmp_path: Path
 ) -> None:

@@ -108,6 +108,46 @@ def test_a_restart_repeats_with_the_same_id(rotator: Installation, receiver: Rec
     assert daemon.stop() == 0
 
 
+def test_each_webhook_gets_its_own_events_signed_with_its_own_secret_beside_one_that_hangs(
+    rotator: Installation, receiver: Receiver
+) -> None:
+    rotator.config["defaults"]["grace_period"] = "10m"
+    file = rotator.folder / "hook"
+    file.write_text(f"{FORMER}\n")
+    with receiving() as ending, never_reading() as never:
+        notify(rotator, all=receiver.url, ending=ending.url, never=never)
+        rotator.config["notify"]["webhooks"]["ending"] |= {"secret": {"file": "hook"}, "events": ["key.ending"]}
+        daemon = rotator.start()
+        rotated(daemon, 1)
+        daemon.signal(signal.SIGUSR1)
+        wait_until(lambda: len(receiver.bodies()) == 3 and len(ending.deliveries) == 1, "all but the one that hangs")
+        assert daemon.events("notifications_failed") == [], "that one's first try is not over"
+        assert [body["type"] for body in receiver.bodies()].count("key.published") == 2
+        assert ending.deliveries[0].verified(FORMER) == receiver.bodies("key.ending")[0]
+        file.write_text(SECRET)
+        daemon.signal(signal.SIGUSR1)
+        wait_until(lambda: len(ending.deliveries) == 2, "the next, with the secret that the file holds by then")
+        assert ending.deliveries[1].verified(SECRET)["type"] == "key.ending"
+        daemon.process.kill()
+        daemon.end()
+
+
+def test_what_a_crash_lost_is_in_the_events_of_the_version_history(rotator: Installation, receiver: Receiver) -> None:
+    notify(rotator, chat=receiver.url)
+    rotator.config["defaults"]["grace_period"] = "10m"
+    receiver.status = 500
+    daemon = rotator.start()
+    rotated(daemon, 1)
+    daemon.signal(signal.SIGUSR1)
+    rotated(daemon, 2)
+    wait_until(lambda: len(receiver.bodies("key.published")) == 2, "both to be tried")
+    daemon.process.kill()
+    daemon.end()
+    lost = [(body["data"]["version"], body["data"]["key_id"]) for body in receiver.bodies("key.published")]
+    listed = rotator.json("events", "--since", "24h")["events"]
+    assert [(one["version"], one["key_id"]) for one in listed if one["event"] == "published"] == sorted(lost)
+
+
 # --- receivers that misbehave ----------------------------------------------------------------------------------------
 
 
