@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from support.installation import installation
 from support.kube import KubeServer, OwnKubeServer
+from support.process import wait_until
 
 from rotator.core.errors import LeaseUnusable, NotificationFailed, NotificationRefused
 from rotator.notify.external_secrets import ANNOTATION, ExternalSecretsSender
@@ -232,6 +233,8 @@ def test_without_the_custom_resource_a_daemon_rotates_and_reports_that_once(
         configure(rotator.config, cluster)
         daemon = rotator.start()
         daemon.wait_for("notifications_failed", channel="external_secrets")
+        failures = 'rotator_notifications_total{channel="external_secrets",outcome="failure"}'
+        wait_until(lambda: (daemon.metric(failures) or 0) >= 3, "more tries, which are not reported")
         rotator.run("rotate", "billing", status=0)
         found = rotator.json("check", "--online", status=1)["findings"]
         assert [finding["where"] for finding in found] == ["notify.external_secrets"]

@@ -11,6 +11,7 @@ from support.installation import Daemon, Installation, installation
 from support.pages import read_page, rows
 from support.process import wait_until
 from support.prometheus import NO_PROMETHEUS, RULES, impatient, is_installed, prometheus
+from support.receiver import SECRET, receiving
 
 LIMIT = 5
 SWEEP = 2.0
@@ -92,6 +93,24 @@ def test_a_spent_key_is_spent_within_one_sweep_everywhere(running: tuple[Install
     made.run("rotate", "busy", status=0)
     wait_until(lambda: daemon.metric('rotator_targets{state="spent"}') == 0, "the new key to be shown", 70)
     assert made.run("status", status=0).stdout.split("\t")[1] == "ok"
+
+
+def test_a_webhook_is_notified_of_a_key_that_is_nearly_spent_and_of_one_that_is_spent(tmp_path: Path) -> None:
+    with receiving() as receiver, installation(tmp_path, use_shown="list", spent_status=401) as made:
+        made.environment["HOOK"] = SECRET
+        made.config["notify"] = {"webhooks": {"chat": {"url": receiver.url, "secret": {"env": "HOOK"}}}}
+        made.config["defaults"]["key"] = {"max_usage": LIMIT}
+        made.config["sweep"] = {"interval": f"{SWEEP:g}s", "min_age": "1s"}
+        daemon = made.start()
+        key_id = daemon.wait_for("key_published")["key_id"]
+        text = made.simulator.vendor.text_of(key_id)
+        for calls, kind in ((LIMIT - 1, "key.nearly_spent"), (1, "key.spent")):
+            assert [call(made, text) for _ in range(calls)] == [200] * calls
+            wait_until(lambda kind=kind: receiver.bodies(kind) != [], kind)  # type: ignore[misc]
+        [spent] = receiver.bodies("key.spent")
+        about = {name: spent["data"][name] for name in ("target", "key_id", "cap", "used", "limit")}
+        assert about == {"target": "a", "key_id": key_id, "cap": "max_usage", "used": LIMIT, "limit": LIMIT}
+        assert daemon.stop() == 0
 
 
 @pytest.mark.parametrize("shown", ["list", "retrieve"])
