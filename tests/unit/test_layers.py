@@ -45,6 +45,12 @@ def test_a_lock_names_no_index_and_nothing_without_a_hash(file: str) -> None:
     assert [pin for pin in pins if not re.match(r"[a-z0-9-]+(\[\w,]+\])?==\S+ .*--hash=sha256:", pin)] == []
 
 
+def test_the_renewal_alone_asks_when_a_window_opens_for_a_key() -> None:
+    asking = {path.relative_to(TOP) for path in TOP.rglob("*.py") if re.search(r"\bopened_at\(", path.read_text())}
+    defined, at_load = Path("core/windows.py"), Path("config/window_rules.py")
+    assert asking - {defined, at_load} == {Path("core/renewal.py")}
+
+
 def test_the_check_can_fail() -> None:
     tree = ast.parse("from datetime import datetime\nmoment = datetime.now()\n")
     assert any(isinstance(node, ast.Attribute) and node.attr == "now" for node in ast.walk(tree))
