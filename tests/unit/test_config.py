@@ -1177,7 +1177,7 @@ def test_the_load_counts_the_requests_of_graces_that_are_extended_to_their_bound
         ("a.toml", b"#" * (2**24 + 1), "is larger than 16 MiB"),
         (
             "a.json",
-            b'{"a": 1,\n}',
+            b'{"a": 1,\nb}',
             "is not JSON: Expecting property name enclosed in double quotes (at line 2, column 1)",
         ),
         ("a.json", b'{"a": NaN}', "cannot be read: NaN is not a number in JSON"),

@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -291,7 +292,7 @@ def test_a_foreign_path_is_reported_once_until_it_is_ours_again(replica: Replica
 
 def test_an_emptied_path_is_reported_once_until_it_has_a_key(replica: Replica, tmp_path: Path) -> None:
     replica.work()
-    with sqlite3.connect(tmp_path / "store.db") as database:
+    with closing(sqlite3.connect(tmp_path / "store.db")) as database, database:
         database.execute("DELETE FROM versions WHERE path = 'apps/a'")
     replica.simulator.faults.add(Fault("refuse", "create", status=503, times=None))
     for _ in range(3):
