@@ -1,18 +1,21 @@
-# `make demo` and `make test` need Python 3.11 and make.
+# `make demo` and `make test` need Python 3.11 or later and make.
 # The tests against real servers also need Go, etcd, prometheus, systemd-analyze and chromium.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PYTHON_IS = $(shell $(PYTHON) -c 'import sys; print("ok" if sys.version_info >= (3, 11) else sys.version.split()[0])')
 
-.PHONY: help install demo test servers lint site release simulate-long kills bench lock clean
+.PHONY: help install demo test test-pythons servers lint site release simulate-long kills bench lock clean
 
 help:            ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(INSTALLED)  ## create .venv from the locked requirements
 
 $(INSTALLED): requirements-dev.txt pyproject.toml
+	$(if $(filter ok,$(PYTHON_IS)),,$(error rotator needs Python 3.11 or later, and $(PYTHON) is $(or $(PYTHON_IS),missing): \
+	  name another, as in `make install PYTHON=python3.12`))
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -31,6 +34,9 @@ test: install servers  ## the whole suite; without Go, skip the tests that need 
 	wait $$simulation || status=$$?; \
 	cat $(VENV)/simulation.log; \
 	exit $$status
+
+test-pythons: install  ## run the unit tests on each Python from 3.11 to 3.14 that this machine has
+	@$(BIN)/python -m tools.pythons
 
 servers: install  ## build the real servers and tools that the tests run (about 20 minutes, once)
 	@$(BIN)/python tools/build_servers.py

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rotator import __version__
+from tools.pythons import SUPPORTED, find
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -78,3 +79,44 @@ def test_every_link_of_the_description_works_outside_of_the_repository(metadata:
     files = [link for _, link in links if link.startswith((f"{SOURCE}/blob/", f"{RAW}/"))]
     assert len(files) > 5
     assert [link for link in files if f"/v{__version__}/" not in link] == []
+
+
+def test_the_classifiers_are_the_pythons_that_the_tests_run_on() -> None:
+    python = "Programming Language :: Python :: 3."
+    named = [each.rpartition(" ")[2] for each in PROJECT["classifiers"] if each.startswith(python)]
+    assert tuple(named) == SUPPORTED
+
+
+def script(file: Path, *lines: str) -> Path:
+    file.write_text("\n".join(("#!/bin/sh", *lines, "")))
+    file.chmod(0o755)
+    return file
+
+
+def test_a_python_is_found_on_the_path_and_below_pyenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shims, version = tmp_path / "shims", ".".join(map(str, sys.version_info[:2]))
+    shims.mkdir()
+    monkeypatch.setenv("PATH", f"{shims}:/usr/bin:/bin")
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    script(shims / "python3.99", "echo 'pyenv: command not found' >&2", "exit 127")
+    assert find("3.99") is None
+
+    (below := tmp_path / "versions/3.99.1/bin").mkdir(parents=True)
+    script(below / "python", "echo 3.99")
+    assert find("3.99") == str(below / "python")
+
+    (shims / f"python{version}").symlink_to(sys.executable)
+    assert find(version) == str(shims / f"python{version}")
+
+
+def test_make_install_names_the_python_that_it_needs_in_one_line(tmp_path: Path) -> None:
+    def make(python: Path) -> str:
+        command = ("make", "install", f"VENV={tmp_path / 'venv'}", f"PYTHON={python}")
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, (tmp_path / "venv").exists()) == (2, "", False)
+        return done.stderr.strip().splitlines()[-1]
+
+    code = "import sys; sys.version_info, sys.version = (3, 10, 13), '3.10.13 (main)'; exec(sys.argv[2])"
+    old = script(tmp_path / "old", f'exec "{sys.executable}" -c "{code}" "$@"')
+    assert f"rotator needs Python 3.11 or later, and {old} is 3.10.13: name another" in make(old)
+    assert "none is missing: name another" in make(tmp_path / "none")
