@@ -225,6 +225,7 @@ class OwnKubeServer(KubeServer):
                 f"--tls-cert-file={folder}/tls.crt",
                 f"--tls-private-key-file={folder}/tls.key",
                 f"--token-auth-file={folder}/tokens.csv",
+                "--allow-privileged=true",  # as each distribution sets it: Pod Security refuses instead
                 "--authorization-mode=RBAC",
                 "--service-account-issuer=https://kubernetes.default.svc",
                 f"--service-account-key-file={folder}/accounts.key",
