@@ -165,6 +165,7 @@ HELM = Server(
         ),
     ),
 )
+HELM_4 = Server("helm4", "", (Program("helm4", "helm.sh/helm/v4/cmd/helm"),))
 PROMETHEUS_OPERATOR_CRDS = Server(
     "prometheus-operator-crds",
     "",
@@ -192,7 +193,7 @@ JUPYTERHUB = Server("jupyterhub", "", (PythonProgram("jupyterhub", "jupyterhub")
 CYCLONEDX = Server("cyclonedx-py", "", (PythonProgram("cyclonedx-py", "cyclonedx_py"),), ("requirements.txt",))
 ACTIONLINT = Server("actionlint", "", (Program("actionlint", "github.com/rhysd/actionlint/cmd/actionlint"),))
 SERVERS = (
-    *(VAULT, KUBE_APISERVER, HELM, PROMETHEUS_OPERATOR_CRDS, EXTERNAL_SECRETS_CRDS, JUPYTERHUB),
+    *(VAULT, KUBE_APISERVER, HELM, HELM_4, PROMETHEUS_OPERATOR_CRDS, EXTERNAL_SECRETS_CRDS, JUPYTERHUB),
     *(CYCLONEDX, ACTIONLINT),
 )
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ from rotator.notify.external_secrets import ExternalSecretsSender
 from rotator.providers.registry import installed_types
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.kubernetes import Access, LeaseSettings
-from tools.build_servers import EXTERNAL_SECRETS_CRDS
+from tools.build_servers import EXTERNAL_SECRETS_CRDS, HELM, HELM_4, Server
 
 DATA = ROOT / "tests/data"
 UNIT = ROOT / "deploy/systemd/rotator.service"
@@ -432,15 +433,16 @@ def test_the_documentation_names_the_config_maps_as_it_makes_them() -> None:
         assert name in document
 
 
-def test_it_is_installed_upgraded_and_removed(cluster: KubeServer) -> None:
-    namespace, access = cluster.namespace(), as_administrator(cluster)
+@pytest.mark.parametrize("version", [HELM, HELM_4], ids=lambda version: version.name)
+def test_it_is_installed_upgraded_and_removed(cluster: KubeServer, version: Server) -> None:
+    namespace, run = cluster.namespace(), partial(helm, version=version, access=as_administrator(cluster))
     arguments = (f"--namespace={namespace}", "rotator")
 
     def deployment() -> Manifest:
         found: Manifest = cluster.request("GET", f"/apis/apps/v1/namespaces/{namespace}/deployments/rotator").json()
         return found
 
-    output = helm("install", *arguments, CHART, f"--values={MINIMAL}", access=access)
+    output = run("install", *arguments, CHART, f"--values={MINIMAL}")
     notes = output.partition("NOTES:\n")[2]
     assert f"kubectl -n {namespace} exec deploy/rotator -- rotator check --online" in notes
     assert "the Secret rotator-provider" in notes
@@ -449,7 +451,7 @@ def test_it_is_installed_upgraded_and_removed(cluster: KubeServer) -> None:
 
     pod = f"/api/v1/namespaces/{namespace}/pods/rotator-test"
     with ThreadPoolExecutor() as pool:
-        tested = pool.submit(helm, "test", *arguments, "--timeout=60s", access=access)
+        tested = pool.submit(run, "test", *arguments, "--timeout=60s")
         wait_until(lambda: cluster.request("GET", pod).is_success, "the pod of helm test")
         asked = container_of(cluster.request("GET", pod).json())["args"]
         ended = {"status": {"phase": "Succeeded"}}  # as the kubelet reports it
@@ -458,15 +460,19 @@ def test_it_is_installed_upgraded_and_removed(cluster: KubeServer) -> None:
     assert asked == ["check", "--online"]
 
     more = "--set=targets.search.path=apps/search/respan"
-    helm("upgrade", *arguments, CHART, f"--values={MINIMAL}", more, access=access)
+    run("upgrade", *arguments, CHART, f"--values={MINIMAL}", more)
     path = f"/api/v1/namespaces/{namespace}/configmaps/rotator-targets-0-of-1"
     targets = cluster.request("GET", path).json()["data"]
     assert sorted(json.loads(targets["targets.json"])["targets"]) == ["billing-api", "search"]
     assert deployment()["metadata"]["generation"] == before  # so no pod is replaced for it
-    helm("upgrade", *arguments, CHART, f"--values={MINIMAL}", "--set=image.tag=0.2.0", access=access)
+    run("upgrade", *arguments, CHART, f"--values={MINIMAL}", "--set=image.tag=0.2.0")
     assert deployment()["metadata"]["generation"] > before
 
-    helm("uninstall", *arguments, access=access)
+    alone = ("--set=lease.enabled=false", "--set=replicas=1")
+    run("upgrade", *arguments, CHART, f"--values={MINIMAL}", *alone)
+    assert deployment()["spec"]["strategy"] == {"type": "Recreate"}, "which replaces the RollingUpdate of before"
+
+    run("uninstall", *arguments)
     assert deployment()["code"] == 404
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from support.kube import KubeServer
 from support.process import wait_until
-from tools.build_servers import HELM
+from tools.build_servers import HELM, Server
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/rotator"
@@ -40,11 +40,13 @@ Manifest = dict[str, Any]
 Manifests = dict[str, Manifest]
 
 
-def helm(*arguments: str | Path, status: int = 0, access: Mapping[str, str] | None = None) -> str:
+def helm(
+    *arguments: str | Path, status: int = 0, access: Mapping[str, str] | None = None, version: Server = HELM
+) -> str:
     """Run Helm, which must exit with this status, and return its output; `access` has the variables for a cluster."""
-    program = HELM.find()
+    program = version.find()
     if program is None:
-        pytest.skip("no Helm: put helm on PATH, or install Go and run `make servers`")
+        pytest.skip(f"no Helm: put {version.name} on PATH, or install Go and run `make servers`")
     with tempfile.TemporaryDirectory(prefix="helm-") as home:
         done = subprocess.run(
             [str(argument) for argument in (program, *arguments)],
