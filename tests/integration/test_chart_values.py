@@ -1,6 +1,7 @@
 """Combinations of the chart's values: a real API server accepts each strictly, and a restricted namespace its pods."""
 
 import json
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -265,6 +266,29 @@ def test_a_pod_that_is_not_restricted_is_refused(cluster: KubeServer, values: Va
     found = problems(cluster, values, tmp_path / "one")
     assert found != []
     assert [refusal for refusal in found if "violates PodSecurity" not in refusal] == []
+
+
+def test_null_is_nothing_or_refused_in_words() -> None:
+    """Helm removes such a value, its default too."""
+    names = [
+        *re.findall(r"^(\w+):", (CHART / "values.yaml").read_text(), re.MULTILINE),
+        "vault.auth",
+        "provider.options",
+    ]
+
+    def refusal(name: str) -> str:
+        try:
+            rendered("default", MINIMAL, f"{name}=null")
+        except AssertionError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(4) as pool:
+        refusals = {name: text for name, text in zip(names, pool.map(refusal, names), strict=True) if text}
+    in_words = r"missing property|owner: give this installation a name"
+    assert {name: text for name, text in refusals.items() if not re.search(in_words, text)} == {}
+    assert {"vault", "vault.auth", "image", "owner"} <= set(refusals)
+    assert not {"targets", "config", "notify", "podLabels", "livenessProbe", "provider.options"} & set(refusals)
 
 
 def test_the_chart_can_be_part_of_another(tmp_path: Path) -> None:

@@ -32,11 +32,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "rotator.podLabels" -}}
 {{- $own := include "rotator.ownLabels" . | fromYaml -}}
 {{- range $value := list "commonLabels" "podLabels" -}}
-{{- range $label := keys (get $.Values $value) | sortAlpha -}}
+{{- range $label := keys (default dict (get $.Values $value)) | sortAlpha -}}
 {{- if hasKey $own $label }}{{ fail (printf "%s must not hold %s: the chart sets this label" $value $label) }}{{ end -}}
 {{- end -}}
 {{- end -}}
-{{- with merge (deepCopy .Values.podLabels) .Values.commonLabels }}{{ toYaml . }}{{ end -}}
+{{- with merge dict (default dict .Values.podLabels) (default dict .Values.commonLabels) }}{{ toYaml . }}{{ end -}}
 {{- end }}
 
 {{- define "rotator.metadata" -}}
@@ -75,7 +75,7 @@ serviceAccountName: {{ include "rotator.serviceAccount" . }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- $secrets := list -}}
-{{- range concat (default list .Values.global.imagePullSecrets) .Values.imagePullSecrets -}}
+{{- range concat (default list .Values.global.imagePullSecrets) (default list .Values.imagePullSecrets) -}}
 {{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) -}}
 {{- end -}}
 {{- with uniq $secrets }}
@@ -119,8 +119,9 @@ securityContext: {{- toYaml . | nindent 2 }}
 
 {{- /* Rules that the schema cannot express. Otherwise a pod would not start, or would keep its old configuration. */ -}}
 {{- define "rotator.check" -}}
-{{- $jitter := dig "daemon" "jitter" "5%" .Values.config | trimSuffix "%" | float64 -}}
-{{- $defaults := merge (deepCopy (default dict .Values.config.defaults)) (dict "ttl" "24h" "renew_before" "8h" "grace_period" "4h" "key_field" "api_key") -}}
+{{- $config := default dict .Values.config -}}
+{{- $jitter := dig "daemon" "jitter" "5%" $config | trimSuffix "%" | float64 -}}
+{{- $defaults := merge (deepCopy (default dict $config.defaults)) (dict "ttl" "24h" "renew_before" "8h" "grace_period" "4h" "key_field" "api_key") -}}
 {{- range $name, $target := .Values.targets -}}
 {{- if $target -}}
 {{- $all := merge (deepCopy $target) (deepCopy $defaults) -}}
@@ -145,19 +146,19 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- range $name, $webhook := default dict .Values.notify.webhooks -}}
+{{- range $name, $webhook := dig "webhooks" dict (default dict .Values.notify) -}}
 {{- include "rotator.checkUrl" (list (printf "notify.webhooks.%s.url" $name) $webhook.url false "") -}}
 {{- end -}}
 {{- range $table, $key := dict "providers" "base_url" "stores" "address" -}}
-{{- range $name, $part := default dict (get $.Values.config $table) -}}
+{{- range $name, $part := default dict (get $config $table) -}}
 {{- $place := printf "config.%s.%s" $table $name -}}
 {{- include "rotator.checkUrl" (list (printf "%s.%s" $place $key) (get $part $key) (get $part "allow_insecure") (printf "%s.allow_insecure" $place)) -}}
 {{- end -}}
 {{- end -}}
 {{- $parts := dict "provider" (list .Values.provider.name) "store" (list "vault") -}}
 {{- range $option, $table := dict "provider" "providers" "store" "stores" -}}
-{{- with get $.Values.config $table }}{{ $_ := set $parts $option (keys . | sortAlpha) }}{{ end -}}
-{{- range $name, $target := merge (dict "" $.Values.config.defaults) $.Values.targets -}}
+{{- with get $config $table }}{{ $_ := set $parts $option (keys . | sortAlpha) }}{{ end -}}
+{{- range $name, $target := merge (dict "" $config.defaults) (default dict $.Values.targets) -}}
 {{- $part := get (default dict $target) $option -}}
 {{- if and $part (not (has $part (get $parts $option))) -}}
 {{- $place := ternary (printf "targets.%s" $name) "config.defaults" (ne $name "") -}}
@@ -189,7 +190,7 @@ securityContext: {{- toYaml . | nindent 2 }}
 
 {{- /* The main file, without targets, as JSON. */ -}}
 {{- define "rotator.config" -}}
-{{- $config := deepCopy .Values.config -}}
+{{- $config := deepCopy (default dict .Values.config) -}}
 {{- $_ := set $config "owner" (required "owner: give this installation a name that no other one has" .Values.owner) -}}
 {{- $_ := set $config "include" (list "targets.d/*") -}}
 {{- $addresses := dict "listen" (ternary "[::]:9465" "0.0.0.0:9465" (eq .Values.listen "::")) "admin" "127.0.0.1:9466" -}}
@@ -202,10 +203,10 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- if not $config.providers -}}
 {{- with .Values.provider -}}
 {{- $_ := required "provider.credential.secretName: name the Secret that holds the management credential, or set config.providers" .credential.secretName -}}
-{{- include "rotator.checkUrl" (list "provider.baseUrl" .baseUrl (get .options "allow_insecure") "provider.options.allow_insecure") -}}
+{{- include "rotator.checkUrl" (list "provider.baseUrl" .baseUrl (get (default dict .options) "allow_insecure") "provider.options.allow_insecure") -}}
 {{- $provider := dict "type" .type "base_url" .baseUrl "requests_per_minute" .requestsPerMinute -}}
 {{- $_ := set $provider "api_key" (dict "file" "/var/run/secrets/rotator/provider/api-key") -}}
-{{- $_ := set $config "providers" (dict .name (merge $provider .options)) -}}
+{{- $_ := set $config "providers" (dict .name (merge $provider (default dict .options))) -}}
 {{- end -}}
 {{- end -}}
 {{- if not $config.stores -}}
