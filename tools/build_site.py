@@ -77,6 +77,7 @@ def stage(docs: Path, place: Path) -> None:
     """Copy the settings and the pages to `place`, with links that work on the site."""
     shutil.copytree(docs, place / "docs")
     shutil.copy(SETTINGS / "site.css", place / "docs")
+    shutil.copy(ROOT / "deploy/helm/icon.svg", place / "docs")
     (place / "zensical.toml").write_text(_settings(docs))
     for page in sorted((place / "docs").rglob("*.md")):
         folder = Path("docs", page.relative_to(place / "docs")).parent.as_posix()

@@ -71,6 +71,12 @@ def test_the_documentation_stays_short(place: str) -> None:
     assert total < MOST_WORDS[place]
 
 
+def test_the_readme_answers_a_stranger_s_questions_on_its_first_screen() -> None:
+    first = "\n".join((ROOT / "README.md").read_text().splitlines()[:32])
+    answers = ("What is Respan?", "Why short-lived keys?", "Not yet against the live service", "CONTRIBUTING.md")
+    assert [each for each in (*answers, "make demo", "make test") if each not in first] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_relative_link_resolves(page: Path) -> None:
     text = "\n".join(line for _, line in prose(page))

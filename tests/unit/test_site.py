@@ -135,3 +135,18 @@ def test_each_alert_links_to_its_section(site: BuiltSite) -> None:
     links = re.findall(r"runbook_url: \S+#(\w+)", rules)
     assert links == [alert.lower() for alert in alerts]
     assert set(links) <= site.pages[site.folder / "runbook/index.html"].ids
+
+
+def test_each_link_to_the_site_leads_to_a_page_of_it(site: BuiltSite) -> None:
+    address = project_urls()["Documentation"].removesuffix("/rotator/")
+    link = re.compile(re.escape(address) + r"(/[\w/.#-]*)")
+    folders = (ROOT / name for name in (".github", "deploy", "docs", "rotator", "tools"))
+    files = [file for folder in folders for file in folder.rglob("*")]
+    found = {
+        (str(file.relative_to(ROOT)), path)
+        for file in (*files, *ROOT.iterdir())
+        if file.is_file()
+        for path in link.findall(file.read_text(errors="ignore"))
+    }
+    assert ("pyproject.toml", "/rotator/") in found
+    assert [each for each in sorted(found) if not site.has(each[1].rstrip("."), site.folder / "index.html")] == []
