@@ -290,6 +290,7 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
             "vault.address must begin with https://: over http:// credentials and keys travel unencrypted, "
             "so it is for loopback hosts. Use https://, or set vault.allowInsecure: true\n",
         ),
+        ("vault.address=https://vault.test/v1/", "vault.address must not end with /v1: rotator adds that"),
         ("provider.baseUrl=http://respan.test", "Use https://, or set provider.options.allow_insecure: true\n"),
         (
             "targets.billing-api.provider=respam",
@@ -866,6 +867,27 @@ def test_a_job_on_demand_has_all_that_the_daemon_has_but_for_the_lease(
     for name, spec in labels.items():
         selector = spec.get("podSelector") or spec["selector"]
         assert selects(selector, pod) is name.startswith("NetworkPolicy/"), name
+
+
+@pytest.mark.parametrize("values", VALUES, ids=named)
+def test_the_pod_of_helm_test_has_all_that_the_daemon_has(manifests: Callable[..., Manifests], values: Path) -> None:
+    made = manifests(values)
+    [test], [deployment] = ([m for m in made.values() if m["kind"] == kind] for kind in ("Pod", "Deployment"))
+    its, theirs = test["spec"], pod_of(deployment)["spec"]
+    same = "serviceAccountName automountServiceAccountToken enableServiceLinks securityContext imagePullSecrets volumes"
+    same += " nodeSelector affinity priorityClassName hostAliases dnsPolicy dnsConfig runtimeClassName"
+    for name in same.split():
+        assert its.get(name) == theirs.get(name), name
+    its_container, container = container_of(test), container_of(pod_of(deployment))
+    for name in ("image", "imagePullPolicy", "resources", "securityContext", "envFrom", "volumeMounts"):
+        assert its_container.get(name) == container.get(name), name
+    assert its_container["env"] == [one for one in container["env"] if one["name"] != "ROTATOR_URL"], "it has no daemon"
+    assert its_container["args"] == ["check", "--online"]
+    assert its["restartPolicy"] == "Never"
+    for name, one in made.items():
+        if one["kind"] in SELECTING - {"Deployment"}:
+            selector = one["spec"].get("podSelector") or one["spec"]["selector"]
+            assert selects(selector, test) is name.startswith("NetworkPolicy/"), name
 
 
 def test_the_values_of_the_job_arrive_and_a_reason_wins(manifests: Callable[..., Manifests]) -> None:

@@ -213,6 +213,7 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- $vault := dict "type" "vault" "mount" .Values.vault.mount -}}
 {{- $_ := set $vault "address" (required "vault.address: set the address of Vault, as https://vault.vault.svc:8200" .Values.vault.address) -}}
 {{- include "rotator.checkUrl" (list "vault.address" .Values.vault.address .Values.vault.allowInsecure "vault.allowInsecure") -}}
+{{- if regexMatch "/v1/*$" .Values.vault.address }}{{ fail "vault.address must not end with /v1: rotator adds that to each request" }}{{ end -}}
 {{- if .Values.vault.allowInsecure }}{{ $_ := set $vault "allow_insecure" true }}{{ end -}}
 {{- if not .Values.vault.token.enabled }}{{ fail "vault.token.enabled is false: set in config.stores how rotator logs in to Vault" }}{{ end -}}
 {{- $auth := dict "method" "kubernetes" "token_file" (printf "%s/token" .Values.vault.token.mountPath) -}}
