@@ -15,6 +15,7 @@ PAGES = [
             "README.md",
             "CHANGELOG.md",
             "CONTRIBUTING.md",
+            "SECURITY.md",
             "benchmarks/README.md",
             "deploy/helm/rotator/README.md",
         )

@@ -120,3 +120,21 @@ def test_make_install_names_the_python_that_it_needs_in_one_line(tmp_path: Path)
     old = script(tmp_path / "old", f'exec "{sys.executable}" -c "{code}" "$@"')
     assert f"rotator needs Python 3.11 or later, and {old} is 3.10.13: name another" in make(old)
     assert "none is missing: name another" in make(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("row", "module"),
+    [
+        ("Vault", "vault/go.mod github.com/hashicorp/vault"),
+        ("Kubernetes", "kube-apiserver/go.mod k8s.io/kubernetes"),
+        ("Helm", "helm/go.mod helm.sh/helm/v3"),
+        ("Helm", "helm4/go.mod helm.sh/helm/v4"),
+        ("Prometheus", "prometheus-operator-crds/go.mod github.com/prometheus-operator/prometheus-operator"),
+        ("External Secrets", "external-secrets-crds/go.mod github.com/external-secrets/external-secrets"),
+    ],
+)
+def test_the_table_of_versions_has_those_that_the_tests_use(row: str, module: str) -> None:
+    file, _, name = module.partition(" ")
+    [version] = re.findall(rf"(?m)^(?:require |\t){re.escape(name)} v(\S+)", (ROOT / "tools" / file).read_text())
+    [line] = re.findall(rf"(?m)^\| {row}.*$", (ROOT / "docs/install.md").read_text())
+    assert version in line
