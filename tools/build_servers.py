@@ -147,6 +147,17 @@ KUBE_APISERVER = Server(
         ),
     ),
 )
+KUBECTL = Server(
+    "kubectl",
+    "",
+    (
+        Program(
+            "kubectl",
+            "k8s.io/kubernetes/cmd/kubectl",
+            ("-ldflags", "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2"),
+        ),
+    ),
+)
 HELM = Server(
     "helm",
     "",
@@ -193,7 +204,7 @@ JUPYTERHUB = Server("jupyterhub", "", (PythonProgram("jupyterhub", "jupyterhub")
 CYCLONEDX = Server("cyclonedx-py", "", (PythonProgram("cyclonedx-py", "cyclonedx_py"),), ("requirements.txt",))
 ACTIONLINT = Server("actionlint", "", (Program("actionlint", "github.com/rhysd/actionlint/cmd/actionlint"),))
 SERVERS = (
-    *(VAULT, KUBE_APISERVER, HELM, HELM_4, PROMETHEUS_OPERATOR_CRDS, EXTERNAL_SECRETS_CRDS, JUPYTERHUB),
+    *(VAULT, KUBE_APISERVER, KUBECTL, HELM, HELM_4, PROMETHEUS_OPERATOR_CRDS, EXTERNAL_SECRETS_CRDS, JUPYTERHUB),
     *(CYCLONEDX, ACTIONLINT),
 )
 
