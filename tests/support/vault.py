@@ -7,9 +7,10 @@ import os
 import secrets
 import shutil
 import signal
+import ssl
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,10 +42,12 @@ def vault_program() -> Path:
 class VaultServer:
     """A Vault that answers at `address`. Its helpers act as root, and raise httpx.HTTPStatusError when refused."""
 
-    def __init__(self, address: str, root_token: str) -> None:
+    def __init__(self, address: str, root_token: str, ca_file: Path | None = None) -> None:
         self.address = address
         self.root_token = root_token
-        self._client = httpx.Client(base_url=f"{address}/v1/", timeout=10, trust_env=False)
+        self.ca_file = ca_file
+        trust = ssl.create_default_context(cafile=ca_file) if ca_file else True
+        self._client = httpx.Client(base_url=f"{address}/v1/", timeout=10, trust_env=False, verify=trust)
 
     def __enter__(self) -> Self:
         return self
@@ -188,21 +191,43 @@ def dev_vault() -> Iterator[VaultServer]:
         with VaultServer(address.rstrip("/"), os.environ[TOKEN_VARIABLE]) as server:
             yield server
         return
+    with own_dev_vault() as server:
+        yield server
+
+
+@contextmanager
+def own_dev_vault(*, tls: bool = False) -> Iterator[VaultServer]:
+    """Yield a new Vault in memory, which stops with this context; with `tls` it has a certificate of its own authority.
+
+    Raises FileNotFoundError if there is no program. Kubernetes auth can be enabled in it.
+    """
     program = vault_program()
     with tempfile.TemporaryDirectory(prefix="vault-") as folder:
         [port] = free_ports(1)
         command = [str(program), "server", "-dev", "-dev-no-store-token", "-dev-root-token-id=root"]
         command.append(f"-dev-listen-address=127.0.0.1:{port}")
+        if tls:
+            command += ["-dev-tls", f"-dev-tls-cert-dir={folder}"]
         if (plugins := program.parent / "plugins").is_dir():  # our build; a release has the plugin built in
             command.append(f"-dev-plugin-dir={plugins}")
         process = Process(command, Path(folder))
-        with VaultServer(f"http://127.0.0.1:{port}", "root") as server:
-            try:
-                # A dev server mounts secret/ last while it starts.
-                process.start(lambda: server.request("GET", "secret/config").is_success)
+        authority = Path(folder) / "vault-ca.pem"
+
+        def answers() -> bool:
+            """Whether it has made its certificates and mounted secret/, which a dev server does last."""
+            with suppress(FileNotFoundError, ssl.SSLError), opened() as server:
+                return server.request("GET", "secret/config").is_success
+            return False
+
+        def opened() -> VaultServer:
+            return VaultServer(f"http{'s' * tls}://127.0.0.1:{port}", "root", authority if tls else None)
+
+        try:
+            process.start(answers)
+            with opened() as server:
                 yield server
-            finally:
-                process.stop()
+        finally:
+            process.stop()
 
 
 @contextmanager
