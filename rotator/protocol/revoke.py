@@ -85,5 +85,5 @@ def not_revoked(target: Target, plan: Plan | None) -> Iterator[RotatorError]:
 def _left_alone(target: Target, key_ids: Iterable[str], why: str) -> RotatorError:
     return ProviderRequestRefused(
         f"not revoked, of {target.path}: the key {', '.join(key_ids)}, which {why}",
-        "If that is the key to revoke, delete it at the provider by its id: docs/kubernetes.md shows how.",
+        "If that is the key to revoke, delete it at the provider by its id: docs/kubernetes-operations.md shows how.",
     )

@@ -111,9 +111,11 @@ def of_500(tmp_path_factory: pytest.TempPathFactory, note: Callable[[], str]) ->
 
 @pytest.fixture(scope="module")
 def documented(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The values that the documentation leads to."""
+    """The values that the documentation leads to, with monitoring."""
     document = (ROOT / "docs/kubernetes.md").read_text()
-    [block] = re.findall(r"^```yaml\n(# my-values.yaml\n.*?)^```$", document, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```yaml\n# ([\w-]+.yaml)\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
+    assert [name for name, _ in found] == ["my-values.yaml", "monitoring.yaml"]
+    block = "".join(text for _, text in found)
     file = tmp_path_factory.mktemp("values") / "my-values.yaml"
     file.write_text(block)
     return file
@@ -367,7 +369,7 @@ def test_missing_values_are_compared_with_the_programs_defaults() -> None:
 
 @pytest.mark.parametrize("values", [file for file in VALUES if "existing" not in file.name], ids=named)
 def test_the_rendered_configuration_can_be_checked_before_it_is_installed(values: Path, tmp_path: Path) -> None:
-    """As in docs/kubernetes.md."""
+    """As in docs/kubernetes-operations.md."""
     configuration = load(written(tmp_path, values), {}, installed_types())
     note = configuration.targets["billing-api"].extra_fields.get("note", "")
     if values == EVERYTHING:
@@ -399,7 +401,7 @@ def as_administrator(cluster: KubeServer) -> dict[str, str]:
 def test_more_targets_than_a_release_holds_are_installed_with_own_config_maps(
     cluster: KubeServer, too_many: Path, tmp_path: Path
 ) -> None:
-    """As in docs/kubernetes.md, with its names."""
+    """As in docs/kubernetes-large.md, with its names."""
     namespace, access = cluster.namespace(), as_administrator(cluster)
     arguments = (f"--namespace={namespace}", "rotator", CHART)
     output = helm("install", *arguments, f"--values={too_many}", access=access, status=1)
@@ -425,7 +427,7 @@ def test_more_targets_than_a_release_holds_are_installed_with_own_config_maps(
 
 
 def test_the_documentation_names_the_config_maps_as_it_makes_them() -> None:
-    document = (ROOT / "docs/kubernetes.md").read_text()
+    document = (ROOT / "docs/kubernetes-large.md").read_text()
     assert re.findall(r"^existingConfig: .*$", EXISTING_PARTS.read_text(), re.MULTILINE) == re.findall(
         r"^existingConfig: .*$", document, re.MULTILINE
     )
@@ -446,7 +448,9 @@ def test_it_is_installed_upgraded_and_removed(cluster: KubeServer, version: Serv
     output = run("install", *arguments, CHART, f"--values={MINIMAL}")
     notes = output.partition("NOTES:\n")[2]
     assert f"kubectl -n {namespace} exec deploy/rotator -- rotator check --online" in notes
-    assert "the Secret rotator-provider" in notes
+    assert f"the Secret rotator-provider in {namespace}, with the management credential under the key api-key" in notes
+    assert "ConfigMap" not in notes  # none is needed
+    assert f"kubectl -n {namespace} describe pods" in notes
     assert len(notes.splitlines()) < 15
     before = deployment()["metadata"]["generation"]
 
@@ -1139,7 +1143,7 @@ def test_the_values_of_the_documentation_are_enough(
     made = manifests(documented)
     assert {"PodMonitor/rotator", "PrometheusRule/rotator"} <= set(made)
     assert sorted(configuration_of(made, tmp_path).targets) == ["billing-api"]
-    [labels] = re.findall(r"(?m)^selector=(\S+)$", (ROOT / "docs/kubernetes.md").read_text())
+    [labels] = re.findall(r"(?m)^selector=(\S+)$", (ROOT / "docs/kubernetes-operations.md").read_text())
     selector = dict(label.split("=") for label in labels.split(","))
     assert selects(selector, pod_of(made["Deployment/rotator"]))
     job = made["CronJob/rotator-rotate"]["spec"]["jobTemplate"]["spec"]["template"]
