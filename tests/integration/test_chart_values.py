@@ -66,6 +66,7 @@ COMBINATIONS: dict[str, Values] = {
     "one replica": {"replicas": 1},
     "five replicas": {"replicas": 5, "lease": {"duration": "30s"}, "terminationGracePeriodSeconds": 120},
     "no Lease": ALONE,
+    "no Lease and no notifications": {**ALONE, "notify": None},
     "no Lease, but ExternalSecrets": {**ALONE, "notify": {"external_secrets": {"namespaces": ["apps"]}}},
     "no Lease and no ServiceAccount": {**ALONE, "serviceAccount": {"create": False, "name": "default"}},
     "a strategy": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "50%", "maxUnavailable": 1}}},

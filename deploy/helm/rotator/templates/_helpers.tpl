@@ -56,7 +56,7 @@ labels: {{- include "rotator.labels" . | nindent 2 }}
 
 {{- /* Whether the daemon needs a token for the API server: not empty. */ -}}
 {{- define "rotator.asksKubernetes" -}}
-{{- if or .Values.lease.enabled .Values.notify.external_secrets }}yes{{ end -}}
+{{- if or .Values.lease.enabled (dig "external_secrets" "" (default dict .Values.notify)) }}yes{{ end -}}
 {{- end }}
 
 {{- define "rotator.image" -}}
