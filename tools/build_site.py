@@ -46,7 +46,7 @@ def project_urls() -> dict[str, str]:
 
 def nav_files(docs: Path) -> dict[str, list[str]]:
     """Return the pages under each entry of the navigation, with the patterns expanded."""
-    [*entries] = tomllib.loads(_settings(docs))["project"]["nav"]
+    entries = tomllib.loads(_settings(docs))["project"]["nav"]
     return {title: list(_leaves(pages)) for entry in entries for title, pages in entry.items()}
 
 
@@ -81,11 +81,11 @@ def stage(docs: Path, place: Path) -> None:
     (place / "zensical.toml").write_text(_settings(docs))
     for page in sorted((place / "docs").rglob("*.md")):
         folder = Path("docs", page.relative_to(place / "docs")).parent.as_posix()
-        page.write_text("".join(f"{_linked(line, folder)}\n" for line in _spaced(page.read_text().splitlines())))
+        page.write_text("".join(f"{line}\n" for line in _adapted(page.read_text().splitlines(), folder)))
 
 
-def _spaced(lines: Iterable[str]) -> Iterator[str]:
-    """Give each list an empty line before it, and four spaces a level to what its items hold."""
+def _adapted(lines: Iterable[str], folder: str) -> Iterator[str]:
+    """Give each list an empty line before it, four spaces a level to what its items hold, and links for the site."""
     code = in_item = False
     deeper, before = "", ""
     for line in lines:
@@ -100,7 +100,7 @@ def _spaced(lines: Iterable[str]) -> Iterator[str]:
             code = not code
         in_item = in_item and not code and line != ""
         before = line
-        yield deeper + line if line else line
+        yield f"{deeper}{line if code else _linked(line, folder)}".rstrip()
 
 
 def _linked(line: str, folder: str) -> str:

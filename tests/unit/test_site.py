@@ -86,11 +86,11 @@ def test_a_link_to_a_file_outside_of_the_pages_leads_to_the_repository(docs: Pat
 
 
 def test_lists_as_github_reads_them_are_lists_on_the_site(docs: Path, tmp_path: Path) -> None:
-    github = "Do this:\n1. One\n   more.\n\n   ```sh\n   a\n     b\n   ```\n2. Two:\n   - three\n"
+    github = "Do this:\n1. One\n   more.\n\n   ```sh\n   a\n     [b](c)\n   ```\n2. Two:\n   - three\n"
     (docs / "usage.md").write_text(github)
     stage(docs, tmp_path / "staged")
     assert (tmp_path / "staged/docs/usage.md").read_text() == (
-        "Do this:\n\n1. One\n    more.\n\n    ```sh\n    a\n      b\n    ```\n\n2. Two:\n    - three\n"
+        "Do this:\n\n1. One\n    more.\n\n    ```sh\n    a\n      [b](c)\n    ```\n\n2. Two:\n    - three\n"
     )
 
 
