@@ -306,6 +306,24 @@ def test_status_and_plan_show_the_window_of_the_next_rotation(invoke: Invoke, ma
     assert line in invoke("plan").out.splitlines()
 
 
+def test_a_due_key_waits_for_its_window_and_is_replaced_while_one_is_open(invoke: Invoke, made: Installation) -> None:
+    """Two seconds after it was made the key is due."""
+    opens = (datetime.now(UTC) + timedelta(hours=5)).hour
+    made.config["targets"] = {"a": {"path": "apps/a", "windows": [{"cron": f"0 {opens} * * *", "duration": "1h"}]}}
+    made.config["defaults"].update(ttl=f"{3 * 86_400 + 2}s", renew_before="3d")
+    invoke("run", "--once")
+
+    def reason() -> object:
+        return invoke("plan", "--json").json()["targets"][0]["reason"]
+
+    wait_until(lambda: reason() == "window", "the key to be due", 10)
+    assert "1 unchanged" in invoke("run", "--once").out
+    assert invoke("plan", "--exit-code").status == 0
+    made.config["targets"]["a"]["windows"] = [{"cron": "0 * * * *", "duration": "1h"}]
+    assert invoke("plan", "--exit-code").status == 4
+    assert "1 rotated" in invoke("run", "--once").out
+
+
 def test_a_pause_outlasts_restarts_and_heals_when_it_is_removed(invoke: Invoke, made: Installation) -> None:
     """Each command is a process that remembers nothing. Its key was made for three seconds."""
     later = (datetime.now(UTC) + timedelta(hours=3)).replace(microsecond=0)
