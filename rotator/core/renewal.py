@@ -4,6 +4,7 @@ The plan, the schedule, the configuration's rules, the status, the page and the 
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +12,7 @@ from rotator.core.keys import KeyName
 from rotator.core.observation import Made, Observation
 from rotator.core.request import PassOptions
 from rotator.core.target import Target
-from rotator.core.versions import Record
+from rotator.core.versions import Entry, Record
 from rotator.core.windows import opened_at
 
 FUTURE = timedelta(minutes=10)
@@ -176,7 +177,7 @@ def contested_until_of(observation: Observation) -> datetime | None:
     keys as we do its keys. Several in a row with the same parameters count as the last of them.
     """
     runs: list[Made] = []
-    for made in sorted(made_keys(observation).values(), key=lambda made: made.at):
+    for made in sorted(made_keys(observation.made, observation.entries).values(), key=lambda made: made.at):
         if runs and runs[-1].params == made.params:
             runs.pop()
         runs.append(made)
@@ -186,10 +187,10 @@ def contested_until_of(observation: Observation) -> datetime | None:
     return last[0].at + CONTEST if ours != others and by == [ours, others, ours, others] else None
 
 
-def made_keys(observation: Observation) -> dict[str, Made]:
+def made_keys(remembered: Mapping[str, Made], entries: Iterable[Entry]) -> dict[str, Made]:
     """Return how the path's latest keys were made, by key id: what is remembered, and what its versions show."""
-    made = dict(observation.made)
-    for entry in observation.entries:
+    made = dict(remembered)
+    for entry in entries:
         if entry.record is not None:
             made.setdefault(entry.record.key_id, Made(entry.record.params, entry.created_at))
     latest = max((one.at for one in made.values()), default=AT_ONCE)

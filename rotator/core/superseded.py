@@ -7,7 +7,7 @@ an earlier process set is left as it is until the use is known: this process has
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from rotator.core.caps import shows_more_early
@@ -134,9 +134,23 @@ def superseded_keys(
         name = seen.key.name if seen and seen.key else record.key_name
         other_name = None if observation.scope.owns(name) else name
         is_endless = not observation.traits.keys_expire or (seen is not None and seen.key is not None and shown is None)
-        key = Superseded(record, tuple(versions), since, until, shown, ends_with_grace, other_name, is_endless)
         counted = frozenset(entry.number for entry in versions if shows_more_early(entry, current))
-        found.append(replace(key, grace_over_at=over_at, latest=latest, use=use, counted=counted))
+        found.append(
+            Superseded(
+                record,
+                tuple(versions),
+                since,
+                until,
+                shown,
+                ends_with_grace,
+                other_name,
+                is_endless,
+                grace_over_at=over_at,
+                latest=latest,
+                use=use,
+                counted=counted,
+            )
+        )
     return tuple(found)
 
 

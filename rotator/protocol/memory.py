@@ -172,8 +172,8 @@ class Memory:
         """Return how the path's latest keys were made, with those that it no longer holds."""
         name = observation.target.name
         with self._noting:
-            self._made[name] = made_keys(replace(observation, made=self._made.get(name, {})))
-            return self._made[name]
+            made = self._made[name] = made_keys(self._made.get(name, {}), observation.entries)
+            return made
 
     def emptied(self, target: Target) -> None:
         """Note that the provider has live keys of this path, which is absent."""

@@ -523,7 +523,7 @@ class VendorClient:
                 around.intent.disturbed = True
                 return ()
             keys: list[ListedKey] = [
-                replace(key, use=self._use(key.id, IN_LIST, behind))
+                replace(key, use=use) if (use := self._use(key.id, IN_LIST, behind)) else key
                 for key in around.vendor.listed(behind, dated=bool(around.settings.dated))
             ]
             if odd < 1 and keys:

@@ -467,7 +467,7 @@ MUTATIONS = {
     ),
     "a contest is not noticed": Mutation("contests", (ENDLESS,), (Stub(renewal.contested_until_of, lambda _: None),)),
     "a contest is noticed only while the versions are there": Mutation(
-        "contests", (ENDLESS,), (Edit(renewal.made_keys, "dict(observation.made)", "{}"),)
+        "contests", (ENDLESS,), (Edit(renewal.made_keys, "dict(remembered)", "{}"),)
     ),
     "a former place is forgotten": Mutation(
         "mixed",

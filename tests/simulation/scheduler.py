@@ -194,8 +194,11 @@ class Scheduler:
 
     def _ready(self) -> list[Actor | Happening]:
         now = self.now
-        actors = [actor for actor in self.actors if actor.wake <= now and actor.process.frozen_until <= now]
-        return [*actors, *(happening for happening in self.happenings if happening.wake <= now)]
+        ready: list[Actor | Happening] = [
+            actor for actor in self.actors if actor.wake <= now and actor.process.frozen_until <= now
+        ]
+        ready += [happening for happening in self.happenings if happening.wake <= now]
+        return ready
 
     def _advance(self) -> None:
         """Let the time pass until the next is ready."""
