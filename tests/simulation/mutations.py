@@ -137,6 +137,7 @@ MUTATIONS = {
             Edit(OrphanCleanup._clean_up_path, "orphan.is_to_fence and", "False and"),
             Edit(OrphanCleanup._is_still, "still.is_to_fence and not fence", "False"),
         ),
+        first=26,
     ),
     "history read before the list": Mutation(
         "races",
@@ -172,6 +173,7 @@ MUTATIONS = {
             ),
         ),
         drawn={"unknown": (0.5,), "kill": (0.0,)},
+        first=50,
     ),
     "blind retry of create": Mutation(
         "races",
@@ -222,6 +224,7 @@ MUTATIONS = {
         "meddling",
         (NOT_OURS,),
         (Stub(model.Scope.owns, lambda *_: True),),
+        first=32,
     ),
     "a key that has the id of another is taken for it": Mutation(
         "no-expiry-change",
@@ -369,9 +372,10 @@ MUTATIONS = {
                 "True",
             ),
         ),
+        first=26,
     ),
     "one look at the newest version is enough, however young": Mutation(
-        "races", (UNDONE,), (Edit(Memory.newest_does, "self._is_swept and is_old", "self._is_swept"),)
+        "races", (UNDONE,), (Edit(Memory.newest_does, "self._is_swept and is_old", "self._is_swept"),), first=30
     ),
     "what is rolled back to is not looked up": Mutation(
         "rollbacks", (UNDONE,), (Edit(superseded.to_confirm, "() if known else (current.record,)", "()"),)
@@ -384,13 +388,16 @@ MUTATIONS = {
     ),
     "nothing settles": Mutation("mixed", (UNSETTLED,), (Edit(orphans.orphans, "elif unsettled(key):", "elif False:"),)),
     "a create that was not answered is forgotten": Mutation(
-        "races", (IN_VAIN,), (Edit(Rotation._make, "ports.strays.look_for(target, name, request)", "pass"),)
+        "races", (IN_VAIN,), (Edit(Rotation._make, "ports.strays.look_for(target, name, request)", "pass"),), first=23
     ),
     "a create that was refused is believed": Mutation(
-        "mixed", (IN_VAIN,), (Edit(Rotation._make, "except ProviderError:", "except ProviderOutcomeUnknown:"),)
+        "mixed",
+        (IN_VAIN,),
+        (Edit(Rotation._make, "except ProviderError:", "except ProviderOutcomeUnknown:"),),
+        first=10,
     ),
     "an answer to a create is believed, whatever its name": Mutation(
-        "mixed", (ANOTHERS,), (Edit(rotate._mismatch, 'created.name not in ("", name)', "False"),)
+        "mixed", (ANOTHERS,), (Edit(rotate._mismatch, 'created.name not in ("", name)', "False"),), first=18
     ),
     "an answer to a create is believed that shows no name": Mutation(
         "mixed",
@@ -403,6 +410,7 @@ MUTATIONS = {
         (SERVED, GRACE_CUT),
         (Edit(rotate._mismatch, "any(created.id == record.key_id for record in records)", "False"),),
         drawn={"mixed_up": (0.4,)},
+        first=23,
     ),
     "an answer to a create is believed, whatever its text": Mutation(
         "mixed",
@@ -417,7 +425,7 @@ MUTATIONS = {
         first=82,
     ),
     "a key whose write was not answered is not offered again": Mutation(
-        "mixed", (HEAPED,), (Stub(Rotation._made_before, lambda *_: None),)
+        "mixed", (HEAPED,), (Stub(Rotation._made_before, lambda *_: None),), first=21
     ),
     "a longer life than asked for is believed": Mutation(
         "mixed",
@@ -429,7 +437,7 @@ MUTATIONS = {
         "races", (GRACE_CUT,), (Stub(expiry.corrected, lambda *_: None),), first=42
     ),
     "a key's life is counted by a clock that all others contradict": Mutation(
-        "mixed", (TOO_LONG,), (Stub(rotate.earliest_now, lambda clock: clock.now()),)
+        "mixed", (TOO_LONG,), (Stub(rotate.earliest_now, lambda clock: clock.now()),), first=22
     ),
     "a rollback is not held": Mutation(
         "rollbacks", (NOT_HELD,), (Stub(renewal.rolled_back_at, lambda _: None),), first=29
@@ -494,7 +502,10 @@ MUTATIONS = {
         "no-expiry-change", (TOO_LONG,), (Edit(Rotation._believe, "return min(asked, answered)", "return answered"),)
     ),
     "a key that never expires ends as recorded": Mutation(
-        "no-expiry", (GRACE_CUT,), (Stub(observation.Observation.own_end, lambda _, record: record.expires_at),)
+        "no-expiry",
+        (GRACE_CUT,),
+        (Stub(observation.Observation.own_end, lambda _, record: record.expires_at),),
+        first=59,
     ),
     "a rollback to a key that never expires is hardly held": Mutation(
         "no-expiry",
@@ -521,6 +532,7 @@ MUTATIONS = {
         (GRACE_CUT, SERVED),
         (Edit(orphans._grace, "version == observation.history.current_version + 1", "False"),),
         drawn={"freeze": (0.1,), "forced": (0.1,), "kill": (0.0,), "hand": (0.0,), "commands": (0.0,)},
+        first=40,
     ),
     "the grace of an orphan begins again with each sweep": Mutation(
         "no-expiry",
@@ -556,11 +568,13 @@ MUTATIONS = {
             "deeds": {"delete": 1, "revive": 1},
             "reuses": (0,),
         },
+        first=79,
     ),
     "any version shows since when an orphan is not served": Mutation(
         "no-expiry",
         (GRACE_CUT,),
         (Edit(orphans._unserved_since, "entry.number >= version and entry.created_at >= made_at", "True"),),
+        first=191,
     ),
     "a due key does not wait for a window": Mutation(
         "windows",
@@ -579,7 +593,7 @@ MUTATIONS = {
         "windows", (UNDONE, NEEDLESS), (Edit(windows.opened_at, "moment - window.duration", "moment"),)
     ),
     "more orphans that no expiry ends are deleted than are allowed": Mutation(
-        "no-expiry-change", (TOO_MANY,), (Edit(orphans.reason_to_hold, "to_end > limit", "False"),)
+        "no-expiry-change", (TOO_MANY,), (Edit(orphans.reason_to_hold, "to_end > limit", "False"),), first=24
     ),
     "the bound counts the early rotations that this process remembers": Mutation(
         "use",
@@ -599,6 +613,7 @@ MUTATIONS = {
         (EARLY,),
         (Edit(Rotation._make, "early=carried(observation, ports.clock.now())", 'early=""'),),
         drawn=REPLACED,
+        first=7,
     ),
     "why a key was made is not recorded": Mutation(
         "use", (EARLY,), (Edit(Rotation._make, "why=action.reason.value", 'why=""'),), drawn=REPLACED
@@ -619,7 +634,7 @@ MUTATIONS = {
         drawn=REPLACED,
     ),
     "a key is replaced early before its consumers have it": Mutation(
-        "use", (HASTY,), (Stub(due._picked_up_lately, lambda *_: None),), drawn=REPLACED
+        "use", (HASTY,), (Stub(due._picked_up_lately, lambda *_: None),), drawn=REPLACED, first=93
     ),
     "the rate of use is that of the whole life": Mutation(
         "steady",
@@ -632,15 +647,17 @@ MUTATIONS = {
             ),
         ),
         drawn={"begins": (600.0,), "vanishes": (0,)},
+        first=32,
     ),
     "what is left is not compared with the rate": Mutation(
         "steady",
         (SPENT,),
         (Edit(caps.is_cap_nearly_spent, "state.left <= RESERVE * state.rate * time.total_seconds()", "False"),),
         drawn={"vanishes": (0,)},
+        first=6,
     ),
     "hot keys are not looked up": Mutation(
-        "steady", (SPENT,), (Stub(caps.is_hot, lambda *_: False),), drawn={"vanishes": (0,)}
+        "steady", (SPENT,), (Stub(caps.is_hot, lambda *_: False),), drawn={"vanishes": (0,)}, first=6
     ),
     "a spent key is called ok": Mutation(
         "steady", (CALLED_OK,), (Edit(plan._standing, "if is_spent:", "if False:"),), drawn={"replaces": (0,)}
@@ -657,6 +674,7 @@ MUTATIONS = {
             ),
         ),
         drawn={"vanishes": (1,)},
+        first=22,
     ),
     "a superseded key that may be extended is not shortened first": Mutation(
         "steady",
@@ -691,12 +709,14 @@ MUTATIONS = {
             ),
         ),
         drawn={**EXTENDED_GRACE, "forced": (0.3,), "hand": (0.0,)},
+        first=6,
     ),
     "an extension is rounded past its bound": Mutation(
         "steady",
         (EXTENDED,),
         (Edit(plan._set_expiry, "request > latest", "False"),),
         drawn=EXTENDED_GRACE,
+        first=39,
     ),
     "a superseded key that is not used is extended": Mutation(
         "steady",
