@@ -24,17 +24,20 @@ from rotator.core.errors import (
 )
 from rotator.core.renewal import AT_ONCE
 from rotator.core.secrets import Secret
+from rotator.core.traits import Traits
 from rotator.notify import webhooks
 from rotator.notify.external_secrets import ExternalSecretsSender
 from rotator.notify.notification import Sender
 from rotator.notify.webhooks import WebhookSender
+from rotator.providers.guard import GuardedProvider
+from rotator.providers.registry import BUILT_IN
 from rotator.runtime import files
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.http import CertificatesUnusable, HttpClient
 from rotator.runtime.kubernetes import Access, access_in_a_pod
 from rotator.runtime.proxy import Proxy
 from rotator.runtime.rate_limit import SlidingWindow
-from rotator.runtime.redact import quoted, register
+from rotator.runtime.redact import register
 from rotator.stores.sqlite import SqliteStore
 from rotator.stores.vault.auth import AppRoleLogin, CertLogin, JwtLogin, Login, TokenFileLogin, TokenLogin
 from rotator.stores.vault.store import VaultStore
@@ -58,9 +61,17 @@ class Adapters:
     stores: Mapping[str, AnyStore]
 
     def provider(
-        self, provider_type: ProviderType[Any], provider: ProviderSettings, name: str, budget: SlidingWindow
+        self,
+        provider_type: ProviderType[Any],
+        provider: ProviderSettings,
+        name: str,
+        budget: SlidingWindow,
+        traits: Traits,
     ) -> ConnectedProvider:
-        """Return the provider of this name. Raises `ProviderUnavailable`: a file that it needs cannot be used."""
+        """Return the provider of this name. Raises `ProviderUnavailable`: a file that it needs cannot be used.
+
+        A plugin's provider is not made yet: what a plugin raises concerns its own targets alone.
+        """
         context = ProviderContext(
             name=name,
             credential=self._secret(provider.api_key, f"providers.{name}.api_key", _MANAGEMENT),
@@ -71,21 +82,20 @@ class Adapters:
             connections=self.connections,
             proxy=self._proxy(provider, name),
         )
-        try:
-            return provider_type.make(provider, context)
-        except CertificatesUnusable as error:
-            flaw = str(error)
-        except Exception as error:  # of a plugin
-            raise ProviderUnavailable(
-                f'the plugin for providers of type "{provider.type}" cannot make providers.{name}: '
-                f"{type(error).__name__}: {quoted(str(error))}",
-                "Correct the plugin. Until then rotator changes no key: the served keys work until they expire.",
-            ) from None
-        raise ProviderUnavailable(
-            f"the certificates in {provider.ca_file}, which providers.{name}.ca_file names, cannot be used: {flaw}. "
-            "rotator sends nothing to this provider",
-            "Put PEM certificates there (-----BEGIN CERTIFICATE-----), or leave ca_file out to trust certifi's.",
-        )
+
+        def make() -> ConnectedProvider:
+            try:
+                return provider_type.make(provider, context)
+            except CertificatesUnusable as error:
+                raise ProviderUnavailable(
+                    f"the certificates in {provider.ca_file}, which providers.{name}.ca_file names, cannot be used: "
+                    f"{error}. rotator sends nothing to this provider",
+                    "Put PEM certificates there (-----BEGIN CERTIFICATE-----), or leave ca_file out to trust "
+                    "certifi's.",
+                ) from None
+
+        guarded = GuardedProvider(name, provider.type, traits, make)
+        return guarded.make() if provider_type in BUILT_IN else guarded
 
     def store(self, store: settings.StoreSettings, name: str) -> AnyStore:
         """Return the store of this name. Raises `StoreUnavailable` or `StoreCredentialRefused`."""

@@ -34,6 +34,7 @@ from rotator.protocol.rotation import UNPUBLISHED
 from rotator.protocol.strays import StrayKeys
 from rotator.protocol.sweeper import Sweeper
 from rotator.protocol.use_watch import WATCH_SHARE, UseWatch
+from rotator.providers.guard import GuardedProvider
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.kubernetes import LeaseSettings, access_in_a_pod
 from rotator.runtime.rate_limit import SWEEP_SHARE, SlidingWindow
@@ -149,7 +150,11 @@ class Installation:
             read = self._provider_files[name]
             same_provider = predecessor and predecessor._same_provider(name, provider, self.stores, read)
             provider_type = self.configuration.provider_types.usable[provider.type]
-            self.providers[name] = same_provider or adapters.provider(provider_type, provider, name, self.budgets[name])
+            traits = self.configuration.traits[name]
+            made = same_provider or adapters.provider(provider_type, provider, name, self.budgets[name], traits)
+            self.providers[name] = made
+            if predecessor and not same_provider and isinstance(made, GuardedProvider):
+                made.make()  # what a reload cannot make must not replace what works
         self.channels = adapters.channels(self.configuration.notify, self.configuration.lease)
 
     def _ports(self, provider: str, store: str, leads: Leadership) -> Ports:

@@ -64,7 +64,7 @@ class ProviderType(Generic[S]):
     """The options. Its field `type` is a `Literal` of the type's name, which the configuration is discriminated by."""
     traits: Callable[[S], Traits]
     make: Callable[[S, ProviderContext], ConnectedProvider]
-    """Called once a configuration. It must not use the network."""
+    """Called once a configuration, and again later if it raised an exception. It must not use the network."""
     fixed_key_model: type[KeyOptions] = KeyOptions
     """The options of a target's `key` table. `KeyOptions` itself has none."""
     key_options: Callable[[S], type[KeyOptions]] | None = None
