@@ -1,7 +1,8 @@
 """Runs the unit tests on each Python that rotator supports and this machine has (`make test-pythons`).
 
-A Python is found by its name on PATH (`python3.12`), or below pyenv's folder. Each has an environment of its own in
-`.venv/pythons`, with the locked requirements.
+A Python is found by its name on PATH (`python3.12`), or below pyenv's folder. Each has an environment in
+`.venv/pythons` with the locked requirements for the tests, and then an empty one, into which the wheel is installed as
+users install it.
 """
 
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
-PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+ENVIRONMENTS = ROOT / ".venv/pythons"
 
 
 def find(version: str) -> str | None:
@@ -28,16 +29,29 @@ def version_of(python: str | Path) -> str:
     return subprocess.run((python, "-c", code), capture_output=True, text=True, check=False).stdout.strip()
 
 
-def run_tests(python: str, version: str) -> int:
-    """Run the unit tests on this interpreter, and return pytest's exit status."""
-    environment = ROOT / ".venv/pythons" / version
+def environment(python: str, folder: Path) -> tuple[str | Path, ...]:
+    """Make an environment, and return the command that installs into it."""
     # Debian's interpreters have no ensurepip: the environment gets no pip, and ours installs into it.
-    subprocess.run((python, "-m", "venv", "--without-pip", environment), check=True)
-    install = (*PIP, "--python", environment, "install", "--quiet")
+    subprocess.run((python, "-m", "venv", "--clear", "--without-pip", folder), check=True)
+    return (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", folder, "install", "--quiet")
+
+
+def passes_tests(python: str, folder: Path) -> bool:
+    """Run the unit tests on this interpreter."""
+    install = environment(python, folder)
     subprocess.run((*install, "--require-hashes", "-r", "requirements-dev.txt"), cwd=ROOT, check=True)
     subprocess.run((*install, "--no-deps", "--no-build-isolation", "-e", "."), cwd=ROOT, check=True)
-    tests = (environment / "bin/python", "-m", "pytest", "-n", "auto", "-p", "no:cacheprovider", "-q", "tests/unit")
-    return subprocess.run(tests, cwd=ROOT, check=False).returncode
+    tests = (folder / "bin/python", "-m", "pytest", "-n", "auto", "-p", "no:cacheprovider", "-q", "tests/unit")
+    return subprocess.run(tests, cwd=ROOT, check=False).returncode == 0
+
+
+def runs_from_the_wheel(python: str, folder: Path) -> bool:
+    """Install the wheel into an empty environment, and ask the command for its version."""
+    install = environment(python, folder)
+    wheels = folder / "wheels"
+    subprocess.run((sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", wheels), cwd=ROOT, check=True)
+    subprocess.run((*install, *wheels.glob("*.whl")), cwd=ROOT, check=True)
+    return subprocess.run((folder / "bin/rotator", "--version"), cwd=folder, check=False).returncode == 0
 
 
 def main() -> int:
@@ -47,7 +61,10 @@ def main() -> int:
         python = find(version)
         if python:
             print(f"Python {version}: {python}", flush=True)
-            results[version] = "failed" if run_tests(python, version) else "passed"
+            passed = runs_from_the_wheel(python, ENVIRONMENTS / f"{version}-wheel") and passes_tests(
+                python, ENVIRONMENTS / version
+            )
+            results[version] = "passed" if passed else "failed"
     for version in SUPPORTED:
         print(f"Python {version}: {results.get(version, 'not found')}")
     return 0 if results and "failed" not in results.values() else 1

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
         notes = checked_notes(options.key)
         folder = options.output.absolute() / __version__
         build_twice(folder, notes, options.key)
-    except RefusedError as error:
+    except (RefusedError, OSError) as error:  # an OSError names the program or the folder that is missing
         print(f"No release was built: {error}", file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as error:
