@@ -32,6 +32,7 @@ from support.chart import (
     rendered,
     restricted_namespace,
     volume_of,
+    written,
 )
 from support.handover import Left
 from support.installation import installation
@@ -376,14 +377,6 @@ def test_the_rendered_configuration_can_be_checked_before_it_is_installed(values
         assert note == NOTE
     else:
         assert note == ('"quoted", {{ braces }}, <tags> & ümläuts: 日本 \x7f' if "note" in values.read_text() else "")
-
-
-def written(folder: Path, values: Path, *arguments: str) -> Path:
-    """The main file of what the script beside the chart makes of what Helm renders."""
-    text = helm("template", "rotator", CHART, f"--values={values}", *arguments, "--show-only=templates/config.yaml")
-    script = ROOT / "deploy/helm/write_configuration.py"
-    subprocess.run([sys.executable, script, folder], input=text, text=True, check=True, timeout=60)
-    return folder / "rotator.json"
 
 
 def test_the_schema_knows_what_the_configuration_knows() -> None:

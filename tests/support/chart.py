@@ -6,6 +6,7 @@ There is no YAML parser here: what Helm renders goes to the API server as it is,
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -158,3 +159,11 @@ def dry_run_pod(kube: KubeServer, namespace: str, pod: Manifest) -> httpx.Respon
     return kube.dry_run(
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod["spec"]}, namespace
     )
+
+
+def written(folder: Path, values: Path, *arguments: str) -> Path:
+    """Return the main file of what the script beside the chart makes of what Helm renders."""
+    text = helm("template", "rotator", CHART, f"--values={values}", *arguments, "--show-only=templates/config.yaml")
+    script = ROOT / "deploy/helm/write_configuration.py"
+    subprocess.run([sys.executable, script, folder], input=text, text=True, check=True, timeout=60)
+    return folder / "rotator.json"

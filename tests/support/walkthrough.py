@@ -225,52 +225,24 @@ class Kubelet:
         self._kube.request("POST", "/api/v1/namespaces/rotator/pods", manifest).raise_for_status()
 
 
-class Reader:
-    """A person with a clone, a shell, and the rights of an administrator of both servers."""
+class Shell:
+    """A folder with a clone's documents, and a shell in it; `replaced` is what this machine has in place of names."""
 
-    def __init__(self, kube: KubeServer, vault: VaultServer, folder: Path) -> None:
-        self.folder, self._kube = folder / "clone", kube
-        programs, self._home = folder / "bin", folder / "home"
-        for made in (self.folder, programs, self._home):
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.folder, self.programs, self.home = folder / "clone", folder / "bin", folder / "home"
+        for made in (self.folder, self.programs, self.home):
             made.mkdir()
         for name in ("deploy", "docs"):
             (self.folder / name).symlink_to(ROOT / name)
-        kubectl, helm = KUBECTL.find(), HELM.find()
-        assert kubectl
-        assert helm
-        for name, program in {"helm": helm, "vault": vault_program(), "rotator": PROGRAM}.items():
-            (programs / name).symlink_to(program)
-        (programs / "python3").symlink_to(sys.executable)
-        self._write(programs / "docker", f'#!/bin/sh\necho "$@" >> {folder}/docker\n')
-        self._write(programs / "kubectl", KUBECTL_SHIM.format(kubectl=kubectl, pods=folder / "pods"))
-        self._configure_kubectl()
+        for name, program in {"vault": vault_program(), "rotator": PROGRAM, "python3": Path(sys.executable)}.items():
+            (self.programs / name).symlink_to(program)
         self.environment = {
-            "PATH": f"{programs}:{os.environ['PATH']}",
-            "HOME": str(self._home),
-            "TMPDIR": str(self._home),
-            "KUBECONFIG": str(self._home / "config"),
-            "VAULT_ADDR": vault.address,
-            "VAULT_TOKEN": vault.root_token,
-            "VAULT_CACERT": str(vault.ca_file or ""),
+            "PATH": f"{self.programs}:{os.environ['PATH']}",
+            "HOME": str(self.home),
+            "TMPDIR": str(self.home),
+            **environment,
         }
         self.replaced: dict[str, str] = {}
-
-    def _write(self, program: Path, text: str) -> None:
-        program.write_text(text)
-        program.chmod(0o755)
-
-    def _configure_kubectl(self) -> None:
-        cluster = {"server": self._kube.address, "certificate-authority": str(self._kube.ca_file)}
-        here = {"cluster": "here", "user": "admin"}
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "here", "cluster": cluster}],
-            "users": [{"name": "admin", "user": {"token": self._kube.token}}],
-            "contexts": [{"name": "here", "context": here}],
-            "current-context": "here",
-        }
-        (self._home / "config").write_text(json.dumps(config))
 
     def follow(self, block: Block, typed: str = "") -> str:
         """Do what a block shows: write its file, or run its commands; return their output."""
@@ -298,6 +270,37 @@ class Reader:
         assert done.returncode == status, (commands, done.stdout, done.stderr)
         RECORDER.record(commands.splitlines()[0], done.stderr)
         return done.stdout + done.stderr
+
+
+class Reader(Shell):
+    """A person with the rights of an administrator of a cluster and of a Vault."""
+
+    def __init__(self, kube: KubeServer, vault: VaultServer, folder: Path) -> None:
+        access = {"VAULT_ADDR": vault.address, "VAULT_TOKEN": vault.root_token, "VAULT_CACERT": str(vault.ca_file)}
+        super().__init__(folder, access)
+        self.environment["KUBECONFIG"] = str(self.home / "config")
+        kubectl, helm = KUBECTL.find(), HELM.find()
+        assert kubectl
+        assert helm
+        (self.programs / "helm").symlink_to(helm)
+        self._write("docker", f'#!/bin/sh\necho "$@" >> {folder}/docker\n')
+        self._write("kubectl", KUBECTL_SHIM.format(kubectl=kubectl, pods=folder / "pods"))
+        cluster = {"server": kube.address, "certificate-authority": str(kube.ca_file)}
+        here = {"cluster": "here", "user": "admin"}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "here", "cluster": cluster}],
+            "users": [{"name": "admin", "user": {"token": kube.token}}],
+            "contexts": [{"name": "here", "context": here}],
+            "current-context": "here",
+        }
+        (self.home / "config").write_text(json.dumps(config))
+
+    def _write(self, name: str, text: str) -> None:
+        program = self.programs / name
+        program.write_text(text)
+        program.chmod(0o755)
 
 
 KUBECTL_SHIM = """\
