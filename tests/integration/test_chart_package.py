@@ -5,11 +5,13 @@ import runpy
 import tarfile
 import tomllib
 from pathlib import Path
+from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 import pytest
 from support.chart import CHART, ROOT, helm
 
+from rotator import __version__
 from tools.build_servers import HELM, HELM_4, Server
 
 VALUES = sorted((ROOT / "tests/data").glob("values-*.yaml"))
@@ -87,6 +89,8 @@ def test_the_chart_and_the_package_name_the_same_places() -> None:
     assert f"sources:\n  - {urls['Source']}\n" in DESCRIPTION
     assert f"  - name: {project['authors'][0]['name']}\n    url: {urls['Source']}\n" in DESCRIPTION
     assert f"artifacthub.io/license: {project['license']}\n" in DESCRIPTION
+    repository = urlsplit(urls["Source"]).path
+    assert f"    - name: rotator\n      image: ghcr.io{repository}:{__version__}\n" in DESCRIPTION
 
 
 def test_the_icon_is_a_drawing_of_the_repository() -> None:
