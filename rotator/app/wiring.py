@@ -5,6 +5,7 @@ import random
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from itertools import product
 
@@ -64,7 +65,9 @@ class Installation:
         leads: Leadership = lambda: True,
         *,
         is_swept: bool = False,
+        watches_use: bool = False,
     ) -> None:
+        """`is_swept`: this process sweeps. `watches_use`: it reckons as if it looked at hot keys between two lists."""
         self.configuration = configuration
         self.clock = clock
         self._environment = environment
@@ -103,14 +106,15 @@ class Installation:
             )
             for name in self.providers
         }
-        self._reconcilers = self._made_reconcilers(served, leads, is_swept=is_swept)
+        hot_every = min(HOT_EVERY, configuration.sweep.interval) if is_swept or watches_use else None
+        self._reconcilers = self._made_reconcilers(served, leads, hot_every, is_swept=is_swept)
         self.sweepers = {name: self._sweeper(name) for name in self.providers}
         self.use_watches = {name: self._use_watch(name) for name in self.providers}
         if predecessor is None:
             self.take_over()
 
     def _made_reconcilers(
-        self, served: Mapping[str, dict[str, Record]], leads: Leadership, *, is_swept: bool
+        self, served: Mapping[str, dict[str, Record]], leads: Leadership, hot_every: timedelta | None, *, is_swept: bool
     ) -> dict[tuple[str, str], Reconciler]:
         """Return a reconciler for each provider and store. `served`: by provider, what all of its memories share."""
         configuration = self.configuration
@@ -128,7 +132,7 @@ class Installation:
                     self._recognitions[provider],
                     claims,
                     configuration.sweep.interval,
-                    min(HOT_EVERY, configuration.sweep.interval) if is_swept else None,
+                    hot_every,
                 )
             )
             for provider, store in product(self.providers, self.stores)

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.installation import Installation, installation
 
+from rotator.core.caps import HOT_EVERY
+from rotator.protocol.observer import Observer
 from rotator.simulator import Fault
 
 LIMIT = 50
@@ -108,3 +111,25 @@ def test_check_online_shows_whether_the_list_shows_use(tmp_path: Path, shown: st
         assert line in made.run("check", "--online", status=0).stdout.splitlines()
         del made.config["defaults"]["key"]
         assert "use: " not in made.run("check", "--online", status=0).stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "next_look"), [(("plan",), HOT_EVERY), (("status",), HOT_EVERY), (("run", "--once"), None)]
+)
+def test_plan_and_status_reckon_with_the_looks_of_a_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], next_look: timedelta | None
+) -> None:
+    """`run --once` cannot know when it runs next, and reckons with the interval of the list."""
+    reckoned = []
+
+    def observer(*arguments: Any) -> Observer:
+        made = Observer(*arguments)
+        reckoned.append(made.hot_every)
+        return made
+
+    monkeypatch.setattr("rotator.app.wiring.Observer", observer)
+    with capped(tmp_path) as made:
+        reckoned.clear()
+        made.config["sweep"] = {"interval": "10m"}
+        made.run(*command, status=0)
+        assert reckoned == [next_look or timedelta(minutes=10)]
