@@ -26,6 +26,17 @@ if ! vault read "sys/auth/$MOUNT" >/dev/null 2>&1; then
   vault auth enable "-path=$MOUNT" kubernetes || echo "$0: going on as if auth/$MOUNT were enabled" >&2
 fi
 
+# One mount serves one cluster: configuring it for another one would end the logins of the first.
+if [ -n "${KUBERNETES_HOST:-}" ]; then
+  configured=$(vault read -field=kubernetes_host "auth/$MOUNT/config" 2>/dev/null || true)
+  if [ -n "$configured" ] && [ "$configured" != "$KUBERNETES_HOST" ]; then
+    echo "$0: auth/$MOUNT serves the cluster at $configured, so nothing was changed there." >&2
+    echo "For another cluster set MOUNT, and the chart's vault.auth.mount, to a name of its own." >&2
+    echo "If the address of this cluster changed: vault write auth/$MOUNT/config kubernetes_host=$KUBERNETES_HOST" >&2
+    exit 1
+  fi
+fi
+
 if [ -n "${REVIEWER_TOKEN:-}" ]; then
   vault write "auth/$MOUNT/config" "kubernetes_host=$KUBERNETES_HOST" "kubernetes_ca_cert=@$KUBERNETES_CA" \
     "token_reviewer_jwt=@$REVIEWER_TOKEN" disable_local_ca_jwt=true

@@ -250,3 +250,25 @@ def test_the_script_enables_and_configures_kubernetes_auth_where_it_is_not(
     RECORDER.add_secret("a Vault token", auth["client_token"])
     assert auth["lease_duration"] == 3600
     assert set(auth["policies"]) == {"default", mount}
+
+
+def test_the_script_leaves_the_mount_of_another_cluster_alone(
+    vault: VaultServer, kube: KubeServer, tmp_path: Path
+) -> None:
+    mount = vault_kubernetes(vault, kube)
+    before = vault.request("GET", f"auth/{mount}/config").raise_for_status().json()["data"]
+    environment = {
+        "PATH": f"{vault_program().parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "VAULT_ADDR": vault.address,
+        "VAULT_TOKEN": vault.root_token,
+        "MOUNT": mount,
+        "ROLE": mount,
+        "KUBERNETES_HOST": "https://another-cluster.test:6443",
+    }
+    done = subprocess.run(
+        [DEPLOY / "setup.sh"], env=environment, check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert f"auth/{mount} serves the cluster at {kube.address}, so nothing was changed there" in done.stderr
+    assert vault.request("GET", f"auth/{mount}/config").raise_for_status().json()["data"] == before
