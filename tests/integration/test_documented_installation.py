@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 import support.kube as kubes
+from support.chart import pod_of
 from support.kube import OwnKubeServer
 from support.leaks import RECORDER
 from support.process import wait_until
@@ -38,10 +40,10 @@ class Place:
     kubelet: Kubelet
     simulator: Simulator
 
-    def install(self) -> str:
-        """Follow docs/kubernetes.md; return what Helm and the commands printed."""
+    def install(self, until: str = "the end") -> str:
+        """Follow docs/kubernetes.md until the block that has this text; return what the commands printed."""
         output = ""
-        for block in blocks("kubernetes.md"):
+        for block in takewhile(lambda block: until not in block.text, blocks("kubernetes.md")):
             output += self.reader.follow(block, f"{self.simulator.organisation_key}\n")
             self.kubelet.publish_certificates()
         return output
@@ -179,3 +181,36 @@ def test_a_failing_login_has_the_words_of_the_page(place: Place) -> None:
         assert words in refusal()
         refusals[words] = address
     assert set(refusals) == set(shown) - {"login_failed", "vault.address"}
+
+
+def test_thousands_of_targets_and_openshift(place: Place) -> None:
+    """docs/kubernetes-large.md and docs/openshift.md, in place of the release of docs/kubernetes.md."""
+    place.install(until="helm install")
+    values, folder = place.reader.folder / "my-values.yaml", place.reader.folder
+    head, targets = values.read_text().split("targets:\n")
+    owner = re.search(r"(?m)^owner: \S+", head)
+    assert owner
+    many = "".join(f"  t{n:04}: {{path: apps/many/{n}, extra_fields: {{note: {'x' * 400}}}}}\n" for n in range(1200))
+    (folder / "configuration.yaml").write_text(f"{owner[0]}\ntargets:\n{targets}{many}")
+    values.write_text(re.sub(r"(?m)^owner: .*\n", "", head))
+    existing, install = blocks("kubernetes-large.md")
+    place.reader.follow(existing)
+    output = place.reader.follow(install)
+    assert "1201 targets, 0 warnings, nothing wrong" in output
+    for name in ("our-rotator", "our-targets-1-of-2", "our-targets-2-of-2"):
+        assert f"configmap/{name} serverside-applied" in output
+        assert name in output.partition("NOTES:")[2]
+    wait_until(lambda: bool(place.kubelet.pods), "the pods to run")
+    [started] = [pod.daemon.wait_for("started") for pod in place.kubelet.pods[:1] if pod.daemon]
+    assert started["targets"] == 1201
+    one = "our-targets-1-of-2"
+    file = f"kubectl -n rotator get configmap {one} -o 'jsonpath={{.data.targets\\.json}}' > targets.json"
+    again = f"kubectl -n rotator create configmap {one} --from-file=targets.json --dry-run=client -o yaml"
+    refused = place.reader.run(f"{file}; {again} | kubectl apply -f -", status=1)
+    assert "metadata.annotations: Too long" in refused, "so server-side apply is needed"
+
+    taken, upgrade = blocks("openshift.md")
+    place.reader.follow(taken)
+    place.reader.run(upgrade.text.replace("-f my-values.yaml", "-f my-values.yaml -f existing.yaml"))
+    pod = pod_of(place.kube.request("GET", "/apis/apps/v1/namespaces/rotator/deployments/rotator").json())["spec"]
+    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
