@@ -329,6 +329,25 @@ def test_the_versions_that_alone_show_an_early_rotation_outlive_their_keys() -> 
     assert to_destroy(*early, made(target, 5, 50)) == [(2,), (3,)], "they are a day old"
 
 
+def test_the_bound_holds_after_a_rollback_by_hand() -> None:
+    target = target_with(REPLACES)
+    versions = made(target, 1, 10), made(target, 2, 20, "nearly-spent"), made(target, 3, 25, "nearly-spent")
+    rolled_back = replace(versions[0], number=4, created_at=START + 26 * HOUR)
+    decision = decided(observed(REPLACES, [seen(85, 27 * HOUR)], *versions, rolled_back), 27 * HOUR)
+    assert (decision.reason, replaced_for(decision)) == (Reason.EARLY_EXHAUSTED, None)
+
+
+def test_the_key_after_a_deleted_version_carries_what_all_readable_versions_show() -> None:
+    target = target_with(REPLACES)
+    early = made(target, 1, 20, "nearly-spent"), made(target, 2, 25, "nearly-spent")
+    deleted = Version(3, START + 30 * HOUR, None)
+    reading = PathReading(target, SCOPE, History(3, (*early, deleted), 0.0))
+    observation = replace(observed(REPLACES, []), reading=reading)
+    assert decided(observation, 35 * HOUR).reason is Reason.DELETED
+    new = made(target, 1, 35, early=caps.carried(observation, START + 35 * HOUR))
+    assert decided(observed(REPLACES, [seen(85, 36 * HOUR)], new), 36 * HOUR).reason is Reason.EARLY_EXHAUSTED
+
+
 def test_a_fence_does_not_count_as_a_rotation() -> None:
     target = target_with(REPLACES)
     first = made(target, 1, 20, "nearly-spent")
