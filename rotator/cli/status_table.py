@@ -214,6 +214,8 @@ def _waiting_lines(targets: Sequence[TargetJson]) -> Iterator[str]:
 def _daemon_lines(daemon: DaemonJson, now: datetime) -> Iterator[str]:
     role = "is the leader" if daemon.leads else f"stands by; the leader is {daemon.holder or 'unknown'}"
     yield f"rotator {daemon.version}: {daemon.replica or 'this replica'} {role}"
+    if not daemon.leads:
+        yield "a standby makes no provider requests, so it shows neither use nor spent keys: ask the leader"
     for provider, used in daemon.budgets_used.items():
         yield f"provider {provider}: {used:.0%} of the rate limit used"
     for store, end in daemon.logins_end.items():

@@ -660,6 +660,7 @@ def test_who_leads() -> None:
     assert "Leader rotator-0 this replica" in leading
     standby = around(replica="rotator-1", holder="rotator-0", leads=False)
     assert standby.startswith("This replica is a standby. rotator-0 leads")
+    assert "a standby makes no provider requests, so a spent key looks ok here" in standby
     assert "Leader rotator-0 this replica, rotator-1, is a standby" in standby
     leaderless = around(replica="rotator-1", holder="", leads=False)
     assert leaderless.startswith("Problems This replica knows of no leader")

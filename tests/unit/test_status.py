@@ -490,8 +490,9 @@ def test_the_daemons_own_state_is_shown_on_a_terminal_only(
     known = DaemonStatus("prod-eu", START, statuses(), log.recent.latest(), SURROUNDINGS).to_model()
     assert len(shown(monkeypatch, capsys, known, terminal=False).splitlines()) == 3
     lines = shown(monkeypatch, capsys, known, terminal=True).splitlines()[6:]
-    assert lines[1:8] == [
+    assert lines[1:9] == [
         "rotator 1.2.3: rotator-1 stands by; the leader is rotator-0",
+        "a standby makes no provider requests, so it shows neither use nor spent keys: ask the leader",
         "provider respan: 37% of the rate limit used",
         "store vault: the login expires in 0 s, unless renewed",
         "store other: the login does not expire",
