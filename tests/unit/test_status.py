@@ -500,7 +500,7 @@ def test_the_daemons_own_state_is_shown_on_a_terminal_only(
         "store vault: login failed",
         "a changed configuration was refused, and the old one is in use: bad: [hidden]",
     ]
-    events = lines[9:]
+    events = lines[10:]
     assert len(events) == 20
     newest = list(EventType)[-1].replace("_", " ")
     assert events[-1].endswith(f"a: {newest} (expiring)")  # it is the last
