@@ -228,5 +228,5 @@ def adoption_advice(target: Target) -> str:
     """Return what a person can do about a path that holds another writer's data."""
     return (
         f"If rotator is meant to keep {target.path}, run `rotator rotate {target.name} --adopt`: "
-        "the key's field is overwritten, its other fields stay."
+        "the key's field is overwritten, its other fields stay, and the overwritten key works until you revoke it."
     )

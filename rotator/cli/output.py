@@ -162,6 +162,8 @@ def _outcome_lines(report: Report) -> Iterator[str]:
     key = f"key {made.current.key_id}, {lifetime(made.current, made)}"
     if word == "rotated":
         yield f"{name}: rotated ({report.attempted}): {key}"
+        if report.attempted is Reason.ADOPTED:
+            yield "  rotator revokes no key of others: revoke the one that was here at the provider, once it is unused"
     elif word == "rolled-back":
         yield f"{name}: rolled back: {key}"
     elif word == "lost":

@@ -97,7 +97,7 @@ def test_from_a_static_key(team: Team) -> None:
     assert "billing-api" in rotator.run("plan", "--exit-code", status=0).stdout
     assert team.served() == STATIC
 
-    team.follow("--adopt")
+    assert "revoke the one that was here at the provider" in team.follow("--adopt")
     assert team.key().expiry_date
     assert (team.paths.read(PATH) or {})["url"] == "https://api.example"
     adopted = team.key()

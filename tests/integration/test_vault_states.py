@@ -614,7 +614,8 @@ def test_put_and_patch(vault: VaultServer, tmp_path: Path) -> None:
             assert (line["event"], line["level"], line["path"]) == ("target_foreign", "error", f"apps/{name}")
             assert line["advice"] == (
                 f"If rotator is meant to keep apps/{name}, run `rotator rotate {name} --adopt`: "
-                "the key's field is overwritten, its other fields stay."
+                "the key's field is overwritten, its other fields stay, "
+                "and the overwritten key works until you revoke it."
             )
             assert (it.paths.read(f"apps/{name}") or {})["api_key"] == "theirs"
             assert it.fates(name) == ["in grace", "live"]
