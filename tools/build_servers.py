@@ -186,7 +186,7 @@ PROMETHEUS_OPERATOR_CRDS = Server(
             "github.com/prometheus-operator/prometheus-operator",
             f"example/prometheus-operator-crd/monitoring.coreos.com_{plural}.yaml",
         )
-        for plural in ("podmonitors", "prometheusrules")
+        for plural in ("podmonitors", "prometheusrules", "servicemonitors")
     ),
 )
 EXTERNAL_SECRETS_CRDS = Server(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ PROJECT = Path(__file__).parents[2]
 RULES_TEST = RULES.with_name("rules_test.yaml")
 DASHBOARD = PROJECT / "deploy" / "grafana" / "rotator.json"
 RUNBOOK = PROJECT / "docs" / "runbook.md"
+SITE = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["urls"]["Documentation"]
+INSTALLATION = "cluster, namespace, job"
 SERIES = re.compile(r"(rotator_[a-z_]+)(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'([a-z_]+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
 VALUES = {
@@ -113,12 +116,27 @@ def test_each_alert_has_a_meaning_and_a_link_to_the_runbook(name: str) -> None:
     assert re.search(r"severity: (critical|warning|info)\n", part)
     assert "summary:" in part
     assert "application" in part.partition("description:")[2].lower()
-    assert f"runbook_url: docs/runbook.md#{name.lower()}\n" in part
+    assert f"runbook_url: {SITE}runbook/#{name.lower()}\n" in part
     section = re.search(rf"(?ms)^### {name}\n(.+?)(?=^##|\Z)", runbook)
     assert section, f"docs/runbook.md has no part for {name}"
     for word in ("**Means.**", "**Look.**", "**Do.**"):
         assert word in section[1]
     assert f'alertname="{name}"' in RULES_TEST.read_text(), f"{name} is not tried in {RULES_TEST.name}"
+
+
+@pytest.mark.parametrize("name", alerts())
+def test_each_alert_keeps_installations_apart_and_names_its_own(name: str) -> None:
+    """The chart replaces these texts by its values."""
+    part = alerts()[name]
+    expression = part.partition("expr:")[2].partition("labels:")[0]
+    assert {labels[: len(INSTALLATION)] for labels in re.findall(r"\b(?:by|on) \(([^)]*)\)", expression)} <= {
+        INSTALLATION
+    }
+    assert not re.search(r"\b(without|ignoring|group_left|group_right|SELECTOR)\b", expression)
+    assert re.findall("{{.*{{ end -}}(?=\n)", part) == [
+        "{{ with $labels.cluster }}{{ . }}: {{ end }}{{ with $labels.namespace }}{{ . }}: {{ end -}}"
+    ]
+    assert "summary: >-\n            {{ with $labels.cluster }}" in part
 
 
 def test_the_runbook_has_no_part_for_an_unknown_alert() -> None:

@@ -139,6 +139,9 @@ COMBINATIONS: dict[str, Values] = {
     },
     # Monitoring and the network.
     "monitoring": {"podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}},
+    "monitoring by a Service": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}},
+    "alerts for another scrape": {"prometheusRule": {"enabled": True, "selector": {"job": "ours"}}},
+    "a dashboard": {"dashboard": {"enabled": True, "annotations": {"grafana_folder": "Keys"}}},
     "no Service": {"service": {"enabled": False}},
     "no policy": {"networkPolicy": {"enabled": False}},
     "a policy": {

@@ -175,7 +175,7 @@ def test_undone_work_and_unreadable_paths_raise_alerts(watched: Watched, tmp_pat
     rotator, simulator = watched.rotator, watched.rotator.simulator
     rotator.config["sweep"]["max_orphans"] = 1
     rotator.config["http"]["target_metrics"] = False
-    in_seconds = {"> 3600": "> 3", "> 900": "> 2", "[30m]": "[5s]", "[1h]": "[5s]", "offset 1h": "offset 5s"}
+    in_seconds = {"> 1800 +": "> 1 +", "> 900": "> 2", "[30m]": "[5s]", "[1h]": "[5s]", "offset 1h": "offset 5s"}
     rules = sooner(impatient(RULES.read_text(), FOR), {**in_seconds, 'outcome="429"}[10m]': 'outcome="429"}[5s]'})
     hosts = [f"127.0.0.1:{port}" for port in watched.ports]
     with prometheus({"rotator": hosts}, rules) as seen:

@@ -30,7 +30,7 @@ def is_installed() -> bool:
 def promtool(*arguments: str, stdin: str = "", folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The result of promtool."""
     command = [shutil.which("promtool") or "promtool", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=110, check=False, cwd=folder)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=220, check=False, cwd=folder)
 
 
 class Prometheus:
