@@ -53,4 +53,6 @@ def _loaded(plugin: EntryPoint, taken: Container[str]) -> ProviderType[Any]:
         raise _Unusable(f'the field type of its settings is no Literal["{plugin.name}"]')
     if loaded.name != plugin.name:
         raise _Unusable(f'its settings have the type "{loaded.name}", and its entry point is named "{plugin.name}"')
+    for model in (loaded.settings, loaded.fixed_key_model):
+        model.model_json_schema()  # it is part of the schema of each configuration
     return loaded
