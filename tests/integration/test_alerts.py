@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.known import known, used, used_since
-from support.prometheus import NO_PROMETHEUS, RULES, is_installed, promtool
+from support.prometheus import (
+    DASHBOARD,
+    NO_PROMETHEUS,
+    RULES,
+    dashboard_panels,
+    dashboard_variables,
+    is_installed,
+    promtool,
+)
 from support.world import HOUR, START, make_target
 
 from rotator.core.orphans import Outcome
@@ -24,7 +32,6 @@ from rotator.telemetry.status import TargetStatus
 
 PROJECT = Path(__file__).parents[2]
 RULES_TEST = RULES.with_name("rules_test.yaml")
-DASHBOARD = PROJECT / "deploy" / "grafana" / "rotator.json"
 RUNBOOK = PROJECT / "docs" / "runbook.md"
 SITE = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["urls"]["Documentation"]
 INSTALLATION = "cluster, namespace, job"
@@ -46,9 +53,8 @@ def alerts() -> dict[str, str]:
 
 def expressions() -> list[str]:
     """Return all queries to Prometheus; of the rules, without the texts."""
-    dashboard = json.loads(DASHBOARD.read_text())
-    asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
-    asked += [variable["definition"] for variable in dashboard["templating"]["list"] if "definition" in variable]
+    asked = [target["expr"] for panel in dashboard_panels() for target in panel.get("targets", [])]
+    asked += dashboard_variables().values()
     asked += [part.partition("expr:")[2].partition("labels:")[0] for part in alerts().values()]
     return asked
 
@@ -95,7 +101,7 @@ def test_every_query_names_existing_series_and_labels(expression: str) -> None:
     for name, matchers in series:
         assert name in known, name
         for label, operator, value in MATCHER.findall(matchers):
-            assert label in known[name] | {"job"}, f"{name} has no label {label}"
+            assert label in known[name] | {*INSTALLATION.split(", ")}, f"{name} has no label {label}"
             if label in VALUES and operator in ("=", "=~") and not name.endswith("_requests_total"):
                 assert set(value.split("|")) <= VALUES[label], value
 
@@ -144,8 +150,7 @@ def test_the_runbook_has_no_part_for_an_unknown_alert() -> None:
 
 
 def test_the_dashboard_needs_nothing_but_grafana() -> None:
-    dashboard: dict[str, Any] = json.loads(DASHBOARD.read_text())
-    panels = dashboard["panels"]
+    panels = dashboard_panels()
     assert {panel["type"] for panel in panels} <= {"row", "stat", "bargauge", "timeseries", "state-timeline", "table"}
     asked = [target for panel in panels for target in panel.get("targets", [])]
     assert {json.dumps(target["datasource"]) for target in asked} == {
@@ -153,10 +158,48 @@ def test_the_dashboard_needs_nothing_but_grafana() -> None:
     }
     assert next(panel["title"] for panel in panels if panel["type"] == "row").startswith("Survival")
     assert len({panel["id"] for panel in panels}) == len(panels)
-    places = [panel["gridPos"] for panel in panels]
-    assert all(place["x"] + place["w"] <= 24 for place in places)
-    taken = [(x, y) for p in places for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
-    assert len(taken) == len(set(taken)), "two panels in one place"
+
+
+def test_the_first_screen_shows_survival_and_every_other_row_is_collapsed() -> None:
+    shown = json.loads(DASHBOARD.read_text())["panels"]
+    first, *rows = [panel for panel in shown if panel["type"] == "row"]
+    assert (first["collapsed"], first["panels"]) == (False, [])
+    assert max(panel["gridPos"]["y"] for panel in shown if panel["type"] != "row") < rows[0]["gridPos"]["y"] <= 25
+    for row in rows:
+        assert row["collapsed"], row["title"]
+        assert row["panels"], row["title"]
+    for panels in (shown, *([row, *row["panels"]] for row in rows)):  # as Grafana shows them, with one row open
+        places = [panel["gridPos"] for panel in panels]
+        assert all(place["x"] + place["w"] <= 24 for place in places)
+        taken = [(x, y) for p in places for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
+        assert len(taken) == len(set(taken)), "two panels in one place"
+
+
+SELECTION = 'cluster=~"$cluster", namespace=~"$namespace", job=~"$job"'
+
+
+@pytest.mark.parametrize("panel", dashboard_panels(), ids=lambda panel: panel["title"])
+def test_every_series_of_the_dashboard_is_of_the_selected_installations(panel: dict[str, Any]) -> None:
+    for target in panel.get("targets", []):
+        asked = re.findall(r"rotator_[a-z_]+(?:\{([^}]*))?", target["expr"])
+        assert asked
+        for matchers in asked:
+            assert matchers.startswith(SELECTION), target["expr"]
+        joined = re.findall(r"\bon \(([^)]*)\)", target["expr"])
+        assert {*joined} <= {f"{INSTALLATION}, instance"}
+
+
+def test_each_variable_of_the_dashboard_offers_what_those_before_it_leave() -> None:
+    variables = json.loads(DASHBOARD.read_text())["templating"]["list"]
+    assert [one["name"] for one in variables] == ["datasource", "cluster", "namespace", "job"]
+    assert dashboard_variables() == {
+        "cluster": "label_values(rotator_build_info, cluster)",
+        "namespace": 'label_values(rotator_build_info{cluster=~"$cluster"}, namespace)',
+        "job": 'label_values(rotator_build_info{cluster=~"$cluster", namespace=~"$namespace"}, job)',
+    }
+    for one in variables[1:]:
+        assert one["query"] == {"query": one["definition"], "refId": one["name"]}
+        assert (one["allValue"], one["current"]["value"]) == (".*", "$__all"), "a label may be missing"
 
 
 @needs_promtool

@@ -3,7 +3,6 @@
 The rules are those that are shipped, but that they wait two seconds where they would wait minutes.
 """
 
-import json
 import math
 import signal
 from collections.abc import Iterator, Mapping
@@ -19,14 +18,22 @@ from support.installation import LEAST_RIGHTS, Daemon, Installation, VaultPaths,
 from support.kube import OwnKubeServer
 from support.leaks import RECORDER
 from support.process import free_ports, wait_until
-from support.prometheus import NO_PROMETHEUS, RULES, Prometheus, impatient, is_installed, prometheus, promtool
+from support.prometheus import (
+    NO_PROMETHEUS,
+    RULES,
+    Prometheus,
+    dashboard_panels,
+    impatient,
+    is_installed,
+    prometheus,
+    promtool,
+)
 from support.proxy import Proxy
 from support.vault import VaultServer
 
 from rotator.simulator import Fault
 from rotator.simulator.vendor import Refusal
 
-DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "rotator.json"
 FOR = 2
 # But for the one that fires until Prometheus has scraped for the first time, which may take it five seconds.
 EVER_FIRED = 'count by (alertname) (count_over_time(ALERTS{alertstate="firing", alertname!="RotatorGone"}[10m]))'
@@ -277,11 +284,7 @@ def test_slow_failures_raise_alerts_in_time(watched: Watched, vault: VaultServer
 
 def the_dashboard_has_data(watched: Watched, seen: Prometheus) -> None:
     """Each panel has data at some time: what a key has used is shown from the sweep after its first call on."""
-    dashboard = json.loads(DASHBOARD.read_text())
-    [variable] = [one for one in dashboard["templating"]["list"] if one["type"] == "query"]
-    assert variable["definition"] == "label_values(rotator_build_info, job)"
-    jobs = seen.label_values("job", "rotator_build_info")
-    assert jobs == ["rotator"]
+    assert seen.label_values("job", 'rotator_build_info{cluster=~".*", namespace=~".*"}') == ["rotator"]
     empty = dashboard_queries()
 
     def all_have_had_data() -> bool:
@@ -296,9 +299,16 @@ def the_dashboard_has_data(watched: Watched, seen: Prometheus) -> None:
 
 def dashboard_queries() -> list[tuple[str, str]]:
     """All of them, each with its panel's title."""
+    values = {"$job": "rotator", "$cluster": ".*", "$namespace": ".*", "$__rate_interval": "1m"}
+
+    def as_asked(expression: str) -> str:
+        for variable, value in values.items():
+            expression = expression.replace(variable, value)
+        return expression
+
     return [
-        (panel["title"], target["expr"].replace("$job", "rotator").replace("$__rate_interval", "1m"))
-        for panel in json.loads(DASHBOARD.read_text())["panels"]
+        (panel["title"], as_asked(target["expr"]))
+        for panel in dashboard_panels()
         for target in panel.get("targets", [])
     ]
 

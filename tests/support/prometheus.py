@@ -19,7 +19,9 @@ from support.leaks import RECORDER
 from support.process import Process, free_ports, wait_until
 
 NO_PROMETHEUS = "no Prometheus: install Debian's package `prometheus`, or put prometheus and promtool on PATH"
-RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules.yaml"
+DEPLOY = Path(__file__).parents[2] / "deploy"
+RULES = DEPLOY / "prometheus" / "rules.yaml"
+DASHBOARD = DEPLOY / "grafana" / "rotator.json"
 
 
 def is_installed() -> bool:
@@ -31,6 +33,18 @@ def promtool(*arguments: str, stdin: str = "", folder: Path | None = None) -> su
     """The result of promtool."""
     command = [shutil.which("promtool") or "promtool", *arguments]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=220, check=False, cwd=folder)
+
+
+def dashboard_variables() -> dict[str, str]:
+    """Return the query of each variable of the dashboard."""
+    variables = json.loads(DASHBOARD.read_text())["templating"]["list"]
+    return {one["name"]: one["definition"] for one in variables if one["type"] == "query"}
+
+
+def dashboard_panels() -> list[dict[str, Any]]:
+    """Return the panels of the dashboard, those of collapsed rows after their row."""
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    return [one for panel in panels for one in (panel, *panel.get("panels", []))]
 
 
 class Prometheus:
