@@ -142,6 +142,26 @@ COMBINATIONS: dict[str, Values] = {
     "monitoring by a Service": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}},
     "alerts for another scrape": {"prometheusRule": {"enabled": True, "selector": {"job": "ours"}}},
     "a dashboard": {"dashboard": {"enabled": True, "annotations": {"grafana_folder": "Keys"}}},
+    "a ServiceMonitor": {
+        "serviceMonitor": {"enabled": True, "relabelings": [{"targetLabel": "cluster", "replacement": "eu"}]},
+        "dashboard": {"enabled": True, "annotations": {"grafana_folder": "Keys"}},
+    },
+    "alerts": {
+        "podMonitor": {"enabled": True, "metricRelabelings": [{"action": "labeldrop", "regex": "pod"}]},
+        "prometheusRule": {
+            "enabled": True,
+            "extraLabels": {"team": "platform"},
+            "groups": {"caps": False},
+            "thresholds": {"RotatorClockSkew": 10},
+            "installationLabels": ["namespace", "job"],
+        },
+    },
+    "labels of monitors that repeat others": {
+        "commonLabels": {"release": "a", "team": "platform"},
+        "podMonitor": {"enabled": True, "labels": {"release": "b"}},
+        "prometheusRule": {"enabled": True, "labels": {"release": "b"}},
+        "dashboard": {"enabled": True, "labels": {"team": "b"}},
+    },
     "no Service": {"service": {"enabled": False}},
     "no policy": {"networkPolicy": {"enabled": False}},
     "a policy": {

@@ -45,6 +45,11 @@ namespace: {{ .Release.Namespace }}
 labels: {{- include "rotator.labels" . | nindent 2 }}
 {{- end }}
 
+{{- /* The labels of an object with labels of its own, which win over commonLabels: [$, its labels]. */ -}}
+{{- define "rotator.labelsWith" -}}
+{{- include "rotator.labels" (index . 0) | fromYaml | merge dict (default dict (index . 1)) | toYaml -}}
+{{- end }}
+
 {{- define "rotator.serviceAccount" -}}
 {{- if .Values.serviceAccount.create }}{{ default (include "rotator.fullname" .) .Values.serviceAccount.name }}
 {{- else }}{{ required "serviceAccount.create is false: set serviceAccount.name to the account of the pods (\"default\" is possible)" .Values.serviceAccount.name }}{{ end -}}
