@@ -152,7 +152,7 @@ def test_a_pod_waits_for_what_the_notes_name(place: Place) -> None:
 
 
 def test_a_failing_login_has_the_words_of_the_page(place: Place) -> None:
-    place.install()
+    place.install(until="describe pods")
     shown = re.findall(r"`([^`]+)`", page("kubernetes.md").partition("| `login_failed` has")[2].partition("\n\n")[0])
     pod = place.kubelet.pods[0]
     authority, config = pod.root / "var/run/secrets/rotator/vault-ca/ca.crt", pod.root / "etc/rotator/rotator.json"
