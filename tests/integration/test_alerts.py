@@ -203,6 +203,52 @@ def test_each_variable_of_the_dashboard_offers_what_those_before_it_leave() -> N
 
 
 @needs_promtool
+def test_the_first_screen_is_right_for_several_installations(tmp_path: Path) -> None:
+    """Of three, one has no leader and one has two; what the standby replicas know counts where none leads."""
+    rows: list[tuple[str, str, dict[str, float]]] = [
+        ("eu", "rotator_leader", {"a": 0, "b": 0}),
+        ("us", "rotator_leader", {"a": 1, "b": 0}),
+        ("ap", "rotator_leader", {"a": 1, "b": 1}),
+        ("eu", "rotator_earliest_key_expiry_timestamp_seconds", {"a": 960, "b": 900}),
+        ("us", "rotator_earliest_key_expiry_timestamp_seconds", {"a": 9000, "b": 1}),
+        ("eu", "rotator_min_renewal_margin_ratio", {"a": 0.5, "b": 0.25}),
+        ("us", "rotator_min_renewal_margin_ratio", {"a": 2, "b": 0.125}),
+        ("eu", "rotator_earliest_rotation_timestamp_seconds", {"a": 300, "b": 240}),
+        ("us", "rotator_earliest_rotation_timestamp_seconds", {"a": 8000, "b": 1}),
+    ]
+    series = [
+        {
+            "series": f'{name}{{cluster="{cluster}", namespace="n", job="j", instance="{one}"}}',
+            "values": f"{value}+0x20",
+        }
+        for cluster, name, values in rows
+        for one, value in values.items()
+    ]
+
+    def asked(title: str, selected: str) -> str:
+        [target] = [target for panel in dashboard_panels() if panel["title"] == title for target in panel["targets"]]
+        text: str = target["expr"]
+        return text.replace("$cluster", selected).replace("$namespace", ".*").replace("$job", ".*")
+
+    expected = [
+        ("Without one leader", ".*", 2),
+        ("Without one leader", "us", 0),
+        ("First key expires in", ".*", 300),
+        ("First key expires in", "us", 8400),
+        ("Least margin left", ".*", 0.25),
+        ("Overdue by", ".*", 360),
+    ]
+    tests = [
+        {"eval_time": "10m", "expr": asked(title, selected), "exp_samples": [{"labels": "{}", "value": value}]}
+        for title, selected, value in expected
+    ]
+    file = tmp_path / "test.json"  # which YAML is, too
+    file.write_text(json.dumps({"tests": [{"interval": "1m", "input_series": series, "promql_expr_test": tests}]}))
+    result = promtool("test", "rules", file.name, folder=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@needs_promtool
 @pytest.mark.parametrize("check", [("check", RULES.name), ("test", RULES_TEST.name)])
 def test_promtool_finds_nothing_wrong(check: tuple[str, str]) -> None:
     result = promtool(check[0], "rules", check[1], folder=RULES.parent)

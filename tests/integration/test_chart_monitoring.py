@@ -174,6 +174,7 @@ def test_the_groups_of_the_values_are_those_of_the_rules() -> None:
         (["prometheusRule.thresholds.RotatorGone=5"], "additional properties 'RotatorGone' not allowed"),
         (["prometheusRule.thresholds.RotatorKeyNearlySpent=80"], "maximum: got 80, want 1"),
         (["prometheusRule.extraLabels.severity=page"], "'severity'"),
+        (["prometheusRule.installationLabels={cluster,namespace}"], "no items match contains schema"),
         (["prometheusRule.runbookUrl=docs.test"], "at '/prometheusRule/runbookUrl'"),
         (["prometheusRule.enabled=true"], "prometheusRule.selector: neither podMonitor nor serviceMonitor is enabled"),
         (["podMonitor.enabled=true", "serviceMonitor.enabled=true"], "Prometheus would scrape each pod twice"),

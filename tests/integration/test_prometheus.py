@@ -4,7 +4,9 @@ The rules are those that are shipped, but that they wait two seconds where they 
 """
 
 import math
+import re
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -279,6 +281,39 @@ def test_slow_failures_raise_alerts_in_time(watched: Watched, vault: VaultServer
         rotator.write()
         daemon.signal(signal.SIGHUP)
         seen.wait_for_end(*slowly)
+        assert daemon.stop() == 0
+
+
+def in_seconds(rules: str) -> str:
+    """Return the same rules, a second for each minute of those about the store."""
+    rules = re.sub(r"(?m)^( +for: \d+)m$", r"\1s", rules)
+    return sooner(rules, {"[4m]": "[4s]", "[10m]": "[10s]", "offset 10m": "offset 10s", "[6h:5m]": "[360s:5s]"})
+
+
+def test_an_outage_of_vault_is_one_alert_and_none_for_logins(watched: Watched) -> None:
+    """The token expires in the outage, and its renewal is due."""
+    watched.log_in_for("12s")
+    hosts = [f"127.0.0.1:{port}" for port in watched.ports]
+    logins = "sum(rotator_store_requests_total{{operation=~'login|renew', outcome{}}}) or vector(0)"
+    of_store = 'count by (alertname) (ALERTS{alertstate="firing", alertname=~"Rotator(StoreDown|Login.*)"})'
+    with prometheus({"rotator": hosts}, in_seconds(RULES.read_text())) as seen:
+        daemon = watched.start()
+        wait_until(lambda: seen.query(logins.format("=~'2..'"))[0][1] > 2, "a login that is renewed")
+        watched.link.mode = "refuse"
+        seen.wait_for("RotatorStoreDown", seconds=60)
+        wait_until(lambda: seen.query("min(rotator_store_token_expiry_timestamp_seconds) < time()") != [], "its end")
+        assert seen.query(logins.format("!~'2..'"))[0][1] > 0
+        time.sleep(6)  # for longer than RotatorLoginFailing and RotatorLoginEnding wait
+        assert [labels["alertname"] for labels, _ in seen.query(of_store)] == ["RotatorStoreDown"]
+
+        watched.link.mode = "pass"
+        seen.wait_for_end("RotatorStoreDown", seconds=60)
+        wait_until(
+            lambda: seen.query("min(rotator_store_token_expiry_timestamp_seconds) > time()") != [], "a new login"
+        )
+        time.sleep(6)
+        ever = 'count by (alertname) (count_over_time(ALERTS{alertstate="firing", alertname=~"RotatorLogin.*"}[10m]))'
+        assert seen.query(ever) == []
         assert daemon.stop() == 0
 
 
