@@ -201,8 +201,9 @@ def test_thousands_of_targets_and_openshift(place: Place) -> None:
         assert f"configmap/{name} serverside-applied" in output
         assert name in output.partition("NOTES:")[2]
     wait_until(lambda: bool(place.kubelet.pods), "the pods to run")
-    [started] = [pod.daemon.wait_for("started") for pod in place.kubelet.pods[:1] if pod.daemon]
-    assert started["targets"] == 1201
+    daemon = place.kubelet.pods[0].daemon
+    assert daemon
+    assert daemon.wait_for("started")["targets"] == 1201
     one = "our-targets-1-of-2"
     file = f"kubectl -n rotator get configmap {one} -o 'jsonpath={{.data.targets\\.json}}' > targets.json"
     again = f"kubectl -n rotator create configmap {one} --from-file=targets.json --dry-run=client -o yaml"

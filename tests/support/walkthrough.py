@@ -206,9 +206,9 @@ class Kubelet:
             pods.append(pod)
         for pod in pods:
             pod.start()
+            self.pods.append(pod)
             (pod.root / "exec").write_text(pod.script())
             self._publish(pod, deployment)
-        self.pods = pods
         for pod in pods:
             wait_until(pod.is_ready, "the pod to be ready")
         count = len(pods)
