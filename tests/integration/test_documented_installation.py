@@ -78,7 +78,8 @@ def test_the_page_leads_to_a_first_key_and_the_next_one_to_the_end(place: Place)
     output = place.install()
     assert "successfully rolled out" in output
     assert "wrong; credentials, permissions and paths were checked" in output
-    assert place.served() in output
+    assert "owner=prod-eu,target=billing-api,key_id=" in output
+    assert place.served() not in output
     assert place.simulator.vendor.works(place.served())
     [first] = place.simulator.vendor.keys.values()
     built = (place.reader.folder.parent / "docker").read_text()
@@ -103,6 +104,14 @@ def test_the_page_leads_to_a_first_key_and_the_next_one_to_the_end(place: Place)
         "kubectl -n rotator get secret rotator-provider -o jsonpath='{.data.api-key}' | base64 -d"
     )
     assert stored == "another-credential-of-the-same-organisation\n"
+
+    # It stops for a move (docs/migration.md), and an upgrade starts it again.
+    stop = "kubectl -n rotator scale deploy/rotator --replicas=0"
+    assert f"`{stop}`" in page("migration.md")
+    place.reader.run(stop)
+    [upgrade] = [block for block in blocks("kubernetes.md") if block.text.startswith("helm upgrade")]
+    place.reader.follow(upgrade)
+    assert place.reader.run("kubectl -n rotator get deploy/rotator -o 'jsonpath={.spec.replicas}'") == "2"
 
     # The end.
     served = place.served()
