@@ -209,5 +209,7 @@ def _thread_ended(args: threading.ExceptHookArgs) -> None:
 
 def _unraisable(args: "sys.UnraisableHookArgs") -> None:
     if args.exc_value is not None:
-        # Without its repr, because a secret may be in it.
-        log_event(unexpected(f"{args.err_msg or 'Exception ignored in'} {type(args.object).__name__}", args.exc_value))
+        # Without a repr, because a secret may be in it. From Python 3.14 the message ends with one, and has no object.
+        message, _, _ = (args.err_msg or "Exception ignored in").partition(" <")
+        where = message if args.object is None else f"{message} {type(args.object).__name__}"
+        log_event(unexpected(where, args.exc_value))

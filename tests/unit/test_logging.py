@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -384,7 +385,26 @@ def test_an_exception_that_cannot_be_raised_is_logged(log: Callable[..., Log]) -
     lines = log()
     Fragile()
     gc.collect()
-    assert uncaught(lines)["where"] == "Exception ignored in function"
+    where = "while calling deallocator" if sys.version_info >= (3, 14) else "in function"
+    assert uncaught(lines)["where"] == f"Exception ignored {where}"
+
+
+def test_what_ignored_an_exception_is_not_shown_as_it_shows_itself(log: Callable[..., Log]) -> None:
+    class Watched:
+        pass
+
+    class Watcher:
+        def gone(self, _: object) -> None:
+            fail("x", "message")
+
+        def __repr__(self) -> str:
+            return "a credential of no known form"
+
+    lines, watched = log(), Watched()
+    reference = weakref.ref(watched, Watcher().gone)
+    del watched
+    where = "while calling weakref callback" if sys.version_info >= (3, 14) else "in method"
+    assert (reference(), uncaught(lines)["where"]) == (None, f"Exception ignored {where}")
 
 
 @pytest.mark.parametrize("log_format", FORMATS)
