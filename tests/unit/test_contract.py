@@ -408,9 +408,10 @@ class NaiveProvider:
                 with urllib.request.urlopen(request, timeout=1) as answer:
                     return json.loads(answer.read() or b"{}")
             except urllib.error.HTTPError as error:
+                with error:
+                    failure = f"{error.code}: {error.read().decode()}"
                 if error.code == 404:
                     return None
-                failure = f"{error.code}: {error.read().decode()}"
             except (OSError, ValueError) as error:
                 failure = repr(error)
             if not attempt:

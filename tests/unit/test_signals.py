@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from support.process import wait_until
 
 from rotator.daemon.signals import starts_daemon
 
@@ -56,16 +57,22 @@ class Process:
         assert self.running.stdout is not None
         return self.running.stdout.readline().strip()
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal once the process waits: one just before a wait does not end it."""
+        stat = Path(f"/proc/{self.running.pid}/stat")
+        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "the process to wait", 20)
+        self.running.send_signal(number)
+
     def end(self, *numbers: signal.Signals) -> int:
-        for number in numbers:
-            self.running.send_signal(number)
         with self.running:
+            for number in numbers:
+                self.send(number)
             return self.running.wait(20)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_process_that_is_starting_ends_at_once_and_well(number: signal.Signals) -> None:
-    starting = Process("print('there', flush=True)\ntime.sleep(60)")
+    starting = Process("print('there', flush=True)\nwhile True: time.sleep(0.05)")
     assert starting.line() == "there"
     assert starting.end(signal.SIGHUP, signal.SIGUSR1, number) == 0
 
@@ -80,9 +87,9 @@ def test_what_comes_early_is_received_later() -> None:
     )
     assert starting.line() == "there"
     for number in (signal.SIGHUP, signal.SIGUSR1):
-        starting.running.send_signal(number)
+        starting.send(number)
     assert starting.line() == f"{int(signal.SIGHUP)} {int(signal.SIGUSR1)}"
-    starting.running.send_signal(signal.SIGTERM)
+    starting.send(signal.SIGTERM)
     assert starting.line() == str(int(signal.SIGTERM))
     assert starting.end() == 0, "the code that received the signal decides"
 
@@ -98,6 +105,6 @@ def test_a_second_time_it_ends_at_once() -> None:
     code = ("it.started(lambda: 60.0)", "print('there', flush=True)", "it.received.get()", "print('got', flush=True)")
     hanging = Process("\n".join([*code, "time.sleep(60)"]))
     assert hanging.line() == "there"
-    hanging.running.send_signal(signal.SIGTERM)
+    hanging.send(signal.SIGTERM)
     assert hanging.line() == "got"
     assert hanging.end(signal.SIGTERM) == 1
