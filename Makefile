@@ -24,13 +24,14 @@ $(INSTALLED): requirements-dev.txt pyproject.toml
 demo: install    ## watch keys being created, published, superseded and removed; no outside service
 	@$(BIN)/rotator demo
 
-# The tests on real servers mostly wait: four workers run them, a file at a time, each with servers of its own.
+# The tests on real servers mostly wait: four workers run them, a file at a time, each with servers of its own. They
+# come first: a slow file at the end would leave the other workers idle.
 # The simulation computes, and gives way to them; its output comes last.
 test: install servers  ## the whole suite; without Go, skip the tests that need a real server
 	@nice $(BIN)/python -m pytest -n auto --dist worksteal tests/simulation >$(VENV)/simulation.log 2>&1 & simulation=$$!; \
 	trap 'kill $$simulation 2>/dev/null' EXIT INT TERM; \
 	status=0; \
-	$(BIN)/python -m pytest -n 4 --dist loadfile --ignore=tests/simulation || status=$$?; \
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --ignore=tests/simulation || status=$$?; \
 	wait $$simulation || status=$$?; \
 	cat $(VENV)/simulation.log; \
 	exit $$status
