@@ -264,6 +264,7 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("fullnameOverride=Keys", "at '/fullnameOverride'"),
         ("provider.credential.key=a/b", "at '/provider/credential/key'"),
         ("vault.mount=secret/", "at '/vault/mount'"),
+        ("vault.formerLocations[0].path=apps", "'/vault/formerLocations/0': additional properties 'path' not allowed"),
         ("vault.auth.mount=/kubernetes", "at '/vault/auth/mount'"),
         *((f"targets.billing-api.path={path}", "/path'") for path in ("/a", "a/", "a//b", "a/../b", ".", "a/.")),
         ("targets.billing-api.key_field=rotator", "at '/targets/billing-api/key_field'"),
@@ -529,6 +530,7 @@ def test_every_value_arrives(manifests: Callable[..., Manifests], tmp_path: Path
     [vault] = configuration.stores.values()
     assert vault.type == "vault"
     assert (vault.namespace, vault.mount) == ("teams/keys", "kv/apps")
+    assert [(one.cluster_id, one.mount) for one in vault.former_locations] == [("5f0c", "kv/old")]
     assert str(vault.ca_file) == "/var/run/secrets/rotator/vault-ca/ca.crt"
     assert str(configuration.http.listen) == "[::]:9465"
 

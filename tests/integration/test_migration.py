@@ -165,8 +165,8 @@ def test_to_another_vault(team: Team) -> None:
     assert team.is_shortened(served)
 
 
-def test_the_chart_takes_the_documented_store(tmp_path: Path) -> None:
-    [values] = [block for block in blocks("migration.md") if "former_locations" in block.text]
+def test_the_chart_takes_the_documented_former_place(tmp_path: Path) -> None:
+    [values] = [block for block in blocks("migration.md") if "formerLocations" in block.text]
     [minimal] = [block for block in blocks("kubernetes.md") if block.file == "my-values.yaml"]
     for name, block in (("minimal", minimal), ("values", values)):
         (tmp_path / f"{name}.yaml").write_text(block.text)
@@ -174,6 +174,7 @@ def test_the_chart_takes_the_documented_store(tmp_path: Path) -> None:
     configuration = load(file, {}, installed_types())
     [vault] = configuration.stores.values()
     assert vault.type == "vault"
+    assert str(vault.address) == "https://new-vault.vault.svc:8200"
     assert [(one.cluster_id, one.mount) for one in vault.former_locations] == [("5f0c…", "secret")]
 
 

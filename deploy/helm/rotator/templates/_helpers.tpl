@@ -224,6 +224,7 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- $auth := dict "method" "kubernetes" "token_file" (printf "%s/token" .Values.vault.token.mountPath) -}}
 {{- $_ := set $vault "auth" (merge $auth .Values.vault.auth) -}}
 {{- with .Values.vault.namespace }}{{ $_ := set $vault "namespace" . }}{{ end -}}
+{{- with .Values.vault.formerLocations }}{{ $_ := set $vault "former_locations" . }}{{ end -}}
 {{- if include "rotator.vaultCA" . }}{{ $_ := set $vault "ca_file" "/var/run/secrets/rotator/vault-ca/ca.crt" }}{{ end -}}
 {{- $_ := set $config "stores" (dict "vault" $vault) -}}
 {{- end -}}
