@@ -43,13 +43,20 @@ class Daemon:
     def __init__(self, running: subprocess.Popen[bytes], stderr: Path, stdout: Path) -> None:
         self.process = running
         self._stderr, self._stdout = stderr, stdout
+        self._lines: list[dict[str, Any]] = []
+        self._read = 0  # bytes of standard error, which `_lines` holds
+        self._reading = threading.Lock()
 
     def events(self, event: str = "", **fields: object) -> list[dict[str, Any]]:
         """Return the log lines so far with this event and these fields."""
-        lines = self._stderr.read_text().splitlines(keepends=True)
-        found = [json.loads(line) for line in lines if line.endswith("\n")]
+        with self._reading, self._stderr.open("rb") as stderr:
+            stderr.seek(self._read)
+            whole = stderr.read().rpartition(b"\n")[0]
+            if whole:
+                self._lines += [json.loads(line) for line in whole.split(b"\n")]
+                self._read += len(whole) + 1
         wanted = {"event": event, **fields} if event else fields
-        return [line for line in found if wanted.items() <= line.items()]
+        return [line for line in self._lines if wanted.items() <= line.items()]
 
     def wait_for(self, event: str, count: int = 1, **fields: object) -> dict[str, Any]:
         """Wait for and return the `count`th log line with this event and these fields."""
