@@ -150,3 +150,22 @@ def test_an_alert_fires_until_the_spent_key_is_replaced(running: tuple[Installat
         assert "RotatorKeyNearlySpent" not in seen.firing()
         made.run("rotate", "busy", status=0)
         seen.wait_for_end("RotatorServedKeySpent", seconds=70)
+
+
+@pytest.mark.skipif(not is_installed(), reason=NO_PROMETHEUS)
+def test_without_series_of_targets_an_alert_counts_the_keys_that_are_nearly_spent(tmp_path: Path) -> None:
+    with installation(tmp_path, targets=("busy", "idle"), use_shown="list") as made:
+        made.config["defaults"]["key"] = {"max_usage": LIMIT}
+        made.config["sweep"] = {"interval": f"{SWEEP:g}s", "min_age": "1s"}
+        made.config["http"]["target_metrics"] = False
+        daemon = made.start()
+        text = made.simulator.vendor.text_of(daemon.wait_for("key_published", target="busy")["key_id"])
+        with prometheus({"rotator": [daemon.url().removeprefix("http://")]}, impatient(RULES.read_text(), 1)) as seen:
+            made.simulator.vendor.use(text, calls=LIMIT - 1)
+            seen.wait_for("RotatorKeyNearlySpent")
+            [near] = seen.firing()["RotatorKeyNearlySpent"]
+            assert near["annotations"]["summary"] == "1 key(s) of rotator have used most of a cap"
+            made.simulator.vendor.use(text)
+            seen.wait_for("RotatorServedKeySpent")
+            seen.wait_for_end("RotatorKeyNearlySpent")
+            assert seen.query('{__name__=~"rotator_.+", target!=""}') == []

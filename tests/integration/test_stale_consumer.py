@@ -62,6 +62,8 @@ def test_a_used_key_lives_past_its_grace_and_not_past_the_bound(tmp_path: Path, 
             assert (extended["reason"], "last_used_at" in extended) == ("in-use", True)
             metric = 'rotator_superseded_keys_in_use{target="a"}'
             wait_until(lambda: daemon.metric(metric) == 1, "the metric to count it")
+            of_all = "rotator_earliest_superseded_key_in_use_expiry_timestamp_seconds"
+            assert abs((daemon.metric(of_all) or 0) - time.time()) < 60
             if restarts:
                 assert daemon.stop() == 0
                 daemon = rotator.start()
