@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import subprocess
 import tarfile
 import tomllib
 from pathlib import Path
@@ -52,7 +53,7 @@ def test_the_package_holds_the_chart_alone(version: Server, tmp_path: Path) -> N
     [package] = tmp_path.glob("rotator-*.tgz")
     with tarfile.open(package) as archive:
         clean = sorted(archive.getnames())
-        archive.extractall(tmp_path, filter="data")
+    subprocess.run(("tar", "-xzf", package, "-C", tmp_path), check=True)
     assert {"rotator/Chart.yaml", "rotator/README.md", "rotator/values.schema.json"} <= set(clean)
     assert [name for name in clean if not re.search(r"\.(yaml|md|json|txt|tpl)$", name)] == []
 
