@@ -276,11 +276,17 @@ class ServedKeyMisnamed(ProviderError):
     needs_a_person = True
 
     def __init__(self, path: str, key_id: str, name: str) -> None:
-        super().__init__(
-            f"the served key {_called(key_id, name)} ({path}): it works until its expiry. It is not extended, and does "
-            "not end with its grace",
-            _NAME_OF_ANOTHER_PLACE if name else _NO_NAME,
-        )
+        what = f"the served key {_called(key_id, name)} ({path}): "
+        if name:
+            message = (
+                f"{what}if it was renamed, it works until its expiry; it is not extended, and does not end with its "
+                "grace. If the provider gave its id to another key, it is gone, and its applications are refused"
+            )
+            advice = f"Are they refused? Replace the key: `rotator rotate TARGET`. {_NAME_OF_ANOTHER_PLACE}"
+        else:
+            message = f"{what}it works until its expiry. It is not extended, and does not end with its grace"
+            advice = _NO_NAME
+        super().__init__(message, advice)
 
 
 class OwnerUnclear(RotatorError):

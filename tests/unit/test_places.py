@@ -177,6 +177,8 @@ def test_a_sweep_names_a_served_key_whose_name_is_not_its_path_s(name: str) -> N
     error = swept.failed[world.target.name]
     assert isinstance(error, ServedKeyMisnamed)
     assert key.id in error.message
+    assert ("If the provider gave its id to another key, it is gone" in error.message) == bool(name)
+    assert ("`rotator rotate TARGET`" in error.advice) == bool(name)
     assert not swept.complete
     assert swept.to_work == ()
 
