@@ -6,8 +6,8 @@ even if no replica runs. Shortly before that its use is looked at. As long as it
 an earlier process set is left as it is until the use is known: this process has not seen what that one saw.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from rotator.core.caps import shows_more_early
@@ -43,7 +43,7 @@ class Superseded:
     grace_over_at: datetime | None = None  # when its grace ends if it is not used; None: at `until`
     latest: datetime | None = None  # `until` is never moved past this; None: it is not moved
     use: UseSeries | None = None  # None: unknown
-    counted: frozenset[int] = frozenset()  # the versions that alone show an early rotation: they are not destroyed yet
+    kept: frozenset[int] = frozenset()  # the versions that alone show what is still needed: they are not destroyed yet
 
     @property
     def to_destroy(self) -> tuple[int, ...]:
@@ -51,7 +51,7 @@ class Superseded:
         return tuple(
             version.number
             for version in self.versions
-            if not version.foreign_fields and version.number not in self.counted
+            if not version.foreign_fields and version.number not in self.kept
         )
 
     @property
@@ -120,8 +120,7 @@ def superseded_keys(
     for versions in holders.values():
         record = versions[-1].record
         assert record is not None  # noqa: S101 - for the type checker: `ours` has only entries with a record
-        last = max(versions[-1].number, *_bare_versions(observation, record))
-        since = _replaced_at(observation, last)
+        since = _follower(observation, versions, record).created_at
         until = min(observation.own_end(record), whole_seconds(since + observation.target.grace_period))
         if request.revoke_now and now is not None:
             until = min(until, now)
@@ -134,7 +133,7 @@ def superseded_keys(
         name = seen.key.name if seen and seen.key else record.key_name
         other_name = None if observation.scope.owns(name) else name
         is_endless = not observation.traits.keys_expire or (seen is not None and seen.key is not None and shown is None)
-        counted = frozenset(entry.number for entry in versions if shows_more_early(entry, current))
+        kept = frozenset(entry.number for entry in versions if shows_more_early(entry, current))
         found.append(
             Superseded(
                 record,
@@ -148,23 +147,40 @@ def superseded_keys(
                 grace_over_at=over_at,
                 latest=latest,
                 use=use,
-                counted=counted,
+                kept=kept,
             )
         )
-    return tuple(found)
+    needed = frozenset(_outlived(observation, found))
+    return tuple(replace(key, kept=key.kept | needed) for key in found) if needed else tuple(found)
 
 
-def _replaced_at(observation: Observation, last: int) -> datetime:
-    """Return when another key followed the one that version `last` holds.
+def _outlived(observation: Observation, found: Sequence[Superseded]) -> Iterator[int]:
+    """Yield the versions without which the grace of a key would begin again, though their own key ends before it does.
 
-    A key whose grace is extended may outlive those that followed it. Their versions are destroyed by then, and still
-    show since when its grace counts: without them it would begin again and again.
+    So does a key that a person rolled the path back to, and that had not long to live.
     """
+    if len(found) < 2 or observation.target.grace_extension:
+        return  # with an extension these versions count, though they are destroyed
+    ends = {key.key_id: key.until for key in found}
+    for key in found:
+        follower = _follower(observation, key.versions, key.record)
+        is_outlived = ends.get(follower.key_id or "", key.until) < key.until
+        if is_outlived and key.other_name is None and not observation.is_key_gone(key.record):
+            yield follower.number
+
+
+def _follower(observation: Observation, versions: Sequence[Entry], record: Record) -> Entry:
+    """Return the version by which another key followed the one that these versions hold.
+
+    A key whose grace is extended may outlive those that followed it for long. Their versions are destroyed by then, and
+    still show since when its grace counts: without them it would begin again and again.
+    """
+    last = max(versions[-1].number, *_bare_versions(observation, record))
     may_outlive = bool(observation.target.grace_extension)
     destroyed = {version.number for version in observation.history.versions if version.destroyed and may_outlive}
     # The current version is ours and holds another key, so there is always a next one.
     later = (entry for entry in observation.entries if entry.number > last)
-    return next(entry.created_at for entry in later if entry.record is not None or entry.number in destroyed)
+    return next(entry for entry in later if entry.record is not None or entry.number in destroyed)
 
 
 # --- grace follows use -----------------------------------------------------------------------------------------------

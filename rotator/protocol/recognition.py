@@ -33,10 +33,12 @@ class Recognition:
         """Take a sweep's result; return whether the `unknown` targets are left alone.
 
         The provider does not know the served key of either kind of target. It knows another key of the `gone` ones, so
-        it recognises their paths. A comparison that is not `complete` does not lift what an earlier one decided.
+        it recognises their paths. A comparison that is not `complete` does not lift what an earlier one decided, and
+        may lack the target that a pass found gone since then: that one counts too.
         """
         with self._lock:
-            self._held = is_most(len(unknown), served) or (self._held and not complete)
+            unproven = {*unknown} if complete or not unknown or not self._first else {*unknown, self._first}
+            self._held = is_most(len(unproven), served) or (self._held and not complete)
             self._gone = frozenset(gone if self._held else {*gone, *unknown})
             self._first = next(iter(unknown), "")
             return self._held

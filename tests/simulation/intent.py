@@ -28,6 +28,7 @@ class Intent:
     leads: bool | None = None  # the last answer; None: not asked since the last preflight
     read_at: float = NEVER_READ  # when the last read of a path was answered
     read_took: float = 0.0  # seconds
+    made_by_read_at: float = NEVER_READ  # when what the create follows from was read
     retrieved: set[str] = field(default_factory=set)  # keys that were looked up one by one
     made: dict[str, float] = field(default_factory=dict)  # names of keys that were asked for, and when it was answered
     shortened: set[str] = field(default_factory=set)  # by a sweep

@@ -136,6 +136,7 @@ class Place:
     )  # when a key was last revoked: the versions that show when others were superseded go as well
     ours_at: float = -1.0  # when its newest version last became ours again
     touched_at: float = -1.0  # when it was last changed by hand
+    served_dead: bool = False  # whether it ever served a key that did not work
 
 
 class Truth:
@@ -197,6 +198,7 @@ class Truth:
         if intent.made or name in self._asked:
             self.break_(REPEATED, f"a second create in one pass, or of one name, for {intent.path}")
         self._asked[name] = Asked(intent.path, until, intent.life)
+        intent.made_by_read_at = intent.read_at
         if until > self._store.now() + self.places[intent.path].target.ttl + self._leeway + self._wrong:
             self.break_(TOO_LONG, f"{name} was asked for until {_clock(until)}")
         if not intent.proven:
@@ -218,7 +220,7 @@ class Truth:
         if waiting is None or parsed is None or not intent.trusts_its_clock or place.changed_at >= 0:
             return
         is_for_this = parsed.version - 1 == waiting.base == self._store.current_version(intent.path)
-        key, due = waiting.key, self._due(place, waiting.key)
+        key, due = waiting.key, self._own_due(place, waiting.key)  # no window lets a key wait that is due
         lives = (
             key.id not in self.not_shown
             and self._vendor.alive(key)
@@ -316,21 +318,24 @@ class Truth:
             return  # see `Caps`
         if key.text in written.values() or key.revoked or key.id in self._refused:
             return
+        if key.expires_at is not None and key.expires_at <= self._store.now() + self._leeway:
+            return
+        last_resort = key.expires_at - place.target.lead / 4 if key.expires_at else NEVER
+        if place.target.pause_until and self._store.now() + self._leeway >= last_resort:
+            return  # it could not be extended
         if key.id in self.denied:
             self._judge_mass(place, intent)
-            return
-        if key.expires_at is not None and key.expires_at <= self._store.now() + self._leeway:
             return
         if self._prolonged.get(key.id, -1.0) >= place.served_since:
             return  # another replica has restored it, and this one may remember when it was to end
         life = key.granted - self._store.now() + timedelta(seconds=self._vendor.age(key))
         if key.expires_at and key.expires_at < key.granted and life > 2 * place.target.ttl - self._leeway:
             return  # made by a clock that was hours ahead, and cut short: no key is prolonged that far
-        last_resort = key.expires_at - place.target.lead / 4 if key.expires_at else NEVER
-        if place.target.pause_until and self._store.now() + self._leeway >= last_resort:
-            return  # it could not be extended
         due = self._due(place, key)
-        began_at = self._store.now() - timedelta(seconds=UNDER_WAY)  # maybe in a window that has closed since
+        took = UNDER_WAY
+        if intent.made:  # a process may have been frozen since
+            took = max(took, self._store.monotonic() - intent.made_by_read_at)
+        began_at = self._store.now() - timedelta(seconds=took)  # maybe in a window that has closed since
         at_begin = self._due(place, key, began_at)
         if due is None or at_begin is None or self._store.now() + self._rounded >= min(due, at_begin):
             return
@@ -362,19 +367,24 @@ class Truth:
 
     def _due(self, place: Place, key: IssuedKey, now: datetime | None = None) -> datetime | None:
         """When this key, served here, is to be replaced; None when it was not made for this path."""
-        asked = self._asked.get(key.name)
-        if asked is None or asked.path != place.target.path:
+        due = self._own_due(place, key)
+        if due is None:
             return None
-        target = place.target
-        life = key.granted - (asked.until - target.ttl)
-        due = key.granted - target.lead * min(1.0, max(0.0, life / target.ttl))
-        held = place.held
+        target, held = place.target, place.held
         # It is by the version before that a rollback is known: not if it is deleted, for it may have held any key.
         before = self._store.versions(target.path).get(held.number - 1) if held else None
         if held and before and (before.destroyed or not before.deleted):
             due = max(due, held.until)
         end = max(key.granted, key.expires_at or key.granted)  # a pause may have extended it
         return permitted_at(target, due, end, now or self._store.now())
+
+    def _own_due(self, place: Place, key: IssuedKey) -> datetime | None:
+        """When this key is due by its own end alone; None when it was not made for this path."""
+        asked, target = self._asked.get(key.name), place.target
+        if asked is None or asked.path != target.path:
+            return None
+        life = key.granted - (asked.until - target.ttl)
+        return key.granted - target.lead * min(1.0, max(0.0, life / target.ttl))
 
     def destroying(self, path: str, numbers: Sequence[int], *, since: float) -> None:
         """Versions are about to be destroyed by us."""
@@ -527,15 +537,19 @@ class Truth:
         path = place.target.path
         # Of what a rollback is held by a version may have gone since the pass has read it.
         at_the_latest = max(due, place.held.until) if place.held else due
-        if intent.since >= _seconds(at_the_latest + self._rounded) and not place.others:
+        # One that the vendor did not know in a pause may have been extended before: a sweep decides.
+        may_be_extended = key.id in self.denied and place.target.pause_until is not None
+        if intent.since >= _seconds(at_the_latest + self._rounded) and not (place.others or may_be_extended):
             place.well_passes += not intent.made_in_vain
             if error is None:
                 self.break_(UNDONE, f"{key.id}, which {path} serves, was due at {_clock(due)}")
         ends, promised = key.expires_at, self._promised(place, key)
         # With a counter that was set back, only a sweep can find that it is served again.
         cut_since = place.reset_at >= 0 or place.cut_at.get(key.id, -1.0) > place.served_since
-        # Once the provider did not know live keys, only a sweep decides what one is that it did not find.
-        in_doubt = key.id in self.denied or (bool(self.denied) and not self._vendor.alive(key))
+        # Once the provider did not know live keys, only a sweep decides what one is that it did not find. Of several
+        # dead ones, all but one wait for a sweep.
+        others_died = any(other.served_dead for other in self.places.values() if other is not place)
+        in_doubt = key.id in self.denied or (not self._vendor.alive(key) and (bool(self.denied) or others_died))
         if error is None and not (cut_since or in_doubt) and ends and promised and ends < promised - self._leeway:
             self.break_(UNDONE, f"{key.id}, which {path} serves, still ends at {_clock(ends)}")
 
@@ -610,6 +624,7 @@ class Truth:
             granted = self._promised(place, key) if key else None
             if key is None or granted is None:
                 continue
+            place.served_dead = place.served_dead or not self._vendor.alive(key)
             path = place.target.path
             replaced_by = granted if self._vendor.traits.keys_expire else key.granted
             if now >= replaced_by and place.well_passes >= ENOUGH and not (place.foreign or place.forged):

@@ -703,13 +703,20 @@ MUTATIONS = {
         (EXTENDED,),
         (
             Edit(
-                superseded._replaced_at,
+                superseded._follower,
                 "entry.record is not None or entry.number in destroyed",
                 "entry.record is not None",
             ),
         ),
         drawn={**EXTENDED_GRACE, "forced": (0.3,), "hand": (0.0,)},
         first=6,
+    ),
+    "a grace begins again when the key that followed expires": Mutation(
+        "use",
+        (EXTENDED,),
+        (Stub(superseded._outlived, lambda *_: iter(())),),
+        first=900_200,
+        drawn={"extension": (0,)},
     ),
     "an extension is rounded past its bound": Mutation(
         "steady",

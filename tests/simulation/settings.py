@@ -181,7 +181,7 @@ CONTESTS = Profile(
 )
 WINDOWS = Profile(
     "windows",  # scheduled rotations wait for a window, also after outages and deaths
-    targets=(1,),  # of two dead keys that a person rolls back to, one waits for a sweep
+    targets=(1, 2),
     steps=(300, 500),
     forced=(0.0, 0.05),
     slow=(0.0,),
@@ -204,11 +204,18 @@ WINDOWS = Profile(
 PAUSES = replace(
     WINDOWS,
     name="pauses",  # keys are extended; all are replaced when the pause ends, maybe when nothing else goes wrong again
+    targets=(1,),
     max_versions=(2, 10),
     outages=(0.0,),
     blind=(0.0,),
     windows=(0, 0, 200),
     pauses=(1500, 2000),
+)
+BLIND_PAUSES = replace(
+    PAUSES,
+    name="blind-pauses",  # and the vendor does not know the keys that are to be extended
+    targets=(2, 3),
+    blind=(1.0,),
 )
 NO_EXPIRY_CHANGE = replace(
     RACES,
@@ -236,6 +243,7 @@ USE = Profile(
     extension=(0, 120, 300),
     shows=(0, 1, 2, 3),
 )
+USE_IN_WINDOWS = replace(USE, name="use-in-windows", windows=(200, 300), replaces=(1,))
 STEADY = replace(
     USE,
     name="steady",  # and nothing goes wrong
@@ -278,8 +286,8 @@ STEADY = replace(
 PROFILES = {
     profile.name: profile
     for profile in (
-        *(MIXED, RACES, ROLLBACKS, MEDDLING, EXTENDS, STRANGE, CONTESTS, WINDOWS, PAUSES),
-        *(NO_EXPIRY_CHANGE, NO_EXPIRY, USE, STEADY),
+        *(MIXED, RACES, ROLLBACKS, MEDDLING, EXTENDS, STRANGE, CONTESTS, WINDOWS, PAUSES, BLIND_PAUSES),
+        *(NO_EXPIRY_CHANGE, NO_EXPIRY, USE, USE_IN_WINDOWS, STEADY),
     )
 }
 

@@ -54,3 +54,29 @@ def test_a_rollback_does_not_shorten_a_key_that_was_extended() -> None:
     world.at("store.write", refuse(StoreUnavailable("no answer")))
     roll_back(reconciler, world.target, RotationRequest())
     assert first.expires_at == ends
+
+
+def test_a_grace_does_not_begin_again_when_the_key_that_was_rolled_back_to_expires() -> None:
+    """`python -m simulation 900234 --profile use`."""
+    world = World(make_target(grace_period=HOUR))
+    reconciler = world.reconciler()
+    reconciler.reconcile(world.target)
+    world.clock.advance(23 * HOUR + HOUR / 2)
+    reconciler.reconcile(world.target, RotationRequest(rotate=True))
+    second = world.served()
+    assert second
+    roll_back(reconciler, world.target, RotationRequest())
+    reconciler.reconcile(world.target)
+    ends = second.expires_at
+    assert ends == world.clock.now() + HOUR
+    world.clock.advance(HOUR / 2)  # the key that the path was rolled back to has expired
+    reconciler.reconcile(world.target)
+    assert world.store.current_version(world.target.path) == 4
+    reconciler.reconcile(world.target)
+    assert second.expires_at == ends
+    world.clock.advance(HOUR / 2)
+    reconciler.reconcile(world.target)
+    assert second.revoked
+    reconciler.reconcile(world.target)
+    history = world.store.history(world.target.path, world.clock.monotonic())
+    assert [version.number for version in history.versions if version.destroyed] == [1, 2, 3]

@@ -9,7 +9,17 @@ import pytest
 
 from simulation.many import run_some
 from simulation.run import simulate
-from simulation.settings import CONTESTS, MEDDLING, PAUSES, STEADY, WINDOWS, Profile
+from simulation.settings import (
+    BLIND_PAUSES,
+    CONTESTS,
+    MEDDLING,
+    PAUSES,
+    STEADY,
+    USE,
+    USE_IN_WINDOWS,
+    WINDOWS,
+    Profile,
+)
 
 SCHEDULES = int(os.environ.get("ROTATOR_SCHEDULES") or (10_000 if os.environ.get("CI") == "true" else 2_000))
 BATCH = 1_000
@@ -60,6 +70,10 @@ def test_no_promise_is_broken(seeds: range) -> None:
         assert not [what for what in TO_HAPPEN if not found.coverage[what]]
 
 
+def test_a_grace_that_once_began_again_does_not() -> None:
+    assert simulate(900_234, USE).broken is None
+
+
 @pytest.mark.timeout(600)
 def test_no_promise_is_broken_where_two_replicas_have_different_parameters() -> None:
     found = run_some(range(100), CONTESTS)
@@ -69,7 +83,15 @@ def test_no_promise_is_broken_where_two_replicas_have_different_parameters() -> 
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("profile", "happens"), [(WINDOWS, "rotated_outside_window"), (PAUSES, "key_extended")])
+@pytest.mark.parametrize(
+    ("profile", "happens"),
+    [
+        (WINDOWS, "rotated_outside_window"),
+        (PAUSES, "key_extended"),
+        (BLIND_PAUSES, "sweep: ServedKeysUnknown"),
+        (USE_IN_WINDOWS, "early rotations"),
+    ],
+)
 def test_no_promise_is_broken_where_scheduled_rotations_wait(profile: Profile, happens: str) -> None:
     found = run_some(range(200), profile)
     if found.failing is not None:

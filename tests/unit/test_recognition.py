@@ -277,3 +277,14 @@ def test_a_list_from_before_the_credential_changed_proves_nothing_of_the_keys_th
     world.at("provider.retrieve", lambda _: None, times=inf)
     assert isinstance(sweep(world, reconciler).error, ServedKeysUnknown)
     assert work(reconciler, world.targets) == []
+
+
+def test_a_comparison_that_lacks_a_target_counts_what_a_pass_found_gone() -> None:
+    """`python -m simulation 65 --profile blind-pauses`."""
+    recognition = Recognition()
+    assert recognition.believes("a")
+    assert recognition.compared((), ("b",), 1, complete=False)
+    assert not recognition.believes("b")
+    assert not recognition.compared((), ("b",), 2, complete=True)
+    assert recognition.believes("b")
+    assert not recognition.compared((), ("a",), 30, complete=False)
