@@ -131,7 +131,7 @@ class BareInstallation:
 
     def write(self, text: str | None = None) -> None:
         """Write the configuration, or this text instead; a daemon that reads it meanwhile reads the old one or this."""
-        beside = self.file.with_suffix(".new")
+        beside = self.file.with_suffix(f".{threading.get_ident()}")  # tests run commands beside each other
         beside.write_text(json.dumps(self.config) if text is None else text)
         beside.replace(self.file)
 
