@@ -19,7 +19,7 @@ from tools.release import RefusedError, release_notes
 ROOT = Path(__file__).resolve().parents[2]
 STEM = f"vault_key_rotator-{__version__}"
 WHEEL = f"{STEM}-py3-none-any.whl"
-HEADING, RELEASED = f"## {__version__}, not released yet", f"## {__version__}, 2026-12-01"
+HEADING, RELEASED = rf"(?m)^## {re.escape(__version__)}\b.*$", f"## {__version__}, 2026-12-01"
 COMMITTED_AT = "2026-12-01T12:00:00Z"
 
 
@@ -35,7 +35,8 @@ class Clone:
             if (ROOT / name).exists():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, folder / name)
-        self.replace("CHANGELOG.md", HEADING, RELEASED)
+        changelog = folder / "CHANGELOG.md"
+        changelog.write_text(re.sub(HEADING, RELEASED, changelog.read_text()))
         self.git("init", "--quiet")
         self.commit()
 
