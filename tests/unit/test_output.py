@@ -71,7 +71,7 @@ def test_a_stall_is_not_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 # --- what a program reads --------------------------------------------------------------------------------------------
 
-ODD = "a1b2c3d4.Zx9-_kQpR7tUvWxYz0123456789abcdef", "sk_live_0123456789abcdef", 'token: "tk_Zx9kQpR7tUvWxYz01234"'
+ODD = "b2c3d4e5.An-Id-Of-This-Test_That-No-Other-Registers", "sk_live_Id_0f_this_test", 'token: "tk_Id_0f_this_test"'
 
 
 @pytest.mark.parametrize("key_id", ODD)
