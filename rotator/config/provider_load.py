@@ -49,15 +49,15 @@ class ProviderLoad:
     def parts(self) -> str:
         """Return how `needed` comes about."""
         requests = "create, shorten, delete" if self.traits.can_set_expiry else "create, look up, delete"
-        extensions = f", {_shown(self.extensions)} to extend graces" if self.extensions else ""
+        extensions = f"; {_shown(self.extensions)} to extend graces" if self.extensions else ""
         return (
-            f"{_shown(self.rotations)} at {self.traits.requests_per_rotation} a rotation ({requests}), "
+            f"{_shown(self.rotations)} for rotations, each of {self.traits.requests_per_rotation} ({requests}); "
             f"{_shown(self.sweeps)} for sweeps{extensions}"
         )
 
     def __str__(self) -> str:
-        targets = f"{self.targets} target{'' if self.targets == 1 else 's'}"
-        return f"{self.provider}: {targets}, {self.parts}: {self.need} ({self.share:.0%})"
+        needs = "1 target needs" if self.targets == 1 else f"{self.targets} targets need"
+        return f"{self.provider}: {needs} {self.need} ({self.share:.0%}): {self.parts}"
 
 
 def _shown(requests: float) -> str:

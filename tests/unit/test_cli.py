@@ -395,7 +395,7 @@ def test_check_looks_at_the_configuration_only(invoke: Invoke, made: Installatio
     shown = invoke("check").out
     assert f"limit: respan: {limit}\n" in shown
     assert (
-        "budget: respan: 2 targets, 0.15 at 3 a rotation (create, shorten, delete), 0.0667 for sweeps: 0.217 of 98,361 "
+        "budget: respan: 2 targets need 0.217 of 98,361 requests a minute (0%): 0.15 for rotations, each of 3 (create, "
         in shown
     )
     assert not (made.folder / "store.db").exists()

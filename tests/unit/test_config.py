@@ -1115,12 +1115,12 @@ def test_a_rate_limit_that_the_targets_need_all_of_warns(load: Callable[..., Con
     # requests a minute rotator sends 59.02, because requests travel unequally fast.
     assert enough["providers.respan.requests_per_minute"] == (
         "60 is close to too few: 1149 targets need 59 of 59 requests a minute "
-        "(57.4 at 3 a rotation (create, shorten, delete), 1.53 for sweeps), 100% of them; "
+        "(57.4 for rotations, each of 3 (create, shorten, delete); 1.53 for sweeps), 100% of them; "
         "retries, look-ups and manual rotations take more"
     )
     assert too_many["providers.respan.requests_per_minute"] == (
         "60 is too few: 1152 targets need 59.2 of 59 requests a minute "
-        "(57.6 at 3 a rotation (create, shorten, delete), 1.6 for sweeps), so keys will be late; "
+        "(57.6 for rotations, each of 3 (create, shorten, delete); 1.6 for sweeps), so keys will be late; "
         "lengthen ttl or shorten renew_before"
     )
 
@@ -1144,8 +1144,8 @@ def test_the_load_of_each_provider(load: Callable[..., Configuration]) -> None:
     first, second = load(data).loads
 
     assert str(first) == (
-        "respan: 10001 targets, 31.3 at 3 a rotation (create, shorten, delete), 8.4 for sweeps: "
-        "39.7 of 59 requests a minute (67%)"
+        "respan: 10001 targets need 39.7 of 59 requests a minute (67%): "
+        "31.3 for rotations, each of 3 (create, shorten, delete); 8.4 for sweeps"
     )
     assert (second.provider, second.targets, second.needed, second.share) == ("second", 0, 0.0, 0.0)
     assert load(data).warnings == ()
@@ -1160,7 +1160,7 @@ def test_the_load_counts_the_requests_of_graces_that_are_extended_to_their_bound
     [loaded] = load(data).loads
     assert loaded.extensions == pytest.approx(3 + 2 * 120 / 22.5)
     assert loaded.needed == loaded.rotations + loaded.sweeps + loaded.extensions
-    assert ", 13.7 to extend graces: " in str(loaded)
+    assert str(loaded).endswith("; 13.7 to extend graces")
 
 
 # --- the files -------------------------------------------------------------------------------------------------------
