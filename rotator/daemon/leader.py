@@ -54,7 +54,7 @@ class Handover(Protocol):
         """Begin with the text that the last leader left; empty if it left none."""
 
     def text(self) -> str:
-        """Return what a successor would need now, at most 200 KiB; empty if it needs nothing."""
+        """Return what a successor would need now, at most 128 KiB; empty if it needs nothing."""
 
     def written(self) -> None:
         """Learn that the last text is stored, and that this process leads."""

@@ -103,7 +103,8 @@ class TargetHealth:
 
     def _send_unshared(self) -> None:
         if not self._is_shared:
-            self.text()
+            with self._lock:
+                self._written = len(self._waiting)
             self.written()
 
     # --- what a leader leaves to its successor -----------------------------------------------------------------------
