@@ -14,6 +14,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -35,6 +36,7 @@ class BuildError(Exception):
     """The site cannot be built, or has faults."""
 
 
+@cache
 def project_urls() -> dict[str, str]:
     """Return the addresses of the project, by their names."""
     urls: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
