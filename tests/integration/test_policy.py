@@ -146,6 +146,21 @@ def test_the_line_for_an_organisation_key_in_vault_is_what_it_takes(made: Made) 
     rotator.run("rotate", "a", status=0)
 
 
+def set_up(vault: VaultServer, mount: str, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run the script, as root unless another token is given. The role is named as the mount is."""
+    environment = {
+        "PATH": f"{vault_program().parent}:{os.environ['PATH']}",
+        "HOME": str(home),
+        "VAULT_ADDR": vault.address,
+        "VAULT_TOKEN": vault.root_token,
+        "MOUNT": mount,
+        "ROLE": mount,
+        **more,
+    }
+    script = DEPLOY / "setup.sh"
+    return subprocess.run([script], env=environment, check=False, capture_output=True, text=True, timeout=60)
+
+
 def test_the_script_lets_a_service_account_log_in(
     made: Made, vault: VaultServer, kube: KubeServer, tmp_path: Path
 ) -> None:
@@ -153,16 +168,6 @@ def test_the_script_lets_a_service_account_log_in(
     mount, namespace = vault_kubernetes(vault, kube), kube.namespace()
     policy = tmp_path / "policy.hcl"
     policy.write_text(POLICY.replace('"secret/', f'"{paths.mount}/'))
-    environment = {
-        "PATH": f"{vault_program().parent}:{os.environ['PATH']}",
-        "HOME": str(tmp_path),
-        "VAULT_ADDR": vault.address,
-        "VAULT_TOKEN": vault.root_token,
-        "MOUNT": mount,
-        "ROLE": mount,
-        "NAMESPACE": namespace,
-        "POLICY": str(policy),
-    }
     less = "".join(
         f'path "{path}" {{ capabilities = ["create", "update"] }}\n'
         for path in (f"sys/policies/acl/{mount}", f"auth/{mount}/role/{mount}")
@@ -170,8 +175,7 @@ def test_the_script_lets_a_service_account_log_in(
     may_not_look = vault.policy_token(less)  # whether it is enabled: that takes sudo
     RECORDER.add_secret("a Vault token", may_not_look)
     for token in (vault.root_token, vault.root_token, may_not_look):
-        environment["VAULT_TOKEN"] = token
-        subprocess.run([DEPLOY / "setup.sh"], env=environment, check=True, capture_output=True, timeout=60)
+        set_up(vault, mount, tmp_path, VAULT_TOKEN=token, NAMESPACE=namespace, POLICY=str(policy)).check_returncode()
 
     jwt = tmp_path / "token"
     auth = {"method": "kubernetes", "mount": mount, "role": mount, "token_file": str(jwt)}
@@ -229,20 +233,9 @@ def test_the_script_enables_and_configures_kubernetes_auth_where_it_is_not(
     reviewer.write_text(kube.token_for("vault", "reviewer"))
     kube.bind_cluster_role("system:auth-delegator", "vault", "reviewer")
     namespace = kube.namespace()
-    environment = {
-        "PATH": f"{vault_program().parent}:{os.environ['PATH']}",
-        "HOME": str(tmp_path),
-        "VAULT_ADDR": vault.address,
-        "VAULT_TOKEN": vault.root_token,
-        "MOUNT": mount,
-        "ROLE": mount,
-        "NAMESPACE": namespace,
-        "KUBERNETES_HOST": kube.address,
-        "KUBERNETES_CA": str(kube.ca_file),
-        "REVIEWER_TOKEN": str(reviewer),
-    }
+    cluster = {"KUBERNETES_HOST": kube.address, "KUBERNETES_CA": str(kube.ca_file), "REVIEWER_TOKEN": str(reviewer)}
     for _ in range(2):
-        subprocess.run([DEPLOY / "setup.sh"], env=environment, check=True, capture_output=True, timeout=60)
+        set_up(vault, mount, tmp_path, NAMESPACE=namespace, **cluster).check_returncode()
 
     jwt = kube.token_for(namespace, "rotator", "vault")
     answer = vault.request("POST", f"auth/{mount}/login", {"role": mount, "jwt": jwt}, token="")
@@ -257,18 +250,7 @@ def test_the_script_leaves_the_mount_of_another_cluster_alone(
 ) -> None:
     mount = vault_kubernetes(vault, kube)
     before = vault.request("GET", f"auth/{mount}/config").raise_for_status().json()["data"]
-    environment = {
-        "PATH": f"{vault_program().parent}:{os.environ['PATH']}",
-        "HOME": str(tmp_path),
-        "VAULT_ADDR": vault.address,
-        "VAULT_TOKEN": vault.root_token,
-        "MOUNT": mount,
-        "ROLE": mount,
-        "KUBERNETES_HOST": "https://another-cluster.test:6443",
-    }
-    done = subprocess.run(
-        [DEPLOY / "setup.sh"], env=environment, check=False, capture_output=True, text=True, timeout=60
-    )
+    done = set_up(vault, mount, tmp_path, KUBERNETES_HOST="https://another-cluster.test:6443")
     assert done.returncode == 1
     assert f"auth/{mount} serves the cluster at {kube.address}, so nothing was changed there" in done.stderr
     assert vault.request("GET", f"auth/{mount}/config").raise_for_status().json()["data"] == before
