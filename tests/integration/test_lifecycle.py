@@ -55,7 +55,8 @@ def test_a_changed_file_is_taken_up_without_a_signal(rotator: Installation) -> N
     loaded = daemon.wait_for("configuration_loaded")
     assert counts(loaded) == (2, 1, 1, 1)
     for event in (daemon.wait_for("started"), loaded):
-        assert re.match(r"respan: 2 targets, [\d.]+ at 3 a rotation \(create, shorten, delete\), ", event["budget"])
+        assert re.match(r"respan: 2 targets need [\d.]+ of [\d,]+ requests a minute \(0%\): ", event["budget"])
+        assert "for rotations, each of 3 (create, shorten, delete); " in event["budget"]
     daemon.wait_for("key_published", target="c")
     assert daemon.wait_for("key_published", 2, target="a")["reason"] == "drifted"
     assert shown(daemon) == {"a", "c"}
