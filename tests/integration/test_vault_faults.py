@@ -24,6 +24,7 @@ from support.vaultstore import (
     empty,
 )
 
+from rotator.config.values import VaultReference
 from rotator.core.errors import (
     StoreError,
     StoreOutcomeUnknown,
@@ -401,6 +402,20 @@ def test_a_counter_without_its_version_is_a_history_without_a_current_one(server
 
     assert (history.current_version, history.current) == (5, None)
     assert [found.data for found in history.versions] == [{"n": "3"}]
+
+
+@pytest.mark.parametrize("page", [Reply(200, "<html>Down for maintenance"), Reply(200, {}), Reply(204)], ids=str)
+def test_a_page_in_place_of_a_version_is_no_absent_version(server: Canned, store: MeteredStore, page: Reply) -> None:
+    server.answer = empty
+    assert store.newest("app").current_version == 0, "and from now on the mount is known"
+    server.answer = answering(page)
+    for look in (lambda: store.newest("app"), lambda: store.read_secret(VaultReference("kv", "respan", "api_key"))):
+        with pytest.raises(StoreUnavailable, match="a proxy"):
+            look()
+    listed = keeping(2, {1: version(), 2: version()}, {1, 2})
+    server.answer = lambda asked: page if asked.path.endswith("?version=1") else listed(asked)
+    with pytest.raises(StoreUnavailable, match="a proxy"):
+        store.history("app")
 
 
 def test_a_current_version_that_is_listed_and_not_there_is_not_believed(server: Canned, store: MeteredStore) -> None:

@@ -332,8 +332,8 @@ def _read_metadata(answer: Answer) -> _Metadata | None:
 
 
 def _read_version(answer: Answer) -> Version | None:
-    """Return a version, with data None when it is deleted or destroyed; None when there is no such version."""
-    if "data" not in answer.body:
+    """Return a version, with data None when it is deleted or destroyed; None when Vault's 404 shows no such version."""
+    if not answer.is_success and "data" not in answer.body:
         return None
     facts = answer.body["data"]["metadata"]
     data = answer.body["data"]["data"]
