@@ -151,8 +151,13 @@ def fragments(secret: str) -> frozenset[int]:
     """Hashes of all its fragments: as it is, in hex, and in base64 wherever it begins within a longer text."""
     raw = secret.encode(errors="surrogatepass")
     prefix = _PREFIXED.match(secret)
-    forms = [plain(secret[prefix.end() :] if prefix else secret), raw.hex(), raw.hex().upper(), *_in_base64(raw)]
-    return frozenset(hash(fragment) for form in forms for fragment in _TELLING.findall(form))
+    forms = [plain(secret[prefix.end() :] if prefix else secret), raw.hex(), *_in_base64(raw)]
+    return frozenset(hash(fragment) for form in forms for fragment in _telling(form))
+
+
+def _telling(text: str) -> Iterator[str]:
+    """In small letters: a server may repeat a key in capitals, and many kinds of key lose nothing by that."""
+    return map(str.lower, _TELLING.findall(text))
 
 
 def length_as_words(secret: str) -> int:
@@ -170,9 +175,10 @@ def _in_base64(raw: bytes) -> Iterator[str]:
 def occurrences(view: View, known: Set[int], whole: Iterable[str]) -> Iterator[Span]:
     """Where known fragments, and these whole texts, stand in a condensed text, with the few characters around."""
     text = view.text
-    is_in = not known.isdisjoint(map(hash, _TELLING.findall(text)))  # most texts hold none
-    hits = [found.start() for found in _TELLING.finditer(text) if hash(found[1]) in known] if is_in else []
-    found = [*_runs(hits), *(found.span() for form in whole for found in re.finditer(re.escape(form), text))]
+    is_in = not known.isdisjoint(map(hash, _telling(text)))  # most texts hold none
+    hits = [found.start() for found in _TELLING.finditer(text) if hash(found[1].lower()) in known] if is_in else []
+    words = (found.span() for form in whole for found in re.finditer(re.escape(form), text, re.IGNORECASE))
+    found = [*_runs(hits), *words]
     for start, end in merged(found):
         yield _with_the_rest(view, start, end)
 

@@ -151,6 +151,27 @@ def test_a_secret_is_hidden_among_whatever(around: str) -> None:
         assert "staple" not in shown
 
 
+@pytest.mark.parametrize("changed", [str.upper, str.lower, str.swapcase])
+@pytest.mark.parametrize(
+    "alphabet", ["0123456789abcdef", "0123456789ABCDEF", "abcdefghijklmnopqrstuvwxyz234567", _WORD]
+)
+def test_a_known_secret_is_hidden_in_any_case(changed: Callable[[str], str], alphabet: str) -> None:
+    generator, left = random.Random(alphabet), []
+    for _ in range(100):
+        scrubber, held = Scrubber(), Secret("sk-" + "".join(generator.choices(alphabet, k=40)))
+        scrubber.register(held)
+        spelled = changed(held.reveal())
+        left.append(longest_left(scrubber(f"the key {spelled} is bad"), spelled))
+    assert max(left) < 3 * FRAGMENT
+    assert sum(most >= FRAGMENT for most in left) <= 15, "of 100: letters alone may be ordinary words"
+
+
+def test_words_in_capitals_are_found_as_well() -> None:
+    scrubber, held = Scrubber(), Secret("my-rotator-token")
+    scrubber.register(held)
+    assert scrubber("X-Token: MY-ROTATOR-TOKEN") == f"X-Token: {HIDDEN}"
+
+
 def test_a_text_is_hidden_for_as_long_as_its_secret_lives() -> None:
     scrubber = knowing_respan()
     kept = scrubber.register(Secret(ORGANISATION_KEY))
