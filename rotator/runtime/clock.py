@@ -12,6 +12,9 @@ _SECOND = timedelta(seconds=1)
 _NOISE = timedelta(seconds=2)
 """How far apart two readings of one clock may be, since dates are exact to the second."""
 
+TOO_LATE = 3000
+"""No clock shows this year: adding the difference to a time could leave the calendar, and end all work."""
+
 
 class SystemClock:
     """The machine's clocks. `stop` ends every sleep at once, so that no thread delays the end of the program."""
@@ -101,6 +104,7 @@ class SystemClock:
 def http_date(date: str) -> datetime | None:
     """Return the time of an answer's `Date`, or None. All answers of one second share it."""
     try:
-        return parsedate_to_datetime(date).replace(tzinfo=UTC)
+        moment = parsedate_to_datetime(date).replace(tzinfo=UTC)
     except (ValueError, OverflowError):  # the latter for an absurd year or zone
         return None
+    return moment if moment.year < TOO_LATE else None

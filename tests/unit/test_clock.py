@@ -71,7 +71,15 @@ def test_an_upstream_that_is_no_longer_configured_is_forgotten() -> None:
 
 @pytest.mark.parametrize(
     "date",
-    [None, "", "tomorrow", "Sun, 01 Mar 2026", "Sun, 99 Mar 2026 12:00:00 GMT", "Mon, 01 Jan 99999999999 00:00:00 GMT"],
+    [
+        None,
+        "",
+        "tomorrow",
+        "Sun, 01 Mar 2026",
+        "Sun, 99 Mar 2026 12:00:00 GMT",
+        "Mon, 01 Jan 99999999999 00:00:00 GMT",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+    ],
 )
 def test_a_malformed_date_is_ignored(date: str | None) -> None:
     clock = At()
