@@ -69,4 +69,4 @@ def problem_json(problem: Problem) -> dict[str, Any]:
     """Return a problem or a warning of the configuration, for `--json`."""
     from rotator.runtime.redact import scrub_lines
 
-    return {**asdict(problem), "message": scrub_lines(problem.message)}
+    return {name: scrub_lines(text) for name, text in asdict(problem).items()}

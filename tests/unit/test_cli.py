@@ -237,6 +237,16 @@ def test_json_also_when_the_configuration_cannot_be_used(invoke: Invoke, made: I
         )
 
 
+def test_a_token_that_stands_where_an_option_belongs_is_hidden(invoke: Invoke, made: Installation) -> None:
+    token = "hvs.aB3dE6gH9jK2mN5pQ8sT1vW4xY7zA0bC"
+    made.config["defaults"][token] = "1h"
+    for command in ("check", "check --json"):
+        ended = invoke(*command.split())
+        assert ended.status == 2
+        assert token not in ended.out + ended.err
+        assert "defaults." in ended.out + ended.err
+
+
 def test_json_also_when_the_store_or_the_provider_is_away(invoke: Invoke, made: Installation) -> None:
     away = {"type": "vault", "address": f"http://127.0.0.1:{free_ports(1)[0]}", "timeout": "1s"}
     made.config["stores"]["store"] = away
