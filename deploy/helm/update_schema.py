@@ -36,22 +36,32 @@ def updated() -> str:
     url = definitions["VaultSettings"]["properties"]["address"]["pattern"]
     chart["provider"]["properties"]["baseUrl"]["pattern"] = url
     chart["vault"]["properties"]["address"]["pattern"] = f"^$|{url}"
-    [provider] = tables["providers"]["patternProperties"].values()
+    [(name, provider)] = tables["providers"]["patternProperties"].items()
+    types = {kind: {"$ref": reference} for kind, reference in provider["discriminator"]["mapping"].items()}
+    any_type = {"type": "object", "properties": {"type": {"type": "string"}}, "required": ["type"]}
+    by_type = {**any_type, "allOf": [_of_type(kind, settings) for kind, settings in types.items()]}
+    chart["config"]["properties"]["providers"] = {**tables["providers"], "patternProperties": {name: by_type}}
     chart["provider"]["allOf"] = [
-        _options_of(kind, definitions[reference.rpartition("/")[2]])
-        for kind, reference in provider["discriminator"]["mapping"].items()
+        _of_type(kind, {"properties": {"options": _options(definitions[settings["$ref"].rpartition("/")[2]])}})
+        for kind, settings in types.items()
     ]
+    # Without plugins every type is known here. With plugins the template `rotator.check` compares the types.
+    known = {"properties": {"type": {"enum": list(types)}}}
+    config = {"properties": {"providers": {"additionalProperties": known}}}
+    schema["if"] = {"properties": {"plugins": {"maxItems": 0}}}
+    schema["then"] = {"properties": {"provider": known, "config": config}}
     return json.dumps(schema, indent=2) + "\n"
 
 
-def _options_of(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return which `provider.options` a type of provider takes. A plugin's type takes any."""
+def _of_type(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what holds for one type of provider. A plugin's type takes any options."""
+    return {"if": {"properties": {"type": {"const": kind}}, "required": ["type"]}, "then": settings}
+
+
+def _options(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the `provider.options` of a type with these settings."""
     options = {name: option for name, option in settings["properties"].items() if name not in OF_CHART}
-    table = {"type": "object", "properties": options, "additionalProperties": False}
-    return {
-        "if": {"properties": {"type": {"const": kind}}, "required": ["type"]},
-        "then": {"properties": {"options": table}},
-    }
+    return {"type": "object", "properties": options, "additionalProperties": False}
 
 
 if __name__ == "__main__":

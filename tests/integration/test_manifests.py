@@ -49,7 +49,7 @@ from rotator.core.events import Event, EventType
 from rotator.daemon.leader import Lease
 from rotator.daemon.main import READ_AT_START
 from rotator.notify.external_secrets import ExternalSecretsSender
-from rotator.providers.registry import installed_types
+from rotator.providers.registry import BUILT_IN, installed_types
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.kubernetes import Access, LeaseSettings
 from tools.build_servers import EXTERNAL_SECRETS_CRDS, HELM, HELM_4, Server
@@ -250,6 +250,9 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("provider.baseUrl=https://respan.test:99999", "at '/provider/baseUrl'"),
         ("provider.options.preset=litellm", "at '/provider/options': additional properties 'preset' not allowed"),
         ("provider.name=a b", "at '/provider/name'"),
+        ("provider.type=respam", "at '/provider/type': value must be one of 'http', 'respan'\n"),
+        ("config.providers.r.type=respam", "at '/config/providers/r/type': value must be one of 'http', 'respan'\n"),
+        ("config.providers.r.api_key.env=K", "at '/config/providers/r': missing property 'type'\n"),
         ("config.providers.a b.type=respan", "at '/config/providers': additional properties 'a b' not allowed"),
         ("config.stores.v.type=vault,config.stores.v.address=vault:8200", "at '/config/stores/v/address'"),
         ("config.daemon.jitter=60%", "at '/config/daemon/jitter': '60%' does not match pattern"),
@@ -306,6 +309,11 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
             "config.providers.r.type=respan,config.providers.r.api_key.env=K,config.providers.r.base_url=http://r.test",
             "config.providers.r.base_url must begin with https://",
         ),
+        ("plugins={acme},provider.type=acm", 'provider.type: there is no type "acm". Use http or respan or acme\n'),
+        (
+            "plugins={acme},config.providers.a.type=acm",
+            'config.providers.a.type: there is no type "acm". Use http or respan or acme\n',
+        ),
         ("owner=", "owner: give this installation a name"),
         ("vault.address=", "vault.address: set the address of Vault"),
         ("lease.enabled=false", "without the Lease only one may run"),
@@ -358,8 +366,17 @@ def test_a_value_that_the_program_accepts_is_accepted(setting: str, tmp_path: Pa
     )
 
 
+def test_a_type_of_a_plugin_is_accepted_once_it_is_named() -> None:
+    one = "plugins={acme}", "provider.type=acme", "provider.options.region=eu"
+    assert '"region": "eu",' in "".join(rendered("default", MINIMAL, *one))
+    several = "plugins={acme}", "config.providers.a.type=acme", "config.providers.a.region=eu"
+    assert '"region": "eu",' in "".join(rendered("default", MINIMAL, *several))
+
+
 def test_missing_values_are_compared_with_the_programs_defaults() -> None:
     helpers = (CHART / "templates/_helpers.tpl").read_text()
+    [types] = re.findall(r"concat \(list (.*?)\)", helpers)
+    assert re.findall(r"\w+", types) == sorted(one.name for one in BUILT_IN)
     settings, hour = Changeable(), timedelta(hours=1)
     assert dict(re.findall(r'"(\w+)" "([0-9]+[h%]|api_key)"', helpers)) == {
         "ttl": f"{settings.ttl / hour:g}h",
@@ -1176,7 +1193,7 @@ def test_the_schema_describes_every_value() -> None:
 def test_the_chart_the_image_and_the_program_are_of_one_version() -> None:
     [app] = re.findall(r"^appVersion: (\S+)$", (CHART / "Chart.yaml").read_text(), re.MULTILINE)
     assert app == __version__
-    for file in ("docs/kubernetes.md", "docs/image.md"):
+    for file in ("docs/kubernetes.md", "docs/image.md", "docs/providers.md"):
         tags = re.findall(r"\brotator:([0-9][0-9.]*)", (ROOT / file).read_text())
         assert tags, file
         assert set(tags) == {__version__}, file

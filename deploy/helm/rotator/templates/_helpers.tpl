@@ -160,6 +160,13 @@ securityContext: {{- toYaml . | nindent 2 }}
 {{- include "rotator.checkUrl" (list (printf "%s.%s" $place $key) (get $part $key) (get $part "allow_insecure") (printf "%s.allow_insecure" $place)) -}}
 {{- end -}}
 {{- end -}}
+{{- $types := concat (list "http" "respan") (default list .Values.plugins) -}}
+{{- range $name, $provider := default (dict "" .Values.provider) $config.providers -}}
+{{- if not (has $provider.type $types) -}}
+{{- $place := ternary (printf "config.providers.%s" $name) "provider" (ne $name "") -}}
+{{- fail (printf "%s.type: there is no type %q. Use %s" $place $provider.type (join " or " $types)) -}}
+{{- end -}}
+{{- end -}}
 {{- $parts := dict "provider" (list .Values.provider.name) "store" (list "vault") -}}
 {{- range $option, $table := dict "provider" "providers" "store" "stores" -}}
 {{- with get $config $table }}{{ $_ := set $parts $option (keys . | sortAlpha) }}{{ end -}}
