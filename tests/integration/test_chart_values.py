@@ -97,7 +97,14 @@ COMBINATIONS: dict[str, Values] = {
     "characters": {
         "targets": {"billing-api": {"extra_fields": {"note": "{{ x }} 'a' \"b\" \\ # : \x7f \x85 \ufeff | >"}}}
     },
-    "large numbers": {"targets": {"billing-api": {"key": {"max_usage": 10_000_000, "rate_limit": 1_000_000}}}},
+    "large numbers": {
+        "targets": {"billing-api": {"key": {"max_usage": 10_000_000, "rate_limit": 1_000_000}}},
+        "vault": {"token": {"expirationSeconds": 31_536_000}},
+        "terminationGracePeriodSeconds": 1_000_000,
+        "revisionHistoryLimit": 1_000_000,
+        "podSecurityContext": {"runAsUser": 1_000_650_000},
+        "livenessProbe": {"periodSeconds": 1_000_000},
+    },
     "defaults": {"config": {"defaults": {"ttl": "7d", "renew_before": "2d", "grace_period": "1d"}}},
     "the daemon": {"config": {"daemon": {"workers": 16, "resync": "5m", "jitter": "0%", "drain": "10s"}}},
     "the sweep": {"config": {"sweep": {"interval": "1h", "max_orphans": 0}, "former_owners": ["prod"]}},

@@ -351,7 +351,7 @@ securityContext: {{- toYaml . | nindent 2 }}
     sources:
       - serviceAccountToken:
           audience: {{ .audience | quote }}
-          expirationSeconds: {{ .expirationSeconds }}
+          expirationSeconds: {{ int64 .expirationSeconds }}
           path: token
 {{- end }}
 {{- end }}
