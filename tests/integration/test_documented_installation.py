@@ -123,7 +123,9 @@ def test_the_page_leads_to_a_first_key_and_the_next_one_to_the_end(place: Place)
     place.reader.follow(upgrade)
     assert place.reader.run("kubectl -n rotator get deploy/rotator -o 'jsonpath={.spec.replicas}'") == "2"
 
-    # The end.
+    # The end. Helm leaves the pod of `helm test`.
+    test = "helm template rotator deploy/helm/rotator -n rotator -f my-values.yaml -s templates/tests/check.yaml"
+    assert "pod/rotator-test created" in place.reader.run(f"{test} | kubectl create -f -")
     served = place.served()
     assert "uninstalled" in place.reader.follow(uninstall)
     for pod in place.kubelet.pods:
