@@ -333,6 +333,8 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("env[0].name=ROTATOR_URL", "env must not hold ROTATOR_URL: the chart sets it"),
         (r"podLabels.app\.kubernetes\.io/name=x", "podLabels must not hold app.kubernetes.io/name: the chart sets"),
         (r"commonLabels.helm\.sh/chart=x", "commonLabels must not hold helm.sh/chart: the chart sets this label"),
+        ("commonLabels.team=a b", "at '/commonLabels/team': 'a b' does not match pattern"),
+        ("podLabels.a b=c", "at '/podLabels': additional properties 'a b' not allowed"),
         ("livenessProbe.httpGet.path=/", "at '/livenessProbe': additional properties 'httpGet' not allowed"),
     ],
 )
