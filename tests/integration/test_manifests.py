@@ -495,6 +495,26 @@ def test_it_is_installed_upgraded_and_removed(cluster: KubeServer, version: Serv
     assert deployment()["code"] == 404
 
 
+def test_releases_of_one_name_stand_side_by_side_in_two_namespaces(cluster: KubeServer) -> None:
+    """Their rights in a third one have names of their own. And a Service's name has no dot, unlike a release's."""
+    apps = cluster.namespace()
+    rights = f"--set=notify.external_secrets.namespaces={{{apps}}}"
+    for namespace in (cluster.namespace(), cluster.namespace()):
+        arguments = (f"--namespace={namespace}", f"--values={MINIMAL}", rights)
+        helm("install", "rotator.eu", CHART, *arguments, access=as_administrator(cluster))
+        services = f"/api/v1/namespaces/{namespace}/services"
+        assert cluster.request("GET", f"{services}/rotator-eu").is_success
+    roles = cluster.request("GET", f"/apis/rbac.authorization.k8s.io/v1/namespaces/{apps}/roles").json()["items"]
+    assert len(roles) == 2
+
+
+def test_the_notes_name_ones_own_config_maps(cluster: KubeServer) -> None:
+    arguments = (f"--namespace={cluster.namespace()}", "--dry-run=server", f"--values={EXISTING_PARTS}")
+    run = partial(helm, "install", "rotator", CHART, *arguments, access=as_administrator(cluster))
+    assert "- the ConfigMaps our-rotator, our-targets-1-of-2, our-targets-2-of-2 in " in run()
+    assert "- the ConfigMap our-rotator in " in run("--set=existingConfig.targets=null")
+
+
 def test_the_alerts_are_those_of_the_project(manifests: Callable[..., Manifests]) -> None:
     rules = (ROOT / "deploy/prometheus/rules.yaml").read_text()
     made = manifests(EVERYTHING, "prometheusRule.groups.notifications=true")["PrometheusRule/key-rotation"]
@@ -756,7 +776,7 @@ def test_every_value_of_the_pods_arrives(manifests: Callable[..., Manifests]) ->
     for name in ("PodMonitor", "PrometheusRule"):
         assert made[f"{name}/key-rotation"]["metadata"]["labels"]["release"] == "prometheus"
 
-    assert made["Role/key-rotation-external-secrets"]["metadata"]["namespace"] == "apps"
+    assert {one["metadata"]["namespace"] for name, one in made.items() if "external-secrets" in name} == {"apps"}
     role, binding = made["Role/key-rotation"], made["RoleBinding/key-rotation"]
     assert [rule.get("resourceNames") for rule in role["rules"]] == [None, ["rotation"]]
     assert [(subject["kind"], subject["name"]) for subject in binding["subjects"]] == [("ServiceAccount", "rotation")]
@@ -788,10 +808,10 @@ def test_a_configuration_of_ones_own_may_have_the_lease(manifests: Callable[...,
 def test_external_secrets_need_a_token_and_rights_where_they_are_and_without_them_there_are_none(
     manifests: Callable[..., Manifests],
 ) -> None:
-    assert "Role/rotator-external-secrets" not in manifests(MINIMAL)
+    assert not [name for name in manifests(MINIMAL) if "external-secrets" in name]
     made = manifests(DATA / "values-existing.yaml", "notify.external_secrets.namespaces={apps}")
     assert "kubernetes" in {volume["name"] for volume in pod_of(made["Deployment/rotator"])["spec"]["volumes"]}
-    role, binding = (made[f"{kind}/rotator-external-secrets"] for kind in ("Role", "RoleBinding"))
+    role, binding = (one for name, one in made.items() if "external-secrets" in name)
     assert role["rules"] == [
         {"apiGroups": ["external-secrets.io"], "resources": ["externalsecrets"], "verbs": ["list", "patch"]}
     ]
