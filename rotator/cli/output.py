@@ -21,7 +21,7 @@ from rotator.protocol.reconciler import Report
 from rotator.protocol.sweeper import SweepReport
 from rotator.runtime.redact import scrub_lines, scrub_name
 from rotator.telemetry.status import TargetStatus
-from rotator.telemetry.wording import count, in_words, use_in_words
+from rotator.telemetry.wording import count, in_words, use_in_words, verb_of
 
 
 def error_lines(what: str, error: RotatorError) -> Iterator[str]:
@@ -71,9 +71,8 @@ def _action_json(action: Action) -> dict[str, Any]:
         case Rotate():
             return {"action": "rotate", "reason": action.reason.value}
         case SetExpiry():
-            verb = "restore" if action.reason is Reason.RESTORED else "shorten"
             facts = {"key_id": scrub_name(action.record.key_id), "until": timestamp(action.until)}
-            return {"action": verb, "reason": action.reason.value, **facts}
+            return {"action": verb_of(action), "reason": action.reason.value, **facts}
         case Retire():
             return {"action": "remove", "reason": action.reason.value, "key_id": scrub_name(action.key.key_id)}
 

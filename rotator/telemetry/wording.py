@@ -8,6 +8,7 @@ from rotator.core.plan import Action, Retire, Rotate, SetExpiry
 from rotator.core.reasons import Reason
 from rotator.core.times import timestamp
 
+_VERBS = {Reason.RESTORED: "restore", Reason.IN_USE: "extend", Reason.PAUSED: "extend"}
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -51,14 +52,19 @@ def used_in_words(used: Iterable[tuple[float, str, str]]) -> str:
     return ", ".join(f"{amount:.15g} {unit or f'of {cap}'}" for amount, unit, cap in used if amount)
 
 
+def verb_of(action: SetExpiry) -> str:
+    """Return what an action does to the life of its key."""
+    return _VERBS.get(action.reason, "shorten")
+
+
 def in_words(action: Action) -> str:
     """Return what an action would do."""
     match action:
         case Rotate():
             return f"rotate ({action.reason}): create a key, publish it as version {action.base + 1}"
         case SetExpiry():
-            verb = {Reason.RESTORED: "restore", Reason.IN_USE: "extend"}.get(action.reason, "shorten")
-            return f"{verb} {action.record.key_id} to {timestamp(action.until)} ({action.reason})"
+            return f"{verb_of(action)} {action.record.key_id} to {timestamp(action.until)} ({action.reason})"
         case Retire():
-            numbers = ",".join(str(version.number) for version in action.key.versions)
-            return f"remove {action.key.key_id} ({action.reason}): destroy version {numbers}, delete it at the provider"
+            numbers = ",".join(map(str, action.key.to_destroy))
+            destroy = f"destroy version {numbers}, " if numbers else ""
+            return f"remove {action.key.key_id} ({action.reason}): {destroy}delete it at the provider"

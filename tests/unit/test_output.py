@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+from dataclasses import replace
 
 import pytest
 from support.known import used
@@ -15,10 +16,11 @@ from rotator.cli.status_table import print_status
 from rotator.cli.streams import print_json, print_line
 from rotator.core.keys import ProviderKey
 from rotator.core.orphans import Orphan, OrphanState
-from rotator.core.plan import Plan, SetExpiry
+from rotator.core.plan import Plan, Retire, SetExpiry
 from rotator.core.reasons import Reason, State
 from rotator.core.renewal import Renewal
-from rotator.core.versions import Record
+from rotator.core.superseded import Superseded
+from rotator.core.versions import Entry, Ownership, Record
 from rotator.protocol.reconciler import Report
 from rotator.protocol.sweeper import SweepReport
 from rotator.telemetry.status import TargetStatus, status_model
@@ -91,6 +93,41 @@ def test_an_id_that_looks_like_a_token_reaches_a_program_whole(capsys: pytest.Ca
     assert {tidied["orphans"][0]["key_id"], tidied["unclaimed"][0]["key_name"]} == {key_id}
     print_status(status_model("prod-eu", START, [status]), as_json=False)
     assert key_id in capsys.readouterr().out.split("\t")
+
+
+# --- what a plan would do ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reason", "verb"),
+    [
+        (Reason.SUPERSEDED, "shorten"),
+        (Reason.RESTORED, "restore"),
+        (Reason.IN_USE, "extend"),
+        (Reason.PAUSED, "extend"),
+    ],
+)
+def test_a_plan_names_what_happens_to_the_life_of_a_key(reason: Reason, verb: str) -> None:
+    """Lines and JSON alike: the key of a paused target is extended, not shortened."""
+    record = Record("prod-eu", "a", "tk_1", "n", START, START + HOUR, "p", "f")
+    action = SetExpiry(reason, record, START + 2 * HOUR)
+    status = TargetStatus(make_target("a"), Plan(State.OK, reason, record, actions=(action,)), None)
+    assert list(plan_lines(status)) == [f"a: {verb} tk_1 to 2026-03-01T14:00:00Z ({reason})"]
+    assert [action["action"] for action in plan_json(status)["actions"]] == [verb]
+
+
+def test_a_plan_names_only_the_versions_that_it_destroys() -> None:
+    """One that carries a field of another writer is kept."""
+    record = Record("prod-eu", "a", "tk_1", "n", START, START + HOUR, "p", "f")
+    ours = Entry(1, START, Ownership.OURS, record, as_configured=True, foreign_fields=frozenset())
+    shared = replace(ours, number=2, foreign_fields=frozenset({"password"}))
+    both, kept = (Superseded(record, versions, START, START) for versions in ((ours, shared), (shared,)))
+    actions = tuple(Retire(Reason.GRACE_OVER, key) for key in (both, kept))
+    status = TargetStatus(make_target("a"), Plan(State.OK, Reason.FRESH, record, actions=actions), None)
+    assert list(plan_lines(status)) == [
+        "a: remove tk_1 (grace-over): destroy version 1, delete it at the provider",
+        "a: remove tk_1 (grace-over): delete it at the provider",
+    ]
 
 
 # --- a cap -----------------------------------------------------------------------------------------------------------
