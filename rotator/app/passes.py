@@ -39,7 +39,7 @@ def work_on(
     options: PassOptions = ACT,
     planned: Callable[[Plan], object] = lambda _: None,
 ) -> Report:
-    """One pass over one target, counted. Raises nothing of ours."""
+    """Make one pass over one target, and count it. Raises nothing of ours."""
     clock = installation.clock
     started = clock.monotonic()
     try:
@@ -56,7 +56,7 @@ def work_on(
 
 
 def fault(error: BaseException) -> RotatorError:
-    """What a pass or a sweep ended with that no error of ours foresaw."""
+    """Return the error for an exception that rotator did not foresee."""
     return RotatorError(
         f"a fault in rotator: {type(error).__name__}",
         "Please report it, with the traceback in the log (unexpected_error). `rotator status` shows what is served.",
@@ -66,9 +66,10 @@ def fault(error: BaseException) -> RotatorError:
 def in_threads(
     threads: int, items: Collection[T], work: Callable[[T], R], interrupted: Callable[[], object] = lambda: None
 ) -> Iterator[R]:
-    """What comes of each, as they end; `interrupted` is called if that is not waited for, before what is under way is.
+    """Yield the result of each item as it is done.
 
-    Where the machine has no more threads, fewer work; where it has none, this one does.
+    After an exception, or where the caller stops early, nothing more begins and `interrupted` is called; then the work
+    under way ends. Where the machine has too few threads, fewer work; where it has none, this one does.
     """
     todo = deque(items)
     done: queue.SimpleQueue[Future[R]] = queue.SimpleQueue()
@@ -112,7 +113,7 @@ def sweep_all(
     stopping: Callable[[], bool] = lambda: False,
     interrupted: Callable[[], object] = lambda: None,
 ) -> Iterator[SweepReport]:
-    """One sweep over each provider's keys, counted, as they end: a provider that is slow does not hold up the others.
+    """Sweep each provider's keys, and count it. Yield each report as it is made: no provider waits for a slow one.
 
     Raises nothing of ours.
     """

@@ -26,8 +26,8 @@ NOISE = timedelta(seconds=0.1)
 """By so much may the wall clock leave the monotonic one before the next runs are written down anew."""
 
 
-class Every(BaseTrigger):  # type: ignore[misc]
-    """A run each so many seconds, counted from the one before. What was missed meanwhile is one run."""
+class Every(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types, here and below
+    """Runs a job each so many seconds, counted from the run before. Runs that were missed count as one."""
 
     def __init__(self, seconds: float, clock: Clock, *, at_once: bool = False) -> None:
         """`at_once`: the first run is due now."""
@@ -35,13 +35,13 @@ class Every(BaseTrigger):  # type: ignore[misc]
         self.due = clock.monotonic() + (0.0 if at_once else seconds)
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """When the job runs next, by the wall clock; with a previous time it is just about to run."""
+        """Return when the job runs next, by the wall clock. With a previous time it is just about to run."""
         if previous_fire_time is not None:
             self.due = self._clock.monotonic() + self._seconds
         return self.due_at(now)
 
     def due_at(self, now: datetime) -> datetime:
-        """When the job runs next, by a wall clock that now shows this."""
+        """Return when the job runs next, by a wall clock that shows `now`."""
         return now + timedelta(seconds=self.due - self._clock.monotonic())
 
 
@@ -80,7 +80,7 @@ class Jobs(BackgroundScheduler):  # type: ignore[misc]
             self.run_now(name)
 
     def problems(self) -> Iterator[str]:
-        """The threads that have ended, though they should not have."""
+        """Yield a problem for each thread that has ended and should not have."""
         if self._thread is not None and not self._thread.is_alive():
             yield "the thread that runs the jobs has ended"
         yield from self._job_threads.problems()
@@ -122,7 +122,7 @@ class JobThreads(BaseExecutor):  # type: ignore[misc]
         self._workers = Workers(len(scheduler.get_jobs()), "job")
 
     def problems(self) -> Iterator[str]:
-        """The threads that have ended, though they should not have."""
+        """Yield a problem for each thread that has ended and should not have."""
         if self._workers is not None:
             yield from self._workers.problems()
 

@@ -47,7 +47,7 @@ class Answer:
     is_gone: bool = False  # it says that there is no such key
 
     def parsed(self) -> Content | None:
-        """The body, if it is an object or an array."""
+        """Return the JSON of the body if it is an object or an array."""
         try:
             value = json.loads(self.body or b"")
         except (ValueError, RecursionError):

@@ -38,7 +38,7 @@ _SPARE = 64
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _LINE_BREAKS = str.maketrans({"\n": "\\n", "\t": "\\t"})
 
-_TOKEN = r"[\w.~+/-]"  # noqa: S105 - it says which characters tokens are made of
+_TOKEN = r"[\w.~+/-]"  # noqa: S105 - the characters of a token, and not a token
 _START = r"(?<![A-Za-z0-9])"
 _SHAPES = re.compile(
     "|".join(
@@ -60,12 +60,12 @@ _CHANGES = re.compile(r"[a-z](?=[A-Z0-9])|[A-Z](?=[a-z0-9])|[0-9](?=[A-Za-z])")
 
 
 def printable(text: str) -> str:
-    """The text on one line, without a character that a terminal would obey or that would hide others."""
+    """Return the text on one line, without a character that a terminal would obey or that would hide others."""
     return without_controls(text).translate(_LINE_BREAKS)
 
 
 def without_controls(text: str) -> str:
-    """The same, but with its line breaks and tabs."""
+    """Return the same with its line breaks and tabs."""
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
@@ -153,7 +153,7 @@ def _shapes(text: str, shapes: Sequence[re.Pattern[str]], *, foreign: bool) -> I
 
 
 def _is_random(run: str) -> bool:
-    """Whether it has what no word, path, digest or UUID has: small letters, capitals and digits in quick succession."""
+    """Return whether small letters, capitals and digits alternate as in no word, path, digest or UUID."""
     if run.islower() or run.isupper():
         return False
     changes, digits = len(_CHANGES.findall(run)) / len(run), sum(map(str.isdigit, run))
@@ -174,7 +174,7 @@ _scrubber = Scrubber()
 
 
 def register(secret: Secret) -> Secret:
-    """Hide this text in all that is shown, for as long as the secret lives. Returns it."""
+    """Hide this text in all that is shown, for as long as the secret lives. Return it."""
     return _scrubber.register(secret)
 
 
@@ -189,7 +189,7 @@ def scrub(text: str) -> str:
 
 
 def scrub_lines(text: str) -> str:
-    """The same, but with its line breaks and tabs."""
+    """Return text for a person, with its line breaks and tabs and without secrets."""
     return without_controls(_scrubber(text))
 
 

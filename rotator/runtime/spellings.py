@@ -54,7 +54,7 @@ class View:
     of: "View | None" = None  # whose pieces they are, if not the text's own
 
     def source(self, start: int, end: int) -> Span:
-        """Where that part of the reading stands in the text."""
+        """Return where a part of the reading stands in the text."""
         first, last = self._piece(start), self._piece(end - 1)
         found = first[0], last[1]
         return self.of.source(*found) if self.of else found
@@ -78,7 +78,7 @@ class _Reading:
         self._length = 0
 
     def add(self, start: int, end: int, read_as: str | None = None) -> None:
-        """The next piece of the text, and what it reads as if that is not itself."""
+        """Add the next piece of the text; `read_as` is what an escape stands for."""
         part = self._text[start:end] if read_as is None else read_as
         if part:
             self._parts.append(part)
@@ -87,12 +87,12 @@ class _Reading:
             self._length += len(part)
 
     def view(self, of: View | None = None) -> View:
-        """What was put together."""
+        """Return what was put together."""
         return View("".join(self._parts), self._offsets, self._pieces, of)
 
 
 def decoded(text: str) -> View:
-    """The text with its escapes decoded."""
+    """Return the text with its escapes decoded."""
     reading, done = _Reading(text), 0
     for found in _ESCAPES.finditer(text):
         reading.add(done, found.start())
@@ -103,7 +103,7 @@ def decoded(text: str) -> View:
 
 
 def joined(view: View) -> View:
-    """The same without what separates lines, and texts that were put together: a secret may go on behind that."""
+    """Return the same without the breaks between lines, and between joined texts: a secret may continue behind one."""
     reading, done = _Reading(view.text), 0
     for found in _JOINTS.finditer(view.text):
         stretch = view.text[done : found.start()]
@@ -114,7 +114,7 @@ def joined(view: View) -> View:
 
 
 def condensed(text: str) -> View:
-    """The text decoded: its printable ASCII without what separates, quotes or escapes, in one alphabet of base64."""
+    """Return the text decoded, as printable ASCII without separators, quotes and escapes, in one alphabet of base64."""
     reading = _Reading(text)
     for found in _PIECES.finditer(text):
         if found.lastgroup in ("plain", "lone"):
@@ -126,7 +126,7 @@ def condensed(text: str) -> View:
 
 
 def _character(found: re.Match[str]) -> str:
-    """What an escape stands for; nothing where it is only a backslash before something."""
+    """Return what an escape stands for; "" for a backslash that escapes nothing."""
     match found.lastgroup:
         case "percent" | "unit" | "byte" | "entity":
             number = int(found[found.lastgroup], 16)
@@ -143,12 +143,12 @@ def _character(found: re.Match[str]) -> str:
 
 
 def plain(secret: str) -> str:
-    """How it stands in a condensed text."""
+    """Return how a secret stands in a condensed text."""
     return condensed(secret).text
 
 
 def fragments(secret: str) -> frozenset[int]:
-    """Hashes of all its fragments: as it is, in hex, and in base64 wherever it begins within a longer text."""
+    """Return hashes of all fragments of a secret: as it is, in hex, and in base64 at each offset in a longer text."""
     raw = secret.encode(errors="surrogatepass")
     prefix = _PREFIXED.match(secret)
     forms = [plain(secret[prefix.end() :] if prefix else secret), raw.hex(), *_in_base64(raw)]
@@ -173,7 +173,7 @@ def _in_base64(raw: bytes) -> Iterator[str]:
 
 
 def occurrences(view: View, known: Set[int], whole: Iterable[str]) -> Iterator[Span]:
-    """Where known fragments, and these whole texts, stand in a condensed text, with the few characters around."""
+    """Yield where known fragments and these whole texts stand in a condensed text, with the few characters around."""
     text = view.text
     is_in = not known.isdisjoint(map(hash, _telling(text)))  # most texts hold none
     hits = [found.start() for found in _TELLING.finditer(text) if hash(found[1].lower()) in known] if is_in else []
@@ -184,7 +184,7 @@ def occurrences(view: View, known: Set[int], whole: Iterable[str]) -> Iterator[S
 
 
 def _runs(hits: Iterable[int]) -> Iterator[Span]:
-    """The fragments that begin there, those that touch each other as one."""
+    """Yield the fragments that begin at these places; those that touch each other as one."""
     start = end = 0
     for at in hits:
         if at > end:
@@ -197,7 +197,7 @@ def _runs(hits: Iterable[int]) -> Iterator[Span]:
 
 
 def _with_the_rest(view: View, start: int, end: int) -> Span:
-    """In the text, with what stands right before and after and is too short for a fragment; and a key's prefix."""
+    """Return the place in the text, with a key's prefix, and with what is too short for a fragment at each end."""
     text = view.text
     if text[start] == "." and text[max(0, start - 8) : start].isalnum():
         start = max(0, start - 8)
@@ -216,7 +216,7 @@ def _with_the_rest(view: View, start: int, end: int) -> Span:
 
 
 def merged(spans: Iterable[Span]) -> list[Span]:
-    """In order, those that touch each other as one."""
+    """Return the spans in order; those that touch each other as one."""
     found: list[Span] = []
     for start, end in sorted(spans):
         if found and start <= found[-1][1]:

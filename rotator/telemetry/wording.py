@@ -13,7 +13,7 @@ _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def count(number: int, noun: str) -> str:
-    """ "1 target", "2 targets"."""
+    """Return "1 target" or "2 targets"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
