@@ -101,7 +101,7 @@ class Consumer:
             f"{self._url}/api/chat/completions", b"{}", {"Authorization": f"Bearer {key}"}, method="POST"
         )
         try:
-            with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - as above
                 return bool(answer.status == 200)
         except urllib.error.HTTPError as error:
             error.close()

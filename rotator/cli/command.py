@@ -107,7 +107,7 @@ def stop_on_sigterm() -> None:
 class Command(TyperCommand):
     """A command that ends every failure with a message and an exit status."""
 
-    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # Typer makes the context
         """Return "TARGET" where Typer writes a required argument as "{TARGET}"."""
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 

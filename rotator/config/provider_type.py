@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, get_args
 
 from rotator.config.provider_settings import KeyOptions, ProviderSettings
 from rotator.core.errors import ProviderError
@@ -73,7 +73,7 @@ class ProviderType(Generic[S]):
     @property
     def name(self) -> str:
         """The value of `type`."""
-        [name] = self.settings.model_fields["type"].annotation.__args__  # type: ignore[union-attr]
+        [name] = get_args(self.settings.model_fields["type"].annotation)
         return str(name)
 
     def key_model(self, settings: S) -> type[KeyOptions]:

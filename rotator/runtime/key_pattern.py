@@ -1,7 +1,7 @@
 """Checks a regular expression that finds key texts, before every line of output is searched with it."""
 
 import re
-from re import _constants as codes  # type: ignore[attr-defined]
+from re import _constants as codes  # type: ignore[attr-defined]  # nothing public shows how a pattern is parsed
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 

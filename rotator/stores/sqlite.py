@@ -90,7 +90,7 @@ class SqliteStore:
         observed_at = self._clock.monotonic()
         with self._transaction(StoreUnavailable) as database:
             rows = database.execute(
-                f"SELECT number, created_at, data, destroyed FROM versions WHERE path = :path {only} ORDER BY number",  # noqa: S608
+                f"SELECT number, created_at, data, destroyed FROM versions WHERE path = :path {only} ORDER BY number",  # noqa: S608 - `only` is ours
                 {"path": path},
             ).fetchall()
         versions = tuple(

@@ -124,10 +124,10 @@ class _Reader:
             self._expiry(create, settings.answer, expire if settings.can_set_expiry else None)
         if settings.answer is not None:
             self._use(settings.answer)
-        whole = create and listing and delete and settings.list and settings.answer and settings.label
-        if self._mistakes or not whole:
+        if self._mistakes:
             return Reading(None, tuple(self._mistakes))
-        assert create and listing and delete and settings.list and settings.answer and settings.label  # noqa: S101,PT018
+        assert create and listing and delete  # noqa: S101, PT018 - for the type checker: a missing one is a mistake
+        assert settings.list and settings.answer and settings.label  # noqa: S101, PT018 - the same
         return Reading(
             Description(
                 traits=Traits(
