@@ -54,6 +54,17 @@ class Answer:
             return None
         return value if isinstance(value, dict | list) else None
 
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.status < 300
+
+    @property
+    def summary(self) -> str:
+        """The status and the answer's own words in one short line."""
+        words = self.words()
+        return f"{self.status}: {words}" if words else f"{self.status}"
+
     def words(self) -> str:
         """Return its own words: what APIs call detail, message or error, or a page's title; never the rest."""
         parsed, credential = self.parsed(), self.credential.reveal()

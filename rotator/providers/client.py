@@ -328,7 +328,7 @@ class ApiProvider(ABC):
                 answer = self._exchange(operation, request, self._header, fresh, by)
         if may_be_gone and gone(answer):
             return replace(answer, is_gone=True)
-        if 200 <= answer.status < 300:
+        if answer.is_success:
             return answer
         error = self._refusal(operation, answer)
         if isinstance(error, ProviderCredentialRefused) and operation != "list":
@@ -346,7 +346,7 @@ class ApiProvider(ABC):
         try:
             self._context.before_confirming()
             answer = self._exchange("list", self._first_page, self._header, credential, self._by())
-            if not 200 <= answer.status < 300:
+            if not answer.is_success:
                 return self._refusal("list", answer)
             self.content("list", answer)
         except ProviderError as error:

@@ -41,8 +41,7 @@ class ErrorFactory:
 
     def refusal(self, operation: str, answer: Answer, now: datetime) -> ProviderError:
         """Return the error for a status that is no success. A 408 may come from a proxy that gave up on the server."""
-        status, words, asked = answer.status, answer.words(), _ASKED_TO[operation]
-        reply = f"{status}: {words}" if words else f"{status}"
+        status, reply, asked = answer.status, answer.summary, _ASKED_TO[operation]
         if status in (401, 403):  # providers differ in which of the two they use
             return self.credential(f"{self.label} refused the management credential ({reply}) when asked to {asked}")
         if status == 407:
@@ -72,8 +71,7 @@ class ErrorFactory:
         """Return what a 401 or 403 means after a list was tried with the same key; `wrong` is that list's error."""
         if isinstance(wrong, ProviderCredentialRefused | ProviderRateLimited):
             return wrong
-        words, asked = answer.words(), _ASKED_TO[operation]
-        refused = f"{self.label} refused to {asked} ({answer.status}{f': {words}' if words else ''})"
+        refused = f"{self.label} refused to {_ASKED_TO[operation]} ({answer.summary})"
         if wrong is not None:
             return ProviderUnavailable(
                 f"{refused}; whether it refuses the management credential is not known, for a list failed: "
@@ -97,9 +95,9 @@ class ErrorFactory:
 
     def not_accepted(self, answer: Answer, request: str) -> ProviderKeyNotAccepted:
         """Return the error for a probe that was answered with another status than the accepted ones."""
-        reply = f"{answer.status}: {words}" if (words := answer.words()) else f"{answer.status}"
         return ProviderKeyNotAccepted(
-            f"a new key does not work: {request} was answered with {reply}; it is removed, and the served key stays",
+            f"a new key does not work: {request} was answered with {answer.summary}; it is removed, and the served key "
+            "stays",
             f'Look at the probe of provider "{self.provider}" (url, method, accept), and at the key parameters.',
         )
 
