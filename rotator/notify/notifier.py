@@ -20,7 +20,7 @@ from rotator.notify.notification import Facts, Sender, notification
 from rotator.notify.outbox import Outbox
 from rotator.notify.target_health import Change, TargetHealth
 from rotator.protocol.reconciler import Report
-from rotator.runtime.redact import NAMES, scrub, scrub_name
+from rotator.runtime.redact import scrub_fields
 from rotator.telemetry.logging import unexpected
 from rotator.telemetry.metrics import Notifications
 
@@ -144,11 +144,7 @@ class Notifier:
         self._notify(change.kind, change.since, change.target, change.facts, change.since.timestamp())
 
     def _notify(self, kind: str, at: datetime, target: str, facts: Facts, *identity: object) -> None:
-        shown = {
-            name: (scrub_name if name in NAMES else scrub)(value) if isinstance(value, str) else value
-            for name, value in facts.items()
-        }
-        made = notification(kind, at, self._owner, target, shown, *identity)
+        made = notification(kind, at, self._owner, target, scrub_fields(facts), *identity)
         for outbox in self._outboxes.values():
             outbox.put(made)
 

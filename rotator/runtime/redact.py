@@ -8,8 +8,9 @@ the rest of a secret at its end, so use `quoted` to shorten foreign text.
 import re
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from rotator.core.secrets import Secret
 from rotator.runtime.spellings import (
@@ -23,6 +24,8 @@ from rotator.runtime.spellings import (
     occurrences,
     plain,
 )
+
+T = TypeVar("T")
 
 HIDDEN = "[hidden]"
 
@@ -205,6 +208,14 @@ NAMES = frozenset(("key_id", "key_name", "target"))
 def scrub_name(text: str) -> str:
     """Return an id or a name, on one line: only registered secrets are hidden in it."""
     return printable(_scrubber.known(text))
+
+
+def scrub_fields(fields: Mapping[str, T]) -> dict[str, T | str]:
+    """Return the fields of an event, each text redacted and on one line."""
+    return {
+        name: (scrub_name if name in NAMES else scrub)(value) if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
 
 
 def quoted(text: str, *secrets: str) -> str:

@@ -23,7 +23,7 @@ from rotator.core.renewal import margin
 from rotator.core.superseded import Superseded
 from rotator.core.target import Target
 from rotator.core.versions import Record
-from rotator.runtime.redact import NAMES, scrub, scrub_name
+from rotator.runtime.redact import scrub, scrub_fields, scrub_name
 from rotator.telemetry.status_json import (
     DaemonJson,
     DaemonStatusJson,
@@ -180,11 +180,7 @@ class RecordedEvent:
     @property
     def fields(self) -> dict[str, str | int | float | bool]:
         """Return the fields of the event, redacted, without the traceback."""
-        shown = {name: value for name, value in self.event.fields.items() if name != "traceback"}
-        return {
-            name: (scrub_name if name in NAMES else scrub)(value) if isinstance(value, str) else value
-            for name, value in shown.items()
-        }
+        return scrub_fields({name: value for name, value in self.event.fields.items() if name != "traceback"})
 
     def to_model(self) -> EventJson:
         """Return the event's part of `/status.json`."""
