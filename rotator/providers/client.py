@@ -5,7 +5,7 @@ Nothing is decided here about targets, and nothing is logged. No exception that 
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -55,7 +55,8 @@ class ApiProvider(ABC):
     expiry. It calls `call` for one request, `content` for the JSON of its answer, `list_pages` for a list, `found` for
     one key by the list, and raises what `errors` makes. It keeps no state.
 
-    `first_page` is the request for the first page of the list, and `header` holds the management credential.
+    `first_page` is the request for the first page of the list, and `header` holds the management credential. `reads`
+    completes the sentence "asked to ..." for each operation of its own that it calls `look_up` with.
 
     The credential is read at the first use and kept. It is read again after a refusal (if it then is another one, the
     refused request is repeated once) and after `look_again`. What reading it raises is passed on. While it is refused,
@@ -73,10 +74,11 @@ class ApiProvider(ABC):
         traits: Traits,
         first_page: Request,
         header: CredentialHeader = BEARER,
+        reads: Mapping[str, str] = {},
     ) -> None:
         self.traits = traits
         proxy = context.proxy
-        self.errors = ErrorFactory(context.name, settings.base_url, traits.label, proxy.url if proxy else "")
+        self.errors = ErrorFactory(context.name, settings.base_url, traits.label, proxy.url if proxy else "", reads)
         self.circuit: Circuit[ProviderCredentialRefused | ProxyRefused] = Circuit(context.clock)
         self.outage: Outage[ProviderError] = Outage(context.clock)
         self._base_url = settings.base_url.rstrip("/")

@@ -1,7 +1,8 @@
 """The errors of a provider."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -21,12 +22,11 @@ _ASKED_TO = {
     "create": "create a key",
     "list": "list the keys",
     "retrieve": "look up a key",
-    "policies": "list the limit policies",
     "update": "change a key's expiry",
     "delete": "delete a key",
     "probe": "accept a new key",
 }
-_READS = frozenset({"list", "retrieve", "policies", "probe"})
+_READS = frozenset({"list", "retrieve", "probe"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,12 @@ class ErrorFactory:
     label: str
     proxy: str = ""
     """The URL of the proxy, if there is one."""
+    reads: Mapping[str, str] = field(default_factory=dict)
+    """What the provider's further reads ask it to do, by their operations."""
 
     def refusal(self, operation: str, answer: Answer, now: datetime) -> ProviderError:
         """Return the error for a status that is no success. A 408 may come from a proxy that gave up on the server."""
-        status, reply, asked = answer.status, answer.summary, _ASKED_TO[operation]
+        status, reply, asked = answer.status, answer.summary, self._asked_to(operation)
         if status in (401, 403):  # providers differ in which of the two they use
             return self.credential(f"{self.label} refused the management credential ({reply}) when asked to {asked}")
         if status == 407:
@@ -71,7 +73,7 @@ class ErrorFactory:
         """Return what a 401 or 403 means after a list was tried with the same key; `wrong` is that list's error."""
         if isinstance(wrong, ProviderCredentialRefused | ProviderRateLimited):
             return wrong
-        refused = f"{self.label} refused to {_ASKED_TO[operation]} ({answer.summary})"
+        refused = f"{self.label} refused to {self._asked_to(operation)} ({answer.summary})"
         if wrong is not None:
             return ProviderUnavailable(
                 f"{refused}; whether it refuses the management credential is not known, for a list failed: "
@@ -103,12 +105,12 @@ class ErrorFactory:
 
     def unsettled(self, operation: str, what: str) -> ProviderError:
         """Return the error for a request without a clear outcome: a read failed, a change may have been made."""
-        message = f"{self.label} {what}, when asked to {_ASKED_TO[operation]}"
+        message = f"{self.label} {what}, when asked to {self._asked_to(operation)}"
         advice = (
             f"If the error persists, check {self.label}'s status, and the network and proxies between rotator and "
             f"{self.base_url}."
         )
-        if operation in _READS:
+        if operation in _READS or operation in self.reads:
             return ProviderUnavailable(f"{message}; nothing was changed", advice)
         return ProviderOutcomeUnknown(f"{message}; whether it was done is not known", advice)
 
@@ -175,6 +177,9 @@ class ErrorFactory:
             f"Set {self._base_url()} to {self.label}'s own address, or correct the proxy that answers there: the next "
             f"page's address in the answer must end in {path} and the query of the next page.",
         )
+
+    def _asked_to(self, operation: str) -> str:
+        return self.reads.get(operation) or _ASKED_TO[operation]
 
     def _proxy(self) -> str:
         return f'proxy of provider "{self.provider}" ({self.proxy})'

@@ -26,7 +26,8 @@ class RespanProvider(ApiProvider):
     """Issues keys through Respan."""
 
     def __init__(self, settings: RespanSettings, context: ProviderContext) -> None:
-        super().__init__(settings, context, TRAITS, Request("GET", LIST_PATH))
+        reads = {"policies": "list the limit policies"}
+        super().__init__(settings, context, TRAITS, Request("GET", LIST_PATH), reads=reads)
         self._reads_policies = settings.limit_policies
 
     def create(self, name: str, parameters: KeyParameters, expires_at: datetime) -> CreatedKey:
