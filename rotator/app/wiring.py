@@ -15,11 +15,7 @@ from rotator.config.loader import Configuration
 from rotator.config.provider_settings import ProviderSettings
 from rotator.config.provider_type import ConnectedProvider
 from rotator.core.caps import HOT_EVERY
-from rotator.core.errors import (
-    ProviderError,
-    RotatorError,
-    StoreError,
-)
+from rotator.core.errors import ProviderError, RotatorError, StoreError
 from rotator.core.events import Event, EventType
 from rotator.core.ports import Leadership, Listener, Ports
 from rotator.core.reasons import Reason
@@ -101,8 +97,8 @@ class Installation:
                 clock,
                 listen,
                 served[name],
-                configuration.sweep.min_age,
-                predecessor.strays[name].waiting if predecessor and name in predecessor.strays else None,
+                min_age=configuration.sweep.min_age,
+                waiting=predecessor.strays[name].waiting if predecessor and name in predecessor.strays else None,
             )
             for name in self.providers
         }
@@ -127,12 +123,12 @@ class Installation:
                     frozenset(configuration.former_owners),
                     names,
                     self._ports(provider, store, leads),
-                    Memory(self._kept, served[provider], is_swept=is_swept),
-                    configuration.sweep.min_age,
-                    self._recognitions[provider],
-                    claims,
-                    configuration.sweep.interval,
-                    hot_every,
+                    memory=Memory(self._kept, served[provider], is_swept=is_swept),
+                    min_age=configuration.sweep.min_age,
+                    recognition=self._recognitions[provider],
+                    claims=claims,
+                    list_every=configuration.sweep.interval,
+                    hot_every=hot_every,
                 )
             )
             for provider, store in product(self.providers, self.stores)
