@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from rotator.app.wiring import Installation
-from rotator.core.errors import ProviderError, RotatorError
+from rotator.core.errors import ClockDisagrees, ProviderError, RotatorError
 from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.plan import Plan
 from rotator.core.reasons import EARLY_HOLDS, Reason, State
@@ -23,6 +23,7 @@ from rotator.core.times import timestamp
 from rotator.core.versions import Record
 from rotator.protocol.reconciler import Report
 from rotator.protocol.sweeper import Sweeper, SweepReport
+from rotator.runtime.clock import SystemClock
 from rotator.runtime.threads import start
 from rotator.telemetry.logging import unexpected
 from rotator.telemetry.metrics import FAILURE, LOST, SUCCESS, Metrics
@@ -164,6 +165,13 @@ def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None
             **({"retry_at": timestamp(retry_at)} if retry_at else {}),
         },
     )
+
+
+def clock_skew(clock: SystemClock) -> Event:
+    """Return what a log needs of a clock that upstreams contradict."""
+    error = ClockDisagrees()
+    fields = {"skews": clock.skews_in_words(), "error": error.message, "advice": error.advice}
+    return Event(EventType.CLOCK_SKEW_DETECTED, "", Level.ERROR, fields)
 
 
 def _of_caps(target: Target, plan: Plan) -> Iterator[Event]:

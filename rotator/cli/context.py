@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from rotator import __version__
-from rotator.app.passes import in_threads, sweep_all, work_on
+from rotator.app.passes import clock_skew, in_threads, sweep_all, work_on
 from rotator.app.wiring import Installation
 from rotator.cli.command import Common, LogLevel, stop_on_sigterm
 from rotator.cli.exit_status import usage_error
@@ -22,8 +22,8 @@ from rotator.cli.remote import request_look
 from rotator.cli.streams import print_error
 from rotator.cli.use import UseReader
 from rotator.config.loader import load
-from rotator.core.errors import ClockDisagrees, ProviderError, ProviderRateLimited, RotatorError, StoreError
-from rotator.core.events import AUDIT, Event, EventType, Level
+from rotator.core.errors import ProviderError, ProviderRateLimited, RotatorError, StoreError
+from rotator.core.events import AUDIT, Event
 from rotator.core.keys import ListedKey
 from rotator.core.orphans import by_place
 from rotator.core.plan import deadline, plan
@@ -98,9 +98,7 @@ class Session:
     def _report_clock(self) -> None:
         """Report a wrong clock: at the end of the command the upstreams' answers have shown their time."""
         if not self.clock.trusted():
-            error = ClockDisagrees()
-            fields = {"skews": self.clock.skews_in_words(), "error": error.message, "advice": error.advice}
-            self.emit(Event(EventType.CLOCK_SKEW_DETECTED, "", Level.ERROR, fields))
+            self.emit(clock_skew(self.clock))
 
     def _remove_strays(self, installation: Installation) -> None:
         """Look for keys whose creation was not confirmed: no later process knows of them."""

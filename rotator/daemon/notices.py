@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from datetime import datetime
 
-from rotator.app.passes import troubles
-from rotator.core.errors import ClockDisagrees, ProviderOutcomeUnknown, ProviderUnavailable, RotatorError
+from rotator.app.passes import clock_skew, troubles
+from rotator.core.errors import ProviderOutcomeUnknown, ProviderUnavailable, RotatorError
 from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.orphans import OrphanState, Outcome
 from rotator.core.ports import Listener
@@ -176,13 +176,10 @@ class Reports:
 
     def timed(self, clock: SystemClock) -> None:
         """Report when upstreams contradict the clock, and when they agree again."""
-        skews = clock.skews_in_words()
         if clock.trusted():
-            self._clock.resolve(Event(EventType.CLOCK_SKEW_RESOLVED, fields={"skews": skews}))
+            self._clock.resolve(Event(EventType.CLOCK_SKEW_RESOLVED, fields={"skews": clock.skews_in_words()}))
         else:
-            error = ClockDisagrees()
-            fields = {"skews": skews, "error": error.message, "advice": error.advice}
-            self._clock.report(Event(EventType.CLOCK_SKEW_DETECTED, "", Level.ERROR, fields))
+            self._clock.report(clock_skew(clock))
 
 
 def is_known(error: RotatorError, provider: str, upstreams: Mapping[str, RotatorError | None]) -> bool:
