@@ -61,9 +61,9 @@ class Installation:
         leads: Leadership = lambda: True,
         *,
         is_swept: bool = False,
-        watches_use: bool = False,
+        as_daemon: bool = False,
     ) -> None:
-        """`is_swept`: this process sweeps. `watches_use`: it reckons as if it looked at hot keys between two lists."""
+        """`is_swept`: this process sweeps. `as_daemon`: it plans as a daemon does, which also looks at hot keys."""
         self.configuration = configuration
         self.clock = clock
         self._environment = environment
@@ -102,7 +102,7 @@ class Installation:
             )
             for name in self.providers
         }
-        hot_every = min(HOT_EVERY, configuration.sweep.interval) if is_swept or watches_use else None
+        hot_every = min(HOT_EVERY, configuration.sweep.interval) if is_swept or as_daemon else None
         self._reconcilers = self._made_reconcilers(served, leads, hot_every, is_swept=is_swept)
         self.sweepers = {name: self._sweeper(name) for name in self.providers}
         self.use_watches = {name: self._use_watch(name) for name in self.providers}

@@ -52,15 +52,15 @@ TRIES_AFTER_429 = 3
 class Session:
     """One command's configuration, installation, clock and metrics. A context manager: it closes the installation."""
 
-    def __init__(self, common: Common, default_level: LogLevel, *, foretells: bool = False) -> None:
-        """`foretells`: it shows what a daemon would do. Raises `ConfigurationError`."""
+    def __init__(self, common: Common, default_level: LogLevel, *, as_daemon: bool = False) -> None:
+        """`as_daemon`: it plans as a daemon does. Raises `ConfigurationError`."""
         common.start_logging(default_level)
         self.emit: Listener = log_event
         self.configuration = load(common.config, os.environ, installed_types())
         self.clock = SystemClock()
         self.metrics = Metrics(__version__)
         self.reports: dict[str, Report] = {}  # of the passes that `work` has finished, by target
-        self._url, self._foretells = common.url, foretells
+        self._url, self._as_daemon = common.url, as_daemon
         self._has_changed = False  # whether this command changed a key or a path
         self._at_end = ExitStack()
         self._at_end.callback(self._inform_daemon)
@@ -80,7 +80,7 @@ class Session:
         Raises `RotatorError`.
         """
         built = Installation(
-            self.configuration, os.environ, self.clock, self.metrics, self._on_event, watches_use=self._foretells
+            self.configuration, os.environ, self.clock, self.metrics, self._on_event, as_daemon=self._as_daemon
         )
         self._at_end.callback(built.close)
         self._at_end.callback(self._remove_strays, built)

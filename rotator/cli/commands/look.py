@@ -15,7 +15,7 @@ from rotator.telemetry.status_json import StatusJson
 
 def show_plan(common: Common, *, exit_code: bool, as_json: bool) -> None:
     """Print what would be done now."""
-    with Session(common, "warning", foretells=True) as session:
+    with Session(common, "warning", as_daemon=True) as session:
         session.leave_half_of_the_budgets()  # each superseded key costs a request
         targets = session.configuration.targets.values()
         statuses = session.look(targets, confirm=True, use=session.read_use(targets))
@@ -40,7 +40,7 @@ def show_status(common: Common, url: str | None, *, as_json: bool) -> None:
 
 
 def _from_the_stores(common: Common, *, as_json: bool) -> StatusJson:
-    with Session(common, "warning", foretells=True) as session:
+    with Session(common, "warning", as_daemon=True) as session:
         session.leave_half_of_the_budgets()  # the use of keys with caps costs a list
         targets = session.configuration.targets.values()
         looked = session.look(targets, confirm=False, use=session.read_use(targets))
