@@ -24,7 +24,7 @@ MOST = 65_536  # bytes of an answer, which nothing looks at
 
 _GONE = 410
 _LATER = (408, 425, 429)
-_BASE64 = re.compile("[A-Za-z0-9+/]{8,}={0,2}")
+_BASE64 = re.compile("(?:[A-Za-z0-9+/]{4}){2,}(?:[A-Za-z0-9+/]{2,3})?={0,2}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,15 @@ def test_the_id_follows_from_what_happened() -> None:
 
 
 @pytest.mark.parametrize(
-    "secret", ["whsec_", "short", "whsec_not base64 at all!", "whsec_with-url-safe_letters", "ключ" * 9]
+    "secret",
+    [
+        "whsec_",
+        "short",
+        "whsec_not base64 at all!",
+        "whsec_with-url-safe_letters",
+        "ключ" * 9,
+        f"{SECRET}A",  # of such a length no Base64 is
+    ],
 )
 def test_a_secret_that_is_not_base64_is_refused_unsent(receiver: Receiver, made: Make, secret: str) -> None:
     with pytest.raises(NotificationRefused, match=r"the secret of notify\.webhooks\.chat is not Base64") as refused:
