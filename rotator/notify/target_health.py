@@ -8,9 +8,10 @@ that, the successor finds by its own passes.
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ValidationError
 
 from rotator.core.ports import Clock, Leadership
 from rotator.notify.notification import Facts
@@ -34,11 +35,14 @@ class Change:
         return "target.failing" if self.fails else "target.recovered"
 
 
+_Moment = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
+
+
 class _Shared(BaseModel):
     """The annotation: by target, when it began to fail, or to work again."""
 
-    failing: dict[str, AwareDatetime] = {}
-    recovered: dict[str, AwareDatetime] = {}
+    failing: dict[str, _Moment] = {}
+    recovered: dict[str, _Moment] = {}
 
 
 class TargetHealth:
@@ -113,7 +117,7 @@ class TargetHealth:
         """Begin where the last leader has ended."""
         try:
             shared = _Shared.model_validate_json(text or "{}")
-        except ValidationError:  # another program's: this replica notifies of all that fails
+        except (ValidationError, OverflowError):  # another program's: this replica notifies of all that fails
             shared = _Shared()
         with self._lock:
             self._failing = {name: since for name, since in shared.failing.items() if name in self._targets}

@@ -181,7 +181,16 @@ def test_two_failures_of_one_target_differ(clock: FakeClock) -> None:
     assert len({(change.kind, change.since) for change in leader.sent}) == 4
 
 
-@pytest.mark.parametrize("text", ["no JSON", "[]", '{"failing": 3}', '{"failing": {"search": "soon"}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no JSON",
+        "[]",
+        '{"failing": 3}',
+        '{"failing": {"search": "soon"}}',
+        '{"recovered": {"search": "9999-12-31T23:59:59-01:00"}}',  # beyond the calendar in UTC, so no body can show it
+    ],
+)
 def test_a_text_that_another_program_wrote_is_ignored(text: str, clock: FakeClock) -> None:
     replica = Replica(clock)
     failing(replica)
