@@ -133,21 +133,15 @@ class Outbox:
 
     def _failed(self, waiting: _Waiting, sender: Sender, error: Exception) -> None:
         """Queue the notification again, unless its day is over or the receiver wants no more."""
-        dropped = 0
         with self._changed:
             self._is_sending = False
             is_current = sender is self._sender  # otherwise the next try is another sender's first
             now = self._clock.monotonic()
-            if is_current and isinstance(error, NotificationUnwanted):
-                dropped = 1 + len(self._waiting)
-                self._is_unwanted = True
-                self._waiting.clear()
-            elif now >= waiting.until:
-                dropped = 1
-            elif len(self._waiting) < MOST:
-                self._waiting.append(waiting)
-            else:
-                dropped = 1
+            self._is_unwanted = is_current and isinstance(error, NotificationUnwanted)
+            left = [one for one in (*self._waiting, waiting) if now < one.until and not self._is_unwanted]
+            del left[MOST:]  # of more than that, it is the oldest
+            dropped = len(self._waiting) + 1 - len(left)
+            self._waiting = deque(left)
             if is_current:
                 self._wait = min(LONGEST_WAIT, max(FIRST_WAIT, 2 * self._wait))
                 self._not_before = now + self._wait

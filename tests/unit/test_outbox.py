@@ -163,6 +163,18 @@ def test_after_a_day_a_notification_is_dropped(box: Box, monkeypatch: pytest.Mon
     assert len(box.channel.tried) == tried + 1
 
 
+def test_what_is_older_than_a_day_is_dropped_although_it_waits_behind_others(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outboxes, "GIVE_UP_AFTER", 0.2)
+    monkeypatch.setattr(outboxes, "LONGEST_WAIT", 0.5)
+    monkeypatch.setattr(outboxes, "FIRST_WAIT", 0.5)
+    box.channel.answer = fails
+    box.put(1, 2, 3, 4)
+    wait_until(lambda: box.counted()["dropped"] == 4, "all to be dropped")
+    assert len(box.channel.tried) <= 2
+
+
 def test_a_receiver_that_wants_no_more_gets_none_until_a_reload(box: Box) -> None:
     def gone(_number: int) -> None:
         raise NotificationUnwanted("answered 410", "Remove it.")
