@@ -267,8 +267,8 @@ EVENTS: Mapping[EventType, Description] = {
         (_WARNING, _ERROR),
         ("channel", "error", "advice", "waiting"),
         "A channel of `[notify]` did not take a notification; `waiting` are queued, and rotator sends them again for a "
-        "day. Reported once until the channel works again, and at the end if any are left. An error if only a person "
-        "can help.",
+        "day. Reported once until the channel works again, again if only a person can help (an error), and at the "
+        "channel's end if any are left.",
     ),
     EventType.NOTIFICATIONS_RECOVERED: Description(
         (_INFO,), ("channel", "waiting"), "A channel took a notification again, after a reported failure."

@@ -43,7 +43,8 @@ class Outbox:
         self._sender: Sender | None = None
         self._thread: threading.Thread | None = None
         self._wait, self._not_before = 0.0, float("-inf")
-        self._is_sending = self._is_failing = self._is_unwanted = False
+        self._is_sending = self._is_unwanted = False
+        self._reported: Level | None = None  # of the failures since the last success
         self._end_by: float | None = None
 
     def use(self, sender: Sender) -> None:
@@ -124,10 +125,10 @@ class Outbox:
 
     def _worked(self) -> None:
         with self._changed:
-            was_failing, self._is_failing, self._is_sending = self._is_failing, False, False
+            reported, self._reported, self._is_sending = self._reported, None, False
             self._wait, waiting = 0.0, len(self._waiting)
         self._counted.count(self._channel, SUCCESS)
-        if was_failing:
+        if reported:
             fields: Fields = {"channel": self._channel, "waiting": waiting}
             self._emit(Event(EventType.NOTIFICATIONS_RECOVERED, fields=fields))
 
@@ -151,10 +152,11 @@ class Outbox:
             self._report(error)
 
     def _report(self, error: Exception) -> None:
-        """Report the first failure after a success, and each time that nothing more is sent."""
-        if self._is_failing and not isinstance(error, NotificationUnwanted):
+        """Report the first failure after a success, the first that only a person can help, and each 410."""
+        level = Level.of(error) if isinstance(error, RotatorError) else Level.WARNING
+        if self._reported in (level, Level.ERROR) and not isinstance(error, NotificationUnwanted):
             return
-        self._is_failing = True
+        self._reported = level
         if not isinstance(error, RotatorError):
             self._emit(unexpected(f"sending to {self._channel}", error))
             error = NotificationFailed(f"a fault in rotator: {type(error).__name__}", "Please report it.")
@@ -164,4 +166,4 @@ class Outbox:
             "advice": error.advice,
             "waiting": len(self._waiting),
         }
-        self._emit(Event(EventType.NOTIFICATIONS_FAILED, "", Level.of(error), fields))
+        self._emit(Event(EventType.NOTIFICATIONS_FAILED, "", level, fields))

@@ -12,7 +12,7 @@ from support.process import wait_until
 from support.recorded_events import RecordedEvents
 from support.starved import no_new_threads
 
-from rotator.core.errors import NotificationFailed, NotificationUnwanted
+from rotator.core.errors import NotificationFailed, NotificationRefused, NotificationUnwanted
 from rotator.core.events import EventType, Level
 from rotator.notify import outbox as outboxes
 from rotator.notify import webhooks
@@ -173,6 +173,28 @@ def test_what_is_older_than_a_day_is_dropped_although_it_waits_behind_others(
     box.put(1, 2, 3, 4)
     wait_until(lambda: box.counted()["dropped"] == 4, "all to be dropped")
     assert len(box.channel.tried) <= 2
+
+
+def test_a_failure_that_only_a_person_can_help_is_reported_after_another_one(box: Box) -> None:
+    """A receiver that was down comes back with another secret: the log must show the 401."""
+
+    def refuses(_number: int) -> None:
+        raise NotificationRefused("answered 401", "Compare the secrets.")
+
+    def try_twice(answer: Callable[[int], None]) -> None:
+        box.channel.answer = answer
+        enough = len(box.channel.tried) + 2
+        wait_until(lambda: len(box.channel.tried) >= enough, "two tries")
+
+    box.channel.answer = fails
+    box.put(1)
+    wait_until(lambda: len(box.events) == 1, "the first report")
+    for answer in (refuses, fails, refuses):
+        try_twice(answer)
+    assert [(event.level, event.fields["error"]) for event in box.events] == [
+        (Level.WARNING, "no answer"),
+        (Level.ERROR, "answered 401"),
+    ]
 
 
 def test_a_receiver_that_wants_no_more_gets_none_until_a_reload(box: Box) -> None:
