@@ -55,6 +55,7 @@ class Notifier:
             self._outboxes[name].use(sender)
         for name in before.keys() - senders.keys():
             before[name].end(by=self._clock.monotonic())
+            before[name].join()
         with self._lock:
             self._seen = {name: seen for name, seen in self._seen.items() if name in targets}
         self.health.configure(targets, self._recent)

@@ -92,7 +92,7 @@ class Outbox:
         if left:
             fields: Fields = {
                 "channel": self._channel,
-                "error": f"{left} notifications were not sent before the end",
+                "error": f"{left} notifications were not sent before the end of this channel",
                 "advice": "The next leader sends again what it finds recent. `rotator events` lists the rest.",
                 "waiting": left,
             }

@@ -14,7 +14,7 @@ from support.recorded_events import RecordedEvents
 from support.world import ALL, ENDLESS, FIXED, HOUR, OWNER, World, make_target, refuse
 
 from rotator.config.notify_settings import EVERY_TYPE
-from rotator.core.errors import ProviderUnavailable
+from rotator.core.errors import NotificationFailed, ProviderUnavailable
 from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.plan import Plan
 from rotator.core.reasons import State
@@ -25,6 +25,7 @@ from rotator.core.traits import Traits
 from rotator.notify import notifier as notifiers
 from rotator.notify.notification import Notification, Sender
 from rotator.notify.notifier import Notifier
+from rotator.notify.outbox import Outbox
 from rotator.protocol.reconciler import Report
 from rotator.runtime.redact import register
 from rotator.telemetry.metrics import Metrics
@@ -471,6 +472,18 @@ def test_a_channel_that_is_removed_gets_nothing_more(world: World) -> None:
     replica.notifier.configure(OWNER, {}, {"billing-api"}, 10 * MINUTE)
     replica.work()
     assert replica.news() == []
+
+
+def test_what_waits_for_a_channel_that_a_reload_removes_is_reported(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifiers, "Outbox", Outbox)
+    replica = Replica(world)
+    monkeypatch.setattr(replica.channel, "send", refuse(NotificationFailed("no answer")))
+    replica.work()
+    replica.notifier.configure(OWNER, {}, {"billing-api"}, 10 * MINUTE)
+    [left] = [event.fields for event in replica.events if "before the end" in str(event.fields.get("error"))]
+    assert (left["channel"], left["waiting"]) == ("chat", 1)
 
 
 def test_an_id_that_is_the_text_of_a_key_goes_out_hidden(world: World) -> None:
