@@ -21,6 +21,9 @@ LABEL = "rotator/target"
 TIMEOUT = 15.0
 """Seconds for all requests about one target in one namespace."""
 
+PAGE = 100
+"""ExternalSecrets in one answer, which has a bound."""
+
 RIGHTS = (Right("list", GROUP, "externalsecrets"), Right("patch", GROUP, "externalsecrets"))
 
 
@@ -52,13 +55,18 @@ class ExternalSecretsSender:
             return [right for right in RIGHTS if not server.allows(right)]
 
     def _annotate(self, namespace: str, notification: Notification) -> None:
-        # The same value as before, from a former leader, changes nothing.
+        """Annotate them in a namespace. Raises `NotificationFailed`, after all were tried: a policy may refuse one."""
         change = {"metadata": {"annotations": {ANNOTATION: notification.id}}}
-        selector = quote(f"{LABEL}={notification.facts['target']}", safe="")
+        failure = None
         with self._server(namespace) as server:
             collection = _collection(server, namespace)
-            for name in server.ask("GET", f"{collection}?labelSelector={selector}", None, _names) or ():
-                server.ask("PATCH", f"{collection}/{quote(name, safe='')}", change, lambda _: True)
+            for name in _to_annotate(server, collection, notification):
+                try:
+                    server.ask("PATCH", f"{collection}/{quote(name, safe='')}", change, lambda _: True)
+                except KubernetesUnavailable as error:
+                    failure = type(error)(f"{error.message}: {name}", error.advice)
+            if failure is not None:
+                raise failure
 
     @contextmanager
     def _server(self, namespace: str) -> Iterator[ApiServer]:
@@ -111,5 +119,22 @@ def _preferred(group: dict[str, Any]) -> str:
     return version
 
 
-def _names(found: dict[str, Any]) -> list[str]:
-    return [item["metadata"]["name"] for item in found["items"]]
+def _to_annotate(server: ApiServer, collection: str, notification: Notification) -> Iterator[str]:
+    """Yield the names of those with the target's label, without those that a former try or leader has annotated."""
+    selector = quote(f"{LABEL}={notification.facts['target']}", safe="")
+    path = f"{collection}?labelSelector={selector}&limit={PAGE}"
+    following: str | None = ""
+    while following is not None:
+        page = server.ask("GET", path + following, None, _page)
+        found, following = page or ({}, None)
+        yield from (name for name, value in found.items() if value != notification.id)
+
+
+def _page(answer: dict[str, Any]) -> tuple[dict[str, str | None], str | None]:
+    """Return the annotation of each ExternalSecret on a page, by name, and how to ask for the next page."""
+    found = [item["metadata"] for item in answer["items"]]
+    following = answer.get("metadata", {}).get("continue")
+    return (
+        {one["name"]: one.get("annotations", {}).get(ANNOTATION) for one in found},
+        f"&continue={quote(following, safe='')}" if following else None,
+    )

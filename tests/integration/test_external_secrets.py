@@ -1,6 +1,7 @@
 """The nudge to External Secrets, on a real kube-apiserver with the real custom resource. There is no operator."""
 
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,13 @@ class Cluster:
 
         return ExternalSecretsSender(namespaces or self.namespaces, access, SystemClock())
 
-    def create(self, name: str, namespace: str | None = None, **labels: str) -> None:
+    def create(self, name: str, namespace: str | None = None, annotation: str = "", **labels: str) -> None:
         namespace = namespace or self.home
+        annotations = {"team": "billing", **({ANNOTATION: annotation} if annotation else {})}
         made = {
             "apiVersion": f"{GROUP}/v1",
             "kind": "ExternalSecret",
-            "metadata": {"name": name, "labels": labels, "annotations": {"team": "billing"}},
+            "metadata": {"name": name, "labels": labels, "annotations": annotations},
             "spec": {
                 "refreshInterval": "1h",
                 "secretStoreRef": {"kind": "SecretStore", "name": "vault"},
@@ -55,6 +57,20 @@ class Cluster:
             },
         }
         self.kube.request("POST", self._path(namespace), made).raise_for_status()
+
+    def freeze(self, name: str) -> None:
+        """Have the API server refuse every change of this ExternalSecret."""
+        policy, group = f"freeze-{self.home}", "/apis/admissionregistration.k8s.io/v1"
+        rule = {"apiGroups": [GROUP], "apiVersions": ["*"], "operations": ["UPDATE"], "resources": ["externalsecrets"]}
+        here = {"matchLabels": {"kubernetes.io/metadata.name": self.home}}
+        frozen = {
+            "matchConstraints": {"namespaceSelector": here, "resourceRules": [rule]},
+            "validations": [{"expression": f"object.metadata.name != '{name}'"}],
+        }
+        bound = {"policyName": policy, "validationActions": ["Deny"]}
+        for kind, spec in (("policies", frozen), ("policybindings", bound)):
+            body = {"metadata": {"name": policy}, "spec": spec}
+            self.kube.request("POST", f"{group}/validatingadmission{kind}", body).raise_for_status()
 
     def get(self, name: str, namespace: str | None = None) -> dict[str, Any]:
         answer = self.kube.request("GET", f"{self._path(namespace or self.home)}/{name}")
@@ -105,6 +121,44 @@ def test_the_next_key_changes_the_annotation_and_the_same_one_does_not(cluster: 
         versions.append(cluster.get("mine")["metadata"]["resourceVersion"])
     assert versions[0] == versions[1], "so that a takeover has nothing refreshed again"
     assert versions[2] != versions[1]
+
+
+def test_those_of_every_page_are_annotated(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rotator.notify.external_secrets.PAGE", 2)
+    names = {f"mine-{number}" for number in range(5)}
+    for name in names:
+        cluster.create(name, **BILLING)
+    cluster.sender(cluster.home).send(published())
+    assert cluster.annotated() == names
+
+
+def test_one_that_a_policy_refuses_is_named_and_the_others_get_their_annotation(cluster: Cluster) -> None:
+    for name in ("a", "b", "c"):
+        cluster.create(name, **BILLING)
+    cluster.freeze("b")
+
+    versions = count(8)
+
+    def is_refused() -> bool:
+        try:
+            cluster.sender(cluster.home).send(published(next(versions)))
+        except NotificationFailed:
+            return True
+        return False
+
+    wait_until(is_refused, "the policy to be in force")
+    with pytest.raises(NotificationFailed, match=r"answered 422 about the ExternalSecrets in .*: b$"):
+        cluster.sender(cluster.home).send(published())
+    annotations = [cluster.get(name)["metadata"]["annotations"].get(ANNOTATION) for name in ("a", "b", "c")]
+    assert [value == published().id for value in annotations] == [True, False, True]
+
+
+def test_what_a_former_try_has_annotated_needs_no_request(kube: KubeServer, tmp_path: Path) -> None:
+    kube.install_crds(EXTERNAL_SECRETS_CRDS, GROUP)
+    cluster = Cluster(kube, tmp_path, granted=False)
+    kube.bind(cluster.home, kube.role(cluster.home, {**RIGHTS, "verbs": ["list"]}), "rotator")
+    cluster.create("mine", **BILLING, annotation=published().id)
+    cluster.sender(cluster.home).send(published())
 
 
 def test_no_external_secret_with_the_label_is_no_failure(cluster: Cluster) -> None:
