@@ -329,6 +329,8 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("notify.external_secrets.namespaces={A}", "at '/notify/external_secrets/namespaces/0'"),
         ("provider.credential.secretName=", "name the Secret that holds the management credential"),
         ("vault.token.enabled=false", "set in config.stores how rotator logs in to Vault"),
+        ("env[0].name=PORT,env[0].value=8080", "at '/env/0/value': got number, want string"),
+        ("env[0].value=x", "at '/env/0': missing property 'name'"),
         ("env[0].name=ROTATOR_CONFIG", "env must not hold ROTATOR_CONFIG: the chart sets it"),
         ("env[0].name=ROTATOR_URL", "env must not hold ROTATOR_URL: the chart sets it"),
         (r"podLabels.app\.kubernetes\.io/name=x", "podLabels must not hold app.kubernetes.io/name: the chart sets"),
