@@ -122,8 +122,8 @@ def test_plan_and_status_reckon_with_the_looks_of_a_daemon(
     """`run --once` cannot know when it runs next, and reckons with the interval of the list."""
     reckoned = []
 
-    def observer(*arguments: Any) -> Observer:
-        made = Observer(*arguments)
+    def observer(*arguments: Any, **options: Any) -> Observer:
+        made = Observer(*arguments, **options)
         reckoned.append(made.hot_every)
         return made
 
