@@ -4,7 +4,6 @@ One pass does all there is to do: the target's first key is out of its grace, th
 cases share a provider, a Vault and the fixture that does the breaking; each has a target of its own.
 """
 
-import os
 import signal
 import sys
 import time
@@ -137,7 +136,6 @@ class Stage:
         first.environment |= {
             "KILL_AT": f"{case.step}:{case.moment}:{case.signal}",
             "STEPS_FILE": str(steps),
-            "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[1:3])),
         }
         daemon = first.start("--once")
         status = 0

@@ -9,15 +9,17 @@ import pty
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
 from rotator.simulator import Call, Options, Simulator
+from support.forked import Forked
 from support.inprocess import run_command
 from support.leaks import RECORDER
 from support.process import wait_until
@@ -40,7 +42,7 @@ Result = subprocess.CompletedProcess[str]
 class Daemon:
     """A running `rotator run`."""
 
-    def __init__(self, running: subprocess.Popen[bytes], stderr: Path, stdout: Path) -> None:
+    def __init__(self, running: subprocess.Popen[bytes] | Forked, stderr: Path, stdout: Path) -> None:
         self.process = running
         self._stderr, self._stdout = stderr, stdout
         self._lines: list[dict[str, Any]] = []
@@ -155,15 +157,17 @@ class BareInstallation:
         return result
 
     def _run_process(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Result:
-        return subprocess.run(
-            [PROGRAM, *arguments],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-        )
+        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+            running = Forked("rotator", arguments, environment, stdout, stderr)
+            try:
+                running.wait(LIMIT)
+            finally:
+                running.kill()
+            output = []
+            for file in (stdout, stderr):
+                file.seek(0)
+                output.append(file.read().decode())
+        return subprocess.CompletedProcess([*arguments], running.wait(), *output)
 
     def at_a_terminal(self, *arguments: str, prompt: str = "", typed: str = "") -> str:
         """Return what a command shows on a terminal of 200 columns. When it shows the prompt, type this."""
@@ -193,16 +197,21 @@ class BareInstallation:
         number = len(self._daemons)
         out, err = self.folder / f"stdout.{number}", self.folder / f"stderr.{number}"
         with out.open("wb") as stdout, err.open("wb") as stderr:
-            running = subprocess.Popen(
-                [*self.program, "run", *arguments],
-                env=self._environment({}),
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-            )
+            running = self._running(["run", *arguments], stdout, stderr)
         daemon = Daemon(running, err, out)
         self._daemons.append(daemon)
         return daemon
+
+    def _running(
+        self, arguments: Sequence[str], stdout: IO[bytes], stderr: IO[bytes]
+    ) -> subprocess.Popen[bytes] | Forked:
+        environment = self._environment({})
+        if self.program == [str(PROGRAM)] and "PYTHONPATH" not in environment:
+            return Forked("rotator", arguments, environment, stdout, stderr)
+        if self.program[:-1] == [sys.executable, "-m"]:
+            return Forked(self.program[-1], arguments, environment, stdout, stderr)
+        command = [*self.program, *arguments]
+        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
 
     def close(self) -> None:
         """End all daemons."""

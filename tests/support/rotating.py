@@ -4,7 +4,6 @@ The issuers here cannot change an expiry, so a superseded key lives until rotato
 installation of its own on a real Vault, and a proxy between rotator and the issuer.
 """
 
-import os
 import signal
 import sys
 import time
@@ -244,7 +243,6 @@ def _play(stage: Stage, target: str, name: str, step: str, moment: str) -> int:
     first.environment |= {
         "KILL_AT": f"{step}:{moment}:{name}",
         "STEPS_FILE": str(first.folder / "steps"),
-        "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[1:3])),
     }
     daemon = first.start("--once")
     try:

@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 
 from support.chart import ROOT, Manifest, container_of, pod_of
+from support.forked import Forked
 from support.installation import PROGRAM, Daemon
 from support.kube import KubeServer
 from support.leaks import RECORDER
@@ -134,15 +135,13 @@ class Pod:
         out, err = self.root / "stdout", self.root / "stderr"
         with out.open("wb") as stdout, err.open("wb") as stderr:
             arguments = container_of(pod_of(self._deployment))["args"]
-            running = subprocess.Popen(
-                [PROGRAM, *arguments], env=self.environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
-            )
+            running = Forked("rotator", arguments, self.environment, stdout, stderr)
         self.daemon = Daemon(running, err, out)
 
     def is_ready(self) -> bool:
         """Ask the readiness probe."""
         address = self._here("http://127.0.0.1:9465/readyz")
-        return httpx.get(address, trust_env=False, timeout=5).is_success
+        return httpx.get(address, trust_env=False, timeout=5, verify=False).is_success
 
     def script(self) -> str:
         """Return a shell script that runs its arguments as `kubectl exec` would in this pod."""
