@@ -61,7 +61,7 @@ class Replica:
         self.token_file = rotator.folder / f"{lease['name']}-{name}.token"
         self.account = "rotator"
         self.renew_token()
-        self._client = httpx.Client(trust_env=False, timeout=5)
+        self._client = httpx.Client(trust_env=False, timeout=5, verify=False)
         self._daemon: Daemon | None = None
 
     def renew_token(self) -> None:
@@ -361,7 +361,7 @@ def test_a_leader_that_is_cut_off(running: Pair, cut: Callable[[Replica], None],
 
 
 def sees_the_holder(replica: Replica, holder: Replica) -> bool:
-    shown = httpx.get(f"{replica.daemon.url(admin=True)}/status.json", trust_env=False).json()["daemon"]
+    shown = httpx.get(f"{replica.daemon.url(admin=True)}/status.json", trust_env=False, verify=False).json()["daemon"]
     return bool(shown["holder"] == holder.name)
 
 

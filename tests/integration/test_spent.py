@@ -41,6 +41,7 @@ def call(made: Installation, text: str) -> int:
         headers={"Authorization": f"Bearer {text}"},
         json={"model": "m", "messages": [{"role": "user", "content": "hello"}]},
         trust_env=False,
+        verify=False,
     )
     return answer.status_code
 

@@ -117,7 +117,7 @@ def freeze(vault: RaftVault) -> None:
 
     def is_frozen() -> bool:
         try:
-            httpx.get(f"{vault.address}/v1/sys/health", timeout=0.1, trust_env=False)
+            httpx.get(f"{vault.address}/v1/sys/health", timeout=0.1, trust_env=False, verify=False)
         except httpx.TimeoutException:
             return True
         return False

@@ -46,7 +46,7 @@ class VaultServer:
         self.address = address
         self.root_token = root_token
         self.ca_file = ca_file
-        trust = ssl.create_default_context(cafile=ca_file) if ca_file else True
+        trust = ssl.create_default_context(cafile=ca_file) if ca_file else address.startswith("https:")
         self._client = httpx.Client(base_url=f"{address}/v1/", timeout=10, trust_env=False, verify=trust)
 
     def __enter__(self) -> Self:
