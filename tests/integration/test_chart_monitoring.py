@@ -100,7 +100,7 @@ def test_each_alert_of_two_releases_fires_once_and_an_uninstalled_one_leaves_non
     for name, settings in {"first": ["prometheusRule.thresholds.RotatorClockSkew=15"], "second": []}.items():
         manifest = made(cluster, MINIMAL, *ALERTS, *settings, namespace=cluster.namespace(name))["PrometheusRule"]
         checked(manifest, tmp_path, f"{name}.json")
-    test = "rule_files: [first.json, second.json]\nevaluation_interval: 1m\ntests:\n  - interval: 1m\n    input_series:"
+    test = "rule_files: [first.json, second.json]\nevaluation_interval: 5m\ntests:\n  - interval: 1m\n    input_series:"
     for name, values in {"first": "1+0x1600", "second": "1+0x20 _x1600", "third": "1+0x20 _x1600"}.items():
         labels = f'{{namespace="{name}", job="rotator", instance="1", state="missing", upstream="v"}}'
         test += SERIES.format(labels, values)
