@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from support.kube import KubeServer
-from support.process import wait_until
+from support.process import GO, wait_until
 from tools.build_servers import HELM, Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ def helm(
     with tempfile.TemporaryDirectory(prefix="helm-") as home:
         done = subprocess.run(
             [str(argument) for argument in (program, *arguments)],
-            env={"PATH": os.environ["PATH"], "HOME": home, **(access or {})},
+            env={"PATH": os.environ["PATH"], "HOME": home, **GO, **(access or {})},
             capture_output=True,
             text=True,
             timeout=60,

@@ -4,6 +4,7 @@ Debian's package `prometheus` brings both programs, the server and promtool.
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any, Self
 import httpx
 
 from support.leaks import RECORDER
-from support.process import Process, free_ports, wait_until
+from support.process import GO, Process, free_ports, wait_until
 
 NO_PROMETHEUS = "no Prometheus: install Debian's package `prometheus`, or put prometheus and promtool on PATH"
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -31,8 +32,10 @@ def is_installed() -> bool:
 
 def promtool(*arguments: str, stdin: str = "", folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The result of promtool."""
-    command = [shutil.which("promtool") or "promtool", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=220, check=False, cwd=folder)
+    command, environment = [shutil.which("promtool") or "promtool", *arguments], {**os.environ, **GO}
+    return subprocess.run(
+        command, env=environment, input=stdin, capture_output=True, text=True, timeout=220, check=False, cwd=folder
+    )
 
 
 def dashboard_variables() -> dict[str, str]:
