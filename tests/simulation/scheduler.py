@@ -172,15 +172,15 @@ class Scheduler:
         rng = self.rng
         while not self.ends():
             is_ready = last.wake <= self.now and last.process.frozen_until <= self.now
-            ready = [] if is_ready else self._ready()
+            ready, next_at = ([], self.now) if is_ready else self._ready()
             if not (is_ready or ready):
-                self._advance()
+                self._advance(next_at)
                 continue
             keeps = rng.random() < 0.5  # runs of steps by one actor find as much as a mixture
             if is_ready and keeps:
                 chosen: Actor | Happening = last
             else:
-                ready = ready or self._ready()
+                ready = ready or self._ready()[0]
                 chosen = ready[int(rng.random() * len(ready))]
             if isinstance(chosen, Happening):
                 chosen.wake = chosen.act()
@@ -192,18 +192,26 @@ class Scheduler:
             chosen.wake = self.now + more
         return self._main
 
-    def _ready(self) -> list[Actor | Happening]:
-        now = self.now
-        ready: list[Actor | Happening] = [
-            actor for actor in self.actors if actor.wake <= now and actor.process.frozen_until <= now
-        ]
-        ready += [happening for happening in self.happenings if happening.wake <= now]
-        return ready
+    def _ready(self) -> tuple[list[Actor | Happening], float]:
+        """Return who is ready, and when the first of the others will be."""
+        now, ready, next_at = self.now, list[Actor | Happening](), NEVER
+        for actor in self.actors:
+            at, frozen_until = actor.wake, actor.process.frozen_until
+            if frozen_until > at:
+                at = frozen_until
+            if at <= now:
+                ready.append(actor)
+            elif at < next_at:
+                next_at = at
+        for happening in self.happenings:
+            at = happening.wake
+            if at <= now:
+                ready.append(happening)
+            elif at < next_at:
+                next_at = at
+        return ready, next_at
 
-    def _advance(self) -> None:
+    def _advance(self, to: float) -> None:
         """Let the time pass until the next is ready."""
-        moments = [actor.wake for actor in self.actors if actor.process.frozen_until <= actor.wake]
-        moments += [actor.process.frozen_until for actor in self.actors if actor.wake < actor.process.frozen_until]
-        moments += [happening.wake for happening in self.happenings]
-        self.clock.sleep(max(min(moments) - self.now, 1e-6))
+        self.clock.sleep(max(to - self.now, 1e-6))
         self.now = self.clock.monotonic()
