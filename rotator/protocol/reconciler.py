@@ -145,9 +145,7 @@ class Reconciler:
         """Look, plan, and return the first action that was not tried; None at the end of the pass."""
         observation = self._look(attempt)
         acts = options.act and may_act(self._ports, attempt.request)
-        now = self._ports.clock.now()
-        unknown = attempt.error is None and bool(to_confirm(observation, now))  # a read from the past has forgotten it
-        if acts and (not attempt.has_permit or unknown):  # else it might grow old again, waiting for the budget
+        if acts and not (attempt.has_permit and self._is_confirmed(attempt, observation)):
             attempt.has_permit = False
             try:
                 observation = self.observer.confirm(observation)
@@ -160,6 +158,13 @@ class Reconciler:
         if acts and action is None and (error := self._left_undone(attempt, attempt.observation, attempt.plan)):
             attempt.fail(error)
         return action
+
+    def _is_confirmed(self, attempt: Attempt, observation: Observation) -> bool:
+        """Return whether the permit may be used at once. Else the observation might grow old, waiting for another one.
+
+        A read from the past has forgotten what was looked up.
+        """
+        return attempt.error is not None or not to_confirm(observation, self._ports.clock.now())
 
     def _look(self, attempt: Attempt) -> Observation:
         """Return what is known of the target. Read it again where that is too old to act on."""
