@@ -77,6 +77,9 @@ def _action_json(action: Action) -> dict[str, Any]:
             return {"action": "remove", "reason": action.reason.value, "key_id": scrub_name(action.key.key_id)}
 
 
+_WAITS = {Reason.WINDOW: "due, but waits for its window", Reason.PAUSED: "due, but paused"}
+
+
 def plan_lines(status: TargetStatus) -> Iterator[str]:
     """Yield what would be done to one target, and when its next rotation is due."""
     name, made = status.target.name, status.plan
@@ -94,7 +97,8 @@ def plan_lines(status: TargetStatus) -> Iterator[str]:
         yield f"{name}: {in_words(action)}"
     if not made.actions and made.next_rotation_at is not None and status.error is None:
         window = f", {status.window}" if status.window else ""
-        yield f"{name}: nothing to do; next rotation at {timestamp(made.next_rotation_at)}{window}"
+        what = _WAITS.get(made.reason, "nothing to do")
+        yield f"{name}: {what}; next rotation at {timestamp(made.next_rotation_at)}{window}"
     for record in made.untrusted:
         yield f"{name}: the key {record.key_id} is left alone: its name at the provider is not one of this path"
 

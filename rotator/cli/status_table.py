@@ -108,7 +108,7 @@ def _cells(target: TargetJson) -> Iterator[str]:
         yield timestamp(moment) if moment else "-"
     yield ", ".join(" ".join(filter(None, (key.key_id, _until(key), _used(key)))) for key in target.superseded) or "-"
     yield use_in_words(use.ratio, use.cap, use.spent_at) if (use := target.use) else _use(target)
-    yield target.last_error or target.reason or "-"
+    yield target.last_error or ", ".join(filter(None, (target.reason, target.window))) or "-"
 
 
 def _until(key: SupersededJson) -> str:
@@ -196,15 +196,23 @@ def _next_rotation(target: TargetJson, now: datetime, *, with_reason: bool) -> s
     return f"{when} ({printable(reason)})" if reason and with_reason else when
 
 
+_HELD_BY = {Reason.WINDOW: "window", Reason.PAUSED: "pause"}
+"""Why a due key waits, and how its line begins."""
+
+
 def _waiting_lines(targets: Sequence[TargetJson]) -> Iterator[str]:
     """Yield how many due keys wait until when, and the next of the other rotations, in the zones of the windows."""
-    waiting = Counter(target.window for target in targets if target.reason == Reason.WINDOW and target.window)
-    for window, number in sorted(waiting.items()):
-        yield f"window: {count(number, 'due key')} wait{'s' if number == 1 else ''} until {window}"
+    waiting = Counter(
+        (_HELD_BY[Reason(target.reason)], target.window or timestamp(target.next_rotation_at))
+        for target in targets
+        if target.reason in _HELD_BY and target.next_rotation_at
+    )
+    for (why, until), number in sorted(waiting.items()):
+        yield f"{why}: {count(number, 'due key')} wait{'s' if number == 1 else ''} until {until}"
     coming = [
         (target.next_rotation_at, target.name, target.window)
         for target in targets
-        if target.reason != Reason.WINDOW and target.window and target.next_rotation_at
+        if target.reason not in _HELD_BY and target.window and target.next_rotation_at
     ]
     if coming:
         _, name, window = min(coming)

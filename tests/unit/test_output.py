@@ -14,6 +14,7 @@ from rotator.cli.output import plan_json, plan_lines, report_json, sweep_json
 from rotator.cli.progress import progress
 from rotator.cli.status_table import print_status
 from rotator.cli.streams import print_json, print_line
+from rotator.config.windows import CronWindow
 from rotator.core.keys import ProviderKey
 from rotator.core.orphans import Orphan, OrphanState
 from rotator.core.plan import Plan, Retire, SetExpiry
@@ -153,3 +154,19 @@ def test_a_plan_names_a_cap_that_is_nearly_spent(state: State, reason: Reason, c
     plan = Plan(state, reason, record, renewal=renewal, use=used(calls, START), is_nearly_spent=calls >= 40)
     shown = plan_lines(TargetStatus(make_target("a"), plan, None))
     assert list(shown) == [*lines, "a: nothing to do; next rotation at 2026-03-01T13:00:00Z"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "what"),
+    [
+        (Reason.FRESH, "nothing to do"),
+        (Reason.WINDOW, "due, but waits for its window"),
+        (Reason.PAUSED, "due, but paused"),
+    ],
+)
+def test_a_plan_names_why_a_due_key_waits(reason: Reason, what: str) -> None:
+    record = Record("prod-eu", "a", "tk_1", "n", START, START + 24 * HOUR, "p", "f")
+    plan = Plan(State.OK, reason, record, renewal=Renewal(START + HOUR))
+    windows = (CronWindow("0 9 * * *", HOUR, "Europe/Berlin"),)
+    [line] = plan_lines(TargetStatus(make_target("a", windows=windows), plan, None))
+    assert line == f"a: {what}; next rotation at 2026-03-01T13:00:00Z, Sun 2026-03-01 14:00 (Europe/Berlin)"

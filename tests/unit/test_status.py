@@ -523,18 +523,32 @@ def test_a_terminal_shows_when_windows_open_in_their_zones(
 
     def lines(*targets: TargetStatus) -> list[str]:
         printed = shown(monkeypatch, capsys, status_model("prod-eu", START, targets), terminal=True)
-        return [line for line in printed.splitlines() if line.startswith("window: ")]
+        return [line for line in printed.splitlines() if line.startswith(("window: ", "pause: "))]
 
     waiting = [of(name, 21, Reason.WINDOW, "UTC") for name in "ab"]
     kolkata = of("c", 15.5, Reason.WINDOW, "Asia/Kolkata")
-    coming = of("d", 45, Reason.FRESH, "UTC"), of("e", 22, Reason.PAUSED, "Europe/Berlin")
-    assert lines(*waiting, *coming, kolkata) == [
+    coming = of("d", 45, Reason.FRESH, "UTC"), of("e", 22, Reason.FRESH, "Europe/Berlin")
+    paused = of("g", 22, Reason.PAUSED, "Europe/Berlin")
+    anytime = TargetStatus(make_target("h"), paused.plan, None)
+    assert lines(*waiting, *coming, kolkata, paused, anytime) == [
+        "pause: 1 due key waits until 2026-03-02T10:00:00Z",
+        "pause: 1 due key waits until Mon 2026-03-02 11:00 (Europe/Berlin)",
         "window: 1 due key waits until Mon 2026-03-02 09:00 (Asia/Kolkata)",
         "window: 2 due keys wait until Mon 2026-03-02 09:00 (UTC)",
         "window: the next rotation is e at Mon 2026-03-02 11:00 (Europe/Berlin)",
     ]
     assert lines(coming[0]) == ["window: the next rotation is d at Tue 2026-03-03 09:00 (UTC)"]
     assert lines(TargetStatus(make_target("f"), WELL, None)) == []
+
+
+def test_a_pipe_shows_when_windows_open_in_their_zones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = replace(WELL, reason=Reason.WINDOW, renewal=Renewal(START + 21 * HOUR))
+    target = make_target("a", windows=(CronWindow("0 9 * * *", HOUR, "Asia/Kolkata"),))
+    model = status_model("prod-eu", START, [TargetStatus(target, plan, None)])
+    cells = shown(monkeypatch, capsys, model, terminal=False).rstrip().split("\t")
+    assert (cells[5], cells[8]) == ("2026-03-02T09:00:00Z", "window, Mon 2026-03-02 14:30 (Asia/Kolkata)")
 
 
 # --- looks -----------------------------------------------------------------------------------------------------------
