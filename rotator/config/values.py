@@ -98,7 +98,7 @@ def parse_duration_or_share(value: object) -> timedelta | float:
         return parse_duration(value)
     match = re.fullmatch(SHARE_PATTERN, value)
     if match is None or float(match[1]) == 0:
-        raise ValueError('is not a share of ttl: write more than "0%" and less than "100%", such as "33%"')
+        raise ValueError('is not a share of ttl: write more than "0%" and less than "100%", such as "33%" or "33.333%"')
     return float(match[1]) / 100
 
 

@@ -1,9 +1,10 @@
 """The rules of windows and pauses: no key may expire before a window opens, and no pause may be too much for a key."""
 
+from bisect import bisect
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import ceil
 
 from rotator.config.parsed import ParsedConfig
@@ -17,6 +18,7 @@ from rotator.core.windows import Span, Windows, gaps, open_spans, opened_at
 from rotator.runtime.rate_limit import WINDOW
 
 _LONGEST_PAUSE = timedelta(days=366)
+_LONGEST_OPEN = timedelta(days=31)  # a longer open time may be cut where the comparison ends
 _MINUTE = timedelta(minutes=1)
 _DAY = timedelta(days=1)
 
@@ -35,43 +37,39 @@ def gaps_that_are_too_long(config: ParsedConfig) -> Iterator[Problem]:
             f"a key could expire before a window opens: none is open for {format_duration(gap.length)}, "
             f"{_shown(target.windows, gap)}, and renew_before ({format_duration(target.renew_before)}) less a quarter "
             f"for retries leaves {format_duration(longest_wait(target))}. Add a window, or set renew_before to at "
-            f'least "{format_duration(needed)}"'
+            f'least "{format_duration(needed)}"{_longer_ttl(config, target, needed)}'
         )
         yield config.target_problem(target.name, message, "windows", "renew_before")
 
 
+def _longer_ttl(config: ParsedConfig, target: Target, renew_before: timedelta) -> str:
+    """Return what else has to change where the ttl is too short for this renew_before."""
+    fits = renew_before * (1 + config.settings.daemon.jitter) < target.ttl
+    return "" if fits else f', and ttl to more than that, such as "{format_duration(2 * renew_before)}"'
+
+
 def windows_that_are_too_short(config: ParsedConfig) -> Iterator[Problem]:
     """Refuse windows in which a provider's rate limit cannot let all their targets rotate."""
-    groups: dict[tuple[str, Windows], list[Target]] = defaultdict(list)
+    groups: dict[str, dict[Windows, list[Target]]] = defaultdict(lambda: defaultdict(list))
     for target in config.targets.values():
         if target.windows and target.provider in config.traits:
-            groups[target.provider, target.windows].append(target)
-    for provider in config.traits:  # sets of windows that are open at the same time share its rate limit
-        together = [key for key in groups if key[0] == provider]
-        if len(together) > 1:
-            union = tuple(dict.fromkeys(window for _, windows in together for window in windows))
-            groups[provider, union] = [target for key in together for target in groups[key]]
-    for (provider, windows), targets in groups.items():
-        per_minute = config.settings.providers[provider].requests_per_minute * 60 / WINDOW
-        periods = Counter(target.ttl - target.renew_before for target in targets)  # the jitter makes no difference here
-        worst: Sequence[Span] = ()
-        needed = 0.0
-        for (closed, is_open), spans in _shapes(windows).items():
-            rotations = sum(
-                number * (min(1.0, closed / period) + is_open / period) for period, number in periods.items()
-            )
-            minutes = rotations * config.traits[provider].requests_per_rotation / per_minute
-            if minutes * _MINUTE > is_open and minutes > needed:
-                worst, needed = spans, minutes
-        if worst:
-            span = _next(worst, config.now)
-            message = (
-                f"{len(targets)} targets of {provider} need about {format_duration(ceil(needed) * _MINUTE)} at "
-                f"{config.settings.providers[provider].requests_per_minute} requests a minute, and a window is open "
-                f"for {format_duration(span.length)}, {_shown(windows, span)}. Make it longer, or give some targets "
-                "other windows"
-            )
-            yield config.target_problem(targets[0].name, message, "windows")
+            groups[target.provider][target.windows].append(target)
+    for provider, by_windows in groups.items():
+        limit = config.settings.providers[provider].requests_per_minute
+        each = config.traits[provider].requests_per_rotation / (limit * 60 / WINDOW) * _MINUTE
+        needs = [(rotations * each, span) for span, rotations in _crowds(by_windows)]
+        most = max((need for need, span in needs if need > span.length), default=None)
+        if most is None:
+            continue
+        span = _next([span for need, span in needs if need == most > span.length], config.now)
+        sharing = {windows: targets for windows, targets in by_windows.items() if _opens_in(windows, span)}
+        targets = [target for group in sharing.values() for target in group]
+        message = (
+            f"{len(targets)} targets of {provider} need about {format_duration(ceil(most / _MINUTE) * _MINUTE)} at "
+            f"{limit} requests a minute, and a window is open for {format_duration(span.length)}, "
+            f"{_shown(next(iter(sharing)), span)}. Make it longer, or give some targets other windows"
+        )
+        yield config.target_problem(targets[0].name, message, "windows")
 
 
 def pauses_that_are_impossible(config: ParsedConfig) -> Iterator[Problem]:
@@ -110,26 +108,53 @@ def _next(spans: Sequence[Span], now: datetime) -> Span:
 
 @lru_cache(maxsize=16)
 def _longest_gaps(windows: Windows) -> tuple[Span, ...]:
-    longest = max((gap.length for gap, _ in _gaps(windows)), default=None)
-    return tuple(gap for gap, _ in _gaps(windows) if gap.length == longest)
-
-
-@lru_cache(maxsize=16)
-def _shapes(windows: Windows) -> Mapping[tuple[timedelta, timedelta], Sequence[Span]]:
-    """Return the open times for each length of a gap and of the open time after it."""
-    shapes: dict[tuple[timedelta, timedelta], list[Span]] = defaultdict(list)
-    for gap, span in _gaps(windows):
-        if span.length:
-            shapes[gap.length, span.length].append(span)
-    return shapes
-
-
-@lru_cache(maxsize=16)
-def _gaps(windows: Windows) -> tuple[tuple[Span, Span], ...]:
-    """Return all gaps, and the open time after each. Targets share few sets of windows, and each reload asks again.
+    """Return all gaps of the greatest length. Targets share few sets of windows, and each reload asks again.
 
     From the first opening to the same one after a whole cycle, so that no gap is cut.
     """
     start = opened_at(windows, SINCE)
     end = start + cycle(windows) + _DAY
-    return tuple(gaps(open_spans(windows, start, end), start, end))
+    found = [gap for gap, _ in gaps(open_spans(windows, start, end), start, end)]
+    longest = max((gap.length for gap in found), default=None)
+    return tuple(gap for gap in found if gap.length == longest)
+
+
+def _crowds(groups: Mapping[Windows, Sequence[Target]]) -> Iterator[tuple[Span, float]]:
+    """Yield the times in which any of these windows is open, and how many rotations begin in each.
+
+    Each set of windows has targets of its own, whose keys have waited since it was open last.
+    """
+    union = tuple(dict.fromkeys(window for windows in groups for window in windows))
+    starts = {windows: opened_at(windows, SINCE) for windows in groups}
+    end = max(starts.values()) + cycle(union) + _DAY
+    spans = [span for _, span in _openings(union, min(starts.values()), end + _LONGEST_OPEN) if span.start < end]
+    begins, rotations = [span.start for span in spans], [0.0] * len(spans)
+    for windows, targets in groups.items():
+        number_of = _rotations(targets)
+        for gap, span in _openings(windows, starts[windows], end + _LONGEST_OPEN):
+            index = bisect(begins, span.start) - 1
+            if index >= 0 and span.start < spans[index].end:
+                rotations[index] += number_of(gap.length, span.length)
+    yield from zip(spans, rotations, strict=True)
+
+
+def _rotations(targets: Iterable[Target]) -> Callable[[timedelta, timedelta], float]:
+    """Return how many of these rotate in an open time, by the length of the gap before it and by its own."""
+    periods = Counter(target.ttl - target.renew_before for target in targets)  # the jitter makes no difference here
+
+    @cache
+    def number_of(closed: timedelta, is_open: timedelta) -> float:
+        return sum(number * (min(1.0, closed / period) + is_open / period) for period, number in periods.items())
+
+    return number_of
+
+
+def _opens_in(windows: Windows, span: Span) -> bool:
+    return next(open_spans(windows, span.start, span.end), None) is not None
+
+
+@lru_cache(maxsize=16)
+def _openings(windows: Windows, start: datetime, end: datetime) -> tuple[tuple[Span, Span], ...]:
+    """Return each open time after the first, with the gap before it. The last one may be cut."""
+    found = gaps(open_spans(windows, start, end), start, end)
+    return tuple((gap, span) for gap, span in found if span.length)

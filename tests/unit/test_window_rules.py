@@ -187,6 +187,59 @@ def test_the_rate_limit_must_work_off_the_targets_within_the_windows(
     loaded(nightly.replace("1h", "2h"), many)
 
 
+def many(prefix: str, number: int, windows: str) -> str:
+    """Return that many targets with these windows."""
+    tables = (f'[targets.{prefix}{one}]\npath = "{prefix}{one}"\nwindows = [{windows}]\n' for one in range(number))
+    return "".join(tables)
+
+
+MONTHLY = 'ttl = "30d"\nrenew_before = "10d"\ngrace_period = "1d"\n'
+"""A day and a window of an hour have a twentieth of the targets, at six requests a minute 118 of them."""
+
+
+def test_windows_that_are_open_at_the_same_time_share_the_rate_limit(
+    loaded: Loaded, refused: Callable[..., dict[str, str]]
+) -> None:
+    """105 keys that have waited for a week, and 20 that have for a day."""
+    mondays = many("m", 300, '{ cron = "0 9 * * 1", duration = "1h" }')
+    daily = many("d", 400, '{ cron = "0 9 * * *", duration = "1h" }')
+    slow = "requests_per_minute = 6"
+    loaded(MONTHLY, mondays, slow)
+    loaded(MONTHLY, daily, slow)
+    message = refused(MONTHLY, mondays + daily, slow)["targets.m0.windows"]
+    assert message.startswith("700 targets of respan need about 1h4m at 6 requests a minute, and a window is open for")
+    assert "from Mon 2026-11-30 09:00 (UTC) to Mon 2026-11-30 10:00 (UTC)" in message
+    loaded(MONTHLY, mondays + daily, "requests_per_minute = 7")
+
+
+def test_a_key_counts_in_its_own_windows_only(loaded: Loaded, refused: Callable[..., dict[str, str]]) -> None:
+    """In the ten minutes of Saturday night, no key rotates that waits for Monday."""
+    working = many("w", 2000, '{ cron = "0 9 * * 1-5", duration = "7h" }')
+    nightly = '{ cron = "0 3 * * 6", duration = "10m" }'
+    slow = "requests_per_minute = 6"
+    loaded(MONTHLY, working + many("n", 40, nightly), slow)
+    message = refused(MONTHLY, working + many("n", 80, nightly), slow)["targets.n0.windows"]
+    assert message.startswith(
+        "80 targets of respan need about 15m at 6 requests a minute, and a window is open for 10m"
+    )
+
+
+def test_windows_that_overlap_are_compared_in_whole(loaded: Loaded) -> None:
+    """Also where the comparison begins and ends, at the opening of the second one."""
+    windows = 'windows = [{ cron = "0 20 * * *", duration = "3h" }, { cron = "0 22 * * *", duration = "5h" }]\n'
+    more = "".join(f'[targets.t{number}]\npath = "t{number}"\n' for number in range(469))
+    loaded(windows + 'ttl = "4d"\nrenew_before = "1d"\n', more, "requests_per_minute = 2")
+
+
+def test_a_ttl_that_is_too_short_for_the_windows_is_named(
+    loaded: Loaded, refused: Callable[..., dict[str, str]]
+) -> None:
+    """As with the default of 24 hours, and windows in working hours."""
+    message = refused(WORKING)["defaults.windows"]
+    assert message.endswith('or set renew_before to at least "5d", and ttl to more than that, such as "10d"')
+    loaded(WORKING + 'ttl = "10d"\nrenew_before = "5d"')
+
+
 def test_every_window_that_is_none_is_named_at_once(refused: Callable[..., dict[str, str]]) -> None:
     windows = """windows = [
       { cron = "0 9 * * mondays", duration = "7h" },
