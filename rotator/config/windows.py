@@ -25,6 +25,14 @@ _MOST_OPENINGS = 24  # a day: more make the comparison with years of them slow
 _WEEKLY_CYCLE = timedelta(days=3 * 366)  # has each change of a zone, and all of these are on the same weekday
 _CYCLE = timedelta(days=28 * 365 + 7)  # has each date on each weekday
 
+_RANGES = {
+    "minute": "write 0-59",
+    "hour": "write 0-23",
+    "day of month": "write 1-31, or L for the last, and a day that its month has",
+    "month": "write 1-12 or jan-dec",
+    "day of week": "write 0-7 or sun-sat (0 and 7 are Sunday), and 5,6,0,1 for Friday to Monday",
+}
+
 SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 """Since when openings are compared: always the same, so that what passed once passes in each later year."""
 
@@ -77,7 +85,7 @@ def parse_cron(value: object) -> str:
         opens = next(cron, None) is not None  # CronSim looks 50 years ahead
     except CronSimError as error:
         field = str(error).removeprefix("Bad ").replace("-", " ")
-        raise ValueError(f"is not a cron expression: its {field} is wrong") from None
+        raise ValueError(f"is not a cron expression: its {field} is wrong; {_RANGES[field]}") from None
     except (AssertionError, TypeError):  # a step over "L" or "#"
         raise ValueError("is not a cron expression: a step follows a value that has none") from None
     if not opens:

@@ -1,5 +1,6 @@
 """Windows: when they open, by the clocks of their zones; and which rotations wait for one."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -206,6 +207,24 @@ def test_each_moment_is_either_open_or_in_a_gap(drawn: list[tuple[str, int, str]
 )
 def test_a_cron_expression_that_is_none_or_never_opens_or_opens_too_often_is_refused(cron: str) -> None:
     with pytest.raises(ValueError, match=r"is not a cron|never opens|opens more than|must not"):
+        parse_cron(cron)
+
+
+@pytest.mark.parametrize(
+    ("cron", "message"),
+    [
+        ("60 9 * * *", "its minute is wrong; write 0-59"),
+        ("0 24 * * *", "its hour is wrong; write 0-23"),
+        ("0 9 31 2 *", "its day of month is wrong; write 1-31, or L for the last, and a day that its month has"),
+        ("0 9 * 13 *", "its month is wrong; write 1-12 or jan-dec"),
+        (
+            "0 9 * * 5-1",
+            "its day of week is wrong; write 0-7 or sun-sat (0 and 7 are Sunday), and 5,6,0,1 for Friday to",
+        ),
+    ],
+)
+def test_a_field_that_is_wrong_is_named_with_what_it_may_hold(cron: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"is not a cron expression: {re.escape(message)}"):
         parse_cron(cron)
 
 
