@@ -1,7 +1,8 @@
 """Windows as a configuration writes them: a cron expression in a time zone, and a duration. Pure.
 
 cronsim reads an expression as Debian's cron does: where the clocks skip the hour of an opening, the window opens right
-after it, and where they repeat it, the window opens once.
+after it, and where they repeat it, the window opens once. Where minute or hour begins with "*", it opens whenever the
+clocks show such a time. The proof of the gaps knows all of these openings.
 """
 
 import difflib

@@ -53,6 +53,11 @@ def opens(one: CronWindow, after: str, times: int = 3) -> list[str]:
         ("30 1 * * *", "Europe/London", "2026-10-24T12:00", ["Sun 2026-10-25 00:30", "Mon 2026-10-26 01:30"]),
         # From within the repeated hour, after its opening.
         ("45 1 * * *", "Europe/London", "2026-10-25T01:30", ["Mon 2026-10-26 01:45"]),
+        # Where the hour or the minute begins with "*", by what the clocks show.
+        ("0 */2 * * *", "America/New_York", "2026-03-08T04:30", ["Sun 2026-03-08 05:00", "Sun 2026-03-08 08:00"]),
+        ("*/30 1 * * *", "America/New_York", "2026-11-01T05:15", ["Sun 2026-11-01 05:30", "Sun 2026-11-01 06:00"]),
+        # Unless one of them begins with "*": each second day that is a Monday.
+        ("0 9 */2 * 1", "UTC", "2026-03-01", ["Mon 2026-03-09 09:00", "Mon 2026-03-23 09:00"]),
         # Half an hour of daylight saving.
         ("15 2 * * *", "Australia/Lord_Howe", "2026-10-02T18:00", ["Sat 2026-10-03 15:30", "Sun 2026-10-04 15:15"]),
         ("0 9 29 2 *", "UTC", "2026-03-01", ["Tue 2028-02-29 09:00", "Sun 2032-02-29 09:00"]),
