@@ -24,22 +24,45 @@ _DAY = timedelta(days=1)
 
 
 def gaps_that_are_too_long(config: ParsedConfig) -> Iterator[Problem]:
-    """Refuse windows of which none opens for so long that a key could expire."""
+    """Refuse windows of which none opens for so long that a key could expire, or a replaced key before its grace."""
     sets = dict.fromkeys(target.windows for target in config.targets.values())
     longest_gaps = {windows: _longest_gaps(windows) for windows in sets if windows}
     for target in config.targets.values():
-        longest = longest_gaps.get(target.windows, ())
-        if not longest or longest[0].length <= longest_wait(target):
-            continue
-        gap = _next(longest, config.now)
-        needed = ceil(gap.length / (longest_wait(target) / target.renew_before) / _MINUTE) * _MINUTE
-        message = (
-            f"a key could expire before a window opens: none is open for {format_duration(gap.length)}, "
-            f"{_shown(target.windows, gap)}, and renew_before ({format_duration(target.renew_before)}) less a quarter "
-            f"for retries leaves {format_duration(longest_wait(target))}. Add a window, or set renew_before to at "
-            f'least "{format_duration(needed)}"{_longer_ttl(config, target, needed)}'
-        )
-        yield config.target_problem(target.name, message, "windows", "renew_before")
+        if longest := longest_gaps.get(target.windows):
+            gap = _next(longest, config.now)
+            yield from _too_long_to_wait(config, target, gap)
+            yield from _too_long_for_the_grace(config, target, gap)
+
+
+def _too_long_to_wait(config: ParsedConfig, target: Target, gap: Span) -> Iterator[Problem]:
+    if gap.length <= longest_wait(target):
+        return
+    in_time = gap.length / (longest_wait(target) / target.renew_before)
+    needed = ceil(max(in_time, gap.length + target.grace_period) / _MINUTE) * _MINUTE
+    message = (
+        f"a key could expire before a window opens: none is open for {format_duration(gap.length)}, "
+        f"{_shown(target.windows, gap)}, and renew_before ({format_duration(target.renew_before)}) less a quarter "
+        f"for retries leaves {format_duration(longest_wait(target))}. Add a window, or set renew_before to at "
+        f'least "{format_duration(needed)}"{_longer_ttl(config, target, needed)}'
+    )
+    yield config.target_problem(target.name, message, "windows", "renew_before")
+
+
+def _too_long_for_the_grace(config: ParsedConfig, target: Target, gap: Span) -> Iterator[Problem]:
+    """A key that waited through the gap is replaced with the rest of `renew_before` to live."""
+    rest, traits = target.renew_before - gap.length, config.traits.get(target.provider)
+    never_expires = traits is not None and not traits.keys_expire
+    if rest >= target.grace_period or gap.length > longest_wait(target) or never_expires:
+        return
+    needed = ceil((gap.length + target.grace_period) / _MINUTE) * _MINUTE
+    message = (
+        f"a replaced key could expire before its grace is over: no window is open for {format_duration(gap.length)}, "
+        f"{_shown(target.windows, gap)}, which leaves {format_duration(rest)} of renew_before "
+        f"({format_duration(target.renew_before)}) for a grace_period of {format_duration(target.grace_period)}. Add a "
+        f'window, set grace_period to at most "{format_duration(rest)}", or set renew_before to at least '
+        f'"{format_duration(needed)}"{_longer_ttl(config, target, needed)}'
+    )
+    yield config.target_problem(target.name, message, "windows", "grace_period")
 
 
 def _longer_ttl(config: ParsedConfig, target: Target, renew_before: timedelta) -> str:
