@@ -1,10 +1,11 @@
 """The rules of windows and pauses: no key may expire before a window opens, and no pause may be too much for a key."""
 
-from bisect import bisect
+import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
+from itertools import chain, repeat, tee
 from math import ceil
 
 from rotator.config.parsed import ParsedConfig
@@ -26,17 +27,21 @@ _DAY = timedelta(days=1)
 def gaps_that_are_too_long(config: ParsedConfig) -> Iterator[Problem]:
     """Refuse windows of which none opens for so long that a key could expire, or a replaced key before its grace."""
     sets = dict.fromkeys(target.windows for target in config.targets.values())
-    longest_gaps = {windows: _longest_gaps(windows) for windows in sets if windows}
+    longest = {windows: _longest_gap(windows) for windows in sets if windows}
     for target in config.targets.values():
-        if longest := longest_gaps.get(target.windows):
-            gap = _next(longest, config.now)
-            yield from _too_long_to_wait(config, target, gap)
-            yield from _too_long_for_the_grace(config, target, gap)
+        gap = longest.get(target.windows, timedelta(0))
+        if gap > longest_wait(target):
+            yield _too_long_to_wait(config, target, _gap_of(target.windows, gap, config.now))
+        elif gap and gap > target.renew_before - target.grace_period and _expires(config, target):
+            yield _too_long_for_the_grace(config, target, _gap_of(target.windows, gap, config.now))
 
 
-def _too_long_to_wait(config: ParsedConfig, target: Target, gap: Span) -> Iterator[Problem]:
-    if gap.length <= longest_wait(target):
-        return
+def _expires(config: ParsedConfig, target: Target) -> bool:
+    traits = config.traits.get(target.provider)
+    return traits is None or traits.keys_expire
+
+
+def _too_long_to_wait(config: ParsedConfig, target: Target, gap: Span) -> Problem:
     in_time = gap.length / (longest_wait(target) / target.renew_before)
     needed = ceil(max(in_time, gap.length + target.grace_period) / _MINUTE) * _MINUTE
     message = (
@@ -45,15 +50,12 @@ def _too_long_to_wait(config: ParsedConfig, target: Target, gap: Span) -> Iterat
         f"for retries leaves {format_duration(longest_wait(target))}. Add a window, or set renew_before to at "
         f'least "{format_duration(needed)}"{_longer_ttl(config, target, needed)}'
     )
-    yield config.target_problem(target.name, message, "windows", "renew_before")
+    return config.target_problem(target.name, message, "windows", "renew_before")
 
 
-def _too_long_for_the_grace(config: ParsedConfig, target: Target, gap: Span) -> Iterator[Problem]:
+def _too_long_for_the_grace(config: ParsedConfig, target: Target, gap: Span) -> Problem:
     """A key that waited through the gap is replaced with the rest of `renew_before` to live."""
-    rest, traits = target.renew_before - gap.length, config.traits.get(target.provider)
-    never_expires = traits is not None and not traits.keys_expire
-    if rest >= target.grace_period or gap.length > longest_wait(target) or never_expires:
-        return
+    rest = target.renew_before - gap.length
     needed = ceil((gap.length + target.grace_period) / _MINUTE) * _MINUTE
     message = (
         f"a replaced key could expire before its grace is over: no window is open for {format_duration(gap.length)}, "
@@ -62,7 +64,7 @@ def _too_long_for_the_grace(config: ParsedConfig, target: Target, gap: Span) -> 
         f'window, set grace_period to at most "{format_duration(rest)}", or set renew_before to at least '
         f'"{format_duration(needed)}"{_longer_ttl(config, target, needed)}'
     )
-    yield config.target_problem(target.name, message, "windows", "grace_period")
+    return config.target_problem(target.name, message, "windows", "grace_period")
 
 
 def _longer_ttl(config: ParsedConfig, target: Target, renew_before: timedelta) -> str:
@@ -78,21 +80,33 @@ def windows_that_are_too_short(config: ParsedConfig) -> Iterator[Problem]:
         if target.windows and target.provider in config.traits:
             groups[target.provider][target.windows].append(target)
     for provider, by_windows in groups.items():
-        limit = config.settings.providers[provider].requests_per_minute
-        each = config.traits[provider].requests_per_rotation / (limit * 60 / WINDOW) * _MINUTE
-        needs = [(rotations * each, span) for span, rotations in _crowds(by_windows)]
-        most = max((need for need, span in needs if need > span.length), default=None)
-        if most is None:
-            continue
-        span = _next([span for need, span in needs if need == most > span.length], config.now)
-        sharing = {windows: targets for windows, targets in by_windows.items() if _opens_in(windows, span)}
-        targets = [target for group in sharing.values() for target in group]
-        message = (
-            f"{len(targets)} targets of {provider} need about {format_duration(ceil(most / _MINUTE) * _MINUTE)} at "
-            f"{limit} requests a minute, and a window is open for {format_duration(span.length)}, "
-            f"{_shown(next(iter(sharing)), span)}. Make it longer, or give some targets other windows"
-        )
-        yield config.target_problem(targets[0].name, message, "windows")
+        alone = [_too_short(config, provider, {windows: targets}) for windows, targets in by_windows.items()]
+        together = None if any(alone) else _too_short(config, provider, by_windows)
+        yield from filter(None, (*alone, together))
+
+
+def _too_short(config: ParsedConfig, provider: str, by_windows: Mapping[Windows, Sequence[Target]]) -> Problem | None:
+    """Return the problem of the time in which any of these windows is open, and that is too short for its rotations."""
+    sets, limit = tuple(by_windows), config.settings.providers[provider].requests_per_minute
+    each = config.traits[provider].requests_per_rotation / (limit * 60 / WINDOW) * _MINUTE
+    numbers = [_rotations(targets) for targets in by_windows.values()]
+
+    def need(shape: Shape) -> timedelta:
+        of_sets = zip(numbers, shape[1], strict=True)
+        return each * sum(number_of(*wait) for number_of, waits in of_sets for wait in waits)
+
+    worst = max((shape for shape in _shapes(sets) if shape[0] and need(shape) > shape[0]), key=need, default=None)
+    if worst is None:
+        return None
+    span = _next((span for span, shape in _compared(sets) if shape == worst), config.now)
+    opening = [windows for windows, waits in zip(sets, worst[1], strict=True) if waits]
+    targets = [target for windows in opening for target in by_windows[windows]]
+    message = (
+        f"{len(targets)} targets of {provider} need about {format_duration(ceil(need(worst) / _MINUTE) * _MINUTE)} at "
+        f"{limit} requests a minute, and a window is open for {format_duration(span.length)}, "
+        f"{_shown(opening[0], span)}. Make it longer, or give some targets other windows"
+    )
+    return config.target_problem(targets[0].name, message, "windows")
 
 
 def pauses_that_are_impossible(config: ParsedConfig) -> Iterator[Problem]:
@@ -124,41 +138,11 @@ def _shown(windows: Windows, span: Span) -> str:
     return f"from {windows[0].shown(span.start)} to {windows[0].shown(span.end)}"
 
 
-def _next(spans: Sequence[Span], now: datetime) -> Span:
+def _next(spans: Iterable[Span], now: datetime) -> Span:
     """Return the first that begins from now on; the first of all, if none does in the years that were compared."""
-    return next((span for span in spans if span.start >= now), spans[0])
-
-
-@lru_cache(maxsize=16)
-def _longest_gaps(windows: Windows) -> tuple[Span, ...]:
-    """Return all gaps of the greatest length. Targets share few sets of windows, and each reload asks again.
-
-    From the first opening to the same one after a whole cycle, so that no gap is cut.
-    """
-    start = opened_at(windows, SINCE)
-    end = start + cycle(windows) + _DAY
-    found = [gap for gap, _ in gaps(open_spans(windows, start, end), start, end)]
-    longest = max((gap.length for gap in found), default=None)
-    return tuple(gap for gap in found if gap.length == longest)
-
-
-def _crowds(groups: Mapping[Windows, Sequence[Target]]) -> Iterator[tuple[Span, float]]:
-    """Yield the times in which any of these windows is open, and how many rotations begin in each.
-
-    Each set of windows has targets of its own, whose keys have waited since it was open last.
-    """
-    union = tuple(dict.fromkeys(window for windows in groups for window in windows))
-    starts = {windows: opened_at(windows, SINCE) for windows in groups}
-    end = max(starts.values()) + cycle(union) + _DAY
-    spans = [span for _, span in _openings(union, min(starts.values()), end + _LONGEST_OPEN) if span.start < end]
-    begins, rotations = [span.start for span in spans], [0.0] * len(spans)
-    for windows, targets in groups.items():
-        number_of = _rotations(targets)
-        for gap, span in _openings(windows, starts[windows], end + _LONGEST_OPEN):
-            index = bisect(begins, span.start) - 1
-            if index >= 0 and span.start < spans[index].end:
-                rotations[index] += number_of(gap.length, span.length)
-    yield from zip(spans, rotations, strict=True)
+    following = iter(spans)
+    first = next(following)
+    return next((span for span in chain([first], following) if span.start >= now), first)
 
 
 def _rotations(targets: Iterable[Target]) -> Callable[[timedelta, timedelta], float]:
@@ -172,12 +156,57 @@ def _rotations(targets: Iterable[Target]) -> Callable[[timedelta, timedelta], fl
     return number_of
 
 
-def _opens_in(windows: Windows, span: Span) -> bool:
-    return next(open_spans(windows, span.start, span.end), None) is not None
+# --- the years that are compared -------------------------------------------------------------------------------------
+
+Shape = tuple[timedelta, tuple[tuple[tuple[timedelta, timedelta], ...], ...]]
+"""How long any of several sets of windows is open; and for each set, of each open time of its own in there, how long
+the gap before it and how long it is."""
 
 
-@lru_cache(maxsize=16)
-def _openings(windows: Windows, start: datetime, end: datetime) -> tuple[tuple[Span, Span], ...]:
-    """Return each open time after the first, with the gap before it. The last one may be cut."""
-    found = gaps(open_spans(windows, start, end), start, end)
-    return tuple((gap, span) for gap, span in found if span.length)
+def _compared(sets: tuple[Windows, ...]) -> Iterator[tuple[Span, Shape]]:
+    """Yield when any of these sets of windows is open, and the shape of that time.
+
+    From the first opening to the same one after a whole cycle, so that no gap is cut. The last time may have no length.
+    """
+    union = tuple(dict.fromkeys(chain.from_iterable(sets)))
+    starts = [opened_at(windows, SINCE) for windows in sets]
+    end = max(starts) + cycle(union) + _DAY
+    until = end + _LONGEST_OPEN
+    each = [gaps(open_spans(one, start, until), start, until) for one, start in zip(sets, starts, strict=True)]
+    if len(sets) > 1:
+        whole = gaps(open_spans(union, min(starts), until), min(starts), until)
+    else:
+        whole, each[0] = tee(each[0])  # to find each opening takes time
+    own = heapq.merge(*(zip(repeat(number), one) for number, one in enumerate(each)), key=lambda one: one[1][1].start)
+    following = next(own, None)
+    for _, open_time in whole:
+        inside: list[list[tuple[timedelta, timedelta]]] = [[] for _ in sets]
+        while following is not None and following[1][1].start <= open_time.end:
+            number, (gap, span) = following
+            if span.start >= open_time.start:
+                inside[number].append((gap.length, span.length))
+            following = next(own, None)
+        if open_time.start < end or not open_time.length:
+            yield open_time, (open_time.length, tuple(map(tuple, inside)))
+
+
+@lru_cache(maxsize=64)
+def _shapes(sets: tuple[Windows, ...]) -> frozenset[Shape]:
+    """Return the shapes of all open times. Targets share few sets of windows, and each reload asks again."""
+    return frozenset(shape for _, shape in _compared(sets))
+
+
+def _longest_gap(windows: Windows) -> timedelta:
+    shapes = _shapes((windows,))
+    return max((closed for _, [waits] in shapes for closed, _ in waits), default=timedelta(0))
+
+
+@lru_cache(maxsize=64)
+def _gap_of(windows: Windows, length: timedelta, now: datetime) -> Span:
+    """Return the next gap of this length."""
+    found = (
+        Span(span.start - length, span.start)
+        for span, (_, [[(closed, _)]]) in _compared((windows,))
+        if closed == length
+    )
+    return _next(found, now)

@@ -237,6 +237,19 @@ def test_windows_that_are_open_at_the_same_time_share_the_rate_limit(
     loaded(MONTHLY, mondays + daily, "requests_per_minute = 7")
 
 
+def test_a_window_must_do_by_itself_although_another_is_open_for_longer(
+    loaded: Loaded, refused: Callable[..., dict[str, str]]
+) -> None:
+    slow = "requests_per_minute = 6"
+    other = many("o", 1, '{ cron = "0 * * * *", duration = "1h" }')
+    mondays = '{ cron = "0 9 * * 1", duration = "1h" }'
+    loaded(MONTHLY, many("m", 300, mondays) + other, slow)
+    message = refused(MONTHLY, many("m", 400, mondays) + other, slow)["targets.m0.windows"]
+    assert message.startswith(
+        "400 targets of respan need about 1h12m at 6 requests a minute, and a window is open for 1h,"
+    )
+
+
 def test_a_key_counts_in_its_own_windows_only(loaded: Loaded, refused: Callable[..., dict[str, str]]) -> None:
     """In the ten minutes of Saturday night, no key rotates that waits for Monday."""
     working = many("w", 2000, '{ cron = "0 9 * * 1-5", duration = "7h" }')
