@@ -17,7 +17,7 @@ OF_CHART = ("type", "base_url", "api_key", "requests_per_minute")
 
 def updated() -> str:
     """Return the chart's schema as it should be."""
-    configuration = json.loads((ROOT / "config.schema.json").read_text())
+    configuration = _by_kind(json.loads((ROOT / "config.schema.json").read_text()))
     schema = json.loads(CHART.read_text())
     tables = configuration["properties"]
     # A later values file removes a target with `null`.
@@ -36,30 +36,54 @@ def updated() -> str:
     url = definitions["VaultSettings"]["properties"]["address"]["pattern"]
     chart["provider"]["properties"]["baseUrl"]["pattern"] = url
     chart["vault"]["properties"]["address"]["pattern"] = f"^$|{url}"
-    [(name, provider)] = tables["providers"]["patternProperties"].items()
-    types = {kind: {"$ref": reference} for kind, reference in provider["discriminator"]["mapping"].items()}
-    any_type = {"type": "object", "properties": {"type": {"type": "string"}}, "required": ["type"]}
-    by_type = {**any_type, "allOf": [_of_type(kind, settings) for kind, settings in types.items()]}
-    chart["config"]["properties"]["providers"] = {**tables["providers"], "patternProperties": {name: by_type}}
+    [provider] = tables["providers"]["patternProperties"].values()
     chart["provider"]["allOf"] = [
-        _of_type(kind, {"properties": {"options": _options(definitions[settings["$ref"].rpartition("/")[2]])}})
-        for kind, settings in types.items()
+        {"if": one["if"], "then": {"properties": {"options": _options(definitions[_named(one["then"])])}}}
+        for one in provider["allOf"]
     ]
     # Without plugins every type is known here. With plugins the template `rotator.check` compares the types.
-    known = {"properties": {"type": {"enum": list(types)}}}
+    known = {"properties": provider["properties"]}
+    provider["properties"] = {"type": {"type": "string"}}
     config = {"properties": {"providers": {"additionalProperties": known}}}
     schema["if"] = {"properties": {"plugins": {"maxItems": 0}}}
     schema["then"] = {"properties": {"provider": known, "config": config}}
     return json.dumps(schema, indent=2) + "\n"
 
 
-def _of_type(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return what holds for one type of provider. A plugin's type takes any options."""
-    return {"if": {"properties": {"type": {"const": kind}}, "required": ["type"]}, "then": settings}
+def _by_kind(schema: Any) -> Any:
+    """Return a schema in which an option chooses one of several tables.
+
+    With `oneOf` Helm would report what is wrong by each of them.
+    """
+    if isinstance(schema, list):
+        return [_by_kind(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    schema = {key: _by_kind(part) for key, part in schema.items()}
+    if "discriminator" not in schema:
+        return schema
+    del schema["oneOf"]
+    choice = schema.pop("discriminator")
+    option, tables = choice["propertyName"], choice["mapping"]
+    return {
+        **schema,
+        "type": "object",
+        "properties": {option: {"enum": list(tables)}},
+        "required": [option],
+        "allOf": [
+            {"if": {"properties": {option: {"const": kind}}, "required": [option]}, "then": {"$ref": table}}
+            for kind, table in tables.items()
+        ],
+    }
+
+
+def _named(reference: dict[str, str]) -> str:
+    """Return the name of the definition that a schema refers to."""
+    return reference["$ref"].rpartition("/")[2]
 
 
 def _options(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the `provider.options` of a type with these settings."""
+    """Return the `provider.options` of a type with these settings. A plugin's type takes any."""
     options = {name: option for name, option in settings["properties"].items() if name not in OF_CHART}
     return {"type": "object", "properties": options, "additionalProperties": False}
 

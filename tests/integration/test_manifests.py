@@ -255,6 +255,11 @@ def test_a_target_stays_in_its_part_whatever_else_comes_and_goes(many: Path, tmp
         ("config.providers.r.api_key.env=K", "at '/config/providers/r': missing property 'type'\n"),
         ("config.providers.a b.type=respan", "at '/config/providers': additional properties 'a b' not allowed"),
         ("config.stores.v.type=vault,config.stores.v.address=vault:8200", "at '/config/stores/v/address'"),
+        ("config.stores.v.type=kv", "at '/config/stores/v/type': value must be one of 'sqlite', 'vault'\n"),
+        (
+            "config.stores.v.type=vault,config.stores.v.auth.method=oidc",
+            "at '/config/stores/v/auth/method': value must be one of 'approle', 'cert', 'jwt', 'kubernetes', 'token', ",
+        ),
         ("config.daemon.jitter=60%", "at '/config/daemon/jitter': '60%' does not match pattern"),
         ("targets.billing-api.ttl=9999d", "at '/targets/billing-api/ttl': '9999d' does not match pattern"),
         ("targets.billing-api.grace_period=0s", "'0s' does not match pattern '[1-9]'"),
