@@ -46,6 +46,9 @@ def rights(name: str) -> tuple[Right, ...]:
 LEFT = "rotator/health"
 """The annotation with what a leader leaves to its successor."""
 
+MOST = 256 * 1024
+"""Bytes of all annotations. With more, Kubernetes would refuse the renewal, and no replica would lead."""
+
 
 class Handover(Protocol):
     """What a leader leaves to its successor. Only the thread of the Lease calls it. Its methods return at once."""
@@ -269,10 +272,11 @@ class Lease:
         self._ask("PUT", self._settings.name, body)
 
     def _metadata(self, held: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the metadata with what this leader leaves to its successor."""
+        """Return the metadata with what this leader leaves to its successor, if the others' annotations allow it."""
         others = {name: text for name, text in _annotations(held).items() if name != LEFT}
-        left = self._handover.text()
-        return {**held, "annotations": {**others, LEFT: left} if left else others}
+        annotations = {**others, LEFT: self._handover.text()}
+        fits = sum(len(f"{name}{text}".encode()) for name, text in annotations.items()) <= MOST
+        return {**held, "annotations": annotations if annotations[LEFT] and fits else others}
 
     def _ask(self, method: str, name: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """Return the Lease that the API server answers, or None. Raises `Conflict` or `KubernetesUnavailable`."""

@@ -18,7 +18,7 @@ from support.recorded_events import RecordedEvents
 from rotator.core.events import EventType, Level
 from rotator.core.ports import Clock
 from rotator.core.versions import LONGEST_TEXT
-from rotator.daemon.leader import LEFT, Lease
+from rotator.daemon.leader import LEFT, MOST, Lease
 from rotator.runtime.clock import SystemClock
 from rotator.runtime.kubernetes import Access, LeaseSettings
 
@@ -516,3 +516,19 @@ def test_the_annotations_of_others_stay(rig: Rig, clock: FakeClock) -> None:
     rig.api.lease["metadata"]["annotations"]["team"] = "payments"
     a.attempt()
     assert annotations(rig) == {LEFT: "text", "team": "payments"}
+
+
+@pytest.mark.parametrize(("free", "kept"), [(0, False), (1, True)])
+def test_a_text_that_does_not_fit_beside_the_annotations_of_others_is_left_out(
+    rig: Rig, clock: FakeClock, free: int, kept: bool
+) -> None:
+    left = Left("text")
+    a = rig.replica("a", clock, left=left)
+    a.attempt()
+    assert rig.api.lease is not None
+    others = "ä" * ((MOST - len(LEFT) - len("text") - len("team")) // 2 - free + 1)
+    rig.api.lease["metadata"]["annotations"] = {"team": others}
+    a.attempt()
+    assert a.leads()
+    assert (LEFT in annotations(rig)) is kept
+    assert left.stored == ["text", "text"], "consumers learn of it all the same"
