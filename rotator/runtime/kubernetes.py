@@ -121,7 +121,7 @@ class ApiServer:
             with suppress(AttributeError, KeyError, TypeError, ValueError, RecursionError):
                 return understand(json.loads(answer.body or b""))
         raise KubernetesUnavailable(
-            f"the API server {self._access.api_server} answered {answer.status} about {self._what}"
+            f"the API server {self._access.api_server} answered {answer.status} about {self._what}{_reason(answer)}"
         )
 
     def allows(self, right: Right) -> bool:
@@ -180,6 +180,13 @@ class ApiServer:
         except OSError as error:  # `ssl` names no file
             why = error.strerror or quoted(str(error))
         raise KubernetesRefused(f"the certificates in {ca_file} for {self._what} cannot be used: {why}")
+
+
+def _reason(answer: Response) -> str:
+    """Return why the API server refuses a request. The reasons of an outage differ too much for a log."""
+    with suppress(AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        return f" ({quoted(json.loads(answer.body or b'')['message'])})" if answer.status in (400, 404, 422) else ""
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ def test_one_that_a_policy_refuses_is_named_and_the_others_get_their_annotation(
         return False
 
     wait_until(is_refused, "the policy to be in force")
-    with pytest.raises(NotificationFailed, match=r"answered 422 about the ExternalSecrets in .*: b$"):
+    with pytest.raises(NotificationFailed, match=r"answered 422 about .* \(.* denied request: .*\): b$"):
         cluster.sender(cluster.home).send(published())
     annotations = [cluster.get(name)["metadata"]["annotations"].get(ANNOTATION) for name in ("a", "b", "c")]
     assert [value == published().id for value in annotations] == [True, False, True]

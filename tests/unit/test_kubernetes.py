@@ -85,6 +85,8 @@ def test_no_answer_about_a_right_is_none(server: Canned, access: Access, reply: 
     ("reply", "kind", "words"),
     [
         (Reply(403, {}), KubernetesRefused, "refuses to GET the lease (403)"),
+        (Reply(422, {"message": "Too\nlong"}), KubernetesUnavailable, "answered 422 about the lease (Too long)"),
+        (Reply(422, {"message": 7}), KubernetesUnavailable, "answered 422 about the lease"),
         (Reply(503), KubernetesUnavailable, "answered 503 about the lease"),
         (Reply(200, {}), KubernetesUnavailable, "answered 200 about the lease"),
         (Reply(200, {"spec": 7}), KubernetesUnavailable, "answered 200 about the lease"),
