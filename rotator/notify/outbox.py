@@ -1,12 +1,13 @@
 """A bounded queue of notifications for one channel, and the thread that sends them.
 
 A notification that the channel does not take goes to the end of the queue, and the channel gets nothing for a while.
-So one bad notification does not stop the others, and a receiver that is down gets few requests.
+So a receiver that is down gets few requests. A further try that fails does not delay what is new, because the receiver
+may refuse just that one.
 """
 
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rotator.core.errors import NotificationFailed, NotificationUnwanted, RotatorError
 from rotator.core.events import Event, EventType, Fields, Level
@@ -27,10 +28,14 @@ GIVE_UP_AFTER = 86_400.0
 """Seconds after which a notification that nothing takes is dropped."""
 
 
+_AT_ONCE = float("-inf")
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     notification: Notification
     until: float  # monotonic; then it is dropped
+    is_new: bool = True  # it was not tried yet
 
 
 class Outbox:
@@ -42,7 +47,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._sender: Sender | None = None
         self._thread: threading.Thread | None = None
-        self._wait, self._not_before = 0.0, float("-inf")
+        self._wait, self._new_not_before, self._not_before = 0.0, _AT_ONCE, _AT_ONCE
         self._is_sending = self._is_unwanted = False
         self._reported: Level | None = None  # of the failures since the last success
         self._end_by: float | None = None
@@ -51,7 +56,7 @@ class Outbox:
         """Send with this sender from now on, at once: what was wrong may be corrected."""
         with self._changed:
             self._sender, self._is_unwanted = sender, False
-            self._wait, self._not_before = 0.0, float("-inf")
+            self._wait, self._new_not_before, self._not_before = 0.0, _AT_ONCE, _AT_ONCE
             self._changed.notify_all()
 
     def put(self, notification: Notification) -> None:
@@ -115,18 +120,21 @@ class Outbox:
         with self._changed:
             while True:
                 now = self._clock.monotonic()
-                is_due = bool(self._waiting) and now >= self._not_before
+                waiting = next((one for one in self._waiting if one.is_new), next(iter(self._waiting), None))
+                due_at = self._new_not_before if waiting and waiting.is_new else self._not_before
+                is_due = waiting is not None and now >= due_at
                 if self._end_by is not None and (not is_due or now >= self._end_by):
                     return None
-                if is_due and self._sender is not None:
+                if waiting and is_due and self._sender is not None:
                     self._is_sending = True
-                    return self._waiting.popleft(), self._sender
-                self._changed.wait(self._not_before - now if self._waiting else None)
+                    self._waiting.remove(waiting)
+                    return waiting, self._sender
+                self._changed.wait(due_at - now if waiting else None)
 
     def _worked(self) -> None:
         with self._changed:
             reported, self._reported, self._is_sending = self._reported, None, False
-            self._wait, waiting = 0.0, len(self._waiting)
+            self._wait, self._not_before, waiting = 0.0, _AT_ONCE, len(self._waiting)
         self._counted.count(self._channel, SUCCESS)
         if reported:
             fields: Fields = {"channel": self._channel, "waiting": waiting}
@@ -139,13 +147,16 @@ class Outbox:
             is_current = sender is self._sender  # otherwise the next try is another sender's first
             now = self._clock.monotonic()
             self._is_unwanted = is_current and isinstance(error, NotificationUnwanted)
-            left = [one for one in (*self._waiting, waiting) if now < one.until and not self._is_unwanted]
+            again = replace(waiting, is_new=False)
+            left = [one for one in (*self._waiting, again) if now < one.until and not self._is_unwanted]
             del left[MOST:]  # of more than that, it is the oldest
             dropped = len(self._waiting) + 1 - len(left)
             self._waiting = deque(left)
             if is_current:
                 self._wait = min(LONGEST_WAIT, max(FIRST_WAIT, 2 * self._wait))
                 self._not_before = now + self._wait
+                if waiting.is_new:
+                    self._new_not_before = self._not_before
         self._counted.count(self._channel, FAILURE)
         self._counted.count(self._channel, DROPPED, dropped)
         if is_current:

@@ -137,6 +137,30 @@ def test_one_bad_notification_does_not_stop_the_others(box: Box) -> None:
     wait_until(lambda: box.channel.sent == [2, 3, 1], "the first, too")
 
 
+def test_one_that_the_channel_refuses_at_each_try_delays_nothing_new(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of many ExternalSecrets, which a policy refuses: the others are annotated within seconds."""
+    box.channel.answer = fails_for(1)
+    box.put(1)
+    wait_until(lambda: len(box.channel.tried) >= 2, "a further try")
+    monkeypatch.setattr(outboxes, "FIRST_WAIT", 60.0)
+    monkeypatch.setattr(outboxes, "LONGEST_WAIT", 60.0)
+    tried = len(box.channel.tried)
+    wait_until(lambda: len(box.channel.tried) > tried, "the last try for a while")
+    box.put(2, 3)
+    wait_until(lambda: box.channel.sent == [2, 3], "the new ones", seconds=20)
+
+
+def test_a_receiver_that_is_down_gets_a_new_one_once_in_each_wait(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outboxes, "FIRST_WAIT", 60.0)
+    monkeypatch.setattr(outboxes, "LONGEST_WAIT", 60.0)
+    box.channel.answer = fails
+    box.put(1)
+    wait_until(lambda: box.counted()["failure"] == 1, "the first try")
+    box.put(*range(2, 100))
+    assert box.end(1) == 99
+    assert box.channel.tried == [1]
+
+
 def test_a_full_queue_drops_the_oldest_and_putting_never_waits(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outboxes, "MOST", 10)
     let_go = threading.Event()
