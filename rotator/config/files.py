@@ -188,8 +188,9 @@ def _text(file: Path) -> str:
     try:
         content = files.read(file, _LARGEST + 1)
     except FileNotFoundError:
-        is_link = file.is_symlink()
-        raise _Unreadable("is a link to a file that does not exist" if is_link else "does not exist") from None
+        if file.is_symlink():
+            raise _Unreadable("is a link to a file that does not exist") from None
+        raise _Unreadable("does not exist: name the configuration file with --config or $ROTATOR_CONFIG") from None
     except IsADirectoryError:
         raise _Unreadable("is a folder, not a file") from None
     except OSError as error:

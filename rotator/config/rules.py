@@ -321,11 +321,15 @@ def _paths_with_too_much(config: ParsedConfig) -> Iterator[Problem]:
     vaults = config.vaults()
     for name, provider in config.settings.providers.items():
         if provider.api_key.vault is not None and provider.api_key.vault.path.startswith("data/"):
-            message = 'has "data/" after its mount, which belongs to the API and not to the path: probably too much'
+            message = 'has "data/" after its mount, which belongs to the API and not to the path: probably leave it out'
             yield config.problem(message, "providers", name, "api_key", "vault")
     for name, target in config.targets.items():
         if target.path.startswith("data/"):
-            message = 'begins with "data/", which belongs to the API and not to the path: probably too much'
+            rest = target.path.removeprefix("data/")
+            message = (
+                f'begins with "data/", which belongs to the API and not to the path. Write "{rest}", unless that is '
+                "what you want"
+            )
             yield config.target_problem(name, message, "path")
         mount = vaults[target.store].mount if target.store in vaults else None
         if mount is not None and target.path.startswith(f"{mount}/"):

@@ -986,7 +986,7 @@ WARNED = [
         f"{TARGET}.path",
         "data/apps",
         f"{TARGET}.path",
-        'begins with "data/", which belongs to the API and not to the path: probably too much',
+        'begins with "data/", which belongs to the API and not to the path. Write "apps", unless that is what you want',
     ),
     *(
         (
@@ -1002,7 +1002,7 @@ WARNED = [
         "providers.respan.api_key",
         {"vault": "secret/data/org#key"},
         "providers.respan.api_key.vault",
-        'has "data/" after its mount, which belongs to the API and not to the path: probably too much',
+        'has "data/" after its mount, which belongs to the API and not to the path: probably leave it out',
     ),
     (
         "defaults.grace_period",
@@ -1220,7 +1220,7 @@ def test_a_main_file_that_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     for file, message in (
         (tmp_path / "loop", "cannot be read: Too many levels of symbolic links"),
-        (tmp_path / "absent.toml", "does not exist"),
+        (tmp_path / "absent.toml", "does not exist: name the configuration file with --config or $ROTATOR_CONFIG"),
         (tmp_path, "is a folder, not a file"),
         (tmp_path / "a\0b", "cannot be read: it is not a possible file name"),
         (tmp_path / ("x" * 300), "cannot be read: File name too long"),
