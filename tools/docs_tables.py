@@ -63,7 +63,7 @@ def _is_table(values: Mapping[str, Any]) -> bool:
 
 def _default(values: Mapping[str, Any], required: bool) -> str:
     if "const" in values:
-        return f'`"{values["const"]}"`'
+        return f'required: `"{values["const"]}"`'
     if required:
         return "required"
     return _toml(values["default"]) if values.get("default") not in (None, "") else ""
@@ -87,6 +87,19 @@ def _toml(value: Any) -> str:
 def _description(schema: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     reference = values.get("$ref", "").rpartition("/")[2]
     return str(values.get("description") or schema["$defs"][reference]["description"]).replace("|", "\\|")
+
+
+def paging(schema: Mapping[str, Any]) -> str:
+    """Return the table of the values of `paging`, each with its options."""
+    rows = []
+    for by, reference in schema["$defs"]["ListSettings"]["properties"]["paging"]["discriminator"]["mapping"].items():
+        shown = schema["$defs"][reference.rpartition("/")[2]]
+        options = []
+        for option, values in shown["properties"].items():
+            default = f" ({values['default']})" if values.get("default") else ""
+            options.append(f"`{option}`{default}: {values['description']}")
+        rows.append(f'`"{by}"` | {shown["description"]} | {" ".join(options[1:])}')
+    return table("`by` | Meaning | Its options", rows)
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
@@ -186,6 +199,8 @@ def written(text: str, schema: Mapping[str, Any]) -> str:
                 made = command_help()
             case "promises", _:
                 made = promises()
+            case "paging", _:
+                made = paging(schema)
             case "options", names:
                 made = options(schema, names)
             case name, _:
