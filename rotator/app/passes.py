@@ -143,7 +143,7 @@ def troubles(report: Report, failures: int = 1, retry_at: datetime | None = None
     """Yield what a log needs of a pass that did not go well: what failed, what it means, and what happens next."""
     target, plan, error = report.target, report.plan, report.error
     if plan is not None and plan.state is State.FOREIGN and not plan.actions:
-        fields = {"path": target.path, "reason": plan.reason.value, "advice": adoption_advice(target)}
+        fields = {"path": target.path, "reason": plan.reason.value, "advice": adoption_advice(target, plan.reason)}
         yield Event(EventType.TARGET_FOREIGN, target.name, Level.ERROR, fields)
     if Reason.EMPTIED in (report.attempted, plan and plan.reason):
         yield Event(EventType.PATH_EMPTIED, target.name, Level.WARNING, _emptied(target))
@@ -218,7 +218,7 @@ def _emptied(target: Target) -> Fields:
 def served(plan: Plan | None) -> str:
     """Return what the applications have, in words."""
     if plan is None:
-        return "unknown, because the path could not be read: most likely the same key as before"
+        return "an unknown key, because the path could not be read: most likely the same as before"
     if plan.state is State.FOREIGN:
         return "data that rotator did not write"
     if plan.reason is Reason.EMPTIED:
@@ -233,9 +233,11 @@ def lifetime(current: Record, plan: Plan) -> str:
     return "which never expires" if plan.is_endless else f"until {timestamp(current.expires_at)}"
 
 
-def adoption_advice(target: Target) -> str:
-    """Return what a person can do about a path that holds another writer's data."""
+def adoption_advice(target: Target, reason: str) -> str:
+    """Return what a person can do about a path that holds another writer's data; `reason` is why it is foreign."""
+    renamed = reason == Reason.OTHER_OWNER
     return (
+        f"{'If `owner` was changed, add the former one to `former_owners`. ' if renamed else ''}"
         f"If rotator is meant to keep {target.path}, run `rotator rotate {target.name} --adopt`: "
         "the key's field is overwritten, its other fields stay, and the overwritten key works until you revoke it."
     )

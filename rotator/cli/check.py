@@ -130,7 +130,7 @@ def _path(
         served[entry.key_id] = target, scope
     if entry and entry.ownership.foreign and not target.adopt:
         message = f"{target.path} holds data that is not ours ({entry.ownership})"
-        yield OnlineFinding(f"targets.{target.name}", message, adoption_advice(target))
+        yield OnlineFinding(f"targets.{target.name}", message, adoption_advice(target, entry.ownership))
 
 
 def _version_lifetime(

@@ -105,7 +105,7 @@ def plan_lines(status: TargetStatus) -> Iterator[str]:
 
 def _foreign_lines(target: Target, plan: Plan) -> Iterator[str]:
     yield f"{target.name}: left alone: {target.path} holds data that is not ours ({plan.reason})"
-    yield f"  {adoption_advice(target)}"
+    yield f"  {adoption_advice(target, plan.reason)}"
 
 
 def outcome(report: Report) -> str:

@@ -51,8 +51,8 @@ class ErrorFactory:
         if status == 429:
             seconds = _retry_after(answer, now)
             return ProviderRateLimited(
-                f"{self.label} refused to {asked}, for it got too many requests ({reply}); rotator sends it none for "
-                f"{seconds:g} s",
+                f"{self.label} refused to {asked}, because it got too many requests ({reply}); rotator sends it "
+                f"none for {seconds:g} s",
                 seconds,
             )
         if status < 200 or status == 408 or status >= 500:
@@ -60,13 +60,14 @@ class ErrorFactory:
         if status < 400:
             return ProviderRequestRefused(
                 f"{self.label} answered {status}, a redirect, when asked to {asked}; it is not followed, "
-                "for the management credential would go with it",
+                "because the management credential would go with it",
                 f"{self._base_url()} must be where {self.label} itself answers; look for a proxy that redirects, too.",
             )
+        look = f"at {self._base_url()}"
+        if operation not in _READS:
+            look = f"at the ttl and the key parameters of the target; after a 404, a 405 or a page of HTML, {look}"
         return ProviderRequestRefused(
-            f"{self.label} refused to {asked} ({reply})",
-            "Retrying will not help. Look at the ttl and the key parameters of the target; after a 404, a 405 "
-            f"or a page of HTML, at {self._base_url()}.",
+            f"{self.label} refused to {asked} ({reply})", f"Retrying will not help. Look {look}."
         )
 
     def confirmed(self, operation: str, answer: Answer, wrong: ProviderError | None) -> ProviderError:
@@ -76,7 +77,7 @@ class ErrorFactory:
         refused = f"{self.label} refused to {self._asked_to(operation)} ({answer.summary})"
         if wrong is not None:
             return ProviderUnavailable(
-                f"{refused}; whether it refuses the management credential is not known, for a list failed: "
+                f"{refused}; whether it refuses the management credential is not known, because a list failed: "
                 f"{wrong.message}",
                 wrong.advice,
             )
@@ -124,9 +125,11 @@ class ErrorFactory:
                 f"with its certificates in ca_file. If it is {self.label}'s own certificate, only {self.label} can fix "
                 "it.",
             )
+        advice = f"Look at {self._base_url()}, at DNS, and at the network policy for what leaves here."
+        if "WRONG_VERSION_NUMBER" in words:
+            advice = f"The server there does not speak TLS: look at {self._base_url()}. Is it an http:// address?"
         return ProviderUnavailable(
-            f"{self.label} cannot be reached at {self.base_url} ({words}); nothing was sent",
-            f"Look at {self._base_url()}, at DNS, and at the network policy for what leaves here.",
+            f"{self.label} cannot be reached at {self.base_url} ({words}); nothing was sent", advice
         )
 
     def unproxied(self, words: str, status: int | None) -> ProviderUnavailable:

@@ -263,7 +263,7 @@ def _next(status: TargetStatus, now: datetime) -> Next:
     if now_due:
         return Next([f"now: {words}" for words in now_due])
     if plan.state is State.FOREIGN:
-        return Next([f"left alone ({plan.reason})"], advice=adoption_advice(status.target))
+        return Next([f"left alone ({plan.reason})"], advice=adoption_advice(status.target, plan.reason))
     return _coming(status, plan, now)
 
 

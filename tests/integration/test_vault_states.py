@@ -209,7 +209,7 @@ def test_restarted_and_so_sealed(there: Scene, own_vault: RaftVault) -> None:
     assert (failed["event"], failed["target"], failed["error"]) == ("target_failed", "a", sealed)
     assert (failed["advice"], failed["served"]) == (
         UNSEAL,
-        "unknown, because the path could not be read: most likely the same key as before",
+        "an unknown key, because the path could not be read: most likely the same as before",
     )
     assert (looked.stdout, looked.stderr) == ("", f"rotator: {sealed}\n  {UNSEAL}\n")
     assert rotated.stdout.splitlines()[0] == f"a: failed: {sealed}"
@@ -456,13 +456,13 @@ def test_a_token_revoked_midway_is_named_where_there_is_none_but_it(here: Scene)
     down = daemon.wait_for("upstream_down")
     assert here.fates() == ["served", "live"], "a proxy could have refused a write that landed: the key is kept"
     created = len(here.rotator.calls("create"))
-    assert down["error"].startswith("Vault calls the token invalid in a request to ")
+    assert down["error"].startswith("Vault calls the token invalid (403: ")
     assert down["advice"] == "It is expired, revoked or used up. Replace the credentials that rotator logs in with."
     [left] = [line for line in complaints(daemon) if line != down]
     assert (left["event"], left["key_id"]) == ("key_not_removed", here.key_id(2))
     assert daemon.stop() == 0
     looked = here.rotator.run("status", status=3)
-    assert looked.stderr.startswith("rotator: Vault calls the token invalid in a request to ")
+    assert looked.stderr.startswith("rotator: Vault calls the token invalid (403: ")
     assert len(here.rotator.calls("create")) == created
     here.rotator.environment["VAULT_TOKEN"] = here.paths.token()
     here.rotator.run("rotate", "a", status=0)

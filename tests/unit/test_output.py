@@ -10,11 +10,12 @@ from support.known import used
 from support.world import HOUR, START, make_target
 
 from rotator.cli import progress as progressing
-from rotator.cli.output import plan_json, plan_lines, report_json, sweep_json
+from rotator.cli.output import plan_json, plan_lines, report_json, report_lines, sweep_json
 from rotator.cli.progress import progress
 from rotator.cli.status_table import print_status
 from rotator.cli.streams import print_json, print_line
 from rotator.config.windows import CronWindow
+from rotator.core.errors import StoreUnavailable
 from rotator.core.keys import ProviderKey
 from rotator.core.orphans import Orphan, OrphanState
 from rotator.core.plan import Plan, Retire, SetExpiry
@@ -30,6 +31,29 @@ from rotator.telemetry.status import TargetStatus, status_model
 def test_foreign_text_sends_no_terminal_sequence(capsys: pytest.CaptureFixture[str]) -> None:
     print_line("a: rotated\tkey tk\x1b[2J\u202e")
     assert capsys.readouterr().out == "a: rotated\tkey tk\\x1b[2J\\u202e\n"
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        (Reason.OTHER_OWNER, "If `owner` was changed, add the former one to `former_owners`. If rotator is meant"),
+        (Reason.NO_RECORD, "If rotator is meant"),
+    ],
+)
+def test_a_foreign_path_comes_with_what_to_do(reason: Reason, advice: str) -> None:
+    report = Report(make_target(), Plan(State.FOREIGN, reason), None)
+    first, second = report_lines(report)
+    assert first.endswith(f"holds data that is not ours ({reason})")
+    assert second.strip().startswith(advice)
+
+
+def test_a_failure_names_what_the_applications_have() -> None:
+    report = Report(make_target(), None, StoreUnavailable("Vault is away", "Start it."))
+    assert [line.strip() for line in report_lines(report)] == [
+        f"{report.target.name}: failed: Vault is away",
+        "the applications have an unknown key, because the path could not be read: most likely the same as before",
+        "Start it.",
+    ]
 
 
 # --- progress --------------------------------------------------------------------------------------------------------

@@ -548,6 +548,7 @@ def test_every_status_has_its_meaning(rig: Rig, operation: str) -> None:
         assert str(status) in error.message
         assert status < 400 or "A requested fault" in error.message
         assert error.advice or expected is ProviderRateLimited
+        assert operation in CHANGES or "the ttl" not in error.advice, "a read depends on no target"
         tries = {ProviderUnavailable: 3, ProviderRateLimited: 2}.get(expected, 1) if operation == "list" else 1
         assert [asked for asked in rig.noted.requests if asked != ("list", "200")] == [(operation, str(status))] * tries
 
@@ -1331,7 +1332,9 @@ def test_it_speaks_tls_within_the_deadline(tls: Canned, monkeypatch: pytest.Monk
 
 def test_no_tls_where_tls_is_due(rig: Rig) -> None:
     with provider_at(rig.sim.url.replace("http:", "https:"), Noted()) as provider:
-        assert isinstance(refused(lambda: provider.create("n", NONE, EXPIRY)), ProviderUnavailable)
+        error = refused(lambda: provider.create("n", NONE, EXPIRY))
+    assert isinstance(error, ProviderUnavailable)
+    assert error.advice.startswith("The server there does not speak TLS: look at base_url")
 
 
 def test_certificates_are_verified_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,11 +62,11 @@ PREFLIGHT = Operation("preflight", "try a write to", _ON_DATA)
 WRITE = Operation("write", "write to", _ON_DATA, changes=True)
 DESTROY = Operation("destroy", "destroy versions through", ("update",), changes=True)
 REVOKE = Operation("revoke", "revoke the token through")
-LOGIN = Operation("login", "log in through")
+LOGIN = Operation("login", "let rotator log in through")
 RENEW = Operation("renew", "renew the token through")
-MOUNT = Operation("mount", "ask")
+MOUNT = Operation("mount", "show the mount at")
 HEALTH = Operation("health", "answer at")
-CAPABILITIES = Operation("capabilities", "ask", ("update",))
+CAPABILITIES = Operation("capabilities", "show the rights at", ("update",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Answer:
                 return CasMismatch(f"{path} is at another version: another writer was first")
             case 403 if self.is_invalid_token:
                 return StoreCredentialRefused(
-                    f"Vault calls the token invalid in a request to {operation.verb} {path} ({self.summary})",
+                    f"Vault calls the token invalid ({self.summary}); it did not {operation.verb} {path}",
                     "It is expired, revoked or used up. Replace the credentials that rotator logs in with.",
                 )
             case 403:
