@@ -114,6 +114,8 @@ class Session:
         if bool(names) == every:
             usage_error("name the targets, or use --all")
         if not names:
+            if not self.configuration.targets:
+                usage_error(f"no target is configured in {self.configuration.file}")
             return [*self.configuration.targets.values()]
         chosen = (target for name in names for target in self._matching(name))
         return [*{target.name: target for target in chosen}.values()]

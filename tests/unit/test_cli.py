@@ -116,6 +116,26 @@ def test_completion_prints_a_script_and_completes(invoke: Invoke, shell: str) ->
     assert (found.status, "rotate" in found.out, "sweep" in found.out) == (0, True, False)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (("rotate", "--all"), 2),
+        (("extend", "--all", "--for", "24h"), 2),
+        (("events",), 2),
+        (("status",), 0),
+        (("plan",), 0),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_no_target_is_no_silent_success(
+    made: Installation, invoke: Invoke, arguments: tuple[str, ...], status: int
+) -> None:
+    made.config["targets"] = {}
+    ended = invoke(*arguments)
+    assert (ended.status, ended.out) == (status, "")
+    assert f"no target is configured in {made.file}" in ended.err
+
+
 def test_an_option_overrides_the_environment(invoke: Invoke, tmp_path: Path) -> None:
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     assert f"{first}: does not exist" in invoke("plan", ROTATOR_CONFIG=first).err

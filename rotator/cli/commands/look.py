@@ -1,5 +1,7 @@
 """`plan` and `status`: the state of each target. They change nothing."""
 
+from collections.abc import Collection
+
 import typer
 
 from rotator.cli import output
@@ -8,7 +10,8 @@ from rotator.cli.context import Session
 from rotator.cli.exit_status import ATTENTION, DONE, NOTHING_TRIED, print_failure, status_of_all
 from rotator.cli.remote import ask
 from rotator.cli.status_table import print_status
-from rotator.cli.streams import print_json, print_line
+from rotator.cli.streams import print_error, print_json, print_line
+from rotator.core.target import Target
 from rotator.telemetry.status import UNHEALTHY, status_model, with_unenforced
 from rotator.telemetry.status_json import StatusJson
 
@@ -17,7 +20,7 @@ def show_plan(common: Common, *, exit_code: bool, as_json: bool) -> None:
     """Print what would be done now."""
     with Session(common, "warning", as_daemon=True) as session:
         session.leave_half_of_the_budgets()  # each superseded key costs a request
-        targets = session.configuration.targets.values()
+        targets = _targets(session)
         statuses = session.look(targets, confirm=True, use=session.read_use(targets))
         if as_json:
             print_json(session.json([output.plan_json(status) for status in statuses]))
@@ -39,10 +42,18 @@ def show_status(common: Common, url: str | None, *, as_json: bool) -> None:
     raise typer.Exit(ATTENTION if failing else DONE)
 
 
+def _targets(session: Session) -> Collection[Target]:
+    """Return all targets. Their absence is printed: an empty result would look as if all were well."""
+    targets = session.configuration.targets.values()
+    if not targets:
+        print_error(f"no target is configured in {session.configuration.file}")
+    return targets
+
+
 def _from_the_stores(common: Common, *, as_json: bool) -> StatusJson:
     with Session(common, "warning", as_daemon=True) as session:
         session.leave_half_of_the_budgets()  # the use of keys with caps costs a list
-        targets = session.configuration.targets.values()
+        targets = _targets(session)
         looked = session.look(targets, confirm=False, use=session.read_use(targets))
         now = session.clock.now()
         statuses = [with_unenforced(status, now) for status in looked]
