@@ -136,6 +136,14 @@ def test_no_target_is_no_silent_success(
     assert f"no target is configured in {made.file}" in ended.err
 
 
+def test_a_revocation_that_failed_is_not_taken_for_done(made: Installation, invoke: Invoke) -> None:
+    invoke("rotate", "a")
+    made.simulator.faults.add(Fault("refuse", "delete", status=403, times=1))
+    first, again = invoke("rotate", "a", "--revoke-now"), invoke("rotate", "a", "--revoke-now")
+    assert (first.status, "not every old key is revoked" in first.err) == (1, True)
+    assert (again.status, "not every old key is revoked" in again.err) == (0, False)
+
+
 def test_an_option_overrides_the_environment(invoke: Invoke, tmp_path: Path) -> None:
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     assert f"{first}: does not exist" in invoke("plan", ROTATOR_CONFIG=first).err

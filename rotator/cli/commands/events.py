@@ -33,7 +33,7 @@ def show_events(common: Common, targets: Sequence[str] | None, since: str, *, as
     try:
         duration = parse_duration(since)
     except ValueError as error:
-        usage_error(f"--since {error}")
+        usage_error(f"--since: {error}")
     with Session(common, "warning") as session:
         session.leave_half_of_the_budgets()
         chosen = session.chosen(targets, not targets)

@@ -38,7 +38,7 @@ def extend_keys(
     try:
         duration = parse_duration(lifetime)
     except ValueError as error:
-        usage_error(f"--for {error}")
+        usage_error(f"--for: {error}")
     with Session(common, "info") as session:
         chosen = session.chosen(targets, every)
         lists, errors = _lists(session, chosen)

@@ -54,6 +54,8 @@ def rotate_targets(
             _print(session, reports, revoked.keys, as_json=as_json, stopped_of=len(chosen))
             raise
         _print(session, reports, revoked.keys, as_json=as_json)
+        if request.revoke_now and any(report.error for report in reports):
+            print_error("rotator: not every old key is revoked. Correct what failed, and run the command again")
         raise typer.Exit(output.status_of_reports(reports))
 
 
