@@ -367,8 +367,8 @@ def test_a_pause_outlasts_restarts_and_heals_when_it_is_removed(invoke: Invoke, 
     later = (datetime.now(UTC) + timedelta(hours=3)).replace(microsecond=0)
     made.config["targets"] = {"a": {"path": "apps/a", "pause_until": later.isoformat()}}
     made.config["defaults"].update(ttl="3s", renew_before="2s", grace_period="2s")
-    invoke("run", "--once")
-    wait_until(lambda: "key_extended" in invoke("run", "--once").err, "the key to be extended", 10)
+    first = invoke("run", "--once").err  # on a busy machine the key is due before this run ends
+    wait_until(lambda: "key_extended" in first or "key_extended" in invoke("run", "--once").err, "a longer life", 10)
     threading.Event().wait(3)
     assert "1 unchanged" in invoke("run", "--once").out
     [shown] = invoke("status", "--json").json()["targets"]
