@@ -47,6 +47,7 @@ def test_a_provider_that_keeps_the_contract(made: Installation) -> None:
 def test_without_yes_it_prints_what_it_would_do_and_does_nothing(made: Installation) -> None:
     ended = made.run("check", "--provider-contract", "respan", status=2)
     assert "creates one key at respan (http://127.0.0.1:" in ended.stderr
+    assert "works for 2 h at most" in ended.stderr, "the contract asks for twice the first lifetime"
     assert "Add --yes" in ended.stderr
     assert made.simulator.journal == []
 

@@ -28,7 +28,7 @@ def hold_provider(common: Common, name: str | None, *, online: bool, yes: bool, 
         if not yes:
             usage_error(
                 f"--provider-contract creates one key at {name} ({providers[name].base_url}), which works for "
-                f"{in_units(LIFETIME)} at most, lists all keys, changes the expiry of that one key and "
+                f"{in_units(2 * LIFETIME)} at most, lists all keys, changes the expiry of that one key and "
                 "removes it. Add --yes if that is right"
             )
         trial = _trial(session, name)
