@@ -188,6 +188,9 @@ def test_a_certificate_that_is_not_right_is_not_accepted(
 
     for settings, words in wrong:
         assert_unsettled(open_store(address, "secret", TOKEN, **settings), words, TOKEN)
+    with pytest.raises(StoreUnavailable) as raised:
+        open_store(address, "secret", TOKEN, ca_file=empty).history("app")
+    assert raised.value.advice.startswith(f"{empty}, the store's ca_file or $VAULT_CACERT,")
 
 
 def test_http_to_a_port_with_tls_is_reported(tls_vault: tuple[str, Path], open_store: OpenStore) -> None:

@@ -81,6 +81,7 @@ class Transport:
     def __init__(self, settings: VaultSettings, clock: Clock) -> None:
         self.upstream = _host_and_port(settings.address)
         self._timeout = settings.timeout
+        self._ca_file = settings.ca_file
         self._prefix = urlsplit(settings.address).path.rstrip("/")
         self._pool = _pool(settings, clock)
         self._clock = clock
@@ -138,6 +139,8 @@ class Transport:
         advice = "Check Vault, the store's address, ca_file and server_name, DNS, and the network policy."
         if "WRONG_VERSION_NUMBER" in cause:
             advice = "The server there does not speak TLS: is it an http:// address?"
+        if "NO_CERTIFICATE_OR_CRL_FOUND" in cause:
+            advice = f"{self._ca_file}, the store's ca_file or $VAULT_CACERT, must hold certificates in PEM form."
         return NoAnswer("connection", f"the connection to {self.upstream} failed ({cause})", advice)
 
 
