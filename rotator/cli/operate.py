@@ -22,6 +22,7 @@ from rotator.cli.command import (
     TargetsArgument,
     UrlOption,
 )
+from rotator.cli.exit_status import usage_error
 from rotator.core.request import RotationRequest
 
 
@@ -236,8 +237,9 @@ def sweep(
     sweep_keys(Common(config, log_format, log_level, url), dry_run=dry_run, max_orphans=max_orphans, as_json=as_json)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, context_settings={"allow_extra_args": True})  # else Typer prints them, as unexpected
 def find(
+    context: typer.Context,
     revoke_now: RevokeNowOption = False,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -255,6 +257,8 @@ def find(
     \b
     Example: rotator find --revoke-now < leaked-keys.txt
     """
+    if context.args:
+        usage_error("find takes no argument, which others could read in the list of processes: write the keys to stdin")
     from rotator.cli.commands.find import find_keys
 
     find_keys(Common(config, log_format, log_level, url), revoke_now=revoke_now, as_json=as_json)

@@ -295,6 +295,12 @@ def test_input_that_cannot_be_used_ends_with_2(made: Installation, find: Find, l
     assert ended.stdout == ""
 
 
+def test_a_key_as_an_argument_is_refused_and_not_printed(made: Installation) -> None:
+    ended = made.run("find", STRANGER, status=2)
+    assert "write the keys to stdin" in ended.stderr
+    assert STRANGER not in ended.stdout + ended.stderr
+
+
 def test_a_closed_standard_input_ends_with_2(made: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     assert "standard input is closed" in made.run("find", status=2).stderr
