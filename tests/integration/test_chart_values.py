@@ -146,7 +146,7 @@ COMBINATIONS: dict[str, Values] = {
         "extraVolumeMounts": [{"name": "sink", "mountPath": "/sink", "readOnly": True}],
     },
     # Monitoring and the network.
-    "monitoring": {"podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}},
+    "monitoring": {"podMonitor": {"enabled": True, "interval": "1m30s"}, "prometheusRule": {"enabled": True}},
     "monitoring by a Service": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}},
     "alerts for another scrape": {"prometheusRule": {"enabled": True, "selector": {"job": "ours"}}},
     "a dashboard": {"dashboard": {"enabled": True, "annotations": {"grafana_folder": "Keys"}}},
