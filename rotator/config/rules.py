@@ -370,5 +370,6 @@ _WARNED: tuple[Rule, ...] = (
     cut_extensions,
     late_pickups,
     rare_looks,
+    window_rules.gaps_that_shorten_the_grace,
     window_rules.pauses_that_have_passed,
 )

@@ -25,15 +25,26 @@ _DAY = timedelta(days=1)
 
 
 def gaps_that_are_too_long(config: ParsedConfig) -> Iterator[Problem]:
-    """Refuse windows of which none opens for so long that a key could expire, or a replaced key before its grace."""
+    """Refuse windows of which none opens for so long that a key could expire."""
+    for target, gap in _gaps(config):
+        if gap > longest_wait(target):
+            yield _too_long_to_wait(config, target, _gap_of(target.windows, gap, config.now))
+
+
+def gaps_that_shorten_the_grace(config: ParsedConfig) -> Iterator[Problem]:
+    """Warn of windows after whose longest gap a replaced key expires before its grace is over."""
+    for target, gap in _gaps(config):
+        if gap > target.renew_before - target.grace_period and _expires(config, target):
+            yield _too_long_for_the_grace(config, target, _gap_of(target.windows, gap, config.now))
+
+
+def _gaps(config: ParsedConfig) -> Iterator[tuple[Target, timedelta]]:
+    """Yield the longest gap of each target that has windows with gaps."""
     sets = dict.fromkeys(target.windows for target in config.targets.values())
     longest = {windows: _longest_gap(windows) for windows in sets if windows}
     for target in config.targets.values():
-        gap = longest.get(target.windows, timedelta(0))
-        if gap > longest_wait(target):
-            yield _too_long_to_wait(config, target, _gap_of(target.windows, gap, config.now))
-        elif gap and gap > target.renew_before - target.grace_period and _expires(config, target):
-            yield _too_long_for_the_grace(config, target, _gap_of(target.windows, gap, config.now))
+        if gap := longest.get(target.windows):
+            yield target, gap
 
 
 def _expires(config: ParsedConfig, target: Target) -> bool:
@@ -58,7 +69,7 @@ def _too_long_for_the_grace(config: ParsedConfig, target: Target, gap: Span) -> 
     rest = target.renew_before - gap.length
     needed = ceil((gap.length + target.grace_period) / _MINUTE) * _MINUTE
     message = (
-        f"a replaced key could expire before its grace is over: no window is open for {format_duration(gap.length)}, "
+        f"a replaced key may expire before its grace is over: no window is open for {format_duration(gap.length)}, "
         f"{_shown(target.windows, gap)}, which leaves {format_duration(rest)} of renew_before "
         f"({format_duration(target.renew_before)}) for a grace_period of {format_duration(target.grace_period)}. Add a "
         f'window, set grace_period to at most "{format_duration(rest)}", or set renew_before to at least '

@@ -169,20 +169,22 @@ def test_the_next_of_the_longest_gaps_is_named(refused: Callable[..., dict[str, 
     assert f"from Thu {named}-10-2" in refused(WORKING + short, now=now)["defaults.windows"]
 
 
-def test_a_gap_must_leave_time_for_the_grace(loaded: Loaded, refused: Callable[..., dict[str, str]]) -> None:
+def test_a_gap_that_leaves_less_than_the_grace_is_warned_of(loaded: Loaded) -> None:
     """By default a key is replaced 8 hours before its expiry, and works for 4 more: a window may open 4 hours late."""
     nights = 'windows = [{ cron = "0 6 * * *", duration = "18h" }]\n'
-    message = refused(nights)["defaults.windows"]
-    assert message == (
-        "a replaced key could expire before its grace is over: no window is open for 6h, from Mon 2026-11-30 00:00 "
-        "(UTC) to Mon 2026-11-30 06:00 (UTC), which leaves 2h of renew_before (8h) for a grace_period of 4h. Add a "
-        'window, set grace_period to at most "2h", or set renew_before to at least "10h"'
-    )
-    loaded(nights + 'grace_period = "2h"')
-    loaded(nights + 'renew_before = "10h"')
-    loaded(nights.replace("0 6", "0 4").replace("18h", "20h"))
-    loaded(nights, 'windows = []\n[targets.b]\npath = "b"\ngrace_period = "1h"\n')
-    assert [*refused(LONG + nights, '[targets.b]\npath = "b"\ngrace_period = "6d"')] == ["targets.b.grace_period"]
+    assert warned(loaded(nights)) == {
+        "defaults.windows": "a replaced key may expire before its grace is over: no window is open for 6h, from Mon "
+        "2026-11-30 00:00 (UTC) to Mon 2026-11-30 06:00 (UTC), which leaves 2h of renew_before (8h) for a grace_period "
+        'of 4h. Add a window, set grace_period to at most "2h", or set renew_before to at least "10h"'
+    }
+    for enough in (
+        nights + 'grace_period = "2h"',
+        nights + 'renew_before = "10h"',
+        nights.replace("0 6", "0 4").replace("18h", "20h"),
+    ):
+        assert warned(loaded(enough)) == {}
+    mixed = loaded(LONG + nights, '[targets.b]\npath = "b"\ngrace_period = "6d"')
+    assert [*warned(mixed)] == ["targets.b.grace_period"]
 
 
 def test_the_grace_of_a_key_without_an_expiry_needs_no_time_before_it(tmp_path: Path) -> None:
@@ -191,7 +193,7 @@ def test_the_grace_of_a_key_without_an_expiry_needs_no_time_before_it(tmp_path: 
         '"respan"', '"http"\npreset = "openai-service-account"\nvariables = { project = "p" }'
     ).replace("REQUESTS", "")
     (file := tmp_path / "rotator.toml").write_text(endless.replace("DEFAULTS", nights))
-    load(file, {"KEY": "x", "VAULT_TOKEN": "x"}, installed_types(), now=NOW)
+    assert warned(load(file, {"KEY": "x", "VAULT_TOKEN": "x"}, installed_types(), now=NOW)) == {}
 
 
 def test_several_windows_close_each_others_gaps(loaded: Loaded) -> None:
