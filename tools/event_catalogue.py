@@ -105,9 +105,10 @@ EVENTS: Mapping[EventType, Description] = {
     EventType.SWEEP_COMPLETED: Description(
         (_INFO, Level.DEBUG),
         ("provider", "listed", "orphans", "unclaimed", "others", "emptied", "to_work", "unknown"),
-        "A sweep ended. The fields count the keys of each kind and the targets that have work now (`to_work`). "
-        "`emptied`: absent paths whose keys still live. `unknown`: served keys that the provider does not know, so "
-        "many that none is replaced. At `debug` if the counts are those of the previous sweep and it removed nothing.",
+        "A sweep that read the provider's list ended. The fields count the keys of each kind and the targets that have "
+        "work now (`to_work`). `emptied`: absent paths whose keys still live. `unknown`: served keys that the provider "
+        "does not know, so many that none is replaced. At `debug` if the counts are those of the previous sweep and it "
+        "removed nothing.",
     ),
     EventType.SWEEP_FAILED: Description(
         (_WARNING, _ERROR),

@@ -8,7 +8,7 @@ from collections.abc import Collection, Hashable, Iterator, Mapping
 from datetime import datetime
 
 from rotator.app.passes import clock_skew, troubles
-from rotator.core.errors import ProviderOutcomeUnknown, ProviderUnavailable, RotatorError
+from rotator.core.errors import ProviderError, ProviderOutcomeUnknown, ProviderUnavailable, RotatorError
 from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.orphans import OrphanState, Outcome
 from rotator.core.ports import Listener
@@ -124,7 +124,8 @@ class Reports:
 
     def swept(self, swept: SweepReport, upstreams: Mapping[str, RotatorError | None]) -> None:
         """Report a sweep's counts (at info if they are new), its errors, and keys without a target."""
-        self._emit(self._sweep_completed(swept))
+        if not isinstance(swept.error, ProviderError):  # else the list was not read: nothing was counted
+            self._emit(self._sweep_completed(swept))
         failed = set()
         for error in _failures(swept, upstreams):
             failed.add(error.message)

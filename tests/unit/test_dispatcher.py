@@ -449,6 +449,7 @@ def test_a_sweep_that_keeps_failing_is_reported_ever_more_rarely_and_its_recover
     assert (first.level, first.fields["provider"], first.fields["targets"]) == (Level.ERROR, "respan", 0)
     assert "422" in str(first.fields["error"])
     assert replica.events.of(EventType.SWEEP_RECOVERED) == []
+    assert replica.events.of(EventType.SWEEP_COMPLETED) == [], "no list was read, so there is nothing to count"
     replica.simulator.faults.clear()
     for _ in range(2):
         replica.dispatcher.sweep()
