@@ -191,8 +191,8 @@ def test_what_is_older_than_a_day_is_dropped_although_it_waits_behind_others(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outboxes, "GIVE_UP_AFTER", 0.2)
-    monkeypatch.setattr(outboxes, "LONGEST_WAIT", 0.5)
-    monkeypatch.setattr(outboxes, "FIRST_WAIT", 0.5)
+    monkeypatch.setattr(outboxes, "LONGEST_WAIT", 1.5)
+    monkeypatch.setattr(outboxes, "FIRST_WAIT", 1.5)
     box.channel.answer = fails
     box.put(1, 2, 3, 4)
     wait_until(lambda: box.counted()["dropped"] == 4, "all to be dropped")
@@ -205,16 +205,16 @@ def test_a_failure_that_only_a_person_can_help_is_reported_after_another_one(box
     def refuses(_number: int) -> None:
         raise NotificationRefused("answered 401", "Compare the secrets.")
 
-    def try_twice(answer: Callable[[int], None]) -> None:
+    def try_thrice(answer: Callable[[int], None]) -> None:
         box.channel.answer = answer
-        enough = len(box.channel.tried) + 2
-        wait_until(lambda: len(box.channel.tried) >= enough, "two tries")
+        enough = len(box.channel.tried) + 3  # the first may have begun before, and the last has not ended
+        wait_until(lambda: len(box.channel.tried) >= enough, "three tries")
 
     box.channel.answer = fails
     box.put(1)
     wait_until(lambda: len(box.events) == 1, "the first report")
     for answer in (refuses, fails, refuses):
-        try_twice(answer)
+        try_thrice(answer)
     assert [(event.level, event.fields["error"]) for event in box.events] == [
         (Level.WARNING, "no answer"),
         (Level.ERROR, "answered 401"),
