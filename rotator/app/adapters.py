@@ -124,7 +124,7 @@ class Adapters:
         )
 
     def channels(self, notify: NotifySettings, lease: settings.LeaseSettings | None) -> "Channels":
-        """Return the channels of [notify]. Raises `NotificationRefused`: a ca_file cannot be used."""
+        """Return the channels of [notify]."""
         found = notify.external_secrets
         return Channels(
             {name: self._webhook(webhook, name) for name, webhook in notify.webhooks.items()},
@@ -133,14 +133,16 @@ class Adapters:
 
     def _webhook(self, webhook: WebhookSettings, name: str) -> WebhookSender:
         sources = {"secret": webhook.secret, "former_secret": webhook.former_secret}
+        client: HttpClient | NotificationRefused
         try:
             client = HttpClient(self.clock, timeout=webhooks.TIMEOUT, ca_file=webhook.ca_file)
-        except CertificatesUnusable as error:
-            raise NotificationRefused(
+        except CertificatesUnusable as error:  # no rotation may fail for it
+            client = NotificationRefused(
                 f"the certificates in {webhook.ca_file}, which notify.webhooks.{name}.ca_file names, cannot be used: "
                 f"{error}",
-                "Put PEM certificates there (-----BEGIN CERTIFICATE-----), or leave ca_file out to trust certifi's.",
-            ) from None
+                "Put PEM certificates there (-----BEGIN CERTIFICATE-----), or leave ca_file out to trust certifi's. "
+                "Then reload (HUP).",
+            )
         return WebhookSender(
             name,
             webhook.url,

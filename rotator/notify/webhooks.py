@@ -29,17 +29,22 @@ _BASE64 = re.compile("(?:[A-Za-z0-9+/]{4}){2,}(?:[A-Za-z0-9+/]{2,3})?={0,2}")
 
 @dataclass(frozen=True, slots=True)
 class WebhookSender:
-    """Posts to one URL. `secrets` are read at each try: each signs, so that a receiver may know either."""
+    """Posts to one URL. `secrets` are read at each try: each signs, so that a receiver may know either.
+
+    `client` is an error where its certificates cannot be used: then each try raises it.
+    """
 
     name: str
     url: str
     types: Collection[str]
     secrets: Sequence[Callable[[], Secret]]
-    client: HttpClient
+    client: HttpClient | NotificationRefused
     clock: Clock
 
     def send(self, notification: Notification) -> None:
         """Post it once. Raises `NotificationFailed`, or `NotificationUnwanted` after a 410."""
+        if isinstance(self.client, NotificationRefused):
+            raise self.client
         body, now = notification.body(), self.clock.now()
         signatures = [self._signing(secret()).sign(notification.id, now, body.decode()) for secret in self.secrets]
         answer = self.client.send(
@@ -90,4 +95,5 @@ class WebhookSender:
 
     def close(self) -> None:
         """Close all connections."""
-        self.client.close()
+        if isinstance(self.client, HttpClient):
+            self.client.close()

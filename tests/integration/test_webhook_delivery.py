@@ -190,6 +190,19 @@ def test_no_receiver_delays_a_rotation_a_reload_or_the_end(rotator: Installation
         assert "webhooks.slow" in [line["channel"] for line in failed if "before the end" in line["error"]]
 
 
+def test_a_ca_file_that_cannot_be_used_fails_its_channel_alone(rotator: Installation, receiver: Receiver) -> None:
+    notify(rotator, chat=receiver.url, sealed="https://127.0.0.1:1/")
+    rotator.config["notify"]["webhooks"]["sealed"]["ca_file"] = "missing.pem"
+    rotator.run("rotate", "a", status=0)
+    daemon = rotator.start()
+    wait_until(lambda: receiver.deliveries != [], "the other channel")
+    failed = daemon.wait_for("notifications_failed", channel="webhooks.sealed", level="error")
+    assert "missing.pem, which notify.webhooks.sealed.ca_file names, cannot be used: No such file" in failed["error"]
+    assert daemon.stop() == 0
+    findings = rotator.json("check", "--online", status=1)["findings"]
+    assert [one["where"] for one in findings] == ["notify.webhooks.sealed"]
+
+
 def test_a_receiver_that_comes_back_gets_what_it_missed(rotator: Installation, receiver: Receiver) -> None:
     notify(rotator, chat=receiver.url)
     receiver.status = 503
