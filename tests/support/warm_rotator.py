@@ -12,10 +12,16 @@ import pkgutil
 import runpy
 import socket
 import sys
+import tempfile
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import rotator
+from rotator.config.loader import load
+from rotator.core.errors import ConfigurationError
+from rotator.providers.registry import installed_types
 
 
 def import_all() -> None:
@@ -23,6 +29,12 @@ def import_all() -> None:
     for module in pkgutil.walk_packages(rotator.__path__, "rotator."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+
+
+def build_models() -> None:
+    """Build the models of the options, which the first configuration does."""
+    with tempfile.NamedTemporaryFile(suffix=".toml") as nothing, suppress(ConfigurationError):
+        load(Path(nothing.name), {}, installed_types())
 
 
 def serve(line: socket.socket) -> None:
@@ -74,5 +86,6 @@ def run(command: dict[str, Any], *descriptors: int) -> None:
 
 if __name__ == "__main__":
     import_all()
+    build_models()
     gc.freeze()  # the collector of a fork would copy every page
     serve(socket.socket(fileno=int(sys.argv[1])))
