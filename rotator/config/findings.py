@@ -35,6 +35,9 @@ _SENTENCES = {
     "tuple_type": "must be a list",
 }
 
+_NAMED = {"providers", "stores", "targets"}
+"""The tables of tables with names. `[stores]` alone is a likely mistake."""
+
 
 def describe(
     error: ValidationError,
@@ -53,6 +56,8 @@ def describe(
         sentence = sentence_for(finding, siblings, node)
         if finding["type"] == "union_tag_invalid" and place[0] == "providers" and place[2:] == ("type",):
             sentence = types.broken.get(finding["ctx"]["tag"], f"must be {quoted(types.names)}")
+        if sentence == _SENTENCES["model_type"] and place[0] in _NAMED and len(place) == 2:
+            sentence += f": write [{place[0]}.NAME] above its options"
         if place in variables:
             sentence = f"${variables[place]} {sentence}"
         origin = origins.get(str(place[1]), file) if place[:1] == ("targets",) and len(place) > 1 else file

@@ -476,6 +476,8 @@ REFUSED = [
     ("daemon.zzz", "1h", "daemon.zzz", "is not a known option here"),
     ("sweep.max_orphans", -1, "sweep.max_orphans", "must be at least 0"),
     ("targets", [], "targets", "must be a table"),
+    ("stores.type", "vault", "stores.type", "must be a table: write [stores.NAME] above its options"),
+    ("targets.path", "apps/a", "targets.path", "must be a table: write [targets.NAME] above its options"),
     ("targets.Billing", {"path": "x"}, "targets.Billing", "must have the form [a-z0-9][a-z0-9-]{0,62}"),
     ("targets.a b", {"path": "x"}, 'targets."a b"', "must have the form [a-z0-9][a-z0-9-]{0,62}"),
     ("defaults.adopt", True, "defaults.adopt", "is not a known option here"),
