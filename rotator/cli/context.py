@@ -26,7 +26,7 @@ from rotator.core.errors import ProviderError, ProviderRateLimited, RotatorError
 from rotator.core.events import AUDIT, Event
 from rotator.core.keys import ListedKey
 from rotator.core.orphans import by_place
-from rotator.core.plan import deadline, plan
+from rotator.core.plan import Plan, Rotate, deadline, plan
 from rotator.core.ports import Listener
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
@@ -249,13 +249,13 @@ class Session:
                 observation = use.look_up(observer, observation) if use else observation
             except StoreError as error:
                 return TargetStatus(target, None, error)
+            made = plan(observation, self.clock.now())
             try:
-                # A pause may have extended the served key, which only the provider shows.
-                if confirm or target.pause_until is not None:
-                    observation = observer.confirm(observation)
+                if confirm or _may_be_extended(target, made):
+                    made = plan(observer.confirm(observation), self.clock.now())
             except ProviderError as error:
-                return TargetStatus(target, plan(observation, self.clock.now()), error)
-            return TargetStatus(target, plan(observation, self.clock.now()), None)
+                return TargetStatus(target, made, error)
+            return TargetStatus(target, made, None)
 
         statuses: dict[str, TargetStatus] = {}
         with self.progress("looking", len(targets)) as advance:
@@ -290,3 +290,12 @@ class Session:
     def json(self, targets: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the result of a command on targets, for `--json`."""
         return {"owner": self.configuration.owner, "at": timestamp(self.clock.now()), "targets": targets}
+
+
+def _may_be_extended(target: Target, made: Plan) -> bool:
+    """Return whether a pause may have extended the served key, so that it lasts until a window opens.
+
+    Only the provider shows that.
+    """
+    rotates = any(isinstance(action, Rotate) for action in made.actions)
+    return target.pause_until is not None or (bool(target.windows) and rotates)

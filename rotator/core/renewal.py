@@ -102,9 +102,10 @@ def _permitted(observation: Observation, record: Record, renewal: Renewal, now: 
     if roll_out_at is not None:
         roll_out_at = max(roll_out_at, permitted_from(target, max(roll_out_at, now)))
     opens_at = permitted_from(target, max(renewal.due_at, now))
-    due, limit = max(renewal.due_at, opens_at), last_resort(observation, record)
+    lead = lead_of(record, target)
     if is_paused(target, now):  # a key whose lead is longer is extended again and again
-        limit = observation.own_end(record) - extension_lead(target) / LAST_RESORT
+        lead = min(lead, extension_lead(target))
+    due, limit = max(renewal.due_at, opens_at), observation.own_end(record) - lead / LAST_RESORT
     if due > limit and not (is_paused(target, now) and now < limit):
         return replace(renewal, roll_out_at=roll_out_at)
     return replace(
@@ -129,14 +130,18 @@ def is_paused(target: Target, now: datetime) -> bool:
 
 
 def due_at(record: Record, target: Target) -> datetime:
-    """Return when this key is due by its own end.
+    """Return when this key is due by its own end."""
+    return record.expires_at - lead_of(record, target)
+
+
+def lead_of(record: Record, target: Target) -> timedelta:
+    """Return how long before its expiry this key is replaced.
 
     A key that got a shorter life than requested (or was made under a shorter `ttl`) is replaced at the same share
     of its life. Else a provider that cuts lives short would have us create keys without end.
     """
     life = record.expires_at - record.issued_at
-    share = min(1.0, max(0.0, life / target.ttl))
-    return record.expires_at - target.lead * share
+    return target.lead * min(1.0, max(0.0, life / target.ttl))
 
 
 def period_of(target: Target) -> timedelta:

@@ -14,7 +14,7 @@ from rotator.core.caps import shows_more_early
 from rotator.core.expiry import TOLERANCE, KeyObservation, next_request, whole_seconds
 from rotator.core.keys import KeyName
 from rotator.core.observation import Observation
-from rotator.core.renewal import extension_lead
+from rotator.core.renewal import LAST_RESORT, extension_lead, lead_of, permitted_from
 from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
@@ -309,7 +309,7 @@ def to_confirm(observation: Observation, now: datetime) -> tuple[Record, ...]:
     Superseded ones, because only the provider shows for which path a key was made, and whether it is used. And a
     current key that is published under another number than the one in its name: the path was rolled back to it, so it
     may be about to expire. What was seen of it before that proves nothing. And a current key that a pause may have
-    extended, or is to extend.
+    extended, or is to extend: also before it is replaced outside of a window.
     """
     current = observation.current
     if current is None or current.record is None:
@@ -318,7 +318,7 @@ def to_confirm(observation: Observation, now: datetime) -> tuple[Record, ...]:
     seen = observation.shown.get(current.record.key_id)
     as_made = name is not None and name.version == current.number
     # The provider's answer shows its time as well: with two opinions a wrong clock is corrected.
-    as_made = as_made and not _ends_in_pause(observation, current.record, now)
+    as_made = as_made and not _may_be_extended(observation, current.record, now)
     known = (as_made and not observation.clock_disputed_by) or (seen is not None and seen.at_version == current.number)
     superseded = superseded_keys(observation, current)
     unknown = [
@@ -327,7 +327,16 @@ def to_confirm(observation: Observation, now: datetime) -> tuple[Record, ...]:
     return (*(() if known else (current.record,)), *unknown)  # the served key first: it may not have long to live
 
 
-def _ends_in_pause(observation: Observation, record: Record, now: datetime) -> bool:
-    """Return whether by its record it is time to extend a key, because of a pause that may be over by now."""
-    pause_until, due_at = observation.target.pause_until, record.expires_at - extension_lead(observation.target)
-    return pause_until is not None and due_at < pause_until and due_at <= now
+def _may_be_extended(observation: Observation, record: Record, now: datetime) -> bool:
+    """Return whether by its record it is time to extend a key, because of a pause that may be over by now.
+
+    Or to replace it outside of a window: a pause that is no longer configured may have extended it.
+    """
+    target = observation.target
+    pause_until, due_at = target.pause_until, record.expires_at - extension_lead(target)
+    if pause_until is not None and due_at < pause_until and due_at <= now:
+        return True
+    lead = lead_of(record, target)
+    if not target.windows or not observation.traits.can_set_expiry or now < record.expires_at - lead:
+        return False
+    return permitted_from(target, now) > record.expires_at - lead / LAST_RESORT

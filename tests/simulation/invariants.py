@@ -367,8 +367,8 @@ class Truth:
 
     def _due(self, place: Place, key: IssuedKey, now: datetime | None = None) -> datetime | None:
         """When this key, served here, is to be replaced; None when it was not made for this path."""
-        due = self._own_due(place, key)
-        if due is None:
+        own_due = due = self._own_due(place, key)
+        if due is None or own_due is None:
             return None
         target, held = place.target, place.held
         # It is by the version before that a rollback is known: not if it is deleted, for it may have held any key.
@@ -376,7 +376,8 @@ class Truth:
         if held and before and (before.destroyed or not before.deleted):
             due = max(due, held.until)
         end = max(key.granted, key.expires_at or key.granted)  # a pause may have extended it
-        return permitted_at(target, due, end, now or self._store.now())
+        reserve = (key.granted - own_due) / 4
+        return permitted_at(target, due, end, reserve, now or self._store.now())
 
     def _own_due(self, place: Place, key: IssuedKey) -> datetime | None:
         """When this key is due by its own end alone; None when it was not made for this path."""

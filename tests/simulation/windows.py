@@ -38,10 +38,10 @@ def repeated(seconds: int) -> Windows:
     return (Repeated(timedelta(seconds=seconds)),) if seconds else ()
 
 
-def permitted_at(target: Target, due: datetime, end: datetime, now: datetime) -> datetime:
+def permitted_at(target: Target, due: datetime, end: datetime, reserve: timedelta, now: datetime) -> datetime:
     """Return since when a key that is due may be replaced, or from when on, by what is known now.
 
-    `end`: when the key expires. One that no window saves is replaced at once.
+    `end`: when the key expires. One that no window saves before `reserve` is replaced at once.
     """
     if target.pause_until is not None:
         due = max(due, target.pause_until)
@@ -53,5 +53,5 @@ def permitted_at(target: Target, due: datetime, end: datetime, now: datetime) ->
         if now < opened + window.duration:
             return max(due, opened)
         opens_at = max(due, opened + window.every)
-        return opens_at if opens_at <= end - target.lead / 4 else max(due, opened + window.duration)
+        return opens_at if opens_at <= end - reserve else max(due, opened + window.duration)
     return due

@@ -380,6 +380,21 @@ def test_a_pause_outlasts_restarts_and_heals_when_it_is_removed(invoke: Invoke, 
     assert "1 rotated" in invoke("run", "--once").out
 
 
+def test_a_key_that_a_former_pause_extended_waits_for_its_window(invoke: Invoke, made: Installation) -> None:
+    now = datetime.now(UTC)
+    made.config["targets"] = {"a": {"path": "apps/a", "pause_until": (now + timedelta(hours=9)).isoformat()}}
+    made.config["defaults"].update(ttl="5s", renew_before="4s", grace_period="2s")
+    invoke("run", "--once")
+    wait_until(lambda: "key_extended" in invoke("run", "--once").err, "the key to be extended", 30)
+    threading.Event().wait(5)
+    window = {"cron": f"0 {(now + timedelta(hours=5)).hour} * * *", "duration": "1h"}
+    made.config["targets"] = {"a": {"path": "apps/a", "windows": [window]}}
+    made.config["defaults"].update(ttl="9d", renew_before="3d")
+    [shown] = invoke("status", "--json").json()["targets"]
+    assert (shown["state"], shown["reason"]) == ("ok", "window")
+    assert "1 unchanged" in invoke("run", "--once").out
+
+
 def test_of_many_matches_the_first_are_named(invoke: Invoke, made: Installation) -> None:
     made.config["targets"] = {f"t{number:02}": {"path": f"apps/t{number:02}"} for number in range(25)}
     assert "t* matches 25 targets: t00, t01, " in (shown := invoke("extend", "t*", "--for", "2h").err)

@@ -16,6 +16,7 @@ from rotator.core.plan import plan
 from rotator.core.reasons import Reason, State
 from rotator.core.renewal import MOST_AHEAD
 from rotator.core.request import LOOK, RotationRequest
+from rotator.core.windows import opened_at
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 END = START + 10 * DAY
@@ -234,6 +235,40 @@ def test_after_the_pause_a_window_is_waited_for() -> None:
     rotator.work(START + 20 * DAY)
     assert extended(rotator) == [datetime.fromisoformat("2026-03-26T09:00Z")]
     assert rotator.rotated_at == [START, datetime.fromisoformat("2026-03-16T09:00Z")]
+
+
+WORKING = (CronWindow("0 9 * * 1-4", 7 * HOUR, "UTC"),)
+
+
+@pytest.mark.parametrize("hours", [12 * 24 + 6, 15 * 24 + 12])  # a Friday, and after the recorded expiry
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_pause_that_is_removed_leaves_its_keys_to_the_next_window(hours: int, is_restarted: bool) -> None:
+    """A new process does not know of the extension: it must not take the recorded expiry for the end of the key."""
+    paused = make_target(ttl=14 * DAY, renew_before=6 * DAY, windows=WORKING, pause_until=START + 40 * DAY)
+    rotator = Working(paused)
+    rotator.work(START + hours * HOUR)
+    rotator.world.targets = (replace(paused, pause_until=None),)
+    if is_restarted:
+        rotator.restart()
+    rotator.step()
+    assert (rotator.plan.state, rotator.plan.reason) == (State.OK, Reason.WINDOW)
+    opens_at = opened_at(WORKING, START + hours * HOUR)
+    rotator.work(opens_at)
+    assert rotator.rotated_at == [START, opens_at]
+    assert rotator.outside == []
+
+
+@pytest.mark.parametrize("left", [22, 9, 5])
+def test_a_key_that_was_made_for_a_shorter_life_is_extended_too(left: int) -> None:
+    """The pause comes with longer times: a quarter of the new ones is more than the key has left."""
+    before = make_target(ttl=DAY, renew_before=4 * HOUR)
+    rotator = Working(before)
+    rotator.world.clock.advance(DAY - left * HOUR)
+    rotator.world.targets = (replace(before, ttl=14 * DAY, renew_before=6 * DAY, pause_until=END),)
+    rotator.work(END)
+    assert rotator.rotated_at == [START, END]
+    assert extended(rotator) == [END + 6 * DAY]
+    assert rotator.outside == []
 
 
 @given(

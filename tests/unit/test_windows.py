@@ -404,6 +404,27 @@ def test_a_key_whose_life_was_cut_short_is_replaced_outside_windows_and_that_is_
     assert rotator.outside == ["expiring"]
 
 
+@pytest.mark.parametrize(
+    ("ends", "rotated", "outside"),
+    [
+        ("2026-03-04T15:00", "2026-03-04T09:00", []),  # due in the night: it waits, with a quarter of its time left
+        ("2026-03-04T11:00", "2026-03-04T00:00", ["expiring"]),  # in the morning it would have less than that
+    ],
+)
+def test_a_key_that_was_made_before_there_were_windows_waits_for_one_if_it_can(
+    ends: str, rotated: str, outside: list[str]
+) -> None:
+    """With the windows came a longer ttl, of which its day is a fourteenth, as is eleven hours of `renew_before`."""
+    before = make_target(ttl=DAY, renew_before=8 * HOUR)
+    rotator = Working(before, moment(ends) - DAY)
+    rotator.world.clock.advance(moment("2026-03-03T17:00") - rotator.world.clock.now())
+    longer = replace(before, ttl=14 * DAY, renew_before=14 * 11 * HOUR, windows=(WORKING,))
+    rotator.world.targets = (longer,)
+    rotator.work(moment("2026-03-04T17:00"))
+    assert rotator.rotated_at[1:] == [moment(rotated)]
+    assert rotator.outside == outside
+
+
 def test_a_key_without_an_expiry_always_waits_for_a_window() -> None:
     rotator = Working(WEEKLY)
     rotator.world.vendor.traits = replace(FIXED, keys_expire=False)
