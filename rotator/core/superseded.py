@@ -14,7 +14,7 @@ from rotator.core.caps import shows_more_early
 from rotator.core.expiry import TOLERANCE, KeyObservation, next_request, whole_seconds
 from rotator.core.keys import KeyName
 from rotator.core.observation import Observation
-from rotator.core.renewal import LAST_RESORT, extension_lead, lead_of, permitted_from
+from rotator.core.renewal import FUTURE, LAST_RESORT, extension_lead, lead_of, permitted_from
 from rotator.core.request import SCHEDULED, RotationRequest
 from rotator.core.secrets import Secret
 from rotator.core.target import Target
@@ -26,6 +26,9 @@ REACH = 4
 
 AGAIN = 3
 """In this part of that time it is looked at again, if the end was not moved."""
+
+MOST_BEHIND = timedelta(days=1)
+"""If a key was issued longer than this after its version was written, the clock that issued it was ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ def superseded_keys(
     for versions in holders.values():
         record = versions[-1].record
         assert record is not None  # noqa: S101 - for the type checker: `ours` has only entries with a record
-        since = _follower(observation, versions, record).created_at
+        since = _began_at(_follower(observation, versions, record), record)
         until = min(observation.own_end(record), whole_seconds(since + observation.target.grace_period))
         if request.revoke_now and now is not None:
             until = min(until, now)
@@ -181,6 +184,16 @@ def _follower(observation: Observation, versions: Sequence[Entry], record: Recor
     # The current version is ours and holds another key, so there is always a next one.
     later = (entry for entry in observation.entries if entry.number > last)
     return next(entry for entry in later if entry.record is not None or entry.number in destroyed)
+
+
+def _began_at(follower: Entry, record: Record) -> datetime:
+    """Return when the grace of a key began, which this version replaced: when the store wrote it.
+
+    Later, where either key was issued well after that. Then the store's clock is behind, and no `Date` shows it if a
+    proxy, or another node, sets that.
+    """
+    issued_at = max(record.issued_at, follower.record.issued_at if follower.record else record.issued_at)
+    return issued_at if FUTURE < issued_at - follower.created_at <= MOST_BEHIND else follower.created_at
 
 
 # --- grace follows use -----------------------------------------------------------------------------------------------

@@ -405,6 +405,26 @@ def test_nothing_is_shortened_while_the_clocks_differ() -> None:
     assert plan(replace(observed, clock_trusted=False), at(16)).actions == ()
 
 
+def by_a_clock_behind(observed: Observation, hours: float) -> Observation:
+    """The same path in a store whose clock is behind by so many hours."""
+    versions = (replace(one, created_at=one.created_at - hours * HOUR) for one in observed.history.versions)
+    return reread(observed, history=replace(observed.history, versions=tuple(versions)))
+
+
+@pytest.mark.parametrize(("behind", "since"), [(0.1, 0.9), (0.2, 1), (5, 1), (24, 1), (30, -29), (-5, 6)])
+def test_a_store_that_is_behind_takes_no_grace_though_a_proxy_dates_its_answers(behind: float, since: float) -> None:
+    """The record shows when the next key was issued, so its version was not written hours before."""
+    observed = by_a_clock_behind(observation({0: "A", 1: "B"}, traits=FIXED), behind)
+    assert grace(observed, now=1)["A"] == pytest.approx((since, since + 4))
+    retired = ["retire A of 1: grace-over"] if behind > 24 else []
+    assert described(plan(observed, at(1))) == retired
+
+
+def test_a_store_that_is_behind_takes_no_grace_from_a_key_that_a_rollback_replaced() -> None:
+    observed = by_a_clock_behind(observation({0: "A", 2: "B", 3: "A"}, traits=FIXED), 8)
+    assert grace(observed, now=3) == {"B": (2, 6)}, "it was issued then, and served a while"
+
+
 def test_nothing_is_tidied_while_the_path_holds_no_key() -> None:
     assert described(plan(observation({0: "A", 1: "B", 2: DELETED}), at(300))) == ["rotate after 3: deleted"]
 
