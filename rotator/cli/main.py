@@ -18,8 +18,14 @@ __all__ = ["app", "execute", "main", "operate", "tryout"]
 
 
 def main() -> None:
-    """Run the console script. No core dump ever holds a key."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """Run the console script. No core dump ever holds a key.
+
+    A limit of 0 stops only a dump to a file. Where `core_pattern` is a program, Linux ignores each limit but 1, which
+    stops both.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    most = hard if hard == 0 else 1
+    resource.setrlimit(resource.RLIMIT_CORE, (most, most))
     execute()
 
 

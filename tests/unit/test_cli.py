@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -242,6 +243,17 @@ def test_long_looks_show_their_progress(
     history = SqliteStore.history
     monkeypatch.setattr(SqliteStore, "history", lambda store, path: slow(store, path) and history(store, path))
     assert "of 2 done" in invoke(*command.split()).err
+
+
+@pytest.mark.parametrize(("hard", "limit"), [(resource.RLIM_INFINITY, 1), (4096, 1), (1, 1), (0, 0)])
+def test_no_core_is_dumped_to_a_file_or_to_a_program(monkeypatch: pytest.MonkeyPatch, hard: int, limit: int) -> None:
+    """Linux pipes a dump to the program of `core_pattern` under each limit but 1."""
+    limits: list[tuple[int, tuple[int, int]]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (0, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda *new: limits.append(new))
+    monkeypatch.setattr(cli, "execute", lambda: None)
+    cli.main()
+    assert limits == [(resource.RLIMIT_CORE, (limit, limit))]
 
 
 # --- JSON is JSON, whatever goes wrong -------------------------------------------------------------------------------
