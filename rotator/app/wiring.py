@@ -142,11 +142,7 @@ class Installation:
             self.stores[name] = same or adapters.store(store, name)
         for name, provider in self.configuration.providers.items():
             budget = predecessor.budgets.get(name) if predecessor else None
-            self.budgets[name] = budget or SlidingWindow(
-                provider.requests_per_minute,
-                self.clock,
-                per_rotation=self.configuration.traits[name].requests_per_rotation,
-            )
+            self.budgets[name] = budget or SlidingWindow(provider.requests_per_minute, self.clock)
             read = self._provider_files[name]
             same_provider = predecessor and predecessor._same_provider(name, provider, self.stores, read)
             provider_type = self.configuration.provider_types.usable[provider.type]
@@ -174,7 +170,6 @@ class Installation:
         self._kept.keep_only(self.targets)
         for name, provider in self.configuration.providers.items():
             self.budgets[name].limit = provider.requests_per_minute
-            self.budgets[name].per_rotation = self.configuration.traits[name].requests_per_rotation
         self.clock.max_clock_skew = self.configuration.daemon.max_clock_skew
         self.clock.listen_to({part.upstream for part in self._connected()})
         self._metrics.keep_only(self.providers, self.stores)  # what is gone must raise no alert

@@ -37,6 +37,7 @@ from rotator.protocol.rotation import listed
 from rotator.protocol.sweeper import SweepReport
 from rotator.providers.registry import installed_types
 from rotator.runtime.clock import SystemClock
+from rotator.runtime.rate_limit import REQUESTS_PER_ROTATION
 from rotator.telemetry.logging import flush, log_event
 from rotator.telemetry.metrics import Metrics
 from rotator.telemetry.status import TargetStatus
@@ -205,9 +206,7 @@ class Session:
     def is_long(self, targets: Collection[Target]) -> bool:
         """Return whether rotating all of them may need more requests than a provider allows in a minute."""
         counted, budgets = Counter(target.provider for target in targets), self.installation.budgets
-        return any(
-            budgets[provider].per_rotation * number > budgets[provider].limit for provider, number in counted.items()
-        )
+        return any(REQUESTS_PER_ROTATION * number > budgets[provider].limit for provider, number in counted.items())
 
     def leave_half_of_the_budgets(self) -> None:
         """Use half of each rate limit, so that a running daemon can keep rotating: a process counts only its own."""

@@ -10,7 +10,7 @@ from rotator.core.renewal import period_of
 from rotator.core.superseded import requests_to_extend
 from rotator.core.target import Target
 from rotator.core.traits import Traits
-from rotator.runtime.rate_limit import SWEEP_SHARE, WINDOW
+from rotator.runtime.rate_limit import REQUESTS_PER_ROTATION, SWEEP_SHARE, WINDOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class ProviderLoad:
         requests = "create, shorten, delete" if self.traits.can_set_expiry else "create, look up, delete"
         extensions = f"; {_shown(self.extensions)} to extend graces" if self.extensions else ""
         return (
-            f"{_shown(self.rotations)} for rotations, each of {self.traits.requests_per_rotation} ({requests}); "
+            f"{_shown(self.rotations)} for rotations, each of {REQUESTS_PER_ROTATION} ({requests}); "
             f"{_shown(self.sweeps)} for sweeps{extensions}"
         )
 
@@ -77,7 +77,7 @@ def provider_loads(
     counts = dict.fromkeys(settings.providers, 0)
     for target in targets.values():
         period = period_of(target)
-        rotations[target.provider] += traits[target.provider].requests_per_rotation * (timedelta(minutes=1) / period)
+        rotations[target.provider] += REQUESTS_PER_ROTATION * (timedelta(minutes=1) / period)
         extensions[target.provider] += requests_to_extend(target) * (timedelta(minutes=1) / period)
         keys[target.provider] += 1 + (target.grace_period + target.grace_extension) / period
         counts[target.provider] += 1

@@ -16,7 +16,7 @@ from rotator.core.renewal import longest_wait
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.windows import Span, Windows, gaps, open_spans, opened_at
-from rotator.runtime.rate_limit import WINDOW
+from rotator.runtime.rate_limit import REQUESTS_PER_ROTATION, WINDOW
 
 _LONGEST_PAUSE = timedelta(days=366)
 _LONGEST_OPEN = timedelta(days=31)  # a longer open time may be cut where the comparison ends
@@ -99,7 +99,7 @@ def windows_that_are_too_short(config: ParsedConfig) -> Iterator[Problem]:
 def _too_short(config: ParsedConfig, provider: str, by_windows: Mapping[Windows, Sequence[Target]]) -> Problem | None:
     """Return the problem of the time in which any of these windows is open, and that is too short for its rotations."""
     sets, limit = tuple(by_windows), config.settings.providers[provider].requests_per_minute
-    each = config.traits[provider].requests_per_rotation / (limit * 60 / WINDOW) * _MINUTE
+    each = REQUESTS_PER_ROTATION / (limit * 60 / WINDOW) * _MINUTE
     numbers = [_rotations(targets) for targets in by_windows.values()]
 
     def need(shape: Shape) -> timedelta:

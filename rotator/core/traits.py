@@ -62,8 +62,3 @@ class Traits:
         if self.key_pattern is None:
             limits.append(f"{self.label}'s keys have no pattern: output hides a key only while rotator holds its text")
         return tuple(limits)
-
-    @property
-    def requests_per_rotation(self) -> int:
-        """Create; and of the superseded key: shorten (or look up again, where that cannot be done) and delete."""
-        return 3

@@ -20,6 +20,10 @@ WINDOW = 61.0
 SWEEP_SHARE = 5
 """A sweep uses at most a fifth of a provider's budget."""
 
+REQUESTS_PER_ROTATION = 3
+"""One creates the key; of the superseded key, one shortens it (or looks it up, where no expiry can be set) and one
+deletes it."""
+
 NAP = 0.5
 """Seconds: how soon a waiting caller notices `close`."""
 
@@ -27,12 +31,9 @@ NAP = 0.5
 class SlidingWindow:
     """A `ports.Budget` that is shared by all threads of this process that talk to one provider."""
 
-    def __init__(
-        self, requests_per_minute: int, clock: Clock, whole: "SlidingWindow | None" = None, *, per_rotation: int = 3
-    ) -> None:
-        """With `whole` this is a part of it: both must release each request. A rotation takes `per_rotation`."""
+    def __init__(self, requests_per_minute: int, clock: Clock, whole: "SlidingWindow | None" = None) -> None:
+        """With `whole` this is a part of it: both must release each request."""
         self.limit = requests_per_minute
-        self.per_rotation = per_rotation
         self._whole = whole
         self._parts: weakref.WeakSet[SlidingWindow] = weakref.WeakSet()  # a reload makes new ones
         if whole is not None:
@@ -91,7 +92,7 @@ class SlidingWindow:
     @property
     def pace(self) -> timedelta:
         """How far apart rotations must be."""
-        return timedelta(seconds=self.per_rotation * WINDOW / self.limit)
+        return timedelta(seconds=REQUESTS_PER_ROTATION * WINDOW / self.limit)
 
     def used(self) -> float:
         """Return the share of the limit that the last minute used."""

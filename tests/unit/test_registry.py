@@ -244,7 +244,7 @@ def test_a_plugin_that_cannot_make_its_provider_is_an_error_with_its_name(tmp_pa
     clock = SystemClock()
     adapters = Adapters({}, clock, Metrics("0"), 1, {})
 
-    budget, traits = SlidingWindow(60, clock, per_rotation=3), configuration.traits["gateway"]
+    budget, traits = SlidingWindow(60, clock), configuration.traits["gateway"]
 
     provider = adapters.provider(ACME, configuration.providers["gateway"], "gateway", budget, traits)
     with pytest.raises(ProviderUnavailable) as caught:
