@@ -53,7 +53,7 @@ class UseReader:
 
     def look_up(self, observer: Observer, observation: Observation) -> Observation:
         """Look up the served key if the list lacks its use. Not where that has taken a tenth of a minute's requests."""
-        target, record = observation.target, observation.current.record if observation.current else None
+        target, record = observation.target, observation.served
         if target.name not in self._targets or record is None or record.key_id in observation.use:
             return observation
         budget = self._installation.budgets[target.provider]

@@ -84,10 +84,19 @@ class Observation:
         """The version that applications read, as this target reads it; None when nothing is known of it."""
         return self.reading.current
 
+    @property
+    def served(self) -> Record | None:
+        """The record of the served key; None where the current version holds no key of ours."""
+        return self.current.record if self.current else None
+
+    @property
+    def served_id(self) -> str | None:
+        """The id of the served key."""
+        return self.served.key_id if self.served else None
+
     def is_gone(self, now: datetime) -> bool:
         """Return whether the provider shows that the served key does not work, since it is served."""
-        current = self.current
-        seen = self.shown.get(current.key_id or "") if current else None
+        current, seen = self.current, self.shown.get(self.served_id or "")
         if current is None or seen is None or seen.at_version != current.number:
             return False
         return seen.key is None or seen.key.expires_by(now)

@@ -108,8 +108,7 @@ class Comparison:
             self.served += 1  # and the path, which was read when the process started, is not read again
             return
         observation = _read(observer, target, [*mine, *unreadable])
-        record, now = _served(observation), self._ports.clock.now()
-        entry = self._entry_of(observation, record)
+        entry, now = self._entry_of(observation, observation.served), self._ports.clock.now()
         if unreadable:
             self._flawed[target.name] = KeyUnreadable(target.path, unreadable)
         elif entry is not None and not observation.scope.owns(entry.name):
@@ -141,7 +140,7 @@ class Comparison:
         The list proves no more, for it may be older than the path, and than what is known of a key. An `unreadable`
         entry shows that its key is there.
         """
-        served = _served(observation)
+        served = observation.served
         if served is None:
             return observation
         for entry in observation.entries:
@@ -175,7 +174,7 @@ class Comparison:
     def _judge(self, observer: Observer, observation: Observation, mine: Sequence[ProviderKey]) -> None:
         """Find the path's orphans, and whether the target needs a pass."""
         target, memory, now = observation.target, observer.memory, self._ports.clock.now()
-        record = _served(observation)
+        record = observation.served
         made = plan(observation, now)
         actions = made.actions
         pending = memory.pending.get(target.name)
@@ -249,13 +248,9 @@ class Comparison:
             return False
 
 
-def _served(observation: Observation) -> Record | None:
-    return observation.current.record if observation.current else None
-
-
 def _live(observation: Observation, now: datetime) -> Record | None:
     """Return the record of the served key, unless that key has expired by it."""
-    record = _served(observation)
+    record = observation.served
     return None if record is None or observation.has_expired(record, now) else record
 
 
@@ -263,7 +258,6 @@ def _read(observer: Observer, target: Target, mine: Sequence[ListedKey]) -> Obse
     """Read the path: the whole history only where the list shows another key of it than the served one."""
     if len(mine) <= 1:
         observation = observer.read_current(target)
-        served = observation.current and observation.current.key_id
-        if all(key.id == served for key in mine):
+        if all(key.id == observation.served_id for key in mine):
             return observation
     return observer.observe(target)

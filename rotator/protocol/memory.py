@@ -108,8 +108,8 @@ class Memory:
             self._emptied.discard(name)
         elif name in self._served:
             self._emptied.add(name)
-        if current and current.record:
-            self._served[name] = current.record
+        if observation.served:
+            self._served[name] = observation.served
         else:
             self._served.pop(name, None)
         if current and _as_made(current):
@@ -164,8 +164,7 @@ class Memory:
 
     def read_whole(self, observation: Observation) -> None:
         """Note that this is the whole history."""
-        current = observation.current
-        others = {entry.key_id for entry in observation.entries} - {current.key_id if current else None, None}
+        others = {entry.key_id for entry in observation.entries} - {observation.served_id, None}
         self._whole[observation.target.name] = 0 if others else observation.history.current_version
 
     def made(self, observation: Observation) -> Mapping[str, Made]:

@@ -136,9 +136,9 @@ class Observer:
 
         A missing key that is so young that the provider may not show it yet proves nothing.
         """
-        served = observation.current is not None and observation.current.key_id == record.key_id
+        is_served = observation.served_id == record.key_id
         self.ports.provider.ready()
-        budget.take(record.expires_at if served else self._ends_at(observation, record))
+        budget.take(record.expires_at if is_served else self._ends_at(observation, record))
         asked_at = self.ports.clock.now()  # the answer may be used much later
         found = self.ports.provider.retrieve(record.key_id)
         if found is None and self._may_be_hidden(observation, record, asked_at):

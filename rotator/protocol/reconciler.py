@@ -350,8 +350,7 @@ class Reconciler:
 
 def _serves_another_key(observation: Observation, before: Observation) -> bool:
     """Return whether the path holds another key than before, or none."""
-    was = before.current.key_id if before.current else None
-    return observation.current is None or observation.current.key_id != was
+    return observation.current is None or observation.served_id != before.served_id
 
 
 def _identity(action: Action) -> object:

@@ -33,8 +33,7 @@ def revoke_the_unheld(
     try:
         observation = observer.observe(target)
         listed = [key for place in observation.scope.places for key in keys.get(place, ())]
-        served = observation.current.key_id if observation.current else None
-        unreadable = [key for key in listed if isinstance(key, UnreadableKey) and key.id != served]
+        unreadable = [key for key in listed if isinstance(key, UnreadableKey) and key.id != observation.served_id]
         mine = [key for key in listed if isinstance(key, ProviderKey)]
         for orphan in orphans(observation, mine, ports.clock.now(), lambda _: False):
             key = orphan.key

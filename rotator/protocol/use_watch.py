@@ -129,9 +129,9 @@ class UseWatch:
         observer, target = known.observer, known.target
         try:
             observation = observer.read_current(target)
-            if observation.current is None or observation.current.record is None:
+            if observation.served is None:
                 return False
-            observation = observer.look_up(observation, observation.current.record, self._budget)
+            observation = observer.look_up(observation, observation.served, self._budget)
         except (StoreError, ProviderError):
             return False
         made = plan(observation, self._now())
