@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 
 from rotator.core.caps import shows_more_early
 from rotator.core.expiry import TOLERANCE, KeyObservation, next_request, whole_seconds
-from rotator.core.keys import KeyName
 from rotator.core.observation import Observation
 from rotator.core.renewal import FUTURE, LAST_RESORT, extension_lead, lead_of, permitted_from
 from rotator.core.request import SCHEDULED, RotationRequest
@@ -327,11 +326,9 @@ def to_confirm(observation: Observation, now: datetime) -> tuple[Record, ...]:
     current = observation.current
     if current is None or current.record is None:
         return ()
-    name = KeyName.parse(current.record.key_name)
     seen = observation.shown.get(current.record.key_id)
-    as_made = name is not None and name.version == current.number
+    as_made = current.is_as_made and not _may_be_extended(observation, current.record, now)
     # The provider's answer shows its time as well: with two opinions a wrong clock is corrected.
-    as_made = as_made and not _may_be_extended(observation, current.record, now)
     known = (as_made and not observation.clock_disputed_by) or (seen is not None and seen.at_version == current.number)
     superseded = superseded_keys(observation, current)
     unknown = [

@@ -190,6 +190,12 @@ class Entry:
         """The id of the key of ours that this version holds."""
         return self.record.key_id if self.record else None
 
+    @property
+    def is_as_made(self) -> bool:
+        """Whether its key was made for this very version; else the path was rolled back to it, or fenced."""
+        name = KeyName.parse(self.record.key_name) if self.record else None
+        return name is not None and name.version == self.number
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:

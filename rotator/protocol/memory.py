@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from rotator.core.expiry import TOLERANCE, Asked, KeyObservation
-from rotator.core.keys import KeyName, ProviderKey
+from rotator.core.keys import ProviderKey
 from rotator.core.observation import Made, Observation
 from rotator.core.reasons import Reason
 from rotator.core.renewal import made_keys
@@ -34,7 +34,7 @@ from rotator.core.secrets import Secret
 from rotator.core.superseded import superseded_keys
 from rotator.core.target import Target
 from rotator.core.use import UseSeries, series_with
-from rotator.core.versions import Entry, Record, Scope
+from rotator.core.versions import Record, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Memory:
             self._served[name] = observation.served
         else:
             self._served.pop(name, None)
-        if current and _as_made(current):
+        if current and current.is_as_made:
             self._as_made.add(name)
         else:
             self._as_made.discard(name)
@@ -211,7 +211,7 @@ class Memory:
             is_enough = self._is_swept and is_old
         else:
             is_enough = known == current.number
-        if not is_enough or not _as_made(current):
+        if not is_enough or not current.is_as_made:
             return False
         self._whole.setdefault(target.name, current.number)
         return True
@@ -306,9 +306,3 @@ def _replaced(observation: Observation) -> Mapping[str, datetime]:
     current = observation.current
     keys = superseded_keys(observation, current) if current and current.record else ()
     return {key.key_id: key.since for key in keys}
-
-
-def _as_made(current: Entry) -> bool:
-    """Return whether its key was made for this very version; else it was rolled back to, or fenced."""
-    name = KeyName.parse(current.record.key_name) if current.record else None
-    return name is not None and name.version == current.number
