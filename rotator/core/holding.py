@@ -8,10 +8,9 @@ from datetime import datetime
 from rotator.core.errors import RotatorError
 from rotator.core.keys import ProviderKey
 from rotator.core.observation import Observation
-from rotator.core.secrets import Secret
 from rotator.core.superseded import superseded_keys
 from rotator.core.target import Target
-from rotator.core.versions import RECORD_FIELD, Ownership, Record
+from rotator.core.versions import RECORD_FIELD, Ownership, Record, fingerprints_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ def holdings(observation: Observation, fingerprints: Collection[str]) -> Iterato
     records: dict[str, tuple[bool, Record]] = {}
     for entry, version in zip(observation.entries, observation.history.versions, strict=True):
         data = version.data or {}
-        held = {Secret(value).fingerprint for value in data.values() if isinstance(value, str)}
+        held = {*fingerprints_in(data)}
         record = Record.parse(data.get(RECORD_FIELD))
         if record is not None and record.key in fingerprints:
             held.add(record.key)

@@ -11,9 +11,8 @@ from rotator.core.errors import ClockDisagrees, RotatorError, TooManyOrphans
 from rotator.core.expiry import TOLERANCE, whole_seconds
 from rotator.core.keys import KeyName, ListedKey, ProviderKey
 from rotator.core.observation import Observation
-from rotator.core.secrets import Secret
 from rotator.core.target import Target
-from rotator.core.versions import RECORD_FIELD, Entry, History, Ownership, Record
+from rotator.core.versions import RECORD_FIELD, Entry, History, Ownership, Record, fingerprints_in
 
 K = TypeVar("K", bound=ListedKey)
 
@@ -199,11 +198,10 @@ def _unserved_since(observation: Observation, key: ProviderKey, version: int, be
 
 def _present(history: History) -> Iterator[str]:
     """Yield the recorded keys whose text the current version holds in any field: an application may read it there."""
-    data = history.current.data if history.current and history.current.data else {}
-    texts = {Secret(value).fingerprint for value in data.values() if isinstance(value, str)}
+    held = fingerprints_in(history.current.data if history.current and history.current.data else {})
     for version in history.versions:
         record = Record.parse(version.data.get(RECORD_FIELD)) if version.data else None
-        if record and record.key in texts:
+        if record and record.key in held:
             yield record.key_id
 
 

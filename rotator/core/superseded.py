@@ -15,10 +15,9 @@ from rotator.core.expiry import TOLERANCE, KeyObservation, next_request, whole_s
 from rotator.core.observation import Observation
 from rotator.core.renewal import FUTURE, LAST_RESORT, extension_lead, lead_of, permitted_from
 from rotator.core.request import SCHEDULED, RotationRequest
-from rotator.core.secrets import Secret
 from rotator.core.target import Target
 from rotator.core.use import CapUse, UseSeries
-from rotator.core.versions import Entry, Record
+from rotator.core.versions import Entry, Record, fingerprints_in
 
 REACH = 4
 """In this part of `idle_after` before its end, the use of a superseded key is looked at, and the end is moved."""
@@ -298,10 +297,8 @@ def _bare_versions(observation: Observation, record: Record) -> Iterator[int]:
     """Yield the versions that are not ours and hold this key's text: an application may have read it there."""
     yield 0
     for entry, version in zip(observation.entries, observation.history.versions, strict=True):
-        if entry.ownership.foreign and version.data is not None:
-            texts = (Secret(value) for value in version.data.values() if isinstance(value, str))
-            if any(text.fingerprint == record.key for text in texts):
-                yield entry.number
+        if entry.ownership.foreign and record.key in fingerprints_in(version.data or {}):
+            yield entry.number
 
 
 def is_known(observation: Observation, key: Superseded) -> bool:

@@ -252,6 +252,11 @@ def read_version(version: Version, target: Target, scope: Scope) -> Entry:
     return entry(Ownership.OURS, holder)
 
 
+def fingerprints_in(data: Mapping[str, Any]) -> frozenset[str]:
+    """Return the fingerprints of all texts in a version's data: an application may read its key in any field."""
+    return frozenset(filter(None, map(_fingerprint, data.values())))
+
+
 def _fingerprint(value: object) -> str | None:
     return Secret(value).fingerprint if isinstance(value, str) else None
 
