@@ -76,6 +76,10 @@ class ProviderKey:
         """Return whether the key has expired at that moment."""
         return self.expires_at is not None and self.expires_at <= moment
 
+    def may_be(self, name: str) -> bool:
+        """Return whether it may be the key of this name: the provider shows that name, or none."""
+        return self.name in ("", name)
+
     def seen_at(self, moment: datetime) -> "ProviderKey":
         """Return the key, with the time at which the answer that showed its use arrived."""
         return self if self.use is None else replace(self, use=replace(self.use, as_of=moment))

@@ -166,7 +166,7 @@ class OrphanCleanup:
             return replace(orphan, state=OrphanState.IN_GRACE, until=until) if fence else orphan
         ports.budget.take(deadline)
         found = ports.provider.retrieve(orphan.key.id)
-        if found is None or found.name not in ("", orphan.key.name):
+        if found is None or not found.may_be(orphan.key.name):
             return None
         key = replace(self._dated(found), created_at=orphan.key.created_at)
         still = self._is_still(observer, orphan, key, deadline, fence)

@@ -332,7 +332,7 @@ class Reconciler:
 
     def _is_there(self, record: Record) -> bool:
         found = self._ports.provider.retrieve(record.key_id)
-        return found is not None and found.name in ("", record.key_name)
+        return found is not None and found.may_be(record.key_name)
 
     def _warn_of_use(self, target: Target, action: Retire) -> None:
         """Emit that a key was removed after its grace, and that a consumer has used it until shortly before."""

@@ -91,7 +91,7 @@ class Rotation:
             found = None
         if found is None and record.is_younger(self._min_age, asked_at):
             return replace(pending, reason=action.reason, request=request)  # the provider may not show it yet
-        is_gone = found is None or found.name not in ("", record.key_name)  # a later key may have its id
+        is_gone = found is None or not found.may_be(record.key_name)  # a later key may have its id
         if is_gone or (found and found.expires_at and found.expires_at < record.expires_at - TOLERANCE):
             self._memory.pending.pop(target.name, None)
             raise ProviderError(
@@ -200,7 +200,7 @@ class Rotation:
             except ProviderError as error:
                 mismatch = f"the id {created.id}, which could not be looked up: {error.message}"
             else:
-                if found is None or found.name not in ("", name):
+                if found is None or not found.may_be(name):
                     mismatch = f"the id {created.id}, which is {f'that of {found.name}' if found else 'unknown'}"
                 elif created.expires_at is None:
                     created = replace(created, expires_at=found.expires_at)
@@ -276,7 +276,7 @@ class Rotation:
             ports.budget.take(TIDYING)
             found = ports.provider.retrieve(record.key_id)
             # Else the provider may not show it yet, or it is another.
-            is_it = found is not None and found.name in ("", record.key_name)
+            is_it = found is not None and found.may_be(record.key_name)
             if is_it:
                 ports.budget.take(TIDYING)
                 ports.provider.delete(record.key_id)
