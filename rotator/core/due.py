@@ -33,7 +33,7 @@ class Facts:
 
 
 def _expired(facts: Facts) -> Reason | None:
-    return Reason.EXPIRED if facts.observation.own_end(facts.record) <= facts.theirs else None
+    return Reason.EXPIRED if facts.observation.has_expired(facts.record, facts.theirs) else None
 
 
 def _gone(facts: Facts) -> Reason | None:

@@ -109,7 +109,7 @@ class Observation:
         """
         if not self.traits.keys_expire:
             return NEVER
-        key, pause_until = self._key(record), self.target.pause_until
+        key, pause_until = self.key_of(record), self.target.pause_until
         if key is None and pause_until is not None:
             return max(record.expires_at, pause_until + self.target.lead)
         if key is None:
@@ -131,7 +131,7 @@ class Observation:
 
     def is_owned(self, record: Record) -> bool | None:
         """Return whether the provider shows this key under this path's name; None where it does not show the key."""
-        key = self._key(record)
+        key = self.key_of(record)
         return None if key is None else self.scope.owns(key.name)
 
     def is_another(self, key: ProviderKey) -> bool:
@@ -144,7 +144,7 @@ class Observation:
 
     def is_cut_short(self, record: Record, now: datetime) -> bool:
         """Return whether the provider shows that the current key will expire before its record says."""
-        key = self._key(record)
+        key = self.key_of(record)
         if key is None or key.expires_at is None:
             return False
         return now < key.expires_at < record.expires_at - TOLERANCE
@@ -154,11 +154,12 @@ class Observation:
 
         No key is extended to such an end; one that got it from a longer `ttl` keeps it. Twice: clocks differ.
         """
-        key = self._key(record)
+        key = self.key_of(record)
         made_at = key.created_at if key else None
         held_since = min(entry.created_at for entry in self.entries if entry.key_id == record.key_id)
         return record.expires_at > (made_at or held_since) + 2 * self.target.ttl
 
-    def _key(self, record: Record) -> ProviderKey | None:
+    def key_of(self, record: Record) -> ProviderKey | None:
+        """Return the key as the provider last showed it; None where it was not looked at, or is gone."""
         seen = self.shown.get(record.key_id)
         return seen.key if seen else None

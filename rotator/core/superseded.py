@@ -112,43 +112,36 @@ def superseded_keys(
 
     `current` is the current version, and ours. `now` is needed only for a request to revoke.
     """
-    ours = [entry for entry in observation.entries if entry.record is not None]
     holders: dict[str, list[Entry]] = {}
-    for entry in ours:
+    for entry in observation.entries:
         if entry.key_id and entry.key_id != current.key_id:
             holders.setdefault(entry.key_id, []).append(entry)
     found = []
     for versions in holders.values():
         record = versions[-1].record
-        assert record is not None  # noqa: S101 - for the type checker: `ours` has only entries with a record
+        assert record is not None  # noqa: S101 - for the type checker: only an entry with a record has a key id
         since = _began_at(_follower(observation, versions, record), record)
         until = min(observation.own_end(record), whole_seconds(since + observation.target.grace_period))
         if request.revoke_now and now is not None:
             until = min(until, now)
-        seen = observation.shown.get(record.key_id)
-        shown = seen.key.expires_at if seen and seen.key else None
-        over_at, use = until, observation.use.get(record.key_id)
-        latest = over_at if request.revoke_now else _latest(observation, record, since, over_at)
-        until = _extended(observation, record, since, over_at, latest)
-        ends_with_grace = observation.clock_trusted or request.revoke_now
-        name = seen.key.name if seen and seen.key else record.key_name
-        other_name = None if observation.scope.owns(name) else name
-        is_endless = not observation.traits.keys_expire or (seen is not None and seen.key is not None and shown is None)
-        kept = frozenset(entry.number for entry in versions if shows_more_early(entry, current))
+        key = observation.key_of(record)
+        shown = key.expires_at if key else None
+        latest = until if request.revoke_now else _latest(observation, record, since, until)
+        name = key.name if key else record.key_name
         found.append(
             Superseded(
                 record,
                 tuple(versions),
                 since,
-                until,
-                shown,
-                ends_with_grace,
-                other_name,
-                is_endless,
-                grace_over_at=over_at,
+                until=_extended(observation, record, since, until, latest),
+                shown=shown,
+                ends_with_grace=observation.clock_trusted or request.revoke_now,
+                other_name=None if observation.scope.owns(name) else name,
+                is_endless=not observation.traits.keys_expire or (key is not None and shown is None),
+                grace_over_at=until,
                 latest=latest,
-                use=use,
-                kept=kept,
+                use=observation.use.get(record.key_id),
+                kept=frozenset(entry.number for entry in versions if shows_more_early(entry, current)),
             )
         )
     needed = frozenset(_outlived(observation, found))
@@ -202,8 +195,8 @@ def _latest(observation: Observation, record: Record, since: datetime, over_at: 
 
     Just before its recorded expiry, so that an expiry that was moved differs from one that was never shortened.
     """
-    seen, extension = observation.shown.get(record.key_id), observation.target.grace_extension
-    if not extension or not observation.clock_trusted or seen is None or seen.key is None:
+    extension = observation.target.grace_extension
+    if not extension or not observation.clock_trusted or observation.key_of(record) is None:
         return over_at
     bound = whole_seconds(since + observation.target.grace_period + extension)
     return max(over_at, min(bound, record.expires_at - 2 * TOLERANCE))

@@ -150,8 +150,7 @@ class Observer:
 
     def _ends_at(self, observation: Observation, record: Record) -> datetime:
         """Return by when a superseded key must be looked up, because its use decides whether it ends."""
-        seen = observation.shown.get(record.key_id)
-        key = seen.key if seen and observation.target.grace_extension else None
+        key = observation.key_of(record) if observation.target.grace_extension else None
         return key.expires_at if key and key.expires_at else TIDYING
 
     def _may_be_hidden(self, observation: Observation, record: Record, now: datetime) -> bool:

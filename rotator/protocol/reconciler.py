@@ -221,7 +221,7 @@ class Reconciler:
         needed_by = deadline(made, self._ports.clock.now())
         if not isinstance(action, SetExpiry) or action.reason is not Reason.IN_USE:
             return needed_by
-        key = observation.shown[action.record.key_id].key
+        key = observation.key_of(action.record)
         return min(needed_by, key.expires_at) if key and key.expires_at else needed_by
 
     def _try(self, attempt: Attempt, action: Action) -> None:
