@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
+from typing import Any
 
 from rotator.core.expiry import NEVER, TOLERANCE, KeyObservation
 from rotator.core.keys import ProviderKey
@@ -93,6 +94,12 @@ class Observation:
     def served_id(self) -> str | None:
         """The id of the served key."""
         return self.served.key_id if self.served else None
+
+    def preserved_fields(self) -> dict[str, Any]:
+        """Return the fields of the current version that are neither ours nor configured: they stay with the path."""
+        foreign = self.current.foreign_fields if self.current else frozenset()
+        data = self.history.current.data if self.history.current else None
+        return {name: value for name, value in (data or {}).items() if name in foreign}
 
     def is_gone(self, now: datetime) -> bool:
         """Return whether the provider shows that the served key does not work, since it is served."""

@@ -25,7 +25,6 @@ from rotator.protocol.expiry import keep_until
 from rotator.protocol.observer import Observer
 from rotator.protocol.publish import publish
 from rotator.protocol.reconciler import Reconciler, Report
-from rotator.protocol.rotation import preserved_fields
 
 
 def roll_back(reconciler: Reconciler, target: Target, request: RotationRequest) -> Report:
@@ -118,7 +117,7 @@ def _publish_again(
     secret = key_in(version.data or {})
     assert secret is not None  # noqa: S101 - an entry with a record holds the key that the record names
     record = replace(record, early=carried(observation, ports.clock.now()))  # the versions that show it may not stay
-    data = compose(target, record, secret, preserved_fields(observation))
+    data = compose(target, record, secret, observation.preserved_fields())
     written = publish(ports.store, ports.clock, target, data, history.current_version)
     if written is None:
         return False

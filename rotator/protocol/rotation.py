@@ -7,7 +7,6 @@ created before the store is known to take it, and a created key is removed only 
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from rotator.core.caps import carried
 from rotator.core.errors import (
@@ -32,7 +31,7 @@ from rotator.core.secrets import Secret
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.core.traits import Traits
-from rotator.core.versions import RECORD_FIELD, History, Record, compose, read_version
+from rotator.core.versions import RECORD_FIELD, History, Record, compose
 from rotator.protocol.audit import emit_key_event, emit_not_removed, emit_published
 from rotator.protocol.expiry import set_expiry
 from rotator.protocol.memory import PendingKey
@@ -83,7 +82,7 @@ class Rotation:
             return None
         if due_at(record, target) <= ports.clock.now():
             return None
-        ports.store.preflight(target.path, compose(target, record, pending.secret, preserved_fields(observation)))
+        ports.store.preflight(target.path, compose(target, record, pending.secret, observation.preserved_fields()))
         asked_at = ports.clock.now()
         try:
             found = ports.provider.retrieve(record.key_id)
@@ -122,7 +121,7 @@ class Rotation:
         )
 
         # No key is created in vain: first make sure that the store takes it.
-        ports.store.preflight(target.path, compose(target, record, PLACEHOLDER, preserved_fields(observation)))
+        ports.store.preflight(target.path, compose(target, record, PLACEHOLDER, observation.preserved_fields()))
         if not may_act(ports, request):  # another may lead by now: the preflight can take as long as a Lease lasts
             return None
         try:
@@ -148,7 +147,7 @@ class Rotation:
         """Publish the key, unless another write comes first. Return what `rotate` returns."""
         target, ports, record, request = observation.target, self._ports, pending.record, pending.request
         observed_at = ports.clock.monotonic()
-        data = compose(target, record, pending.secret, preserved_fields(observation))
+        data = compose(target, record, pending.secret, observation.preserved_fields())
         waiting = self._memory.pending.pop(target.name, None)
         # A stale read may show the path before the version that a waiting key is to follow: then that key waits on.
         later = waiting if waiting is not None and waiting.base > pending.base else None
@@ -333,12 +332,3 @@ def listed(ports: Ports, deadline: datetime = TIDYING) -> tuple[ListedKey, ...]:
         now = ports.clock.now()
         found += [key if isinstance(key, UnreadableKey) else key.seen_at(now) for key in page]
     return tuple(found)
-
-
-def preserved_fields(observation: Observation) -> dict[str, Any]:
-    """Return the fields of the current version that are neither ours nor configured: they stay with the path."""
-    current = observation.history.current
-    if current is None or current.data is None:
-        return {}
-    foreign = read_version(current, observation.target, observation.scope).foreign_fields
-    return {name: value for name, value in current.data.items() if name in foreign}

@@ -462,7 +462,7 @@ MUTATIONS = {
         first=71,
     ),
     "what others wrote beside the key is dropped": Mutation(
-        "meddling", (DROPPED,), (Stub(rotate.preserved_fields, lambda _: {}),)
+        "meddling", (DROPPED,), (Stub(observation.Observation.preserved_fields, lambda _: {}),)
     ),
     "a provider that knows no key is believed": Mutation(
         "strange", (MASS,), (Stub(recognition.is_most, lambda *_: False),)
