@@ -31,9 +31,9 @@ from rotator.core.ports import Listener
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import timestamp
+from rotator.protocol.observer import listed
 from rotator.protocol.reconciler import Report
 from rotator.protocol.revoke import not_revoked, revoke_the_unheld
-from rotator.protocol.rotation import listed
 from rotator.protocol.sweeper import SweepReport
 from rotator.providers.registry import installed_types
 from rotator.runtime.clock import SystemClock

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from rotator.core.keys import place_of
+from rotator.core.keys import ListedKey, UnreadableKey, place_of
 from rotator.core.observation import Observation, PathReading
 from rotator.core.ports import Budget, Ports
 from rotator.core.renewal import TIDYING
@@ -167,3 +167,13 @@ class Observer:
         """
         took = observation.answered_at - observation.history.observed_at
         return took > MAX_READ or self.ports.clock.monotonic() - observation.answered_at > MAX_AGE
+
+
+def listed(ports: Ports, deadline: datetime = TIDYING) -> tuple[ListedKey, ...]:
+    """Return the provider's whole list. Raises `ProviderError`: then it proves nothing."""
+    pages = ports.provider.pages(before=lambda: ports.budget.take(deadline))
+    found: list[ListedKey] = []
+    for page in pages:
+        now = ports.clock.now()
+        found += [key if isinstance(key, UnreadableKey) else key.seen_at(now) for key in page]
+    return tuple(found)

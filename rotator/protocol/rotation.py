@@ -20,7 +20,7 @@ from rotator.core.errors import (
 )
 from rotator.core.events import Event, EventType, Fields, Level
 from rotator.core.expiry import TOLERANCE
-from rotator.core.keys import UNIQUE_ALPHABET, UNIQUE_LENGTH, CreatedKey, KeyName, ListedKey, ProviderKey, UnreadableKey
+from rotator.core.keys import UNIQUE_ALPHABET, UNIQUE_LENGTH, CreatedKey, KeyName, ProviderKey
 from rotator.core.observation import Observation, PathReading
 from rotator.core.plan import Rotate
 from rotator.core.ports import Clock, Ports
@@ -322,13 +322,3 @@ def earliest_now(clock: Clock) -> datetime:
 def may_act(ports: Ports, request: RotationRequest) -> bool:
     """Return whether this replica may act: only the leader does what is scheduled; any replica serves a person."""
     return request.by != SCHEDULED.by or ports.leads()
-
-
-def listed(ports: Ports, deadline: datetime = TIDYING) -> tuple[ListedKey, ...]:
-    """Return the provider's whole list. Raises `ProviderError`: then it proves nothing."""
-    pages = ports.provider.pages(before=lambda: ports.budget.take(deadline))
-    found: list[ListedKey] = []
-    for page in pages:
-        now = ports.clock.now()
-        found += [key if isinstance(key, UnreadableKey) else key.seen_at(now) for key in page]
-    return tuple(found)

@@ -19,9 +19,8 @@ from rotator.core.ports import Budget
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.protocol.comparison import Comparison
-from rotator.protocol.observer import Observer
+from rotator.protocol.observer import Observer, listed
 from rotator.protocol.orphan_cleanup import OrphanCleanup
-from rotator.protocol.rotation import listed
 
 PATIENCE = timedelta(hours=12)
 """How long a sweep waits for requests that the rotations leave over, before it goes ahead of keys that live longer."""

@@ -17,11 +17,10 @@ from rotator.core.target import Target
 from rotator.core.versions import RECORD_FIELD, Record, compose
 from rotator.protocol import reconciler as execute
 from rotator.protocol import rollback
-from rotator.protocol import rotation as rotate
 from rotator.protocol import sweeper as sweep
 from rotator.protocol.extend import extendable
 from rotator.protocol.memory import Memory
-from rotator.protocol.observer import Observer
+from rotator.protocol.observer import Observer, listed
 from rotator.protocol.places import Claims
 from rotator.protocol.strays import StrayKeys
 from rotator.protocol.use_watch import UseWatch
@@ -305,7 +304,7 @@ class Commands(Program):
         until = self.clock.now().replace(microsecond=0) + time
         reconciler = self.life.reconciler
         try:
-            keys = rotate.listed(reconciler.observer.ports)
+            keys = listed(reconciler.observer.ports)
         except ProviderError:
             return
         found, _ = extendable(reconciler.observer, keys, self.targets, until)

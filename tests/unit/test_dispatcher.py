@@ -28,7 +28,7 @@ from rotator.core.times import next_turn
 from rotator.daemon.dispatcher import Dispatcher
 from rotator.daemon.notices import Reports
 from rotator.daemon.schedule import Schedule, Task
-from rotator.protocol import rotation as rotate
+from rotator.protocol import observer
 from rotator.protocol.reconciler import Report
 from rotator.protocol.sweeper import SweepReport
 from rotator.runtime import breaker as circuits
@@ -418,7 +418,7 @@ def test_a_sweep_ends_when_its_replica_ceases_to_lead(replica: Replica, monkeypa
         replica.simulator.vendor.delete(key.id)
 
     def listed(ports: Ports, deadline: datetime) -> tuple[ListedKey, ...]:
-        keys = rotate.listed(ports, deadline)
+        keys = observer.listed(ports, deadline)
         replica.leads = False
         return keys
 

@@ -13,8 +13,8 @@ from rotator.core.reasons import Reason, State
 from rotator.core.request import LOOK, RotationRequest
 from rotator.core.times import timestamp
 from rotator.protocol.extend import extendable
+from rotator.protocol.observer import listed
 from rotator.protocol.rollback import roll_back
-from rotator.protocol.rotation import listed
 
 MINUTE = timedelta(minutes=1)
 DAY = timedelta(days=1)

@@ -10,9 +10,8 @@ from rotator.core.events import EventType, Level
 from rotator.core.keys import UnreadableKey
 from rotator.core.times import timestamp
 from rotator.protocol.extend import extendable
-from rotator.protocol.observer import Observer
+from rotator.protocol.observer import Observer, listed
 from rotator.protocol.reconciler import Reconciler
-from rotator.protocol.rotation import listed
 
 
 def test_each_extended_key_is_logged_with_the_reason_and_who_asked() -> None:

@@ -28,9 +28,9 @@ from rotator.core.target import Target
 from rotator.core.traits import Traits
 from rotator.core.versions import RECORD_FIELD, Record
 from rotator.protocol.extend import extendable
+from rotator.protocol.observer import listed
 from rotator.protocol.revoke import revoke_the_unheld
 from rotator.protocol.rollback import roll_back
-from rotator.protocol.rotation import listed
 from rotator.protocol.sweeper import Sweeper, SweepReport
 
 GRACE = 4 * HOUR

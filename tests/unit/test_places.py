@@ -14,10 +14,9 @@ from rotator.core.reasons import State
 from rotator.core.request import RotationRequest
 from rotator.core.times import timestamp
 from rotator.protocol.extend import extendable, misnamed
-from rotator.protocol.observer import Observer
+from rotator.protocol.observer import Observer, listed
 from rotator.protocol.places import Claims, locations
 from rotator.protocol.reconciler import Reconciler
-from rotator.protocol.rotation import listed
 from rotator.telemetry.status import TargetStatus, with_unenforced
 
 FORCED = RotationRequest(rotate=True, by="command")

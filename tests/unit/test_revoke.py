@@ -11,10 +11,9 @@ from rotator.core.events import EventType
 from rotator.core.keys import KeyName, ListedKey, UnreadableKey
 from rotator.core.orphans import by_place
 from rotator.core.request import RotationRequest
-from rotator.protocol.observer import MAX_READ, Observer
+from rotator.protocol.observer import MAX_READ, Observer, listed
 from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.revoke import not_revoked, revoke_the_unheld
-from rotator.protocol.rotation import listed
 
 REVOKE = RotationRequest(rotate=True, revoke_now=True, by="command", comment="it leaked")
 

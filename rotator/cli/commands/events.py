@@ -19,7 +19,7 @@ from rotator.core.errors import ProviderError, RotatorError, StoreError
 from rotator.core.past_events import KeyList, PastEvent, is_cut_off, past_events
 from rotator.core.target import Target
 from rotator.core.times import timestamp
-from rotator.protocol.rotation import listed
+from rotator.protocol.observer import listed
 from rotator.runtime.redact import printable, scrub_lines, scrub_name
 
 Missing = list[tuple[str, str]]

@@ -16,7 +16,7 @@ from rotator.core.keys import ListedKey
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.protocol.extend import ExtendableKey, extendable, misnamed
-from rotator.protocol.rotation import listed
+from rotator.protocol.observer import listed
 
 Lists = Mapping[str, Sequence[ListedKey] | None]
 """Each provider's keys by its name; None: they could not be listed."""
