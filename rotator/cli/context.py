@@ -31,7 +31,7 @@ from rotator.core.ports import Listener
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.core.times import timestamp
-from rotator.protocol.observer import listed
+from rotator.protocol.observer import list_keys
 from rotator.protocol.reconciler import Report
 from rotator.protocol.revoke import not_revoked, revoke_the_unheld
 from rotator.protocol.sweeper import SweepReport
@@ -184,7 +184,7 @@ class Session:
             for observer, targets in self.installation.groups(well):
                 provider, unlisted = targets[0].provider, None
                 try:
-                    lists[provider] = lists.get(provider) or by_place(listed(observer.ports, self.clock.now()))
+                    lists[provider] = lists.get(provider) or by_place(list_keys(observer.ports, self.clock.now()))
                 except ProviderError as error:
                     unlisted = error
                 for target in targets:

@@ -169,7 +169,7 @@ class Observer:
         return took > MAX_READ or self.ports.clock.monotonic() - observation.answered_at > MAX_AGE
 
 
-def listed(ports: Ports, deadline: datetime = TIDYING) -> tuple[ListedKey, ...]:
+def list_keys(ports: Ports, deadline: datetime = TIDYING) -> tuple[ListedKey, ...]:
     """Return the provider's whole list. Raises `ProviderError`: then it proves nothing."""
     pages = ports.provider.pages(before=lambda: ports.budget.take(deadline))
     found: list[ListedKey] = []

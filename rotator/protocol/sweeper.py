@@ -19,7 +19,7 @@ from rotator.core.ports import Budget
 from rotator.core.request import RotationRequest
 from rotator.core.target import Target
 from rotator.protocol.comparison import Comparison
-from rotator.protocol.observer import Observer, listed
+from rotator.protocol.observer import Observer, list_keys
 from rotator.protocol.orphan_cleanup import OrphanCleanup
 
 PATIENCE = timedelta(hours=12)
@@ -87,7 +87,7 @@ class Sweeper:
             return SweepReport(self.provider)
         deadline = self._ports.clock.now() + PATIENCE
         try:
-            listing = listed(self._ports, deadline)
+            listing = list_keys(self._ports, deadline)
         except ProviderError as error:
             self._remember_sweep(complete=False)
             return SweepReport(self.provider, error=error)

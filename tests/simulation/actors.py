@@ -20,7 +20,7 @@ from rotator.protocol import rollback
 from rotator.protocol import sweeper as sweep
 from rotator.protocol.extend import extendable
 from rotator.protocol.memory import Memory
-from rotator.protocol.observer import Observer, listed
+from rotator.protocol.observer import Observer, list_keys
 from rotator.protocol.places import Claims
 from rotator.protocol.strays import StrayKeys
 from rotator.protocol.use_watch import UseWatch
@@ -304,7 +304,7 @@ class Commands(Program):
         until = self.clock.now().replace(microsecond=0) + time
         reconciler = self.life.reconciler
         try:
-            keys = listed(reconciler.observer.ports)
+            keys = list_keys(reconciler.observer.ports)
         except ProviderError:
             return
         found, _ = extendable(reconciler.observer, keys, self.targets, until)

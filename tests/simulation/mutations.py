@@ -325,8 +325,8 @@ MUTATIONS = {
         (
             Edit(
                 Sweeper.sweep,
-                "listing = listed(self._ports, deadline)\n",
-                "listing = listed(self._ports, deadline)\n"
+                "listing = list_keys(self._ports, deadline)\n",
+                "listing = list_keys(self._ports, deadline)\n"
                 "        if not all(isinstance(key, ProviderKey) for key in listing):\n"
                 "            raise ProviderError('an entry cannot be read')\n",
             ),

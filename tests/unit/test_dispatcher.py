@@ -417,12 +417,12 @@ def test_a_sweep_ends_when_its_replica_ceases_to_lead(replica: Replica, monkeypa
     for key in replica.simulator.vendor.keys.values():
         replica.simulator.vendor.delete(key.id)
 
-    def listed(ports: Ports, deadline: datetime) -> tuple[ListedKey, ...]:
-        keys = observer.listed(ports, deadline)
+    def list_keys(ports: Ports, deadline: datetime) -> tuple[ListedKey, ...]:
+        keys = observer.list_keys(ports, deadline)
         replica.leads = False
         return keys
 
-    monkeypatch.setattr("rotator.protocol.sweeper.listed", listed)
+    monkeypatch.setattr("rotator.protocol.sweeper.list_keys", list_keys)
     replica.dispatcher.sweep()
     assert "list" in replica.calls()
     assert "retrieve" not in replica.calls()

@@ -13,7 +13,7 @@ from rotator.core.reasons import Reason, State
 from rotator.core.request import LOOK, RotationRequest
 from rotator.core.times import timestamp
 from rotator.protocol.extend import extendable
-from rotator.protocol.observer import listed
+from rotator.protocol.observer import list_keys
 from rotator.protocol.rollback import roll_back
 
 MINUTE = timedelta(minutes=1)
@@ -231,7 +231,7 @@ def test_an_extended_key_lives_as_long_as_was_asked_for(rounds: Rounding) -> Non
     reconciler.reconcile(world.target)
     [key] = world.vendor.keys.values()
     until = START + 7 * DAY + timedelta(minutes=3, seconds=4)
-    [found], _ = extendable(reconciler.observer, listed(reconciler.observer.ports), world.targets, until)
+    [found], _ = extendable(reconciler.observer, list_keys(reconciler.observer.ports), world.targets, until)
     ends = found.extend(until)
     assert ends == key.expires_at
     assert isinstance(ends, datetime)
@@ -246,7 +246,7 @@ def test_an_extension_that_the_provider_cuts_short_is_an_error_that_names_the_tr
     most = START + 6 * DAY
     world.vendor.keeps = lambda asked: min(asked, most)
     until = START + 7 * DAY
-    [found], _ = extendable(reconciler.observer, listed(reconciler.observer.ports), world.targets, until)
+    [found], _ = extendable(reconciler.observer, list_keys(reconciler.observer.ports), world.targets, until)
     error = found.extend(until)
     assert not isinstance(error, datetime)
     assert timestamp(most) in error.message

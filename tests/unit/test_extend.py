@@ -10,7 +10,7 @@ from rotator.core.events import EventType, Level
 from rotator.core.keys import UnreadableKey
 from rotator.core.times import timestamp
 from rotator.protocol.extend import extendable
-from rotator.protocol.observer import Observer, listed
+from rotator.protocol.observer import Observer, list_keys
 from rotator.protocol.reconciler import Reconciler
 
 
@@ -20,7 +20,7 @@ def test_each_extended_key_is_logged_with_the_reason_and_who_asked() -> None:
     assert reconciler.reconcile(world.target).rotated
     [key] = world.vendor.keys.values()
     until = START + 48 * HOUR
-    [found], _ = extendable(reconciler.observer, listed(reconciler.observer.ports), world.targets, until)
+    [found], _ = extendable(reconciler.observer, list_keys(reconciler.observer.ports), world.targets, until)
     assert found.extend(until, "an outage") == until
     assert key.expires_at == until
     [event] = world.events.of(EventType.KEY_EXTENDED)
@@ -33,7 +33,7 @@ def test_each_extended_key_is_logged_with_the_reason_and_who_asked() -> None:
         "by": "command",
         "comment": "an outage",
     }
-    assert extendable(reconciler.observer, listed(reconciler.observer.ports), world.targets, until)[0] == [], (
+    assert extendable(reconciler.observer, list_keys(reconciler.observer.ports), world.targets, until)[0] == [], (
         "it lives that long already"
     )
 
@@ -45,7 +45,9 @@ def test_a_key_that_cannot_be_read_is_named_and_the_others_are_extended() -> Non
         assert reconciler.reconcile(target).rotated
     a, b = world.vendor.keys.values()
     world.vendor.unreadable[a.id] = UnreadableKey(a.id, a.name, "whose expiry_date is true")
-    found, left = extendable(reconciler.observer, listed(reconciler.observer.ports), world.targets, START + 48 * HOUR)
+    found, left = extendable(
+        reconciler.observer, list_keys(reconciler.observer.ports), world.targets, START + 48 * HOUR
+    )
     assert [one.key.id for one in found] == [b.id]
     assert [*left] == ["a"]
     assert f"{a.id}, whose expiry_date is true" in left["a"].message
@@ -63,7 +65,7 @@ def test_without_the_store_keys_of_an_owner_that_may_be_cut_are_extended_when_a_
     a, b = world.vendor.keys.values()
     world.at("store.location", refuse(StoreUnavailable("no answer")), times=inf)
     reconciler, until = Reconciler(Observer(owner, frozenset(), names, world.ports("c"))), START + 48 * HOUR
-    found, left = extendable(reconciler.observer, listed(reconciler.observer.ports), world.targets, until)
+    found, left = extendable(reconciler.observer, list_keys(reconciler.observer.ports), world.targets, until)
     assert [one.key.id for one in found] == ([a.id] if is_clear else [])
     if not is_clear:
         error = left[world.target.name]
@@ -71,7 +73,7 @@ def test_without_the_store_keys_of_an_owner_that_may_be_cut_are_extended_when_a_
         assert f"{b.id} ({b.name})" in error.message
         assert "--by-name" in error.advice
         found, left = extendable(
-            reconciler.observer, listed(reconciler.observer.ports), world.targets, until, by_name=True
+            reconciler.observer, list_keys(reconciler.observer.ports), world.targets, until, by_name=True
         )
         assert {one.key.id for one in found} == {a.id, b.id}
     assert left == {}

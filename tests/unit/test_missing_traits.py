@@ -28,7 +28,7 @@ from rotator.core.target import Target
 from rotator.core.traits import Traits
 from rotator.core.versions import RECORD_FIELD, Record
 from rotator.protocol.extend import extendable
-from rotator.protocol.observer import listed
+from rotator.protocol.observer import list_keys
 from rotator.protocol.revoke import revoke_the_unheld
 from rotator.protocol.rollback import roll_back
 from rotator.protocol.sweeper import Sweeper, SweepReport
@@ -268,7 +268,9 @@ def test_no_key_is_extended_whose_expiry_cannot_be_set_and_the_error_names_provi
     world = world_of(FIXED)
     key = rotated(world)
     reconciler = world.reconciler()
-    found, left = extendable(reconciler.observer, listed(reconciler.observer.ports), world.targets, START + 48 * HOUR)
+    found, left = extendable(
+        reconciler.observer, list_keys(reconciler.observer.ports), world.targets, START + 48 * HOUR
+    )
     assert found == []
     error = left[world.target.name]
     assert isinstance(error, ProviderRequestRefused)
@@ -276,7 +278,7 @@ def test_no_key_is_extended_whose_expiry_cannot_be_set_and_the_error_names_provi
         f"Vendor cannot change the expiry of a key: {key.id} ({key.name}), which expires at 2026-03-02T12:00:00Z"
     )
     assert "`rotator rotate billing-api`" in error.advice
-    assert extendable(reconciler.observer, listed(reconciler.observer.ports), world.targets, START + HOUR) == (
+    assert extendable(reconciler.observer, list_keys(reconciler.observer.ports), world.targets, START + HOUR) == (
         [],
         {},
     )
@@ -286,7 +288,7 @@ def test_keys_that_never_expire_need_no_extension() -> None:
     world = world_of(ENDLESS)
     rotated(world)
     reconciler = world.reconciler()
-    keys = listed(reconciler.observer.ports)
+    keys = list_keys(reconciler.observer.ports)
     assert extendable(reconciler.observer, keys, world.targets, START + 999 * HOUR) == ([], {})
 
 
@@ -308,7 +310,7 @@ def test_a_key_that_no_version_holds_is_revoked_by_deleting_it(traits: Traits) -
     world.store.delete(world.target.path)
     reconciler = world.reconciler()
     assert reconciler.reconcile(world.target, REVOKE).error is None
-    keys = by_place(listed(reconciler.observer.ports))
+    keys = by_place(list_keys(reconciler.observer.ports))
     assert revoke_the_unheld(reconciler.observer, world.target, keys, REVOKE) is None
     assert leaked.revoked
     assert world.vendor.living() == [world.served()]

@@ -14,7 +14,7 @@ from rotator.core.reasons import State
 from rotator.core.request import RotationRequest
 from rotator.core.times import timestamp
 from rotator.protocol.extend import extendable, misnamed
-from rotator.protocol.observer import Observer, listed
+from rotator.protocol.observer import Observer, list_keys
 from rotator.protocol.places import Claims, locations
 from rotator.protocol.reconciler import Reconciler
 from rotator.telemetry.status import TargetStatus, with_unenforced
@@ -190,7 +190,7 @@ def test_extend_fails_where_a_target_has_no_key_by_its_name() -> None:
     reconciler = world.reconciler()
     assert reconciler.reconcile(world.target).rotated
     moved = executor_at(world, "moved")
-    found, left = extendable(moved.observer, listed(moved.observer.ports), world.targets, START + 48 * HOUR)
+    found, left = extendable(moved.observer, list_keys(moved.observer.ports), world.targets, START + 48 * HOUR)
     assert (found, [*left]) == ([], [world.target.name])
     assert "former_locations" in left[world.target.name].advice
 
@@ -199,7 +199,7 @@ def test_extend_is_content_with_keys_that_live_long_enough() -> None:
     world = World()
     reconciler = world.reconciler()
     assert reconciler.reconcile(world.target).rotated
-    keys = listed(reconciler.observer.ports)
+    keys = list_keys(reconciler.observer.ports)
     assert extendable(reconciler.observer, keys, world.targets, START + HOUR) == ([], {})
     assert misnamed(reconciler.observer, keys, world.targets, START + 48 * HOUR) == {}
 
@@ -212,7 +212,7 @@ def test_extend_names_a_served_key_that_its_name_does_not_show_while_an_old_one_
     served = world.served()
     assert served is not None
     served.name = "renamed"
-    keys, until = listed(reconciler.observer.ports), START + 48 * HOUR
+    keys, until = list_keys(reconciler.observer.ports), START + 48 * HOUR
     found, left = extendable(reconciler.observer, keys, world.targets, until)
     assert (len(found), left) == (1, {})
     error = misnamed(reconciler.observer, keys, world.targets, until)[world.target.name]

@@ -11,7 +11,7 @@ from rotator.core.events import EventType
 from rotator.core.keys import KeyName, ListedKey, UnreadableKey
 from rotator.core.orphans import by_place
 from rotator.core.request import RotationRequest
-from rotator.protocol.observer import MAX_READ, Observer, listed
+from rotator.protocol.observer import MAX_READ, Observer, list_keys
 from rotator.protocol.reconciler import Reconciler
 from rotator.protocol.revoke import not_revoked, revoke_the_unheld
 
@@ -35,7 +35,7 @@ def first_key(world: World) -> IssuedKey:
 def revoked(world: World, reconciler: Reconciler) -> object:
     """Do what the command does: a pass, and then the list."""
     assert reconciler.reconcile(world.target, REVOKE).error is None
-    return revoke_the_unheld(reconciler.observer, world.target, by_place(listed(reconciler.observer.ports)), REVOKE)
+    return revoke_the_unheld(reconciler.observer, world.target, by_place(list_keys(reconciler.observer.ports)), REVOKE)
 
 
 def taken_out(world: World) -> tuple[IssuedKey, Reconciler, dict[str, list[ListedKey]]]:
@@ -43,7 +43,7 @@ def taken_out(world: World) -> tuple[IssuedKey, Reconciler, dict[str, list[Liste
     leaked, a = first_key(world), command(world)
     world.store.delete(world.target.path)
     assert a.reconcile(world.target, REVOKE).error is None
-    return leaked, a, by_place(listed(a.observer.ports))
+    return leaked, a, by_place(list_keys(a.observer.ports))
 
 
 @pytest.mark.parametrize("how", ["deleted", "destroyed", "metadata deleted", "pushed out", "repeated"])

@@ -19,7 +19,7 @@ from rotator.core.errors import ProviderError, RotatorError, StoreError
 from rotator.core.past_events import KeyList, PastEvent, is_cut_off, past_events
 from rotator.core.target import Target
 from rotator.core.times import timestamp
-from rotator.protocol.observer import listed
+from rotator.protocol.observer import list_keys
 from rotator.runtime.redact import printable, scrub_lines, scrub_name
 
 Missing = list[tuple[str, str]]
@@ -64,7 +64,7 @@ def _lists(session: Session, chosen: Sequence[Target], missing: Missing) -> Mapp
         asked.add(provider)
         known_by = session.clock.now() - session.configuration.sweep.min_age
         try:
-            lists[provider] = KeyList.of(listed(observer.ports), known_by)
+            lists[provider] = KeyList.of(list_keys(observer.ports), known_by)
         except ProviderError as error:
             missing.append((f"provider {provider}", f"removed and orphaned keys are not shown: {error.message}"))
     return lists

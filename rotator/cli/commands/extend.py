@@ -16,7 +16,7 @@ from rotator.core.keys import ListedKey
 from rotator.core.target import Target
 from rotator.core.times import timestamp
 from rotator.protocol.extend import ExtendableKey, extendable, misnamed
-from rotator.protocol.observer import listed
+from rotator.protocol.observer import list_keys
 
 Lists = Mapping[str, Sequence[ListedKey] | None]
 """Each provider's keys by its name; None: they could not be listed."""
@@ -68,7 +68,7 @@ def _lists(session: Session, chosen: Sequence[Target]) -> tuple[Lists, Errors]:
             if provider not in lists:
                 lists[provider] = None
                 try:
-                    lists[provider] = listed(observer.ports)
+                    lists[provider] = list_keys(observer.ports)
                 except ProviderError as error:
                     errors.append(error)
                     print_failure(error)
