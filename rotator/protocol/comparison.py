@@ -132,7 +132,7 @@ class Comparison:
 
     def _fail(self, observer: Observer, target: Target, error: RotatorError) -> None:
         self._failed[target.name] = error
-        observer.memory.look_closer(target)
+        observer.memory.require_whole(target)
 
     def _learn(self, observer: Observer, observation: Observation, unreadable: Collection[str]) -> Observation:
         """Remember the names that the list confirms, so that no key has to be looked up when it is superseded.
@@ -153,7 +153,7 @@ class Comparison:
             return observation
         if key is None or was_gone or (key.expires_at and key.expires_at < served.expires_at - TOLERANCE):
             return observer.look_up(observation, served, self._ports.budget)
-        observer.memory.show(observation.target, observation.scope, key)
+        observer.memory.note_listed(observation.target, observation.scope, key)
         return observation
 
     def _count(self, observation: Observation, seen: Sighting, mine: Sequence[ProviderKey]) -> Observation:

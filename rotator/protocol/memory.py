@@ -100,7 +100,7 @@ class Memory:
     def recall(self, observation: Observation) -> Mapping[str, KeyObservation]:
         """Return what the provider showed of the keys that the path holds now; forget what it showed of others.
 
-        Note what the path serves, for `show`.
+        Note what the path serves, for `note_listed`.
         """
         name, current = observation.target.name, observation.current
         held = {entry.record.key_id: entry.record for entry in observation.entries if entry.record}
@@ -162,7 +162,7 @@ class Memory:
         """Return the key whose write was settled late, and the version that it became; to one caller alone."""
         return self.kept.landed.pop(target.name, None)
 
-    def read_whole(self, observation: Observation) -> None:
+    def note_whole(self, observation: Observation) -> None:
         """Note that this is the whole history."""
         others = {entry.key_id for entry in observation.entries} - {observation.served_id, None}
         self._whole[observation.target.name] = 0 if others else observation.history.current_version
@@ -189,16 +189,16 @@ class Memory:
             made = self._made.get(target.name, {})
             self._made[target.name] = {**made, record.key_id: Made(record.params, at)}
 
-    def look_closer(self, target: Target) -> None:
+    def require_whole(self, target: Target) -> None:
         """Read the whole history from now on, until the path holds no other key than the current one."""
         self._whole[target.name] = 0
 
-    def newest_may_do(self, target: Target) -> bool:
+    def newest_may_suffice(self, target: Target) -> bool:
         """Return whether reading the newest version alone may be enough."""
         known = self._whole.get(target.name)
         return self._is_swept if known is None else known != 0
 
-    def newest_does(self, observation: Observation, now: datetime) -> bool:
+    def newest_suffices(self, observation: Observation, now: datetime) -> bool:
         """Return whether this, which is the newest version alone, shows as much as the whole history."""
         current = observation.current
         if current is None or current.record is None:
@@ -224,7 +224,7 @@ class Memory:
         if not complete:
             self._whole.clear()
 
-    def show(self, target: Target, scope: Scope, key: ProviderKey) -> bool:
+    def note_listed(self, target: Target, scope: Scope, key: ProviderKey) -> bool:
         """Note that the provider's list has shown this key under this path's name; return whether it was.
 
         Only if it was served at the last look and had been ever since it was made, and has its whole life before it.
@@ -260,13 +260,13 @@ class Memory:
     def is_as_at_last_look(self, target: Target, scope: Scope, key: ProviderKey, now: datetime) -> bool:
         """Return whether the provider's list shows a path's only key just as the last look at the path found it.
 
-        Then `show` has noted it. Not where the path held another key of ours at that look, or where more is
+        Then `note_listed` has noted it. Not where the path held another key of ours at that look, or where more is
         known of its keys.
         """
         served, name = self._served.get(target.name), target.name
         lives = served is not None and served.expires_at > now and not key.expires_by(now)
-        is_all = self.newest_may_do(target) and not self.seen.get(name) and name not in self.pending
-        return lives and is_all and self.show(target, scope, key)
+        is_all = self.newest_may_suffice(target) and not self.seen.get(name) and name not in self.pending
+        return lives and is_all and self.note_listed(target, scope, key)
 
     def in_use(self, provider: str) -> Iterator[Record]:
         """Yield the records of this provider's keys that this process knows to be served, or about to be."""

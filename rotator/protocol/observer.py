@@ -79,7 +79,7 @@ class Observer:
     def observe(self, target: Target) -> Observation:
         """Read the whole history. Of the provider's keys, use what this process remembers. Raises `StoreError`."""
         observation = self._observed(target, self.ports.store.history, whole=True)
-        self.memory.read_whole(observation)
+        self.memory.note_whole(observation)
         return observation
 
     def read_current(self, target: Target) -> Observation:
@@ -87,10 +87,10 @@ class Observer:
 
         Raises `StoreError`.
         """
-        if not self.memory.newest_may_do(target):
+        if not self.memory.newest_may_suffice(target):
             return self.observe(target)
         observation = self._observed(target, self.ports.store.newest, whole=False)
-        return observation if self.memory.newest_does(observation, self.ports.clock.now()) else self.observe(target)
+        return observation if self.memory.newest_suffices(observation, self.ports.clock.now()) else self.observe(target)
 
     def _observed(self, target: Target, read: Callable[[str], History], *, whole: bool) -> Observation:
         reading = PathReading(target, self.scope(target), read(target.path))

@@ -178,7 +178,7 @@ class Rotation:
                 "advice": "Applications would find no key then: `rotator check --online` shows where that is set.",
             }
             ports.emit(Event(EventType.VERSION_EXPIRES_EARLY, target.name, Level.ERROR, fields))
-        self._memory.look_closer(target)
+        self._memory.require_whole(target)
         if pending.unsettled:
             return None, True  # it may have landed long ago, and the path have moved on
         history = History(version.number, (*observation.history.versions, version), observed_at)

@@ -367,7 +367,7 @@ MUTATIONS = {
         (UNDONE,),
         (
             Edit(
-                Memory.newest_does,
+                Memory.newest_suffices,
                 "known == current.number",
                 "True",
             ),
@@ -375,7 +375,7 @@ MUTATIONS = {
         first=26,
     ),
     "one look at the newest version is enough, however young": Mutation(
-        "races", (UNDONE,), (Edit(Memory.newest_does, "self._is_swept and is_old", "self._is_swept"),), first=30
+        "races", (UNDONE,), (Edit(Memory.newest_suffices, "self._is_swept and is_old", "self._is_swept"),), first=30
     ),
     "what is rolled back to is not looked up": Mutation(
         "rollbacks", (UNDONE,), (Edit(superseded.to_confirm, "() if known else (current.record,)", "()"),)
@@ -456,8 +456,8 @@ MUTATIONS = {
         "meddling",
         (NOT_OURS,),
         (
-            Edit(Memory.show, "not scope.owns(key.name)", "False"),
-            Edit(Memory.show, "key.name != served.key_name or ", ""),
+            Edit(Memory.note_listed, "not scope.owns(key.name)", "False"),
+            Edit(Memory.note_listed, "key.name != served.key_name or ", ""),
         ),
         first=71,
     ),

@@ -361,7 +361,7 @@ def test_a_key_that_is_not_trusted_is_reported_once_until_the_path_is_ours_again
     store.write(target.path, {**ours.data, "rotator": record}, cas=1)
     store.write(target.path, ours.data, cas=2)
     for _ in range(3):
-        replica.installation.observer(target).memory.look_closer(target)
+        replica.installation.observer(target).memory.require_whole(target)
         replica.dispatcher._schedule.wake(["a"])
         replica.work()
     [event] = replica.events.of(EventType.KEY_OWNERSHIP_MISMATCH)

@@ -56,7 +56,7 @@ def remembering(observation: Observation) -> Memory:
     """A memory of one whole look."""
     memory = Memory(is_swept=True)
     memory.recall(observation)
-    memory.read_whole(observation)
+    memory.note_whole(observation)
     return memory
 
 
@@ -81,7 +81,7 @@ def test_the_list_shows_a_key_only_as_it_is_recorded_and_as_the_path_may_name_it
     ]
     for listed, own, shown in cases:
         memory = remembering(observation)
-        memory.show(observation.target, own, listed)
+        memory.note_listed(observation.target, own, listed)
         assert (record.key_id in memory.recall(observation)) is shown, listed
 
 
@@ -97,7 +97,7 @@ def test_the_list_shows_nothing_of_a_path_that_does_not_serve_what_was_made_for_
         assert world.store.rollback(world.target.path, 1)
         key = in_the_list(served(whole(world)))
     memory.recall(whole(world))
-    memory.show(world.target, before.scope, key)
+    memory.note_listed(world.target, before.scope, key)
     assert not memory.recall(whole(world))
 
 
@@ -105,7 +105,7 @@ def test_a_key_that_the_list_has_shown_counts_as_not_looked_at_while_it_is_serve
     observation = whole(rotated())
     record, memory = served(observation), remembering(observation)
     key = in_the_list(record)
-    memory.show(observation.target, observation.scope, key)
+    memory.note_listed(observation.target, observation.scope, key)
     assert memory.recall(observation) == {record.key_id: KeyObservation(key, at_version=0)}
     shorter = replace(key, expires_at=record.expires_at - HOUR)
     memory.note(observation, record.key_id, shorter)
@@ -119,7 +119,7 @@ def test_the_providers_answer_about_a_key_is_kept_as_long_as_the_key_and_passed_
     memory.note(observation, "tk_9999", None)
     successor = Memory(memory.kept)
     assert successor.recall(observation) == {served(observation).key_id: KeyObservation(None, at_version=1)}
-    assert not successor.newest_may_do(observation.target), "what the path holds is not passed on"
+    assert not successor.newest_may_suffice(observation.target), "what the path holds is not passed on"
     successor.recall(whole(World()))
     assert memory.recall(observation) == {}
 
@@ -167,26 +167,26 @@ def test_of_an_unread_path_only_a_version_of_a_good_age_does(is_swept: bool, tru
     world.clock.is_trusted = trusted
     memory, now = Memory(is_swept=is_swept), world.clock.now()
     enough = is_swept and trusted and age > world.target.grace_period
-    assert memory.newest_may_do(world.target) is is_swept
-    assert memory.newest_does(newest(world), now) is enough
+    assert memory.newest_may_suffice(world.target) is is_swept
+    assert memory.newest_suffices(newest(world), now) is enough
     world.clock.is_trusted = False
-    assert memory.newest_does(newest(world), now) is enough, "and then it is as good as read"
+    assert memory.newest_suffices(newest(world), now) is enough, "and then it is as good as read"
 
 
 def test_of_a_path_that_was_read_only_that_version_does_and_only_if_nothing_else_was_there() -> None:
     world = rotated()
     now = world.clock.now()
     alone, first = remembering(whole(world)), newest(world)
-    assert alone.newest_may_do(world.target)
-    assert alone.newest_does(first, now)
+    assert alone.newest_may_suffice(world.target)
+    assert alone.newest_suffices(first, now)
     world.reconciler().reconcile(world.target, ROTATE)
-    assert not alone.newest_does(newest(world), now), "another version"
+    assert not alone.newest_suffices(newest(world), now), "another version"
     beside = remembering(whole(world))
-    assert not beside.newest_may_do(world.target), "a superseded key"
-    assert not beside.newest_does(newest(world), now)
-    alone.look_closer(world.target)
-    assert not alone.newest_may_do(world.target)
-    assert not alone.newest_does(first, now)
+    assert not beside.newest_may_suffice(world.target), "a superseded key"
+    assert not beside.newest_suffices(newest(world), now)
+    alone.require_whole(world.target)
+    assert not alone.newest_may_suffice(world.target)
+    assert not alone.newest_suffices(first, now)
 
 
 def test_a_version_that_its_key_was_not_made_for_does_not() -> None:
@@ -196,8 +196,8 @@ def test_a_version_that_its_key_was_not_made_for_does_not() -> None:
     world.store.put(world.target.path, **data)  # as a fence does
     world.clock.advance(5 * HOUR)
     for memory in (remembering(whole(world)), Memory(is_swept=True)):
-        assert memory.newest_may_do(world.target)
-        assert not memory.newest_does(newest(world), world.clock.now())
+        assert memory.newest_may_suffice(world.target)
+        assert not memory.newest_suffices(newest(world), world.clock.now())
 
 
 def test_after_a_sweep_that_did_not_get_to_the_end_nothing_does() -> None:
@@ -205,8 +205,8 @@ def test_after_a_sweep_that_did_not_get_to_the_end_nothing_does() -> None:
     world.clock.advance(5 * HOUR)
     memory = remembering(whole(world))
     memory.swept(complete=False)
-    assert not memory.newest_may_do(world.target)
-    assert not memory.newest_does(newest(world), world.clock.now())
+    assert not memory.newest_may_suffice(world.target)
+    assert not memory.newest_suffices(newest(world), world.clock.now())
     memory.swept(complete=True)
-    assert memory.newest_may_do(world.target)
-    assert memory.newest_does(newest(world), world.clock.now())
+    assert memory.newest_may_suffice(world.target)
+    assert memory.newest_suffices(newest(world), world.clock.now())

@@ -1120,4 +1120,6 @@ def test_a_sweep_that_was_stopped_half_way_is_not_complete() -> None:
     answers = iter([False, True, True, True])
     swept = sweeper_of(reconciler, world.targets).sweep(stopping=lambda: next(answers))
     assert (swept.stopped, swept.complete) == (True, False)
-    assert not any(reconciler.observer.memory.newest_may_do(target) for target in world.targets), "it proves nothing"
+    assert not any(reconciler.observer.memory.newest_may_suffice(target) for target in world.targets), (
+        "it proves nothing"
+    )
