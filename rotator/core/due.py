@@ -27,24 +27,24 @@ class Facts:
     request: RotationRequest
 
     @property
-    def theirs(self) -> datetime:
+    def upstream_time(self) -> datetime:
         """The time by the upstreams' clocks, where all of them contradict this one."""
         return self.now - self.observation.clock_disputed_by
 
 
 def _expired(facts: Facts) -> Reason | None:
-    return Reason.EXPIRED if facts.observation.has_expired(facts.record, facts.theirs) else None
+    return Reason.EXPIRED if facts.observation.has_expired(facts.record, facts.upstream_time) else None
 
 
 def _gone(facts: Facts) -> Reason | None:
     believed = facts.observation.gone_is_believed
-    return Reason.MISSING if believed and facts.observation.is_gone(facts.theirs) else None
+    return Reason.MISSING if believed and facts.observation.is_gone(facts.upstream_time) else None
 
 
 def _cut_for_good(facts: Facts) -> Reason | None:
     """A key that expires before its record says, and whose expiry cannot be restored."""
     record, observation = facts.record, facts.observation
-    if not observation.is_cut_short(record, facts.theirs):
+    if not observation.is_cut_short(record, facts.upstream_time):
         return None
     for_good = (
         not observation.traits.can_set_expiry
@@ -62,7 +62,7 @@ def restoring_failed(observation: Observation, record: Record) -> bool:
 
 def _misdated(facts: Facts) -> Reason | None:
     """A key made by a clock that was ahead lives that much longer than its `ttl`, and its record looks fresh."""
-    misdated = facts.record.issued_at > facts.theirs + FUTURE
+    misdated = facts.record.issued_at > facts.upstream_time + FUTURE
     return Reason.MISDATED if misdated and not facts.observation.clock_disputed_by else None
 
 
@@ -71,7 +71,7 @@ def _requested(facts: Facts) -> Reason | None:
 
 
 def _expiring(facts: Facts) -> Reason | None:
-    return Reason.EXPIRING if facts.renewal.is_due(facts.theirs) else None
+    return Reason.EXPIRING if facts.renewal.is_due(facts.upstream_time) else None
 
 
 def _outdated(facts: Facts) -> Reason | None:
@@ -110,7 +110,7 @@ def _waits_for_the_clock(facts: Facts, due: Reason) -> Reason | None:
     """
     if not facts.observation.clock_disputed_by or due in WITHOUT_A_KEY:
         return None
-    return Reason.CLOCK if facts.theirs < last_resort(facts.observation, facts.record) else None
+    return Reason.CLOCK if facts.upstream_time < last_resort(facts.observation, facts.record) else None
 
 
 def _contested(facts: Facts, due: Reason) -> Reason | None:

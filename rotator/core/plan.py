@@ -149,7 +149,7 @@ def plan(
     if not observation.traits.can_set_expiry:  # a key works until it is deleted, or until its own expiry
         others = tuple(action for action in others if not isinstance(action, SetExpiry))
     states = cap_states(observation, current.record)
-    state, reason = _standing(facts, due, held, is_spent=any(cap.is_spent for cap in states))
+    state, reason = _state_and_reason(facts, due, held, is_spent=any(cap.is_spent for cap in states))
     moments = (*turning_points(observation, current.record, renewal), *_other_moments(facts, superseded, due))
     return Plan(
         state=state,
@@ -199,7 +199,7 @@ def _other_moments(facts: Facts, superseded: tuple[Superseded, ...], due: Reason
         yield from filter(None, [free_again_at(observation, facts.now)])
 
 
-def _standing(facts: Facts, due: Reason | None, held: Reason | None, *, is_spent: bool) -> tuple[State, Reason]:
+def _state_and_reason(facts: Facts, due: Reason | None, held: Reason | None, *, is_spent: bool) -> tuple[State, Reason]:
     """Return the target's state and its reason: `due` is why a new key is due, `held` why it is not made."""
     if (due is None or held) and not facts.observation.gone_is_believed and facts.observation.is_gone(facts.now):
         return State.FAILING, Reason.UNRECOGNISED
@@ -208,7 +208,7 @@ def _standing(facts: Facts, due: Reason | None, held: Reason | None, *, is_spent
     if is_spent:
         return State.SPENT, held or due or Reason.SPENT
     if due is None and facts.renewal.waits:
-        return State.OK, Reason.PAUSED if is_paused(facts.observation.target, facts.theirs) else Reason.WINDOW
+        return State.OK, Reason.PAUSED if is_paused(facts.observation.target, facts.upstream_time) else Reason.WINDOW
     if due is None:
         return State.OK, Reason.DRIFTED if facts.renewal.is_rolled_out_first else Reason.FRESH
     return State.DUE, held or due
@@ -278,7 +278,7 @@ def _restore(facts: Facts) -> tuple[Action, ...]:
 def _extend(facts: Facts) -> tuple[Action, ...]:
     """Extend a current key that would expire in a pause. Not one that a forged record may name."""
     record, observation = facts.record, facts.observation
-    until = extended_to(observation, record, facts.theirs)
+    until = extended_to(observation, record, facts.upstream_time)
     if until is None or not observation.is_owned(record):
         return ()
     return _set_expiry(Reason.PAUSED, record, until, observation.shown[record.key_id])

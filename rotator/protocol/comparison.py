@@ -35,7 +35,7 @@ SAMPLE = 3
 class Comparison:
     """What a provider's list and the paths of its targets show together.
 
-    Call `compare` for each target, then `settle` once.
+    Call `compare` for each target, then `conclude` once.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class Comparison:
 
     # --- all targets -------------------------------------------------------------------------------------------------
 
-    def settle(self, recognition: Recognition, *, stopped: bool) -> bool:
+    def conclude(self, recognition: Recognition, *, stopped: bool) -> bool:
         """Look up what is missing, when each target was compared, or the sweep was `stopped` before.
 
         Return whether the served keys that the provider does not know are left alone.

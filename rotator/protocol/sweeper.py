@@ -133,7 +133,7 @@ class Sweeper:
             comparison.compare(observer, target)
         cleanup.remember(comparison.orphans)
         self._has_compared = self._has_compared or not stopped
-        held = comparison.settle(self._recognition, stopped=stopped)
+        held = comparison.conclude(self._recognition, stopped=stopped)
         unmatched = comparison.unmatched()
         named = [(key, name) for key in unmatched if (name := KeyName.parse(key.name)) and name.owner in self._slugs]
         if stopped or not comparison.is_complete:

@@ -660,7 +660,7 @@ MUTATIONS = {
         "steady", (SPENT,), (Stub(caps.is_hot, lambda *_: False),), drawn={"vanishes": (0,)}, first=6
     ),
     "a spent key is called ok": Mutation(
-        "steady", (CALLED_OK,), (Edit(plan._standing, "if is_spent:", "if False:"),), drawn={"replaces": (0,)}
+        "steady", (CALLED_OK,), (Edit(plan._state_and_reason, "if is_spent:", "if False:"),), drawn={"replaces": (0,)}
     ),
     "unknown use counts as none": Mutation(
         "steady",

@@ -176,12 +176,12 @@ def _holding_lines(what: str, holding: Holding, now: datetime) -> Iterator[str]:
     if holding.error is not None:
         yield from output.error_lines(f"{key} could not be looked up:", holding.error)
         return
-    yield f"{key} {_standing(holding, now)}"
+    yield f"{key} {_state_in_words(holding, now)}"
     if holding.other_name is not None and holding.is_ours:
         yield f"  Its name at the provider is not one for this path: {holding.other_name}"
 
 
-def _standing(holding: Holding, now: datetime) -> str:
+def _state_in_words(holding: Holding, now: datetime) -> str:
     label, shown, until = holding.observation.traits.label, holding.shown, holding.works_until
     if holding.is_revoked:
         return "is revoked: it no longer works"
