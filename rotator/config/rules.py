@@ -75,8 +75,8 @@ def _names_of_keys(config: ParsedConfig) -> Iterator[Problem]:
     for name, traits in config.traits.items():
         if not traits.names_keys:
             message = (
-                f"{traits.label} keeps no name of 50 characters with a key, so rotator could not tell its own keys "
-                "from others' and must not touch any: this provider cannot be used"
+                f"{traits.label} keeps no name of 50 characters with a key, so rotator could not recognise its own "
+                "keys and must not touch any: this provider cannot be used"
             )
             yield config.problem(message, "providers", name, "type")
 

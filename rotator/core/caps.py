@@ -192,7 +192,7 @@ def early_rotations(observation: Observation, now: datetime) -> tuple[datetime, 
 def shows_more_early(entry: Entry, current: Entry) -> bool:
     """Return whether a version shows an early rotation of the day before the current key that its record lacks.
 
-    So it is after a rollback by hand. The next record of the path holds what its versions show.
+    This happens after a rollback by hand. The next record of the path holds what its versions show.
     """
     if entry.record is None or current.record is None:
         return False

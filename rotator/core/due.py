@@ -42,7 +42,7 @@ def _gone(facts: Facts) -> Reason | None:
 
 
 def _cut_for_good(facts: Facts) -> Reason | None:
-    """A key that expires before its record says, and whose expiry cannot be restored."""
+    """A key that expires before its recorded expiry, which cannot be restored."""
     record, observation = facts.record, facts.observation
     if not observation.is_cut_short(record, facts.upstream_time):
         return None

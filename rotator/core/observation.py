@@ -72,7 +72,7 @@ class Observation:
 
     @property
     def history(self) -> History:
-        """The path's history, as far as it was read."""
+        """The path's history, or its newest version alone."""
         return self.reading.history
 
     @property
@@ -111,8 +111,8 @@ class Observation:
     def own_end(self, record: Record) -> datetime:
         """Return when a key expires if nothing shortens it: `extend` may have moved its expiry past its record.
 
-        So may a pause of the target: a key that the provider has not shown counts as extended. It does too where the
-        provider does not know it: `is_gone` shows that, and not each provider that does is believed.
+        So may a pause of the target: a key counts as extended until the provider shows it. It does where the provider
+        does not know it, too: whether that is believed, is not decided here.
         """
         if not self.traits.keys_expire:
             return NEVER
@@ -124,7 +124,7 @@ class Observation:
         return max(record.expires_at, key.expires_at or NEVER)
 
     def has_expired(self, record: Record, now: datetime) -> bool:
-        """Return whether a key is known to have expired. One that never expires has only to be replaced by its end."""
+        """Return whether a key is known to have expired. Where keys never expire, none has."""
         return self.own_end(record) <= now
 
     def as_recorded(self, record: Record) -> ProviderKey:
@@ -150,7 +150,7 @@ class Observation:
         return bool(names) and key.name not in names and self.scope.owns(key.name)
 
     def is_cut_short(self, record: Record, now: datetime) -> bool:
-        """Return whether the provider shows that the current key will expire before its record says."""
+        """Return whether the provider shows that the current key will expire before its recorded expiry."""
         key = self.key_of(record)
         if key is None or key.expires_at is None:
             return False

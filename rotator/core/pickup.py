@@ -12,7 +12,7 @@ MEASURED = 5
 
 @dataclass(frozen=True, slots=True)
 class Pickup:
-    """One rotation, and the last use of the key that it replaced, as far as that was shown."""
+    """One rotation, and the last use that the provider showed of the key that it replaced."""
 
     key_id: str  # of the superseded key
     replaced_at: datetime
@@ -20,7 +20,7 @@ class Pickup:
 
     @property
     def took(self) -> timedelta:
-        """The time until no consumer used the key, as far as its use was shown."""
+        """The time from the replacement of the key to its last use."""
         return (self.last_used_at or self.replaced_at) - self.replaced_at
 
 

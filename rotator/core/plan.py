@@ -9,8 +9,8 @@ The rules keep these promises:
 - Nothing is touched while the newest version is not ours, unless the target or a person adopts it.
 - A key's expiry at the provider is a function of history: a current key's is the recorded one, a superseded key's is
   the end of its grace or its own, whichever is earlier; `superseded` shows how grace may follow use. Both directions
-  are corrected. Where the provider cannot set
-  an expiry, a superseded key is deleted when its grace is over, and a current key that expires too early is replaced.
+  are corrected. Where the provider cannot set an expiry, a superseded key is deleted when its grace is over, and a
+  current key that expires too early is replaced.
 - No key is shortened or retired unless the provider shows it under a name for this path, and none is extended beyond
   twice the `ttl`: a forger who can write the path can write a record.
 """

@@ -149,9 +149,9 @@ def superseded_keys(
 
 
 def _outlived(observation: Observation, found: Sequence[Superseded]) -> Iterator[int]:
-    """Yield the versions without which the grace of a key would begin again, though their own key ends before it does.
+    """Yield the versions that alone show since when the grace of a key counts, and whose own key ends before it.
 
-    So does a key that a person rolled the path back to, and that had not long to live.
+    A key that a person rolled the path back to may end so early. Without its versions the grace would begin again.
     """
     if len(found) < 2 or observation.target.grace_extension:
         return  # with an extension these versions count, though they are destroyed

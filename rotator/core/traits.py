@@ -1,4 +1,4 @@
-"""What a provider can do. Vendors differ; everything outside a vendor's package asks these traits."""
+"""What a provider can do. Providers differ; everything outside a provider's package asks these traits."""
 
 from dataclasses import dataclass
 from typing import Literal

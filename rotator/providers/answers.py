@@ -44,7 +44,7 @@ class Answer:
     credential: Secret  # that was sent: an answer may echo it
     body: bytes | None = field(default=None, repr=False)  # None: it did not arrive whole
     trouble: str = "the rest of the answer did not come"  # why there is no body
-    is_gone: bool = False  # it says that there is no such key
+    is_gone: bool = False  # it shows that there is no such key
 
     def parsed(self) -> Content | None:
         """Return the JSON of the body if it is an object or an array."""
@@ -109,7 +109,7 @@ def _new_keys_in(parsed: dict[str, object], *, is_inner: bool = False) -> Iterat
 
 
 def is_not_found(answer: Answer) -> bool:
-    """Return whether the answer says that there is no such key: a 404."""
+    """Return whether the answer shows that there is no such key: a 404."""
     return answer.status == 404
 
 

@@ -48,7 +48,7 @@ class SupersededJson(_Model):
 
 
 class PickupJson(_Model):
-    """One rotation: how long consumers used the key that it replaced, as far as the provider shows it."""
+    """One rotation: how long the provider shows consumers that still used the key that it replaced."""
 
     key_id: str
     replaced_at: Moment
