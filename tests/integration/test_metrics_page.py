@@ -116,7 +116,7 @@ def test_the_process_is_shown_as_the_system_sees_it(tmp_path: Path) -> None:
     assert before - 2 <= shown["process_start_time_seconds"] <= time.time() + 2, "the system counts in ticks"
     assert 5 < shown["process_open_fds"] < shown["process_max_fds"] == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     assert 10e6 < shown["process_resident_memory_bytes"] < shown["process_virtual_memory_bytes"]
-    assert 0.1 < shown["process_cpu_seconds_total"] < 600
+    assert 0 < shown["process_cpu_seconds_total"] < 600
 
 
 def test_a_vault_has_its_own(vault: VaultServer, tmp_path: Path) -> None:
