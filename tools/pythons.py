@@ -1,6 +1,7 @@
 """Runs the unit tests on each Python that rotator supports and this machine has (`make test-pythons`).
 
-A Python is found by its name on PATH (`python3.12`), or below pyenv's folder. Each has an environment in
+A Python is found by its name on PATH (`python3.12`), or below pyenv's folder. It must have ensurepip, which is
+in a package of its own on Debian: another Python's pip may be too old for it. Each has an environment in
 `.venv/pythons` with the locked requirements for the tests, and then an empty one, into which the wheel is installed as
 users install it.
 """
@@ -24,16 +25,15 @@ def find(version: str) -> str | None:
 
 
 def version_of(python: str | Path) -> str:
-    """Return the version of an interpreter, or "" if it does not start."""
-    code = "import sys; print(*sys.version_info[:2], sep='.')"
+    """Return the version of an interpreter, or "" if it does not start or has no ensurepip."""
+    code = "import ensurepip, sys; print(*sys.version_info[:2], sep='.')"
     return subprocess.run((python, "-c", code), capture_output=True, text=True, check=False).stdout.strip()
 
 
 def environment(python: str, folder: Path) -> tuple[str | Path, ...]:
     """Make an environment, and return the command that installs into it."""
-    # Debian's interpreters have no ensurepip: the environment gets no pip, and ours installs into it.
-    subprocess.run((python, "-m", "venv", "--clear", "--without-pip", folder), check=True)
-    return (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", folder, "install", "--quiet")
+    subprocess.run((python, "-m", "venv", "--clear", folder), check=True)
+    return (folder / "bin/python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
 
 
 def passes_tests(python: str, folder: Path) -> bool:
@@ -66,7 +66,7 @@ def main() -> int:
             )
             results[version] = "passed" if passed else "failed"
     for version in SUPPORTED:
-        print(f"Python {version}: {results.get(version, 'not found')}")
+        print(f"Python {version}: {results.get(version, 'not found, or without ensurepip')}")
     return 0 if results and "failed" not in results.values() else 1
 
 

@@ -109,6 +109,10 @@ def test_a_python_is_found_on_the_path_and_below_pyenv(tmp_path: Path, monkeypat
     (shims / f"python{version}").symlink_to(sys.executable)
     assert find(version) == str(shims / f"python{version}")
 
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "ensurepip.py").write_text("raise ImportError")
+    assert find(version) is None, "it cannot make an environment with a pip"
+
 
 def test_make_install_names_the_python_that_it_needs_in_one_line(tmp_path: Path) -> None:
     def make(python: Path) -> str:
