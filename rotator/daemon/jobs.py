@@ -70,7 +70,8 @@ class Jobs(BackgroundScheduler):  # type: ignore[misc]
     def run_now(self, name: str) -> None:
         """Have a job run at once, and then in its turn. May be called before the start."""
         self._wanted.add(name)
-        self.get_job(name).trigger.due = self._clock.monotonic()
+        if job := self.get_job(name):  # at the end there is none
+            job.trigger.due = self._clock.monotonic()
         if self.running:
             self.wakeup()
 

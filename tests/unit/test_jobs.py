@@ -207,3 +207,13 @@ def test_a_job_that_is_wanted_while_it_runs_runs_again(rig: Rig) -> None:
     time.sleep(0.2)
     gate.set()
     wait_until(lambda: runs.runs == 2, "the second run", 10)
+
+
+def test_a_job_may_be_wanted_after_the_end(rig: Rig) -> None:
+    """By a signal, or by a job that ends later than the scheduler."""
+    runs = rig.count(3600, "files")
+    rig.jobs.start()
+    rig.jobs.shutdown()
+    rig.jobs.run_now("files")
+    rig.jobs.has_run("files")
+    assert runs.runs == 0
