@@ -278,7 +278,7 @@ def test_json_also_when_the_configuration_cannot_be_used(invoke: Invoke, made: I
 
 
 def test_a_token_that_stands_where_an_option_belongs_is_hidden(invoke: Invoke, made: Installation) -> None:
-    token = "hvs.aB3dE6gH9jK2mN5pQ8sT1vW4xY7zA0bC"
+    token = "hvs." + "NotARealToken0" * 2
     made.config["defaults"][token] = "1h"
     for command in ("check", "check --json"):
         ended = invoke(*command.split())
